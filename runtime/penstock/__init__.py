@@ -1,0 +1,58 @@
+"""Penstock: HTTP-triggered pipelines as plugins, behind each environment's external access policy.
+
+This is the plugin author's whole surface; whatever else the package holds may change without notice.
+"""
+
+from penstock.contracts.access import (
+    AccessPolicy,
+    AccessView,
+    ApiKey,
+    Authenticator,
+    Candidate,
+    Command,
+    Consumer,
+    Document,
+    EnvironmentFacts,
+    RequestHead,
+    Setup,
+    SigningKey,
+    TokenIssuer,
+    Verdict,
+    Violation,
+)
+from penstock.contracts.call import Call, Caller, Reply, Token
+from penstock.contracts.keys import make_api_key, parse_api_key
+from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
+from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
+from penstock.hookspecs import hookimpl
+
+__all__ = [
+    "AccessPolicy",
+    "AccessView",
+    "ApiKey",
+    "Authenticator",
+    "Call",
+    "Caller",
+    "Candidate",
+    "Command",
+    "Consumer",
+    "Cors",
+    "CredentialRejected",
+    "Document",
+    "EnvironmentFacts",
+    "HttpTrigger",
+    "Pipeline",
+    "PipelineError",
+    "Reply",
+    "RequestHead",
+    "Setup",
+    "SigningKey",
+    "Token",
+    "TokenIssuer",
+    "TokenNotIssued",
+    "Verdict",
+    "Violation",
+    "hookimpl",
+    "make_api_key",
+    "parse_api_key",
+]

@@ -1,0 +1,71 @@
+"""What operators did: one event for each change, in the same transaction; append-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Change, Reader, changing
+
+
+class Action(StrEnum):
+    """What the trail can say. Append only: old rows keep old words."""
+
+    ENVIRONMENT_CREATED = "environment:created"
+    ENVIRONMENT_CHANGED = "environment:changed"
+    POLICY_SET = "environment:policy:set"
+    PIPELINES_SEEN = "pipeline:seen"
+    PIPELINE_ENABLED = "pipeline:enabled"
+    PIPELINE_DISABLED = "pipeline:disabled"
+    LOGIN_FLOW_DESIGNATED = "login-flow:designated"
+    LOGIN_FLOW_WITHDRAWN = "login-flow:withdrawn"
+    CONSUMER_CREATED = "consumer:created"
+    CONSUMER_ENABLED = "consumer:enabled"
+    CONSUMER_DISABLED = "consumer:disabled"
+    CONSUMER_ASSOCIATED = "consumer:associated"
+    CONSUMER_DISSOCIATED = "consumer:dissociated"
+    KEY_CREATED = "key:created"
+    KEY_ROTATED = "key:rotated"
+    KEY_REVOKED = "key:revoked"
+    KEY_ENABLED = "key:enabled"
+    KEY_DISABLED = "key:disabled"
+    SIGNING_KEY_ROTATED = "signing-key:rotated"
+    SIGNING_KEY_DROPPED = "signing-key:dropped"
+    TOKENS_REVOKED = "token:revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the trail."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    environment: str | None
+    subject: str
+    detail: Mapping[str, Any]
+
+
+@contextmanager
+def change(
+    engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None
+) -> Iterator[tuple[Change, dict[str, Any]]]:
+    """Open a change to access with its event; what is put into the yielded dict becomes the event's detail."""
+    detail: dict[str, Any] = {}
+    with changing(engine) as rows:
+        yield rows, detail
+        rows.add(
+            "audit_events", at=datetime.now(UTC), actor=actor[:255], action=action.value, environment=environment, subject=subject[:255], detail=detail
+        )
+
+
+def events(engine: Engine, *, limit: int) -> list[Event]:
+    """Return the newest events, newest first."""
+    with reading(engine) as connection:
+        return [Event(**row) for row in Reader(connection).latest("audit_events", limit)]

@@ -1,0 +1,228 @@
+"""What the gate asks, and what authenticators, policies and token issuers answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar, Protocol
+from urllib.parse import parse_qs
+
+if TYPE_CHECKING:
+    from penstock.contracts.call import Caller, Token
+    from penstock.contracts.pipeline import HttpTrigger
+
+MAX_TOKEN_LIFETIME = timedelta(hours=24)
+LEEWAY = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a plugin may know when it is asked for its parts: the process's settings that concern it."""
+
+    environment: str
+    issuer: str
+    api_key_headers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentFacts:
+    """One environment's rules; `token_lifetime` is the longest a token may live, in seconds."""
+
+    id: int
+    name: str
+    policy: str
+    policy_version: int
+    token_lifetime: int
+    keys_in_query: bool
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A caller that an operator knows."""
+
+    id: int
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is known of a key: everything but the key. `expires_at` is in seconds since the epoch, or None."""
+
+    id: str
+    consumer_id: int
+    expires_at: float | None
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs or verifies the environment's tokens.
+
+    `private` is a PKCS#8 PEM, or the raw secret for HS256; `public` is a SubjectPublicKeyInfo PEM, empty for HS256.
+    A key with `verify_until` no longer signs; past that moment (seconds since the epoch) it verifies nothing either.
+    """
+
+    kid: str
+    algorithm: str
+    public: bytes
+    private: bytes = field(repr=False)
+    verify_until: float | None = None
+
+
+class AccessView(Protocol):
+    """One environment's access data as this process knows it now, in memory."""
+
+    @property
+    def environment(self) -> EnvironmentFacts:
+        """The environment's rules."""
+
+    @property
+    def tokens_version(self) -> int:
+        """A number that changes whenever signing keys or revocations do: cached verdicts on tokens end with it."""
+
+    def key(self, digest: bytes) -> ApiKey | None:
+        """Return the API key of this environment with that SHA-256 digest."""
+
+    def consumer(self, consumer_id: int) -> Consumer | None:
+        """Return a consumer by its id."""
+
+    def signing_keys(self) -> Mapping[str, SigningKey]:
+        """Return the keys that sign or still verify, by `kid`, the one that signs first."""
+
+    def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
+        """Say whether a token was revoked, by its `jti` or by its consumer and moment of issue."""
+
+
+class RequestHead:
+    """A request before anything of its body was read: what an authenticator may look at."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, object]) -> None:
+        self._environ = environ
+
+    def header(self, name: str) -> str | None:
+        """Return a header's value as sent; several fields of one name are joined by commas."""
+        value = self._environ.get("HTTP_" + name.upper().replace("-", "_"))
+        return value if isinstance(value, str) else None
+
+    def query(self, name: str) -> list[str]:
+        """Return all values of a query parameter."""
+        text = self._environ.get("QUERY_STRING")
+        if not text or not isinstance(text, str):
+            return []
+        return parse_qs(text, keep_blank_values=True).get(name, [])
+
+    def __repr__(self) -> str:
+        """Show nothing: a request's head holds credentials."""
+        return "<RequestHead>"
+
+
+class Authenticator(ABC):
+    """Proves one kind of credential.
+
+    `name` is the toggle it satisfies (`api_key`, `jwt`), `refusal` the problem type of a bad one, `challenge` its scheme
+    in `WWW-Authenticate` (RFC 9110 section 11.6.1). `needs` names credentials without which this kind is never usable; they
+    are proven first. There are three outcomes: not mine (`find` returns None), mine and bad (either method raises
+    `CredentialRejected`), and a caller.
+    """
+
+    name: ClassVar[str]
+    refusal: ClassVar[str]
+    challenge: ClassVar[str]
+    label: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def find(self, head: RequestHead, access: AccessView) -> str | None:
+        """Return the credential as sent, or None when there is none of this kind."""
+
+    @abstractmethod
+    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
+        """Return what the credential proves on top of `caller`, who is what earlier authenticators proved.
+
+        `now` is in seconds since the epoch. Raises CredentialRejected.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An external pipeline that asks to be served; `designated` says that an operator made it a login flow here."""
+
+    name: str
+    version: str
+    trigger: HttpTrigger
+    designated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One reason why a pipeline is refused, and what to change."""
+
+    reason: str
+    mend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One policy's answer: what each call must present, and what is wrong; no violations means it may be served."""
+
+    requires: frozenset[str] = frozenset()
+    violations: tuple[Violation, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class AccessPolicy(ABC):
+    """Judges whether a pipeline may be served in an environment and what its calls must present.
+
+    `options` are the environment policies it understands. Every loaded policy must agree: one refusal refuses, what they
+    require adds up, and one that raises refuses.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:
+        """Return a verdict, or None for no opinion. A pipeline nobody has an opinion on is refused."""
+
+
+class TokenIssuer(ABC):
+    """Makes the tokens that a login flow hands out."""
+
+    @abstractmethod
+    def issue(  # noqa: PLR0913  a token has that many parts
+        self,
+        access: AccessView,
+        consumer: str,
+        *,
+        subject: str,
+        scopes: frozenset[str],
+        lifetime: float | None,
+        claims: Mapping[str, object],
+        now: float,
+    ) -> Token:
+        """Return a signed token for that consumer, or raise TokenNotIssued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A public document below `/.well-known/`, such as a key set: served without credentials, from memory."""
+
+    path: str
+    content_type: str
+    render: Callable[[AccessView], bytes]
+    max_age: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand that a plugin adds: `run` gets the remaining arguments and returns the exit code."""
+
+    name: str
+    help: str
+    run: Callable[[Iterable[str]], int]

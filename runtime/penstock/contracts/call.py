@@ -1,0 +1,201 @@
+"""What a handler gets and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import parse_qs
+
+from penstock.errors import TokenNotIssued
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as far as the credentials proved it; every field is empty for an anonymous caller.
+
+    `consumer` is the consumer's name, `subject` the token's `sub` (RFC 7519), `scopes` its granted scopes and `claims`
+    the whole verified claims set.
+    """
+
+    consumer: str | None = None
+    consumer_id: int | None = None
+    key_id: str | None = None
+    subject: str | None = None
+    scopes: frozenset[str] = frozenset()
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+ANONYMOUS = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response in full: status, headers and a body of any kind a handler may return."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that a login flow made: return it as it is (RFC 6749 section 5.1), or send it as a response header."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+    scope: str = ""
+    token_type: str = "Bearer"  # noqa: S105  the scheme's name, no secret
+
+    def header(self) -> dict[str, str]:
+        """Return the token as an `Authorization` response header."""
+        return {"Authorization": f"{self.token_type} {self.access_token}"}
+
+
+class Issue(Protocol):
+    """Make a token for the consumer who calls; see `Call.issue_token`."""
+
+    def __call__(
+        self, *, subject: str, scopes: frozenset[str], lifetime: float | None, claims: Mapping[str, object]
+    ) -> Token:
+        """Return the signed token or raise TokenNotIssued."""
+
+
+class Headers(Mapping[str, str]):
+    """Request headers by name, in any case."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._fields = {name.lower(): value for name, value in fields.items()}
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        """Name the headers without their values: some are credentials."""
+        return f"Headers({', '.join(self._fields)})"
+
+
+class Call:
+    """One call that the gate has let through.
+
+    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading. Headers, query
+    and body are read when they are first asked for; reading the body raises `PipelineError` (413) past the size limit.
+    """
+
+    __slots__ = (
+        "_body",
+        "_headers",
+        "_issue",
+        "_query",
+        "_read_body",
+        "_read_headers",
+        "caller",
+        "deadline",
+        "environment",
+        "method",
+        "params",
+        "path",
+        "pipeline",
+        "query_string",
+        "run",
+        "version",
+    )
+
+    def __init__(  # noqa: PLR0913  a call has that many parts
+        self,
+        *,
+        method: str,
+        path: str,
+        pipeline: str,
+        version: str,
+        environment: str,
+        run: str,
+        deadline: float,
+        caller: Caller = ANONYMOUS,
+        params: Mapping[str, str] | None = None,
+        query_string: str = "",
+        read_headers: Callable[[], Mapping[str, str]] = dict,
+        read_body: Callable[[], bytes] = bytes,
+        issue: Issue | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.pipeline = pipeline
+        self.version = version
+        self.environment = environment
+        self.run = run
+        self.deadline = deadline
+        self.caller = caller
+        self.params = params if params is not None else {}
+        self.query_string = query_string
+        self._read_headers = read_headers
+        self._read_body = read_body
+        self._issue = issue
+        self._headers: Headers | None = None
+        self._query: Mapping[str, list[str]] | None = None
+        self._body: bytes | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers; names are case-insensitive."""
+        if self._headers is None:
+            self._headers = Headers(self._read_headers())
+        return self._headers
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """The query's parameters: each name with all its values, in order."""
+        if self._query is None:
+            self._query = parse_qs(self.query_string, keep_blank_values=True)
+        return self._query
+
+    @property
+    def body(self) -> bytes:
+        """The raw body, decoded from nothing; read once, within the trigger's size limit."""
+        if self._body is None:
+            self._body = self._read_body()
+        return self._body
+
+    def remaining(self) -> float:
+        """Return the seconds left until the deadline; negative when it has passed."""
+        return self.deadline - time.monotonic()
+
+    def issue_token(
+        self,
+        *,
+        subject: str,
+        scopes: frozenset[str] | set[str] | tuple[str, ...] | list[str] = frozenset(),
+        lifetime: float | None = None,
+        claims: Mapping[str, object] | None = None,
+    ) -> Token:
+        """Make a token for the consumer that calls (RFC 9068 shape).
+
+        Only in a pipeline whose trigger says `login=True` and that an operator has designated in this environment.
+
+        Args:
+            subject: Who signed in; becomes `sub`.
+            scopes: What the token allows; becomes `scope`.
+            lifetime: Seconds; default and upper bound are the environment's limit.
+            claims: Further claims; the registered ones can't be set here.
+
+        Raises:
+            TokenNotIssued: This is no designated login flow, no consumer is known, or the request makes no sense.
+
+        """
+        if self._issue is None:
+            message = "no token issuer is loaded"
+            raise TokenNotIssued(message)
+        return self._issue(subject=subject, scopes=frozenset(scopes), lifetime=lifetime, claims=claims or {})
+
+    def __repr__(self) -> str:
+        """Name the call; never its headers or its body."""
+        return f"<Call {self.run} {self.method} {self.path}>"

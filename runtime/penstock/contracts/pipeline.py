@@ -1,0 +1,218 @@
+"""A pipeline as its developer declares it: a name, a version, a trigger and handlers on routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Handler = Callable[..., Any]
+F = TypeVar("F", bound=Handler)
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
+MAX_SECONDS = 300.0
+MAX_NAME = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Something a plugin got wrong: where, what, and how its developer mends it."""
+
+    plugin: str
+    pipeline: str
+    problem: str
+    mend: str
+    trace: str = field(default="", repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        where = f"plugin {self.plugin}" + (f", pipeline {self.pipeline}" if self.pipeline else "")
+        return f"{where}: {self.problem}; {self.mend}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Which browser origins may call a pipeline (the Fetch standard's CORS protocol).
+
+    `origins` are exact (``https://shop.example``) or ``{"*"}``, which can't go together with `credentials`;
+    `max_age` is in seconds.
+    """
+
+    origins: frozenset[str]
+    headers: frozenset[str] = frozenset({"authorization", "content-type", "x-api-key"})
+    credentials: bool = False
+    max_age: int = 600
+
+    def __init__(
+        self,
+        origins: Iterable[str],
+        *,
+        headers: Iterable[str] = ("authorization", "content-type", "x-api-key"),
+        credentials: bool = False,
+        max_age: int = 600,
+    ) -> None:
+        object.__setattr__(self, "origins", frozenset(origins))
+        object.__setattr__(self, "headers", frozenset(name.lower() for name in headers))
+        object.__setattr__(self, "credentials", credentials)
+        object.__setattr__(self, "max_age", max_age)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTrigger:
+    """How a pipeline is started over HTTP.
+
+    Args:
+        api_key: Each call must carry an API key of an associated consumer.
+        jwt: Each call must carry a token of that consumer as well.
+        scopes: What the token must allow; asks for `jwt=True`.
+        login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
+        external: Reachable from outside; otherwise the URL does not exist there.
+        max_body: The largest body, in bytes.
+        timeout: The longest a call may take, in seconds, at most 300.
+        cors: Which browser origins may call; none by default.
+
+    """
+
+    api_key: bool = False
+    jwt: bool = False
+    scopes: frozenset[str] = frozenset()
+    login: bool = False
+    external: bool = True
+    max_body: int = 1024 * 1024
+    timeout: float = 30.0
+    cors: Cors | None = None
+
+    def __init__(  # noqa: PLR0913  one argument a promise
+        self,
+        *,
+        api_key: bool = False,
+        jwt: bool = False,
+        scopes: Iterable[str] = (),
+        login: bool = False,
+        external: bool = True,
+        max_body: int = 1024 * 1024,
+        timeout: float = 30.0,
+        cors: Cors | None = None,
+    ) -> None:
+        for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
+            if not isinstance(value, bool):
+                message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
+                raise TypeError(message)
+        object.__setattr__(self, "api_key", api_key)
+        object.__setattr__(self, "jwt", jwt)
+        object.__setattr__(self, "scopes", frozenset({scopes} if isinstance(scopes, str) else scopes))
+        object.__setattr__(self, "login", login)
+        object.__setattr__(self, "external", external)
+        object.__setattr__(self, "max_body", max_body)
+        object.__setattr__(self, "timeout", timeout)
+        object.__setattr__(self, "cors", cors)
+
+    @property
+    def toggles(self) -> frozenset[str]:
+        """The credentials that the developer asks for, by name."""
+        return frozenset(name for name in ("api_key", "jwt") if getattr(self, name))
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense, each with its mend."""
+        if self.scopes and not self.jwt:
+            yield "scopes are asked for but no token", "set jwt=True or drop scopes"
+        for scope in sorted(self.scopes):
+            if not SCOPE.fullmatch(scope):
+                yield f"scope {scope!r} has characters that RFC 6749 does not allow", "use printable ASCII without spaces"
+        if not isinstance(self.max_body, int) or self.max_body < 1:
+            yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
+        if not 0 < self.timeout <= MAX_SECONDS:
+            yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
+        if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
+            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One handler on one method and path below the pipeline's URL."""
+
+    method: str
+    path: str
+    handler: Handler
+
+    def __str__(self) -> str:
+        """Name it as the developer wrote it."""
+        return f"{self.method} {self.path}"
+
+
+class Pipeline:
+    """A named, versioned workflow; its URL is `/v{major}/{name}` plus its routes.
+
+    What is wrong with a declaration is reported when the plugin is loaded, all at once, not raised here.
+    """
+
+    def __init__(self, name: str, *, version: str, trigger: HttpTrigger, summary: str = "") -> None:
+        self.name = name
+        self.version = version
+        self.trigger = trigger
+        self.summary = summary
+        self.routes: list[Route] = []
+
+    @property
+    def major(self) -> int:
+        """The major version, which is part of the URL."""
+        return int(self.version.split(".", 1)[0])
+
+    @property
+    def id(self) -> str:
+        """Major version and name, as in the URL: `v1/orders`."""
+        return f"v{self.major}/{self.name}"
+
+    @property
+    def url(self) -> str:
+        """The path below which all its routes are."""
+        return f"/{self.id}"
+
+    def route(self, method: str, path: str) -> Callable[[F], F]:
+        """Put a handler on a method and a path, such as `/{order_id}`."""
+
+        def add(handler: F) -> F:
+            self.routes.append(Route(method, path, handler))
+            return handler
+
+        return add
+
+    def get(self, path: str) -> Callable[[F], F]:
+        """Put a handler on GET (and HEAD)."""
+        return self.route("GET", path)
+
+    def post(self, path: str) -> Callable[[F], F]:
+        """Put a handler on POST."""
+        return self.route("POST", path)
+
+    def put(self, path: str) -> Callable[[F], F]:
+        """Put a handler on PUT."""
+        return self.route("PUT", path)
+
+    def patch(self, path: str) -> Callable[[F], F]:
+        """Put a handler on PATCH."""
+        return self.route("PATCH", path)
+
+    def delete(self, path: str) -> Callable[[F], F]:
+        """Put a handler on DELETE."""
+        return self.route("DELETE", path)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what is wrong with name, version and trigger, each with its mend."""
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
+            yield f"the name {self.name!r} is not fit for a URL", "use lower-case letters, digits and single dashes, 63 at most"
+        if not isinstance(self.version, str) or not VERSION.fullmatch(self.version):
+            yield f"the version {self.version!r} is not a version", 'write three numbers, such as "1.4.0" (semver.org)'
+        if not isinstance(self.trigger, HttpTrigger):
+            yield "the trigger is no trigger", "give trigger=HttpTrigger(…)"
+        else:
+            yield from self.trigger.problems()
+        if not self.routes:
+            yield "it has no handler", 'put one on a route, such as @pipeline.post("/")'
+
+    def __repr__(self) -> str:
+        """Name it."""
+        return f"<Pipeline {self.name} {self.version}>"

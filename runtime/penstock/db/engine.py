@@ -1,0 +1,121 @@
+"""Open a database: SQLite in WAL mode as the embedded default, PostgreSQL through psycopg 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from penstock.errors import BadSetting, PenstockError
+
+CHANNEL = "penstock_access"
+WRITE = "penstock_write"
+Engine = sa.Engine
+
+
+class DatabaseAway(PenstockError):
+    """The database can't be reached, or is not what we expect; the text says which."""
+
+    exit_code = 3
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine for a database URL; nothing is connected yet. Raises BadSetting."""
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        raise BadSetting("PENSTOCK_DATABASE_URL is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
+        engine = sa.create_engine(parsed, connect_args={"timeout": 10})
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
+        return engine
+    if kind == "postgresql":
+        try:
+            return sa.create_engine(
+                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5}
+            )
+        except (ArgumentError, NoSuchModuleError):
+            raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
+    raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite URL, None for any other database."""
+    parsed = sa.make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def _sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
+    connection.isolation_level = None  # sqlite3 itself must not begin transactions: _sqlite_begin does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A writer asks for the lock at once: one that begins as a reader can't wait for it later.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITE) else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[sa.Connection]:
+    """Open a connection that sees one consistent state. Raises DatabaseAway."""
+    with _translated(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[sa.Connection]:
+    """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseAway."""
+    with _translated(engine), engine.connect() as connection:
+        connection.execution_options(**{WRITE: True})
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        reason = " ".join(str(error.orig).split())
+        mend = "; run `penstock db upgrade`" if "no such table" in reason else ""
+        raise DatabaseAway(f"the database {where} can't be used: {reason}{mend}") from error
+    except sa.exc.ProgrammingError as error:
+        if "does not exist" in str(error.orig):
+            raise DatabaseAway("the database has no tables of ours; run `penstock db upgrade`") from error
+        raise
+    except SQLAlchemyError as error:
+        if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+            raise DatabaseAway("the connection to the database was lost; try again") from error
+        raise
+
+
+def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:
+    """Call `wake` for each notification on PostgreSQL until `stopped` says so. Raises OSError when the connection is lost."""
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(f"LISTEN {CHANNEL}")
+            wake()
+            while not stopped():
+                for _ in connection.notifies(timeout=0.5, stop_after=1):
+                    wake()
+    except psycopg.Error as error:
+        raise OSError("the listening connection was lost") from error

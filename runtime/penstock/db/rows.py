@@ -1,0 +1,137 @@
+"""Read and write rows. Everything that changes access data goes through a `Change`, which stamps one revision on all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from penstock.db import tables
+from penstock.db.engine import CHANNEL, Engine, writing
+
+Row = Mapping[str, Any]
+
+ACCESS = ("graces", "pipelines", "consumers", "associations", "api_keys", "signing_keys", "revocations")
+
+
+class Reader:
+    """Finds rows by the values of their columns."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def find(self, table: str, **match: object) -> Row | None:
+        """Return the first row that matches, or None."""
+        return self._connection.execute(_select(table, match).limit(1)).mappings().first()
+
+    def all(self, table: str, **match: object) -> list[Row]:
+        """Return every row that matches, in order of creation."""
+        return list(self._connection.execute(_select(table, match)).mappings())
+
+    def latest(self, table: str, limit: int, **match: object) -> list[Row]:
+        """Return the newest rows that match, newest first."""
+        source = tables.metadata.tables[table]
+        query = sa.select(source).filter_by(**match).order_by(source.c.id.desc()).limit(limit)
+        return list(self._connection.execute(query).mappings())
+
+    def names(self, table: str) -> list[str]:
+        """Return all names in a table that has them."""
+        column = tables.metadata.tables[table].c.name
+        return list(self._connection.scalars(sa.select(column).order_by(column)))
+
+
+class Change(Reader):
+    """One transaction on access data; all rows it touches carry `revision`."""
+
+    def __init__(self, connection: sa.Connection, revision: int) -> None:
+        super().__init__(connection)
+        self.revision = revision
+
+    def add(self, table: str, **values: object) -> Any:  # noqa: ANN401  the type of its primary key
+        """Insert a row and return its primary key."""
+        source = tables.metadata.tables[table]
+        result = self._connection.execute(sa.insert(source).values(**self._stamped(source, values)))
+        return result.inserted_primary_key[0] if result.inserted_primary_key else None
+
+    def set(self, table: str, match: Mapping[str, object], **values: object) -> int:
+        """Update the rows that match and return how many there were."""
+        source = tables.metadata.tables[table]
+        return self._connection.execute(sa.update(source).filter_by(**match).values(**self._stamped(source, values))).rowcount
+
+    def put(self, table: str, match: Mapping[str, object], **values: object) -> bool:
+        """Update the row that matches, or insert it; return whether anything is different now."""
+        row = self.find(table, **match)
+        if row is None:
+            self.add(table, **match, **values)
+        elif any(row[name] != value for name, value in values.items()):
+            self.set(table, match, **values)
+        else:
+            return False
+        return True
+
+    def _stamped(self, source: sa.Table, values: Mapping[str, object]) -> dict[str, object]:
+        return {**values, "revision": self.revision} if "revision" in source.c else dict(values)
+
+
+def _select(table: str, match: Mapping[str, object]) -> sa.Select[Any]:
+    source = tables.metadata.tables[table]
+    return sa.select(source).filter_by(**match).order_by(*source.primary_key.columns)
+
+
+@contextmanager
+def changing(engine: Engine) -> Iterator[Change]:
+    """Open a transaction that bumps the revision once; on PostgreSQL it tells the listening processes when it commits.
+
+    The bump locks the revision's row until the end, so revisions become visible in their order.
+    """
+    with writing(engine) as connection:
+        bump = sa.update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
+        number = connection.execute(bump).scalar_one()
+        yield Change(connection, number)
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_notify(:channel, :revision)"), {"channel": CHANNEL, "revision": str(number)})
+
+
+def current_revision(connection: sa.Connection) -> int:
+    """Return the revision of the last change."""
+    return connection.scalar(sa.select(tables.revision.c.value)) or 0
+
+
+def changed_since(connection: sa.Connection, environment_id: int, since: int) -> dict[str, list[Row]]:
+    """Return the rows of one environment that changed after a revision, by table."""
+    changed: dict[str, list[Row]] = {}
+    for name in ACCESS:
+        source = tables.metadata.tables[name]
+        query = sa.select(source).where(source.c.revision > since)
+        if "environment_id" in source.c:
+            query = query.where(source.c.environment_id == environment_id)
+        changed[name] = list(connection.execute(query.order_by(source.c.revision)).mappings())
+    return changed
+
+
+def touch_keys(engine: Engine, used: Mapping[str, datetime]) -> None:
+    """Note when keys were last used; this is no change to access and bumps no revision."""
+    keys = tables.api_keys
+    later = sa.or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < sa.bindparam("moment"))
+    query = sa.update(keys).where(keys.c.id == sa.bindparam("key"), later).values(last_used_at=sa.bindparam("moment"))
+    with writing(engine) as connection:
+        connection.execute(query, [{"key": key, "moment": moment} for key, moment in sorted(used.items())])
+
+
+def keys_of(connection: sa.Connection, environment_id: int | None, consumer_id: int | None) -> Iterable[Row]:
+    """Return keys with their consumer's and environment's names, oldest first."""
+    keys = tables.api_keys
+    query = (
+        sa.select(keys, tables.consumers.c.name.label("consumer"), tables.environments.c.name.label("environment"))
+        .join(tables.consumers, tables.consumers.c.id == keys.c.consumer_id)
+        .join(tables.environments, tables.environments.c.id == keys.c.environment_id)
+        .order_by(keys.c.created_at, keys.c.id)
+    )
+    if environment_id is not None:
+        query = query.where(keys.c.environment_id == environment_id)
+    if consumer_id is not None:
+        query = query.where(keys.c.consumer_id == consumer_id)
+    return connection.execute(query).mappings().all()

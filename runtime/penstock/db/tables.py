@@ -1,0 +1,206 @@
+"""The tables. Rows of access data carry the revision of their last change, and are switched off rather than deleted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC datetime on every database; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  the base's signature
+        """Send UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002  the base's signature
+        """Return UTC."""
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _revision() -> Column[int]:
+    return Column("revision", BigInteger, nullable=False, index=True)
+
+
+revision = Table("revision", metadata, Column("id", Integer, primary_key=True), Column("value", BigInteger, nullable=False))
+
+environments = Table(
+    "environments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(31), nullable=False, unique=True),
+    Column("policy", String(64), nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("token_lifetime", Integer, nullable=False),
+    Column("keys_in_query", Boolean, nullable=False),
+    Column("algorithm", String(16), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _revision(),
+)
+
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("policy", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("grace_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    UniqueConstraint("environment_id", "version"),
+)
+
+graces = Table(
+    "graces",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("pipeline", String(80), nullable=False),
+    Column("requires", JSON, nullable=False),
+    Column("until", Moment, nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "pipeline"),
+)
+
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("login_flow", Boolean, nullable=False),
+    Column("seen", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "name"),
+)
+
+consumers = Table(
+    "consumers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _revision(),
+)
+
+new_pipelines = Table(
+    "new_pipelines",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("active", Boolean, nullable=False),
+    UniqueConstraint("environment_id", "consumer_id"),
+)
+
+associations = Table(
+    "associations",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("pipeline", String(63), nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "consumer_id", "pipeline"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("last_four", String(4), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("last_used_at", Moment),
+    _revision(),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", String(32), primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("algorithm", String(16), nullable=False),
+    Column("public", LargeBinary, nullable=False),
+    Column("private_encrypted", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("verify_until", Moment),
+    Column("dropped_at", Moment),
+    _revision(),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("jti", String(255)),
+    Column("consumer", String(64)),
+    Column("issued_before", Moment),
+    Column("forget_at", Moment, nullable=False),
+    _revision(),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("environment", String(31)),
+    Column("subject", String(255), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Index("ix_audit_events_at", "at"),
+)

@@ -1,0 +1,116 @@
+"""One error tree: what went wrong, for whom, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+
+
+class PenstockError(Exception):
+    """Base of everything we raise on purpose; its text is one line a person can act on."""
+
+    exit_code = 1
+
+
+class Refusal(PenstockError):
+    """A call gets no further: the answer its caller receives, as RFC 9457 problem details.
+
+    `code` is the problem's stable `type`, `status` its HTTP status. `headers` go out with it, `extra` are further members
+    of the document. Neither ever holds a credential.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        title: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.title = title or code.replace("-", " ").capitalize()
+        self.headers = tuple(headers)
+        self.extra = dict(extra or {})
+
+
+class PipelineError(Refusal):
+    """Raised by a handler that refuses a call on purpose.
+
+    Args:
+        status: The HTTP status, 400 to 599.
+        title: What kind of problem it is, the same for each occurrence.
+        detail: What went wrong this time, and how the caller can mend it.
+        type: The problem's stable type, a URI reference (RFC 9457 section 3.1.1).
+        headers: Response headers, for example ``{"Retry-After": "30"}``.
+        **extra: Further members of the problem document.
+
+    Raises:
+        ValueError: The status is not one of a refusal.
+
+    """
+
+    def __init__(
+        self,
+        status: int,
+        title: str | None = None,
+        detail: str = "",
+        *,
+        type: str = "pipeline-failed",  # noqa: A002  the member's name in RFC 9457
+        headers: Mapping[str, str] | None = None,
+        **extra: object,
+    ) -> None:
+        if not 400 <= status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
+            message = f"PipelineError takes a status from 400 to 599, not {status}"
+            raise ValueError(message)
+        if title is None:
+            title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"
+        super().__init__(status, type, detail or title, title=title, headers=(headers or {}).items(), extra=extra)
+
+
+class CredentialRejected(PenstockError):
+    """An authenticator knows this kind of credential, and this one is no good.
+
+    The text is for the log, never for the caller: which of several reasons it was would help an attacker.
+    """
+
+
+class TokenNotIssued(PenstockError):
+    """A token was asked for where none may be made; the text says what is missing."""
+
+
+class Mistaken(PenstockError):
+    """A command was given something that does not exist or does not fit: a usage error."""
+
+    exit_code = 2
+
+
+class Unknown(Mistaken):
+    """Nothing of that kind has that name; the nearest ones are suggested."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, mend: str = "") -> None:
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else (f"; {mend}" if mend else "")
+        super().__init__(f"no {kind} is named {name!r}{hint}")
+
+
+class Exists(PenstockError):
+    """Something of that kind has that name already."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} exists already")
+
+
+class CannotStart(PenstockError):
+    """The process must not serve: the text says why and what to do."""
+
+    exit_code = 3
+
+
+class BadSetting(CannotStart):
+    """A setting can't be understood, is missing, or is not one of ours."""

@@ -1,0 +1,85 @@
+"""Every hook there is: when it is called, what to return, and what silence means.
+
+An implementation may take fewer arguments than its hook; arguments are added over time, never renamed or removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
+    from penstock.contracts.call import Call
+    from penstock.contracts.pipeline import Pipeline
+
+PROJECT = "penstock"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a hook has no body
+    """Offer pipelines.
+
+    Called once, when the process loads its plugins. Silence offers none. A name and major version that two pipelines
+    share is served by neither.
+    """
+
+
+@hookspec
+def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
+    """Offer access policies.
+
+    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all refuses every external one.
+    """
+
+
+@hookspec
+def penstock_authenticators(setup: Setup) -> Iterable[Authenticator]:  # type: ignore[empty-body]  # a hook has no body
+    """Offer authenticators.
+
+    Called once, at load. A pipeline whose gate needs one that nobody offers, or that two plugins offer, is refused.
+    """
+
+
+@hookspec
+def penstock_token_issuers(setup: Setup) -> Iterable[TokenIssuer]:  # type: ignore[empty-body]  # a hook has no body
+    """Offer the token issuer of login flows.
+
+    Called once, at load. Without exactly one, `call.issue_token` raises.
+    """
+
+
+@hookspec
+def penstock_documents(setup: Setup) -> Iterable[Document]:  # type: ignore[empty-body]  # a hook has no body
+    """Offer public documents below `/.well-known/`.
+
+    Called once, at load. Silence offers none; a path that two plugins offer is served by neither.
+    """
+
+
+@hookspec
+def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a hook has no body
+    """Add subcommands to the command line.
+
+    Called when `penstock` does not know the subcommand it was given, or lists them all. Names already taken are ignored.
+    """
+
+
+@hookspec
+def penstock_call_started(call: Call) -> None:
+    """Observe a call that the gate has let through, before its handler runs.
+
+    Called in the call's own thread; what it raises is logged and changes nothing. Silence costs nothing.
+    """
+
+
+@hookspec
+def penstock_call_finished(call: Call, status: int, seconds: float) -> None:
+    """Observe a call's end: the status sent and the seconds since it passed the gate.
+
+    Called in the call's own thread after the reply was made; what it raises is logged and changes nothing.
+    """

@@ -1,0 +1,165 @@
+"""The settings: read once from the environment, strictly, into one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from penstock.errors import BadSetting
+
+PREFIX = "PENSTOCK_"
+ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+
+
+class Setting(NamedTuple):
+    """One row of the settings table: its name, default as written and meaning."""
+
+    name: str
+    default: str
+    help: str
+
+
+SETTINGS = (
+    Setting("PENSTOCK_ENVIRONMENT", "test", "the environment this process serves"),
+    Setting("PENSTOCK_DATABASE_URL", "sqlite:///penstock.db", "where access data is kept: SQLite for one host, postgresql:// for more (`_FILE` too)"),
+    Setting("PENSTOCK_SECRET_KEY", "", "Fernet keys that encrypt secrets at rest, newest first, separated by commas (`_FILE` too); on SQLite made at first use"),
+    Setting("PENSTOCK_PLUGIN_PATH", "plugins", "folders of plugins, separated by colons; the default counts where it is there"),
+    Setting("PENSTOCK_PLUGINS_ALLOW", "", "load these plugins alone, separated by commas; empty: all that are found"),
+    Setting("PENSTOCK_PLUGINS_DENY", "", "leave these plugins out, separated by commas"),
+    Setting("PENSTOCK_STRICT", "false", "true: do not start while any pipeline or plugin is refused (exit 3)"),
+    Setting("PENSTOCK_MAX_STALENESS", "60", "seconds that calls go on while the database can't be reached, then 503"),
+    Setting("PENSTOCK_ISSUER", "penstock", "the `iss` of tokens made here"),
+    Setting("PENSTOCK_API_KEY_HEADERS", "X-API-Key,apikey", "request headers that carry an API key"),
+    Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
+    Setting("PENSTOCK_WORKERS", "2", "worker processes"),
+    Setting("PENSTOCK_THREADS", "64", "calls that one worker answers at a time"),
+    Setting("PENSTOCK_WORKER_CLASS", "gthread", "gunicorn's kind of worker"),
+    Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls in flight get to end when a worker stops"),
+    Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
+    Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
+    Setting("PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
+)
+SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one process; what may hold a secret is not in its repr."""
+
+    environment: str = "test"
+    database_url: str = field(default="sqlite:///penstock.db", repr=False)
+    secret_keys: tuple[str, ...] = field(default=(), repr=False)
+    plugin_path: tuple[Path, ...] = ()
+    allow: frozenset[str] = frozenset()
+    deny: frozenset[str] = frozenset()
+    strict: bool = False
+    max_staleness: float = 60.0
+    issuer: str = "penstock"
+    api_key_headers: tuple[str, ...] = ("X-API-Key", "apikey")
+    bind: str = "127.0.0.1:8000"
+    workers: int = 2
+    threads: int = 64
+    worker_class: str = "gthread"
+    graceful_timeout: int = 30
+    keep_alive: int = 75
+    log_format: str = "auto"
+    log_level: str = "info"
+    log_calls: str = "failed"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read the settings; raise BadSetting for what is unknown, malformed or unreadable."""
+        read = _Reader(env)
+        read.refuse_unknown()
+        environment = read.text("PENSTOCK_ENVIRONMENT")
+        if not ENVIRONMENT.fullmatch(environment):
+            raise BadSetting(f"PENSTOCK_ENVIRONMENT is {environment!r}; an environment's name is like {ENVIRONMENT.pattern}")
+        headers = read.words("PENSTOCK_API_KEY_HEADERS")
+        if not headers or not all(HEADER.fullmatch(name) for name in headers):
+            raise BadSetting("PENSTOCK_API_KEY_HEADERS must name at least one header, letters, digits and dashes, separated by commas")
+        if any(name.lower() in {"authorization", "cookie", "host"} for name in headers):
+            raise BadSetting("PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such as X-API-Key")
+        return cls(
+            environment=environment,
+            database_url=read.text("PENSTOCK_DATABASE_URL"),
+            secret_keys=read.words("PENSTOCK_SECRET_KEY"),
+            plugin_path=read.folders("PENSTOCK_PLUGIN_PATH"),
+            allow=frozenset(read.words("PENSTOCK_PLUGINS_ALLOW")),
+            deny=frozenset(read.words("PENSTOCK_PLUGINS_DENY")),
+            strict=read.flag("PENSTOCK_STRICT"),
+            max_staleness=read.number("PENSTOCK_MAX_STALENESS", 1, 86_400),
+            issuer=read.text("PENSTOCK_ISSUER"),
+            api_key_headers=headers,
+            bind=read.text("PENSTOCK_BIND"),
+            workers=read.number("PENSTOCK_WORKERS", 1, 1024),
+            threads=read.number("PENSTOCK_THREADS", 1, 4096),
+            worker_class=read.text("PENSTOCK_WORKER_CLASS"),
+            graceful_timeout=read.number("PENSTOCK_GRACEFUL_TIMEOUT", 1, 3600),
+            keep_alive=read.number("PENSTOCK_KEEP_ALIVE", 0, 3600),
+            log_format=read.choice("PENSTOCK_LOG_FORMAT", "auto", "json", "text"),
+            log_level=read.choice("PENSTOCK_LOG_LEVEL", "debug", "info", "warning", "error"),
+            log_calls=read.choice("PENSTOCK_LOG_CALLS", "none", "failed", "all"),
+        )
+
+
+class _Reader:
+    """Reads one setting at a time, and says which one is wrong and how."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._defaults = {row.name: row.default for row in SETTINGS}
+
+    def refuse_unknown(self) -> None:
+        known = set(self._defaults) | {f"{name}_FILE" for name in SECRET}
+        for name in sorted(self._env):
+            if name.startswith(PREFIX) and name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=1)
+                hint = f"; did you mean {near[0]}?" if near else "; `penstock settings` lists them"
+                raise BadSetting(f"{name} is no setting of Penstock{hint}")
+
+    def text(self, name: str) -> str:
+        file = self._env.get(f"{name}_FILE") if name in SECRET else None
+        if file:
+            if self._env.get(name):
+                raise BadSetting(f"{name} and {name}_FILE are both set; keep one")
+            try:
+                return Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadSetting(f"{name}_FILE: can't read {file}: {error.__class__.__name__}") from None
+        value = self._env.get(name, "").strip()
+        return value or self._defaults[name]
+
+    def words(self, name: str) -> tuple[str, ...]:
+        return tuple(word for word in re.split(r"[,\s]+", self.text(name)) if word)
+
+    def flag(self, name: str) -> bool:
+        return self.choice(name, "true", "false") == "true"
+
+    def choice(self, name: str, *options: str) -> str:
+        value = self.text(name).lower()
+        if value not in options:
+            raise BadSetting(f"{name} must be {', '.join(options[:-1])} or {options[-1]}, not {value!r}")
+        return value
+
+    def number(self, name: str, least: int, most: int) -> int:
+        value = self.text(name)
+        if not re.fullmatch(r"\d{1,9}", value, re.ASCII) or not least <= int(value) <= most:
+            raise BadSetting(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+        return int(value)
+
+    def folders(self, name: str) -> tuple[Path, ...]:
+        chosen = self._env.get(name, "").strip()
+        if not chosen:
+            default = Path(self._defaults[name])
+            return (default.resolve(),) if default.is_dir() else ()
+        folders = tuple(Path(part).expanduser().resolve() for part in chosen.split(":") if part)
+        for folder in folders:
+            if not folder.is_dir():
+                raise BadSetting(f"{name}: {folder} is no folder")
+        return folders
