@@ -125,8 +125,8 @@ class RequestHead:
 class Authenticator(ABC):
     """Proves one kind of credential.
 
-    `name` is the toggle it satisfies (`api_key`, `jwt`), `refusal` the problem type of a bad one, `challenge` its scheme
-    in `WWW-Authenticate` (RFC 9110 section 11.6.1). `needs` names credentials without which this kind is never usable; they
+    `name` is the toggle it satisfies (`api_key`, `jwt`), `noun` what callers know it as (`API key`), `refusal` the problem
+    type of a bad one, `challenge` its scheme in `WWW-Authenticate` (RFC 9110 section 11.6.1). `needs` names credentials without which this kind is never usable; they
     are proven first. There are three outcomes: not mine (`find` returns None), mine and bad (either method raises
     `CredentialRejected`), and a caller.
     """
@@ -134,7 +134,7 @@ class Authenticator(ABC):
     name: ClassVar[str]
     refusal: ClassVar[str]
     challenge: ClassVar[str]
-    label: ClassVar[str]
+    noun: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod

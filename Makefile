@@ -1,0 +1,33 @@
+# One word an intent: run, test, lint, bench, lock.
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+.PHONY: run test lint bench lock clean
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+run: .venv/ready
+	@PORT=$(PORT) $(BIN)/python -m penstock_demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python -m tests.benchmarks.echo
+
+lock:
+	uv pip compile --quiet --upgrade --all-extras --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .penstock

@@ -1,0 +1,46 @@
+"""The external access policy: `api-key`, `jwt-api-key` or `any`, and what each asks of a pipeline."""
+
+from __future__ import annotations
+
+from penstock import AccessPolicy, Candidate, EnvironmentFacts, Setup, Verdict, Violation, hookimpl
+
+API_KEY = "api-key"
+JWT_API_KEY = "jwt-api-key"
+ANY = "any"
+DEMANDS = {API_KEY: frozenset({"api_key"}), JWT_API_KEY: frozenset({"api_key", "jwt"}), ANY: frozenset[str]()}
+
+
+class ExternalAccess(AccessPolicy):
+    """Refuses an external pipeline whose toggles ask for less than the environment's policy demands."""
+
+    name = "external access"
+    options = tuple(DEMANDS)
+
+    def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:
+        """Compare toggles with demands; a designated login flow needs no token, for it is where tokens come from."""
+        demands = DEMANDS.get(environment.policy)
+        if demands is None:
+            return None
+        trigger = candidate.trigger
+        if trigger.login and candidate.designated:
+            demands -= {"jwt"}
+        violations = tuple(self._violation(name, candidate, environment) for name in sorted(demands - trigger.toggles))
+        warnings: tuple[str, ...] = ()
+        if not demands and not trigger.toggles:
+            warnings = ("open to anyone: set api_key=True, or a stricter policy, to change that",)
+        elif trigger.jwt and not trigger.api_key and not violations:
+            warnings = ("jwt=True alone: a token is usable only together with an API key of its consumer, so calls need both",)
+        return Verdict(demands, violations, warnings)
+
+    @staticmethod
+    def _violation(toggle: str, candidate: Candidate, environment: EnvironmentFacts) -> Violation:
+        mend = f"set {toggle}=True on its HttpTrigger"
+        if toggle == "jwt" and candidate.trigger.login:
+            mend = f"designate it: `penstock login-flow designate {candidate.name} --env {environment.name}`"
+        return Violation(f"the policy {environment.policy!r} of environment {environment.name!r} asks for {toggle}=True, which is off", mend)
+
+
+@hookimpl
+def penstock_policies(setup: Setup) -> list[AccessPolicy]:  # noqa: ARG001  the hook's argument
+    """Offer the external access policy."""
+    return [ExternalAccess()]

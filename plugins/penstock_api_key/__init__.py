@@ -1,0 +1,58 @@
+"""The API key authenticator: who calls is who owns the key."""
+
+from __future__ import annotations
+
+from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, Setup, hookimpl, parse_api_key
+
+QUERY = ("api_key", "apikey")
+
+
+class ApiKeys(Authenticator):
+    """Takes a key from one of the header names, or from the query string where the environment allows it."""
+
+    name = "api_key"
+    noun = "API key"
+    refusal = "invalid-api-key"
+    challenge = "ApiKey"
+
+    def __init__(self, headers: tuple[str, ...]) -> None:
+        self._headers = headers
+
+    def find(self, head: RequestHead, access: AccessView) -> str | None:
+        """Return the key as sent. One sent twice must be the same; one in the query string must be allowed there."""
+        sent: set[str] = set()
+        for header in self._headers:
+            value = head.header(header)
+            if value is not None:
+                sent.update(part.strip() for part in value.split(","))
+        for parameter in QUERY:
+            for value in head.query(parameter):
+                if not access.environment.keys_in_query:
+                    raise CredentialRejected("a key in the query string, which this environment does not allow")
+                sent.add(value)
+        if not sent:
+            return None
+        if len(sent) > 1:
+            raise CredentialRejected("several keys with different values")
+        return sent.pop()
+
+    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  a key stands alone
+        """Return the key's consumer."""
+        parsed = parse_api_key(credential)
+        if parsed is None or parsed.environment != access.environment.name:
+            raise CredentialRejected("malformed, mistyped or of another environment")
+        key = access.key(parsed.digest)
+        if key is None or not key.usable:
+            raise CredentialRejected("unknown, disabled or revoked")
+        if key.expires_at is not None and key.expires_at <= now:
+            raise CredentialRejected(f"{key.id} has expired")
+        consumer = access.consumer(key.consumer_id)
+        if consumer is None:
+            raise CredentialRejected(f"{key.id} has no consumer")
+        return Caller(consumer=consumer.name, consumer_id=consumer.id, key_id=key.id)
+
+
+@hookimpl
+def penstock_authenticators(setup: Setup) -> list[Authenticator]:
+    """Offer the API key authenticator."""
+    return [ApiKeys(setup.api_key_headers)]

@@ -1,0 +1,94 @@
+"""`make run`: set the demo up with the `penstock` command alone, print three lines to paste, and serve."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path(".penstock")
+KEY = HOME / "demo-key"
+NOTE = "make run"
+
+
+def main() -> None:
+    """Set up what is missing, say how to call it, and serve."""
+    port = os.environ.get("PORT", "8000")
+    _refuse_taken(port)
+    HOME.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("PENSTOCK_DATABASE_URL", f"sqlite:///{HOME}/penstock.db")
+    os.environ.setdefault("ORDERS_DATABASE_URL", f"sqlite:///{HOME}/orders.db")
+    _penstock("db", "upgrade")
+    here = {row["name"] for row in _listing("env", "list")}
+    for name in ("test", "prod"):
+        if name not in here:
+            _penstock("env", "create", name)
+    if "demo" not in {row["name"] for row in _listing("consumer", "list")}:
+        _penstock("consumer", "create", "demo", "--description", "The demo's partner")
+        for name in ("test", "prod"):
+            _penstock("login-flow", "designate", "login", "--env", name)
+            _penstock("consumer", "associate", "demo", "login", "orders", "--env", name)
+    _say(port, _key())
+    os.execv(sys.executable, [sys.executable, "-m", "penstock", "serve", "--env", "test", "--bind", f"127.0.0.1:{port}", "--workers", "2"])  # noqa: S606  it replaces this process
+
+
+def _refuse_taken(port: str) -> None:
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", int(port)))
+    except (OSError, ValueError, OverflowError):
+        sys.stderr.write(f"demo: port {port} is taken or is no port; choose another: make run PORT=8001\n")
+        sys.exit(3)
+
+
+def _penstock(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "penstock", *words], capture_output=True, text=True, check=False)  # noqa: S603  our own command
+    if done.returncode != 0:
+        sys.stderr.write(done.stderr or done.stdout)
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def _listing(*words: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = json.loads(_penstock(*words, "--format", "json"))
+    return rows
+
+
+def _key() -> str:
+    """Return the key of the last time if it still works, else a new one; the file is never readable to others."""
+    kept = json.loads(KEY.read_text(encoding="utf-8")) if KEY.is_file() else {}
+    mine = [row for row in _listing("key", "list", "--env", "test", "--consumer", "demo") if row["note"] == NOTE and row["state"] == "usable"]
+    if kept.get("id") in {row["id"] for row in mine}:
+        return str(kept["key"])
+    for row in mine:
+        _penstock("key", "revoke", row["id"])
+    made = json.loads(_penstock("key", "create", "demo", "--env", "test", "--note", NOTE, "--format", "json"))
+    KEY.unlink(missing_ok=True)
+    with os.fdopen(os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump({"id": made["id"], "key": made["key"]}, file)
+    return str(made["key"])
+
+
+def _say(port: str, key: str) -> None:
+    url = f"http://127.0.0.1:{port}/v1"
+    send = f"-H 'X-API-Key: {key}' -H 'Content-Type: application/json'"
+    lines = '"country": "PT", "currency": "EUR", "lines": [{"sku": "PEN-01", "quantity": 3, "unit_price": "1.25"}]'
+    body = "'{\"reference\": \"'$(date +%s%N)'\", " + lines + "}'"
+    login = "'{\"user\": \"demo\", \"password\": \"demo\"}'"
+    token = """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    sys.stdout.write(
+        "\nLog in, post an order with key and token (201), and the same without the token (401); paste these into another terminal:\n\n"
+        f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {token})\n\n"
+        f"curl -i {url}/orders/ {send} -H \"Authorization: Bearer $TOKEN\" -d {body}\n\n"
+        f"curl -i {url}/orders/ {send} -d {body}\n\n"
+        "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

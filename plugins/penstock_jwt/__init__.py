@@ -1,0 +1,24 @@
+"""Tokens: verified at the gate, issued in designated login flows, their public keys published as a JWK set."""
+
+from __future__ import annotations
+
+from penstock import Authenticator, Document, Setup, TokenIssuer, hookimpl
+from penstock_jwt.tokens import Issuer, Tokens, key_set
+
+
+@hookimpl
+def penstock_authenticators(setup: Setup) -> list[Authenticator]:
+    """Offer the token authenticator."""
+    return [Tokens(setup.issuer)]
+
+
+@hookimpl
+def penstock_token_issuers(setup: Setup) -> list[TokenIssuer]:
+    """Offer the token issuer."""
+    return [Issuer(setup.issuer)]
+
+
+@hookimpl
+def penstock_documents(setup: Setup) -> list[Document]:  # noqa: ARG001  the hook's argument
+    """Publish the keys that others verify our tokens with (RFC 7517)."""
+    return [Document("/.well-known/jwks.json", "application/jwk-set+json", key_set)]

@@ -1,0 +1,230 @@
+"""Sign and verify tokens; the only module that speaks PyJWT. RFC 8725 is the checklist, RFC 9068 the shape."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued
+
+LEEWAY = 30
+TYPE = "at+jwt"
+REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "scope"})
+DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
+CACHED = 8192
+LONGEST = 8192  # characters of a token: more is no token of ours
+
+
+def _verifier(key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
+    return key.private if key.algorithm == "HS256" else serialization.load_pem_public_key(key.public)
+
+
+def _signer(key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
+    return key.private if key.algorithm == "HS256" else serialization.load_pem_private_key(key.private, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A token whose signature and claims held: what is left to check is the clock, the key and revocation."""
+
+    consumer: str
+    subject: str
+    scopes: frozenset[str]
+    claims: Mapping[str, object]
+    jti: str
+    issued_at: float
+    starts: float
+    ends: float
+    verify_until: float
+
+
+class Tokens(Authenticator):
+    """Takes a bearer token (RFC 6750) that this environment's login flow made for the consumer whose key came with it."""
+
+    name = "jwt"
+    noun = "token"
+    refusal = "invalid-token"
+    challenge = "Bearer"
+    needs = frozenset({"api_key"})
+
+    def __init__(self, issuer: str) -> None:
+        self._issuer = issuer
+        self._cache: OrderedDict[bytes, _Proven] = OrderedDict()
+        self._cache_version = -1
+        self._lock = threading.Lock()
+        self._keys: dict[str, tuple[SigningKey, Any]] = {}
+
+    def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
+        """Return the bearer token; any other scheme is not ours."""
+        value = head.header("Authorization")
+        if value is None:
+            return None
+        scheme, _, credential = value.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        return credential.strip()
+
+    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
+        """Return the caller with subject, scopes and claims."""
+        digest = sha256(credential.encode("utf-8", "surrogateescape")).digest()
+        version = access.tokens_version
+        if version != self._cache_version:
+            with self._lock:
+                self._cache.clear()
+                self._cache_version = version
+        proven = self._cache.get(digest)
+        if proven is None:
+            proven = self._prove(credential, access)
+            with self._lock:
+                if self._cache_version == version:
+                    self._cache[digest] = proven
+                    if len(self._cache) > CACHED:
+                        self._cache.popitem(last=False)
+        if now >= proven.ends + LEEWAY or now >= proven.verify_until:
+            with self._lock:
+                self._cache.pop(digest, None)
+            raise CredentialRejected("expired")
+        if now < proven.starts - LEEWAY:
+            raise CredentialRejected("not yet valid")
+        if proven.ends - proven.issued_at > access.environment.token_lifetime:
+            raise CredentialRejected("its lifetime is longer than this environment allows")
+        if access.token_revoked(proven.jti, proven.consumer, proven.issued_at):
+            raise CredentialRejected("revoked")
+        if caller.consumer is None or caller.consumer != proven.consumer:
+            raise CredentialRejected("not bound to the consumer of the key that came with it")
+        return Caller(caller.consumer, caller.consumer_id, caller.key_id, proven.subject, proven.scopes, proven.claims)
+
+    def _prove(self, token: str, access: AccessView) -> _Proven:
+        """Check all that does not change with time."""
+        if len(token) > LONGEST:
+            raise CredentialRejected("too long")
+        try:
+            header = jwt.get_unverified_header(token)
+            if not DANGEROUS.isdisjoint(header):
+                raise CredentialRejected("its header asks for more than we do")
+            key = access.signing_keys().get(header.get("kid", ""))
+            if key is None or header.get("alg") != key.algorithm or str(header.get("typ", "")).lower() != TYPE:
+                raise CredentialRejected("unknown kid, or another alg or typ")
+            claims = jwt.decode(
+                token,
+                self._verification_key(key),
+                algorithms=[key.algorithm],
+                issuer=self._issuer,
+                options={
+                    "require": ["iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti"],
+                    "verify_exp": False,  # against the call's clock, in verify
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                    "verify_aud": False,  # exactly one audience, below
+                },
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
+        if claims["aud"] != access.environment.name:
+            raise CredentialRejected("for another audience")
+        return self._proven(claims, key)
+
+    @staticmethod
+    def _proven(claims: dict[str, Any], key: SigningKey) -> _Proven:
+        times = [claims["iat"], claims["nbf"], claims["exp"]]
+        texts = [claims["sub"], claims["client_id"], claims["jti"], claims.get("scope", "")]
+        if not all(isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment) for moment in times):
+            raise CredentialRejected("a time that is no number")
+        if not all(isinstance(text, str) for text in texts) or not all(texts[:3]):
+            raise CredentialRejected("a claim of the wrong type")
+        return _Proven(
+            consumer=texts[1],
+            subject=texts[0],
+            scopes=frozenset(texts[3].split()),
+            claims=claims,
+            jti=texts[2],
+            issued_at=times[0],
+            starts=max(times[0], times[1]),
+            ends=times[2],
+            verify_until=math.inf if key.verify_until is None else key.verify_until,
+        )
+
+    def _verification_key(self, key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
+        known = self._keys.get(key.kid)
+        if known is None or known[0].public != key.public:
+            known = self._keys[key.kid] = (key, _verifier(key))
+        return known[1]
+
+
+class Issuer(TokenIssuer):
+    """Signs tokens with the environment's current key."""
+
+    def __init__(self, issuer: str) -> None:
+        self._issuer = issuer
+
+    def issue(  # noqa: PLR0913  a token has that many parts
+        self,
+        access: AccessView,
+        consumer: str,
+        *,
+        subject: str,
+        scopes: frozenset[str],
+        lifetime: float | None,
+        claims: Mapping[str, object],
+        now: float,
+    ) -> Token:
+        """Return a token bound to that consumer."""
+        limit = access.environment.token_lifetime
+        seconds = limit if lifetime is None else int(lifetime)
+        if not 1 <= seconds <= limit:
+            raise TokenNotIssued(f"a token of this environment lives 1 to {limit} seconds, not {seconds}")
+        if not subject or not isinstance(subject, str):
+            raise TokenNotIssued("a token needs a subject")
+        if not all(isinstance(scope, str) and scope and not any(character.isspace() for character in scope) for scope in scopes):
+            raise TokenNotIssued("a scope is a word without spaces")
+        taken = REGISTERED.intersection(claims)
+        if taken:
+            raise TokenNotIssued(f"the claim {min(taken)!r} can't be set by a pipeline")
+        key = next((key for key in access.signing_keys().values() if key.verify_until is None), None)
+        if key is None:
+            raise TokenNotIssued("this environment has no signing key; `penstock signing-key rotate` makes one")
+        issued_at = int(now)
+        scope = " ".join(sorted(scopes))
+        payload = {
+            **claims,
+            "iss": self._issuer,
+            "aud": access.environment.name,
+            "sub": subject,
+            "client_id": consumer,
+            "iat": issued_at,
+            "nbf": issued_at,
+            "exp": issued_at + seconds,
+            "jti": secrets.token_urlsafe(16),
+            "scope": scope,
+        }
+        try:
+            signed = jwt.encode(payload, _signer(key), algorithm=key.algorithm, headers={"kid": key.kid, "typ": TYPE})
+        except TypeError as error:
+            raise TokenNotIssued(f"a claim is no JSON: {error}") from error
+        return Token(access_token=signed, expires_in=seconds, scope=scope)
+
+
+def key_set(access: AccessView) -> bytes:
+    """Return the public keys that sign or still verify, as a JWK set (RFC 7517)."""
+    keys = []
+    now = time.time()
+    for key in access.signing_keys().values():
+        if key.algorithm == "HS256" or (key.verify_until is not None and key.verify_until <= now):
+            continue
+        public: Any = serialization.load_pem_public_key(key.public)
+        kinds = {"EdDSA": OKPAlgorithm, "ES256": ECAlgorithm, "RS256": RSAAlgorithm}
+        jwk: dict[str, Any] = kinds[key.algorithm].to_jwk(public, as_dict=True)  # type: ignore[attr-defined]  # all three have it
+        jwk.pop("key_ops", None)
+        keys.append({**jwk, "kid": key.kid, "alg": key.algorithm, "use": "sig"})
+    return json.dumps({"keys": keys}).encode()

@@ -1,0 +1,159 @@
+"""Environments, their policy versions, and what operators decide about pipelines in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from penstock import audit
+from penstock.access.find import environment_row
+from penstock.access.secrets import Box
+from penstock.access.signing import ALGORITHMS, add_signing_key
+from penstock.contracts.access import MAX_TOKEN_LIFETIME
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Change, Reader, Row
+from penstock.errors import Exists, Mistaken, Unknown
+from penstock.settings import ENVIRONMENT
+
+STRICTEST = "jwt-api-key"
+TOKEN_LIFETIME = 3600
+
+
+def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
+    """Make an environment: the strictest policy, and a key to sign its tokens."""
+    if not ENVIRONMENT.fullmatch(name):
+        raise Mistaken(f"{name!r} can't name an environment; use 1 to 31 lower-case letters, digits and dashes, a letter first")
+    now = datetime.now(UTC)
+    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CREATED, name, environment=name) as (rows, detail):
+        if rows.find("environments", name=name):
+            raise Exists("environment", name)
+        environment_id = rows.add(
+            "environments", name=name, policy=STRICTEST, policy_version=1, token_lifetime=TOKEN_LIFETIME, keys_in_query=False,
+            algorithm=ALGORITHMS[0], created_at=now,
+        )  # fmt: skip
+        rows.add(
+            "policy_versions", environment_id=environment_id, version=1, policy=STRICTEST, reason="a new environment", actor=actor, created_at=now
+        )
+        detail["policy"] = STRICTEST
+        detail["kid"] = add_signing_key(rows, environment_id, ALGORITHMS[0], box)
+
+
+def change_environment(engine: Engine, actor: str, name: str, *, token_lifetime: int | None = None, keys_in_query: bool | None = None) -> None:
+    """Change how long tokens may live (seconds), or whether keys are taken from the query string."""
+    values: dict[str, object] = {}
+    if token_lifetime is not None:
+        if not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
+            raise Mistaken("a token lives at least 1s and at most 24h")
+        values["token_lifetime"] = token_lifetime
+    if keys_in_query is not None:
+        values["keys_in_query"] = keys_in_query
+    if not values:
+        raise Mistaken("nothing to change; give --token-lifetime or --keys-in-query")
+    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (rows, detail):
+        rows.set("environments", {"id": environment_row(rows, name)["id"]}, **values)
+        detail.update(values)
+
+
+def list_environments(engine: Engine) -> list[Row]:
+    """Return all environments by name."""
+    with reading(engine) as connection:
+        return sorted(Reader(connection).all("environments"), key=lambda row: row["name"])
+
+
+def set_policy(  # noqa: PLR0913  one argument a fact
+    engine: Engine,
+    actor: str,
+    environment: str,
+    policy: str,
+    *,
+    served: Mapping[str, frozenset[str]],
+    stopping: Iterable[str],
+    grace: timedelta | None = None,
+    reason: str = "",
+) -> None:
+    """Make a new policy version, in force at once.
+
+    `served` says what each pipeline that is served now requires, by its id, and `stopping` which of them would stop.
+    With `grace` those keep their old gate that long. Grace never loosens: one that runs is ended or shortened, not extended.
+    """
+    now = datetime.now(UTC)
+    until = now + grace if grace else None
+    with audit.change(engine, actor, audit.Action.POLICY_SET, environment, environment=environment) as (rows, detail):
+        row = environment_row(rows, environment)
+        version = row["policy_version"] + 1
+        rows.set("environments", {"id": row["id"]}, policy=policy, policy_version=version)
+        rows.add(
+            "policy_versions", environment_id=row["id"], version=version, policy=policy, reason=reason, actor=actor, grace_until=until, created_at=now
+        )
+        detail.update(policy=policy, before=row["policy"], version=version, reason=reason, stopping=sorted(stopping))
+        if until:
+            detail["grace_until"] = until.isoformat()
+        running = {old["pipeline"]: old["until"] for old in rows.all("graces", environment_id=row["id"], active=True) if old["until"] > now}
+        granted = {name: min(until, running.get(name, until)) for name in stopping if name in served} if until else {}
+        for name, end in granted.items():
+            rows.put("graces", {"environment_id": row["id"], "pipeline": name}, requires=sorted(served[name]), until=end, active=True)
+        for name in running.keys() - granted.keys():
+            rows.set("graces", {"environment_id": row["id"], "pipeline": name}, active=False)
+
+
+def policy_versions(engine: Engine, environment: str) -> list[Row]:
+    """Return an environment's policy versions, newest first."""
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        return reader.latest("policy_versions", 100, environment_id=environment_row(reader, environment)["id"])
+
+
+def set_pipeline_enabled(engine: Engine, actor: str, environment: str, name: str, known: Iterable[str], *, enabled: bool) -> None:
+    """Switch a pipeline on or off in an environment."""
+    action = audit.Action.PIPELINE_ENABLED if enabled else audit.Action.PIPELINE_DISABLED
+    with audit.change(engine, actor, action, name, environment=environment) as (rows, _):
+        _set_pipeline(rows, environment, name, known, enabled=enabled)
+
+
+def set_login_flow(engine: Engine, actor: str, environment: str, name: str, known: Iterable[str], *, designated: bool) -> None:
+    """Designate a pipeline as a login flow in an environment, or withdraw that."""
+    action = audit.Action.LOGIN_FLOW_DESIGNATED if designated else audit.Action.LOGIN_FLOW_WITHDRAWN
+    with audit.change(engine, actor, action, name, environment=environment) as (rows, _):
+        _set_pipeline(rows, environment, name, known, login_flow=designated)
+
+
+def _set_pipeline(rows: Change, environment: str, name: str, known: Iterable[str], **values: bool) -> None:
+    environment_id = environment_row(rows, environment)["id"]
+    row = rows.find("pipelines", environment_id=environment_id, name=name)
+    if row is None:
+        names = {*known, *(other["name"] for other in rows.all("pipelines", environment_id=environment_id))}
+        if name not in names:
+            raise Unknown("pipeline", name, names)
+        rows.add("pipelines", environment_id=environment_id, name=name, **{"enabled": True, "login_flow": False, "seen": False} | values)
+    else:
+        rows.set("pipelines", {"id": row["id"]}, **values)
+
+
+def pipelines_seen(engine: Engine, actor: str, environment: str, present: Mapping[str, Iterable[str]]) -> None:
+    """Note which pipelines a process offers here: names, each with its ids.
+
+    Consumers that ask for new pipelines are associated with those never seen before; a grace whose pipeline is gone ends,
+    so that what comes back must comply at once. Writes nothing when nothing is new.
+    """
+    ids = {identifier for group in present.values() for identifier in group}
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        environment_id = environment_row(reader, environment)["id"]
+        seen = {row["name"] for row in reader.all("pipelines", environment_id=environment_id, seen=True)}
+        ended = [row["pipeline"] for row in reader.all("graces", environment_id=environment_id, active=True) if row["pipeline"] not in ids]
+    if present.keys() <= seen and not ended:
+        return
+    with audit.change(engine, actor, audit.Action.PIPELINES_SEEN, environment, environment=environment) as (rows, detail):
+        seen = {row["name"] for row in rows.all("pipelines", environment_id=environment_id, seen=True)}
+        fresh = sorted(present.keys() - seen)
+        for name in fresh:
+            known = rows.find("pipelines", environment_id=environment_id, name=name)
+            if known:
+                rows.set("pipelines", {"id": known["id"]}, seen=True)
+            else:
+                rows.add("pipelines", environment_id=environment_id, name=name, enabled=True, login_flow=False, seen=True)
+            for row in rows.all("new_pipelines", environment_id=environment_id, active=True):
+                rows.put("associations", {"environment_id": environment_id, "consumer_id": row["consumer_id"], "pipeline": name}, active=True)
+        for name in ended:
+            rows.set("graces", {"environment_id": environment_id, "pipeline": name}, active=False)
+        detail.update(new=fresh, grace_ended=ended)

@@ -1,0 +1,167 @@
+"""One environment's access data in memory: everything a gate asks, kept at the database's revision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from penstock.access.secrets import Box
+from penstock.contracts.access import ApiKey, Consumer, EnvironmentFacts, SigningKey
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader, Row, changed_since, current_revision
+from penstock.errors import Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """A pipeline that stopped complying and keeps its old gate until a moment (seconds since the epoch)."""
+
+    requires: frozenset[str]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineState:
+    """What operators decided about a pipeline here."""
+
+    enabled: bool = True
+    login_flow: bool = False
+
+
+UNTOUCHED = PipelineState()
+
+
+class Snapshot:
+    """The process's view of access. Only one thread refreshes it; calls read it without a lock.
+
+    A refresh replaces one entry at a time: each is a frozen value, and a call looks up each once.
+    """
+
+    def __init__(self, environment: str, box: Box) -> None:
+        self._name = environment
+        self._box = box
+        self._environment: EnvironmentFacts | None = None
+        self._keys: dict[bytes, ApiKey] = {}
+        self._consumers: dict[int, Consumer] = {}
+        self._associations: dict[tuple[int, str], bool] = {}
+        self._signing: dict[str, SigningKey] = {}
+        self._revoked: dict[str, float] = {}
+        self._revoked_before: dict[str, float] = {}
+        self.pipelines: dict[str, PipelineState] = {}
+        self.graces: dict[str, Grace] = {}
+        self.revision = -1
+        self.gates_version = 0
+        self.tokens_version = 0
+        self.checked_at = float("-inf")
+
+    @property
+    def environment(self) -> EnvironmentFacts:
+        """The environment's rules; there are none before the first refresh."""
+        if self._environment is None:
+            message = "the snapshot was never read"
+            raise RuntimeError(message)
+        return self._environment
+
+    def key(self, digest: bytes) -> ApiKey | None:
+        """Return the API key with that SHA-256 digest."""
+        return self._keys.get(digest)
+
+    def consumer(self, consumer_id: int) -> Consumer | None:
+        """Return a consumer by its id."""
+        return self._consumers.get(consumer_id)
+
+    def consumer_named(self, name: str) -> Consumer | None:
+        """Return a consumer by its name; off the hot path, where a key has not named it already."""
+        return next((consumer for consumer in list(self._consumers.values()) if consumer.name == name), None)
+
+    def associated(self, consumer_id: int, pipeline: str) -> bool:
+        """Say whether a consumer may call a pipeline here."""
+        return self._associations.get((consumer_id, pipeline), False)
+
+    def signing_keys(self) -> Mapping[str, SigningKey]:
+        """Return the keys that sign or still verify, the one that signs first."""
+        return self._signing
+
+    def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
+        """Say whether a token was revoked, alone or with all earlier ones of its consumer."""
+        return jti in self._revoked or issued_at < self._revoked_before.get(consumer, float("-inf"))
+
+    def pipeline(self, name: str) -> PipelineState:
+        """Return what operators decided about a pipeline."""
+        return self.pipelines.get(name, UNTOUCHED)
+
+    def age(self) -> float:
+        """Return the seconds since the database last confirmed this view."""
+        return time.monotonic() - self.checked_at
+
+    def refresh(self, engine: Engine) -> bool:
+        """Read what changed since the last time and return whether anything did.
+
+        Raises DatabaseAway, and Unknown if the environment does not exist.
+        """
+        asked_at = time.monotonic()
+        with reading(engine) as connection:
+            revision = current_revision(connection)
+            if revision == self.revision:
+                self.checked_at = asked_at
+                return False
+            if revision < self.revision:  # the database was put back to an earlier state: what we know may be too much
+                self.__init__(self._name, self._box)  # type: ignore[misc]  # starting afresh is meant
+            reader = Reader(connection)
+            environment = reader.find("environments", name=self._name)
+            if environment is None:
+                raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
+            changed = changed_since(connection, environment["id"], self.revision)
+        self._apply(environment, changed)
+        self.revision = revision
+        self.checked_at = asked_at
+        return True
+
+    def _apply(self, environment: Row, changed: Mapping[str, list[Row]]) -> None:
+        facts = EnvironmentFacts(**{name: environment[name] for name in EnvironmentFacts.__slots__})
+        if facts != self._environment or changed["graces"] or changed["pipelines"]:
+            self.gates_version += 1
+        self._environment = facts
+        for row in changed["consumers"]:
+            self._consumers[row["id"]] = Consumer(row["id"], row["name"], row["enabled"])
+        for row in changed["associations"]:
+            if row["active"]:
+                self._associations[row["consumer_id"], row["pipeline"]] = True
+            else:
+                self._associations.pop((row["consumer_id"], row["pipeline"]), None)
+        for row in changed["api_keys"]:
+            if row["revoked_at"] is not None:
+                self._keys.pop(row["digest"], None)
+            else:
+                expires = row["expires_at"]
+                self._keys[row["digest"]] = ApiKey(row["id"], row["consumer_id"], expires.timestamp() if expires else None, row["enabled"])
+        for row in changed["pipelines"]:
+            self.pipelines[row["name"]] = PipelineState(row["enabled"], row["login_flow"])
+        for row in changed["graces"]:
+            if row["active"]:
+                self.graces[row["pipeline"]] = Grace(frozenset(row["requires"]), row["until"].timestamp())
+            else:
+                self.graces.pop(row["pipeline"], None)
+        self._apply_tokens(changed)
+
+    def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
+        if changed["signing_keys"]:
+            keys = dict(self._signing)
+            for row in changed["signing_keys"]:
+                keys.pop(row["kid"], None)
+                if row["dropped_at"] is None:
+                    until = row["verify_until"].timestamp() if row["verify_until"] else None
+                    private = self._box.open(row["private_encrypted"])
+                    keys[row["kid"]] = SigningKey(row["kid"], row["algorithm"], row["public"], private, until)
+            self._signing = dict(sorted(keys.items(), key=lambda item: item[1].verify_until is not None))
+        for row in changed["revocations"]:
+            if row["jti"] is not None:
+                self._revoked[row["jti"]] = row["forget_at"].timestamp()
+            else:
+                before = row["issued_before"].timestamp()
+                self._revoked_before[row["consumer"]] = max(before, self._revoked_before.get(row["consumer"], before))
+        if changed["signing_keys"] or changed["revocations"]:
+            now = time.time()
+            self._revoked = {jti: forget for jti, forget in self._revoked.items() if forget > now}
+            self.tokens_version += 1

@@ -1,0 +1,126 @@
+"""What all commands share: the context, how listings are printed, and durations."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import click
+
+from penstock.access.secrets import Box, open_box
+from penstock.db.engine import Engine, open_engine
+from penstock.host import Host
+from penstock.settings import Settings
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass
+class Context:
+    """What a command works on; each part is made when it is first asked for."""
+
+    actor: str
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return Settings.from_env(os.environ)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database."""
+        return open_engine(self.settings.database_url)
+
+    @cached_property
+    def box(self) -> Box:
+        """The box of secrets."""
+        return open_box(self.settings)
+
+    @cached_property
+    def host(self) -> Host:
+        """The plugins, loaded but not started."""
+        return Host(self.settings)
+
+    def environment(self, chosen: str | None) -> str:
+        """Return the environment that was asked for, or this process's own."""
+        return chosen or self.settings.environment
+
+
+def login_name() -> str:
+    """Return who is logged in, for the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+class Duration(click.ParamType):
+    """A length of time such as 30s, 15m, 12h, 7d or 2w."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:  # noqa: ANN401  click's type
+        """Return the length of time."""
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"([1-9]\d{0,5})([smhdw])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no length of time; write 30s, 15m, 12h, 7d or 2w", param, ctx)
+        return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+DURATION = Duration()
+env_option = click.option("--env", "environment", metavar="E", help="The environment; default PENSTOCK_ENVIRONMENT.")
+env_required = click.option("--env", "environment", metavar="E", required=True, help="The environment.")
+format_option = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print it.")
+
+
+def plain(value: object) -> object:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} can't be printed")
+
+
+def show_json(value: object) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
+
+
+def show(rows: Iterable[Mapping[str, object]], form: str, columns: Sequence[str], *, empty: str = "nothing yet") -> None:
+    """Print a listing."""
+    rows = [{name: row[name] for name in columns} for row in rows]
+    if form == "json":
+        show_json(rows)
+        return
+    if not rows:
+        click.echo(empty)
+        return
+    lines = [[name.replace("_", " ") for name in columns], *([_cell(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%MZ")
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(str(item) for item in value) or "-"
+    return "".join(character if character.isprintable() else "?" for character in str(value))

@@ -1,0 +1,137 @@
+"""Judge each pipeline against its environment's policies, and compile its gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from penstock.access.snapshot import Snapshot
+from penstock.contracts.access import AccessPolicy, Authenticator, Candidate, EnvironmentFacts, Verdict, Violation
+from penstock.contracts.pipeline import Pipeline
+from penstock.gate.gate import CLOSED, Gate
+
+
+class State(StrEnum):
+    """What became of a pipeline in an environment."""
+
+    SERVED = "served"
+    NON_CONFORMANT = "non-conformant"
+    REFUSED = "refused"
+    DISABLED = "disabled"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pipeline as an environment sees it: its state, why, and the gate its calls meet."""
+
+    pipeline: Pipeline
+    state: State
+    gate: Gate
+    requires: frozenset[str] = frozenset()
+    violations: tuple[Violation, ...] = ()
+    warnings: tuple[str, ...] = ()
+    until: float | None = None
+
+    @property
+    def complies(self) -> bool:
+        """Say whether the policies agree to it, whatever operators switched off."""
+        return not self.violations
+
+
+class Judge:
+    """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through."""
+
+    def __init__(self, policies: Sequence[AccessPolicy], authenticators: Sequence[Authenticator]) -> None:
+        self._policies = tuple(policies)
+        self._authenticators = {item.name: item for item in authenticators}
+        self._doubled = sorted({item.name for item in authenticators if sum(other.name == item.name for other in authenticators) > 1})
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The environment policies that a loaded plugin understands."""
+        return tuple(dict.fromkeys(option for policy in self._policies for option in policy.options))
+
+    def judge(self, pipeline: Pipeline, access: Snapshot, *, policy: str | None = None, broken: Sequence[Violation] = ()) -> Judged:
+        """Say whether a pipeline is served, and behind which gate; `policy` asks what another one would say.
+
+        `broken` are faults of its declaration: they refuse it whatever the policies say.
+        """
+        trigger = pipeline.trigger
+        if not trigger.external and not broken:
+            return Judged(pipeline, State.INTERNAL, CLOSED)
+        facts = access.environment
+        if policy is not None:
+            facts = EnvironmentFacts(**{name: getattr(facts, name) for name in facts.__slots__} | {"policy": policy})
+        state = access.pipeline(pipeline.name)
+        verdict = Verdict(violations=tuple(broken)) if broken else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow), facts)
+        requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
+        violations = verdict.violations + lacking
+        if not violations:
+            if not state.enabled:
+                return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=verdict.warnings)
+            return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=verdict.warnings)
+        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and not broken else None
+        if grace is not None and grace.until > time.time():
+            kept, lacking = self._closure(grace.requires | trigger.toggles)
+            if not lacking:
+                return Judged(pipeline, State.NON_CONFORMANT, self._gate(pipeline, kept, grace.until), kept, violations, verdict.warnings, grace.until)
+        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, verdict.warnings)
+
+    def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:
+        """Combine what all policies say: requirements add up, one refusal refuses, silence refuses."""
+        if environment.policy not in self.options:
+            reason = f"no loaded plugin enforces the policy {environment.policy!r}"
+            return Verdict(violations=(Violation(reason, "load penstock_access_policy, or set a policy that a plugin knows"),))
+        requires: frozenset[str] = frozenset()
+        violations: list[Violation] = []
+        warnings: list[str] = []
+        heard = False
+        for policy in self._policies:
+            try:
+                verdict = policy.judge(candidate, environment)
+            except Exception as error:  # noqa: BLE001  a policy that raises refuses: fail closed
+                violations.append(Violation(f"the policy {policy.name} failed: {type(error).__name__}: {error}", "mend or remove that plugin"))
+                continue
+            if verdict is None:
+                violations += self._unheard(policy, environment)
+                continue
+            heard = True
+            requires |= verdict.requires
+            violations += verdict.violations
+            warnings += verdict.warnings
+        if not heard and not violations:
+            violations.append(Violation("no policy has an opinion on it", "load a policy plugin that does"))
+        return Verdict(requires, tuple(violations), tuple(warnings))
+
+    @staticmethod
+    def _unheard(policy: AccessPolicy, environment: EnvironmentFacts) -> Iterable[Violation]:
+        if environment.policy in policy.options:
+            yield Violation(f"the policy {policy.name} is silent on {environment.policy!r}, which it claims to enforce", "mend that plugin")
+
+    def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:
+        """Add what the wanted credentials need themselves; say which of them nobody can prove."""
+        names = wanted
+        while more := frozenset[str]().union(*(self._authenticators[name].needs for name in names if name in self._authenticators)) - names:
+            names |= more
+        lacking = [
+            Violation(f"no authenticator for {name!r} is loaded", f"load the plugin that proves {name} (penstock_{name})")
+            for name in sorted(names - self._authenticators.keys())
+        ]
+        lacking += [
+            Violation(f"two plugins offer an authenticator for {name!r}", "leave one out (PENSTOCK_PLUGINS_DENY)")
+            for name in sorted(names & set(self._doubled))
+        ]
+        return names, tuple(lacking)
+
+    def _gate(self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")) -> Gate:
+        ordered: list[Authenticator] = []
+        waiting = [item for name, item in sorted(self._authenticators.items()) if name not in self._doubled]
+        while waiting:
+            done = {item.name for item in ordered}
+            ready = [item for item in waiting if item.needs & self._authenticators.keys() <= done] or waiting
+            ordered.append(ready[0])
+            waiting.remove(ready[0])
+        return Gate(pipeline.name, tuple((item, item.name in requires) for item in ordered), pipeline.trigger.scopes, until)

@@ -1,0 +1,102 @@
+"""Let one call through, or say why not; the answers and their order are those of the access rules."""
+
+from __future__ import annotations
+
+from penstock.access.snapshot import Snapshot
+from penstock.contracts.access import Authenticator, RequestHead
+from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.errors import CredentialRejected, Refusal
+
+
+def unavailable() -> Refusal:
+    """Return the answer for whatever is not served; it never says why."""
+    return Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.")
+
+
+class Gate:
+    """What each call of one pipeline must present, compiled for one environment.
+
+    `checks` pairs each loaded authenticator with whether it is required; what is not required but sent is checked all the same.
+    """
+
+    __slots__ = ("_checks", "_pipeline", "_scopes", "_until")
+
+    def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
+        self._pipeline = pipeline
+        self._checks = checks
+        self._scopes = scopes
+        self._until = until
+
+    def admit(self, head: RequestHead, access: Snapshot, now: float) -> Caller:
+        """Return who calls. `now` is in seconds since the epoch. Raises Refusal."""
+        if now >= self._until:
+            raise unavailable()
+        sent: list[tuple[Authenticator, str]] = []
+        rejected: tuple[Authenticator, CredentialRejected] | None = None
+        missing: list[Authenticator] = []
+        for authenticator, required in self._checks:
+            try:
+                credential = authenticator.find(head, access)
+            except CredentialRejected as error:
+                rejected = rejected or (authenticator, error)
+                continue
+            if credential is not None:
+                sent.append((authenticator, credential))
+            elif required:
+                missing.append(authenticator)
+        if missing:
+            raise self._missing(missing, access)
+        if rejected is not None:
+            raise self._invalid(*rejected, access)
+        caller = ANONYMOUS
+        for authenticator, credential in sent:
+            try:
+                caller = authenticator.verify(credential, access, caller, now)
+            except CredentialRejected as error:
+                raise self._invalid(authenticator, error, access) from error
+        self._authorize(caller, access)
+        return caller
+
+    def _authorize(self, caller: Caller, access: Snapshot) -> None:
+        if caller.consumer_id is not None:
+            consumer = access.consumer(caller.consumer_id)
+            if consumer is None or not consumer.enabled or not access.associated(caller.consumer_id, self._pipeline):
+                raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
+        elif any(required for _, required in self._checks):
+            raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
+        if not self._scopes <= caller.scopes:
+            wanted = " ".join(sorted(self._scopes))
+            challenge = f'Bearer realm="{access.environment.name}", error="insufficient_scope", scope="{wanted}"'
+            raise Refusal(
+                403, "insufficient-scope", f"The token must allow: {wanted}.", headers=[("WWW-Authenticate", challenge)], extra={"scope": wanted}
+            )
+
+    @staticmethod
+    def _missing(missing: list[Authenticator], access: Snapshot) -> Refusal:
+        realm = f'realm="{access.environment.name}"'
+        wanted = " and ".join(("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing)
+        headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
+        return Refusal(401, "credentials-missing", f"This call needs {wanted}.", headers=headers)
+
+    @staticmethod
+    def _invalid(authenticator: Authenticator, error: CredentialRejected, access: Snapshot) -> Refusal:
+        challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
+        if authenticator.challenge == "Bearer":
+            challenge += ', error="invalid_token"'
+        refusal = Refusal(401, authenticator.refusal, f"The {authenticator.noun} is not valid here.", headers=[("WWW-Authenticate", challenge)])
+        refusal.__cause__ = error
+        return refusal
+
+
+class ClosedGate(Gate):
+    """The gate of a pipeline that is not served."""
+
+    def __init__(self) -> None:
+        super().__init__("", (), frozenset(), 0.0)
+
+    def admit(self, head: RequestHead, access: Snapshot, now: float) -> Caller:  # noqa: ARG002  nothing a call presents opens it
+        """Let nothing through."""
+        raise unavailable()
+
+
+CLOSED = ClosedGate()

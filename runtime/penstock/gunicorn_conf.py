@@ -1,0 +1,61 @@
+"""gunicorn's configuration: `gunicorn -c python:penstock.gunicorn_conf wsgi:app` serves as `penstock serve` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from penstock import logs
+from penstock.errors import CannotStart
+from penstock.settings import Settings
+
+try:
+    _settings = Settings.from_env(os.environ)
+except CannotStart as error:
+    sys.stderr.write(f"penstock: {error}\n")
+    sys.exit(error.exit_code)
+
+bind = _settings.bind
+workers = _settings.workers
+threads = _settings.threads
+worker_class = _settings.worker_class
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112  heartbeats must not wait for a disk
+graceful_timeout = _settings.graceful_timeout
+timeout = 60
+keepalive = _settings.keep_alive
+preload_app = False  # a HUP must load plugins anew
+control_socket_disable = True
+accesslog = None  # calls are logged by the dispatcher, which never shows a query string
+logger_class = "penstock.gunicorn_conf.Logger"
+
+
+from gunicorn.glogging import Logger as _GunicornLogger  # noqa: E402
+
+
+class Logger(_GunicornLogger):
+    """Send gunicorn's own events through our log."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ANN401  gunicorn's type
+        """Configure the log."""
+        super().setup(cfg)
+        logs.configure(_settings)
+        self.error_log.handlers[:] = []
+        self.error_log.propagate = True
+
+
+def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Start the host in the worker, after the fork; what can't start ends the server with exit code 3."""
+    app = worker.wsgi
+    try:
+        app.host.start()
+    except CannotStart as error:
+        sys.stderr.write(f"penstock: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
+    """Write what the host still holds."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.host.stop()

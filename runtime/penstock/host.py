@@ -1,0 +1,261 @@
+"""The one place where it all meets: plugins, policies, the snapshot and the pipelines a process serves."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from penstock.access.environments import pipelines_seen
+from penstock.access.secrets import Box, open_box
+from penstock.access.snapshot import Snapshot
+from penstock.contracts.access import TokenIssuer, Violation
+from penstock.contracts.call import Caller, Token
+from penstock.contracts.pipeline import Mistake, Pipeline
+from penstock.db import migrate
+from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
+from penstock.db.rows import touch_keys
+from penstock.errors import CannotStart, PenstockError, TokenNotIssued, Unknown
+from penstock.gate.compliance import Judge, Judged, State
+from penstock.plugins import Plugins, load_plugins
+from penstock.runs.handlers import Endpoint, compile_routes
+from penstock.settings import Settings
+
+POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
+POLL_BESIDE_LISTENING = 0.5
+FLUSH = 15.0  # seconds between writes of when keys were last used
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pipeline as it was loaded: its plugin, its endpoints, and what is wrong with it."""
+
+    plugin: str
+    pipeline: Pipeline
+    endpoints: tuple[Endpoint, ...]
+    broken: tuple[Violation, ...] = ()
+
+
+class Host:
+    """A ready runtime. Nothing of it runs before `start`, which belongs after a fork."""
+
+    def __init__(self, settings: Settings, *, extra: Iterable[tuple[str, object]] = ()) -> None:
+        self.settings = settings
+        self.log = structlog.get_logger("penstock")
+        self.plugins: Plugins = load_plugins(settings, extra=extra)
+        self.judge = Judge(self.plugins.policies, self.plugins.authenticators)
+        self.loaded: dict[str, Loaded] = {}
+        self.mistakes: list[Mistake] = list(self.plugins.mistakes)
+        self._load()
+        self.access: Snapshot | None = None
+        self.judged: Mapping[str, Judged] = {}
+        self.pid: int | None = None
+        self._gates_version = -1
+        self._used: dict[str, float] = {}
+        self._starting = threading.Lock()
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def _load(self) -> None:
+        """Compile every pipeline that was offered; what is wrong with one refuses that one."""
+        usable = [offer for offer in self.plugins.offers if self._fit(offer.plugin, offer.pipeline)]
+        count = Counter(offer.pipeline.id for offer in usable)
+        for offer in usable:
+            pipeline = offer.pipeline
+            endpoints, problems = compile_routes(pipeline)
+            found = [(item.problem, item.mend) for item in problems]
+            found += [item for item in pipeline.problems() if item[0] != "it has no handler" or not problems]
+            if count[pipeline.id] > 1:
+                found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
+            self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]
+            broken = tuple(Violation(*item) for item in found)
+            before = self.loaded.get(pipeline.id)
+            broken += before.broken if before else ()
+            self.loaded[pipeline.id] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+
+    def _fit(self, plugin: str, pipeline: Pipeline) -> bool:
+        """Say whether a pipeline has a URL at all; report it where it has none."""
+        wrong = [item for item in pipeline.problems() if "name" in item[0] or "version" in item[0] or "trigger is no" in item[0]]
+        self.mistakes += [Mistake(plugin, str(pipeline.name), *item) for item in wrong]
+        return not wrong
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all pipelines that were loaded, served or not."""
+        return frozenset(item.pipeline.name for item in self.loaded.values())
+
+    def judge_all(self, access: Snapshot, *, policy: str | None = None) -> dict[str, Judged]:
+        """Judge every pipeline, by id; `policy` asks what another policy would say."""
+        return {
+            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken)
+            for identifier, item in sorted(self.loaded.items())
+        }
+
+    def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, dict[str, Judged]]:
+        """Read an environment's access data once and judge every pipeline there; for commands."""
+        access = Snapshot(environment, box)
+        access.refresh(engine)
+        return access, self.judge_all(access)
+
+    def start(self) -> None:
+        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart."""
+        with self._starting:
+            if self.pid == os.getpid():
+                return
+            self._stop, self._wake = threading.Event(), threading.Event()
+            try:
+                engine = self._open()
+            except (DatabaseAway, Unknown) as error:
+                raise CannotStart(str(error)) from error
+            self._report()
+            if self.settings.strict:
+                self._refuse_to_start_if_refused()
+            targets = [("penstock-follow", self._follow)]
+            if engine.dialect.name == "postgresql":
+                targets.append(("penstock-listen", self._listen))
+            self._threads = [threading.Thread(target=target, args=(engine,), name=name, daemon=True) for name, target in targets]
+            for thread in self._threads:
+                thread.start()
+            self.pid = os.getpid()
+
+    def _open(self) -> Engine:
+        engine = open_engine(self.settings.database_url)
+        at = migrate.current(engine)
+        if at is None:
+            raise CannotStart("the database is empty; run `penstock db upgrade`")
+        access = Snapshot(self.settings.environment, open_box(self.settings))
+        access.refresh(engine)
+        present: dict[str, list[str]] = {}
+        for identifier, item in self.loaded.items():
+            present.setdefault(item.pipeline.name, []).append(identifier)
+        pipelines_seen(engine, "runtime", self.settings.environment, present)
+        access.refresh(engine)
+        self.access = access
+        self._rejudge()
+        return engine
+
+    def stop(self) -> None:
+        """End the threads and write what is left."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(timeout=3)
+
+    def _refuse_to_start_if_refused(self) -> None:
+        refused = [identifier for identifier, item in self.judged.items() if item.state in {State.REFUSED}]
+        if refused or self.mistakes:
+            what = ", ".join(refused) or str(self.mistakes[0])
+            raise CannotStart(f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why")
+
+    def _report(self) -> None:
+        """Say at start what is not served, and how to mend it."""
+        for mistake in self.mistakes:
+            self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
+            if mistake.trace:
+                self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
+        for identifier, judged in self.judged.items():
+            for violation in judged.violations:
+                self.log.warning("pipeline " + judged.state.value, pipeline=identifier, reason=violation.reason, mend=violation.mend)
+            for warning in judged.warnings:
+                self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
+        served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
+        self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+
+    def _rejudge(self) -> None:
+        access = self._access()
+        version = access.gates_version
+        before = self.judged
+        judged = self.judge_all(access)
+        for identifier, item in judged.items():
+            old = before.get(identifier)
+            if old is not None and old.state is not item.state:
+                self.log.warning("pipeline " + item.state.value, pipeline=identifier, reasons=[violation.reason for violation in item.violations])
+        self.judged = judged
+        self._gates_version = version
+
+    def _access(self) -> Snapshot:
+        if self.access is None:
+            message = "the host was not started"
+            raise RuntimeError(message)
+        return self.access
+
+    def _follow(self, engine: Engine) -> None:
+        """Keep the snapshot at the database's revision, until stopped."""
+        access = self._access()
+        reachable = True
+        flushed = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                access.refresh(engine)
+                if access.gates_version != self._gates_version or self._grace_ended():
+                    self._rejudge()
+                if not reachable:
+                    self.log.info("database back")
+                    reachable = True
+            except Exception as error:  # noqa: BLE001  whatever it is, following must go on; staleness closes the gates
+                if reachable:
+                    self.log.error("database away", error=str(error), max_staleness=self.settings.max_staleness)
+                    reachable = False
+            if time.monotonic() - flushed >= FLUSH:
+                flushed = time.monotonic()
+                self._flush(engine)
+            self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
+            self._wake.clear()
+        self._flush(engine)
+        engine.dispose()
+
+    def _grace_ended(self) -> bool:
+        now = time.time()
+        return any(item.until is not None and item.until <= now for item in self.judged.values())
+
+    def _listen(self, engine: Engine) -> None:
+        """Wake the follower at each notification; when listening fails, polling goes on."""
+        while not self._stop.is_set():
+            try:
+                listen(engine, self._wake.set, self._stop.is_set)
+            except OSError:
+                self._stop.wait(1)
+
+    def _flush(self, engine: Engine) -> None:
+        used, self._used = self._used, {}
+        if used:
+            moments = {key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()}
+            with suppress(PenstockError):
+                touch_keys(engine, moments)
+
+    def note_use(self, key_id: str, now: float) -> None:
+        """Note that a key was used, to the minute; written in batches."""
+        self._used[key_id] = now // 60
+
+    def fresh(self) -> bool:
+        """Say whether the view of access is young enough to answer calls by."""
+        access = self.access
+        return access is not None and access.age() <= self.settings.max_staleness
+
+    def reachable(self) -> bool:
+        """Say whether the database confirmed the view just now: false from the first second that it is away."""
+        return self.access is not None and self.access.age() <= 1.0
+
+    def issue(self, pipeline: Pipeline, caller: Caller, **wanted: object) -> Token:
+        """Make a token for the consumer that calls a designated login flow. Raises TokenNotIssued."""
+        access = self._access()
+        issuers = self.plugins.issuers
+        if not pipeline.trigger.login or not access.pipeline(pipeline.name).login_flow:
+            raise TokenNotIssued(
+                f"{pipeline.name} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
+                f" (`penstock login-flow designate {pipeline.name} --env {access.environment.name}`)"
+            )
+        if caller.consumer is None:
+            raise TokenNotIssued(f"{pipeline.name} does not know its consumer: set api_key=True on its trigger")
+        if len(issuers) != 1:
+            raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
+        issuer: TokenIssuer = issuers[0]
+        return issuer.issue(access, caller.consumer, now=time.time(), **wanted)  # type: ignore[arg-type]  # Call.issue_token typed them

@@ -1,0 +1,181 @@
+"""Compile handlers at load: what each parameter is, how the body is decoded, which route leads to which."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from penstock.contracts.call import Call
+from penstock.contracts.pipeline import Handler, Pipeline, Route
+from penstock.errors import Refusal
+from penstock.runs.faults import decode_json
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+BODILESS = frozenset({"GET", "DELETE"})
+SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+SCALARS = (str, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned."""
+
+    pipeline: Pipeline
+    route: Route
+    parameters: tuple[str, ...]
+    run: Callable[[Call], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a route, and its mend."""
+
+    problem: str
+    mend: str
+
+
+def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
+    """Return a pipeline's endpoints, and everything that is wrong with its routes."""
+    endpoints: list[Endpoint] = []
+    problems: list[Problem] = []
+    seen: dict[tuple[str, str], Route] = {}
+    for route in pipeline.routes:
+        wrong = list(_path_problems(route))
+        if not wrong:
+            shape = (route.method, PARAMETER.sub("{}", route.path.rstrip("/")))
+            if shape in seen:
+                wrong = [Problem(f"{route} can't be reached: {seen[shape]} takes the same calls", "give the two handlers different paths or methods")]
+            seen.setdefault(shape, route)
+        if not wrong:
+            run, wrong = _compile(route)
+            endpoints += [Endpoint(pipeline, route, tuple(PARAMETER.findall(route.path)), run)] if run else []
+        problems += wrong
+    return endpoints, problems
+
+
+def _path_problems(route: Route) -> Iterable[Problem]:
+    if route.method not in METHODS:
+        yield Problem(f"{route}: the method is unknown", f"use one of {', '.join(METHODS)}")
+    if not route.path.startswith("/"):
+        yield Problem(f"{route} can't be reached: paths begin with a slash", f'write "/{route.path}"')
+        return
+    segments = route.path.strip("/").split("/") if route.path.strip("/") else []
+    if "//" in route.path:
+        yield Problem(f"{route} can't be reached: it has an empty segment", "drop the second slash")
+    for segment in segments:
+        if segment in {".", ".."} or not (SEGMENT.fullmatch(segment) or PARAMETER.fullmatch(segment) or not segment):
+            yield Problem(
+                f"{route} can't be reached: {segment!r} is no path segment", "use letters, digits and -._~, or one {parameter} for a whole segment"
+            )
+    names = PARAMETER.findall(route.path)
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem(f"{route} names the parameter {name!r} twice", "give each its own name")
+
+
+def _compile(route: Route) -> tuple[Callable[[Call], object] | None, list[Problem]]:
+    handler = route.handler
+    where = f"handler {getattr(handler, '__name__', handler)!s} of {route}"
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        return None, [Problem(f"{where} is async, which the runtime is not", "write it with def")]
+    try:
+        signature = inspect.signature(handler)
+        hints = typing.get_type_hints(handler, include_extras=True)
+    except (NameError, TypeError, ValueError) as error:
+        return None, [Problem(f"{where}: an annotation can't be understood: {error}", "import the names that the annotations use")]
+    in_path = PARAMETER.findall(route.path)
+    problems: list[Problem] = []
+    sources: dict[str, Callable[[Call], object]] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            problems.append(Problem(f"{where}: the parameter {name!r} can't be given by name", "use plain parameters"))
+        elif hints.get(name) is Call or (name == "call" and name not in hints and name not in in_path):
+            sources[name] = _itself
+        elif name in in_path:
+            problems += _take_path(sources, where, name, hints.get(name, str))
+        elif any(source.__name__ == "body" for source in sources.values()):
+            problems.append(Problem(f"{where}: {name!r} is neither in the path nor the body", f"add {{{name}}} to the path, or drop it"))
+        else:
+            problems += _take_body(sources, where, name, hints, route)
+    problems += [
+        Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str") for name in in_path if name not in signature.parameters
+    ]
+    if problems:
+        return None, problems
+    return _bind(handler, sources), []
+
+
+def _itself(call: Call) -> Call:
+    return call
+
+
+def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: str, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
+    if kind is str:
+        sources[name] = lambda call: call.params[name]
+        return
+    try:
+        msgspec.convert("", kind, strict=False)
+    except msgspec.ValidationError:
+        pass
+    except TypeError:
+        yield Problem(f"{where}: {name!r} can't be a {kind!r}", "use str, int, or another type that text can become")
+        return
+
+    def from_path(call: Call) -> object:
+        try:
+            return msgspec.convert(call.params[name], kind, strict=False)
+        except msgspec.ValidationError:
+            raise Refusal(404, "not-found", "There is nothing at this path.") from None
+
+    sources[name] = from_path
+
+
+def _take_body(
+    sources: dict[str, Callable[[Call], object]], where: str, name: str, hints: Mapping[str, Any], route: Route
+) -> Iterable[Problem]:
+    if route.method in BODILESS:
+        yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", f"add {{{name}}} to the path, or use call.query")
+        return
+    if name not in hints:
+        yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
+        return
+    kind = hints[name]
+    if kind is bytes:
+
+        def body(call: Call) -> object:
+            return call.body
+
+    elif kind is str:
+
+        def body(call: Call) -> object:
+            try:
+                return call.body.decode("utf-8")
+            except UnicodeDecodeError:
+                raise Refusal(400, "body-malformed", "The body is not UTF-8 text.") from None
+
+    else:
+        try:
+            decoder = msgspec.json.Decoder(kind)
+        except (TypeError, NameError) as error:
+            yield Problem(f"{where}: the body can't be decoded into {kind!r}: {error}", "use a dataclass, TypedDict or msgspec Struct")
+            return
+
+        def body(call: Call) -> object:
+            return decode_json(decoder, kind, call)
+
+    sources[name] = body
+
+
+def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]]) -> Callable[[Call], object]:
+    parts = tuple(sources.items())
+
+    def run(call: Call) -> object:
+        return handler(**{name: source(call) for name, source in parts})
+
+    return run

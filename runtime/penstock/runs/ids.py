@@ -1,0 +1,18 @@
+"""Run ids: UUIDv7 (RFC 9562), so that they sort by time."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
+
+
+def new_run_id() -> str:
+    """Return a new id."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

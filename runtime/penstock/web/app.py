@@ -1,0 +1,101 @@
+"""The WSGI application: calls of pipelines go to the dispatcher, the rest is ordinary Flask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from penstock.contracts.access import Document
+from penstock.errors import CannotStart, Refusal
+from penstock.host import Host
+from penstock.web.dispatcher import Dispatcher
+from penstock.web.problems import CONTENT_TYPE, problem
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Penstock(Flask):
+    """The application of one process. It starts its host at the first call where the server did not before."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__("penstock", static_folder=None)
+        self.host = host
+        self._dispatcher = Dispatcher(host)
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        if self.host.pid != os.getpid():
+            try:
+                self.host.start()
+            except CannotStart as error:
+                structlog.get_logger("penstock").error("can't start", reason=str(error))
+        found = self._dispatcher.find(environ["PATH_INFO"])
+        if found is not None:
+            return self._dispatcher.answer(environ, start_response, found)
+        return super().wsgi_app(environ, start_response)
+
+
+def create_app(host: Host) -> Penstock:
+    """Build the application around a host."""
+    app = Penstock(host)
+    app.add_url_rule("/-/health", "health", lambda: jsonify(status="alive"))
+    app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
+    _add_documents(app, host)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _failure)
+    return app
+
+
+def _ready(host: Host) -> tuple[Response, int]:
+    """Say whether this process can answer calls, and which part can't."""
+    checks = {
+        "database": "ok" if host.reachable() else "can't be reached",
+        "snapshot": "ok" if host.fresh() else "too old",
+        "plugins": "ok" if not host.plugins.mistakes else f"{len(host.plugins.mistakes)} refused",
+    }
+    ready = checks["database"] == checks["snapshot"] == "ok" and bool(host.plugins.loaded)
+    if not host.plugins.loaded:
+        checks["plugins"] = "none loaded"
+    return jsonify(status="ready" if ready else "not ready", environment=host.settings.environment, checks=checks), 200 if ready else 503
+
+
+def _add_documents(app: Penstock, host: Host) -> None:
+    paths = [document.path for document in host.plugins.documents]
+    for document in host.plugins.documents:
+        if document.path.startswith("/.well-known/") and paths.count(document.path) == 1:
+            app.add_url_rule(document.path, endpoint=document.path, view_func=_document_view(host, document), methods=["GET"])
+
+
+def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Flask view
+    def view() -> Response:
+        if host.access is None or not host.fresh():
+            return _render(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+        response = Response(document.render(host.access), content_type=document.content_type)
+        response.headers["Cache-Control"] = f"public, max-age={document.max_age}"
+        return response
+
+    return view
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status == 404:  # noqa: PLR2004
+        return _render(Refusal(404, "not-found", "There is nothing at this path."))
+    headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
+    code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
+    return _render(Refusal(status, code, error.description or error.name, headers=headers))
+
+
+def _failure(error: Exception) -> Response:
+    structlog.get_logger("penstock").exception("request failed", error=type(error).__name__)
+    return _render(Refusal(500, "internal", "Something went wrong here; the log says what."))
+
+
+def _render(refusal: Refusal) -> Response:
+    return Response(problem(refusal, None), refusal.status, headers=list(refusal.headers), content_type=CONTENT_TYPE)

@@ -1,0 +1,191 @@
+"""The way of a call: find its pipeline, pass its gate, run its handler, send the reply. Nothing here asks the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pluggy
+import structlog
+
+from penstock.contracts.access import RequestHead
+from penstock.contracts.call import Call
+from penstock.contracts.pipeline import Cors
+from penstock.errors import Refusal
+from penstock.gate.gate import unavailable
+from penstock.host import Host
+from penstock.runs.handlers import Endpoint
+from penstock.runs.ids import WELL_FORMED, new_run_id
+from penstock.web.problems import CONTENT_TYPE, problem, status_line
+from penstock.web.replies import Answer, answer
+from penstock.web.routes import Place, Routes
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., object]
+Headers = list[tuple[str, str]]
+
+
+class Dispatcher:
+    """Answers the calls of pipelines; whatever else is asked for is not its business."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._log = structlog.get_logger("penstock.calls")
+        external = {identifier: item for identifier, item in host.loaded.items() if item.pipeline.trigger.external or item.broken}
+        self._routes = Routes(
+            ((identifier, endpoint) for identifier, item in external.items() for endpoint in item.endpoints),
+            (identifier for identifier, item in external.items() if item.broken),
+        )
+        hooks = host.plugins.manager.hook
+        self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
+        self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
+        self._log_all = host.settings.log_calls == "all"
+        self._log_failed = host.settings.log_calls != "none"
+
+    def find(self, path: str) -> tuple[Place, list[str]] | None:
+        """Return what pipeline is at a path."""
+        return self._routes.find(path)
+
+    def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
+        """Answer one call."""
+        began = time.perf_counter()
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        run = sent if sent and WELL_FORMED.fullmatch(sent) else new_run_id()
+        place, values = found
+        method = environ["REQUEST_METHOD"]
+        refusal: Refusal | None = None
+        try:
+            status, headers, body = self._run(environ, place, values, method, run)
+        except Refusal as error:
+            refusal = error
+            status, headers, body = _refused(error, run)
+        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run)]
+        cors = self._cors(place)
+        if cors is not None:
+            headers += _cors_headers(cors, environ, place.allowed)
+        if self._log_all or (self._log_failed and status >= 400):  # noqa: PLR2004  client and server errors
+            self._write_log(environ, place, status, run, refusal, began)
+        start_response(status_line(status), headers)
+        return (b"",) if method == "HEAD" else (body,)
+
+    def _run(self, environ: Environ, place: Place, values: list[str], method: str, run: str) -> Answer:
+        host = self._host
+        endpoints = place.endpoints
+        endpoint = endpoints.get("GET" if method == "HEAD" else method)
+        if endpoint is None and endpoints:
+            cors = self._cors(place)
+            if method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+                return 204, [], b""
+            raise Refusal(405, "method-not-allowed", f"This path takes {place.allowed}.", headers=[("Allow", place.allowed)])
+        judged = host.judged.get(place.pipeline)
+        access = host.access
+        if endpoint is None or judged is None or access is None or not host.fresh():
+            raise unavailable()
+        now = time.time()
+        caller = judged.gate.admit(RequestHead(environ), access, now)
+        if caller.key_id is not None:
+            host.note_use(caller.key_id, now)
+        pipeline = endpoint.pipeline
+        trigger = pipeline.trigger
+        call = Call(
+            method=method,
+            path=environ["PATH_INFO"],
+            pipeline=pipeline.name,
+            version=pipeline.version,
+            environment=access.environment.name,
+            run=run,
+            deadline=time.monotonic() + trigger.timeout,
+            caller=caller,
+            params=dict(zip(endpoint.parameters, values, strict=True)) if values else None,
+            query_string=environ.get("QUERY_STRING", ""),
+            read_headers=lambda: _headers(environ),
+            read_body=lambda: _read_body(environ, trigger.max_body),
+            issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
+        )
+        return self._handle(endpoint, call)
+
+    def _handle(self, endpoint: Endpoint, call: Call) -> Answer:
+        began = time.perf_counter()
+        if self._started is not None:
+            self._observe(self._started, call=call)
+        status = 500
+        try:
+            done = answer(endpoint.run(call))
+            status = done[0]
+        except Refusal as error:
+            status = error.status
+            raise
+        except Exception as error:
+            self._log.exception("pipeline failed", pipeline=call.pipeline, run=call.run, error=type(error).__name__)
+            raise Refusal(500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run.") from error
+        finally:
+            if self._finished is not None:
+                self._observe(self._finished, call=call, status=status, seconds=time.perf_counter() - began)
+        return done
+
+    def _observe(self, hook: pluggy.HookCaller, **facts: object) -> None:
+        try:
+            hook(**facts)
+        except Exception:
+            self._log.exception("observer failed")
+
+    def _cors(self, place: Place) -> Cors | None:
+        item = self._host.loaded.get(place.pipeline)
+        return item.pipeline.trigger.cors if item is not None else None
+
+    def _write_log(self, environ: Environ, place: Place, status: int, run: str, refusal: Refusal | None, began: float) -> None:
+        reason = {"problem": refusal.code} if refusal is not None else {}
+        if refusal is not None and refusal.__cause__ is not None and status in {401, 403}:
+            reason["reason"] = str(refusal.__cause__)
+        self._log.info(
+            "call",
+            method=environ["REQUEST_METHOD"],
+            path=environ["PATH_INFO"],
+            pipeline=place.pipeline,
+            status=status,
+            run=run,
+            ms=round((time.perf_counter() - began) * 1000, 2),
+            **reason,
+        )
+
+
+def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
+    return refusal.status, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"), *refusal.headers], problem(refusal, run)
+
+
+def _headers(environ: Environ) -> Mapping[str, str]:
+    fields = {name[5:].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            fields[name.replace("_", "-")] = environ[name]
+    return fields
+
+
+def _read_body(environ: Environ, limit: int) -> bytes:
+    """Read the body within the limit; never more than one byte past it."""
+    length = environ.get("CONTENT_LENGTH")
+    if length and int(length) > limit:
+        raise Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+    body: bytes = environ["wsgi.input"].read(int(length) if length else limit + 1)
+    if len(body) > limit:
+        raise Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+    return body
+
+
+def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:
+    """Return the Fetch standard's response headers for an origin that may call."""
+    headers: Headers = [("Vary", "Origin")]
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None or not ("*" in cors.origins or origin in cors.origins):
+        return headers
+    headers.append(("Access-Control-Allow-Origin", "*" if "*" in cors.origins else origin))
+    if cors.credentials:
+        headers.append(("Access-Control-Allow-Credentials", "true"))
+    if environ["REQUEST_METHOD"] == "OPTIONS":
+        headers += [
+            ("Access-Control-Allow-Methods", allowed),
+            ("Access-Control-Allow-Headers", ", ".join(sorted(cors.headers))),
+            ("Access-Control-Max-Age", str(cors.max_age)),
+        ]
+    return headers

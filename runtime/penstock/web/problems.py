@@ -1,0 +1,26 @@
+"""Render refusals as RFC 9457 problem details."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from penstock.errors import Refusal
+
+CONTENT_TYPE = "application/problem+json"
+PHRASES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def status_line(status: int) -> str:
+    """Return a status with its phrase, as WSGI wants it."""
+    return PHRASES.get(status) or f"{status} Unassigned"
+
+
+def problem(refusal: Refusal, run: str | None) -> bytes:
+    """Return the document."""
+    document: dict[str, Any] = {**refusal.extra, "type": refusal.code, "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
+    if run:
+        document["run"] = run
+    return msgspec.json.encode(document)

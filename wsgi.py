@@ -1,0 +1,5 @@
+"""gunicorn wsgi:app: the application, built from the environment."""
+
+from penstock.wsgi import app
+
+__all__ = ["app"]
