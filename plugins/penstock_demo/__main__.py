@@ -77,13 +77,13 @@ def _say(port: str, key: str) -> None:
     url = f"http://127.0.0.1:{port}/v1"
     send = f"-H 'X-API-Key: {key}' -H 'Content-Type: application/json'"
     lines = '"country": "PT", "currency": "EUR", "lines": [{"sku": "PEN-01", "quantity": 3, "unit_price": "1.25"}]'
-    body = "'{\"reference\": \"'$(date +%s%N)'\", " + lines + "}'"
-    login = "'{\"user\": \"demo\", \"password\": \"demo\"}'"
-    token = """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    body = '\'{"reference": "\'$(date +%s%N)\'", ' + lines + "}'"
+    login = '\'{"user": "demo", "password": "demo"}\''
+    extract = """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
     sys.stdout.write(
         "\nLog in, post an order with key and token (201), and the same without the token (401); paste these into another terminal:\n\n"
-        f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {token})\n\n"
-        f"curl -i {url}/orders/ {send} -H \"Authorization: Bearer $TOKEN\" -d {body}\n\n"
+        f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"
+        f'curl -i {url}/orders/ {send} -H "Authorization: Bearer $TOKEN" -d {body}\n\n'
         f"curl -i {url}/orders/ {send} -d {body}\n\n"
         "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
+
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, Token
 
 login = Pipeline("login", version="1.0.0", summary="Signs a person in", trigger=HttpTrigger(api_key=True, login=True))

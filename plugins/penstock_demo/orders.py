@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
 
 import msgspec
+
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, Reply
 from penstock_demo.store import Store
 

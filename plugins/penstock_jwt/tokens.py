@@ -16,6 +16,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
 from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued
 
 LEEWAY = 30
@@ -168,7 +169,7 @@ class Issuer(TokenIssuer):
     def __init__(self, issuer: str) -> None:
         self._issuer = issuer
 
-    def issue(  # noqa: PLR0913  a token has that many parts
+    def issue(
         self,
         access: AccessView,
         consumer: str,

@@ -53,15 +53,19 @@ class Event:
 
 
 @contextmanager
-def change(
-    engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None
-) -> Iterator[tuple[Change, dict[str, Any]]]:
+def change(engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None) -> Iterator[tuple[Change, dict[str, Any]]]:
     """Open a change to access with its event; what is put into the yielded dict becomes the event's detail."""
     detail: dict[str, Any] = {}
     with changing(engine) as rows:
         yield rows, detail
         rows.add(
-            "audit_events", at=datetime.now(UTC), actor=actor[:255], action=action.value, environment=environment, subject=subject[:255], detail=detail
+            "audit_events",
+            at=datetime.now(UTC),
+            actor=actor[:255],
+            action=action.value,
+            environment=environment,
+            subject=subject[:255],
+            detail=detail,
         )
 
 

@@ -33,7 +33,7 @@ logger_class = "penstock.gunicorn_conf.Logger"
 from gunicorn.glogging import Logger as _GunicornLogger  # noqa: E402
 
 
-class Logger(_GunicornLogger):
+class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
     """Send gunicorn's own events through our log."""
 
     def setup(self, cfg: Any) -> None:  # noqa: ANN401  gunicorn's type

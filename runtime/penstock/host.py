@@ -95,8 +95,7 @@ class Host:
     def judge_all(self, access: Snapshot, *, policy: str | None = None) -> dict[str, Judged]:
         """Judge every pipeline, by id; `policy` asks what another policy would say."""
         return {
-            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken)
-            for identifier, item in sorted(self.loaded.items())
+            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken) for identifier, item in sorted(self.loaded.items())
         }
 
     def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, dict[str, Judged]]:
@@ -150,10 +149,12 @@ class Host:
             thread.join(timeout=3)
 
     def _refuse_to_start_if_refused(self) -> None:
-        refused = [identifier for identifier, item in self.judged.items() if item.state in {State.REFUSED}]
+        refused = [identifier for identifier, item in self.judged.items() if item.state is State.REFUSED]
         if refused or self.mistakes:
             what = ", ".join(refused) or str(self.mistakes[0])
-            raise CannotStart(f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why")
+            raise CannotStart(
+                f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why"
+            )
 
     def _report(self) -> None:
         """Say at start what is not served, and how to mend it."""
@@ -163,7 +164,7 @@ class Host:
                 self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
         for identifier, judged in self.judged.items():
             for violation in judged.violations:
-                self.log.warning("pipeline " + judged.state.value, pipeline=identifier, reason=violation.reason, mend=violation.mend)
+                self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
             for warning in judged.warnings:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
@@ -177,7 +178,7 @@ class Host:
         for identifier, item in judged.items():
             old = before.get(identifier)
             if old is not None and old.state is not item.state:
-                self.log.warning("pipeline " + item.state.value, pipeline=identifier, reasons=[violation.reason for violation in item.violations])
+                self.log.warning(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
         self.judged = judged
         self._gates_version = version
 

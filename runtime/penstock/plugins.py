@@ -85,7 +85,7 @@ def _find(settings: Settings) -> dict[str, Callable[[], object]]:
 
 
 def _entry_loader(entry: EntryPoint) -> Callable[[], object]:
-    return lambda: entry.load()
+    return entry.load
 
 
 def _folder_loader(path: Path, name: str) -> Callable[[], ModuleType]:
@@ -95,7 +95,9 @@ def _folder_loader(path: Path, name: str) -> Callable[[], ModuleType]:
             if getattr(known, "__file__", None) == str(path):
                 return known
             raise ImportError(f"another module is named {name!r}; rename {path}")
-        spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)] if path.name == "__init__.py" else None)
+        spec = importlib.util.spec_from_file_location(
+            name, path, submodule_search_locations=[str(path.parent)] if path.name == "__init__.py" else None
+        )
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} can't be loaded")
         module = importlib.util.module_from_spec(spec)
@@ -116,7 +118,9 @@ def _register(plugins: Plugins, name: str, load: Callable[[], object]) -> None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  a stranger's module may raise anything; it must not stop the others
         where = _where(error)
         plugins.mistakes.append(
-            Mistake(name, "", f"can't be imported: {type(error).__name__}: {error}{where}", "mend the import and reload", trace=traceback.format_exc())
+            Mistake(
+                name, "", f"can't be imported: {type(error).__name__}: {error}{where}", "mend the import and reload", trace=traceback.format_exc()
+            )
         )
         return
     problem = _hook_problem(plugins.manager, plugin)
@@ -172,7 +176,9 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
             try:
                 offered = list(implementation.function(*(available[argument] for argument in implementation.argnames)) or ())
             except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; it must not stop the others
-                mistake = Mistake(name, "", f"{hook} raised {type(error).__name__}: {error}{_where(error)}", "mend it and reload", trace=traceback.format_exc())
+                mistake = Mistake(
+                    name, "", f"{hook} raised {type(error).__name__}: {error}{_where(error)}", "mend it and reload", trace=traceback.format_exc()
+                )
                 plugins.mistakes.append(mistake)
                 continue
             for item in offered:

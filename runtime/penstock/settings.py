@@ -27,7 +27,11 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("PENSTOCK_ENVIRONMENT", "test", "the environment this process serves"),
     Setting("PENSTOCK_DATABASE_URL", "sqlite:///penstock.db", "where access data is kept: SQLite for one host, postgresql:// for more (`_FILE` too)"),
-    Setting("PENSTOCK_SECRET_KEY", "", "Fernet keys that encrypt secrets at rest, newest first, separated by commas (`_FILE` too); on SQLite made at first use"),
+    Setting(
+        "PENSTOCK_SECRET_KEY",
+        "",
+        "Fernet keys that encrypt secrets at rest, newest first, separated by commas (`_FILE` too); on SQLite made at first use",
+    ),
     Setting("PENSTOCK_PLUGIN_PATH", "plugins", "folders of plugins, separated by colons; the default counts where it is there"),
     Setting("PENSTOCK_PLUGINS_ALLOW", "", "load these plugins alone, separated by commas; empty: all that are found"),
     Setting("PENSTOCK_PLUGINS_DENY", "", "leave these plugins out, separated by commas"),

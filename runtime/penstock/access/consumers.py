@@ -74,7 +74,7 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
     }
 
 
-def associate(  # noqa: PLR0913  one argument a fact
+def associate(
     engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str, known: Iterable[str], *, new_pipelines: bool | None = None
 ) -> None:
     """Let a consumer call pipelines in an environment, and say whether it gets new ones by itself."""
@@ -119,14 +119,20 @@ def create_key(engine: Engine, actor: str, consumer: str, environment: str, *, e
         return made
 
 
-def _add_key(  # noqa: PLR0913  one argument a fact
-    rows: Change, where: dict[str, object], consumer: str, environment: str, *, expires: timedelta | None, note: str
-) -> NewKey:
+def _add_key(rows: Change, where: dict[str, object], consumer: str, environment: str, *, expires: timedelta | None, note: str) -> NewKey:
     now = datetime.now(UTC)
     key = make_api_key(environment)
     made = NewKey(f"key_{secrets.token_hex(6)}", key, consumer, environment, now + expires if expires else None)
     rows.add(
-        "api_keys", id=made.id, **where, digest=digest_of(key), last_four=key[-4:], note=note, enabled=True, created_at=now, expires_at=made.expires_at
+        "api_keys",
+        id=made.id,
+        **where,
+        digest=digest_of(key),
+        last_four=key[-4:],
+        note=note,
+        enabled=True,
+        created_at=now,
+        expires_at=made.expires_at,
     )
     return made
 
@@ -138,8 +144,8 @@ def rotate_key(engine: Engine, actor: str, key_id: str, grace: timedelta) -> tup
         old = _key(rows, key_id)
         if old["revoked_at"] or (old["expires_at"] and old["expires_at"] <= now):
             raise PenstockError(f"key {key_id} has ended; make a new one with `penstock key create`")
-        environment = rows.find("environments", id=old["environment_id"]) or {}
-        consumer = rows.find("consumers", id=old["consumer_id"]) or {}
+        environment = rows.all("environments", id=old["environment_id"])[0]
+        consumer = rows.all("consumers", id=old["consumer_id"])[0]
         where = {"environment_id": old["environment_id"], "consumer_id": old["consumer_id"]}
         lifetime = old["expires_at"] - old["created_at"] if old["expires_at"] else None
         made = _add_key(rows, where, consumer["name"], environment["name"], expires=lifetime, note=old["note"])

@@ -48,7 +48,13 @@ def add_signing_key(rows: Change, environment_id: int, algorithm: str, box: Box)
     kid = secrets.token_hex(8)
     private, public = _make(algorithm)
     rows.add(
-        "signing_keys", kid=kid, environment_id=environment_id, algorithm=algorithm, public=public, private_encrypted=box.seal(private), created_at=now
+        "signing_keys",
+        kid=kid,
+        environment_id=environment_id,
+        algorithm=algorithm,
+        public=public,
+        private_encrypted=box.seal(private),
+        created_at=now,
     )
     return kid
 
@@ -80,7 +86,7 @@ def drop_signing_key(engine: Engine, actor: str, environment: str, kid: str, box
         return str(detail["successor"])
 
 
-def list_signing_keys(engine: Engine, environment: str) -> list[Row]:
+def list_signing_keys(engine: Engine, environment: str) -> list[dict[str, object]]:
     """Return the environment's signing keys with their state: signs, verifies, expired or dropped."""
     now = datetime.now(UTC)
     with reading(engine) as connection:

@@ -80,9 +80,7 @@ def policy_show(context: Context, environment: str | None, form: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
-def policy_set(  # noqa: PLR0913  one argument an option
-    context: Context, environment: str, option: str, grace: timedelta | None, reason: str, dry_run: bool, yes: bool
-) -> None:
+def policy_set(context: Context, environment: str, option: str, grace: timedelta | None, reason: str, dry_run: bool, yes: bool) -> None:
     """Set an environment's policy, after saying which pipelines would stop or start being served."""
     if option not in context.host.judge.options:
         raise Unknown("policy", option, context.host.judge.options, mend=f"there are: {', '.join(context.host.judge.options) or 'none loaded'}")
@@ -218,7 +216,7 @@ def consumer_dissociate(context: Context, name: str, pipelines: tuple[str, ...],
 
 @click.group()
 def key() -> None:
-    """API keys."""
+    """Make, list and end API keys."""
 
 
 def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
@@ -235,9 +233,7 @@ def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
 @click.option("--note", default="", help="What it is for.")
 @format_option
 @pass_context
-def key_create(  # noqa: PLR0913  one argument an option
-    context: Context, consumer_name: str, environment: str, expires: timedelta | None, note: str, form: str
-) -> None:
+def key_create(context: Context, consumer_name: str, environment: str, expires: timedelta | None, note: str, form: str) -> None:
     """Make an API key; it is shown once."""
     _show_key(consumers.create_key(context.engine, context.actor, consumer_name, environment, expires=expires, note=note), form)
 
@@ -320,7 +316,7 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
 
 @click.group("signing-key")
 def signing_key() -> None:
-    """The keys that sign an environment's tokens."""
+    """Rotate the keys that sign an environment's tokens."""
 
 
 @signing_key.command("list")

@@ -64,7 +64,7 @@ def login_name() -> str:
 pass_context = click.make_pass_decorator(Context)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[timedelta]):
     """A length of time such as 30s, 15m, 12h, 7d or 2w."""
 
     name = "duration"
@@ -99,9 +99,9 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
 
 
-def show(rows: Iterable[Mapping[str, object]], form: str, columns: Sequence[str], *, empty: str = "nothing yet") -> None:
+def show(listed: Iterable[Mapping[Any, Any]], form: str, columns: Sequence[str], *, empty: str = "nothing yet") -> None:
     """Print a listing."""
-    rows = [{name: row[name] for name in columns} for row in rows]
+    rows = [{name: row[name] for name in columns} for row in listed]
     if form == "json":
         show_json(rows)
         return

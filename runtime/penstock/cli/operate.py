@@ -77,7 +77,9 @@ def check(context: Context, environment: str | None, form: str) -> int:
 def pipelines(context: Context, environment: str | None, form: str) -> None:
     """List pipelines: version, URL, toggles, policy, and what became of them."""
     access, judged = context.host.look(context.engine, context.environment(environment), context.box)
-    rows = [{**_row(identifier, item, context.host.loaded[identifier].plugin), "policy": access.environment.policy} for identifier, item in judged.items()]
+    rows = [
+        {**_row(identifier, item, context.host.loaded[identifier].plugin), "policy": access.environment.policy} for identifier, item in judged.items()
+    ]
     columns = ("name", "version", "url", "toggles", "policy", "state", "requires", "plugin", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.mistakes:

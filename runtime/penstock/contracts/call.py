@@ -56,9 +56,7 @@ class Token:
 class Issue(Protocol):
     """Make a token for the consumer who calls; see `Call.issue_token`."""
 
-    def __call__(
-        self, *, subject: str, scopes: frozenset[str], lifetime: float | None, claims: Mapping[str, object]
-    ) -> Token:
+    def __call__(self, *, subject: str, scopes: frozenset[str], lifetime: float | None, claims: Mapping[str, object]) -> Token:
         """Return the signed token or raise TokenNotIssued."""
 
 

@@ -41,9 +41,7 @@ def open_engine(url: str) -> Engine:
         return engine
     if kind == "postgresql":
         try:
-            return sa.create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5}
-            )
+            return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import penstock
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+
+import penstock
 from penstock.db.engine import Engine, reading, writing
 
 

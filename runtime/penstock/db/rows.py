@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from penstock.db import tables
 from penstock.db.engine import CHANNEL, Engine, writing
 
-Row = Mapping[str, Any]
+Row = sa.RowMapping
 
 ACCESS = ("graces", "pipelines", "consumers", "associations", "api_keys", "signing_keys", "revocations")
 

@@ -66,7 +66,11 @@ class Judge:
         if policy is not None:
             facts = EnvironmentFacts(**{name: getattr(facts, name) for name in facts.__slots__} | {"policy": policy})
         state = access.pipeline(pipeline.name)
-        verdict = Verdict(violations=tuple(broken)) if broken else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow), facts)
+        verdict = (
+            Verdict(violations=tuple(broken))
+            if broken
+            else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow), facts)
+        )
         requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
         violations = verdict.violations + lacking
         if not violations:
@@ -77,7 +81,9 @@ class Judge:
         if grace is not None and grace.until > time.time():
             kept, lacking = self._closure(grace.requires | trigger.toggles)
             if not lacking:
-                return Judged(pipeline, State.NON_CONFORMANT, self._gate(pipeline, kept, grace.until), kept, violations, verdict.warnings, grace.until)
+                return Judged(
+                    pipeline, State.NON_CONFORMANT, self._gate(pipeline, kept, grace.until), kept, violations, verdict.warnings, grace.until
+                )
         return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, verdict.warnings)
 
     def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:

@@ -104,7 +104,9 @@ def _compile(route: Route) -> tuple[Callable[[Call], object] | None, list[Proble
         else:
             problems += _take_body(sources, where, name, hints, route)
     problems += [
-        Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str") for name in in_path if name not in signature.parameters
+        Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str")
+        for name in in_path
+        if name not in signature.parameters
     ]
     if problems:
         return None, problems
@@ -136,9 +138,7 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
     sources[name] = from_path
 
 
-def _take_body(
-    sources: dict[str, Callable[[Call], object]], where: str, name: str, hints: Mapping[str, Any], route: Route
-) -> Iterable[Problem]:
+def _take_body(sources: dict[str, Callable[[Call], object]], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
     if route.method in BODILESS:
         yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", f"add {{{name}}} to the path, or use call.query")
         return

@@ -127,7 +127,7 @@ class Dispatcher:
     def _observe(self, hook: pluggy.HookCaller, **facts: object) -> None:
         try:
             hook(**facts)
-        except Exception:
+        except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
             self._log.exception("observer failed")
 
     def _cors(self, place: Place) -> Cors | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from penstock.runs.handlers import PARAMETER, Endpoint
 
-
 Shape = tuple[str | None, ...]
 
 

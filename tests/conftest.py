@@ -1,0 +1,77 @@
+"""What all tests share: databases of both kinds, and real servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+from kit import Place, Server, free_port, initdb
+
+CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of our own: its URL without a database."""
+    programs = initdb()
+    if programs is None:
+        if CI:
+            pytest.fail("PostgreSQL is missing, and CI must not skip")
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="penstock-pg-"))
+    user = {"user": "postgres"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+    port = free_port()
+    subprocess.run(
+        [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "penstock", "-N"], check=True, capture_output=True, cwd="/", **user
+    )
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    start = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start"]
+    subprocess.run(start, check=True, capture_output=True, cwd="/", **user)
+    yield f"postgresql://penstock@127.0.0.1:{port}"
+    subprocess.run([programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/", **user)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Make an empty database of a kind and return its URL."""
+
+    def make(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.db"
+        server = request.getfixturevalue("postgres")
+        name = f"t{uuid.uuid4().hex}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"{server}/{name}"
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Place:
+    """An upgraded database on each kind, with environments `test` and `prod`."""
+    return Place.make(new_database(request.param), tmp_path)
+
+
+@pytest.fixture
+def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Place:
+    """An upgraded SQLite database, with environments `test` and `prod`."""
+    return Place.make(new_database("sqlite"), tmp_path)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start real servers; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda *args, **more: stack.enter_context(Server(*args, **more))

@@ -1,0 +1,171 @@
+"""Set-up as factories: a place with access data, plugins in a folder, a server of real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from penstock.access import consumers, environments, signing
+from penstock.access.secrets import Box, make_secret_key
+from penstock.access.snapshot import Snapshot
+from penstock.db import migrate
+from penstock.db.engine import Engine, open_engine
+
+ROOT = Path(__file__).parent.parent
+ACTOR = "tester"
+
+
+def initdb() -> Path | None:
+    """Return the folder of PostgreSQL's programs."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return folders[-1].parent if folders else None
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Place:
+    """A database with environments, and shorthands for what operators do."""
+
+    url: str
+    folder: Path
+    secret: str
+    engine: Engine = field(repr=False)
+    box: Box = field(repr=False)
+    pipelines: tuple[str, ...] = ()
+
+    @classmethod
+    def make(cls, url: str, folder: Path, names: tuple[str, ...] = ("test", "prod")) -> Place:
+        secret = make_secret_key()
+        place = cls(url, folder, secret, open_engine(url), Box((secret,)))
+        migrate.upgrade(place.engine)
+        for name in names:
+            environments.create_environment(place.engine, ACTOR, name, place.box)
+        return place
+
+    def plugin(self, name: str, source: str) -> Path:
+        """Write a plugin into this place's plugin folder."""
+        plugins = self.folder / "plugins"
+        plugins.mkdir(exist_ok=True)
+        path = plugins / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        return path
+
+    def consumer(self, name: str, *pipelines: str, env: str = "test") -> None:
+        """Make a consumer, associated with pipelines."""
+        consumers.create_consumer(self.engine, ACTOR, name)
+        if pipelines:
+            self.associate(name, *pipelines, env=env)
+
+    def associate(self, name: str, *pipelines: str, env: str = "test") -> None:
+        consumers.associate(self.engine, ACTOR, name, pipelines, env, pipelines)
+
+    def key(self, consumer: str, env: str = "test") -> consumers.NewKey:
+        return consumers.create_key(self.engine, ACTOR, consumer, env)
+
+    def policy(self, value: str, env: str = "test") -> None:
+        environments.set_policy(self.engine, ACTOR, env, value, served={}, stopping=())
+
+    def designate(self, name: str, env: str = "test") -> None:
+        environments.set_login_flow(self.engine, ACTOR, env, name, [name], designated=True)
+
+    def snapshot(self, env: str = "test") -> Snapshot:
+        snapshot = Snapshot(env, self.box)
+        snapshot.refresh(self.engine)
+        return snapshot
+
+    def token(self, consumer: str, env: str = "test", **more: object) -> str:
+        """Make a token as a login flow would."""
+        from penstock_jwt.tokens import Issuer
+
+        wanted: dict[str, object] = {"subject": "ann", "scopes": frozenset[str](), "lifetime": None, "claims": {}, "now": time.time(), **more}
+        return Issuer("penstock").issue(self.snapshot(env), consumer, **wanted).access_token  # type: ignore[arg-type]  # a test may break the types
+
+    def environ(self, env: str = "test", **more: str) -> dict[str, str]:
+        """Return the process environment that points at this place."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "ORDERS_"))}
+        plugins = self.folder / "plugins"
+        plugins.mkdir(exist_ok=True)
+        return (
+            kept
+            | {
+                "PENSTOCK_DATABASE_URL": self.url,
+                "PENSTOCK_SECRET_KEY": self.secret,
+                "PENSTOCK_ENVIRONMENT": env,
+                "PENSTOCK_PLUGIN_PATH": str(plugins),
+                "ORDERS_DATABASE_URL": f"sqlite:///{self.folder}/orders.db",
+            }
+            | more
+        )
+
+    def run(self, *words: str, env: str = "test", given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a `penstock` command."""
+        command = [sys.executable, "-m", "penstock", *words]
+        return subprocess.run(
+            command, env=self.environ(env, **more), capture_output=True, text=True, check=False, input=given, cwd=self.folder, timeout=60
+        )
+
+
+class Server:
+    """`penstock serve` in real processes, on a free port."""
+
+    def __init__(self, place: Place, env: str = "test", *, workers: int = 1, wait: bool = True, **more: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = place.folder / f"server-{self.port}.log"
+        command = [sys.executable, "-m", "penstock", "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers), "--threads", "8"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=place.environ(env, **more), stdout=log, stderr=log, cwd=place.folder)
+        if wait:
+            self._wait()
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    def _wait(self) -> None:
+        for _ in range(300):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+            try:
+                if httpx.get(f"{self.url}/-/health", timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        raise AssertionError(f"the server did not start: {self.log.read_text()[-2000:]}")
+
+    def call(self, method: str, path: str, *, key: str | None = None, token: str | None = None, **more: object) -> httpx.Response:
+        headers = {"X-API-Key": key} if key else {}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= more.pop("headers", {})  # type: ignore[arg-type]  # headers are a dict
+        return self.client.request(method, path, headers=headers, **more)  # type: ignore[arg-type]  # httpx's own
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.client.close()
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+__all__ = ["ACTOR", "ROOT", "Place", "Server", "consumers", "environments", "free_port", "initdb", "signing"]
