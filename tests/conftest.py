@@ -59,15 +59,19 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[st
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
     """An upgraded database on each kind, with environments `test` and `prod`."""
-    return Place.make(new_database(request.param), tmp_path)
+    made = Place.make(new_database(request.param), tmp_path)
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture
-def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Place:
+def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
     """An upgraded SQLite database, with environments `test` and `prod`."""
-    return Place.make(new_database("sqlite"), tmp_path)
+    made = Place.make(new_database("sqlite"), tmp_path)
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture

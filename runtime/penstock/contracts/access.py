@@ -127,7 +127,8 @@ class Authenticator(ABC):
 
     `name` is the toggle it satisfies (`api_key`, `jwt`), `noun` what callers know it as (`API key`), `refusal` the problem
     type of a bad one, `challenge` its scheme in `WWW-Authenticate` (RFC 9110 section 11.6.1). `needs` names credentials without
-    which this kind is never usable; they are proven first. There are three outcomes: not mine (`find` returns None), mine and bad (either method raises
+    which this kind is never usable; they are proven first. There are three
+    outcomes: not mine (`find` returns None), mine and bad (either method raises
     `CredentialRejected`), and a caller.
     """
 

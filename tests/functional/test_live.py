@@ -1,0 +1,220 @@
+"""Changes to access reach every worker of a running server within a second."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from kit import ACTOR, Place, Server, consumers, environments, signing
+from penstock.db.rows import changing
+
+PLUGIN = """
+import os, time
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+
+orders = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True))
+strict = Pipeline("strict", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
+
+@orders.get("/")
+@strict.get("/")
+def show(call: Call) -> dict:
+    return {"pid": os.getpid()}
+
+@orders.get("/slow")
+def slow(call: Call) -> dict:
+    time.sleep(1.5)
+    return {"slow": True}
+
+@hookimpl
+def penstock_pipelines():
+    return [orders, strict]
+"""
+Serve = Callable[..., Server]
+
+
+def prepared(place: Place) -> tuple[str, str]:
+    """Return a key and its id that may call both pipelines."""
+    place.plugin("shapes", PLUGIN)
+    place.policy("api-key")
+    place.consumer("acme", "orders", "strict")
+    made = place.key("acme")
+    return made.key, made.id
+
+
+def hammer(server: Server, key: str, change: Callable[[], object], token: str | None = None, path: str = "/v1/orders/") -> list[tuple[float, int]]:
+    """Call from several threads while a change is made; return (seconds after the change returned, status) of what came later."""
+    done = threading.Event()
+    seen: list[tuple[float, int]] = []
+    headers = {"X-API-Key": key} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+    def calls() -> None:
+        while not done.is_set():
+            began = time.monotonic()
+            status = httpx.get(server.url + path, headers=headers, timeout=10).status_code  # a new connection: any worker may take it
+            seen.append((began, status))
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(calls)
+        time.sleep(0.5)
+        change()
+        changed = time.monotonic()
+        time.sleep(2)
+        done.set()
+    assert {status for began, status in seen if began < changed - 0.5} == {200}
+    return [(began - changed, status) for began, status in seen if began > changed]
+
+
+def late(seen: list[tuple[float, int]], status: int) -> None:
+    after = {code for seconds, code in seen if seconds > 1}
+    assert after == {status}, after
+
+
+CHANGES = {
+    "a revoked key": (lambda place, key_id: consumers.revoke_key(place.engine, ACTOR, key_id), 401),
+    "a disabled consumer": (lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False), 403),
+    "a dissociated consumer": (lambda place, _: consumers.dissociate(place.engine, ACTOR, "acme", ["orders"], "test"), 403),
+    "a disabled pipeline": (
+        lambda place, _: environments.set_pipeline_enabled(place.engine, ACTOR, "test", "orders", ["orders"], enabled=False),
+        503,
+    ),
+    "a stricter policy": (lambda place, _: place.policy("jwt-api-key"), 503),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(place: Place, serve: Serve, change: str) -> None:
+    key, key_id = prepared(place)
+    server = serve(place, workers=2)
+    make, status = CHANGES[change]
+
+    seen = hammer(server, key, lambda: make(place, key_id))
+
+    late(seen, status)
+
+
+def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, _ = prepared(place)
+    server = serve(place, workers=2)
+
+    seen = hammer(
+        server,
+        key,
+        lambda: signing.revoke_tokens(place.engine, ACTOR, "test", consumer="acme"),
+        place.token("acme", now=time.time() - 5),
+        "/v1/strict/",
+    )
+    late(seen, 401)
+    kid = str(signing.list_signing_keys(place.engine, "test")[0]["kid"])
+    seen = hammer(
+        server,
+        key,
+        lambda: signing.drop_signing_key(place.engine, ACTOR, "test", kid, place.box),
+        place.token("acme", now=time.time() + 2),
+        "/v1/strict/",
+    )
+    late(seen, 401)
+
+
+def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, _ = prepared(place)
+    server = serve(place)
+    token = place.token("acme")
+
+    signing.rotate_signing_key(place.engine, ACTOR, "test", place.box, algorithm="ES256")
+    time.sleep(1)
+
+    assert server.call("GET", "/v1/strict/", key=key, token=token).status_code == 200
+    assert server.call("GET", "/v1/strict/", key=key, token=place.token("acme")).status_code == 200
+    assert {item["alg"] for item in server.client.get("/.well-known/jwks.json").json()["keys"]} == {"EdDSA", "ES256"}
+
+
+def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, _ = prepared(place)
+    server = serve(place, PENSTOCK_MAX_STALENESS="3")
+    assert server.call("GET", "/-/ready").status_code == 200
+
+    with changing(place.engine) as rows:
+        rows.set("environments", {"name": "test"}, name="gone")  # what can't be read is away
+    time.sleep(1.6)
+
+    assert server.call("GET", "/v1/orders/", key=key).status_code == 200
+    assert server.call("GET", "/-/ready").json()["checks"]["database"] != "ok"
+    time.sleep(2.5)
+    assert server.call("GET", "/v1/orders/", key=key).json()["type"] == "pipeline-unavailable"
+    assert server.call("GET", "/-/ready").status_code == 503
+    with changing(place.engine) as rows:
+        rows.set("environments", {"name": "gone"}, name="test")
+    time.sleep(1)
+    assert server.call("GET", "/v1/orders/", key=key).status_code == 200
+
+
+def test_a_graceful_stop_lets_calls_in_flight_end(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, _ = prepared(place)
+    server = serve(place)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(server.call, "GET", "/v1/orders/slow", key=key)
+        time.sleep(0.5)
+
+        code = server.stop()
+
+        assert slow.result().json() == {"slow": True}
+    assert code == 0
+
+
+def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, _ = prepared(place)
+    server = serve(place, workers=2)
+    plugin = place.folder / "plugins" / "shapes.py"
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def calls() -> None:
+        while not done.is_set():
+            statuses.append(httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).status_code)
+
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(calls) for _ in range(3)]
+        time.sleep(0.3)
+        plugin.write_text(PLUGIN.replace('"pid": os.getpid()', '"edition": 2'), encoding="utf-8")
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(4)
+        done.set()
+        for call in running:
+            call.result()
+    assert set(statuses) == {200}
+    assert server.call("GET", "/v1/orders/", key=key).json() == {"edition": 2}
+
+
+def test_the_run_id_of_a_well_formed_request_id_is_echoed_and_any_other_replaced(sqlite_place: Place, serve: Serve) -> None:
+    key, _ = prepared(sqlite_place)
+    server = serve(sqlite_place)
+
+    def echoed(sent: str) -> str:
+        return server.call("GET", "/v1/orders/", key=key, headers={"X-Request-Id": sent}).headers["x-request-id"]
+
+    assert echoed("order-77f3a1b2") == "order-77f3a1b2"
+    assert echoed("<script>alert(1)</script>") != "<script>alert(1)</script>"
+    assert echoed("x") != "x"
+
+
+def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key, key_id = prepared(place)
+    server = serve(place)
+    server.call("GET", "/v1/orders/", key=key)
+    server.stop()
+
+    (row,) = [row for row in consumers.list_keys(place.engine) if row["id"] == key_id]
+
+    assert row["last_used_at"] is not None
