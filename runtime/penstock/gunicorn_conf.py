@@ -6,6 +6,9 @@ import os
 import sys
 from typing import Any
 
+from gunicorn.glogging import Logger as _GunicornLogger
+from gunicorn.workers.gthread import ThreadWorker
+
 from penstock import logs
 from penstock.errors import CannotStart
 from penstock.settings import Settings
@@ -19,7 +22,7 @@ except CannotStart as error:
 bind = _settings.bind
 workers = _settings.workers
 threads = _settings.threads
-worker_class = _settings.worker_class
+worker_class = "penstock.gunicorn_conf.Worker" if _settings.worker_class == "gthread" else _settings.worker_class
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112  heartbeats must not wait for a disk
 graceful_timeout = _settings.graceful_timeout
 timeout = 60
@@ -28,9 +31,6 @@ preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
 accesslog = None  # calls are logged by the dispatcher, which never shows a query string
 logger_class = "penstock.gunicorn_conf.Logger"
-
-
-from gunicorn.glogging import Logger as _GunicornLogger  # noqa: E402
 
 
 class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
@@ -42,6 +42,17 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
         logs.configure(_settings)
         self.error_log.handlers[:] = []
         self.error_log.propagate = True
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's worker of threads, but one that stops does not wait for connections that are idle."""
+
+    def murder_keepalived(self) -> None:
+        """Close idle connections whose time is up; when stopping, all of them."""
+        if not self.alive:
+            for connection in self.keepalived_conns:
+                connection.timeout = 0
+        super().murder_keepalived()
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from kit import ACTOR, Place, Server, consumers, environments, signing
+
 from penstock.db.rows import changing
 
 PLUGIN = """
