@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 
 from penstock import hookspecs
-from penstock.contracts.access import AccessPolicy, Authenticator, Document, Setup, TokenIssuer
+from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.errors import BadSetting
 from penstock.settings import Settings
@@ -45,6 +45,17 @@ class Plugins:
     issuers: list[TokenIssuer] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
+
+    def commands(self) -> list[Command]:
+        """Return the subcommands that plugins add; a plugin that fails here adds none."""
+        added: list[Command] = []
+        for implementation in self.manager.hook.penstock_commands.get_hookimpls():
+            try:
+                offered: Any = implementation.function()
+                added += [item for item in offered or () if isinstance(item, Command)]
+            except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; it must not stop the others
+                self.mistakes.append(_raised(implementation.plugin_name, "penstock_commands", error))
+        return added
 
 
 def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()) -> Plugins:
@@ -176,10 +187,7 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
             try:
                 offered = list(implementation.function(*(available[argument] for argument in implementation.argnames)) or ())
             except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; it must not stop the others
-                mistake = Mistake(
-                    name, "", f"{hook} raised {type(error).__name__}: {error}{_where(error)}", "mend it and reload", trace=traceback.format_exc()
-                )
-                plugins.mistakes.append(mistake)
+                plugins.mistakes.append(_raised(name, hook, error))
                 continue
             for item in offered:
                 if isinstance(item, kind):
@@ -187,3 +195,7 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
                 else:
                     problem = f"{hook} offers a {type(item).__name__}, not a {kind.__name__}"
                     plugins.mistakes.append(Mistake(name, "", problem, f"return a list of {kind.__name__} values"))
+
+
+def _raised(plugin: str, hook: str, error: Exception) -> Mistake:
+    return Mistake(plugin, "", f"{hook} raised {type(error).__name__}: {error}{_where(error)}", "mend it and reload", trace=traceback.format_exc())

@@ -10,11 +10,48 @@ import structlog
 from penstock import logs
 from penstock.cli import access, operate
 from penstock.cli.base import Context, login_name
-from penstock.errors import PenstockError
+from penstock.contracts.access import Command
+from penstock.errors import PenstockError, Unknown
 from penstock.settings import Settings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Our subcommands, and behind them those that plugins add."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, ours and the plugins'."""
+        return sorted({*super().list_commands(ctx), *self._added(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand; plugins are asked only for what is not ours."""
+        ours = super().get_command(ctx, cmd_name)
+        return ours or self._added(ctx).get(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand, or suggest the nearest one."""
+        if args and self.get_command(ctx, args[0]) is None:
+            raise Unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    @staticmethod
+    def _added(ctx: click.Context) -> dict[str, click.Command]:
+        context = ctx.find_object(Context) or Context(login_name())
+        try:
+            return {command.name: _adapted(command) for command in context.host.plugins.commands()}
+        except PenstockError:
+            return {}  # a bad setting is reported by the command that needs it; help and unknown names need none
+
+
+def _adapted(command: Command) -> click.Command:
+    def run(arguments: tuple[str, ...]) -> int:
+        return command.run(arguments)
+
+    arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
+    settings = {"ignore_unknown_options": True}
+    return click.Command(command.name, params=[arguments], callback=run, help=command.help, context_settings=settings)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--actor", default=None, metavar="NAME", help="Who makes the change, for the audit trail; default the login name.")
 @click.version_option(package_name="penstock")
 @click.pass_context

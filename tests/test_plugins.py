@@ -1,0 +1,194 @@
+"""Plugins: found, loaded, and their mistakes said with plugin, pipeline and mend; one that is broken harms no other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from kit import Place
+
+GOOD = """
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+good = Pipeline("good", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
+
+@good.get("/")
+def show(call: Call) -> dict:
+    return {}
+
+@hookimpl
+def penstock_pipelines():
+    return [good]
+"""
+HEAD = "from penstock import Call, HttpTrigger, Pipeline, hookimpl\nSAFE = HttpTrigger(api_key=True, jwt=True)\n"
+TAIL = "\n@hookimpl\ndef penstock_pipelines():\n    return [p]\n"
+PIPELINE = 'p = Pipeline("bad", version="1.0.0", trigger=SAFE)\n'
+MISTAKES = {
+    "two handlers for one route": (
+        PIPELINE + '@p.get("/{a}")\ndef one(call: Call, a: str) -> dict: ...\n@p.get("/{b}")\ndef two(call: Call, b: str) -> dict: ...\n',
+        "can't be reached: GET /{a} takes the same calls",
+        "different paths or methods",
+    ),
+    "bad version": ('p = Pipeline("bad", version="1.0", trigger=SAFE)\n@p.get("/")\ndef f(call: Call) -> dict: ...\n', "is not a version", "1.4.0"),
+    "bad name": ('p = Pipeline("Bad_", version="1.0.0", trigger=SAFE)\n@p.get("/")\ndef f(call: Call) -> dict: ...\n', "not fit for a URL", "lower-case"),
+    "a route that can't be reached": (PIPELINE + '@p.get("orders")\ndef f(call: Call) -> dict: ...\n', "can't be reached", '"/orders"'),
+    "an odd segment": (PIPELINE + '@p.get("/a b?c")\ndef f(call: Call) -> dict: ...\n', "can't be reached", "letters, digits"),
+    "an unannotated body": (PIPELINE + '@p.post("/")\ndef f(call: Call, order) -> dict: ...\n', "has no annotation", "write order:"),
+    "a body on GET": (PIPELINE + '@p.get("/")\ndef f(call: Call, order: dict) -> dict: ...\n', "which GET has not", "{order}"),
+    "an unknown annotation": (PIPELINE + '@p.post("/")\ndef f(call: Call, order: "Nowhere") -> dict: ...\n', "can't be understood", "import the names"),
+    "a parameter nobody takes": (PIPELINE + '@p.get("/{id}")\ndef f(call: Call) -> dict: ...\n', "does not take 'id'", "id: str"),
+    "an async handler": (PIPELINE + '@p.get("/")\nasync def f(call: Call) -> dict: ...\n', "is async", "def"),
+    "no handler": (PIPELINE, "has no handler", "@pipeline.post"),
+    "scopes without a token": (
+        'p = Pipeline("bad", version="1.0.0", trigger=HttpTrigger(api_key=True, scopes={"x"}))\n@p.get("/")\ndef f(call: Call) -> dict: ...\n',
+        "scopes are asked for but no token",
+        "jwt=True",
+    ),
+    "a time limit out of bounds": (
+        'p = Pipeline("bad", version="1.0.0", trigger=HttpTrigger(timeout=900))\n@p.get("/")\ndef f(call: Call) -> dict: ...\n',
+        "out of bounds",
+        "300",
+    ),
+    "a duplicate name": (
+        PIPELINE + '@p.get("/")\ndef f(call: Call) -> dict: ...\nq = Pipeline("bad", version="1.2.0", trigger=SAFE)\nq.get("/")(f)\n'
+        "@hookimpl\ndef penstock_pipelines():\n    return [p, q]\n",
+        "declared 2 times",
+        "different major versions",
+    ),
+}
+
+
+def checked(place: Place, **more: str) -> tuple[int, dict[str, object]]:
+    done = place.run("check", "--format", "json", **more)
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(sqlite_place: Place, case: str) -> None:
+    body, problem, mend = MISTAKES[case]
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin("bad", HEAD + body + ("" if "return [p, q]" in body else TAIL))
+
+    code, said = checked(sqlite_place)
+
+    assert code == 1
+    found = [item for item in said["mistakes"] if problem in item["problem"] and mend in item["mend"]]  # type: ignore[attr-defined, index]  # JSON
+    assert found, said["mistakes"]
+    assert found[0]["plugin"] == "bad"
+    assert found[0]["pipeline"].lower().startswith("bad")
+    states = {item["name"]: item["state"] for item in said["pipelines"]}  # type: ignore[attr-defined]  # JSON
+    assert states.pop("good") == "served"
+    assert set(states.values()) <= {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("source", "problem", "mend"),
+    [
+        ("import nowhere_at_all\n", "can't be imported: ModuleNotFoundError", "mend the import"),
+        ("def broken(:\n", "can't be imported: SyntaxError", "mend the import"),
+        ("raise SystemExit(4)\n", "can't be imported: SystemExit", "mend the import"),
+        ("from penstock import hookimpl\n@hookimpl\ndef penstock_pipeline():\n    return []\n", "unknown hook penstock_pipeline", "penstock_pipelines"),
+        ("def penstock_pipelines():\n    return []\n", "not marked as a hook", "@hookimpl"),
+        ("from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines(flask):\n    return []\n", "flask", "arguments"),
+        ("from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines():\n    return [1]\n", "offers a int", "Pipeline"),
+        ("from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines():\n    raise OSError('no disk')\n", "raised OSError: no disk (bad.py, line 4)", "mend"),
+        ("x = 1\n", "implements no hook", "@hookimpl"),
+    ],
+)
+def test_a_plugin_that_does_not_load_is_named(sqlite_place: Place, source: str, problem: str, mend: str) -> None:
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin("bad", source)
+
+    code, said = checked(sqlite_place)
+
+    (mistake,) = said["mistakes"]  # type: ignore[misc]  # JSON
+    assert code == 1
+    assert mistake["plugin"] == "bad"
+    assert problem in mistake["problem"]
+    assert mend in mistake["mend"]
+    assert [item["name"] for item in said["pipelines"]] == ["good"]  # type: ignore[attr-defined]  # JSON
+
+
+@pytest.mark.parametrize(
+    ("left_out", "reason"),
+    [
+        ("penstock_access_policy", "no loaded plugin enforces the policy"),
+        ("penstock_api_key", "no authenticator for 'api_key'"),
+        ("penstock_jwt", "no authenticator for 'jwt'"),
+    ],
+)
+def test_without_any_of_the_three_product_plugins_external_pipelines_are_refused(sqlite_place: Place, left_out: str, reason: str) -> None:
+    sqlite_place.plugin("good", GOOD)
+
+    code, said = checked(sqlite_place, PENSTOCK_PLUGINS_DENY=left_out)
+
+    assert code == 1
+    (pipeline,) = said["pipelines"]  # type: ignore[misc]  # JSON
+    assert pipeline["state"] == "refused"
+    assert reason in pipeline["why"][0]
+
+
+@pytest.mark.parametrize("verdict", ["raise RuntimeError('lost')", "return Verdict(violations=(Violation('not today', 'wait'),))"])
+def test_every_policy_must_agree_and_one_that_raises_refuses(sqlite_place: Place, verdict: str) -> None:
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin(
+        "other",
+        "from penstock import AccessPolicy, Verdict, Violation, hookimpl\n"
+        f"class Other(AccessPolicy):\n    name = 'other'\n    def judge(self, candidate, environment):\n        {verdict}\n"
+        "@hookimpl\ndef penstock_policies():\n    return [Other()]\n",
+    )
+
+    code, said = checked(sqlite_place)
+
+    assert code == 1
+    assert said["pipelines"][0]["state"] == "refused"  # type: ignore[index]  # JSON
+
+
+def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(sqlite_place: Place) -> None:
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin(
+        "rogue",
+        "from penstock import Authenticator, Caller, hookimpl\n"
+        "class Rogue(Authenticator):\n    name, noun, refusal, challenge = 'api_key', 'key', 'x', 'X'\n"
+        "    def find(self, head, access): return 'x'\n    def verify(self, credential, access, caller, now): return Caller(consumer='root', consumer_id=1)\n"
+        "@hookimpl\ndef penstock_authenticators():\n    return [Rogue()]\n",
+    )
+
+    code, said = checked(sqlite_place)
+
+    assert code == 1
+    assert "two plugins offer" in said["pipelines"][0]["why"][0]  # type: ignore[index]  # JSON
+
+
+def test_two_major_versions_live_side_by_side(sqlite_place: Place) -> None:
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin("newer", GOOD.replace('version="1.0.0"', 'version="2.1.0"'))
+
+    code, said = checked(sqlite_place)
+
+    assert code == 0
+    assert [item["url"] for item in said["pipelines"]] == ["/v1/good/", "/v2/good/"]  # type: ignore[attr-defined]  # JSON
+
+
+def test_allow_and_deny_lists_decide_what_is_loaded_and_a_typo_is_an_error(sqlite_place: Place) -> None:
+    sqlite_place.plugin("good", GOOD)
+    product = "penstock_access_policy,penstock_api_key,penstock_jwt"
+
+    assert len(checked(sqlite_place, PENSTOCK_PLUGINS_ALLOW=product)[1]["pipelines"]) == 0  # type: ignore[arg-type]  # JSON
+    assert len(checked(sqlite_place, PENSTOCK_PLUGINS_ALLOW=product + ",good")[1]["pipelines"]) == 1  # type: ignore[arg-type]  # JSON
+    assert len(checked(sqlite_place, PENSTOCK_PLUGINS_DENY="good")[1]["pipelines"]) == 0  # type: ignore[arg-type]  # JSON
+    done = sqlite_place.run("check", PENSTOCK_PLUGINS_ALLOW="goood")
+    assert (done.returncode, done.stderr.strip().endswith("did you mean good?")) == (3, True)
+
+
+def test_a_plugin_adds_a_command_that_gets_its_arguments_and_gives_the_exit_code(sqlite_place: Place) -> None:
+    sqlite_place.plugin(
+        "tool",
+        "from penstock import Command, hookimpl\ndef run(arguments):\n    print('got', *arguments)\n    return 5\n"
+        "@hookimpl\ndef penstock_commands():\n    return [Command('greet', 'Greets.', run)]\n",
+    )
+
+    done = sqlite_place.run("greet", "ann", "--loud")
+
+    assert (done.returncode, done.stdout.strip()) == (5, "got ann --loud")
+    assert "greet" in sqlite_place.run("--help").stdout
