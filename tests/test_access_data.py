@@ -1,0 +1,248 @@
+"""Access data on SQLite and PostgreSQL alike: one change is one transaction, one revision, one event."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from kit import ACTOR, Place, consumers, environments, signing
+
+from penstock import audit, parse_api_key
+from penstock.access.environments import pipelines_seen, set_policy
+from penstock.access.secrets import Box, make_secret_key
+from penstock.access.snapshot import Snapshot
+from penstock.db import migrate
+from penstock.db.engine import reading
+from penstock.db.rows import current_revision
+from penstock.db.tables import metadata
+from penstock.errors import CannotStart, Exists, PenstockError, Unknown
+
+
+def revision(place: Place) -> int:
+    with reading(place.engine) as connection:
+        return current_revision(connection)
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(place: Place) -> None:
+    with place.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    assert migrate.current(place.engine) == migrate.head()
+
+
+def test_an_upgrade_twice_changes_nothing(place: Place) -> None:
+    assert migrate.upgrade(place.engine) == (migrate.head(), migrate.head())
+    assert [row["name"] for row in environments.list_environments(place.engine)] == ["prod", "test"]
+
+
+def test_a_new_environment_has_the_strictest_policy(place: Place) -> None:
+    assert {row["policy"] for row in environments.list_environments(place.engine)} == {"jwt-api-key"}
+
+
+def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) -> None:
+    before, events = revision(place), len(audit.events(place.engine, limit=100))
+
+    consumers.create_consumer(place.engine, "olga", "acme")
+    made = consumers.create_key(place.engine, "olga", "acme", "test")
+
+    trail = audit.events(place.engine, limit=100)
+    assert revision(place) == before + 2
+    assert len(trail) == events + 2
+    assert (trail[0].actor, trail[0].action, trail[0].environment) == ("olga", "key:created", "test")
+    assert made.key not in str(trail)
+
+
+def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
+    place.consumer("acme")
+    before, events = revision(place), len(audit.events(place.engine, limit=100))
+
+    with pytest.raises(Exists):
+        consumers.create_consumer(place.engine, ACTOR, "acme")
+    with pytest.raises(Unknown, match="did you mean 'orders'"):
+        consumers.associate(place.engine, ACTOR, "acme", ["good", "ordres"], "test", ["good", "orders"])
+
+    assert (revision(place), len(audit.events(place.engine, limit=100))) == (before, events)
+    assert consumers.show_consumer(place.engine, "acme")["associations"] == {}
+
+
+def test_a_key_is_kept_as_its_digest_only_and_never_in_a_repr(place: Place) -> None:
+    place.consumer("acme")
+    made = place.key("acme")
+
+    with place.engine.connect() as connection:
+        stored = str(connection.execute(sa.text("SELECT * FROM api_keys")).all())
+    assert made.key not in stored
+    assert made.key[8:-4] not in stored
+    assert made.key not in repr(made)
+    assert parse_api_key(made.key) is not None
+    assert parse_api_key(made.key[:-1] + ("0" if made.key[-1] != "0" else "1")) is None
+
+
+def test_signing_keys_are_sealed_at_rest_and_open_with_the_right_secret_only(place: Place) -> None:
+    with place.engine.connect() as connection:
+        stored = connection.execute(sa.text("SELECT private_encrypted FROM signing_keys")).scalars().all()
+    assert not any(b"PRIVATE" in bytes(item) for item in stored)
+    assert all(b"PRIVATE KEY" in key.private for key in place.snapshot().signing_keys().values())
+    assert "PRIVATE" not in repr(place.snapshot().signing_keys())
+    with pytest.raises(CannotStart, match="another PENSTOCK_SECRET_KEY"):
+        Snapshot("test", Box((make_secret_key(),))).refresh(place.engine)
+    Snapshot("test", Box((make_secret_key(), place.secret))).refresh(place.engine)
+
+
+def test_the_snapshot_reads_what_changed_and_ends_where_a_fresh_one_begins(place: Place) -> None:
+    follower = place.snapshot()
+    assert follower.refresh(place.engine) is False
+    place.consumer("acme", "orders", "stock")
+    made = place.key("acme")
+    parsed = parse_api_key(made.key)
+    assert parsed is not None
+    assert follower.key(parsed.digest) is None
+
+    assert follower.refresh(place.engine) is True
+    found = follower.key(parsed.digest)
+    assert found is not None
+    assert follower.associated(found.consumer_id, "orders")
+    consumers.dissociate(place.engine, ACTOR, "acme", ["orders"], "test")
+    consumers.revoke_key(place.engine, ACTOR, made.id)
+    follower.refresh(place.engine)
+
+    fresh = place.snapshot()
+    for view in (follower, fresh):
+        assert view.key(parsed.digest) is None
+        assert not view.associated(found.consumer_id, "orders")
+        assert view.associated(found.consumer_id, "stock")
+    assert follower.revision == fresh.revision
+
+
+def test_what_happens_in_one_environment_is_not_seen_in_another(place: Place) -> None:
+    place.consumer("acme", "orders", env="prod")
+    parsed = parse_api_key(place.key("acme", "prod").key)
+    assert parsed is not None
+
+    assert place.snapshot("test").key(parsed.digest) is None
+    assert place.snapshot("prod").key(parsed.digest) is not None
+
+
+def test_writers_at_the_same_time_take_turns_and_lose_nothing(place: Place) -> None:
+    place.consumer("acme")
+    before = revision(place)
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: place.key("acme").id, range(24)))
+
+    assert len(ids) == len(consumers.list_keys(place.engine)) == 24
+    assert revision(place) == before + 24
+
+
+def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None:
+    place.consumer("acme")
+    old = place.key("acme")
+
+    made, ends = consumers.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
+
+    rows = {str(row["id"]): row for row in consumers.list_keys(place.engine, consumer="acme")}
+    assert rows[made.id]["state"] == rows[old.id]["state"] == "usable"
+    assert rows[made.id]["expires_at"] is None
+    assert rows[old.id]["expires_at"] == ends
+    assert timedelta(days=6, hours=23) < ends - datetime.now(UTC) <= timedelta(days=7)
+    shorter = consumers.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
+    assert shorter == ends
+
+
+def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:
+    place.consumer("acme")
+    made = place.key("acme")
+    consumers.revoke_key(place.engine, ACTOR, made.id)
+
+    with pytest.raises(PenstockError, match="for good"):
+        consumers.set_key_enabled(place.engine, ACTOR, made.id, enabled=True)
+    with pytest.raises(PenstockError, match="has ended"):
+        consumers.rotate_key(place.engine, ACTOR, made.id, timedelta(days=1))
+
+
+def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place: Place) -> None:
+    place.consumer("eager")
+    place.consumer("calm")
+    consumers.associate(place.engine, ACTOR, "eager", [], "test", [], new_pipelines=True)
+
+    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"]})
+    consumers.associate(place.engine, ACTOR, "eager", [], "test", [], new_pipelines=False)
+    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"], "stock": ["v1/stock"]})
+    before = revision(place)
+    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"]})
+
+    assert consumers.show_consumer(place.engine, "eager")["associations"] == {"test": ["orders"]}
+    assert consumers.show_consumer(place.engine, "calm")["associations"] == {}
+    assert revision(place) == before
+
+
+SERVED = {"v1/old": frozenset({"api_key"})}
+
+
+class TestGrace:
+    """Grace never loosens."""
+
+    def set(self, place: Place, policy: str, days: float | None, stopping: tuple[str, ...] = ("v1/old",)) -> None:
+        grace = timedelta(days=days) if days else None
+        set_policy(place.engine, ACTOR, "test", policy, served=SERVED, stopping=stopping, grace=grace)
+
+    def until(self, place: Place) -> float | None:
+        grace = place.snapshot().graces.get("v1/old")
+        return grace.until if grace else None
+
+    def test_a_stopping_pipeline_keeps_what_it_required(self, place: Place) -> None:
+        self.set(place, "jwt-api-key", 7)
+
+        assert place.snapshot().graces["v1/old"].requires == {"api_key"}
+
+    def test_a_second_grace_shortens_and_never_extends(self, place: Place) -> None:
+        self.set(place, "jwt-api-key", 7)
+        first = self.until(place)
+        self.set(place, "jwt-api-key", 30)
+        assert self.until(place) == first
+        self.set(place, "jwt-api-key", 1)
+        shorter = self.until(place)
+        assert first is not None
+        assert shorter is not None
+        assert shorter < first
+
+    def test_a_change_without_grace_ends_it(self, place: Place) -> None:
+        self.set(place, "jwt-api-key", 7)
+        self.set(place, "jwt-api-key", None)
+
+        assert self.until(place) is None
+
+    def test_a_pipeline_that_was_removed_must_comply_when_it_comes_back(self, place: Place) -> None:
+        self.set(place, "jwt-api-key", 7)
+        pipelines_seen(place.engine, "runtime", "test", {"old": ["v1/old"]})
+        assert self.until(place) is not None
+
+        pipelines_seen(place.engine, "runtime", "test", {"other": ["v1/other"]})
+
+        assert self.until(place) is None
+
+
+def test_only_the_environment_s_own_tokens_are_revoked(place: Place) -> None:
+    place.consumer("acme")
+    signing.revoke_tokens(place.engine, ACTOR, "test", consumer="acme")
+    signing.revoke_tokens(place.engine, ACTOR, "test", jti="abc")
+    now = datetime.now(UTC).timestamp()
+
+    assert place.snapshot("test").token_revoked("x", "acme", now - 5)
+    assert place.snapshot("test").token_revoked("abc", "other", now)
+    assert not place.snapshot("test").token_revoked("x", "acme", now + 5)
+    assert not place.snapshot("prod").token_revoked("abc", "acme", now - 5)
+
+
+def test_a_dropped_signing_key_is_wiped_and_replaced(place: Place) -> None:
+    (before,) = place.snapshot().signing_keys()
+    signing.drop_signing_key(place.engine, ACTOR, "test", before, place.box)
+
+    (after,) = place.snapshot().signing_keys()
+    assert after != before
+    with place.engine.connect() as connection:
+        sealed = connection.execute(sa.text("SELECT private_encrypted FROM signing_keys WHERE kid = :kid"), {"kid": before}).scalar_one()
+    assert bytes(sealed) == b""
