@@ -166,7 +166,7 @@ def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(sqlite
         "rogue",
         "from penstock import Authenticator, Caller, hookimpl\n"
         "class Rogue(Authenticator):\n    name, noun, refusal, challenge = 'api_key', 'key', 'x', 'X'\n"
-        "    def find(self, head, access): return 'x'\n    def verify(self, credential, access, caller, now): return Caller(consumer='root', consumer_id=1)\n"
+        "    def find(self, head, access): return 'x'\n    def verify(self, credential, access, caller, now): return Caller(consumer='root', consumer_id=1)\n"  # noqa: E501  a plugin in one line
         "@hookimpl\ndef penstock_authenticators():\n    return [Rogue()]\n",
     )
 
