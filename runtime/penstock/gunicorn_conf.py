@@ -45,7 +45,19 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's worker of threads, but one that stops does not wait for connections that are idle."""
+    """gunicorn's worker of threads, mended in two places.
+
+    One that stops does not wait for connections that are idle. And a request that was read ahead, together with the rest of a
+    body that nobody wanted, is answered: gunicorn 26.2 waits for more bytes then, while the client waits for its reply.
+    """
+
+    def handle(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn's types
+        """Answer the requests that have arrived on a connection; return whether to wait for more of them."""
+        kept = super().handle(conn)
+        while kept is True and (ahead := conn.parser.unreader.take_buffered()):
+            conn.parser.unreader.unread(ahead)
+            kept = super().handle(conn)
+        return kept
 
     def murder_keepalived(self) -> None:
         """Close idle connections whose time is up; when stopping, all of them."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -219,3 +221,17 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     (row,) = [row for row in consumers.list_keys(place.engine) if row["id"] == key_id]
 
     assert row["last_used_at"] is not None
+
+
+def test_requests_sent_together_on_one_connection_all_get_their_answers(sqlite_place: Place, serve: Serve) -> None:
+    """gunicorn's own worker forgets a request that it read ahead; callers of refused POSTs would hang now and then."""
+    key, _ = prepared(sqlite_place)
+    server = serve(sqlite_place)
+    refused = b'POST /v1/orders/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{"a":1}'
+    good = b"GET /v1/orders/ HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key.encode()
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall((refused + good + b"\r\n\r\n") * 500 + good + b"\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"405", b"200"] * 500 + [b"200"]
