@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from penstock import Pipeline, hookimpl
-from penstock_demo.login import login
-from penstock_demo.orders import orders
-from penstock_demo.status import status
+from penstock_demo import login, orders, status
 
 
 @hookimpl
 def penstock_pipelines() -> list[Pipeline]:
     """Offer the three pipelines."""
-    return [login, orders, status]
+    return [login.login, orders.orders, status.status]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
@@ -21,6 +22,7 @@ orders = Pipeline(
 TAX = {"PT": Decimal("0.23"), "ES": Decimal("0.21"), "DE": Decimal("0.19"), "FR": Decimal("0.20")}
 CATALOGUE = {"PEN-01": "Pen", "INK-02": "Ink", "NIB-03": "Nib"}
 CENT = Decimal("0.01")
+DEAREST = 1_000_000
 PAGE = 50
 _store = Store()
 
@@ -63,8 +65,8 @@ def price(order: Order, order_id: str) -> Receipt:
         if line.sku not in CATALOGUE:
             fault = {"pointer": f"/lines/{index}/sku", "detail": f"{line.sku} is not in our catalogue"}
             raise PipelineError(422, "Unknown article", "The order has an article that we don't sell.", type="unknown-article", errors=[fault])
-        if not line.unit_price.is_finite() or line.unit_price <= 0 or line.unit_price != line.unit_price.quantize(CENT):
-            fault = {"pointer": f"/lines/{index}/unit_price", "detail": "A price is above 0, with at most two decimals"}
+        if not line.unit_price.is_finite() or not 0 < line.unit_price < DEAREST or line.unit_price != line.unit_price.quantize(CENT):
+            fault = {"pointer": f"/lines/{index}/unit_price", "detail": f"A price is above 0 and below {DEAREST}, with at most two decimals"}
             raise PipelineError(422, "Impossible price", "The order has a price that can't be.", type="impossible-price", errors=[fault])
     net = sum((line.unit_price * line.quantity for line in order.lines), Decimal(0)).quantize(CENT)
     tax = (net * TAX[order.country]).quantize(CENT, ROUND_HALF_UP)
@@ -84,7 +86,7 @@ def take_order(call: Call, order: Order) -> Reply:
 def list_orders(call: Call) -> dict[str, object]:
     """List the partner's own orders, newest first; `?limit=` and `?after=` page through them."""
     asked = call.query.get("limit", [str(PAGE)])[0]
-    if not asked.isascii() or not asked.isdigit() or not 1 <= int(asked) <= PAGE:
+    if not re.fullmatch(r"[0-9]{1,3}", asked) or not 1 <= int(asked) <= PAGE:
         raise PipelineError(422, "Impossible page", f"limit is a number from 1 to {PAGE}.", type="impossible-page")
     found = _store.page(_partner(call), int(asked), call.query.get("after", [None])[0])
     if found is None:

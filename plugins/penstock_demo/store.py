@@ -68,6 +68,13 @@ class Store:
                 query = query.where(_orders.c.number < number)
             return list(connection.scalars(query))
 
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.dispose()
+
 
 def _open(url: str) -> sa.Engine:
     parsed = sa.make_url(url)

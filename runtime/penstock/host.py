@@ -60,6 +60,7 @@ class Host:
         self._gates_version = -1
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
+        self._catching_up = threading.Lock()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -170,6 +171,14 @@ class Host:
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
 
+    def catch_up(self, engine: Engine) -> None:
+        """Read what changed in the database and judge the pipelines anew where that matters. Raises DatabaseAway."""
+        with self._catching_up:
+            access = self._access()
+            access.refresh(engine)
+            if access.gates_version != self._gates_version or self._grace_ended():
+                self._rejudge()
+
     def _rejudge(self) -> None:
         access = self._access()
         version = access.gates_version
@@ -190,14 +199,11 @@ class Host:
 
     def _follow(self, engine: Engine) -> None:
         """Keep the snapshot at the database's revision, until stopped."""
-        access = self._access()
         reachable = True
         flushed = time.monotonic()
         while not self._stop.is_set():
             try:
-                access.refresh(engine)
-                if access.gates_version != self._gates_version or self._grace_ended():
-                    self._rejudge()
+                self.catch_up(engine)
                 if not reachable:
                     self.log.info("database back")
                     reachable = True

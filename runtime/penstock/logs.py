@@ -13,7 +13,9 @@ from penstock.settings import Settings
 def configure(settings: Settings) -> None:
     """Set up logging for this process, to standard error."""
     readable = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    # Not the default formatter: it shows local variables where `rich` is installed, and those hold keys, tokens and bodies.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: structlog.typing.Processor = console if readable else structlog.processors.JSONRenderer()
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     errors: list[structlog.typing.Processor] = [] if readable else [structlog.processors.format_exc_info]
     shared: list[structlog.typing.Processor] = [

@@ -42,6 +42,13 @@ class Snapshot:
         self._name = environment
         self._box = box
         self._environment: EnvironmentFacts | None = None
+        self.gates_version = 0
+        self.tokens_version = 0
+        self.checked_at = float("-inf")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nobody and nothing; what is cached by the versions ends with it."""
         self._keys: dict[bytes, ApiKey] = {}
         self._consumers: dict[int, Consumer] = {}
         self._associations: dict[tuple[int, str], bool] = {}
@@ -51,9 +58,8 @@ class Snapshot:
         self.pipelines: dict[str, PipelineState] = {}
         self.graces: dict[str, Grace] = {}
         self.revision = -1
-        self.gates_version = 0
-        self.tokens_version = 0
-        self.checked_at = float("-inf")
+        self.gates_version += 1
+        self.tokens_version += 1
 
     @property
     def environment(self) -> EnvironmentFacts:
@@ -107,7 +113,7 @@ class Snapshot:
                 self.checked_at = asked_at
                 return False
             if revision < self.revision:  # the database was put back to an earlier state: what we know may be too much
-                self.__init__(self._name, self._box)  # type: ignore[misc]  # starting afresh is meant
+                self._forget()
             reader = Reader(connection)
             environment = reader.find("environments", name=self._name)
             if environment is None:
