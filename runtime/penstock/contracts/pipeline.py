@@ -122,9 +122,9 @@ class HttpTrigger:
         for scope in sorted(self.scopes):
             if not SCOPE.fullmatch(scope):
                 yield f"scope {scope!r} has characters that RFC 6749 does not allow", "use printable ASCII without spaces"
-        if not isinstance(self.max_body, int) or self.max_body < 1:
+        if type(self.max_body) is not int or self.max_body < 1:
             yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
-        if not 0 < self.timeout <= MAX_SECONDS:
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_SECONDS:
             yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
         if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"

@@ -11,7 +11,7 @@ import structlog
 
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call
-from penstock.contracts.pipeline import Cors
+from penstock.contracts.pipeline import MAX_SECONDS, Cors
 from penstock.errors import Refusal
 from penstock.gate.gate import unavailable
 from penstock.host import Host
@@ -20,6 +20,7 @@ from penstock.runs.ids import WELL_FORMED, new_run_id
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
+from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, last_response, plain_socket, run_aside
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., object]
@@ -37,6 +38,7 @@ class Dispatcher:
             ((identifier, endpoint) for identifier, item in external.items() for endpoint in item.endpoints),
             (identifier for identifier, item in external.items() if item.broken),
         )
+        self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in external.values() if not item.broken), default=MAX_SECONDS))
         hooks = host.plugins.manager.hook
         self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
         self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
@@ -55,19 +57,28 @@ class Dispatcher:
         place, values = found
         method = environ["REQUEST_METHOD"]
         refusal: Refusal | None = None
+        last = False
         try:
             status, headers, body = self._run(environ, place, values, method, run)
+        except TimedOut:
+            refusal, last = _timed_out(), True
         except Refusal as error:
             refusal = error
-            status, headers, body = _refused(error, run)
+        if refusal is not None:
+            status, headers, body = _refused(refusal, run)
+        self._finish(environ, place, run, headers, body)
+        if self._log_all or (self._log_failed and status >= 400):  # noqa: PLR2004  client and server errors
+            self._write_log(environ, place, status, run, refusal, began)
+        start_response(status_line(status), headers)
+        body = b"" if method == "HEAD" else body
+        return LastReply(environ, body) if last else (body,)
+
+    def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes) -> None:
+        """Add the headers that every reply has."""
         headers += [("Content-Length", str(len(body))), ("X-Request-Id", run)]
         cors = self._cors(place)
         if cors is not None:
             headers += _cors_headers(cors, environ, place.allowed)
-        if self._log_all or (self._log_failed and status >= 400):  # noqa: PLR2004  client and server errors
-            self._write_log(environ, place, status, run, refusal, began)
-        start_response(status_line(status), headers)
-        return (b"",) if method == "HEAD" else (body,)
 
     def _run(self, environ: Environ, place: Place, values: list[str], method: str, run: str) -> Answer:
         host = self._host
@@ -103,16 +114,20 @@ class Dispatcher:
             read_body=lambda: _read_body(environ, trigger.max_body),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
-        return self._handle(endpoint, call)
+        return self._handle(endpoint, call, environ, place)
 
-    def _handle(self, endpoint: Endpoint, call: Call) -> Answer:
+    def _handle(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Answer:
         began = time.perf_counter()
         if self._started is not None:
             self._observe(self._started, call=call)
         status = 500
         try:
-            done = answer(endpoint.run(call))
+            done = self._in_time(lambda: answer(endpoint.run(call)), call, environ, place, began)
             status = done[0]
+        except (Answered, TimedOut):
+            status = 504
+            self._log.warning("pipeline over its time limit", pipeline=call.pipeline, run=call.run, seconds=round(time.perf_counter() - began, 3))
+            raise
         except Refusal as error:
             status = error.status
             raise
@@ -123,6 +138,23 @@ class Dispatcher:
             if self._finished is not None:
                 self._observe(self._finished, call=call, status=status, seconds=time.perf_counter() - began)
         return done
+
+    def _in_time(self, work: Callable[[], Answer], call: Call, environ: Environ, place: Place, began: float) -> Answer:
+        connection = plain_socket(environ)
+        if connection is not None:
+            return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call, environ, place, began))
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            _ = call.body  # two threads must not use one TLS connection at a time: the body is read before
+        return run_aside(work, call.deadline)
+
+    def _late(self, call: Call, environ: Environ, place: Place, began: float) -> bytes:
+        """Return the response, as it goes over the wire, to a call whose time is up."""
+        refusal = _timed_out()
+        status, headers, body = _refused(refusal, call.run)
+        self._finish(environ, place, call.run, headers, body)
+        if self._log_failed:
+            self._write_log(environ, place, status, call.run, refusal, began)
+        return last_response(status_line(status), headers, b"" if call.method == "HEAD" else body)
 
     def _observe(self, hook: pluggy.HookCaller, **facts: object) -> None:
         try:
@@ -166,11 +198,21 @@ def _read_body(environ: Environ, limit: int) -> bytes:
     """Read the body within the limit; never more than one byte past it."""
     length = environ.get("CONTENT_LENGTH")
     if length and int(length) > limit:
-        raise Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+        raise _too_large(limit)
     body: bytes = environ["wsgi.input"].read(int(length) if length else limit + 1)
     if len(body) > limit:
-        raise Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+        raise _too_large(limit)
+    if length and len(body) < int(length):
+        raise Refusal(400, "body-malformed", "The connection ended before the body did.")
     return body
+
+
+def _timed_out() -> Refusal:
+    return Refusal(504, "timed-out", "The pipeline took longer than it may.")
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
 
 
 def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:

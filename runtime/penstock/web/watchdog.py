@@ -1,0 +1,145 @@
+"""Keep the time limit of calls: at the deadline the caller gets its 504, whatever the handler is doing."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from email.utils import formatdate
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
+SOCKET = "gunicorn.socket"
+
+
+class TimedOut(Exception):
+    """The time is up, and the caller is still to be answered."""
+
+
+class Answered(ConnectionResetError):
+    """The caller was answered at the time limit: nothing may be written any more. Servers take it for a lost connection."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the caller was answered at the time limit")
+
+
+class Watchdog:
+    """One thread of a process that watches all its calls in flight.
+
+    A call stays in the request's own thread, for handing it to another costs a quarter of the throughput; only its deadline
+    is put into a dict. Who takes it out again, the call when it is done or the watchdog at the deadline, is the one who answers.
+    The watchdog answers on the call's connection and shuts it down for writing.
+    """
+
+    def __init__(self, shortest: float) -> None:
+        """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
+        self._shortest = shortest
+        self._watched: dict[int, tuple[float, socket.socket, Callable[[], bytes]]] = {}
+        self._tickets = itertools.count()
+        self._answering = threading.Lock()
+        self._starting = threading.Lock()
+        self._pid: int | None = None
+
+    def run(self, work: Callable[[], Result], connection: socket.socket, deadline: float, late: Callable[[], bytes]) -> Result:
+        """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it passes.
+
+        Raises Answered when it has passed.
+        """
+        if self._pid != os.getpid():
+            self._start()
+        ticket = next(self._tickets)  # never used twice: a late look at it can't hit the thread's next call
+        self._watched[ticket] = (deadline, connection, late)
+        try:
+            return work()
+        finally:
+            if self._watched.pop(ticket, None) is None:
+                self._leave()
+
+    def _leave(self) -> NoReturn:
+        with self._answering:  # the answer is on its way: the connection must not be closed under it
+            raise Answered
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._pid != os.getpid():
+                self._watched.clear()  # a parent's calls are not ours
+                threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True).start()
+                self._pid = os.getpid()
+
+    def _watch(self) -> None:
+        while True:
+            now = time.monotonic()
+            pause = self._shortest
+            for ticket, (deadline, connection, late) in list(self._watched.items()):
+                if deadline <= now:
+                    self._answer(ticket, connection, late)
+                else:
+                    pause = min(pause, deadline - now)
+            time.sleep(pause)
+
+    def _answer(self, ticket: int, connection: socket.socket, late: Callable[[], bytes]) -> None:
+        with self._answering:
+            if self._watched.pop(ticket, None) is None:
+                return
+            with suppress(OSError):
+                connection.send(late(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+
+
+def last_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """Return a response as it goes over the wire, the last one of its connection (RFC 9112)."""
+    fields = [*headers, ("Date", formatdate(usegmt=True)), ("Connection", "close")]
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body
+
+
+class LastReply(list[bytes]):
+    """A reply after which the connection ends: a handler that was left behind may still be reading from it."""
+
+    def __init__(self, environ: dict[str, Any], body: bytes) -> None:
+        super().__init__([body])
+        self._connection = environ.get(SOCKET)
+
+    def close(self) -> None:
+        """End the connection; servers call this when the reply was sent."""
+        if isinstance(self._connection, socket.socket):
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+
+def plain_socket(environ: dict[str, Any]) -> socket.socket | None:
+    """Return the connection of a call where a watchdog can answer on it: gunicorn's, HTTP/1, TLS ending before it."""
+    connection = environ.get(SOCKET)
+    if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
+        return None
+    return connection
+
+
+def run_aside(work: Callable[[], Result], deadline: float) -> Result:
+    """Run work in a thread of its own, and leave it behind when the time is up: for servers on whose connections nobody can answer.
+
+    Raises TimedOut.
+    """
+    done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001  it is raised in the call's own thread
+            done.put((None, error))
+
+    threading.Thread(target=run, name="penstock-call", daemon=True).start()
+    try:
+        result, error = done.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise TimedOut from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # without an error there is a result

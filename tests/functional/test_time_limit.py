@@ -1,0 +1,210 @@
+"""The time limit of a call: the caller has its 504 while the handler is still busy, and never two answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from kit import Place, Server
+
+Serve = Callable[..., Server]
+
+PLUGIN = """
+import time
+from pathlib import Path
+from penstock import Call, Cors, HttpTrigger, Pipeline, hookimpl
+
+slow = Pipeline("slow", version="1.0.0", trigger=HttpTrigger(timeout=0.3, cors=Cors({"https://shop.example"})))
+HERE = Path(__file__).parent
+
+@slow.get("/quick")
+def quick(call: Call): return {"run": call.run}
+
+@slow.get("/stuck")
+def stuck(call: Call):
+    time.sleep(1.5)
+    (HERE / "ended").touch()
+    return {"run": call.run}
+
+@slow.post("/unread")
+def unread(call: Call):
+    time.sleep(1)
+
+@slow.post("/read")
+def read(call: Call, body: bytes):
+    (HERE / "whole").write_bytes(body)
+    return {"bytes": len(body)}
+
+@slow.get("/close")
+def close(call: Call):
+    time.sleep(0.3)
+    return {"run": call.run}
+
+@slow.get("/reset")
+def reset(call: Call):
+    raise ConnectionResetError(104, "a partner of ours hung up")
+
+@hookimpl
+def penstock_pipelines(): return [slow]
+
+@hookimpl
+def penstock_call_finished(call, status, seconds):
+    with (HERE / "finished").open("a") as file:
+        file.write(f"{call.run} {status}\\n")
+"""
+AT_LIMIT = 504
+
+
+@pytest.fixture
+def open_place(sqlite_place: Place) -> Place:
+    sqlite_place.policy("any")
+    sqlite_place.plugin("slow", PLUGIN)
+    return sqlite_place
+
+
+def test_the_caller_is_answered_while_the_handler_is_still_busy(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+    ended = open_place.folder / "plugins" / "ended"
+
+    answered = server.call("GET", "/v1/slow/stuck", headers={"X-Request-Id": "run-of-mine", "Origin": "https://shop.example"})
+    busy = not ended.exists()
+
+    assert busy
+    assert answered.status_code == AT_LIMIT
+    assert answered.headers["Content-Type"] == "application/problem+json"
+    assert answered.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert answered.headers["Connection"] == "close"
+    assert answered.headers["X-Request-Id"] == "run-of-mine"
+    assert (answered.json()["type"], answered.json()["run"]) == ("timed-out", "run-of-mine")
+    for _ in range(100):
+        if ended.exists():
+            break
+        time.sleep(0.1)
+    assert server.call("GET", "/v1/slow/quick").status_code == 200
+    logged = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [line["status"] for line in logged if line.get("run") == "run-of-mine" and line["event"] == "call"] == [AT_LIMIT]
+    assert (open_place.folder / "plugins" / "finished").read_text().splitlines()[0] == f"run-of-mine {AT_LIMIT}"
+
+
+def test_a_connection_serves_quick_calls_before_one_that_is_late(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    statuses = [server.call("GET", f"/v1/slow/{path}").status_code for path in ("quick", "quick", "stuck", "quick")]
+
+    assert statuses == [200, 200, AT_LIMIT, 200]
+
+
+def test_head_is_answered_without_a_body(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"HEAD /v1/slow/stuck HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert received.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert received.endswith(b"\r\n\r\n")
+
+
+def test_a_body_that_nobody_reads_does_not_lose_the_answer(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    answered = [server.call("POST", "/v1/slow/unread", content=b"x" * 500_000).status_code for _ in range(5)]
+
+    assert answered == [AT_LIMIT] * 5
+
+
+def test_a_body_that_does_not_come_ends_in_a_504_and_is_never_taken_for_whole(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/slow/read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert server.call("GET", "/v1/slow/quick").status_code == 200
+
+    assert received.startswith(b"HTTP/1.1 504")
+    assert received.count(b"HTTP/1.1") == 1
+    assert not (open_place.folder / "plugins" / "whole").exists()
+
+
+def test_a_connection_that_ends_within_the_body_starts_no_handler(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/slow/read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert received.startswith(b"HTTP/1.1 400")
+    assert not (open_place.folder / "plugins" / "whole").exists()
+
+
+def test_a_call_that_ends_at_its_limit_has_one_answer(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    def call(number: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(b"GET /v1/slow/close HTTP/1.1\r\nHost: x\r\nX-Request-Id: run-%05d\r\nConnection: close\r\n\r\n" % number)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    with ThreadPoolExecutor(8) as pool:
+        received = list(pool.map(call, range(160)))
+
+    for number, text in enumerate(received):
+        head, _, body = text.partition(b"\r\n\r\n")
+        assert re.findall(rb"HTTP/1\.1 (\d+)", text) in ([b"200"], [b"504"]), text
+        assert int(re.findall(rb"Content-Length: (\d+)", head)[0]) == len(body)
+        assert json.loads(body)["run"] == f"run-{number:05d}"
+
+
+def test_a_handler_whose_own_partner_hangs_up_is_a_failed_pipeline(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    answered = server.call("GET", "/v1/slow/reset")
+
+    assert (answered.status_code, answered.json()["type"]) == (500, "pipeline-failed")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    (folder / "key.pem").write_bytes(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_the_limit_holds_where_gunicorn_ends_tls_too(open_place: Place, serve: Serve) -> None:
+    cert, key = certificate(open_place.folder)
+    server = serve(open_place, wait=False, GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}")
+    trust = ssl.create_default_context(cafile=str(cert))
+    with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trust, timeout=20) as client:
+        for _ in range(100):
+            try:
+                client.get("/-/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+
+        statuses = [client.get(f"/v1/slow/{path}").status_code for path in ("quick", "stuck", "quick")]
+        statuses.append(client.post("/v1/slow/read", content=b"x" * 500_000).json()["bytes"])
+        statuses.append(client.post("/v1/slow/unread", content=b"x" * 500_000).status_code)
+
+    assert statuses == [200, AT_LIMIT, 200, 500_000, AT_LIMIT]
+    assert "Traceback" not in server.log.read_text()
