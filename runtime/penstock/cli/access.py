@@ -74,7 +74,7 @@ def policy_show(context: Context, environment: str | None, form: str) -> None:
 
 @policy.command("set")
 @click.argument("environment")
-@click.argument("option")
+@click.argument("option", metavar="POLICY")
 @click.option("--grace", type=DURATION, help="How long pipelines that would stop keep their old gate.")
 @click.option("--reason", default="", help="Why, for the audit trail.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
@@ -192,7 +192,7 @@ def consumer_enable(context: Context, name: str) -> None:
 
 @consumer.command("associate")
 @click.argument("name")
-@click.argument("pipelines", nargs=-1)
+@click.argument("pipelines", nargs=-1, metavar="PIPELINE")
 @env_required
 @click.option("--new-pipelines", type=click.Choice(["on", "off"]), help="Whether it is associated with pipelines that appear later.")
 @pass_context
@@ -205,7 +205,7 @@ def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], 
 
 @consumer.command("dissociate")
 @click.argument("name")
-@click.argument("pipelines", nargs=-1, required=True)
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE")
 @env_required
 @pass_context
 def consumer_dissociate(context: Context, name: str, pipelines: tuple[str, ...], environment: str) -> None:
