@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn.glogging import Logger as _GunicornLogger
+from gunicorn.http import errors as http_errors
+from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
 from penstock import logs
-from penstock.errors import CannotStart
+from penstock.errors import CannotStart, Refusal
 from penstock.settings import Settings
+from penstock.web.problems import CONTENT_TYPE, problem, status_line
+from penstock.web.watchdog import last_response
+
+UNREADABLE = {
+    http_errors.LimitRequestLine: 414,
+    http_errors.LimitRequestHeaders: 431,
+    http_errors.UnsupportedTransferCoding: 501,
+    http_errors.ExpectationFailed: 417,
+    http_errors.ForbiddenProxyRequest: 403,
+    http_errors.ConfigurationProblem: 500,
+    http_errors.ParseException: 400,
+    ssl.SSLError: 400,
+}
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -45,10 +63,11 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's worker of threads, mended in two places.
+    """gunicorn's worker of threads, mended in three places.
 
-    One that stops does not wait for connections that are idle. And a request that was read ahead, together with the rest of a
-    body that nobody wanted, is answered: gunicorn 26.2 waits for more bytes then, while the client waits for its reply.
+    One that stops does not wait for connections that are idle. A request that was read ahead, together with the rest of a
+    body that nobody wanted, is answered: gunicorn 26.2 waits for more bytes then, while the client waits for its reply. And what is
+    no HTTP is refused with a problem document, and logged without its first line, which may hold a key in the query string.
     """
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn's types
@@ -58,6 +77,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             conn.parser.unreader.unread(ahead)
             kept = super().handle(conn)
         return kept
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401, ARG002  gunicorn's types
+        """Answer what can't be read as a request; the connection ends."""
+        status = next((status for kind, status in UNREADABLE.items() if isinstance(exc, kind)), 500)
+        kind = type(exc).__name__
+        if status == 500:  # noqa: PLR2004  our fault, not the client's
+            self.log.error("request failed: %s", kind, exc_info=exc)
+        else:
+            self.log.warning("request from %s can't be read: %s", addr[0] if addr else "a local socket", kind)
+        refusal = Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read.")
+        body = problem(refusal, None)
+        headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
+        with suppress(OSError):
+            write_nonblock(client, last_response(status_line(status), headers, body))
 
     def murder_keepalived(self) -> None:
         """Close idle connections whose time is up; when stopping, all of them."""

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import click
 import pytest
 from werkzeug.test import Client, TestResponse
 
+from penstock import logs
 from penstock.access import consumers, environments
 from penstock.access.secrets import Box, make_secret_key
+from penstock.cli import access as operations
+from penstock.cli.base import Context
+from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.db import migrate
 from penstock.db.engine import open_engine
@@ -29,6 +35,7 @@ from penstock.web import create_app
 ACTOR = "test"
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
+OPERATIONS = click.Group("penstock", commands=operations.COMMANDS)
 
 
 class CallerClient(Client):
@@ -50,17 +57,21 @@ class Runtime:
         folder: Where its database lies.
         plugins: Modules or other objects with hooks.
         policy: The environment's external access policy.
+        **settings: Settings that are not as usual, named as in `penstock settings`: `log_calls="all"` for `PENSTOCK_LOG_CALLS=all`.
 
     """
 
-    def __init__(self, folder: Path, *plugins: object, policy: str = "jwt-api-key") -> None:
+    def __init__(self, folder: Path, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> None:  # noqa: ANN401  each has its type
         secret = make_secret_key()
+        self._box = Box((secret,))
         url = f"sqlite:///{folder / f'penstock-{time.monotonic_ns()}.db'}"
         self._engine = open_engine(url)
         migrate.upgrade(self._engine)
-        environments.create_environment(self._engine, ACTOR, ENVIRONMENT, Box((secret,)))
+        environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
-        self._host = Host(Settings(environment=ENVIRONMENT, database_url=url, secret_keys=(secret,)), extra=named)
+        chosen = Settings(**{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text", **settings})
+        logs.configure_events(chosen)
+        self._host = Host(chosen, extra=named)
         self._host.start()
         self.application = create_app(self._host)
         self._known: set[str] = set()
@@ -75,6 +86,26 @@ class Runtime:
         """Make a pipeline a login flow, as an operator would."""
         environments.set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.names, designated=True)
         self._host.catch_up(self._engine)
+
+    def operate(self, *words: str) -> str:
+        """Run a command that steers access, the words after `penstock`, and return what it prints; it is in force when this returns.
+
+        For example `operate("signing-key", "rotate", "--env", "test")`. Raises what the command would end with.
+        """
+        context = Context(ACTOR)
+        context.settings, context.engine, context.box, context.host = self._host.settings, self._engine, self._box, self._host
+        with redirect_stdout(StringIO()) as printed:
+            OPERATIONS.main(words, obj=context, standalone_mode=False)
+        self._host.catch_up(self._engine)
+        return printed.getvalue()
+
+    @property
+    def access(self) -> AccessView:
+        """What the runtime knows of access now: its signing keys, for one, to forge tokens with."""
+        access = self._host.access
+        if access is None:
+            raise RuntimeError("the runtime has ended")
+        return access
 
     def client(
         self,
@@ -109,10 +140,7 @@ class Runtime:
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
         (issuer,) = self._host.plugins.issuers
-        access = self._host.access
-        if access is None:
-            raise RuntimeError("the runtime has ended")
-        return issuer.issue(access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
+        return issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
 
     def refused(self) -> dict[str, list[str]]:
         """Return what is not served here, by pipeline (`v1/orders`), each with its reasons and mends."""

@@ -20,16 +20,25 @@ def decode_json(decoder: msgspec.json.Decoder[Any], kind: Any, call: Call) -> ob
     kind_sent = call.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind_sent != "application/json" and not kind_sent.endswith("+json"):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/json.", headers=[("Accept", "application/json")])
+    body = call.body
     try:
-        return decoder.decode(call.body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         first = error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Refusal(400, "body-malformed", f"The body is not JSON: {detail}.") from None
-    errors = list(_faults(kind, msgspec.json.decode(call.body), ""))[:MOST]
+        raise _malformed(error) from None
+    try:
+        whole = msgspec.json.decode(body)  # what did not fit may stand before what is no JSON at all
+        errors = list(_faults(kind, whole, ""))[:MOST]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(error) from None
     errors = errors or [{"pointer": "", "detail": WHERE.sub("", str(first))}]
     raise Refusal(422, "body-invalid", f"The body does not fit: {len(errors)} fault{'s' if len(errors) > 1 else ''}.", extra={"errors": errors})
+
+
+def _malformed(error: Exception) -> Refusal:
+    detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Refusal(400, "body-malformed", f"The body is not JSON: {detail}.")
 
 
 def _faults(kind: Any, value: object, pointer: str) -> Iterable[dict[str, str]]:  # noqa: ANN401  any annotation

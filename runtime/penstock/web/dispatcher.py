@@ -63,7 +63,7 @@ class Dispatcher:
         except TimedOut:
             refusal, last = _timed_out(), True
         except Refusal as error:
-            refusal = error
+            refusal, last = error, isinstance(error, _BrokenBody)
         if refusal is not None:
             status, headers, body = _refused(refusal, run)
         self._finish(environ, place, run, headers, body)
@@ -131,7 +131,7 @@ class Dispatcher:
         except Refusal as error:
             status = error.status
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._log.exception("pipeline failed", pipeline=call.pipeline, run=call.run, error=type(error).__name__)
             raise Refusal(500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run.") from error
         finally:
@@ -199,12 +199,22 @@ def _read_body(environ: Environ, limit: int) -> bytes:
     length = environ.get("CONTENT_LENGTH")
     if length and int(length) > limit:
         raise _too_large(limit)
-    body: bytes = environ["wsgi.input"].read(int(length) if length else limit + 1)
+    try:
+        body: bytes = environ["wsgi.input"].read(int(length) if length else limit + 1)
+    except Exception as error:
+        raise _BrokenBody from error
     if len(body) > limit:
         raise _too_large(limit)
     if length and len(body) < int(length):
-        raise Refusal(400, "body-malformed", "The connection ended before the body did.")
+        raise _BrokenBody
     return body
+
+
+class _BrokenBody(Refusal):
+    """The body's framing is broken: where it ends is not known, so the connection can't be used again."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks.")
 
 
 def _timed_out() -> Refusal:

@@ -1,0 +1,335 @@
+"""What a handler gets and may give back, through the real dispatcher."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+import pytest
+from werkzeug.test import TestResponse
+
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, Reply, hookimpl
+from penstock.testing import Runtime
+
+Start = Callable[..., Runtime]
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    unit_price: Decimal
+    tags: list[Annotated[str, msgspec.Meta(max_length=3)]] = []
+
+
+class Outer(msgspec.Struct):
+    items: dict[str, Inner]
+    count: int
+
+
+@dataclass
+class Point:
+    x: float
+    y: float
+
+
+class Named(TypedDict):
+    name: str
+
+
+def offering(pipeline: Pipeline, **hooks: Any) -> SimpleNamespace:
+    """Make a plugin that offers one pipeline, with further hooks."""
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines, **{name: hookimpl(hook) for name, hook in hooks.items()})
+
+
+def example(**trigger: Any) -> Pipeline:
+    return Pipeline("example", version="1.0.0", trigger=HttpTrigger(**trigger))
+
+
+@pytest.fixture
+def answering(penstock_runtime: Start) -> Callable[..., TestResponse]:
+    """Answer one call with a handler of the test's own."""
+
+    def answer(handler: Callable[..., object], method: str = "POST", path: str = "/v1/example/", route: str = "/", **call: Any) -> TestResponse:
+        trigger = call.pop("trigger", {})
+        pipeline = example(**trigger)
+        pipeline.route("GET" if method == "HEAD" else method, route)(handler)
+        runtime = penstock_runtime(offering(pipeline), policy="any")
+        assert runtime.mistakes() == []
+        return runtime.anonymous().open(path, method=method, **call)
+
+    return answer
+
+
+def test_every_fault_of_a_body_is_listed_with_its_json_pointer(answering: Callable[..., TestResponse]) -> None:
+    def take(call: Call, body: Outer) -> None: ...
+
+    sent = {"items": {"a/b": {"unitPrice": "x", "tags": ["long", "ok", 3]}, "c~d": {"unitPrice": "1", "colour": "red"}, "e": 5}, "count": "many"}
+
+    answered = answering(take, json=sent)
+
+    assert answered.status_code == 422
+    assert {fault["pointer"] for fault in (answered.json or {})["errors"]} == {
+        "/items/a~1b/unitPrice",
+        "/items/a~1b/tags/0",
+        "/items/a~1b/tags/2",
+        "/items/c~0d/colour",
+        "/items/e",
+        "/count",
+    }
+
+
+def test_bodies_become_what_the_annotation_says(answering: Callable[..., TestResponse]) -> None:
+    def point(call: Call, body: Point) -> dict[str, float]:
+        return {"sum": body.x + body.y}
+
+    def named(call: Call, body: Named) -> str:
+        return body["name"]
+
+    def raw(call: Call, body: bytes) -> bytes:
+        return body
+
+    def text(call: Call, body: str) -> str:
+        return body.upper()
+
+    assert answering(point, json={"x": 1, "y": 2.5}).json == {"sum": 3.5}
+    assert answering(named, json={"name": "Ann"}).text == "Ann"
+    assert answering(raw, data=b"\x00\xff").data == b"\x00\xff"
+    assert answering(text, data="grün".encode()).text == "GRÜN"
+    assert answering(text, data=b"\xff").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"a":' * 100_000, b"", b"{", b'{"a": NaN}', b'{"a": 1} x', b"\xff\xfe", b'"\\ud800"', b"null\x00"]
+)
+def test_what_is_no_json_is_a_400_and_no_outage(answering: Callable[..., TestResponse], body: bytes) -> None:
+    def take(call: Call, body: dict[str, Any]) -> None: ...
+
+    answered = answering(take, data=body, content_type="application/json")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (400, "body-malformed")
+
+
+def test_another_media_type_is_a_415(answering: Callable[..., TestResponse]) -> None:
+    def take(call: Call, body: dict[str, Any]) -> str:
+        return "taken"
+
+    def status(content_type: str) -> int:
+        return answering(take, data=b"{}", content_type=content_type).status_code
+
+    assert [status(kind) for kind in ("application/json; charset=utf-8", "application/merge-patch+json", "APPLICATION/JSON")] == [200] * 3
+    assert [status(kind) for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp")] == [415] * 3
+
+
+def test_a_body_past_the_limit_is_a_413_and_one_at_the_limit_is_not(answering: Callable[..., TestResponse]) -> None:
+    def take(call: Call, body: bytes) -> dict[str, int]:
+        return {"bytes": len(body)}
+
+    assert answering(take, data=b"x" * 10, trigger={"max_body": 10}).json == {"bytes": 10}
+    assert answering(take, data=b"x" * 11, trigger={"max_body": 10}).status_code == 413
+
+
+def test_route_parameters_become_their_type_or_the_path_is_not_there(answering: Callable[..., TestResponse]) -> None:
+    def show(call: Call, number: int, name: str) -> dict[str, object]:
+        return {"number": number, "name": name}
+
+    def get(path: str) -> TestResponse:
+        return answering(show, "GET", path, "/{number}/of/{name}")
+
+    assert get("/v1/example/7/of/ann%20b").json == {"number": 7, "name": "ann b"}
+    assert get("/v1/example/seven/of/ann").status_code == 404
+    assert get("/v1/example/7/of/ann/more").status_code == 404
+
+
+def test_query_and_headers_are_there(answering: Callable[..., TestResponse]) -> None:
+    def show(call: Call) -> dict[str, object]:
+        return {"query": call.query, "header": call.headers["x-TRACE"], "left": 0 < call.remaining() <= 5}
+
+    answered = answering(show, "GET", query_string="a=1&a=2&b=", headers={"X-Trace": "t"}, trigger={"timeout": 5})
+
+    assert answered.json == {"query": {"a": ["1", "2"], "b": [""]}, "header": "t", "left": True}
+
+
+def test_a_head_call_runs_the_get_handler_and_sends_no_body(answering: Callable[..., TestResponse]) -> None:
+    def show(call: Call) -> dict[str, int]:
+        return {"a": 1}
+
+    answered = answering(show, "HEAD")
+
+    assert (answered.status_code, answered.data) == (200, b"")
+    assert answered.headers["Content-Length"] == str(len(b'{"a":1}'))
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "kind", "body"),
+    [
+        (None, 204, None, b""),
+        ({"a": Decimal("1.10")}, 200, "application/json", b'{"a":"1.10"}'),
+        (Point(1, 2), 200, "application/json", b'{"x":1,"y":2}'),
+        (b"\x00", 200, "application/octet-stream", b"\x00"),
+        ("grün", 200, "text/plain; charset=utf-8", "grün".encode()),
+        (Reply(202, {"X-A": "b"}, {"a": 1}), 202, "application/json", b'{"a":1}'),
+        (Reply(200, {"Content-Type": "text/csv"}, "a,b"), 200, "text/csv", b"a,b"),
+        (Reply(204, {}, {"a": 1}), 204, "application/json", b""),
+        (Reply(302, {"Location": "/x"}), 302, None, b""),
+    ],
+)
+def test_whatever_a_handler_returns_becomes_a_reply(
+    answering: Callable[..., TestResponse], value: object, status: int, kind: str | None, body: bytes
+) -> None:
+    def give(call: Call) -> object:
+        return value
+
+    answered = answering(give, "GET")
+
+    assert (answered.status_code, answered.headers.get("Content-Type"), answered.data) == (status, kind, body)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        Reply(99),
+        Reply(600),
+        Reply(200, {"Bad Name": "x"}),
+        Reply(200, {"X-A": "a\r\nSet-Cookie: stolen=1"}),
+        Reply(200, {"Content-Length": "5"}),
+        Reply(200, {"Transfer-Encoding": "chunked"}),
+        {"a": object()},
+    ],
+)
+def test_what_can_not_be_sent_is_a_failed_pipeline_and_sends_nothing_of_it(answering: Callable[..., TestResponse], value: object) -> None:
+    def give(call: Call) -> object:
+        return value
+
+    answered = answering(give, "GET")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (500, "pipeline-failed")
+    assert "Set-Cookie" not in answered.headers
+    assert "TypeError" not in answered.text
+
+
+def test_a_refusal_on_purpose_is_a_problem_document_with_all_it_says(answering: Callable[..., TestResponse]) -> None:
+    def refuse(call: Call) -> None:
+        raise PipelineError(409, "Already there", "Once is enough.", type="already-there", headers={"Retry-After": "30"}, seen=2)
+
+    answered = answering(refuse, "GET", headers={"X-Request-Id": "run-of-mine"})
+
+    assert answered.headers["Retry-After"] == "30"
+    assert answered.content_type == "application/problem+json"
+    assert answered.json == {
+        "type": "already-there",
+        "title": "Already there",
+        "status": 409,
+        "detail": "Once is enough.",
+        "seen": 2,
+        "run": "run-of-mine",
+    }
+
+
+def test_what_a_refusal_adds_can_not_replace_what_it_is(answering: Callable[..., TestResponse]) -> None:
+    def refuse(call: Call) -> None:
+        raise PipelineError(409, "Taken", "Twice.", run="forged")
+
+    answered = answering(refuse, "GET", headers={"X-Request-Id": "run-of-mine"})
+
+    assert (answered.json or {})["run"] == "run-of-mine"
+
+
+def test_a_handler_that_exits_or_recurses_ends_only_its_own_call(answering: Callable[..., TestResponse]) -> None:
+    def leave(call: Call) -> None:
+        raise SystemExit(1)
+
+    def recurse(call: Call) -> None:
+        recurse(call)
+
+    assert [answering(handler, "GET").status_code for handler in (leave, recurse)] == [500, 500]
+
+
+def test_observers_see_start_and_end_and_one_that_raises_changes_nothing(penstock_runtime: Start) -> None:
+    seen: list[object] = []
+
+    def penstock_call_started(call: Call) -> None:
+        seen.append(("started", call.run))
+        raise RuntimeError("no good")
+
+    def penstock_call_finished(call: Call, status: int, seconds: float) -> None:
+        seen.append(("finished", call.run, status, seconds >= 0))
+        raise RuntimeError("no good")
+
+    pipeline = example(api_key=True)
+
+    @pipeline.get("/{kind}")
+    def divide(call: Call, kind: str) -> dict[str, float]:
+        return {"a": 1 / (kind == "good")}
+
+    plugin = offering(pipeline, penstock_call_started=penstock_call_started, penstock_call_finished=penstock_call_finished)
+    runtime = penstock_runtime(plugin, policy="api-key")
+    client = runtime.client(token=False)
+
+    statuses = [client.get(f"/v1/example/{kind}", headers={"X-Request-Id": f"run-of-{kind}"}).status_code for kind in ("good", "bad")]
+    refused = runtime.anonymous().get("/v1/example/good").status_code
+
+    assert (statuses, refused) == ([200, 500], 401)
+    assert seen == [
+        ("started", "run-of-good"),
+        ("finished", "run-of-good", 200, True),
+        ("started", "run-of-bad"),
+        ("finished", "run-of-bad", 500, True),
+    ]
+
+
+def test_a_call_without_a_server_s_connection_is_timed_out_too(answering: Callable[..., TestResponse]) -> None:
+    def stuck(call: Call) -> None:
+        time.sleep(2)
+
+    answered = answering(stuck, "GET", trigger={"timeout": 0.1})
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
+
+
+def test_the_caller_is_who_the_gate_proved(penstock_runtime: Start) -> None:
+    pipeline = example(api_key=True, jwt=True, scopes={"a"})
+
+    @pipeline.get("/")
+    def show(call: Call) -> dict[str, object]:
+        caller = call.caller
+        return {"consumer": caller.consumer, "subject": caller.subject, "scopes": sorted(caller.scopes), "aud": caller.claims["aud"]}
+
+    client = penstock_runtime(offering(pipeline)).client("acme", subject="bob", scopes={"a", "b"})
+
+    assert client.get("/v1/example/").json == {"consumer": "acme", "subject": "bob", "scopes": ["a", "b"], "aud": "test"}
+
+
+def test_no_repr_of_a_call_shows_credentials_or_body(penstock_runtime: Start) -> None:
+    pipeline = example(api_key=True, jwt=True)
+    shown: list[str] = []
+
+    @pipeline.post("/")
+    def take(call: Call, body: bytes) -> None:
+        shown.append(f"{call!r} {call.caller!r} {call.headers!r}")
+
+    client = penstock_runtime(offering(pipeline)).client()
+    client.post("/v1/example/", data=b"of the body")
+
+    (text,) = shown
+    assert "pk_test" not in text
+    assert "eyJ" not in text
+    assert "of the body" not in text
+
+
+def test_a_problem_of_an_unknown_path_is_a_problem_document(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(policy="any")
+
+    for path in ("/", "/v1", "/v1/none/", "/-/none", "/%00", "/../etc", "/v1//x"):
+        answered = runtime.anonymous().get(path)
+
+        assert (answered.status_code, json.loads(answered.data)["type"]) == (404, "not-found"), path
