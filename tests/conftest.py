@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kit import Place, Server, free_port, initdb
+from kit import Place, Redis, Server, free_port, initdb
 
 CI = os.environ.get("CI") == "true"
 
@@ -40,6 +40,20 @@ def postgres() -> Iterator[str]:
     yield f"postgresql://penstock@127.0.0.1:{port}"
     subprocess.run([programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/", **user)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis server of our own, which a test may stop and start."""
+    program = shutil.which("redis-server")
+    if program is None:
+        if CI:
+            pytest.fail("Redis is missing, and CI must not skip")
+        pytest.skip("Redis is not installed")
+    server = Redis(program, tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -169,4 +169,31 @@ class Server:
             self.process.wait()
 
 
-__all__ = ["ACTOR", "ROOT", "Place", "Server", "consumers", "environments", "free_port", "initdb", "signing"]
+class Redis:
+    """A Redis server in a process of its own."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", "redis.log"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command)
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError("Redis did not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "environments", "free_port", "initdb", "signing"]

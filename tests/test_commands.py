@@ -193,7 +193,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words
 def test_a_server_that_can_not_start_says_why_and_exits_3(shop: Place, settings: dict[str, str], said: str) -> None:
     done = shop.run("serve", "--bind", "127.0.0.1:0", **settings)
 
-    assert done.returncode == (2 if "prod" in said else 3), done.stderr
+    assert done.returncode == 3, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr

@@ -23,6 +23,7 @@ from penstock.contracts.access import (
 from penstock.contracts.call import Call, Caller, Reply, Token
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
+from penstock.contracts.rates import Rate
 from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
 from penstock.hookspecs import hookimpl
 
@@ -43,6 +44,7 @@ __all__ = [
     "HttpTrigger",
     "Pipeline",
     "PipelineError",
+    "Rate",
     "Reply",
     "RequestHead",
     "Setup",

@@ -9,6 +9,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from gunicorn.glogging import Logger as _GunicornLogger
 from gunicorn.http import errors as http_errors
 from gunicorn.util import write_nonblock
@@ -16,6 +17,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from penstock import logs
 from penstock.errors import CannotStart, Refusal
+from penstock.host import Host
 from penstock.settings import Settings
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import last_response
@@ -98,6 +100,41 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             for connection in self.keepalived_conns:
                 connection.timeout = 0
         super().murder_keepalived()
+
+
+def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt."""
+    if not _rehearsed():
+        if server.pidfile is not None:
+            server.pidfile.unlink()
+        sys.exit(CannotStart.exit_code)
+    reload = server.reload
+
+    def careful() -> None:
+        if _rehearsed():
+            reload()
+        else:
+            server.log.error("not reloaded: the workers go on with what they have")
+
+    server.reload = careful
+
+
+def _rehearsed() -> bool:
+    """Try a start in a child, so that neither plugins nor threads come into this process."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    code = 1
+    try:
+        Host(_settings).rehearse()
+        code = 0
+    except CannotStart as error:
+        sys.stderr.write(f"penstock: {error}\n")
+    except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
+        structlog.get_logger("penstock").exception("can't start", error=type(error).__name__)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type

@@ -24,6 +24,7 @@ from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.rows import touch_keys
 from penstock.errors import CannotStart, PenstockError, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
+from penstock.gate.rates import Limiter
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.settings import Settings
@@ -56,6 +57,7 @@ class Host:
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
+        self.limiter: Limiter | None = None
         self.pid: int | None = None
         self._gates_version = -1
         self._used: dict[str, float] = {}
@@ -111,13 +113,8 @@ class Host:
             if self.pid == os.getpid():
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
-            try:
-                engine = self._open()
-            except (DatabaseAway, Unknown) as error:
-                raise CannotStart(str(error)) from error
+            engine = self._open()
             self._report()
-            if self.settings.strict:
-                self._refuse_to_start_if_refused()
             targets = [("penstock-follow", self._follow)]
             if engine.dialect.name == "postgresql":
                 targets.append(("penstock-listen", self._listen))
@@ -126,8 +123,21 @@ class Host:
                 thread.start()
             self.pid = os.getpid()
 
+    def rehearse(self) -> None:
+        """Do all that a start needs, without staying. Raises CannotStart."""
+        self._open().dispose()
+
     def _open(self) -> Engine:
-        engine = open_engine(self.settings.database_url)
+        try:
+            engine = open_engine(self.settings.database_url)
+            self._read(engine)
+        except (DatabaseAway, Unknown) as error:
+            raise CannotStart(str(error)) from error
+        if self.settings.strict:
+            self._refuse_to_start_if_refused()
+        return engine
+
+    def _read(self, engine: Engine) -> None:
         at = migrate.current(engine)
         if at is None:
             raise CannotStart("the database is empty; run `penstock db upgrade`")
@@ -140,7 +150,8 @@ class Host:
         access.refresh(engine)
         self.access = access
         self._rejudge()
-        return engine
+        if any(item.pipeline.trigger.rate for item in self.loaded.values() if not item.broken):
+            self.limiter = Limiter(self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
 
     def stop(self) -> None:
         """End the threads and write what is left."""
@@ -168,6 +179,8 @@ class Host:
                 self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
             for warning in judged.warnings:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
+        if self.limiter is not None and self.settings.workers > 1 and not self.limiter.shared:
+            self.log.warning("rates are counted by each worker alone", workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
 

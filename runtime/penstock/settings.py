@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,14 @@ SETTINGS = (
     Setting("PENSTOCK_MAX_STALENESS", "60", "seconds that calls go on while the database can't be reached, then 503"),
     Setting("PENSTOCK_ISSUER", "penstock", "the `iss` of tokens made here"),
     Setting("PENSTOCK_API_KEY_HEADERS", "X-API-Key,apikey", "request headers that carry an API key"),
+    Setting(
+        "PENSTOCK_RATE_LIMIT_URL",
+        "memory://",
+        "where calls are counted: memory:// for each process alone, redis://HOST:PORT for all together (`_FILE` too)",
+    ),
+    Setting("PENSTOCK_RATE_LIMIT_AWAY", "pass", "what becomes of rated calls while Redis can't be reached: pass, or refuse (503)"),
+    Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
+    Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
     Setting("PENSTOCK_WORKERS", "2", "worker processes"),
     Setting("PENSTOCK_THREADS", "64", "calls that one worker answers at a time"),
@@ -49,7 +58,7 @@ SETTINGS = (
     Setting("PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error"),
     Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
 )
-SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL"})
+SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,10 @@ class Settings:
     max_staleness: float = 60.0
     issuer: str = "penstock"
     api_key_headers: tuple[str, ...] = ("X-API-Key", "apikey")
+    rate_limit_url: str = field(default="memory://", repr=False)
+    rate_limit_away: str = "pass"
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    forwarded_header: str = "X-Forwarded-For"
     bind: str = "127.0.0.1:8000"
     workers: int = 2
     threads: int = 64
@@ -100,6 +113,10 @@ class Settings:
             max_staleness=read.number("PENSTOCK_MAX_STALENESS", 1, 86_400),
             issuer=read.text("PENSTOCK_ISSUER"),
             api_key_headers=headers,
+            rate_limit_url=read.text("PENSTOCK_RATE_LIMIT_URL"),
+            rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "pass", "refuse"),
+            trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
+            forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
             bind=read.text("PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
             threads=read.number("PENSTOCK_THREADS", 1, 4096),
@@ -156,6 +173,12 @@ class _Reader:
         if not re.fullmatch(r"\d{1,9}", value, re.ASCII) or not least <= int(value) <= most:
             raise BadSetting(f"{name} must be a whole number from {least} to {most}, not {value!r}")
         return int(value)
+
+    def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+        try:
+            return tuple(ip_network(word) for word in self.words(name))
+        except ValueError as error:
+            raise BadSetting(f"{name}: {error}; write networks such as 10.0.0.0/8, 127.0.0.1 or fd00::/8") from None
 
     def folders(self, name: str) -> tuple[Path, ...]:
         chosen = self._env.get(name, "").strip()

@@ -199,6 +199,32 @@ def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place
     assert server.call("GET", "/v1/orders/", key=key).json() == {"edition": 2}
 
 
+def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(sqlite_place: Place, serve: Serve) -> None:
+    key, _ = prepared(sqlite_place)
+    server = serve(sqlite_place, workers=2, PENSTOCK_STRICT="true")
+    plugin = sqlite_place.folder / "plugins" / "shapes.py"
+    pid = server.call("GET", "/v1/orders/", key=key).json()["pid"]
+
+    plugin.write_text(PLUGIN.replace("api_key=True", "api_key=False"), encoding="utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    for _ in range(100):
+        if "not reloaded" in server.log.read_text():
+            break
+        time.sleep(0.1)
+
+    assert "PENSTOCK_STRICT is on and not everything can be served: v1/orders" in server.log.read_text()
+    assert pid in {httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json()["pid"] for _ in range(30)}
+
+    plugin.write_text(PLUGIN.replace('"pid": os.getpid()', '"edition": 2'), encoding="utf-8")
+    server.process.send_signal(signal.SIGHUP)
+    for _ in range(100):
+        if httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {"edition": 2}:
+            break
+        time.sleep(0.1)
+
+    assert httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {"edition": 2}
+
+
 def test_the_run_id_of_a_well_formed_request_id_is_echoed_and_any_other_replaced(sqlite_place: Place, serve: Serve) -> None:
     key, _ = prepared(sqlite_place)
     server = serve(sqlite_place)

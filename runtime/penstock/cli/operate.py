@@ -11,7 +11,6 @@ from penstock import audit
 from penstock.access.secrets import make_secret_key
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
 from penstock.db import migrate
-from penstock.errors import CannotStart
 from penstock.gate.compliance import Judged, State
 from penstock.settings import SETTINGS
 
@@ -26,11 +25,7 @@ def serve(context: Context, environment: str | None, bind: str | None, workers: 
     """Serve an environment's pipelines with gunicorn."""
     chosen = {"ENVIRONMENT": environment, "BIND": bind, "WORKERS": workers, "THREADS": threads}
     os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
-    if migrate.current(context.engine) is None:
-        raise CannotStart("the database is empty; run `penstock db upgrade`")
-    name = context.settings.environment
-    context.host.look(context.engine, name, context.box)
-    context.engine.dispose()
+    _ = context.settings  # what is wrong with them is said before anything is replaced
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "penstock.wsgi:app"])  # noqa: S606  it replaces this process
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from penstock.contracts.rates import Rate, problems_of
+
 Handler = Callable[..., Any]
 F = TypeVar("F", bound=Handler)
 
@@ -73,6 +75,7 @@ class HttpTrigger:
         max_body: The largest body, in bytes.
         timeout: The longest a call may take, in seconds, at most 300.
         cors: Which browser origins may call; none by default.
+        rate: How often it may be called; several windows hold together.
 
     """
 
@@ -84,6 +87,7 @@ class HttpTrigger:
     max_body: int = 1024 * 1024
     timeout: float = 30.0
     cors: Cors | None = None
+    rate: tuple[Rate, ...] = ()
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -96,6 +100,7 @@ class HttpTrigger:
         max_body: int = 1024 * 1024,
         timeout: float = 30.0,
         cors: Cors | None = None,
+        rate: Rate | Iterable[Rate] = (),
     ) -> None:
         for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
             if not isinstance(value, bool):
@@ -109,6 +114,7 @@ class HttpTrigger:
         object.__setattr__(self, "max_body", max_body)
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "cors", cors)
+        object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
 
     @property
     def toggles(self) -> frozenset[str]:
@@ -126,6 +132,7 @@ class HttpTrigger:
             yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_SECONDS:
             yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
+        yield from problems_of(self.rate, api_key=self.api_key)
         if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
 

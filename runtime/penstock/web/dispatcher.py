@@ -10,17 +10,20 @@ import pluggy
 import structlog
 
 from penstock.contracts.access import RequestHead
-from penstock.contracts.call import Call
-from penstock.contracts.pipeline import MAX_SECONDS, Cors
+from penstock.contracts.call import Call, Caller
+from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
 from penstock.errors import Refusal
 from penstock.gate.gate import unavailable
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import WELL_FORMED, new_run_id
+from penstock.web.addresses import client_address
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
 from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, last_response, plain_socket, run_aside
+
+RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., object]
@@ -75,7 +78,7 @@ class Dispatcher:
 
     def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes) -> None:
         """Add the headers that every reply has."""
-        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run)]
+        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run), *environ.get(RATES, ())]
         cors = self._cors(place)
         if cors is not None:
             headers += _cors_headers(cors, environ, place.allowed)
@@ -99,6 +102,8 @@ class Dispatcher:
             host.note_use(caller.key_id, now)
         pipeline = endpoint.pipeline
         trigger = pipeline.trigger
+        if trigger.rate:
+            self._count(environ, place, pipeline, caller)
         call = Call(
             method=method,
             path=environ["PATH_INFO"],
@@ -115,6 +120,15 @@ class Dispatcher:
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
         return self._handle(endpoint, call, environ, place)
+
+    def _count(self, environ: Environ, place: Place, pipeline: Pipeline, caller: Caller) -> None:
+        """Count a call against its pipeline's rates; what is left goes out with the reply, whatever that is."""
+        host = self._host
+        if host.limiter is None:
+            raise unavailable()
+        settings = host.settings
+        address = client_address(environ, settings.trusted_proxies, settings.forwarded_header)
+        environ[RATES] = host.limiter.count(f"{settings.environment}/{place.pipeline}", pipeline.trigger.rate, caller, address)
 
     def _handle(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Answer:
         began = time.perf_counter()

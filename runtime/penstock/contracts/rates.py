@@ -1,0 +1,74 @@
+"""How often a pipeline may be called."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+WRITTEN = re.compile(r"([1-9]\d{0,8})/(?:([1-9]\d{0,3}) )?(second|minute|hour|day)s?")
+BY = ("consumer", "key", "address", "pipeline")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most so many calls within a window that moves along: `Rate("100/second")`, `Rate("5000/12 hours", by="key")`.
+
+    `by` says whose calls are counted together: those of a `consumer`, a `key`, an `address`, or all of the `pipeline`. What makes
+    no sense is reported when the plugin is loaded, and refuses the pipeline.
+    """
+
+    text: str
+    by: str = "consumer"
+
+    @property
+    def count(self) -> int:
+        """The calls that a window has room for."""
+        return _parsed(self.text)[0]
+
+    @property
+    def seconds(self) -> int:
+        """The length of the window."""
+        return _parsed(self.text)[1]
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense, each with its mend."""
+        try:
+            _parsed(self.text)
+        except ValueError as error:
+            yield str(error), 'write a number and a window, such as "100/second" or "5000/12 hours"'
+        if self.by not in BY:
+            yield f"a rate can't be counted by {self.by!r}", f"use one of {', '.join(BY)}"
+
+    def __str__(self) -> str:
+        """Name it as the developer wrote it."""
+        return f"{self.text} by {self.by}"
+
+
+@functools.cache
+def _parsed(text: str) -> tuple[int, int]:
+    """Return a rate's calls and seconds. Raises ValueError."""
+    match = WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is no rate")
+    return int(match[1]), int(match[2] or 1) * SECONDS[match[3]]
+
+
+def problems_of(rates: Iterable[object], *, api_key: bool) -> Iterable[tuple[str, str]]:
+    """Yield what makes no sense about a trigger's rates, each with its mend."""
+    seen: set[tuple[str, int]] = set()
+    for rate in rates:
+        if not isinstance(rate, Rate):
+            yield f"{rate!r} is no rate", 'give rate=[Rate("100/second", by="consumer")]'
+            continue
+        wrong = list(rate.problems())
+        yield from wrong
+        if wrong:
+            continue
+        if rate.by in {"consumer", "key"} and not api_key:
+            yield f"the rate {rate} would not count calls without a key", 'set api_key=True, or count by="address"'
+        if (rate.by, rate.seconds) in seen:
+            yield f"two rates count by {rate.by} within {rate.seconds} seconds", "keep the one that is meant"
+        seen.add((rate.by, rate.seconds))

@@ -1,0 +1,82 @@
+"""Count calls against their pipeline's rates. The `limits` library keeps the windows: in memory, or in Redis for several processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import structlog
+from limits import RateLimitItemPerSecond
+from limits.errors import ConfigurationError, StorageError
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+
+from penstock.contracts.call import Caller
+from penstock.contracts.rates import Rate
+from penstock.errors import CannotStart, Refusal
+
+PAUSE = 1.0  # seconds without asking a storage that failed: its timeout must not slow down every call
+PATIENCE = 0.25  # seconds that Redis may take
+
+Headers = list[tuple[str, str]]
+
+
+def rate_limited(wait: float, headers: Headers) -> Refusal:
+    """Return the answer for one call too many; `wait` is in seconds."""
+    seconds = max(1, math.ceil(wait))
+    detail = f"Too many calls; the next one has room in {seconds} second{'s' if seconds > 1 else ''}."
+    return Refusal(429, "rate-limited", detail, headers=[("Retry-After", str(seconds)), *headers])
+
+
+class Limiter:
+    """Counts calls; one that is refused counts for nothing."""
+
+    def __init__(self, url: str, *, pass_when_away: bool) -> None:
+        options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} if url.startswith("redis") else {}
+        try:
+            self._storage = storage_from_string(url, wrap_exceptions=True, **options)
+        except ConfigurationError as error:
+            raise CannotStart(f"PENSTOCK_RATE_LIMIT_URL: {error}; use memory:// or redis://HOST:PORT") from None
+        except ValueError as error:
+            raise CannotStart(f"PENSTOCK_RATE_LIMIT_URL can't be used: {type(error).__name__}; use memory:// or redis://HOST:PORT") from None
+        self._windows = MovingWindowRateLimiter(self._storage)
+        self._pass_when_away = pass_when_away
+        self._away_until = 0.0
+        self._log = structlog.get_logger("penstock")
+
+    @property
+    def shared(self) -> bool:
+        """Say whether several processes count together."""
+        return not isinstance(self._storage, MemoryStorage)
+
+    def count(self, place: str, rates: Sequence[Rate], caller: Caller, address: str) -> Headers:
+        """Count a call at a place (`prod/v1/orders`) and return the RateLimit headers of its reply. Raises Refusal.
+
+        The headers are those of draft-ietf-httpapi-ratelimit-headers-10.
+        """
+        if time.monotonic() < self._away_until:
+            return self._away()
+        whose = {"consumer": caller.consumer or address, "key": caller.key_id or address, "address": address, "pipeline": ""}
+        windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for rate in rates]
+        try:
+            room = all(self._windows.test(item, *who) for _, item, who in windows)
+            room = room and all(self._windows.hit(item, *who) for _, item, who in windows)
+            found = [(rate, *self._windows.get_window_stats(item, *who)) for rate, item, who in windows]
+        except StorageError as error:
+            self._away_until = time.monotonic() + PAUSE
+            self._log.error("rate limit storage away", error=str(error), calls="pass" if self._pass_when_away else "refused")
+            return self._away()
+        now = time.time()
+        headers = [
+            ("RateLimit-Policy", ", ".join(f'"{rate}";q={rate.count};w={rate.seconds}' for rate in rates)),
+            ("RateLimit", ", ".join(f'"{rate}";r={max(0, left)};t={max(0, math.ceil(reset - now))}' for rate, reset, left in found)),
+        ]
+        if not room:
+            raise rate_limited(max((reset - now for _, reset, left in found if left <= 0), default=1), headers)
+        return headers
+
+    def _away(self) -> Headers:
+        if self._pass_when_away:
+            return []
+        raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")])

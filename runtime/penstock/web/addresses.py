@@ -1,0 +1,57 @@
+"""Whose address a call comes from; what a proxy says counts only where an operator trusts it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Network = IPv4Network | IPv6Network
+FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]+)', re.IGNORECASE)  # RFC 7239 section 4
+
+
+def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], header: str) -> str:
+    """Return the address of the nearest peer that is no trusted proxy; empty for a local socket without one."""
+    peer = str(environ.get("REMOTE_ADDR") or "")
+    if not proxies or (peer and not _trusted(peer, proxies)):
+        return _plain(peer)
+    said = environ.get("HTTP_" + header.upper().replace("-", "_"))
+    hops = _hops(said, header) if isinstance(said, str) else []
+    nearest = peer
+    for hop in reversed(hops):
+        if _parsed(hop) is None:  # nobody we trust writes such a thing: it is the last word that can be believed
+            break
+        nearest = hop
+        if not _trusted(hop, proxies):
+            break
+    return _plain(nearest)
+
+
+def _hops(said: str, header: str) -> list[str]:
+    parts = [part.strip() for part in said.split(",")]
+    if header.lower() != "forwarded":
+        return parts
+    found = [FORWARDED_FOR.search(part) for part in parts]
+    return [match[1].strip('"') if match else "unknown" for match in found]
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+
+
+def _trusted(text: str, proxies: tuple[Network, ...]) -> bool:
+    address = _parsed(text)
+    return address is not None and any(address in network for network in proxies)
+
+
+def _plain(text: str) -> str:
+    address = _parsed(text)
+    return text if address is None else str(address)

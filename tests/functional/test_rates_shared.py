@@ -1,0 +1,88 @@
+"""Rates that several processes count together, in a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from kit import Place, Redis, Server
+
+Serve = Callable[..., Server]
+
+PLUGIN = """
+from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl
+
+rated = Pipeline("rated", version="1.0.0", trigger=HttpTrigger(api_key=True, rate=Rate("10/minute")))
+
+@rated.get("/")
+def show(call: Call): return {"a": 1}
+
+@hookimpl
+def penstock_pipelines(): return [rated]
+"""
+
+
+@pytest.fixture
+def key(sqlite_place: Place) -> str:
+    sqlite_place.plugin("rated", PLUGIN)
+    sqlite_place.policy("api-key")
+    sqlite_place.consumer("acme", "rated")
+    return sqlite_place.key("acme").key
+
+
+def statuses(server: Server, key: str, times: int) -> list[int]:
+    """Call on new connections, so that every worker has its turn."""
+    return [httpx.get(f"{server.url}/v1/rated/", headers={"X-API-Key": key}, timeout=10).status_code for _ in range(times)]
+
+
+def test_all_workers_count_together(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
+    servers = [serve(sqlite_place, workers=2, PENSTOCK_RATE_LIMIT_URL=redis.url) for _ in range(2)]
+
+    answered = statuses(servers[0], key, 6) + statuses(servers[1], key, 8)
+
+    assert sorted(answered) == [200] * 10 + [429] * 4
+
+
+def test_workers_that_count_alone_say_so_at_start(sqlite_place: Place, key: str, serve: Serve) -> None:
+    server = serve(sqlite_place, workers=2)
+
+    assert len(statuses(server, key, 3)) == 3
+    assert "rates are counted by each worker alone" in server.log.read_text()
+
+
+@pytest.mark.parametrize(("away", "meanwhile"), [("pass", 200), ("refuse", 503)])
+def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_again(
+    sqlite_place: Place, key: str, serve: Serve, redis: Redis, away: str, meanwhile: int
+) -> None:
+    server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url, PENSTOCK_RATE_LIMIT_AWAY=away)
+    before = statuses(server, key, 1)
+    redis.stop()
+    during = statuses(server, key, 12)
+    redis.start()
+    after: list[int] = []
+    while 429 not in after and len(after) < 200_000:
+        after += statuses(server, key, 1)
+        if len(after) > 2000:
+            break
+
+    assert (before, during) == ([200], [meanwhile] * 12)
+    assert after[-1] == 429
+    assert server.log.read_text().count("rate limit storage away") <= 12
+
+
+def test_a_server_starts_while_redis_is_away(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
+    redis.stop()
+    server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url)
+
+    assert statuses(server, key, 2) == [200, 200]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "redis://[", "memcached://x"])
+def test_a_url_that_makes_no_sense_ends_the_start(sqlite_place: Place, key: str, url: str) -> None:
+    done = sqlite_place.run("serve", "--bind", "127.0.0.1:1", PENSTOCK_RATE_LIMIT_URL=url)
+
+    assert done.returncode == 3
+    assert "PENSTOCK_RATE_LIMIT_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert key not in done.stderr

@@ -1,0 +1,168 @@
+"""Rates: what may be written, and whose calls are counted together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl
+from penstock.testing import Runtime
+from penstock.web.addresses import client_address
+
+Start = Callable[..., Runtime]
+
+
+def offering(**trigger: Any) -> SimpleNamespace:
+    pipeline = Pipeline("rated", version="1.0.0", trigger=HttpTrigger(**trigger))
+
+    @pipeline.post("/")
+    def take(call: Call, body: dict[str, int]) -> dict[str, int]:
+        return body
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="rated", penstock_pipelines=penstock_pipelines)
+
+
+def statuses(client: Any, times: int, **more: Any) -> list[int]:
+    return [client.post("/v1/rated/", json={"a": 1}, **more).status_code for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "seconds"), [("1/second", 1, 1), ("100/minute", 100, 60), ("5000/12 hours", 5000, 43_200), ("3/2 days", 3, 172_800)]
+)
+def test_rates_are_written_as_calls_and_window(text: str, count: int, seconds: int) -> None:
+    assert (Rate(text).count, Rate(text).seconds, list(Rate(text).problems())) == (count, seconds, [])
+
+
+@pytest.mark.parametrize(
+    ("rate", "problem"),
+    [
+        (Rate("0/second"), "'0/second' is no rate"),
+        (Rate("100"), "'100' is no rate"),
+        (Rate("-1/minute"), "'-1/minute' is no rate"),
+        (Rate("1e3/minute"), "'1e3/minute' is no rate"),
+        (Rate("10/fortnight"), "'10/fortnight' is no rate"),
+        (Rate(100), "100 is no rate"),  # type: ignore[arg-type]  # what a developer may write all the same
+        (Rate("10/minute", by="country"), "a rate can't be counted by 'country'"),
+        ("10/minute", "'10/minute' is no rate"),
+        ([Rate("10/minute"), Rate("20/60 seconds")], "two rates count by consumer within 60 seconds"),
+    ],
+)
+def test_a_rate_that_makes_no_sense_refuses_the_pipeline(penstock_runtime: Start, rate: Any, problem: str) -> None:
+    rates = [rate] if isinstance(rate, str) else rate
+
+    runtime = penstock_runtime(offering(api_key=True, rate=rates), policy="api-key")
+
+    assert any(problem in text for text in runtime.refused()["v1/rated"])
+    assert runtime.client(token=False).post("/v1/rated/", json={}).status_code == 503
+
+
+@pytest.mark.parametrize("by", ["consumer", "key"])
+def test_a_rate_by_consumer_or_key_needs_keys(penstock_runtime: Start, by: str) -> None:
+    runtime = penstock_runtime(offering(rate=Rate("1/minute", by=by)), policy="any")
+
+    assert any("set api_key=True" in text for text in runtime.refused()["v1/rated"])
+
+
+def test_one_call_too_many_is_a_429_that_says_when_there_is_room(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=[Rate("2/minute"), Rate("100/hour", by="key")]), policy="api-key")
+    client = runtime.client(token=False)
+
+    first, _, third = (client.post("/v1/rated/", json={"a": 1}) for _ in range(3))
+
+    assert first.headers["RateLimit-Policy"] == '"2/minute by consumer";q=2;w=60, "100/hour by key";q=100;w=3600'
+    assert first.headers["RateLimit"] == '"2/minute by consumer";r=1;t=60, "100/hour by key";r=99;t=3600'
+    assert (third.status_code, third.content_type, (third.json or {})["type"]) == (429, "application/problem+json", "rate-limited")
+    assert 50 <= int(third.headers["Retry-After"]) <= 60
+    assert third.headers["RateLimit"].startswith('"2/minute by consumer";r=0;')
+
+
+def test_what_is_refused_does_not_count_in_the_longer_window(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=[Rate("1/minute"), Rate("10/hour", by="key")]), policy="api-key")
+    client = runtime.client(token=False)
+
+    last = [client.post("/v1/rated/", json={"a": 1}) for _ in range(5)][-1]
+
+    assert '"10/hour by key";r=9;' in last.headers["RateLimit"]
+
+
+def test_the_rate_is_asked_after_the_gate_and_before_the_body(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=Rate("1/minute", by="pipeline")), policy="api-key")
+    client = runtime.client(token=False)
+
+    refused_at_the_gate = statuses(runtime.anonymous(), 3)
+    malformed = client.post("/v1/rated/", data=b"{", content_type="application/json")
+    again = client.post("/v1/rated/", data=b"{", content_type="application/json")
+
+    assert refused_at_the_gate == [401] * 3
+    assert (malformed.status_code, again.status_code) == (400, 429)
+    assert "RateLimit" in malformed.headers
+
+
+def test_each_consumer_has_room_of_its_own_and_all_share_the_pipeline_s(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=[Rate("2/minute"), Rate("3/minute", by="pipeline")]), policy="api-key")
+
+    assert statuses(runtime.client("acme", token=False), 3) == [200, 200, 429]
+    assert statuses(runtime.client("acme", token=False), 1) == [429]  # another key of the same consumer
+    assert statuses(runtime.client("bolt", token=False), 2) == [200, 429]
+
+
+def test_each_key_has_room_of_its_own_where_keys_are_counted(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=Rate("1/minute", by="key")), policy="api-key")
+
+    assert [statuses(runtime.client("acme", token=False), 2) for _ in range(2)] == [[200, 429]] * 2
+
+
+def test_nobody_gets_more_room_by_claiming_another_address(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(rate=Rate("2/minute", by="address")), policy="any")
+
+    def call(peer: str, claimed: str) -> int:
+        return statuses(runtime.anonymous(), 1, headers={"X-Forwarded-For": claimed}, environ_overrides={"REMOTE_ADDR": peer})[0]
+
+    assert [call("203.0.113.9", f"198.51.100.{number}") for number in range(3)] == [200, 200, 429]
+    assert call("203.0.113.10", "198.51.100.1") == 200
+
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "address"),
+    [
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # no proxy of ours: not believed
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1", "198.51.100.1"),  # the client wrote 1.1.1.1 itself
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1, 10.9.9.9", "198.51.100.1"),  # two proxies of ours
+        ("10.0.0.1", "nonsense", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, nonsense, 10.0.0.7", "10.0.0.7"),
+        ("10.0.0.1", "10.0.0.2, 10.0.0.3", "10.0.0.2"),
+        ("10.0.0.1", None, "10.0.0.1"),
+        ("fd00::1", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("10.0.0.1", "198.51.100.1:8080", "198.51.100.1"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("", "198.51.100.1", "198.51.100.1"),  # a proxy on a local socket
+    ],
+)
+def test_a_trusted_proxy_is_believed_and_nobody_else(peer: str, said: str | None, address: str) -> None:
+    environ = {"REMOTE_ADDR": peer} | ({"HTTP_X_FORWARDED_FOR": said} if said is not None else {})
+
+    assert client_address(environ, PROXIES, "X-Forwarded-For") == address
+
+
+def test_forwarded_is_read_where_it_is_the_header_that_was_chosen() -> None:
+    said = 'for=1.1.1.1;proto=http, for="[2001:db8::1]:4711";by=10.0.0.9'
+    environ = {"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": said, "HTTP_X_FORWARDED_FOR": "6.6.6.6"}
+
+    assert client_address(environ, PROXIES, "Forwarded") == "2001:db8::1"
+    assert client_address(environ, PROXIES, "X-Forwarded-For") == "6.6.6.6"
+
+
+def test_without_trusted_proxies_a_header_means_nothing() -> None:
+    assert client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6"}, (), "X-Forwarded-For") == "127.0.0.1"
