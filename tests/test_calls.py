@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Reply, hookimpl
+from penstock import AccessView, Authenticator, Call, Caller, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -294,6 +294,26 @@ def test_a_call_without_a_server_s_connection_is_timed_out_too(answering: Callab
     answered = answering(stuck, "GET", trigger={"timeout": 0.1})
 
     assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
+
+
+def test_an_authenticator_that_fails_lets_nobody_in_and_says_nothing(penstock_runtime: Start) -> None:
+    class Failing(Authenticator):
+        name, noun, refusal, challenge = "failing", "thing", "invalid-thing", "Thing"
+
+        def find(self, head: RequestHead, access: AccessView) -> str | None:
+            raise KeyError("a secret of the plugin")
+
+        def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
+            return caller
+
+    pipeline = example()
+    pipeline.get("/")(lambda: "open")
+    runtime = penstock_runtime(offering(pipeline, penstock_authenticators=lambda setup: [Failing()]), policy="any")
+
+    answered = runtime.anonymous().get("/v1/example/")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (500, "internal")
+    assert "secret" not in answered.text
 
 
 def test_the_caller_is_who_the_gate_proved(penstock_runtime: Start) -> None:

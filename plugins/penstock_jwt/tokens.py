@@ -25,6 +25,7 @@ REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
 CACHED = 8192
 LONGEST = 8192  # characters of a token: more is no token of ours
+LATEST = 2**53  # seconds since the epoch: whole numbers are exact up to here (RFC 8259 section 6)
 
 
 def _verifier(key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
@@ -140,8 +141,8 @@ class Tokens(Authenticator):
     def _proven(claims: dict[str, Any], key: SigningKey) -> _Proven:
         times = [claims["iat"], claims["nbf"], claims["exp"]]
         texts = [claims["sub"], claims["client_id"], claims["jti"], claims.get("scope", "")]
-        if not all(isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment) for moment in times):
-            raise CredentialRejected("a time that is no number")
+        if not all(isinstance(moment, int | float) and not isinstance(moment, bool) and 0 <= moment < LATEST for moment in times):
+            raise CredentialRejected("a time that is no moment")
         if not all(isinstance(text, str) for text in texts) or not all(texts[:3]):
             raise CredentialRejected("a claim of the wrong type")
         return _Proven(
@@ -182,9 +183,11 @@ class Issuer(TokenIssuer):
     ) -> Token:
         """Return a token bound to that consumer."""
         limit = access.environment.token_lifetime
-        seconds = limit if lifetime is None else int(lifetime)
-        if not 1 <= seconds <= limit:
-            raise TokenNotIssued(f"a token of this environment lives 1 to {limit} seconds, not {seconds}")
+        if lifetime is None:
+            lifetime = limit
+        if not 1 <= lifetime <= limit:
+            raise TokenNotIssued(f"a token of this environment lives 1 to {limit} seconds, not {lifetime}")
+        seconds = int(lifetime)
         if not subject or not isinstance(subject, str):
             raise TokenNotIssued("a token needs a subject")
         if not all(isinstance(scope, str) and scope and not any(character.isspace() for character in scope) for scope in scopes):
@@ -210,9 +213,12 @@ class Issuer(TokenIssuer):
             "scope": scope,
         }
         try:
+            json.dumps(claims, allow_nan=False)  # PyJWT would sign NaN, which is no JSON
             signed = jwt.encode(payload, _signer(key), algorithm=key.algorithm, headers={"kid": key.kid, "typ": TYPE})
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise TokenNotIssued(f"a claim is no JSON: {error}") from error
+        if len(signed) > LONGEST:
+            raise TokenNotIssued(f"the token would have {len(signed)} characters; the gate takes {LONGEST}: leave some claims out")
         return Token(access_token=signed, expires_in=seconds, scope=scope)
 
 

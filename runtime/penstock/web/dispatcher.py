@@ -67,6 +67,11 @@ class Dispatcher:
             refusal, last = _timed_out(), True
         except Refusal as error:
             refusal, last = error, isinstance(error, _BrokenBody)
+        except Answered:
+            raise
+        except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
+            self._log.exception("call failed before its handler", pipeline=place.pipeline, run=run, error=type(error).__name__)
+            refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
         if refusal is not None:
             status, headers, body = _refused(refusal, run)
         self._finish(environ, place, run, headers, body)
