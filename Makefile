@@ -24,7 +24,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/python -m tests.benchmarks.echo
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.echo
 
 lock:
 	uv pip compile --quiet --upgrade --all-extras --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal pyproject.toml -o requirements.lock

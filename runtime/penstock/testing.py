@@ -173,7 +173,9 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
-    return Call(**usual | parts, caller=caller, read_headers=lambda: headers or {}, read_body=lambda: body)
+    sent = {name.lower(): value for name, value in (headers or {}).items()}
+    usual["content_type"] = sent.get("content-type", "")
+    return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
 
 
 @pytest.fixture

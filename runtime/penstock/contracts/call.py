@@ -85,8 +85,9 @@ class Headers(Mapping[str, str]):
 class Call:
     """One call that the gate has let through.
 
-    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading. Headers, query
-    and body are read when they are first asked for; reading the body raises `PipelineError` (413) past the size limit.
+    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading, `content_type` the
+    header of the body. Headers, query and body are read when they are first asked for; reading the body raises
+    `PipelineError` (413) past the size limit.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Call:
         "_read_body",
         "_read_headers",
         "caller",
+        "content_type",
         "deadline",
         "environment",
         "method",
@@ -121,6 +123,7 @@ class Call:
         caller: Caller = ANONYMOUS,
         params: Mapping[str, str] | None = None,
         query_string: str = "",
+        content_type: str = "",
         read_headers: Callable[[], Mapping[str, str]] = dict,
         read_body: Callable[[], bytes] = bytes,
         issue: Issue | None = None,
@@ -135,6 +138,7 @@ class Call:
         self.caller = caller
         self.params = params if params is not None else {}
         self.query_string = query_string
+        self.content_type = content_type
         self._read_headers = read_headers
         self._read_body = read_body
         self._issue = issue

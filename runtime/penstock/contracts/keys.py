@@ -11,6 +11,7 @@ from hashlib import sha256
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM = 24  # characters of base62: 142 bits
 CHECKSUM = 6  # characters of base62 hold a CRC32
+PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 KEY = re.compile(r"pk_([a-z][a-z0-9-]{0,30})_([0-9A-Za-z]{22,})([0-9A-Za-z]{6})", re.ASCII)
 
 
@@ -24,12 +25,9 @@ class ParsedKey:
 
 def checksum(text: str) -> str:
     """Return the CRC32 of a text as six characters of base62."""
-    number = zlib.crc32(text.encode("ascii"))
-    digits = []
-    for _ in range(CHECKSUM):
-        number, rest = divmod(number, len(ALPHABET))
-        digits.append(ALPHABET[rest])
-    return "".join(reversed(digits))
+    high, low = divmod(zlib.crc32(text.encode("ascii")), len(PAIRS))
+    high, middle = divmod(high, len(PAIRS))
+    return PAIRS[high] + PAIRS[middle] + PAIRS[low]
 
 
 def make_api_key(environment: str) -> str:

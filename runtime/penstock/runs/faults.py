@@ -17,8 +17,8 @@ WHERE = re.compile(r" - at `[^`]*`$")
 
 def decode_json(decoder: msgspec.json.Decoder[Any], kind: Any, call: Call) -> object:  # noqa: ANN401  any annotation
     """Return the body as its type. Raises Refusal: 415, 400 or 422."""
-    kind_sent = call.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind_sent != "application/json" and not kind_sent.endswith("+json"):
+    kind_sent = call.content_type.partition(";")[0].strip().lower()
+    if kind_sent not in {"", "application/json"} and not kind_sent.endswith("+json"):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/json.", headers=[("Accept", "application/json")])
     body = call.body
     try:

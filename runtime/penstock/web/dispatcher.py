@@ -120,6 +120,7 @@ class Dispatcher:
             caller=caller,
             params=dict(zip(endpoint.parameters, values, strict=True)) if values else None,
             query_string=environ.get("QUERY_STRING", ""),
+            content_type=environ.get("CONTENT_TYPE", ""),
             read_headers=lambda: _headers(environ),
             read_body=lambda: _read_body(environ, trigger.max_body),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
