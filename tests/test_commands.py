@@ -181,6 +181,9 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words
     [
         ({"PENSTOCK_ENVIRONMENTS": "test"}, "did you mean PENSTOCK_ENVIRONMENT?"),
         ({"PENSTOCK_STRICT": "yes"}, "PENSTOCK_STRICT must be true or false"),
+        ({"PENSTOCK_BIND": "127.0.0.1:80x"}, "PENSTOCK_BIND must be like"),
+        ({"PENSTOCK_BIND": "127.0.0.1:70000"}, "PENSTOCK_BIND must be like"),
+        ({"PENSTOCK_BIND": "unix:/nowhere/x"}, "there is no folder /nowhere"),
         ({"PENSTOCK_WORKERS": "many"}, "PENSTOCK_WORKERS must be a whole number"),
         ({"PENSTOCK_DATABASE_URL": "mysql://x/y"}, "runs on sqlite and postgresql"),
         ({"PENSTOCK_DATABASE_URL": "postgresql://nobody:hunter2@127.0.0.1:1/x"}, "can't be used"),
@@ -191,7 +194,7 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words
     ],
 )
 def test_a_server_that_can_not_start_says_why_and_exits_3(shop: Place, settings: dict[str, str], said: str) -> None:
-    done = shop.run("serve", "--bind", "127.0.0.1:0", **settings)
+    done = shop.run("serve", **{"PENSTOCK_BIND": "127.0.0.1:0"} | settings)
 
     assert done.returncode == 3, done.stderr
     assert said in done.stderr

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import sys
 from contextlib import suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -104,7 +106,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
     """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt."""
-    if not _rehearsed():
+    if not _free(server) or not _rehearsed():
         if server.pidfile is not None:
             server.pidfile.unlink()
         sys.exit(CannotStart.exit_code)
@@ -117,6 +119,28 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
             server.log.error("not reloaded: the workers go on with what they have")
 
     server.reload = careful
+
+
+def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
+    """Say whether the addresses can be listened on; gunicorn itself would try for five seconds and then not say why."""
+    if server.LISTENERS or server.master_pid or os.environ.get("LISTEN_FDS"):
+        return True  # they come from the process before, or from systemd
+    for address in server.cfg.address:
+        if not isinstance(address, tuple):
+            if isinstance(address, str) and not Path(address).parent.is_dir():
+                sys.stderr.write(f"penstock: unix:{address} can't be listened on: there is no folder {Path(address).parent}\n")
+                return False
+            continue
+        host, port = address[0], address[1]
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+        except OSError as error:
+            sys.stderr.write(f"penstock: {host}:{port} can't be listened on: {error.strerror}; choose another with --bind\n")
+            return False
+    return True
 
 
 def _rehearsed() -> bool:

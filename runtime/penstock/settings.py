@@ -14,6 +14,7 @@ from penstock.errors import BadSetting
 
 PREFIX = "PENSTOCK_"
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+ADDRESS = re.compile(r"unix:\S+|fd://\d+|(?:\[[0-9A-Fa-f:.]+\]|[^:\s\[\]/]+):(?P<port>\d{1,5})")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 
@@ -117,7 +118,7 @@ class Settings:
             rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "pass", "refuse"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
-            bind=read.text("PENSTOCK_BIND"),
+            bind=read.address("PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
             threads=read.number("PENSTOCK_THREADS", 1, 4096),
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
@@ -173,6 +174,13 @@ class _Reader:
         if not re.fullmatch(r"\d{1,9}", value, re.ASCII) or not least <= int(value) <= most:
             raise BadSetting(f"{name} must be a whole number from {least} to {most}, not {value!r}")
         return int(value)
+
+    def address(self, name: str) -> str:
+        value = self.text(name)
+        match = ADDRESS.fullmatch(value)
+        if match is None or int(match["port"] or 0) > 65_535:  # noqa: PLR2004  the largest port
+            raise BadSetting(f"{name} must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not {value!r}")
+        return value
 
     def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
         try:
