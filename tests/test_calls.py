@@ -145,6 +145,8 @@ def test_route_parameters_become_their_type_or_the_path_is_not_there(answering: 
         return answering(show, "GET", path, "/{number}/of/{name}")
 
     assert get("/v1/example/7/of/ann%20b").json == {"number": 7, "name": "ann b"}
+    assert get("/v1/example/7/of/gr%C3%BCn%E2%82%AC").json == {"number": 7, "name": "grün€"}
+    assert answering(show, "GET", "/", "/{number}/of/{name}", environ_overrides={"PATH_INFO": "/v1/example/7/of/\xff"}).status_code == 404
     assert get("/v1/example/seven/of/ann").status_code == 404
     assert get("/v1/example/7/of/ann/more").status_code == 404
 

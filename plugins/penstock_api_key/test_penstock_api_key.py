@@ -166,16 +166,20 @@ def changed(change: Callable[[str], str]) -> Attack:
 
 
 GARBAGE = ("", " ", "\t", ",", "pk_", "pk_test_", "pk_test_short", "pk__", "null", "Bearer", "\xe9" * 40, "%", "*", "' OR 1=1 --", "../../keys", "{}")
+MISSHAPEN = {
+    "a random part that is short": summed("pk_test_" + "a" * 21),
+    "a character that is no base62": summed("pk_test_" + "a" * 23 + "-"),
+    "an environment in capitals": summed("pk_TEST_" + "a" * 24),
+    "no environment": summed("pk__" + "a" * 24),
+    "another prefix": summed("sk_test_" + "a" * 24),
+    "more before it": summed(" pk_test_" + "a" * 24),
+}
 ATTACKS: dict[str, Attack] = {
     **{f"garbage {text!r}": just(text) for text in GARBAGE},
     "garbage, huge": just("x" * 1_000_000),
     "well-formed and unknown": lambda _: make_api_key("test"),
     "well-formed and huge": just(summed("pk_test_" + "a" * 1_000_000)),
-    "well-formed but for its random part, which is short": just(summed("pk_test_" + "a" * 21)),
-    "well-formed but for a character that is no base62": just(summed("pk_test_" + "a" * 23 + "-")),
-    "well-formed but for its environment in capitals": just(summed("pk_TEST_" + "a" * 24)),
-    "well-formed but for its missing environment": just(summed("pk__" + "a" * 24)),
-    "well-formed but for its prefix": just(summed("sk_test_" + "a" * 24)),
+    **{f"well-formed but for {what}": just(text) for what, text in MISSHAPEN.items()},
     "of an environment that is not": lambda _: make_api_key("nowhere"),
     "of another environment": lambda world: world.make(env="prod").key,
     "of another environment, made out to be of this one": lambda world: summed(world.make(env="prod").key.replace("prod", "test", 1)[:-6]),
@@ -256,6 +260,14 @@ def test_a_typo_is_known_without_a_look_up() -> None:
 
     assert (taken, view.asked) == ([], [])
     assert verified(view, key)
+
+
+@pytest.mark.parametrize("what", MISSHAPEN)
+def test_what_has_another_shape_is_not_looked_up_though_its_checksum_is_right(what: str) -> None:
+    view = View()
+
+    assert not verified(view, MISSHAPEN[what])
+    assert view.asked == []
 
 
 def test_a_key_of_another_environment_is_not_even_looked_up() -> None:

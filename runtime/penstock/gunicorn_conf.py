@@ -51,6 +51,8 @@ timeout = 60
 keepalive = _settings.keep_alive
 preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
+forwarded_allow_ips = ""  # else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path
+forwarder_headers = ""
 accesslog = None  # calls are logged by the dispatcher, which never shows a query string
 logger_class = "penstock.gunicorn_conf.Logger"
 

@@ -84,6 +84,15 @@ def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(ser
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("field", [b"SCRIPT_NAME: /v1", b"PATH_INFO: /v1/sizes/", b"Script-Name: /v1", b"X-Forwarded-Prefix: /v1"])
+def test_no_header_rewrites_the_path(server: Server, field: bytes) -> None:
+    elsewhere = exchange(server, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + field + b"\r\n\r\n")
+    here = exchange(server, post(b"Connection: close", b"Content-Length: 0", field))
+
+    assert elsewhere.startswith(b"HTTP/1.1 404")
+    assert here.startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_only_sees_its_upload_refused_still_reads_why(server: Server) -> None:
     answers = [server.client.post("/v1/sizes/", content=b"x" * 5_000_000).json() for _ in range(3)]
 

@@ -35,7 +35,7 @@ class Penstock(Flask):
                 self.host.start()
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
-        found = self._dispatcher.find(environ["PATH_INFO"])
+        found = self._dispatcher.find(environ)
         if found is not None:
             return self._dispatcher.answer(environ, start_response, found)
         return super().wsgi_app(environ, start_response)

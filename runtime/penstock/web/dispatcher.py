@@ -48,9 +48,12 @@ class Dispatcher:
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
 
-    def find(self, path: str) -> tuple[Place, list[str]] | None:
-        """Return what pipeline is at a path."""
-        return self._routes.find(path)
+    def find(self, environ: Environ) -> tuple[Place, list[str]] | None:
+        """Return what pipeline a call asks for."""
+        try:
+            return self._routes.find(_path(environ))
+        except UnicodeDecodeError:
+            return None
 
     def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
         """Answer one call."""
@@ -111,7 +114,7 @@ class Dispatcher:
             self._count(environ, place, pipeline, caller)
         call = Call(
             method=method,
-            path=environ["PATH_INFO"],
+            path=_path(environ),
             pipeline=pipeline.name,
             version=pipeline.version,
             environment=access.environment.name,
@@ -193,7 +196,7 @@ class Dispatcher:
         self._log.info(
             "call",
             method=environ["REQUEST_METHOD"],
-            path=environ["PATH_INFO"],
+            path=_path(environ),
             pipeline=place.pipeline,
             status=status,
             run=run,
@@ -204,6 +207,12 @@ class Dispatcher:
 
 def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
     return refusal.status, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"), *refusal.headers], problem(refusal, run)
+
+
+def _path(environ: Environ) -> str:
+    """Return the path as text: WSGI hands over its bytes one by one as characters (PEP 3333). Raises UnicodeDecodeError."""
+    path: str = environ["PATH_INFO"]
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8")
 
 
 def _headers(environ: Environ) -> Mapping[str, str]:
