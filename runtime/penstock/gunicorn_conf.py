@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import struct
 import sys
 from contextlib import suppress
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from penstock.settings import Settings
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import last_response
 
+SILENCE = 30  # seconds that a client may send nothing within a request
 UNREADABLE = {
     http_errors.LimitRequestLine: 414,
     http_errors.LimitRequestHeaders: 431,
@@ -60,6 +62,11 @@ logger_class = "penstock.gunicorn_conf.Logger"
 class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
     """Send gunicorn's own events through our log."""
 
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  gunicorn's types
+        """Log an exception, unless it is a client's silence."""
+        if not isinstance(sys.exception(), BlockingIOError):
+            super().exception(msg, *args, **kwargs)
+
     def setup(self, cfg: Any) -> None:  # noqa: ANN401  gunicorn's type
         """Configure the log."""
         super().setup(cfg)
@@ -69,12 +76,19 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's worker of threads, mended in three places.
+    """gunicorn's worker of threads, mended in four places.
 
-    One that stops does not wait for connections that are idle. A request that was read ahead, together with the rest of a
-    body that nobody wanted, is answered: gunicorn 26.2 waits for more bytes then, while the client waits for its reply. And what is
-    no HTTP is refused with a problem document, and logged without its first line, which may hold a key in the query string.
+    A client that falls silent within a request loses its connection, not we a thread. A worker that stops does not wait for
+    connections that are idle. A request that was read ahead, together with the rest of a body that nobody wanted, is answered:
+    gunicorn 26.2 waits for more bytes then, while the client waits for its reply. And what is no HTTP is refused with a problem
+    document, and logged without its first line, which may hold a key in the query string.
     """
+
+    def enqueue_req(self, conn: Any) -> None:  # noqa: ANN401  gunicorn's type
+        """Give a connection to a thread."""
+        if not conn.initialized:
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
+        super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn's types
         """Answer the requests that have arrived on a connection; return whether to wait for more of them."""

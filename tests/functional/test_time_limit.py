@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def test_a_body_that_does_not_come_ends_in_a_504_and_is_never_taken_for_whole(op
     assert received.startswith(b"HTTP/1.1 504")
     assert received.count(b"HTTP/1.1") == 1
     assert not (open_place.folder / "plugins" / "whole").exists()
+
+
+def test_callers_that_never_send_the_rest_of_a_body_hold_no_thread(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)) for _ in range(20)]
+        for connection in held:  # more than the server has threads
+            connection.sendall(b"POST /v1/slow/read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+
+        answered = server.call("GET", "/v1/slow/quick").status_code
+
+    assert answered == 200
 
 
 def test_a_connection_that_ends_within_the_body_starts_no_handler(open_place: Place, serve: Serve) -> None:

@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from email.utils import formatdate
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
+LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
 
 
 class TimedOut(Exception):
@@ -34,13 +36,14 @@ class Watchdog:
 
     A call stays in the request's own thread, for handing it to another costs a quarter of the throughput; only its deadline
     is put into a dict. Who takes it out again, the call when it is done or the watchdog at the deadline, is the one who answers.
-    The watchdog answers on the call's connection and shuts it down for writing.
+    The watchdog answers on the call's connection and shuts it down, for writing at once, for reading a little later.
     """
 
     def __init__(self, shortest: float) -> None:
         """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
         self._shortest = shortest
         self._watched: dict[int, tuple[float, socket.socket, Callable[[], bytes]]] = {}
+        self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._tickets = itertools.count()
         self._answering = threading.Lock()
         self._starting = threading.Lock()
@@ -75,7 +78,8 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             now = time.monotonic()
-            pause = self._shortest
+            pause = min(self._shortest, LINGER) if self._lingering else self._shortest
+            self._let_go(now)
             for ticket, (deadline, connection, late) in list(self._watched.items()):
                 if deadline <= now:
                     self._answer(ticket, connection, late)
@@ -91,6 +95,14 @@ class Watchdog:
                 connection.send(late(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
+            self._lingering.append((time.monotonic() + LINGER, connection))
+
+    def _let_go(self, now: float) -> None:
+        """End the reading of callers that were answered: a handler that waits for the rest of a body would wait for ever."""
+        while self._lingering and self._lingering[0][0] <= now:
+            _, connection = self._lingering.popleft()
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
 
 
 def last_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
