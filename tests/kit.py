@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -36,6 +36,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait until somebody answers at a URL, for as long as the process lives."""
+    for _ in range(300):
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}")
+        try:
+            httpx.get(url, timeout=2)
+        except httpx.HTTPError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"nobody answers at {url}")
 
 
 @dataclass
@@ -132,19 +146,8 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=place.environ(env, **more), stdout=log, stderr=log, cwd=place.folder)
         if wait:
-            self._wait()
+            wait_for(f"{self.url}/-/health", self.process)
         self.client = httpx.Client(base_url=self.url, timeout=20)
-
-    def _wait(self) -> None:
-        for _ in range(300):
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
-            try:
-                if httpx.get(f"{self.url}/-/health", timeout=2).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        raise AssertionError(f"the server did not start: {self.log.read_text()[-2000:]}")
 
     def call(self, method: str, path: str, *, key: str | None = None, token: str | None = None, **more: object) -> httpx.Response:
         headers = {"X-API-Key": key} if key else {}
@@ -196,4 +199,4 @@ class Redis:
             self._process = None
 
 
-__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "environments", "free_port", "initdb", "signing"]
+__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "environments", "free_port", "initdb", "signing", "wait_for"]

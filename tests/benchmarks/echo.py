@@ -9,14 +9,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from kit import Place, Server, free_port
+from kit import Place, Server, free_port, wait_for
 
 OK = 200
 ROUNDS = 5
@@ -103,12 +102,7 @@ def bare_flask(folder: Path, worker: str) -> Iterator[str]:
     with (folder / f"bare-{port}.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
-        for _ in range(100):
-            try:
-                httpx.post(f"http://127.0.0.1:{port}/", json={}, timeout=2)
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
+        wait_for(f"http://127.0.0.1:{port}/", process)
         yield f"http://127.0.0.1:{port}/"
     finally:
         process.terminate()

@@ -8,13 +8,11 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from kit import ROOT, free_port
+from kit import ROOT, free_port, wait_for
 
 Demo = Callable[[int], str]
 
@@ -39,12 +37,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
         stop()
         with (tmp_path / "printed").open("wb") as printed:
             running.append(subprocess.Popen([sys.executable, "-m", "penstock_demo"], cwd=tmp_path, env=environ(port), stdout=printed, stderr=printed))
-        for _ in range(300):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/-/health", timeout=2)
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
+        wait_for(f"http://127.0.0.1:{port}/-/health", running[-1])
         return (tmp_path / "printed").read_text(encoding="utf-8")
 
     yield start

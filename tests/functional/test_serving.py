@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from kit import ROOT, Place, Server, consumers, free_port
+from kit import ROOT, Place, Server, consumers, free_port, wait_for
 
 Serve = Callable[..., Server]
 
@@ -40,17 +40,6 @@ def key(sqlite_place: Place) -> str:
     return sqlite_place.key("acme").key
 
 
-def wait_for(url: str) -> None:
-    for _ in range(150):
-        try:
-            httpx.get(url, timeout=2)
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"nobody answers at {url}")
-
-
 def test_gunicorn_s_own_command_serves_the_same(sqlite_place: Place, key: str) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -59,7 +48,7 @@ def test_gunicorn_s_own_command_serves_the_same(sqlite_place: Place, key: str) -
         environ = sqlite_place.environ(PENSTOCK_BIND=f"127.0.0.1:{port}")
         process = subprocess.Popen(GUNICORN, cwd=ROOT, env=environ, stdout=file, stderr=file)
     try:
-        wait_for(f"{url}/-/health")
+        wait_for(f"{url}/-/health", process)
         statuses = [httpx.get(f"{url}/v1/orders/", headers=headers, timeout=10).status_code for headers in ({"X-API-Key": key}, {})]
         ready = httpx.get(f"{url}/-/ready", timeout=10).json()["status"]
     finally:

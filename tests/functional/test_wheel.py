@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
 import zipfile
 from pathlib import Path
 
 import httpx
 import pytest
-from kit import ROOT, free_port
+from kit import ROOT, free_port, wait_for
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -97,12 +96,7 @@ def test_it_serves_from_an_empty_folder(elsewhere: Path, shell: dict[str, str], 
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(100):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/-/health", timeout=2)
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
+        wait_for(f"http://127.0.0.1:{port}/-/health", server)
         with_key = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", headers={"X-API-Key": key}, timeout=10)
         without = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", timeout=10)
     finally:
