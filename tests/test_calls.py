@@ -237,6 +237,16 @@ def test_a_refusal_on_purpose_is_a_problem_document_with_all_it_says(answering: 
     }
 
 
+def test_what_a_refusal_adds_may_be_anything(answering: Callable[..., TestResponse]) -> None:
+    def refuse(call: Call) -> None:
+        raise PipelineError(409, "Taken", "Twice.", by=Decimal("1.5"), when=ValueError("then"), what=object)
+
+    answered = answering(refuse, "GET")
+
+    assert answered.status_code == 409
+    assert ((answered.json or {})["by"], (answered.json or {})["when"]) == ("1.5", "then")
+
+
 def test_what_a_refusal_adds_can_not_replace_what_it_is(answering: Callable[..., TestResponse]) -> None:
     def refuse(call: Call) -> None:
         raise PipelineError(409, "Taken", "Twice.", run="forged")

@@ -49,6 +49,12 @@ def read(call: Call, body: bytes):
     (HERE / "whole").write_bytes(body)
     return {"bytes": len(body)}
 
+narrow = Pipeline("narrow", version="1.0.0", trigger=HttpTrigger(timeout=0.3, in_flight=2))
+
+@narrow.get("/{seconds}")
+def wait(call: Call, seconds: float):
+    time.sleep(seconds)
+
 @slow.get("/close")
 def close(call: Call):
     time.sleep(0.3)
@@ -59,7 +65,7 @@ def reset(call: Call):
     raise ConnectionResetError(104, "a partner of ours hung up")
 
 @hookimpl
-def penstock_pipelines(): return [slow]
+def penstock_pipelines(): return [slow, narrow]
 
 @hookimpl
 def penstock_call_finished(call, status, seconds):
@@ -187,6 +193,21 @@ def test_a_handler_whose_own_partner_hangs_up_is_a_failed_pipeline(open_place: P
     assert (answered.status_code, answered.json()["type"]) == (500, "pipeline-failed")
 
 
+def test_calls_past_those_in_flight_are_turned_away_and_what_is_stuck_counts(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    late = [server.call("GET", "/v1/narrow/2.5").status_code for _ in range(2)]
+    busy = server.call("GET", "/v1/narrow/0")
+    other = server.call("GET", "/v1/slow/quick").status_code
+    time.sleep(2.5)
+    after = [server.call("GET", "/v1/narrow/0").status_code for _ in range(5)]
+
+    assert late == [AT_LIMIT] * 2
+    assert (busy.status_code, busy.json()["type"], busy.headers["Retry-After"]) == (503, "pipeline-busy", "1")
+    assert other == 200
+    assert after == [204] * 5
+
+
 def certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for 127.0.0.1."""
     private = ec.generate_private_key(ec.SECP256R1())
@@ -216,8 +237,9 @@ def test_the_limit_holds_where_gunicorn_ends_tls_too(open_place: Place, serve: S
                 time.sleep(0.1)
 
         statuses = [client.get(f"/v1/slow/{path}").status_code for path in ("quick", "stuck", "quick")]
+        statuses += [client.get(f"/v1/narrow/{seconds}").status_code for seconds in ("1.5", "1.5", "0")]
         statuses.append(client.post("/v1/slow/read", content=b"x" * 500_000).json()["bytes"])
         statuses.append(client.post("/v1/slow/unread", content=b"x" * 500_000).status_code)
 
-    assert statuses == [200, AT_LIMIT, 200, 500_000, AT_LIMIT]
+    assert statuses == [200, AT_LIMIT, 200, AT_LIMIT, AT_LIMIT, 503, 500_000, AT_LIMIT]
     assert "Traceback" not in server.log.read_text()

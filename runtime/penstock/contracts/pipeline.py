@@ -76,6 +76,7 @@ class HttpTrigger:
         timeout: The longest a call may take, in seconds, at most 300.
         cors: Which browser origins may call; none by default.
         rate: How often it may be called; several windows hold together.
+        in_flight: How many calls one process answers at a time, those included that ran out of time but did not end; 0 is no limit.
 
     """
 
@@ -88,6 +89,7 @@ class HttpTrigger:
     timeout: float = 30.0
     cors: Cors | None = None
     rate: tuple[Rate, ...] = ()
+    in_flight: int = 0
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -101,6 +103,7 @@ class HttpTrigger:
         timeout: float = 30.0,
         cors: Cors | None = None,
         rate: Rate | Iterable[Rate] = (),
+        in_flight: int = 0,
     ) -> None:
         for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
             if not isinstance(value, bool):
@@ -115,6 +118,7 @@ class HttpTrigger:
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "cors", cors)
         object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
+        object.__setattr__(self, "in_flight", in_flight)
 
     @property
     def toggles(self) -> frozenset[str]:
@@ -132,6 +136,8 @@ class HttpTrigger:
             yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_SECONDS:
             yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
+        if type(self.in_flight) is not int or self.in_flight < 0:
+            yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
         yield from problems_of(self.rate, api_key=self.api_key)
         if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"

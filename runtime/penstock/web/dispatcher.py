@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -41,6 +42,11 @@ class Dispatcher:
             ((identifier, endpoint) for identifier, item in external.items() for endpoint in item.endpoints),
             (identifier for identifier, item in external.items() if item.broken),
         )
+        self._slots = {
+            identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
+            for identifier, item in external.items()
+            if item.pipeline.trigger.in_flight and not item.broken
+        }
         self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in external.values() if not item.broken), default=MAX_SECONDS))
         hooks = host.plugins.manager.hook
         self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
@@ -145,7 +151,7 @@ class Dispatcher:
             self._observe(self._started, call=call)
         status = 500
         try:
-            done = self._in_time(lambda: answer(endpoint.run(call)), call, environ, place, began)
+            done = self._in_time(endpoint, call, environ, place, began)
             status = done[0]
         except (Answered, TimedOut):
             status = 504
@@ -162,13 +168,30 @@ class Dispatcher:
                 self._observe(self._finished, call=call, status=status, seconds=time.perf_counter() - began)
         return done
 
-    def _in_time(self, work: Callable[[], Answer], call: Call, environ: Environ, place: Place, began: float) -> Answer:
+    def _work(self, endpoint: Endpoint, call: Call, place: Place) -> Callable[[], Answer]:
+        """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
+        slots = self._slots.get(place.pipeline)
+        if slots is None:
+            return lambda: answer(endpoint.run(call))
+        if not slots.acquire(blocking=False):
+            raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
+
+        def work() -> Answer:
+            try:
+                return answer(endpoint.run(call))
+            finally:
+                slots.release()
+
+        return work
+
+    def _in_time(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place, began: float) -> Answer:
         connection = plain_socket(environ)
         if connection is not None:
+            work = self._work(endpoint, call, place)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call, environ, place, began))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             _ = call.body  # two threads must not use one TLS connection at a time: the body is read before
-        return run_aside(work, call.deadline)
+        return run_aside(self._work(endpoint, call, place), call.deadline)
 
     def _late(self, call: Call, environ: Environ, place: Place, began: float) -> bytes:
         """Return the response, as it goes over the wire, to a call whose time is up."""

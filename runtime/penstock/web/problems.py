@@ -23,4 +23,4 @@ def problem(refusal: Refusal, run: str | None) -> bytes:
     document: dict[str, Any] = {**refusal.extra, "type": refusal.code, "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
     if run:
         document["run"] = run
-    return msgspec.json.encode(document)
+    return msgspec.json.encode(document, enc_hook=str)  # what a handler adds may be anything
