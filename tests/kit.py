@@ -122,6 +122,7 @@ class Place:
                 "PENSTOCK_SECRET_KEY": self.secret,
                 "PENSTOCK_ENVIRONMENT": env,
                 "PENSTOCK_PLUGIN_PATH": str(plugins),
+                "PENSTOCK_FAILED_AUTH_RATE": "off",
                 "ORDERS_DATABASE_URL": f"sqlite:///{self.folder}/orders.db",
             }
             | more

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl
+from penstock.errors import CannotStart
 from penstock.testing import Runtime
 from penstock.web.addresses import client_address
 
@@ -166,3 +168,47 @@ def test_forwarded_is_read_where_it_is_the_header_that_was_chosen() -> None:
 
 def test_without_trusted_proxies_a_header_means_nothing() -> None:
     assert client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6"}, (), "X-Forwarded-For") == "127.0.0.1"
+
+
+def test_an_address_that_fails_too_often_is_told_to_wait_and_good_credentials_still_pass(
+    penstock_runtime: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="3/minute")
+    good = runtime.client(token=False)
+
+    def fail(address: str) -> TestResponse:
+        return runtime.anonymous().post("/v1/rated/", json={}, headers={"X-API-Key": "guess"}, environ_overrides={"REMOTE_ADDR": address})
+
+    first = [fail("203.0.113.9") for _ in range(5)]
+    written = capsys.readouterr().err
+
+    assert [answer.status_code for answer in first] == [401, 401, 401, 429, 429]
+    assert 1 <= int(first[-1].headers["Retry-After"]) <= 60
+    assert (first[-1].json or {})["type"] == "rate-limited"
+    assert [fail("203.0.113.10").status_code, statuses(good, 1, environ_overrides={"REMOTE_ADDR": "203.0.113.9"})[0]] == [401, 200]
+    assert (written.count("too many failed credentials"), written.count("invalid-api-key")) == (1, 3)
+    assert "guess" not in written
+
+
+def test_one_ipv6_network_is_one_caller(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(rate=Rate("2/minute", by="address")), policy="any")
+
+    def call(address: str) -> int:
+        return statuses(runtime.anonymous(), 1, environ_overrides={"REMOTE_ADDR": address})[0]
+
+    assert [call(f"2001:db8::{number}") for number in range(3)] == [200, 200, 429]
+    assert call("2001:db8:0:1::1") == 200
+
+
+def test_nobody_has_to_present_anything_to_be_told_that_it_is_missing(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="1/minute")
+
+    assert statuses(runtime.anonymous(), 4) == [401] * 4
+
+
+def test_the_limit_of_failures_can_be_off_and_nonsense_is_said(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="off")
+
+    assert statuses(runtime.anonymous(), 30, headers={"X-API-Key": "guess"}) == [401] * 30
+    with pytest.raises(CannotStart, match="PENSTOCK_FAILED_AUTH_RATE: 'often' is no rate"):
+        penstock_runtime(offering(api_key=True), failed_auth_rate="often")

@@ -880,7 +880,9 @@ class TestReprs:
 
         assert key.kid in shown
         assert "PRIVATE" not in shown
-        assert not any(repr(line)[2:-1] in shown for line in key.private.splitlines() if b"-----" not in line)
+        assert not any(
+            repr(line)[2:-1] in shown for line in key.private.splitlines() if b"-----" not in line and len(line) > 4
+        )  # HS256 is random bytes, newlines among them
         assert repr(key.private)[2:-1] not in shown
 
     def test_a_callers_claims_are_not_in_its_repr(self, world: World) -> None:

@@ -19,10 +19,11 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Mistake, Pipeline
+from penstock.contracts.rates import Rate
 from penstock.db import migrate
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.rows import touch_keys
-from penstock.errors import CannotStart, PenstockError, TokenNotIssued, Unknown
+from penstock.errors import BadSetting, CannotStart, PenstockError, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.plugins import Plugins, load_plugins
@@ -150,8 +151,9 @@ class Host:
         access.refresh(engine)
         self.access = access
         self._rejudge()
-        if any(item.pipeline.trigger.rate for item in self.loaded.values() if not item.broken):
-            self.limiter = Limiter(self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
+        self.limiter = Limiter(
+            self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass", failures=_failures(self.settings.failed_auth_rate)
+        )
 
     def stop(self) -> None:
         """End the threads and write what is left."""
@@ -179,7 +181,8 @@ class Host:
                 self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
             for warning in judged.warnings:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
-        if self.limiter is not None and self.settings.workers > 1 and not self.limiter.shared:
+        rated = any(item.pipeline.trigger.rate for item in self.loaded.values())
+        if rated and self.limiter is not None and self.settings.workers > 1 and not self.limiter.shared:
             self.log.warning("rates are counted by each worker alone", workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
@@ -279,3 +282,13 @@ class Host:
             raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
         issuer: TokenIssuer = issuers[0]
         return issuer.issue(access, caller.consumer, now=time.time(), **wanted)  # type: ignore[arg-type]  # Call.issue_token typed them
+
+
+def _failures(text: str) -> Rate | None:
+    """Return the rate of failed credentials. Raises BadSetting."""
+    if text == "off":
+        return None
+    rate = Rate(text, by="address")
+    for problem, mend in rate.problems():
+        raise BadSetting(f"PENSTOCK_FAILED_AUTH_RATE: {problem}; {mend}, or off")
+    return rate

@@ -69,7 +69,9 @@ class Runtime:
         migrate.upgrade(self._engine)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
-        chosen = Settings(**{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text", **settings})
+        chosen = Settings(
+            **{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text", "failed_auth_rate": "off", **settings}
+        )
         logs.configure_events(chosen)
         self._host = Host(chosen, extra=named)
         self._host.start()

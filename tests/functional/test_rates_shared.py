@@ -86,3 +86,12 @@ def test_a_url_that_makes_no_sense_ends_the_start(sqlite_place: Place, key: str,
     assert "PENSTOCK_RATE_LIMIT_URL" in done.stderr
     assert "Traceback" not in done.stderr
     assert key not in done.stderr
+
+
+def test_failures_are_counted_across_workers_and_good_keys_pass_all_the_same(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
+    server = serve(sqlite_place, workers=2, PENSTOCK_RATE_LIMIT_URL=redis.url, PENSTOCK_FAILED_AUTH_RATE="10/minute")
+
+    guessed = statuses(server, sqlite_place.key("acme", env="prod").key, 15)
+
+    assert guessed == [401] * 10 + [429] * 5
+    assert statuses(server, key, 1) == [200]

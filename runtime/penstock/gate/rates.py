@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 
 import structlog
 from limits import RateLimitItemPerSecond
 from limits.errors import ConfigurationError, StorageError
 from limits.storage import MemoryStorage, storage_from_string
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from penstock.contracts.call import Caller
 from penstock.contracts.rates import Rate
@@ -18,8 +20,20 @@ from penstock.errors import CannotStart, Refusal
 
 PAUSE = 1.0  # seconds without asking a storage that failed: its timeout must not slow down every call
 PATIENCE = 0.25  # seconds that Redis may take
+TELL = 60.0  # seconds between two lines of the log about the same caller
+TOLD = 1024
+MOST = 50_000  # callers in memory
 
 Headers = list[tuple[str, str]]
+
+
+def network_of(address: str) -> str:
+    """Return what calls from an address are counted by: itself, or the /64 network of IPv6, which one caller has as a whole."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address  # noqa: PLR2004  the version of IP
 
 
 def rate_limited(wait: float, headers: Headers) -> Refusal:
@@ -30,9 +44,12 @@ def rate_limited(wait: float, headers: Headers) -> Refusal:
 
 
 class Limiter:
-    """Counts calls; one that is refused counts for nothing."""
+    """Counts calls; one that is refused counts for nothing. And counts failed credentials, by address.
 
-    def __init__(self, url: str, *, pass_when_away: bool) -> None:
+    `failures` is how many an address may fail with, or None for no limit.
+    """
+
+    def __init__(self, url: str, *, pass_when_away: bool, failures: Rate | None = None) -> None:
         options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} if url.startswith("redis") else {}
         try:
             self._storage = storage_from_string(url, wrap_exceptions=True, **options)
@@ -41,6 +58,9 @@ class Limiter:
         except ValueError as error:
             raise CannotStart(f"PENSTOCK_RATE_LIMIT_URL can't be used: {type(error).__name__}; use memory:// or redis://HOST:PORT") from None
         self._windows = MovingWindowRateLimiter(self._storage)
+        self._fixed = FixedWindowRateLimiter(self._storage)
+        self._failures = failures
+        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._pass_when_away = pass_when_away
         self._away_until = 0.0
         self._log = structlog.get_logger("penstock")
@@ -57,7 +77,7 @@ class Limiter:
         """
         if time.monotonic() < self._away_until:
             return self._away()
-        whose = {"consumer": caller.consumer or address, "key": caller.key_id or address, "address": address, "pipeline": ""}
+        whose = {"consumer": caller.consumer or address, "key": caller.key_id or address, "address": network_of(address), "pipeline": ""}
         windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for rate in rates]
         try:
             room = all(self._windows.test(item, *who) for _, item, who in windows)
@@ -73,8 +93,46 @@ class Limiter:
             ("RateLimit", ", ".join(f'"{rate}";r={max(0, left)};t={max(0, math.ceil(reset - now))}' for rate, reset, left in found)),
         ]
         if not room:
+            for rate, _, left in found:
+                if left <= 0:
+                    self._tell("rate used up", place, str(rate), whose[rate.by])
             raise rate_limited(max((reset - now for _, reset, left in found if left <= 0), default=1), headers)
+        self._prune()
         return headers
+
+    def fail(self, environment: str, address: str) -> None:
+        """Count a credential that was no good. Raises Refusal where its address had too many of them."""
+        if self._failures is None or time.monotonic() < self._away_until:
+            return
+        item = RateLimitItemPerSecond(self._failures.count, self._failures.seconds)
+        who = ("failed", environment, network_of(address))
+        try:
+            room = self._fixed.hit(item, *who)
+            reset = 0.0 if room else self._fixed.get_window_stats(item, *who).reset_time
+        except StorageError as error:
+            self._away_until = time.monotonic() + PAUSE
+            self._log.error("rate limit storage away", error=str(error), calls="pass")
+            return
+        if not room:
+            self._tell("too many failed credentials", environment, str(self._failures), who[-1])
+            raise rate_limited(reset - time.time(), [])
+
+    def _tell(self, event: str, place: str, rate: str, who: str) -> None:
+        """Log once a minute what would otherwise be a line for each call."""
+        now = time.monotonic()
+        if now - self._told.get((event, place, who), float("-inf")) < TELL:
+            return
+        self._told[event, place, who] = now
+        self._told.move_to_end((event, place, who))
+        if len(self._told) > TOLD:
+            self._told.popitem(last=False)
+        self._log.warning(event, place=place, rate=rate, who=who)
+
+    def _prune(self) -> None:
+        """Forget who has not called for long; the library keeps their names in memory for ever."""
+        if isinstance(self._storage, MemoryStorage) and len(self._storage.events) > MOST:
+            for name in [name for name, events in list(self._storage.events.items()) if not events]:
+                self._storage.events.pop(name, None)
 
     def _away(self) -> Headers:
         if self._pass_when_away:

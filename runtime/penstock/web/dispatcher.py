@@ -13,7 +13,7 @@ import structlog
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
-from penstock.errors import Refusal
+from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import unavailable
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
@@ -84,7 +84,7 @@ class Dispatcher:
         if refusal is not None:
             status, headers, body = _refused(refusal, run)
         self._finish(environ, place, run, headers, body)
-        if self._log_all or (self._log_failed and status >= 400):  # noqa: PLR2004  client and server errors
+        if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
             self._write_log(environ, place, status, run, refusal, began)
         start_response(status_line(status), headers)
         body = b"" if method == "HEAD" else body
@@ -111,7 +111,12 @@ class Dispatcher:
         if endpoint is None or judged is None or access is None or not host.fresh():
             raise unavailable()
         now = time.time()
-        caller = judged.gate.admit(RequestHead(environ), access, now)
+        try:
+            caller = judged.gate.admit(RequestHead(environ), access, now)
+        except Refusal as error:
+            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
+                host.limiter.fail(access.environment.name, self._address(environ))
+            raise
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
         pipeline = endpoint.pipeline
@@ -141,9 +146,12 @@ class Dispatcher:
         host = self._host
         if host.limiter is None:
             raise unavailable()
-        settings = host.settings
-        address = client_address(environ, settings.trusted_proxies, settings.forwarded_header)
-        environ[RATES] = host.limiter.count(f"{settings.environment}/{place.pipeline}", pipeline.trigger.rate, caller, address)
+        named = f"{host.settings.environment}/{place.pipeline}"
+        environ[RATES] = host.limiter.count(named, pipeline.trigger.rate, caller, self._address(environ))
+
+    def _address(self, environ: Environ) -> str:
+        settings = self._host.settings
+        return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
     def _handle(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Answer:
         began = time.perf_counter()
