@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, Setup, hookimpl, parse_api_key
 
 QUERY = ("api_key", "apikey")
@@ -50,6 +52,10 @@ class ApiKeys(Authenticator):
         if consumer is None:
             raise CredentialRejected(f"{key.id} has no consumer")
         return Caller(consumer=consumer.name, consumer_id=consumer.id, key_id=key.id)
+
+    def security_scheme(self) -> Mapping[str, object]:
+        """Describe the first of the headers."""
+        return {"type": "apiKey", "in": "header", "name": self._headers[0]}
 
 
 @hookimpl

@@ -107,6 +107,10 @@ class Tokens(Authenticator):
             raise CredentialRejected("not bound to the consumer of the key that came with it")
         return Caller(caller.consumer, caller.consumer_id, caller.key_id, proven.subject, proven.scopes, proven.claims)
 
+    def security_scheme(self) -> Mapping[str, object]:
+        """Describe bearer tokens."""
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
     def _prove(self, token: str, access: AccessView) -> _Proven:
         """Check all that does not change with time."""
         if len(token) > LONGEST:

@@ -62,6 +62,14 @@ def penstock_documents(setup: Setup) -> Iterable[Document]:  # type: ignore[empt
 
 
 @hookspec
+def penstock_openapi(document: dict[str, object]) -> None:
+    """Add to the OpenAPI document of an environment, or change it.
+
+    Called whenever the document is made, with the document so far; what it raises is logged, and the document goes out without it.
+    """
+
+
+@hookspec
 def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a hook has no body
     """Add subcommands to the command line.
 

@@ -203,7 +203,8 @@ class Host:
         for identifier, item in judged.items():
             old = before.get(identifier)
             if old is not None and old.state is not item.state:
-                self.log.warning(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
+                tell = self.log.info if item.state is State.SERVED else self.log.warning
+                tell(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
         self.judged = judged
         self._gates_version = version
 

@@ -13,6 +13,7 @@ from penstock.cli.base import Context, env_option, format_option, pass_context, 
 from penstock.db import migrate
 from penstock.gate.compliance import Judged, State
 from penstock.settings import SETTINGS
+from penstock.web.openapi import describe
 
 
 @click.command()
@@ -99,6 +100,16 @@ def _row(identifier: str, item: Judged, plugin: str) -> dict[str, object]:
     }
 
 
+@click.command()
+@env_option
+@pass_context
+def openapi(context: Context, environment: str | None) -> None:
+    """Print what an environment serves as OpenAPI 3.1."""
+    name = context.environment(environment)
+    _, judged = context.host.look(context.engine, name, context.box)
+    show_json(describe(context.host, name, judged))
+
+
 @click.command("audit")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, help="How many events, newest first.")
 @format_option
@@ -144,4 +155,4 @@ def current(context: Context) -> int:
     return int(at != newest)
 
 
-COMMANDS = (serve, check, pipelines, audit_command, settings, secret_key, db)
+COMMANDS = (serve, check, pipelines, openapi, audit_command, settings, secret_key, db)

@@ -149,6 +149,10 @@ class Authenticator(ABC):
         `now` is in seconds since the epoch. Raises CredentialRejected.
         """
 
+    def security_scheme(self) -> Mapping[str, object]:
+        """Return how an OpenAPI document describes this kind of credential: a Security Scheme Object."""
+        return {"type": "http", "scheme": self.challenge.lower()}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -25,12 +25,19 @@ SCALARS = (str, int, float, bool)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned."""
+    """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned.
+
+    `kinds` are the types of its route parameters, `body` that of its body (None: it takes none), `returns` that of its reply (None: it does
+    not say).
+    """
 
     pipeline: Pipeline
     route: Route
     parameters: tuple[str, ...]
     run: Callable[[Call], object]
+    kinds: Mapping[str, Any]
+    body: Any
+    returns: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,8 @@ def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
                 wrong = [Problem(f"{route} can't be reached: {seen[shape]} takes the same calls", "give the two handlers different paths or methods")]
             seen.setdefault(shape, route)
         if not wrong:
-            run, wrong = _compile(route)
-            endpoints += [Endpoint(pipeline, route, tuple(PARAMETER.findall(route.path)), run)] if run else []
+            endpoint, wrong = _compile(pipeline, route)
+            endpoints += [endpoint] if endpoint else []
         problems += wrong
     return endpoints, problems
 
@@ -79,7 +86,7 @@ def _path_problems(route: Route) -> Iterable[Problem]:
         yield Problem(f"{route} names the parameter {name!r} twice", "give each its own name")
 
 
-def _compile(route: Route) -> tuple[Callable[[Call], object] | None, list[Problem]]:
+def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Problem]]:
     handler = route.handler
     where = f"handler {getattr(handler, '__name__', handler)!s} of {route}"
     if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
@@ -110,7 +117,9 @@ def _compile(route: Route) -> tuple[Callable[[Call], object] | None, list[Proble
     ]
     if problems:
         return None, problems
-    return _bind(handler, sources), []
+    body = next((hints[name] for name, source in sources.items() if source.__name__ == "body"), None)
+    kinds = {name: hints.get(name, str) for name in in_path}
+    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, sources), kinds, body, hints.get("return")), []
 
 
 def _itself(call: Call) -> Call:

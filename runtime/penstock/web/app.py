@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
@@ -14,6 +15,7 @@ from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.dispatcher import Dispatcher
+from penstock.web.openapi import describe
 from penstock.web.problems import CONTENT_TYPE, problem
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def create_app(host: Host) -> Penstock:
     app = Penstock(host)
     app.add_url_rule("/-/health", "health", lambda: jsonify(status="alive"))
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
+    if host.settings.openapi:
+        app.add_url_rule("/-/openapi.json", "openapi", _openapi_view(host))
     _add_documents(app, host)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failure)
@@ -63,6 +67,22 @@ def _ready(host: Host) -> tuple[Response, int]:
     if not host.plugins.loaded:
         checks["plugins"] = "none loaded"
     return jsonify(status="ready" if ready else "not ready", environment=host.settings.environment, checks=checks), 200 if ready else 503
+
+
+def _openapi_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
+    made: tuple[object, bytes] = (None, b"")
+
+    def view() -> Response:
+        """Describe what this environment serves now."""
+        if host.access is None or not host.fresh():
+            return _render(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+        nonlocal made
+        judged, kept = host.judged, made
+        if kept[0] is not judged:
+            kept = made = judged, msgspec.json.encode(describe(host, host.settings.environment, judged))
+        return Response(kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"})
+
+    return view
 
 
 def _add_documents(app: Penstock, host: Host) -> None:

@@ -1,0 +1,159 @@
+"""Describe what an environment serves, as OpenAPI 3.1: routes, schemas, problems, and what a call must present here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.contracts.call import Reply
+from penstock.gate.compliance import Judged, State
+from penstock.host import Host
+from penstock.runs.handlers import Endpoint
+from penstock.web.problems import CONTENT_TYPE
+
+Document = dict[str, Any]
+SERVED = {State.SERVED, State.NON_CONFORMANT}
+REFERENCE = "#/components/schemas/{name}"
+PROBLEM: Document = {
+    "type": "object",
+    "description": "RFC 9457 problem details",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "run": {"type": "string", "description": "The run's id"},
+        "errors": {
+            "type": "array",
+            "description": "Every fault of the body",
+            "items": {"type": "object", "properties": {"pointer": {"type": "string", "format": "json-pointer"}, "detail": {"type": "string"}}},
+        },
+    },
+}
+PROBLEMS = {
+    "400": "The body can't be parsed",
+    "401": "A credential is missing or no good",
+    "403": "The consumer is not associated with this pipeline, or the token lacks a scope",
+    "404": "There is nothing at this path",
+    "413": "The body is too large",
+    "415": "The body has the wrong media type",
+    "422": "The body does not fit",
+    "429": "Too many calls",
+    "500": "The pipeline failed",
+    "503": "The pipeline is not available",
+    "504": "The pipeline took too long",
+}
+
+
+def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Document:
+    """Return the document of an environment; what it does not serve is not in it."""
+    served = {name: item for name, item in judged.items() if item.state in SERVED}
+    endpoints = [(name, endpoint) for name in served for endpoint in host.loaded[name].endpoints]
+    schemas, components = _schemas(endpoint for _, endpoint in endpoints)
+    schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators}
+    paths: dict[str, Document] = {}
+    for name, endpoint in endpoints:
+        path = f"/{name}{endpoint.route.path}"
+        paths.setdefault(path, {})[endpoint.route.method.lower()] = _operation(name, endpoint, served[name], schemas)
+    used = {scheme for item in served.values() for scheme in item.requires}
+    document: Document = {
+        "openapi": "3.1.0",
+        "info": {"title": f"Pipelines of {environment}", "version": version("penstock")},
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": PROBLEM, **components},
+            "securitySchemes": {name: dict(scheme) for name, scheme in schemes.items() if name in used},
+        },
+        "tags": [{"name": name, "description": item.pipeline.summary} for name, item in served.items()],
+    }
+    for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
+        try:
+            implementation.function(document)
+        except Exception:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it
+            structlog.get_logger("penstock").exception("penstock_openapi failed", plugin=implementation.plugin_name)
+    return document
+
+
+def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Document], Document]:
+    """Return the schema of each body and reply by the identity of its type, and the named ones."""
+    kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.returns, *endpoint.kinds.values()) if _has_schema(kind)]
+    made, components = msgspec.json.schema_components(kinds, schema_hook=_named, ref_template=REFERENCE)
+    return {id(kind): schema for kind, schema in zip(kinds, made, strict=True)}, components
+
+
+def _named(kind: type) -> Document:
+    """Return what stands for a type that JSON Schema can't describe."""
+    return {"description": kind.__name__}
+
+
+def _has_schema(kind: object) -> bool:
+    if kind is None or kind is type(None) or kind in (bytes, str, Reply):
+        return False
+    try:
+        msgspec.json.schema(kind, schema_hook=_named)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[int, Document]) -> Document:
+    handler = endpoint.route.handler
+    trigger = judged.pipeline.trigger
+    says = (getattr(handler, "__doc__", None) or "").strip()
+    operation: Document = {
+        "operationId": f"{name.replace('/', '-')}-{getattr(handler, '__name__', 'handler')}-{endpoint.route.method.lower()}",
+        "tags": [name],
+        "parameters": [
+            {"name": parameter, "in": "path", "required": True, "schema": schemas.get(id(endpoint.kinds.get(parameter)), {"type": "string"})}
+            for parameter in endpoint.parameters
+        ],
+        "responses": {**_reply(endpoint, schemas), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
+    }
+    if says:
+        operation["summary"], _, more = (part.strip() for part in says.partition("\n"))
+        if more:
+            operation["description"] = more
+    if endpoint.body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.body, schemas)}
+    if judged.requires:
+        operation["security"] = [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}]
+    return operation
+
+
+def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
+    trigger = judged.pipeline.trigger
+    may = {"500", "503", "504"}
+    if judged.requires:
+        may |= {"401", "403", "429"}
+    if trigger.rate:
+        may.add("429")
+    if endpoint.parameters:
+        may.add("404")
+    if endpoint.body is not None:
+        may |= {"400", "413"} | (set() if endpoint.body in (bytes, str) else {"415", "422"})
+    return sorted(may)
+
+
+def _problem(status: str) -> Document:
+    return {"description": PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+
+
+def _reply(endpoint: Endpoint, schemas: Mapping[int, Document]) -> Document:
+    if endpoint.returns is type(None):
+        return {"204": {"description": "Done"}}
+    if endpoint.returns in {None, Reply}:
+        return {"2XX": {"description": "What the pipeline replies"}}
+    return {"200": {"description": "What the pipeline replies", "content": _content(endpoint.returns, schemas)}}
+
+
+def _content(kind: object, schemas: Mapping[int, Document]) -> Document:
+    if kind is bytes:
+        return {"application/octet-stream": {}}
+    if kind is str:
+        return {"text/plain": {"schema": {"type": "string"}}}
+    return {"application/json": {"schema": schemas.get(id(kind), {})}}

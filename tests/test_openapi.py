@@ -1,0 +1,213 @@
+"""The OpenAPI document says what the environment serves, and what its gates ask, no more and no less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import httpx
+import msgspec
+import pytest
+from kit import ROOT, Place, Server
+from openapi_spec_validator import validate
+
+import penstock_demo
+from penstock import Call, HttpTrigger, Pipeline, Rate, Reply, hookimpl
+from penstock.testing import Runtime
+
+Start = Callable[..., Runtime]
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    """One article."""
+
+    sku: str
+    price: Decimal
+    quantity: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass
+class Order:
+    lines: list[Line]
+
+
+def shop() -> SimpleNamespace:
+    orders = Pipeline("orders", version="2.1.0", summary="Takes orders", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"b", "a"}))
+    open_one = Pipeline("open", version="1.0.0", trigger=HttpTrigger(rate=Rate("5/minute", by="address")))
+    inside = Pipeline("inside", version="1.0.0", trigger=HttpTrigger(external=False))
+
+    @orders.post("/")
+    def take(call: Call, order: Order) -> Line:
+        """Take an order.
+
+        It is priced at once.
+        """
+        return order.lines[0]
+
+    @orders.get("/{number}")
+    def show(call: Call, number: int) -> dict[str, object]:
+        return {"number": number}
+
+    @orders.delete("/{number}")
+    def drop(call: Call, number: int) -> None: ...
+
+    @orders.put("/{number}/file")
+    def keep(call: Call, number: int, body: bytes) -> Reply:
+        return Reply(201)
+
+    @open_one.get("/")
+    def look(call: Call) -> str:
+        return "here"
+
+    @inside.get("/")
+    def hidden(call: Call) -> str:
+        return "hidden"
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [orders, open_one, inside]
+
+    return SimpleNamespace(__name__="shop", penstock_pipelines=penstock_pipelines)
+
+
+@pytest.fixture
+def document(penstock_runtime: Start) -> Callable[..., dict[str, Any]]:
+    def read(*plugins: object, **more: Any) -> dict[str, Any]:
+        answered = penstock_runtime(*(plugins or (shop(),)), **more).anonymous().get("/-/openapi.json")
+        assert answered.status_code == 200
+        found: dict[str, Any] = json.loads(answered.data)
+        validate(found)
+        return found
+
+    return read
+
+
+def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def test_only_what_is_served_is_in_it(document: Callable[..., dict[str, Any]]) -> None:
+    assert list(document(policy="any")["paths"]) == ["/v1/open/", "/v2/orders/", "/v2/orders/{number}", "/v2/orders/{number}/file"]
+    assert list(document(policy="jwt-api-key")["paths"]) == ["/v2/orders/", "/v2/orders/{number}", "/v2/orders/{number}/file"]
+
+
+def test_security_is_what_the_gate_requires_here(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(policy="any")
+
+    assert {json.dumps(operation["security"]) for operation in operations(found) if "v2/orders" in operation["tags"]} == {
+        '[{"api_key": [], "jwt": ["a", "b"]}]'
+    }
+    assert [operation.get("security") for operation in operations(found) if "v1/open" in operation["tags"]] == [None]
+    assert found["components"]["securitySchemes"] == {
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    }
+
+
+def test_the_same_pipeline_asks_for_more_under_a_stricter_policy(document: Callable[..., dict[str, Any]]) -> None:
+    keyed = Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True, login=True))
+    keyed.get("/")(lambda: "here")
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [keyed]
+
+    plugin = SimpleNamespace(__name__="keyed", penstock_pipelines=penstock_pipelines)
+
+    (operation,) = operations(document(plugin, policy="api-key"))
+
+    assert operation["security"] == [{"api_key": []}]
+    assert document(plugin, policy="jwt-api-key")["paths"] == {}
+
+
+def test_bodies_replies_and_parameters_have_their_schemas(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(policy="any")
+    take = found["paths"]["/v2/orders/"]["post"]
+    show, drop = found["paths"]["/v2/orders/{number}"]["get"], found["paths"]["/v2/orders/{number}"]["delete"]
+    keep, look = found["paths"]["/v2/orders/{number}/file"]["put"], found["paths"]["/v1/open/"]["get"]
+
+    assert (take["summary"], take["description"]) == ("Take an order.", "It is priced at once.")
+    assert take["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Order"}
+    assert take["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Line"}
+    assert found["components"]["schemas"]["Line"]["properties"]["quantity"] == {"type": "integer", "minimum": 1}
+    assert found["components"]["schemas"]["Line"]["additionalProperties"] is False
+    assert show["parameters"] == [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}]
+    assert "204" in drop["responses"]
+    assert keep["requestBody"]["content"] == {"application/octet-stream": {}}
+    assert "2XX" in keep["responses"]
+    assert look["responses"]["200"]["content"] == {"text/plain": {"schema": {"type": "string"}}}
+
+
+def test_each_operation_says_which_problems_it_may_answer(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(policy="any")
+
+    def problems(path: str, method: str) -> set[str]:
+        return {status for status in found["paths"][path][method]["responses"] if status[0] in "45"}
+
+    assert problems("/v1/open/", "get") == {"429", "500", "503", "504"}
+    assert problems("/v2/orders/", "post") == {"400", "401", "403", "413", "415", "422", "429", "500", "503", "504"}
+    assert problems("/v2/orders/{number}", "get") == {"401", "403", "404", "429", "500", "503", "504"}
+
+
+def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:
+    plugin = shop()
+
+    @hookimpl
+    def penstock_openapi(document: dict[str, Any]) -> None:
+        document["info"]["contact"] = {"email": "desk@example.com"}
+
+    plugin.penstock_openapi = penstock_openapi
+
+    assert document(plugin, policy="any")["info"]["contact"] == {"email": "desk@example.com"}
+
+
+def test_one_that_raises_there_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
+    plugin = shop()
+
+    @hookimpl
+    def penstock_openapi(document: dict[str, Any]) -> None:
+        raise RuntimeError("no good")
+
+    plugin.penstock_openapi = penstock_openapi
+
+    assert document(plugin, policy="any")["paths"]
+
+
+def test_it_can_be_switched_off(penstock_runtime: Start) -> None:
+    assert penstock_runtime(shop(), openapi=False).anonymous().get("/-/openapi.json").status_code == 404
+
+
+def test_the_demo_is_described(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(penstock_demo)
+
+    assert list(found["paths"]) == ["/v1/orders/", "/v1/orders/{order_id}"]  # no login flow is designated, and status is refused
+
+
+def test_a_change_of_policy_changes_the_document_of_a_running_server(sqlite_place: Place, serve: Callable[..., Server]) -> None:
+    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"))
+    before = list(httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()["paths"])
+    sqlite_place.policy("any")
+    for _ in range(50):
+        after = httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()["paths"]
+        if "/v1/status/" in after:
+            break
+
+    assert "/v1/status/" not in before
+    assert "security" not in after["/v1/status/"]["get"]
+
+
+def test_the_command_prints_the_same_offline(sqlite_place: Place, serve: Callable[..., Server]) -> None:
+    plugins = {"PENSTOCK_PLUGIN_PATH": str(ROOT / "plugins")}
+    server = serve(sqlite_place, **plugins)
+    served = httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()
+
+    printed = json.loads(sqlite_place.run("openapi", "--env", "test", **plugins).stdout)
+    elsewhere = json.loads(sqlite_place.run("openapi", "--env", "prod", **plugins).stdout)
+
+    assert printed == served
+    assert elsewhere["info"]["title"] == "Pipelines of prod"
