@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
@@ -339,6 +340,33 @@ def test_the_caller_is_who_the_gate_proved(penstock_runtime: Start) -> None:
     client = penstock_runtime(offering(pipeline)).client("acme", subject="bob", scopes={"a", "b"})
 
     assert client.get("/v1/example/").json == {"consumer": "acme", "subject": "bob", "scopes": ["a", "b"], "aud": "test"}
+
+
+def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -> None:
+    trigger = HttpTrigger(api_key=True)
+    old = Pipeline("old", version="1.0.0", trigger=trigger, deprecated=date(2026, 1, 31), sunset=date(2027, 1, 31))
+    old.get("/")(lambda: "still here")
+    runtime = penstock_runtime(offering(old), policy="api-key")
+    headers = [client.get("/v1/old/").headers for client in (runtime.client(token=False), runtime.anonymous())]
+    described = json.loads(runtime.anonymous().get("/-/openapi.json").data)
+
+    assert [(each["Deprecation"], each["Sunset"]) for each in headers] == [("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")] * 2
+    assert described["paths"]["/v1/old/"]["get"]["deprecated"] is True
+
+
+@pytest.mark.parametrize(
+    ("dates", "problem"),
+    [
+        ({"deprecated": True}, "deprecated=True is no date"),
+        ({"sunset": "2027-01-31"}, "sunset='2027-01-31' is no date"),
+        ({"deprecated": date(2027, 1, 1), "sunset": date(2026, 1, 1)}, "it ends before it is deprecated"),
+    ],
+)
+def test_dates_that_make_no_sense_refuse_the_pipeline(penstock_runtime: Start, dates: dict[str, Any], problem: str) -> None:
+    old = Pipeline("old", version="1.0.0", trigger=HttpTrigger(), **dates)
+    old.get("/")(lambda: "still here")
+
+    assert any(problem in text for text in penstock_runtime(offering(old), policy="any").refused()["v1/old"])
 
 
 def test_no_repr_of_a_call_shows_credentials_or_body(penstock_runtime: Start) -> None:

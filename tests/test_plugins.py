@@ -208,3 +208,25 @@ def test_a_plugin_adds_a_command_that_gets_its_arguments_and_gives_the_exit_code
 
     assert (done.returncode, done.stdout.strip()) == (5, "got ann --loud")
     assert "greet" in sqlite_place.run("--help").stdout
+
+
+def test_the_listing_says_what_is_deprecated(sqlite_place: Place) -> None:
+    sqlite_place.plugin(
+        "old",
+        """
+from datetime import date
+from penstock import HttpTrigger, Pipeline, hookimpl
+
+old = Pipeline("old", version="1.0.0", trigger=HttpTrigger(), deprecated=date(2026, 1, 31), sunset=date(2027, 1, 31))
+old.get("/")(lambda: "still here")
+
+@hookimpl
+def penstock_pipelines(): return [old]
+""",
+    )
+
+    (row,) = json.loads(sqlite_place.run("pipelines", "--format", "json").stdout)
+    table = sqlite_place.run("pipelines").stdout
+
+    assert (row["deprecated"], row["sunset"]) == ("2026-01-31", "2027-01-31")
+    assert "2027-01-31" in table

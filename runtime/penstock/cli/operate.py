@@ -76,7 +76,7 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     rows = [
         {**_row(identifier, item, context.host.loaded[identifier].plugin), "policy": access.environment.policy} for identifier, item in judged.items()
     ]
-    columns = ("name", "version", "url", "toggles", "policy", "state", "requires", "plugin", "why")
+    columns = ("name", "version", "url", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}", err=True)
@@ -96,6 +96,8 @@ def _row(identifier: str, item: Judged, plugin: str) -> dict[str, object]:
         "until": item.until,
         "requires": sorted(item.requires),
         "plugin": plugin,
+        "deprecated": item.pipeline.deprecated,
+        "sunset": item.pipeline.sunset,
         "why": why,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, TypeVar
 
 from penstock.contracts.rates import Rate, problems_of
@@ -159,14 +160,19 @@ class Route:
 class Pipeline:
     """A named, versioned workflow; its URL is `/v{major}/{name}` plus its routes.
 
-    What is wrong with a declaration is reported when the plugin is loaded, all at once, not raised here.
+    `deprecated` is since when nobody should build on it (RFC 9745), `sunset` when it is expected to end (RFC 8594): both are said in every
+    reply. What is wrong with a declaration is reported when the plugin is loaded, all at once, not raised here.
     """
 
-    def __init__(self, name: str, *, version: str, trigger: HttpTrigger, summary: str = "") -> None:
+    def __init__(
+        self, name: str, *, version: str, trigger: HttpTrigger, summary: str = "", deprecated: date | None = None, sunset: date | None = None
+    ) -> None:
         self.name = name
         self.version = version
         self.trigger = trigger
         self.summary = summary
+        self.deprecated = deprecated
+        self.sunset = sunset
         self.routes: list[Route] = []
 
     @property
@@ -223,6 +229,12 @@ class Pipeline:
             yield "the trigger is no trigger", "give trigger=HttpTrigger(…)"
         else:
             yield from self.trigger.problems()
+        for word, moment in (("deprecated", self.deprecated), ("sunset", self.sunset)):
+            if moment is not None and not isinstance(moment, date):
+                yield f"{word}={moment!r} is no date", f"write {word}=date(2027, 1, 31)"
+                return
+        if self.deprecated and self.sunset and self.sunset < self.deprecated:
+            yield "it ends before it is deprecated", "let sunset be the later date"
         if not self.routes:
             yield "it has no handler", 'put one on a route, such as @pipeline.post("/")'
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, date, datetime
+from email.utils import formatdate
 from typing import Any
 
 import pluggy
@@ -42,6 +44,7 @@ class Dispatcher:
             ((identifier, endpoint) for identifier, item in external.items() for endpoint in item.endpoints),
             (identifier for identifier, item in external.items() if item.broken),
         )
+        self._notices = {identifier: _notices(item.pipeline) for identifier, item in external.items() if not item.broken}
         self._slots = {
             identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
             for identifier, item in external.items()
@@ -92,7 +95,7 @@ class Dispatcher:
 
     def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes) -> None:
         """Add the headers that every reply has."""
-        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run), *environ.get(RATES, ())]
+        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run), *environ.get(RATES, ()), *self._notices.get(place.pipeline, ())]
         cors = self._cors(place)
         if cors is not None:
             headers += _cors_headers(cors, environ, place.allowed)
@@ -234,6 +237,20 @@ class Dispatcher:
             ms=round((time.perf_counter() - began) * 1000, 2),
             **reason,
         )
+
+
+def _notices(pipeline: Pipeline) -> Headers:
+    """Return what a deprecated pipeline says in every reply (RFC 9745, RFC 8594)."""
+
+    def seconds(moment: date) -> float:
+        return datetime(moment.year, moment.month, moment.day, tzinfo=UTC).timestamp()
+
+    notices = []
+    if pipeline.deprecated is not None:
+        notices.append(("Deprecation", f"@{seconds(pipeline.deprecated):.0f}"))
+    if pipeline.sunset is not None:
+        notices.append(("Sunset", formatdate(seconds(pipeline.sunset), usegmt=True)))
+    return notices
 
 
 def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:

@@ -118,6 +118,8 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
         operation["summary"], _, more = (part.strip() for part in says.partition("\n"))
         if more:
             operation["description"] = more
+    if judged.pipeline.deprecated is not None:
+        operation["deprecated"] = True
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": _content(endpoint.body, schemas)}
     if judged.requires:
