@@ -152,6 +152,43 @@ def test_route_parameters_become_their_type_or_the_path_is_not_there(answering: 
     assert get("/v1/example/7/of/ann/more").status_code == 404
 
 
+def test_what_stands_after_the_star_comes_from_the_query(answering: Callable[..., TestResponse]) -> None:
+    def page(call: Call, *, limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 20, tag: list[str], since: date | None = None) -> dict[str, object]:
+        return {"limit": limit, "tag": tag, "since": since}
+
+    def get(query: str) -> TestResponse:
+        return answering(page, "GET", query_string=query)
+
+    assert get("tag=a&tag=b&limit=7&since=2026-01-31").json == {"limit": 7, "tag": ["a", "b"], "since": "2026-01-31"}
+    assert get("tag=a&unknown=1").json == {"limit": 20, "tag": ["a"], "since": None}
+    answered = get("limit=99&since=soon")
+    assert (answered.status_code, (answered.json or {})["type"]) == (422, "query-invalid")
+    assert [fault["parameter"] for fault in (answered.json or {})["errors"]] == ["limit", "tag", "since"]
+    assert get("tag=a&limit=1&limit=2").status_code == 422
+    assert get("tag=a&limit=").status_code == 422
+
+
+def test_a_query_parameter_that_makes_no_sense_refuses_the_pipeline(penstock_runtime: Start) -> None:
+    def untyped(call: Call, *, limit=5): ...  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+
+    def whole(call: Call, *, point: Point) -> None: ...
+
+    def reason(handler: Callable[..., object]) -> str:
+        pipeline = example()
+        pipeline.get("/")(handler)
+        return str(penstock_runtime(offering(pipeline), policy="any").refused()["v1/example"])
+
+    assert "the query parameter 'limit' has no annotation; write limit: str" in reason(untyped)
+    assert "the query parameter 'point' can't be a" in reason(whole)
+
+
+def test_a_query_parameter_goes_together_with_a_body(answering: Callable[..., TestResponse]) -> None:
+    def take(call: Call, body: dict[str, int], *, dry: bool = False) -> dict[str, object]:
+        return {"body": body, "dry": dry}
+
+    assert answering(take, json={"a": 1}, query_string="dry=true").json == {"body": {"a": 1}, "dry": True}
+
+
 def test_query_and_headers_are_there(answering: Callable[..., TestResponse]) -> None:
     def show(call: Call) -> dict[str, object]:
         return {"query": call.query, "header": call.headers["x-TRACE"], "left": 0 < call.remaining() <= 5}

@@ -48,6 +48,10 @@ def shop() -> SimpleNamespace:
         """
         return order.lines[0]
 
+    @orders.get("/")
+    def page(call: Call, *, limit: Annotated[int, msgspec.Meta(le=50)] = 50, tag: list[str]) -> list[Line]:
+        return []
+
     @orders.get("/{number}")
     def show(call: Call, number: int) -> dict[str, object]:
         return {"number": number}
@@ -137,6 +141,10 @@ def test_bodies_replies_and_parameters_have_their_schemas(document: Callable[...
     assert found["components"]["schemas"]["Line"]["properties"]["quantity"] == {"type": "integer", "minimum": 1}
     assert found["components"]["schemas"]["Line"]["additionalProperties"] is False
     assert show["parameters"] == [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}]
+    assert found["paths"]["/v2/orders/"]["get"]["parameters"] == [
+        {"name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "maximum": 50}},
+        {"name": "tag", "in": "query", "required": True, "schema": {"type": "array", "items": {"type": "string"}}},
+    ]
     assert "204" in drop["responses"]
     assert keep["requestBody"]["content"] == {"application/octet-stream": {}}
     assert "2XX" in keep["responses"]

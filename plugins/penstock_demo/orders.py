@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
@@ -83,12 +82,9 @@ def take_order(call: Call, order: Order) -> Reply:
 
 
 @orders.get("/")
-def list_orders(call: Call) -> dict[str, object]:
+def list_orders(call: Call, *, limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE)] = PAGE, after: str | None = None) -> dict[str, object]:
     """List the partner's own orders, newest first; `?limit=` and `?after=` page through them."""
-    asked = call.query.get("limit", [str(PAGE)])[0]
-    if not re.fullmatch(r"[0-9]{1,3}", asked) or not 1 <= int(asked) <= PAGE:
-        raise PipelineError(422, "Impossible page", f"limit is a number from 1 to {PAGE}.", type="impossible-page")
-    found = _store.page(_partner(call), int(asked), call.query.get("after", [None])[0])
+    found = _store.page(_partner(call), limit, after)
     if found is None:
         raise PipelineError(422, "Impossible page", "after names no order of yours.", type="impossible-page")
     return {"orders": [msgspec.Raw(document) for document in found]}

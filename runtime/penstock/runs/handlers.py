@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler, Pipeline, Route
 from penstock.errors import Refusal
 from penstock.runs.faults import decode_json
+from penstock.runs.queries import Query, compile_query, read_queries
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BODILESS = frozenset({"GET", "DELETE"})
@@ -27,8 +28,8 @@ SCALARS = (str, int, float, bool)
 class Endpoint:
     """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned.
 
-    `kinds` are the types of its route parameters, `body` that of its body (None: it takes none), `returns` that of its reply (None: it does
-    not say).
+    `kinds` are the types of its route parameters, `queries` what it takes from the query, `body` the type of its body (None: it takes
+    none), `returns` that of its reply (None: it does not say).
     """
 
     pipeline: Pipeline
@@ -36,6 +37,7 @@ class Endpoint:
     parameters: tuple[str, ...]
     run: Callable[[Call], object]
     kinds: Mapping[str, Any]
+    queries: tuple[Query, ...]
     body: Any
     returns: Any
 
@@ -99,6 +101,7 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
     in_path = PARAMETER.findall(route.path)
     problems: list[Problem] = []
     sources: dict[str, Callable[[Call], object]] = {}
+    queries: list[Query] = []
     for name, parameter in signature.parameters.items():
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             problems.append(Problem(f"{where}: the parameter {name!r} can't be given by name", "use plain parameters"))
@@ -106,8 +109,15 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
             sources[name] = _itself
         elif name in in_path:
             problems += _take_path(sources, where, name, hints.get(name, str))
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            problems += _take_query(queries, where, name, hints, parameter.default)
         elif any(source.__name__ == "body" for source in sources.values()):
-            problems.append(Problem(f"{where}: {name!r} is neither in the path nor the body", f"add {{{name}}} to the path, or drop it"))
+            problems.append(
+                Problem(
+                    f"{where}: {name!r} is neither in the path nor the body",
+                    f"add {{{name}}} to the path, or put it after * to take it from the query",
+                )
+            )
         else:
             problems += _take_body(sources, where, name, hints, route)
     problems += [
@@ -119,7 +129,8 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
         return None, problems
     body = next((hints[name] for name, source in sources.items() if source.__name__ == "body"), None)
     kinds = {name: hints.get(name, str) for name in in_path}
-    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, sources), kinds, body, hints.get("return")), []
+    run = _bind(handler, sources, queries)
+    return Endpoint(pipeline, route, tuple(in_path), run, kinds, tuple(queries), body, hints.get("return")), []
 
 
 def _itself(call: Call) -> Call:
@@ -149,7 +160,10 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
 
 def _take_body(sources: dict[str, Callable[[Call], object]], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
     if route.method in BODILESS:
-        yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", f"add {{{name}}} to the path, or use call.query")
+        yield Problem(
+            f"{where}: {name!r} would be a body, which {route.method} has not",
+            f"add {{{name}}} to the path, or put it after * to take it from the query",
+        )
         return
     if name not in hints:
         yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
@@ -181,8 +195,27 @@ def _take_body(sources: dict[str, Callable[[Call], object]], where: str, name: s
     sources[name] = body
 
 
-def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]]) -> Callable[[Call], object]:
+def _take_query(queries: list[Query], where: str, name: str, hints: Mapping[str, Any], default: object) -> Iterable[Problem]:
+    if name not in hints:
+        yield Problem(f"{where}: the query parameter {name!r} has no annotation", f"write {name}: str, or another type that text can become")
+        return
+    try:
+        queries.append(compile_query(name, hints[name], default))
+    except TypeError as error:
+        yield Problem(
+            f"{where}: the query parameter {name!r} can't be a {hints[name]!r}: {error}", "use str, int, or another type that text can become"
+        )
+
+
+def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]], queries: Sequence[Query]) -> Callable[[Call], object]:
     parts = tuple(sources.items())
+    if queries:
+
+        def run_with_queries(call: Call) -> object:
+            given = read_queries(call, queries)
+            return handler(**given, **{name: source(call) for name, source in parts})
+
+        return run_with_queries
 
     def run(call: Call) -> object:
         return handler(**{name: source(call) for name, source in parts})

@@ -30,8 +30,15 @@ PROBLEM: Document = {
         "run": {"type": "string", "description": "The run's id"},
         "errors": {
             "type": "array",
-            "description": "Every fault of the body",
-            "items": {"type": "object", "properties": {"pointer": {"type": "string", "format": "json-pointer"}, "detail": {"type": "string"}}},
+            "description": "Every fault: of the body by its JSON Pointer, of the query by its parameter",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {"type": "string", "format": "json-pointer"},
+                    "parameter": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            },
         },
     },
 }
@@ -42,7 +49,7 @@ PROBLEMS = {
     "404": "There is nothing at this path",
     "413": "The body is too large",
     "415": "The body has the wrong media type",
-    "422": "The body does not fit",
+    "422": "The query or the body does not fit",
     "429": "Too many calls",
     "500": "The pipeline failed",
     "503": "The pipeline is not available",
@@ -81,9 +88,13 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Docu
 
 def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Document], Document]:
     """Return the schema of each body and reply by the identity of its type, and the named ones."""
-    kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.returns, *endpoint.kinds.values()) if _has_schema(kind)]
+    kinds = [kind for endpoint in endpoints for kind in _kinds(endpoint) if _has_schema(kind)]
     made, components = msgspec.json.schema_components(kinds, schema_hook=_named, ref_template=REFERENCE)
     return {id(kind): schema for kind, schema in zip(kinds, made, strict=True)}, components
+
+
+def _kinds(endpoint: Endpoint) -> Iterable[object]:
+    return endpoint.body, endpoint.returns, *endpoint.kinds.values(), *(query.kind for query in endpoint.queries)
 
 
 def _named(kind: type) -> Document:
@@ -111,6 +122,10 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
         "parameters": [
             {"name": parameter, "in": "path", "required": True, "schema": schemas.get(id(endpoint.kinds.get(parameter)), {"type": "string"})}
             for parameter in endpoint.parameters
+        ]
+        + [
+            {"name": query.name, "in": "query", "required": query.required, "schema": schemas.get(id(query.kind), {"type": "string"})}
+            for query in endpoint.queries
         ],
         "responses": {**_reply(endpoint, schemas), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
     }
@@ -136,6 +151,8 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
         may.add("429")
     if endpoint.parameters:
         may.add("404")
+    if endpoint.queries:
+        may.add("422")
     if endpoint.body is not None:
         may |= {"400", "413"} | (set() if endpoint.body in (bytes, str) else {"415", "422"})
     return sorted(may)
