@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -136,6 +137,45 @@ def test_a_body_past_the_limit_is_a_413_and_one_at_the_limit_is_not(answering: C
 
     assert answering(take, data=b"x" * 10, trigger={"max_body": 10}).json == {"bytes": 10}
     assert answering(take, data=b"x" * 11, trigger={"max_body": 10}).status_code == 413
+
+
+def test_a_body_may_come_as_gzip_and_a_bomb_is_a_413(answering: Callable[..., TestResponse]) -> None:
+    def take(call: Call, body: bytes) -> dict[str, int]:
+        return {"bytes": len(body)}
+
+    def send(data: bytes, coding: str = "gzip") -> TestResponse:
+        return answering(take, data=data, headers={"Content-Encoding": coding}, trigger={"max_body": 100_000})
+
+    assert send(gzip.compress(b"x" * 100_000)).json == {"bytes": 100_000}
+    assert send(b"plain", "identity").json == {"bytes": 5}
+    assert send(gzip.compress(b"x" * 100_001)).status_code == 413
+    assert send(gzip.compress(b"x" * 100_000_000)).status_code == 413
+    assert [send(data).status_code for data in (b"no gzip", gzip.compress(b"x" * 50)[:-4], gzip.compress(b"x") + b"more", b"")] == [400] * 4
+    refused = send(b"x", "br")
+    assert (refused.status_code, refused.headers["Accept-Encoding"]) == (415, "gzip")
+    assert send(gzip.compress(gzip.compress(b"x")), "gzip, gzip").status_code == 415
+
+
+def test_what_is_worth_it_goes_as_gzip_where_that_is_accepted(answering: Callable[..., TestResponse]) -> None:
+    def large(call: Call) -> dict[str, str]:
+        return {"text": "x" * 5000}
+
+    def small(call: Call) -> dict[str, str]:
+        return {"text": "x"}
+
+    def picture(call: Call) -> Reply:
+        return Reply(200, {"Content-Type": "image/png"}, b"x" * 5000)
+
+    def get(handler: Callable[..., object], accepted: str) -> TestResponse:
+        return answering(handler, "GET", headers={"Accept-Encoding": accepted})
+
+    packed = get(large, "br;q=1.0, gzip;q=0.8")
+
+    assert json.loads(gzip.decompress(packed.data)) == {"text": "x" * 5000}
+    assert (packed.headers["Content-Encoding"], packed.headers["Vary"]) == ("gzip", "Accept-Encoding")
+    assert packed.headers["Content-Length"] == str(len(packed.data))
+    for handler, accepted in ((large, ""), (large, "gzip;q=0"), (large, "br"), (small, "gzip"), (picture, "gzip")):
+        assert "Content-Encoding" not in get(handler, accepted).headers
 
 
 def test_route_parameters_become_their_type_or_the_path_is_not_there(answering: Callable[..., TestResponse]) -> None:

@@ -162,7 +162,7 @@ class Call:
 
     @property
     def body(self) -> bytes:
-        """The raw body, decoded from nothing; read once, within the trigger's size limit."""
+        """The body as bytes, inflated where it came as gzip; read once, within the trigger's size limit."""
         if self._body is None:
             self._body = self._read_body()
         return self._body

@@ -21,6 +21,7 @@ from penstock.host import Host
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import WELL_FORMED, new_run_id
 from penstock.web.addresses import client_address
+from penstock.web.encodings import WORTH_IT, deflate, inflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
@@ -86,6 +87,8 @@ class Dispatcher:
             refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
         if refusal is not None:
             status, headers, body = _refused(refusal, run)
+        if len(body) > WORTH_IT:
+            body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
         self._finish(environ, place, run, headers, body)
         if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
             self._write_log(environ, place, status, run, refusal, began)
@@ -284,7 +287,13 @@ def _read_body(environ: Environ, limit: int) -> bytes:
         raise _too_large(limit)
     if length and len(body) < int(length):
         raise _BrokenBody
-    return body
+    coding = environ.get("HTTP_CONTENT_ENCODING")
+    if not coding or coding.lower() == "identity":
+        return body
+    plain = inflate(body, coding, limit)
+    if plain is None:
+        raise _too_large(limit)
+    return plain
 
 
 class _BrokenBody(Refusal):
