@@ -15,6 +15,8 @@ from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, NoReturn, TypeVar
 
+import structlog
+
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
@@ -91,8 +93,12 @@ class Watchdog:
         with self._answering:
             if self._watched.pop(ticket, None) is None:
                 return
-            with suppress(OSError):
+            try:
                 connection.send(late(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:
+                pass  # the caller is gone
+            except Exception:  # noqa: BLE001  whatever it is, all other calls need their watchdog
+                structlog.get_logger("penstock").exception("no answer could be made for a call whose time is up")
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
             self._lingering.append((time.monotonic() + LINGER, connection))
