@@ -835,6 +835,13 @@ class TestIssue:
 
         assert refused_to_issue(world, claims={"odd": endless}).startswith("a claim is no JSON")
 
+    def test_claims_that_are_nested_too_deep_are_refused(self, world: World) -> None:
+        deep: list[object] = []
+        for _ in range(100_000):
+            deep = [deep]
+
+        assert refused_to_issue(world, claims={"odd": deep}).startswith("a claim is no JSON")
+
     def test_a_token_too_long_for_the_gate_is_not_made(self, world: World) -> None:
         assert refused_to_issue(world, claims={"much": "x" * 9000})
 
