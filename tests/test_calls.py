@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import AccessView, Authenticator, Call, Caller, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
+from penstock import AccessView, Authenticator, Call, Caller, Cors, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -202,7 +202,7 @@ def test_what_stands_after_the_star_comes_from_the_query(answering: Callable[...
     assert get("tag=a&tag=b&limit=7&since=2026-01-31").json == {"limit": 7, "tag": ["a", "b"], "since": "2026-01-31"}
     assert get("tag=a&unknown=1").json == {"limit": 20, "tag": ["a"], "since": None}
     answered = get("limit=99&since=soon")
-    assert (answered.status_code, (answered.json or {})["type"]) == (422, "query-invalid")
+    assert (answered.status_code, (answered.json or {})["type"]) == (422, "parameters-invalid")
     assert [fault["parameter"] for fault in (answered.json or {})["errors"]] == ["limit", "tag", "since"]
     assert get("tag=a&limit=1&limit=2").status_code == 422
     assert get("tag=a&limit=").status_code == 422
@@ -470,3 +470,35 @@ def test_a_problem_of_an_unknown_path_is_a_problem_document(penstock_runtime: St
         answered = runtime.anonymous().get(path)
 
         assert (answered.status_code, json.loads(answered.data)["type"]) == (404, "not-found"), path
+
+
+def test_browsers_may_use_the_methods_and_read_the_headers_that_cors_names(penstock_runtime: Start) -> None:
+    cors = Cors("https://shop.example", methods=["post"], headers=["X-API-Key"], expose=["Location"], max_age=60)
+    pipeline = example(cors=cors)
+    pipeline.post("/")(lambda call: "done")
+    pipeline.put("/")(lambda call: "done")
+    client = penstock_runtime(offering(pipeline), policy="any").anonymous()
+
+    def headers(method: str, origin: str, **more: str) -> dict[str, str]:
+        answered = client.open("/v1/example/", method=method, headers={"Origin": origin, **more})
+        return {name: value for name, value in answered.headers.items() if name.startswith("Access-Control")}
+
+    asks = {"Access-Control-Request-Method": "POST"}
+    assert headers("OPTIONS", "https://shop.example", **asks) == {
+        "Access-Control-Allow-Origin": "https://shop.example",
+        "Access-Control-Allow-Methods": "POST",
+        "Access-Control-Allow-Headers": "x-api-key",
+        "Access-Control-Max-Age": "60",
+    }
+    assert headers("POST", "https://shop.example") == {
+        "Access-Control-Allow-Origin": "https://shop.example",
+        "Access-Control-Expose-Headers": "Location",
+    }
+    assert headers("OPTIONS", "https://evil.example", **asks) == headers("POST", "https://shop.example.evil.example") == {}
+
+
+def test_cors_for_everybody_with_credentials_refuses_the_pipeline(penstock_runtime: Start) -> None:
+    pipeline = example(cors=Cors("*", credentials=True))
+    pipeline.post("/")(lambda call: "done")
+
+    assert "CORS for every origin can't allow credentials" in penstock_runtime(offering(pipeline), policy="any").mistakes()[0]

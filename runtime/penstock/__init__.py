@@ -21,6 +21,7 @@ from penstock.contracts.access import (
     Violation,
 )
 from penstock.contracts.call import Call, Caller, Reply, Token
+from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
 from penstock.contracts.rates import Rate
@@ -41,6 +42,8 @@ __all__ = [
     "CredentialRejected",
     "Document",
     "EnvironmentFacts",
+    "Form",
+    "Header",
     "HttpTrigger",
     "Pipeline",
     "PipelineError",
@@ -52,6 +55,7 @@ __all__ = [
     "Token",
     "TokenIssuer",
     "TokenNotIssued",
+    "Upload",
     "Verdict",
     "Violation",
     "hookimpl",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qs
 
+from penstock.contracts.forms import Fields, close_files
 from penstock.errors import TokenNotIssued
 
 
@@ -92,10 +93,12 @@ class Call:
 
     __slots__ = (
         "_body",
+        "_form",
         "_headers",
         "_issue",
         "_query",
         "_read_body",
+        "_read_form",
         "_read_headers",
         "caller",
         "content_type",
@@ -126,6 +129,7 @@ class Call:
         content_type: str = "",
         read_headers: Callable[[], Mapping[str, str]] = dict,
         read_body: Callable[[], bytes] = bytes,
+        read_form: Callable[[bytes | None], Fields] = lambda _: {},
         issue: Issue | None = None,
     ) -> None:
         self.method = method
@@ -141,10 +145,12 @@ class Call:
         self.content_type = content_type
         self._read_headers = read_headers
         self._read_body = read_body
+        self._read_form = read_form
         self._issue = issue
         self._headers: Headers | None = None
         self._query: Mapping[str, list[str]] | None = None
         self._body: bytes | None = None
+        self._form: Fields | None = None
 
     @property
     def headers(self) -> Headers:
@@ -164,8 +170,22 @@ class Call:
     def body(self) -> bytes:
         """The body as bytes, inflated where it came as gzip; read once, within the trigger's size limit."""
         if self._body is None:
+            if self._form is not None:
+                raise RuntimeError("the body was read as a form; use call.form, or read call.body before it")
             self._body = self._read_body()
         return self._body
+
+    @property
+    def form(self) -> Fields:
+        """The body as a form: each name with all its values, an `Upload` where it is a file; `body` can't be read after it."""
+        if self._form is None:
+            self._form = self._read_form(self._body)
+        return self._form
+
+    def end(self) -> None:
+        """Let go of what the call holds: files that came with a form. The runtime calls this."""
+        if self._form:
+            close_files(self._form)
 
     def remaining(self) -> float:
         """Return the seconds left until the deadline; negative when it has passed."""

@@ -18,6 +18,7 @@ VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 MAX_SECONDS = 300.0
 MAX_NAME = 63
+EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,15 @@ class Mistake:
 class Cors:
     """Which browser origins may call a pipeline (the Fetch standard's CORS protocol).
 
-    `origins` are exact (``https://shop.example``) or ``{"*"}``, which can't go together with `credentials`;
+    `origins` are exact (``https://shop.example``) or ``{"*"}``, which can't go together with `credentials`; `methods` are those that a
+    browser may use, by default all that a path has; `headers` those that it may send, `expose` those that it may read;
     `max_age` is in seconds.
     """
 
     origins: frozenset[str]
+    methods: frozenset[str] = frozenset()
     headers: frozenset[str] = frozenset({"authorization", "content-type", "x-api-key"})
+    expose: frozenset[str] = EXPOSED
     credentials: bool = False
     max_age: int = 600
 
@@ -53,11 +57,15 @@ class Cors:
         self,
         origins: Iterable[str],
         *,
+        methods: Iterable[str] = (),
         headers: Iterable[str] = ("authorization", "content-type", "x-api-key"),
+        expose: Iterable[str] = EXPOSED,
         credentials: bool = False,
         max_age: int = 600,
     ) -> None:
-        object.__setattr__(self, "origins", frozenset(origins))
+        object.__setattr__(self, "origins", frozenset({origins} if isinstance(origins, str) else origins))
+        object.__setattr__(self, "methods", frozenset(name.upper() for name in methods))
+        object.__setattr__(self, "expose", frozenset(expose))
         object.__setattr__(self, "headers", frozenset(name.lower() for name in headers))
         object.__setattr__(self, "credentials", credentials)
         object.__setattr__(self, "max_age", max_age)

@@ -14,8 +14,8 @@ import msgspec
 from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler, Pipeline, Route
 from penstock.errors import Refusal
-from penstock.runs.faults import decode_json
-from penstock.runs.queries import Query, compile_query, read_queries
+from penstock.runs.bodies import Body, compile_body
+from penstock.runs.parameters import Parameter, compile_parameter, read_parameters
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BODILESS = frozenset({"GET", "DELETE"})
@@ -28,17 +28,17 @@ SCALARS = (str, int, float, bool)
 class Endpoint:
     """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned.
 
-    `kinds` are the types of its route parameters, `queries` what it takes from the query, `body` the type of its body (None: it takes
-    none), `returns` that of its reply (None: it does not say).
+    `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
+    read (None: it takes none), `returns` the type of its reply (None: it does not say).
     """
 
     pipeline: Pipeline
     route: Route
-    parameters: tuple[str, ...]
+    in_path: tuple[str, ...]
     run: Callable[[Call], object]
     kinds: Mapping[str, Any]
-    queries: tuple[Query, ...]
-    body: Any
+    parameters: tuple[Parameter, ...]
+    body: Body | None
     returns: Any
 
 
@@ -99,9 +99,14 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
     except (NameError, TypeError, ValueError) as error:
         return None, [Problem(f"{where}: an annotation can't be understood: {error}", "import the names that the annotations use")]
     in_path = PARAMETER.findall(route.path)
-    problems: list[Problem] = []
+    problems = [
+        Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str")
+        for name in in_path
+        if name not in signature.parameters
+    ]
     sources: dict[str, Callable[[Call], object]] = {}
-    queries: list[Query] = []
+    parameters: list[Parameter] = []
+    bodies: list[Body] = []
     for name, parameter in signature.parameters.items():
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             problems.append(Problem(f"{where}: the parameter {name!r} can't be given by name", "use plain parameters"))
@@ -110,8 +115,8 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
         elif name in in_path:
             problems += _take_path(sources, where, name, hints.get(name, str))
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            problems += _take_query(queries, where, name, hints, parameter.default)
-        elif any(source.__name__ == "body" for source in sources.values()):
+            problems += _take_parameter(parameters, where, name, hints, parameter.default)
+        elif bodies:
             problems.append(
                 Problem(
                     f"{where}: {name!r} is neither in the path nor the body",
@@ -119,18 +124,13 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
                 )
             )
         else:
-            problems += _take_body(sources, where, name, hints, route)
-    problems += [
-        Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str")
-        for name in in_path
-        if name not in signature.parameters
-    ]
+            problems += _take_body(bodies, where, name, hints, route)
     if problems:
         return None, problems
-    body = next((hints[name] for name, source in sources.items() if source.__name__ == "body"), None)
+    sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
-    run = _bind(handler, sources, queries)
-    return Endpoint(pipeline, route, tuple(in_path), run, kinds, tuple(queries), body, hints.get("return")), []
+    run = _bind(handler, sources, parameters)
+    return Endpoint(pipeline, route, tuple(in_path), run, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")), []
 
 
 def _itself(call: Call) -> Call:
@@ -158,7 +158,7 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
     sources[name] = from_path
 
 
-def _take_body(sources: dict[str, Callable[[Call], object]], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
+def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
     if route.method in BODILESS:
         yield Problem(
             f"{where}: {name!r} would be a body, which {route.method} has not",
@@ -168,54 +168,33 @@ def _take_body(sources: dict[str, Callable[[Call], object]], where: str, name: s
     if name not in hints:
         yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
         return
-    kind = hints[name]
-    if kind is bytes:
-
-        def body(call: Call) -> object:
-            return call.body
-
-    elif kind is str:
-
-        def body(call: Call) -> object:
-            try:
-                return call.body.decode("utf-8")
-            except UnicodeDecodeError:
-                raise Refusal(400, "body-malformed", "The body is not UTF-8 text.") from None
-
-    else:
-        try:
-            decoder = msgspec.json.Decoder(kind)
-        except (TypeError, NameError) as error:
-            yield Problem(f"{where}: the body can't be decoded into {kind!r}: {error}", "use a dataclass, TypedDict or msgspec Struct")
-            return
-
-        def body(call: Call) -> object:
-            return decode_json(decoder, kind, call)
-
-    sources[name] = body
+    try:
+        bodies.append(compile_body(name, hints[name]))
+    except (TypeError, NameError) as error:
+        yield Problem(f"{where}: the body can't be decoded into {hints[name]!r}: {error}", "use a dataclass, TypedDict or msgspec Struct")
 
 
-def _take_query(queries: list[Query], where: str, name: str, hints: Mapping[str, Any], default: object) -> Iterable[Problem]:
+def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: Mapping[str, Any], default: object) -> Iterable[Problem]:
     if name not in hints:
         yield Problem(f"{where}: the query parameter {name!r} has no annotation", f"write {name}: str, or another type that text can become")
         return
     try:
-        queries.append(compile_query(name, hints[name], default))
+        parameters.append(compile_parameter(name, hints[name], default))
     except TypeError as error:
         yield Problem(
             f"{where}: the query parameter {name!r} can't be a {hints[name]!r}: {error}", "use str, int, or another type that text can become"
         )
 
 
-def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]], queries: Sequence[Query]) -> Callable[[Call], object]:
+def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]) -> Callable[[Call], object]:
     parts = tuple(sources.items())
-    if queries:
+    if parameters:
 
-        def run_with_queries(call: Call) -> object:
-            given = read_queries(call, queries)
+        def run_with_parameters(call: Call) -> object:
+            given = read_parameters(call, parameters)
             return handler(**given, **{name: source(call) for name, source in parts})
 
-        return run_with_queries
+        return run_with_parameters
 
     def run(call: Call) -> object:
         return handler(**{name: source(call) for name, source in parts})

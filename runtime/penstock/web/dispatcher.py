@@ -21,7 +21,8 @@ from penstock.host import Host
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import WELL_FORMED, new_run_id
 from penstock.web.addresses import client_address
-from penstock.web.encodings import WORTH_IT, deflate, inflate
+from penstock.web.bodies import BrokenBody, read_body, read_form
+from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
@@ -79,7 +80,7 @@ class Dispatcher:
         except TimedOut:
             refusal, last = _timed_out(), True
         except Refusal as error:
-            refusal, last = error, isinstance(error, _BrokenBody)
+            refusal, last = error, isinstance(error, BrokenBody)
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
@@ -138,11 +139,12 @@ class Dispatcher:
             run=run,
             deadline=time.monotonic() + trigger.timeout,
             caller=caller,
-            params=dict(zip(endpoint.parameters, values, strict=True)) if values else None,
+            params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
             query_string=environ.get("QUERY_STRING", ""),
             content_type=environ.get("CONTENT_TYPE", ""),
             read_headers=lambda: _headers(environ),
-            read_body=lambda: _read_body(environ, trigger.max_body),
+            read_body=lambda: read_body(environ, trigger.max_body),
+            read_form=lambda body: read_form(environ, trigger.max_body, body),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
         return self._handle(endpoint, call, environ, place)
@@ -185,16 +187,16 @@ class Dispatcher:
     def _work(self, endpoint: Endpoint, call: Call, place: Place) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
         slots = self._slots.get(place.pipeline)
-        if slots is None:
-            return lambda: answer(endpoint.run(call))
-        if not slots.acquire(blocking=False):
+        if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
 
         def work() -> Answer:
             try:
                 return answer(endpoint.run(call))
             finally:
-                slots.release()
+                call.end()
+                if slots is not None:
+                    slots.release()
 
         return work
 
@@ -204,7 +206,9 @@ class Dispatcher:
             work = self._work(endpoint, call, place)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call, environ, place, began))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            _ = call.body  # two threads must not use one TLS connection at a time: the body is read before
+            _ = (
+                call.form if endpoint.body is not None and endpoint.body.form else call.body
+            )  # two threads must not use one TLS connection at a time: the body is read before
         return run_aside(self._work(endpoint, call, place), call.deadline)
 
     def _late(self, call: Call, environ: Environ, place: Place, began: float) -> bytes:
@@ -274,41 +278,8 @@ def _headers(environ: Environ) -> Mapping[str, str]:
     return fields
 
 
-def _read_body(environ: Environ, limit: int) -> bytes:
-    """Read the body within the limit; never more than one byte past it."""
-    length = environ.get("CONTENT_LENGTH")
-    if length and int(length) > limit:
-        raise _too_large(limit)
-    try:
-        body: bytes = environ["wsgi.input"].read(int(length) if length else limit + 1)
-    except Exception as error:
-        raise _BrokenBody from error
-    if len(body) > limit:
-        raise _too_large(limit)
-    if length and len(body) < int(length):
-        raise _BrokenBody
-    coding = environ.get("HTTP_CONTENT_ENCODING")
-    if not coding or coding.lower() == "identity":
-        return body
-    plain = inflate(body, coding, limit)
-    if plain is None:
-        raise _too_large(limit)
-    return plain
-
-
-class _BrokenBody(Refusal):
-    """The body's framing is broken: where it ends is not known, so the connection can't be used again."""
-
-    def __init__(self) -> None:
-        super().__init__(400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks.")
-
-
 def _timed_out() -> Refusal:
     return Refusal(504, "timed-out", "The pipeline took longer than it may.")
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
 
 
 def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:
@@ -321,9 +292,12 @@ def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:
     if cors.credentials:
         headers.append(("Access-Control-Allow-Credentials", "true"))
     if environ["REQUEST_METHOD"] == "OPTIONS":
+        methods = [name for name in allowed.split(", ") if not cors.methods or name in cors.methods]
         headers += [
-            ("Access-Control-Allow-Methods", allowed),
+            ("Access-Control-Allow-Methods", ", ".join(methods)),
             ("Access-Control-Allow-Headers", ", ".join(sorted(cors.headers))),
             ("Access-Control-Max-Age", str(cors.max_age)),
         ]
+    elif cors.expose:
+        headers.append(("Access-Control-Expose-Headers", ", ".join(sorted(cors.expose))))
     return headers

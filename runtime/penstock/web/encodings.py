@@ -15,14 +15,19 @@ COMPRESSIBLE = re.compile(r"text/|application/(?:[a-z.+-]*\+)?(?:json|xml)|appli
 GZIP = 16 + zlib.MAX_WBITS
 
 
+def require_gzip(coding: str) -> None:
+    """Refuse (415) a body that is compressed in any other way."""
+    if coding.strip().lower() not in {"gzip", "x-gzip"}:
+        refused = "Send the body as it is, or compressed once with gzip."
+        raise Refusal(415, "unsupported-media-type", refused, headers=[("Accept-Encoding", "gzip")])
+
+
 def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
     """Return a request's body as it was before it was coded, or None if that has more bytes than the limit.
 
     Never more than the limit is inflated, whatever the body promises. Raises Refusal: 415 for another coding, 400 for what is no gzip.
     """
-    if coding.strip().lower() not in {"gzip", "x-gzip"}:
-        refused = "Send the body as it is, or compressed once with gzip."
-        raise Refusal(415, "unsupported-media-type", refused, headers=[("Accept-Encoding", "gzip")])
+    require_gzip(coding)
     inflater = zlib.decompressobj(GZIP)
     try:
         plain = inflater.decompress(body, limit + 1)

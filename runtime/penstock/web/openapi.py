@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import msgspec
 import structlog
 
 from penstock.contracts.call import Reply
+from penstock.contracts.forms import Upload
 from penstock.gate.compliance import Judged, State
 from penstock.host import Host
+from penstock.runs.bodies import Body
 from penstock.runs.handlers import Endpoint
 from penstock.web.problems import CONTENT_TYPE
 
@@ -30,12 +33,13 @@ PROBLEM: Document = {
         "run": {"type": "string", "description": "The run's id"},
         "errors": {
             "type": "array",
-            "description": "Every fault: of the body by its JSON Pointer, of the query by its parameter",
+            "description": "Every fault: of the body by its JSON Pointer, of the query and the headers by the parameter",
             "items": {
                 "type": "object",
                 "properties": {
                     "pointer": {"type": "string", "format": "json-pointer"},
                     "parameter": {"type": "string"},
+                    "in": {"type": "string", "enum": ["query", "header"]},
                     "detail": {"type": "string"},
                 },
             },
@@ -49,7 +53,7 @@ PROBLEMS = {
     "404": "There is nothing at this path",
     "413": "The body is too large",
     "415": "The body has the wrong media type",
-    "422": "The query or the body does not fit",
+    "422": "The parameters or the body do not fit",
     "429": "Too many calls",
     "500": "The pipeline failed",
     "503": "The pipeline is not available",
@@ -89,24 +93,33 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Docu
 def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Document], Document]:
     """Return the schema of each body and reply by the identity of its type, and the named ones."""
     kinds = [kind for endpoint in endpoints for kind in _kinds(endpoint) if _has_schema(kind)]
-    made, components = msgspec.json.schema_components(kinds, schema_hook=_named, ref_template=REFERENCE)
-    return {id(kind): schema for kind, schema in zip(kinds, made, strict=True)}, components
+    named: Document = {}
+
+    def other(kind: type) -> Document:
+        """Return the schema of a type that msgspec can't describe."""
+        if kind is Upload:
+            return {"type": "string", "format": "binary"}
+        if not hasattr(kind, "model_json_schema"):
+            return {"description": kind.__name__}
+        schema: Document = kind.model_json_schema(ref_template=REFERENCE.replace("{name}", "{model}"))
+        named.update(schema.pop("$defs", {}))
+        named[kind.__name__] = schema
+        return {"$ref": REFERENCE.format(name=kind.__name__)}
+
+    made, components = msgspec.json.schema_components(kinds, schema_hook=other, ref_template=REFERENCE)
+    return {id(kind): schema for kind, schema in zip(kinds, made, strict=True)}, components | named
 
 
 def _kinds(endpoint: Endpoint) -> Iterable[object]:
-    return endpoint.body, endpoint.returns, *endpoint.kinds.values(), *(query.kind for query in endpoint.queries)
-
-
-def _named(kind: type) -> Document:
-    """Return what stands for a type that JSON Schema can't describe."""
-    return {"description": kind.__name__}
+    body = endpoint.body.kind if endpoint.body else None
+    return body, endpoint.returns, *endpoint.kinds.values(), *(parameter.kind for parameter in endpoint.parameters)
 
 
 def _has_schema(kind: object) -> bool:
-    if kind is None or kind is type(None) or kind in (bytes, str, Reply):
+    if kind is None or kind is type(None) or kind in (bytes, str, Element, Reply):
         return False
     try:
-        msgspec.json.schema(kind, schema_hook=_named)
+        msgspec.json.schema(kind, schema_hook=lambda _: {"type": "string"})
     except (TypeError, ValueError, RecursionError):
         return False
     return True
@@ -121,11 +134,11 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
         "tags": [name],
         "parameters": [
             {"name": parameter, "in": "path", "required": True, "schema": schemas.get(id(endpoint.kinds.get(parameter)), {"type": "string"})}
-            for parameter in endpoint.parameters
+            for parameter in endpoint.in_path
         ]
         + [
-            {"name": query.name, "in": "query", "required": query.required, "schema": schemas.get(id(query.kind), {"type": "string"})}
-            for query in endpoint.queries
+            {"name": item.sent_as, "in": item.place, "required": item.required, "schema": schemas.get(id(item.kind), {"type": "string"})}
+            for item in endpoint.parameters
         ],
         "responses": {**_reply(endpoint, schemas), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
     }
@@ -136,7 +149,7 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
     if judged.pipeline.deprecated is not None:
         operation["deprecated"] = True
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _content(endpoint.body, schemas)}
+        operation["requestBody"] = {"required": True, "content": _sent(endpoint.body, schemas)}
     if judged.requires:
         operation["security"] = [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}]
     return operation
@@ -149,12 +162,13 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
         may |= {"401", "403", "429"}
     if trigger.rate:
         may.add("429")
-    if endpoint.parameters:
+    if endpoint.in_path:
         may.add("404")
-    if endpoint.queries:
+    if endpoint.parameters:
         may.add("422")
     if endpoint.body is not None:
-        may |= {"400", "413"} | (set() if endpoint.body in (bytes, str) else {"415", "422"})
+        may |= {"400", "413", "415"}
+        may |= set() if endpoint.body.kind in (bytes, str, Element) else {"422"}
     return sorted(may)
 
 
@@ -168,6 +182,12 @@ def _reply(endpoint: Endpoint, schemas: Mapping[int, Document]) -> Document:
     if endpoint.returns in {None, Reply}:
         return {"2XX": {"description": "What the pipeline replies"}}
     return {"200": {"description": "What the pipeline replies", "content": _content(endpoint.returns, schemas)}}
+
+
+def _sent(body: Body, schemas: Mapping[int, Document]) -> Document:
+    text = {"type": "string"}
+    schema = {} if body.kind in (bytes, Element) else text if body.kind is str else schemas.get(id(body.kind), {})
+    return {media: {"schema": schema} if schema else {} for media in body.media}
 
 
 def _content(kind: object, schemas: Mapping[int, Document]) -> Document:

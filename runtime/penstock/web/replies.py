@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,15 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrad
 BODILESS = frozenset({204, 304})
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
-_encode = msgspec.json.Encoder(decimal_format="string").encode
+
+
+def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not know
+    if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
+        return value.model_dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} is nothing to reply with")
+
+
+_encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_plain).encode
 
 
 def answer(value: object) -> Answer:

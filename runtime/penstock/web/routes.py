@@ -37,7 +37,7 @@ class Routes:
 
     def _add(self, identifier: str, endpoint: Endpoint) -> None:
         path = f"/{identifier}{endpoint.route.path}".rstrip("/")
-        if endpoint.parameters:
+        if endpoint.in_path:
             shape = tuple(None if PARAMETER.fullmatch(part) else part for part in path.split("/")[3:])
             place = self._shaped.setdefault(f"/{identifier}", {}).setdefault(shape, Place(identifier))
         else:

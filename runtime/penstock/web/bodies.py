@@ -1,0 +1,210 @@
+"""Read a request's body: within its limit, framed as it says, inflated where it was compressed, and forms part by part."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Protocol, cast
+from urllib.parse import parse_qsl
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from penstock.contracts.forms import Fields, Upload, close_files
+from penstock.errors import Refusal
+from penstock.web.encodings import inflate, require_gzip
+
+CHUNK = 64 * 1024
+IN_MEMORY = 64 * 1024  # bytes of one file before it goes to disk
+FIELDS = 1024 * 1024  # bytes of all fields that are no files
+MOST_FIELDS = 1000
+MOST_FILES = 100  # each may hold a file descriptor
+
+Environ = dict[str, Any]
+
+
+class Stream(Protocol):
+    """What a form is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most that many bytes, none at the end."""
+
+
+class BrokenBody(Refusal):
+    """The body's framing is broken: where it ends is not known, so the connection can't be used again."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks.")
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+
+
+def _malformed(detail: str) -> Refusal:
+    return Refusal(400, "body-malformed", detail)
+
+
+class _Incoming:
+    """A body as it arrives: never more than one byte past the limit is read."""
+
+    def __init__(self, environ: Environ, limit: int) -> None:
+        sent = environ.get("CONTENT_LENGTH")
+        self._input = environ["wsgi.input"]
+        self._limit = limit
+        self._length = int(sent) if sent else None
+        self._read = 0
+        if self._length is not None and self._length > limit:
+            raise _too_large(limit)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most that many bytes, all that is left for -1. Raises Refusal: 413, or 400 for broken framing."""
+        left = (self._length if self._length is not None else self._limit + 1) - self._read
+        wanted = left if size < 0 else min(size, left)
+        try:
+            data: bytes = self._input.read(wanted) if wanted > 0 else b""
+        except Exception as error:
+            raise BrokenBody from error
+        self._read += len(data)
+        if self._read > self._limit:
+            raise _too_large(self._limit)
+        if self._length is not None and len(data) < wanted:
+            raise BrokenBody
+        return data
+
+
+class _Inflated:
+    """The same, of a body that came as gzip: what it inflates to is bounded too."""
+
+    def __init__(self, source: _Incoming, limit: int) -> None:
+        self._source = gzip.GzipFile(fileobj=cast("IO[bytes]", source), mode="rb")
+        self._limit = limit
+        self._read = 0
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._source.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise _malformed("The body is not gzip, as its Content-Encoding says.") from None
+        self._read += len(data)
+        if self._read > self._limit:
+            raise _too_large(self._limit)
+        return data
+
+
+def read_body(environ: Environ, limit: int) -> bytes:
+    """Return the whole body, inflated. Raises Refusal: 413, 415 or 400."""
+    body = _Incoming(environ, limit).read()
+    coding = environ.get("HTTP_CONTENT_ENCODING")
+    if not coding or coding.lower() == "identity":
+        return body
+    plain = inflate(body, coding, limit)
+    if plain is None:
+        raise _too_large(limit)
+    return plain
+
+
+def read_form(environ: Environ, limit: int, body: bytes | None = None) -> Fields:
+    """Return a form's fields by name; a file is an Upload, on disk where it is not small. `body` is the body where it was read already.
+
+    Raises Refusal: 415, 413 or 400.
+    """
+    kind, options = parse_options_header(environ.get("CONTENT_TYPE"))
+    if kind == "application/x-www-form-urlencoded":
+        return _urlencoded(read_body(environ, limit) if body is None else body)
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data":
+        accepted = "application/x-www-form-urlencoded, multipart/form-data"
+        raise Refusal(415, "unsupported-media-type", "Send the body as a form.", headers=[("Accept", accepted)])
+    if not boundary or not boundary.isascii():
+        raise _malformed("The body is a multipart form, and its Content-Type does not say the boundary.")
+    parts = _Parts()
+    try:
+        parts.read(_stream(environ, limit) if body is None else BytesIO(body), boundary.encode())
+    except BaseException:
+        close_files(parts.fields)
+        raise
+    return parts.fields
+
+
+def _stream(environ: Environ, limit: int) -> Stream:
+    """Return the body as it arrives, inflated."""
+    incoming = _Incoming(environ, limit)
+    coding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
+    if coding.lower() == "identity":
+        return incoming
+    require_gzip(coding)
+    return _Inflated(incoming, limit)
+
+
+def _urlencoded(body: bytes) -> Fields:
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+    except UnicodeDecodeError:
+        raise _malformed("The body is not a URL-encoded form in UTF-8.") from None
+    except ValueError:
+        raise _malformed(f"The form has more than {MOST_FIELDS} fields.") from None
+    fields: Fields = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+class _Parts:
+    """Takes a multipart form apart as it arrives (RFC 7578)."""
+
+    def __init__(self) -> None:
+        self.fields: Fields = {}
+        self._files = 0
+        self._in_memory = 0
+
+    def read(self, source: Stream, boundary: bytes) -> None:
+        decoder = MultipartDecoder(boundary, max_form_memory_size=FIELDS, max_parts=MOST_FIELDS)
+        part: Field | File | None = None
+        text = b""
+        try:
+            while True:
+                event = decoder.next_event()
+                if isinstance(event, Epilogue):
+                    break
+                if isinstance(event, NeedData):
+                    decoder.receive_data(source.read(CHUNK) or None)
+                elif isinstance(event, Field | File):
+                    part, text = event, b""
+                    if isinstance(part, File):
+                        self._open(part)
+                elif isinstance(event, Data) and part is not None:
+                    if isinstance(part, File):
+                        self._write(part, event)
+                    else:
+                        text += event.data
+                        self._keep(part, text, event)
+        except RequestEntityTooLarge:
+            raise Refusal(413, "body-too-large", f"The form may have {MOST_FIELDS} fields, with {FIELDS} bytes outside of files.") from None
+        except ValueError:
+            raise _malformed("The body is no multipart form, or ends before its last boundary.") from None
+
+    def _open(self, part: File) -> None:
+        self._files += 1
+        if self._files > MOST_FILES:
+            raise Refusal(413, "body-too-large", f"The form may have {MOST_FILES} files.")
+        file = cast("IO[bytes]", SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115  it is closed when the call ends
+        upload = Upload(file, filename=part.filename, content_type=part.headers.get("Content-Type", "application/octet-stream"))  # type: ignore[arg-type]  # a BinaryIO
+        self.fields.setdefault(part.name, []).append(upload)
+
+    def _write(self, part: File, event: Data) -> None:
+        upload = self.fields[part.name][-1]
+        if isinstance(upload, Upload):
+            upload.size += upload.file.write(event.data)
+            if not event.more_data:
+                upload.file.seek(0)
+
+    def _keep(self, part: Field, text: bytes, event: Data) -> None:
+        self._in_memory += len(event.data)
+        if self._in_memory > FIELDS:
+            raise RequestEntityTooLarge
+        if not event.more_data:
+            self.fields.setdefault(part.name, []).append(text.decode("utf-8"))
