@@ -37,6 +37,11 @@ class Action(StrEnum):
     SIGNING_KEY_ROTATED = "signing-key:rotated"
     SIGNING_KEY_DROPPED = "signing-key:dropped"
     TOKENS_REVOKED = "token:revoked"
+    LIMIT_SET = "limit:set"
+    LIMIT_REMOVED = "limit:removed"
+    ADDRESSES_ALLOWED = "address:allowed"
+    ADDRESSES_DENIED = "address:denied"
+    ADDRESSES_REMOVED = "address:removed"
 
 
 @dataclass(frozen=True, slots=True)

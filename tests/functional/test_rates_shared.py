@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -44,6 +45,17 @@ def test_all_workers_count_together(sqlite_place: Place, key: str, serve: Serve,
     assert sorted(answered) == [200] * 10 + [429] * 4
 
 
+def test_a_limit_of_a_hundred_lets_exactly_a_hundred_through(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
+    done = sqlite_place.run("limit", "set", "acme", "100/minute", "--pipeline", "rated", "--env", "test")
+    assert done.returncode == 0, done.stderr
+    server = serve(sqlite_place, workers=2, PENSTOCK_RATE_LIMIT_URL=redis.url)
+
+    with ThreadPoolExecutor(8) as pool:
+        answered = [status for part in pool.map(lambda _: statuses(server, key, 17), range(8)) for status in part]
+
+    assert (answered.count(200), answered.count(429), len(answered)) == (100, 36, 136)
+
+
 def test_workers_that_count_alone_say_so_at_start(sqlite_place: Place, key: str, serve: Serve) -> None:
     server = serve(sqlite_place, workers=2)
 
@@ -59,6 +71,7 @@ def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_
     before = statuses(server, key, 1)
     redis.stop()
     during = statuses(server, key, 12)
+    told = server.client.get("/-/ready").json()["checks"]
     redis.start()
     after: list[int] = []
     while 429 not in after and len(after) < 200_000:
@@ -66,6 +79,7 @@ def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_
         if len(after) > 2000:
             break
 
+    assert told["rates"].startswith("not counted")
     assert (before, during) == ([200], [meanwhile] * 12)
     assert after[-1] == 429
     assert server.log.read_text().count("rate limit storage away") <= 12

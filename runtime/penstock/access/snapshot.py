@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, EnvironmentFacts, SigningKey
+from penstock.contracts.networks import Networks
+from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader, Row, changed_since, current_revision
 from penstock.errors import Unknown
@@ -55,6 +57,9 @@ class Snapshot:
         self._signing: dict[str, SigningKey] = {}
         self._revoked: dict[str, float] = {}
         self._revoked_before: dict[str, float] = {}
+        self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
+        self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
+        self.networks: dict[int, Networks] = {}
         self.pipelines: dict[str, PipelineState] = {}
         self.graces: dict[str, Grace] = {}
         self.revision = -1
@@ -150,6 +155,30 @@ class Snapshot:
             else:
                 self.graces.pop(row["pipeline"], None)
         self._apply_tokens(changed)
+        self._apply_bounds(changed)
+
+    def _apply_bounds(self, changed: Mapping[str, list[Row]]) -> None:
+        """Put together what bounds each consumer: rates by pipeline (all together: an empty name), and networks."""
+        for table, known in self._bounds.items():
+            for row in changed[table]:
+                known.pop(row["id"], None)
+                if row["active"]:
+                    known[row["id"]] = row
+        if changed["limits"]:
+            limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
+            for row in self._bounds["limits"].values():
+                whose = row["consumer_id"], row["pipeline"]
+                limits[whose] = (*limits.get(whose, ()), Rate(row["rate"], by=row["by"]))
+            self.limits = limits
+        if changed["address_rules"]:
+            rules = list(self._bounds["address_rules"].values())
+            self.networks = {
+                consumer: Networks.of(
+                    (row["network"] for row in rules if row["consumer_id"] == consumer and row["allowed"]),
+                    (row["network"] for row in rules if row["consumer_id"] == consumer and not row["allowed"]),
+                )
+                for consumer in {row["consumer_id"] for row in rules}
+            }
 
     def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
         if changed["signing_keys"]:

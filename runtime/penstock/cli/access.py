@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import click
 
-from penstock.access import consumers, environments, signing
+from penstock.access import bounds, consumers, environments, signing
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
+from penstock.contracts.rates import Rate
 from penstock.errors import Unknown
 from penstock.gate.compliance import State
 
@@ -364,4 +365,99 @@ def token_revoke(context: Context, jti: str | None, consumer_name: str | None, e
     click.echo(f"revoked in {environment}: {jti or 'all tokens of ' + str(consumer_name)}")
 
 
-COMMANDS = (env, policy, pipeline, consumer, key, login_flow, signing_key, token)
+@click.group()
+def limit() -> None:
+    """How often a consumer may call."""
+
+
+@limit.command("set")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("rate")
+@env_required
+@click.option(
+    "--pipeline", "pipeline_name", metavar="NAME", default="", help="Only there, in place of its own rates; default all pipelines together."
+)
+@click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
+@pass_context
+def limit_set(context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str) -> None:
+    """Let a consumer call so often: 100/second, 5000/12 hours."""
+    known = context.host.names if pipeline_name else ()
+    bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
+    click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")
+
+
+@limit.command("remove")
+@click.argument("consumer_name", metavar="CONSUMER")
+@env_required
+@click.option("--pipeline", "pipeline_name", metavar="NAME", default="", help="Those of this pipeline; default those over all together.")
+@pass_context
+def limit_remove(context: Context, consumer_name: str, environment: str, pipeline_name: str) -> None:
+    """Take a consumer's limits away."""
+    number = bounds.remove_limits(context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name)
+    click.echo(f"{number} limit{'s' if number > 1 else ''} of {consumer_name} removed in {environment}")
+
+
+@limit.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def limit_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List limits."""
+    rows = bounds.list_limits(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
+
+
+@click.group()
+def address() -> None:
+    """Where a consumer may call from."""
+
+
+def _put_networks(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str, *, allowed: bool) -> None:
+    kept = bounds.set_networks(context.engine, context.actor, consumer_name, environment, networks, allowed=allowed)
+    click.echo(f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(kept)} in {environment}")
+
+
+@address.command("allow")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_allow(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take a consumer's calls from networks that are allowed, and from no others."""
+    _put_networks(context, consumer_name, networks, environment, allowed=True)
+
+
+@address.command("deny")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_deny(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take no calls of a consumer from these networks, whatever is allowed."""
+    _put_networks(context, consumer_name, networks, environment, allowed=False)
+
+
+@address.command("remove")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_remove(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take networks off a consumer's lists."""
+    bounds.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
+    click.echo(f"{', '.join(networks)} removed from the lists of {consumer_name} in {environment}")
+
+
+@address.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def address_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List consumers' networks."""
+    rows = bounds.list_networks(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")
+
+
+COMMANDS = (limit, address, env, policy, pipeline, consumer, key, login_flow, signing_key, token)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, problems_of
 
 Handler = Callable[..., Any]
@@ -85,6 +86,8 @@ class HttpTrigger:
         timeout: The longest a call may take, in seconds, at most 300.
         cors: Which browser origins may call; none by default.
         rate: How often it may be called; several windows hold together.
+        allow: The only networks (CIDR, IPv4 and IPv6) that may call; all where none is named.
+        deny: Networks that may not, whatever is allowed.
         in_flight: How many calls one process answers at a time, those included that ran out of time but did not end; 0 is no limit.
 
     """
@@ -99,6 +102,8 @@ class HttpTrigger:
     cors: Cors | None = None
     rate: tuple[Rate, ...] = ()
     in_flight: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -113,6 +118,8 @@ class HttpTrigger:
         cors: Cors | None = None,
         rate: Rate | Iterable[Rate] = (),
         in_flight: int = 0,
+        allow: str | Iterable[str] = (),
+        deny: str | Iterable[str] = (),
     ) -> None:
         for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
             if not isinstance(value, bool):
@@ -128,6 +135,8 @@ class HttpTrigger:
         object.__setattr__(self, "cors", cors)
         object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
         object.__setattr__(self, "in_flight", in_flight)
+        object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
+        object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
 
     @property
     def toggles(self) -> frozenset[str]:
@@ -148,6 +157,11 @@ class HttpTrigger:
         if type(self.in_flight) is not int or self.in_flight < 0:
             yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
         yield from problems_of(self.rate, api_key=self.api_key)
+        for text in (*self.allow, *self.deny):
+            try:
+                network_of(text)
+            except ValueError as error:
+                yield str(error), 'write networks such as "192.0.2.0/24", "2001:db8::/32", or one address'
         if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
 

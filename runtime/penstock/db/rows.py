@@ -14,7 +14,7 @@ from penstock.db.engine import CHANNEL, Engine, writing
 
 Row = sa.RowMapping
 
-ACCESS = ("graces", "pipelines", "consumers", "associations", "api_keys", "signing_keys", "revocations")
+ACCESS = ("graces", "pipelines", "consumers", "associations", "api_keys", "signing_keys", "revocations", "limits", "address_rules")
 
 
 class Reader:

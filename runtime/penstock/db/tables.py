@@ -192,6 +192,34 @@ revocations = Table(
     _revision(),
 )
 
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("pipeline", String(63), nullable=False),  # empty: all of them together
+    Column("by", String(16), nullable=False),
+    Column("seconds", Integer, nullable=False),
+    Column("rate", String(32), nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "consumer_id", "pipeline", "by", "seconds"),
+)
+
+address_rules = Table(
+    "address_rules",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("network", String(49), nullable=False),
+    Column("allowed", Boolean, nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "consumer_id", "network"),
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

@@ -22,6 +22,7 @@ PAUSE = 1.0  # seconds without asking a storage that failed: its timeout must no
 PATIENCE = 0.25  # seconds that Redis may take
 TELL = 60.0  # seconds between two lines of the log about the same caller
 TOLD = 1024
+EVERYWHERE = "/*"  # the end of a place where calls of all pipelines are counted together
 MOST = 50_000  # callers in memory
 
 Headers = list[tuple[str, str]]
@@ -34,6 +35,10 @@ def network_of(address: str) -> str:
     except ValueError:
         return address
     return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address  # noqa: PLR2004  the version of IP
+
+
+def _name(place: str, rate: Rate) -> str:
+    return f"{rate}, all pipelines" if place.endswith(EVERYWHERE) else str(rate)
 
 
 def rate_limited(wait: float, headers: Headers) -> Refusal:
@@ -70,15 +75,20 @@ class Limiter:
         """Say whether several processes count together."""
         return not isinstance(self._storage, MemoryStorage)
 
-    def count(self, place: str, rates: Sequence[Rate], caller: Caller, address: str) -> Headers:
-        """Count a call at a place (`prod/v1/orders`) and return the RateLimit headers of its reply. Raises Refusal.
+    @property
+    def away(self) -> bool:
+        """Say whether the storage failed a moment ago."""
+        return time.monotonic() < self._away_until
+
+    def count(self, rates: Sequence[tuple[str, Rate]], caller: Caller, address: str) -> Headers:
+        """Count a call against rates, each at its place (`prod/v1/orders`), and return the RateLimit headers of its reply. Raises Refusal.
 
         The headers are those of draft-ietf-httpapi-ratelimit-headers-10.
         """
-        if time.monotonic() < self._away_until:
+        if self.away:
             return self._away()
         whose = {"consumer": caller.consumer or address, "key": caller.key_id or address, "address": network_of(address), "pipeline": ""}
-        windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for rate in rates]
+        windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for place, rate in rates]
         try:
             room = all(self._windows.test(item, *who) for _, item, who in windows)
             room = room and all(self._windows.hit(item, *who) for _, item, who in windows)
@@ -89,11 +99,17 @@ class Limiter:
             return self._away()
         now = time.time()
         headers = [
-            ("RateLimit-Policy", ", ".join(f'"{rate}";q={rate.count};w={rate.seconds}' for rate in rates)),
-            ("RateLimit", ", ".join(f'"{rate}";r={max(0, left)};t={max(0, math.ceil(reset - now))}' for rate, reset, left in found)),
+            ("RateLimit-Policy", ", ".join(f'"{_name(*item)}";q={item[1].count};w={item[1].seconds}' for item in rates)),
+            (
+                "RateLimit",
+                ", ".join(
+                    f'"{_name(*item)}";r={max(0, left)};t={max(0, math.ceil(reset - now))}'
+                    for item, (_, reset, left) in zip(rates, found, strict=True)
+                ),
+            ),
         ]
         if not room:
-            for rate, _, left in found:
+            for (place, rate), (_, _, left) in zip(rates, found, strict=True):
                 if left <= 0:
                     self._tell("rate used up", place, str(rate), whose[rate.by])
             raise rate_limited(max((reset - now for _, reset, left in found if left <= 0), default=1), headers)
@@ -102,7 +118,7 @@ class Limiter:
 
     def fail(self, environment: str, address: str) -> None:
         """Count a credential that was no good. Raises Refusal where its address had too many of them."""
-        if self._failures is None or time.monotonic() < self._away_until:
+        if self._failures is None or self.away:
             return
         item = RateLimitItemPerSecond(self._failures.count, self._failures.seconds)
         who = ("failed", environment, network_of(address))

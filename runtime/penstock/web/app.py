@@ -63,6 +63,8 @@ def _ready(host: Host) -> tuple[Response, int]:
         "snapshot": "ok" if host.fresh() else "too old",
         "plugins": "ok" if not host.plugins.mistakes else f"{len(host.plugins.mistakes)} refused",
     }
+    if host.limiter is not None and host.limiter.away:
+        checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
     ready = checks["database"] == checks["snapshot"] == "ok" and bool(host.plugins.loaded)
     if not host.plugins.loaded:
         checks["plugins"] = "none loaded"

@@ -14,9 +14,11 @@ import structlog
 
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
+from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import unavailable
+from penstock.gate.rates import EVERYWHERE
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import WELL_FORMED, new_run_id
@@ -51,6 +53,11 @@ class Dispatcher:
             identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
             for identifier, item in external.items()
             if item.pipeline.trigger.in_flight and not item.broken
+        }
+        self._networks = {
+            identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
+            for identifier, item in external.items()
+            if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
         self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in external.values() if not item.broken), default=MAX_SECONDS))
         hooks = host.plugins.manager.hook
@@ -117,6 +124,9 @@ class Dispatcher:
         access = host.access
         if endpoint is None or judged is None or access is None or not host.fresh():
             raise unavailable()
+        networks = self._networks.get(place.pipeline)
+        if networks is not None and not networks.admit(self._address(environ)):
+            raise _wrong_address()
         now = time.time()
         try:
             caller = judged.gate.admit(RequestHead(environ), access, now)
@@ -124,11 +134,13 @@ class Dispatcher:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
             raise
+        if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
+            raise _wrong_address()
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
         pipeline = endpoint.pipeline
         trigger = pipeline.trigger
-        if trigger.rate:
+        if trigger.rate or access.limits:
             self._count(environ, place, pipeline, caller)
         call = Call(
             method=method,
@@ -150,12 +162,22 @@ class Dispatcher:
         return self._handle(endpoint, call, environ, place)
 
     def _count(self, environ: Environ, place: Place, pipeline: Pipeline, caller: Caller) -> None:
-        """Count a call against its pipeline's rates; what is left goes out with the reply, whatever that is."""
+        """Count a call against the pipeline's rates and its consumer's; what is left goes out with the reply, whatever that is.
+
+        What an operator set for a consumer at a pipeline stands in place of the pipeline's own rates by consumer and key.
+        """
         host = self._host
-        if host.limiter is None:
+        if host.limiter is None or host.access is None:
             raise unavailable()
-        named = f"{host.settings.environment}/{place.pipeline}"
-        environ[RATES] = host.limiter.count(named, pipeline.trigger.rate, caller, self._address(environ))
+        here = f"{host.settings.environment}/{place.pipeline}"
+        rates = [(here, rate) for rate in pipeline.trigger.rate]
+        if caller.consumer_id is not None and host.access.limits:
+            own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
+            if own:
+                rates = [item for item in rates if item[1].by not in {"consumer", "key"}] + [(here, rate) for rate in own]
+            rates += [(host.settings.environment + EVERYWHERE, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
+        if rates:
+            environ[RATES] = host.limiter.count(rates, caller, self._address(environ))
 
     def _address(self, environ: Environ) -> str:
         settings = self._host.settings
@@ -276,6 +298,10 @@ def _headers(environ: Environ) -> Mapping[str, str]:
         if environ.get(name):
             fields[name.replace("_", "-")] = environ[name]
     return fields
+
+
+def _wrong_address() -> Refusal:
+    return Refusal(403, "address-refused", "Calls from this address are not taken here.")
 
 
 def _timed_out() -> Refusal:

@@ -49,7 +49,7 @@ PROBLEM: Document = {
 PROBLEMS = {
     "400": "The body can't be parsed",
     "401": "A credential is missing or no good",
-    "403": "The consumer is not associated with this pipeline, or the token lacks a scope",
+    "403": "The consumer is not associated with this pipeline, the token lacks a scope, or the address may not call",
     "404": "There is nothing at this path",
     "413": "The body is too large",
     "415": "The body has the wrong media type",
@@ -160,6 +160,8 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
     may = {"500", "503", "504"}
     if judged.requires:
         may |= {"401", "403", "429"}
+    if trigger.allow or trigger.deny:
+        may.add("403")
     if trigger.rate:
         may.add("429")
     if endpoint.in_path:

@@ -1,0 +1,47 @@
+"""what the call contract needs."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261124_call_contract"
+down_revision = "20261124_access_data"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Go forward; safe beside processes of the previous release."""
+    op.create_table(
+        "address_rules",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("consumer_id", sa.Integer(), nullable=False),
+        sa.Column("network", sa.String(length=49), nullable=False),
+        sa.Column("allowed", sa.Boolean(), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_address_rules_consumer_id_consumers")),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_address_rules_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_address_rules")),
+        sa.UniqueConstraint("environment_id", "consumer_id", "network", name=op.f("uq_address_rules_environment_id_consumer_id_network")),
+    )
+    op.create_index(op.f("ix_address_rules_revision"), "address_rules", ["revision"], unique=False)
+    op.create_table(
+        "limits",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("consumer_id", sa.Integer(), nullable=False),
+        sa.Column("pipeline", sa.String(length=63), nullable=False),
+        sa.Column("by", sa.String(length=16), nullable=False),
+        sa.Column("seconds", sa.Integer(), nullable=False),
+        sa.Column("rate", sa.String(length=32), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_limits_consumer_id_consumers")),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_limits_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_limits")),
+        sa.UniqueConstraint(
+            "environment_id", "consumer_id", "pipeline", "by", "seconds", name=op.f("uq_limits_environment_id_consumer_id_pipeline_by_seconds")
+        ),
+    )
+    op.create_index(op.f("ix_limits_revision"), "limits", ["revision"], unique=False)
