@@ -1,4 +1,4 @@
-"""what the call contract needs."""
+"""What the call contract needs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,16 @@ depends_on = None
 
 def upgrade() -> None:
     """Go forward; safe beside processes of the previous release."""
+    op.create_table(
+        "kept_replies",
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("body", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("claim", sa.String(length=32), nullable=False),
+        sa.Column("reply", sa.LargeBinary(), nullable=True),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_kept_replies")),
+    )
+    op.create_index(op.f("ix_kept_replies_expires_at"), "kept_replies", ["expires_at"], unique=False)
     op.create_table(
         "address_rules",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

@@ -22,12 +22,14 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import Rate
 from penstock.db import migrate
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
+from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, PenstockError, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.handlers import Endpoint, compile_routes
+from penstock.runs.idempotency import Replies
 from penstock.settings import Settings
 
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
@@ -59,6 +61,7 @@ class Host:
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
         self.limiter: Limiter | None = None
+        self.replies: Replies | None = None
         self.pid: int | None = None
         self._gates_version = -1
         self._used: dict[str, float] = {}
@@ -115,6 +118,7 @@ class Host:
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
             engine = self._open()
+            self.replies = Replies(engine, open_box(self.settings))
             self._report()
             targets = [("penstock-follow", self._follow)]
             if engine.dialect.name == "postgresql":
@@ -231,6 +235,7 @@ class Host:
             if time.monotonic() - flushed >= FLUSH:
                 flushed = time.monotonic()
                 self._flush(engine)
+                self._purge(engine)
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
             self._wake.clear()
         self._flush(engine)
@@ -254,6 +259,12 @@ class Host:
             moments = {key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()}
             with suppress(PenstockError):
                 touch_keys(engine, moments)
+
+    def _purge(self, engine: Engine) -> None:
+        """Forget replies that were kept long enough."""
+        with suppress(PenstockError):
+            while purge(engine, datetime.now(UTC)) == PURGED_AT_A_TIME and not self._stop.is_set():
+                pass
 
     def note_use(self, key_id: str, now: float) -> None:
         """Note that a key was used, to the minute; written in batches."""

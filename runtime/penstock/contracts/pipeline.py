@@ -49,7 +49,7 @@ class Cors:
 
     origins: frozenset[str]
     methods: frozenset[str] = frozenset()
-    headers: frozenset[str] = frozenset({"authorization", "content-type", "x-api-key"})
+    headers: frozenset[str] = frozenset({"authorization", "content-type", "idempotency-key", "x-api-key"})
     expose: frozenset[str] = EXPOSED
     credentials: bool = False
     max_age: int = 600
@@ -59,7 +59,7 @@ class Cors:
         origins: Iterable[str],
         *,
         methods: Iterable[str] = (),
-        headers: Iterable[str] = ("authorization", "content-type", "x-api-key"),
+        headers: Iterable[str] = ("authorization", "content-type", "idempotency-key", "x-api-key"),
         expose: Iterable[str] = EXPOSED,
         credentials: bool = False,
         max_age: int = 600,
@@ -88,6 +88,7 @@ class HttpTrigger:
         rate: How often it may be called; several windows hold together.
         allow: The only networks (CIDR, IPv4 and IPv6) that may call; all where none is named.
         deny: Networks that may not, whatever is allowed.
+        idempotent: "key" lets callers send an `Idempotency-Key` with unsafe methods: a repeat gets the first call's reply, for 24 hours.
         in_flight: How many calls one process answers at a time, those included that ran out of time but did not end; 0 is no limit.
 
     """
@@ -104,6 +105,7 @@ class HttpTrigger:
     in_flight: int = 0
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    idempotent: str | None = None
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -120,6 +122,7 @@ class HttpTrigger:
         in_flight: int = 0,
         allow: str | Iterable[str] = (),
         deny: str | Iterable[str] = (),
+        idempotent: str | None = None,
     ) -> None:
         for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
             if not isinstance(value, bool):
@@ -136,6 +139,7 @@ class HttpTrigger:
         object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
         object.__setattr__(self, "in_flight", in_flight)
         object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
+        object.__setattr__(self, "idempotent", idempotent)
         object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
 
     @property
@@ -157,13 +161,21 @@ class HttpTrigger:
         if type(self.in_flight) is not int or self.in_flight < 0:
             yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
         yield from problems_of(self.rate, api_key=self.api_key)
+        yield from self._caller_problems()
+        if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
+            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
+
+    def _caller_problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense about who may call how."""
+        if self.idempotent not in {None, "key"}:
+            yield f"idempotent={self.idempotent!r} is not known", 'write idempotent="key", or leave it out'
+        elif self.idempotent and not self.toggles:
+            yield "replies are kept for a consumer, and it does not ask who calls", "set api_key=True, or drop idempotent"
         for text in (*self.allow, *self.deny):
             try:
                 network_of(text)
             except ValueError as error:
                 yield str(error), 'write networks such as "192.0.2.0/24", "2001:db8::/32", or one address'
-        if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
-            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
 
 
 @dataclass(frozen=True, slots=True)

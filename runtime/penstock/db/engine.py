@@ -99,6 +99,8 @@ def _translated(engine: Engine) -> Iterator[None]:
         if "does not exist" in str(error.orig):
             raise DatabaseAway("the database has no tables of ours; run `penstock db upgrade`") from error
         raise
+    except sa.exc.TimeoutError as error:
+        raise DatabaseAway("all connections to the database are busy") from error
     except SQLAlchemyError as error:
         if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
             raise DatabaseAway("the connection to the database was lost; try again") from error

@@ -220,6 +220,16 @@ address_rules = Table(
     UniqueConstraint("environment_id", "consumer_id", "network"),
 )
 
+kept_replies = Table(
+    "kept_replies",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("body", LargeBinary(32), nullable=False),
+    Column("claim", String(32), nullable=False),
+    Column("reply", LargeBinary),  # sealed; none yet while the first call runs
+    Column("expires_at", Moment, nullable=False, index=True),
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

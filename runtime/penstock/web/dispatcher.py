@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import pluggy
@@ -21,6 +22,7 @@ from penstock.gate.gate import unavailable
 from penstock.gate.rates import EVERYWHERE
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
+from penstock.runs.idempotency import SAFE, fingerprint, key_of
 from penstock.runs.ids import WELL_FORMED, new_run_id
 from penstock.web.addresses import client_address
 from penstock.web.bodies import BrokenBody, read_body, read_form
@@ -206,15 +208,20 @@ class Dispatcher:
                 self._observe(self._finished, call=call, status=status, seconds=time.perf_counter() - began)
         return done
 
-    def _work(self, endpoint: Endpoint, call: Call, place: Place) -> Callable[[], Answer]:
+    def _work(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
+        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        if key is None or endpoint.pipeline.trigger.idempotent is None or call.method in SAFE:
+            run = partial(_run_handler, endpoint, call)
+        else:
+            run = partial(self._run_once, endpoint, call, key_of(key), place)
         slots = self._slots.get(place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
 
         def work() -> Answer:
             try:
-                return answer(endpoint.run(call))
+                return run()
             finally:
                 call.end()
                 if slots is not None:
@@ -222,16 +229,23 @@ class Dispatcher:
 
         return work
 
+    def _run_once(self, endpoint: Endpoint, call: Call, key: str, place: Place) -> Answer:
+        if self._host.replies is None:
+            raise unavailable()
+        request = fingerprint(call, form=endpoint.body is not None and endpoint.body.form)
+        whose = call.environment, place.pipeline, str(call.caller.consumer_id), call.caller.subject or "", key
+        return self._host.replies.once(whose, request, endpoint.pipeline.trigger.timeout, partial(_run_handler, endpoint, call))
+
     def _in_time(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place, began: float) -> Answer:
         connection = plain_socket(environ)
         if connection is not None:
-            work = self._work(endpoint, call, place)
+            work = self._work(endpoint, call, environ, place)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call, environ, place, began))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             _ = (
                 call.form if endpoint.body is not None and endpoint.body.form else call.body
             )  # two threads must not use one TLS connection at a time: the body is read before
-        return run_aside(self._work(endpoint, call, place), call.deadline)
+        return run_aside(self._work(endpoint, call, environ, place), call.deadline)
 
     def _late(self, call: Call, environ: Environ, place: Place, began: float) -> bytes:
         """Return the response, as it goes over the wire, to a call whose time is up."""
@@ -266,6 +280,10 @@ class Dispatcher:
             ms=round((time.perf_counter() - began) * 1000, 2),
             **reason,
         )
+
+
+def _run_handler(endpoint: Endpoint, call: Call) -> Answer:
+    return answer(endpoint.run(call))
 
 
 def _notices(pipeline: Pipeline) -> Headers:

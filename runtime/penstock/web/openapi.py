@@ -16,6 +16,7 @@ from penstock.gate.compliance import Judged, State
 from penstock.host import Host
 from penstock.runs.bodies import Body
 from penstock.runs.handlers import Endpoint
+from penstock.runs.idempotency import SAFE
 from penstock.web.problems import CONTENT_TYPE
 
 Document = dict[str, Any]
@@ -46,11 +47,19 @@ PROBLEM: Document = {
         },
     },
 }
+IDEMPOTENCY_KEY: Document = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
 PROBLEMS = {
-    "400": "The body can't be parsed",
+    "400": "The body or the Idempotency-Key can't be understood",
     "401": "A credential is missing or no good",
     "403": "The consumer is not associated with this pipeline, the token lacks a scope, or the address may not call",
     "404": "There is nothing at this path",
+    "409": "The first call with this Idempotency-Key is still running",
     "413": "The body is too large",
     "415": "The body has the wrong media type",
     "422": "The parameters or the body do not fit",
@@ -139,7 +148,8 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
         + [
             {"name": item.sent_as, "in": item.place, "required": item.required, "schema": schemas.get(id(item.kind), {"type": "string"})}
             for item in endpoint.parameters
-        ],
+        ]
+        + ([IDEMPOTENCY_KEY] if _repeatable(endpoint) else []),
         "responses": {**_reply(endpoint, schemas), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
     }
     if says:
@@ -155,6 +165,10 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
     return operation
 
 
+def _repeatable(endpoint: Endpoint) -> bool:
+    return endpoint.pipeline.trigger.idempotent is not None and endpoint.route.method not in SAFE
+
+
 def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
     trigger = judged.pipeline.trigger
     may = {"500", "503", "504"}
@@ -162,6 +176,8 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
         may |= {"401", "403", "429"}
     if trigger.allow or trigger.deny:
         may.add("403")
+    if _repeatable(endpoint):
+        may |= {"400", "409", "422"}
     if trigger.rate:
         may.add("429")
     if endpoint.in_path:

@@ -1,0 +1,48 @@
+"""Kept replies: what a call with an `Idempotency-Key` was answered. They are no access data: they carry no revision."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from penstock.db.engine import Engine, writing
+from penstock.db.rows import Row
+from penstock.db.tables import kept_replies as kept
+
+PURGED_AT_A_TIME = 500
+
+
+def claim(engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetime, lease: datetime) -> Row | None:
+    """Claim a key, and return None; or return what is kept under it. Raises DatabaseAway.
+
+    What has expired, or whose claim's lease has ended without a reply, can be claimed anew.
+    """
+    with writing(engine) as connection:
+        connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.expires_at <= now))
+        try:
+            with connection.begin_nested():
+                connection.execute(sa.insert(kept).values(digest=digest, body=body, claim=claimed, expires_at=lease))
+        except IntegrityError:
+            return connection.execute(sa.select(kept).where(kept.c.digest == digest)).mappings().first()
+    return None
+
+
+def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
+    """Keep the reply under a key, for whom it was claimed. Raises DatabaseAway."""
+    with writing(engine) as connection:
+        connection.execute(sa.update(kept).where(kept.c.digest == digest, kept.c.claim == claimed).values(reply=reply, expires_at=expires_at))
+
+
+def release(engine: Engine, digest: bytes, claimed: str) -> None:
+    """Give a key back that was claimed and has no reply. Raises DatabaseAway."""
+    with writing(engine) as connection:
+        connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.claim == claimed, kept.c.reply.is_(None)))
+
+
+def purge(engine: Engine, now: datetime) -> int:
+    """Delete expired replies, a few at a time; return how many. Raises DatabaseAway."""
+    with writing(engine) as connection:
+        expired = sa.select(kept.c.digest).where(kept.c.expires_at <= now).limit(PURGED_AT_A_TIME).scalar_subquery()
+        return connection.execute(sa.delete(kept).where(kept.c.digest.in_(expired))).rowcount

@@ -1,0 +1,138 @@
+"""Calls that may be repeated: the first with an `Idempotency-Key` runs, the others get its reply (draft-ietf-httpapi-idempotency-key-header)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import msgspec
+import structlog
+
+from penstock.access.secrets import Box
+from penstock.contracts.call import Call
+from penstock.contracts.forms import Upload
+from penstock.db import replies
+from penstock.db.engine import DatabaseAway, Engine
+from penstock.errors import PipelineError, Refusal
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+KEPT = timedelta(hours=24)
+MARGIN = timedelta(seconds=60)  # beyond its time limit, that a call which was left behind may go on
+SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')  # a structured field's string, or bare as most send it
+REPEATED = ("Idempotency-Replayed", "true")
+FAILED = 500
+CHUNK = 1024 * 1024
+COME_AGAIN = frozenset({408, 425, 429})
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+def key_of(header: str) -> str:
+    """Return the key that a header holds. Raises Refusal (400)."""
+    match = SENT.fullmatch(header.strip())
+    if match is None:
+        raise Refusal(400, "idempotency-key-invalid", "An Idempotency-Key has 1 to 255 visible characters, such as a UUID.")
+    return match[1] or match[2]
+
+
+def fingerprint(call: Call, *, form: bool) -> bytes:
+    """Return what a repeat must have in common with the first call: a digest of method, path, query and body, or of a form's fields."""
+    digest = sha256(f"{call.method}\0{call.path}\0{call.query_string}\0".encode())
+    if not form:
+        digest.update(call.body)
+        return digest.digest()
+    for name, values in call.form.items():
+        for value in values:
+            digest.update(f"\0{name}\0".encode())
+            if isinstance(value, Upload):
+                digest.update(value.filename.encode("utf-8", "replace") + b"\0" + _digest_of(value))
+            else:
+                digest.update(sha256(value.encode()).digest())
+    return digest.digest()
+
+
+def _digest_of(upload: Upload) -> bytes:
+    digest = sha256()
+    while chunk := upload.read(CHUNK):
+        digest.update(chunk)
+    upload.file.seek(0)
+    return digest.digest()
+
+
+class Replies:
+    """The replies that are kept, in the database: they hold for all processes and survive a restart. Sealed, for they are customers' data."""
+
+    def __init__(self, engine: Engine, box: Box) -> None:
+        self._engine = engine
+        self._box = box
+        self._log = structlog.get_logger("penstock")
+
+    def once(self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]) -> Answer:
+        """Do the work for the first call of its kind and keep its reply; return that to each repeat.
+
+        `whose` names environment, pipeline, caller and key; `request` is what must be the same in a repeat; `seconds` is the call's
+        time limit. The work of a call whose time ran out goes on, and what it replies in the end is kept too. What failed (500 and above),
+        asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal: 409 while the first
+        call runs, 422 for another request, 503 where the database can't be asked.
+        """
+        digest = sha256("\0".join(whose).encode()).digest()
+        claim = secrets.token_hex(16)
+        now = datetime.now(UTC)
+        try:
+            found = replies.claim(self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN)
+        except DatabaseAway as error:
+            raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")]) from error
+        if found is not None:
+            return self._repeat(found["body"], found["reply"], request)
+        kept: Answer | PipelineError | None = None
+        try:
+            kept = work()
+        except PipelineError as error:
+            kept = error
+            raise
+        finally:
+            status = kept.status if isinstance(kept, PipelineError) else kept[0] if kept else FAILED
+            try:
+                if kept is None or status >= FAILED or status in COME_AGAIN:
+                    replies.release(self._engine, digest, claim)
+                else:
+                    replies.keep(self._engine, digest, claim, self._sealed(kept), datetime.now(UTC) + KEPT)
+            except DatabaseAway as error:  # it stays claimed until its lease ends: better a 409 than a second run
+                self._log.error("reply not kept", error=str(error))
+        return kept
+
+    def _repeat(self, first: bytes, reply: bytes | None, body: bytes) -> Answer:
+        if first != body:
+            raise Refusal(422, "idempotency-key-reused", "This Idempotency-Key came with another request before; use a new one for each request.")
+        if reply is None:
+            detail = "The first call with this Idempotency-Key is still running; try again when it may have ended."
+            raise Refusal(409, "idempotency-key-in-use", detail, headers=[("Retry-After", "1")])
+        kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+        if kept.problem is not None:
+            said = kept.problem
+            raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)
+        return kept.status, [*kept.headers, REPEATED], kept.body
+
+    def _sealed(self, done: Answer | PipelineError) -> bytes:
+        if isinstance(done, PipelineError):
+            kept = _Kept(done.status, list(done.headers), b"", _Problem(done.code, done.detail, done.title, done.extra))
+        else:
+            kept = _Kept(done[0], list(done[1]), done[2])
+        return self._box.seal(msgspec.msgpack.encode(kept, enc_hook=str))
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    detail: str
+    title: str
+    extra: dict[str, object]
+
+
+class _Kept(msgspec.Struct):
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    problem: _Problem | None = None
