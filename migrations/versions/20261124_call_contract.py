@@ -55,3 +55,31 @@ def upgrade() -> None:
         ),
     )
     op.create_index(op.f("ix_limits_revision"), "limits", ["revision"], unique=False)
+    op.create_table(
+        "pipeline_secrets",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("pipelines", sa.JSON(), nullable=True),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_pipeline_secrets_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pipeline_secrets")),
+        sa.UniqueConstraint("environment_id", "name", name=op.f("uq_pipeline_secrets_environment_id_name")),
+    )
+    op.create_index(op.f("ix_pipeline_secrets_revision"), "pipeline_secrets", ["revision"], unique=False)
+    op.create_table(
+        "variables",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_variables_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_variables")),
+        sa.UniqueConstraint("environment_id", "name", name=op.f("uq_variables_environment_id_name")),
+    )
+    op.create_index(op.f("ix_variables_revision"), "variables", ["revision"], unique=False)

@@ -23,6 +23,7 @@ from penstock.contracts.access import (
 from penstock.contracts.call import Call, Caller, Reply, Token
 from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.keys import make_api_key, parse_api_key
+from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
 from penstock.contracts.rates import Rate
 from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
@@ -50,6 +51,7 @@ __all__ = [
     "Rate",
     "Reply",
     "RequestHead",
+    "Secret",
     "Setup",
     "SigningKey",
     "Token",
@@ -61,4 +63,5 @@ __all__ = [
     "hookimpl",
     "make_api_key",
     "parse_api_key",
+    "secret",
 ]

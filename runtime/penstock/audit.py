@@ -37,6 +37,10 @@ class Action(StrEnum):
     SIGNING_KEY_ROTATED = "signing-key:rotated"
     SIGNING_KEY_DROPPED = "signing-key:dropped"
     TOKENS_REVOKED = "token:revoked"
+    VARIABLE_SET = "variable:set"
+    VARIABLE_UNSET = "variable:unset"
+    SECRET_SET = "secret:set"  # noqa: S105  a word, no secret
+    SECRET_UNSET = "secret:unset"  # noqa: S105  a word, no secret
     LIMIT_SET = "limit:set"
     LIMIT_REMOVED = "limit:removed"
     ADDRESSES_ALLOWED = "address:allowed"

@@ -196,7 +196,7 @@ class Host:
         with self._catching_up:
             access = self._access()
             access.refresh(engine)
-            if access.gates_version != self._gates_version or self._grace_ended():
+            if access.gates_version != self._gates_version or self._due():
                 self._rejudge()
 
     def _rejudge(self) -> None:
@@ -206,6 +206,8 @@ class Host:
         judged = self.judge_all(access)
         for identifier, item in judged.items():
             old = before.get(identifier)
+            if old is not None and (fresh := set(item.warnings) - set(old.warnings)):
+                self.log.warning("pipeline warning", pipeline=identifier, reasons=sorted(fresh))
             if old is not None and old.state is not item.state:
                 tell = self.log.info if item.state is State.SERVED else self.log.warning
                 tell(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
@@ -241,9 +243,9 @@ class Host:
         self._flush(engine)
         engine.dispose()
 
-    def _grace_ended(self) -> bool:
+    def _due(self) -> bool:
         now = time.time()
-        return any(item.until is not None and item.until <= now for item in self.judged.values())
+        return any(item.again_at is not None and item.again_at <= now for item in self.judged.values())
 
     def _listen(self, engine: Engine) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""

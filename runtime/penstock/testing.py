@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unittest import mock
 
 import click
 import pytest
@@ -89,14 +90,14 @@ class Runtime:
         environments.set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.names, designated=True)
         self._host.catch_up(self._engine)
 
-    def operate(self, *words: str) -> str:
+    def operate(self, *words: str, given: str = "") -> str:
         """Run a command that steers access, the words after `penstock`, and return what it prints; it is in force when this returns.
 
-        For example `operate("signing-key", "rotate", "--env", "test")`. Raises what the command would end with.
+        For example `operate("signing-key", "rotate", "--env", "test")`; `given` is its standard input. Raises what the command would end with.
         """
         context = Context(ACTOR)
         context.settings, context.engine, context.box, context.host = self._host.settings, self._engine, self._box, self._host
-        with redirect_stdout(StringIO()) as printed:
+        with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
         self._host.catch_up(self._engine)
         return printed.getvalue()
@@ -151,6 +152,10 @@ class Runtime:
             for name, judged in self._host.judged.items()
             if judged.state not in SERVED
         }
+
+    def warnings(self) -> dict[str, list[str]]:
+        """Return what operators are warned about, by pipeline."""
+        return {name: list(judged.warnings) for name, judged in self._host.judged.items() if judged.warnings}
 
     def mistakes(self) -> list[str]:
         """Return what the plugins got wrong, each in one line."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, EnvironmentFacts, SigningKey
+from penstock.contracts.needs import Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, reading
@@ -60,6 +63,8 @@ class Snapshot:
         self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
+        self.variables: Mapping[str, str] = {}
+        self.secrets: Mapping[str, StoredSecret] = {}
         self.pipelines: dict[str, PipelineState] = {}
         self.graces: dict[str, Grace] = {}
         self.revision = -1
@@ -156,6 +161,33 @@ class Snapshot:
                 self.graces.pop(row["pipeline"], None)
         self._apply_tokens(changed)
         self._apply_bounds(changed)
+        self._apply_needs(changed)
+
+    def _apply_needs(self, changed: Mapping[str, list[Row]]) -> None:
+        """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
+        if changed["variables"]:
+            variables = dict(self.variables)
+            for row in changed["variables"]:
+                variables.pop(row["name"], None)
+                if row["active"]:
+                    variables[row["name"]] = row["value"]
+            self.variables = MappingProxyType(variables)
+        if changed["pipeline_secrets"]:
+            secrets = dict(self.secrets)
+            for row in changed["pipeline_secrets"]:
+                secrets.pop(row["name"], None)
+                if row["active"]:
+                    value = Secret(row["name"], self._box.open(row["sealed"]).decode())
+                    expires = row["expires_at"].timestamp() if row["expires_at"] else None
+                    secrets[row["name"]] = StoredSecret(value, expires, None if row["pipelines"] is None else frozenset(row["pipelines"]))
+            self.secrets = MappingProxyType(secrets)
+        if changed["variables"] or changed["pipeline_secrets"]:
+            self.gates_version += 1
+
+    def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
+        """Return the secrets that a pipeline may have now."""
+        now = time.time()
+        return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
 
     def _apply_bounds(self, changed: Mapping[str, list[Row]]) -> None:
         """Put together what bounds each consumer: rates by pipeline (all together: an empty name), and networks."""

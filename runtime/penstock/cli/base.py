@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -83,6 +84,14 @@ DURATION = Duration()
 env_option = click.option("--env", "environment", metavar="E", help="The environment; default PENSTOCK_ENVIRONMENT.")
 env_required = click.option("--env", "environment", metavar="E", required=True, help="The environment.")
 format_option = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print it.")
+
+
+def read_secret(what: str) -> str:
+    """Return a secret: asked for on a terminal, without echo; else all of standard input, without its last line break."""
+    if sys.stdin.isatty():
+        value: str = click.prompt(what, hide_input=True, confirmation_prompt=True)
+        return value
+    return sys.stdin.read().removesuffix("\n").removesuffix("\r")
 
 
 def plain(value: object) -> object:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import parse_qs
 
 from penstock.contracts.forms import Fields, close_files
+from penstock.contracts.needs import Secret
 from penstock.errors import TokenNotIssued
 
 
@@ -29,6 +31,7 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,9 @@ class Headers(Mapping[str, str]):
 class Call:
     """One call that the gate has let through.
 
-    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading, `content_type` the
-    header of the body. Headers, query and body are read when they are first asked for; reading the body raises
-    `PipelineError` (413) past the size limit.
+    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading, `variables` are what the
+    environment has for its pipelines, `content_type` is the header of the body. Headers, query and body are read when they are first
+    asked for; reading the body raises `PipelineError` (413) past the size limit.
     """
 
     __slots__ = (
@@ -100,6 +103,8 @@ class Call:
         "_read_body",
         "_read_form",
         "_read_headers",
+        "_read_secrets",
+        "_secrets",
         "caller",
         "content_type",
         "deadline",
@@ -110,6 +115,7 @@ class Call:
         "pipeline",
         "query_string",
         "run",
+        "variables",
         "version",
     )
 
@@ -130,6 +136,8 @@ class Call:
         read_headers: Callable[[], Mapping[str, str]] = dict,
         read_body: Callable[[], bytes] = bytes,
         read_form: Callable[[bytes | None], Fields] = lambda _: {},
+        variables: Mapping[str, str] = NOTHING,
+        read_secrets: Callable[[], Mapping[str, Secret]] = dict,
         issue: Issue | None = None,
     ) -> None:
         self.method = method
@@ -146,7 +154,10 @@ class Call:
         self._read_headers = read_headers
         self._read_body = read_body
         self._read_form = read_form
+        self.variables = variables
+        self._read_secrets = read_secrets
         self._issue = issue
+        self._secrets: Mapping[str, Secret] | None = None
         self._headers: Headers | None = None
         self._query: Mapping[str, list[str]] | None = None
         self._body: bytes | None = None
@@ -181,6 +192,13 @@ class Call:
         if self._form is None:
             self._form = self._read_form(self._body)
         return self._form
+
+    @property
+    def secrets(self) -> Mapping[str, Secret]:
+        """The environment's secrets that this pipeline may have: `call.secrets["erp_token"].reveal()`."""
+        if self._secrets is None:
+            self._secrets = self._read_secrets()
+        return self._secrets
 
     def end(self) -> None:
         """Let go of what the call holds: files that came with a form. The runtime calls this."""

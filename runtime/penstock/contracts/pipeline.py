@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from penstock.contracts.needs import SecretNeed
+from penstock.contracts.needs import problems_of as needs_problems
 from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, problems_of
 
@@ -194,17 +196,27 @@ class Route:
 class Pipeline:
     """A named, versioned workflow; its URL is `/v{major}/{name}` plus its routes.
 
-    `deprecated` is since when nobody should build on it (RFC 9745), `sunset` when it is expected to end (RFC 8594): both are said in every
+    `needs` are the variables and secrets that it can't do without: `{"erp_url", secret("erp_token")}`; where one is not set, the pipeline is
+    refused. `deprecated` is since when nobody should build on it (RFC 9745), `sunset` when it is expected to end (RFC 8594): both are said in every
     reply. What is wrong with a declaration is reported when the plugin is loaded, all at once, not raised here.
     """
 
     def __init__(
-        self, name: str, *, version: str, trigger: HttpTrigger, summary: str = "", deprecated: date | None = None, sunset: date | None = None
+        self,
+        name: str,
+        *,
+        version: str,
+        trigger: HttpTrigger,
+        summary: str = "",
+        needs: Iterable[str | SecretNeed] = (),
+        deprecated: date | None = None,
+        sunset: date | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.trigger = trigger
         self.summary = summary
+        self.needs = frozenset({needs} if isinstance(needs, str | SecretNeed) else needs)
         self.deprecated = deprecated
         self.sunset = sunset
         self.routes: list[Route] = []
@@ -263,6 +275,7 @@ class Pipeline:
             yield "the trigger is no trigger", "give trigger=HttpTrigger(…)"
         else:
             yield from self.trigger.problems()
+        yield from needs_problems(self.needs)
         for word, moment in (("deprecated", self.deprecated), ("sunset", self.sunset)):
             if moment is not None and not isinstance(moment, date):
                 yield f"{word}={moment!r} is no date", f"write {word}=date(2027, 1, 31)"

@@ -14,7 +14,19 @@ from penstock.db.engine import CHANNEL, Engine, writing
 
 Row = sa.RowMapping
 
-ACCESS = ("graces", "pipelines", "consumers", "associations", "api_keys", "signing_keys", "revocations", "limits", "address_rules")
+ACCESS = (
+    "graces",
+    "pipelines",
+    "consumers",
+    "associations",
+    "api_keys",
+    "signing_keys",
+    "revocations",
+    "limits",
+    "address_rules",
+    "variables",
+    "pipeline_secrets",
+)
 
 
 class Reader:

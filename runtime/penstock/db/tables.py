@@ -230,6 +230,32 @@ kept_replies = Table(
     Column("expires_at", Moment, nullable=False, index=True),
 )
 
+variables = Table(
+    "variables",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("value", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "name"),
+)
+
+pipeline_secrets = Table(
+    "pipeline_secrets",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expires_at", Moment),
+    Column("pipelines", JSON),  # none: all of them
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "name"),
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

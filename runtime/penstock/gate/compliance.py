@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import AccessPolicy, Authenticator, Candidate, EnvironmentFacts, Verdict, Violation
+from penstock.contracts.needs import SecretNeed
 from penstock.contracts.pipeline import Pipeline
 from penstock.gate.gate import CLOSED, Gate
+
+WARN_BEFORE = 14 * 86_400.0  # seconds before a secret expires
 
 
 class State(StrEnum):
@@ -34,11 +38,40 @@ class Judged:
     violations: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
     until: float | None = None
+    again_at: float | None = None
 
     @property
     def complies(self) -> bool:
         """Say whether the policies agree to it, whatever operators switched off."""
         return not self.violations
+
+
+def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...], tuple[str, ...], float | None]:
+    """Say which variables and secrets are not there, which secrets end soon, and when to look again."""
+    unmet: list[Violation] = []
+    expiring: list[str] = []
+    again_at: float | None = None
+    where = access.environment.name
+    for need in sorted(pipeline.needs, key=str):
+        if not isinstance(need, SecretNeed):
+            if need not in access.variables:
+                mend = f"set it: `penstock variable set {need} VALUE --env {where}`"
+                unmet.append(Violation(f"it needs the variable {need!r}, which is not set in {where!r}", mend))
+            continue
+        stored, now = access.secrets.get(need.name), time.time()
+        mend = f"set it: `penstock secret set {need.name} --env {where}`"
+        if stored is None:
+            unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", mend))
+        elif stored.expires_at is not None and stored.expires_at <= now:
+            unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", mend))
+        elif not stored.usable(pipeline.name, now):
+            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.name}`"))
+        elif stored.expires_at is not None:
+            soon = stored.expires_at - now <= WARN_BEFORE
+            expiring += [f"{need} expires on {datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}; {mend}"] if soon else []
+            look = stored.expires_at if soon else stored.expires_at - WARN_BEFORE
+            again_at = min(look, again_at or look)
+    return tuple(unmet), tuple(expiring), again_at
 
 
 class Judge:
@@ -72,19 +105,21 @@ class Judge:
             else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow), facts)
         )
         requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
-        violations = verdict.violations + lacking
+        unmet, expiring, again_at = _needs(pipeline, access)
+        violations = verdict.violations + lacking + unmet
+        warnings = verdict.warnings + expiring
         if not violations:
             if not state.enabled:
-                return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=verdict.warnings)
-            return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=verdict.warnings)
-        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and not broken else None
+                return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=warnings, again_at=again_at)
+            return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=warnings, again_at=again_at)
+        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and not broken and not unmet else None
         if grace is not None and grace.until > time.time():
             kept, lacking = self._closure(grace.requires | trigger.toggles)
             if not lacking:
-                return Judged(
-                    pipeline, State.NON_CONFORMANT, self._gate(pipeline, kept, grace.until), kept, violations, verdict.warnings, grace.until
-                )
-        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, verdict.warnings)
+                gate = self._gate(pipeline, kept, grace.until)
+                again_at = min(grace.until, again_at or grace.until)
+                return Judged(pipeline, State.NON_CONFORMANT, gate, kept, violations, warnings, grace.until, again_at)
+        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, warnings)
 
     def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:
         """Combine what all policies say: requirements add up, one refusal refuses, silence refuses."""

@@ -159,6 +159,8 @@ class Dispatcher:
             read_headers=lambda: _headers(environ),
             read_body=lambda: read_body(environ, trigger.max_body),
             read_form=lambda body: read_form(environ, trigger.max_body, body),
+            variables=access.variables,
+            read_secrets=lambda: access.secrets_for(pipeline.name),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
         return self._handle(endpoint, call, environ, place)
