@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from kit import Place, Redis, Server, free_port, initdb
+from playwright.sync_api import Browser, sync_playwright
 
 CI = os.environ.get("CI") == "true"
 
@@ -54,6 +55,20 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        if CI:
+            pytest.fail("Chromium is missing, and CI must not skip")
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ SETTINGS = (
     Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
     Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
     Setting("PENSTOCK_OPENAPI", "true", "whether `/-/openapi.json` describes to everybody what the environment serves"),
+    Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
     Setting("PENSTOCK_WORKERS", "2", "worker processes"),
     Setting("PENSTOCK_THREADS", "64", "calls that one worker answers at a time"),
@@ -84,6 +85,7 @@ class Settings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     openapi: bool = True
+    docs: bool = True
     bind: str = "127.0.0.1:8000"
     workers: int = 2
     threads: int = 64
@@ -124,6 +126,7 @@ class Settings:
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
             openapi=read.flag("PENSTOCK_OPENAPI"),
+            docs=read.flag("PENSTOCK_DOCS"),
             bind=read.address("PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
             threads=read.number("PENSTOCK_THREADS", 1, 4096),

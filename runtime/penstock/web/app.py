@@ -15,6 +15,7 @@ from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.dispatcher import Dispatcher
+from penstock.web.docs import docs
 from penstock.web.openapi import describe
 from penstock.web.problems import CONTENT_TYPE, problem
 
@@ -50,6 +51,8 @@ def create_app(host: Host) -> Penstock:
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
     if host.settings.openapi:
         app.add_url_rule("/-/openapi.json", "openapi", _openapi_view(host))
+        if host.settings.docs:
+            app.register_blueprint(docs)
     _add_documents(app, host)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failure)

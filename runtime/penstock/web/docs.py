@@ -1,0 +1,54 @@
+"""The documentation page at `/-/docs`: a viewer of the environment's OpenAPI document, all of it served from here."""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+
+from flask import Blueprint, Response, request
+
+TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+SERVED = ("swagger-ui-bundle.js", "swagger-ui.css", "page.js", "page.css")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+docs = Blueprint("docs", __name__)
+
+
+@cache
+def _file(name: str) -> tuple[bytes, bytes, str]:
+    """Return a file as it is, compressed, and its entity tag."""
+    plain = files("penstock.web").joinpath("docs", name).read_bytes()
+    return plain, gzip.compress(plain, mtime=0), sha256(plain).hexdigest()[:32]
+
+
+def _answer(name: str) -> Response:
+    plain, packed, tag = _file(name)
+    coded = request.accept_encodings["gzip"] > 0
+    response = Response(packed if coded else plain, content_type=TYPES[name[name.rindex(".") :]], headers=HEADERS)
+    response.headers["Vary"] = "Accept-Encoding"
+    if coded:
+        response.headers["Content-Encoding"] = "gzip"
+    response.set_etag(tag + ("-gzip" if coded else ""))
+    response.make_conditional(request)
+    return response
+
+
+@docs.get("/-/docs")
+def page() -> Response:
+    """Show the page."""
+    return _answer("index.html")
+
+
+for _name in SERVED:
+    docs.add_url_rule(f"/-/docs/{_name}", endpoint=_name.replace(".", "-"), view_func=_answer, defaults={"name": _name}, methods=["GET"])

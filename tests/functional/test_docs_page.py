@@ -1,0 +1,129 @@
+"""The page `/-/docs`, in a real browser: it shows what is served, lets a call be tried, and talks to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from kit import Place, Server
+from playwright.sync_api import Browser, Page, expect
+
+Serve = Callable[..., Server]
+
+PLUGIN = """
+from dataclasses import dataclass
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+
+greeting = Pipeline("greeting", version="1.0.0", summary="Greets people", trigger=HttpTrigger(api_key=True, jwt=True))
+
+@dataclass
+class Person:
+    name: str
+
+@greeting.post("/")
+def greet(call: Call, person: Person) -> dict[str, str]:
+    "Greet somebody."
+    return {"hello": person.name, "from": call.caller.consumer}
+
+@hookimpl
+def penstock_pipelines(): return [greeting]
+"""
+
+
+@dataclass
+class Seen:
+    """What a page did that nobody looks at."""
+
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture(params=[1280, 390])
+def page(request: pytest.FixtureRequest, browser: Browser, seen: Seen) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    page = context.new_page()
+    page.on("request", lambda sent: seen.requests.append(sent.url))
+    page.on("console", lambda message: seen.complaints.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def place(sqlite_place: Place) -> Place:
+    sqlite_place.plugin("greeting", PLUGIN)
+    sqlite_place.consumer("acme", "greeting")
+    return sqlite_place
+
+
+def test_a_call_can_be_tried_and_the_key_stays_on_the_page(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
+    server = serve(place)
+    key, token = place.key("acme").key, place.token("acme")
+
+    page.goto(f"{server.url}/-/docs")
+    expect(page.locator(".info .title")).to_contain_text("Pipelines of test")
+    expect(page).to_have_title("Pipelines of test")
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator("#auth-bearer-value").fill(token)
+    page.locator("#api_key_value").fill(key)
+    for _ in range(2):
+        page.get_by_role("button", name="Apply credentials").first.click()
+    page.locator(".auth-btn-wrapper .btn-done").first.click()
+    page.locator(".opblock-summary-control").first.click()
+    page.locator(".body-param__text").fill('{"name": "Ann"}')
+    page.get_by_role("button", name="Execute").click()
+
+    reply = page.locator(".live-responses-table .response").first
+    expect(reply.locator(".response-col_status")).to_contain_text("200")
+    expect(reply).to_contain_text('"from": "acme"')
+    assert [url for url in seen.requests if not url.startswith((server.url, "data:"))] == []
+    assert seen.complaints == []
+    kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+    assert key not in kept
+    assert token not in kept
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.reload()
+    page.locator(".opblock-summary-control").first.click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response").first).to_contain_text("credentials-missing")
+
+
+def test_an_environment_that_serves_nothing_has_a_page_too(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
+    (place.folder / "plugins" / "greeting.py").unlink()
+    server = serve(place)
+
+    page.goto(f"{server.url}/-/docs")
+
+    expect(page.get_by_text("No operations defined in spec!")).to_be_visible()
+    assert seen.complaints == []
+
+
+def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve: Serve) -> None:
+    server = serve(place)
+    page = server.client.get("/-/docs")
+    script = server.client.get("/-/docs/swagger-ui-bundle.js")
+
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    for answered in (page, script):
+        policy = dict(part.strip().split(" ", 1) for part in answered.headers["Content-Security-Policy"].split(";"))
+        assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+        assert (answered.headers["X-Content-Type-Options"], answered.headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    again = server.client.get("/-/docs/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert script.headers["Content-Encoding"] == "gzip"
+    plain = httpx.get(f"{server.url}/-/docs/page.js", headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in plain.headers
+    assert "SwaggerUIBundle" in plain.text
+    assert [server.client.get(path).status_code for path in ("/-/docs/README.md", "/-/docs/../docs.py", "/-/docs/index.html")] == [404] * 3
+    assert server.client.post("/-/docs").status_code == 405
+
+    for switch, expected in (("PENSTOCK_DOCS", [404, 404, 200]), ("PENSTOCK_OPENAPI", [404, 404, 404])):
+        off = serve(place, **{switch: "false"})
+        assert [off.client.get(path).status_code for path in ("/-/docs", "/-/docs/page.js", "/-/openapi.json")] == expected
