@@ -37,6 +37,24 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_address_rules_revision"), "address_rules", ["revision"], unique=False)
     op.create_table(
+        "credentials",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("consumer_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_credentials_consumer_id_consumers")),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_credentials_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_credentials")),
+    )
+    op.create_index(op.f("ix_credentials_revision"), "credentials", ["revision"], unique=False)
+    op.create_table(
         "limits",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("environment_id", sa.Integer(), nullable=False),

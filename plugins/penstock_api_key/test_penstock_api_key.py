@@ -17,6 +17,7 @@ from penstock import (
     Call,
     Caller,
     Consumer,
+    Credential,
     CredentialRejected,
     EnvironmentFacts,
     HttpTrigger,
@@ -239,6 +240,15 @@ class View:
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
         return {}
+
+    def credentials(self, *_: object) -> Mapping[str, Credential]:
+        return {}
+
+    def associated(self, *_: object) -> bool:
+        return True
+
+    def once(self, *_: object) -> bool:
+        return True
 
     def token_revoked(self, *_: object, **__: object) -> bool:
         return True

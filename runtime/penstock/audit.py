@@ -34,6 +34,8 @@ class Action(StrEnum):
     KEY_REVOKED = "key:revoked"
     KEY_ENABLED = "key:enabled"
     KEY_DISABLED = "key:disabled"
+    CREDENTIAL_ADDED = "credential:added"
+    CREDENTIAL_REVOKED = "credential:revoked"
     SIGNING_KEY_ROTATED = "signing-key:rotated"
     SIGNING_KEY_DROPPED = "signing-key:dropped"
     TOKENS_REVOKED = "token:revoked"

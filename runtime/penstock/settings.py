@@ -50,6 +50,11 @@ SETTINGS = (
     Setting("PENSTOCK_FAILED_AUTH_RATE", "20/minute", "how many bad credentials one address may send before it is told 429; off for no limit"),
     Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
     Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
+    Setting(
+        "PENSTOCK_CLIENT_CERT_HEADER",
+        "Client-Cert",
+        "the header in which they pass on a client's certificate, verified (RFC 9440, or escaped PEM)",
+    ),
     Setting("PENSTOCK_OPENAPI", "true", "whether `/-/openapi.json` describes to everybody what the environment serves"),
     Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
@@ -84,6 +89,7 @@ class Settings:
     failed_auth_rate: str = "20/minute"
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
+    client_cert_header: str = "Client-Cert"
     openapi: bool = True
     docs: bool = True
     bind: str = "127.0.0.1:8000"
@@ -109,6 +115,8 @@ class Settings:
             raise BadSetting("PENSTOCK_API_KEY_HEADERS must name at least one header, letters, digits and dashes, separated by commas")
         if any(name.lower() in {"authorization", "cookie", "host"} for name in headers):
             raise BadSetting("PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such as X-API-Key")
+        if not HEADER.fullmatch(read.text("PENSTOCK_CLIENT_CERT_HEADER")):
+            raise BadSetting("PENSTOCK_CLIENT_CERT_HEADER must be the name of a header, letters, digits and dashes")
         return cls(
             environment=environment,
             database_url=read.text("PENSTOCK_DATABASE_URL"),
@@ -125,6 +133,7 @@ class Settings:
             failed_auth_rate=read.text("PENSTOCK_FAILED_AUTH_RATE"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
+            client_cert_header=read.text("PENSTOCK_CLIENT_CERT_HEADER"),
             openapi=read.flag("PENSTOCK_OPENAPI"),
             docs=read.flag("PENSTOCK_DOCS"),
             bind=read.address("PENSTOCK_BIND"),

@@ -64,7 +64,10 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
         "penstock",
         "penstock_access_policy",
         "penstock_api_key",
+        "penstock_basic",
         "penstock_jwt",
+        "penstock_mtls",
+        "penstock_webhook_signature",
     }
     assert "penstock/migrations/env.py" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from types import MappingProxyType
 
 from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
-from penstock.contracts.access import ApiKey, Consumer, EnvironmentFacts, SigningKey
+from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey
 from penstock.contracts.needs import Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.db.engine import Engine, reading
+from penstock.db.engine import DatabaseAway, Engine, reading
+from penstock.db.replies import claim
 from penstock.db.rows import Reader, Row, changed_since, current_revision
 from penstock.errors import Unknown
 
@@ -46,6 +49,7 @@ class Snapshot:
     def __init__(self, environment: str, box: Box) -> None:
         self._name = environment
         self._box = box
+        self._engine: Engine | None = None
         self._environment: EnvironmentFacts | None = None
         self.gates_version = 0
         self.tokens_version = 0
@@ -58,6 +62,7 @@ class Snapshot:
         self._consumers: dict[int, Consumer] = {}
         self._associations: dict[tuple[int, str], bool] = {}
         self._signing: dict[str, SigningKey] = {}
+        self._credentials: dict[str, Mapping[str, Credential]] = {}
         self._revoked: dict[str, float] = {}
         self._revoked_before: dict[str, float] = {}
         self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
@@ -95,6 +100,18 @@ class Snapshot:
         """Say whether a consumer may call a pipeline here."""
         return self._associations.get((consumer_id, pipeline), False)
 
+    def credentials(self, kind: str) -> Mapping[str, Credential]:
+        """Return the credentials that were enrolled with an authenticator of that name, by their names."""
+        return self._credentials.get(kind, {})
+
+    def once(self, what: bytes, seconds: float) -> bool:
+        """Say whether this is the first time in so many seconds, in any process, that this is asked of `what`. Raises DatabaseAway."""
+        if self._engine is None:
+            raise DatabaseAway("the snapshot was never read")
+        now = datetime.now(UTC)
+        digest = sha256(f"once {self._name} ".encode() + what).digest()
+        return claim(self._engine, digest, b"", "once", now, now + timedelta(seconds=seconds)) is None
+
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, the one that signs first."""
         return self._signing
@@ -116,6 +133,7 @@ class Snapshot:
 
         Raises DatabaseAway, and Unknown if the environment does not exist.
         """
+        self._engine = engine
         asked_at = time.monotonic()
         with reading(engine) as connection:
             revision = current_revision(connection)
@@ -213,6 +231,12 @@ class Snapshot:
             }
 
     def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
+        for row in changed["credentials"]:
+            kept = {name: item for name, item in self._credentials.get(row["kind"], {}).items() if item.id != row["id"]}
+            if row["revoked_at"] is None:
+                expires = row["expires_at"].timestamp() if row["expires_at"] else None
+                kept[row["name"]] = Credential(row["id"], row["kind"], row["name"], row["consumer_id"], self._box.open(row["sealed"]), expires)
+            self._credentials[row["kind"]] = MappingProxyType(kept)
         if changed["signing_keys"]:
             keys = dict(self._signing)
             for row in changed["signing_keys"]:

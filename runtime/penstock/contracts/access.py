@@ -59,6 +59,21 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What an operator enrolled for a consumer with an authenticator; `secret` is what its `enrol` returned.
+
+    `expires_at` is in seconds since the epoch, or None.
+    """
+
+    id: str
+    kind: str
+    name: str
+    consumer_id: int
+    secret: bytes = field(repr=False)
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SigningKey:
     """A key that signs or verifies the environment's tokens.
 
@@ -90,6 +105,15 @@ class AccessView(Protocol):
     def consumer(self, consumer_id: int) -> Consumer | None:
         """Return a consumer by its id."""
 
+    def credentials(self, kind: str) -> Mapping[str, Credential]:
+        """Return the credentials of this environment that were enrolled with an authenticator of that name, by their names."""
+
+    def associated(self, consumer_id: int, pipeline: str) -> bool:
+        """Say whether a consumer may call a pipeline here."""
+
+    def once(self, what: bytes, seconds: float) -> bool:
+        """Say whether this is the first time in so many seconds, in any process, that this is asked of `what`. It asks the database."""
+
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, by `kid`, the one that signs first."""
 
@@ -98,12 +122,21 @@ class AccessView(Protocol):
 
 
 class RequestHead:
-    """A request before anything of its body was read: what an authenticator may look at."""
+    """A request before anything of its body was read: what an authenticator may look at. `pipeline` is the name of what it calls."""
 
-    __slots__ = ("_environ",)
+    __slots__ = ("_certificate", "_environ", "pipeline")
 
-    def __init__(self, environ: Mapping[str, object]) -> None:
+    def __init__(
+        self, environ: Mapping[str, object], pipeline: str = "", certificate: Callable[[Mapping[str, object]], bytes | None] | None = None
+    ) -> None:
         self._environ = environ
+        self._certificate = certificate
+        self.pipeline = pipeline
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The client's certificate in DER, as TLS or a trusted proxy vouches for it; None where there is none, empty where it is none."""
+        return self._certificate(self._environ) if self._certificate is not None else None
 
     def header(self, name: str) -> str | None:
         """Return a header's value as sent; several fields of one name are joined by commas."""
@@ -130,6 +163,10 @@ class Authenticator(ABC):
     which this kind is never usable; they are proven first. There are three
     outcomes: not mine (`find` returns None), mine and bad (either method raises
     `CredentialRejected`), and a caller.
+
+    What was sent without being asked for is checked all the same, unless `only_where_asked`: for what is sent to any server, such as a
+    certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. With `enrol` operators can keep
+    credentials for it, `penstock credential add`.
     """
 
     name: ClassVar[str]
@@ -137,6 +174,9 @@ class Authenticator(ABC):
     challenge: ClassVar[str]
     noun: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    only_where_asked: ClassVar[bool] = False
+    reads_body: ClassVar[bool] = False
+    asks_for_secret: ClassVar[bool] = True
 
     @abstractmethod
     def find(self, head: RequestHead, access: AccessView) -> str | None:
@@ -148,6 +188,17 @@ class Authenticator(ABC):
 
         `now` is in seconds since the epoch. Raises CredentialRejected.
         """
+
+    def verify_body(self, credential: str, body: bytes, head: RequestHead, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  for those who read it
+        """Return what the credential proves together with the body, as it was sent. Raises CredentialRejected."""
+        return caller
+
+    def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  for those who keep some
+        """Return the name and what is kept of a secret that an operator enters for a consumer. Raises ValueError that says what is wrong.
+
+        What is kept is sealed at rest; where `asks_for_secret` is off, the name is all there is.
+        """
+        raise ValueError(f"{self.name} keeps no credentials")
 
     def security_scheme(self) -> Mapping[str, object]:
         """Return how an OpenAPI document describes this kind of credential: a Security Scheme Object."""

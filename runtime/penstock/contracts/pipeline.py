@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Handler)
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
+SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
 MAX_SECONDS = 300.0
 MAX_NAME = 63
 EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"})
@@ -81,6 +82,9 @@ class HttpTrigger:
     Args:
         api_key: Each call must carry an API key of an associated consumer.
         jwt: Each call must carry a token of that consumer as well.
+        basic: Each call must carry the user and password of a consumer (RFC 7617).
+        signature: Each call must be signed with a secret of a consumer, as "github", "stripe", "slack" or "hmac" (or a plugin of yours) say.
+        mtls: Each call must come with a client certificate of a consumer.
         scopes: What the token must allow; asks for `jwt=True`.
         login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
         external: Reachable from outside; otherwise the URL does not exist there.
@@ -97,6 +101,9 @@ class HttpTrigger:
 
     api_key: bool = False
     jwt: bool = False
+    basic: bool = False
+    signature: str | None = None
+    mtls: bool = False
     scopes: frozenset[str] = frozenset()
     login: bool = False
     external: bool = True
@@ -114,6 +121,9 @@ class HttpTrigger:
         *,
         api_key: bool = False,
         jwt: bool = False,
+        basic: bool = False,
+        signature: str | None = None,
+        mtls: bool = False,
         scopes: Iterable[str] = (),
         login: bool = False,
         external: bool = True,
@@ -126,12 +136,15 @@ class HttpTrigger:
         deny: str | Iterable[str] = (),
         idempotent: str | None = None,
     ) -> None:
-        for name, value in (("api_key", api_key), ("jwt", jwt), ("login", login), ("external", external)):
+        for name, value in (("api_key", api_key), ("jwt", jwt), ("basic", basic), ("mtls", mtls), ("login", login), ("external", external)):
             if not isinstance(value, bool):
                 message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
                 raise TypeError(message)
         object.__setattr__(self, "api_key", api_key)
         object.__setattr__(self, "jwt", jwt)
+        object.__setattr__(self, "basic", basic)
+        object.__setattr__(self, "signature", signature)
+        object.__setattr__(self, "mtls", mtls)
         object.__setattr__(self, "scopes", frozenset({scopes} if isinstance(scopes, str) else scopes))
         object.__setattr__(self, "login", login)
         object.__setattr__(self, "external", external)
@@ -147,7 +160,8 @@ class HttpTrigger:
     @property
     def toggles(self) -> frozenset[str]:
         """The credentials that the developer asks for, by name."""
-        return frozenset(name for name in ("api_key", "jwt") if getattr(self, name))
+        signature = {f"{self.signature}_signature"} if self.signature else set[str]()
+        return frozenset({name for name in ("api_key", "jwt", "basic", "mtls") if getattr(self, name)} | signature)
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield what makes no sense, each with its mend."""
@@ -162,13 +176,17 @@ class HttpTrigger:
             yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
         if type(self.in_flight) is not int or self.in_flight < 0:
             yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
-        yield from problems_of(self.rate, api_key=self.api_key)
+        yield from problems_of(self.rate, toggles=self.toggles)
         yield from self._caller_problems()
         if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
 
     def _caller_problems(self) -> Iterable[tuple[str, str]]:
         """Yield what makes no sense about who may call how."""
+        if self.basic and self.jwt:
+            yield "basic and jwt both come in the header Authorization, so no call could carry both", "drop one of them"
+        if self.signature is not None and not (isinstance(self.signature, str) and SIGNATURE.fullmatch(self.signature)):
+            yield f"signature={self.signature!r} is no name of a kind", 'write "github", "stripe", "slack" or "hmac"'
         if self.idempotent not in {None, "key"}:
             yield f"idempotent={self.idempotent!r} is not known", 'write idempotent="key", or leave it out'
         elif self.idempotent and not self.toggles:

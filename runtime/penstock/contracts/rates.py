@@ -56,7 +56,7 @@ def _parsed(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 1) * SECONDS[match[3]]
 
 
-def problems_of(rates: Iterable[object], *, api_key: bool) -> Iterable[tuple[str, str]]:
+def problems_of(rates: Iterable[object], *, toggles: frozenset[str]) -> Iterable[tuple[str, str]]:
     """Yield what makes no sense about a trigger's rates, each with its mend."""
     seen: set[tuple[str, int]] = set()
     for rate in rates:
@@ -67,7 +67,7 @@ def problems_of(rates: Iterable[object], *, api_key: bool) -> Iterable[tuple[str
         yield from wrong
         if wrong:
             continue
-        if rate.by in {"consumer", "key"} and not api_key:
+        if (rate.by == "consumer" and not toggles) or (rate.by == "key" and "api_key" not in toggles):
             yield f"the rate {rate} would not count calls without a key", 'set api_key=True, or count by="address"'
         if (rate.by, rate.seconds) in seen:
             yield f"two rates count by {rate.by} within {rate.seconds} seconds", "keep the one that is meant"

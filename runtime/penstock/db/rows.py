@@ -20,6 +20,7 @@ ACCESS = (
     "consumers",
     "associations",
     "api_keys",
+    "credentials",
     "signing_keys",
     "revocations",
     "limits",

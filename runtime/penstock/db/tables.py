@@ -166,6 +166,22 @@ api_keys = Table(
     _revision(),
 )
 
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    _revision(),
+)
+
 signing_keys = Table(
     "signing_keys",
     metadata,

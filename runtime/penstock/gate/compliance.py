@@ -46,6 +46,10 @@ class Judged:
         return not self.violations
 
 
+def _plugin(name: str) -> str:
+    return "webhook_signature" if name.endswith("_signature") else name
+
+
 def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...], tuple[str, ...], float | None]:
     """Say which variables and secrets are not there, which secrets end soon, and when to look again."""
     unmet: list[Violation] = []
@@ -158,7 +162,10 @@ class Judge:
         while more := frozenset[str]().union(*(self._authenticators[name].needs for name in names if name in self._authenticators)) - names:
             names |= more
         lacking = [
-            Violation(f"no authenticator for {name!r} is loaded", f"load the plugin that proves {name} (penstock_{name})")
+            Violation(
+                f"no authenticator for {name!r} is loaded",
+                f"load the plugin that proves {name} (penstock_{_plugin(name)})",
+            )
             for name in sorted(names - self._authenticators.keys())
         ]
         lacking += [
@@ -175,4 +182,5 @@ class Judge:
             ready = [item for item in waiting if item.needs & self._authenticators.keys() <= done] or waiting
             ordered.append(ready[0])
             waiting.remove(ready[0])
-        return Gate(pipeline.name, tuple((item, item.name in requires) for item in ordered), pipeline.trigger.scopes, until)
+        checks = tuple((item, item.name in requires) for item in ordered if item.name in requires or not item.only_where_asked)
+        return Gate(pipeline.name, checks, pipeline.trigger.scopes, until)

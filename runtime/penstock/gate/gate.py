@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import Authenticator, RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.db.engine import DatabaseAway
 from penstock.errors import CredentialRejected, Refusal
 
 
@@ -19,16 +22,20 @@ class Gate:
     `checks` pairs each loaded authenticator with whether it is required; what is not required but sent is checked all the same.
     """
 
-    __slots__ = ("_checks", "_pipeline", "_scopes", "_until")
+    __slots__ = ("_checks", "_pipeline", "_reads_body", "_scopes", "_until")
 
     def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
         self._pipeline = pipeline
         self._checks = checks
         self._scopes = scopes
         self._until = until
+        self._reads_body = any(authenticator.reads_body for authenticator, _ in checks)
 
-    def admit(self, head: RequestHead, access: Snapshot, now: float) -> Caller:
-        """Return who calls. `now` is in seconds since the epoch. Raises Refusal."""
+    def admit(self, head: RequestHead, access: Snapshot, now: float, body: Callable[[], bytes] = bytes) -> Caller:
+        """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
+
+        Raises Refusal.
+        """
         if now >= self._until:
             raise unavailable()
         sent: list[tuple[Authenticator, str]] = []
@@ -48,13 +55,36 @@ class Gate:
             raise self._missing(missing, access)
         if rejected is not None:
             raise self._invalid(*rejected, access)
+        caller = self._prove(sent, access, now)
+        if self._reads_body:
+            caller = self._prove_signed(sent, head, access, caller, now, body)
+        self._authorize(caller, access)
+        return caller
+
+    def _prove(self, sent: list[tuple[Authenticator, str]], access: Snapshot, now: float) -> Caller:
         caller = ANONYMOUS
         for authenticator, credential in sent:
             try:
                 caller = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
                 raise self._invalid(authenticator, error, access) from error
-        self._authorize(caller, access)
+        return caller
+
+    def _prove_signed(
+        self, sent: list[tuple[Authenticator, str]], head: RequestHead, access: Snapshot, caller: Caller, now: float, body: Callable[[], bytes]
+    ) -> Caller:
+        """Prove what needs the body, once all else held; what is sent by a consumer that may not call is not read."""
+        if caller.consumer_id is not None:
+            self._authorize(caller, access)
+        raw = body()
+        for authenticator, credential in sent:
+            if authenticator.reads_body:
+                try:
+                    caller = authenticator.verify_body(credential, raw, head, access, caller, now)
+                except CredentialRejected as error:
+                    raise self._invalid(authenticator, error, access) from error
+                except DatabaseAway as error:
+                    raise unavailable() from error
         return caller
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
@@ -94,7 +124,7 @@ class ClosedGate(Gate):
     def __init__(self) -> None:
         super().__init__("", (), frozenset(), 0.0)
 
-    def admit(self, head: RequestHead, access: Snapshot, now: float) -> Caller:  # noqa: ARG002  nothing a call presents opens it
+    def admit(self, head: RequestHead, access: Snapshot, now: float, body: Callable[[], bytes] = bytes) -> Caller:  # noqa: ARG002  nothing a call presents opens it
         """Let nothing through."""
         raise unavailable()
 

@@ -13,7 +13,7 @@ FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]+)', 
 def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], header: str) -> str:
     """Return the address of the nearest peer that is no trusted proxy; empty for a local socket without one."""
     peer = str(environ.get("REMOTE_ADDR") or "")
-    if not proxies or (peer and not _trusted(peer, proxies)):
+    if not from_trusted_proxy(environ, proxies):
         return _plain(peer)
     said = environ.get("HTTP_" + header.upper().replace("-", "_"))
     hops = _hops(said, header) if isinstance(said, str) else []
@@ -25,6 +25,12 @@ def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], 
         if not _trusted(hop, proxies):
             break
     return _plain(nearest)
+
+
+def from_trusted_proxy(environ: Mapping[str, object], proxies: tuple[Network, ...]) -> bool:
+    """Say whether a proxy that an operator trusts has sent this request; a local socket counts where any is trusted."""
+    peer = str(environ.get("REMOTE_ADDR") or "")
+    return bool(proxies) and (not peer or _trusted(peer, proxies))
 
 
 def _hops(said: str, header: str) -> list[str]:

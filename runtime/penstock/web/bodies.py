@@ -95,49 +95,62 @@ class _Inflated:
         return data
 
 
-def read_body(environ: Environ, limit: int) -> bytes:
-    """Return the whole body, inflated. Raises Refusal: 413, 415 or 400."""
-    body = _Incoming(environ, limit).read()
-    coding = environ.get("HTTP_CONTENT_ENCODING")
-    if not coding or coding.lower() == "identity":
-        return body
-    plain = inflate(body, coding, limit)
-    if plain is None:
-        raise _too_large(limit)
-    return plain
+class Body:
+    """A request's body, read once: as it was sent, inflated, or as a form. Reading raises Refusal: 413, 415 or 400."""
 
+    __slots__ = ("_environ", "_limit", "_raw")
 
-def read_form(environ: Environ, limit: int, body: bytes | None = None) -> Fields:
-    """Return a form's fields by name; a file is an Upload, on disk where it is not small. `body` is the body where it was read already.
+    def __init__(self, environ: Environ, limit: int) -> None:
+        self._environ = environ
+        self._limit = limit
+        self._raw: bytes | None = None
 
-    Raises Refusal: 415, 413 or 400.
-    """
-    kind, options = parse_options_header(environ.get("CONTENT_TYPE"))
-    if kind == "application/x-www-form-urlencoded":
-        return _urlencoded(read_body(environ, limit) if body is None else body)
-    boundary = options.get("boundary", "")
-    if kind != "multipart/form-data":
-        accepted = "application/x-www-form-urlencoded, multipart/form-data"
-        raise Refusal(415, "unsupported-media-type", "Send the body as a form.", headers=[("Accept", accepted)])
-    if not boundary or not boundary.isascii():
-        raise _malformed("The body is a multipart form, and its Content-Type does not say the boundary.")
-    parts = _Parts()
-    try:
-        parts.read(_stream(environ, limit) if body is None else BytesIO(body), boundary.encode())
-    except BaseException:
-        close_files(parts.fields)
-        raise
-    return parts.fields
+    def raw(self) -> bytes:
+        """Return the body as it was sent."""
+        if self._raw is None:
+            self._raw = _Incoming(self._environ, self._limit).read()
+        return self._raw
 
+    def read(self) -> bytes:
+        """Return the whole body, inflated."""
+        body = self.raw()
+        coding = self._environ.get("HTTP_CONTENT_ENCODING")
+        if not coding or coding.lower() == "identity":
+            return body
+        plain = inflate(body, coding, self._limit)
+        if plain is None:
+            raise _too_large(self._limit)
+        return plain
 
-def _stream(environ: Environ, limit: int) -> Stream:
-    """Return the body as it arrives, inflated."""
-    incoming = _Incoming(environ, limit)
-    coding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
-    if coding.lower() == "identity":
-        return incoming
-    require_gzip(coding)
-    return _Inflated(incoming, limit)
+    def form(self, body: bytes | None = None) -> Fields:
+        """Return a form's fields by name; a file is an Upload, on disk where it is not small. `body` is the body where it was read already."""
+        kind, options = parse_options_header(self._environ.get("CONTENT_TYPE"))
+        if kind == "application/x-www-form-urlencoded":
+            return _urlencoded(self.read() if body is None else body)
+        boundary = options.get("boundary", "")
+        if kind != "multipart/form-data":
+            accepted = "application/x-www-form-urlencoded, multipart/form-data"
+            raise Refusal(415, "unsupported-media-type", "Send the body as a form.", headers=[("Accept", accepted)])
+        if not boundary or not boundary.isascii():
+            raise _malformed("The body is a multipart form, and its Content-Type does not say the boundary.")
+        parts = _Parts()
+        try:
+            parts.read(self._stream() if body is None else BytesIO(body), boundary.encode())
+        except BaseException:
+            close_files(parts.fields)
+            raise
+        return parts.fields
+
+    def _stream(self) -> Stream:
+        """Return the body as it arrives, inflated."""
+        if self._raw is not None:
+            return BytesIO(self.read())
+        incoming = _Incoming(self._environ, self._limit)
+        coding = self._environ.get("HTTP_CONTENT_ENCODING") or "identity"
+        if coding.lower() == "identity":
+            return incoming
+        require_gzip(coding)
+        return _Inflated(incoming, self._limit)
 
 
 def _urlencoded(body: bytes) -> Fields:

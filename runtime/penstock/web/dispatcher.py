@@ -25,7 +25,8 @@ from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
 from penstock.runs.ids import WELL_FORMED, new_run_id
 from penstock.web.addresses import client_address
-from penstock.web.bodies import BrokenBody, read_body, read_form
+from penstock.web.bodies import Body, BrokenBody
+from penstock.web.certificates import client_certificate
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
@@ -130,8 +131,12 @@ class Dispatcher:
         if networks is not None and not networks.admit(self._address(environ)):
             raise _wrong_address()
         now = time.time()
+        pipeline = endpoint.pipeline
+        trigger = pipeline.trigger
+        body = Body(environ, trigger.max_body)
+        head = RequestHead(environ, pipeline.name, self._certificate)
         try:
-            caller = judged.gate.admit(RequestHead(environ), access, now)
+            caller = judged.gate.admit(head, access, now, partial(self._signed, body, environ, place, run, trigger.timeout))
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
@@ -140,8 +145,6 @@ class Dispatcher:
             raise _wrong_address()
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
-        pipeline = endpoint.pipeline
-        trigger = pipeline.trigger
         if trigger.rate or access.limits:
             self._count(environ, place, pipeline, caller)
         call = Call(
@@ -157,8 +160,8 @@ class Dispatcher:
             query_string=environ.get("QUERY_STRING", ""),
             content_type=environ.get("CONTENT_TYPE", ""),
             read_headers=lambda: _headers(environ),
-            read_body=lambda: read_body(environ, trigger.max_body),
-            read_form=lambda body: read_form(environ, trigger.max_body, body),
+            read_body=body.read,
+            read_form=body.form,
             variables=access.variables,
             read_secrets=lambda: access.secrets_for(pipeline.name),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
@@ -182,6 +185,18 @@ class Dispatcher:
             rates += [(host.settings.environment + EVERYWHERE, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
         if rates:
             environ[RATES] = host.limiter.count(rates, caller, self._address(environ))
+
+    def _signed(self, body: Body, environ: Environ, place: Place, run: str, seconds: float) -> bytes:
+        """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever."""
+        connection = plain_socket(environ)
+        if connection is None:
+            return body.raw()
+        began = time.perf_counter()
+        return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(run, environ, place, began))
+
+    def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
+        settings = self._host.settings
+        return client_certificate(environ, settings.trusted_proxies, settings.client_cert_header)
 
     def _address(self, environ: Environ) -> str:
         settings = self._host.settings
@@ -242,21 +257,21 @@ class Dispatcher:
         connection = plain_socket(environ)
         if connection is not None:
             work = self._work(endpoint, call, environ, place)
-            return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call, environ, place, began))
+            return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call.run, environ, place, began))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             _ = (
                 call.form if endpoint.body is not None and endpoint.body.form else call.body
             )  # two threads must not use one TLS connection at a time: the body is read before
         return run_aside(self._work(endpoint, call, environ, place), call.deadline)
 
-    def _late(self, call: Call, environ: Environ, place: Place, began: float) -> bytes:
+    def _late(self, run: str, environ: Environ, place: Place, began: float) -> bytes:
         """Return the response, as it goes over the wire, to a call whose time is up."""
         refusal = _timed_out()
-        status, headers, body = _refused(refusal, call.run)
-        self._finish(environ, place, call.run, headers, body)
+        status, headers, body = _refused(refusal, run)
+        self._finish(environ, place, run, headers, body)
         if self._log_failed:
-            self._write_log(environ, place, status, call.run, refusal, began)
-        return last_response(status_line(status), headers, b"" if call.method == "HEAD" else body)
+            self._write_log(environ, place, status, run, refusal, began)
+        return last_response(status_line(status), headers, b"" if environ["REQUEST_METHOD"] == "HEAD" else body)
 
     def _observe(self, hook: pluggy.HookCaller, **facts: object) -> None:
         try:

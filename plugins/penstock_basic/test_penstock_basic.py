@@ -1,0 +1,165 @@
+"""Basic: users and passwords, through the real gate."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+from penstock.testing import CallerClient, Runtime
+from penstock_basic import NOBODY, Basic
+
+Start = Callable[..., Runtime]
+PASSWORD = "correct horse: battery"
+
+
+def offering(**trigger: Any) -> SimpleNamespace:
+    pipeline = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(**{"basic": True, **trigger}))
+
+    @pipeline.get("/")
+    def show(call: Call) -> dict[str, str | None]:
+        return {"consumer": call.caller.consumer, "key": call.caller.key_id and "yes"}
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="orders", penstock_pipelines=penstock_pipelines)
+
+
+@pytest.fixture
+def runtime(penstock_runtime: Start) -> Runtime:
+    made = penstock_runtime(offering(), policy="any")
+    made.client("acme", key=False, token=False)
+    made.client("other", key=False, token=False)
+    made.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "jörg", given=PASSWORD + "\n")
+    return made
+
+
+def get(runtime: Runtime, user: str, password: str, client: CallerClient | None = None) -> TestResponse:
+    sent = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return (client or runtime.anonymous()).get("/v1/orders/", headers={"Authorization": f"Basic {sent}"})
+
+
+def problem(answered: TestResponse) -> tuple[int, str]:
+    return answered.status_code, (answered.json or {}).get("type", "")
+
+
+def test_the_right_password_is_its_consumer_the_first_time_and_later(runtime: Runtime) -> None:
+    answers = [get(runtime, "jörg", PASSWORD) for _ in range(3)]
+
+    assert [answered.json for answered in answers] == [{"consumer": "acme", "key": None}] * 3
+
+
+@pytest.mark.parametrize(("user", "password"), [("jörg", "wrong"), ("jörg", ""), ("ann", PASSWORD), ("", PASSWORD), ("jörg", PASSWORD + "x")])
+def test_a_wrong_one_is_a_401_that_does_not_say_which(runtime: Runtime, user: str, password: str) -> None:
+    get(runtime, "jörg", PASSWORD)
+
+    answered = get(runtime, user, password)
+
+    assert problem(answered) == (401, "invalid-login")
+    assert answered.headers["WWW-Authenticate"] == 'Basic realm="test"'
+    assert (answered.json or {})["detail"] == "The user and password is not valid here."
+
+
+@pytest.mark.parametrize("sent", ["Basic", "Basic !!!", "Basic " + base64.b64encode(b"nocolon").decode(), "Basic /////w==", "basic " + "QTpi" * 500])
+def test_what_is_malformed_is_a_401(runtime: Runtime, sent: str) -> None:
+    answered = runtime.anonymous().get("/v1/orders/", headers={"Authorization": sent})
+
+    assert problem(answered) == (401, "invalid-login")
+
+
+def test_nothing_and_other_schemes_are_missing(runtime: Runtime) -> None:
+    for headers in ({}, {"Authorization": "Digest x"}):
+        assert problem(runtime.anonymous().get("/v1/orders/", headers=headers)) == (401, "credentials-missing")
+
+
+def test_revoking_ends_it_at_once_also_where_it_was_right_before(runtime: Runtime) -> None:
+    assert get(runtime, "jörg", PASSWORD).status_code == 200
+    identifier = runtime.operate("credential", "list", "--format", "json").split('"id": "')[1].split('"')[0]
+
+    runtime.operate("credential", "revoke", identifier)
+
+    assert problem(get(runtime, "jörg", PASSWORD)) == (401, "invalid-login")
+    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "jörg", given="another password")
+    assert problem(get(runtime, "jörg", PASSWORD)) == (401, "invalid-login")
+    assert get(runtime, "jörg", "another password").status_code == 200
+
+
+def test_a_consumer_that_is_not_associated_is_a_403(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(), policy="any")
+    runtime.operate("consumer", "create", "acme")
+    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "a", given=PASSWORD)
+
+    assert problem(get(runtime, "a", PASSWORD)) == (403, "not-associated")
+
+
+def test_key_and_password_must_be_of_one_consumer(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True), policy="api-key")
+    acme, other = runtime.client("acme", token=False), runtime.client("other", token=False)
+    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "a", given=PASSWORD)
+
+    assert get(runtime, "a", PASSWORD, acme).json == {"consumer": "acme", "key": "yes"}
+    assert problem(get(runtime, "a", PASSWORD, other)) == (401, "invalid-login")
+    assert problem(get(runtime, "a", PASSWORD)) == problem(acme.get("/v1/orders/")) == (401, "credentials-missing")
+
+
+def test_what_is_sent_without_being_asked_for_is_checked_all_the_same(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(basic=False), policy="any")
+
+    assert problem(get(runtime, "a", "b")) == (401, "invalid-login")
+    assert runtime.anonymous().get("/v1/orders/").status_code == 200
+
+
+@pytest.mark.parametrize("policy", ["api-key", "jwt-api-key"])
+def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
+    runtime = penstock_runtime(offering(), policy=policy)
+
+    assert any("asks for api_key=True" in reason for reason in runtime.refused()["v1/orders"])
+    assert get(runtime, "a", PASSWORD).status_code == 503
+
+
+def test_under_any_it_is_not_open_to_anyone(runtime: Runtime) -> None:
+    assert runtime.warnings() == {}
+
+
+def test_basic_and_tokens_are_a_mistake_on_one_trigger(penstock_runtime: Start) -> None:
+    assert "both come in the header Authorization" in penstock_runtime(offering(jwt=True, api_key=True), policy="any").mistakes()[0]
+
+
+@pytest.mark.parametrize(("name", "password"), [("a:b", PASSWORD), ("", PASSWORD), ("a\n", PASSWORD), ("a", "short"), ("a", "x" * 600)])
+def test_what_can_be_no_login_is_not_enrolled(runtime: Runtime, name: str, password: str) -> None:
+    with pytest.raises(Exception, match=r"a user's name has no colon|a password has at least"):
+        runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", name, given=password)
+
+
+def test_the_password_is_kept_as_a_hash_and_shown_nowhere(runtime: Runtime) -> None:
+    (kept,) = runtime.access.credentials("basic").values()
+
+    assert kept.secret.startswith(b"$argon2id$")
+    assert "argon2id" not in repr(kept)
+    assert PASSWORD not in runtime.operate("credential", "list", "--format", "json")
+
+
+def test_a_generated_secret_is_shown_once_and_works(runtime: Runtime) -> None:
+    printed = runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "b", "--generate")
+
+    assert get(runtime, "b", printed.splitlines()[-1]).json == {"consumer": "acme", "key": None}
+
+
+def test_nobody_is_nobody_s_hash_and_as_dear_as_any() -> None:
+    _, hashed = Basic().enrol("a", PASSWORD)
+
+    assert NOBODY.split("$")[:4] == hashed.decode().split("$")[:4]
+
+
+def test_openapi_says_basic(runtime: Runtime) -> None:
+    document: Any = runtime.anonymous().get("/-/openapi.json").json
+
+    assert document["components"]["securitySchemes"] == {"basic": {"type": "http", "scheme": "basic"}}
+    assert document["paths"]["/v1/orders/"]["get"]["security"] == [{"basic": []}]

@@ -1,0 +1,85 @@
+"""Credentials of consumers that an authenticator plugin keeps here: passwords' hashes, signing secrets, names of certificates."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from penstock import audit
+from penstock.access.find import environment_row, named
+from penstock.access.secrets import Box
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader
+from penstock.errors import Exists, Mistaken, Unknown
+
+Enrol = Callable[[str, str], tuple[str, bytes]]
+
+
+def add_credential(  # noqa: PLR0913  one argument a fact
+    engine: Engine,
+    actor: str,
+    consumer: str,
+    environment: str,
+    *,
+    kind: str,
+    name: str,
+    secret: str,
+    box: Box,
+    enrol: Enrol,
+    expires: timedelta | None = None,
+    note: str = "",
+) -> tuple[str, str]:
+    """Keep a credential, sealed, as its authenticator wants it kept; return its id and its name."""
+    try:
+        name, kept = enrol(name, secret)
+    except ValueError as error:
+        raise Mistaken(str(error)) from None
+    if not name or len(name) > 255:  # noqa: PLR2004  the column's length
+        raise Mistaken("a credential has a name of at most 255 characters; give --name")
+    now = datetime.now(UTC)
+    with audit.change(engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment) as (rows, detail):
+        where = {"environment_id": environment_row(rows, environment)["id"], "consumer_id": named(rows, "consumer", consumer)["id"]}
+        for row in rows.all("credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None):
+            if row["name"] == name:
+                raise Exists(f"{kind} credential", name)
+            if kept and row["consumer_id"] != where["consumer_id"] and secrets.compare_digest(box.open(row["sealed"]), kept):
+                raise Mistaken("another consumer has that very secret, and calls could not be told apart; give each its own")
+        identifier = f"cred_{secrets.token_hex(6)}"
+        expires_at = now + expires if expires else None
+        rows.add("credentials", id=identifier, **where, kind=kind, name=name, sealed=box.seal(kept), note=note, created_at=now, expires_at=expires_at)
+        detail.update(credential=identifier, kind=kind, name=name, expires_at=expires_at.isoformat() if expires_at else None, note=note)
+    return identifier, name
+
+
+def revoke_credential(engine: Engine, actor: str, identifier: str) -> None:
+    """End a credential for good, and wipe what was kept; twice is harmless."""
+    with audit.change(engine, actor, audit.Action.CREDENTIAL_REVOKED, identifier) as (rows, _):
+        row = rows.find("credentials", id=identifier)
+        if row is None:
+            raise Unknown("credential", identifier, (row["id"] for row in rows.all("credentials")), mend="`penstock credential list` shows their ids")
+        if row["revoked_at"] is None:
+            rows.set("credentials", {"id": identifier}, revoked_at=datetime.now(UTC), sealed=b"")
+
+
+def list_credentials(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
+    """Return credentials, oldest first, without what is secret of them."""
+    now = datetime.now(UTC)
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        match: dict[str, object] = {}
+        if environment:
+            match["environment_id"] = environment_row(reader, environment)["id"]
+        if consumer:
+            match["consumer_id"] = named(reader, "consumer", consumer)["id"]
+        names = {table: {row["id"]: row["name"] for row in reader.all(table)} for table in ("environments", "consumers")}
+        rows = sorted(reader.all("credentials", **match), key=lambda row: (row["created_at"], row["id"]))
+    return [
+        {
+            "consumer": names["consumers"][row["consumer_id"]],
+            "environment": names["environments"][row["environment_id"]],
+            "state": "revoked" if row["revoked_at"] else "expired" if row["expires_at"] and row["expires_at"] <= now else "usable",
+            **{column: row[column] for column in ("id", "kind", "name", "expires_at", "note")},
+        }
+        for row in rows
+    ]
