@@ -55,6 +55,25 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_credentials_revision"), "credentials", ["revision"], unique=False)
     op.create_table(
+        "issuers",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("environment_id", sa.Integer(), nullable=False),
+        sa.Column("issuer", sa.String(length=255), nullable=False),
+        sa.Column("audience", sa.String(length=255), nullable=False),
+        sa.Column("jwks_url", sa.Text(), nullable=True),
+        sa.Column("keys", sa.JSON(), nullable=True),
+        sa.Column("consumer", sa.String(length=64), nullable=True),
+        sa.Column("consumer_claim", sa.String(length=255), nullable=False),
+        sa.Column("consumers", sa.JSON(), nullable=False),
+        sa.Column("scope_claim", sa.String(length=255), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_issuers_environment_id_environments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_issuers")),
+        sa.UniqueConstraint("environment_id", "issuer", name=op.f("uq_issuers_environment_id_issuer")),
+    )
+    op.create_index(op.f("ix_issuers_revision"), "issuers", ["revision"], unique=False)
+    op.create_table(
         "limits",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("environment_id", sa.Integer(), nullable=False),

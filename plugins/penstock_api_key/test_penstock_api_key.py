@@ -24,6 +24,7 @@ from penstock import (
     Pipeline,
     RequestHead,
     SigningKey,
+    TrustedIssuer,
     hookimpl,
     make_api_key,
     parse_api_key,
@@ -239,6 +240,9 @@ class View:
         return Consumer(consumer_id, "acme", enabled=True) if self.known else None
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
+        return {}
+
+    def trusted_issuers(self) -> Mapping[str, TrustedIssuer]:
         return {}
 
     def credentials(self, *_: object) -> Mapping[str, Credential]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -17,10 +17,13 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued
+from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued, TrustedIssuer
+from penstock_jwt.outside import KeySets
 
 LEEWAY = 30
 TYPE = "at+jwt"
+OUTSIDE_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt", ""})
+PROVE_AGAIN = 600.0  # seconds after which a token is held against its issuer's keys once more: they may have been withdrawn
 REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "scope"})
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
 CACHED = 8192
@@ -49,6 +52,7 @@ class _Proven:
     starts: float
     ends: float
     verify_until: float
+    prove_again_at: float = math.inf
 
 
 class Tokens(Authenticator):
@@ -66,6 +70,7 @@ class Tokens(Authenticator):
         self._cache_version = -1
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[SigningKey, Any]] = {}
+        self._outside = KeySets()
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
         """Return the bearer token; any other scheme is not ours."""
@@ -86,8 +91,8 @@ class Tokens(Authenticator):
                 self._cache.clear()
                 self._cache_version = version
         proven = self._cache.get(digest)
-        if proven is None:
-            proven = self._prove(credential, access)
+        if proven is None or now >= proven.prove_again_at:
+            proven = self._prove(credential, access, now)
             with self._lock:
                 if self._cache_version == version:
                     self._cache[digest] = proven
@@ -111,10 +116,13 @@ class Tokens(Authenticator):
         """Describe bearer tokens."""
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
-    def _prove(self, token: str, access: AccessView) -> _Proven:
+    def _prove(self, token: str, access: AccessView, now: float) -> _Proven:
         """Check all that does not change with time."""
         if len(token) > LONGEST:
             raise CredentialRejected("too long")
+        trusted = _trusted(token, access)
+        if trusted is not None:
+            return self._prove_outside(token, trusted, now)
         try:
             header = jwt.get_unverified_header(token)
             if not DANGEROUS.isdisjoint(header):
@@ -139,10 +147,37 @@ class Tokens(Authenticator):
             raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
         if claims["aud"] != access.environment.name:
             raise CredentialRejected("for another audience")
-        return self._proven(claims, key)
+        return self._proven(claims, math.inf if key.verify_until is None else key.verify_until)
+
+    def _prove_outside(self, token: str, trusted: TrustedIssuer, now: float) -> _Proven:
+        """Check a token of an outside issuer: with that issuer's keys alone, and nothing that the token says of keys but their `kid`."""
+        try:
+            header = jwt.get_unverified_header(token)
+            kid, kind = header.get("kid"), str(header.get("typ", "")).lower()
+            if not DANGEROUS.isdisjoint(header) or kind not in OUTSIDE_TYPES or not (kid is None or isinstance(kid, str)):
+                raise CredentialRejected("its header asks for more than we do, or is of another typ")
+            key = self._outside.key(trusted, kid)
+            if header.get("alg") not in key.algorithms:
+                raise CredentialRejected("another alg than its key's")
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[header["alg"]],
+                issuer=trusted.issuer,
+                audience=trusted.audience,
+                options={"require": ["iss", "aud", "sub", "iat", "exp"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
+        scopes = claims.get(trusted.scope_claim) or ""
+        if isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes):
+            scopes = " ".join(scopes)
+        ours = {"client_id": _consumer(claims, trusted), "nbf": claims.get("nbf", claims["iat"]), "jti": claims.get("jti") or "-", "scope": scopes}
+        proven = self._proven({**claims, **ours}, math.inf)
+        return replace(proven, claims=claims, prove_again_at=now + PROVE_AGAIN)
 
     @staticmethod
-    def _proven(claims: dict[str, Any], key: SigningKey) -> _Proven:
+    def _proven(claims: dict[str, Any], verify_until: float) -> _Proven:
         times = [claims["iat"], claims["nbf"], claims["exp"]]
         texts = [claims["sub"], claims["client_id"], claims["jti"], claims.get("scope", "")]
         if not all(isinstance(moment, int | float) and not isinstance(moment, bool) and 0 <= moment < LATEST for moment in times):
@@ -158,7 +193,7 @@ class Tokens(Authenticator):
             issued_at=times[0],
             starts=max(times[0], times[1]),
             ends=times[2],
-            verify_until=math.inf if key.verify_until is None else key.verify_until,
+            verify_until=verify_until,
         )
 
     def _verification_key(self, key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
@@ -166,6 +201,29 @@ class Tokens(Authenticator):
         if known is None or known[0].public != key.public:
             known = self._keys[key.kid] = (key, _verifier(key))
         return known[1]
+
+
+def _trusted(token: str, access: AccessView) -> TrustedIssuer | None:
+    """Return the outside issuer that a token says it is of; what it says is only believed as far as whose keys it is held against."""
+    issuers = access.trusted_issuers()
+    if not issuers:
+        return None
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    said = claims.get("iss")
+    return issuers.get(said) if isinstance(said, str) else None
+
+
+def _consumer(claims: Mapping[str, Any], trusted: TrustedIssuer) -> object:
+    """Return the consumer's name that a token's claims mean; nothing where they mean none."""
+    if trusted.consumer is not None:
+        return trusted.consumer
+    value = claims.get(trusted.consumer_claim)
+    if not isinstance(value, str):
+        return ""
+    return trusted.consumers.get(value, "") if trusted.consumers else value
 
 
 class Issuer(TokenIssuer):

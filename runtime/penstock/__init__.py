@@ -18,6 +18,7 @@ from penstock.contracts.access import (
     Setup,
     SigningKey,
     TokenIssuer,
+    TrustedIssuer,
     Verdict,
     Violation,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Token",
     "TokenIssuer",
     "TokenNotIssued",
+    "TrustedIssuer",
     "Upload",
     "Verdict",
     "Violation",

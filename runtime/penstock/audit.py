@@ -38,6 +38,8 @@ class Action(StrEnum):
     CREDENTIAL_REVOKED = "credential:revoked"
     SIGNING_KEY_ROTATED = "signing-key:rotated"
     SIGNING_KEY_DROPPED = "signing-key:dropped"
+    ISSUER_TRUSTED = "issuer:trusted"
+    ISSUER_DISTRUSTED = "issuer:distrusted"
     TOKENS_REVOKED = "token:revoked"
     VARIABLE_SET = "variable:set"
     VARIABLE_UNSET = "variable:unset"

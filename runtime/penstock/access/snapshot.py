@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
-from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey
+from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
 from penstock.contracts.needs import Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
@@ -63,6 +63,7 @@ class Snapshot:
         self._associations: dict[tuple[int, str], bool] = {}
         self._signing: dict[str, SigningKey] = {}
         self._credentials: dict[str, Mapping[str, Credential]] = {}
+        self._issuers: dict[str, TrustedIssuer] = {}
         self._revoked: dict[str, float] = {}
         self._revoked_before: dict[str, float] = {}
         self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
@@ -115,6 +116,10 @@ class Snapshot:
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, the one that signs first."""
         return self._signing
+
+    def trusted_issuers(self) -> Mapping[str, TrustedIssuer]:
+        """Return the outside issuers whose tokens are taken here, by their `iss`."""
+        return self._issuers
 
     def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
         """Say whether a token was revoked, alone or with all earlier ones of its consumer."""
@@ -177,6 +182,7 @@ class Snapshot:
                 self.graces[row["pipeline"]] = Grace(frozenset(row["requires"]), row["until"].timestamp())
             else:
                 self.graces.pop(row["pipeline"], None)
+        self._apply_outside(changed)
         self._apply_tokens(changed)
         self._apply_bounds(changed)
         self._apply_needs(changed)
@@ -230,13 +236,24 @@ class Snapshot:
                 for consumer in {row["consumer_id"] for row in rules}
             }
 
-    def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
+    def _apply_outside(self, changed: Mapping[str, list[Row]]) -> None:
+        """Take over what authenticators look up: enrolled credentials, and the issuers that are trusted."""
         for row in changed["credentials"]:
             kept = {name: item for name, item in self._credentials.get(row["kind"], {}).items() if item.id != row["id"]}
             if row["revoked_at"] is None:
                 expires = row["expires_at"].timestamp() if row["expires_at"] else None
                 kept[row["name"]] = Credential(row["id"], row["kind"], row["name"], row["consumer_id"], self._box.open(row["sealed"]), expires)
             self._credentials[row["kind"]] = MappingProxyType(kept)
+        if changed["issuers"]:
+            issuers = dict(self._issuers)
+            for row in changed["issuers"]:
+                issuers.pop(row["issuer"], None)
+                if row["active"]:
+                    values = {name: row[name] for name in TrustedIssuer.__slots__}
+                    issuers[row["issuer"]] = TrustedIssuer(**values | {"keys": None if row["keys"] is None else tuple(row["keys"])})
+            self._issuers = issuers
+
+    def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
         if changed["signing_keys"]:
             keys = dict(self._signing)
             for row in changed["signing_keys"]:
@@ -252,7 +269,7 @@ class Snapshot:
             else:
                 before = row["issued_before"].timestamp()
                 self._revoked_before[row["consumer"]] = max(before, self._revoked_before.get(row["consumer"], before))
-        if changed["signing_keys"] or changed["revocations"]:
+        if changed["signing_keys"] or changed["revocations"] or changed["issuers"]:
             now = time.time()
             self._revoked = {jti: forget for jti, forget in self._revoked.items() if forget > now}
             self.tokens_version += 1

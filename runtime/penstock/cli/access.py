@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from typing import TextIO
 
 import click
 
-from penstock.access import bounds, consumers, credentials, environments, needs, signing
+from penstock.access import bounds, consumers, credentials, environments, issuers, needs, signing
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
-from penstock.contracts.access import Authenticator
+from penstock.contracts.access import Authenticator, TrustedIssuer
 from penstock.contracts.rates import Rate
-from penstock.errors import Unknown
+from penstock.errors import Mistaken, Unknown
 from penstock.gate.compliance import State
 
 SERVED = {State.SERVED, State.NON_CONFORMANT}
@@ -352,6 +353,83 @@ def signing_key_drop(context: Context, kid: str, environment: str) -> None:
 
 
 @click.group()
+def issuer() -> None:
+    """Trust outside issuers of tokens: identity providers."""
+
+
+@issuer.command("trust")
+@click.argument("name", metavar="ISSUER")
+@env_required
+@click.option("--audience", required=True, metavar="AUD", help="Whom its tokens must be for.")
+@click.option("--jwks-url", metavar="URL", help="Where its keys are; default as its discovery document says.")
+@click.option("--jwks-file", type=click.File(encoding="utf-8"), help="Its keys, as a JWK set.")
+@click.option("--consumer", "consumer_name", metavar="NAME", help="The consumer that all its tokens are of.")
+@click.option("--consumer-claim", metavar="CLAIM", default="client_id", show_default=True, help="The claim that names the consumer.")
+@click.option("--map", "mapped", metavar="VALUE=CONSUMER", multiple=True, help="Which consumer a value of that claim means; may be repeated.")
+@click.option("--scope-claim", metavar="CLAIM", default="scope", show_default=True, help="The claim that holds scopes: words, or a list.")
+@pass_context
+def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    name: str,
+    environment: str,
+    audience: str,
+    jwks_url: str | None,
+    jwks_file: TextIO | None,
+    consumer_name: str | None,
+    consumer_claim: str,
+    mapped: tuple[str, ...],
+    scope_claim: str,
+) -> None:
+    """Take an identity provider's tokens, each still with a key of its consumer."""
+    if jwks_url and jwks_file:
+        raise Mistaken("give --jwks-url or --jwks-file, not both")
+    if consumer_name and mapped:
+        raise Mistaken("give --consumer or --map, not both")
+    pairs = [pair.rpartition("=") for pair in mapped]
+    if not all(value and consumer for value, _, consumer in pairs):
+        raise Mistaken("--map wants VALUE=CONSUMER")
+    trusted = TrustedIssuer(
+        issuer=name,
+        audience=audience,
+        jwks_url=jwks_url,
+        keys=tuple(issuers.read_keys(_text(jwks_file))) if jwks_file else None,
+        consumer=consumer_name,
+        consumer_claim=consumer_claim,
+        consumers={value: consumer for value, _, consumer in pairs},
+        scope_claim=scope_claim,
+    )
+    issuers.trust_issuer(context.engine, context.actor, environment, trusted, own=context.settings.issuer)
+    click.echo(f"tokens of {name} are taken in {environment}")
+
+
+def _text(file: TextIO) -> str:
+    try:
+        return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistaken(f"can't read {file.name}: {type(error).__name__}") from None
+
+
+@issuer.command("distrust")
+@click.argument("name", metavar="ISSUER")
+@env_required
+@pass_context
+def issuer_distrust(context: Context, name: str, environment: str) -> None:
+    """Take an identity provider's tokens no more."""
+    issuers.distrust_issuer(context.engine, context.actor, environment, name)
+    click.echo(f"tokens of {name} are not taken in {environment} any more")
+
+
+@issuer.command("list")
+@env_option
+@format_option
+@pass_context
+def issuer_list(context: Context, environment: str | None, form: str) -> None:
+    """List trusted issuers."""
+    rows = issuers.list_issuers(context.engine, environment)
+    show(rows, form, ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"), empty="no outside issuers")
+
+
+@click.group()
 def token() -> None:
     """Tokens."""
 
@@ -598,4 +676,4 @@ def credential_list(context: Context, environment: str | None, consumer_name: st
     show(rows, form, ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note"), empty="no credentials")
 
 
-COMMANDS = (credential, variable, secret, limit, address, env, policy, pipeline, consumer, key, login_flow, signing_key, token)
+COMMANDS = (issuer, credential, variable, secret, limit, address, env, policy, pipeline, consumer, key, login_flow, signing_key, token)

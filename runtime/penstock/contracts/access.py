@@ -88,6 +88,24 @@ class SigningKey:
     verify_until: float | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TrustedIssuer:
+    """An identity provider whose tokens an environment takes.
+
+    Its keys are `keys` (JWKs), or at `jwks_url`, or found by discovery at the issuer. A token must be for `audience`; its consumer is
+    `consumer`, or what `consumers` says of the value of `consumer_claim`, or that value itself where it says nothing at all.
+    """
+
+    issuer: str
+    audience: str
+    jwks_url: str | None = None
+    keys: tuple[Mapping[str, object], ...] | None = None
+    consumer: str | None = None
+    consumer_claim: str = "client_id"
+    consumers: Mapping[str, str] = field(default_factory=dict)
+    scope_claim: str = "scope"
+
+
 class AccessView(Protocol):
     """One environment's access data as this process knows it now, in memory."""
 
@@ -116,6 +134,9 @@ class AccessView(Protocol):
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, by `kid`, the one that signs first."""
+
+    def trusted_issuers(self) -> Mapping[str, TrustedIssuer]:
+        """Return the outside issuers whose tokens are taken here, by their `iss`."""
 
     def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
         """Say whether a token was revoked, by its `jti` or by its consumer and moment of issue."""

@@ -22,6 +22,7 @@ ACCESS = (
     "api_keys",
     "credentials",
     "signing_keys",
+    "issuers",
     "revocations",
     "limits",
     "address_rules",

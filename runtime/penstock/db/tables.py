@@ -196,6 +196,24 @@ signing_keys = Table(
     _revision(),
 )
 
+issuers = Table(
+    "issuers",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("issuer", String(255), nullable=False),
+    Column("audience", String(255), nullable=False),
+    Column("jwks_url", Text),
+    Column("keys", JSON),
+    Column("consumer", String(64)),
+    Column("consumer_claim", String(255), nullable=False),
+    Column("consumers", JSON, nullable=False),
+    Column("scope_claim", String(255), nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "issuer"),
+)
+
 revocations = Table(
     "revocations",
     metadata,

@@ -1,0 +1,451 @@
+"""Tokens of outside issuers: what is taken, and every way to cheat."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from werkzeug.test import TestResponse
+
+from penstock import Call, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl
+from penstock.testing import CallerClient, Runtime
+from penstock_jwt import outside
+from penstock_jwt.outside import KeySets, read_set
+
+Start = Callable[..., Runtime]
+ISSUER = "https://id.example"
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_RSA = rsa.generate_private_key(65537, 2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
+
+
+def jwk(key: Any, kid: str | None, **more: object) -> dict[str, Any]:
+    kinds: dict[type, Any] = {rsa.RSAPublicKey: RSAAlgorithm, ec.EllipticCurvePublicKey: ECAlgorithm, ed25519.Ed25519PublicKey: OKPAlgorithm}
+    public = key.public_key()
+    kind = next(algorithm for wanted, algorithm in kinds.items() if isinstance(public, wanted))
+    made = {name: value for name, value in kind.to_jwk(public, as_dict=True).items() if name != "key_ops"}
+    return made | ({"kid": kid} if kid is not None else {}) | more
+
+
+KEYS = [jwk(RSA_KEY, "r1"), jwk(EC_KEY, "e1"), jwk(ED_KEY, "d1", alg="EdDSA", use="sig")]
+
+
+def token(key: Any = RSA_KEY, algorithm: str = "RS256", kid: str | None = "r1", header: dict[str, Any] | None = None, **claims: Any) -> str:
+    now = int(time.time())
+    usual = {"iss": ISSUER, "aud": "penstock", "sub": "ann", "client_id": "acme", "iat": now, "exp": now + 600, "scope": "orders:read"}
+    payload = {name: value for name, value in (usual | claims).items() if value is not None}
+    return jwt.encode(payload, key, algorithm=algorithm, headers={**({"kid": kid} if kid is not None else {}), **(header or {})})
+
+
+def offering() -> SimpleNamespace:
+    pipeline = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:read"}))
+
+    @pipeline.get("/")
+    def show(call: Call) -> dict[str, Any]:
+        return {"consumer": call.caller.consumer, "subject": call.caller.subject, "issuer": call.caller.claims["iss"]}
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="orders", penstock_pipelines=penstock_pipelines)
+
+
+@pytest.fixture
+def runtime(penstock_runtime: Start, tmp_path: Path) -> Runtime:
+    made = penstock_runtime(offering())
+    made.client("acme")
+    trust(made, tmp_path)
+    return made
+
+
+@pytest.fixture
+def acme(runtime: Runtime) -> CallerClient:
+    return runtime.client("acme", token=False)
+
+
+def trust(runtime: Runtime, folder: Path, *words: str, issuer: str = ISSUER, keys: Any = None) -> None:
+    path = folder / "keys.json"
+    path.write_text(json.dumps({"keys": KEYS if keys is None else keys}))
+    runtime.operate("issuer", "trust", issuer, "--env", "test", "--audience", "penstock", "--jwks-file", str(path), *words)
+
+
+def get(client: CallerClient, sent: str) -> TestResponse:
+    return client.get("/v1/orders/", headers={"Authorization": f"Bearer {sent}"})
+
+
+def taken(client: CallerClient, sent: str) -> bool:
+    answered = get(client, sent)
+    if answered.status_code != 200:
+        assert (answered.status_code, (answered.json or {})["type"]) == (401, "invalid-token")
+    return answered.status_code == 200
+
+
+def test_its_tokens_pass_the_same_gate_as_ours(runtime: Runtime, acme: CallerClient) -> None:
+    for sent in (token(), token(algorithm="PS256"), token(EC_KEY, "ES256", "e1"), token(ED_KEY, "EdDSA", "d1")):
+        assert get(acme, sent).json == {"consumer": "acme", "subject": "ann", "issuer": ISSUER}
+    assert get(runtime.client("acme"), "").status_code == 401
+    assert (runtime.client("acme", scopes=["orders:read"]).get("/v1/orders/").json or {})["issuer"] == "penstock"
+
+
+def test_a_key_of_the_consumer_is_still_needed(runtime: Runtime) -> None:
+    assert (get(runtime.anonymous(), token()).json or {})["type"] == "credentials-missing"
+    assert not taken(runtime.client("other", token=False), token())
+
+
+@pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt", None])
+def test_access_tokens_are_taken_whatever_they_are_called(acme: CallerClient, typ: str | None) -> None:
+    assert taken(acme, token(header={"typ": typ}))
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "another"},
+        {"aud": None},
+        {"aud": []},
+        {"iss": ISSUER + "/"},
+        {"iss": "https://evil.example"},
+        {"iss": None},
+        {"sub": None},
+        {"sub": ""},
+        {"exp": None},
+        {"iat": None},
+        {"exp": int(time.time()) - 60},
+        {"exp": int(time.time()) + 90_000},
+        {"nbf": int(time.time()) + 600},
+        {"iat": int(time.time()) + 600, "exp": int(time.time()) + 700},
+        {"client_id": None},
+        {"client_id": "other"},
+        {"client_id": ["acme"]},
+        {"scope": 5},
+        {"exp": "soon"},
+        {"iat": True},
+    ],
+)
+def test_claims_that_do_not_hold_are_a_401(acme: CallerClient, claims: dict[str, Any]) -> None:
+    assert taken(acme, token())
+    assert not taken(acme, token(**claims))
+
+
+def test_several_audiences_may_be_named(acme: CallerClient) -> None:
+    assert taken(acme, token(aud=["another", "penstock"]))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        token(OTHER_RSA),
+        token(kid="e1"),
+        token(kid="unknown"),
+        token(kid=None),
+        token(EC_KEY, "ES256", "r1"),
+        token("", "none"),
+        token("", "none", kid=None),
+        token(header={"jku": "https://evil.example/jwks"}),
+        token(OTHER_RSA, header={"jwk": jwk(OTHER_RSA, "r1")}),
+        token(header={"crit": ["exp"]}),
+        token(header={"typ": "id+jwt"}),
+        token(algorithm="RS512"),
+        token()[:-6] + "AAAAAA",
+    ],
+)
+def test_what_its_keys_did_not_sign_as_they_should_is_a_401(acme: CallerClient, sent: str) -> None:
+    assert not taken(acme, sent)
+
+
+def test_a_public_key_is_no_shared_secret(acme: CallerClient) -> None:
+    """RFC 8725 section 2.1: the algorithm is the key's, not the token's."""
+    pem = RSA_KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    head = {"alg": "HS256", "typ": "JWT", "kid": "r1"}
+
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    now = int(time.time())
+    signed = f"{part(head)}.{part({'iss': ISSUER, 'aud': 'penstock', 'sub': 'a', 'client_id': 'acme', 'iat': now, 'exp': now + 60})}"
+    mac = base64.urlsafe_b64encode(hmac.digest(pem, signed.encode(), "sha256")).decode().rstrip("=")
+
+    assert not taken(acme, f"{signed}.{mac}")
+
+
+def test_our_keys_make_no_outside_tokens_and_theirs_none_of_ours(runtime: Runtime, acme: CallerClient) -> None:
+    (own,) = runtime.access.signing_keys().values()
+    private = serialization.load_pem_private_key(own.private, None)
+    theirs = token(private, "EdDSA", own.kid)
+    ours = token(iss="penstock", aud="test", jti="x", nbf=int(time.time()), header={"typ": "at+jwt"})
+
+    assert not taken(acme, theirs)
+    assert not taken(acme, ours)
+
+
+def test_what_it_is_trusted_for_elsewhere_is_not_taken_here(penstock_runtime: Start, tmp_path: Path) -> None:
+    runtime = penstock_runtime(offering())
+    acme = runtime.client("acme", token=False)
+    runtime.operate("env", "create", "prod")
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": KEYS}))
+    runtime.operate("issuer", "trust", ISSUER, "--env", "prod", "--audience", "penstock", "--jwks-file", str(path))
+
+    assert not taken(acme, token())
+
+
+def test_distrust_is_immediate_and_so_is_another_key(runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+    assert taken(acme, token())
+    trust(runtime, tmp_path, keys=[jwk(OTHER_RSA, "r1")])
+    assert (taken(acme, token()), taken(acme, token(OTHER_RSA))) == (False, True)
+    runtime.operate("issuer", "distrust", ISSUER, "--env", "test")
+    assert not taken(acme, token(OTHER_RSA))
+
+
+def test_tokens_can_be_revoked_by_jti_and_by_consumer(runtime: Runtime, acme: CallerClient) -> None:
+    first = token(jti="t1")
+    assert taken(acme, first)
+    runtime.operate("token", "revoke", "t1", "--env", "test")
+    assert (taken(acme, first), taken(acme, token(jti="t2"))) == (False, True)
+    runtime.operate("token", "revoke", "--consumer", "acme", "--env", "test")
+    assert not taken(acme, token(jti="t2", iat=int(time.time()) - 5))
+
+
+class TestMapping:
+    def test_a_claim_may_mean_a_consumer(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+        trust(runtime, tmp_path, "--consumer-claim", "azp", "--map", "app=1=acme", "--map", "app2=acme")
+
+        assert [taken(acme, token(azp=value)) for value in ("app=1", "app2", "acme", "", None)] == [True, True, False, False, False]
+
+    def test_all_its_tokens_may_be_of_one(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+        trust(runtime, tmp_path, "--consumer", "acme")
+
+        assert taken(acme, token(client_id="whatever"))
+        assert not taken(runtime.client("other", token=False), token(client_id="other"))
+
+    def test_scopes_come_from_the_claim_that_holds_them(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+        trust(runtime, tmp_path, "--scope-claim", "scp")
+
+        assert get(acme, token(scp=["orders:read", "x"])).status_code == 200
+        assert get(acme, token(scp="orders:read x")).status_code == 200
+        assert (get(acme, token(scp=["x"])).json or {})["type"] == "insufficient-scope"
+        assert (get(acme, token()).json or {})["type"] == "insufficient-scope"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("https://id.example", "--jwks-url", "http://id.example/jwks"), "is no https URL"),
+        (("https://id.example", "--jwks-url", "ftp://id.example/jwks"), "is no https URL"),
+        (("https://id.example", "--jwks-url", "https://u:p@id.example/jwks"), "must not hold a user or a password"),
+        (("http://id.example",), "is no https URL"),
+        (("id.example",), "is no https URL"),
+        (("penstock",), "is the issuer of our own tokens"),
+        (("https://id.example", "--map", "x"), "--map wants VALUE=CONSUMER"),
+        (("https://id.example", "--map", "x=nobody"), "no consumer is named 'nobody'"),
+        (("https://id.example", "--consumer", "acne"), "did you mean 'acme'"),
+        (("https://id.example", "--consumer", "acme", "--map", "x=acme"), "not both"),
+    ],
+)
+def test_what_makes_no_sense_is_not_trusted(runtime: Runtime, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        runtime.operate("issuer", "trust", *words, "--env", "test", "--audience", "penstock")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"keys": []}', '{"keys": [5]}', '{"keys": [{"kty": "oct", "k": "AA"}]}', '{"keys": [{"kty": "EC", "d": "AA"}]}', "[" * 9999]
+)
+def test_a_file_without_public_keys_is_refused(runtime: Runtime, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+
+    with pytest.raises(Exception, match="JWK set"):
+        runtime.operate("issuer", "trust", ISSUER, "--env", "test", "--audience", "a", "--jwks-file", str(tmp_path / "bad.json"))
+
+
+def test_only_public_keys_that_verify_are_read_from_a_set() -> None:
+    private = RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True) | {"kid": "p"}
+    odd = [
+        private,
+        {"kty": "oct", "k": "AA", "kid": "s"},
+        jwk(RSA_KEY, "enc", use="enc"),
+        jwk(RSA_KEY, "hs", alg="HS256"),
+        {"kty": "RSA", "kid": "b"},
+        5,
+        None,
+    ]
+
+    assert set(read_set({"keys": [*odd, *KEYS]})) == {"r1", "e1", "d1"}
+    nothings: list[object] = [{}, [], None, {"keys": 5}, "x"]
+    for nothing in nothings:
+        assert read_set(nothing) == {}
+
+
+class Provider:
+    """An identity provider's documents on a real server of this process; counts who asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.keys: list[Any] = [jwk(RSA_KEY, "r1")]
+        self.replies: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.hold = threading.Event()
+        self.hold.set()
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                provider.asked.append(self.path)
+                provider.hold.wait(10)
+                status, headers, body = provider.replies.get(self.path) or provider.usual(self.path)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def usual(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if path == "/jwks":
+            return 200, {}, json.dumps({"keys": self.keys}).encode()
+        if path == "/.well-known/openid-configuration":
+            return 200, {}, json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}).encode()
+        return 404, {}, b""
+
+    def end(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    made = Provider()
+    yield made
+    made.end()
+
+
+def known(sets: KeySets, trusted: TrustedIssuer, kid: str | None = "r1") -> bool:
+    try:
+        sets.key(trusted, kid)
+    except CredentialRejected:
+        return False
+    return True
+
+
+class TestFetching:
+    def test_keys_are_found_by_discovery_and_fetched_once(self, provider: Provider) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
+
+        assert [known(sets, trusted) for _ in range(50)] == [True] * 50
+        assert provider.asked == ["/.well-known/openid-configuration", "/jwks"]
+
+    def test_unknown_kids_cause_no_storm(self, provider: Provider) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+
+        assert not any(known(sets, trusted, f"kid{number}") for number in range(200))
+        assert provider.asked == ["/jwks"]
+        assert known(sets, trusted)
+
+    def test_a_new_key_is_found_at_its_first_token(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        assert known(sets, trusted)
+        provider.keys = [jwk(OTHER_RSA, "r2")]
+        assert not known(sets, trusted, "r2")
+        later = time.monotonic() + outside.RETRY
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+
+        assert known(sets, trusted, "r2")
+        assert not known(sets, trusted, "r1")
+        assert provider.asked == ["/jwks"] * 2
+
+    def test_many_calls_at_once_share_one_fetch(self, provider: Provider) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        provider.hold.clear()
+        results: list[bool] = []
+        threads = [threading.Thread(target=lambda: results.append(known(sets, trusted))) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        while not provider.asked:
+            time.sleep(0.01)
+        provider.hold.set()
+        for thread in threads:
+            thread.join()
+
+        assert (results, provider.asked) == ([True] * 16, ["/jwks"])
+
+    def test_a_set_is_refreshed_beside_the_calls(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        assert known(sets, trusted)
+        provider.keys = [jwk(RSA_KEY, "r1"), jwk(OTHER_RSA, "r2")]
+        provider.hold.clear()
+        later = time.monotonic() + outside.REFRESH
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+
+        assert [known(sets, trusted) for _ in range(20)] == [True] * 20
+        provider.hold.set()
+        for thread in threading.enumerate():
+            if thread.name == "penstock-jwks":
+                thread.join()
+        assert known(sets, trusted, "r2")
+        assert provider.asked == ["/jwks"] * 2
+
+    def test_while_it_is_away_its_keys_go_on_for_a_day(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        assert known(sets, trusted)
+        provider.replies["/jwks"] = (500, {}, b"")
+        now = time.monotonic()
+
+        monkeypatch.setattr(time, "monotonic", lambda: now + outside.OLDEST - 1)
+        assert known(sets, trusted)
+        monkeypatch.setattr(time, "monotonic", lambda: now + outside.OLDEST + outside.RETRY)
+        assert not known(sets, trusted)
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            (302, {"Location": "/elsewhere"}, b""),
+            (307, {"Location": "http://127.0.0.1:1/jwks"}, b""),
+            (200, {}, b"{" * 10),
+            (200, {}, b"[" * 100_000),
+            (200, {}, b'{"keys": [' + b" " * outside.LARGEST + b"]}"),
+            (404, {}, b"{}"),
+            (200, {}, b'{"keys": 5}'),
+        ],
+    )
+    def test_odd_replies_give_no_keys(self, provider: Provider, reply: tuple[int, dict[str, str], bytes]) -> None:
+        provider.replies["/jwks"] = reply
+
+        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"))
+        assert provider.asked == ["/jwks"]
+
+    def test_a_configuration_of_another_issuer_is_not_believed(self, provider: Provider) -> None:
+        other = json.dumps({"issuer": "https://evil.example", "jwks_uri": f"{provider.url}/jwks"}).encode()
+        provider.replies["/.well-known/openid-configuration"] = (200, {}, other)
+
+        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
+        assert provider.asked == ["/.well-known/openid-configuration"]
+
+    @pytest.mark.parametrize("url", ["http://id.example/jwks", "file:///etc/passwd", "ftp://127.0.0.1/jwks"])
+    def test_a_configuration_can_lead_nowhere_but_https(self, provider: Provider, url: str) -> None:
+        provider.replies["/.well-known/openid-configuration"] = (200, {}, json.dumps({"issuer": provider.url, "jwks_uri": url}).encode())
+
+        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
+
+    def test_a_token_without_kid_fits_one_key_alone(self, provider: Provider) -> None:
+        provider.keys = [jwk(RSA_KEY, None)]
+        assert known(KeySets(), TrustedIssuer(provider.url, "penstock"), None)
+        provider.keys = KEYS
+        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"), None)
