@@ -120,3 +120,5 @@ def upgrade() -> None:
         sa.UniqueConstraint("environment_id", "name", name=op.f("uq_variables_environment_id_name")),
     )
     op.create_index(op.f("ix_variables_revision"), "variables", ["revision"], unique=False)
+    op.add_column("environments", sa.Column("internal_policy", sa.String(length=64), server_default="api-key", nullable=False))
+    op.add_column("policy_versions", sa.Column("exposure", sa.String(length=16), server_default="external", nullable=False))

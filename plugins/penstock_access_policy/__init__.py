@@ -37,7 +37,8 @@ class ExternalAccess(AccessPolicy):
         mend = f"set {toggle}=True on its HttpTrigger"
         if toggle == "jwt" and candidate.trigger.login:
             mend = f"designate it: `penstock login-flow designate {candidate.name} --env {environment.name}`"
-        return Violation(f"the policy {environment.policy!r} of environment {environment.name!r} asks for {toggle}=True, which is off", mend)
+        which = "internal policy" if candidate.internal else "policy"
+        return Violation(f"the {which} {environment.policy!r} of environment {environment.name!r} asks for {toggle}=True, which is off", mend)
 
 
 @hookimpl

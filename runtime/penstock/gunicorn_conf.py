@@ -43,7 +43,7 @@ except CannotStart as error:
     sys.stderr.write(f"penstock: {error}\n")
     sys.exit(error.exit_code)
 
-bind = _settings.bind
+bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
 threads = _settings.threads
 worker_class = "penstock.gunicorn_conf.Worker" if _settings.worker_class == "gthread" else _settings.worker_class

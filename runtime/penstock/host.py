@@ -60,6 +60,12 @@ class Host:
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
+        self.judged_internal: Mapping[str, Judged] = {}
+        self.slots = {
+            identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
+            for identifier, item in self.loaded.items()
+            if item.pipeline.trigger.in_flight and not item.broken
+        }
         self.limiter: Limiter | None = None
         self.replies: Replies | None = None
         self.pid: int | None = None
@@ -99,17 +105,18 @@ class Host:
         """The names of all pipelines that were loaded, served or not."""
         return frozenset(item.pipeline.name for item in self.loaded.values())
 
-    def judge_all(self, access: Snapshot, *, policy: str | None = None) -> dict[str, Judged]:
-        """Judge every pipeline, by id; `policy` asks what another policy would say."""
+    def judge_all(self, access: Snapshot, *, policy: str | None = None, internal: bool = False) -> dict[str, Judged]:
+        """Judge every pipeline for one of the listeners, by id; `policy` asks what another policy would say."""
         return {
-            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken) for identifier, item in sorted(self.loaded.items())
+            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken, internal=internal)
+            for identifier, item in sorted(self.loaded.items())
         }
 
-    def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, dict[str, Judged]]:
-        """Read an environment's access data once and judge every pipeline there; for commands."""
+    def look(self, engine: Engine, environment: str, box: Box, *, internal: bool = False) -> tuple[Snapshot, dict[str, Judged]]:
+        """Read an environment's access data once and judge every pipeline there for one of the listeners; for commands."""
         access = Snapshot(environment, box)
         access.refresh(engine)
-        return access, self.judge_all(access)
+        return access, self.judge_all(access, internal=internal)
 
     def start(self) -> None:
         """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart."""
@@ -167,7 +174,7 @@ class Host:
             thread.join(timeout=3)
 
     def _refuse_to_start_if_refused(self) -> None:
-        refused = [identifier for identifier, item in self.judged.items() if item.state is State.REFUSED]
+        refused = sorted(name for judged in (self.judged, self.judged_internal) for name, item in judged.items() if item.state is State.REFUSED)
         if refused or self.mistakes:
             what = ", ".join(refused) or str(self.mistakes[0])
             raise CannotStart(
@@ -180,11 +187,13 @@ class Host:
             self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
             if mistake.trace:
                 self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
-        for identifier, judged in self.judged.items():
+        for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
             for violation in judged.violations:
                 self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
             for warning in judged.warnings:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
+        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
+            self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
         rated = any(item.pipeline.trigger.rate for item in self.loaded.values())
         if rated and self.limiter is not None and self.settings.workers > 1 and not self.limiter.shared:
             self.log.warning("rates are counted by each worker alone", workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
@@ -202,8 +211,12 @@ class Host:
     def _rejudge(self) -> None:
         access = self._access()
         version = access.gates_version
-        before = self.judged
-        judged = self.judge_all(access)
+        self.judged = self._judge_anew(access, self.judged, internal=False)
+        self.judged_internal = self._judge_anew(access, self.judged_internal, internal=True)
+        self._gates_version = version
+
+    def _judge_anew(self, access: Snapshot, before: Mapping[str, Judged], *, internal: bool) -> dict[str, Judged]:
+        judged = self.judge_all(access, internal=internal)
         for identifier, item in judged.items():
             old = before.get(identifier)
             if old is not None and (fresh := set(item.warnings) - set(old.warnings)):
@@ -211,8 +224,7 @@ class Host:
             if old is not None and old.state is not item.state:
                 tell = self.log.info if item.state is State.SERVED else self.log.warning
                 tell(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
-        self.judged = judged
-        self._gates_version = version
+        return judged
 
     def _access(self) -> Snapshot:
         if self.access is None:
@@ -245,7 +257,7 @@ class Host:
 
     def _due(self) -> bool:
         now = time.time()
-        return any(item.again_at is not None and item.again_at <= now for item in self.judged.values())
+        return any(item.again_at is not None and item.again_at <= now for judged in (self.judged, self.judged_internal) for item in judged.values())
 
     def _listen(self, engine: Engine) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""

@@ -58,6 +58,7 @@ SETTINGS = (
     Setting("PENSTOCK_OPENAPI", "true", "whether `/-/openapi.json` describes to everybody what the environment serves"),
     Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
+    Setting("PENSTOCK_INTERNAL_BIND", "", "address and port of a second listener, for internal pipelines alone; empty: they are not reachable"),
     Setting("PENSTOCK_WORKERS", "2", "worker processes"),
     Setting("PENSTOCK_THREADS", "64", "calls that one worker answers at a time"),
     Setting("PENSTOCK_WORKER_CLASS", "gthread", "gunicorn's kind of worker"),
@@ -93,6 +94,7 @@ class Settings:
     openapi: bool = True
     docs: bool = True
     bind: str = "127.0.0.1:8000"
+    internal_bind: str = ""
     workers: int = 2
     threads: int = 64
     worker_class: str = "gthread"
@@ -137,6 +139,7 @@ class Settings:
             openapi=read.flag("PENSTOCK_OPENAPI"),
             docs=read.flag("PENSTOCK_DOCS"),
             bind=read.address("PENSTOCK_BIND"),
+            internal_bind=read.second_address("PENSTOCK_INTERNAL_BIND", "PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
             threads=read.number("PENSTOCK_THREADS", 1, 4096),
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
@@ -198,6 +201,18 @@ class _Reader:
         match = ADDRESS.fullmatch(value)
         if match is None or int(match["port"] or 0) > 65_535:  # noqa: PLR2004  the largest port
             raise BadSetting(f"{name} must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not {value!r}")
+        return value
+
+    def second_address(self, name: str, first: str) -> str:
+        value = self.text(name)
+        if not value:
+            return ""
+        match = ADDRESS.fullmatch(value)
+        if match is None or value.startswith("fd:") or int(match["port"] or 0) > 65_535:  # noqa: PLR2004  the largest port
+            raise BadSetting(f"{name} must be like 127.0.0.1:9000, [::1]:9000 or unix:/run/penstock-internal.sock, not {value!r}")
+        other = ADDRESS.fullmatch(self.address(first))
+        if value == self.text(first) or (other is not None and match["port"] and int(match["port"]) == int(other["port"] or 0)):
+            raise BadSetting(f"{name} must have another port than {first}: calls are told apart by it")
         return value
 
     def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -32,6 +32,7 @@ from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.settings import Settings
 from penstock.web import create_app
+from penstock.web.listeners import INTERNAL
 
 ACTOR = "test"
 ENVIRONMENT = "test"
@@ -42,13 +43,19 @@ OPERATIONS = click.Group("penstock", commands=operations.COMMANDS)
 class CallerClient(Client):
     """A client whose calls carry its credentials; headers given with a call win."""
 
-    def __init__(self, application: Any, headers: Mapping[str, str]) -> None:  # noqa: ANN401  any WSGI application
+    def __init__(self, application: Any, headers: Mapping[str, str], *, internal: bool = False) -> None:  # noqa: ANN401  any WSGI application
         super().__init__(application)
         self._headers = dict(headers)
+        self._listener = {INTERNAL: True} if internal else {}
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:  # noqa: ANN401  werkzeug's arguments
         """Make a call, for example `client.post("/v1/orders/", json={…})`."""
-        return super().open(*args, **kwargs | {"headers": self._headers | dict(kwargs.get("headers") or {})})
+        environ = self._listener | dict(kwargs.get("environ_overrides") or {})
+        return super().open(*args, **kwargs | {"headers": self._headers | dict(kwargs.get("headers") or {}), "environ_overrides": environ})
+
+    def internal(self) -> CallerClient:
+        """Return a client with the same credentials that calls on the internal listener."""
+        return CallerClient(self.application, self._headers, internal=True)
 
 
 class Runtime:
@@ -80,9 +87,9 @@ class Runtime:
         self._known: set[str] = set()
         self.policy(policy)
 
-    def policy(self, option: str) -> None:
-        """Set the environment's external access policy."""
-        environments.set_policy(self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=())
+    def policy(self, option: str, *, internal: bool = False) -> None:
+        """Set the environment's external access policy, or the internal one."""
+        environments.set_policy(self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal)
         self._host.catch_up(self._engine)
 
     def designate(self, pipeline: str) -> None:

@@ -70,22 +70,35 @@ def set_policy(  # noqa: PLR0913  one argument a fact
     stopping: Iterable[str],
     grace: timedelta | None = None,
     reason: str = "",
+    internal: bool = False,
 ) -> None:
     """Make a new policy version, in force at once.
 
     `served` says what each pipeline that is served now requires, by its id, and `stopping` which of them would stop.
     With `grace` those keep their old gate that long. Grace never loosens: one that runs is ended or shortened, not extended.
+    `internal` means the policy of the internal listener, which knows no grace.
     """
     now = datetime.now(UTC)
     until = now + grace if grace else None
     with audit.change(engine, actor, audit.Action.POLICY_SET, environment, environment=environment) as (rows, detail):
         row = environment_row(rows, environment)
         version = row["policy_version"] + 1
-        rows.set("environments", {"id": row["id"]}, policy=policy, policy_version=version)
+        which, exposure = ("internal_policy", "internal") if internal else ("policy", "external")
+        rows.set("environments", {"id": row["id"]}, **{which: policy}, policy_version=version)
         rows.add(
-            "policy_versions", environment_id=row["id"], version=version, policy=policy, reason=reason, actor=actor, grace_until=until, created_at=now
+            "policy_versions",
+            environment_id=row["id"],
+            version=version,
+            exposure=exposure,
+            policy=policy,
+            reason=reason,
+            actor=actor,
+            grace_until=until,
+            created_at=now,
         )
-        detail.update(policy=policy, before=row["policy"], version=version, reason=reason, stopping=sorted(stopping))
+        detail.update(exposure=exposure, policy=policy, before=row[which], version=version, reason=reason, stopping=sorted(stopping))
+        if internal:
+            return
         if until:
             detail["grace_until"] = until.isoformat()
         running = {old["pipeline"]: old["until"] for old in rows.all("graces", environment_id=row["id"], active=True) if old["until"] > now}

@@ -70,30 +70,36 @@ def policy() -> None:
 def policy_show(context: Context, environment: str | None, form: str) -> None:
     """Show policies, or the versions of one environment's policy."""
     if environment is None:
-        show(environments.list_environments(context.engine), form, ("name", "policy", "policy_version"))
+        show(environments.list_environments(context.engine), form, ("name", "policy", "internal_policy", "policy_version"))
         return
     rows = environments.policy_versions(context.engine, environment)
-    show(rows, form, ("version", "policy", "reason", "actor", "grace_until", "created_at"))
+    show(rows, form, ("version", "exposure", "policy", "reason", "actor", "grace_until", "created_at"))
 
 
 @policy.command("set")
 @click.argument("environment")
 @click.argument("option", metavar="POLICY")
 @click.option("--grace", type=DURATION, help="How long pipelines that would stop keep their old gate.")
+@click.option("--internal", is_flag=True, help="The policy of the internal listener.")
 @click.option("--reason", default="", help="Why, for the audit trail.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
-def policy_set(context: Context, environment: str, option: str, grace: timedelta | None, reason: str, dry_run: bool, yes: bool) -> None:
+def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context, environment: str, option: str, grace: timedelta | None, internal: bool, reason: str, dry_run: bool, yes: bool
+) -> None:
     """Set an environment's policy, after saying which pipelines would stop or start being served."""
     if option not in context.host.judge.options:
         raise Unknown("policy", option, context.host.judge.options, mend=f"there are: {', '.join(context.host.judge.options) or 'none loaded'}")
-    access, before = context.host.look(context.engine, environment, context.box)
-    after = context.host.judge_all(access, policy=option)
+    if internal and grace:
+        raise Mistaken("the internal policy knows no grace; leave --grace out")
+    access, before = context.host.look(context.engine, environment, context.box, internal=internal)
+    after = context.host.judge_all(access, policy=option, internal=internal)
     served = {name: item.requires for name, item in before.items() if item.state in SERVED}
     stops = [name for name in served if after[name].violations]
     starts = [name for name, item in after.items() if item.state in SERVED and name not in served]
-    click.echo(f"{environment}: {access.environment.policy} -> {option}")
+    now = access.environment.internal_policy if internal else access.environment.policy
+    click.echo(f"{environment}{' (internal)' if internal else ''}: {now} -> {option}")
     for name in stops:
         click.echo(f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: " + "; ".join(item.mend for item in after[name].violations))
     for name in starts:
@@ -105,7 +111,9 @@ def policy_set(context: Context, environment: str, option: str, grace: timedelta
         return
     if stops and not grace and not yes:
         click.confirm("Some pipelines stop being served. Go on?", abort=True)
-    environments.set_policy(context.engine, context.actor, environment, option, served=served, stopping=stops, grace=grace, reason=reason)
+    environments.set_policy(
+        context.engine, context.actor, environment, option, served=served, stopping=stops, grace=grace, reason=reason, internal=internal
+    )
     click.echo("set")
 
 

@@ -9,6 +9,7 @@ import click
 
 from penstock import audit
 from penstock.access.secrets import make_secret_key
+from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
 from penstock.db import migrate
 from penstock.gate.compliance import Judged, State
@@ -19,12 +20,13 @@ from penstock.web.openapi import describe
 @click.command()
 @env_option
 @click.option("--bind", metavar="H:P", help="Address and port; default PENSTOCK_BIND.")
+@click.option("--internal-bind", metavar="H:P", help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes; default PENSTOCK_WORKERS.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Calls a worker answers at a time; default PENSTOCK_THREADS.")
 @pass_context
-def serve(context: Context, environment: str | None, bind: str | None, workers: int | None, threads: int | None) -> None:
+def serve(context: Context, environment: str | None, bind: str | None, internal_bind: str | None, workers: int | None, threads: int | None) -> None:
     """Serve an environment's pipelines with gunicorn."""
-    chosen = {"ENVIRONMENT": environment, "BIND": bind, "WORKERS": workers, "THREADS": threads}
+    chosen = {"ENVIRONMENT": environment, "BIND": bind, "INTERNAL_BIND": internal_bind, "WORKERS": workers, "THREADS": threads}
     os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
     _ = context.settings  # what is wrong with them is said before anything is replaced
     sys.stdout.flush()
@@ -41,27 +43,29 @@ def check(context: Context, environment: str | None, form: str) -> int:
     Exit code 1 if anything is refused, with what to change.
     """
     name = context.environment(environment)
-    access, judged = context.host.look(context.engine, name, context.box)
-    refused = [item for item in judged.values() if item.violations]
+    access, judged = _judged(context, name)
+    refused = [item for _, _, item in judged if item.violations]
     if form == "json":
         show_json(
             {
                 "environment": name,
                 "policy": access.environment.policy,
+                "internal_policy": access.environment.internal_policy,
                 "good": not refused and not context.host.mistakes,
-                "pipelines": [_row(identifier, item, context.host.loaded[identifier].plugin) for identifier, item in judged.items()],
+                "pipelines": [_row(*row, context.host.loaded[row[0]].plugin) for row in judged],
                 "mistakes": [{key: getattr(item, key) for key in ("plugin", "pipeline", "problem", "mend")} for item in context.host.mistakes],
             }
         )
         return int(bool(refused or context.host.mistakes))
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}")
-    for identifier, item in judged.items():
+    for identifier, exposure, item in judged:
+        where = f"{identifier} (internal)" if exposure == "internal" else identifier
         for violation in item.violations:
-            click.echo(f"{item.state}: {identifier}: {violation.reason}; {violation.mend}")
+            click.echo(f"{item.state}: {where}: {violation.reason}; {violation.mend}")
         for warning in item.warnings:
-            click.echo(f"warning: {identifier}: {warning}")
-    served = sum(item.state in {State.SERVED, State.NON_CONFORMANT} for item in judged.values())
+            click.echo(f"warning: {where}: {warning}")
+    served = sum(item.state in {State.SERVED, State.NON_CONFORMANT} for _, _, item in judged)
     click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
     return int(bool(refused or context.host.mistakes))
 
@@ -72,25 +76,39 @@ def check(context: Context, environment: str | None, form: str) -> int:
 @pass_context
 def pipelines(context: Context, environment: str | None, form: str) -> None:
     """List pipelines: version, URL, toggles, policy, and what became of them."""
-    access, judged = context.host.look(context.engine, context.environment(environment), context.box)
-    rows = [
-        {**_row(identifier, item, context.host.loaded[identifier].plugin), "policy": access.environment.policy} for identifier, item in judged.items()
-    ]
-    columns = ("name", "version", "url", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
+    access, judged = _judged(context, context.environment(environment))
+    policies = {"external": access.environment.policy, "internal": access.environment.internal_policy, "none": None}
+    rows = [{**_row(*row, context.host.loaded[row[0]].plugin), "policy": policies[row[1]]} for row in judged]
+    columns = ("name", "version", "url", "exposure", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}", err=True)
 
 
-def _row(identifier: str, item: Judged, plugin: str) -> dict[str, object]:
+def _judged(context: Context, environment: str) -> tuple[Snapshot, list[tuple[str, str, Judged]]]:
+    """Return what became of each pipeline on each listener it is for: its id, `external`, `internal` or `none`, and the judgement."""
+    access, external = context.host.look(context.engine, environment, context.box)
+    internal = context.host.judge_all(access, internal=True)
+    found: list[tuple[str, str, Judged]] = []
+    for identifier, item in external.items():
+        trigger = item.pipeline.trigger
+        if trigger.external or item.violations or not trigger.internal:
+            found.append((identifier, "external" if trigger.external else "none", item))
+        if trigger.internal and not context.host.loaded[identifier].broken:
+            found.append((identifier, "internal", internal[identifier]))
+    return access, found
+
+
+def _row(identifier: str, exposure: str, item: Judged, plugin: str) -> dict[str, object]:
     trigger = item.pipeline.trigger
-    toggles = [*sorted(trigger.toggles), *(["login"] if trigger.login else []), *([] if trigger.external else ["internal"])]
+    toggles = [*sorted(trigger.toggles), *(["login"] if trigger.login else [])]
     why = [f"{violation.reason}; {violation.mend}" for violation in item.violations] + [f"warning: {text}" for text in item.warnings]
     state = item.state.value
     return {
         "name": item.pipeline.name,
         "version": item.pipeline.version,
         "url": f"/{identifier}/",
+        "exposure": exposure,
         "toggles": toggles,
         "state": state,
         "until": item.until,
@@ -104,11 +122,12 @@ def _row(identifier: str, item: Judged, plugin: str) -> dict[str, object]:
 
 @click.command()
 @env_option
+@click.option("--internal", is_flag=True, help="What the internal listener serves.")
 @pass_context
-def openapi(context: Context, environment: str | None) -> None:
+def openapi(context: Context, environment: str | None, internal: bool) -> None:
     """Print what an environment serves as OpenAPI 3.1."""
     name = context.environment(environment)
-    _, judged = context.host.look(context.engine, name, context.box)
+    _, judged = context.host.look(context.engine, name, context.box, internal=internal)
     show_json(describe(context.host, name, judged))
 
 

@@ -28,7 +28,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentFacts:
-    """One environment's rules; `token_lifetime` is the longest a token may live, in seconds."""
+    """One environment's rules; `token_lifetime` is the longest a token may live, in seconds.
+
+    `policy` is the one that a pipeline is judged by: where that is the internal one, it stands here too.
+    """
 
     id: int
     name: str
@@ -37,6 +40,7 @@ class EnvironmentFacts:
     token_lifetime: int
     keys_in_query: bool
     algorithm: str
+    internal_policy: str = "api-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +232,13 @@ class Authenticator(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An external pipeline that asks to be served; `designated` says that an operator made it a login flow here."""
+    """A pipeline that asks to be served; `designated` says that an operator made it a login flow here, `internal` on which listener."""
 
     name: str
     version: str
     trigger: HttpTrigger
     designated: bool
+    internal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

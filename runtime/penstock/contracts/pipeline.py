@@ -88,6 +88,7 @@ class HttpTrigger:
         scopes: What the token must allow; asks for `jwt=True`.
         login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
         external: Reachable from outside; otherwise the URL does not exist there.
+        internal: Reachable on the internal listener, under the environment's internal access policy.
         max_body: The largest body, in bytes.
         timeout: The longest a call may take, in seconds, at most 300.
         cors: Which browser origins may call; none by default.
@@ -107,6 +108,7 @@ class HttpTrigger:
     scopes: frozenset[str] = frozenset()
     login: bool = False
     external: bool = True
+    internal: bool = False
     max_body: int = 1024 * 1024
     timeout: float = 30.0
     cors: Cors | None = None
@@ -127,6 +129,7 @@ class HttpTrigger:
         scopes: Iterable[str] = (),
         login: bool = False,
         external: bool = True,
+        internal: bool = False,
         max_body: int = 1024 * 1024,
         timeout: float = 30.0,
         cors: Cors | None = None,
@@ -136,7 +139,15 @@ class HttpTrigger:
         deny: str | Iterable[str] = (),
         idempotent: str | None = None,
     ) -> None:
-        for name, value in (("api_key", api_key), ("jwt", jwt), ("basic", basic), ("mtls", mtls), ("login", login), ("external", external)):
+        for name, value in (
+            ("api_key", api_key),
+            ("jwt", jwt),
+            ("basic", basic),
+            ("mtls", mtls),
+            ("login", login),
+            ("external", external),
+            ("internal", internal),
+        ):
             if not isinstance(value, bool):
                 message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
                 raise TypeError(message)
@@ -148,6 +159,7 @@ class HttpTrigger:
         object.__setattr__(self, "scopes", frozenset({scopes} if isinstance(scopes, str) else scopes))
         object.__setattr__(self, "login", login)
         object.__setattr__(self, "external", external)
+        object.__setattr__(self, "internal", internal)
         object.__setattr__(self, "max_body", max_body)
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "cors", cors)

@@ -91,22 +91,26 @@ class Judge:
         """The environment policies that a loaded plugin understands."""
         return tuple(dict.fromkeys(option for policy in self._policies for option in policy.options))
 
-    def judge(self, pipeline: Pipeline, access: Snapshot, *, policy: str | None = None, broken: Sequence[Violation] = ()) -> Judged:
+    def judge(
+        self, pipeline: Pipeline, access: Snapshot, *, policy: str | None = None, broken: Sequence[Violation] = (), internal: bool = False
+    ) -> Judged:
         """Say whether a pipeline is served, and behind which gate; `policy` asks what another one would say.
 
-        `broken` are faults of its declaration: they refuse it whatever the policies say.
+        `broken` are faults of its declaration: they refuse it whatever the policies say. `internal` asks for the internal listener, which
+        has a policy of its own and knows no grace.
         """
         trigger = pipeline.trigger
-        if not trigger.external and not broken:
+        if not (trigger.internal if internal else trigger.external) and not broken:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         facts = access.environment
+        policy = facts.internal_policy if internal and policy is None else policy
         if policy is not None:
             facts = EnvironmentFacts(**{name: getattr(facts, name) for name in facts.__slots__} | {"policy": policy})
         state = access.pipeline(pipeline.name)
         verdict = (
             Verdict(violations=tuple(broken))
             if broken
-            else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow), facts)
+            else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow, internal), facts)
         )
         requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
         unmet, expiring, again_at = _needs(pipeline, access)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from penstock.contracts.access import Document
@@ -16,6 +16,7 @@ from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.dispatcher import Dispatcher
 from penstock.web.docs import docs
+from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
 from penstock.web.problems import CONTENT_TYPE, problem
 
@@ -29,7 +30,9 @@ class Penstock(Flask):
     def __init__(self, host: Host) -> None:
         super().__init__("penstock", static_folder=None)
         self.host = host
-        self._dispatcher = Dispatcher(host)
+        self._external = Dispatcher(host)
+        self._internal = Dispatcher(host, internal=True)
+        self._internal_bind = host.settings.internal_bind
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -38,9 +41,10 @@ class Penstock(Flask):
                 self.host.start()
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
-        found = self._dispatcher.find(environ)
+        dispatcher = self._internal if is_internal(environ, self._internal_bind) else self._external
+        found = dispatcher.find(environ)
         if found is not None:
-            return self._dispatcher.answer(environ, start_response, found)
+            return dispatcher.answer(environ, start_response, found)
         return super().wsgi_app(environ, start_response)
 
 
@@ -75,16 +79,17 @@ def _ready(host: Host) -> tuple[Response, int]:
 
 
 def _openapi_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
-    made: tuple[object, bytes] = (None, b"")
+    made: dict[bool, tuple[object, bytes]] = {}
 
     def view() -> Response:
-        """Describe what this environment serves now."""
+        """Describe what this environment serves now on this listener."""
         if host.access is None or not host.fresh():
             return _render(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
-        nonlocal made
-        judged, kept = host.judged, made
-        if kept[0] is not judged:
-            kept = made = judged, msgspec.json.encode(describe(host, host.settings.environment, judged))
+        internal = is_internal(request.environ, host.settings.internal_bind)
+        judged = host.judged_internal if internal else host.judged
+        kept = made.get(internal)
+        if kept is None or kept[0] is not judged:
+            kept = made[internal] = judged, msgspec.json.encode(describe(host, host.settings.environment, judged))
         return Response(kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     return view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
@@ -41,28 +40,28 @@ Headers = list[tuple[str, str]]
 
 
 class Dispatcher:
-    """Answers the calls of pipelines; whatever else is asked for is not its business."""
+    """Answers the calls of pipelines on one of the listeners; whatever else is asked for is not its business."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, internal: bool = False) -> None:
         self._host = host
+        self._internal = internal
         self._log = structlog.get_logger("penstock.calls")
-        external = {identifier: item for identifier, item in host.loaded.items() if item.pipeline.trigger.external or item.broken}
-        self._routes = Routes(
-            ((identifier, endpoint) for identifier, item in external.items() for endpoint in item.endpoints),
-            (identifier for identifier, item in external.items() if item.broken),
-        )
-        self._notices = {identifier: _notices(item.pipeline) for identifier, item in external.items() if not item.broken}
-        self._slots = {
-            identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
-            for identifier, item in external.items()
-            if item.pipeline.trigger.in_flight and not item.broken
+        served = {
+            identifier: item
+            for identifier, item in host.loaded.items()
+            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external) or item.broken
         }
+        self._routes = Routes(
+            ((identifier, endpoint) for identifier, item in served.items() for endpoint in item.endpoints),
+            (identifier for identifier, item in served.items() if item.broken),
+        )
+        self._notices = {identifier: _notices(item.pipeline) for identifier, item in served.items() if not item.broken}
         self._networks = {
             identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
-            for identifier, item in external.items()
+            for identifier, item in served.items()
             if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
-        self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in external.values() if not item.broken), default=MAX_SECONDS))
+        self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in served.values() if not item.broken), default=MAX_SECONDS))
         hooks = host.plugins.manager.hook
         self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
         self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
@@ -123,7 +122,7 @@ class Dispatcher:
             if method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
                 return 204, [], b""
             raise Refusal(405, "method-not-allowed", f"This path takes {place.allowed}.", headers=[("Allow", place.allowed)])
-        judged = host.judged.get(place.pipeline)
+        judged = (host.judged_internal if self._internal else host.judged).get(place.pipeline)
         access = host.access
         if endpoint is None or judged is None or access is None or not host.fresh():
             raise unavailable()
@@ -232,7 +231,7 @@ class Dispatcher:
             run = partial(_run_handler, endpoint, call)
         else:
             run = partial(self._run_once, endpoint, call, key_of(key), place)
-        slots = self._slots.get(place.pipeline)
+        slots = self._host.slots.get(place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
 
