@@ -242,6 +242,8 @@ class View:
     def signing_keys(self) -> Mapping[str, SigningKey]:
         return {}
 
+    variables: Mapping[str, str] = field(default_factory=dict)
+
     def trusted_issuers(self) -> Mapping[str, TrustedIssuer]:
         return {}
 

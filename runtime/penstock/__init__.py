@@ -28,6 +28,7 @@ from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
 from penstock.contracts.rates import Rate
+from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
 from penstock.hookspecs import hookimpl
 
@@ -54,6 +55,8 @@ __all__ = [
     "Rate",
     "Reply",
     "RequestHead",
+    "ResponseHeader",
+    "ResponsePolicy",
     "Secret",
     "Setup",
     "SigningKey",

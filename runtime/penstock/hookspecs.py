@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
+    from penstock.contracts.access import AccessPolicy, AccessView, Authenticator, Command, Document, Setup, TokenIssuer
     from penstock.contracts.call import Call
     from penstock.contracts.pipeline import Pipeline
+    from penstock.contracts.responses import ResponsePolicy
 
 PROJECT = "penstock"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -58,6 +59,15 @@ def penstock_documents(setup: Setup) -> Iterable[Document]:  # type: ignore[empt
     """Offer public documents below `/.well-known/`.
 
     Called once, at load. Silence offers none; a path that two plugins offer is served by neither.
+    """
+
+
+@hookspec
+def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
+    """Set headers and CORS for the replies of all pipelines of an environment.
+
+    Called when a process starts, and whenever policies or variables of its environment change. Silence sets none; several add up, the
+    later plugin by name winning. What it raises refuses every pipeline, with its text as the reason, until it is mended.
     """
 
 

@@ -18,8 +18,9 @@ from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
-from penstock.contracts.pipeline import Mistake, Pipeline
+from penstock.contracts.pipeline import Cors, Mistake, Pipeline
 from penstock.contracts.rates import Rate
+from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.db import migrate
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
@@ -61,6 +62,7 @@ class Host:
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
         self.judged_internal: Mapping[str, Judged] = {}
+        self.responses = ResponsePolicy()
         self.slots = {
             identifier: threading.BoundedSemaphore(item.pipeline.trigger.in_flight)
             for identifier, item in self.loaded.items()
@@ -107,10 +109,28 @@ class Host:
 
     def judge_all(self, access: Snapshot, *, policy: str | None = None, internal: bool = False) -> dict[str, Judged]:
         """Judge every pipeline for one of the listeners, by id; `policy` asks what another policy would say."""
+        _, failures = self.response_policy(access)
         return {
-            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken, internal=internal)
+            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken, internal=internal, also=failures)
             for identifier, item in sorted(self.loaded.items())
         }
+
+    def response_policy(self, access: Snapshot) -> tuple[ResponsePolicy, tuple[Violation, ...]]:
+        """Return what the environment's replies have in common, and why that can't be said."""
+        headers: dict[str, ResponseHeader] = {}
+        cors: tuple[Cors | None, bool] = None, False
+        failures: list[Violation] = []
+        for implementation in self.plugins.manager.hook.penstock_response_policy.get_hookimpls():
+            try:
+                said = implementation.function(*([access] if implementation.argnames else []))
+            except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; then replies would lack what an operator wants
+                mend = "mend what that plugin reads (`penstock variable list`)"
+                failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", mend))
+                continue
+            if isinstance(said, ResponsePolicy):
+                headers |= {rule.name.lower(): rule for rule in said.headers}
+                cors = (said.cors, said.cors_override) if said.cors is not None else cors
+        return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
 
     def look(self, engine: Engine, environment: str, box: Box, *, internal: bool = False) -> tuple[Snapshot, dict[str, Judged]]:
         """Read an environment's access data once and judge every pipeline there for one of the listeners; for commands."""
@@ -211,6 +231,7 @@ class Host:
     def _rejudge(self) -> None:
         access = self._access()
         version = access.gates_version
+        self.responses = self.response_policy(access)[0]
         self.judged = self._judge_anew(access, self.judged, internal=False)
         self.judged_internal = self._judge_anew(access, self.judged_internal, internal=True)
         self._gates_version = version

@@ -67,6 +67,7 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
         "penstock_basic",
         "penstock_jwt",
         "penstock_mtls",
+        "penstock_response_headers",
         "penstock_webhook_signature",
     }
     assert "penstock/migrations/env.py" in names

@@ -121,6 +121,10 @@ class AccessView(Protocol):
     def tokens_version(self) -> int:
         """A number that changes whenever signing keys or revocations do: cached verdicts on tokens end with it."""
 
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The environment's variables."""
+
     def key(self, digest: bytes) -> ApiKey | None:
         """Return the API key of this environment with that SHA-256 digest."""
 

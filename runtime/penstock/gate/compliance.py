@@ -92,12 +92,19 @@ class Judge:
         return tuple(dict.fromkeys(option for policy in self._policies for option in policy.options))
 
     def judge(
-        self, pipeline: Pipeline, access: Snapshot, *, policy: str | None = None, broken: Sequence[Violation] = (), internal: bool = False
+        self,
+        pipeline: Pipeline,
+        access: Snapshot,
+        *,
+        policy: str | None = None,
+        broken: Sequence[Violation] = (),
+        internal: bool = False,
+        also: Sequence[Violation] = (),
     ) -> Judged:
         """Say whether a pipeline is served, and behind which gate; `policy` asks what another one would say.
 
         `broken` are faults of its declaration: they refuse it whatever the policies say. `internal` asks for the internal listener, which
-        has a policy of its own and knows no grace.
+        has a policy of its own and knows no grace; `also` are violations of the environment as a whole.
         """
         trigger = pipeline.trigger
         if not (trigger.internal if internal else trigger.external) and not broken:
@@ -114,6 +121,7 @@ class Judge:
         )
         requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
         unmet, expiring, again_at = _needs(pipeline, access)
+        unmet += tuple(also)
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
         if not violations:

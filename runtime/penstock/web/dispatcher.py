@@ -112,6 +112,13 @@ class Dispatcher:
         cors = self._cors(place)
         if cors is not None:
             headers += _cors_headers(cors, environ, place.allowed)
+        for rule in self._host.responses.headers:
+            name = rule.name.lower()
+            if rule.override:
+                headers[:] = [item for item in headers if item[0].lower() != name]
+            elif any(item[0].lower() == name for item in headers):
+                continue
+            headers.append((rule.name, rule.value))
 
     def _run(self, environ: Environ, place: Place, values: list[str], method: str, run: str) -> Answer:
         host = self._host
@@ -280,7 +287,9 @@ class Dispatcher:
 
     def _cors(self, place: Place) -> Cors | None:
         item = self._host.loaded.get(place.pipeline)
-        return item.pipeline.trigger.cors if item is not None else None
+        own = item.pipeline.trigger.cors if item is not None else None
+        common = self._host.responses
+        return common.cors if common.cors_override or own is None else own
 
     def _write_log(self, environ: Environ, place: Place, status: int, run: str, refusal: Refusal | None, began: float) -> None:
         reason = {"problem": refusal.code} if refusal is not None else {}

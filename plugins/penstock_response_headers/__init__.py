@@ -1,0 +1,63 @@
+"""Header policies: response headers and CORS for all pipelines of an environment, as its variables say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from penstock import AccessView, Cors, ResponseHeader, ResponsePolicy, hookimpl
+
+HEADERS = "penstock_response_headers"
+CORS = "penstock_cors"
+
+
+def read_headers(text: str) -> tuple[ResponseHeader, ...]:
+    """Return the headers of a JSON object: by name a value, or a value and whether it overrides. Raises ValueError."""
+    rules = []
+    for name, said in _object(HEADERS, text).items():
+        rule = {"value": said} if isinstance(said, str) else said
+        if not isinstance(rule, dict) or not {"value"} <= rule.keys() <= {"value", "override"} or not isinstance(rule.get("override", False), bool):
+            raise ValueError(f'{HEADERS}: {name} wants a text, or {{"value": text, "override": true}}')
+        rules.append(ResponseHeader(name, rule["value"], rule.get("override", False)))
+    if len({rule.name.lower() for rule in rules}) < len(rules):
+        raise ValueError(f"{HEADERS}: a header is named twice")
+    return tuple(rules)
+
+
+def read_cors(text: str) -> tuple[Cors, bool]:
+    """Return the CORS of a JSON object with the fields of `Cors`, and whether it overrides. Raises ValueError."""
+    said = _object(CORS, text)
+    override = said.pop("override", False)
+    lists = {name: said.pop(name) for name in ("origins", "methods", "headers", "expose") if name in said}
+    credentials, max_age = said.pop("credentials", False), said.pop("max_age", 600)
+    if said:
+        raise ValueError(f"{CORS}: {min(said)!r} is not known")
+    if not all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists.values()) or not lists.get("origins"):
+        raise ValueError(f"{CORS}: origins, methods, headers and expose are lists of texts, and origins is needed")
+    if not isinstance(override, bool) or not isinstance(credentials, bool) or type(max_age) is not int or max_age < 0:
+        raise ValueError(f"{CORS}: override and credentials are true or false, max_age is a number of seconds")
+    if credentials and "*" in lists["origins"]:
+        raise ValueError(f"{CORS}: for every origin it can't allow credentials")
+    return Cors(**lists, credentials=credentials, max_age=max_age), override
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"{name} is no JSON object")  # noqa: TRY004  what was typed is wrong, not a type of ours
+    return said
+
+
+@hookimpl
+def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
+    """Offer what the environment's variables say."""
+    variables: Mapping[str, str] = access.variables
+    if HEADERS not in variables and CORS not in variables:
+        return None
+    headers = read_headers(variables[HEADERS]) if HEADERS in variables else ()
+    cors, override = read_cors(variables[CORS]) if CORS in variables else (None, False)
+    return ResponsePolicy(headers, cors, override)

@@ -1,0 +1,114 @@
+"""Header policies, through the real dispatcher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, Reply, hookimpl
+from penstock.testing import Runtime
+
+Start = Callable[..., Runtime]
+
+
+def offering(**trigger: Any) -> SimpleNamespace:
+    pipeline = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(**trigger))
+
+    @pipeline.get("/")
+    def show(call: Call) -> Reply:
+        return Reply(200, {"Cache-Control": "max-age=60", "X-Own": "mine"}, {"a": 1})
+
+    @pipeline.post("/")
+    def fail(call: Call) -> None:
+        raise PipelineError(409, "Taken")
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="orders", penstock_pipelines=penstock_pipelines)
+
+
+def put(runtime: Runtime, name: str, value: object) -> None:
+    runtime.operate("variable", "set", f"penstock_{name}", value if isinstance(value, str) else json.dumps(value), "--env", "test")
+
+
+def get(runtime: Runtime, method: str = "GET", **headers: str) -> TestResponse:
+    return runtime.anonymous().open("/v1/orders/", method=method, headers=headers)
+
+
+def test_a_header_is_added_where_there_is_none_and_overrides_where_it_says_so(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(), policy="any")
+    put(runtime, "response_headers", {"cache-control": "no-store", "X-OWN": {"value": "ours", "override": True}, "X-Frame-Options": "DENY"})
+
+    answered = get(runtime)
+
+    assert answered.headers.getlist("Cache-Control") == ["max-age=60"]
+    assert answered.headers.getlist("X-Own") == ["ours"]
+    assert answered.headers.getlist("X-Frame-Options") == ["DENY"]
+
+
+def test_refusals_have_them_too_and_changes_are_live(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(), policy="any")
+    assert "X-Frame-Options" not in get(runtime).headers
+    put(runtime, "response_headers", {"X-Frame-Options": "DENY"})
+
+    assert [get(runtime, method).headers.get("X-Frame-Options") for method in ("GET", "POST", "DELETE")] == ["DENY"] * 3
+    runtime.operate("variable", "unset", "penstock_response_headers", "--env", "test")
+    assert "X-Frame-Options" not in get(runtime).headers
+
+
+def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime: Start) -> None:
+    bare = penstock_runtime(offering(), policy="any")
+    own = penstock_runtime(offering(cors=Cors("https://own.example")), policy="any")
+
+    def allowed(runtime: Runtime, origin: str) -> str | None:
+        asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+        said = {get(runtime, method, **asked).headers.get("Access-Control-Allow-Origin") for method in ("GET", "OPTIONS")}
+        (one,) = said
+        return one
+
+    assert allowed(bare, "https://shop.example") is None
+    for runtime in (bare, own):
+        put(runtime, "cors", {"origins": ["https://shop.example"], "methods": ["GET"], "credentials": True})
+    assert allowed(bare, "https://shop.example") == "https://shop.example"
+    assert (allowed(own, "https://shop.example"), allowed(own, "https://own.example")) == (None, "https://own.example")
+    put(own, "cors", {"origins": ["https://shop.example"], "override": True})
+    assert (allowed(own, "https://shop.example"), allowed(own, "https://own.example")) == ("https://shop.example", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("response_headers", "{", "is no JSON"),
+        ("response_headers", "[" * 60_000, "is no JSON"),
+        ("response_headers", [], "is no JSON object"),
+        ("response_headers", {"X A": "b"}, "is no header's name"),
+        ("response_headers", {"X-A": "b\r\nSet-Cookie: c"}, "is no header's value"),
+        ("response_headers", {"X-A": ""}, "is no header's value"),
+        ("response_headers", {"Content-Length": "5"}, "is set by the runtime"),
+        ("response_headers", {"Set-Cookie": "a=b"}, "is set by the runtime"),
+        ("response_headers", {"Access-Control-Allow-Origin": "*"}, "by what CORS says"),
+        ("response_headers", {"X-A": {"value": "b", "overide": True}}, "X-A wants a text"),
+        ("response_headers", {"X-A": 5}, "X-A wants a text"),
+        ("response_headers", {"X-A": "b", "x-a": "c"}, "is named twice"),
+        ("cors", {}, "origins is needed"),
+        ("cors", {"origins": "https://a.example"}, "are lists of texts"),
+        ("cors", {"origins": ["*"], "credentials": True}, "can't allow credentials"),
+        ("cors", {"origins": ["*"], "max_age": -1}, "a number of seconds"),
+        ("cors", {"origins": ["*"], "maxage": 5}, "'maxage' is not known"),
+    ],
+)
+def test_what_can_t_be_understood_refuses_everything_until_it_is_mended(penstock_runtime: Start, name: str, value: object, said: str) -> None:
+    runtime = penstock_runtime(offering(), policy="any")
+    put(runtime, name, value)
+
+    assert said in runtime.refused()["v1/orders"][0]
+    assert get(runtime).status_code == 503
+    runtime.operate("variable", "unset", f"penstock_{name}", "--env", "test")
+    assert get(runtime).status_code == 200
