@@ -85,6 +85,7 @@ def _say(port: str, key: str) -> None:
         f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"
         f'curl -i {url}/orders/ {send} -H "Authorization: Bearer $TOKEN" -d {body}\n\n'
         f"curl -i {url}/orders/ {send} -d {body}\n\n"
+        f"What is served, and calls to try: http://127.0.0.1:{port}/-/docs\n\n"
         "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
     )
     sys.stdout.flush()

@@ -15,7 +15,7 @@ orders = Pipeline(
     "orders",
     version="1.4.0",
     summary="Takes orders from partners",
-    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:write"}),
+    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:write"}, idempotent="key"),
 )
 
 TAX = {"PT": Decimal("0.23"), "ES": Decimal("0.21"), "DE": Decimal("0.19"), "FR": Decimal("0.20")}
@@ -25,7 +25,8 @@ DEAREST = 1_000_000
 PAGE = 50
 _store = Store()
 
-Price = Annotated[Decimal, msgspec.Meta(description="Net price of one, in the order's currency")]
+PRICE = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,2})?$"}
+Price = Annotated[Decimal, msgspec.Meta(description="Net price of one, in the order's currency", extra_json_schema=PRICE)]
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):

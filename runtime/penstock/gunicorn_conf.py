@@ -26,6 +26,7 @@ from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import last_response
 
 SILENCE = 30  # seconds that a client may send nothing within a request
+GOOD = b"good"
 UNREADABLE = {
     http_errors.LimitRequestLine: 414,
     http_errors.LimitRequestHeaders: 431,
@@ -160,21 +161,29 @@ def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
 
 
 def _rehearsed() -> bool:
-    """Try a start in a child, so that neither plugins nor threads come into this process."""
+    """Try a start in a child, so that neither plugins nor threads come into this process.
+
+    A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the child, and its exit code.
+    """
+    told, tell = os.pipe()
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    code = 1
+        os.close(tell)
+        with os.fdopen(told, "rb") as pipe:
+            good = pipe.read() == GOOD
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+        return good
     try:
         Host(_settings).rehearse()
-        code = 0
+        os.write(tell, GOOD)
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
     except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
         structlog.get_logger("penstock").exception("can't start", error=type(error).__name__)
     finally:
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(0)
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type

@@ -204,6 +204,8 @@ def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(sqlite_place
     server = serve(sqlite_place, workers=2, PENSTOCK_STRICT="true")
     plugin = sqlite_place.folder / "plugins" / "shapes.py"
     pid = server.call("GET", "/v1/orders/", key=key).json()["pid"]
+    while server.log.read_text().count('"event": "loaded"') < 2:  # else the second worker would load what comes next
+        time.sleep(0.05)
 
     plugin.write_text(PLUGIN.replace("api_key=True", "api_key=False"), encoding="utf-8")
     server.process.send_signal(signal.SIGHUP)
