@@ -25,6 +25,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.echo
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.features
 
 lock:
 	uv pip compile --quiet --upgrade --all-extras --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal pyproject.toml -o requirements.lock

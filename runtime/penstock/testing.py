@@ -45,17 +45,17 @@ class CallerClient(Client):
 
     def __init__(self, application: Any, headers: Mapping[str, str], *, internal: bool = False) -> None:  # noqa: ANN401  any WSGI application
         super().__init__(application)
-        self._headers = dict(headers)
+        self.headers = dict(headers)
         self._listener = {INTERNAL: True} if internal else {}
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:  # noqa: ANN401  werkzeug's arguments
         """Make a call, for example `client.post("/v1/orders/", json={…})`."""
         environ = self._listener | dict(kwargs.get("environ_overrides") or {})
-        return super().open(*args, **kwargs | {"headers": self._headers | dict(kwargs.get("headers") or {}), "environ_overrides": environ})
+        return super().open(*args, **kwargs | {"headers": self.headers | dict(kwargs.get("headers") or {}), "environ_overrides": environ})
 
     def internal(self) -> CallerClient:
         """Return a client with the same credentials that calls on the internal listener."""
-        return CallerClient(self.application, self._headers, internal=True)
+        return CallerClient(self.application, self.headers, internal=True)
 
 
 class Runtime:
