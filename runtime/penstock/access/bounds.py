@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from penstock import audit
-from penstock.access.find import environment_row, named
+from penstock.access.find import consumer_in, environment_row, named
 from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader
+from penstock.db.rows import Reader
 from penstock.errors import Mistaken, Unknown
 
 BY = ("consumer", "key", "address")
@@ -20,7 +20,7 @@ def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate:
     for problem, mend in rate.problems():
         raise Mistaken(f"{problem}; {mend}")
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         if pipeline:
             names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
             if pipeline not in names:
@@ -32,7 +32,7 @@ def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate:
 def remove_limits(engine: Engine, actor: str, consumer: str, environment: str, *, pipeline: str = "") -> int:
     """Take away what was set for a consumer at a pipeline, or for all of them together; return how many limits that were."""
     with audit.change(engine, actor, audit.Action.LIMIT_REMOVED, consumer, environment=environment) as (rows, detail):
-        match = {**_where(rows, consumer, environment), "pipeline": pipeline, "active": True}
+        match = {**consumer_in(rows, consumer, environment), "pipeline": pipeline, "active": True}
         removed = [row["rate"] for row in rows.all("limits", **match)]
         if not removed:
             raise Mistaken(
@@ -52,7 +52,7 @@ def set_networks(engine: Engine, actor: str, consumer: str, environment: str, ne
     """Let a consumer call from networks only, or never from them; return them as they are kept."""
     action = audit.Action.ADDRESSES_ALLOWED if allowed else audit.Action.ADDRESSES_DENIED
     with audit.change(engine, actor, action, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         detail["networks"] = [_network(text) for text in networks]
         for network in detail["networks"]:
             rows.put("address_rules", {**where, "network": network}, allowed=allowed, active=True)
@@ -62,7 +62,7 @@ def set_networks(engine: Engine, actor: str, consumer: str, environment: str, ne
 def remove_networks(engine: Engine, actor: str, consumer: str, environment: str, networks: Iterable[str]) -> None:
     """Take networks off a consumer's lists."""
     with audit.change(engine, actor, audit.Action.ADDRESSES_REMOVED, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         held = {row["network"] for row in rows.all("address_rules", **where, active=True)}
         detail["networks"] = [_network(text) for text in networks]
         for network in detail["networks"]:
@@ -83,10 +83,6 @@ def _network(text: str) -> str:
         raise Mistaken(f"{error}; write networks such as 192.0.2.0/24, 2001:db8::/32, or one address") from None
 
 
-def _where(rows: Change, consumer: str, environment: str) -> dict[str, object]:
-    return {"environment_id": environment_row(rows, environment)["id"], "consumer_id": named(rows, "consumer", consumer)["id"]}
-
-
 def _listed(engine: Engine, table: str, columns: tuple[str, ...], environment: str | None, consumer: str | None) -> list[dict[str, object]]:
     with reading(engine) as connection:
         reader = Reader(connection)
@@ -95,11 +91,11 @@ def _listed(engine: Engine, table: str, columns: tuple[str, ...], environment: s
             match["environment_id"] = environment_row(reader, environment)["id"]
         if consumer:
             match["consumer_id"] = named(reader, "consumer", consumer)["id"]
-        names = {kind: {row["id"]: row["name"] for row in reader.all(kind)} for kind in ("environments", "consumers")}
+        environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
         rows = [
             {
-                "environment": names["environments"][row["environment_id"]],
-                "consumer": names["consumers"][row["consumer_id"]],
+                "environment": environments[row["environment_id"]],
+                "consumer": consumers[row["consumer_id"]],
                 **{column: row[column] for column in columns},
             }
             for row in reader.all(table, **match)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access.find import environment_row, named
+from penstock.access.find import consumer_in, environment_row, named
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Change, Reader, Row, keys_of
@@ -58,7 +58,7 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
     with reading(engine) as connection:
         reader = Reader(connection)
         consumer = named(reader, "consumer", name)
-        environments = {row["id"]: row["name"] for row in reader.all("environments")}
+        environments = reader.names_by_id("environments")
         associated: dict[str, list[str]] = {}
         for row in reader.all("associations", consumer_id=consumer["id"], active=True):
             associated.setdefault(environments[row["environment_id"]], []).append(row["pipeline"])
@@ -82,7 +82,7 @@ def associate(
     if not wanted and new_pipelines is None:
         raise Mistaken("name at least one pipeline, or give --new-pipelines")
     with audit.change(engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
         for name in wanted:
             if name not in names:
@@ -97,7 +97,7 @@ def associate(
 def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str) -> None:
     """Keep a consumer out of pipelines in an environment."""
     with audit.change(engine, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         held = {row["pipeline"] for row in rows.all("associations", **where, active=True)}
         detail["pipelines"] = sorted(set(pipelines))
         for name in detail["pipelines"]:
@@ -106,20 +106,16 @@ def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[st
             rows.set("associations", {**where, "pipeline": name}, active=False)
 
 
-def _where(rows: Change, consumer: str, environment: str) -> dict[str, object]:
-    return {"environment_id": environment_row(rows, environment)["id"], "consumer_id": named(rows, "consumer", consumer)["id"]}
-
-
 def create_key(engine: Engine, actor: str, consumer: str, environment: str, *, expires: timedelta | None = None, note: str = "") -> NewKey:
     """Make an API key; only its digest is kept."""
     with audit.change(engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment) as (rows, detail):
-        where = _where(rows, consumer, environment)
+        where = consumer_in(rows, consumer, environment)
         made = _add_key(rows, where, consumer, environment, expires=expires, note=note)
         detail.update(key=made.id, expires_at=made.expires_at.isoformat() if made.expires_at else None, note=note)
         return made
 
 
-def _add_key(rows: Change, where: dict[str, object], consumer: str, environment: str, *, expires: timedelta | None, note: str) -> NewKey:
+def _add_key(rows: Change, where: Mapping[str, object], consumer: str, environment: str, *, expires: timedelta | None, note: str) -> NewKey:
     now = datetime.now(UTC)
     key = make_api_key(environment)
     made = NewKey(f"key_{secrets.token_hex(6)}", key, consumer, environment, now + expires if expires else None)

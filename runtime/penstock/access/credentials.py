@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access.find import environment_row, named
+from penstock.access.find import consumer_in, environment_row, named
 from penstock.access.secrets import Box
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader
@@ -39,7 +39,7 @@ def add_credential(  # noqa: PLR0913  one argument a fact
         raise Mistaken("a credential has a name of at most 255 characters; give --name")
     now = datetime.now(UTC)
     with audit.change(engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment) as (rows, detail):
-        where = {"environment_id": environment_row(rows, environment)["id"], "consumer_id": named(rows, "consumer", consumer)["id"]}
+        where = consumer_in(rows, consumer, environment)
         for row in rows.all("credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None):
             if row["name"] == name:
                 raise Exists(f"{kind} credential", name)
@@ -72,12 +72,12 @@ def list_credentials(engine: Engine, *, environment: str | None = None, consumer
             match["environment_id"] = environment_row(reader, environment)["id"]
         if consumer:
             match["consumer_id"] = named(reader, "consumer", consumer)["id"]
-        names = {table: {row["id"]: row["name"] for row in reader.all(table)} for table in ("environments", "consumers")}
+        environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
         rows = sorted(reader.all("credentials", **match), key=lambda row: (row["created_at"], row["id"]))
     return [
         {
-            "consumer": names["consumers"][row["consumer_id"]],
-            "environment": names["environments"][row["environment_id"]],
+            "consumer": consumers[row["consumer_id"]],
+            "environment": environments[row["environment_id"]],
             "state": "revoked" if row["revoked_at"] else "expired" if row["expires_at"] and row["expires_at"] <= now else "usable",
             **{column: row[column] for column in ("id", "kind", "name", "expires_at", "note")},
         }

@@ -17,3 +17,8 @@ def named(reader: Reader, kind: str, name: str) -> Row:
 def environment_row(reader: Reader, name: str) -> Row:
     """Return the environment of that name; raise Unknown."""
     return named(reader, "environment", name)
+
+
+def consumer_in(reader: Reader, consumer: str, environment: str) -> dict[str, int]:
+    """Return the ids that name a consumer in an environment; raise Unknown."""
+    return {"environment_id": environment_row(reader, environment)["id"], "consumer_id": named(reader, "consumer", consumer)["id"]}

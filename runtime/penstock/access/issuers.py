@@ -86,7 +86,7 @@ def list_issuers(engine: Engine, environment: str | None = None) -> list[dict[st
     with reading(engine) as connection:
         reader = Reader(connection)
         match = {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
-        environments = {row["id"]: row["name"] for row in reader.all("environments")}
+        environments = reader.names_by_id("environments")
         return [
             {
                 "environment": environments[row["environment_id"]],

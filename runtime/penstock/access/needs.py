@@ -112,7 +112,7 @@ def _listed(engine: Engine, table: str, columns: tuple[str, ...], environment: s
     with reading(engine) as connection:
         reader = Reader(connection)
         match = {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
-        environments = {row["id"]: row["name"] for row in reader.all("environments")}
+        environments = reader.names_by_id("environments")
         rows = [
             {"environment": environments[row["environment_id"]], "name": row["name"], **{column: row[column] for column in columns}}
             for row in reader.all(table, **match, active=True)

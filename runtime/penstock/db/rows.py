@@ -51,6 +51,11 @@ class Reader:
         query = sa.select(source).filter_by(**match).order_by(source.c.id.desc()).limit(limit)
         return list(self._connection.execute(query).mappings())
 
+    def names_by_id(self, table: str) -> dict[int, str]:
+        """Return all names in a table that has them, by primary key."""
+        source = tables.metadata.tables[table]
+        return {row.id: row.name for row in self._connection.execute(sa.select(source.c.id, source.c.name))}
+
     def names(self, table: str) -> list[str]:
         """Return all names in a table that has them."""
         column = tables.metadata.tables[table].c.name

@@ -20,16 +20,17 @@ class Gate:
     """What each call of one pipeline must present, compiled for one environment.
 
     `checks` pairs each loaded authenticator with whether it is required; what is not required but sent is checked all the same.
+    `reads_body` says that a proof needs the body.
     """
 
-    __slots__ = ("_checks", "_pipeline", "_reads_body", "_scopes", "_until")
+    __slots__ = ("_checks", "_pipeline", "_scopes", "_until", "reads_body")
 
     def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
         self._pipeline = pipeline
         self._checks = checks
         self._scopes = scopes
         self._until = until
-        self._reads_body = any(authenticator.reads_body for authenticator, _ in checks)
+        self.reads_body = any(authenticator.reads_body for authenticator, _ in checks)
 
     def admit(self, head: RequestHead, access: Snapshot, now: float, body: Callable[[], bytes] = bytes) -> Caller:
         """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
@@ -56,7 +57,7 @@ class Gate:
         if rejected is not None:
             raise self._invalid(*rejected, access)
         caller = self._prove(sent, access, now)
-        if self._reads_body:
+        if self.reads_body:
             caller = self._prove_signed(sent, head, access, caller, now, body)
         self._authorize(caller, access)
         return caller

@@ -142,7 +142,8 @@ class Dispatcher:
         body = Body(environ, trigger.max_body)
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
-            caller = judged.gate.admit(head, access, now, partial(self._signed, body, environ, place, run, trigger.timeout))
+            signed = partial(self._signed, body, environ, place, run, trigger.timeout) if judged.gate.reads_body else bytes
+            caller = judged.gate.admit(head, access, now, signed)
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
