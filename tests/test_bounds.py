@@ -208,3 +208,8 @@ class TestAddresses:
         with pytest.raises(Unknown, match="no network on the lists of 'acme' in 'test'"):
             bounds.remove_networks(place.engine, ACTOR, "acme", "test", ["10.0.0.0/8"])
         assert (place.snapshot().revision, place.snapshot().networks) == (before, {})
+
+    def test_a_pipeline_that_is_not_served_says_so_to_every_address(self, penstock_runtime: Start) -> None:
+        runtime = penstock_runtime(offering(one={"allow": "192.0.2.1"}), policy="jwt-api-key")
+
+        assert statuses(runtime.anonymous(), REMOTE_ADDR="198.51.100.1") == [503]

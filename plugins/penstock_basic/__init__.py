@@ -12,11 +12,12 @@ from hashlib import sha256
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, Setup, hookimpl
+from penstock import AccessView, Authenticator, Caller, CredentialRejected, PipelineError, RequestHead, Setup, hookimpl
 
 SHORTEST = 12
 LONGEST = 1024
 CACHED = 1024
+PATIENCE = 0.5  # seconds that a call waits for its turn
 AT_ONCE = 2  # each takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
 # An unknown user costs as much time as a wrong password.
 NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
@@ -67,11 +68,14 @@ class Basic(Authenticator):
             if digest in self._right:
                 self._right.move_to_end(digest)
                 return True
+        if not self._hashing.acquire(timeout=PATIENCE):
+            raise PipelineError(503, "Busy", "Too many passwords are being checked; try again.", type="pipeline-busy", headers={"Retry-After": "1"})
         try:
-            with self._hashing:
-                self._hasher.verify(hashed, password)
+            self._hasher.verify(hashed, password)
         except (VerificationError, InvalidHashError):
             return False
+        finally:
+            self._hashing.release()
         with self._lock:
             self._right[digest] = None
             if len(self._right) > CACHED:

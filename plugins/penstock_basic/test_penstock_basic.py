@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
 from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 from penstock.testing import CallerClient, Runtime
-from penstock_basic import NOBODY, Basic
+from penstock_basic import AT_ONCE, NOBODY, Basic
 
 Start = Callable[..., Runtime]
 PASSWORD = "correct horse: battery"
@@ -150,6 +154,29 @@ def test_a_generated_secret_is_shown_once_and_works(runtime: Runtime) -> None:
     printed = runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "b", "--generate")
 
     assert get(runtime, "b", printed.splitlines()[-1]).json == {"consumer": "acme", "key": None}
+
+
+def test_guessing_takes_no_more_than_its_share(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> None:
+        begun.release()
+        assert go_on.wait(10)
+        raise VerificationError
+
+    assert get(runtime, "jörg", PASSWORD).status_code == 200
+    monkeypatch.setattr(PasswordHasher, "verify", slow)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        guesses = [pool.submit(get, runtime, "jörg", f"guess {number}") for number in range(AT_ONCE)]
+        for _ in guesses:
+            assert begun.acquire(timeout=10)
+        crowded = get(runtime, "jörg", "one guess more")
+        known = get(runtime, "jörg", PASSWORD)
+        go_on.set()
+
+        assert [guess.result().status_code for guess in guesses] == [401] * AT_ONCE
+    assert (problem(crowded), crowded.headers["Retry-After"]) == ((503, "pipeline-busy"), "1")
+    assert known.status_code == 200
 
 
 def test_nobody_is_nobody_s_hash_and_as_dear_as_any() -> None:

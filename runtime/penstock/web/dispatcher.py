@@ -17,7 +17,7 @@ from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
 from penstock.errors import CredentialRejected, Refusal
-from penstock.gate.gate import unavailable
+from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
@@ -134,7 +134,7 @@ class Dispatcher:
         if endpoint is None or judged is None or access is None or not host.fresh():
             raise unavailable()
         networks = self._networks.get(place.pipeline)
-        if networks is not None and not networks.admit(self._address(environ)):
+        if networks is not None and judged.gate is not CLOSED and not networks.admit(self._address(environ)):
             raise _wrong_address()
         now = time.time()
         pipeline = endpoint.pipeline
