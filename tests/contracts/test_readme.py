@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import httpx
 import pytest
 from kit import ROOT, free_port
 
-from penstock import hookspecs
+from penstock import HttpTrigger, Pipeline, hookspecs
 from penstock.cli.main import penstock
 from penstock.settings import SETTINGS
 
@@ -78,6 +79,14 @@ def test_every_hook_is_listed_with_its_arguments() -> None:
     ]
 
     assert table(section("Hooks")) == hooks
+
+
+@pytest.mark.parametrize("kind", [HttpTrigger, Pipeline])
+def test_every_option_of_a_declaration_is_listed(kind: type) -> None:
+    rows = section("What a plugin can say").partition(f"| `{kind.__name__}(")[2].split("\n\n")[0]
+    listed = {name for line in rows.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
+
+    assert listed == set(inspect.signature(kind).parameters) - {"name"}
 
 
 def test_every_problem_type_of_the_code_is_listed() -> None:

@@ -7,11 +7,12 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from penstock.db.engine import Engine, writing
+from penstock.db.engine import DatabaseAway, Engine, writing
 from penstock.db.rows import Row
 from penstock.db.tables import kept_replies as kept
 
 PURGED_AT_A_TIME = 500
+ATTEMPTS = 5
 
 
 def claim(engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetime, lease: datetime) -> Row | None:
@@ -21,12 +22,17 @@ def claim(engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetim
     """
     with writing(engine) as connection:
         connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.expires_at <= now))
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.insert(kept).values(digest=digest, body=body, claim=claimed, expires_at=lease))
-        except IntegrityError:
-            return connection.execute(sa.select(kept).where(kept.c.digest == digest)).mappings().first()
-    return None
+        for _ in range(ATTEMPTS):
+            try:
+                with connection.begin_nested():
+                    connection.execute(sa.insert(kept).values(digest=digest, body=body, claim=claimed, expires_at=lease))
+            except IntegrityError:
+                found = connection.execute(sa.select(kept).where(kept.c.digest == digest)).mappings().first()
+                if found is not None:
+                    return found  # else it was given back in between
+            else:
+                return None
+    raise DatabaseAway("a key is claimed and given back too fast")
 
 
 def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
