@@ -105,6 +105,14 @@ def test_a_secret_that_expires_is_warned_about_and_then_refuses(penstock_runtime
         assert runtime.anonymous().get("/v1/sync/").status_code == 503
 
 
+def test_an_expired_secret_is_given_to_nobody(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(show), policy="any")
+    runtime.operate("secret", "set", "erp_token", "--env", "test", "--expires", "1h", given=VALUE)
+
+    with mock.patch("time.time", return_value=time.time() + 3601):
+        assert runtime.anonymous().get("/v1/sync/").json == {"variables": {}, "secrets": {}}
+
+
 @pytest.mark.parametrize("need", ["Erp", "", "1a", "a-b", secret("x y"), 5])
 def test_a_need_that_can_be_no_name_is_a_mistake(penstock_runtime: Start, need: Any) -> None:
     assert "which can't be a name" in penstock_runtime(offering(show, need), policy="any").mistakes()[0]
