@@ -236,6 +236,8 @@ def test_the_limit_holds_where_gunicorn_ends_tls_too(open_place: Place, serve: S
             except httpx.TransportError:
                 time.sleep(0.1)
 
+        stuck = client.get("/v1/slow/stuck")
+        assert (stuck.status_code, stuck.headers["Connection"]) == (AT_LIMIT, "close")
         statuses = [client.get(f"/v1/slow/{path}").status_code for path in ("quick", "stuck", "quick")]
         statuses += [client.get(f"/v1/narrow/{seconds}").status_code for seconds in ("1.5", "1.5", "0")]
         statuses.append(client.post("/v1/slow/read", content=b"x" * 500_000).json()["bytes"])

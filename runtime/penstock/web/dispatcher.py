@@ -30,7 +30,7 @@ from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
-from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, last_response, plain_socket, run_aside
+from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, run_aside
 
 RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
 
@@ -102,6 +102,8 @@ class Dispatcher:
         self._finish(environ, place, run, headers, body)
         if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
             self._write_log(environ, place, status, run, refusal, began)
+        if last:
+            announce_close(start_response)
         start_response(status_line(status), headers)
         body = b"" if method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)

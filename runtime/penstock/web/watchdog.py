@@ -118,6 +118,13 @@ def last_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) 
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body
 
 
+def announce_close(start_response: Callable[..., object]) -> None:
+    """Have the reply say `Connection: close`, which an application itself may not say: gunicorn's response knows how."""
+    force = getattr(getattr(start_response, "__self__", None), "force_close", None)
+    if callable(force):
+        force()
+
+
 class LastReply(list[bytes]):
     """A reply after which the connection ends: a handler that was left behind may still be reading from it."""
 
