@@ -22,8 +22,8 @@ from werkzeug.test import Client, TestResponse
 from penstock import logs
 from penstock.access import consumers, environments
 from penstock.access.secrets import Box, make_secret_key
-from penstock.cli import access as operations
 from penstock.cli.base import Context
+from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.db import migrate
@@ -37,7 +37,7 @@ from penstock.web.listeners import INTERNAL
 ACTOR = "test"
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
-OPERATIONS = click.Group("penstock", commands=operations.COMMANDS)
+OPERATIONS = click.Group("penstock", commands=STEERING)
 
 
 class CallerClient(Client):

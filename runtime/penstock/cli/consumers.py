@@ -1,0 +1,329 @@
+"""Steer who calls: consumers, their keys and other credentials, and what bounds them."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+import click
+
+from penstock.access import bounds, consumers, credentials
+from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
+from penstock.contracts.access import Authenticator
+from penstock.contracts.rates import Rate
+from penstock.errors import Unknown
+
+
+@click.group()
+def consumer() -> None:
+    """Consumers: the callers we know."""
+
+
+@consumer.command("create")
+@click.argument("name")
+@click.option("--description", default="", help="Who that is.")
+@pass_context
+def consumer_create(context: Context, name: str, description: str) -> None:
+    """Make a consumer."""
+    consumers.create_consumer(context.engine, context.actor, name, description)
+    click.echo(f"consumer {name} created")
+
+
+@consumer.command("list")
+@format_option
+@pass_context
+def consumer_list(context: Context, form: str) -> None:
+    """List consumers."""
+    show(consumers.list_consumers(context.engine), form, ("name", "description", "enabled", "created_at"))
+
+
+@consumer.command("show")
+@click.argument("name")
+@format_option
+@pass_context
+def consumer_show(context: Context, name: str, form: str) -> None:
+    """Show a consumer with its associations and keys."""
+    found = consumers.show_consumer(context.engine, name)
+    if form == "json":
+        show_json(found)
+        return
+    click.echo(f"{found['name']}: {found['description'] or 'no description'} ({'enabled' if found['enabled'] else 'disabled'})")
+    for environment, names in found["associations"].items():  # type: ignore[attr-defined]  # a dict, see show_consumer
+        click.echo(f"  {environment}: {', '.join(names)}")
+    show(found["keys"], form, ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"), empty="no keys")  # type: ignore[arg-type]  # a list of rows
+
+
+@consumer.command("disable")
+@click.argument("name")
+@pass_context
+def consumer_disable(context: Context, name: str) -> None:
+    """Keep a consumer out everywhere."""
+    consumers.set_consumer_enabled(context.engine, context.actor, name, enabled=False)
+    click.echo(f"consumer {name} disabled")
+
+
+@consumer.command("enable")
+@click.argument("name")
+@pass_context
+def consumer_enable(context: Context, name: str) -> None:
+    """Let a consumer in again."""
+    consumers.set_consumer_enabled(context.engine, context.actor, name, enabled=True)
+    click.echo(f"consumer {name} enabled")
+
+
+@consumer.command("associate")
+@click.argument("name")
+@click.argument("pipelines", nargs=-1, metavar="PIPELINE")
+@env_required
+@click.option("--new-pipelines", type=click.Choice(["on", "off"]), help="Whether it is associated with pipelines that appear later.")
+@pass_context
+def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], environment: str, new_pipelines: str | None) -> None:
+    """Let a consumer call pipelines in an environment."""
+    fresh = new_pipelines == "on" if new_pipelines else None
+    consumers.associate(context.engine, context.actor, name, pipelines, environment, context.host.names, new_pipelines=fresh)
+    click.echo(f"consumer {name} associated in {environment}: {', '.join(pipelines) or 'new pipelines ' + str(new_pipelines)}")
+
+
+@consumer.command("dissociate")
+@click.argument("name")
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE")
+@env_required
+@pass_context
+def consumer_dissociate(context: Context, name: str, pipelines: tuple[str, ...], environment: str) -> None:
+    """Keep a consumer out of pipelines in an environment."""
+    consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
+    click.echo(f"consumer {name} dissociated in {environment}: {', '.join(pipelines)}")
+
+
+@click.group()
+def key() -> None:
+    """Make, list and end API keys."""
+
+
+def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
+    if form == "json":
+        show_json({name: getattr(made, name) for name in ("id", "key", "consumer", "environment", "expires_at")})
+    else:
+        click.echo(f"{made.id} for {made.consumer} in {made.environment}; it is shown this once:\n{made.key}{more}")
+
+
+@key.command("create")
+@click.argument("consumer_name", metavar="CONSUMER")
+@env_required
+@click.option("--expires", type=DURATION, help="How long it works; default for ever.")
+@click.option("--note", default="", help="What it is for.")
+@format_option
+@pass_context
+def key_create(context: Context, consumer_name: str, environment: str, expires: timedelta | None, note: str, form: str) -> None:
+    """Make an API key; it is shown once."""
+    _show_key(consumers.create_key(context.engine, context.actor, consumer_name, environment, expires=expires, note=note), form)
+
+
+@key.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def key_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List keys."""
+    rows = consumers.list_keys(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("id", "consumer", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"))
+
+
+@key.command("revoke")
+@click.argument("key_id", metavar="ID")
+@pass_context
+def key_revoke(context: Context, key_id: str) -> None:
+    """End a key for good."""
+    consumers.revoke_key(context.engine, context.actor, key_id)
+    click.echo(f"key {key_id} revoked")
+
+
+@key.command("disable")
+@click.argument("key_id", metavar="ID")
+@pass_context
+def key_disable(context: Context, key_id: str) -> None:
+    """Switch a key off."""
+    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
+    click.echo(f"key {key_id} disabled")
+
+
+@key.command("enable")
+@click.argument("key_id", metavar="ID")
+@pass_context
+def key_enable(context: Context, key_id: str) -> None:
+    """Switch a key on again."""
+    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
+    click.echo(f"key {key_id} enabled")
+
+
+@key.command("rotate")
+@click.argument("key_id", metavar="ID")
+@click.option("--grace", type=DURATION, default="7d", show_default=True, help="How long the old one goes on.")
+@format_option
+@pass_context
+def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> None:
+    """Make a key's successor; the old one ends by itself."""
+    made, ends = consumers.rotate_key(context.engine, context.actor, key_id, grace)
+    _show_key(made, form, f"\n{key_id} ends {ends:%Y-%m-%d %H:%MZ}")
+
+
+@click.group()
+def credential() -> None:
+    """Enrol what consumers prove themselves with besides API keys: passwords, signing secrets, certificates."""
+
+
+@credential.command("add")
+@click.argument("kind")
+@click.argument("consumer_name", metavar="CONSUMER")
+@env_required
+@click.option("--name", required=True, metavar="NAME", help="The user's name, the certificate's, or one to tell secrets apart.")
+@click.option("--generate", is_flag=True, help="Make the secret; it is shown once.")
+@click.option("--expires", type=DURATION, help="How long it is good; default for ever.")
+@click.option("--note", default="", help="What it is for.")
+@pass_context
+def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context, kind: str, consumer_name: str, environment: str, name: str, generate: bool, expires: timedelta | None, note: str
+) -> None:
+    """Enrol a credential; its secret is read from standard input, or asked for."""
+    offered = {item.name: item for item in context.host.plugins.authenticators if type(item).enrol is not Authenticator.enrol}
+    if kind not in offered:
+        raise Unknown("kind of credential", kind, offered, mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}")
+    authenticator = offered[kind]
+    value = ""
+    if authenticator.asks_for_secret:
+        value = secrets.token_urlsafe(32) if generate else read_secret(f"Secret of {name}")
+    identifier, name = credentials.add_credential(
+        context.engine,
+        context.actor,
+        consumer_name,
+        environment,
+        kind=kind,
+        name=name,
+        secret=value,
+        box=context.box,
+        enrol=authenticator.enrol,
+        expires=expires,
+        note=note,
+    )
+    click.echo(f"{identifier}: {kind} {name} of {consumer_name} in {environment}")
+    if generate and value:
+        click.echo(f"its secret is shown this once:\n{value}")
+
+
+@credential.command("revoke")
+@click.argument("credential_id", metavar="ID")
+@pass_context
+def credential_revoke(context: Context, credential_id: str) -> None:
+    """End a credential for good."""
+    credentials.revoke_credential(context.engine, context.actor, credential_id)
+    click.echo(f"credential {credential_id} revoked")
+
+
+@credential.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def credential_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List credentials, without their secrets."""
+    rows = credentials.list_credentials(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note"), empty="no credentials")
+
+
+@click.group()
+def limit() -> None:
+    """How often a consumer may call."""
+
+
+@limit.command("set")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("rate")
+@env_required
+@click.option(
+    "--pipeline", "pipeline_name", metavar="NAME", default="", help="Only there, in place of its own rates; default all pipelines together."
+)
+@click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
+@pass_context
+def limit_set(context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str) -> None:
+    """Let a consumer call so often: 100/second, 5000/12 hours."""
+    known = context.host.names if pipeline_name else ()
+    bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
+    click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")
+
+
+@limit.command("remove")
+@click.argument("consumer_name", metavar="CONSUMER")
+@env_required
+@click.option("--pipeline", "pipeline_name", metavar="NAME", default="", help="Those of this pipeline; default those over all together.")
+@pass_context
+def limit_remove(context: Context, consumer_name: str, environment: str, pipeline_name: str) -> None:
+    """Take a consumer's limits away."""
+    number = bounds.remove_limits(context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name)
+    click.echo(f"{number} limit{'s' if number > 1 else ''} of {consumer_name} removed in {environment}")
+
+
+@limit.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def limit_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List limits."""
+    rows = bounds.list_limits(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
+
+
+@click.group()
+def address() -> None:
+    """Where a consumer may call from."""
+
+
+def _put_networks(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str, *, allowed: bool) -> None:
+    kept = bounds.set_networks(context.engine, context.actor, consumer_name, environment, networks, allowed=allowed)
+    click.echo(f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(kept)} in {environment}")
+
+
+@address.command("allow")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_allow(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take a consumer's calls from networks that are allowed, and from no others."""
+    _put_networks(context, consumer_name, networks, environment, allowed=True)
+
+
+@address.command("deny")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_deny(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take no calls of a consumer from these networks, whatever is allowed."""
+    _put_networks(context, consumer_name, networks, environment, allowed=False)
+
+
+@address.command("remove")
+@click.argument("consumer_name", metavar="CONSUMER")
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
+@env_required
+@pass_context
+def address_remove(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+    """Take networks off a consumer's lists."""
+    bounds.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
+    click.echo(f"{', '.join(networks)} removed from the lists of {consumer_name} in {environment}")
+
+
+@address.command("list")
+@env_option
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@format_option
+@pass_context
+def address_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+    """List consumers' networks."""
+    rows = bounds.list_networks(context.engine, environment=environment, consumer=consumer_name)
+    show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")
+
+
+COMMANDS = (consumer, key, credential, limit, address)
