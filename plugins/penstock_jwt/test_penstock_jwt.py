@@ -824,7 +824,7 @@ class TestIssue:
             object(), b"bytes", {1, 2}, time.time, [[{"deep": object()}]], {(1, 2): 3},
             float("nan"), float("inf"),
         ],
-        ids=str,
+        ids=lambda claim: type(claim).__name__,
     )  # fmt: skip
     def test_claims_that_are_no_json_are_refused(self, world: World, claim: object) -> None:
         assert refused_to_issue(world, claims={"odd": claim}).startswith("a claim is no JSON")
