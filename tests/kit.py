@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from zygote import Zygote
 
 from penstock.access import consumers, environments, signing
 from penstock.access.secrets import Box, make_secret_key
@@ -23,6 +24,7 @@ from penstock.db.engine import Engine, open_engine
 
 ROOT = Path(__file__).parent.parent
 ACTOR = "tester"
+ZYGOTE = Zygote()
 
 
 def initdb() -> Path | None:
@@ -130,10 +132,7 @@ class Place:
 
     def run(self, *words: str, env: str = "test", given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a `penstock` command."""
-        command = [sys.executable, "-m", "penstock", *words]
-        return subprocess.run(
-            command, env=self.environ(env, **more), capture_output=True, text=True, check=False, input=given, cwd=self.folder, timeout=60
-        )
+        return ZYGOTE.run(words, self.environ(env, **more), self.folder, given)
 
 
 class Server:
