@@ -26,8 +26,9 @@ from penstock.contracts.call import Call, Caller, Reply, Token
 from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.needs import Secret, secret
-from penstock.contracts.pipeline import Cors, HttpTrigger, Pipeline
+from penstock.contracts.pipeline import Durable, Pipeline
 from penstock.contracts.rates import Rate
+from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
 from penstock.hookspecs import hookimpl

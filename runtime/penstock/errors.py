@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 
+COME_AGAIN = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
+
+
 class PenstockError(Exception):
     """Base of everything we raise on purpose; its text is one line a person can act on."""
 
@@ -48,6 +51,7 @@ class PipelineError(Refusal):
         detail: What went wrong this time, and how the caller can mend it.
         type: The problem's stable type, a URI reference (RFC 9457 section 3.1.1).
         headers: Response headers, for example ``{"Retry-After": "30"}``.
+        permanent: Whether trying again can't help; by default so below 500, but for 408, 425 and 429.
         **extra: Further members of the problem document.
 
     Raises:
@@ -63,6 +67,7 @@ class PipelineError(Refusal):
         *,
         type: str = "pipeline-failed",  # noqa: A002  the member's name in RFC 9457
         headers: Mapping[str, str] | None = None,
+        permanent: bool | None = None,
         **extra: object,
     ) -> None:
         if not 400 <= status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
@@ -71,6 +76,22 @@ class PipelineError(Refusal):
         if title is None:
             title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"
         super().__init__(status, type, detail or title, title=title, headers=(headers or {}).items(), extra=extra)
+        self.permanent = status < 500 and status not in COME_AGAIN if permanent is None else permanent  # noqa: PLR2004  the server's faults
+
+
+class OutOfTime(Refusal):
+    """The run's own time is up; no retry can help."""
+
+    def __init__(self) -> None:
+        super().__init__(504, "timed-out", "The pipeline took longer than it may.")
+
+
+class StepTimedOut(PenstockError):
+    """A step took longer than its `timeout`; what it was doing goes on by itself, and counts for nothing."""
+
+
+class StepFailed(PenstockError):
+    """A step that failed before a run was taken up again; the text is what it raised then, of a type that can't be made again."""
 
 
 class CredentialRejected(PenstockError):

@@ -18,7 +18,8 @@ from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
-from penstock.contracts.pipeline import Cors, Mistake, Pipeline
+from penstock.contracts.pipeline import Mistake, Pipeline
+from penstock.contracts.triggers import Cors
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.db import migrate
@@ -98,7 +99,7 @@ class Host:
 
     def _fit(self, plugin: str, pipeline: Pipeline) -> bool:
         """Say whether a pipeline has a URL at all; report it where it has none."""
-        wrong = [item for item in pipeline.problems() if "name" in item[0] or "version" in item[0] or "trigger is no" in item[0]]
+        wrong = list(pipeline.url_problems())
         self.mistakes += [Mistake(plugin, str(pipeline.name), *item) for item in wrong]
         return not wrong
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
     from penstock.contracts.call import Caller, Token
-    from penstock.contracts.pipeline import HttpTrigger
+    from penstock.contracts.triggers import HttpTrigger
 
 MAX_TOKEN_LIFETIME = timedelta(hours=24)
 LEEWAY = timedelta(seconds=30)

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs
 
 from penstock.contracts.forms import Fields, close_files
 from penstock.contracts.needs import Secret
+from penstock.contracts.steps import runner
 from penstock.errors import TokenNotIssued
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,13 @@ class Call:
         "_body",
         "_form",
         "_headers",
+        "_http",
         "_issue",
         "_query",
         "_read_body",
         "_read_form",
         "_read_headers",
+        "_read_http",
         "_read_secrets",
         "_secrets",
         "caller",
@@ -138,6 +144,7 @@ class Call:
         read_form: Callable[[bytes | None], Fields] = lambda _: {},
         variables: Mapping[str, str] = NOTHING,
         read_secrets: Callable[[], Mapping[str, Secret]] = dict,
+        read_http: Callable[[], httpx.Client] | None = None,
         issue: Issue | None = None,
     ) -> None:
         self.method = method
@@ -156,9 +163,11 @@ class Call:
         self._read_form = read_form
         self.variables = variables
         self._read_secrets = read_secrets
+        self._read_http = read_http
         self._issue = issue
         self._secrets: Mapping[str, Secret] | None = None
         self._headers: Headers | None = None
+        self._http: httpx.Client | None = None
         self._query: Mapping[str, list[str]] | None = None
         self._body: bytes | None = None
         self._form: Fields | None = None
@@ -199,6 +208,26 @@ class Call:
         if self._secrets is None:
             self._secrets = self._read_secrets()
         return self._secrets
+
+    @property
+    def http(self) -> httpx.Client:
+        """An HTTP client for this run: its timeout is what the run or the step has left, and it sends the run's id and `traceparent`.
+
+        Raises:
+            RuntimeError: The call was made by hand, without a client.
+
+        """
+        if self._http is None:
+            if self._read_http is None:
+                raise RuntimeError("this call has no HTTP client; give it one, such as httpx.Client()")
+            self._http = self._read_http()
+        return self._http
+
+    def progress(self, done: float, of: float | None = None, note: str = "") -> None:
+        """Say how far a durable run is; its consumer and operators see it within a second."""
+        current = runner.get()
+        if current is not None:
+            current.progress(done, of, note)
 
     def end(self) -> None:
         """Let go of what the call holds: files that came with a form. The runtime calls this."""

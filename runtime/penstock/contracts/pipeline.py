@@ -10,19 +10,17 @@ from typing import Any, TypeVar
 
 from penstock.contracts.needs import SecretNeed
 from penstock.contracts.needs import problems_of as needs_problems
-from penstock.contracts.networks import network_of
-from penstock.contracts.rates import Rate, problems_of
+from penstock.contracts.triggers import HttpTrigger, Schedule
 
 Handler = Callable[..., Any]
 F = TypeVar("F", bound=Handler)
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
-SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
-SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
-MAX_SECONDS = 300.0
 MAX_NAME = 63
-EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"})
+MAX_CONCURRENCY = 10_000
+MAX_RUN = 30 * 86_400.0  # seconds
+URGENT, USUAL, LEAST = 1, 5, 9  # priorities of durable runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,185 +40,59 @@ class Mistake:
 
 
 @dataclass(frozen=True, slots=True)
-class Cors:
-    """Which browser origins may call a pipeline (the Fetch standard's CORS protocol).
-
-    `origins` are exact (``https://shop.example``) or ``{"*"}``, which can't go together with `credentials`; `methods` are those that a
-    browser may use, by default all that a path has; `headers` those that it may send, `expose` those that it may read;
-    `max_age` is in seconds.
-    """
-
-    origins: frozenset[str]
-    methods: frozenset[str] = frozenset()
-    headers: frozenset[str] = frozenset({"authorization", "content-type", "idempotency-key", "x-api-key"})
-    expose: frozenset[str] = EXPOSED
-    credentials: bool = False
-    max_age: int = 600
-
-    def __init__(
-        self,
-        origins: Iterable[str],
-        *,
-        methods: Iterable[str] = (),
-        headers: Iterable[str] = ("authorization", "content-type", "idempotency-key", "x-api-key"),
-        expose: Iterable[str] = EXPOSED,
-        credentials: bool = False,
-        max_age: int = 600,
-    ) -> None:
-        object.__setattr__(self, "origins", frozenset({origins} if isinstance(origins, str) else origins))
-        object.__setattr__(self, "methods", frozenset(name.upper() for name in methods))
-        object.__setattr__(self, "expose", frozenset(expose))
-        object.__setattr__(self, "headers", frozenset(name.lower() for name in headers))
-        object.__setattr__(self, "credentials", credentials)
-        object.__setattr__(self, "max_age", max_age)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpTrigger:
-    """How a pipeline is started over HTTP.
-
-    Args:
-        api_key: Each call must carry an API key of an associated consumer.
-        jwt: Each call must carry a token of that consumer as well.
-        basic: Each call must carry the user and password of a consumer (RFC 7617).
-        signature: Each call must be signed with a secret of a consumer, as "github", "stripe", "slack" or "hmac" (or a plugin of yours) say.
-        mtls: Each call must come with a client certificate of a consumer.
-        scopes: What the token must allow; asks for `jwt=True`.
-        login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
-        external: Reachable from outside; otherwise the URL does not exist there.
-        internal: Reachable on the internal listener, under the environment's internal access policy.
-        max_body: The largest body, in bytes.
-        timeout: The longest a call may take, in seconds, at most 300.
-        cors: Which browser origins may call; none by default.
-        rate: How often it may be called; several windows hold together.
-        allow: The only networks (CIDR, IPv4 and IPv6) that may call; all where none is named.
-        deny: Networks that may not, whatever is allowed.
-        idempotent: "key" lets callers send an `Idempotency-Key` with unsafe methods: a repeat gets the first call's reply, for 24 hours.
-        in_flight: How many calls one process answers at a time, those included that ran out of time but did not end; 0 is no limit.
-
-    """
-
-    api_key: bool = False
-    jwt: bool = False
-    basic: bool = False
-    signature: str | None = None
-    mtls: bool = False
-    scopes: frozenset[str] = frozenset()
-    login: bool = False
-    external: bool = True
-    internal: bool = False
-    max_body: int = 1024 * 1024
-    timeout: float = 30.0
-    cors: Cors | None = None
-    rate: tuple[Rate, ...] = ()
-    in_flight: int = 0
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-    idempotent: str | None = None
-
-    def __init__(  # noqa: PLR0913  one argument a promise
-        self,
-        *,
-        api_key: bool = False,
-        jwt: bool = False,
-        basic: bool = False,
-        signature: str | None = None,
-        mtls: bool = False,
-        scopes: Iterable[str] = (),
-        login: bool = False,
-        external: bool = True,
-        internal: bool = False,
-        max_body: int = 1024 * 1024,
-        timeout: float = 30.0,
-        cors: Cors | None = None,
-        rate: Rate | Iterable[Rate] = (),
-        in_flight: int = 0,
-        allow: str | Iterable[str] = (),
-        deny: str | Iterable[str] = (),
-        idempotent: str | None = None,
-    ) -> None:
-        for name, value in (
-            ("api_key", api_key),
-            ("jwt", jwt),
-            ("basic", basic),
-            ("mtls", mtls),
-            ("login", login),
-            ("external", external),
-            ("internal", internal),
-        ):
-            if not isinstance(value, bool):
-                message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
-                raise TypeError(message)
-        object.__setattr__(self, "api_key", api_key)
-        object.__setattr__(self, "jwt", jwt)
-        object.__setattr__(self, "basic", basic)
-        object.__setattr__(self, "signature", signature)
-        object.__setattr__(self, "mtls", mtls)
-        object.__setattr__(self, "scopes", frozenset({scopes} if isinstance(scopes, str) else scopes))
-        object.__setattr__(self, "login", login)
-        object.__setattr__(self, "external", external)
-        object.__setattr__(self, "internal", internal)
-        object.__setattr__(self, "max_body", max_body)
-        object.__setattr__(self, "timeout", timeout)
-        object.__setattr__(self, "cors", cors)
-        object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
-        object.__setattr__(self, "in_flight", in_flight)
-        object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
-        object.__setattr__(self, "idempotent", idempotent)
-        object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
-
-    @property
-    def toggles(self) -> frozenset[str]:
-        """The credentials that the developer asks for, by name."""
-        signature = {f"{self.signature}_signature"} if self.signature else set[str]()
-        return frozenset({name for name in ("api_key", "jwt", "basic", "mtls") if getattr(self, name)} | signature)
-
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense, each with its mend."""
-        if self.scopes and not self.jwt:
-            yield "scopes are asked for but no token", "set jwt=True or drop scopes"
-        for scope in sorted(self.scopes):
-            if not SCOPE.fullmatch(scope):
-                yield f"scope {scope!r} has characters that RFC 6749 does not allow", "use printable ASCII without spaces"
-        if type(self.max_body) is not int or self.max_body < 1:
-            yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
-        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_SECONDS:
-            yield f"timeout={self.timeout!r} is out of bounds", f"give seconds above 0, at most {MAX_SECONDS:g}"
-        if type(self.in_flight) is not int or self.in_flight < 0:
-            yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
-        yield from problems_of(self.rate, toggles=self.toggles)
-        yield from self._caller_problems()
-        if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
-            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
-
-    def _caller_problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense about who may call how."""
-        if self.basic and self.jwt:
-            yield "basic and jwt both come in the header Authorization, so no call could carry both", "drop one of them"
-        if self.signature is not None and not (isinstance(self.signature, str) and SIGNATURE.fullmatch(self.signature)):
-            yield f"signature={self.signature!r} is no name of a kind", 'write "github", "stripe", "slack" or "hmac"'
-        if self.idempotent not in {None, "key"}:
-            yield f"idempotent={self.idempotent!r} is not known", 'write idempotent="key", or leave it out'
-        elif self.idempotent and not self.toggles:
-            yield "replies are kept for a consumer, and it does not ask who calls", "set api_key=True, or drop idempotent"
-        for text in (*self.allow, *self.deny):
-            try:
-                network_of(text)
-            except ValueError as error:
-                yield str(error), 'write networks such as "192.0.2.0/24", "2001:db8::/32", or one address'
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """One handler on one method and path below the pipeline's URL."""
 
     method: str
     path: str
     handler: Handler
+    mode: str = "inline"
+    priority: int = USUAL
+
+    @property
+    def durable(self) -> bool:
+        """Whether its calls are accepted, and run in a worker."""
+        return self.mode == "durable"
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense about how it runs, each with its mend."""
+        if self.mode not in {"inline", "durable"}:
+            yield f"{self}: mode={self.mode!r} is not known", 'write mode="durable", or leave it out'
+        if type(self.priority) is not int or not URGENT <= self.priority <= LEAST:
+            yield f"{self}: priority={self.priority!r} is none", f"give a number from {URGENT}, the most urgent, to {LEAST}"
 
     def __str__(self) -> str:
         """Name it as the developer wrote it."""
         return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """How a pipeline's durable runs are held.
+
+    Args:
+        concurrency: How many run at a time, over all processes; 0 is no limit.
+        backlog: How many may wait; past it calls are answered 503.
+        timeout: The longest a run may take from its first start, in seconds.
+        recoveries: How often a run may be taken over from a worker that died in it, before it counts as failed: it may be what kills them.
+
+    """
+
+    concurrency: int = 0
+    backlog: int = 10_000
+    timeout: float = 86_400.0
+    recoveries: int = 3
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense, each with its mend."""
+        if type(self.concurrency) is not int or not 0 <= self.concurrency <= MAX_CONCURRENCY:
+            yield f"concurrency={self.concurrency!r} is no number of runs", "give 1 or more, or 0 for no limit"
+        if type(self.backlog) is not int or self.backlog < 1:
+            yield f"backlog={self.backlog!r} is no number of runs", "give 1 or more"
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_RUN:
+            yield f"the timeout {self.timeout!r} of durable runs is out of bounds", f"give seconds above 0, at most {MAX_RUN:g}"
+        if type(self.recoveries) is not int or self.recoveries < 0:
+            yield f"recoveries={self.recoveries!r} is no number", "give 0 or more"
 
 
 class Pipeline:
@@ -228,23 +100,35 @@ class Pipeline:
 
     `needs` are the variables and secrets that it can't do without: `{"erp_url", secret("erp_token")}`; where one is not set, the pipeline is
     refused. `deprecated` is since when nobody should build on it (RFC 9745), `sunset` when it is expected to end (RFC 8594): both are said in every
-    reply. What is wrong with a declaration is reported when the plugin is loaded, all at once, not raised here.
+    reply. `trigger` is an `HttpTrigger`, a `Schedule`, or several schedules beside one `HttpTrigger`; without one it is not reachable over HTTP.
+    `durable` says how its durable runs are held. `record_bodies` is whose bodies are kept with the record of a run: those of "failed" runs, of "all"
+    or of "none"; what `sensitive` names, by field or as a JSON Pointer, is never among it. What is wrong with a declaration is reported when the
+    plugin is loaded, all at once, not raised here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one argument a promise
         self,
         name: str,
         *,
         version: str,
-        trigger: HttpTrigger,
+        trigger: HttpTrigger | Schedule | Iterable[HttpTrigger | Schedule],
         summary: str = "",
         needs: Iterable[str | SecretNeed] = (),
+        durable: Durable = Durable(),  # noqa: B008  it is frozen
+        sensitive: Iterable[str] = (),
+        record_bodies: str = "failed",
         deprecated: date | None = None,
         sunset: date | None = None,
     ) -> None:
         self.name = name
         self.version = version
-        self.trigger = trigger
+        self._triggers = tuple(trigger) if isinstance(trigger, Iterable) else (trigger,)
+        over_http = [item for item in self._triggers if isinstance(item, HttpTrigger)]
+        self.trigger = over_http[0] if over_http else HttpTrigger(external=False)
+        self.schedules = tuple(item for item in self._triggers if isinstance(item, Schedule))
+        self.durable = durable
+        self.sensitive = frozenset({sensitive} if isinstance(sensitive, str) else sensitive)
+        self.record_bodies = record_bodies
         self.summary = summary
         self.needs = frozenset({needs} if isinstance(needs, str | SecretNeed) else needs)
         self.deprecated = deprecated
@@ -266,11 +150,15 @@ class Pipeline:
         """The path below which all its routes are."""
         return f"/{self.id}"
 
-    def route(self, method: str, path: str) -> Callable[[F], F]:
-        """Put a handler on a method and a path, such as `/{order_id}`."""
+    def route(self, method: str, path: str, *, mode: str = "inline", priority: int = USUAL) -> Callable[[F], F]:
+        """Put a handler on a method and a path, such as `/{order_id}`.
+
+        With `mode="durable"` its calls are accepted (202) and run in a worker, whatever happens to processes meanwhile, those with the
+        lowest `priority` first.
+        """
 
         def add(handler: F) -> F:
-            self.routes.append(Route(method, path, handler))
+            self.routes.append(Route(method, path, handler, mode, priority))
             return handler
 
         return add
@@ -279,41 +167,70 @@ class Pipeline:
         """Put a handler on GET (and HEAD)."""
         return self.route("GET", path)
 
-    def post(self, path: str) -> Callable[[F], F]:
+    def post(self, path: str, *, mode: str = "inline", priority: int = USUAL) -> Callable[[F], F]:
         """Put a handler on POST."""
-        return self.route("POST", path)
+        return self.route("POST", path, mode=mode, priority=priority)
 
-    def put(self, path: str) -> Callable[[F], F]:
+    def put(self, path: str, *, mode: str = "inline", priority: int = USUAL) -> Callable[[F], F]:
         """Put a handler on PUT."""
-        return self.route("PUT", path)
+        return self.route("PUT", path, mode=mode, priority=priority)
 
-    def patch(self, path: str) -> Callable[[F], F]:
+    def patch(self, path: str, *, mode: str = "inline", priority: int = USUAL) -> Callable[[F], F]:
         """Put a handler on PATCH."""
-        return self.route("PATCH", path)
+        return self.route("PATCH", path, mode=mode, priority=priority)
 
-    def delete(self, path: str) -> Callable[[F], F]:
+    def delete(self, path: str, *, mode: str = "inline", priority: int = USUAL) -> Callable[[F], F]:
         """Put a handler on DELETE."""
-        return self.route("DELETE", path)
+        return self.route("DELETE", path, mode=mode, priority=priority)
 
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what is wrong with name, version and trigger, each with its mend."""
+    def url_problems(self) -> Iterable[tuple[str, str]]:
+        """Yield why it has no URL at all, each with its mend."""
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
             yield f"the name {self.name!r} is not fit for a URL", "use lower-case letters, digits and single dashes, 63 at most"
         if not isinstance(self.version, str) or not VERSION.fullmatch(self.version):
             yield f"the version {self.version!r} is not a version", 'write three numbers, such as "1.4.0" (semver.org)'
-        if not isinstance(self.trigger, HttpTrigger):
-            yield "the trigger is no trigger", "give trigger=HttpTrigger(…)"
-        else:
-            yield from self.trigger.problems()
+        over_http = sum(isinstance(item, HttpTrigger) for item in self._triggers)
+        if over_http > 1 or over_http + len(self.schedules) < max(1, len(self._triggers)):
+            yield "the trigger is no trigger", "give trigger=HttpTrigger(…), a Schedule(…), or both in a list"
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what else is wrong with its declaration, each with its mend."""
+        yield from self.trigger.problems()
+        for schedule in self.schedules:
+            yield from schedule.problems()
         yield from needs_problems(self.needs)
+        yield from self._date_problems()
+        yield from self._run_problems()
+        if not self.routes:
+            yield "it has no handler", 'put one on a route, such as @pipeline.post("/")'
+
+    def _date_problems(self) -> Iterable[tuple[str, str]]:
         for word, moment in (("deprecated", self.deprecated), ("sunset", self.sunset)):
             if moment is not None and not isinstance(moment, date):
                 yield f"{word}={moment!r} is no date", f"write {word}=date(2027, 1, 31)"
                 return
         if self.deprecated and self.sunset and self.sunset < self.deprecated:
             yield "it ends before it is deprecated", "let sunset be the later date"
-        if not self.routes:
-            yield "it has no handler", 'put one on a route, such as @pipeline.post("/")'
+
+    def _run_problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense about its runs and their records."""
+        if isinstance(self.durable, Durable):
+            yield from self.durable.problems()
+        else:
+            yield f"durable={self.durable!r} says nothing of runs", "give durable=Durable(concurrency=4)"
+        for route in self.routes:
+            yield from route.problems()
+            if route.durable and route.method == "GET":
+                yield f"{route}: a GET asks for an answer, and a durable run gives it later", "use POST"
+            if route.durable and not self.trigger.toggles and (self.trigger.external or self.trigger.internal):
+                yield f"{route}: a durable run is its consumer's alone, and it does not ask who calls", 'set api_key=True, or drop mode="durable"'
+            if route.durable and self.trigger.login:
+                yield f"{route}: a login flow answers at once", 'drop mode="durable"'
+        for item in sorted(self.sensitive, key=str):
+            if not isinstance(item, str) or not item or (item.startswith("/") and re.search(r"~(?![01])", item)):
+                yield f"sensitive={item!r} names nothing", 'write a field such as "password", or a JSON Pointer such as "/card/number"'
+        if self.record_bodies not in {"none", "failed", "all"}:
+            yield f"record_bodies={self.record_bodies!r} is not known", 'write "none", "failed" or "all"'
 
     def __repr__(self) -> str:
         """Name it."""

@@ -28,6 +28,8 @@ ACCESS = (
     "address_rules",
     "variables",
     "pipeline_secrets",
+    "sensitive_fields",
+    "callback_targets",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     JSON,
@@ -17,12 +18,16 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    Uuid,
+    text,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -53,6 +58,25 @@ class Moment(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+class RunId(TypeDecorator[str]):
+    """A UUID, in text with dashes; sixteen bytes on every database."""
+
+    impl = LargeBinary(16)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use the database's own type where it has one."""
+        return dialect.type_descriptor(Uuid(as_uuid=False) if dialect.name == "postgresql" else LargeBinary(16))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401  each database has its own
+        """Send it."""
+        return value if value is None or dialect.name == "postgresql" else UUID(value).bytes
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401  each database has its own
+        """Return it as text."""
+        return value if value is None or dialect.name == "postgresql" else str(UUID(bytes=value))
+
+
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -70,6 +94,8 @@ environments = Table(
     Column("policy", String(64), nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("internal_policy", String(64), nullable=False, server_default="api-key"),
+    Column("run_retention", Integer, nullable=False, server_default="2592000"),  # seconds
+    Column("record_bodies", String(8), nullable=False, server_default="all"),  # what pipelines may record at most
     Column("token_lifetime", Integer, nullable=False),
     Column("keys_in_query", Boolean, nullable=False),
     Column("algorithm", String(16), nullable=False),
@@ -290,6 +316,135 @@ pipeline_secrets = Table(
     Column("active", Boolean, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "name"),
+)
+
+sensitive_fields = Table(
+    "sensitive_fields",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("field", String(255), nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "field"),
+)
+
+callback_targets = Table(
+    "callback_targets",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("environment_id", ForeignKey("environments.id"), nullable=False),
+    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
+    Column("prefix", String(255), nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("active", Boolean, nullable=False),
+    _revision(),
+    UniqueConstraint("environment_id", "consumer_id", "prefix"),
+)
+
+# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign keys, for rows come and go by the thousand.
+
+UNFINISHED = "status IN ('accepted', 'running')"
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", RunId, primary_key=True),  # UUIDv7: it sorts by time, and says when the call came
+    Column("environment_id", Integer, nullable=False),
+    Column("pipeline", String(80), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("route", String(255), nullable=False),
+    Column("durable", Boolean, nullable=False),
+    Column("consumer_id", Integer),
+    Column("subject", String(255)),
+    Column("status", String(12), nullable=False),
+    Column("http_status", SmallInteger),
+    Column("micros", BigInteger),
+    Column("started_at", Moment),  # of durable runs, which wait first
+    Column("problem", String(64)),
+    Column("detail", Text),
+    Column("parent", RunId),
+    Column("redelivers", RunId),
+    Column("request_id", String(128)),
+    Index("ix_runs_environment", "environment_id", "id"),
+    Index("ix_runs_pipeline", "environment_id", "pipeline", "id"),
+    Index("ix_runs_consumer", "environment_id", "consumer_id", "id"),
+    Index(
+        "ix_runs_status",
+        "environment_id",
+        "status",
+        "id",
+        sqlite_where=text("status <> 'succeeded'"),
+        postgresql_where=text("status <> 'succeeded'"),
+    ),
+    Index("ix_runs_waiting", "environment_id", "pipeline", "status", sqlite_where=text(UNFINISHED), postgresql_where=text(UNFINISHED)),
+    Index("ix_runs_parent", "parent", sqlite_where=text("parent IS NOT NULL"), postgresql_where=text("parent IS NOT NULL")),
+    sqlite_with_rowid=False,
+)
+
+run_details = Table(
+    "run_details",
+    metadata,
+    Column("run_id", RunId, primary_key=True),
+    Column("steps", LargeBinary),  # JSON
+    Column("bodies", LargeBinary),  # sealed
+)
+
+durable_runs = Table(
+    "durable_runs",
+    metadata,
+    Column("run_id", RunId, primary_key=True),
+    Column("recoveries", SmallInteger, nullable=False),
+    Column("progress", JSON(none_as_null=True)),
+    Column("cancelled_by", String(255)),
+    Column("callback_url", Text),
+    Column("callback_status", String(255)),
+    sqlite_with_rowid=False,
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", RunId, primary_key=True),
+    Column("environment_id", Integer, nullable=False),
+    Column("pipeline", String(80), nullable=False),
+    Column("problem", String(64), nullable=False),
+    Column("reason", Text),
+    Column("address", String(64), nullable=False),
+    Column("consumer_id", Integer),
+    Index("ix_refusals_environment", "environment_id", "id"),
+    sqlite_with_rowid=False,
+)
+
+call_counts = Table(
+    "call_counts",
+    metadata,
+    Column("environment_id", Integer, primary_key=True),
+    Column("span", Integer, primary_key=True),  # seconds: 60, or 3600 once the hour is over
+    Column("since", BigInteger, primary_key=True),  # seconds since the epoch
+    Column("pipeline", String(80), primary_key=True),
+    Column("outcome", String(64), primary_key=True),
+    Column("process", String(36), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+    Column("buckets", JSON, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("kind", String(8), nullable=False),  # serve or worker
+    Column("environment_id", Integer, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("taken_by", String(36)),
+    Column("taken_at", Moment),
 )
 
 audit_events = Table(

@@ -16,7 +16,7 @@ from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db import replies
 from penstock.db.engine import DatabaseAway, Engine
-from penstock.errors import PipelineError, Refusal
+from penstock.errors import COME_AGAIN, PipelineError, Refusal
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 KEPT = timedelta(hours=24)
@@ -25,7 +25,6 @@ SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')  # a s
 REPEATED = ("Idempotency-Replayed", "true")
 FAILED = 500
 CHUNK = 1024 * 1024
-COME_AGAIN = frozenset({408, 425, 429})
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 

@@ -15,11 +15,13 @@ import structlog
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
-from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
+from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.triggers import MAX_SECONDS, Cors
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE
 from penstock.host import Host
+from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
 from penstock.runs.ids import WELL_FORMED, new_run_id
@@ -30,7 +32,7 @@ from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
-from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, run_aside
+from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket
 
 RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
 
@@ -86,7 +88,7 @@ class Dispatcher:
         last = False
         try:
             status, headers, body = self._run(environ, place, values, method, run)
-        except TimedOut:
+        except TimeIsUp:
             refusal, last = _timed_out(), True
         except Refusal as error:
             refusal, last = error, isinstance(error, BrokenBody)
@@ -219,7 +221,7 @@ class Dispatcher:
         try:
             done = self._in_time(endpoint, call, environ, place, began)
             status = done[0]
-        except (Answered, TimedOut):
+        except (Answered, TimeIsUp):
             status = 504
             self._log.warning("pipeline over its time limit", pipeline=call.pipeline, run=call.run, seconds=round(time.perf_counter() - began, 3))
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import queue
 import socket
 import threading
 import time
@@ -20,10 +19,6 @@ import structlog
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
-
-
-class TimedOut(Exception):
-    """The time is up, and the caller is still to be answered."""
 
 
 class Answered(ConnectionResetError):
@@ -145,26 +140,3 @@ def plain_socket(environ: dict[str, Any]) -> socket.socket | None:
     if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
         return None
     return connection
-
-
-def run_aside(work: Callable[[], Result], deadline: float) -> Result:
-    """Run work in a thread of its own, and leave it behind when the time is up: for servers on whose connections nobody can answer.
-
-    Raises TimedOut.
-    """
-    done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put((work(), None))
-        except BaseException as error:  # noqa: BLE001  it is raised in the call's own thread
-            done.put((None, error))
-
-    threading.Thread(target=run, name="penstock-call", daemon=True).start()
-    try:
-        result, error = done.get(timeout=max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        raise TimedOut from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # without an error there is a result

@@ -1,0 +1,254 @@
+"""Records of runs: written in batches, read a page at a time by key, purged a few at a time. They carry no revision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from penstock.db.engine import Engine, writing
+from penstock.db.rows import Row
+from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
+
+UNFINISHED = ("accepted", "running")
+PURGED_AT_A_TIME = 500
+COLUMNS = tuple(column.name for column in runs.c)
+LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+_INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
+_INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_IDS = frozenset({"id", "parent", "redelivers"})
+
+RunValues = tuple[Any, ...]
+DetailValues = tuple[str, bytes | None, bytes | None]
+
+
+def record(engine: Engine, made: Sequence[RunValues], details: Sequence[DetailValues]) -> None:
+    """Write runs that are over, in the order of `COLUMNS`, and what is known of them besides; what is there already stays. Raises DatabaseAway.
+
+    Past the driver's own way of many rows, for a row must cost less than the call that it tells of.
+    """
+    sqlite = engine.dialect.name == "sqlite"
+    if sqlite:
+        ids = [index for index, name in enumerate(COLUMNS) if name in _IDS]
+        made = [tuple(UUID(value).bytes if index in ids and value is not None else value for index, value in enumerate(row)) for row in made]
+        details = [(UUID(run).bytes, *rest) for run, *rest in details]  # type: ignore[misc]  # bytes are what SQLite keeps
+    with writing(engine) as connection:
+        for statement, rows in ((_INSERT_RUN, made), (_INSERT_DETAIL, details)):
+            if rows:
+                connection.exec_driver_sql(statement if sqlite else statement.replace("?", "%s"), list(rows))
+
+
+def waiting(connection: sa.Connection, environment_id: int, pipeline: str, most: int) -> int:
+    """Return how many accepted runs of a pipeline have not begun; no more than `most` are counted."""
+    found = (
+        sa.select(runs.c.id)
+        .where(runs.c.environment_id == environment_id, runs.c.pipeline == pipeline, runs.c.status == "accepted", _in_flight())
+        .limit(most)
+        .subquery()
+    )
+    return connection.scalar(sa.select(sa.func.count()).select_from(found)) or 0
+
+
+def _in_flight() -> sa.ColumnElement[bool]:
+    """Return the condition of the partial indexes, as they have it."""
+    return sa.text("status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+
+
+def accept(connection: sa.Connection, *, callback_url: str | None, **values: object) -> bool:
+    """Write a durable run that waits, as part of a transaction; return False if it is there already."""
+    if connection.scalar(sa.select(runs.c.id).where(runs.c.id == values["id"])) is not None:
+        return False
+    connection.execute(sa.insert(runs).values(durable=True, status="accepted", **values))
+    connection.execute(sa.insert(durable_runs).values(run_id=values["id"], recoveries=0, callback_url=callback_url))
+    return True
+
+
+def start(connection: sa.Connection, began: Sequence[tuple[str, datetime]]) -> None:
+    """Note that durable runs have begun."""
+    query = (
+        sa.update(runs)
+        .where(runs.c.id == sa.bindparam("run"), runs.c.status == "accepted")
+        .values(status="running", started_at=sa.func.coalesce(runs.c.started_at, sa.bindparam("moment", type_=runs.c.started_at.type)))
+    )
+    connection.execute(query, [{"run": run, "moment": moment} for run, moment in began])
+
+
+def finish(connection: sa.Connection, run: str, *, steps: bytes | None = None, bodies: bytes | None = None, **values: object) -> bool:
+    """Note how a durable run ended; return False where that was known already."""
+    changed = connection.execute(sa.update(runs).where(runs.c.id == run, runs.c.status.in_(UNFINISHED)).values(**values)).rowcount
+    if changed and (steps is not None or bodies is not None):
+        connection.execute(sa.delete(run_details).where(run_details.c.run_id == run))
+        connection.execute(sa.insert(run_details).values(run_id=run, steps=steps, bodies=bodies))
+    return bool(changed)
+
+
+def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:
+    """Note how far durable runs are."""
+    query = sa.update(durable_runs).where(durable_runs.c.run_id == sa.bindparam("run")).values(progress=sa.bindparam("said", type_=sa.JSON()))
+    connection.execute(query, [{"run": run, "said": what} for run, what in said])
+
+
+def set_durable(connection: sa.Connection, run: str, **values: object) -> None:
+    """Change what is known of a durable run besides its record."""
+    connection.execute(sa.update(durable_runs).where(durable_runs.c.run_id == run).values(**values))
+
+
+def recover(connection: sa.Connection, run: str) -> int:
+    """Count that a run was taken over, and return how often it was."""
+    query = sa.update(durable_runs).where(durable_runs.c.run_id == run).values(recoveries=durable_runs.c.recoveries + 1)
+    return int(connection.scalar(query.returning(durable_runs.c.recoveries)) or 0)
+
+
+def find(connection: sa.Connection, run: str, *, environment_id: int | None = None) -> Row | None:
+    """Return a run with all that is known of it."""
+    query = (
+        sa.select(runs, run_details.c.steps, run_details.c.bodies, *(column for column in durable_runs.c if column.name != "run_id"))
+        .outerjoin(run_details, run_details.c.run_id == runs.c.id)
+        .outerjoin(durable_runs, durable_runs.c.run_id == runs.c.id)
+        .where(runs.c.id == run)
+    )
+    if environment_id is not None:
+        query = query.where(runs.c.environment_id == environment_id)
+    return connection.execute(query).mappings().first()
+
+
+def page(  # noqa: PLR0913  one argument a filter
+    connection: sa.Connection,
+    *,
+    environment_id: int | None = None,
+    pipelines: Sequence[str] = (),
+    consumer_id: int | None = None,
+    status: str | None = None,
+    request_id: str | None = None,
+    since: str | None = None,
+    before: str | None = None,
+    limit: int = 50,
+) -> list[Row]:
+    """Return runs, newest first; `since` and `before` are run ids, and pages go on from the last id of the one before."""
+    query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
+    for column, value in ((runs.c.environment_id, environment_id), (runs.c.consumer_id, consumer_id), (runs.c.request_id, request_id)):
+        if value is not None:
+            query = query.where(column == value)
+    if len(pipelines) == 1:
+        query = query.where(runs.c.pipeline == pipelines[0])
+    elif pipelines:
+        query = query.where(runs.c.pipeline.in_(pipelines))
+    if status is not None:
+        query = query.where(runs.c.status == status)
+        if status != "succeeded":  # the condition of the index, as it has it
+            query = query.where(sa.text("status <> 'succeeded'"))
+    if since is not None:
+        query = query.where(runs.c.id >= since)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    return list(connection.execute(query).mappings())
+
+
+def children(connection: sa.Connection, run: str) -> list[Row]:
+    """Return the runs that a run started, oldest first."""
+    query = sa.select(runs).where(runs.c.parent == run, runs.c.parent.isnot(None)).order_by(runs.c.id)
+    return list(connection.execute(query).mappings())
+
+
+def unfinished(connection: sa.Connection, environment_id: int, *, after: str | None, before: str, limit: int) -> list[Row]:
+    """Return durable runs that are not over, oldest first, between two ids."""
+    query = (
+        sa.select(runs, durable_runs.c.cancelled_by, durable_runs.c.callback_url)
+        .join(durable_runs, durable_runs.c.run_id == runs.c.id)
+        .where(_qualified_in_flight(), runs.c.environment_id == environment_id, runs.c.id < before)
+        .order_by(runs.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(runs.c.id > after)
+    return list(connection.execute(query).mappings())
+
+
+def _qualified_in_flight() -> sa.ColumnElement[bool]:
+    return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+
+
+def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, list[str]]:
+    """Delete records of runs older than an id, a few at a time; return how many, and the ids of the durable ones. What is not over stays."""
+    with writing(engine) as connection:
+        old = sa.select(runs.c.id, runs.c.durable).where(runs.c.environment_id == environment_id, runs.c.id < before, runs.c.status.notin_(UNFINISHED))
+        found = connection.execute(old.order_by(runs.c.id).limit(PURGED_AT_A_TIME)).all()
+        if found:
+            for column in (runs.c.id, run_details.c.run_id, durable_runs.c.run_id):
+                connection.execute(sa.delete(column.table).where(column.in_([row.id for row in found])))
+        return len(found), [row.id for row in found if row.durable]
+
+
+def refuse(connection: sa.Connection, samples: Sequence[dict[str, object]]) -> None:
+    """Write samples of calls that the gate refused."""
+    connection.execute(sa.insert(refusals), list(samples))
+
+
+def list_refusals(connection: sa.Connection, environment_id: int, *, before: str | None = None, limit: int = 50) -> list[Row]:
+    """Return samples of calls that the gate refused, newest first."""
+    query = sa.select(refusals).where(refusals.c.environment_id == environment_id).order_by(refusals.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(refusals.c.id < before)
+    return list(connection.execute(query).mappings())
+
+
+def purge_refusals(engine: Engine, environment_id: int, before: str) -> int:
+    """Delete samples older than an id, a few at a time; return how many."""
+    with writing(engine) as connection:
+        old = sa.select(refusals.c.id).where(refusals.c.environment_id == environment_id, refusals.c.id < before).limit(PURGED_AT_A_TIME)
+        return connection.execute(sa.delete(refusals).where(refusals.c.id.in_(old.scalar_subquery()))).rowcount
+
+
+# Processes say that they are alive; the database's clock counts, for hosts' clocks differ.
+
+
+def _now(connection: sa.Connection) -> datetime:
+    """Return the database's time; SQLite has none of its own, and one host."""
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    return connection.execute(sa.select(sa.func.now())).scalar_one()
+
+
+def appear(engine: Engine, process: str, *, kind: str, environment_id: int, host: str, pid: int) -> None:
+    """Say that a process is there."""
+    with writing(engine) as connection:
+        now = _now(connection)
+        values = {"kind": kind, "environment_id": environment_id, "host": host, "pid": pid, "started_at": now, "seen_at": now, "ended": False}
+        connection.execute(sa.insert(processes).values(id=process, **values))
+
+
+def beat(engine: Engine, process: str, *, ended: bool = False) -> bool:
+    """Say that a process is still there, or that it ends; return False if another has taken over from it."""
+    with writing(engine) as connection:
+        query = sa.update(processes).where(processes.c.id == process, processes.c.taken_by.is_(None))
+        return bool(connection.execute(query.values(seen_at=_now(connection), ended=ended)).rowcount)
+
+
+def overdue(engine: Engine, environment_id: int, by: str, *, silent: float, lease: float) -> list[str]:
+    """Take over from workers that have ended, or said nothing for so many seconds, and return their ids.
+
+    Each is taken over by one process alone; whoever did so and died in the middle of it has it taken from it when the lease ends.
+    """
+    with writing(engine) as connection:
+        now = _now(connection)
+        dead = sa.or_(processes.c.ended, processes.c.seen_at < now - timedelta(seconds=silent))
+        free = sa.or_(processes.c.taken_by.is_(None), processes.c.taken_at < now - timedelta(seconds=lease))
+        query = sa.update(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "worker", processes.c.id != by, dead, free)
+        return list(connection.scalars(query.values(taken_by=by, taken_at=now).returning(processes.c.id)))
+
+
+def disappear(engine: Engine, process: str) -> None:
+    """Forget a process from which nothing is left to take over."""
+    with writing(engine) as connection:
+        connection.execute(sa.delete(processes).where(processes.c.id == process))
+
+
+def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> list[Row]:
+    """Return the processes that spoke within so many seconds, by kind."""
+    query = sa.select(processes).where(
+        processes.c.environment_id == environment_id, ~processes.c.ended, processes.c.seen_at >= _now(connection) - timedelta(seconds=silent)
+    )
+    return list(connection.execute(query.order_by(processes.c.kind, processes.c.started_at)).mappings())
