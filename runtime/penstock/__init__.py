@@ -28,9 +28,10 @@ from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Durable, Pipeline
 from penstock.contracts.rates import Rate
-from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
-from penstock.errors import CredentialRejected, PipelineError, TokenNotIssued
+from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
+from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
+from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
 from penstock.hookspecs import hookimpl
 
 __all__ = [
@@ -47,10 +48,12 @@ __all__ = [
     "Credential",
     "CredentialRejected",
     "Document",
+    "Durable",
     "EnvironmentFacts",
     "Form",
     "Header",
     "HttpTrigger",
+    "OutOfTime",
     "Pipeline",
     "PipelineError",
     "Rate",
@@ -58,9 +61,14 @@ __all__ = [
     "RequestHead",
     "ResponseHeader",
     "ResponsePolicy",
+    "Retry",
+    "Schedule",
     "Secret",
     "Setup",
     "SigningKey",
+    "Step",
+    "StepFailed",
+    "StepTimedOut",
     "Token",
     "TokenIssuer",
     "TokenNotIssued",
@@ -68,8 +76,12 @@ __all__ = [
     "Upload",
     "Verdict",
     "Violation",
+    "call_pipeline",
+    "gather",
     "hookimpl",
     "make_api_key",
     "parse_api_key",
     "secret",
+    "sleep",
+    "step",
 ]

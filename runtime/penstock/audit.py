@@ -50,6 +50,13 @@ class Action(StrEnum):
     ADDRESSES_ALLOWED = "address:allowed"
     ADDRESSES_DENIED = "address:denied"
     ADDRESSES_REMOVED = "address:removed"
+    SENSITIVE_ADDED = "sensitive-field:added"
+    SENSITIVE_REMOVED = "sensitive-field:removed"
+    CALLBACK_ALLOWED = "callback:allowed"
+    CALLBACK_REMOVED = "callback:removed"
+    RUN_CANCELLED = "run:cancelled"
+    RUN_REDELIVERED = "run:redelivered"
+    RUNS_PURGED = "run:purged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-
 COME_AGAIN = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
 
 
@@ -103,6 +102,10 @@ class CredentialRejected(PenstockError):
 
 class TokenNotIssued(PenstockError):
     """A token was asked for where none may be made; the text says what is missing."""
+
+
+class NotStarted(PenstockError):
+    """A pipeline wanted to start another in a way that can't be; its developer has to mend it."""
 
 
 class Mistaken(PenstockError):

@@ -19,10 +19,10 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Mistake, Pipeline
-from penstock.contracts.triggers import Cors
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
-from penstock.db import migrate
+from penstock.contracts.triggers import Cors
+from penstock.db import counts, migrate, runs
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
@@ -30,13 +30,19 @@ from penstock.errors import BadSetting, CannotStart, PenstockError, TokenNotIssu
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.plugins import Plugins, load_plugins
+from penstock.runs.accepting import Accepting, queue_of
+from penstock.runs.engine import Ledger, Queue
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
+from penstock.runs.records import Recorder, first_id
+from penstock.runs.redact import Sensitive
 from penstock.settings import Settings
 
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
 POLL_BESIDE_LISTENING = 0.5
-FLUSH = 15.0  # seconds between writes of when keys were last used
+FLUSH = 15.0  # seconds between writes of when keys were last used, and between two clearings
+BREATH = 0.05  # seconds between two batches that are cleared: calls come first
+COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Loaded:
     pipeline: Pipeline
     endpoints: tuple[Endpoint, ...]
     broken: tuple[Violation, ...] = ()
+
+    @property
+    def durable(self) -> bool:
+        """Whether it has durable runs: of calls, or by a schedule."""
+        return bool(self.endpoints) and (bool(self.pipeline.schedules) or any(endpoint.route.durable for endpoint in self.endpoints))
 
 
 class Host:
@@ -71,6 +82,9 @@ class Host:
         }
         self.limiter: Limiter | None = None
         self.replies: Replies | None = None
+        self.recorder: Recorder | None = None
+        self.ledger: Ledger | None = None
+        self.accepting: Accepting | None = None
         self.pid: int | None = None
         self._gates_version = -1
         self._used: dict[str, float] = {}
@@ -146,7 +160,9 @@ class Host:
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
             engine = self._open()
-            self.replies = Replies(engine, open_box(self.settings))
+            box = open_box(self.settings)
+            self.replies = Replies(engine, box)
+            self._open_runs(engine, box)
             self._report()
             targets = [("penstock-follow", self._follow)]
             if engine.dialect.name == "postgresql":
@@ -155,6 +171,43 @@ class Host:
             for thread in self._threads:
                 thread.start()
             self.pid = os.getpid()
+
+    def _open_runs(self, engine: Engine, box: Box) -> None:
+        """Begin to record runs, and get ready to accept durable ones where a pipeline has any."""
+        access = self._access()
+        environment = access.environment
+        if any(item.durable for item in self.loaded.values()):
+            from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
+
+            self.ledger = DbosLedger(self.settings.database_url, environment.name, box)
+            self.accepting = Accepting(engine, self.ledger, environment.name, environment.id)
+        relaxed = open_engine(self.settings.database_url, relaxed=True)
+        self.recorder = Recorder(
+            relaxed,
+            environment.id,
+            box,
+            self.sensitive,
+            lambda: access.environment.record_bodies,
+            finished=lambda connection, event: self.accepting.tell_in(connection, event.run) if self.accepting is not None else None,
+        )
+
+    @property
+    def environment_id(self) -> int:
+        """The key of this process's environment in the database."""
+        return self._access().environment.id
+
+    def sensitive(self, pipeline: Pipeline) -> Sensitive:
+        """Return what is hidden of a pipeline's bodies: what its developer says, and what operators do."""
+        return Sensitive.of(pipeline.sensitive | self._access().sensitive)
+
+    @property
+    def queues(self) -> list[Queue]:
+        """Where durable runs of this environment wait, by pipeline."""
+        return [
+            Queue(queue_of(self.settings.environment, identifier), item.pipeline.durable.concurrency)
+            for identifier, item in self.loaded.items()
+            if item.durable
+        ]
 
     def rehearse(self) -> None:
         """Do all that a start needs, without staying. Raises CannotStart."""
@@ -193,6 +246,10 @@ class Host:
         self._wake.set()
         for thread in self._threads:
             thread.join(timeout=3)
+        if self.recorder is not None:
+            self.recorder.stop()
+        if self.ledger is not None:
+            self.ledger.close()
 
     def _refuse_to_start_if_refused(self) -> None:
         refused = sorted(name for judged in (self.judged, self.judged_internal) for name, item in judged.items() if item.state is State.REFUSED)
@@ -297,10 +354,26 @@ class Host:
                 touch_keys(engine, moments)
 
     def _purge(self, engine: Engine) -> None:
-        """Forget replies that were kept long enough."""
+        """Forget replies and runs that were kept long enough, a few at a time."""
         with suppress(PenstockError):
             while purge(engine, datetime.now(UTC)) == PURGED_AT_A_TIME and not self._stop.is_set():
                 pass
+            environment = self._access().environment
+            now = time.time()
+            oldest = first_id(now - environment.run_retention)
+            while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
+                time.sleep(BREATH)
+            while runs.purge_refusals(engine, environment.id, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
+                time.sleep(BREATH)
+            counts.roll_up(engine, environment.id, now)
+            counts.purge(engine, environment.id, int(now - max(environment.run_retention, COUNTED)))
+
+    def purge_runs(self, engine: Engine, before: str) -> int:
+        """Forget runs older than an id, a few at a time; return how many."""
+        number, durable = runs.purge(engine, self._access().environment.id, before)
+        if durable and self.ledger is not None:
+            self.ledger.forget(durable)
+        return number
 
     def note_use(self, key_id: str, now: float) -> None:
         """Note that a key was used, to the minute; written in batches."""

@@ -59,10 +59,13 @@ SETTINGS = (
     Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
     Setting("PENSTOCK_INTERNAL_BIND", "", "address and port of a second listener, for internal pipelines alone; empty: they are not reachable"),
-    Setting("PENSTOCK_WORKERS", "2", "worker processes"),
-    Setting("PENSTOCK_THREADS", "64", "calls that one worker answers at a time"),
+    Setting("PENSTOCK_METRICS", "internal", "where `/-/metrics` is for Prometheus: internal (that listener alone), everywhere or off"),
+    Setting("PENSTOCK_WORKERS", "2", "processes that answer calls"),
+    Setting("PENSTOCK_THREADS", "64", "calls that one of them answers at a time"),
+    Setting("PENSTOCK_WORKER", "1", "processes for durable runs that `penstock serve` starts beside them, where a pipeline has any"),
+    Setting("PENSTOCK_WORKER_RUNS", "16", "durable runs of a pipeline that one such process performs at a time"),
     Setting("PENSTOCK_WORKER_CLASS", "gthread", "gunicorn's kind of worker"),
-    Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls in flight get to end when a worker stops"),
+    Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
     Setting("PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error"),
@@ -95,8 +98,11 @@ class Settings:
     docs: bool = True
     bind: str = "127.0.0.1:8000"
     internal_bind: str = ""
+    metrics: str = "internal"
     workers: int = 2
     threads: int = 64
+    worker: int = 1
+    worker_runs: int = 16
     worker_class: str = "gthread"
     graceful_timeout: int = 30
     keep_alive: int = 75
@@ -142,6 +148,9 @@ class Settings:
             internal_bind=read.second_address("PENSTOCK_INTERNAL_BIND", "PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
             threads=read.number("PENSTOCK_THREADS", 1, 4096),
+            worker=read.number("PENSTOCK_WORKER", 0, 64),
+            worker_runs=read.number("PENSTOCK_WORKER_RUNS", 1, 1024),
+            metrics=read.choice("PENSTOCK_METRICS", "internal", "everywhere", "off"),
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
             graceful_timeout=read.number("PENSTOCK_GRACEFUL_TIMEOUT", 1, 3600),
             keep_alive=read.number("PENSTOCK_KEEP_ALIVE", 0, 3600),

@@ -17,6 +17,7 @@ from penstock.settings import ENVIRONMENT
 
 STRICTEST = "jwt-api-key"
 TOKEN_LIFETIME = 3600
+LONGEST_RETENTION = 3650 * 86_400
 
 
 def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
@@ -38,9 +39,24 @@ def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
         detail["kid"] = add_signing_key(rows, environment_id, ALGORITHMS[0], box)
 
 
-def change_environment(engine: Engine, actor: str, name: str, *, token_lifetime: int | None = None, keys_in_query: bool | None = None) -> None:
-    """Change how long tokens may live (seconds), or whether keys are taken from the query string."""
+def change_environment(
+    engine: Engine,
+    actor: str,
+    name: str,
+    *,
+    token_lifetime: int | None = None,
+    keys_in_query: bool | None = None,
+    run_retention: int | None = None,
+    record_bodies: str | None = None,
+) -> None:
+    """Change how long tokens may live and runs are remembered (seconds), whether keys are taken from the query string, and what bodies are kept."""
     values: dict[str, object] = {}
+    if run_retention is not None:
+        if not 60 <= run_retention <= LONGEST_RETENTION:  # noqa: PLR2004  a minute
+            raise Mistaken("runs are remembered for at least 1m and at most ten years")
+        values["run_retention"] = run_retention
+    if record_bodies is not None:
+        values["record_bodies"] = record_bodies
     if token_lifetime is not None:
         if not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
             raise Mistaken("a token lives at least 1s and at most 24h")
@@ -48,7 +64,7 @@ def change_environment(engine: Engine, actor: str, name: str, *, token_lifetime:
     if keys_in_query is not None:
         values["keys_in_query"] = keys_in_query
     if not values:
-        raise Mistaken("nothing to change; give --token-lifetime or --keys-in-query")
+        raise Mistaken("nothing to change; `penstock env set --help` says what can be")
     with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (rows, detail):
         rows.set("environments", {"id": environment_row(rows, name)["id"]}, **values)
         detail.update(values)

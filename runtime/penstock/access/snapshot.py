@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
 
+from penstock.access.callbacks import CallbackTarget
 from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
@@ -71,6 +72,8 @@ class Snapshot:
         self.networks: dict[int, Networks] = {}
         self.variables: Mapping[str, str] = {}
         self.secrets: Mapping[str, StoredSecret] = {}
+        self.sensitive: frozenset[str] = frozenset()
+        self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
         self.pipelines: dict[str, PipelineState] = {}
         self.graces: dict[str, Grace] = {}
         self.revision = -1
@@ -186,6 +189,17 @@ class Snapshot:
         self._apply_tokens(changed)
         self._apply_bounds(changed)
         self._apply_needs(changed)
+        self._apply_records(changed)
+
+    def _apply_records(self, changed: Mapping[str, list[Row]]) -> None:
+        """Take over what is never written of bodies, and where the ends of durable runs may be told."""
+        if changed["sensitive_fields"]:
+            gone = {row["field"] for row in changed["sensitive_fields"]}
+            self.sensitive = (self.sensitive - gone) | {row["field"] for row in changed["sensitive_fields"] if row["active"]}
+        for row in changed["callback_targets"]:
+            others = tuple(target for target in self.callbacks.get(row["consumer_id"], ()) if target.prefix != row["prefix"])
+            mine = (CallbackTarget(row["prefix"], row["private"], self._box.open(row["sealed"])),) if row["active"] else ()
+            self.callbacks[row["consumer_id"]] = others + mine
 
     def _apply_needs(self, changed: Mapping[str, list[Row]]) -> None:
         """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from penstock import audit
+from penstock import audit, serving
 from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
@@ -21,16 +21,36 @@ from penstock.web.openapi import describe
 @env_option
 @click.option("--bind", metavar="H:P", help="Address and port; default PENSTOCK_BIND.")
 @click.option("--internal-bind", metavar="H:P", help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Worker processes; default PENSTOCK_WORKERS.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Calls a worker answers at a time; default PENSTOCK_THREADS.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that answer calls; default PENSTOCK_WORKERS.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Calls that each answers at a time; default PENSTOCK_THREADS.")
+@click.option("--worker", type=click.IntRange(0, 64), help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.")
 @pass_context
-def serve(context: Context, environment: str | None, bind: str | None, internal_bind: str | None, workers: int | None, threads: int | None) -> None:
-    """Serve an environment's pipelines with gunicorn."""
-    chosen = {"ENVIRONMENT": environment, "BIND": bind, "INTERNAL_BIND": internal_bind, "WORKERS": workers, "THREADS": threads}
+def serve(
+    context: Context,
+    environment: str | None,
+    bind: str | None,
+    internal_bind: str | None,
+    workers: int | None,
+    threads: int | None,
+    worker: int | None,
+) -> int:
+    """Serve an environment's pipelines with gunicorn, and perform its durable runs."""
+    chosen = {"ENVIRONMENT": environment, "BIND": bind, "INTERNAL_BIND": internal_bind, "WORKERS": workers, "THREADS": threads, "WORKER": worker}
     os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
-    _ = context.settings  # what is wrong with them is said before anything is replaced
+    settings = context.settings  # what is wrong with them is said before anything is started
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "penstock.wsgi:app"])  # noqa: S606  it replaces this process
+    return serving.serve(settings.worker)
+
+
+@click.command()
+@env_option
+@click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
+@pass_context
+def worker(context: Context, environment: str | None, if_needed: bool) -> int:
+    """Perform an environment's durable runs, until told to stop."""
+    if environment is not None:
+        os.environ["PENSTOCK_ENVIRONMENT"] = environment
+    return serving.work(context.settings, if_needed=if_needed)
 
 
 @click.command()
@@ -176,4 +196,4 @@ def current(context: Context) -> int:
     return int(at != newest)
 
 
-COMMANDS = (serve, check, pipelines, openapi, audit_command, settings, secret_key, db)
+COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, secret_key, db)

@@ -28,7 +28,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentFacts:
-    """One environment's rules; `token_lifetime` is the longest a token may live, in seconds.
+    """One environment's rules; `token_lifetime` is the longest a token may live, in seconds, `run_retention` how long runs are remembered.
 
     `policy` is the one that a pipeline is judged by: where that is the internal one, it stands here too.
     """
@@ -41,6 +41,8 @@ class EnvironmentFacts:
     keys_in_query: bool
     algorithm: str
     internal_policy: str = "api-key"
+    run_retention: int = 30 * 86_400
+    record_bodies: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class Pipeline:
         trigger: HttpTrigger | Schedule | Iterable[HttpTrigger | Schedule],
         summary: str = "",
         needs: Iterable[str | SecretNeed] = (),
-        durable: Durable = Durable(),  # noqa: B008  it is frozen
+        durable: Durable = Durable(),
         sensitive: Iterable[str] = (),
         record_bodies: str = "failed",
         deprecated: date | None = None,

@@ -47,9 +47,9 @@ def roll_up(engine: Engine, environment_id: int, now: float) -> None:
             _put(connection, [{**key, **total}])
 
 
-def _add(total: dict[str, object], row: Mapping[str, object]) -> None:
-    total["calls"] += row["calls"]  # type: ignore[operator]  # both are numbers
-    total["micros"] += row["micros"]  # type: ignore[operator]  # both are numbers
+def _add(total: dict[str, object], row: Row) -> None:
+    total["calls"] += row["calls"]
+    total["micros"] += row["micros"]
     total["buckets"] = add_buckets(total["buckets"], row["buckets"])  # type: ignore[arg-type]  # both are lists
 
 

@@ -17,6 +17,7 @@ from penstock.errors import BadSetting, PenstockError
 CHANNEL = "penstock_access"
 WRITE = "penstock_write"
 Engine = sa.Engine
+Connection = sa.Connection
 
 
 class DatabaseAway(PenstockError):
@@ -25,8 +26,11 @@ class DatabaseAway(PenstockError):
     exit_code = 3
 
 
-def open_engine(url: str) -> Engine:
-    """Return an engine for a database URL; nothing is connected yet. Raises BadSetting."""
+def open_engine(url: str, *, relaxed: bool = False) -> Engine:
+    """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
+
+    What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records.
+    """
     try:
         parsed = sa.make_url(url)
     except ArgumentError:
@@ -36,7 +40,7 @@ def open_engine(url: str) -> Engine:
         if parsed.database in (None, "", ":memory:"):
             raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
         engine = sa.create_engine(parsed, connect_args={"timeout": 10})
-        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "connect", _sqlite_relaxed if relaxed else _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if kind == "postgresql":
@@ -56,10 +60,14 @@ def sqlite_file(url: str) -> Path | None:
 def _sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
     connection.isolation_level = None  # sqlite3 itself must not begin transactions: _sqlite_begin does
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _sqlite_relaxed(connection: Any, record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
+    _sqlite_connect(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
@@ -70,7 +78,7 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 @contextmanager
 def reading(engine: Engine) -> Iterator[sa.Connection]:
     """Open a connection that sees one consistent state. Raises DatabaseAway."""
-    with _translated(engine), engine.connect() as connection:
+    with translated(_name(engine)), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
@@ -80,21 +88,25 @@ def reading(engine: Engine) -> Iterator[sa.Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[sa.Connection]:
     """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseAway."""
-    with _translated(engine), engine.connect() as connection:
+    with translated(_name(engine)), engine.connect() as connection:
         connection.execution_options(**{WRITE: True})
         with connection.begin():
             yield connection
 
 
+def _name(engine: Engine) -> str:
+    return f"the database {engine.url.render_as_string(hide_password=True)}"
+
+
 @contextmanager
-def _translated(engine: Engine) -> Iterator[None]:
+def translated(database: str) -> Iterator[None]:
+    """Turn the driver's errors into DatabaseAway, which names the database."""
     try:
         yield
     except OperationalError as error:
-        where = engine.url.render_as_string(hide_password=True)
         reason = " ".join(str(error.orig).split())
         mend = "; run `penstock db upgrade`" if "no such table" in reason else ""
-        raise DatabaseAway(f"the database {where} can't be used: {reason}{mend}") from error
+        raise DatabaseAway(f"{database} can't be used: {reason}{mend}") from error
     except sa.exc.ProgrammingError as error:
         if "does not exist" in str(error.orig):
             raise DatabaseAway("the database has no tables of ours; run `penstock db upgrade`") from error

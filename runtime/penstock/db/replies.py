@@ -35,6 +35,24 @@ def claim(engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetim
     raise DatabaseAway("a key is claimed and given back too fast")
 
 
+class Taken(Exception):
+    """Another call has kept a reply under this key meanwhile."""
+
+
+def find(connection: sa.Connection, digest: bytes, now: datetime) -> Row | None:
+    """Return what is kept under a key."""
+    return connection.execute(sa.select(kept).where(kept.c.digest == digest, kept.c.expires_at > now)).mappings().first()
+
+
+def put(connection: sa.Connection, digest: bytes, body: bytes, reply: bytes, now: datetime, expires_at: datetime) -> None:
+    """Keep a reply under a key as part of a transaction. Raises Taken."""
+    connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.expires_at <= now))
+    try:
+        connection.execute(sa.insert(kept).values(digest=digest, body=body, claim="", reply=reply, expires_at=expires_at))
+    except IntegrityError as error:
+        raise Taken from error
+
+
 def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
     """Keep the reply under a key, for whom it was claimed. Raises DatabaseAway."""
     with writing(engine) as connection:

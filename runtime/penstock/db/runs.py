@@ -174,7 +174,9 @@ def _qualified_in_flight() -> sa.ColumnElement[bool]:
 def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, list[str]]:
     """Delete records of runs older than an id, a few at a time; return how many, and the ids of the durable ones. What is not over stays."""
     with writing(engine) as connection:
-        old = sa.select(runs.c.id, runs.c.durable).where(runs.c.environment_id == environment_id, runs.c.id < before, runs.c.status.notin_(UNFINISHED))
+        old = sa.select(runs.c.id, runs.c.durable).where(
+            runs.c.environment_id == environment_id, runs.c.id < before, runs.c.status.notin_(UNFINISHED)
+        )
         found = connection.execute(old.order_by(runs.c.id).limit(PURGED_AT_A_TIME)).all()
         if found:
             for column in (runs.c.id, run_details.c.run_id, durable_runs.c.run_id):
@@ -236,7 +238,9 @@ def overdue(engine: Engine, environment_id: int, by: str, *, silent: float, leas
         now = _now(connection)
         dead = sa.or_(processes.c.ended, processes.c.seen_at < now - timedelta(seconds=silent))
         free = sa.or_(processes.c.taken_by.is_(None), processes.c.taken_at < now - timedelta(seconds=lease))
-        query = sa.update(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "worker", processes.c.id != by, dead, free)
+        query = sa.update(processes).where(
+            processes.c.environment_id == environment_id, processes.c.kind == "worker", processes.c.id != by, dead, free
+        )
         return list(connection.scalars(query.values(taken_by=by, taken_at=now).returning(processes.c.id)))
 
 

@@ -108,7 +108,7 @@ class Judge:
         """
         trigger = pipeline.trigger
         if not (trigger.internal if internal else trigger.external) and not broken:
-            return Judged(pipeline, State.INTERNAL, CLOSED)
+            return self._unexposed(pipeline, access, internal=internal)
         facts = access.environment
         policy = facts.internal_policy if internal and policy is None else policy
         if policy is not None:
@@ -136,6 +136,15 @@ class Judge:
                 again_at = min(grace.until, again_at or grace.until)
                 return Judged(pipeline, State.NON_CONFORMANT, gate, kept, violations, warnings, grace.until, again_at)
         return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, warnings)
+
+    @staticmethod
+    def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Judged:
+        """Judge a pipeline that is not for a listener: where it is for none, it can still be refused or disabled."""
+        if internal or pipeline.trigger.internal:
+            return Judged(pipeline, State.INTERNAL, CLOSED)
+        unmet, expiring, again_at = _needs(pipeline, access)
+        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.name).enabled else State.DISABLED
+        return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
 
     def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:
         """Combine what all policies say: requirements add up, one refusal refuses, silence refuses."""

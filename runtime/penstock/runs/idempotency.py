@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 import structlog
@@ -15,7 +17,7 @@ from penstock.access.secrets import Box
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db import replies
-from penstock.db.engine import DatabaseAway, Engine
+from penstock.db.engine import DatabaseAway, Engine, writing
 from penstock.errors import COME_AGAIN, PipelineError, Refusal
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -25,6 +27,7 @@ SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')  # a s
 REPEATED = ("Idempotency-Replayed", "true")
 FAILED = 500
 CHUNK = 1024 * 1024
+ATTEMPTS = 3
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
@@ -102,6 +105,23 @@ class Replies:
             except DatabaseAway as error:  # it stays claimed until its lease ends: better a 409 than a second run
                 self._log.error("reply not kept", error=str(error))
         return kept
+
+    def accept(self, whose: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]) -> Answer:
+        """Do the work for the first call of its kind in one transaction with its reply; return that to each repeat.
+
+        `work` is given the connection. Raises Refusal, as `once` does.
+        """
+        digest = sha256("\0".join(whose).encode()).digest()
+        for _ in range(ATTEMPTS):
+            now = datetime.now(UTC)
+            with suppress(replies.Taken), writing(self._engine) as connection:
+                found = replies.find(connection, digest, now)
+                if found is not None:
+                    return self._repeat(found["body"], found["reply"], request)
+                made = work(connection)
+                replies.put(connection, digest, request, self._sealed(made), now, now + KEPT)
+                return made
+        raise Refusal(409, "idempotency-key-in-use", "Calls with this Idempotency-Key come too fast; try again.", headers=[("Retry-After", "1")])
 
     def _repeat(self, first: bytes, reply: bytes | None, body: bytes) -> Answer:
         if first != body:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 import time
+from hashlib import sha256
 
-WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
+RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
 
 
 def new_run_id() -> str:
@@ -14,8 +16,27 @@ def new_run_id() -> str:
 
     Not from `os.urandom`: that lets go of the interpreter's lock in every call, and so hands a busy worker to another thread.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | random.getrandbits(80)
+    return _uuid7(time.time_ns() // 1_000_000, random.getrandbits(80))
+
+
+def derived_run_id(millis: int, *parts: object) -> str:
+    """Return the id of a run at a moment that is the same whenever it is made of the same parts: who asks twice gets one run."""
+    return _uuid7(millis, int.from_bytes(sha256("\0".join(str(part) for part in parts).encode()).digest()[:10]))
+
+
+def millis_of(run: str) -> int:
+    """Return when a run came in, in milliseconds since the epoch: a UUIDv7 says so."""
+    return int(run[:8] + run[9:13], 16)
+
+
+def _uuid7(millis: int, bits: int) -> str:
+    value = millis << 80 | bits
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_run_id(text: str) -> bool:
+    """Say whether a text is the id of a run."""
+    return RUN_ID.fullmatch(text) is not None

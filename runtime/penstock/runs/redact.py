@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -68,6 +69,10 @@ class Sensitive:
         """Return what may be kept of a form: its fields, and of files what they were called."""
         told = {name: [repr(value) if isinstance(value, Upload) else value for value in values] for name, values in fields.items()}
         return {"type": "form", "json": self.hide({name: values[0] if len(values) == 1 else values for name, values in told.items()})}
+
+    def query(self, text: str) -> dict[str, object]:
+        """Return what may be kept of a query: each name with all its values."""
+        return {name: self.hide({name: values})[name] for name, values in parse_qs(text, keep_blank_values=True).items()}  # type: ignore[index]  # a dict stays one
 
 
 def hidden_in(value: object, place: str = "") -> list[str]:

@@ -51,7 +51,7 @@ def told(error: BaseException) -> str:
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
-def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float, began: float, record: StepRecord) -> Any:  # noqa: ANN401, PLR0913  what the step returns
+def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns
     """Run a step with its retries, and record each attempt; `deadline` and `began` are `time.monotonic()` readings of its run.
 
     Raises what the last attempt raised, or OutOfTime where there was no time for one.
@@ -64,7 +64,7 @@ def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         for number in range(1, retry.attempts + 1):
             tried = time.monotonic()
             if tried >= deadline:
-                raise OutOfTime
+                raise OutOfTime  # noqa: TRY301  it is recorded as what any attempt raises
             attempt = Attempt(_ms(tried - began), 0.0)
             record.attempts.append(attempt)
             try:
@@ -92,7 +92,8 @@ def _ms(seconds: float) -> float:
 def _helps(retry: Retry, error: Exception) -> bool:
     if isinstance(error, OutOfTime) or (isinstance(error, PipelineError) and error.permanent):
         return False
-    return isinstance(error, StepTimedOut) or isinstance(error, retry.on)
+    kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
+    return isinstance(error, (StepTimedOut, *kinds))
 
 
 def _once(work: Callable[[], Result], step: Step[..., Any], deadline: float) -> Result:
@@ -192,3 +193,11 @@ class Inline:
 
     def progress(self, done: float, of: float | None, note: str) -> None:
         """Say nothing: the caller has the reply in a moment."""
+
+    def within(self, deadline: float, start: Callable[..., object]) -> Inline:
+        """Return what runs the steps of a pipeline that this one waits for."""
+        return Inline(deadline, start)
+
+    def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:  # noqa: ARG002  a durable run has a name for it
+        """Do something of the runtime's own."""
+        return decode(work())

@@ -24,14 +24,14 @@ from penstock.host import Host
 from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
-from penstock.runs.ids import WELL_FORMED, new_run_id
+from penstock.runs.ids import REQUEST_ID, new_run_id
+from penstock.runs.replies import Answer, answer
+from penstock.runs.routes import Place, Routes
 from penstock.web.addresses import client_address
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.replies import Answer, answer
-from penstock.web.routes import Place, Routes
 from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket
 
 RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
@@ -81,7 +81,7 @@ class Dispatcher:
         """Answer one call."""
         began = time.perf_counter()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        run = sent if sent and WELL_FORMED.fullmatch(sent) else new_run_id()
+        run = sent if sent and REQUEST_ID.fullmatch(sent) else new_run_id()
         place, values = found
         method = environ["REQUEST_METHOD"]
         refusal: Refusal | None = None

@@ -26,7 +26,7 @@ def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not kno
     raise TypeError(f"a {type(value).__name__} is nothing to reply with")
 
 
-_encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_plain).encode
+encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_plain).encode
 
 
 def answer(value: object) -> Answer:
@@ -51,8 +51,8 @@ def _body(value: object) -> tuple[list[tuple[str, str]], bytes]:
     if isinstance(value, str):
         return [TEXT], value.encode()
     if isinstance(value, Token):
-        return [JSON, ("Cache-Control", "no-store")], _encode(value)
-    return [JSON], _encode(value)
+        return [JSON, ("Cache-Control", "no-store")], encode(value)
+    return [JSON], encode(value)
 
 
 def _merge(headers: list[tuple[str, str]], fields: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -1,0 +1,100 @@
+"""Callback targets: where the end of a consumer's durable runs may be told, and the secret that signs it."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from penstock import audit
+from penstock.access.find import consumer_in, environment_row, named
+from penstock.access.secrets import Box
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader
+from penstock.errors import Mistaken, Unknown
+
+LONGEST = 255
+PORTS = {"https": 443, "http": 80}
+KIND = "whsec_"  # as the Standard Webhooks specification writes secrets
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackTarget:
+    """A URL below which a consumer may have callbacks sent; `private` says that it may be on a private network."""
+
+    prefix: str
+    private: bool
+    secret: bytes = field(repr=False)
+
+    def takes(self, url: str) -> bool:
+        """Say whether a URL is below this one: the same scheme, host and port, and a path that begins with its segments."""
+        try:
+            wanted, mine = urlsplit(url), urlsplit(self.prefix)
+            same = _origin(wanted) == _origin(mine)
+        except ValueError:
+            return False
+        path = mine.path.rstrip("/")
+        below = wanted.path == path or wanted.path.startswith(path + "/")
+        return same and below and ".." not in wanted.path.split("/") and wanted.username is None and wanted.password is None
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or PORTS.get(url.scheme)
+
+
+def shown(secret: bytes) -> str:
+    """Return a secret as its consumer is told it."""
+    return KIND + base64.b64encode(secret).decode()
+
+
+def allow_callbacks(engine: Engine, actor: str, consumer: str, environment: str, prefix: str, box: Box, *, private: bool) -> str:
+    """Let a consumer have callbacks sent below a URL, and return the new secret that signs them."""
+    try:
+        parts = urlsplit(prefix)
+        good = parts.scheme in PORTS and bool(parts.hostname) and len(prefix) <= LONGEST and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or parts.username is not None:
+        raise Mistaken(f"{prefix!r} is no URL to send callbacks below; write one such as https://erp.acme.example/hooks")
+    if parts.scheme == "http" and not private:
+        raise Mistaken("callbacks go over https; plain http is for private networks (--private)")
+    secret = secrets.token_bytes(32)
+    with audit.change(engine, actor, audit.Action.CALLBACK_ALLOWED, consumer, environment=environment) as (rows, detail):
+        where = consumer_in(rows, consumer, environment)
+        rows.put("callback_targets", {**where, "prefix": prefix}, private=private, sealed=box.seal(secret), active=True)
+        detail.update(prefix=prefix, private=private)
+    return shown(secret)
+
+
+def remove_callbacks(engine: Engine, actor: str, consumer: str, environment: str, prefix: str) -> None:
+    """Send a consumer no more callbacks below a URL; its secret is wiped."""
+    with audit.change(engine, actor, audit.Action.CALLBACK_REMOVED, consumer, environment=environment) as (rows, detail):
+        where = consumer_in(rows, consumer, environment)
+        known = [row["prefix"] for row in rows.all("callback_targets", **where, active=True)]
+        if prefix not in known:
+            raise Unknown(f"callback target of {consumer!r} in {environment!r}", prefix, known)
+        rows.set("callback_targets", {**where, "prefix": prefix}, active=False, sealed=b"")
+        detail["prefix"] = prefix
+
+
+def list_callbacks(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
+    """Return callback targets, without their secrets."""
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        match: dict[str, object] = {"active": True}
+        if environment:
+            match["environment_id"] = environment_row(reader, environment)["id"]
+        if consumer:
+            match["consumer_id"] = named(reader, "consumer", consumer)["id"]
+        environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
+        rows = [
+            {
+                "environment": environments[row["environment_id"]],
+                "consumer": consumers[row["consumer_id"]],
+                "prefix": row["prefix"],
+                "private": row["private"],
+            }
+            for row in reader.all("callback_targets", **match)
+        ]
+    return sorted(rows, key=lambda row: tuple(str(value) for value in row.values()))

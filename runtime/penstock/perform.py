@@ -1,0 +1,315 @@
+"""Perform one call that was let through: run its handler, and what its handler starts. The same for a call that waits and for a durable run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pluggy
+import structlog
+
+from penstock.contracts.call import Call
+from penstock.contracts.steps import runner
+from penstock.errors import NotStarted, OutOfTime, PipelineError, Refusal
+from penstock.gate.compliance import State
+from penstock.host import Host
+from penstock.runs.accepting import Wanted
+from penstock.runs.durable import DurableRunner, Given, refusal_of
+from penstock.runs.engine import Document
+from penstock.runs.engine import State as Far
+from penstock.runs.handlers import Endpoint
+from penstock.runs.ids import derived_run_id, millis_of
+from penstock.runs.outgoing import Client, trace_of
+from penstock.runs.records import Exchange, Record
+from penstock.runs.replies import Answer, answer, encode
+from penstock.runs.routes import Routes
+from penstock.runs.steps import Inline
+
+SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
+DEEPEST = 16  # pipelines that start one another
+LOOK = (0.05, 0.1, 0.2, 0.5)  # seconds between looks at a run that is waited for
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Context:
+    """What a pipeline that another one starts needs to know of that one: its call, and those that wait for it."""
+
+    call: Call
+    ancestors: tuple[str, ...]
+    traceparent: str | None = None
+    started: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A run that is to be started: its id, the handler, and what that gets."""
+
+    run: str
+    identifier: str
+    endpoint: Endpoint
+    params: dict[str, str]
+    path: str
+    body: bytes
+    query: str = ""
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was recorded of a call: all of it, or it can't be run again."""
+
+    path: str
+    query: str
+    body: bytes
+    content_type: str
+
+
+def failed() -> Refusal:
+    """Return the answer for a handler that raised: it does not say what."""
+    return Refusal(500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run.")
+
+
+def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
+    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what the handler raises."""
+    token = runner.set(run)
+    try:
+        return answer(endpoint.run(call))
+    finally:
+        runner.reset(token)
+
+
+def client_of(run: str, deadline: float, traceparent: str | None) -> Callable[[], Client]:
+    """Return what makes the HTTP client of a run, when it is first asked for."""
+    return lambda: Client(run, deadline, trace_of(traceparent, run))
+
+
+class Observers:
+    """Tells plugins of calls, where any wants to be told; what they raise changes nothing."""
+
+    def __init__(self, host: Host) -> None:
+        hooks = host.plugins.manager.hook
+        self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
+        self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
+        self._log = structlog.get_logger("penstock.calls")
+
+    def started(self, call: Call) -> None:
+        """Tell that a call has begun."""
+        if self._started is not None:
+            self._tell(self._started, call=call)
+
+    def finished(self, call: Call, status: int, seconds: float) -> None:
+        """Tell that a call is over."""
+        if self._finished is not None:
+            self._tell(self._finished, call=call, status=status, seconds=seconds)
+
+    def _tell(self, hook: pluggy.HookCaller, **facts: object) -> None:
+        try:
+            hook(**facts)
+        except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
+            self._log.exception("observer failed")
+
+
+class Starter:
+    """Starts pipelines for pipelines."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._routes = Routes(((identifier, endpoint) for identifier, item in host.loaded.items() for endpoint in item.endpoints), ())
+        self._log = structlog.get_logger("penstock.calls")
+
+    def start(self, context: Context) -> Callable[..., object]:
+        """Return what starts pipelines for one call."""
+
+        def start(run: Inline | DurableRunner, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+            if len(context.ancestors) >= DEEPEST:
+                raise NotStarted(f"{name} was not started: {DEEPEST} pipelines wait for one another already")
+            identifier, endpoint, params = self._find(name, path, method)
+            context.started += 1
+            own = context.call.run
+            made = derived_run_id(millis_of(own), own, "child", context.started)
+            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode(body))
+            if endpoint.route.durable:
+                return self._start_durable(context, run, child, wait=wait)
+            if not wait:
+                raise NotStarted(f'{endpoint.route} of {identifier} can\'t be left alone: give it mode="durable", or wait for it')
+            return self._start_here(context, run, child)
+
+        return start
+
+    def _find(self, name: str, path: str, method: str) -> tuple[str, Endpoint, dict[str, str]]:
+        """Return a handler of a pipeline that may be started here. Raises NotStarted, or PipelineError where it is refused or disabled."""
+        identifiers = [identifier for identifier, item in self._host.loaded.items() if name in {identifier, item.pipeline.name}]
+        if len(identifiers) != 1:
+            known = f"{len(identifiers)} pipelines are" if identifiers else "no pipeline is"
+            raise NotStarted(f"{known} named {name!r} here; write an id, such as v1/orders")
+        identifier = identifiers[0]
+        if not self.may_start(identifier):
+            raise PipelineError(503, "Pipeline unavailable", "A pipeline that this one needs is not available.", type="pipeline-unavailable")
+        found = self._routes.find(f"/{identifier}{path}")
+        endpoint = found[0].endpoints.get(method) if found is not None else None
+        if found is None or endpoint is None:
+            raise NotStarted(f"{identifier} has no handler for {method} {path}")
+        return identifier, endpoint, dict(zip(endpoint.in_path, found[1], strict=True))
+
+    def may_start(self, identifier: str) -> bool:
+        """Say whether a pipeline may be started here, by another or by the clock: it is served, or for no listener, and not disabled."""
+        item = self._host.loaded.get(identifier)
+        if item is None or item.broken:
+            return False
+        judged, internal = self._host.judged.get(identifier), self._host.judged_internal.get(identifier)
+        if judged is None or internal is None:
+            return False
+        exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
+        return judged.state in SERVED or internal.state in SERVED or (not exposed and judged.state is State.INTERNAL)
+
+    def _start_here(self, context: Context, run: Inline | DurableRunner, child: Child) -> object:
+        """Run a handler in the thread of the one that waits for it, within the time that one has left."""
+        parent = context.call
+        deadline = min(run.deadline, time.monotonic() + child.endpoint.pipeline.trigger.timeout)
+        call = self._call(child, deadline, parent.caller, context.traceparent)
+        within = Context(call, (*context.ancestors, child.identifier), context.traceparent)
+        outcome = self._perform(call, child.endpoint, run.within(deadline, self.start(within)), parent=parent.run)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return _value(outcome[0], outcome[2])
+
+    def again(self, endpoint: Endpoint, asked: Recorded, caller: Caller, redelivers: str) -> tuple[str, str]:
+        """Run a handler in this thread with what was recorded of a call; return the new run and what became of it."""
+        found = self._routes.find(asked.path)
+        params = dict(zip(endpoint.in_path, found[1], strict=True)) if found is not None else {}
+        child = Child(new_run_id(), endpoint.pipeline.id, endpoint, params, asked.path, asked.body, asked.query, asked.content_type)
+        deadline = time.monotonic() + endpoint.pipeline.trigger.timeout
+        call = self._call(child, deadline, caller, None)
+        inner = Inline(deadline, self.start(Context(call, (child.identifier,))))
+        outcome = self._perform(call, endpoint, inner, redelivers=redelivers)
+        status = status_of(outcome.status, outcome.code) if isinstance(outcome, Refusal) else status_of(outcome[0], None)
+        return child.run, status.value
+
+    def _call(self, child: Child, deadline: float, caller: Caller, traceparent: str | None) -> Call:
+        pipeline, access = child.endpoint.pipeline, self._host.access
+        return Call(
+            method=child.endpoint.route.method,
+            path=child.path,
+            pipeline=pipeline.name,
+            version=pipeline.version,
+            environment=self._host.settings.environment,
+            run=child.run,
+            deadline=deadline,
+            caller=caller,
+            params=child.params,
+            query_string=child.query,
+            content_type=child.content_type,
+            read_body=lambda: child.body,
+            variables=access.variables if access is not None else {},
+            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
+            read_http=client_of(child.run, deadline, traceparent),
+        )
+
+    def _perform(
+        self, call: Call, endpoint: Endpoint, run: Inline | DurableRunner, *, parent: str | None = None, redelivers: str | None = None
+    ) -> Answer | Refusal:
+        """Run a handler and record it; return its reply, or how it refused or failed."""
+        began = time.monotonic()
+        outcome: Answer | Refusal = failed()
+        try:
+            outcome = handle(endpoint, call, run)
+        except Refusal as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001  a stranger's handler may raise anything
+            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.name, run=call.run, error=type(error).__name__)
+        finally:
+            call.end()
+        recorder = self._host.recorder
+        if recorder is None:
+            return outcome
+        refused = outcome if isinstance(outcome, Refusal) else None
+        status, reply = (refused.status, b"") if refused is not None else (outcome[0], outcome[2])  # type: ignore[index]  # it is an answer
+        kept = None
+        if recorder.keeps(endpoint.pipeline, status):
+            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, JSON, reply)
+        recorder.over(
+            Record(
+                call.run,
+                endpoint.pipeline,
+                str(endpoint.route),
+                status,
+                int((time.monotonic() - began) * 1e6),
+                call.caller,
+                refused.code if refused else None,
+                refused.detail if refused else None,
+                parent,
+                None,
+                run.steps or None,
+                kept,
+                redelivers,
+            )
+        )
+        return outcome
+
+    def _start_durable(self, context: Context, run: Inline | DurableRunner, child: Child, *, wait: bool) -> object:
+        """Have a run accepted, once however often it is asked for, and wait for its end or return its id."""
+        identifier, endpoint = child.identifier, child.endpoint
+        if wait and identifier in context.ancestors:
+            raise NotStarted(f"{identifier} waits for this run, which can't wait for it in turn")
+        accepting, caller = self._host.accepting, context.call.caller
+        if accepting is None:
+            raise NotStarted("no durable runs can be accepted in this process")
+        given = Given(
+            pipeline=identifier,
+            method=endpoint.route.method,
+            route=endpoint.route.path,
+            path=child.path,
+            environment=context.call.environment,
+            accepted_at=time.time(),
+            params=child.params,
+            content_type=child.content_type,
+            body=child.body,
+            consumer=caller.consumer,
+            consumer_id=caller.consumer_id,
+            key_id=caller.key_id,
+            subject=caller.subject,
+            scopes=sorted(caller.scopes),
+            claims=dict(caller.claims),
+            traceparent=context.traceparent,
+            ancestors=[*context.ancestors, identifier] if wait else [identifier],
+        )
+        wanted = Wanted(child.run, given, endpoint.pipeline, endpoint.route, parent=context.call.run)
+        run.once(f"call_pipeline {identifier}", lambda: accepting.accept(wanted))
+        return run.once(f"wait for {identifier}", lambda: self._wait(child.run, run.deadline), decode=_outcome) if wait else child.run
+
+    def _wait(self, run: str, deadline: float) -> Document:
+        """Return how a run ended. Raises OutOfTime where that comes too late."""
+        ledger = self._host.ledger
+        looks = iter((*LOOK, *[LOOK[-1]] * 1_000_000))
+        while ledger is not None:
+            held = ledger.look([run], outcomes=True).get(run)
+            if held is not None and held.state is Far.DONE and held.outcome is not None:
+                return held.outcome
+            if held is None or held.state.over:
+                raise PipelineError(500, "Not ended well", f"The run {run} was cancelled, or could not go on.")
+            pause = next(looks)
+            if time.monotonic() + pause >= deadline:
+                break
+            time.sleep(pause)
+        raise OutOfTime
+
+
+def _outcome(left: Any) -> object:  # noqa: ANN401  what the engine kept
+    if "problem" in left:
+        raise refusal_of(left["problem"])
+    return _value(left["status"], left["body"])
+
+
+def _value(status: int, body: bytes) -> object:
+    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises PipelineError for a status of an error."""
+    try:
+        value: object = msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = body.decode(errors="replace")
+    if status >= 400:  # noqa: PLR2004  the least status of an error
+        raise PipelineError(status, "The pipeline refused", f"It answered {status}.", reply=value)
+    return value

@@ -1,0 +1,129 @@
+"""Accept durable runs: the record, the engine's part and the idempotency key in one transaction, or nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from penstock.contracts.pipeline import USUAL, Pipeline, Route
+from penstock.db import runs as stored
+from penstock.db.engine import Connection, Engine, writing
+from penstock.errors import Refusal
+from penstock.runs.durable import Given
+from penstock.runs.engine import Ledger, State
+from penstock.runs.ids import derived_run_id, millis_of
+from penstock.runs.records import UNFINISHED, Status, fit
+
+CALLBACKS = "callbacks"
+CALLBACK_TIMEOUT = 120.0  # seconds of one attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run that is to be accepted. `parent` waits for it or started it, `redelivers` is the run whose input it has."""
+
+    run: str
+    given: Given
+    pipeline: Pipeline
+    route: Route
+    callback_url: str | None = None
+    parent: str | None = None
+    redelivers: str | None = None
+    request_id: str | None = None
+
+
+def queue_of(environment: str, pipeline: str) -> str:
+    """Return the name of the queue in which runs of a pipeline wait."""
+    return f"{environment}/{pipeline}"
+
+
+class Accepting:
+    """Accepts runs of one environment."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, environment: str, environment_id: int) -> None:
+        self.engine = engine
+        self.ledger = ledger
+        self._environment = environment
+        self._environment_id = environment_id
+
+    def accept(self, wanted: Wanted) -> bool:
+        """Accept a run; return False if it was accepted before. Raises Refusal (503) where too many wait, and DatabaseAway."""
+        with writing(self.engine) as connection:
+            return self.accept_in(connection, wanted)
+
+    def accept_in(self, connection: Connection, wanted: Wanted) -> bool:
+        """Accept a run as part of a transaction."""
+        pipeline = wanted.pipeline
+        if stored.waiting(connection, self._environment_id, pipeline.id, pipeline.durable.backlog) >= pipeline.durable.backlog:
+            detail = "Too many runs of this pipeline wait already; try again later."
+            raise Refusal(503, "pipeline-busy", detail, headers=[("Retry-After", "10")])
+        fresh = stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+        if fresh:
+            self.ledger.enqueue(
+                connection,
+                wanted.run,
+                queue_of(self._environment, pipeline.id),
+                wanted.given.document(),
+                priority=wanted.route.priority,
+                timeout=pipeline.durable.timeout,
+            )
+        return fresh
+
+    def accept_record(self, wanted: Wanted) -> None:
+        """Write the record of a run that the engine is told of in another way."""
+        with writing(self.engine) as connection:
+            stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+
+    def tell_in(self, connection: Connection, run: str) -> None:
+        """Have the end of a run told to where its consumer wants it, as part of the transaction that notes the end."""
+        found = stored.find(connection, run)
+        if found is not None and found["callback_url"]:
+            self.call_back_in(connection, run, found["callback_url"], found["consumer_id"], attempt=1)
+
+    def call_back_in(self, connection: Connection, run: str, url: str, consumer_id: int | None, *, attempt: int, delay: float = 0.0) -> None:
+        """Have one attempt of a callback made, once however often it is asked for."""
+        document = {"callback": run, "url": url, "consumer_id": consumer_id, "attempt": attempt}
+        identifier = derived_run_id(millis_of(run), run, "callback", attempt)
+        queue = queue_of(self._environment, CALLBACKS)
+        self.ledger.enqueue(connection, identifier, queue, document, priority=USUAL, timeout=CALLBACK_TIMEOUT, delay=delay)
+
+    def cancel(self, run: str, by: str) -> None:
+        """End a run, and those that it started and that are not over. Raises DatabaseAway."""
+        with writing(self.engine) as connection:
+            ended = self._not_over(connection, run)
+            for one in ended:
+                stored.set_durable(connection, one, cancelled_by=by[:255])
+        if ended:
+            self.ledger.cancel(ended)
+        self.close_cancelled(ended)
+
+    def close_cancelled(self, runs: Iterable[str]) -> None:
+        """Note that runs were cancelled, where the engine has ended them and not they themselves."""
+        held = self.ledger.look(list(runs))
+        with writing(self.engine) as connection:
+            for run, item in held.items():
+                if item.state is State.CANCELLED and stored.finish(connection, run, status=Status.CANCELLED.value):
+                    self.tell_in(connection, run)
+
+    def _not_over(self, connection: Connection, run: str) -> list[str]:
+        found = stored.find(connection, run)
+        ended = [run] if found is not None and found["durable"] and found["status"] in UNFINISHED else []
+        for child in stored.children(connection, run):
+            ended += self._not_over(connection, child["id"])
+        return ended
+
+    def row(self, wanted: Wanted) -> dict[str, object]:
+        """Return the record of a run that waits."""
+        given = wanted.given
+        return {
+            "id": wanted.run,
+            "environment_id": self._environment_id,
+            "pipeline": wanted.pipeline.id,
+            "version": fit(wanted.pipeline.version, 64),
+            "route": fit(f"{given.method} {given.route}", 255),
+            "consumer_id": given.consumer_id,
+            "subject": fit(given.subject, 255),
+            "parent": wanted.parent,
+            "redelivers": wanted.redelivers,
+            "request_id": wanted.request_id,
+        }

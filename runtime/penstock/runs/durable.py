@@ -1,0 +1,214 @@
+"""Durable runs: what they are given, how their steps are done once, and what comes out, all as plain values that outlive a process."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from penstock.contracts.call import Caller
+from penstock.contracts.steps import Step
+from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
+from penstock.runs.engine import Bench, Document
+from penstock.runs.faults import decode_custom
+from penstock.runs.replies import Answer, encode
+from penstock.runs.steps import Called, StepRecord, side_by_side, told, try_step
+
+CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
+
+
+class Given(msgspec.Struct):
+    """What a run was given: the call, without its credentials. `ancestors` are the pipelines that wait for it."""
+
+    pipeline: str
+    method: str
+    route: str
+    path: str
+    environment: str
+    accepted_at: float
+    params: dict[str, str] = {}  # msgspec copies defaults
+    query_string: str = ""
+    headers: dict[str, str] = {}
+    content_type: str = ""
+    body: bytes = b""
+    form: dict[str, list[str]] | None = None
+    consumer: str | None = None
+    consumer_id: int | None = None
+    key_id: str | None = None
+    subject: str | None = None
+    scopes: list[str] = []
+    claims: dict[str, Any] = {}
+    traceparent: str | None = None
+    ancestors: list[str] = []
+
+    @property
+    def caller(self) -> Caller:
+        """Who called."""
+        return Caller(self.consumer, self.consumer_id, self.key_id, self.subject, frozenset(self.scopes), self.claims)
+
+    def document(self) -> Document:
+        """Return it as the engine keeps it."""
+        return msgspec.to_builtins(self, builtin_types=(bytes,))  # type: ignore[no-any-return]  # a Struct becomes a dict
+
+    @classmethod
+    def of(cls, document: Document) -> Given:
+        """Read it."""
+        return msgspec.convert(document, cls)
+
+
+def without_credentials(headers: Mapping[str, str], api_key_headers: Sequence[str]) -> dict[str, str]:
+    """Return the headers that a run may keep."""
+    left_out = CREDENTIALS | {name.lower() for name in api_key_headers}
+    return {name: value for name, value in headers.items() if name.lower() not in left_out}
+
+
+def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int) -> Document:
+    """Return how a run ended, as the engine keeps it."""
+    known: Document = {"steps": msgspec.to_builtins(list(steps)), "micros": micros}
+    if isinstance(answer, Refusal):
+        return {**known, "status": answer.status, "problem": _problem(answer)}
+    status, headers, body = answer
+    return {**known, "status": status, "headers": [list(item) for item in headers], "body": body}
+
+
+def _problem(refusal: Refusal) -> Document:
+    kept = {"status": refusal.status, "code": refusal.code, "title": refusal.title, "detail": refusal.detail}
+    kept["headers"] = [list(item) for item in refusal.headers]
+    kept["extra"] = msgspec.to_builtins(refusal.extra, enc_hook=str)
+    if isinstance(refusal, PipelineError):
+        kept["permanent"] = refusal.permanent
+    return kept
+
+
+def refusal_of(kept: Mapping[str, Any]) -> PipelineError:
+    """Return a refusal as it was raised."""
+    headers = dict(kept["headers"])
+    extra = {name: value for name, value in kept["extra"].items() if name.isidentifier()}
+    error = PipelineError(kept["status"], kept["title"], kept["detail"], type=kept["code"], headers=headers, permanent=kept.get("permanent"), **extra)
+    error.extra = dict(kept["extra"])
+    return error
+
+
+class DurableRunner:
+    """Runs the steps of a durable run: each is done once, and its result is what the engine kept of it."""
+
+    def __init__(self, bench: Bench, deadline: float, start: Callable[..., object], say: Callable[[dict[str, object]], None]) -> None:
+        self.began = time.monotonic()
+        self.deadline = deadline
+        self.steps: list[StepRecord] = []
+        self._bench = bench
+        self._start = start
+        self._say = say
+
+    def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
+        """Run a step, or return what it did before."""
+        self._check_time()
+        return self._told(step, self._bench.once(step.name, partial(self._do, step, args, kwargs)))
+
+    def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
+        """Run steps side by side; their turns are taken in order, whichever ends first."""
+        self._check_time()
+        turns = [(call, self._bench.later(call[0].name)) for call in calls]
+        return side_by_side([partial(self._do_later, *turn) for turn in turns], at_once)
+
+    def _do_later(self, call: Called, turn: Callable[[Callable[[], object]], object]) -> Any:  # noqa: ANN401  what the step returns
+        return self._told(call[0], turn(partial(self._do, *call)))
+
+    def _check_time(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise OutOfTime
+
+    def _do(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Document:
+        """Do a step and return what the engine is to keep of it: a result, or what was raised."""
+        record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
+        try:
+            value = encode(try_step(step, args, kwargs, self.deadline, self.began, record))
+        except OutOfTime:
+            return {"record": msgspec.to_builtins(record), "out_of_time": True}
+        except Exception as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
+            record.failed = True
+            return {"record": msgspec.to_builtins(record), "raised": _raised(error)}
+        return {"record": msgspec.to_builtins(record), "value": value}
+
+    def _told(self, step: Step[..., Any], left: object) -> Any:  # noqa: ANN401  what the step returns
+        """Return what a step returned, or raise what it raised, from what the engine kept."""
+        if not isinstance(left, dict):
+            raise StepFailed(f"{step.name} left something that is not known here")
+        self.steps.append(msgspec.convert(left["record"], StepRecord))
+        if left.get("out_of_time"):
+            raise OutOfTime
+        if "raised" in left:
+            raise _raise_again(left["raised"])
+        try:
+            return msgspec.json.decode(left["value"], type=step.returns, dec_hook=decode_custom)
+        except (TypeError, msgspec.ValidationError) as error:
+            raise TypeError(f"what {step.name} returned can't be kept as {step.returns!r}: {error}; annotate what JSON can hold") from error
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        self._check_time()
+        self._bench.sleep(seconds)
+
+    def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
+        """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
+        return DurableRunner(self._bench, deadline, start, self._say)
+
+    def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
+        """Do something of the runtime's own once, and tell of it again what it left or raised."""
+
+        def do() -> Document:
+            try:
+                return {"left": work()}
+            except OutOfTime:
+                return {"out_of_time": True}
+            except Refusal as error:
+                return {"problem": _problem(error)}
+
+        left: Any = self._bench.once(name, do)
+        if left.get("out_of_time"):
+            raise OutOfTime
+        if "problem" in left:
+            raise refusal_of(left["problem"])
+        return decode(left["left"])
+
+    def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+        """Start another pipeline."""
+        self._check_time()
+        return self._start(self, name, body, path, method, wait=wait)
+
+    def progress(self, done: float, of: float | None, note: str) -> None:
+        """Say how far the run is."""
+        self._say({"done": done, "of": of, "note": note[:255]})
+
+
+def _raised(error: Exception) -> Document:
+    kept: Document = {"type": f"{type(error).__module__}:{type(error).__qualname__}", "text": told(error)}
+    try:
+        kept["args"] = msgspec.json.decode(msgspec.json.encode(list(error.args)))
+    except (TypeError, ValueError, RecursionError):
+        kept["args"] = [str(error)]
+    if isinstance(error, Refusal):
+        kept["problem"] = _problem(error)
+    return kept
+
+
+def _raise_again(kept: Mapping[str, Any]) -> Exception:
+    """Return an exception as it was raised, so that what catches it does so again; of a type that is not here, StepFailed."""
+    if "problem" in kept:
+        return refusal_of(kept["problem"])
+    module, _, name = kept["type"].partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, type) and issubclass(found, Exception):
+        try:
+            error = found.__new__(found, *kept["args"])
+        except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
+            return StepFailed(kept["text"])
+        error.args = tuple(kept["args"])
+        return error
+    return StepFailed(kept["text"])

@@ -1,0 +1,159 @@
+"""What holds durable runs: one small interface, so that nothing else knows which engine that is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from penstock.db.engine import Connection
+
+Document = dict[str, Any]  # plain values, bytes among them; the engine keeps it sealed
+Perform = Callable[[str, Document], Document]
+
+
+class State(StrEnum):
+    """How far the engine is with a run."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    BROKEN = "broken"  # by a fault of the engine or ours, not of its pipeline
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self not in {State.WAITING, State.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch."""
+
+    run: str
+    state: State
+    queue: str
+    outcome: Document | None = None
+    error: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepHeld:
+    """A step that is done: its number, its name, what it left, and when it ended, in seconds since the epoch."""
+
+    number: int
+    name: str
+    left: object
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Where runs of a pipeline wait; `concurrency` is how many run at a time over all processes, 0 for no limit."""
+
+    name: str
+    concurrency: int = 0
+
+
+class PipelineChanged(Exception):
+    """A run was taken up again, and its steps are not those that it did before."""
+
+
+class EngineTrouble(BaseException):
+    """The engine can't go on with a run now, and it will be taken up again. No handler may catch this."""
+
+
+class Ledger(ABC):
+    """What any process may ask of the engine. All of it raises DatabaseAway where the database can't be reached."""
+
+    @abstractmethod
+    def enqueue(
+        self,
+        connection: Connection,
+        run: str,
+        queue: str,
+        document: Document,
+        *,
+        priority: int,
+        timeout: float,
+        delay: float = 0.0,
+    ) -> None:
+        """Hold a run that waits, as part of the caller's transaction; it begins when the delay, in seconds, is over."""
+
+    @abstractmethod
+    def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
+        """Return what is known of runs, by id."""
+
+    @abstractmethod
+    def document(self, run: str) -> Document | None:
+        """Return what a run was given."""
+
+    @abstractmethod
+    def steps(self, run: str) -> list[StepHeld]:
+        """Return the steps that a run has done, in order."""
+
+    @abstractmethod
+    def cancel(self, runs: Iterable[str]) -> None:
+        """End runs: none that waits begins, and one that runs ends at its next step."""
+
+    @abstractmethod
+    def requeue(self, runs: Iterable[str], queue: str) -> None:
+        """Take runs from whoever has them, and let them go on elsewhere; those that are over stay as they are."""
+
+    @abstractmethod
+    def fork(self, run: str, new: str, step: int, queue: str) -> None:
+        """Start a run again under a new id, with what it did before a step."""
+
+    @abstractmethod
+    def held_by(self, process: str) -> list[Held]:
+        """Return the runs that a worker process has begun and not ended."""
+
+    @abstractmethod
+    def forget(self, runs: Sequence[str]) -> None:
+        """Delete runs that are over."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Bench(ABC):
+    """Where runs are performed: one in a worker process."""
+
+    @abstractmethod
+    def open(self, process: str, queues: Iterable[Queue], perform: Perform, *, at_once: int) -> None:
+        """Take runs from queues from now on, so many of each at once, under this process's name. Raises CannotStart."""
+
+    @abstractmethod
+    def listen(self, queues: Iterable[Queue]) -> None:
+        """Make sure that queues are there, as declared."""
+
+    @abstractmethod
+    def close(self, seconds: float) -> None:
+        """Take no more runs, and wait so long for those that are under way."""
+
+    @abstractmethod
+    def once(self, name: str, work: Callable[[], object]) -> object:
+        """Return what a step leaves: done now, or before the run was taken up again. Raises PipelineChanged, EngineTrouble."""
+
+    @abstractmethod
+    def later(self, name: str) -> Callable[[Callable[[], object]], object]:
+        """Take a step's turn now, and return what does it later, in any thread of the run."""
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Wait, or for what is left of it where the run was taken up again."""
+
+    @abstractmethod
+    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, make_up: bool) -> None:
+        """Have `tick` called for each tick of a schedule, once over all processes; `make_up` for the last one that was missed too."""
+
+    @abstractmethod
+    def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
+        """Drop the schedules that are not to be kept, of those that a test is true of."""

@@ -1,0 +1,321 @@
+"""Durable runs on DBOS Transact (MIT): a workflow a run, a step a step, in the database that everything else is in. The only module that knows it.
+
+It was chosen over a broker of its own (Celery, with Redis) because a run is accepted in one transaction with its record and its
+idempotency key, and because finished steps are kept and an execution that lost its run can't write any more, on both databases.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from croniter import croniter
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
+from dbos import error as faults
+
+from penstock.access.secrets import Box
+from penstock.db.engine import Connection, DatabaseAway, translated
+from penstock.errors import CannotStart
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, Perform, PipelineChanged, Queue, State, StepHeld
+
+VERSION = "1"  # one for all: which worker may take which run is told by its queue, and steps that do not match are noticed
+WORKFLOW, TICK = "penstock.run", "penstock.tick"
+POLL = 0.1  # seconds between two looks into a queue, where there are few of them
+FEW = 8
+SCHEDULES_POLL = 5.0
+RAISED = "__raised__"
+STATES = {
+    "ENQUEUED": State.WAITING,
+    "DELAYED": State.WAITING,
+    "PENDING": State.RUNNING,
+    "SUCCESS": State.DONE,
+    "ERROR": State.BROKEN,
+    "CANCELLED": State.CANCELLED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": State.BROKEN,
+}
+
+
+def application(environment: str) -> str:
+    """Return the name that an environment's runs are kept apart by."""
+    return f"penstock-{environment}"
+
+
+def migrate(url: str) -> None:
+    """Bring the engine's tables to its release. Raises DatabaseAway."""
+    _quiet()
+    try:
+        DBOS.migrate(url)
+    except Exception as error:
+        raise DatabaseAway(f"the engine's tables can't be made: {type(error).__name__}: {error}") from error
+
+
+def _quiet() -> None:
+    """Send what the engine has to say to our log; it would write to standard error by itself."""
+    logger = logging.getLogger("dbos")
+    logger.handlers[:] = [logging.NullHandler()]
+    logger.propagate = True
+    logger.setLevel(logging.ERROR)
+
+
+class Sealed(Serializer):
+    """Keeps what runs were given and what steps left sealed, as MessagePack: it is customers' data, and never a pickle."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+
+    def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
+        """Return a value as the engine keeps it."""
+        return self._box.seal(msgspec.msgpack.encode(data, enc_hook=_told)).decode("ascii")
+
+    def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
+        """Return a value as it was, exceptions as errors that say the same."""
+        value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
+        return RuntimeError(value[RAISED]) if isinstance(value, dict) and RAISED in value else value
+
+    def name(self) -> str:
+        """Name the format."""
+        return "penstock"
+
+
+def _told(value: object) -> object:
+    if isinstance(value, BaseException):
+        return {RAISED: f"{type(value).__name__}: {value}"}
+    raise TypeError(f"a {type(value).__name__} can't be kept")
+
+
+class DbosLedger(Ledger):
+    """Asks the engine through its client, which performs nothing."""
+
+    def __init__(self, url: str, environment: str, box: Box) -> None:
+        _quiet()
+        self._client = DBOSClient(
+            system_database_url=url,
+            serializer=Sealed(box),
+            application_name=application(environment),
+            lazy=True,
+            retry_connection_errors=False,
+            system_database_pool_size=3,
+        )
+
+    def enqueue(
+        self,
+        connection: Connection,
+        run: str,
+        queue: str,
+        document: Document,
+        *,
+        priority: int,
+        timeout: float,
+        delay: float = 0.0,
+    ) -> None:
+        """Hold a run that waits, as part of the caller's transaction."""
+        options: Any = {
+            "workflow_name": WORKFLOW,
+            "queue_name": queue,
+            "workflow_id": run,
+            "priority": priority,
+            "app_version": VERSION,
+            "workflow_timeout": timeout,
+            **({"delay_seconds": delay} if delay else {}),
+        }
+        self._client.enqueue_in_transaction(connection, options, document)
+
+    def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
+        """Return what is known of runs, by id."""
+        if not runs:
+            return {}
+        with _translated():
+            found = self._client.list_workflows(workflow_ids=list(runs), load_input=False, load_output=outcomes)
+        return {item.workflow_id: _held(item) for item in found}
+
+    def document(self, run: str) -> Document | None:
+        """Return what a run was given."""
+        with _translated():
+            found = self._client.list_workflows(workflow_ids=[run], load_input=True, load_output=False)
+        given = found[0].input if found else None
+        return given["args"][0] if isinstance(given, dict) and given["args"] else None
+
+    def steps(self, run: str) -> list[StepHeld]:
+        """Return the steps that a run has done, in order."""
+        with _translated():
+            found = self._client.list_workflow_steps(run)
+        return [
+            StepHeld(
+                item["function_id"],
+                item["function_name"],
+                item["output"],
+                (item["started_at_epoch_ms"] or 0) / 1000,
+                (item["completed_at_epoch_ms"] or 0) / 1000,
+            )
+            for item in found
+        ]
+
+    def cancel(self, runs: Iterable[str]) -> None:
+        """End runs."""
+        with _translated():
+            self._client.cancel_workflows(list(runs))
+
+    def requeue(self, runs: Iterable[str], queue: str) -> None:
+        """Take runs from whoever has them."""
+        with _translated():
+            self._client.resume_workflows(list(runs), queue_name=queue)
+
+    def fork(self, run: str, new: str, step: int, queue: str) -> None:
+        """Start a run again under a new id."""
+        with _translated(), SetWorkflowID(new):
+            self._client.fork_workflow(run, step, application_version=VERSION, queue_name=queue)
+
+    def held_by(self, process: str) -> list[Held]:
+        """Return the runs that a worker process has begun and not ended."""
+        with _translated():
+            found = self._client.list_workflows(executor_id=process, status="PENDING", load_input=False, load_output=False)
+        return [_held(item) for item in found]
+
+    def forget(self, runs: Sequence[str]) -> None:
+        """Delete runs that are over."""
+        with _translated():
+            self._client.delete_workflows(list(runs))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.destroy()
+
+
+def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
+    outcome = item.output if isinstance(item.output, dict) else None
+    return Held(
+        item.workflow_id,
+        STATES.get(item.status, State.BROKEN),
+        item.queue_name or "",
+        outcome,
+        str(item.error or item.status if STATES.get(item.status) is State.BROKEN else ""),
+        item.dequeued_at / 1000 if item.dequeued_at else None,
+        item.completed_at / 1000 if item.completed_at else None,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    with translated("the engine's database"):
+        yield
+
+
+class DbosBench(Bench):
+    """Performs runs in this process."""
+
+    def __init__(self, url: str, environment: str, box: Box, tick: Callable[[Mapping[str, object], datetime], None]) -> None:
+        """Take what to do at a tick of a schedule, given its context."""
+        self._url = url
+        self._environment = environment
+        self._box = box
+        self._tick = tick
+        self._at_once = 1
+        self._queues: list[Queue] = []
+        self._scheduled: Any = None
+
+    def open(self, process: str, queues: Iterable[Queue], perform: Perform, *, at_once: int) -> None:
+        """Take runs from queues from now on. Raises CannotStart."""
+        _quiet()
+        self._at_once = at_once
+        self._queues = list(queues)
+        config: DBOSConfig = {
+            "name": application(self._environment),
+            "system_database_url": self._url,
+            "executor_id": process,
+            "application_version": VERSION,
+            "serializer": Sealed(self._box),
+            "run_migrations": False,
+            "log_level": "ERROR",
+            "scheduler_polling_interval_sec": SCHEDULES_POLL,
+        }
+        DBOS(config=config)
+
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+        def run(document: Document) -> Document:
+            return perform(DBOS.workflow_id or "", document)
+
+        @DBOS.workflow(name=TICK, max_recovery_attempts=None)
+        def tick(moment: datetime, context: Mapping[str, object]) -> None:
+            self._tick(context, moment)
+
+        self._scheduled = tick
+        DBOS.listen_queues([queue.name for queue in self._queues])
+        try:
+            DBOS.launch()
+        except Exception as error:
+            raise CannotStart(f"the engine of durable runs can't start: {type(error).__name__}: {error}; run `penstock db upgrade`") from error
+        self.listen(self._queues)
+
+    def listen(self, queues: Iterable[Queue]) -> None:
+        """Make sure that queues are there, as declared."""
+        declared = list(queues)
+        for queue in declared:
+            here = min(self._at_once, queue.concurrency) if queue.concurrency else self._at_once
+            DBOS.register_queue(
+                queue.name,
+                worker_concurrency=here,
+                global_concurrency=queue.concurrency or None,
+                polling_interval_sec=POLL * max(1.0, len(declared) / FEW),
+                on_conflict="always_update",
+            )
+
+    def close(self, seconds: float) -> None:
+        """Take no more runs, and wait so long for those that are under way."""
+        DBOS.destroy(workflow_completion_timeout_sec=int(seconds))
+
+    def once(self, name: str, work: Callable[[], object]) -> object:
+        """Return what a step leaves."""
+        with _engine():
+            return DBOS.run_step({"name": name}, work)
+
+    def later(self, name: str) -> Callable[[Callable[[], object]], object]:
+        """Take a step's turn now."""
+        reserved = DBOS.reserve_step()
+
+        def run(work: Callable[[], object]) -> object:
+            with _engine():
+                return reserved.run({"name": name}, work)
+
+        return run
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        with _engine():
+            DBOS.sleep(seconds)
+
+    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, make_up: bool) -> None:
+        """Have `tick` called for each tick of a schedule."""
+        before = DBOS.get_schedule(name)
+        DBOS.apply_schedules(
+            [{"schedule_name": name, "workflow_fn": self._scheduled, "schedule": cron, "cron_timezone": timezone, "context": dict(context)}]
+        )
+        fired = before["last_fired_at"] if before is not None else None
+        if make_up and fired:
+            now = datetime.now(ZoneInfo(timezone))
+            last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
+            if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
+                DBOS.backfill_schedule(name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1))
+
+    def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
+        """Drop the schedules that are not to be kept."""
+        kept = set(keep)
+        for schedule in DBOS.list_schedules():
+            name = schedule["schedule_name"]
+            if name not in kept and among(name):
+                DBOS.delete_schedule(name)
+
+
+@contextmanager
+def _engine() -> Iterator[None]:
+    """Tell the engine's faults from those of steps, which never raise here: they leave what they raised."""
+    try:
+        yield
+    except (faults.DBOSUnexpectedStepError, faults.DBOSStepNondeterminismError) as error:
+        raise PipelineChanged(str(error)) from error
+    except Exception as error:
+        raise EngineTrouble(f"{type(error).__name__}: {error}") from error

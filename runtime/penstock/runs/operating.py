@@ -1,0 +1,209 @@
+"""What operators see of runs, and do to them: commands and pages use the same functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from penstock import audit
+from penstock.access.find import environment_row, named
+from penstock.access.secrets import Box
+from penstock.contracts.pipeline import Pipeline, Route
+from penstock.db import runs as stored
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader, Row
+from penstock.errors import Mistaken, PenstockError, Unknown
+from penstock.runs.accepting import Accepting, Wanted, queue_of
+from penstock.runs.durable import Given
+from penstock.runs.engine import Ledger
+from penstock.runs.ids import is_run_id, millis_of, new_run_id
+from penstock.runs.records import UNFINISHED, Status, first_id, steps_of
+from penstock.runs.redact import hidden_in
+from penstock.runs.showing import status_now, steps_held
+
+Shown = dict[str, Any]
+Find = Callable[[str, str, str], tuple[Pipeline, Route]]
+SAME = (
+    "id", "pipeline", "version", "route", "durable", "subject", "status", "http_status", "problem", "detail", "parent", "redelivers", "request_id",
+)  # fmt: skip
+
+
+def list_runs(  # noqa: PLR0913  one argument a filter
+    engine: Engine,
+    *,
+    environment: str | None = None,
+    pipelines: Sequence[str] = (),
+    consumer: str | None = None,
+    status: str | None = None,
+    request_id: str | None = None,
+    since: float | None = None,
+    before: str | None = None,
+    limit: int = 50,
+) -> list[Shown]:
+    """Return runs, newest first; `since` is in seconds since the epoch, `before` the id that the page before ended with."""
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        found = stored.page(
+            connection,
+            environment_id=environment_row(reader, environment)["id"] if environment else None,
+            pipelines=pipelines,
+            consumer_id=named(reader, "consumer", consumer)["id"] if consumer else None,
+            status=status,
+            request_id=request_id,
+            since=first_id(since) if since is not None else None,
+            before=before,
+            limit=limit,
+        )
+        return _named(reader, found)
+
+
+def _named(reader: Reader, rows: Sequence[Row]) -> list[Shown]:
+    environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
+    return [_shown(row, environments, consumers) for row in rows]
+
+
+def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
+    came = datetime.fromtimestamp(millis_of(row["id"]) / 1000, UTC)
+    same = (
+        "id",
+        "pipeline",
+        "version",
+        "route",
+        "durable",
+        "subject",
+        "status",
+        "http_status",
+        "problem",
+        "detail",
+        "parent",
+        "redelivers",
+        "request_id",
+    )
+    return {
+        **{name: row[name] for name in same},
+        "at": came,
+        "started_at": row["started_at"],
+        "ms": None if row["micros"] is None else row["micros"] / 1000,
+        "environment": environments.get(row["environment_id"]),
+        "consumer": consumers.get(row["consumer_id"]) if row["consumer_id"] is not None else None,
+    }
+
+
+def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str) -> Shown:
+    """Return all that is known of a run: its record, its steps, what was kept of its bodies, and the runs that it started."""
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        row = _found(connection, run)
+        shown = _named(reader, [row])[0]
+        shown["children"] = [
+            {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")} for child in _named(reader, stored.children(connection, run))
+        ]
+    shown["steps"] = steps_of(row["steps"])
+    shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
+    if row["durable"]:
+        shown |= {name: row[name] for name in ("recoveries", "progress", "cancelled_by", "callback_url", "callback_status")}
+        held = ledger(shown["environment"]).look([run], outcomes=True).get(run)
+        shown["status"] = status_now(row, held).value
+        if held is not None:
+            shown["steps"] = steps_held(ledger(shown["environment"]).steps(run)) or shown["steps"]
+            if shown["started_at"] is None and held.started_at is not None:
+                shown["started_at"] = datetime.fromtimestamp(held.started_at, UTC)
+    return shown
+
+
+def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db
+    row = stored.find(connection, run) if is_run_id(run) else None
+    if row is None:
+        raise Unknown("run", run, mend="`penstock runs list` shows their ids")
+    return row
+
+
+def cancel_run(engine: Engine, actor: str, accepting: Callable[[str], Accepting], run: str) -> None:
+    """End a durable run that is not over, with those that it started."""
+    with reading(engine) as connection:
+        row = _found(connection, run)
+        environment = _named(Reader(connection), [row])[0]["environment"]
+    if not row["durable"]:
+        raise Mistaken(f"run {run} was answered at once; only a durable run can be cancelled")
+    if row["status"] not in UNFINISHED:
+        raise PenstockError(f"run {run} is over already: {row['status']}")
+    accepting(environment).cancel(run, actor)
+    with audit.change(engine, actor, audit.Action.RUN_CANCELLED, run, environment=environment) as (_, detail):
+        detail["pipeline"] = row["pipeline"]
+
+
+def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting], find: Find, run: str, *, step: int = 1) -> str:
+    """Start a durable run again with what it was given, from a step on where one is named; return the new run's id.
+
+    `find` returns pipeline and route by the pipeline's id, method and path; it raises where they are not there any more.
+    """
+    with reading(engine) as connection:
+        row = _found(connection, run)
+        environment = _named(Reader(connection), [row])[0]["environment"]
+    if row["status"] in UNFINISHED:
+        raise PenstockError(f"run {run} is not over; cancel it first, or wait for its end")
+    accept = accepting(environment)
+    document = accept.ledger.document(run)
+    if document is None:
+        raise PenstockError(f"what run {run} was given is not remembered any more")
+    given = Given.of(document)
+    pipeline, route = find(given.pipeline, given.method, given.route)
+    new = new_run_id()
+    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=time.time()), pipeline, route, row["callback_url"], redelivers=run)
+    if step > 1:
+        _check_step(accept.ledger, run, step)
+        accept.accept_record(wanted)
+        accept.ledger.fork(run, new, step, queue_of(environment, pipeline.id))
+    else:
+        accept.accept(wanted)
+    with audit.change(engine, actor, audit.Action.RUN_REDELIVERED, run, environment=environment) as (_, detail):
+        detail.update(new=new, step=step, pipeline=pipeline.id)
+    return new
+
+
+def _check_step(ledger: Ledger, run: str, step: int) -> None:
+    known = [item.number for item in ledger.steps(run)]
+    if not known or step > max(known) + 1:
+        raise Mistaken(f"run {run} has done {max(known, default=0)} steps; `penstock runs show {run}` shows their numbers")
+
+
+def recorded_input(shown: Shown) -> tuple[str, str, bytes, str]:
+    """Return path, query, body and media type of a call that was answered at once. Raises PenstockError where not all of it was recorded."""
+    run, bodies = shown["id"], shown["bodies"]
+    sent = bodies["input"] if bodies else None
+    if not sent:
+        raise PenstockError(f"what run {run} was given is not recorded; record_bodies of its pipeline says which are")
+    hidden = hidden_in(sent.get("json")) + hidden_in(sent["query"], "?")
+    if hidden:
+        raise PenstockError(f"what run {run} was given is not complete: {', '.join(hidden)} is sensitive, and was not recorded")
+    if sent.get("type") == "form" or ("json" not in sent and sent.get("size")):
+        raise PenstockError(f"what run {run} was given is not recorded as it came: a body of type {sent['type']}")
+    query = urlencode(sent["query"], doseq=True)
+    return sent["path"], query, msgspec.json.encode(sent["json"]) if "json" in sent else b"", sent.get("type", "")
+
+
+def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, ledger: Callable[[str], Ledger]) -> int:
+    """Forget runs older than so many seconds, a few at a time; return how many."""
+    with reading(engine) as connection:
+        environment_id = environment_row(Reader(connection), environment)["id"]
+    before, total = first_id(time.time() - older_than), 0
+    while True:
+        number, durable = stored.purge(engine, environment_id, before)
+        total += number
+        if durable:
+            ledger(environment).forget(durable)
+        if number < stored.PURGED_AT_A_TIME:
+            break
+    with audit.change(engine, actor, audit.Action.RUNS_PURGED, environment, environment=environment) as (_, detail):
+        detail.update(older_than_seconds=older_than, runs=total)
+    return total
+
+
+def is_over(status: str) -> bool:
+    """Say whether nothing more will happen to a run."""
+    return Status(status) not in UNFINISHED

@@ -1,0 +1,430 @@
+"""Records of runs, written in batches by a thread of their own: a call hands over what it was, and goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.access.secrets import Box
+from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.pipeline import Pipeline
+from penstock.db import counts
+from penstock.db import runs as stored
+from penstock.db.engine import Connection, DatabaseAway, Engine, writing
+from penstock.errors import PenstockError
+from penstock.runs import metrics
+from penstock.runs.ids import new_run_id
+from penstock.runs.redact import API_KEY, HIDDEN, LARGEST, Sensitive
+from penstock.runs.steps import StepRecord
+
+MOST = 50_000  # records that wait
+MOST_BYTES = 32 * 1024 * 1024  # of bodies that wait
+AT_ONCE = 5_000  # records in one transaction
+PAUSE = 0.25  # seconds between two batches
+SOON = 2_000  # records that wake the writer earlier
+SAMPLE = 10.0  # seconds between two samples of the same refusal
+SAMPLES = 60  # in a minute, of all refusals
+TELL = 60.0  # seconds between two lines of the log about what was dropped
+LONGEST_DETAIL = 2000  # characters
+
+
+def fit(text: str | None, most: int) -> str | None:
+    """Return a text as a column takes it: no longer, without NUL, which PostgreSQL does not take, and without API keys."""
+    if text is None:
+        return None
+    text = API_KEY.sub(HIDDEN, text.replace("\0", "")) if "pk_" in text or "\0" in text else text
+    return text[:most]
+
+
+class Status(StrEnum):
+    """What became of a run."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"  # by its handler
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = frozenset({Status.ACCEPTED, Status.RUNNING})
+
+
+def status_of(http_status: int, problem: str | None) -> Status:
+    """Return what a reply says of its run."""
+    if http_status < 400:  # noqa: PLR2004  the least status of an error
+        return Status.SUCCEEDED
+    if problem == "timed-out":
+        return Status.TIMED_OUT
+    return Status.REFUSED if http_status < 500 else Status.FAILED  # noqa: PLR2004  the least status of a fault of ours
+
+
+class Exchange(msgspec.Struct, gc=False):
+    """What a call asked for and was given: path, query and bodies, as they came and went."""
+
+    path: str
+    query: str
+    content_type: str
+    body: bytes | None
+    form: Any
+    reply_type: str
+    reply: bytes
+
+
+class Record(msgspec.Struct):
+    """A run that is over. Its moment is in its id, a UUIDv7; `micros` is how long it took."""
+
+    run: str
+    pipeline: Pipeline
+    route: str
+    http_status: int
+    micros: int
+    caller: Caller = ANONYMOUS
+    problem: str | None = None
+    detail: str | None = None
+    parent: str | None = None
+    request_id: str | None = None
+    steps: list[StepRecord] | None = None
+    exchange: Exchange | None = None
+    redelivers: str | None = None
+
+    @property
+    def status(self) -> Status:
+        """What became of it."""
+        return status_of(self.http_status, self.problem)
+
+
+class Finished(msgspec.Struct):
+    """How a durable run ended; what is None is not known here."""
+
+    run: str
+    pipeline: Pipeline
+    status: Status
+    http_status: int | None = None
+    micros: int | None = None
+    problem: str | None = None
+    detail: str | None = None
+    steps: list[StepRecord] | None = None
+    exchange: Exchange | None = None
+
+
+class _Counted:
+    """What is counted of one pipeline and outcome within one minute."""
+
+    __slots__ = ("buckets", "calls", "changed", "micros")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.micros = 0
+        self.buckets = [0] * (len(metrics.BOUNDS) + 1)
+        self.changed = True
+
+    def add(self, micros: int | None) -> None:
+        self.calls += 1
+        self.changed = True
+        if micros is not None:
+            self.micros += micros
+            seconds = micros / 1e6
+            self.buckets[next((index for index, bound in enumerate(metrics.BOUNDS) if seconds <= bound), len(metrics.BOUNDS))] += 1
+
+
+class Recorder:
+    """Takes records of one environment's runs, counts calls, and writes both. What there is no room for is dropped, counted and said."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        environment_id: int,
+        box: Box,
+        sensitive: Callable[[Pipeline], Sensitive],
+        most_bodies: Callable[[], str],
+        *,
+        finished: Callable[[Connection, Finished], None] = lambda _, __: None,
+    ) -> None:
+        """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept; `finished` joins a durable run's end."""
+        self._engine = engine
+        self._environment_id = environment_id
+        self._box = box
+        self._sensitive = sensitive
+        self._most_bodies = most_bodies
+        self._finished = finished
+        self._process = new_run_id()
+        self._over: deque[Record] = deque()
+        self._durable: deque[tuple[str, datetime] | Finished] = deque()
+        self._said: dict[str, dict[str, object]] = {}
+        self._refused: deque[tuple[str, str]] = deque(maxlen=MOST)
+        self._samples: deque[dict[str, object]] = deque(maxlen=SAMPLES)
+        self._sampled: dict[tuple[str, str], float] = {}
+        self._counted: dict[tuple[int, str, str], _Counted] = {}
+        self._bytes = 0
+        self._dropped = 0
+        self._told_at = float("-inf")
+        self._wake = threading.Event()
+        self._stop = False
+        self._writing = threading.Lock()
+        self._log = structlog.get_logger("penstock")
+        self._thread = threading.Thread(target=self._write_on, name="penstock-records", daemon=True)
+        self._pid = os.getpid()
+        self._thread.start()
+
+    # What calls do: a few microseconds, and no waiting.
+
+    def over(self, record: Record) -> None:
+        """Take the record of a run that was answered at once."""
+        waiting = len(self._over)
+        if waiting >= MOST:
+            self._dropped += 1
+            return
+        exchange = record.exchange
+        if exchange is not None:
+            size = len(exchange.body or b"") + len(exchange.reply)
+            if size > 2 * LARGEST or self._bytes + size > MOST_BYTES:
+                exchange.body, exchange.reply = None, b""
+            else:
+                self._bytes += size
+        self._over.append(record)
+        if waiting == SOON:
+            self._wake.set()
+
+    def keeps(self, pipeline: Pipeline, http_status: int) -> bool:
+        """Say whether the bodies of a call are to be kept with its record."""
+        wanted = pipeline.record_bodies
+        if wanted == "none" or pipeline.trigger.login or (most := self._most_bodies()) == "none":
+            return False
+        return http_status >= 400 or (wanted == "all" and most == "all")  # noqa: PLR2004  the least status of an error
+
+    def refused(self, pipeline: str, problem: str, *, address: str = "", reason: str | None = None, consumer_id: int | None = None) -> None:
+        """Count a call that the gate refused, and keep a sample now and then: an attack must not fill the table."""
+        self._refused.append((pipeline, problem))
+        now = time.monotonic()
+        if now - self._sampled.get((pipeline, problem), float("-inf")) >= SAMPLE and len(self._samples) < SAMPLES:
+            self._sampled[pipeline, problem] = now
+            self._samples.append(
+                {
+                    "id": new_run_id(),
+                    "environment_id": self._environment_id,
+                    "pipeline": pipeline,
+                    "problem": problem,
+                    "address": address[:64],
+                    "reason": reason,
+                    "consumer_id": consumer_id,
+                }
+            )
+
+    def began(self, run: str, at: datetime) -> None:
+        """Note that a durable run has begun."""
+        self._durable.append((run, at))
+
+    def ended(self, finished: Finished) -> None:
+        """Note how a durable run ended."""
+        self._durable.append(finished)
+        self._wake.set()
+
+    def progress(self, run: str, said: dict[str, object]) -> None:
+        """Note how far a durable run is; the last word counts."""
+        self._said[run] = said
+
+    # What the writer does.
+
+    def _write_on(self) -> None:
+        while not self._stop:
+            self._wake.wait(PAUSE)
+            self._wake.clear()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; what can't be written waits on."""
+        with self._writing:
+            try:
+                while self._write_over() == AT_ONCE:
+                    pass
+                self._write_durable()
+                self._write_counts()
+            except PenstockError as error:
+                self._tell("run records wait", error=str(error), waiting=len(self._over))
+            except Exception:  # noqa: BLE001  whatever it is, later records must be written
+                self._log.exception("run records not written")
+            if self._dropped:
+                number, self._dropped = self._dropped, 0
+                metrics.dropped(number)
+                self._tell("run records dropped", records=number, reason="too many wait")
+
+    def _tell(self, event: str, **facts: object) -> None:
+        if time.monotonic() - self._told_at >= TELL:
+            self._told_at = time.monotonic()
+            self._log.error(event, **facts)
+
+    def _write_over(self) -> int:
+        batch = [self._over[index] for index in range(min(AT_ONCE, len(self._over)))]
+        if not batch:
+            return 0
+        rows = [(self._row(record), self._detail(record.run, record.pipeline, record.steps, record.exchange)) for record in batch]
+        try:
+            stored.record(self._engine, [row for row, _ in rows], [detail for _, detail in rows if detail])
+        except DatabaseAway:
+            raise
+        except Exception:  # noqa: BLE001  one that the database does not take must not keep the others
+            self._write_one_by_one(rows)
+        for record in batch:
+            self._over.popleft()
+            if record.exchange is not None:
+                self._bytes -= len(record.exchange.body or b"") + len(record.exchange.reply)
+            self.count(record.pipeline.id, record.status.value, record.micros)
+        return len(batch)
+
+    def _write_one_by_one(self, rows: list[tuple[stored.RunValues, stored.DetailValues | None]]) -> None:
+        for row, detail in rows:
+            try:
+                stored.record(self._engine, [row], [detail] if detail else [])
+            except DatabaseAway:
+                raise
+            except Exception:  # noqa: BLE001  as above
+                self._dropped += 1
+                self._log.exception("run record not taken", run=row[0])
+
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        caller = record.caller
+        return (
+            record.run,
+            self._environment_id,
+            record.pipeline.id,
+            fit(record.pipeline.version, 64),
+            fit(record.route, 255),
+            False,
+            caller.consumer_id,
+            fit(caller.subject, 255),
+            record.status.value,
+            record.http_status,
+            record.micros,
+            None,
+            fit(record.problem, 64),
+            fit(record.detail, LONGEST_DETAIL),
+            record.parent,
+            record.redelivers,
+            record.request_id,
+        )
+
+    def _detail(self, run: str, pipeline: Pipeline, steps: list[StepRecord] | None, exchange: Exchange | None) -> stored.DetailValues | None:
+        if not steps and exchange is None:
+            return None
+        return run, msgspec.json.encode(steps) if steps else None, self.sealed(pipeline, exchange) if exchange is not None else None
+
+    def sealed(self, pipeline: Pipeline, exchange: Exchange) -> bytes:
+        """Return what may be kept of a call's bodies, sealed."""
+        sensitive = self._sensitive(pipeline)
+        if exchange.form:
+            sent = sensitive.form(exchange.form)
+        else:
+            sent = sensitive.body(exchange.content_type, exchange.body) if exchange.body is not None else {}
+        sent |= {"path": exchange.path, "query": sensitive.query(exchange.query)}
+        kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
+        return self._box.seal(msgspec.json.encode(kept))
+
+    def _write_durable(self) -> None:
+        said, self._said = self._said, {}
+        events = [self._durable[index] for index in range(len(self._durable))]
+        samples = [self._samples[index] for index in range(len(self._samples))]
+        if not (said or events or samples):
+            return
+        try:
+            with writing(self._engine) as connection:
+                self._put_durable(connection, events, said, samples)
+        except PenstockError:
+            self._said = said | self._said
+            raise
+        for event in events:
+            self._durable.popleft()
+            if isinstance(event, Finished):
+                self.count(event.pipeline.id, event.status.value, event.micros)
+        for _ in samples:
+            self._samples.popleft()
+
+    def _put_durable(
+        self,
+        connection: Connection,
+        events: list[tuple[str, datetime] | Finished],
+        said: dict[str, dict[str, object]],
+        samples: list[dict[str, object]],
+    ) -> None:
+        began = [event for event in events if isinstance(event, tuple)]
+        if began:
+            stored.start(connection, began)
+        if said:
+            stored.progress(connection, said.items())
+        for event in events:
+            if isinstance(event, Finished):
+                self._write_finished(connection, event)
+        if samples:
+            stored.refuse(connection, samples)
+
+    def _write_finished(self, connection: Connection, event: Finished) -> None:
+        made = self._detail(event.run, event.pipeline, event.steps, event.exchange)
+        steps, bodies = made[1:] if made else (None, None)
+        known = {"status": event.status.value, "http_status": event.http_status, "problem": fit(event.problem, 64)}
+        known["detail"] = fit(event.detail, LONGEST_DETAIL)
+        if stored.finish(connection, event.run, steps=steps, bodies=bodies, micros=event.micros, **known):
+            self._finished(connection, event)
+
+    def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
+        """Count a call or a run that is over."""
+        minute = int(time.time()) // counts.MINUTE * counts.MINUTE
+        self._counted.setdefault((minute, pipeline, outcome), _Counted()).add(micros)
+        metrics.called(pipeline, outcome, 1)
+        if micros is not None:
+            metrics.took(pipeline, micros / 1e6)
+
+    def _write_counts(self) -> None:
+        for _ in range(len(self._refused)):
+            self.count(*self._refused.popleft(), None)
+        changed = [(key, item) for key, item in self._counted.items() if item.changed]
+        if changed:
+            rows = [
+                {
+                    "environment_id": self._environment_id,
+                    "span": counts.MINUTE,
+                    "since": minute,
+                    "pipeline": pipeline,
+                    "outcome": outcome,
+                    "process": self._process,
+                    "calls": item.calls,
+                    "micros": item.micros,
+                    "buckets": item.buckets,
+                }
+                for (minute, pipeline, outcome), item in changed
+            ]
+            counts.write(self._engine, rows)
+            for _, item in changed:
+                item.changed = False
+        current = int(time.time()) // counts.MINUTE * counts.MINUTE
+        for key in [key for key, item in self._counted.items() if key[0] < current and not item.changed]:
+            del self._counted[key]
+
+    def stop(self) -> None:
+        """Write what waits, and end."""
+        self._stop = True
+        self._wake.set()
+        with suppress(RuntimeError):
+            self._thread.join(timeout=5)
+        self.flush()
+
+
+def steps_of(encoded: bytes | None) -> list[StepRecord]:
+    """Return the steps of a run as they were written."""
+    return msgspec.json.decode(encoded, type=list[StepRecord]) if encoded else []
+
+
+def first_id(moment: float) -> str:
+    """Return the least id of a run that came in at a moment, in seconds since the epoch, or later."""
+    text = f"{int(moment * 1000):012x}"
+    return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"

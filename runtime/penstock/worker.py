@@ -1,0 +1,407 @@
+"""A worker process: performs durable runs, takes over those of workers that died, and keeps their records true."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.access.secrets import open_box
+from penstock.contracts.call import Call
+from penstock.contracts.triggers import Schedule
+from penstock.db import runs as stored
+from penstock.db.engine import Engine, open_engine, reading, writing
+from penstock.db.rows import Row
+from penstock.errors import PenstockError, Refusal
+from penstock.host import Host, Loaded
+from penstock.perform import Context, Observers, Starter, client_of, failed, handle
+from penstock.runs import callbacks, metrics
+from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of
+from penstock.runs.durable import DurableRunner, Given, outcome_of
+from penstock.runs.engine import Document, EngineTrouble, Held, Ledger, PipelineChanged, Queue, State
+from penstock.runs.engine_dbos import DbosBench
+from penstock.runs.handlers import Endpoint
+from penstock.runs.ids import derived_run_id, new_run_id
+from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id, status_of
+from penstock.runs.showing import steps_held, told_run
+from penstock.runs.steps import StepRecord
+
+BEAT = 2.0  # seconds between two signs of life, each with a look around
+SILENT = 10.0  # seconds without one, and a worker counts as dead
+LEASE = 15.0  # seconds that taking over from one may take
+ORPHANED = 3.0  # seconds after which a run that we hold and do not perform is given back
+YOUNG = 5.0  # seconds in which a record is written by whoever performs
+CHECKED = 500  # records in one look
+LOST = 120.0  # seconds after which a run that the engine does not know never will be
+RECOVERIES = 3  # of a run whose pipeline is not loaded here
+FRESH = 10.0  # seconds after its acceptance in which a run begins for the first time
+
+
+class Taken(Exception):
+    """Others count this process as dead and have its runs."""
+
+
+class Worker:
+    """Performs the durable runs of one environment, until it is told to stop."""
+
+    def __init__(self, host: Host) -> None:
+        settings = host.settings
+        self._host = host
+        self._box = open_box(settings)
+        self._engine: Engine = open_engine(settings.database_url)
+        self._bench = DbosBench(settings.database_url, settings.environment, self._box, self._tick)
+        self._starter = Starter(host)
+        self._observers = Observers(host)
+        self._process = new_run_id()
+        self._active: set[str] = set()
+        self._starved: set[str] = set()  # runs that the engine could not go on with
+        self._checked: str | None = None
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._log = structlog.get_logger("penstock.worker")
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to do: a pipeline with durable runs."""
+        return bool(self._host.queues)
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken."""
+        host = self._host
+        host.start()
+        environment_id = host.environment_id
+        stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=socket.gethostname(), pid=os.getpid())
+        queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS))]
+        self._bench.open(self._process, queues, self._perform, at_once=host.settings.worker_runs)
+        self._schedule()
+        self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
+        try:
+            self._watch(environment_id)
+        finally:
+            threading.Thread(target=self._beat_on, name="penstock-beat", daemon=True).start()
+            self._bench.close(host.settings.graceful_timeout)
+            self._closed.set()
+            host.stop()
+            with suppress(PenstockError):
+                stored.beat(self._engine, self._process, ended=True)
+            self._log.info("worker ended", left=len(self._active))
+
+    # Life
+
+    def _watch(self, environment_id: int) -> None:
+        spoke = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                if not stored.beat(self._engine, self._process):
+                    raise Taken("others have taken over from this worker; it was silent for too long")
+                quiet, spoke = time.monotonic() - spoke, time.monotonic()
+                if quiet < SILENT:  # else all were silent, and each may speak before anybody is judged
+                    self._take_over(environment_id)
+                self._give_back_orphans()
+                self._reconcile(environment_id)
+            except PenstockError as error:
+                self._log.error("worker can't look around", error=str(error))
+            self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
+
+    def _beat_on(self) -> None:
+        """Speak while the last runs end; nobody is to take them then."""
+        while not self._closed.wait(BEAT):
+            with suppress(PenstockError):
+                stored.beat(self._engine, self._process)
+
+    def _take_over(self, environment_id: int) -> None:
+        """Let the runs of dead workers go on; each worker is taken over from by one other, so no run is given away twice."""
+        for dead in stored.overdue(self._engine, environment_id, self._process, silent=SILENT, lease=LEASE):
+            held = self._ledger.held_by(dead)
+            for item in held:
+                self._recover(item)
+            stored.disappear(self._engine, dead)
+            self._log.warning("took over from a worker", worker=dead, runs=len(held))
+
+    def _recover(self, item: Held, *, counts: bool = True) -> None:
+        """Give a run back to its queue, or give it up where it has ended too many workers."""
+        with reading(self._engine) as connection:
+            row = stored.find(connection, item.run)
+        if row is not None and counts:
+            with writing(self._engine) as connection:
+                number = stored.recover(connection, item.run)
+            loaded = self._host.loaded.get(row["pipeline"])
+            most = loaded.pipeline.durable.recoveries if loaded is not None else RECOVERIES
+            if number > most:
+                self._give_up(item, row, loaded, number)
+                return
+            metrics.taken_over()
+        queue = item.queue if row is None else queue_of(self._host.settings.environment, row["pipeline"])
+        self._ledger.requeue([item.run], queue)
+
+    def _give_up(self, item: Held, row: Row, loaded: Loaded | None, number: int) -> None:
+        detail = f"It was under way in {number} workers that ended before it did."
+        self._log.error("run given up", run=item.run, pipeline=row["pipeline"], recoveries=number)
+        self._ledger.cancel([item.run])
+        with writing(self._engine) as connection:
+            if stored.finish(connection, item.run, status=Status.FAILED.value, http_status=500, problem="given-up", detail=detail):
+                self._accepting.tell_in(connection, item.run)
+        if loaded is not None:
+            self._recorder.count(loaded.pipeline.id, Status.FAILED.value, None)
+
+    def _give_back_orphans(self) -> None:
+        """Give back what the engine counts as ours and nobody performs: it could not be begun, or its end could not be written."""
+        for item in self._ledger.held_by(self._process):
+            if item.run not in self._active and item.started_at is not None and time.time() - item.started_at > ORPHANED:
+                starved = item.run in self._starved
+                self._starved.discard(item.run)
+                self._recover(item, counts=not starved)
+
+    def _reconcile(self, environment_id: int) -> None:
+        """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
+        with reading(self._engine) as connection:
+            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(time.time() - YOUNG), limit=CHECKED)
+        self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
+        held = self._ledger.look([row["id"] for row in rows], outcomes=True)
+        for row in rows:
+            item, loaded = held.get(row["id"]), self._host.loaded.get(row["pipeline"])
+            if loaded is None or row["id"] in self._active:
+                continue
+            if item is None:
+                if row["id"] < first_id(time.time() - LOST):
+                    detail = "The engine does not know this run."
+                    self._recorder.ended(Finished(row["id"], loaded.pipeline, Status.FAILED, 500, problem="not-begun", detail=detail))
+                continue
+            if row["cancelled_by"] and not item.state.over:
+                self._ledger.cancel([row["id"]])
+                self._accepting.close_cancelled([row["id"]])
+            elif item.state.over:
+                self._recorder.ended(_finished(row, item, loaded, steps_held(self._ledger.steps(row["id"]))))
+
+    # Work
+
+    def _perform(self, run: str, document: Document) -> Document:
+        """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
+        self._active.add(run)
+        try:
+            if "callback" in document:
+                return self._call_back(document)
+            return self._perform_pipeline(run, Given.of(document))
+        except EngineTrouble as error:
+            self._starved.add(run)
+            self._log.error("run interrupted", run=run, error=str(error))
+            raise
+        finally:
+            self._active.discard(run)
+
+    def _perform_pipeline(self, run: str, given: Given) -> Document:
+        host, began = self._host, time.monotonic()
+        item = host.loaded.get(given.pipeline)
+        endpoint = _endpoint(item, given.method, given.route)
+        if item is None or endpoint is None:
+            return outcome_of(_changed("its handler is not there any more"), [], 0)
+        pipeline = item.pipeline
+        self._recorder.began(run, datetime.now(UTC))
+        deadline = began + self._left(run, given, pipeline.durable.timeout)
+        call = self._call(run, given, endpoint, deadline)
+        context = Context(call, tuple(given.ancestors), given.traceparent)
+        runner = DurableRunner(self._bench, deadline, self._starter.start(context), lambda said: self._recorder.progress(run, said))
+        self._observers.started(call)
+        outcome = outcome_of(failed(), [], 0)
+        try:
+            outcome = outcome_of(handle(endpoint, call, runner), runner.steps, _micros(began))
+        except PipelineChanged as error:
+            self._log.error("pipeline changed", pipeline=pipeline.id, run=run, error=str(error))
+            outcome = outcome_of(_changed("its steps are not those that it did before"), runner.steps, _micros(began))
+        except Refusal as error:
+            outcome = outcome_of(error, runner.steps, _micros(began))
+        except Exception as error:  # noqa: BLE001  a stranger's handler may raise anything
+            self._log.exception("pipeline failed", pipeline=pipeline.id, run=run, error=type(error).__name__)
+            outcome = outcome_of(failed(), runner.steps, _micros(began))
+        finally:
+            call.end()
+            self._observers.finished(call, outcome["status"], time.monotonic() - began)
+        self._recorder.ended(self._record(run, item, call, outcome, runner))
+        return outcome
+
+    def _left(self, run: str, given: Given, timeout: float) -> float:
+        """Return the seconds that a run has left; the time that it had in other workers counts."""
+        if time.time() - given.accepted_at < FRESH:
+            return timeout
+        with reading(self._engine) as connection:
+            row = stored.find(connection, run)
+        started = row["started_at"] if row is not None else None
+        return timeout - (time.time() - started.timestamp()) if started is not None else timeout
+
+    def _call(self, run: str, given: Given, endpoint: Endpoint, deadline: float) -> Call:
+        access = self._host.access
+        pipeline = endpoint.pipeline
+        return Call(
+            method=given.method,
+            path=given.path,
+            pipeline=pipeline.name,
+            version=pipeline.version,
+            environment=given.environment,
+            run=run,
+            deadline=deadline,
+            caller=given.caller,
+            params=given.params,
+            query_string=given.query_string,
+            content_type=given.content_type,
+            read_headers=lambda: given.headers,
+            read_body=lambda: given.body,
+            read_form=lambda _: {name: list(values) for name, values in (given.form or {}).items()},
+            variables=access.variables if access is not None else {},
+            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
+            read_http=client_of(run, deadline, given.traceparent),
+        )
+
+    def _record(self, run: str, item: Loaded, call: Call, outcome: Document, runner: DurableRunner) -> Finished:
+        problem = outcome.get("problem") or {}
+        exchange = None
+        if self._recorder.keeps(item.pipeline, outcome["status"]):
+            reply_type = next((value for name, value in outcome.get("headers", ()) if name.lower() == "content-type"), "application/json")
+            reply = outcome.get("body") or msgspec.json.encode(problem, enc_hook=str)
+            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, reply_type, reply)
+        status = status_of(outcome["status"], problem.get("code"))
+        return Finished(
+            run, item.pipeline, status, outcome["status"], outcome["micros"], problem.get("code"), problem.get("detail"), runner.steps, exchange
+        )
+
+    # Callbacks and schedules
+
+    def _call_back(self, document: Document) -> Document:
+        """Make one attempt to tell a consumer of its run's end, and see to the next one."""
+        run, attempt, access = document["callback"], document["attempt"], self._host.access
+        with reading(self._engine) as connection:
+            row = stored.find(connection, run)
+        held = self._ended(run)
+        target = callbacks.target_of(document["url"], access.callbacks.get(document["consumer_id"], ()) if access is not None else ())
+        delay: float | None = None
+        if row is None:
+            said = "the run is not remembered any more"
+        elif target is None:
+            said = "not allowed any more"
+        else:
+            try:
+                status = callbacks.deliver(document["url"], target, run, msgspec.json.encode(told_run(row, held), enc_hook=str))
+                said = f"delivered at attempt {attempt} ({status})"
+            except callbacks.Undeliverable as error:
+                said = f"attempt {attempt}: {error}"
+                delay = None if error.final or attempt > len(callbacks.PAUSES) else callbacks.PAUSES[attempt - 1]
+        over = delay is None and not said.startswith("delivered")
+        with writing(self._engine) as connection:
+            stored.set_durable(connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255])
+            if delay is not None:
+                self._accepting.call_back_in(connection, run, document["url"], document["consumer_id"], attempt=attempt + 1, delay=delay)
+        return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
+
+    def _ended(self, run: str) -> Held | None:
+        """Return a run whose end was noted; the engine writes it a moment later."""
+        for _ in range(50):
+            held = self._ledger.look([run], outcomes=True).get(run)
+            if held is None or held.state.over:
+                break
+            time.sleep(0.1)
+        return held
+
+    def _schedule(self) -> None:
+        """Have the engine call us at the ticks of all schedules that are declared, and of no others of these pipelines."""
+        declared: set[str] = set()
+        for identifier, item in self._host.loaded.items():
+            if item.broken:
+                continue
+            for schedule in item.pipeline.schedules:
+                name = f"{queue_of(self._host.settings.environment, identifier)} {schedule.cron} {schedule.timezone} {schedule.path}"
+                context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
+                self._bench.schedule(name, schedule.cron, schedule.timezone, context, make_up=schedule.missed == "once")
+                declared.add(name)
+        ours = {queue_of(self._host.settings.environment, identifier) for identifier in self._host.loaded}
+        self._bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+
+    def _tick(self, context: Mapping[str, Any], moment: datetime) -> None:
+        """Accept the run of a tick, once over all processes."""
+        identifier = context["pipeline"]
+        item = self._host.loaded.get(identifier)
+        schedule = _schedule_of(item, context)
+        endpoint = _endpoint(item, "POST", context["path"])
+        if item is None or schedule is None or endpoint is None or not self._starter.may_start(identifier):
+            reason = "the pipeline is refused, disabled or not loaded"
+            self._log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
+            return
+        body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
+        given = Given(
+            pipeline=identifier,
+            method="POST",
+            route=endpoint.route.path,
+            path=f"/{identifier}{endpoint.route.path}",
+            environment=self._host.settings.environment,
+            accepted_at=time.time(),
+            content_type="application/json" if body else "",
+            body=body,
+            ancestors=[identifier],
+        )
+        run = tick_id(self._host.settings.environment, identifier, schedule, moment)
+        with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
+            self._accepting.accept(Wanted(run, given, item.pipeline, endpoint.route))
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._accepting.ledger
+
+    @property
+    def _accepting(self) -> Accepting:
+        if self._host.accepting is None:
+            raise RuntimeError("the worker was not started")
+        return self._host.accepting
+
+    @property
+    def _recorder(self) -> Recorder:
+        if self._host.recorder is None:
+            raise RuntimeError("the worker was not started")
+        return self._host.recorder
+
+
+def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetime) -> str:
+    """Return the id of the run of a tick: it can be told without asking anybody."""
+    return derived_run_id(int(moment.timestamp() * 1000), environment, pipeline, schedule.cron, schedule.timezone, schedule.path)
+
+
+def _changed(how: str) -> Refusal:
+    return Refusal(500, "pipeline-changed", f"The pipeline was changed while this run was under way: {how}.")
+
+
+def _micros(began: float) -> int:
+    return int((time.monotonic() - began) * 1e6)
+
+
+def _endpoint(item: Loaded | None, method: str, path: str) -> Endpoint | None:
+    endpoints = item.endpoints if item is not None else ()
+    return next((one for one in endpoints if (one.route.method, one.route.path) == (method, path)), None)
+
+
+def _schedule_of(item: Loaded | None, context: Mapping[str, Any]) -> Schedule | None:
+    schedules = item.pipeline.schedules if item is not None else ()
+    return next((one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])), None)
+
+
+def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord]) -> Finished:
+    """Return the end of a run as the engine knows it."""
+    outcome, pipeline = item.outcome, loaded.pipeline
+    if item.state is State.DONE and outcome is not None:
+        problem = outcome.get("problem") or {}
+        status = status_of(outcome["status"], problem.get("code"))
+        return Finished(row["id"], pipeline, status, outcome["status"], outcome["micros"], problem.get("code"), problem.get("detail"), steps)
+    if item.state is State.CANCELLED and row["cancelled_by"]:
+        return Finished(row["id"], pipeline, Status.CANCELLED, steps=steps)
+    if item.state is State.CANCELLED:
+        return Finished(row["id"], pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps)
+    return Finished(row["id"], pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps)
