@@ -34,6 +34,7 @@ from penstock.runs.accepting import Accepting, queue_of
 from penstock.runs.engine import Ledger, Queue
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
+from penstock.runs.ids import new_run_id
 from penstock.runs.records import Recorder, first_id
 from penstock.runs.redact import Sensitive
 from penstock.settings import Settings
@@ -180,6 +181,10 @@ class Host:
             from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
 
             self.ledger = DbosLedger(self.settings.database_url, environment.name, box)
+            try:
+                self.ledger.look([new_run_id()])
+            except DatabaseAway as error:
+                raise CannotStart(f"durable runs can't be held: {error}") from error
             self.accepting = Accepting(engine, self.ledger, environment.name, environment.id)
         relaxed = open_engine(self.settings.database_url, relaxed=True)
         self.recorder = Recorder(

@@ -11,7 +11,7 @@ import msgspec
 import pluggy
 import structlog
 
-from penstock.contracts.call import Call
+from penstock.contracts.call import Call, Caller
 from penstock.contracts.steps import runner
 from penstock.errors import NotStarted, OutOfTime, PipelineError, Refusal
 from penstock.gate.compliance import State
@@ -21,9 +21,9 @@ from penstock.runs.durable import DurableRunner, Given, refusal_of
 from penstock.runs.engine import Document
 from penstock.runs.engine import State as Far
 from penstock.runs.handlers import Endpoint
-from penstock.runs.ids import derived_run_id, millis_of
+from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
-from penstock.runs.records import Exchange, Record
+from penstock.runs.records import Exchange, Record, status_of
 from penstock.runs.replies import Answer, answer, encode
 from penstock.runs.routes import Routes
 from penstock.runs.steps import Inline

@@ -24,18 +24,19 @@ from penstock.errors import Mistaken, Unknown
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
-from penstock.runs.steps import StepRecord
+from penstock.runs.steps import Attempt, StepRecord
 from penstock.worker import tick_id
 
 COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
 COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
 BAR = 40  # characters of a waterfall
+SAID = ("consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress", "callback_url", "callback_status")
 LOOK = 0.5  # seconds between two looks at a run that is followed
 
 
 @click.group()
 def runs() -> None:
-    """Runs: what became of calls."""
+    """Look at runs and steer them."""
 
 
 @runs.command("list")
@@ -109,17 +110,14 @@ def _print_run(shown: dict[str, Any]) -> None:
         ("run", shown["id"]),
         ("status", status),
         ("pipeline", f"{shown['pipeline']} {shown['version']}  {shown['route']}"),
+        ("came", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"),
+        ("took", f"{shown['ms']:.1f} ms" if shown["ms"] is not None else None),
+        ("taken over", f"{shown['recoveries']} times" if shown.get("recoveries") else None),
     ]
-    rows.append(("came", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"))
-    rows += [(name.replace("_", " "), shown[name]) for name in ("consumer", "subject", "request_id", "parent", "redelivers") if shown[name]]
-    if shown["ms"] is not None:
-        rows.append(("took", f"{shown['ms']:.1f} ms"))
-    rows += [
-        (name.replace("_", " "), shown[name]) for name in ("problem", "detail", "progress", "callback_url", "callback_status") if shown.get(name)
-    ]
-    if shown.get("recoveries"):
-        rows.append(("taken over", f"{shown['recoveries']} times"))
+    rows += [(name.replace("_", " "), shown[name]) for name in SAID if shown.get(name)]
     for name, value in rows:
+        if value is None:
+            continue
         head.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
     console.print(head)
     if shown["steps"]:
@@ -132,17 +130,16 @@ def _print_run(shown: dict[str, Any]) -> None:
 
 def _waterfall(steps: list[StepRecord]) -> Table:
     """Return the steps, each attempt as a bar on the run's time."""
-    whole = max(max(step.at + step.ms for step in steps), 0.001)
+    whole = max([0.001, *(step.at + step.ms for step in steps)])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("#", "step", "attempts", "ms", "", "error"):
         table.add_column(column, justify="right" if column in {"#", "attempts", "ms"} else "left", no_wrap=column != "error")
     for number, step in enumerate(steps, 1):
         bar = Text(" " * BAR)
-        for attempt in step.attempts or [step]:
+        for attempt in step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]:
             first = min(BAR - 1, int(attempt.at / whole * BAR))
             last = min(BAR, max(first + 1, round((attempt.at + attempt.ms) / whole * BAR)))
-            failed = bool(getattr(attempt, "error", "")) or (step.failed and not step.attempts)
-            bar = bar[:first] + Text("█" * (last - first), style="red" if failed else "green") + bar[last:]
+            bar = bar[:first] + Text("█" * (last - first), style="red" if attempt.error else "green") + bar[last:]
         error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
         table.add_row(str(step.number or number), step.name, str(max(1, len(step.attempts))), f"{step.ms:.1f}", bar, Text(error, style="red"))
     return table
