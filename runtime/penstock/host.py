@@ -26,11 +26,12 @@ from penstock.db import counts, migrate, runs
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
-from penstock.errors import BadSetting, CannotStart, PenstockError, TokenNotIssued, Unknown
+from penstock.errors import BadSetting, CannotStart, PenstockError, Refusal, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.accepting import Accepting, queue_of
+from penstock.runs.asking import Asking, run_endpoints
 from penstock.runs.engine import Ledger, Queue
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
@@ -86,6 +87,7 @@ class Host:
         self.recorder: Recorder | None = None
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
+        self.asking: Asking | None = None
         self.pid: int | None = None
         self._gates_version = -1
         self._used: dict[str, float] = {}
@@ -107,10 +109,18 @@ class Host:
             if count[pipeline.id] > 1:
                 found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
             self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]
+            if any(route.durable for route in pipeline.routes):
+                endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
             before = self.loaded.get(pipeline.id)
             broken += before.broken if before else ()
             self.loaded[pipeline.id] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+
+    def _asking(self) -> Asking:
+        """Return what answers consumers about their durable runs."""
+        if self.asking is None:
+            raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.")
+        return self.asking
 
     def _fit(self, plugin: str, pipeline: Pipeline) -> bool:
         """Say whether a pipeline has a URL at all; report it where it has none."""
@@ -186,6 +196,7 @@ class Host:
             except DatabaseAway as error:
                 raise CannotStart(f"durable runs can't be held: {error}") from error
             self.accepting = Accepting(engine, self.ledger, environment.name, environment.id)
+            self.asking = Asking(self.accepting, environment.id, max(1, self.settings.threads // 4))
         relaxed = open_engine(self.settings.database_url, relaxed=True)
         self.recorder = Recorder(
             relaxed,

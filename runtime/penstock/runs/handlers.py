@@ -14,7 +14,7 @@ import msgspec
 from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler, Pipeline, Route
 from penstock.errors import Refusal
-from penstock.runs.bodies import Body, compile_body
+from penstock.runs.bodies import MULTIPART, Body, compile_body
 from penstock.runs.parameters import Parameter, compile_parameter, read_parameters
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -26,20 +26,23 @@ SCALARS = (str, int, float, bool)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler ready to be called: `run(call)` decodes what it asks for and returns what it returned.
+    """A handler ready to be called: `run(call)` decodes what it asks for, as `read(call)` does alone, and returns what it returned.
 
     `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
-    read (None: it takes none), `returns` the type of its reply (None: it does not say).
+    read (None: it takes none), `returns` the type of its reply (None: it does not say). `of_runtime` says that it is no developer's: it is not
+    recorded as a run.
     """
 
     pipeline: Pipeline
     route: Route
     in_path: tuple[str, ...]
     run: Callable[[Call], object]
+    read: Callable[[Call], Mapping[str, object]]
     kinds: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
     body: Body | None
     returns: Any
+    of_runtime: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,46 @@ def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
             endpoint, wrong = _compile(pipeline, route)
             endpoints += [endpoint] if endpoint else []
         problems += wrong
-    return endpoints, problems
+    if any(route.durable for route in pipeline.routes):
+        problems += _durable_problems(endpoints)
+    return endpoints, problems + list(_schedule_problems(pipeline, endpoints))
+
+
+def _durable_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
+    for endpoint in endpoints:
+        if endpoint.route.path.strip("/").split("/")[0] == "runs":
+            yield Problem(f"{endpoint.route} is in the way: below /runs callers look up the durable runs of this pipeline", "give it another path")
+        if endpoint.route.durable and endpoint.body is not None and endpoint.body.media == MULTIPART:
+            yield Problem(f"{endpoint.route}: a durable run can't take files, which are gone when the call ends", "take bytes: body: bytes")
+
+
+def _schedule_problems(pipeline: Pipeline, endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
+    for schedule in pipeline.schedules:
+        where = f"the schedule {schedule.cron!r}"
+        found = [endpoint for endpoint in endpoints if endpoint.route.method == "POST" and endpoint.route.path == schedule.path]
+        if not found or found[0].in_path:
+            yield Problem(f"{where} has no handler", f'put one on @pipeline.post("{schedule.path}"), without parameters in its path')
+            continue
+        try:
+            sent = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
+            found[0].read(_made_by_hand(pipeline, sent))
+        except (TypeError, ValueError, Refusal) as error:
+            faults = error.extra.get("errors") if isinstance(error, Refusal) else None
+            yield Problem(f"{where}: its body does not fit its handler: {faults or error}", "give Schedule(…, body=…) what the handler takes")
+
+
+def _made_by_hand(pipeline: Pipeline, body: bytes) -> Call:
+    return Call(
+        method="POST",
+        path=pipeline.url,
+        pipeline=pipeline.name,
+        version=pipeline.version,
+        environment="",
+        run="",
+        deadline=0.0,
+        content_type="application/json" if body else "",
+        read_body=lambda: body,
+    )
 
 
 def _path_problems(route: Route) -> Iterable[Problem]:
@@ -129,8 +171,8 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
         return None, problems
     sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
-    run = _bind(handler, sources, parameters)
-    return Endpoint(pipeline, route, tuple(in_path), run, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")), []
+    read = _reader(sources, parameters)
+    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")), []
 
 
 def _itself(call: Call) -> Call:
@@ -186,17 +228,13 @@ def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: M
         )
 
 
-def _bind(handler: Handler, sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]) -> Callable[[Call], object]:
+def _bind(handler: Handler, read: Callable[[Call], Mapping[str, object]]) -> Callable[[Call], object]:
+    return lambda call: handler(**read(call))
+
+
+def _reader(sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]) -> Callable[[Call], Mapping[str, object]]:
+    """Return what reads all that a handler takes."""
     parts = tuple(sources.items())
     if parameters:
-
-        def run_with_parameters(call: Call) -> object:
-            given = read_parameters(call, parameters)
-            return handler(**given, **{name: source(call) for name, source in parts})
-
-        return run_with_parameters
-
-    def run(call: Call) -> object:
-        return handler(**{name: source(call) for name, source in parts})
-
-    return run
+        return lambda call: {**read_parameters(call, parameters), **{name: source(call) for name, source in parts}}
+    return lambda call: {name: source(call) for name, source in parts}

@@ -1,0 +1,102 @@
+"""What a consumer asks of its durable runs: how far one is, what came out, and to end it. Below each pipeline that has any, at `/runs/{id}`."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from penstock.contracts.call import Call, Reply
+from penstock.contracts.pipeline import Pipeline, Route
+from penstock.db import runs as stored
+from penstock.db.engine import DatabaseAway, reading
+from penstock.errors import Refusal
+from penstock.runs.accepting import Accepting
+from penstock.runs.handlers import Endpoint
+from penstock.runs.ids import is_run_id
+from penstock.runs.showing import told_run
+
+PATH = "/runs/{run_id}"
+FIRST_SEGMENT = "runs"
+WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)  # RFC 7240 section 4.3
+LOOKS = (0.02, 0.05, 0.1, 0.2)  # seconds between looks at a run that is waited for
+MARGIN = 0.5  # seconds that an answer needs
+UNFINISHED = frozenset({"accepted", "running"})
+
+
+def seconds_to_wait(prefer: str | None) -> float:
+    """Return the seconds that a caller would wait (`Prefer: wait=10`)."""
+    match = WAIT.search(prefer) if prefer else None
+    return float(match[1]) if match is not None else 0.0
+
+
+class Asking:
+    """Answers consumers about runs of one environment. Only so many calls wait at a time; any more are answered at once."""
+
+    def __init__(self, accepting: Accepting, environment_id: int, waiters: int) -> None:
+        self._accepting = accepting
+        self._environment_id = environment_id
+        self._waiters = threading.BoundedSemaphore(waiters)
+
+    def show(self, call: Call, pipeline: str, run: str) -> Reply:
+        """Return a run of the consumer that calls. Raises Refusal: 404 where there is none, whoever else has one of that id."""
+        return self.reply(call, run, self._document(call, pipeline, run), 200)
+
+    def cancel(self, call: Call, pipeline: str, run: str) -> Reply:
+        """End a run of the consumer that calls, if it is not over, and return it."""
+        if self._document(call, pipeline, run)["status"] in UNFINISHED:
+            self._accepting.cancel(run, f"consumer {call.caller.consumer}")
+        return Reply(200, {"Cache-Control": "no-store"}, self._document(call, pipeline, run))
+
+    def reply(self, call: Call, run: str, document: dict[str, Any], status: int) -> Reply:
+        """Return a run, once it is over or the caller does not want to wait any longer."""
+        headers = {"Cache-Control": "no-store"}
+        wanted = seconds_to_wait(call.headers.get("prefer"))
+        if wanted and document["status"] in UNFINISHED and self._waiters.acquire(blocking=False):
+            try:
+                document = self._wait(call, run, document, min(wanted, call.remaining() - MARGIN))
+            finally:
+                self._waiters.release()
+            headers["Preference-Applied"] = f"wait={wanted:g}"
+        if document["status"] in UNFINISHED:
+            headers["Retry-After"] = "1"
+        else:
+            status = 200
+        return Reply(status, headers, document)
+
+    def _wait(self, call: Call, run: str, document: dict[str, Any], seconds: float) -> dict[str, Any]:
+        until, look = time.monotonic() + seconds, 0
+        while document["status"] in UNFINISHED and time.monotonic() < until:
+            time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], max(0.0, until - time.monotonic())))
+            look += 1
+            document = self._document(call, document["pipeline"], run)
+        return document
+
+    def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
+        try:
+            with reading(self._accepting.engine) as connection:
+                row = stored.find(connection, run, environment_id=self._environment_id) if is_run_id(run) else None
+            mine = row is not None and row["durable"] and row["pipeline"] == pipeline and row["consumer_id"] == call.caller.consumer_id
+            if row is None or not mine or call.caller.consumer_id is None:
+                raise Refusal(404, "not-found", "There is no such run.")
+            return told_run(row, self._accepting.ledger.look([run], outcomes=True).get(run))
+        except DatabaseAway as error:
+            raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.", headers=[("Retry-After", "1")]) from error
+
+
+def run_endpoints(pipeline: Pipeline, asking: Callable[[], Asking]) -> list[Endpoint]:
+    """Return the handlers of `/runs/{id}` below a pipeline; `asking` returns what answers them, once the process was started."""
+
+    def show(call: Call) -> Reply:
+        return asking().show(call, pipeline.id, call.params["run_id"])
+
+    def cancel(call: Call) -> Reply:
+        return asking().cancel(call, pipeline.id, call.params["run_id"])
+
+    return [_endpoint(pipeline, Route(method, PATH, handler)) for method, handler in (("GET", show), ("DELETE", cancel))]
+
+
+def _endpoint(pipeline: Pipeline, route: Route) -> Endpoint:
+    return Endpoint(pipeline, route, ("run_id",), route.handler, lambda _: {}, {"run_id": str}, (), None, None, of_runtime=True)
