@@ -301,7 +301,7 @@ def test_a_refusal_on_purpose_is_a_problem_document_with_all_it_says(answering: 
     def refuse(call: Call) -> None:
         raise PipelineError(409, "Already there", "Once is enough.", type="already-there", headers={"Retry-After": "30"}, seen=2)
 
-    answered = answering(refuse, "GET", headers={"X-Request-Id": "run-of-mine"})
+    answered = answering(refuse, "GET")
 
     assert answered.headers["Retry-After"] == "30"
     assert answered.content_type == "application/problem+json"
@@ -311,7 +311,7 @@ def test_a_refusal_on_purpose_is_a_problem_document_with_all_it_says(answering: 
         "status": 409,
         "detail": "Once is enough.",
         "seen": 2,
-        "run": "run-of-mine",
+        "run": answered.headers["X-Run-Id"],
     }
 
 
@@ -329,9 +329,10 @@ def test_what_a_refusal_adds_can_not_replace_what_it_is(answering: Callable[...,
     def refuse(call: Call) -> None:
         raise PipelineError(409, "Taken", "Twice.", run="forged")
 
-    answered = answering(refuse, "GET", headers={"X-Request-Id": "run-of-mine"})
+    answered = answering(refuse, "GET", headers={"X-Request-Id": "mine-to-tell"})
 
-    assert (answered.json or {})["run"] == "run-of-mine"
+    assert (answered.json or {})["run"] == answered.headers["X-Run-Id"] != "forged"
+    assert answered.headers["X-Request-Id"] == "mine-to-tell"
 
 
 def test_a_handler_that_exits_or_recurses_ends_only_its_own_call(answering: Callable[..., TestResponse]) -> None:
@@ -365,15 +366,15 @@ def test_observers_see_start_and_end_and_one_that_raises_changes_nothing(penstoc
     runtime = penstock_runtime(plugin, policy="api-key")
     client = runtime.client(token=False)
 
-    statuses = [client.get(f"/v1/example/{kind}", headers={"X-Request-Id": f"run-of-{kind}"}).status_code for kind in ("good", "bad")]
+    good, bad = (client.get(f"/v1/example/{kind}") for kind in ("good", "bad"))
     refused = runtime.anonymous().get("/v1/example/good").status_code
 
-    assert (statuses, refused) == ([200, 500], 401)
+    assert (good.status_code, bad.status_code, refused) == (200, 500, 401)
     assert seen == [
-        ("started", "run-of-good"),
-        ("finished", "run-of-good", 200, True),
-        ("started", "run-of-bad"),
-        ("finished", "run-of-bad", 500, True),
+        ("started", good.headers["X-Run-Id"]),
+        ("finished", good.headers["X-Run-Id"], 200, True),
+        ("started", bad.headers["X-Run-Id"]),
+        ("finished", bad.headers["X-Run-Id"], 500, True),
     ]
 
 

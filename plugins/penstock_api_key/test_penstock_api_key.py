@@ -78,7 +78,7 @@ class World:
 
     def knock(self, headers: Headers | None = None, query: str = "") -> Answer:
         answered = self.runtime.anonymous().get("/v1/orders/", headers=headers or {}, query_string=query)
-        seen = {name: value for name, value in answered.headers.items() if name not in {"X-Request-Id", "Content-Length"}}
+        seen = {name: value for name, value in answered.headers.items() if name not in {"X-Run-Id", "Content-Length"}}
         return Answer(answered.status_code, {name: value for name, value in (answered.json or {}).items() if name != "run"}, seen)
 
     def take(self, key: str) -> int:

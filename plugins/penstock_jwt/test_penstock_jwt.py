@@ -136,7 +136,7 @@ class World:
     def knock(self, authorization: str, api_key: str = "") -> Answer:
         headers = {"Authorization": authorization, "X-API-Key": api_key or self.api_key}
         answered = self.runtime.anonymous().get("/v1/guarded/", headers=headers)
-        seen = {name: value for name, value in answered.headers.items() if name != "X-Request-Id"}
+        seen = {name: value for name, value in answered.headers.items() if name != "X-Run-Id"}
         return Answer(answered.status_code, {name: value for name, value in (answered.json or {}).items() if name != "run"}, seen)
 
     def take(self, token: str, api_key: str = "") -> int:

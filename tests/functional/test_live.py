@@ -227,16 +227,14 @@ def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(sqlite_place
     assert httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {"edition": 2}
 
 
-def test_the_run_id_of_a_well_formed_request_id_is_echoed_and_any_other_replaced(sqlite_place: Place, serve: Serve) -> None:
+def test_a_well_formed_request_id_is_echoed_and_any_other_is_not(sqlite_place: Place, serve: Serve) -> None:
     key, _ = prepared(sqlite_place)
     server = serve(sqlite_place)
 
-    def echoed(sent: str) -> str:
-        return server.call("GET", "/v1/orders/", key=key, headers={"X-Request-Id": sent}).headers["x-request-id"]
+    def echoed(sent: str) -> str | None:
+        return server.call("GET", "/v1/orders/", key=key, headers={"X-Request-Id": sent}).headers.get("x-request-id")
 
-    assert echoed("order-77f3a1b2") == "order-77f3a1b2"
-    assert echoed("<script>alert(1)</script>") != "<script>alert(1)</script>"
-    assert echoed("x") != "x"
+    assert [echoed(sent) for sent in ("order-77f3a1b2", "<script>alert(1)</script>", "x")] == ["order-77f3a1b2", None, None]
 
 
 def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:

@@ -229,6 +229,10 @@ class Call:
         if current is not None:
             current.progress(done, of, note)
 
+    def so_far(self) -> tuple[bytes | None, Fields | None]:
+        """Return body and form as far as they were read, for the record. The runtime calls this."""
+        return self._body, self._form
+
     def end(self) -> None:
         """Let go of what the call holds: files that came with a form. The runtime calls this."""
         if self._form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.contracts.call import Call, Reply
@@ -42,37 +42,32 @@ class Asking:
 
     def show(self, call: Call, pipeline: str, run: str) -> Reply:
         """Return a run of the consumer that calls. Raises Refusal: 404 where there is none, whoever else has one of that id."""
-        return self.reply(call, run, self._document(call, pipeline, run), 200)
+        document = self._document(call, pipeline, run)
+        return self._wait(call, run, document) or _reply(document)
 
     def cancel(self, call: Call, pipeline: str, run: str) -> Reply:
         """End a run of the consumer that calls, if it is not over, and return it."""
         if self._document(call, pipeline, run)["status"] in UNFINISHED:
             self._accepting.cancel(run, f"consumer {call.caller.consumer}")
-        return Reply(200, {"Cache-Control": "no-store"}, self._document(call, pipeline, run))
+        return _reply(self._document(call, pipeline, run))
 
-    def reply(self, call: Call, run: str, document: dict[str, Any], status: int) -> Reply:
-        """Return a run, once it is over or the caller does not want to wait any longer."""
-        headers = {"Cache-Control": "no-store"}
+    def wait(self, call: Call, run: str) -> Reply | None:
+        """Return a run that was just accepted, once it is over or its caller has waited as long as it would; None where it would not wait."""
+        return self._wait(call, run, {"pipeline": f"{call.path.split('/')[1]}/{call.path.split('/')[2]}", "status": "accepted"})
+
+    def _wait(self, call: Call, run: str, document: dict[str, Any]) -> Reply | None:
         wanted = seconds_to_wait(call.headers.get("prefer"))
-        if wanted and document["status"] in UNFINISHED and self._waiters.acquire(blocking=False):
-            try:
-                document = self._wait(call, run, document, min(wanted, call.remaining() - MARGIN))
-            finally:
-                self._waiters.release()
-            headers["Preference-Applied"] = f"wait={wanted:g}"
-        if document["status"] in UNFINISHED:
-            headers["Retry-After"] = "1"
-        else:
-            status = 200
-        return Reply(status, headers, document)
-
-    def _wait(self, call: Call, run: str, document: dict[str, Any], seconds: float) -> dict[str, Any]:
-        until, look = time.monotonic() + seconds, 0
-        while document["status"] in UNFINISHED and time.monotonic() < until:
-            time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], max(0.0, until - time.monotonic())))
-            look += 1
-            document = self._document(call, document["pipeline"], run)
-        return document
+        if not wanted or document["status"] not in UNFINISHED or not self._waiters.acquire(blocking=False):
+            return None
+        try:
+            until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
+            while document["status"] in UNFINISHED and (left := until - time.monotonic()) > 0:
+                time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
+                look += 1
+                document = self._document(call, document["pipeline"], run)
+        finally:
+            self._waiters.release()
+        return _reply(document, {"Preference-Applied": f"wait={wanted:g}"})
 
     def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
         try:
@@ -84,6 +79,11 @@ class Asking:
             return told_run(row, self._accepting.ledger.look([run], outcomes=True).get(run))
         except DatabaseAway as error:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.", headers=[("Retry-After", "1")]) from error
+
+
+def _reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
+    again = {"Retry-After": "1"} if document["status"] in UNFINISHED else {}
+    return Reply(200, {"Cache-Control": "no-store", **again, **(headers or {})}, document)
 
 
 def run_endpoints(pipeline: Pipeline, asking: Callable[[], Asking]) -> list[Endpoint]:

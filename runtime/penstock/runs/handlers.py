@@ -44,6 +44,11 @@ class Endpoint:
     returns: Any
     of_runtime: bool = False
 
+    @property
+    def name(self) -> str:
+        """Method and path, as declared."""
+        return str(self.route)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -172,7 +177,9 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
     sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
     read = _reader(sources, parameters)
-    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")), []
+    return Endpoint(
+        pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")
+    ), []
 
 
 def _itself(call: Call) -> Call:

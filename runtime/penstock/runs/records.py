@@ -222,6 +222,10 @@ class Recorder:
                 }
             )
 
+    def counted(self, pipeline: str, outcome: str) -> None:
+        """Count a call that was answered without a run of its own."""
+        self._refused.append((pipeline, outcome))
+
     def began(self, run: str, at: datetime) -> None:
         """Note that a durable run has begun."""
         self._durable.append((run, at))
@@ -417,6 +421,7 @@ class Recorder:
         with suppress(RuntimeError):
             self._thread.join(timeout=5)
         self.flush()
+        self._engine.dispose()
 
 
 def steps_of(encoded: bytes | None) -> list[StepRecord]:

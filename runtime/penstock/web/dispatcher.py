@@ -9,7 +9,6 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any
 
-import pluggy
 import structlog
 
 from penstock.contracts.access import RequestHead
@@ -17,24 +16,28 @@ from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.triggers import MAX_SECONDS, Cors
-from penstock.errors import CredentialRejected, Refusal
+from penstock.errors import CredentialRejected, OutOfTime, Refusal
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE
 from penstock.host import Host
+from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
-from penstock.runs.ids import REQUEST_ID, new_run_id
-from penstock.runs.replies import Answer, answer
+from penstock.runs.records import Exchange, Record
+from penstock.runs.replies import Answer
 from penstock.runs.routes import Place, Routes
+from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
+from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
+from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket
 
-RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
+REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., object]
@@ -64,9 +67,8 @@ class Dispatcher:
             if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
         self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in served.values() if not item.broken), default=MAX_SECONDS))
-        hooks = host.plugins.manager.hook
-        self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
-        self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
+        self._observers = Observers(host)
+        self._starter = Starter(host)
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
 
@@ -79,43 +81,44 @@ class Dispatcher:
 
     def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
         """Answer one call."""
-        began = time.perf_counter()
-        sent = environ.get("HTTP_X_REQUEST_ID")
-        run = sent if sent and REQUEST_ID.fullmatch(sent) else new_run_id()
         place, values = found
-        method = environ["REQUEST_METHOD"]
+        passage = Passage(environ, place)
         refusal: Refusal | None = None
         last = False
         try:
-            status, headers, body = self._run(environ, place, values, method, run)
+            status, headers, body = self._run(passage, values)
         except TimeIsUp:
-            refusal, last = _timed_out(), True
+            refusal, last = OutOfTime(), True
         except Refusal as error:
             refusal, last = error, isinstance(error, BrokenBody)
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            self._log.exception("call failed before its handler", pipeline=place.pipeline, run=run, error=type(error).__name__)
+            self._log.exception("call failed before its handler", pipeline=place.pipeline, run=passage.run, error=type(error).__name__)
             refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
         if refusal is not None:
-            status, headers, body = _refused(refusal, run)
+            status, headers, body = _refused(refusal, passage.run)
+        self._record(passage, status, refusal, headers, body)
         if len(body) > WORTH_IT:
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
-        self._finish(environ, place, run, headers, body)
+        self._finish(passage, headers, body)
         if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
-            self._write_log(environ, place, status, run, refusal, began)
+            self._write_log(passage, status, refusal)
         if last:
             announce_close(start_response)
         start_response(status_line(status), headers)
-        body = b"" if method == "HEAD" else body
+        body = b"" if passage.method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)
 
-    def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes) -> None:
+    def _finish(self, passage: Passage, headers: Headers, body: bytes) -> None:
         """Add the headers that every reply has."""
-        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run), *environ.get(RATES, ()), *self._notices.get(place.pipeline, ())]
+        place = passage.place
+        headers += [("Content-Length", str(len(body))), ("X-Run-Id", passage.run), *passage.rates, *self._notices.get(place.pipeline, ())]
+        if passage.request_id is not None:
+            headers.append(("X-Request-Id", passage.request_id))
         cors = self._cors(place)
         if cors is not None:
-            headers += _cors_headers(cors, environ, place.allowed)
+            headers += _cors_headers(cors, passage.environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
             if rule.override:
@@ -124,13 +127,50 @@ class Dispatcher:
                 continue
             headers.append((rule.name, rule.value))
 
-    def _run(self, environ: Environ, place: Place, values: list[str], method: str, run: str) -> Answer:
-        host = self._host
+    def _record(self, passage: Passage, status: int, refusal: Refusal | None, headers: Headers, body: bytes) -> None:
+        """Hand over the record of a run, or count what did not become one."""
+        recorder, call, endpoint = self._host.recorder, passage.call, passage.endpoint
+        if recorder is None or passage.recorded:
+            return
+        passage.recorded = True
+        pipeline = passage.place.pipeline
+        if passage.running is None or call is None or endpoint is None:
+            if refusal is not None:
+                address = self._address(passage.environ)
+                recorder.refused(pipeline, refusal.code, address=address, reason=reason_of(refusal), consumer_id=passage.consumer_id)
+            elif endpoint is not None:
+                recorder.counted(pipeline, ACCEPTED if endpoint.route.durable else REPLAYED)
+            return
+        if endpoint.of_runtime:
+            recorder.counted(pipeline, LOOKED_UP)
+            return
+        kept = None
+        if recorder.keeps(endpoint.pipeline, status):
+            kept = Exchange(call.path, call.query_string, call.content_type, *call.so_far(), _content_type(headers), body)
+        recorder.over(
+            Record(
+                passage.run,
+                endpoint.pipeline,
+                endpoint.name,
+                status,
+                int(passage.seconds * 1e6),
+                call.caller,
+                refusal.code if refusal is not None else None,
+                refusal.detail if refusal is not None else None,
+                None,
+                passage.request_id,
+                passage.running.steps or None,
+                kept,
+            )
+        )
+
+    def _run(self, passage: Passage, values: list[str]) -> Answer:
+        host, environ, place = self._host, passage.environ, passage.place
         endpoints = place.endpoints
-        endpoint = endpoints.get("GET" if method == "HEAD" else method)
+        endpoint = endpoints.get("GET" if passage.method == "HEAD" else passage.method)
         if endpoint is None and endpoints:
             cors = self._cors(place)
-            if method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+            if passage.method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
                 return 204, [], b""
             raise Refusal(405, "method-not-allowed", f"This path takes {place.allowed}.", headers=[("Allow", place.allowed)])
         judged = (host.judged_internal if self._internal else host.judged).get(place.pipeline)
@@ -146,26 +186,28 @@ class Dispatcher:
         body = Body(environ, trigger.max_body)
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
-            signed = partial(self._signed, body, environ, place, run, trigger.timeout) if judged.gate.reads_body else bytes
+            signed = partial(self._signed, body, passage, trigger.timeout) if judged.gate.reads_body else bytes
             caller = judged.gate.admit(head, access, now, signed)
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
             raise
+        passage.consumer_id = caller.consumer_id
         if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
             raise _wrong_address()
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
         if trigger.rate or access.limits:
-            self._count(environ, place, pipeline, caller)
+            self._count(passage, pipeline, caller)
+        deadline = time.monotonic() + trigger.timeout
         call = Call(
-            method=method,
+            method=passage.method,
             path=_path(environ),
             pipeline=pipeline.name,
             version=pipeline.version,
             environment=access.environment.name,
-            run=run,
-            deadline=time.monotonic() + trigger.timeout,
+            run=passage.run,
+            deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
             query_string=environ.get("QUERY_STRING", ""),
@@ -175,11 +217,13 @@ class Dispatcher:
             read_form=body.form,
             variables=access.variables,
             read_secrets=lambda: access.secrets_for(pipeline.name),
+            read_http=client_of(passage.run, deadline, environ.get("HTTP_TRACEPARENT")),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
-        return self._handle(endpoint, call, environ, place)
+        passage.endpoint, passage.call = endpoint, call
+        return self._handle(endpoint, call, passage)
 
-    def _count(self, environ: Environ, place: Place, pipeline: Pipeline, caller: Caller) -> None:
+    def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
         """Count a call against the pipeline's rates and its consumer's; what is left goes out with the reply, whatever that is.
 
         What an operator set for a consumer at a pipeline stands in place of the pipeline's own rates by consumer and key.
@@ -187,7 +231,7 @@ class Dispatcher:
         host = self._host
         if host.limiter is None or host.access is None:
             raise unavailable()
-        here = f"{host.settings.environment}/{place.pipeline}"
+        here = f"{host.settings.environment}/{passage.place.pipeline}"
         rates = [(here, rate) for rate in pipeline.trigger.rate]
         if caller.consumer_id is not None and host.access.limits:
             own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
@@ -195,15 +239,14 @@ class Dispatcher:
                 rates = [item for item in rates if item[1].by not in {"consumer", "key"}] + [(here, rate) for rate in own]
             rates += [(host.settings.environment + EVERYWHERE, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
         if rates:
-            environ[RATES] = host.limiter.count(rates, caller, self._address(environ))
+            passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
 
-    def _signed(self, body: Body, environ: Environ, place: Place, run: str, seconds: float) -> bytes:
+    def _signed(self, body: Body, passage: Passage, seconds: float) -> bytes:
         """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever."""
-        connection = plain_socket(environ)
+        connection = plain_socket(passage.environ)
         if connection is None:
             return body.raw()
-        began = time.perf_counter()
-        return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(run, environ, place, began))
+        return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(passage))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -213,13 +256,12 @@ class Dispatcher:
         settings = self._host.settings
         return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
-    def _handle(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Answer:
+    def _handle(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
         began = time.perf_counter()
-        if self._started is not None:
-            self._observe(self._started, call=call)
+        self._observers.started(call)
         status = 500
         try:
-            done = self._in_time(endpoint, call, environ, place, began)
+            done = self._in_time(endpoint, call, passage)
             status = done[0]
         except (Answered, TimeIsUp):
             status = 504
@@ -230,20 +272,24 @@ class Dispatcher:
             raise
         except (Exception, SystemExit) as error:
             self._log.exception("pipeline failed", pipeline=call.pipeline, run=call.run, error=type(error).__name__)
-            raise Refusal(500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run.") from error
+            raise failed() from error
         finally:
-            if self._finished is not None:
-                self._observe(self._finished, call=call, status=status, seconds=time.perf_counter() - began)
+            self._observers.finished(call, status, time.perf_counter() - began)
         return done
 
-    def _work(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place) -> Callable[[], Answer]:
+    def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
-        key = environ.get("HTTP_IDEMPOTENCY_KEY")
-        if key is None or endpoint.pipeline.trigger.idempotent is None or call.method in SAFE:
-            run = partial(_run_handler, endpoint, call)
+        sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
+        whose = None
+        if sent is not None and endpoint.pipeline.trigger.idempotent is not None and call.method not in SAFE:
+            whose = call.environment, passage.place.pipeline, str(call.caller.consumer_id), call.caller.subject or "", key_of(sent)
+        if endpoint.route.durable:
+            run: Callable[[], Answer] = partial(accept, self._host, passage, endpoint, call, whose)
+        elif whose is not None:
+            run = partial(self._run_once, endpoint, call, whose, passage)
         else:
-            run = partial(self._run_once, endpoint, call, key_of(key), place)
-        slots = self._host.slots.get(place.pipeline)
+            run = partial(self._perform, endpoint, call, passage)
+        slots = self._host.slots.get(passage.place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
 
@@ -257,38 +303,38 @@ class Dispatcher:
 
         return work
 
-    def _run_once(self, endpoint: Endpoint, call: Call, key: str, place: Place) -> Answer:
+    def _perform(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        context = Context(call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT"))
+        passage.running = Inline(call.deadline, self._starter.start(context))
+        return handle(endpoint, call, passage.running)
+
+    def _run_once(self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Passage) -> Answer:
         if self._host.replies is None:
             raise unavailable()
         request = fingerprint(call, form=endpoint.body is not None and endpoint.body.form)
-        whose = call.environment, place.pipeline, str(call.caller.consumer_id), call.caller.subject or "", key
-        return self._host.replies.once(whose, request, endpoint.pipeline.trigger.timeout, partial(_run_handler, endpoint, call))
+        return self._host.replies.once(whose, request, endpoint.pipeline.trigger.timeout, partial(self._perform, endpoint, call, passage))
 
-    def _in_time(self, endpoint: Endpoint, call: Call, environ: Environ, place: Place, began: float) -> Answer:
+    def _in_time(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        environ = passage.environ
         connection = plain_socket(environ)
         if connection is not None:
-            work = self._work(endpoint, call, environ, place)
-            return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call.run, environ, place, began))
+            work = self._work(endpoint, call, passage)
+            return self._watchdog.run(work, connection, call.deadline, lambda: self._late(passage))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             _ = (
                 call.form if endpoint.body is not None and endpoint.body.form else call.body
             )  # two threads must not use one TLS connection at a time: the body is read before
-        return run_aside(self._work(endpoint, call, environ, place), call.deadline)
+        return run_aside(self._work(endpoint, call, passage), call.deadline)
 
-    def _late(self, run: str, environ: Environ, place: Place, began: float) -> bytes:
+    def _late(self, passage: Passage) -> bytes:
         """Return the response, as it goes over the wire, to a call whose time is up."""
-        refusal = _timed_out()
-        status, headers, body = _refused(refusal, run)
-        self._finish(environ, place, run, headers, body)
+        refusal = OutOfTime()
+        status, headers, body = _refused(refusal, passage.run)
+        self._record(passage, status, refusal, headers, body)
+        self._finish(passage, headers, body)
         if self._log_failed:
-            self._write_log(environ, place, status, run, refusal, began)
-        return last_response(status_line(status), headers, b"" if environ["REQUEST_METHOD"] == "HEAD" else body)
-
-    def _observe(self, hook: pluggy.HookCaller, **facts: object) -> None:
-        try:
-            hook(**facts)
-        except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
-            self._log.exception("observer failed")
+            self._write_log(passage, status, refusal)
+        return last_response(status_line(status), headers, b"" if passage.method == "HEAD" else body)
 
     def _cors(self, place: Place) -> Cors | None:
         item = self._host.loaded.get(place.pipeline)
@@ -296,24 +342,22 @@ class Dispatcher:
         common = self._host.responses
         return common.cors if common.cors_override or own is None else own
 
-    def _write_log(self, environ: Environ, place: Place, status: int, run: str, refusal: Refusal | None, began: float) -> None:
-        reason = {"problem": refusal.code} if refusal is not None else {}
-        if refusal is not None and refusal.__cause__ is not None and status in {401, 403}:
-            reason["reason"] = str(refusal.__cause__)
+    def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
+        known = {"problem": refusal.code} if refusal is not None else {}
+        if refusal is not None and (reason := reason_of(refusal)) is not None:
+            known["reason"] = reason
+        if passage.request_id is not None:
+            known["request_id"] = passage.request_id
         self._log.info(
             "call",
-            method=environ["REQUEST_METHOD"],
-            path=_path(environ),
-            pipeline=place.pipeline,
+            method=passage.method,
+            path=_path(passage.environ),
+            pipeline=passage.place.pipeline,
             status=status,
-            run=run,
-            ms=round((time.perf_counter() - began) * 1000, 2),
-            **reason,
+            run=passage.run,
+            ms=round(passage.seconds * 1000, 2),
+            **known,
         )
-
-
-def _run_handler(endpoint: Endpoint, call: Call) -> Answer:
-    return answer(endpoint.run(call))
 
 
 def _notices(pipeline: Pipeline) -> Headers:
@@ -348,12 +392,12 @@ def _headers(environ: Environ) -> Mapping[str, str]:
     return fields
 
 
+def _content_type(headers: Headers) -> str:
+    return next((value for name, value in headers if name.lower() == "content-type"), "")
+
+
 def _wrong_address() -> Refusal:
     return Refusal(403, "address-refused", "Calls from this address are not taken here.")
-
-
-def _timed_out() -> Refusal:
-    return Refusal(504, "timed-out", "The pipeline took longer than it may.")
 
 
 def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:

@@ -1,0 +1,111 @@
+"""Accept a call whose run is durable: it is checked as it stands, held in one transaction, and answered 202 with where to look."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from penstock.contracts.call import Call
+from penstock.contracts.forms import Upload
+from penstock.db.engine import Connection, DatabaseAway
+from penstock.errors import Refusal
+from penstock.gate.gate import unavailable
+from penstock.host import Host
+from penstock.runs.accepting import Accepting, Wanted
+from penstock.runs.asking import Asking
+from penstock.runs.callbacks import target_of
+from penstock.runs.durable import Given, without_credentials
+from penstock.runs.handlers import Endpoint
+from penstock.runs.idempotency import fingerprint
+from penstock.runs.replies import Answer, answer
+from penstock.web.passage import Passage
+
+CALLBACK = "callback_url"
+ACCEPTED = "accepted"
+
+
+def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: tuple[str, ...] | None) -> Answer:
+    """Accept a run and return its answer; `whose` names the Idempotency-Key that came with the call. Raises Refusal."""
+    accepting, asking = host.accepting, host.asking
+    if accepting is None or asking is None or host.replies is None:
+        raise unavailable()
+    endpoint.read(call)  # what does not fit is told now, not to nobody later
+    wanted = Wanted(
+        call.run,
+        _given(host, passage, endpoint, call),
+        endpoint.pipeline,
+        endpoint.route,
+        callback_url=_callback(host, call),
+        request_id=passage.request_id,
+    )
+    hold = partial(_hold, accepting, wanted)
+    try:
+        if whose is None:
+            accepting.accept(wanted)
+            accepted = _told(wanted)
+        else:
+            accepted = host.replies.accept(whose, fingerprint(call, form=endpoint.body is not None and endpoint.body.form), hold)
+    except DatabaseAway as error:
+        raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")]) from error
+    return _after_waiting(asking, call, accepted)
+
+
+def _hold(accepting: Accepting, wanted: Wanted, connection: Connection) -> Answer:
+    accepting.accept_in(connection, wanted)
+    return _told(wanted)
+
+
+def _told(wanted: Wanted) -> Answer:
+    """Return the answer to a call that was accepted."""
+    _, headers, body = answer({"id": wanted.run, "status": ACCEPTED, "pipeline": wanted.pipeline.id})
+    location = f"{wanted.pipeline.url}/runs/{wanted.run}"
+    return 202, [*headers, ("Location", location), ("Retry-After", "1"), ("Cache-Control", "no-store")], body
+
+
+def _after_waiting(asking: Asking, call: Call, accepted: Answer) -> Answer:
+    """Return the run once it is over, where the caller would wait for that (RFC 7240), else as it was accepted."""
+    location = next(item for item in accepted[1] if item[0] == "Location")
+    waited = asking.wait(call, location[1].rpartition("/")[2])
+    if waited is None:
+        return accepted
+    _, headers, body = answer(waited)
+    return 202 if "Retry-After" in waited.headers else 200, [*headers, location], body
+
+
+def _given(host: Host, passage: Passage, endpoint: Endpoint, call: Call) -> Given:
+    caller = call.caller
+    form = endpoint.body is not None and endpoint.body.form
+    return Given(
+        pipeline=endpoint.pipeline.id,
+        method=endpoint.route.method,
+        route=endpoint.route.path,
+        path=call.path,
+        environment=call.environment,
+        accepted_at=time.time(),
+        params=dict(call.params),
+        query_string=call.query_string,
+        headers=without_credentials(call.headers, host.settings.api_key_headers),
+        content_type=call.content_type,
+        body=b"" if form else call.body,
+        form={name: [value for value in values if not isinstance(value, Upload)] for name, values in call.form.items()} if form else None,
+        consumer=caller.consumer,
+        consumer_id=caller.consumer_id,
+        key_id=caller.key_id,
+        subject=caller.subject,
+        scopes=sorted(caller.scopes),
+        claims=dict(caller.claims),
+        traceparent=passage.environ.get("HTTP_TRACEPARENT"),
+        ancestors=[endpoint.pipeline.id],
+    )
+
+
+def _callback(host: Host, call: Call) -> str | None:
+    """Return where the run's end is to be told. Raises Refusal (422) where no operator allowed that for the consumer."""
+    urls = call.query.get(CALLBACK, [])
+    if not urls:
+        return None
+    targets = host.access.callbacks.get(call.caller.consumer_id or 0, ()) if host.access is not None else ()
+    if len(urls) > 1 or target_of(urls[0], targets) is None:
+        fault = {"parameter": CALLBACK, "in": "query", "detail": "Given more than once" if len(urls) > 1 else "Not allowed for this consumer"}
+        raise Refusal(422, "parameters-invalid", "The parameters do not fit: 1 fault.", extra={"errors": [fault]})
+    return urls[0]

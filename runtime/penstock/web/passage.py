@@ -1,0 +1,46 @@
+"""One call on its way: what is known of it so far, from the moment it is found until its record is handed over."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from penstock.contracts.call import Call
+from penstock.errors import Refusal
+from penstock.runs.handlers import Endpoint
+from penstock.runs.ids import REQUEST_ID, new_run_id
+from penstock.runs.routes import Place
+from penstock.runs.steps import Inline
+
+Environ = dict[str, Any]
+
+
+class Passage:
+    """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin."""
+
+    __slots__ = ("began", "call", "consumer_id", "endpoint", "environ", "method", "place", "rates", "recorded", "request_id", "run", "running")
+
+    def __init__(self, environ: Environ, place: Place) -> None:
+        self.began = time.perf_counter()
+        self.environ = environ
+        self.place = place
+        self.method: str = environ["REQUEST_METHOD"]
+        self.run = new_run_id()
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) else None
+        self.endpoint: Endpoint | None = None
+        self.call: Call | None = None
+        self.consumer_id: int | None = None
+        self.running: Inline | None = None
+        self.rates: list[tuple[str, str]] = []
+        self.recorded = False
+
+    @property
+    def seconds(self) -> float:
+        """The time since it was found."""
+        return time.perf_counter() - self.began
+
+
+def reason_of(refusal: Refusal) -> str | None:
+    """Return why a credential was refused, for the log and the record; the caller is not told."""
+    return str(refusal.__cause__) if refusal.__cause__ is not None and refusal.status in {401, 403} else None
