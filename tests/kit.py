@@ -138,11 +138,11 @@ class Place:
 class Server:
     """`penstock serve` in real processes, on a free port."""
 
-    def __init__(self, place: Place, env: str = "test", *, workers: int = 1, wait: bool = True, **more: str) -> None:
+    def __init__(self, place: Place, env: str = "test", *, workers: int = 1, worker: int = 0, wait: bool = True, **more: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"server-{self.port}.log"
-        command = [sys.executable, "-m", "penstock", "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers), "--threads", "8"]
+        command = [sys.executable, "-m", "penstock", "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers), "--threads", "8", "--worker", str(worker)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=place.environ(env, **more), stdout=log, stderr=log, cwd=place.folder)
         if wait:

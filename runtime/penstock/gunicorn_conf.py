@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import ssl
 import struct
@@ -18,7 +19,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
-from penstock import logs
+from penstock import logs, metrics
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.settings import Settings
@@ -44,6 +45,7 @@ except CannotStart as error:
     sys.stderr.write(f"penstock: {error}\n")
     sys.exit(error.exit_code)
 
+_made_for_metrics = metrics.share()
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
 threads = _settings.threads
@@ -194,6 +196,17 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
         sys.exit(error.exit_code)
+
+
+def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
+    """Forget what only a living worker can say."""
+    metrics.gone(worker.pid)
+
+
+def on_exit(server: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's type
+    """Take away what was made for this server."""
+    if _made_for_metrics is not None:
+        shutil.rmtree(_made_for_metrics, ignore_errors=True)
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types

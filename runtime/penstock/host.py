@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from penstock import metrics
 from penstock.access.environments import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
@@ -332,6 +333,7 @@ class Host:
         reachable = True
         flushed = time.monotonic()
         while not self._stop.is_set():
+            metrics.aged(min(self._access().age(), 1e9))
             try:
                 self.catch_up(engine)
                 if not reachable:

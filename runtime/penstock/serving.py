@@ -8,16 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
 from types import FrameType
 
-from penstock import logs
+from penstock import logs, metrics
 from penstock.errors import CannotStart
 from penstock.host import Host
-from penstock.runs.metrics import SHARED
 from penstock.settings import Settings
 from penstock.worker import Taken, Worker
 
@@ -33,19 +31,14 @@ TO_GUNICORN = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, s
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-def share_metrics() -> None:
-    """Have all processes of this service count together, in a folder that goes with it."""
-    if not os.environ.get(SHARED):
-        os.environ[SHARED] = tempfile.mkdtemp(prefix="penstock-metrics-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)  # noqa: S108, PTH112
-
-
 def serve(workers: int) -> int:
     """Serve until told to stop, and return gunicorn's exit code."""
-    share_metrics()
+    made = metrics.share()
     try:
         return Supervisor(workers).run()
     finally:
-        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _end_with_parent() -> None:
@@ -57,7 +50,6 @@ def _end_with_parent() -> None:
 def work(settings: Settings, *, if_needed: bool) -> int:
     """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers."""
     logs.configure(settings)
-    share_metrics()
     worker = Worker(Host(settings))
     if if_needed and not worker.needed:
         return NOT_NEEDED

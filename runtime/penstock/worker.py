@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from penstock import metrics
 from penstock.access.secrets import open_box
 from penstock.contracts.call import Call
 from penstock.contracts.triggers import Schedule
@@ -24,7 +25,7 @@ from penstock.db.rows import Row
 from penstock.errors import PenstockError, Refusal
 from penstock.host import Host, Loaded
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
-from penstock.runs import callbacks, metrics
+from penstock.runs import callbacks
 from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of
 from penstock.runs.durable import DurableRunner, Given, outcome_of
 from penstock.runs.engine import Document, EngineTrouble, Held, Ledger, PipelineChanged, Queue, State

@@ -104,7 +104,7 @@ def test_the_caller_is_answered_while_the_handler_is_still_busy(open_place: Plac
     assert server.call("GET", "/v1/slow/quick").status_code == 200
     logged = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert [line["status"] for line in logged if line.get("run") == run and line["event"] == "call"] == [AT_LIMIT]
-    assert (open_place.folder / "plugins" / "finished").read_text().splitlines()[0] == f"run-of-mine {AT_LIMIT}"
+    assert (open_place.folder / "plugins" / "finished").read_text().splitlines()[0] == f"{run} {AT_LIMIT}"
 
 
 def test_a_connection_serves_quick_calls_before_one_that_is_late(open_place: Place, serve: Serve) -> None:

@@ -14,6 +14,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
+from penstock import metrics
 from penstock.contracts.call import Caller
 from penstock.contracts.rates import Rate
 from penstock.errors import CannotStart, Refusal
@@ -152,5 +153,6 @@ class Limiter:
 
     def _away(self) -> Headers:
         if self._pass_when_away:
+            metrics.uncounted()
             return []
         raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")])

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from penstock import metrics
 from penstock.access.secrets import Box
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.pipeline import Pipeline
@@ -22,7 +23,6 @@ from penstock.db import counts
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, DatabaseAway, Engine, writing
 from penstock.errors import PenstockError
-from penstock.runs import metrics
 from penstock.runs.ids import new_run_id
 from penstock.runs.redact import API_KEY, HIDDEN, LARGEST, Sensitive
 from penstock.runs.steps import StepRecord
@@ -384,7 +384,7 @@ class Recorder:
         """Count a call or a run that is over."""
         minute = int(time.time()) // counts.MINUTE * counts.MINUTE
         self._counted.setdefault((minute, pipeline, outcome), _Counted()).add(micros)
-        metrics.called(pipeline, outcome, 1)
+        metrics.called(pipeline, outcome)
         if micros is not None:
             metrics.took(pipeline, micros / 1e6)
 

@@ -11,6 +11,7 @@ import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from penstock import metrics
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
@@ -53,6 +54,8 @@ def create_app(host: Host) -> Penstock:
     app = Penstock(host)
     app.add_url_rule("/-/health", "health", lambda: jsonify(status="alive"))
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
+    if host.settings.metrics != "off":
+        app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.openapi:
         app.add_url_rule("/-/openapi.json", "openapi", _openapi_view(host))
         if host.settings.docs:
@@ -76,6 +79,17 @@ def _ready(host: Host) -> tuple[Response, int]:
     if not host.plugins.loaded:
         checks["plugins"] = "none loaded"
     return jsonify(status="ready" if ready else "not ready", environment=host.settings.environment, checks=checks), 200 if ready else 503
+
+
+def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
+    def view() -> Response:
+        """Tell Prometheus what is counted; who may not know is told that there is nothing."""
+        if host.settings.metrics == "internal" and not is_internal(request.environ, host.settings.internal_bind):
+            return _render(Refusal(404, "not-found", "There is nothing at this path."))
+        text, content_type = metrics.render()
+        return Response(text, content_type=content_type)
+
+    return view
 
 
 def _openapi_view(host: Host) -> Any:  # noqa: ANN401  a Flask view

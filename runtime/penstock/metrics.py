@@ -1,0 +1,96 @@
+"""What Prometheus is told: counters and histograms of this process, or of all that share a folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
+
+
+def share() -> str | None:
+    """Have this process and those that it starts count together; return the folder for that, if it was made here."""
+    if os.environ.get(SHARED):
+        return None
+    memory = Path("/dev/shm")  # noqa: S108  counters need no disk
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="penstock-metrics-", dir=memory if memory.is_dir() else None)
+    return os.environ[SHARED]
+
+
+class _Metrics:
+    """The metrics of this process, made at first use: the library looks for the folder when it is imported."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415  see above
+
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, says: str, labels: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  with labels or without
+            return Counter(f"penstock_{name}", says, labels, registry=self.registry)
+
+        self.calls = counter("calls", "Calls and durable runs that are over, by pipeline and outcome.", ("pipeline", "outcome"))
+        self.seconds = Histogram("penstock_call_seconds", "How long they took.", ("pipeline",), buckets=BOUNDS, registry=self.registry)
+        self.dropped = counter("records_dropped", "Records of runs that were not written, for too many waited.")
+        self.uncounted = counter("calls_uncounted", "Calls that passed their rates uncounted, for the storage was away.")
+        self.taken_over = counter("runs_taken_over", "Durable runs that were taken over from a worker that had ended.")
+        says = "How old the oldest view of access is."
+        self.age = Gauge("penstock_snapshot_age_seconds", says, registry=self.registry, multiprocess_mode="livemax")
+
+
+@functools.cache
+def _made() -> _Metrics:
+    return _Metrics()
+
+
+def called(pipeline: str, outcome: str) -> None:
+    """Count a call."""
+    _made().calls.labels(pipeline, outcome).inc()
+
+
+def took(pipeline: str, seconds: float) -> None:
+    """Note how long a call took."""
+    _made().seconds.labels(pipeline).observe(seconds)
+
+
+def dropped(records: int) -> None:
+    """Count records that were not written."""
+    _made().dropped.inc(records)
+
+
+def uncounted() -> None:
+    """Count a call that passed uncounted."""
+    _made().uncounted.inc()
+
+
+def taken_over() -> None:
+    """Count a run that was taken over."""
+    _made().taken_over.inc()
+
+
+def aged(seconds: float) -> None:
+    """Note how old the view of access is."""
+    _made().age.set(seconds)
+
+
+def gone(pid: int) -> None:
+    """Forget what only a living process can say."""
+    if os.environ.get(SHARED):
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  see _Metrics
+
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]  # it has no types
+
+
+def render() -> tuple[bytes, str]:
+    """Return the exposition of all processes that share a folder, else of this one, and its media type."""
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # noqa: PLC0415  see _Metrics
+    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415  see _Metrics
+
+    registry = _made().registry
+    if os.environ.get(SHARED):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no types
+    return generate_latest(registry), CONTENT_TYPE_LATEST
