@@ -142,7 +142,20 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"server-{self.port}.log"
-        command = [sys.executable, "-m", "penstock", "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers), "--threads", "8", "--worker", str(worker)]
+        command = [
+            sys.executable,
+            "-m",
+            "penstock",
+            "serve",
+            "--bind",
+            f"127.0.0.1:{self.port}",
+            "--workers",
+            str(workers),
+            "--threads",
+            "8",
+            "--worker",
+            str(worker),
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=place.environ(env, **more), stdout=log, stderr=log, cwd=place.folder)
         if wait:

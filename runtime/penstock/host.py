@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +48,16 @@ BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
 
+OpenLedger = Callable[[str, str, Box], Ledger]
+
+
+def open_dbos(url: str, environment: str, box: Box) -> Ledger:
+    """Return the engine that holds an environment's durable runs."""
+    from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
+
+    return DbosLedger(url, environment, box)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A pipeline as it was loaded: its plugin, its endpoints, and what is wrong with it."""
@@ -66,8 +76,9 @@ class Loaded:
 class Host:
     """A ready runtime. Nothing of it runs before `start`, which belongs after a fork."""
 
-    def __init__(self, settings: Settings, *, extra: Iterable[tuple[str, object]] = ()) -> None:
+    def __init__(self, settings: Settings, *, extra: Iterable[tuple[str, object]] = (), open_ledger: OpenLedger = open_dbos) -> None:
         self.settings = settings
+        self._open_ledger = open_ledger
         self.log = structlog.get_logger("penstock")
         self.plugins: Plugins = load_plugins(settings, extra=extra)
         self.judge = Judge(self.plugins.policies, self.plugins.authenticators)
@@ -189,9 +200,7 @@ class Host:
         access = self._access()
         environment = access.environment
         if any(item.durable for item in self.loaded.values()):
-            from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
-
-            self.ledger = DbosLedger(self.settings.database_url, environment.name, box)
+            self.ledger = self._open_ledger(self.settings.database_url, environment.name, box)
             try:
                 self.ledger.look([new_run_id()])
             except DatabaseAway as error:

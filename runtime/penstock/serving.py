@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 
 from penstock import logs, metrics
+from penstock.access.secrets import open_box
 from penstock.errors import CannotStart
 from penstock.host import Host
 from penstock.settings import Settings
@@ -50,7 +51,9 @@ def _end_with_parent() -> None:
 def work(settings: Settings, *, if_needed: bool) -> int:
     """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers."""
     logs.configure(settings)
-    worker = Worker(Host(settings))
+    from penstock.runs.engine_dbos import DbosBench  # noqa: PLC0415  what only serves need not load it
+
+    worker = Worker(Host(settings), DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
         return NOT_NEEDED
     for number in ENDING:

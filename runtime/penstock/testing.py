@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +31,12 @@ from penstock.db import migrate
 from penstock.db.engine import open_engine
 from penstock.gate.compliance import State
 from penstock.host import Host
+from penstock.runs import operating
+from penstock.runs.engine_straight import Straight
 from penstock.settings import Settings
 from penstock.web import create_app
 from penstock.web.listeners import INTERNAL
+from penstock.worker import Worker
 
 ACTOR = "test"
 ENVIRONMENT = "test"
@@ -81,8 +85,10 @@ class Runtime:
             **{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text", "failed_auth_rate": "off", **settings}
         )
         logs.configure_events(chosen)
-        self._host = Host(chosen, extra=named)
+        self._runs = Straight()
+        self._host = Host(chosen, extra=named, open_ledger=lambda *_: self._runs)
         self._host.start()
+        self._worker = Worker(self._host, self._runs)
         self.application = create_app(self._host)
         self._known: set[str] = set()
         self.policy(policy)
@@ -104,10 +110,33 @@ class Runtime:
         """
         context = Context(ACTOR)
         context.settings, context.engine, context.box, context.host = self._host.settings, self._engine, self._box, self._host
+        context.ledgers[ENVIRONMENT] = self._runs
         with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
         self._host.catch_up(self._engine)
         return printed.getvalue()
+
+    def work(self) -> int:
+        """Perform the durable runs that wait, in this thread, and return how many that were; pauses take no time, callbacks are sent."""
+        number = self._runs.work(self._worker.perform)
+        self.flush()
+        return number
+
+    def tick(self, pipeline: str, moment: datetime | None = None) -> None:
+        """Start a pipeline (`v1/report`) as its first schedule would at a moment, by default now; `work` performs it."""
+        schedule = self._host.loaded[pipeline].pipeline.schedules[0]
+        self._worker.tick({"pipeline": pipeline, "cron": schedule.cron, "path": schedule.path}, moment or datetime.now(UTC))
+
+    def runs(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  those of penstock.runs.operating.list_runs
+        """Return the records of runs, newest first, for example `runs(status="failed")`; each has `steps` and `bodies` too."""
+        self.flush()
+        found = operating.list_runs(self._engine, **filters)
+        return [operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"]) for row in found]
+
+    def flush(self) -> None:
+        """Write the records that wait."""
+        if self._host.recorder is not None:
+            self._host.recorder.flush()
 
     @property
     def access(self) -> AccessView:

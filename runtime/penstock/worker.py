@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from penstock import metrics
-from penstock.access.secrets import open_box
 from penstock.contracts.call import Call
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
@@ -28,8 +27,7 @@ from penstock.perform import Context, Observers, Starter, client_of, failed, han
 from penstock.runs import callbacks
 from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of
 from penstock.runs.durable import DurableRunner, Given, outcome_of
-from penstock.runs.engine import Document, EngineTrouble, Held, Ledger, PipelineChanged, Queue, State
-from penstock.runs.engine_dbos import DbosBench
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, PipelineChanged, Queue, State
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, new_run_id
 from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id, status_of
@@ -54,12 +52,12 @@ class Taken(Exception):
 class Worker:
     """Performs the durable runs of one environment, until it is told to stop."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, bench: Bench) -> None:
+        """Take where runs are performed."""
         settings = host.settings
         self._host = host
-        self._box = open_box(settings)
         self._engine: Engine = open_engine(settings.database_url)
-        self._bench = DbosBench(settings.database_url, settings.environment, self._box, self._tick)
+        self._bench = bench
         self._starter = Starter(host)
         self._observers = Observers(host)
         self._process = new_run_id()
@@ -86,7 +84,7 @@ class Worker:
         environment_id = host.environment_id
         stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=socket.gethostname(), pid=os.getpid())
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS))]
-        self._bench.open(self._process, queues, self._perform, at_once=host.settings.worker_runs)
+        self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         self._schedule()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
         try:
@@ -189,7 +187,7 @@ class Worker:
 
     # Work
 
-    def _perform(self, run: str, document: Document) -> Document:
+    def perform(self, run: str, document: Document) -> Document:
         """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
         self._active.add(run)
         try:
@@ -328,7 +326,7 @@ class Worker:
         ours = {queue_of(self._host.settings.environment, identifier) for identifier in self._host.loaded}
         self._bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
 
-    def _tick(self, context: Mapping[str, Any], moment: datetime) -> None:
+    def tick(self, context: Mapping[str, Any], moment: datetime) -> None:
         """Accept the run of a tick, once over all processes."""
         identifier = context["pipeline"]
         item = self._host.loaded.get(identifier)

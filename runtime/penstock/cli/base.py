@@ -21,7 +21,7 @@ from penstock.contracts.call import Caller
 from penstock.db.engine import Engine, open_engine, reading
 from penstock.db.rows import Reader
 from penstock.errors import Mistaken
-from penstock.host import Host
+from penstock.host import Host, open_dbos
 from penstock.perform import Recorded, Starter
 from penstock.runs.accepting import Accepting
 from penstock.runs.engine import Ledger
@@ -37,7 +37,7 @@ class Context:
     """What a command works on; each part is made when it is first asked for."""
 
     actor: str
-    _ledgers: dict[str, Ledger] = field(default_factory=dict)
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Settings:
@@ -61,11 +61,9 @@ class Context:
 
     def ledger(self, environment: str) -> Ledger:
         """Return what the engine holds of an environment's durable runs."""
-        if environment not in self._ledgers:
-            from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which most commands need not spend
-
-            self._ledgers[environment] = DbosLedger(self.settings.database_url, environment, self.box)
-        return self._ledgers[environment]
+        if environment not in self.ledgers:
+            self.ledgers[environment] = open_dbos(self.settings.database_url, environment, self.box)
+        return self.ledgers[environment]
 
     def accepting(self, environment: str) -> Accepting:
         """Return what accepts durable runs of an environment."""

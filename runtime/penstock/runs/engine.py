@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +13,7 @@ from penstock.db.engine import Connection
 
 Document = dict[str, Any]  # plain values, bytes among them; the engine keeps it sealed
 Perform = Callable[[str, Document], Document]
+Tick = Callable[[Mapping[str, Any], datetime], None]
 
 
 class State(StrEnum):
@@ -127,12 +129,8 @@ class Bench(ABC):
     """Where runs are performed: one in a worker process."""
 
     @abstractmethod
-    def open(self, process: str, queues: Iterable[Queue], perform: Perform, *, at_once: int) -> None:
+    def open(self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int) -> None:
         """Take runs from queues from now on, so many of each at once, under this process's name. Raises CannotStart."""
-
-    @abstractmethod
-    def listen(self, queues: Iterable[Queue]) -> None:
-        """Make sure that queues are there, as declared."""
 
     @abstractmethod
     def close(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from dbos import error as faults
 from penstock.access.secrets import Box
 from penstock.db.engine import Connection, DatabaseAway, translated
 from penstock.errors import CannotStart
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, Perform, PipelineChanged, Queue, State, StepHeld
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, Perform, PipelineChanged, Queue, State, StepHeld, Tick
 
 VERSION = "1"  # one for all: which worker may take which run is told by its queue, and steps that do not match are noticed
 WORKFLOW, TICK = "penstock.run", "penstock.tick"
@@ -208,21 +208,16 @@ def _translated() -> Iterator[None]:
 class DbosBench(Bench):
     """Performs runs in this process."""
 
-    def __init__(self, url: str, environment: str, box: Box, tick: Callable[[Mapping[str, object], datetime], None]) -> None:
-        """Take what to do at a tick of a schedule, given its context."""
+    def __init__(self, url: str, environment: str, box: Box) -> None:
         self._url = url
         self._environment = environment
         self._box = box
-        self._tick = tick
-        self._at_once = 1
-        self._queues: list[Queue] = []
         self._scheduled: Any = None
 
-    def open(self, process: str, queues: Iterable[Queue], perform: Perform, *, at_once: int) -> None:
+    def open(self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int) -> None:
         """Take runs from queues from now on. Raises CannotStart."""
         _quiet()
-        self._at_once = at_once
-        self._queues = list(queues)
+        declared = list(queues)
         config: DBOSConfig = {
             "name": application(self._environment),
             "system_database_url": self._url,
@@ -240,22 +235,17 @@ class DbosBench(Bench):
             return perform(DBOS.workflow_id or "", document)
 
         @DBOS.workflow(name=TICK, max_recovery_attempts=None)
-        def tick(moment: datetime, context: Mapping[str, object]) -> None:
-            self._tick(context, moment)
+        def ticked(moment: datetime, context: Mapping[str, object]) -> None:
+            tick(context, moment)
 
-        self._scheduled = tick
-        DBOS.listen_queues([queue.name for queue in self._queues])
+        self._scheduled = ticked
+        DBOS.listen_queues([queue.name for queue in declared])
         try:
             DBOS.launch()
         except Exception as error:
             raise CannotStart(f"the engine of durable runs can't start: {type(error).__name__}: {error}; run `penstock db upgrade`") from error
-        self.listen(self._queues)
-
-    def listen(self, queues: Iterable[Queue]) -> None:
-        """Make sure that queues are there, as declared."""
-        declared = list(queues)
         for queue in declared:
-            here = min(self._at_once, queue.concurrency) if queue.concurrency else self._at_once
+            here = min(at_once, queue.concurrency) if queue.concurrency else at_once
             DBOS.register_queue(
                 queue.name,
                 worker_concurrency=here,

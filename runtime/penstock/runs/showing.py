@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     status = status_now(row, held)
     came = datetime.fromtimestamp(millis_of(row["id"]) / 1000, UTC)
     started = row["started_at"] or (datetime.fromtimestamp(held.started_at, UTC) if held is not None and held.started_at else None)
-    ended = datetime.fromtimestamp(held.ended_at, UTC) if held is not None and held.ended_at and status not in UNFINISHED else None
+    ended = None if status in UNFINISHED else _ended(row, held, started)
     document: dict[str, object] = {"id": row["id"], "status": status.value, "pipeline": row["pipeline"], "accepted_at": _moment(came)}
     if status is not Status.ACCEPTED and started is not None:
         document["started_at"] = _moment(started)
@@ -56,6 +56,17 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     elif status is not Status.SUCCEEDED:
         document["problem"] = _ended_otherwise(status, row)
     return document
+
+
+def _ended(row: Row, held: Held | None, started: datetime | None) -> datetime | None:
+    """Return when a run ended: what it took counts, for engines and databases count whole seconds."""
+    if started is not None and row["micros"] is not None:
+        return started + timedelta(microseconds=row["micros"])
+    if held is None or not held.ended_at:
+        return None
+    if started is not None and held.outcome is not None:
+        return started + timedelta(microseconds=held.outcome["micros"])
+    return datetime.fromtimestamp(held.ended_at, UTC)
 
 
 def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
@@ -91,14 +102,16 @@ def _moment(moment: datetime) -> str:
 def steps_held(held: Sequence[StepHeld]) -> list[StepRecord]:
     """Return the steps of a run as the engine holds them, its own waits and children among them, each with its number."""
     steps: list[StepRecord] = []
-    first = held[0].started_at if held else 0.0
+    first = min((item.started_at for item in held), default=0.0)
     for item in held:
         left = item.left if isinstance(item.left, dict) else {}
-        if "record" in left:
+        at, ms = round((item.started_at - first) * 1000, 3), round(max(0.0, item.ended_at - item.started_at) * 1000, 3)
+        if "record" in left:  # its moments are those of the process that did it, which may not be the first one
             record = msgspec.convert(left["record"], StepRecord)
-            record.number = item.number
+            for attempt in record.attempts:
+                attempt.at = round(attempt.at - record.at + at, 3)
+            record.at, record.number = at, item.number
         else:
-            at, ms = round((item.started_at - first) * 1000, 3), round(max(0.0, item.ended_at - item.started_at) * 1000, 3)
             name = ENGINE.get(item.name, item.name)
             record = StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number)
         steps.append(record)

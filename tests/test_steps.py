@@ -1,0 +1,494 @@
+"""Steps of handlers: retries, time limits, side by side, pauses, other pipelines; what is recorded of them, inline and durable alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from penstock import (
+    Call,
+    Durable,
+    HttpTrigger,
+    Pipeline,
+    PipelineError,
+    Retry,
+    Schedule,
+    Step,
+    StepTimedOut,
+    call_pipeline,
+    gather,
+    hookimpl,
+    sleep,
+    step,
+)
+from penstock.testing import Runtime, a_call
+
+Start = Callable[..., Runtime]
+QUICK = Retry(attempts=3, backoff=0.001)
+
+
+def offering(*pipelines: Pipeline) -> SimpleNamespace:
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return list(pipelines)
+
+    return SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines)
+
+
+def pipeline_with(handler: Callable[..., Any], *, mode: str = "inline", name: str = "example", **more: Any) -> Pipeline:
+    made = Pipeline(name, version="1.0.0", **{"trigger": HttpTrigger(api_key=True), **more})
+    made.post("/", mode=mode)(handler)
+    return made
+
+
+@pytest.fixture(params=["inline", "durable"])
+def outcome_of(request: pytest.FixtureRequest, penstock_runtime: Start) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Run a handler once, inline or durable, and return what it replied and its record."""
+
+    def run(handler: Callable[..., Any], *others: Pipeline, **more: Any) -> tuple[Any, dict[str, Any]]:
+        runtime = penstock_runtime(offering(pipeline_with(handler, mode=request.param, **more), *others), policy="api-key")
+        answered = runtime.client(token=False).post("/v1/example/")
+        runtime.work()
+        record = next(item for item in runtime.runs() if item["pipeline"] == "v1/example" and item["parent"] is None)
+        if request.param == "inline":
+            return answered.json, record
+        assert answered.status_code == 202
+        looked_up = runtime.client(token=False).get(answered.headers["Location"]).json or {}
+        return looked_up.get("result", looked_up.get("problem")), record
+
+    return run
+
+
+def test_a_step_that_fails_is_tried_again_and_each_attempt_is_recorded(outcome_of: Callable[..., Any]) -> None:
+    tried: list[str] = []
+
+    @step(retry=QUICK)
+    def price(sku: str) -> Decimal:
+        tried.append(sku)
+        if len(tried) < 3:
+            raise ConnectionError("supplier away")
+        return Decimal("1.25")
+
+    def handler(call: Call) -> dict[str, str]:
+        return {"price": str(price("PEN-01") * 2)}
+
+    reply, record = outcome_of(handler)
+
+    assert reply == {"price": "2.50"}
+    (done,) = record["steps"]
+    assert (done.name, done.failed, [attempt.error for attempt in done.attempts]) == (
+        "price",
+        False,
+        ["ConnectionError: supplier away", "ConnectionError: supplier away", ""],
+    )
+
+
+def test_what_no_retry_can_help_is_tried_once(outcome_of: Callable[..., Any]) -> None:
+    tried: list[str] = []
+
+    @step(retry=Retry(attempts=5, backoff=0.001, on=(ConnectionError, PipelineError)))
+    def fail(how: str) -> None:
+        tried.append(how)
+        if how == "other":
+            raise KeyError(how)
+        raise PipelineError(503 if how == "permanent" else 422, "No", "never", permanent=True if how == "permanent" else None)
+
+    def handler(call: Call) -> dict[str, int]:
+        for how in ("other", "permanent", "refused"):
+            with pytest.raises((KeyError, PipelineError)):
+                fail(how)
+        return {"tried": len(tried)}
+
+    reply, _ = outcome_of(handler)
+
+    assert reply == {"tried": 3}
+
+
+def test_a_failure_that_may_pass_is_tried_as_often_as_it_says(outcome_of: Callable[..., Any]) -> None:
+    tried: list[int] = []
+
+    @step(retry=Retry(attempts=4, backoff=0.001))
+    def fail() -> None:
+        tried.append(1)
+        raise PipelineError(503, "Busy", "later")
+
+    def handler(call: Call) -> None:
+        fail()
+
+    reply, record = outcome_of(handler)
+
+    assert len(tried) == 4
+    assert (reply["status"], record["status"], record["problem"]) == (503, "failed", "pipeline-failed")
+
+
+def test_a_stuck_step_ends_at_its_own_time_limit(outcome_of: Callable[..., Any]) -> None:
+    released = threading.Event()
+
+    @step(timeout=0.1)
+    def stuck() -> None:
+        released.wait(20)
+
+    def handler(call: Call) -> dict[str, str]:
+        try:
+            stuck()
+        except StepTimedOut as error:
+            return {"late": str(error)}
+        return {}
+
+    began = time.monotonic()
+    reply, record = outcome_of(handler)
+    took = time.monotonic() - began
+    released.set()
+
+    assert reply == {"late": "stuck took longer than 0.1 seconds"}
+    assert took < 15
+    assert record["steps"][0].failed
+
+
+def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
+    ended: list[float] = []
+
+    @step(timeout=60)
+    def stuck() -> None:
+        time.sleep(8)
+
+    def handler(call: Call) -> None:
+        try:
+            stuck()
+        finally:
+            ended.append(time.monotonic())
+
+    runtime = penstock_runtime(offering(pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.3))), policy="api-key")
+    began = time.monotonic()
+
+    answered = runtime.client(token=False).post("/v1/example/")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
+    for _ in range(50):
+        if ended:
+            break
+        time.sleep(0.1)
+    assert ended[0] - began < 6
+
+
+def test_steps_run_side_by_side_and_come_back_in_order(outcome_of: Callable[..., Any]) -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    @step()
+    def meet(number: int) -> int:
+        together.wait()  # would never pass if they ran one after the other
+        return number * 10
+
+    def handler(call: Call) -> list[int]:
+        return gather(*(partial(meet, number) for number in range(3)))
+
+    reply, record = outcome_of(handler)
+
+    assert reply == [0, 10, 20]
+    assert [done.name for done in record["steps"]] == ["meet"] * 3
+
+
+def test_of_steps_side_by_side_all_end_and_the_first_failure_is_raised(outcome_of: Callable[..., Any]) -> None:
+    done: list[int] = []
+
+    @step()
+    def work(number: int) -> int:
+        if number in {1, 2}:
+            raise ValueError(f"no {number}")
+        time.sleep(0.05)
+        done.append(number)
+        return number
+
+    def handler(call: Call) -> dict[str, object]:
+        try:
+            gather(*(partial(work, number) for number in range(4)), at_once=2)
+        except ValueError as error:
+            return {"failed": str(error), "done": sorted(done)}
+        return {}
+
+    reply, _ = outcome_of(handler)
+
+    assert reply == {"failed": "no 1", "done": [0, 3]}
+
+
+def test_a_step_within_a_step_is_part_of_it(outcome_of: Callable[..., Any]) -> None:
+    @step(retry=QUICK)
+    def inner(seen: list[int]) -> int:
+        seen.append(1)
+        if len(seen) < 2:
+            raise ConnectionError
+        return len(seen)
+
+    @step()
+    def outer() -> int:
+        return inner([]) + 1
+
+    def handler(call: Call) -> int:
+        return outer()
+
+    reply, record = outcome_of(handler)
+
+    assert reply == 3
+    assert [done.name for done in record["steps"]] == ["outer"]
+
+
+def test_a_pipeline_starts_an_internal_one_and_waits_for_it(outcome_of: Callable[..., Any]) -> None:
+    @step()
+    def double(number: int) -> int:
+        return number * 2
+
+    def inner(call: Call, body: dict[str, int]) -> dict[str, object]:
+        return {"doubled": double(body["number"]), "for": call.caller.consumer}
+
+    def handler(call: Call) -> object:
+        return call_pipeline("inner", {"number": 4})
+
+    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+
+    assert reply == {"doubled": 8, "for": "acme"}
+    (child,) = record["children"]
+    assert (child["pipeline"], child["status"]) == ("v1/inner", "succeeded")
+
+
+def test_what_the_other_pipeline_refuses_is_raised_as_it_was(outcome_of: Callable[..., Any]) -> None:
+    def inner(call: Call) -> None:
+        raise PipelineError(409, "Sold out", "None is left.", type="sold-out", left=0)
+
+    def handler(call: Call) -> dict[str, object]:
+        try:
+            call_pipeline("inner")
+        except PipelineError as error:
+            return {"code": error.code, "left": error.extra["left"], "status": error.status}
+        return {}
+
+    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+
+    assert reply == {"code": "sold-out", "left": 0, "status": 409}
+    assert record["children"][0]["status"] == "refused"
+
+
+def test_pipelines_that_start_one_another_for_ever_end(outcome_of: Callable[..., Any]) -> None:
+    def again(call: Call) -> object:
+        return call_pipeline("again")
+
+    def handler(call: Call) -> dict[str, int]:
+        try:
+            call_pipeline("again")
+        except PipelineError as error:
+            return {"status": error.status}
+        except Exception:  # noqa: BLE001  the innermost is refused, those around it failed
+            return {"status": 500}
+        return {}
+
+    reply, _ = outcome_of(handler, pipeline_with(again, name="again", trigger=HttpTrigger(external=False)))
+
+    assert reply == {"status": 500}
+
+
+@pytest.mark.parametrize("name", ["missing", "refused"])
+def test_a_pipeline_that_can_not_be_started_is_not(penstock_runtime: Start, name: str) -> None:
+    def handler(call: Call) -> object:
+        return call_pipeline(name)
+
+    refused = pipeline_with(lambda call: None, name="refused", trigger=HttpTrigger())
+    runtime = penstock_runtime(offering(pipeline_with(handler), refused), policy="api-key")
+
+    answered = runtime.client(token=False).post("/v1/example/")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == {
+        "missing": (500, "pipeline-failed"),
+        "refused": (503, "pipeline-unavailable"),
+    }[name]
+    assert "refused" not in answered.text
+
+
+def test_a_disabled_internal_pipeline_is_not_started(penstock_runtime: Start) -> None:
+    def handler(call: Call) -> object:
+        return call_pipeline("inner")
+
+    inner = pipeline_with(lambda call: {"in": True}, name="inner", trigger=HttpTrigger(external=False))
+    runtime = penstock_runtime(offering(pipeline_with(handler), inner), policy="api-key")
+    client = runtime.client(token=False)
+
+    before = client.post("/v1/example/").status_code
+    runtime.operate("pipeline", "disable", "inner", "--env", "test")
+
+    assert (before, client.post("/v1/example/").status_code) == (200, 503)
+
+
+def test_a_durable_pipeline_can_be_left_alone_and_any_other_not(penstock_runtime: Start) -> None:
+    def handler(call: Call, body: dict[str, str]) -> object:
+        return {"run": call_pipeline(body["name"], {"n": 1}, wait=False)}
+
+    seen: list[dict[str, int]] = []
+
+    def later(call: Call, body: dict[str, int]) -> None:
+        seen.append(body)
+
+    others = (pipeline_with(later, mode="durable", name="later"), pipeline_with(later, name="now"))
+    runtime = penstock_runtime(offering(pipeline_with(handler), *others), policy="api-key")
+    client = runtime.client(token=False)
+
+    left, refused = (client.post("/v1/example/", json={"name": name}) for name in ("later", "now"))
+    runtime.work()
+
+    assert (left.status_code, refused.status_code) == (200, 500)
+    assert seen == [{"n": 1}]
+    child = next(run for run in runtime.runs() if run["id"] == (left.json or {})["run"])
+    assert (child["status"], child["parent"], child["durable"]) == ("succeeded", left.headers["X-Run-Id"], True)
+
+
+def test_the_http_client_says_for_which_run_it_asks(outcome_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"ok": True})
+
+    monkeypatch.setattr("penstock.runs.outgoing._transport", lambda: httpx.MockTransport(answer))
+
+    def handler(call: Call) -> object:
+        call.http.get("http://supplier.test/", timeout=999)
+        return call.http.get("http://supplier.test/").json()
+
+    reply, record = outcome_of(handler)
+
+    assert reply == {"ok": True}
+    assert [request.headers["x-request-id"] for request in seen] == [record["id"]] * 2
+    traces = [request.headers["traceparent"].split("-") for request in seen]
+    assert {trace[1] for trace in traces} == {record["id"].replace("-", "")}
+    assert len({trace[2] for trace in traces}) == 2
+    assert all(0 < request.extensions["timeout"]["read"] <= 86_400 for request in seen)
+
+
+def test_a_trace_goes_on(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    transport = httpx.MockTransport(lambda request: seen.append(request.headers["traceparent"]) or httpx.Response(204))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("penstock.runs.outgoing._transport", lambda: transport)
+
+    def handler(call: Call) -> None:
+        call.http.get("http://supplier.test/")
+
+    runtime = penstock_runtime(offering(pipeline_with(handler)), policy="api-key")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    runtime.client(token=False).post("/v1/example/", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-00"})
+    runtime.client(token=False).post("/v1/example/", headers={"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-00"})
+
+    assert (seen[0].split("-")[1], seen[0].split("-")[3]) == (trace, "00")
+    assert seen[0].split("-")[2] != "00f067aa0ba902b7"
+    assert seen[1].split("-")[1] != "0" * 32
+
+
+def test_a_pause_longer_than_the_call_has_left_is_refused_at_once(penstock_runtime: Start) -> None:
+    def handler(call: Call) -> None:
+        sleep(60)
+
+    runtime = penstock_runtime(offering(pipeline_with(handler)), policy="api-key")
+    began = time.monotonic()
+
+    answered = runtime.client(token=False).post("/v1/example/")
+
+    assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
+    assert time.monotonic() - began < 20
+    assert runtime.runs()[0]["status"] == "timed_out"
+
+
+class TestElsewhere:
+    """Outside of a run steps are the functions they were, so that handlers can be tested as functions."""
+
+    def test_a_step_is_its_function(self) -> None:
+        @step(retry=QUICK)
+        def add(first: int, second: int) -> int:
+            """Add."""
+            return first + second
+
+        def handler(call: Call) -> list[int]:
+            return gather(partial(add, 1, 2), partial(add, 3, 4))
+
+        assert isinstance(add, Step)
+        assert (add(1, 2), add.__name__, add.__doc__) == (3, "add", "Add.")
+        assert handler(a_call()) == [3, 7]
+
+    def test_another_pipeline_can_not_be_started(self) -> None:
+        with pytest.raises(RuntimeError, match="there is no run here"):
+            call_pipeline("orders")
+
+    @pytest.mark.parametrize(
+        ("make", "says"),
+        [
+            (lambda: Retry(attempts=0), "give a number, 1 or more"),
+            (lambda: Retry(backoff=-1), "0 or more"),
+            (lambda: Retry(on=("ValueError",)), "give exceptions"),  # type: ignore[arg-type]
+            (lambda: step(timeout=0), "seconds above 0"),
+            (lambda: step(print), "with parentheses"),  # type: ignore[arg-type]
+            (lambda: step()(step()(print)), "plain function"),
+            (lambda: gather(lambda: 1), "gather takes steps"),  # type: ignore[arg-type, return-value]
+            (lambda: gather(at_once=0), "from 1 to 64"),
+        ],
+    )
+    def test_what_makes_no_sense_is_said_where_it_is_written(self, make: Callable[[], object], says: str) -> None:
+        with pytest.raises((ValueError, TypeError), match=says):
+            make()
+
+
+class TestDeclarations:
+    """What makes no sense about durable runs and schedules refuses the pipeline, with the mend."""
+
+    @pytest.mark.parametrize(
+        ("declare", "says"),
+        [
+            (lambda: pipeline_with(lambda call: None, mode="later"), "mode='later' is not known"),
+            (lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger()), "does not ask who calls"),
+            (lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger(api_key=True, login=True)), "a login flow answers at once"),
+            (lambda: pipeline_with(lambda call: None, durable=Durable(concurrency=-1)), "is no number of runs"),
+            (lambda: pipeline_with(lambda call: None, durable=Durable(backlog=0)), "is no number of runs"),
+            (lambda: pipeline_with(lambda call: None, durable=Durable(timeout=0)), "is out of bounds"),
+            (lambda: pipeline_with(lambda call: None, durable=Durable(recoveries=-1)), "is no number"),
+            (lambda: pipeline_with(lambda call: None, record_bodies="some"), "record_bodies='some' is not known"),
+            (lambda: pipeline_with(lambda call: None, sensitive=["/a~2b"]), "names nothing"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("61 * * * *")), "can't be understood"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", timezone="Europe/Atlantis")), "is not known"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", missed="all")), "missed='all' is not known"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", path="/other")), "has no handler"),
+            (lambda: pipeline_with(_takes_number, trigger=Schedule("0 6 * * *", body={"n": "x"})), "does not fit its handler"),
+            (lambda: pipeline_with(lambda call: None, trigger=[HttpTrigger(), HttpTrigger()]), "the trigger is no trigger"),
+        ],
+    )
+    def test_it_is_refused(self, penstock_runtime: Start, declare: Callable[[], Pipeline], says: str) -> None:
+        runtime = penstock_runtime(offering(declare()), policy="api-key")
+
+        assert says in " ".join(runtime.mistakes())
+        assert runtime.anonymous().post("/v1/example/").status_code in {404, 503}
+
+    def test_the_paths_of_runs_are_taken(self, penstock_runtime: Start) -> None:
+        pipeline = pipeline_with(lambda call: None, mode="durable")
+        pipeline.get("/runs/mine")(lambda call: None)
+
+        assert "GET /runs/mine is in the way" in " ".join(penstock_runtime(offering(pipeline)).mistakes())
+
+    def test_an_urgent_run_goes_first(self, penstock_runtime: Start) -> None:
+        order: list[str] = []
+        pipeline = Pipeline("example", version="1.0.0", trigger=HttpTrigger(api_key=True))
+        for name, priority in (("usual", 5), ("urgent", 1), ("idle", 9)):
+            pipeline.post(f"/{name}", mode="durable", priority=priority)(lambda call: order.append(call.path.rpartition("/")[2]))
+        runtime = penstock_runtime(offering(pipeline), policy="api-key")
+        client = runtime.client(token=False)
+
+        for name in ("idle", "usual", "urgent"):
+            client.post(f"/v1/example/{name}")
+        runtime.work()
+
+        assert order == ["urgent", "usual", "idle"]
+
+
+def _takes_number(call: Call, body: dict[str, int]) -> None:
+    """Take numbers alone."""
