@@ -27,7 +27,11 @@ def env() -> None:
 def env_list(context: Context, form: str) -> None:
     """List environments."""
     rows = environments.list_environments(context.engine)
-    show(rows, form, ("name", "policy", "policy_version", "token_lifetime", "keys_in_query", "algorithm", "created_at"))
+    show(
+        rows,
+        form,
+        ("name", "policy", "policy_version", "token_lifetime", "keys_in_query", "algorithm", "run_retention", "record_bodies", "created_at"),
+    )
 
 
 @env.command("create")
@@ -43,8 +47,17 @@ def env_create(context: Context, name: str) -> None:
 @click.argument("name")
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
 @click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
+@click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
+@click.option("--record-bodies", type=click.Choice(["none", "failed", "all"]), help="The most that pipelines may keep of bodies.")
 @pass_context
-def env_set(context: Context, name: str, token_lifetime: timedelta | None, keys_in_query: str | None) -> None:
+def env_set(
+    context: Context,
+    name: str,
+    token_lifetime: timedelta | None,
+    keys_in_query: str | None,
+    run_retention: timedelta | None,
+    record_bodies: str | None,
+) -> None:
     """Change an environment's limits."""
     environments.change_environment(
         context.engine,
@@ -52,6 +65,8 @@ def env_set(context: Context, name: str, token_lifetime: timedelta | None, keys_
         name,
         token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
         keys_in_query=keys_in_query == "on" if keys_in_query else None,
+        run_retention=int(run_retention.total_seconds()) if run_retention else None,
+        record_bodies=record_bodies,
     )
     click.echo(f"environment {name} changed")
 

@@ -87,7 +87,8 @@ class Context:
         host = Host(replace(self.settings, environment=shown["environment"]))
         host.start()
         try:
-            caller = Caller(shown["consumer"], None, None, shown["subject"], endpoint.pipeline.trigger.scopes)
+            known = host.access.consumer_named(shown["consumer"]) if host.access is not None and shown["consumer"] else None
+            caller = Caller(shown["consumer"], known.id if known else None, None, shown["subject"], endpoint.pipeline.trigger.scopes)
             return Starter(host).again(endpoint, asked, caller, shown["id"])
         finally:
             host.stop()

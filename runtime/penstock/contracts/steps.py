@@ -102,7 +102,7 @@ class Step(Generic[P, R]):
         return f"<Step {self.name}>"
 
 
-def step(*written_without: object, retry: Retry = ONCE, timeout: float | None = None) -> Callable[[Callable[P, R]], Step[P, R]]:
+def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Make a function a step: `@step(retry=Retry(attempts=4), timeout=5)`.
 
     In a durable run its result is kept, as JSON of its return annotation, and a run that is taken up again does not run it a second
@@ -117,7 +117,7 @@ def step(*written_without: object, retry: Retry = ONCE, timeout: float | None = 
         ValueError: The timeout makes no sense.
 
     """
-    if written_without:
+    if _bare:
         raise TypeError("write @step() above a step, with parentheses")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"step(timeout={timeout!r}): give seconds above 0")
