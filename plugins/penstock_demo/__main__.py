@@ -80,11 +80,17 @@ def _say(port: str, key: str) -> None:
     body = '\'{"reference": "\'$(date +%s%N)\'", ' + lines + "}'"
     login = '\'{"user": "demo", "password": "demo"}\''
     extract = """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
+    lines = '"country":"PT","currency":"EUR","lines":[{"sku":"INK-02","quantity":1,"unit_price":"4.50"}]'
+    file = "$(for n in 1 2 3; do echo '{\"reference\":\"'$(date +%s%N)'-'$n'\"," + lines + "}'; done)"
     sys.stdout.write(
-        "\nLog in, post an order with key and token (201), and the same without the token (401); paste these into another terminal:\n\n"
+        "\nLog in, post an order with key and token (201), the same without the token (401), and a file of orders as a durable run whose end is"
+        " waited for (200);\npaste these into another terminal:\n\n"
         f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"
         f'curl -i {url}/orders/ {send} -H "Authorization: Bearer $TOKEN" -d {body}\n\n'
         f"curl -i {url}/orders/ {send} -d {body}\n\n"
+        f"curl -i {url}/orders/import -H 'X-API-Key: {key}' -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/x-ndjson'"
+        f" -H 'Prefer: wait=20' --data-binary \"{file}\"\n\n"
+        "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock runs list\n\n"
         f"What is served, and calls to try: http://127.0.0.1:{port}/-/docs\n\n"
         "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
     )

@@ -1,21 +1,24 @@
-"""Partners' orders: validated, priced with tax, and kept in a table of our own."""
+"""Partners' orders: validated, priced with tax, looked for in the supplier's stock, and kept in a table of our own; one by one, or as a file."""
 
 from __future__ import annotations
 
 import uuid
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from typing import Annotated, Literal
 
+import httpx
 import msgspec
 
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Reply
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, Reply, Retry, gather, step
+from penstock_demo.lines import read_lines
 from penstock_demo.store import Store
 
 orders = Pipeline(
     "orders",
     version="1.4.0",
     summary="Takes orders from partners",
-    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:write"}, idempotent="key"),
+    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:write"}, idempotent="key", max_body=8 * 1024 * 1024),
 )
 
 TAX = {"PT": Decimal("0.23"), "ES": Decimal("0.21"), "DE": Decimal("0.19"), "FR": Decimal("0.20")}
@@ -23,6 +26,9 @@ CATALOGUE = {"PEN-01": "Pen", "INK-02": "Ink", "NIB-03": "Nib"}
 CENT = Decimal("0.01")
 DEAREST = 1_000_000
 PAGE = 50
+BATCH = 200  # lines of a file that one step takes
+TOLD = 100  # refused lines that a reply tells
+SUPPLIER = "supplier_url"  # the variable; where it is not set, everything is in stock
 _store = Store()
 
 PRICE = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,2})?$"}
@@ -68,18 +74,92 @@ def price(order: Order, order_id: str) -> Receipt:
         if not line.unit_price.is_finite() or not 0 < line.unit_price < DEAREST or line.unit_price != line.unit_price.quantize(CENT):
             fault = {"pointer": f"/lines/{index}/unit_price", "detail": f"A price is above 0 and below {DEAREST}, with at most two decimals"}
             raise PipelineError(422, "Impossible price", "The order has a price that can't be.", type="impossible-price", errors=[fault])
-    net = sum((line.unit_price * line.quantity for line in order.lines), Decimal(0)).quantize(CENT)
-    tax = (net * TAX[order.country]).quantize(CENT, ROUND_HALF_UP)
+    net = net_of(order.lines)
+    tax = tax_of(net, order.country)
     return Receipt(order_id, order.reference, order.country, order.currency, net, tax, net + tax, order.lines)
+
+
+@step()
+def net_of(lines: list[Line]) -> Decimal:
+    """Add the lines up."""
+    return sum((line.unit_price * line.quantity for line in lines), Decimal(0)).quantize(CENT)
+
+
+@step()
+def tax_of(net: Decimal, country: str) -> Decimal:
+    """Return the tax of a country."""
+    return (net * TAX[country]).quantize(CENT, ROUND_HALF_UP)
+
+
+@step(retry=Retry(attempts=4, backoff=0.1, on=httpx.HTTPError), timeout=5)
+def in_stock(call: Call, sku: str, quantity: int) -> bool:
+    """Ask the supplier whether so many are there; it is away now and then, so it is asked again."""
+    url = call.variables.get(SUPPLIER)
+    if url is None:
+        return True
+    answered = call.http.get(f"{url}/stock/{sku}").raise_for_status()
+    return int(answered.json()["left"]) >= quantity
+
+
+def look_for(call: Call, order: Order) -> None:
+    """Look for all lines of an order at a time. Raises PipelineError for what is not in stock."""
+    try:
+        there = gather(*(partial(in_stock, call, line.sku, line.quantity) for line in order.lines))
+    except httpx.HTTPError:
+        headers = {"Retry-After": "10"}
+        raise PipelineError(503, "Supplier away", "Stock can't be asked for now; try again.", type="supplier-away", headers=headers) from None
+    missing = [{"pointer": f"/lines/{index}", "detail": "Not in stock"} for index, left in enumerate(there) if not left]
+    if missing:
+        raise PipelineError(409, "Not in stock", "The order has more than there is.", type="not-in-stock", errors=missing)
 
 
 @orders.post("/")
 def take_order(call: Call, order: Order) -> Reply:
     """Take an order; one reference is taken once."""
     receipt = price(order, uuid.uuid4().hex)
+    look_for(call, order)
     if not _store.add(_partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt)):
         raise PipelineError(409, "Already ordered", f"There is an order with the reference {order.reference!r}.", type="already-ordered")
     return Reply(201, {"Location": f"/v1/orders/{receipt.id}"}, receipt)
+
+
+class Imported(msgspec.Struct):
+    """What became of a file of orders: how many were taken, and the first lines that were not, each with its number and why."""
+
+    lines: int
+    taken: int
+    refused: list[dict[str, str]]
+
+
+@orders.post("/import", mode="durable")
+def import_orders(call: Call, file: bytes) -> Imported:
+    """Take a file of orders: NDJSON, one order a line, or CSV with the columns reference, country, currency, sku, quantity, unit_price."""
+    lines = read_lines(call.content_type, file)
+    done = Imported(len(lines), 0, [])
+    for start in range(0, len(lines), BATCH):
+        taken, refused = take_lines(call, start + 1, lines[start : start + BATCH])
+        done.taken += taken
+        done.refused = (done.refused + refused)[:TOLD]
+        call.progress(min(start + BATCH, len(lines)), of=len(lines), note=f"{done.taken} taken")
+    return done
+
+
+@step()
+def take_lines(call: Call, first: int, lines: list[bytes]) -> tuple[int, list[dict[str, str]]]:
+    """Take some lines; those that a worker took before it died are known by their ids, which the run and the number make."""
+    taken, refused = 0, []
+    for number, line in enumerate(lines, first):
+        try:
+            receipt = price(msgspec.json.decode(line, type=Order), uuid.uuid5(uuid.UUID(call.run), str(number)).hex)
+        except (msgspec.MsgspecError, PipelineError) as error:
+            refused.append({"line": str(number), "detail": getattr(error, "detail", str(error))})
+            continue
+        fresh = _store.add(_partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt))
+        if fresh or _store.get(_partner(call), receipt.id) is not None:
+            taken += 1
+        else:
+            refused.append({"line": str(number), "detail": f"There is an order with the reference {receipt.reference!r}."})
+    return taken, refused
 
 
 @orders.get("/")
@@ -98,6 +178,11 @@ def show_order(call: Call, order_id: str) -> Receipt:
     if document is None:
         raise PipelineError(404, "No such order", "There is no such order of yours.", type="no-such-order")
     return msgspec.json.decode(document, type=Receipt)
+
+
+def store() -> Store:
+    """Return where orders are kept."""
+    return _store
 
 
 def _partner(call: Call) -> str:

@@ -68,6 +68,12 @@ class Store:
                 query = query.where(_orders.c.number < number)
             return list(connection.scalars(query))
 
+    def counted(self) -> dict[str, int]:
+        """Return how many orders each partner has."""
+        query = sa.select(_orders.c.partner, sa.func.count().label("orders")).group_by(_orders.c.partner).order_by(_orders.c.partner)
+        with self._engine.connect() as connection:
+            return {row.partner: row.orders for row in connection.execute(query)}
+
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
         with self._lock:

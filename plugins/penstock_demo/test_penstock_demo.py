@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import penstock_demo
-from penstock import PipelineError
-from penstock.testing import CallerClient, Runtime
+from penstock import Caller, PipelineError
+from penstock.testing import CallerClient, Runtime, a_call
 from penstock_demo import login, orders
 from penstock_demo.orders import Line, Order, price
 from penstock_demo.store import Store
@@ -204,3 +207,145 @@ def test_status_is_refused_by_the_default_policy_and_open_under_any(demo: Runtim
 
 def test_credentials_are_not_in_the_repr() -> None:
     assert "hunter2" not in repr(login.Credentials("ann", "hunter2"))
+
+
+class Supplier:
+    """A local server in the supplier's place: it fails so many times, then says what is left."""
+
+    def __init__(self, failures: int, left: int) -> None:
+        asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                good = len(asked) > failures
+                body = json.dumps({"left": left}).encode() if good else b"away"
+                self.send_response(200 if good else 503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.asked = asked
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def supplier(demo: Runtime) -> Iterator[Callable[..., Supplier]]:
+    made: list[Supplier] = []
+
+    def start(*, failures: int = 0, left: int = 100) -> Supplier:
+        made.append(Supplier(failures, left))
+        demo.operate("variable", "set", "supplier_url", made[-1].url, "--env", "test")
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+def test_a_supplier_that_is_away_now_and_then_is_asked_again(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+    flaky = supplier(failures=2)
+
+    taken = partner(demo).post("/v1/orders/", json=an_order())
+    (run,) = demo.runs()
+
+    assert (taken.status_code, flaky.asked) == (201, ["/stock/PEN-01"] * 3)
+    steps = {step.name: [bool(attempt.error) for attempt in step.attempts] for step in run["steps"]}
+    assert steps == {"net_of": [False], "tax_of": [False], "in_stock": [True, True, False]}
+
+
+def test_a_supplier_that_stays_away_is_told_as_such(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+    supplier(failures=99)
+
+    answered = partner(demo).post("/v1/orders/", json=an_order())
+
+    assert (answered.status_code, (answered.json or {})["type"], answered.headers["Retry-After"]) == (503, "supplier-away", "10")
+
+
+def test_what_is_not_in_stock_is_not_ordered(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+    supplier(left=2)
+
+    answered = partner(demo).post("/v1/orders/", json=an_order())
+
+    assert (answered.status_code, (answered.json or {})["errors"]) == (409, [{"pointer": "/lines/0", "detail": "Not in stock"}])
+    assert (partner(demo).get("/v1/orders/").json or {})["orders"] == []
+
+
+def ndjson(number: int) -> bytes:
+    return b"\n".join(json.dumps(an_order(f"PO-{line}")).encode() for line in range(number))
+
+
+def test_a_file_of_thousands_of_orders_is_a_durable_run_whose_progress_is_seen(demo: Runtime) -> None:
+    client = partner(demo)
+
+    accepted = client.post("/v1/orders/import", data=ndjson(2500), content_type="application/x-ndjson")
+    demo.work()
+    document = client.get(accepted.headers["Location"]).json or {}
+
+    assert (accepted.status_code, document["status"]) == (202, "succeeded")
+    assert document["result"] == {"lines": 2500, "taken": 2500, "refused": []}
+    assert document["progress"] == {"done": 2500, "of": 2500, "note": "2500 taken"}
+    assert [step.name for step in demo.runs()[0]["steps"]] == ["take_lines"] * 13
+
+
+def test_lines_that_are_no_orders_are_told_by_number_and_the_others_are_taken(demo: Runtime) -> None:
+    client = partner(demo)
+    rows = (
+        "reference,country,currency,sku,quantity,unit_price",
+        "A,PT,EUR,PEN-01,3,1.25",
+        "B,PT,EUR,NOPE,1,1",
+        "C,PT,EUR,PEN-01,many,1",
+        "A,PT,EUR,PEN-01,1,1",
+    )
+    file = "\n".join(rows).encode()
+
+    location = client.post("/v1/orders/import", data=file, content_type="text/csv").headers["Location"]
+    demo.work()
+    result = (client.get(location).json or {})["result"]
+
+    assert (result["lines"], result["taken"], [line["line"] for line in result["refused"]]) == (4, 1, ["2", "3", "4"])
+
+
+def test_lines_that_an_earlier_attempt_took_are_taken_once(demo: Runtime) -> None:
+    call = a_call(caller=Caller(consumer="acme"))
+
+    first = orders.take_lines(call, 1, ndjson(3).splitlines())
+    again = orders.take_lines(call, 1, ndjson(3).splitlines())
+
+    assert (first, again) == ((3, []), (3, []))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "file", "code"),
+    [
+        ("application/json", b"{}", "unknown-file"),
+        ("text/csv", b"a,b\n1,2\n", "other-columns"),
+        ("text/csv", b"", "other-columns"),
+        ("application/x-ndjson", b"\n\n", "no-lines"),
+        ("application/x-ndjson", b"\xff", "not-text"),
+    ],
+)
+def test_what_is_no_file_of_orders_is_refused(demo: Runtime, content_type: str, file: bytes, code: str) -> None:
+    client = partner(demo)
+
+    location = client.post("/v1/orders/import", data=file, content_type=content_type).headers["Location"]
+    demo.work()
+
+    assert (client.get(location).json or {})["problem"]["type"] == code
+
+
+def test_the_nightly_report_counts_orders_and_nobody_can_call_it(demo: Runtime) -> None:
+    partner(demo).post("/v1/orders/", json=an_order())
+
+    demo.tick("v1/report")
+    demo.work()
+
+    report = next(run for run in demo.runs() if run["pipeline"] == "v1/report")
+    assert (report["status"], report["bodies"]["output"]["json"]) == ("succeeded", {"orders": 1, "partners": {"acme": 1}})
+    assert demo.anonymous().post("/v1/report/").status_code == 404

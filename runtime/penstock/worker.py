@@ -34,9 +34,9 @@ from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id
 from penstock.runs.showing import steps_held, told_run
 from penstock.runs.steps import StepRecord
 
-BEAT = 2.0  # seconds between two signs of life, each with a look around
-SILENT = 10.0  # seconds without one, and a worker counts as dead
-LEASE = 15.0  # seconds that taking over from one may take
+BEAT = 1.0  # seconds between two signs of life, each with a look around
+SILENT = 6.0  # seconds without one, and a worker counts as dead
+LEASE = 6.0  # seconds that taking over from one may take
 ORPHANED = 3.0  # seconds after which a run that we hold and do not perform is given back
 YOUNG = 5.0  # seconds in which a record is written by whoever performs
 CHECKED = 500  # records in one look

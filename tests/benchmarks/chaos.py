@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -21,10 +22,14 @@ from penstock.host import Host, open_dbos
 from penstock.runs import engine_dbos
 from penstock.runs.accepting import Accepting, Wanted
 from penstock.runs.durable import Given
+from penstock.runs.engine import Ledger
 from penstock.runs.ids import new_run_id
 from penstock.settings import Settings
 
-PLUGIN = '''
+PATIENCE = 1200.0  # seconds
+LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+PLUGIN = """
 import json, os, time, uuid
 from penstock import Call, Durable, HttpTrigger, Pipeline, hookimpl, step
 
@@ -50,7 +55,7 @@ def work(call: Call) -> list[str]:
 
 @hookimpl
 def penstock_pipelines(): return [chaos]
-'''
+"""
 
 
 class Worker:
@@ -92,28 +97,33 @@ def main() -> None:
     accepting = Accepting(place.engine, ledger, "test", 1)
     workers = [Worker(place, log) for _ in range(chosen.workers)]
     time.sleep(4)
-    accepted = []
+    accepted: list[str] = []
     began = time.time()
-    for _ in range(chosen.runs):
-        given = Given("v1/chaos", "POST", "/", "/v1/chaos/", "test", time.time(), consumer="acme", consumer_id=1)
-        accepted.append(new_run_id())
-        accepting.accept(Wanted(accepted[-1], given, pipeline, pipeline.routes[0]))
-    print(f"accepted {len(accepted)} runs in {time.time() - began:.1f} s")  # noqa: T201  the result
-    killed: list[float] = []
-    over = 0
-    while over < len(accepted) and time.time() - began < 1200:
-        if len(killed) < chosen.kills:
-            time.sleep(random.uniform(0.5, 3.0))
-            random.choice(workers).kill()
-            killed.append(time.time())
+
+    def accept() -> None:
+        for _ in range(chosen.runs):
+            given = Given("v1/chaos", "POST", "/", "/v1/chaos/", "test", time.time(), consumer="acme", consumer_id=1)
+            run = new_run_id()
+            accepting.accept(Wanted(run, given, pipeline, pipeline.routes[0]))
+            accepted.append(run)
+
+    accepter = threading.Thread(target=accept)
+    accepter.start()
+    killed = over = 0
+    while (over < chosen.runs or killed < chosen.kills) and time.time() - began < PATIENCE:
+        if killed < chosen.kills:
+            time.sleep(random.uniform(0.5, 3.0))  # noqa: S311  no secret
+            random.choice(workers).kill()  # noqa: S311  no secret
+            killed += 1
         else:
             time.sleep(1)
         with reading(place.engine) as connection:
-            waiting = stored.unfinished(connection, 1, after=None, before="ffffffff-ffff-ffff-ffff-ffffffffffff", limit=len(accepted))
+            waiting = stored.unfinished(connection, 1, after=None, before=LAST, limit=chosen.runs)
         over = len(accepted) - len(waiting)
+    accepter.join()
     took = time.time() - began
-    failures = judge(accepted, ledger, log, killed)
-    print(f"{over} of {len(accepted)} runs over after {took:.1f} s, {len(killed)} workers killed")  # noqa: T201
+    failures = judge(accepted, ledger, log)
+    print(f"{over} of {len(accepted)} runs over after {took:.1f} s, {killed} workers killed")  # noqa: T201
     for worker in workers:
         worker.process.send_signal(signal.SIGTERM)
     for worker in workers:
@@ -124,7 +134,7 @@ def main() -> None:
     sys.exit(bool(failures) or over < len(accepted))
 
 
-def judge(accepted: list[str], ledger: object, log: Path, killed: list[float]) -> list[str]:
+def judge(accepted: list[str], ledger: Ledger, log: Path) -> list[str]:
     """Return each promise that was broken."""
     done: dict[tuple[str, int], list[tuple[str, float]]] = {}
     for line in log.read_text().splitlines():
@@ -133,13 +143,13 @@ def judge(accepted: list[str], ledger: object, log: Path, killed: list[float]) -
     failures, again, gaps = [], 0, []
     held = {}
     for start in range(0, len(accepted), 500):
-        held |= ledger.look(accepted[start : start + 500], outcomes=True)  # type: ignore[attr-defined]  # a Ledger
+        held |= ledger.look(accepted[start : start + 500], outcomes=True)
     for run in accepted:
         item = held.get(run)
         if item is None or item.outcome is None or item.outcome["status"] != 200:
             failures.append(f"lost: {run} {item}")
             continue
-        steps = ledger.steps(run)  # type: ignore[attr-defined]  # a Ledger
+        steps = ledger.steps(run)
         times = []
         for step in steps:
             token = json.loads(step.left["value"])
@@ -148,12 +158,16 @@ def judge(accepted: list[str], ledger: object, log: Path, killed: list[float]) -
             times += [at for _, at in executions]
             if token not in [one for one, _ in executions]:
                 failures.append(f"kept what nobody did: {run} {step.number}")
-            failures += [f"done again after it was kept: {run} {step.number}" for one, at in executions if one != token and at > step.ended_at + 0.001]
+            failures += [
+                f"done again after it was kept: {run} {step.number}" for one, at in executions if one != token and at > step.ended_at + 0.001
+            ]
         if len(steps) != 3:
             failures.append(f"{len(steps)} steps: {run}")
         gaps += [later - earlier for earlier, later in zip(sorted(times), sorted(times)[1:], strict=False)]
-    print(f"{again} steps that a kill interrupted were done again; the longest pause within a run, a takeover in it, was {max(gaps, default=0):.1f} s")  # noqa: T201
-    print(f"median pause {statistics.median(gaps) * 1000:.0f} ms")  # noqa: T201
+    print(
+        f"{again} steps that a kill interrupted were done again; the longest pause within a run, a takeover in it, was {max(gaps, default=0):.1f} s"
+    )
+    print(f"median pause {statistics.median(gaps) * 1000:.0f} ms")  # noqa: T201  the result  # noqa: T201
     return failures
 
 

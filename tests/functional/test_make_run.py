@@ -45,9 +45,9 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 def paste(printed: str, folder: Path) -> list[str]:
-    """Paste the three lines into a shell and return the statuses that it shows."""
+    """Paste the four lines into a shell and return the statuses that it shows."""
     lines = re.findall(r"^(?:TOKEN=|curl ).*$", printed, re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     done = subprocess.run(["bash", "-c", "\n".join(lines)], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
     return re.findall(r"HTTP/1.1 (\d+)", done.stdout)
 
@@ -65,8 +65,8 @@ def test_the_printed_lines_work_and_a_second_run_adds_nothing(demo: Demo, tmp_pa
         rows: list[dict[str, str]] = json.loads(done.stdout)
         return rows
 
-    assert statuses == ["201", "401"]
-    assert paste(second, tmp_path) == ["201", "401"]
+    assert statuses == ["201", "401", "200"]
+    assert paste(second, tmp_path) == ["201", "401", "200"]
     assert re.findall("pk_test_[0-9A-Za-z]+", first) == re.findall("pk_test_[0-9A-Za-z]+", second)
     assert [row["name"] for row in listing("consumer", "list")] == ["demo"]
     assert [row["state"] for row in listing("key", "list")] == ["usable"]

@@ -23,7 +23,6 @@ from penstock.db.engine import Connection, DatabaseAway, translated
 from penstock.errors import CannotStart
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, Perform, PipelineChanged, Queue, State, StepHeld, Tick
 
-VERSION = "1"  # one for all: which worker may take which run is told by its queue, and steps that do not match are noticed
 WORKFLOW, TICK = "penstock.run", "penstock.tick"
 POLL = 0.1  # seconds between two looks into a queue, where there are few of them
 FEW = 8
@@ -43,6 +42,15 @@ STATES = {
 def application(environment: str) -> str:
     """Return the name that an environment's runs are kept apart by."""
     return f"penstock-{environment}"
+
+
+def version(environment: str) -> str:
+    """Return the engine's word for who may take whose runs: one for all workers of an environment, whatever plugins they have loaded.
+
+    Which pipelines a worker can perform is told by its queues, and steps that are not those of before are noticed. The engine wants
+    the word to be one application's alone.
+    """
+    return f"{application(environment)}-1"
 
 
 def migrate(url: str) -> None:
@@ -93,6 +101,7 @@ class DbosLedger(Ledger):
 
     def __init__(self, url: str, environment: str, box: Box) -> None:
         _quiet()
+        self._version = version(environment)
         self._client = DBOSClient(
             system_database_url=url,
             serializer=Sealed(box),
@@ -119,7 +128,7 @@ class DbosLedger(Ledger):
             "queue_name": queue,
             "workflow_id": run,
             "priority": priority,
-            "app_version": VERSION,
+            "app_version": self._version,
             "workflow_timeout": timeout,
             **({"delay_seconds": delay} if delay else {}),
         }
@@ -168,7 +177,7 @@ class DbosLedger(Ledger):
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
         with _translated(), SetWorkflowID(new):
-            self._client.fork_workflow(run, step, application_version=VERSION, queue_name=queue)
+            self._client.fork_workflow(run, step, application_version=self._version, queue_name=queue)
 
     def held_by(self, process: str) -> list[Held]:
         """Return the runs that a worker process has begun and not ended."""
@@ -222,7 +231,7 @@ class DbosBench(Bench):
             "name": application(self._environment),
             "system_database_url": self._url,
             "executor_id": process,
-            "application_version": VERSION,
+            "application_version": version(self._environment),
             "serializer": Sealed(self._box),
             "run_migrations": False,
             "log_level": "ERROR",

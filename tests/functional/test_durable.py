@@ -1,0 +1,405 @@
+"""Durable runs on the real engine, in real processes: accepted once, done to the end whatever happens, looked up, cancelled, called back."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from kit import Place, Server
+
+from penstock.runs import engine_dbos
+
+Serve = Callable[..., Server]
+
+PLUGIN = """
+import os, time
+from functools import partial
+from pathlib import Path
+from penstock import Call, Durable, HttpTrigger, Pipeline, PipelineError, Schedule, call_pipeline, gather, hookimpl, sleep, step
+
+HERE = Path(__file__).parent
+
+def note(text):
+    with (HERE / "noted").open("a") as noted:
+        noted.write(text + "\\n")
+
+jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True, idempotent="key"), durable=Durable(recoveries=1))
+narrow = Pipeline("narrow", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=1))
+short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(timeout=1.5))
+clock = Pipeline("clock", version="1.0.0", trigger=Schedule("*/2 * * * * *"))
+
+@step()
+def work(name: str, seconds: float) -> str:
+    note(f"{name} begins in {os.getpid()}")
+    time.sleep(seconds)
+    note(f"{name} ends in {os.getpid()}")
+    return name
+
+@jobs.post("/", mode="durable")
+def three(call: Call, body: dict[str, float]) -> list[str]:
+    return [work("first", body["first"]), *gather(partial(work, "second", body["second"]), partial(work, "third", body["second"]))]
+
+@jobs.post("/deadly", mode="durable")
+def deadly(call: Call) -> None:
+    note("deadly")
+    os.kill(os.getpid(), 9)
+
+@narrow.post("/", mode="durable")
+def alone(call: Call) -> None:
+    work("alone", 0.3)
+
+@short.post("/", mode="durable")
+def long(call: Call) -> None:
+    for _ in range(100):
+        work("on and on", 0.2)
+
+@jobs.post("/parent", mode="durable")
+def parent(call: Call) -> object:
+    return {"child": call_pipeline("narrow")}
+
+@clock.post("/")
+def tick(call: Call) -> None:
+    note(f"tick {call.run}")
+
+@hookimpl
+def penstock_pipelines(): return [jobs, narrow, short, clock]
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Any) -> Iterator[Place]:
+    yield from made(new_database(request.param), tmp_path)
+
+
+@pytest.fixture
+def sqlite_place(new_database: Callable[[str], str], tmp_path: Any) -> Iterator[Place]:
+    yield from made(new_database("sqlite"), tmp_path)
+
+
+def made(url: str, folder: Any) -> Iterator[Place]:
+    place = Place.make(url, folder)
+    engine_dbos.migrate(url)
+    place.policy("api-key")
+    place.plugin("jobs", PLUGIN)
+    place.consumer("acme", "jobs", "narrow", "short")
+    yield place
+    place.engine.dispose()
+
+
+@pytest.fixture
+def worker() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start worker processes; they end with the test."""
+    with ExitStack() as stack:
+
+        def start(place: Place, **more: str) -> subprocess.Popen[bytes]:
+            log = stack.enter_context((place.folder / f"worker-{time.monotonic_ns()}.log").open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "penstock", "worker"], env=place.environ(**more), stdout=log, stderr=log, cwd=place.folder
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def noted(place: Place) -> list[str]:
+    path = place.folder / "plugins" / "noted"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def until(says: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is so, and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := says():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not come")
+
+
+def over(server: Server, location: str, key: str) -> Callable[[], dict[str, Any] | None]:
+    def look() -> dict[str, Any] | None:
+        document: dict[str, Any] = server.call("GET", location, key=key).json()
+        return document if document["status"] not in {"accepted", "running"} else None
+
+    return look
+
+
+def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Serve) -> None:
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    answered = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0.2}, headers={"Prefer": "wait=15"})
+
+    assert (answered.status_code, answered.json()["status"], answered.json()["result"]) == (200, "succeeded", ["first", "second", "third"])
+    assert answered.headers["Preference-Applied"] == "wait=15"
+    shown = place.run("runs", "show", answered.json()["id"])
+    assert (shown.returncode, "succeeded (200)" in shown.stdout, shown.stdout.count("█") > 3) == (0, True, True)
+
+
+def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
+    place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    key = place.key("acme").key
+    server = serve(place)
+    first = worker(place)
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 6}).headers["Location"]
+    until(lambda: sum("second begins" in line for line in noted(place)))
+    second = worker(place)
+
+    first.kill()
+    killed = time.monotonic()
+    until(lambda: sum("second begins" in line for line in noted(place)) == 2)
+    took = time.monotonic() - killed
+    document = until(over(server, location, key))
+
+    assert document["result"] == ["first", "second", "third"]
+    assert took < 30
+    assert [line for line in noted(place) if line.startswith("first")] == [f"first begins in {first.pid}", f"first ends in {first.pid}"]
+    assert sorted(line for line in noted(place) if "ends" in line and f"in {second.pid}" in line) == [
+        f"second ends in {second.pid}",
+        f"third ends in {second.pid}",
+    ]
+    run = json.loads(place.run("runs", "show", document["id"], "--format", "json").stdout)
+    assert (run["status"], run["recoveries"]) == ("succeeded", 1)
+
+
+def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place)
+    process = worker(place)
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 2, "second": 0}).headers["Location"]
+    until(lambda: noted(place))
+
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(30)
+
+    assert code == 0
+    assert server.call("GET", location, key=key).json()["status"] == "succeeded"
+
+
+def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
+    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place)
+    frozen = worker(place)
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 3, "second": 0}).headers["Location"]
+    until(lambda: noted(place))
+
+    frozen.send_signal(signal.SIGSTOP)
+    living = worker(place)
+    document = until(over(server, location, key))
+    frozen.send_signal(signal.SIGCONT)
+    code = frozen.wait(60)
+
+    assert code == 75
+    assert document["result"] == ["first", "second", "third"]
+    assert [line.rpartition(" ")[2] for line in noted(place) if line.startswith(("second", "third"))] == [str(living.pid)] * 4
+    assert server.call("GET", location, key=key).json() == document
+
+
+def test_a_run_that_kills_its_workers_is_given_up(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    location = server.call("POST", "/v1/jobs/deadly", key=key).headers["Location"]
+    document = until(over(server, location, key), 100)
+
+    assert (document["status"], document["problem"]["type"]) == ("failed", "given-up")
+    assert noted(place).count("deadly") == 2
+    later = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+    assert later.json()["status"] == "succeeded"
+
+
+def test_a_run_under_way_is_cancelled_at_its_next_step_with_those_it_started(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 1.5, "second": 0}).headers["Location"]
+    until(lambda: noted(place))
+
+    cancelled = server.call("DELETE", location, key=key).json()
+    time.sleep(3)
+
+    assert cancelled["status"] == "cancelled"
+    assert not [line for line in noted(place) if line.startswith(("second", "third"))]
+    assert server.call("GET", location, key=key).json()["status"] == "cancelled"
+
+
+def test_a_run_that_takes_too_long_is_timed_out(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    location = server.call("POST", "/v1/short/", key=key).headers["Location"]
+    document = until(over(server, location, key), 20)
+
+    assert (document["status"], document["problem"]["type"]) == ("timed_out", "timed-out")
+
+
+def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+    key = place.key("acme").key
+    server = serve(place)
+    for _ in range(2):
+        worker(place)
+
+    locations = [server.call("POST", "/v1/narrow/", key=key).headers["Location"] for _ in range(6)]
+    for location in locations:
+        until(over(server, location, key))
+
+    words = [line.split()[1] for line in noted(place) if line.startswith("alone")]
+    assert words == ["begins", "ends"] * 6
+
+
+def test_a_durable_run_waits_for_another(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    answered = server.call("POST", "/v1/jobs/parent", key=key, headers={"Prefer": "wait=20"})
+
+    assert answered.json()["result"] == {"child": None}
+    assert "started" in place.run("runs", "show", answered.json()["id"]).stdout
+
+
+def test_environments_of_one_database_perform_their_own_runs(place: Place, serve: Serve) -> None:
+    place.policy("api-key", env="prod")
+    place.associate("acme", "jobs", env="prod")
+    keys = {env: place.key("acme", env).key for env in ("test", "prod")}
+    servers = {env: serve(place, env, worker=1) for env in ("test", "prod")}
+
+    for env, server in servers.items():
+        answered = server.call("POST", "/v1/jobs/", key=keys[env], json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+        other = servers["prod" if env == "test" else "test"]
+
+        assert answered.json()["status"] == "succeeded"
+        assert other.call("GET", answered.headers["Location"], key=keys["prod" if env == "test" else "test"]).status_code == 404
+
+
+def test_a_tick_is_one_run_over_all_workers(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+    for _ in range(2):
+        worker(place)
+
+    until(lambda: len([line for line in noted(place) if line.startswith("tick")]) >= 4)
+    time.sleep(1)
+
+    ticks = [line for line in noted(place) if line.startswith("tick")]
+    assert len(ticks) == len(set(ticks))
+    listed = json.loads(place.run("schedules", "--format", "json").stdout)
+    assert [(row["pipeline"], row["cron"], row["missed"]) for row in listed] == [("v1/clock", "*/2 * * * * *", "skip")]
+    found = json.loads(place.run("runs", "list", "--pipeline", "clock", "--limit", "3", "--format", "json").stdout)
+    assert {row["status"] for row in found[1:]} == {"succeeded"}
+
+
+class Receiver:
+    """A server that callbacks are sent to; it answers with these statuses, then with 204."""
+
+    def __init__(self, *statuses: int) -> None:
+        received: list[tuple[dict[str, str], bytes]] = []
+        answers = list(statuses)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(answers.pop(0) if answers else 204)
+                self.send_header("Location", "http://127.0.0.1:1/")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.received = received
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Callable[..., Receiver]]:
+    with ExitStack() as stack:
+
+        def start(*statuses: int) -> Receiver:
+            made = Receiver(*statuses)
+            stack.callback(made.server.server_close)
+            stack.callback(made.server.shutdown)
+            return made
+
+        yield start
+
+
+def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place: Place, serve: Serve, receiver: Callable[..., Receiver]) -> None:
+    hook = receiver(500)
+    key = place.key("acme").key
+    allowed = place.run("callback", "allow", "acme", f"{hook.url}/hooks", "--env", "test", "--private")
+    secret = base64.b64decode(allowed.stdout.splitlines()[-1].removeprefix("whsec_"))
+    server = serve(place, worker=1)
+
+    answered = server.call("POST", f"/v1/jobs/?callback_url={hook.url}/hooks/7", key=key, json={"first": 0, "second": 0})
+    until(lambda: len(hook.received) == 2)
+
+    run = answered.headers["X-Run-Id"]
+    for headers, body in hook.received:
+        told = json.loads(body)
+        assert (told["id"], told["status"], told["result"]) == (run, "succeeded", ["first", "second", "third"])
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
+        assert headers["webhook-id"] == run
+        assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    until(lambda: "delivered at attempt 2 (204)" in place.run("runs", "show", run).stdout)
+
+
+def test_a_callback_goes_nowhere_else(sqlite_place: Place, serve: Serve, receiver: Callable[..., Receiver]) -> None:
+    place = sqlite_place
+    hook = receiver()
+    key = place.key("acme").key
+    place.run("callback", "allow", "acme", f"https://127.0.0.1:{hook.server.server_port}/", "--env", "test")
+    server = serve(place, worker=1)
+    body = {"first": 0, "second": 0}
+
+    for url in (hook.url, "https://elsewhere.example/", "https://user@127.0.0.1/", "ftp://127.0.0.1/", "//127.0.0.1", ""):
+        answered = server.call("POST", "/v1/jobs/", key=key, json=body, params={"callback_url": url})
+        assert (answered.status_code, answered.json()["errors"][0]["parameter"]) == (422, "callback_url"), url
+    private = server.call("POST", "/v1/jobs/", key=key, json=body, params={"callback_url": f"https://127.0.0.1:{hook.server.server_port}/x"})
+
+    until(lambda: "private network" in place.run("runs", "show", private.headers["X-Run-Id"]).stdout)
+    assert hook.received == []
+
+
+def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place)
+    run = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}).headers["X-Run-Id"]
+
+    early = place.run("runs", "redeliver", run)
+    cancelled = place.run("runs", "cancel", run)
+    again = place.run("runs", "cancel", run)
+    followed = place.run("runs", "follow", run)
+    purged = place.run("runs", "purge", "--env", "test", "--older-than", "1s", "--yes")
+    time.sleep(1.2)
+    purged_later = place.run("runs", "purge", "--env", "test", "--older-than", "1s", "--yes")
+    gone = place.run("runs", "show", run)
+
+    assert (early.returncode, "is not over" in early.stderr) == (1, True)
+    assert (cancelled.returncode, again.returncode, "is over already: cancelled" in again.stderr) == (0, 1, True)
+    assert (followed.returncode, followed.stdout.strip()) == (1, "cancelled")
+    assert "forgotten" in purged.stdout
+    assert purged_later.returncode == 0
+    assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (2, True)
