@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from kit import Place, Server
 
@@ -78,23 +80,26 @@ def penstock_pipelines(): return [jobs, narrow, short, clock]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Any) -> Iterator[Place]:
-    yield from made(new_database(request.param), tmp_path)
+def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+    place = made(new_database(request.param), tmp_path)
+    yield place
+    place.engine.dispose()
 
 
 @pytest.fixture
-def sqlite_place(new_database: Callable[[str], str], tmp_path: Any) -> Iterator[Place]:
-    yield from made(new_database("sqlite"), tmp_path)
+def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+    place = made(new_database("sqlite"), tmp_path)
+    yield place
+    place.engine.dispose()
 
 
-def made(url: str, folder: Any) -> Iterator[Place]:
+def made(url: str, folder: Path) -> Place:
     place = Place.make(url, folder)
     engine_dbos.migrate(url)
     place.policy("api-key")
     place.plugin("jobs", PLUGIN)
     place.consumer("acme", "jobs", "narrow", "short")
-    yield place
-    place.engine.dispose()
+    return place
 
 
 @pytest.fixture
@@ -403,3 +408,56 @@ def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Se
     assert "forgotten" in purged.stdout
     assert purged_later.returncode == 0
     assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (2, True)
+
+
+def test_the_database_goes_away_and_comes_back_in_the_middle(postgres: str, new_database: Callable[[str], str], tmp_path: Path, serve: Serve) -> None:
+    place = made(new_database("postgresql"), tmp_path)
+    key = place.key("acme").key
+    place.engine.dispose()
+    name = place.url.rpartition("/")[2]
+    server = serve(place, worker=1)
+    locations = [server.call("POST", "/v1/jobs/", key=key, json={"first": 1, "second": 1}).headers["Location"] for _ in range(10)]
+    until(lambda: noted(place))
+
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        time.sleep(1)
+        away = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0})
+        looked_up = server.call("GET", locations[0], key=key)
+        time.sleep(2)
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    documents = [until(over(server, location, key)) for location in locations]
+
+    assert [(answered.status_code, answered.headers["Retry-After"]) for answered in (away, looked_up)] == [(503, "1"), (503, "1")]
+    assert [document["result"] for document in documents] == [["first", "second", "third"]] * 10
+
+
+def test_a_full_disk_is_said_and_what_was_accepted_goes_on_when_there_is_room(tmp_path: Path, serve: Serve) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted here")
+    try:
+        place = made(f"sqlite:///{disk}/penstock.db", tmp_path)
+        key = place.key("acme").key
+        server = serve(place, worker=1)
+        locations = [server.call("POST", "/v1/jobs/", key=key, json={"first": 4, "second": 0.1}).headers["Location"] for _ in range(3)]
+        until(lambda: sum("first begins" in line for line in noted(place)) == 3)
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        full = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0})
+        time.sleep(4)  # the steps end while nothing can be written
+        filler.unlink()
+        documents = [until(over(server, location, key)) for location in locations]
+        later = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+        server.stop()
+        place.engine.dispose()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
+
+    assert (full.status_code, full.json()["type"], full.headers["Retry-After"]) == (503, "pipeline-unavailable", "1")
+    assert [document.get("result") for document in documents] == [["first", "second", "third"]] * 3
+    assert later.json()["status"] == "succeeded"
