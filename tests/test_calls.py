@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
@@ -16,7 +18,7 @@ import msgspec
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import AccessView, Authenticator, Call, Caller, Cors, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
+from penstock import AccessView, Authenticator, Call, Caller, Cors, Form, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -384,6 +386,32 @@ def test_a_call_without_a_server_s_connection_is_timed_out_too(answering: Callab
     answered = answering(stuck, "GET", trigger={"timeout": 0.1})
 
     assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_body_is_read_by_the_call_s_own_thread_where_its_handler_runs_in_another(answering: Callable[..., TestResponse], form: bool) -> None:
+    """Two threads must not use one TLS connection at a time: one would answer at the limit while the other still reads."""
+    readers: set[int] = set()
+    handlers: set[int] = set()
+
+    class Incoming(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+    def take(call: Call, body: bytes) -> None:
+        handlers.add(threading.get_ident())
+
+    def take_form(call: Call, body: Annotated[dict[str, str], Form()]) -> None:
+        handlers.add(threading.get_ident())
+
+    kind = "application/x-www-form-urlencoded" if form else "application/octet-stream"
+    sent = {"data": b"a=1", "content_type": kind, "environ_overrides": {"wsgi.input": Incoming(b"a=1")}}
+    answered = answering(take_form if form else take, **sent)
+
+    assert answered.status_code == 204
+    assert readers == {threading.get_ident()}
+    assert handlers.isdisjoint(readers)
 
 
 def test_an_authenticator_that_fails_lets_nobody_in_and_says_nothing(penstock_runtime: Start) -> None:

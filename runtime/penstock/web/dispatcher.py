@@ -30,7 +30,7 @@ from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.replies import Answer, answer
 from penstock.web.routes import Place, Routes
-from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, run_aside
+from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, read_in_time, run_aside
 
 RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
 
@@ -198,10 +198,11 @@ class Dispatcher:
     def _signed(self, body: Body, environ: Environ, place: Place, run: str, seconds: float) -> bytes:
         """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever."""
         connection = plain_socket(environ)
+        deadline = time.monotonic() + seconds
         if connection is None:
-            return body.raw()
+            return read_in_time(environ, body.raw, deadline)
         began = time.perf_counter()
-        return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(run, environ, place, began))
+        return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(run, environ, place, began))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -268,9 +269,8 @@ class Dispatcher:
             work = self._work(endpoint, call, environ, place)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(call.run, environ, place, began))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            _ = (
-                call.form if endpoint.body is not None and endpoint.body.form else call.body
-            )  # two threads must not use one TLS connection at a time: the body is read before
+            form = endpoint.body is not None and endpoint.body.form  # two threads must not use one TLS connection at a time: it is read before
+            read_in_time(environ, lambda: call.form if form else call.body, call.deadline)
         return run_aside(self._work(endpoint, call, environ, place), call.deadline)
 
     def _late(self, run: str, environ: Environ, place: Place, began: float) -> bytes:

@@ -7,6 +7,7 @@ import itertools
 import os
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import structlog
 
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
+SILENCE = 30  # seconds that a client may send nothing within a request
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
 
 
@@ -145,6 +147,44 @@ def plain_socket(environ: dict[str, Any]) -> socket.socket | None:
     if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
         return None
     return connection
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS connection that can be told until when it is read: a sender that dribbles its body must not hold a thread for ever.
+
+    `read_until` is a `time.monotonic()` reading, or None.
+    """
+
+    read_until: float | None = None
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive. Raises TimedOut."""
+        if self.read_until is None:
+            return super().recv(buflen, flags)
+        left = self.read_until - time.monotonic()
+        if left <= 0:
+            raise TimedOut
+        self.settimeout(min(left, SILENCE))
+        try:
+            return super().recv(buflen, flags)
+        except TimeoutError:
+            if time.monotonic() < self.read_until:
+                raise  # it fell silent
+            raise TimedOut from None
+
+
+def read_in_time(environ: dict[str, Any], read: Callable[[], Result], deadline: float) -> Result:
+    """Read a body in this thread, from a connection that no watchdog can answer on. Raises TimedOut at the deadline."""
+    connection = environ.get(SOCKET)
+    if not isinstance(connection, TlsSocket):
+        return read()
+    connection.read_until = deadline
+    try:
+        return read()
+    finally:
+        connection.read_until = None
+        with suppress(OSError):
+            connection.settimeout(None)
 
 
 def run_aside(work: Callable[[], Result], deadline: float) -> Result:
