@@ -35,7 +35,7 @@ from penstock.settings import Settings
 
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
 POLL_BESIDE_LISTENING = 0.5
-FLUSH = 15.0  # seconds between writes of when keys were last used
+FLUSH = 15.0  # seconds between writes of when keys were last used, and renewals of claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +263,14 @@ class Host:
                 if not reachable:
                     self.log.info("database back")
                     reachable = True
+                    flushed = float("-inf")  # claims may be about to end
             except Exception as error:  # noqa: BLE001  whatever it is, following must go on; staleness closes the gates
                 if reachable:
                     self.log.error("database away", error=str(error), max_staleness=self.settings.max_staleness)
                     reachable = False
             if time.monotonic() - flushed >= FLUSH:
                 flushed = time.monotonic()
+                self._renew()
                 self._flush(engine)
                 self._purge(engine)
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
@@ -294,6 +296,12 @@ class Host:
             moments = {key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()}
             with suppress(PenstockError):
                 touch_keys(engine, moments)
+
+    def _renew(self) -> None:
+        """Keep the claims of calls that still run."""
+        with suppress(PenstockError):
+            if self.replies is not None:
+                self.replies.renew()
 
     def _purge(self, engine: Engine) -> None:
         """Forget replies that were kept long enough."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -33,6 +34,14 @@ def claim(engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetim
             else:
                 return None
     raise DatabaseAway("a key is claimed and given back too fast")
+
+
+def renew(engine: Engine, claims: Mapping[str, bytes], lease: datetime) -> None:
+    """Lengthen the leases of claims, by claim the digest of its key. Raises DatabaseAway."""
+    with writing(engine) as connection:
+        for claimed, digest in claims.items():
+            mine = kept.c.digest == digest, kept.c.claim == claimed, kept.c.expires_at < lease
+            connection.execute(sa.update(kept).where(*mine).values(expires_at=lease))
 
 
 def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
