@@ -20,7 +20,7 @@ from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Cors, Mistake, Pipeline
 from penstock.contracts.rates import Rate
-from penstock.contracts.responses import ResponseHeader, ResponsePolicy
+from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
 from penstock.db import migrate
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
@@ -127,7 +127,9 @@ class Host:
                 mend = "mend what that plugin reads (`penstock variable list`)"
                 failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", mend))
                 continue
-            if isinstance(said, ResponsePolicy):
+            wrong = [] if said is None else list(problems_of(said))
+            failures += [Violation(f"the header policy of {implementation.plugin_name} makes no sense: {problem}", mend) for problem, mend in wrong]
+            if isinstance(said, ResponsePolicy) and not wrong:
                 headers |= {rule.name.lower(): rule for rule in said.headers}
                 cors = (said.cors, said.cors_override) if said.cors is not None else cors
         return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
