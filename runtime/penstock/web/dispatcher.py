@@ -28,7 +28,7 @@ from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.replies import Answer, answer
+from penstock.web.replies import BODILESS, Answer, answer
 from penstock.web.routes import Place, Routes
 from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, read_in_time, run_aside
 
@@ -49,7 +49,7 @@ class Dispatcher:
         served = {
             identifier: item
             for identifier, item in host.loaded.items()
-            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external) or item.broken
+            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
         self._routes = Routes(
             ((identifier, endpoint) for identifier, item in served.items() for endpoint in item.endpoints),
@@ -97,9 +97,9 @@ class Dispatcher:
             refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
         if refusal is not None:
             status, headers, body = _refused(refusal, run)
-        if len(body) > WORTH_IT:
+        if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
-        self._finish(environ, place, run, headers, body)
+        self._finish(environ, place, run, headers, None if status in BODILESS else body)
         if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
             self._write_log(environ, place, status, run, refusal, began)
         if last:
@@ -108,11 +108,14 @@ class Dispatcher:
         body = b"" if method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)
 
-    def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes) -> None:
-        """Add the headers that every reply has."""
-        headers += [("Content-Length", str(len(body))), ("X-Request-Id", run), *environ.get(RATES, ()), *self._notices.get(place.pipeline, ())]
+    def _finish(self, environ: Environ, place: Place, run: str, headers: Headers, body: bytes | None) -> None:
+        """Add the headers that every reply has; one without a body has no length."""
+        if body is not None:
+            headers.append(("Content-Length", str(len(body))))
+        headers += [("X-Request-Id", run), *environ.get(RATES, ()), *self._notices.get(place.pipeline, ())]
         cors = self._cors(place)
-        if cors is not None:
+        if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
+            headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
             headers += _cors_headers(cors, environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
