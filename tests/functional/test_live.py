@@ -14,11 +14,12 @@ import httpx
 import pytest
 from kit import ACTOR, Place, Server, consumers, environments, signing
 
+from penstock.access import needs
 from penstock.db.rows import changing
 
 PLUGIN = """
 import os, time
-from penstock import Call, HttpTrigger, Pipeline, hookimpl
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, secret
 
 orders = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True))
 strict = Pipeline("strict", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
@@ -33,9 +34,17 @@ def slow(call: Call) -> dict:
     time.sleep(1.5)
     return {"slow": True}
 
+sync = Pipeline("sync", version="1.0.0", trigger=HttpTrigger(api_key=True), needs={"erp_url", secret("erp_token")})
+
+@sync.get("/")
+def ask(call: Call) -> str:
+    if (call.variables["erp_url"], call.secrets["erp_token"].reveal()) != ("before", "before"):
+        raise PipelineError(409, "Changed")
+    return "as before"
+
 @hookimpl
 def penstock_pipelines():
-    return [orders, strict]
+    return [orders, strict, sync]
 """
 Serve = Callable[..., Server]
 
@@ -97,6 +106,28 @@ def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(place: Pl
     make, status = CHANGES[change]
 
     seen = hammer(server, key, lambda: make(place, key_id))
+
+    late(seen, status)
+
+
+NEEDS = {
+    "a variable's value": (lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"), 409),
+    "a secret's value": (lambda place: needs.set_secret(place.engine, ACTOR, "test", "erp_token", "after", place.box), 409),
+    "a variable that is gone": (lambda place: needs.unset_variable(place.engine, ACTOR, "test", "erp_url"), 503),
+    "a secret that is gone": (lambda place: needs.unset_secret(place.engine, ACTOR, "test", "erp_token"), 503),
+}
+
+
+@pytest.mark.parametrize("change", NEEDS)
+def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_before(place: Place, serve: Serve, change: str) -> None:
+    key, _ = prepared(place)
+    place.associate("acme", "sync")
+    needs.set_variable(place.engine, ACTOR, "test", "erp_url", "before")
+    needs.set_secret(place.engine, ACTOR, "test", "erp_token", "before", place.box)
+    server = serve(place, workers=2)
+    make, status = NEEDS[change]
+
+    seen = hammer(server, key, lambda: make(place), path="/v1/sync/")
 
     late(seen, status)
 
