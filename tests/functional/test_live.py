@@ -19,7 +19,7 @@ from penstock.db.rows import changing
 
 PLUGIN = """
 import os, time
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, secret
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
 orders = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True))
 strict = Pipeline("strict", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
@@ -34,17 +34,9 @@ def slow(call: Call) -> dict:
     time.sleep(1.5)
     return {"slow": True}
 
-sync = Pipeline("sync", version="1.0.0", trigger=HttpTrigger(api_key=True), needs={"erp_url", secret("erp_token")})
-
-@sync.get("/")
-def ask(call: Call) -> str:
-    if (call.variables["erp_url"], call.secrets["erp_token"].reveal()) != ("before", "before"):
-        raise PipelineError(409, "Changed")
-    return "as before"
-
 @hookimpl
 def penstock_pipelines():
-    return [orders, strict, sync]
+    return [orders, strict]
 """
 Serve = Callable[..., Server]
 
@@ -110,6 +102,21 @@ def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(place: Pl
     late(seen, status)
 
 
+NEEDY = """
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, secret
+
+sync = Pipeline("sync", version="1.0.0", trigger=HttpTrigger(api_key=True), needs={"erp_url", secret("erp_token")})
+
+@sync.get("/")
+def ask(call: Call) -> str:
+    if (call.variables["erp_url"], call.secrets["erp_token"].reveal()) != ("before", "before"):
+        raise PipelineError(409, "Changed")
+    return "as before"
+
+@hookimpl
+def penstock_pipelines():
+    return [sync]
+"""
 NEEDS = {
     "a variable's value": (lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"), 409),
     "a secret's value": (lambda place: needs.set_secret(place.engine, ACTOR, "test", "erp_token", "after", place.box), 409),
@@ -121,6 +128,7 @@ NEEDS = {
 @pytest.mark.parametrize("change", NEEDS)
 def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_before(place: Place, serve: Serve, change: str) -> None:
     key, _ = prepared(place)
+    place.plugin("needy", NEEDY)
     place.associate("acme", "sync")
     needs.set_variable(place.engine, ACTOR, "test", "erp_url", "before")
     needs.set_secret(place.engine, ACTOR, "test", "erp_token", "before", place.box)

@@ -43,9 +43,11 @@ class Watchdog:
     The watchdog answers on the call's connection and shuts it down, for writing at once, for reading a little later.
     """
 
-    def __init__(self, shortest: float) -> None:
+    def __init__(self, shortest: float, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:
         """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
         self._shortest = shortest
+        self._now = now
+        self._sleep = sleep
         self._watched: dict[int, tuple[float, socket.socket, Callable[[], bytes]]] = {}
         self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._tickets = itertools.count()
@@ -81,7 +83,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            now = time.monotonic()
+            now = self._now()
             pause = min(self._shortest, LINGER) if self._lingering else self._shortest
             self._let_go(now)
             for ticket, (deadline, connection, late) in list(self._watched.items()):
@@ -89,7 +91,7 @@ class Watchdog:
                     self._answer(ticket, connection, late)
                 else:
                     pause = min(pause, deadline - now)
-            time.sleep(pause)
+            self._sleep(pause)
 
     def _answer(self, ticket: int, connection: socket.socket, late: Callable[[], bytes]) -> None:
         with self._answering:
@@ -103,7 +105,7 @@ class Watchdog:
                 structlog.get_logger("penstock").exception("no answer could be made for a call whose time is up")
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
-            self._lingering.append((time.monotonic() + LINGER, connection))
+            self._lingering.append((self._now() + LINGER, connection))
 
     def _let_go(self, now: float) -> None:
         """End the reading of callers that were answered: a handler that waits for the rest of a body would wait for ever."""
