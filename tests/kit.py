@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,24 @@ def wait_for(url: str, process: subprocess.Popen[Any] | None = None) -> None:
         else:
             return
     raise AssertionError(f"nobody answers at {url}")
+
+
+def dribble(connection: socket.socket, head: bytes) -> bytes:
+    """Send the head of a call and then its body byte by byte, for as long as nobody answers (15 s at most); return what comes back."""
+    connection.sendall(head)
+    received = b""
+    with suppress(OSError):  # what was answered and ended can't be sent on
+        for _ in range(150):
+            connection.settimeout(0.1)
+            try:
+                received = connection.recv(65536)
+                break
+            except TimeoutError:
+                connection.settimeout(5)
+                connection.sendall(b"x")
+        while more := connection.recv(65536):
+            received += more
+    return received
 
 
 @dataclass
@@ -212,4 +231,4 @@ class Redis:
             self._process = None
 
 
-__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "environments", "free_port", "initdb", "signing", "wait_for"]
+__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "dribble", "environments", "free_port", "initdb", "signing", "wait_for"]

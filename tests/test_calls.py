@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
@@ -16,7 +18,7 @@ import msgspec
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import AccessView, Authenticator, Call, Caller, Cors, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
+from penstock import AccessView, Authenticator, Call, Caller, Cors, Form, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -176,6 +178,50 @@ def test_what_is_worth_it_goes_as_gzip_where_that_is_accepted(answering: Callabl
     assert packed.headers["Content-Length"] == str(len(packed.data))
     for handler, accepted in ((large, ""), (large, "gzip;q=0"), (large, "br"), (small, "gzip"), (picture, "gzip")):
         assert "Content-Encoding" not in get(handler, accepted).headers
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (206, {"Content-Range": "bytes 0-4999/9000"}),
+        (206, {}),
+        (200, {"Content-Range": "bytes 0-4999/9000"}),
+        (200, {"Cache-Control": "max-age=60, No-Transform"}),
+        (200, {"Content-Encoding": "br"}),
+        (200, {"Repr-Digest": "sha-256=:AAAA:"}),
+    ],
+)
+def test_what_holds_for_these_very_bytes_goes_as_it_is(answering: Callable[..., TestResponse], status: int, headers: dict[str, str]) -> None:
+    def give(call: Call) -> Reply:
+        return Reply(status, {"Content-Type": "text/plain", "ETag": '"v1"', **headers}, "x" * 5000)
+
+    answered = answering(give, "GET", headers={"Accept-Encoding": "gzip"})
+
+    assert (answered.status_code, answered.data) == (status, b"x" * 5000)
+    assert answered.headers.get("Content-Encoding") == headers.get("Content-Encoding")
+    assert answered.headers["ETag"] == '"v1"'
+
+
+def test_a_strong_entity_tag_is_a_weak_one_once_it_is_compressed(answering: Callable[..., TestResponse]) -> None:
+    def get(tag: str, accepted: str) -> str:
+        def give(call: Call) -> Reply:
+            return Reply(200, {"etag": tag}, "x" * 5000)
+
+        return answering(give, "GET", headers={"Accept-Encoding": accepted}).headers["ETag"]
+
+    assert (get('"v1"', "gzip"), get('W/"v1"', "gzip"), get('"v1"', "br")) == ('W/"v1"', 'W/"v1"', '"v1"')
+
+
+def test_a_reply_without_a_body_has_no_length(answering: Callable[..., TestResponse]) -> None:
+    def nothing(call: Call) -> None: ...
+
+    def same(call: Call) -> Reply:
+        return Reply(304, {"ETag": '"v1"'})
+
+    def empty(call: Call) -> str:
+        return ""
+
+    assert [answering(handler, "GET").headers.get("Content-Length") for handler in (nothing, same, empty)] == [None, None, "0"]
 
 
 def test_route_parameters_become_their_type_or_the_path_is_not_there(answering: Callable[..., TestResponse]) -> None:
@@ -387,6 +433,32 @@ def test_a_call_without_a_server_s_connection_is_timed_out_too(answering: Callab
     assert (answered.status_code, (answered.json or {})["type"]) == (504, "timed-out")
 
 
+@pytest.mark.parametrize("form", [False, True])
+def test_a_body_is_read_by_the_call_s_own_thread_where_its_handler_runs_in_another(answering: Callable[..., TestResponse], form: bool) -> None:
+    """Two threads must not use one TLS connection at a time: one would answer at the limit while the other still reads."""
+    readers: set[int] = set()
+    handlers: set[int] = set()
+
+    class Incoming(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+    def take(call: Call, body: bytes) -> None:
+        handlers.add(threading.get_ident())
+
+    def take_form(call: Call, body: Annotated[dict[str, str], Form()]) -> None:
+        handlers.add(threading.get_ident())
+
+    kind = "application/x-www-form-urlencoded" if form else "application/octet-stream"
+    sent = {"data": b"a=1", "content_type": kind, "environ_overrides": {"wsgi.input": Incoming(b"a=1")}}
+    answered = answering(take_form if form else take, **sent)
+
+    assert answered.status_code == 204
+    assert readers == {threading.get_ident()}
+    assert handlers.isdisjoint(readers)
+
+
 def test_an_authenticator_that_fails_lets_nobody_in_and_says_nothing(penstock_runtime: Start) -> None:
     class Failing(Authenticator):
         name, noun, refusal, challenge = "failing", "thing", "invalid-thing", "Thing"
@@ -420,15 +492,40 @@ def test_the_caller_is_who_the_gate_proved(penstock_runtime: Start) -> None:
     assert client.get("/v1/example/").json == {"consumer": "acme", "subject": "bob", "scopes": ["a", "b"], "aud": "test"}
 
 
+def fail_in_every_way(pipeline: Pipeline) -> None:
+    """Put a handler on the pipeline that does what its path says."""
+
+    @pipeline.get("/{how}")
+    def show(call: Call, how: str) -> str:
+        if how == "stuck":
+            time.sleep(2)
+        if how == "refused":
+            raise PipelineError(409, "Taken")
+        return str({"good": 1}[how])
+
+
+def every_answer(runtime: Runtime, name: str, **headers: str) -> dict[int, TestResponse]:
+    """Return answers of each kind by status: of the handler, of what it raises, of the gate and the router, and those that are late or closed."""
+    client = runtime.client(token=False)
+    answers = [client.get(f"/v1/{name}/{how}", headers=headers) for how in ("good", "refused", "failed", "stuck")]
+    answers += [runtime.anonymous().get(f"/v1/{name}/good", headers=headers), client.post(f"/v1/{name}/good", headers=headers)]
+    runtime.operate("pipeline", "disable", name, "--env", "test")
+    answers.append(client.get(f"/v1/{name}/good", headers=headers))
+    found = {answered.status_code: answered for answered in answers}
+    assert set(found) == {200, 401, 405, 409, 500, 503, 504}
+    return found
+
+
 def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -> None:
-    trigger = HttpTrigger(api_key=True)
+    trigger = HttpTrigger(api_key=True, timeout=0.2)
     old = Pipeline("old", version="1.0.0", trigger=trigger, deprecated=date(2026, 1, 31), sunset=date(2027, 1, 31))
     old.get("/")(lambda: "still here")
+    fail_in_every_way(old)
     runtime = penstock_runtime(offering(old), policy="api-key")
-    headers = [client.get("/v1/old/").headers for client in (runtime.client(token=False), runtime.anonymous())]
     described = json.loads(runtime.anonymous().get("/-/openapi.json").data)
+    said = {(answered.headers["Deprecation"], answered.headers["Sunset"]) for answered in every_answer(runtime, "old").values()}
 
-    assert [(each["Deprecation"], each["Sunset"]) for each in headers] == [("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")] * 2
+    assert said == {("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")}
     assert described["paths"]["/v1/old/"]["get"]["deprecated"] is True
 
 
@@ -496,6 +593,44 @@ def test_browsers_may_use_the_methods_and_read_the_headers_that_cors_names(penst
         "Access-Control-Expose-Headers": "Location",
     }
     assert headers("OPTIONS", "https://evil.example", **asks) == headers("POST", "https://shop.example.evil.example") == {}
+
+
+def test_every_reply_has_cors_and_varies_by_origin(penstock_runtime: Start) -> None:
+    """A browser would show its page nothing of a refusal without; and caches must not give one origin's reply to another."""
+    shop = Pipeline("shop", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=0.2, cors=Cors("https://shop.example")))
+    fail_in_every_way(shop)
+    for origin, allowed in (("https://shop.example", "https://shop.example"), ("https://evil.example", None), ("", None)):
+        runtime = penstock_runtime(offering(shop), policy="api-key")
+
+        answers = every_answer(runtime, "shop", **({"Origin": origin} if origin else {}))
+
+        assert {answered.headers.get("Access-Control-Allow-Origin") for answered in answers.values()} == {allowed}
+        assert {answered.headers["Vary"] for answered in answers.values()} == {"Origin"}
+        preflight = runtime.anonymous().options("/v1/shop/good", headers={"Origin": origin, "Access-Control-Request-Method": "GET"})
+        assert preflight.headers["Vary"] == "Origin"
+
+
+def test_a_handler_s_own_cors_does_not_stand_beside_or_in_place_of_the_trigger_s(answering: Callable[..., TestResponse]) -> None:
+    def give(call: Call) -> Reply:
+        return Reply(200, {"access-control-allow-origin": "*", "Access-Control-Allow-Credentials": "true"}, "x")
+
+    def said(origin: str, **trigger: Any) -> dict[str, list[str]]:
+        headers = answering(give, "GET", headers={"Origin": origin}, trigger=trigger).headers
+        return {name.lower(): headers.getlist(name) for name in headers.keys() if name.lower().startswith("access-control-allow")}  # noqa: SIM118  no dict
+
+    assert said("https://a.example", cors=Cors("https://a.example")) == {"access-control-allow-origin": ["https://a.example"]}
+    assert said("https://b.example", cors=Cors("https://a.example")) == {}
+    assert said("https://b.example") == {"access-control-allow-origin": ["*"], "access-control-allow-credentials": ["true"]}
+
+
+def test_problems_are_not_for_caches(penstock_runtime: Start) -> None:
+    pipeline = example(api_key=True, timeout=0.2)
+    fail_in_every_way(pipeline)
+
+    answers = every_answer(penstock_runtime(offering(pipeline), policy="api-key"), "example")
+
+    assert answers.pop(200).headers.get("Cache-Control") is None
+    assert {answered.headers["Cache-Control"] for answered in answers.values()} == {"no-store"}
 
 
 def test_cors_for_everybody_with_credentials_refuses_the_pipeline(penstock_runtime: Start) -> None:

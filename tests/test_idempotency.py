@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Annotated, Any
+from unittest import mock
 
 import pytest
 from kit import Place, Server
@@ -17,8 +19,12 @@ from werkzeug.test import TestResponse
 
 from penstock import Call, Form, HttpTrigger, Pipeline, PipelineError, Reply, Upload, hookimpl
 from penstock.db import replies
+from penstock.db.engine import reading
+from penstock.db.rows import Reader, changing
 from penstock.errors import Refusal
-from penstock.runs.idempotency import Replies
+from penstock.host import Host
+from penstock.runs.idempotency import MARGIN, Replies
+from penstock.settings import Settings
 from penstock.testing import CallerClient, Runtime
 
 Start = Callable[..., Runtime]
@@ -230,9 +236,6 @@ class TestKept:
         return done[2].decode()
 
     def rows(self, place: Place) -> list[dict[str, Any]]:
-        from penstock.db.engine import reading
-        from penstock.db.rows import Reader
-
         with reading(place.engine) as connection:
             return [dict(row) for row in Reader(connection).all("kept_replies")]
 
@@ -272,7 +275,34 @@ class TestKept:
         assert replies.claim(place.engine, digest, b"body", "two", later, later + timedelta(seconds=60)) is None
         replies.keep(place.engine, digest, "one", b"late", later)
         replies.release(place.engine, digest, "one")
-        assert [(row["claim"], row["reply"]) for row in self.rows(place)] == [("two", None)]
+        replies.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
+        assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [("two", None, later + timedelta(seconds=60))]
+
+    def test_the_claim_of_a_call_that_still_runs_is_renewed_and_no_other(self, place: Place) -> None:
+        kept = Replies(place.engine, place.box)
+        now = datetime.now(UTC)
+        replies.claim(place.engine, b"d" * 32, b"body", "of a process that died", now, now)
+
+        def leases() -> dict[bool, datetime]:
+            return {row["claim"] == "of a process that died": row["expires_at"] for row in self.rows(place)}
+
+        def run_over_its_lease() -> tuple[int, list[tuple[str, str]], bytes]:
+            before = leases()
+            assert before[False] <= datetime.now(UTC)
+            kept.renew()
+            after = leases()
+            assert after[False] > datetime.now(UTC) + timedelta(seconds=30)
+            assert after[True] == before[True]
+            with pytest.raises(Refusal, match="still running"):
+                self.once(place, reply="second")
+            return 200, [], b"first"
+
+        kept.once(self.WHOSE, b"same", -MARGIN.total_seconds(), run_over_its_lease)
+        with mock.patch("penstock.db.replies.renew") as renewed:
+            kept.renew()
+
+        assert self.once(place) == "first"
+        assert not renewed.called
 
     def test_what_has_expired_is_purged(self, place: Place) -> None:
         now = datetime.now(UTC)
@@ -282,6 +312,70 @@ class TestKept:
         assert replies.purge(place.engine, now) == (replies.PURGED_AT_A_TIME + 6) // 2
         assert replies.purge(place.engine, now + timedelta(seconds=2)) == (replies.PURGED_AT_A_TIME + 5) // 2
         assert self.rows(place) == []
+
+
+class TestHost:
+    """What a host does with the store while it follows the database."""
+
+    @pytest.fixture
+    def host(self, sqlite_place: Place) -> Iterator[Host]:
+        made = Host(Settings(environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)))
+        made.start()
+        yield made
+        made.stop()
+
+    @pytest.fixture
+    def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("penstock.host.FLUSH", 0.0)
+
+    def rows(self, place: Place) -> dict[bytes, datetime]:
+        with reading(place.engine) as connection:
+            return {row["digest"]: row["expires_at"] for row in Reader(connection).all("kept_replies")}
+
+    def once(self, host: Host, go_on: threading.Event) -> None:
+        """Run a call that goes on until it is told, and whose lease soon ends."""
+        assert host.replies is not None
+        host.replies.once(("k",), b"same", 10 - MARGIN.total_seconds(), lambda: (go_on.wait(30), (200, [], b"done"))[1])
+
+    def test_it_forgets_what_has_expired(self, often: None, host: Host, sqlite_place: Place) -> None:
+        now = datetime.now(UTC)
+        replies.claim(sqlite_place.engine, b"old" * 8, b"", "x", now, now)
+        replies.claim(sqlite_place.engine, b"new" * 8, b"", "x", now, now + timedelta(hours=1))
+
+        assert eventually(lambda: self.rows(sqlite_place).keys() == {b"new" * 8})
+
+    def test_it_renews_the_claims_of_calls_that_still_run(self, often: None, host: Host, sqlite_place: Place) -> None:
+        go_on = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.once, host, go_on)
+
+            renewed = eventually(lambda: any(lease > datetime.now(UTC) + timedelta(seconds=30) for lease in self.rows(sqlite_place).values()))
+            go_on.set()
+
+        assert renewed
+
+    def test_it_does_so_at_once_when_the_database_is_back(self, host: Host, sqlite_place: Place) -> None:
+        go_on = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.once, host, go_on)
+            with changing(sqlite_place.engine) as rows:
+                rows.set("environments", {"name": "test"}, name="gone")  # what can't be read is away
+            assert eventually(lambda: not host.reachable())
+            with changing(sqlite_place.engine) as rows:
+                rows.set("environments", {"name": "gone"}, name="test")
+
+            renewed = eventually(lambda: any(lease > datetime.now(UTC) + timedelta(seconds=30) for lease in self.rows(sqlite_place).values()))
+            go_on.set()
+
+        assert renewed
+
+
+def eventually(fact: Callable[[], bool]) -> bool:
+    """Say whether something becomes true within ten seconds."""
+    deadline = time.monotonic() + 10
+    while not fact() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return fact()
 
 
 PLUGIN = """

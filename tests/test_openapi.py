@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import httpx
 import msgspec
+import pydantic
 import pytest
 from kit import ROOT, Place, Server
 from openapi_spec_validator import validate
@@ -20,6 +21,7 @@ from penstock import Call, HttpTrigger, Pipeline, Rate, Reply, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
+Item = TypeVar("Item")
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +35,18 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
 @dataclass
 class Order:
     lines: list[Line]
+
+
+class Tree(pydantic.BaseModel):
+    below: list[Tree]
+
+
+class Page(pydantic.BaseModel, Generic[Item]):
+    items: list[Item]
+
+
+class Chain(msgspec.Struct):
+    next: Chain | None
 
 
 def shop() -> SimpleNamespace:
@@ -157,9 +171,137 @@ def test_each_operation_says_which_problems_it_may_answer(document: Callable[...
     def problems(path: str, method: str) -> set[str]:
         return {status for status in found["paths"][path][method]["responses"] if status[0] in "45"}
 
-    assert problems("/v1/open/", "get") == {"429", "500", "503", "504"}
+    assert problems("/v1/open/", "get") == {"401", "403", "429", "500", "503", "504"}  # a bad key, and operators' bounds
     assert problems("/v2/orders/", "post") == {"400", "401", "403", "413", "415", "422", "429", "500", "503", "504"}
     assert problems("/v2/orders/{number}", "get") == {"401", "403", "404", "429", "500", "503", "504"}
+
+
+def test_what_a_handler_refuses_for_reasons_of_its_own_is_a_problem_too(document: Callable[..., dict[str, Any]]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+    assert {json.dumps(operation["responses"]["default"]["content"]) for operation in operations(document(policy="any"))} == {json.dumps(problem)}
+
+
+def offering(*handlers: Callable[..., object], **trigger: Any) -> SimpleNamespace:
+    """Make a plugin of one pipeline, with each handler on a path of its name."""
+    pipeline = Pipeline("made", version="1.0.0", trigger=HttpTrigger(**trigger))
+    for handler in handlers:
+        pipeline.post(f"/{handler.__name__}")(handler)
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [pipeline]
+
+    return SimpleNamespace(__name__="made", penstock_pipelines=penstock_pipelines)
+
+
+def taking(name: str, body: Any, reply: Any = None) -> Callable[..., object]:
+    """Make a handler of these types."""
+
+    def handler(call: Call, body: Any) -> Any:
+        return body
+
+    handler.__name__ = name
+    handler.__annotations__ = {"call": Call, "body": body, "return": reply}
+    return handler
+
+
+def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema, or what it refers to."""
+    name = schema.get("$ref", "").removeprefix("#/components/schemas/")
+    found: dict[str, Any] = document["components"]["schemas"][name] if name else schema
+    return found
+
+
+def sent_content(document: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = document["paths"][f"/v1/made/{name}"]["post"]["requestBody"]["content"]
+    return found
+
+
+def sent(document: dict[str, Any], name: str) -> dict[str, Any]:
+    (content,) = sent_content(document, name).values()
+    return resolved(document, content["schema"])
+
+
+def replied(document: dict[str, Any], name: str) -> dict[str, Any]:
+    (content,) = document["paths"][f"/v1/made/{name}"]["post"]["responses"]["200"]["content"].values()
+    return resolved(document, content["schema"])
+
+
+def test_types_that_share_a_name_have_a_schema_each(document: Callable[..., dict[str, Any]]) -> None:
+    streets, numbers = pydantic.create_model("Address", street=str), pydantic.create_model("Address", number=int)
+    boxes = msgspec.defstruct("Address", [("box", bool)])
+    outer = msgspec.defstruct("Outer", [("at", streets), ("number", boxes)])
+    others = [pydantic.create_model("Other", at=numbers), pydantic.create_model("Other", at=streets)]  # the same but for what they refer to
+    kinds = {"a": streets, "b": numbers, "c": boxes, "outer": outer, "other": others[0], "another": others[1], "lot": list[outer]}  # type: ignore[valid-type]  # made above
+    found = document(offering(*(taking(name, kind) for name, kind in kinds.items())), policy="any")
+
+    def fields(schema: dict[str, Any]) -> list[str]:
+        return list(resolved(found, schema)["properties"])
+
+    whole = {name: sent(found, name) for name in kinds}
+    assert (fields(whole["a"]), fields(whole["b"]), fields(whole["c"])) == (["street"], ["number"], ["box"])
+    assert (fields(whole["outer"]["properties"]["at"]), fields(whole["outer"]["properties"]["number"])) == (["street"], ["box"])
+    assert (fields(whole["other"]["properties"]["at"]), fields(whole["another"]["properties"]["at"])) == (["number"], ["street"])
+    assert resolved(found, whole["lot"]["items"]) == whole["outer"]
+    assert set(found["components"]["schemas"]) == {"Problem", "Address", "Address-2", "Address-3", "Outer", "Other", "Other-2"}
+
+
+def test_a_plugin_s_own_problem_is_not_that_of_the_refusals(document: Callable[..., dict[str, Any]]) -> None:
+    class Problem(msgspec.Struct):
+        x: int
+
+    found = document(offering(taking("a", Problem, Problem)), policy="any")
+
+    assert list(sent(found, "a")["properties"]) == list(replied(found, "a")["properties"]) == ["x"]
+    assert "detail" in found["components"]["schemas"]["Problem"]["properties"]
+
+
+def test_a_pydantic_reply_is_described_as_it_is_sent(penstock_runtime: Start, document: Callable[..., dict[str, Any]]) -> None:
+    class Place(pydantic.BaseModel):
+        zip_code: int = pydantic.Field(alias="zipCode")
+        country: str = pydantic.Field("DE", serialization_alias="land")
+
+    plugin = offering(taking("a", Place, Place), taking("b", list[Place], dict[str, Place]))
+    found = document(plugin, policy="any")
+    client = penstock_runtime(plugin, policy="any").anonymous()
+
+    assert client.post("/v1/made/a", json={"zipCode": 5}).json == {"zipCode": 5, "land": "DE"}
+    assert list(sent(found, "a")["properties"]) == ["zipCode", "country"]
+    assert sent(found, "a")["required"] == ["zipCode"]
+    assert list(replied(found, "a")["properties"]) == ["zipCode", "land"]
+    assert resolved(found, sent(found, "b")["items"]) == sent(found, "a")
+    assert resolved(found, replied(found, "b")["additionalProperties"]) == replied(found, "a")
+    assert set(found["components"]["schemas"]) == {"Problem", "Place", "Place-Reply"}
+
+
+def test_types_that_refer_to_themselves_or_have_odd_names_are_described(document: Callable[..., dict[str, Any]]) -> None:
+    found = document(offering(taking("a", Tree, Tree), taking("b", Page[Tree]), taking("c", Chain)), policy="any")
+
+    tree = sent(found, "a")
+    assert resolved(found, tree["properties"]["below"]["items"]) == replied(found, "a") == tree
+    assert resolved(found, sent(found, "b")["properties"]["items"]["items"]) == tree
+    assert {option.get("$ref") for option in sent(found, "c")["properties"]["next"]["anyOf"]} == {None, "#/components/schemas/Chain"}
+
+
+def test_a_type_without_a_schema_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
+    class Strange(pydantic.BaseModel):
+        what: Callable[[], int]
+
+    found = document(offering(taking("a", Strange), taking("b", Line)), policy="any")
+
+    assert sent_content(found, "a") == {"application/json": {}}
+    assert "sku" in sent(found, "b")["properties"]
+
+
+def test_a_gate_that_reads_the_body_says_what_can_be_wrong_with_it(document: Callable[..., dict[str, Any]]) -> None:
+    def hook(call: Call) -> None: ...
+
+    found = document(offering(hook, signature="slack"), policy="any")
+
+    assert {"400", "413"} <= set(found["paths"]["/v1/made/hook"]["post"]["responses"])
+    assert "X-Slack-Request-Timestamp" in found["components"]["securitySchemes"]["slack_signature"]["description"]
+    assert "413" not in document(offering(hook), policy="any")["paths"]["/v1/made/hook"]["post"]["responses"]
 
 
 def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -54,3 +58,59 @@ def test_a_caller_that_is_gone_costs_nobody_anything(ends: tuple[socket.socket, 
 
     with pytest.raises(Answered):
         Watchdog(0.05).run(lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late")
+
+
+class Clock:
+    """Time that stands still while somebody sleeps, until the test wakes him."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._asked: queue.Queue[float] = queue.Queue()
+        self._awake: queue.Queue[None] = queue.Queue()
+
+    def sleep(self, seconds: float) -> None:
+        self._asked.put(self.now + seconds)
+        self._awake.get()
+
+    def wakes_at(self) -> float:
+        """Wait until somebody sleeps, and return until when."""
+        return self._asked.get(timeout=10)
+
+    def wake(self, moment: float) -> None:
+        self.now = max(moment, self.now + 0.001)  # even who does not sleep at all takes his time
+        self._awake.put(None)
+
+
+@pytest.mark.parametrize("limits", [(0.3,), (0.35, 0.31, 0.9), (2.0, 0.3, 300.0)])
+def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(limits: tuple[float, ...]) -> None:
+    clock = Clock()
+    watchdog = Watchdog(min(limits), now=lambda: clock.now, sleep=clock.sleep)
+    late: dict[float, float] = {}
+    release = threading.Event()
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(len(limits) + 1))
+        stack.callback(release.set)
+
+        def call(limit: float) -> None:
+            """Begin a call that goes on, and note how late it is answered."""
+            began = threading.Event()
+            ours, _ = (stack.enter_context(end) for end in socket.socketpair())
+            deadline = clock.now + limit
+
+            def answer() -> bytes:
+                late[limit] = clock.now - deadline
+                return b"late"
+
+            pool.submit(watchdog.run, lambda: began.set() or release.wait(30), ours, deadline, answer)
+            assert began.wait(10)
+
+        call(1000.0)
+        until = clock.wakes_at()
+        clock.now += 0.1  # the others come while it sleeps
+        for limit in limits:
+            call(limit)
+        while len(late) < len(limits):
+            clock.wake(until)
+            until = clock.wakes_at()
+
+    assert all(0 <= seconds <= 0.1 for seconds in late.values()), late

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, Reply, hookimpl
+from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, Reply, ResponsePolicy, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -26,6 +27,10 @@ def offering(**trigger: Any) -> SimpleNamespace:
     @pipeline.post("/")
     def fail(call: Call) -> None:
         raise PipelineError(409, "Taken")
+
+    @pipeline.put("/")
+    def stuck(call: Call) -> None:
+        time.sleep(1)
 
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
@@ -63,6 +68,16 @@ def test_refusals_have_them_too_and_changes_are_live(penstock_runtime: Start) ->
     assert "X-Frame-Options" not in get(runtime).headers
 
 
+def test_a_call_that_is_over_its_time_has_them_too(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(timeout=0.1), policy="any")
+    put(runtime, "response_headers", {"X-Frame-Options": "DENY", "Cache-Control": {"value": "private", "override": True}})
+
+    answered = get(runtime, "PUT")
+
+    assert answered.status_code == 504
+    assert (answered.headers["X-Frame-Options"], answered.headers.getlist("Cache-Control")) == ("DENY", ["private"])
+
+
 def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime: Start) -> None:
     bare = penstock_runtime(offering(), policy="any")
     own = penstock_runtime(offering(cors=Cors("https://own.example")), policy="any")
@@ -80,6 +95,32 @@ def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime:
     assert (allowed(own, "https://shop.example"), allowed(own, "https://own.example")) == (None, "https://own.example")
     put(own, "cors", {"origins": ["https://shop.example"], "override": True})
     assert (allowed(own, "https://shop.example"), allowed(own, "https://own.example")) == ("https://shop.example", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (ResponsePolicy(cors=Cors("*", credentials=True)), "CORS for every origin can't allow credentials; name the origins"),
+        (ResponsePolicy(cors=Cors(["https://a.example", "*"], credentials=True)), "CORS for every origin can't allow credentials"),
+        (ResponsePolicy(cors="*"), "cors='*' is no CORS"),  # type: ignore[arg-type]  # what a careless plugin may say
+        (ResponsePolicy(headers=["X-A: b"]), "its headers are no headers"),  # type: ignore[arg-type]  # the same
+        (ResponsePolicy(headers=("X-A: b",)), "its headers are no headers"),  # type: ignore[arg-type]  # the same
+        ({"X-A": "b"}, "it is a dict; return a ResponsePolicy, or None"),
+    ],
+)
+def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(penstock_runtime: Start, said: object, reason: str) -> None:
+    @hookimpl
+    def penstock_response_policy() -> object:
+        return said
+
+    other = SimpleNamespace(__name__="other", penstock_response_policy=penstock_response_policy)
+    runtime = penstock_runtime(offering(), other, policy="any")
+
+    answered = get(runtime, Origin="https://evil.example")
+
+    assert f"the header policy of other makes no sense: {reason}" in runtime.refused()["v1/orders"][0]
+    assert answered.status_code == 503
+    assert not [name for name in answered.headers.keys() if name.startswith("Access-Control")]  # noqa: SIM118  no dict
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from hmac import compare_digest, digest
+from inspect import getdoc
 
 from penstock import AccessView, Authenticator, Caller, Credential, CredentialRejected, RequestHead, Setup, hookimpl
 
@@ -91,8 +92,9 @@ class Signature(Authenticator):
         return name, secret.encode()
 
     def security_scheme(self) -> Mapping[str, object]:
-        """Describe the header."""
-        return {"type": "apiKey", "in": "header", "name": self.header}
+        """Describe the header, and what is signed and where its moment stands."""
+        how = "An HMAC with SHA-256 in hexadecimal" + ("; the moment is in seconds since 1970." if self.timed else ".")
+        return {"type": "apiKey", "in": "header", "name": self.header, "description": f"{getdoc(type(self)) or ''} {how}".strip()}
 
 
 def _expired(credential: Credential, now: float) -> bool:

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 from penstock.testing import Runtime
-from penstock_webhook_signature import TOLERANCE, GitHub, Stripe
+from penstock_webhook_signature import TOLERANCE, GitHub, Hmac, Signature, Slack, Stripe
 
 Start = Callable[..., Runtime]
 SECRET = "It's a Secret to Everybody"
@@ -225,8 +225,18 @@ def test_the_secret_is_shown_nowhere(penstock_runtime: Start) -> None:
     assert SECRET not in repr(kept) + runtime.operate("credential", "list", "--format", "json")
 
 
-def test_openapi_says_which_header() -> None:
-    assert (GitHub().security_scheme(), Stripe().security_scheme()) == (
-        {"type": "apiKey", "in": "header", "name": "X-Hub-Signature-256"},
-        {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
-    )
+@pytest.mark.parametrize(
+    ("kind", "header", "described"),
+    [
+        (GitHub(), "X-Hub-Signature-256", "over the body"),
+        (Stripe(), "Stripe-Signature", "t=…,v1=…"),
+        (Slack(), "X-Slack-Signature", "the moment in `X-Slack-Request-Timestamp`"),
+        (Hmac(), "X-Signature", "the moment in `X-Signature-Timestamp`"),
+    ],
+)
+def test_openapi_says_which_headers(kind: Signature, header: str, described: str) -> None:
+    scheme = kind.security_scheme()
+
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", header)
+    assert described in str(scheme["description"])
+    assert ("seconds since 1970" in str(scheme["description"])) is kind.timed

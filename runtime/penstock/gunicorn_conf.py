@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -24,9 +25,8 @@ from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.settings import Settings
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.watchdog import last_response
+from penstock.web.watchdog import SILENCE, TlsSocket, last_response
 
-SILENCE = 30  # seconds that a client may send nothing within a request
 GOOD = b"good"
 UNREADABLE = {
     http_errors.LimitRequestLine: 414,
@@ -121,6 +121,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             for connection in self.keepalived_conns:
                 connection.timeout = 0
         super().murder_keepalived()
+
+
+def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ANN401, ARG001  gunicorn's type
+    """Make TLS connections such as can be told until when they are read."""
+    context = default()
+    context.sslsocket_class = TlsSocket
+    return context
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type

@@ -67,7 +67,8 @@ def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
     """Set headers and CORS for the replies of all pipelines of an environment.
 
     Called when a process starts, and whenever policies or variables of its environment change. Silence sets none; several add up, the
-    later plugin by name winning. What it raises refuses every pipeline, with its text as the reason, until it is mended.
+    later plugin by name winning. CORS stands in place of what handlers say of it themselves. What it raises, or what makes no sense, refuses
+    every pipeline, with the reason, until it is mended.
     """
 
 

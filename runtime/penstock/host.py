@@ -21,7 +21,7 @@ from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import Rate
-from penstock.contracts.responses import ResponseHeader, ResponsePolicy
+from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
 from penstock.contracts.triggers import Cors
 from penstock.db import counts, migrate, runs
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
@@ -43,7 +43,7 @@ from penstock.settings import Settings
 
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
 POLL_BESIDE_LISTENING = 0.5
-FLUSH = 15.0  # seconds between writes of when keys were last used, and between two clearings
+FLUSH = 15.0  # seconds between writes of when keys were last used, between renewals of claims, and between two clearings
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -165,7 +165,9 @@ class Host:
                 mend = "mend what that plugin reads (`penstock variable list`)"
                 failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", mend))
                 continue
-            if isinstance(said, ResponsePolicy):
+            wrong = [] if said is None else list(problems_of(said))
+            failures += [Violation(f"the header policy of {implementation.plugin_name} makes no sense: {problem}", mend) for problem, mend in wrong]
+            if isinstance(said, ResponsePolicy) and not wrong:
                 headers |= {rule.name.lower(): rule for rule in said.headers}
                 cors = (said.cors, said.cors_override) if said.cors is not None else cors
         return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
@@ -348,12 +350,14 @@ class Host:
                 if not reachable:
                     self.log.info("database back")
                     reachable = True
+                    flushed = float("-inf")  # claims may be about to end
             except Exception as error:  # noqa: BLE001  whatever it is, following must go on; staleness closes the gates
                 if reachable:
                     self.log.error("database away", error=str(error), max_staleness=self.settings.max_staleness)
                     reachable = False
             if time.monotonic() - flushed >= FLUSH:
                 flushed = time.monotonic()
+                self._renew()
                 self._flush(engine)
                 self._purge(engine)
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
@@ -379,6 +383,12 @@ class Host:
             moments = {key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()}
             with suppress(PenstockError):
                 touch_keys(engine, moments)
+
+    def _renew(self) -> None:
+        """Keep the claims of calls that still run."""
+        with suppress(PenstockError):
+            if self.replies is not None:
+                self.replies.renew()
 
     def _purge(self, engine: Engine) -> None:
         """Forget replies and runs that were kept long enough, a few at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +34,13 @@ def test_the_demo_holds_what_its_document_says(sqlite_place: Place, serve: Serve
     headers = ["-H", f"X-API-Key: {key}", "-H", f"Authorization: Bearer {token}"]
     options = ["-c", ",".join(CHECKS), "--max-examples", "25", "--seed", "1", "--generation-database", "none"]
 
-    program = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/-/openapi.json"]
+    described = server.client.get("/-/openapi.json").json()
+    for path in described["paths"].values():
+        for operation in path.values():
+            del operation["responses"]["default"]  # with it any status would do
+    (tmp_path / "openapi.json").write_text(json.dumps(described), encoding="utf-8")
+
+    program = [str(Path(sys.executable).with_name("schemathesis")), "run", "openapi.json", "--url", server.url]
     done = subprocess.run([*program, *headers, *options], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -114,6 +114,7 @@ def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve:
     for answered in (page, script):
         policy = dict(part.strip().split(" ", 1) for part in answered.headers["Content-Security-Policy"].split(";"))
         assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+        assert (policy["connect-src"], policy["form-action"], policy["base-uri"]) == ("'self'", "'none'", "'none'")
         assert (answered.headers["X-Content-Type-Options"], answered.headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
     again = server.client.get("/-/docs/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")

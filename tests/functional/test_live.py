@@ -14,6 +14,7 @@ import httpx
 import pytest
 from kit import ACTOR, Place, Server, consumers, environments, signing
 
+from penstock.access import needs
 from penstock.db.rows import changing
 
 PLUGIN = """
@@ -97,6 +98,44 @@ def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(place: Pl
     make, status = CHANGES[change]
 
     seen = hammer(server, key, lambda: make(place, key_id))
+
+    late(seen, status)
+
+
+NEEDY = """
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, secret
+
+sync = Pipeline("sync", version="1.0.0", trigger=HttpTrigger(api_key=True), needs={"erp_url", secret("erp_token")})
+
+@sync.get("/")
+def ask(call: Call) -> str:
+    if (call.variables["erp_url"], call.secrets["erp_token"].reveal()) != ("before", "before"):
+        raise PipelineError(409, "Changed")
+    return "as before"
+
+@hookimpl
+def penstock_pipelines():
+    return [sync]
+"""
+NEEDS = {
+    "a variable's value": (lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"), 409),
+    "a secret's value": (lambda place: needs.set_secret(place.engine, ACTOR, "test", "erp_token", "after", place.box), 409),
+    "a variable that is gone": (lambda place: needs.unset_variable(place.engine, ACTOR, "test", "erp_url"), 503),
+    "a secret that is gone": (lambda place: needs.unset_secret(place.engine, ACTOR, "test", "erp_token"), 503),
+}
+
+
+@pytest.mark.parametrize("change", NEEDS)
+def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_before(place: Place, serve: Serve, change: str) -> None:
+    key, _ = prepared(place)
+    place.plugin("needy", NEEDY)
+    place.associate("acme", "sync")
+    needs.set_variable(place.engine, ACTOR, "test", "erp_url", "before")
+    needs.set_secret(place.engine, ACTOR, "test", "erp_token", "before", place.box)
+    server = serve(place, workers=2)
+    make, status = NEEDS[change]
+
+    seen = hammer(server, key, lambda: make(place), path="/v1/sync/")
 
     late(seen, status)
 

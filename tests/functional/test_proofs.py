@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from kit import Place, Server
+from kit import Place, Server, dribble
 
 Serve = Callable[..., Server]
 SECRET = "It's a Secret to Everybody"
@@ -136,6 +136,32 @@ class Authority:
         paths[0].write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return str(paths[0]), str(paths[1])
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Authority:
+    (tmp_path / "ours").mkdir()
+    return Authority(tmp_path / "ours")
+
+
+def test_a_sender_that_dribbles_over_tls_has_its_answer_at_the_limit_too(ready: Place, serve: Serve, tls: Authority) -> None:
+    cert, key = tls.issue("localhost")
+    server = serve(ready, wait=False, GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}")
+    trust = ssl.create_default_context(cafile=str(tls.path))
+    for _ in range(100):
+        try:
+            plain = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+            break
+        except OSError:
+            time.sleep(0.1)
+    moment = str(int(time.time()))
+    head = f"POST /v1/plain/ HTTP/1.1\r\nHost: x\r\nX-Signature-Timestamp: {moment}\r\nX-Signature: {mac(b'')}\r\nContent-Length: 1000\r\n\r\n"
+
+    with plain, trust.wrap_socket(plain, server_hostname="localhost") as connection:
+        received = dribble(connection, head.encode())
+
+    assert received.startswith(b"HTTP/1.1 504 ")
+    assert b'"type":"timed-out"' in received
 
 
 def test_a_certificate_proves_its_consumer_where_gunicorn_ends_tls(ready: Place, serve: Serve, tmp_path: Path) -> None:

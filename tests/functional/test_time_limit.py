@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kit import Place, Server
+from kit import Place, Server, dribble
 
 Serve = Callable[..., Server]
 
@@ -225,18 +225,23 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_the_limit_holds_where_gunicorn_ends_tls_too(open_place: Place, serve: Serve) -> None:
+@pytest.fixture
+def over_tls(open_place: Place, serve: Serve) -> tuple[Server, ssl.SSLContext]:
     cert, key = certificate(open_place.folder)
     server = serve(open_place, wait=False, GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}")
     trust = ssl.create_default_context(cafile=str(cert))
-    with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trust, timeout=20) as client:
-        for _ in range(100):
-            try:
-                client.get("/-/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    for _ in range(100):
+        try:
+            httpx.get(f"https://localhost:{server.port}/-/health", verify=trust)
+            break
+        except httpx.TransportError:
+            time.sleep(0.1)
+    return server, trust
 
+
+def test_the_limit_holds_where_gunicorn_ends_tls_too(over_tls: tuple[Server, ssl.SSLContext]) -> None:
+    server, trust = over_tls
+    with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trust, timeout=20) as client:
         stuck = client.get("/v1/slow/stuck")
         assert (stuck.status_code, stuck.headers["Connection"]) == (AT_LIMIT, "close")
         statuses = [client.get(f"/v1/slow/{path}").status_code for path in ("quick", "stuck", "quick")]
@@ -245,4 +250,23 @@ def test_the_limit_holds_where_gunicorn_ends_tls_too(open_place: Place, serve: S
         statuses.append(client.post("/v1/slow/unread", content=b"x" * 500_000).status_code)
 
     assert statuses == [200, AT_LIMIT, 200, AT_LIMIT, AT_LIMIT, 503, 500_000, AT_LIMIT]
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n400\r\nx"])
+def test_senders_that_dribble_their_bodies_over_tls_hold_no_thread(over_tls: tuple[Server, ssl.SSLContext], framing: str) -> None:
+    server, trust = over_tls
+    head = f"POST /v1/slow/read HTTP/1.1\r\nHost: x\r\n{framing}".encode()
+
+    def send(_: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, trust.wrap_socket(plain, server_hostname="localhost") as ours:
+            return dribble(ours, head)
+
+    with ThreadPoolExecutor(20) as pool:  # more than the server has threads
+        received = list(pool.map(send, range(20)))
+
+    assert {text.partition(b"\r\n")[0] for text in received} == {b"HTTP/1.1 504 Gateway Timeout"}
+    assert all(b'"type":"timed-out"' in text for text in received)
+    assert httpx.get(f"https://localhost:{server.port}/v1/slow/quick", verify=trust, timeout=20).status_code == 200
+    assert not (server.log.parent / "plugins" / "whole").exists()
     assert "Traceback" not in server.log.read_text()

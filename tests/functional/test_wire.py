@@ -13,12 +13,18 @@ from kit import Place, Server
 Serve = Callable[..., Server]
 
 PLUGIN = """
-from penstock import Call, HttpTrigger, Pipeline, hookimpl
+from penstock import Call, HttpTrigger, Pipeline, Reply, hookimpl
 
 sizes = Pipeline("sizes", version="1.0.0", trigger=HttpTrigger(max_body=100_000))
 
 @sizes.post("/")
 def take(call: Call, body: bytes): return {"bytes": len(body)}
+
+@sizes.get("/none")
+def none(call: Call): return None
+
+@sizes.get("/same")
+def same(call: Call): return Reply(304, {"ETag": '"1"'})
 
 @hookimpl
 def penstock_pipelines(): return [sizes]
@@ -91,6 +97,16 @@ def test_no_header_rewrites_the_path(server: Server, field: bytes) -> None:
 
     assert elsewhere.startswith(b"HTTP/1.1 404")
     assert here.startswith(b"HTTP/1.1 200")
+
+
+def test_a_reply_without_a_body_says_no_length_and_the_connection_goes_on(server: Server) -> None:
+    def get(path: bytes, *fields: bytes) -> bytes:
+        return b"\r\n".join([b"GET /v1/sizes/" + path + b" HTTP/1.1", b"Host: x", *fields, b"", b""])
+
+    received = exchange(server, get(b"none") + get(b"same") + get(b"none", b"Connection: close"))
+
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"204", b"304", b"204"]
+    assert not re.search(rb"(?i)content-length|transfer-encoding", received)
 
 
 def test_a_client_that_only_sees_its_upload_refused_still_reads_why(server: Server) -> None:

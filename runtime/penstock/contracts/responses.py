@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.contracts.triggers import Cors
@@ -40,3 +41,16 @@ class ResponsePolicy:
     headers: tuple[ResponseHeader, ...] = ()
     cors: Cors | None = None
     cors_override: bool = False
+
+
+def problems_of(said: object) -> Iterable[tuple[str, str]]:
+    """Yield what makes no sense about what a plugin said, each with its mend."""
+    if not isinstance(said, ResponsePolicy):
+        yield f"it is a {type(said).__name__}", "return a ResponsePolicy, or None"
+        return
+    if not isinstance(said.headers, tuple) or not all(isinstance(rule, ResponseHeader) for rule in said.headers):
+        yield "its headers are no headers", 'give headers=(ResponseHeader("X-Frame-Options", "DENY"),)'
+    if said.cors is not None and not isinstance(said.cors, Cors):
+        yield f"cors={said.cors!r} is no CORS", 'give cors=Cors(["https://shop.example"])'
+    elif said.cors is not None and said.cors.credentials and "*" in said.cors.origins:
+        yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"

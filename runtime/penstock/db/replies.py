@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -51,6 +52,14 @@ def put(connection: sa.Connection, digest: bytes, body: bytes, reply: bytes, now
         connection.execute(sa.insert(kept).values(digest=digest, body=body, claim="", reply=reply, expires_at=expires_at))
     except IntegrityError as error:
         raise Taken from error
+
+
+def renew(engine: Engine, claims: Mapping[str, bytes], lease: datetime) -> None:
+    """Lengthen the leases of claims, by claim the digest of its key. Raises DatabaseAway."""
+    with writing(engine) as connection:
+        for claimed, digest in claims.items():
+            mine = kept.c.digest == digest, kept.c.claim == claimed, kept.c.expires_at < lease
+            connection.execute(sa.update(kept).where(*mine).values(expires_at=lease))
 
 
 def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:

@@ -22,7 +22,7 @@ from penstock.errors import COME_AGAIN, PipelineError, Refusal
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 KEPT = timedelta(hours=24)
-MARGIN = timedelta(seconds=60)  # beyond its time limit, that a call which was left behind may go on
+MARGIN = timedelta(seconds=60)  # that a claim holds beyond its call's time limit, and whenever it is renewed
 SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')  # a structured field's string, or bare as most send it
 REPEATED = ("Idempotency-Replayed", "true")
 FAILED = 500
@@ -70,15 +70,22 @@ class Replies:
     def __init__(self, engine: Engine, box: Box) -> None:
         self._engine = engine
         self._box = box
+        self._running: dict[str, bytes] = {}
         self._log = structlog.get_logger("penstock")
+
+    def renew(self) -> None:
+        """Lengthen the claims of calls that still run here: one that was left behind may go on for hours. Raises DatabaseAway."""
+        running = dict(self._running)
+        if running:
+            replies.renew(self._engine, running, datetime.now(UTC) + MARGIN)
 
     def once(self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]) -> Answer:
         """Do the work for the first call of its kind and keep its reply; return that to each repeat.
 
         `whose` names environment, pipeline, caller and key; `request` is what must be the same in a repeat; `seconds` is the call's
-        time limit. The work of a call whose time ran out goes on, and what it replies in the end is kept too. What failed (500 and above),
-        asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal: 409 while the first
-        call runs, 422 for another request, 503 where the database can't be asked.
+        time limit. The work of a call whose time ran out goes on, its claim renewed by the host, and what it replies in the end is kept too. What
+        failed (500 and above), asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal:
+        409 while the first call runs, 422 for another request, 503 where the database can't be asked.
         """
         digest = sha256("\0".join(whose).encode()).digest()
         claim = secrets.token_hex(16)
@@ -90,12 +97,14 @@ class Replies:
         if found is not None:
             return self._repeat(found["body"], found["reply"], request)
         kept: Answer | PipelineError | None = None
+        self._running[claim] = digest
         try:
             kept = work()
         except PipelineError as error:
             kept = error
             raise
         finally:
+            del self._running[claim]
             status = kept.status if isinstance(kept, PipelineError) else kept[0] if kept else FAILED
             try:
                 if kept is None or status >= FAILED or status in COME_AGAIN:

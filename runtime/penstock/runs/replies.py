@@ -22,7 +22,7 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not know
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"a {type(value).__name__} is nothing to reply with")
 
 

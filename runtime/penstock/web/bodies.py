@@ -15,6 +15,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from penstock.contracts.forms import Fields, Upload, close_files
 from penstock.errors import Refusal
+from penstock.runs.aside import TimeIsUp
 from penstock.web.encodings import inflate, require_gzip
 
 CHUNK = 64 * 1024
@@ -61,11 +62,13 @@ class _Incoming:
             raise _too_large(limit)
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most that many bytes, all that is left for -1. Raises Refusal: 413, or 400 for broken framing."""
+        """Return at most that many bytes, all that is left for -1. Raises Refusal: 413, or 400 for broken framing; and TimeIsUp."""
         left = (self._length if self._length is not None else self._limit + 1) - self._read
         wanted = left if size < 0 else min(size, left)
         try:
             data: bytes = self._input.read(wanted) if wanted > 0 else b""
+        except TimeIsUp:
+            raise
         except Exception as error:
             raise BrokenBody from error
         self._read += len(data)

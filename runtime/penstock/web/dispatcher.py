@@ -25,7 +25,7 @@ from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
 from penstock.runs.records import Exchange, Record
-from penstock.runs.replies import Answer
+from penstock.runs.replies import BODILESS, Answer
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
@@ -35,7 +35,7 @@ from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket
+from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
@@ -54,7 +54,7 @@ class Dispatcher:
         served = {
             identifier: item
             for identifier, item in host.loaded.items()
-            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external) or item.broken
+            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
         self._routes = Routes(
             ((identifier, endpoint) for identifier, item in served.items() for endpoint in item.endpoints),
@@ -99,9 +99,9 @@ class Dispatcher:
         if refusal is not None:
             status, headers, body = _refused(refusal, passage.run)
         self._record(passage, status, refusal, headers, body)
-        if len(body) > WORTH_IT:
+        if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
-        self._finish(passage, headers, body)
+        self._finish(passage, headers, None if status in BODILESS else body)
         if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
             self._write_log(passage, status, refusal)
         if last:
@@ -110,14 +110,17 @@ class Dispatcher:
         body = b"" if passage.method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)
 
-    def _finish(self, passage: Passage, headers: Headers, body: bytes) -> None:
-        """Add the headers that every reply has."""
+    def _finish(self, passage: Passage, headers: Headers, body: bytes | None) -> None:
+        """Add the headers that every reply has; one without a body has no length."""
         place = passage.place
-        headers += [("Content-Length", str(len(body))), ("X-Run-Id", passage.run), *passage.rates, *self._notices.get(place.pipeline, ())]
+        if body is not None:
+            headers.append(("Content-Length", str(len(body))))
+        headers += [("X-Run-Id", passage.run), *passage.rates, *self._notices.get(place.pipeline, ())]
         if passage.request_id is not None:
             headers.append(("X-Request-Id", passage.request_id))
         cors = self._cors(place)
-        if cors is not None:
+        if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
+            headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
             headers += _cors_headers(cors, passage.environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
@@ -244,9 +247,10 @@ class Dispatcher:
     def _signed(self, body: Body, passage: Passage, seconds: float) -> bytes:
         """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever."""
         connection = plain_socket(passage.environ)
+        deadline = time.monotonic() + seconds
         if connection is None:
-            return body.raw()
-        return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(passage))
+            return read_in_time(passage.environ, body.raw, deadline)
+        return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -321,9 +325,8 @@ class Dispatcher:
             work = self._work(endpoint, call, passage)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(passage))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            _ = (
-                call.form if endpoint.body is not None and endpoint.body.form else call.body
-            )  # two threads must not use one TLS connection at a time: the body is read before
+            form = endpoint.body is not None and endpoint.body.form  # two threads must not use one TLS connection at a time: it is read before
+            read_in_time(environ, lambda: call.form if form else call.body, call.deadline)
         return run_aside(self._work(endpoint, call, passage), call.deadline)
 
     def _late(self, passage: Passage) -> bytes:

@@ -12,6 +12,7 @@ from penstock.errors import Refusal
 
 WORTH_IT = 1024  # bytes; below, the headers cost more than is won
 COMPRESSIBLE = re.compile(r"text/|application/(?:[a-z.+-]*\+)?(?:json|xml)|application/javascript")
+AS_IT_IS = frozenset({"content-encoding", "content-range", "content-digest", "content-md5", "digest", "repr-digest"})
 GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -41,12 +42,18 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
 
 
 def deflate(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes:
-    """Return a reply's body, compressed where that is worth it and accepted, and say so in its headers."""
+    """Return a reply's body, compressed where that is worth it and accepted, and say so in its headers.
+
+    What holds for these very bytes, or may not be transformed, stays as it is. A strong entity tag becomes a weak one.
+    """
     names = {name.lower(): value for name, value in headers}
-    if "content-encoding" in names or not COMPRESSIBLE.match(names.get("content-type", "")):
+    if not AS_IT_IS.isdisjoint(names) or not COMPRESSIBLE.match(names.get("content-type", "")):
+        return body
+    if "no-transform" in names.get("cache-control", "").lower():
         return body
     headers.append(("Vary", "Accept-Encoding"))
     if not parse_accept_header(accepted)["gzip"]:
         return body
+    headers[:] = [(name, f"W/{value}" if name.lower() == "etag" and value.startswith('"') else value) for name, value in headers]
     headers.append(("Content-Encoding", "gzip"))
     return gzip.compress(body, compresslevel=4, mtime=0)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
 from xml.etree.ElementTree import Element
 
-import msgspec
 import structlog
 
 from penstock.contracts.call import Reply
-from penstock.contracts.forms import Upload
 from penstock.gate.compliance import Judged, State
 from penstock.host import Host
 from penstock.runs.bodies import Body
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE
 from penstock.web.problems import CONTENT_TYPE
+from penstock.web.schemas import REFERENCE, Document, Schemas
 
-Document = dict[str, Any]
+Found = Mapping[int, Document | None]  # schemas by the identity of their types
 SERVED = {State.SERVED, State.NON_CONFORMANT}
-REFERENCE = "#/components/schemas/{name}"
+TEXT: Document = {"type": "string"}
 PROBLEM: Document = {
     "type": "object",
     "description": "RFC 9457 problem details",
@@ -67,6 +65,7 @@ PROBLEMS = {
     "500": "The pipeline failed",
     "503": "The pipeline is not available",
     "504": "The pipeline took too long",
+    "default": "A problem of the pipeline's own",
 }
 
 
@@ -74,19 +73,21 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Docu
     """Return the document of an environment; what it does not serve is not in it."""
     served = {name: item for name, item in judged.items() if item.state in SERVED}
     endpoints = [(name, endpoint) for name in served for endpoint in host.loaded[name].endpoints]
-    schemas, components = _schemas(endpoint for _, endpoint in endpoints)
+    named = Schemas({"Problem": PROBLEM})
+    sent = {id(kind): named.of(kind) for _, endpoint in endpoints for kind in _kinds(endpoint)}
+    replied = {id(endpoint.returns): named.of(endpoint.returns, reply=True) for _, endpoint in endpoints}
     schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators}
     paths: dict[str, Document] = {}
     for name, endpoint in endpoints:
         path = f"/{name}{endpoint.route.path}"
-        paths.setdefault(path, {})[endpoint.route.method.lower()] = _operation(name, endpoint, served[name], schemas)
+        paths.setdefault(path, {})[endpoint.route.method.lower()] = _operation(name, endpoint, served[name], sent, replied)
     used = {scheme for item in served.values() for scheme in item.requires}
     document: Document = {
         "openapi": "3.1.0",
         "info": {"title": f"Pipelines of {environment}", "version": version("penstock")},
         "paths": paths,
         "components": {
-            "schemas": {"Problem": PROBLEM, **components},
+            "schemas": named.named,
             "securitySchemes": {name: dict(scheme) for name, scheme in schemes.items() if name in used},
         },
         "tags": [{"name": name, "description": item.pipeline.summary} for name, item in served.items()],
@@ -99,42 +100,12 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Docu
     return document
 
 
-def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[int, Document], Document]:
-    """Return the schema of each body and reply by the identity of its type, and the named ones."""
-    kinds = [kind for endpoint in endpoints for kind in _kinds(endpoint) if _has_schema(kind)]
-    named: Document = {}
-
-    def other(kind: type) -> Document:
-        """Return the schema of a type that msgspec can't describe."""
-        if kind is Upload:
-            return {"type": "string", "format": "binary"}
-        if not hasattr(kind, "model_json_schema"):
-            return {"description": kind.__name__}
-        schema: Document = kind.model_json_schema(ref_template=REFERENCE.replace("{name}", "{model}"))
-        named.update(schema.pop("$defs", {}))
-        named[kind.__name__] = schema
-        return {"$ref": REFERENCE.format(name=kind.__name__)}
-
-    made, components = msgspec.json.schema_components(kinds, schema_hook=other, ref_template=REFERENCE)
-    return {id(kind): schema for kind, schema in zip(kinds, made, strict=True)}, components | named
-
-
 def _kinds(endpoint: Endpoint) -> Iterable[object]:
-    body = endpoint.body.kind if endpoint.body else None
-    return body, endpoint.returns, *endpoint.kinds.values(), *(parameter.kind for parameter in endpoint.parameters)
+    """Return the types of what is sent."""
+    return endpoint.body.kind if endpoint.body else None, *endpoint.kinds.values(), *(parameter.kind for parameter in endpoint.parameters)
 
 
-def _has_schema(kind: object) -> bool:
-    if kind is None or kind is type(None) or kind in (bytes, str, Element, Reply):
-        return False
-    try:
-        msgspec.json.schema(kind, schema_hook=lambda _: {"type": "string"})
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[int, Document]) -> Document:
+def _operation(name: str, endpoint: Endpoint, judged: Judged, sent: Found, replied: Found) -> Document:
     handler = endpoint.route.handler
     trigger = judged.pipeline.trigger
     says = (getattr(handler, "__doc__", None) or "").strip()
@@ -142,15 +113,15 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
         "operationId": f"{name.replace('/', '-')}-{getattr(handler, '__name__', 'handler')}-{endpoint.route.method.lower()}",
         "tags": [name],
         "parameters": [
-            {"name": parameter, "in": "path", "required": True, "schema": schemas.get(id(endpoint.kinds.get(parameter)), {"type": "string"})}
+            {"name": parameter, "in": "path", "required": True, "schema": sent.get(id(endpoint.kinds.get(parameter))) or TEXT}
             for parameter in endpoint.in_path
         ]
         + [
-            {"name": item.sent_as, "in": item.place, "required": item.required, "schema": schemas.get(id(item.kind), {"type": "string"})}
+            {"name": item.sent_as, "in": item.place, "required": item.required, "schema": sent.get(id(item.kind)) or TEXT}
             for item in endpoint.parameters
         ]
         + ([IDEMPOTENCY_KEY] if _repeatable(endpoint) else []),
-        "responses": {**_reply(endpoint, schemas), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
+        "responses": {**_reply(endpoint, replied), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
     }
     if says:
         operation["summary"], _, more = (part.strip() for part in says.partition("\n"))
@@ -159,7 +130,7 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, schemas: Mapping[i
     if judged.pipeline.deprecated is not None:
         operation["deprecated"] = True
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _sent(endpoint.body, schemas)}
+        operation["requestBody"] = {"required": True, "content": _sent(endpoint.body, sent)}
     if judged.requires:
         operation["security"] = [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}]
     return operation
@@ -170,16 +141,11 @@ def _repeatable(endpoint: Endpoint) -> bool:
 
 
 def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
-    trigger = judged.pipeline.trigger
-    may = {"500", "503", "504"}
-    if judged.requires:
-        may |= {"401", "403", "429"}
-    if trigger.allow or trigger.deny:
-        may.add("403")
+    may = {"401", "403", "429", "500", "503", "504", "default"}  # what is sent unasked is checked too, and operators' bounds are live
+    if judged.gate.reads_body:
+        may |= {"400", "413"}
     if _repeatable(endpoint):
         may |= {"400", "409", "422"}
-    if trigger.rate:
-        may.add("429")
     if endpoint.in_path:
         may.add("404")
     if endpoint.parameters:
@@ -194,23 +160,22 @@ def _problem(status: str) -> Document:
     return {"description": PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
 
 
-def _reply(endpoint: Endpoint, schemas: Mapping[int, Document]) -> Document:
+def _reply(endpoint: Endpoint, replied: Found) -> Document:
     if endpoint.returns is type(None):
         return {"204": {"description": "Done"}}
     if endpoint.returns in {None, Reply}:
         return {"2XX": {"description": "What the pipeline replies"}}
-    return {"200": {"description": "What the pipeline replies", "content": _content(endpoint.returns, schemas)}}
+    return {"200": {"description": "What the pipeline replies", "content": _content(endpoint.returns, replied)}}
 
 
-def _sent(body: Body, schemas: Mapping[int, Document]) -> Document:
-    text = {"type": "string"}
-    schema = {} if body.kind in (bytes, Element) else text if body.kind is str else schemas.get(id(body.kind), {})
+def _sent(body: Body, sent: Found) -> Document:
+    schema = TEXT if body.kind is str else sent.get(id(body.kind))
     return {media: {"schema": schema} if schema else {} for media in body.media}
 
 
-def _content(kind: object, schemas: Mapping[int, Document]) -> Document:
+def _content(kind: object, replied: Found) -> Document:
     if kind is bytes:
         return {"application/octet-stream": {}}
     if kind is str:
-        return {"text/plain": {"schema": {"type": "string"}}}
-    return {"application/json": {"schema": schemas.get(id(kind), {})}}
+        return {"text/plain": {"schema": TEXT}}
+    return {"application/json": {"schema": replied.get(id(kind)) or {}}}

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -16,8 +17,11 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
+from penstock.runs.aside import TimeIsUp
+
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
+SILENCE = 30  # seconds that a client may send nothing within a request
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
 
 
@@ -36,9 +40,11 @@ class Watchdog:
     The watchdog answers on the call's connection and shuts it down, for writing at once, for reading a little later.
     """
 
-    def __init__(self, shortest: float) -> None:
+    def __init__(self, shortest: float, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:
         """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
         self._shortest = shortest
+        self._now = now
+        self._sleep = sleep
         self._watched: dict[int, tuple[float, socket.socket, Callable[[], bytes]]] = {}
         self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._tickets = itertools.count()
@@ -74,7 +80,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            now = time.monotonic()
+            now = self._now()
             pause = min(self._shortest, LINGER) if self._lingering else self._shortest
             self._let_go(now)
             for ticket, (deadline, connection, late) in list(self._watched.items()):
@@ -82,7 +88,7 @@ class Watchdog:
                     self._answer(ticket, connection, late)
                 else:
                     pause = min(pause, deadline - now)
-            time.sleep(pause)
+            self._sleep(pause)
 
     def _answer(self, ticket: int, connection: socket.socket, late: Callable[[], bytes]) -> None:
         with self._answering:
@@ -96,7 +102,7 @@ class Watchdog:
                 structlog.get_logger("penstock").exception("no answer could be made for a call whose time is up")
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
-            self._lingering.append((time.monotonic() + LINGER, connection))
+            self._lingering.append((self._now() + LINGER, connection))
 
     def _let_go(self, now: float) -> None:
         """End the reading of callers that were answered: a handler that waits for the rest of a body would wait for ever."""
@@ -140,3 +146,41 @@ def plain_socket(environ: dict[str, Any]) -> socket.socket | None:
     if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
         return None
     return connection
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS connection that can be told until when it is read: a sender that dribbles its body must not hold a thread for ever.
+
+    `read_until` is a `time.monotonic()` reading, or None.
+    """
+
+    read_until: float | None = None
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive. Raises TimeIsUp."""
+        if self.read_until is None:
+            return super().recv(buflen, flags)
+        left = self.read_until - time.monotonic()
+        if left <= 0:
+            raise TimeIsUp
+        self.settimeout(min(left, SILENCE))
+        try:
+            return super().recv(buflen, flags)
+        except TimeoutError:
+            if time.monotonic() < self.read_until:
+                raise  # it fell silent
+            raise TimeIsUp from None
+
+
+def read_in_time(environ: dict[str, Any], read: Callable[[], Result], deadline: float) -> Result:
+    """Read a body in this thread, from a connection that no watchdog can answer on. Raises TimeIsUp at the deadline."""
+    connection = environ.get(SOCKET)
+    if not isinstance(connection, TlsSocket):
+        return read()
+    connection.read_until = deadline
+    try:
+        return read()
+    finally:
+        connection.read_until = None
+        with suppress(OSError):
+            connection.settimeout(None)
