@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from penstock.cidr import network_of
 from penstock.contracts.needs import SecretNeed
 from penstock.contracts.needs import problems_of as needs_problems
-from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, problems_of
 
 Handler = Callable[..., Any]
