@@ -16,6 +16,7 @@ from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
+from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE
@@ -145,7 +146,7 @@ class Dispatcher:
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
             signed = partial(self._signed, body, environ, place, run, trigger.timeout) if judged.gate.reads_body else bytes
-            caller = judged.gate.admit(head, access, now, signed)
+            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
@@ -188,10 +189,12 @@ class Dispatcher:
         here = f"{host.settings.environment}/{place.pipeline}"
         rates = [(here, rate) for rate in pipeline.trigger.rate]
         if caller.consumer_id is not None and host.access.limits:
+            theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
             own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
             if own:
-                rates = [item for item in rates if item[1].by not in {"consumer", "key"}] + [(here, rate) for rate in own]
-            rates += [(host.settings.environment + EVERYWHERE, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
+                rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [(here + theirs, rate) for rate in own]
+            everywhere = host.settings.environment + theirs + EVERYWHERE
+            rates += [(everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
         if rates:
             environ[RATES] = host.limiter.count(rates, caller, self._address(environ))
 
@@ -202,6 +205,10 @@ class Dispatcher:
             return body.raw()
         began = time.perf_counter()
         return self._watchdog.run(body.raw, connection, time.monotonic() + seconds, lambda: self._late(run, environ, place, began))
+
+    def _before_guess(self, environ: Environ) -> None:
+        if self._host.limiter is not None:
+            self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
