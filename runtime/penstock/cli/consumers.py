@@ -203,6 +203,7 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
         secret=value,
         box=context.box,
         enrol=authenticator.enrol,
+        most=authenticator.most,
         expires=expires,
         note=note,
     )
