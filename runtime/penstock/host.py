@@ -28,6 +28,7 @@ from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, PenstockError, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
+from penstock.logs import Sparing
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
@@ -69,6 +70,7 @@ class Host:
             if item.pipeline.trigger.in_flight and not item.broken
         }
         self.limiter: Limiter | None = None
+        self.sparing = Sparing(structlog.get_logger("penstock.calls"))
         self.replies: Replies | None = None
         self.pid: int | None = None
         self._gates_version = -1
@@ -285,10 +287,13 @@ class Host:
                 flushed = time.monotonic()
                 self._flush(engine)
                 self._purge(engine)
+                self.sparing.sweep(time.monotonic())
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
             self._wake.clear()
         self._flush(engine)
         engine.dispose()
+        with suppress(ValueError, OSError):  # at the end standard error may be closed
+            self.sparing.sweep(float("inf"))
 
     def _due(self) -> bool:
         now = time.time()

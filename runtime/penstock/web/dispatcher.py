@@ -19,7 +19,7 @@ from penstock.contracts.pipeline import MAX_SECONDS, Cors, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, unavailable
-from penstock.gate.rates import EVERYWHERE
+from penstock.gate.rates import EVERYWHERE, network_of
 from penstock.host import Host
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, fingerprint, key_of
@@ -34,6 +34,7 @@ from penstock.web.routes import Place, Routes
 from penstock.web.watchdog import Answered, LastReply, TimedOut, Watchdog, announce_close, last_response, plain_socket, run_aside
 
 RATES = "penstock.rates"  # in the environ: RateLimit headers of the reply
+KNOWN = "penstock.known"  # in the environ: whether a consumer has proven itself
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., object]
@@ -101,7 +102,7 @@ class Dispatcher:
         if len(body) > WORTH_IT:
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
         self._finish(environ, place, run, headers, body)
-        if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
+        if self._log_all or (self._log_failed and status >= 400 and self._worth_a_line(environ, status, refusal)):  # noqa: PLR2004  the first status of a failure
             self._write_log(environ, place, status, run, refusal, began)
         if last:
             announce_close(start_response)
@@ -153,6 +154,7 @@ class Dispatcher:
             raise
         if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
             raise _wrong_address()
+        environ[KNOWN] = caller.consumer_id is not None
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
         if trigger.rate or access.limits:
@@ -300,6 +302,14 @@ class Dispatcher:
         own = item.pipeline.trigger.cors if item is not None else None
         common = self._host.responses
         return common.cors if common.cors_override or own is None else own
+
+    def _worth_a_line(self, environ: Environ, status: int, refusal: Refusal | None) -> bool:
+        """Say whether a refused call is logged: those of strangers only now and then, and what the limiter logs not again."""
+        if status == 429:  # noqa: PLR2004  too many requests
+            return False
+        if refusal is None or status in {500, 504} or environ.get(KNOWN):
+            return True
+        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=network_of(self._address(environ)))
 
     def _write_log(self, environ: Environ, place: Place, status: int, run: str, refusal: Refusal | None, began: float) -> None:
         reason = {"problem": refusal.code} if refusal is not None else {}
