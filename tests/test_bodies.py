@@ -130,7 +130,7 @@ def test_text_is_no_file_and_a_file_no_text(post: Callable[..., TestResponse]) -
     answered = post(upload, data={"title": (BytesIO(b"x"), "t"), "image": "text"}, content_type="multipart/form-data")
 
     assert problem(answered) == (422, "body-invalid")
-    assert [fault["pointer"] for fault in (answered.json or {})["errors"]] == ["/title", "/image"]
+    assert sorted(fault["pointer"] for fault in (answered.json or {})["errors"]) == ["/image", "/title"]
 
 
 def test_a_form_is_bounded_in_bytes_fields_and_files(post: Callable[..., TestResponse]) -> None:
@@ -293,7 +293,7 @@ def test_pydantic_models_may_lie_inside_of_other_types(post: Callable[..., TestR
     assert set(post(count, json=[{"name": "Ann"}, {"name": "Bob"}]).json or {}) == {"Ann", "Bob"}
     answered = post(count, json=[{"name": "Ann"}, {"name": "B"}])
     assert problem(answered) == (422, "body-invalid")
-    assert [fault["pointer"] for fault in (answered.json or {})["errors"]] == ["/1"]
+    assert [fault["pointer"] for fault in (answered.json or {})["errors"]] == ["/1/name"]
 
 
 def test_headers_are_typed_parameters(post: Callable[..., TestResponse]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,56 @@ class TestLimits:
 
         assert statuses(acme, 4) == [200] * 3 + [429]
 
+    def test_who_has_no_key_is_counted_as_a_consumer_where_keys_are(self, penstock_runtime: Start) -> None:
+        runtime = penstock_runtime(offering(one={"api_key": False, "basic": True}), policy="any")
+        acme, other = runtime.client("acme", key=False, token=False), runtime.client("other", key=False, token=False)
+        for client, name in ((acme, "acme"), (other, "other")):
+            runtime.operate("credential", "add", "basic", name, "--env", "test", "--name", name, given="a long password")
+            client.headers["Authorization"] = f"Basic {base64.b64encode(f'{name}:a long password'.encode()).decode()}"
+        runtime.operate("limit", "set", "acme", "2/minute", "--by", "key", "--env", "test")
+
+        assert [statuses(acme, REMOTE_ADDR=f"2001:db8::{number}")[0] for number in range(1, 4)] == [200, 200, 429]
+        assert statuses(acme, REMOTE_ADDR="192.0.2.1") == [429]
+        assert statuses(other, 3, REMOTE_ADDR="2001:db8::1") == [200] * 3
+
+    @pytest.mark.parametrize("where", [(), ("--pipeline", "one")])
+    def test_consumers_behind_one_address_have_each_its_own_limit_by_address(self, penstock_runtime: Start, where: tuple[str, ...]) -> None:
+        runtime = penstock_runtime(offering(one={}), policy="api-key")
+        acme, other = runtime.client("acme", token=False), runtime.client("other", token=False)
+        for consumer in ("acme", "other"):
+            runtime.operate("limit", "set", consumer, "3/minute", "--by", "address", "--env", "test", *where)
+
+        assert [statuses(client, 4) for client in (acme, other)] == [[200, 200, 200, 429]] * 2
+        assert statuses(acme, REMOTE_ADDR="192.0.2.7") == [200]
+
+    def test_a_limit_by_address_and_the_pipeline_s_own_count_a_call_once_each(self, penstock_runtime: Start) -> None:
+        runtime = penstock_runtime(offering(one={"rate": Rate("3/minute", by="address")}), policy="api-key")
+        acme = runtime.client("acme", token=False)
+        runtime.operate("limit", "set", "acme", "3/minute", "--by", "address", "--pipeline", "one", "--env", "test")
+
+        assert statuses(acme, 4) == [200, 200, 200, 429]
+
+    def test_setting_one_at_a_pipeline_says_what_it_stands_in_for(self, penstock_runtime: Start) -> None:
+        rates = [Rate("2/minute"), Rate("3/hour", by="key"), Rate("9/minute", by="pipeline")]
+        runtime = penstock_runtime(
+            offering(one={"rate": rates}, two={"rate": Rate("1/day", by="address")}, three={"rate": ["odd"]}), policy="api-key"
+        )
+        acme = runtime.client("acme", token=False)
+
+        def said(pipeline: str) -> list[str]:
+            return runtime.operate("limit", "set", "acme", "100/minute", "--pipeline", pipeline, "--env", "test").splitlines()[1:]
+
+        assert said("one") == ["in place of v1/one's own rates: 2/minute by consumer, 3/hour by key"]
+        assert said("two") == ["v1/two has no rates that it stands in for"]
+        assert said("three") == []
+        assert len(runtime.operate("limit", "set", "acme", "500/minute", "--env", "test").splitlines()) == 1
+        policy = acme.get("/v1/one/").headers["RateLimit-Policy"]
+        assert [part.split(";")[0] for part in policy.split(", ") if part.startswith('"')] == [
+            '"9/minute by pipeline"',
+            '"100/minute by consumer"',
+            '"500/minute by consumer',
+        ]
+
     def test_limits_are_listed_replaced_and_removed(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(offering(one={}), policy="api-key")
         acme = runtime.client("acme", token=False)
@@ -127,6 +178,8 @@ class TestLimits:
         (("192.0.2.0/24",), (), ["192.0.2.1", "::ffff:192.0.2.1"], ["192.0.3.1", "2001:db8::1", "", "unknown"]),
         (("2001:db8::/32", "10.0.0.1"), (), ["2001:db8::1", "10.0.0.1"], ["10.0.0.2", "2001:db9::1"]),
         ((), ("192.0.2.0/24", "fd00::/8"), ["192.0.3.1", ""], ["192.0.2.7", "::ffff:192.0.2.7", "fd12::1"]),
+        ((), ("::ffff:192.0.2.0/120",), ["192.0.3.1", "2001:db8::1"], ["192.0.2.5", "::ffff:192.0.2.5"]),
+        (("::ffff:192.0.2.5",), (), ["192.0.2.5", "::ffff:192.0.2.5"], ["192.0.2.6", "::192.0.2.5"]),
         (("192.0.2.0/24",), ("192.0.2.128/25",), ["192.0.2.1"], ["192.0.2.129", "198.51.100.1"]),
     ],
 )

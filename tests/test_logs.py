@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
 
-from penstock import logs
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
+from penstock.logs import FEW, MINUTE, ROOM, Sparing
 from penstock.settings import Settings
+from penstock.testing import Runtime
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +73,121 @@ def test_the_level_decides_what_is_written(capsys: pytest.CaptureFixture[str], l
     logger.warning("c")
 
     assert len(capsys.readouterr().err.splitlines()) == seen
+
+
+class Told:
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+
+    def warning(self, event: str, *, number: int, **kind: str) -> None:
+        self.lines.append((number, kind["address"]))
+
+
+class TestSparing:
+    def test_a_few_lines_of_a_kind_pass_in_a_minute_and_then_one_says_how_many_did_not(self) -> None:
+        told = Told()
+        sparing = Sparing(told)
+
+        assert [sparing.may(1.0 + number, address="a") for number in range(50)] == [True] * FEW + [False] * (50 - FEW)
+        assert sparing.may(2.0, address="b")
+        assert told.lines == []
+        assert [sparing.may(1.0 + MINUTE, address="a") for _ in range(FEW + 1)] == [True] * FEW + [False]
+        assert told.lines == [(50 - FEW, "a")]
+
+    def test_minutes_that_are_over_are_told_when_nobody_calls_any_more(self) -> None:
+        told = Told()
+        sparing = Sparing(told)
+        for address, begins in (("a", 0.0), ("b", 30.0), ("c", 0.0)):
+            for _ in range(7 if address != "c" else FEW):
+                sparing.may(begins, address=address)
+
+        sparing.sweep(MINUTE)
+        sparing.sweep(MINUTE)
+        assert told.lines == [(7 - FEW, "a")]
+        sparing.sweep(float("inf"))
+        assert told.lines == [(7 - FEW, "a"), (7 - FEW, "b")]
+
+    def test_beyond_the_room_there_is_all_others_count_together(self) -> None:
+        told = Told()
+        sparing = Sparing(told)
+
+        passed = sum(sparing.may(0.0, address=str(number)) for number in range(3 * ROOM))
+        sparing.sweep(MINUTE)
+
+        assert (passed, told.lines) == (ROOM + FEW, [(2 * ROOM - FEW, "others")])
+
+
+def offering() -> SimpleNamespace:
+    open_to_all = Pipeline("open", version="1.0.0", trigger=HttpTrigger())
+    guarded = Pipeline("guarded", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+    @open_to_all.post("/")
+    def take(call: Call, body: dict[str, int]) -> None:
+        if "fail" in body:
+            raise RuntimeError("on purpose")
+
+    @guarded.post("/")
+    def refuse(call: Call) -> None:
+        raise PipelineError(409, "No")
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [open_to_all, guarded]
+
+    return SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines)
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+
+
+class TestStrangers:
+    def test_can_not_flood_the_log_with_refusals_of_any_kind(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+            stranger = runtime.anonymous()
+            for number in range(50):
+                address = {"REMOTE_ADDR": f"2001:db8::{number}"}
+                stranger.post("/v1/guarded/", environ_overrides=address)
+                stranger.post("/v1/guarded/", headers={"X-API-Key": f"guess {number}"}, environ_overrides=address)
+                stranger.delete("/v1/guarded/", environ_overrides=address)
+                stranger.post("/v1/open/", data=b"{", environ_overrides=address)
+            stranger.post("/v1/guarded/", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+        lines = logged(capsys)
+
+        calls = [line["problem"] for line in lines if line["event"] == "call"]
+        kinds = ("credentials-missing", "invalid-api-key", "method-not-allowed", "body-malformed")
+        assert [calls.count(kind) for kind in kinds] == [FEW + 1, FEW, FEW, FEW]
+        left_out = [(line["problem"], line["address"], line["number"]) for line in lines if line["event"] == "calls left out of the log"]
+        assert left_out == [(kind, "2001:db8::/64", 50 - FEW) for kind in kinds]
+
+    def test_what_is_refused_to_consumers_and_what_fails_is_logged_each_time(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+            acme = runtime.client("acme", token=False)
+            for _ in range(20):
+                acme.post("/v1/guarded/")
+                runtime.anonymous().post("/v1/open/", json={"fail": 1})
+        statuses = [line["status"] for line in logged(capsys) if line["event"] == "call"]
+
+        assert (statuses.count(409), statuses.count(500)) == (20, 20)
+
+    def test_all_means_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info", log_calls="all") as runtime:
+            for _ in range(20):
+                runtime.anonymous().post("/v1/guarded/")
+
+        assert len([line for line in logged(capsys) if line["event"] == "call"]) == 20
+
+    def test_are_told_of_while_nobody_calls_any_more(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("penstock.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.logs.MINUTE", 0.1)
+        monkeypatch.setattr("penstock.logs.FEW", 0)
+        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+            runtime.anonymous().post("/v1/guarded/")
+            for _ in range(300):
+                if any(line["event"] == "calls left out of the log" for line in logged(capsys)):
+                    break
+                time.sleep(0.05)
+            else:
+                pytest.fail("what was left out was not told")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kit import free_port
 from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl
 from penstock.errors import CannotStart
+from penstock.settings import Settings
 from penstock.testing import Runtime
 from penstock.web.addresses import client_address
 
@@ -166,6 +169,39 @@ def test_forwarded_is_read_where_it_is_the_header_that_was_chosen() -> None:
     assert client_address(environ, PROXIES, "X-Forwarded-For") == "6.6.6.6"
 
 
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        ('for=9.9.9.9;host="evil,for=127.0.0.1"', "9.9.9.9"),
+        ('for=9.9.9.9;host="evil, for=127.0.0.1, x"', "9.9.9.9"),
+        ('for=9.9.9.9;host="a;for=127.0.0.1;b"', "9.9.9.9"),
+        ('for=9.9.9.9;host="a\\",for=127.0.0.1;b=\\"c"', "9.9.9.9"),
+        ('for=127.0.0.1;by="b, for=9.9.9.9;by=c', "9.9.9.9"),  # what a stranger began does not swallow what the proxy adds
+        ('x=", for=9.9.9.9;by="[2001:db8::7]"', "9.9.9.9"),
+        ('secret=_a;For="9.9.9.9:80"; proto=https', "9.9.9.9"),
+        ("for=9.9.9.9;for=127.0.0.1", "10.0.0.1"),
+        ('for="9.9.9.9', "10.0.0.1"),
+        ("for=127.0.0.1, nonsense", "10.0.0.1"),
+        ("for=127.0.0.1, ", "10.0.0.1"),
+        ("for=127.0.0.1, by=10.0.0.9", "10.0.0.1"),
+        ("for=127.0.0.1," + "x" * 600 + ",y", "10.0.0.1"),
+        ("for=127.0.0.1, for=10.0.0.2 for=3.3.3.3", "10.0.0.1"),
+        (f'for=127.0.0.1, for=9.9.9.9;x="{"a," * 400}"', "10.0.0.1"),
+        ("nonsense, for=10.0.0.2", "10.0.0.2"),
+        ("for=9.9.9.9, for=10.0.0.2, for=10.0.0.3", "9.9.9.9"),
+        ("for=_hidden, for=10.0.0.2", "10.0.0.2"),
+    ],
+)
+def test_forwarded_is_split_outside_of_quotes_and_not_believed_where_it_is_malformed(said: str, address: str) -> None:
+    assert client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": said}, PROXIES, "forwarded") == address
+
+
+def test_proxies_may_be_named_as_ipv6_maps_them() -> None:
+    proxies = Settings.from_env({"PENSTOCK_TRUSTED_PROXIES": "::ffff:10.0.0.0/104"}).trusted_proxies
+
+    assert client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6"}, proxies, "X-Forwarded-For") == "6.6.6.6"
+
+
 def test_without_trusted_proxies_a_header_means_nothing() -> None:
     assert client_address({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6"}, (), "X-Forwarded-For") == "127.0.0.1"
 
@@ -190,6 +226,16 @@ def test_an_address_that_fails_too_often_is_told_to_wait_and_good_credentials_st
     assert "guess" not in written
 
 
+def test_failures_of_one_ipv6_network_are_counted_together(penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="2/minute")
+
+    def fail(address: str) -> int:
+        return statuses(runtime.anonymous(), 1, headers={"X-API-Key": "guess"}, environ_overrides={"REMOTE_ADDR": address})[0]
+
+    assert [fail(f"2001:db8::{number}") for number in range(1, 4)] == [401, 401, 429]
+    assert fail("2001:db8:0:1::1") == 401
+
+
 def test_one_ipv6_network_is_one_caller(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(rate=Rate("2/minute", by="address")), policy="any")
 
@@ -204,6 +250,56 @@ def test_nobody_has_to_present_anything_to_be_told_that_it_is_missing(penstock_r
     runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="1/minute")
 
     assert statuses(runtime.anonymous(), 4) == [401] * 4
+
+
+@pytest.mark.parametrize(("away", "rated", "guessed"), [("pass", 200, 401), ("refuse", 503, 503)])
+def test_while_no_storage_can_be_reached_a_setting_decides_and_says_when_to_come_again(
+    penstock_runtime: Start, away: str, rated: int, guessed: int
+) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    trigger = {"api_key": True, "rate": Rate("1/minute")}
+    runtime = penstock_runtime(offering(**trigger), policy="api-key", rate_limit_url=url, rate_limit_away=away, failed_auth_rate="1/minute")
+    key = runtime.client("acme", token=False).headers["X-API-Key"]
+
+    for headers, status in (({"X-API-Key": key}, rated), ({"Authorization": "Basic YTpi", "X-API-Key": key}, guessed)):
+        answered = runtime.anonymous().post("/v1/rated/", json={"a": 1}, headers=headers)
+        assert (answered.status_code, answered.headers.get("Retry-After")) == (status, "1" if status == 503 else None)
+
+
+@pytest.mark.parametrize("url", ["redsi://:hunter2@redis:6379", "redis://:hunter2@redis:port", "hunter2", "redis+cluster://:hunter2@127.0.0.1:1"])
+def test_a_url_that_can_t_be_used_is_not_repeated(penstock_runtime: Start, url: str) -> None:
+    with pytest.raises(CannotStart, match=r"PENSTOCK_RATE_LIMIT_URL can't be used; write memory://, or redis://HOST:PORT") as raised:
+        penstock_runtime(offering(api_key=True), rate_limit_url=url)
+
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+RATED = {"rate": Rate("1/minute")}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "settings", "told"),
+    [
+        ({}, {}, ["failed credentials", "limits of consumers, failed credentials"]),
+        (RATED, {"failed_auth_rate": "off"}, ["rates", "rates, limits of consumers"]),
+        (RATED, {}, ["rates, failed credentials", "rates, limits of consumers, failed credentials"]),
+        ({}, {"failed_auth_rate": "off"}, ["limits of consumers"]),
+        (RATED, {"workers": 1}, []),
+        (RATED, {"rate_limit_url": "redis://127.0.0.1:1"}, []),
+    ],
+)
+def test_what_each_worker_counts_alone_is_said_at_start_and_when_limits_are_set(
+    penstock_runtime: Start, capsys: pytest.CaptureFixture[str], trigger: dict[str, Any], settings: dict[str, Any], told: list[str]
+) -> None:
+    chosen = {"workers": 2, "failed_auth_rate": "20/minute", "log_format": "json", **settings}
+    runtime = penstock_runtime(offering(api_key=True, **trigger), policy="api-key", **chosen)
+    runtime.client("acme", token=False)
+    runtime.operate("limit", "set", "acme", "1/day", "--env", "test")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    assert [line["what"] for line in lines if line["event"] == "each worker counts alone"] == told
 
 
 def test_the_limit_of_failures_can_be_off_and_nonsense_is_said(penstock_runtime: Start) -> None:

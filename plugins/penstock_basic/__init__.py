@@ -30,6 +30,7 @@ class Basic(Authenticator):
     noun = "user and password"
     refusal = "invalid-login"
     challenge = "Basic"
+    guessable = True
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()

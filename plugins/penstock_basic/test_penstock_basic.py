@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -177,6 +178,42 @@ def test_guessing_takes_no_more_than_its_share(runtime: Runtime, monkeypatch: py
         assert [guess.result().status_code for guess in guesses] == [401] * AT_ONCE
     assert (problem(crowded), crowded.headers["Retry-After"]) == ((503, "pipeline-busy"), "1")
     assert known.status_code == 200
+
+
+def test_an_address_that_failed_too_often_can_try_no_other_password(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = penstock_runtime(offering(), policy="any", failed_auth_rate="2/minute")
+    runtime.client("acme", key=False, token=False)
+    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "jörg", given=PASSWORD)
+    assert get(runtime, "jörg", PASSWORD).status_code == 200  # known to be right from now on
+    hashed: list[str] = []
+
+    def wrong(_: PasswordHasher, hashed_before: str, password: str) -> None:
+        hashed.append(password)
+        raise VerificationError
+
+    monkeypatch.setattr(PasswordHasher, "verify", wrong)
+
+    assert [get(runtime, "jörg", f"guess {number}").status_code for number in range(4)] == [401, 401, 429, 429]
+    right = get(runtime, "jörg", PASSWORD)
+    elsewhere = runtime.anonymous()
+    elsewhere.headers["Authorization"] = f"Basic {base64.b64encode(f'jörg:{PASSWORD}'.encode()).decode()}"
+
+    assert (problem(right), len(hashed)) == ((429, "rate-limited"), 2)
+    assert 1 <= int(right.headers["Retry-After"]) <= 60
+    assert elsewhere.get("/v1/orders/", environ_overrides={"REMOTE_ADDR": "203.0.113.10"}).status_code == 200
+    assert runtime.anonymous().get("/v1/orders/").status_code == 401  # nothing was tried: it is told what is missing
+
+
+def test_a_login_that_has_expired_is_a_401(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = penstock_runtime(offering(), policy="any")
+    runtime.client("acme", key=False, token=False)
+    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "jörg", "--expires", "1h", given=PASSWORD)
+
+    before = get(runtime, "jörg", PASSWORD).status_code
+    later = time.time() + 3601
+    monkeypatch.setattr("time.time", lambda: later)
+
+    assert (before, problem(get(runtime, "jörg", PASSWORD))) == (200, (401, "invalid-login"))
 
 
 def test_nobody_is_nobody_s_hash_and_as_dear_as_any() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -20,7 +23,7 @@ from penstock import CredentialRejected, TrustedIssuer
 REFRESH = 600.0  # seconds after which a set is fetched again, beside the calls
 RETRY = 30.0  # seconds between two fetches: unknown kids and a provider that is away cause no storm
 OLDEST = 86_400.0  # seconds that keys are good for while their provider can't be reached
-PATIENCE = 5.0  # seconds that a provider may take
+PATIENCE = 5.0  # seconds that a provider may take, and that a call waits for it
 LARGEST = 1024 * 1024  # bytes of a document
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 ALGORITHMS: Mapping[tuple[str, str | None], frozenset[str]] = {
@@ -88,31 +91,36 @@ class KeySets:
         now = time.monotonic()
         found = _chosen(known.keys, kid) if now - known.fetched_at < OLDEST else None
         if found is None:
-            with known.fetching:  # those who wait for another's fetch do not fetch again
-                if time.monotonic() - known.tried_at >= RETRY:
-                    self._refresh(trusted, known)
+            self._begin(trusted, known)
+            if known.fetching.acquire(timeout=PATIENCE):  # whoever fetches holds it
+                known.fetching.release()
             fresh = time.monotonic() - known.fetched_at < OLDEST
             return (_chosen(known.keys, kid) if fresh else None) or _unknown()
-        if now - known.fetched_at >= REFRESH and now - known.tried_at >= RETRY and known.fetching.acquire(blocking=False):
-            known.tried_at = now
-            threading.Thread(target=self._refresh_and_release, args=(trusted, known), name="penstock-jwks", daemon=True).start()
+        if now - known.fetched_at >= REFRESH:
+            self._begin(trusted, known)
         return found
 
-    def _refresh_and_release(self, trusted: TrustedIssuer, known: _Set) -> None:
-        try:
-            self._refresh(trusted, known)
-        finally:
+    def _begin(self, trusted: TrustedIssuer, known: _Set) -> None:
+        """Begin to fetch a set beside the calls, unless that is going on or was tried a moment ago."""
+        if not known.fetching.acquire(blocking=False):
+            return
+        now = time.monotonic()
+        if now - known.tried_at < RETRY:
             known.fetching.release()
+            return
+        known.tried_at = now
+        threading.Thread(target=self._refresh, args=(trusted, known), name="penstock-jwks", daemon=True).start()
 
     def _refresh(self, trusted: TrustedIssuer, known: _Set) -> None:
-        known.tried_at = time.monotonic()
         try:
             keys = read_set(self._fetch(trusted.jwks_url or self._discover(trusted.issuer)))
-        except (OSError, ValueError, RecursionError):
-            return  # what is known goes on, until it is too old
-        if keys:
-            known.keys = keys
-            known.fetched_at = time.monotonic()
+            if keys:
+                known.keys = keys
+                known.fetched_at = time.monotonic()
+        except (OSError, ValueError, RecursionError, http.client.HTTPException):
+            pass  # what is known goes on, until it is too old
+        finally:
+            known.fetching.release()
 
     def _discover(self, issuer: str) -> str:
         """Return where an issuer's keys are (OpenID Connect Discovery 1.0 section 4)."""
@@ -138,12 +146,42 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none: keys come from where the operator said."""
 
 
+class _Bounded(http.client.HTTPConnection):
+    """A connection that ends after a time, whatever is still to come: a timeout bounds each read, and there may be many."""
+
+    def connect(self) -> None:
+        """Connect, and have it ended."""
+        super().connect()
+        timer = threading.Timer(PATIENCE, _end, (self.sock,))
+        timer.daemon = True
+        timer.start()
+
+
+class _BoundedTls(_Bounded, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Bounded, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_BoundedTls, request)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, which another thread is reading
+
+
 def _fetch(url: str) -> object:
-    """Return a JSON document. Raises OSError or ValueError."""
+    """Return a JSON document. Raises OSError, ValueError or HTTPException."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
         raise ValueError("not https")
-    opener = urllib.request.build_opener(_NoRedirects)
+    opener = urllib.request.build_opener(_NoRedirects, _Http, _Https)
     request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "penstock"})  # noqa: S310  checked above
     with opener.open(request, timeout=PATIENCE) as response:
         body = response.read(LARGEST + 1)

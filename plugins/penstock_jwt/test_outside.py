@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import base64
 import hmac
+import itertools
 import json
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from penstock import Call, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl
+from penstock import Call, Caller, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl
 from penstock.testing import CallerClient, Runtime
 from penstock_jwt import outside
 from penstock_jwt.outside import KeySets, read_set
+from penstock_jwt.tokens import PROVE_AGAIN, Tokens
 
 Start = Callable[..., Runtime]
 ISSUER = "https://id.example"
@@ -112,6 +122,13 @@ def test_access_tokens_are_taken_whatever_they_are_called(acme: CallerClient, ty
     assert taken(acme, token(header={"typ": typ}))
 
 
+def test_a_thumbprint_beside_the_kid_is_not_looked_at(acme: CallerClient) -> None:
+    """Providers of Microsoft's send it."""
+    assert taken(acme, token(header={"x5t": "r1"}))
+    assert taken(acme, token(header={"x5t": "nonsense", "x5t#S256": "nonsense"}))
+    assert not taken(acme, token(OTHER_RSA, header={"x5t": "r1"}))
+
+
 class Moment(int):
     """Seconds from now, whenever that is."""
 
@@ -165,6 +182,9 @@ def test_several_audiences_may_be_named(acme: CallerClient) -> None:
         token(header={"jku": "https://evil.example/jwks"}),
         token(OTHER_RSA, header={"jwk": jwk(OTHER_RSA, "r1")}),
         token(header={"crit": ["exp"]}),
+        token(header={"x5u": "https://evil.example/cert"}),
+        token(header={"x5c": ["MIIB"], "x5t": "r1"}),
+        token(header={"zip": "DEF"}),
         token(header={"typ": "id+jwt"}),
         token(algorithm="RS512"),
         token()[:-6] + "AAAAAA",
@@ -351,6 +371,56 @@ def known(sets: KeySets, trusted: TrustedIssuer, kid: str | None = "r1") -> bool
     return True
 
 
+def fetches_end() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "penstock-jwks":
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def raw_provider(parts: Iterable[bytes], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve these bytes, a part now and then, to whoever asks; return the URL."""
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError):
+            plain = connection if context is None else context.wrap_socket(connection, server_side=True)
+            with plain:
+                plain.recv(9999)
+                for part in parts:
+                    plain.sendall(part)
+                    if ended.wait(0.02):
+                        break
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"{'http' if context is None else 'https'}://127.0.0.1:{listening.getsockname()[1]}"
+        ended.set()
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def certified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Return a server's context with a certificate that this process trusts from now on."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, EC_KEY.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    pem = made.sign(EC_KEY, SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = EC_KEY.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "provider.pem").write_bytes(pem + private)
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "provider.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "provider.pem")
+    return context
+
+
 class TestFetching:
     def test_keys_are_found_by_discovery_and_fetched_once(self, provider: Provider) -> None:
         sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
@@ -426,7 +496,7 @@ class TestFetching:
             (307, {"Location": "http://127.0.0.1:1/jwks"}, b""),
             (200, {}, b"{" * 10),
             (200, {}, b"[" * 100_000),
-            (200, {}, b'{"keys": [' + b" " * outside.LARGEST + b"]}"),
+            (200, {}, json.dumps({"keys": KEYS}).encode() + b" " * outside.LARGEST),
             (404, {}, b"{}"),
             (200, {}, b'{"keys": 5}'),
         ],
@@ -436,6 +506,79 @@ class TestFetching:
 
         assert not known(KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"))
         assert provider.asked == ["/jwks"]
+
+    def test_a_token_is_held_against_the_keys_anew_after_a_while(self, runtime: Runtime, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+        runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock", "--jwks-url", f"{provider.url}/jwks")
+        tokens, now, caller = Tokens("penstock"), time.time(), Caller("acme", 1, "key_1")
+        first, other = (token(key, kid=kid, iss=provider.url, exp=int(now) + 3000) for key, kid in ((RSA_KEY, "r1"), (OTHER_RSA, "r2")))
+
+        def passes(sent: str, moment: float) -> bool:
+            try:
+                return tokens.verify(sent, runtime.access, caller, moment).subject == "ann"
+            except CredentialRejected:
+                return False
+
+        assert passes(first, now)
+        provider.keys = [jwk(OTHER_RSA, "r2")]
+        later = time.monotonic() + outside.RETRY
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert passes(other, now)
+
+        assert [passes(first, now + seconds) for seconds in (PROVE_AGAIN - 1, PROVE_AGAIN)] == [True, False]
+
+    def test_no_call_waits_longer_than_its_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+        go_on = threading.Event()
+
+        def fetch(url: str) -> object:
+            asked.append(url)
+            go_on.wait(20)
+            return {"keys": KEYS}
+
+        sets, trusted = KeySets(fetch), TrustedIssuer(ISSUER, "penstock", jwks_url=f"{ISSUER}/jwks")
+        monkeypatch.setattr(outside, "PATIENCE", 0.2)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: known(sets, trusted), range(8)))
+        go_on.set()
+        fetches_end()
+
+        assert (answers, asked, known(sets, trusted)) == ([False] * 8, [f"{ISSUER}/jwks"], True)
+
+    @pytest.mark.parametrize("tls", [False, True])
+    @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"", b"HTTP/1.1 200 OK\r\nX: "])
+    def test_a_provider_that_sends_a_little_now_and_then_is_left(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begin: bytes, tls: bool
+    ) -> None:
+        monkeypatch.setattr(outside, "PATIENCE", 0.2)
+        context = certified(tmp_path, monkeypatch) if tls else None
+        with raw_provider(itertools.chain([begin], itertools.repeat(b" ")), context) as url:
+            assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+            fetches_end()  # while the provider goes on
+
+    def test_keys_come_over_tls_where_the_certificate_is_trusted(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        body = json.dumps({"keys": KEYS}).encode()
+        context = certified(tmp_path, monkeypatch)
+        with raw_provider([b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body], context) as url:
+            assert known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+            monkeypatch.delenv("SSL_CERT_FILE")
+            assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            b"garbage\r\n\r\n",
+            b"",
+            b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n{}",
+            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n{}",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}",
+        ],
+    )
+    def test_what_is_no_http_gives_no_keys(self, runtime: Runtime, acme: CallerClient, reply: bytes) -> None:
+        with raw_provider([reply]) as url:
+            runtime.operate("issuer", "trust", url, "--env", "test", "--audience", "penstock", "--jwks-url", f"{url}/jwks")
+
+            assert not taken(acme, token(iss=url))
 
     def test_a_configuration_of_another_issuer_is_not_believed(self, provider: Provider) -> None:
         other = json.dumps({"issuer": "https://evil.example", "jwks_uri": f"{provider.url}/jwks"}).encode()

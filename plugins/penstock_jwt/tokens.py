@@ -26,6 +26,7 @@ OUTSIDE_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt", ""})
 PROVE_AGAIN = 600.0  # seconds after which a token is held against its issuer's keys once more: they may have been withdrawn
 REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "scope"})
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
+HARMLESS_OUTSIDE = frozenset({"x5t"})  # some providers send a certificate's thumbprint beside the `kid`; it is not looked at
 CACHED = 8192
 LONGEST = 8192  # characters of a token: more is no token of ours
 LATEST = 2**53  # seconds since the epoch: whole numbers are exact up to here (RFC 8259 section 6)
@@ -154,7 +155,7 @@ class Tokens(Authenticator):
         try:
             header = jwt.get_unverified_header(token)
             kid, kind = header.get("kid"), str(header.get("typ", "")).lower()
-            if not DANGEROUS.isdisjoint(header) or kind not in OUTSIDE_TYPES or not (kid is None or isinstance(kid, str)):
+            if not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header) or kind not in OUTSIDE_TYPES or not (kid is None or isinstance(kid, str)):
                 raise CredentialRejected("its header asks for more than we do, or is of another typ")
             key = self._outside.key(trusted, kid)
             if header.get("alg") not in key.algorithms:

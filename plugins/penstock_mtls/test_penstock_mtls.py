@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -146,6 +147,19 @@ def test_an_expired_one_and_one_of_tomorrow_are_a_401(runtime: Runtime, days: tu
     enrol(runtime, fingerprint(made))
 
     assert problem(get(runtime, rfc9440(made))) == (401, "invalid-certificate")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_one_whose_enrolment_has_expired_is_a_401(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    made = certificate(x509.DNSName("erp.acme.example"))
+    name = "dns:erp.acme.example" if named else fingerprint(made)
+    runtime.operate("credential", "add", "mtls", "acme", "--env", "test", "--name", name, "--expires", "1h")
+
+    before = get(runtime, rfc9440(made)).status_code
+    later = time.time() + 3601
+    monkeypatch.setattr("time.time", lambda: later)
+
+    assert (before, problem(get(runtime, rfc9440(made)))) == (200, (401, "invalid-certificate"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from penstock import AccessView, Authenticator, Caller, Credential, CredentialRe
 
 TOLERANCE = 300.0  # seconds between the sender's clock and ours
 SHORTEST = 16
-MOST = 100  # secrets that one call is tried with
+MOST = 1000  # secrets of a kind in an environment: a call is tried with those of all consumers that may make it
 HEX = re.compile(r"[0-9a-f]{64}")
 SECONDS = re.compile(r"[0-9]{1,12}")
 
@@ -27,6 +27,7 @@ class Signature(Authenticator):
     challenge = "Signature"
     only_where_asked = True
     reads_body = True
+    most = MOST
     header: str
     timed = True
 
@@ -41,7 +42,7 @@ class Signature(Authenticator):
             raise CredentialRejected("no signature of that form")
         if self.timed and not SECONDS.fullmatch(moment):
             raise CredentialRejected("no moment, in seconds")
-        if not self._candidates(head, access):
+        if not any(True for _ in self._candidates(head, access)):
             raise CredentialRejected("no consumer that may call has a secret")
         return f"{moment}:{','.join(signatures)}"
 
@@ -53,9 +54,9 @@ class Signature(Authenticator):
     def signed(self, moment: str, body: bytes) -> bytes:
         """Return what is signed."""
 
-    def _candidates(self, head: RequestHead, access: AccessView) -> list[Credential]:
+    def _candidates(self, head: RequestHead, access: AccessView) -> Iterable[Credential]:
         known = access.credentials(self.name).values()
-        return [item for item in known if access.associated(item.consumer_id, head.pipeline)][:MOST]
+        return (item for item in known if access.associated(item.consumer_id, head.pipeline))
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  the body says who it is
         """Check the moment, before the body is read."""

@@ -6,8 +6,9 @@ import gzip
 import hmac
 import time
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from werkzeug.test import TestResponse
@@ -125,6 +126,26 @@ def test_a_replay_is_known_whatever_else_its_header_says(penstock_runtime: Start
         assert problem(post(runtime, {"Stripe-Signature": other})) == (401, "invalid-signature")
 
 
+@pytest.mark.parametrize("kind", ["stripe", "slack", "hmac"])
+def test_a_replay_is_known_for_as_long_as_its_moment_is_taken(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    runtime = start(penstock_runtime, kind)
+    now = time.time()
+    moment = now + TOLERANCE - 10
+    assert post(runtime, signed(kind, b"{}", moment=moment)).status_code == 200
+    later = now + 2 * TOLERANCE - 20
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(later, tz)
+
+    monkeypatch.setattr("time.time", lambda: later)
+    monkeypatch.setattr("penstock.access.snapshot.datetime", Later)
+
+    assert problem(post(runtime, signed(kind, b"{}", moment=moment))) == (401, "invalid-signature")
+    assert post(runtime, signed(kind, b"{ }", moment=moment), b"{ }").status_code == 200
+
+
 def test_github_repeats_are_taken_for_it_signs_no_moment(penstock_runtime: Start) -> None:
     runtime = start(penstock_runtime, "github")
 
@@ -150,6 +171,31 @@ def test_secrets_rotate(penstock_runtime: Start) -> None:
     assert [post(runtime, signed("github", b"{}", secret=secret)).status_code for secret in (SECRET, new)] == [200, 200]
     runtime.operate("credential", "revoke", first)
     assert [post(runtime, signed("github", b"{}", secret=secret)).status_code for secret in (SECRET, new)] == [401, 200]
+
+
+def test_each_of_many_secrets_is_tried(penstock_runtime: Start) -> None:
+    runtime = start(penstock_runtime, "github")
+    for number in range(120):
+        runtime.operate("credential", "add", "github_signature", "octo", "--env", "test", "--name", f"s{number}", given=f"the secret number {number}")
+
+    assert [post(runtime, signed("github", b"{}", secret=f"the secret number {number}")).status_code for number in (0, 99, 100, 119)] == [200] * 4
+
+
+def test_there_is_room_for_so_many_of_a_kind_and_no_more(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = start(penstock_runtime, "github")
+    monkeypatch.setattr(GitHub, "most", 3)
+
+    def add(name: str, kind: str = "github") -> str:
+        return runtime.operate("credential", "add", f"{kind}_signature", "octo", "--env", "test", "--name", name, "--generate")
+
+    first = add("second").split(":")[0]
+    add("third")
+    with pytest.raises(Exception, match="test has 3 github_signature credentials, and each call is tried with them all; revoke some"):
+        add("fourth")
+    add("fourth", "stripe")
+    runtime.operate("credential", "revoke", first)
+    add("fourth")
+    assert (GitHub.most, Stripe.most) == (3, 1000)
 
 
 def test_a_secret_that_has_expired_signs_nothing(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:

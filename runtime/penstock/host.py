@@ -30,6 +30,7 @@ from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, PenstockError, Refusal, TokenNotIssued, Unknown
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
+from penstock.logs import Sparing
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.accepting import Accepting, queue_of
 from penstock.runs.asking import Asking, run_endpoints
@@ -95,6 +96,7 @@ class Host:
             if item.pipeline.trigger.in_flight and not item.broken
         }
         self.limiter: Limiter | None = None
+        self.sparing = Sparing(structlog.get_logger("penstock.calls"))
         self.replies: Replies | None = None
         self.recorder: Recorder | None = None
         self.ledger: Ledger | None = None
@@ -102,6 +104,7 @@ class Host:
         self.asking: Asking | None = None
         self.pid: int | None = None
         self._gates_version = -1
+        self._counted_alone = ""
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
         self._catching_up = threading.Lock()
@@ -300,17 +303,30 @@ class Host:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
         if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
             self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
-        rated = any(item.pipeline.trigger.rate for item in self.loaded.values())
-        if rated and self.limiter is not None and self.settings.workers > 1 and not self.limiter.shared:
-            self.log.warning("rates are counted by each worker alone", workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
+        self._report_counts()
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+
+    def _report_counts(self) -> None:
+        """Say what each worker counts alone, so that there are as many times so many calls as there are workers; limits may be set later."""
+        if self.limiter is None or self.limiter.shared or self.settings.workers == 1:
+            return
+        counted = {
+            "rates": any(item.pipeline.trigger.rate for item in self.loaded.values()),
+            "limits of consumers": bool(self._access().limits),
+            "failed credentials": self.settings.failed_auth_rate != "off",
+        }
+        what = ", ".join(name for name, there in counted.items() if there)
+        if what and what != self._counted_alone:
+            self.log.warning("each worker counts alone", what=what, workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
+        self._counted_alone = what
 
     def catch_up(self, engine: Engine) -> None:
         """Read what changed in the database and judge the pipelines anew where that matters. Raises DatabaseAway."""
         with self._catching_up:
             access = self._access()
-            access.refresh(engine)
+            if access.refresh(engine):
+                self._report_counts()
             if access.gates_version != self._gates_version or self._due():
                 self._rejudge()
 
@@ -360,10 +376,13 @@ class Host:
                 self._renew()
                 self._flush(engine)
                 self._purge(engine)
+                self.sparing.sweep(time.monotonic())
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
             self._wake.clear()
         self._flush(engine)
         engine.dispose()
+        with suppress(ValueError, OSError):  # at the end standard error may be closed
+            self.sparing.sweep(float("inf"))
 
     def _due(self) -> bool:
         now = time.time()

@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
 
+from penstock.cidr import network_of
 from penstock.errors import BadSetting
 
 PREFIX = "PENSTOCK_"
@@ -226,7 +227,7 @@ class _Reader:
 
     def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
         try:
-            return tuple(ip_network(word) for word in self.words(name))
+            return tuple(network_of(word) for word in self.words(name))
         except ValueError as error:
             raise BadSetting(f"{name}: {error}; write networks such as 10.0.0.0/8, 127.0.0.1 or fd00::/8") from None
 

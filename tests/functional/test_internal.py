@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,12 +92,14 @@ def test_the_internal_policy_is_set_live_and_for_itself(ready: Place, serve: Ser
     for _ in range(200):
         if (found := statuses(inside, ("bare", "inside"))) == {"bare": 200, "inside": 401}:
             break
+        time.sleep(0.02)
     assert found == {"bare": 200, "inside": 401}
     assert statuses(server.url, ("both", "half"), **keys) == {"both": 401, "half": 503}
     assert ready.run("policy", "set", "test", "jwt-api-key", "--internal", "--yes").returncode == 0
     for _ in range(200):
         if (found := statuses(inside, ("bare", "inside"), **keys)) == {"bare": 503, "inside": 503}:
             break
+        time.sleep(0.02)
     assert found == {"bare": 503, "inside": 503}
     refused = ready.run("policy", "set", "test", "any", "--internal", "--grace", "7d")
     assert (refused.returncode, "knows no grace" in refused.stderr) == (2, True)

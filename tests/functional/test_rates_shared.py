@@ -60,7 +60,7 @@ def test_workers_that_count_alone_say_so_at_start(sqlite_place: Place, key: str,
     server = serve(sqlite_place, workers=2)
 
     assert len(statuses(server, key, 3)) == 3
-    assert "rates are counted by each worker alone" in server.log.read_text()
+    assert "each worker counts alone" in server.log.read_text()
 
 
 @pytest.mark.parametrize(("away", "meanwhile"), [("pass", 200), ("refuse", 503)])
@@ -71,6 +71,7 @@ def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_
     before = statuses(server, key, 1)
     redis.stop()
     during = statuses(server, key, 12)
+    again = server.call("GET", "/v1/rated/", key=key).headers.get("Retry-After")
     told = server.client.get("/-/ready").json()["checks"]
     redis.start()
     after: list[int] = []
@@ -80,7 +81,7 @@ def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_
             break
 
     assert told["rates"].startswith("not counted")
-    assert (before, during) == ([200], [meanwhile] * 12)
+    assert (before, during, again) == ([200], [meanwhile] * 12, None if away == "pass" else "1")
     assert after[-1] == 429
     assert server.log.read_text().count("rate limit storage away") <= 12
 
@@ -92,7 +93,7 @@ def test_a_server_starts_while_redis_is_away(sqlite_place: Place, key: str, serv
     assert statuses(server, key, 2) == [200, 200]
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "redis://[", "memcached://x"])
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "redis://[", "memcached://x", "redsi://:hunter2@redis:6379", "redis://:hunter2@redis:port"])
 def test_a_url_that_makes_no_sense_ends_the_start(sqlite_place: Place, key: str, url: str) -> None:
     done = sqlite_place.run("serve", "--bind", "127.0.0.1:1", PENSTOCK_RATE_LIMIT_URL=url)
 
@@ -100,6 +101,8 @@ def test_a_url_that_makes_no_sense_ends_the_start(sqlite_place: Place, key: str,
     assert "PENSTOCK_RATE_LIMIT_URL" in done.stderr
     assert "Traceback" not in done.stderr
     assert key not in done.stderr
+    checked = sqlite_place.run("check", "--env", "test", PENSTOCK_RATE_LIMIT_URL=url)
+    assert "hunter2" not in done.stdout + done.stderr + checked.stdout + checked.stderr
 
 
 def test_failures_are_counted_across_workers_and_good_keys_pass_all_the_same(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from penstock import audit
 from penstock.access.find import consumer_in, environment_row, named
-from penstock.contracts.networks import network_of
+from penstock.cidr import network_of
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader

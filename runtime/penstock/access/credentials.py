@@ -27,10 +27,11 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     secret: str,
     box: Box,
     enrol: Enrol,
+    most: int | None = None,
     expires: timedelta | None = None,
     note: str = "",
 ) -> tuple[str, str]:
-    """Keep a credential, sealed, as its authenticator wants it kept; return its id and its name."""
+    """Keep a credential, sealed, as its authenticator wants it kept; return its id and its name. `most` may be kept of that kind there."""
     try:
         name, kept = enrol(name, secret)
     except ValueError as error:
@@ -40,7 +41,12 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     now = datetime.now(UTC)
     with audit.change(engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
-        for row in rows.all("credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None):
+        held = rows.all("credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None)
+        if most is not None and len(held) >= most:
+            raise Mistaken(
+                f"{environment} has {len(held)} {kind} credentials, and each call is tried with them all; revoke some that have had their day"
+            )
+        for row in held:
             if row["name"] == name:
                 raise Exists(f"{kind} credential", name)
             if kept and row["consumer_id"] != where["consumer_id"] and secrets.compare_digest(box.open(row["sealed"]), kept):

@@ -10,7 +10,7 @@ import click
 from penstock.access import bounds, consumers, credentials
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
 from penstock.contracts.access import Authenticator
-from penstock.contracts.rates import Rate
+from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.errors import Unknown
 
 
@@ -203,6 +203,7 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
         secret=value,
         box=context.box,
         enrol=authenticator.enrol,
+        most=authenticator.most,
         expires=expires,
         note=note,
     )
@@ -241,7 +242,11 @@ def limit() -> None:
 @click.argument("rate")
 @env_required
 @click.option(
-    "--pipeline", "pipeline_name", metavar="NAME", default="", help="Only there, in place of its own rates; default all pipelines together."
+    "--pipeline",
+    "pipeline_name",
+    metavar="NAME",
+    default="",
+    help="Only there, in place of all of its own rates by consumer and by key; default all pipelines together, beside their own.",
 )
 @click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
 @pass_context
@@ -250,6 +255,12 @@ def limit_set(context: Context, consumer_name: str, rate: str, environment: str,
     known = context.host.names if pipeline_name else ()
     bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
     click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")
+    for item in context.host.loaded.values():
+        if item.pipeline.name == pipeline_name and not item.broken:
+            own = [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
+            click.echo(
+                f"in place of {item.pipeline.id}'s own rates: {', '.join(own)}" if own else f"{item.pipeline.id} has no rates that it stands in for"
+            )
 
 
 @limit.command("remove")

@@ -196,8 +196,9 @@ class Authenticator(ABC):
     `CredentialRejected`), and a caller.
 
     What was sent without being asked for is checked all the same, unless `only_where_asked`: for what is sent to any server, such as a
-    certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. With `enrol` operators can keep
-    credentials for it, `penstock credential add`.
+    certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. `guessable` is what people choose,
+    such as a password: an address that failed too often can try no other, right or wrong. With `enrol` operators can keep credentials for
+    it, `penstock credential add`, of all consumers together at most `most` in an environment: where a call is tried with one after the other.
     """
 
     name: ClassVar[str]
@@ -207,7 +208,9 @@ class Authenticator(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     only_where_asked: ClassVar[bool] = False
     reads_body: ClassVar[bool] = False
+    guessable: ClassVar[bool] = False
     asks_for_secret: ClassVar[bool] = True
+    most: ClassVar[int | None] = None
 
     @abstractmethod
     def find(self, head: RequestHead, access: AccessView) -> str | None:

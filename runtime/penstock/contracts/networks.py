@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Self
 
+from penstock.cidr import network_of
+
 Network = IPv4Network | IPv6Network
-
-
-def network_of(text: str) -> Network:
-    """Return the network that a text names (CIDR, or one address). Raises ValueError that says what is wrong."""
-    return ip_network(text)
 
 
 @dataclass(frozen=True, slots=True)

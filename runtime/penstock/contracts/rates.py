@@ -10,6 +10,7 @@ from dataclasses import dataclass
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 WRITTEN = re.compile(r"([1-9]\d{0,8})/(?:([1-9]\d{0,3}) )?(second|minute|hour|day)s?")
 BY = ("consumer", "key", "address", "pipeline")
+STOOD_IN_FOR = frozenset({"consumer", "key"})  # a pipeline's own rates that do not count for a consumer whom operators set a limit there
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,17 @@ class Gate:
         self._until = until
         self.reads_body = any(authenticator.reads_body for authenticator, _ in checks)
 
-    def admit(self, head: RequestHead, access: Snapshot, now: float, body: Callable[[], bytes] = bytes) -> Caller:
+    def admit(
+        self,
+        head: RequestHead,
+        access: Snapshot,
+        now: float,
+        body: Callable[[], bytes] = bytes,
+        before_guess: Callable[[], object] = object,
+    ) -> Caller:
         """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
 
-        Raises Refusal.
+        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. Raises Refusal.
         """
         if now >= self._until:
             raise unavailable()
@@ -56,6 +63,8 @@ class Gate:
             raise self._missing(missing, access)
         if rejected is not None:
             raise self._invalid(*rejected, access)
+        if any(authenticator.guessable for authenticator, _ in sent):
+            before_guess()
         caller = self._prove(sent, access, now)
         if self.reads_body:
             caller = self._prove_signed(sent, head, access, caller, now, body)
@@ -125,7 +134,7 @@ class ClosedGate(Gate):
     def __init__(self) -> None:
         super().__init__("", (), frozenset(), 0.0)
 
-    def admit(self, head: RequestHead, access: Snapshot, now: float, body: Callable[[], bytes] = bytes) -> Caller:  # noqa: ARG002  nothing a call presents opens it
+    def admit(self, *_: object) -> Caller:
         """Let nothing through."""
         raise unavailable()
 

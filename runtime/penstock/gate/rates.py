@@ -5,26 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 
 import structlog
 from limits import RateLimitItemPerSecond
-from limits.errors import ConfigurationError, StorageError
-from limits.storage import MemoryStorage, storage_from_string
+from limits.errors import StorageError
+from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from penstock import metrics
 from penstock.contracts.call import Caller
 from penstock.contracts.rates import Rate
 from penstock.errors import CannotStart, Refusal
+from penstock.gate.memory import MOST, Memory
 
 PAUSE = 1.0  # seconds without asking a storage that failed: its timeout must not slow down every call
 PATIENCE = 0.25  # seconds that Redis may take
 TELL = 60.0  # seconds between two lines of the log about the same caller
 TOLD = 1024
 EVERYWHERE = "/*"  # the end of a place where calls of all pipelines are counted together
-MOST = 50_000  # callers in memory
 
 Headers = list[tuple[str, str]]
 
@@ -49,6 +49,20 @@ def rate_limited(wait: float, headers: Headers) -> Refusal:
     return Refusal(429, "rate-limited", detail, headers=[("Retry-After", str(seconds)), *headers])
 
 
+def _storage(url: str) -> Storage:
+    """Return where calls are counted. Raises CannotStart, which does not repeat the URL: it may hold a password."""
+    if url.partition(":")[0] == "memory":
+        return Memory(MOST)
+    options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} if url.startswith("redis") else {}
+    try:
+        storage = storage_from_string(url, wrap_exceptions=True, **options)
+    except Exception:  # noqa: BLE001  each library behind it has errors of its own, and their texts may hold the URL
+        storage = None
+    if not isinstance(storage, Storage):
+        raise CannotStart("PENSTOCK_RATE_LIMIT_URL can't be used; write memory://, or redis://HOST:PORT with penstock[redis] installed")
+    return storage
+
+
 class Limiter:
     """Counts calls; one that is refused counts for nothing. And counts failed credentials, by address.
 
@@ -56,17 +70,11 @@ class Limiter:
     """
 
     def __init__(self, url: str, *, pass_when_away: bool, failures: Rate | None = None) -> None:
-        options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE} if url.startswith("redis") else {}
-        try:
-            self._storage = storage_from_string(url, wrap_exceptions=True, **options)
-        except ConfigurationError as error:
-            raise CannotStart(f"PENSTOCK_RATE_LIMIT_URL: {error}; use memory:// or redis://HOST:PORT") from None
-        except ValueError as error:
-            raise CannotStart(f"PENSTOCK_RATE_LIMIT_URL can't be used: {type(error).__name__}; use memory:// or redis://HOST:PORT") from None
+        self._storage = _storage(url)
         self._windows = MovingWindowRateLimiter(self._storage)
         self._fixed = FixedWindowRateLimiter(self._storage)
         self._failures = failures
-        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._told: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._pass_when_away = pass_when_away
         self._away_until = 0.0
         self._log = structlog.get_logger("penstock")
@@ -74,7 +82,7 @@ class Limiter:
     @property
     def shared(self) -> bool:
         """Say whether several processes count together."""
-        return not isinstance(self._storage, MemoryStorage)
+        return not isinstance(self._storage, Memory)
 
     @property
     def away(self) -> bool:
@@ -88,15 +96,16 @@ class Limiter:
         """
         if self.away:
             return self._away()
-        whose = {"consumer": caller.consumer or address, "key": caller.key_id or address, "address": network_of(address), "pipeline": ""}
+        network = network_of(address)
+        consumer = caller.consumer or network
+        whose = {"consumer": consumer, "key": caller.key_id or consumer, "address": network, "pipeline": ""}
         windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for place, rate in rates]
         try:
             room = all(self._windows.test(item, *who) for _, item, who in windows)
             room = room and all(self._windows.hit(item, *who) for _, item, who in windows)
             found = [(rate, *self._windows.get_window_stats(item, *who)) for rate, item, who in windows]
         except StorageError as error:
-            self._away_until = time.monotonic() + PAUSE
-            self._log.error("rate limit storage away", error=str(error), calls="pass" if self._pass_when_away else "refused")
+            self._lose(error)
             return self._away()
         now = time.time()
         headers = [
@@ -112,44 +121,53 @@ class Limiter:
         if not room:
             for (place, rate), (_, _, left) in zip(rates, found, strict=True):
                 if left <= 0:
-                    self._tell("rate used up", place, str(rate), whose[rate.by])
+                    self._tell("rate used up", place=place, rate=str(rate), who=whose[rate.by])
             raise rate_limited(max((reset - now for _, reset, left in found if left <= 0), default=1), headers)
-        self._prune()
+        if isinstance(self._storage, Memory) and self._storage.forgotten:
+            self._storage.forgotten = False
+            self._tell("more callers than memory has room for", mend="set PENSTOCK_RATE_LIMIT_URL, or who called long ago can call anew")
         return headers
 
     def fail(self, environment: str, address: str) -> None:
         """Count a credential that was no good. Raises Refusal where its address had too many of them."""
-        if self._failures is None or self.away:
-            return
-        item = RateLimitItemPerSecond(self._failures.count, self._failures.seconds)
+        if self._failures is not None and not self.away:
+            self._ask(self._fixed.hit, self._failures, environment, address)
+
+    def may_guess(self, environment: str, address: str) -> None:
+        """Refuse an address that failed too often, before it tries another password: the right one must be answered like any. Raises Refusal."""
+        if self._failures is not None and (self.away or not self._ask(self._fixed.test, self._failures, environment, address)):
+            self._away()
+
+    def _ask(self, ask: Callable[..., bool], failures: Rate, environment: str, address: str) -> bool:
+        """Refuse where there is no more room for failures, and return whether the storage could say so."""
+        item = RateLimitItemPerSecond(failures.count, failures.seconds)
         who = ("failed", environment, network_of(address))
         try:
-            room = self._fixed.hit(item, *who)
+            room = ask(item, *who)
             reset = 0.0 if room else self._fixed.get_window_stats(item, *who).reset_time
         except StorageError as error:
-            self._away_until = time.monotonic() + PAUSE
-            self._log.error("rate limit storage away", error=str(error), calls="pass")
-            return
+            self._lose(error)
+            return False
         if not room:
-            self._tell("too many failed credentials", environment, str(self._failures), who[-1])
+            self._tell("too many failed credentials", place=environment, rate=str(failures), who=who[-1])
             raise rate_limited(reset - time.time(), [])
+        return True
 
-    def _tell(self, event: str, place: str, rate: str, who: str) -> None:
+    def _lose(self, error: StorageError) -> None:
+        self._away_until = time.monotonic() + PAUSE
+        self._log.error("rate limit storage away", error=str(error), calls="pass" if self._pass_when_away else "refused")
+
+    def _tell(self, event: str, **facts: str) -> None:
         """Log once a minute what would otherwise be a line for each call."""
         now = time.monotonic()
-        if now - self._told.get((event, place, who), float("-inf")) < TELL:
+        told = event, *facts.values()
+        if now - self._told.get(told, float("-inf")) < TELL:
             return
-        self._told[event, place, who] = now
-        self._told.move_to_end((event, place, who))
+        self._told[told] = now
+        self._told.move_to_end(told)
         if len(self._told) > TOLD:
             self._told.popitem(last=False)
-        self._log.warning(event, place=place, rate=rate, who=who)
-
-    def _prune(self) -> None:
-        """Forget who has not called for long; the library keeps their names in memory for ever."""
-        if isinstance(self._storage, MemoryStorage) and len(self._storage.events) > MOST:
-            for name in [name for name, events in list(self._storage.events.items()) if not events]:
-                self._storage.events.pop(name, None)
+        self._log.warning(event, **facts)
 
     def _away(self) -> Headers:
         if self._pass_when_away:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
-FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]+)', re.IGNORECASE)  # RFC 7239 section 4
+PAIR = re.compile(r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s",;]+)""")  # RFC 7239 section 4
+ELEMENT = re.compile(rf"\s*{PAIR.pattern}(?:\s*;\s*{PAIR.pattern})*\s*")
+LONGEST = 512  # characters of an element: more is nothing a proxy writes
 
 
 def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], header: str) -> str:
@@ -16,9 +18,8 @@ def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], 
     if not from_trusted_proxy(environ, proxies):
         return _plain(peer)
     said = environ.get("HTTP_" + header.upper().replace("-", "_"))
-    hops = _hops(said, header) if isinstance(said, str) else []
     nearest = peer
-    for hop in reversed(hops):
+    for hop in _hops(said, header) if isinstance(said, str) else ():
         if _parsed(hop) is None:  # nobody we trust writes such a thing: it is the last word that can be believed
             break
         nearest = hop
@@ -33,12 +34,23 @@ def from_trusted_proxy(environ: Mapping[str, object], proxies: tuple[Network, ..
     return bool(proxies) and (not peer or _trusted(peer, proxies))
 
 
-def _hops(said: str, header: str) -> list[str]:
-    parts = [part.strip() for part in said.split(",")]
+def _hops(said: str, header: str) -> Iterator[str]:
+    """Yield what each proxy said whom it called for, the nearest proxy first."""
+    parts = reversed(said.split(","))
     if header.lower() != "forwarded":
-        return parts
-    found = [FORWARDED_FOR.search(part) for part in parts]
-    return [match[1].strip('"') if match else "unknown" for match in found]
+        yield from (part.strip() for part in parts)
+        return
+    behind = ""
+    for part in parts:
+        element = part + behind
+        if ELEMENT.fullmatch(element):
+            said_for = [value for name, value in PAIR.findall(element) if name.lower() == "for"]
+            yield said_for[0].strip('"') if len(said_for) == 1 else "unknown"
+            behind = ""
+        elif len(element) > LONGEST:
+            return
+        else:
+            behind = f",{element}"  # the comma stood within quotes, or it is malformed: then there is no end to it
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:

@@ -15,10 +15,11 @@ from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS, Cors
 from penstock.errors import CredentialRejected, OutOfTime, Refusal
 from penstock.gate.gate import CLOSED, unavailable
-from penstock.gate.rates import EVERYWHERE
+from penstock.gate.rates import EVERYWHERE, network_of
 from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
@@ -102,7 +103,7 @@ class Dispatcher:
         if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
         self._finish(passage, headers, None if status in BODILESS else body)
-        if self._log_all or (self._log_failed and status >= 400 and status != 429):  # noqa: PLR2004  the limiter logs those, once a minute
+        if self._log_all or (self._log_failed and status >= 400 and self._worth_a_line(passage, status, refusal)):  # noqa: PLR2004  the first status of a failure
             self._write_log(passage, status, refusal)
         if last:
             announce_close(start_response)
@@ -190,7 +191,7 @@ class Dispatcher:
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
             signed = partial(self._signed, body, passage, trigger.timeout) if judged.gate.reads_body else bytes
-            caller = judged.gate.admit(head, access, now, signed)
+            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
@@ -237,10 +238,12 @@ class Dispatcher:
         here = f"{host.settings.environment}/{passage.place.pipeline}"
         rates = [(here, rate) for rate in pipeline.trigger.rate]
         if caller.consumer_id is not None and host.access.limits:
+            theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
             own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
             if own:
-                rates = [item for item in rates if item[1].by not in {"consumer", "key"}] + [(here, rate) for rate in own]
-            rates += [(host.settings.environment + EVERYWHERE, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
+                rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [(here + theirs, rate) for rate in own]
+            everywhere = host.settings.environment + theirs + EVERYWHERE
+            rates += [(everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
         if rates:
             passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
 
@@ -251,6 +254,10 @@ class Dispatcher:
         if connection is None:
             return read_in_time(passage.environ, body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
+
+    def _before_guess(self, environ: Environ) -> None:
+        if self._host.limiter is not None:
+            self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -344,6 +351,14 @@ class Dispatcher:
         own = item.pipeline.trigger.cors if item is not None else None
         common = self._host.responses
         return common.cors if common.cors_override or own is None else own
+
+    def _worth_a_line(self, passage: Passage, status: int, refusal: Refusal | None) -> bool:
+        """Say whether a refused call is logged: those of strangers only now and then, and what the limiter logs not again."""
+        if status == 429:  # noqa: PLR2004  too many requests
+            return False
+        if refusal is None or status in {500, 504} or passage.consumer_id is not None:
+            return True
+        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=network_of(self._address(passage.environ)))
 
     def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}

@@ -1,0 +1,18 @@
+"""Read networks as operators and developers write them (CIDR)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+MAPPED = IPv6Network("::ffff:0:0/96")  # IPv4 addresses as IPv6 writes them (RFC 4291 section 2.5.5.2)
+
+
+def network_of(text: str) -> IPv4Network | IPv6Network:
+    """Return the network that a text names, or the one address. Raises ValueError that says what is wrong.
+
+    What is mapped into IPv6 is a network of IPv4: callers' addresses are compared as such.
+    """
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - MAPPED.prefixlen))
+    return network

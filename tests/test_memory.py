@@ -1,0 +1,168 @@
+"""Counting in memory: windows, the room there is, and what a call costs with many callers beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from limits import RateLimitItemPerSecond
+from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+
+from penstock import Rate
+from penstock.contracts.call import ANONYMOUS
+from penstock.errors import Refusal
+from penstock.gate.memory import Memory
+from penstock.gate.rates import Limiter
+
+START = 1_800_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("time.time", made)
+    return made
+
+
+def limiter(**more: Any) -> Limiter:
+    return Limiter("memory://", pass_when_away=True, **more)
+
+
+def passes(made: Limiter, address: str, rate: str = "2/minute") -> bool:
+    try:
+        made.count([("test/v1/a", Rate(rate, by="address"))], ANONYMOUS, address)
+    except Refusal:
+        return False
+    return True
+
+
+def test_a_window_moves_along_with_the_calls(clock: Clock) -> None:
+    made = limiter()
+    answers = []
+
+    for second in (0, 50, 59, 61, 62, 109, 111):
+        clock.now = START + second
+        answers.append(passes(made, "192.0.2.1"))
+
+    assert answers == [True, True, False, True, False, False, True]
+
+
+def test_failures_are_counted_in_a_window_that_stays(clock: Clock) -> None:
+    made = limiter(failures=Rate("2/minute", by="address"))
+
+    def fails(second: float) -> int:
+        clock.now = START + second
+        try:
+            made.fail("test", "192.0.2.1")
+        except Refusal as refusal:
+            return int(dict(refusal.headers)["Retry-After"])
+        return 0
+
+    assert [fails(second) for second in (0, 50, 55, 59, 61, 62, 63)] == [0, 0, 5, 1, 0, 0, 58]
+
+
+def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(clock: Clock) -> None:
+    memory = Memory(most=3)
+    windows, twice = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(2, 60)
+
+    assert [windows.hit(twice, name) for name in ("a", "b", "c", "a", "c", "a")] == [True] * 5 + [False]
+    assert not memory.forgotten
+    assert windows.hit(twice, "d")
+    assert memory.forgotten
+    assert [windows.get_window_stats(twice, name).remaining for name in ("a", "b", "c", "d")] == [0, 2, 0, 1]
+
+
+def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Clock) -> None:
+    memory = Memory(most=3)
+    windows, second, day = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 1), RateLimitItemPerSecond(1, 86_400)
+
+    assert windows.hit(day, "patient")
+    for number in range(50):
+        assert windows.hit(second, f"a{number}")
+        assert windows.hit(second, f"b{number}")
+        clock.now += 1.5
+
+    assert (windows.test(day, "patient"), memory.forgotten) == (False, False)
+
+
+def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Clock) -> None:
+    memory = Memory(most=10)
+    windows, minute, day = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60), RateLimitItemPerSecond(1, 86_400)
+    assert windows.hit(day, "patient")
+
+    for number in range(100):
+        assert windows.hit(minute, f"address {number}")
+
+    assert (windows.test(day, "patient"), memory.forgotten, memory.reset()) == (False, True, 10)
+
+
+def test_failures_have_bounded_room_too(clock: Clock) -> None:
+    memory = Memory(most=10)
+    fixed, minute = FixedWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
+
+    for number in range(100):
+        assert fixed.hit(minute, f"address {number}")
+    assert (fixed.hit(minute, "address 99"), fixed.test(minute, "address 0"), memory.reset()) == (False, True, 10)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """Return how many lines of Python some work takes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("others", [1_000, 2_000])
+def test_a_call_takes_no_more_steps_for_callers_beside_it(clock: Clock, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    """With room for them, and with more of them than there is room for."""
+    monkeypatch.setattr("penstock.gate.rates.MOST", 1_500)
+    made = limiter()
+    alone = steps(lambda: passes(made, "192.0.2.1", "100/hour"))
+    for number in range(others):
+        assert passes(made, f"10.0.{number // 250}.{number % 250}", "100/hour")
+
+    assert steps(lambda: passes(made, "192.0.2.1", "100/hour")) <= alone + 60
+
+
+def test_that_memory_is_full_is_told_once_a_minute(clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("penstock.gate.rates.MOST", 5)
+    made = limiter()
+
+    for number in range(50):
+        passes(made, f"192.0.2.{number}")
+
+    written = capsys.readouterr()
+    assert (written.out + written.err).count("more callers than memory has room for") == 1
+
+
+def test_a_caller_can_be_forgotten_on_purpose(clock: Clock) -> None:
+    memory = Memory(most=3)
+    windows, minute = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
+    assert windows.hit(minute, "a")
+    assert memory.check()
+
+    windows.clear(minute, "a")
+
+    assert windows.test(minute, "a")
