@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kit import Place, Redis, Server, free_port, initdb
+from kit import Place, Redis, Server, free_port, initdb, upgrade
 from playwright.sync_api import Browser, sync_playwright
 
 CI = os.environ.get("CI") == "true"
@@ -71,34 +71,54 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
-    """Make an empty database of a kind and return its URL."""
+@pytest.fixture(scope="session")
+def upgraded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An upgraded SQLite database, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "upgraded.db"
+    upgrade(f"sqlite:///{path}")
+    return path
 
-    def make(kind: str) -> str:
+
+@pytest.fixture(scope="session")
+def upgraded_database(postgres: str) -> str:
+    """The name of an upgraded PostgreSQL database, to be copied."""
+    with psycopg.connect(f"{postgres}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE upgraded")
+    upgrade(f"{postgres}/upgraded")
+    return "upgraded"
+
+
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
+    """Make a database of a kind, empty or upgraded, and return its URL."""
+
+    def make(kind: str, *, upgraded: bool = False) -> str:
         if kind == "sqlite":
-            return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.db"
-        server = request.getfixturevalue("postgres")
-        name = f"t{uuid.uuid4().hex}"
+            path = tmp_path / f"{uuid.uuid4().hex}.db"
+            if upgraded:
+                shutil.copyfile(request.getfixturevalue("upgraded_file"), path)
+            return f"sqlite:///{path}"
+        server, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex}"
+        template = request.getfixturevalue("upgraded_database") if upgraded else "template1"
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"{server}/{name}"
 
     return make
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
     """An upgraded database on each kind, with environments `test` and `prod`."""
-    made = Place.make(new_database(request.param), tmp_path)
+    made = Place.make(new_database(request.param, upgraded=True), tmp_path)
     yield made
     made.engine.dispose()
 
 
 @pytest.fixture
-def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+def sqlite_place(new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
     """An upgraded SQLite database, with environments `test` and `prod`."""
-    made = Place.make(new_database("sqlite"), tmp_path)
+    made = Place.make(new_database("sqlite", upgraded=True), tmp_path)
     yield made
     made.engine.dispose()
 

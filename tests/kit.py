@@ -22,6 +22,7 @@ from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.engine import Engine, open_engine
+from penstock.runs import engine_dbos
 
 ROOT = Path(__file__).parent.parent
 ACTOR = "tester"
@@ -32,6 +33,14 @@ def initdb() -> Path | None:
     """Return the folder of PostgreSQL's programs."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return folders[-1].parent if folders else None
+
+
+def upgrade(url: str) -> None:
+    """Do what `penstock db upgrade` does."""
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    engine.dispose()
+    engine_dbos.migrate(url)
 
 
 def free_port() -> int:
@@ -88,7 +97,8 @@ class Place:
     def make(cls, url: str, folder: Path, names: tuple[str, ...] = ("test", "prod")) -> Place:
         secret = make_secret_key()
         place = cls(url, folder, secret, open_engine(url), Box((secret,)))
-        migrate.upgrade(place.engine)
+        if migrate.current(place.engine) is None:
+            upgrade(url)
         for name in names:
             environments.create_environment(place.engine, ACTOR, name, place.box)
         return place

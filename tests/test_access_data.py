@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +17,7 @@ from penstock.access.environments import pipelines_seen, set_policy
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
-from penstock.db.engine import reading
+from penstock.db.engine import open_engine, reading
 from penstock.db.rows import current_revision
 from penstock.db.tables import metadata
 from penstock.errors import CannotStart, Exists, PenstockError, Unknown
@@ -27,10 +28,14 @@ def revision(place: Place) -> int:
         return current_revision(connection)
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_code(place: Place) -> None:
-    with place.engine.connect() as connection:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_migrations_make_exactly_the_tables_of_the_code(kind: str, new_database: Callable[..., str]) -> None:
+    engine = open_engine(new_database(kind))
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    assert migrate.current(place.engine) == migrate.head()
+    assert migrate.current(engine) == migrate.head()
+    engine.dispose()
 
 
 def test_an_upgrade_twice_changes_nothing(place: Place) -> None:

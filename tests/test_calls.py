@@ -6,9 +6,9 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from io import BytesIO
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import AccessView, Authenticator, Call, Caller, Cors, Form, HttpTrigger, Pipeline, PipelineError, Reply, RequestHead, hookimpl
+from penstock import AccessView, Authenticator, Call, Caller, Cors, Form, HttpTrigger, Pipeline, PipelineError, Rate, Reply, RequestHead, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -44,12 +44,12 @@ class Named(TypedDict):
     name: str
 
 
-def offering(pipeline: Pipeline, **hooks: Any) -> SimpleNamespace:
-    """Make a plugin that offers one pipeline, with further hooks."""
+def offering(*pipelines: Pipeline, **hooks: Any) -> SimpleNamespace:
+    """Make a plugin that offers pipelines, with further hooks."""
 
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
-        return [pipeline]
+        return list(pipelines)
 
     return SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines, **{name: hookimpl(hook) for name, hook in hooks.items()})
 
@@ -516,6 +516,48 @@ def every_answer(runtime: Runtime, name: str, **headers: str) -> dict[int, TestR
     return found
 
 
+@pytest.mark.parametrize(
+    ("trigger", "declared", "problem"),
+    [
+        ({"cors": "*"}, {}, "cors='*' is no CORS"),
+        ({"cors": Cors([5])}, {}, "CORS is for origins that are no text"),  # type: ignore[list-item]  a developer's slip
+        ({"jwt": True, "scopes": [5]}, {}, "scope 5 has characters"),
+        ({"rate": Rate(["1/second"])}, {}, "is no rate"),  # type: ignore[arg-type]  a developer's slip
+        ({"idempotent": ["key"]}, {}, "idempotent=['key'] is not known"),
+        ({"allow": [5]}, {}, "5 is no network"),
+        ({"timeout": "long"}, {}, "timeout='long' is out of bounds"),
+        ({}, {"durable": 5}, "durable=5 says nothing of runs"),
+    ],
+)
+def test_a_declaration_of_the_wrong_types_refuses_that_pipeline_and_no_other(
+    penstock_runtime: Start, trigger: dict[str, Any], declared: dict[str, Any], problem: str
+) -> None:
+    odd = Pipeline("odd", version="1.0.0", trigger=HttpTrigger(**trigger), **declared)
+    odd.get("/")(lambda: "odd")
+    fine = Pipeline("fine", version="1.0.0", trigger=HttpTrigger())
+    fine.get("/")(lambda: "fine")
+    runtime = penstock_runtime(offering(odd, fine), policy="any")
+
+    assert any(problem in text for text in runtime.refused()["v1/odd"])
+    assert runtime.anonymous().get("/v1/fine/").text == "fine"
+
+
+def test_what_can_t_be_understood_at_all_refuses_that_pipeline_and_no_other(penstock_runtime: Start) -> None:
+    class Odd(Pipeline):
+        def problems(self) -> Iterable[tuple[str, str]]:
+            raise LookupError("what is this?")
+
+    odd = Odd("odd", version="1.0.0", trigger=HttpTrigger())
+    odd.get("/")(lambda: "odd")
+    fine = Pipeline("fine", version="1.0.0", trigger=HttpTrigger())
+    fine.get("/")(lambda: "fine")
+    runtime = penstock_runtime(offering(odd, fine), policy="any")
+
+    assert "its declaration can't be understood: LookupError: what is this?" in runtime.refused()["v1/odd"][0]
+    assert runtime.anonymous().get("/v1/fine/").text == "fine"
+    assert runtime.anonymous().get("/v1/odd/").status_code == 503
+
+
 def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -> None:
     trigger = HttpTrigger(api_key=True, timeout=0.2)
     old = Pipeline("old", version="1.0.0", trigger=trigger, deprecated=date(2026, 1, 31), sunset=date(2027, 1, 31))
@@ -526,13 +568,27 @@ def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -
     said = {(answered.headers["Deprecation"], answered.headers["Sunset"]) for answered in every_answer(runtime, "old").values()}
 
     assert said == {("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")}
-    assert described["paths"]["/v1/old/"]["get"]["deprecated"] is True
+    operation = described["paths"]["/v1/old/"]["get"]
+    assert operation["deprecated"] is True
+    assert operation["description"] == "Deprecated since 2026-01-31. Expected to end on 2027-01-31."
+    assert all({"Deprecation", "Sunset"} <= set(response["headers"]) for response in operation["responses"].values())
+
+
+def test_since_when_it_is_deprecated_may_be_left_open(penstock_runtime: Start) -> None:
+    old = Pipeline("old", version="1.0.0", trigger=HttpTrigger(), deprecated=True)
+    old.get("/")(lambda: "still here")
+    client = penstock_runtime(offering(old), policy="any").anonymous()
+    described = json.loads(client.get("/-/openapi.json").data)["paths"]["/v1/old/"]["get"]
+
+    assert client.get("/v1/old/").headers["Deprecation"] == "@0"
+    assert (described["deprecated"], described["description"]) == (True, "Deprecated.")
 
 
 @pytest.mark.parametrize(
     ("dates", "problem"),
     [
-        ({"deprecated": True}, "deprecated=True is no date"),
+        ({"deprecated": "soon"}, "deprecated='soon' is no date"),
+        ({"deprecated": datetime(2027, 1, 1, tzinfo=UTC), "sunset": date(2027, 2, 1)}, "is no date"),
         ({"sunset": "2027-01-31"}, "sunset='2027-01-31' is no date"),
         ({"deprecated": date(2027, 1, 1), "sunset": date(2026, 1, 1)}, "it ends before it is deprecated"),
     ],

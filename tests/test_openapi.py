@@ -335,7 +335,83 @@ def test_it_can_be_switched_off(penstock_runtime: Start) -> None:
 def test_the_demo_is_described(document: Callable[..., dict[str, Any]]) -> None:
     found = document(penstock_demo)
 
-    assert list(found["paths"]) == ["/v1/orders/", "/v1/orders/{order_id}"]  # no login flow is designated, and status is refused
+    orders = ["/v1/orders/", "/v1/orders/import", "/v1/orders/{order_id}", "/v1/orders/runs/{run_id}"]
+    assert list(found["paths"]) == orders  # no login flow is designated, and status is refused
+
+
+def test_durable_runs_are_described_from_their_acceptance_to_their_end(document: Callable[..., dict[str, Any]]) -> None:
+    jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+    @jobs.post("/", mode="durable")
+    def work(call: Call, line: Line) -> Line:
+        return line
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [jobs]
+
+    found = document(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key")
+    started, run = found["paths"]["/v1/jobs/"]["post"], found["paths"]["/v1/jobs/runs/{run_id}"]
+    accepted = started["responses"]["202"]
+    schema = accepted["content"]["application/json"]["schema"]
+    told = started["callbacks"]["ended"]["{$request.query.callback_url}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+    assert set(accepted["headers"]) == {"Location", "Retry-After"}
+    assert schema == told == started["responses"]["200"]["content"]["application/json"]["schema"]
+    assert schema["allOf"] == [
+        {"$ref": "#/components/schemas/Run"},
+        {"type": "object", "properties": {"result": {"$ref": "#/components/schemas/Line"}}},
+    ]
+    assert {item["name"] for item in started["parameters"]} == {"callback_url", "Prefer"}
+    assert {method: [item["name"] for item in operation["parameters"]] for method, operation in run.items()} == {
+        "get": ["run_id", "Prefer"],
+        "delete": ["run_id"],
+    }
+    assert all(operation["security"] == [{"api_key": []}] for operation in operations(found))
+
+
+def test_what_happens_is_as_described(penstock_runtime: Start) -> None:
+    jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+    @jobs.post("/", mode="durable")
+    def work(call: Call) -> dict[str, int]:
+        call.progress(1, 2, "half")
+        return {"done": 1}
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [jobs]
+
+    runtime = penstock_runtime(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key")
+    client = runtime.client(token=False)
+    document = json.loads(client.get("/-/openapi.json").data)
+    schema = document["components"]["schemas"]["Run"]
+    accepted = client.post("/v1/jobs/")
+    runtime.work()
+    ended = client.get(accepted.headers["Location"])
+
+    assert ended.json["result"] == {"done": 1}
+    for answered in (accepted, ended):
+        assert set(schema["required"]) <= set(answered.json) <= set(schema["properties"])
+        assert answered.json["status"] in schema["properties"]["status"]["enum"]
+
+
+def test_a_handler_on_several_routes_has_an_operation_for_each(document: Callable[..., dict[str, Any]]) -> None:
+    twice = Pipeline("twice", version="1.0.0", trigger=HttpTrigger())
+
+    def look() -> str:
+        return "here"
+
+    twice.get("/")(look)
+    twice.get("/again")(look)
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [twice]
+
+    found = document(SimpleNamespace(__name__="twice", penstock_pipelines=penstock_pipelines), policy="any")
+
+    assert sorted(operation["operationId"] for operation in operations(found)) == ["v1-twice-look-get", "v1-twice-look-get.2"]
 
 
 def test_a_change_of_policy_changes_the_document_of_a_running_server(sqlite_place: Place, serve: Callable[..., Server]) -> None:

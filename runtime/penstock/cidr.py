@@ -12,6 +12,8 @@ def network_of(text: str) -> IPv4Network | IPv6Network:
 
     What is mapped into IPv6 is a network of IPv4: callers' addresses are compared as such.
     """
+    if not isinstance(text, str):  # a number would be taken for an address
+        raise ValueError(f"{text!r} is no network")  # noqa: TRY004  it is one of the texts that are no network
     network = ip_network(text)
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - MAPPED.prefixlen))

@@ -8,8 +8,10 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,21 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger as _GunicornLogger
 from gunicorn.http import errors as http_errors
+from gunicorn.http.parser import RequestParser
 from gunicorn.util import write_nonblock
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
 
 from penstock import logs, metrics
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
+from penstock.runs.aside import TimeIsUp
 from penstock.settings import Settings
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.watchdog import SILENCE, TlsSocket, last_response
+from penstock.web.watchdog import SILENCE, TlsSocket, Watchdog, last_response, read_in_time
 
 GOOD = b"good"
+HEAD = 10.0  # seconds for the head of a request, and for a TLS handshake
+DRAIN, DRAINED = 5.0, 64 * 1024  # seconds and bytes of a body that nobody wanted; where there is more, the connection ends
 UNREADABLE = {
     http_errors.LimitRequestLine: 414,
     http_errors.LimitRequestHeaders: 431,
@@ -37,6 +43,7 @@ UNREADABLE = {
     http_errors.ConfigurationProblem: 500,
     http_errors.ParseException: 400,
     ssl.SSLError: 400,
+    TimeIsUp: 408,
 }
 
 try:
@@ -45,6 +52,7 @@ except CannotStart as error:
     sys.stderr.write(f"penstock: {error}\n")
     sys.exit(error.exit_code)
 
+_reading = Watchdog(DRAIN)
 _made_for_metrics = metrics.share()
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
@@ -78,20 +86,53 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
         self.error_log.propagate = True
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
+class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's connection, for a sender that may dribble: it holds a thread neither with a TLS handshake nor with the head of a request."""
+
+    def init(self) -> None:
+        """Get ready to read requests."""
+        if self.initialized:
+            return
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
+        if self.cfg.is_ssl:
+            with self.sock.dup() as wire:  # TLS takes the socket over
+                _reading.run(super().init, wire, time.monotonic() + HEAD, bytes)
+        else:
+            super().init()
+        if type(self.parser) is RequestParser:
+            self.parser: Any = Reader(self.cfg, self.sock, self.client)
+
+
+class Reader(RequestParser):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's parser, which bounds each read of a head, and of a body that nobody wanted, but not how many there may be."""
+
+    def __next__(self) -> Any:  # noqa: ANN401  gunicorn's type
+        """Return the next request on the connection."""
+        return self._in_time(super().__next__, HEAD, lambda: _refused(408))
+
+    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
+        """Read what is left of a body, and say whether that was all; without a deadline as part of reading the next head."""
+        if deadline is None:
+            return bool(super().finish_body(None, max_bytes))
+        return bool(self._in_time(partial(super().finish_body, None, DRAINED), DRAIN, bytes))
+
+    def _in_time(self, read: Callable[[], Any], seconds: float, late: Callable[[], bytes]) -> Any:  # noqa: ANN401  gunicorn's types
+        sock = self.unreader.sock
+        until = time.monotonic() + seconds
+        return _reading.run(read, sock, until, late) if type(sock) is socket.socket else read_in_time(sock, read, until)
+
+
+gthread.TConn = Connection  # there is no setting for it
+
+
+class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
     """gunicorn's worker of threads, mended in four places.
 
-    A client that falls silent within a request loses its connection, not we a thread. A worker that stops does not wait for
+    A client that falls silent within a request, or dribbles, loses its connection, not we a thread. A worker that stops does not wait for
     connections that are idle. A request that was read ahead, together with the rest of a body that nobody wanted, is answered:
     gunicorn 26.2 waits for more bytes then, while the client waits for its reply. And what is no HTTP is refused with a problem
     document, and logged without its first line, which may hold a key in the query string.
     """
-
-    def enqueue_req(self, conn: Any) -> None:  # noqa: ANN401  gunicorn's type
-        """Give a connection to a thread."""
-        if not conn.initialized:
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0))
-        super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn's types
         """Answer the requests that have arrived on a connection; return whether to wait for more of them."""
@@ -109,11 +150,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             self.log.error("request failed: %s", kind, exc_info=exc)
         else:
             self.log.warning("request from %s can't be read: %s", addr[0] if addr else "a local socket", kind)
-        refusal = Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read.")
-        body = problem(refusal, None)
-        headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
         with suppress(OSError):
-            write_nonblock(client, last_response(status_line(status), headers, body))
+            write_nonblock(client, _refused(status))
 
     def murder_keepalived(self) -> None:
         """Close idle connections whose time is up; when stopping, all of them."""
@@ -121,6 +159,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             for connection in self.keepalived_conns:
                 connection.timeout = 0
         super().murder_keepalived()
+
+
+def _refused(status: int) -> bytes:
+    """Return the response, as it goes over the wire, to what can't be read as a request."""
+    body = problem(Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read."), None)
+    headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
+    return last_response(status_line(status), headers, body)
 
 
 def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ANN401, ARG001  gunicorn's type

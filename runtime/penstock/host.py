@@ -59,6 +59,16 @@ def open_dbos(url: str, environment: str, box: Box) -> Ledger:
     return DbosLedger(url, environment, box)
 
 
+def _compiled(pipeline: Pipeline) -> tuple[list[Endpoint], list[tuple[str, str]]]:
+    """Return a pipeline's endpoints, and what is wrong with its declaration, each with its mend."""
+    try:
+        endpoints, problems = compile_routes(pipeline)
+        wrong = list(pipeline.problems())
+    except Exception as error:  # noqa: BLE001  a developer may have given anything; it refuses this pipeline and no other
+        return [], [(f"its declaration can't be understood: {type(error).__name__}: {error}", "give each option what its documentation says")]
+    return endpoints, [(item.problem, item.mend) for item in problems] + [item for item in wrong if item[0] != "it has no handler" or not problems]
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A pipeline as it was loaded: its plugin, its endpoints, and what is wrong with it."""
@@ -118,13 +128,11 @@ class Host:
         count = Counter(offer.pipeline.id for offer in usable)
         for offer in usable:
             pipeline = offer.pipeline
-            endpoints, problems = compile_routes(pipeline)
-            found = [(item.problem, item.mend) for item in problems]
-            found += [item for item in pipeline.problems() if item[0] != "it has no handler" or not problems]
+            endpoints, found = _compiled(pipeline)
             if count[pipeline.id] > 1:
                 found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
             self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]
-            if any(route.durable for route in pipeline.routes):
+            if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
             before = self.loaded.get(pipeline.id)

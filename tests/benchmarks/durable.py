@@ -19,7 +19,6 @@ from dbos import DBOSClient
 from kit import Place
 
 from penstock.host import Host, open_dbos
-from penstock.runs import engine_dbos
 from penstock.runs.accepting import Accepting, Wanted
 from penstock.runs.durable import Given
 from penstock.runs.ids import new_run_id
@@ -154,7 +153,6 @@ def memory(contender: Contender) -> list[tuple[int, int]]:
 def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
     """Return Penstock and the bare engine on one database."""
     place = Place.make(url, folder)
-    engine_dbos.migrate(url)
     place.plugin("bench", PLUGIN)
     settings = Settings(environment="test", database_url=url, secret_keys=(place.secret,), plugin_path=(folder / "plugins",), log_level="error")
     pipeline = Host(settings).loaded["v1/bench"].pipeline

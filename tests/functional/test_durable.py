@@ -20,8 +20,6 @@ import psycopg
 import pytest
 from kit import Place, Server
 
-from penstock.runs import engine_dbos
-
 Serve = Callable[..., Server]
 
 PLUGIN = """
@@ -80,22 +78,21 @@ def penstock_pipelines(): return [jobs, narrow, short, clock]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
-    place = made(new_database(request.param), tmp_path)
+def place(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
+    place = made(new_database(request.param, upgraded=True), tmp_path)
     yield place
     place.engine.dispose()
 
 
 @pytest.fixture
-def sqlite_place(new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
-    place = made(new_database("sqlite"), tmp_path)
+def sqlite_place(new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
+    place = made(new_database("sqlite", upgraded=True), tmp_path)
     yield place
     place.engine.dispose()
 
 
 def made(url: str, folder: Path) -> Place:
     place = Place.make(url, folder)
-    engine_dbos.migrate(url)
     place.policy("api-key")
     place.plugin("jobs", PLUGIN)
     place.consumer("acme", "jobs", "narrow", "short")
@@ -410,8 +407,8 @@ def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Se
     assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (2, True)
 
 
-def test_the_database_goes_away_and_comes_back_in_the_middle(postgres: str, new_database: Callable[[str], str], tmp_path: Path, serve: Serve) -> None:
-    place = made(new_database("postgresql"), tmp_path)
+def test_the_database_goes_away_and_comes_back_in_the_middle(postgres: str, new_database: Callable[..., str], tmp_path: Path, serve: Serve) -> None:
+    place = made(new_database("postgresql", upgraded=True), tmp_path)
     key = place.key("acme").key
     place.engine.dispose()
     name = place.url.rpartition("/")[2]

@@ -103,9 +103,9 @@ def test_a_taken_address_ends_the_start(sqlite_place: Place, key: str) -> None:
 
 
 def test_an_outage_of_postgresql_is_said_borne_and_ends_by_itself(
-    postgres: str, new_database: Callable[[str], str], tmp_path: Path, serve: Serve
+    postgres: str, new_database: Callable[..., str], tmp_path: Path, serve: Serve
 ) -> None:
-    place = Place.make(new_database("postgresql"), tmp_path)
+    place = Place.make(new_database("postgresql", upgraded=True), tmp_path)
     place.plugin("orders", PLUGIN)
     place.policy("api-key")
     place.consumer("acme", "orders")

@@ -270,3 +270,74 @@ def test_senders_that_dribble_their_bodies_over_tls_hold_no_thread(over_tls: tup
     assert httpx.get(f"https://localhost:{server.port}/v1/slow/quick", verify=trust, timeout=20).status_code == 200
     assert not (server.log.parent / "plugins" / "whole").exists()
     assert "Traceback" not in server.log.read_text()
+
+
+def sends_on(connection: socket.socket) -> bool:
+    """Send a byte ten times a second, and say whether that still goes on after 15 s; what comes back is left lying."""
+    for _ in range(150):
+        try:
+            connection.sendall(b"x")
+        except OSError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_senders_that_dribble_their_heads_hold_no_thread(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    def send(_: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            return dribble(connection, b"GET /v1/slow/quick HTTP/1.1\r\nX: ")
+
+    with ThreadPoolExecutor(8) as pool:  # as many as the server has threads
+        received = list(pool.map(send, range(8)))
+
+    assert {text.partition(b"\r\n")[0] for text in received} == {b"HTTP/1.1 408 Request Timeout"}
+    assert server.call("GET", "/v1/slow/quick").status_code == 200
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_senders_that_dribble_their_heads_over_tls_hold_no_thread(over_tls: tuple[Server, ssl.SSLContext]) -> None:
+    server, trust = over_tls
+
+    def send(_: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, trust.wrap_socket(plain, server_hostname="localhost") as ours:
+            return dribble(ours, b"GET /v1/slow/quick HTTP/1.1\r\nX: ")
+
+    with ThreadPoolExecutor(8) as pool:
+        received = list(pool.map(send, range(8)))
+
+    assert {text.partition(b"\r\n")[0] for text in received} == {b"HTTP/1.1 408 Request Timeout"}
+    assert httpx.get(f"https://localhost:{server.port}/v1/slow/quick", verify=trust, timeout=20).status_code == 200
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_senders_that_dribble_their_handshakes_hold_no_thread(over_tls: tuple[Server, ssl.SSLContext]) -> None:
+    server, trust = over_tls
+
+    def send(_: int) -> bool:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain:
+            plain.sendall(b"\x16\x03\x01\x02\x00")  # 512 bytes of a first record are to follow
+            return sends_on(plain)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(send, range(8)))
+
+    assert httpx.get(f"https://localhost:{server.port}/v1/slow/quick", verify=trust, timeout=20).status_code == 200
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_senders_that_dribble_what_nobody_wants_hold_no_thread(open_place: Place, serve: Serve) -> None:
+    server = serve(open_place)
+
+    def send(_: int) -> tuple[bytes, bool]:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(b"POST /v1/slow/nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+            return connection.recv(12), sends_on(connection)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(send, range(8))) == {(b"HTTP/1.1 404", False)}
+
+    assert server.call("GET", "/v1/slow/quick").status_code == 200
+    assert "Traceback" not in server.log.read_text()

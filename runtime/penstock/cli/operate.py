@@ -134,7 +134,7 @@ def _row(identifier: str, exposure: str, item: Judged, plugin: str) -> dict[str,
         "until": item.until,
         "requires": sorted(item.requires),
         "plugin": plugin,
-        "deprecated": item.pipeline.deprecated,
+        "deprecated": item.pipeline.deprecated or None,
         "sunset": item.pipeline.sunset,
         "why": why,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 from penstock.contracts.needs import SecretNeed
@@ -99,11 +99,11 @@ class Pipeline:
     """A named, versioned workflow; its URL is `/v{major}/{name}` plus its routes.
 
     `needs` are the variables and secrets that it can't do without: `{"erp_url", secret("erp_token")}`; where one is not set, the pipeline is
-    refused. `deprecated` is since when nobody should build on it (RFC 9745), `sunset` when it is expected to end (RFC 8594): both are said in every
-    reply. `trigger` is an `HttpTrigger`, a `Schedule`, or several schedules beside one `HttpTrigger`; without one it is not reachable over HTTP.
-    `durable` says how its durable runs are held. `record_bodies` is whose bodies are kept with the record of a run: those of "failed" runs, of "all"
-    or of "none"; what `sensitive` names, by field or as a JSON Pointer, is never among it. What is wrong with a declaration is reported when the
-    plugin is loaded, all at once, not raised here.
+    refused. `deprecated` is since when nobody should build on it (RFC 9745), or True, `sunset` when it is expected to end (RFC 8594): both are
+    said in every reply. `trigger` is an `HttpTrigger`, a `Schedule`, or several schedules beside one `HttpTrigger`; without that nobody reaches
+    it over HTTP. `durable` says how its durable runs are held. `record_bodies` is whose bodies are kept with the record of a run: those of
+    "failed" runs, of "all" or of "none"; what `sensitive` names, by field or as a JSON Pointer, is never among it. What is wrong with a
+    declaration is reported when the plugin is loaded, all at once, not raised here.
     """
 
     def __init__(  # noqa: PLR0913  one argument a promise
@@ -117,7 +117,7 @@ class Pipeline:
         durable: Durable = Durable(),
         sensitive: Iterable[str] = (),
         record_bodies: str = "failed",
-        deprecated: date | None = None,
+        deprecated: date | bool = False,
         sunset: date | None = None,
     ) -> None:
         self.name = name
@@ -205,11 +205,12 @@ class Pipeline:
             yield "it has no handler", 'put one on a route, such as @pipeline.post("/")'
 
     def _date_problems(self) -> Iterable[tuple[str, str]]:
-        for word, moment in (("deprecated", self.deprecated), ("sunset", self.sunset)):
-            if moment is not None and not isinstance(moment, date):
-                yield f"{word}={moment!r} is no date", f"write {word}=date(2027, 1, 31)"
-                return
-        if self.deprecated and self.sunset and self.sunset < self.deprecated:
+        since, end = self.deprecated, self.sunset
+        if not isinstance(since, bool) and not _is_day(since):
+            yield f"deprecated={since!r} is no date", "write deprecated=date(2027, 1, 31), or True"
+        elif end is not None and not _is_day(end):
+            yield f"sunset={end!r} is no date", "write sunset=date(2027, 1, 31)"
+        elif end is not None and not isinstance(since, bool) and end < since:
             yield "it ends before it is deprecated", "let sunset be the later date"
 
     def _run_problems(self) -> Iterable[tuple[str, str]]:
@@ -235,3 +236,7 @@ class Pipeline:
     def __repr__(self) -> str:
         """Name it."""
         return f"<Pipeline {self.name} {self.version}>"
+
+
+def _is_day(value: object) -> bool:
+    return isinstance(value, date) and not isinstance(value, datetime)

@@ -37,7 +37,7 @@ class Rate:
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield what makes no sense, each with its mend."""
         try:
-            _parsed(self.text)
+            _parsed(str(self.text))
         except ValueError as error:
             yield str(error), 'write a number and a window, such as "100/second" or "5000/12 hours"'
         if self.by not in BY:
@@ -51,7 +51,7 @@ class Rate:
 @functools.cache
 def _parsed(text: str) -> tuple[int, int]:
     """Return a rate's calls and seconds. Raises ValueError."""
-    match = WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    match = WRITTEN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no rate")
     return int(match[1]), int(match[2] or 1) * SECONDS[match[3]]

@@ -11,7 +11,7 @@ from penstock.contracts.triggers import Cors
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 FRAMING = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-OURS = FRAMING | {"content-type", "date", "retry-after", "server", "set-cookie", "vary", "www-authenticate", "x-request-id"}
+OURS = FRAMING | {"content-type", "date", "retry-after", "server", "set-cookie", "vary", "www-authenticate", "x-request-id", "x-run-id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +52,5 @@ def problems_of(said: object) -> Iterable[tuple[str, str]]:
         yield "its headers are no headers", 'give headers=(ResponseHeader("X-Frame-Options", "DENY"),)'
     if said.cors is not None and not isinstance(said.cors, Cors):
         yield f"cors={said.cors!r} is no CORS", 'give cors=Cors(["https://shop.example"])'
-    elif said.cors is not None and said.cors.credentials and "*" in said.cors.origins:
-        yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
+    elif said.cors is not None:
+        yield from said.cors.problems()

@@ -34,6 +34,13 @@ class Cors:
     credentials: bool = False
     max_age: int = 600
 
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Yield what makes no sense, each with its mend."""
+        if not all(isinstance(item, str) for item in self.origins):
+            yield "CORS is for origins that are no text", 'write cors=Cors("https://shop.example")'
+        if self.credentials and "*" in self.origins:
+            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
+
     def __init__(
         self,
         origins: Iterable[str],
@@ -156,8 +163,8 @@ class HttpTrigger:
         """Yield what makes no sense, each with its mend."""
         if self.scopes and not self.jwt:
             yield "scopes are asked for but no token", "set jwt=True or drop scopes"
-        for scope in sorted(self.scopes):
-            if not SCOPE.fullmatch(scope):
+        for scope in sorted(self.scopes, key=str):
+            if not isinstance(scope, str) or not SCOPE.fullmatch(scope):
                 yield f"scope {scope!r} has characters that RFC 6749 does not allow", "use printable ASCII without spaces"
         if type(self.max_body) is not int or self.max_body < 1:
             yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
@@ -167,8 +174,10 @@ class HttpTrigger:
             yield f"in_flight={self.in_flight!r} is no number of calls", "give 1 or more, or 0 for no limit"
         yield from problems_of(self.rate, toggles=self.toggles)
         yield from self._caller_problems()
-        if self.cors is not None and self.cors.credentials and "*" in self.cors.origins:
-            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
+        if isinstance(self.cors, Cors):
+            yield from self.cors.problems()
+        elif self.cors is not None:
+            yield f"cors={self.cors!r} is no CORS", 'write cors=Cors("https://shop.example")'
 
     def _caller_problems(self) -> Iterable[tuple[str, str]]:
         """Yield what makes no sense about who may call how."""
@@ -176,7 +185,7 @@ class HttpTrigger:
             yield "basic and jwt both come in the header Authorization, so no call could carry both", "drop one of them"
         if self.signature is not None and not (isinstance(self.signature, str) and SIGNATURE.fullmatch(self.signature)):
             yield f"signature={self.signature!r} is no name of a kind", 'write "github", "stripe", "slack" or "hmac"'
-        if self.idempotent not in {None, "key"}:
+        if self.idempotent not in (None, "key"):
             yield f"idempotent={self.idempotent!r} is not known", 'write idempotent="key", or leave it out'
         elif self.idempotent and not self.toggles:
             yield "replies are kept for a consumer, and it does not ask who calls", "set api_key=True, or drop idempotent"

@@ -90,9 +90,11 @@ def run_endpoints(pipeline: Pipeline, asking: Callable[[], Asking]) -> list[Endp
     """Return the handlers of `/runs/{id}` below a pipeline; `asking` returns what answers them, once the process was started."""
 
     def show(call: Call) -> Reply:
+        """Tell how far a run is, and what came out."""
         return asking().show(call, pipeline.id, call.params["run_id"])
 
     def cancel(call: Call) -> Reply:
+        """End a run that is not over."""
         return asking().cancel(call, pipeline.id, call.params["run_id"])
 
     return [_endpoint(pipeline, Route(method, PATH, handler)) for method, handler in (("GET", show), ("DELETE", cancel))]

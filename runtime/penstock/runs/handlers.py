@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ class Endpoint:
 
     `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
     read (None: it takes none), `returns` the type of its reply (None: it does not say). `of_runtime` says that it is no developer's: it is not
-    recorded as a run.
+    recorded as a run. `name` is its method and path, as declared.
     """
 
     pipeline: Pipeline
@@ -43,11 +43,10 @@ class Endpoint:
     body: Body | None
     returns: Any
     of_runtime: bool = False
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """Method and path, as declared."""
-        return str(self.route)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.route))
 
 
 @dataclass(frozen=True, slots=True)

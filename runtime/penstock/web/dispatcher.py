@@ -36,7 +36,7 @@ from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.watchdog import Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
+from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
@@ -252,7 +252,7 @@ class Dispatcher:
         connection = plain_socket(passage.environ)
         deadline = time.monotonic() + seconds
         if connection is None:
-            return read_in_time(passage.environ, body.raw, deadline)
+            return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
     def _before_guess(self, environ: Environ) -> None:
@@ -333,7 +333,7 @@ class Dispatcher:
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(passage))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             form = endpoint.body is not None and endpoint.body.form  # two threads must not use one TLS connection at a time: it is read before
-            read_in_time(environ, lambda: call.form if form else call.body, call.deadline)
+            read_in_time(environ.get(SOCKET), lambda: call.form if form else call.body, call.deadline)
         return run_aside(self._work(endpoint, call, passage), call.deadline)
 
     def _late(self, passage: Passage) -> bytes:
@@ -385,8 +385,9 @@ def _notices(pipeline: Pipeline) -> Headers:
         return datetime(moment.year, moment.month, moment.day, tzinfo=UTC).timestamp()
 
     notices = []
-    if pipeline.deprecated is not None:
-        notices.append(("Deprecation", f"@{seconds(pipeline.deprecated):.0f}"))
+    if pipeline.deprecated:
+        since = 0.0 if pipeline.deprecated is True else seconds(pipeline.deprecated)  # the header has no other way to leave it open
+        notices.append(("Deprecation", f"@{since:.0f}"))
     if pipeline.sunset is not None:
         notices.append(("Sunset", formatdate(seconds(pipeline.sunset), usegmt=True)))
     return notices

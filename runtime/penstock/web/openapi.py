@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from xml.etree.ElementTree import Element
@@ -14,66 +15,20 @@ from penstock.host import Host
 from penstock.runs.bodies import Body
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE
+from penstock.web import openapi_parts as parts
 from penstock.web.problems import CONTENT_TYPE
 from penstock.web.schemas import REFERENCE, Document, Schemas
 
 Found = Mapping[int, Document | None]  # schemas by the identity of their types
 SERVED = {State.SERVED, State.NON_CONFORMANT}
-TEXT: Document = {"type": "string"}
-PROBLEM: Document = {
-    "type": "object",
-    "description": "RFC 9457 problem details",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "run": {"type": "string", "description": "The run's id"},
-        "errors": {
-            "type": "array",
-            "description": "Every fault: of the body by its JSON Pointer, of the query and the headers by the parameter",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "pointer": {"type": "string", "format": "json-pointer"},
-                    "parameter": {"type": "string"},
-                    "in": {"type": "string", "enum": ["query", "header"]},
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-    },
-}
-IDEMPOTENCY_KEY: Document = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for 24 hours.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
-PROBLEMS = {
-    "400": "The body or the Idempotency-Key can't be understood",
-    "401": "A credential is missing or no good",
-    "403": "The consumer is not associated with this pipeline, the token lacks a scope, or the address may not call",
-    "404": "There is nothing at this path",
-    "409": "The first call with this Idempotency-Key is still running",
-    "413": "The body is too large",
-    "415": "The body has the wrong media type",
-    "422": "The parameters or the body do not fit",
-    "429": "Too many calls",
-    "500": "The pipeline failed",
-    "503": "The pipeline is not available",
-    "504": "The pipeline took too long",
-    "default": "A problem of the pipeline's own",
-}
 
 
 def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Document:
     """Return the document of an environment; what it does not serve is not in it."""
     served = {name: item for name, item in judged.items() if item.state in SERVED}
     endpoints = [(name, endpoint) for name in served for endpoint in host.loaded[name].endpoints]
-    named = Schemas({"Problem": PROBLEM})
+    durable = any(endpoint.route.durable for _, endpoint in endpoints)
+    named = Schemas({"Problem": parts.PROBLEM, **({"Run": parts.RUN} if durable else {})})
     sent = {id(kind): named.of(kind) for _, endpoint in endpoints for kind in _kinds(endpoint)}
     replied = {id(endpoint.returns): named.of(endpoint.returns, reply=True) for _, endpoint in endpoints}
     schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators}
@@ -81,6 +36,7 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Docu
     for name, endpoint in endpoints:
         path = f"/{name}{endpoint.route.path}"
         paths.setdefault(path, {})[endpoint.route.method.lower()] = _operation(name, endpoint, served[name], sent, replied)
+    _tell_apart(operation for path in paths.values() for operation in path.values())
     used = {scheme for item in served.values() for scheme in item.requires}
     document: Document = {
         "openapi": "3.1.0",
@@ -105,35 +61,56 @@ def _kinds(endpoint: Endpoint) -> Iterable[object]:
     return endpoint.body.kind if endpoint.body else None, *endpoint.kinds.values(), *(parameter.kind for parameter in endpoint.parameters)
 
 
+def _tell_apart(operations: Iterable[Document]) -> None:
+    """Give operations of one id a number each: a handler may be on several routes."""
+    seen: Counter[str] = Counter()
+    for operation in operations:
+        identifier = operation["operationId"]
+        seen[identifier] += 1
+        if seen[identifier] > 1:
+            operation["operationId"] = f"{identifier}.{seen[identifier]}"  # no handler's name has a dot
+
+
 def _operation(name: str, endpoint: Endpoint, judged: Judged, sent: Found, replied: Found) -> Document:
     handler = endpoint.route.handler
     trigger = judged.pipeline.trigger
-    says = (getattr(handler, "__doc__", None) or "").strip()
+    called = "runs." if endpoint.of_runtime else ""
     operation: Document = {
-        "operationId": f"{name.replace('/', '-')}-{getattr(handler, '__name__', 'handler')}-{endpoint.route.method.lower()}",
+        "operationId": f"{name.replace('/', '-')}-{called}{getattr(handler, '__name__', 'handler')}-{endpoint.route.method.lower()}",
         "tags": [name],
-        "parameters": [
-            {"name": parameter, "in": "path", "required": True, "schema": sent.get(id(endpoint.kinds.get(parameter))) or TEXT}
-            for parameter in endpoint.in_path
-        ]
-        + [
-            {"name": item.sent_as, "in": item.place, "required": item.required, "schema": sent.get(id(item.kind)) or TEXT}
-            for item in endpoint.parameters
-        ]
-        + ([IDEMPOTENCY_KEY] if _repeatable(endpoint) else []),
+        "parameters": list(_parameters(endpoint, sent)),
         "responses": {**_reply(endpoint, replied), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
     }
-    if says:
-        operation["summary"], _, more = (part.strip() for part in says.partition("\n"))
-        if more:
-            operation["description"] = more
-    if judged.pipeline.deprecated is not None:
+    summary, _, more = (part.strip() for part in (getattr(handler, "__doc__", None) or "").strip().partition("\n"))
+    notice, headers = parts.notices(judged.pipeline)
+    if summary:
+        operation["summary"] = summary
+    if more or notice:
+        operation["description"] = "\n\n".join(text for text in (notice, more) if text)
+    if judged.pipeline.deprecated:
         operation["deprecated"] = True
+    for response in operation["responses"].values() if headers else ():
+        response["headers"] = {**response.get("headers", {}), **headers}
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": _sent(endpoint.body, sent)}
+    if endpoint.route.durable:
+        operation["callbacks"] = parts.told_at(_run_schema(endpoint, replied))
     if judged.requires:
         operation["security"] = [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}]
     return operation
+
+
+def _parameters(endpoint: Endpoint, sent: Found) -> Iterable[Document]:
+    for name in endpoint.in_path:
+        yield {"name": name, "in": "path", "required": True, "schema": sent.get(id(endpoint.kinds.get(name))) or parts.TEXT}
+    for item in endpoint.parameters:
+        yield {"name": item.sent_as, "in": item.place, "required": item.required, "schema": sent.get(id(item.kind)) or parts.TEXT}
+    if _repeatable(endpoint):
+        yield parts.IDEMPOTENCY_KEY
+    if endpoint.route.durable:
+        yield parts.CALLBACK_URL
+    if endpoint.route.durable or (endpoint.of_runtime and endpoint.route.method == "GET"):
+        yield parts.PREFER
 
 
 def _repeatable(endpoint: Endpoint) -> bool:
@@ -148,7 +125,7 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
         may |= {"400", "409", "422"}
     if endpoint.in_path:
         may.add("404")
-    if endpoint.parameters:
+    if endpoint.parameters or endpoint.route.durable:
         may.add("422")
     if endpoint.body is not None:
         may |= {"400", "413", "415"}
@@ -157,10 +134,22 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
 
 
 def _problem(status: str) -> Document:
-    return {"description": PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+    return {"description": parts.PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+
+
+def _run_schema(endpoint: Endpoint, replied: Found) -> Document:
+    """Return the schema of a durable run, with what its handler returns in it."""
+    run = {"$ref": REFERENCE.format(name="Run")}
+    result = parts.TEXT if endpoint.returns in {bytes, str} else replied.get(id(endpoint.returns))
+    return {"allOf": [run, {"type": "object", "properties": {"result": result}}]} if result else run
 
 
 def _reply(endpoint: Endpoint, replied: Found) -> Document:
+    if endpoint.of_runtime or endpoint.route.durable:
+        content = {"application/json": {"schema": _run_schema(endpoint, replied)}}
+        found = {"200": {"description": "The run" if endpoint.of_runtime else "The run, which ended while its caller waited", "content": content}}
+        accepted = {"description": "The run is accepted", "headers": parts.LOCATION | parts.AGAIN, "content": content}
+        return found | ({"202": accepted} if endpoint.route.durable else {})
     if endpoint.returns is type(None):
         return {"204": {"description": "Done"}}
     if endpoint.returns in {None, Reply}:
@@ -169,7 +158,7 @@ def _reply(endpoint: Endpoint, replied: Found) -> Document:
 
 
 def _sent(body: Body, sent: Found) -> Document:
-    schema = TEXT if body.kind is str else sent.get(id(body.kind))
+    schema = parts.TEXT if body.kind is str else sent.get(id(body.kind))
     return {media: {"schema": schema} if schema else {} for media in body.media}
 
 
@@ -177,5 +166,5 @@ def _content(kind: object, replied: Found) -> Document:
     if kind is bytes:
         return {"application/octet-stream": {}}
     if kind is str:
-        return {"text/plain": {"schema": TEXT}}
+        return {"text/plain": {"schema": parts.TEXT}}
     return {"application/json": {"schema": replied.get(id(kind)) or {}}}

@@ -172,9 +172,8 @@ class TlsSocket(ssl.SSLSocket):
             raise TimeIsUp from None
 
 
-def read_in_time(environ: dict[str, Any], read: Callable[[], Result], deadline: float) -> Result:
-    """Read a body in this thread, from a connection that no watchdog can answer on. Raises TimeIsUp at the deadline."""
-    connection = environ.get(SOCKET)
+def read_in_time(connection: object, read: Callable[[], Result], deadline: float) -> Result:
+    """Read in this thread, from a connection that no watchdog can answer on. Raises TimeIsUp at the deadline."""
     if not isinstance(connection, TlsSocket):
         return read()
     connection.read_until = deadline
