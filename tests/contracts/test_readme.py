@@ -92,7 +92,9 @@ def test_every_option_of_a_declaration_is_listed(kind: type) -> None:
 def test_every_problem_type_of_the_code_is_listed() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "runtime" / "penstock").rglob("*.py"))
     raised = set(re.findall(r'Refusal\(\s*(\d{3}), "([a-z-]+)"', source))
-    listed = {(row[0], row[1].strip("`")) for row in table(section("The rules of access")) if row[0].isdigit()}
+    raised |= set(re.findall(r'(\d{3}), problem="([a-z-]+)"', source))
+    rows = table(section("The rules of access")) + table(section("Runs"))
+    listed = {(row[0], row[1].strip("`")) for row in rows if row[0].isdigit()}
 
     assert raised - {("500", "internal")} <= listed
 

@@ -76,9 +76,9 @@ def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
 
 def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
     code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(status, row["problem"] or "pipeline-failed")
-    said = {"cancelled": "The run was cancelled.", "timed-out": "The run took longer than it may."}
-    detail = said.get(code, "The pipeline failed; its operator finds the reason under this run.")
-    return {"type": code, "title": code.replace("-", " ").capitalize(), "status": row["http_status"] or 500, "detail": detail, "run": row["id"]}
+    said = {"cancelled": (409, "The run was cancelled."), "timed-out": (504, "The run took longer than it may.")}
+    usual, detail = said.get(code, (500, "The pipeline failed; its operator finds the reason under this run."))
+    return {"type": code, "title": code.replace("-", " ").capitalize(), "status": row["http_status"] or usual, "detail": detail, "run": row["id"]}
 
 
 def _result(outcome: Mapping[str, Any]) -> dict[str, object]:
