@@ -101,6 +101,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_runs_pipeline", "runs", ["environment_id", "pipeline", "id"], unique=False)
     op.create_index(
+        "ix_runs_request_id",
+        "runs",
+        ["request_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("request_id IS NOT NULL"),
+        postgresql_where=sa.text("request_id IS NOT NULL"),
+    )
+    op.create_index(
         "ix_runs_status",
         "runs",
         ["environment_id", "status", "id"],

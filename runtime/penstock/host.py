@@ -227,7 +227,7 @@ class Host:
             box,
             self.sensitive,
             lambda: access.environment.record_bodies,
-            finished=lambda connection, event: self.accepting.tell_in(connection, event.run) if self.accepting is not None else None,
+            finish=self.accepting.finish_in if self.accepting is not None else runs.finish,
         )
 
     @property

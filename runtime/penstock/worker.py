@@ -83,7 +83,7 @@ class Worker:
         host.start()
         environment_id = host.environment_id
         stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=socket.gethostname(), pid=os.getpid())
-        queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS))]
+        queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         self._schedule()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
@@ -151,8 +151,7 @@ class Worker:
         self._log.error("run given up", run=item.run, pipeline=row["pipeline"], recoveries=number)
         self._ledger.cancel([item.run])
         with writing(self._engine) as connection:
-            if stored.finish(connection, item.run, status=Status.FAILED.value, http_status=500, problem="given-up", detail=detail):
-                self._accepting.tell_in(connection, item.run)
+            self._accepting.finish_in(connection, [stored.End(item.run, Status.FAILED.value, 500, problem="given-up", detail=detail)])
         if loaded is not None:
             self._recorder.count(loaded.pipeline.id, Status.FAILED.value, None)
 

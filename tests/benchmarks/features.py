@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm
 from kit import Redis
 
-from penstock import Call, Cors, Form, Header, HttpTrigger, Pipeline, Rate, hookimpl, secret
+from penstock import Call, Cors, Form, Header, HttpTrigger, Pipeline, Rate, hookimpl, secret, step
 from penstock.testing import CallerClient, Runtime
 from penstock_jwt.tokens import Issuer
 
@@ -79,6 +79,30 @@ class Order(pydantic.BaseModel):
 
 
 def with_pydantic(call: Call, body: Order) -> Order:
+    return body
+
+
+@step()
+def noted(body: dict[str, Any]) -> dict[str, Any]:
+    return body
+
+
+@step(timeout=5)
+def timed(body: dict[str, Any]) -> dict[str, Any]:
+    return body
+
+
+def with_step(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+    return noted(body)
+
+
+def with_timed_step(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+    return timed(body)
+
+
+def with_ten_steps(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(10):
+        body = noted(body)
     return body
 
 
@@ -157,6 +181,13 @@ class Feature:
 FEATURES = [
     Feature("open", {"api_key": False}, off="open"),
     Feature("key", off="open"),
+    Feature("key without a record", place="unrecorded", off="key without a record"),
+    Feature("record", off="key without a record"),
+    Feature("record with bodies", declared={"record_bodies": "all"}, off="record"),
+    Feature("sensitive fields", declared={"record_bodies": "all", "sensitive": {"reference"}}, off="record with bodies"),
+    Feature("one step", handler=with_step),
+    Feature("ten steps", handler=with_ten_steps),
+    Feature("one step with a timeout", handler=with_timed_step),
     Feature("token", TOKEN, headers=lambda runtime, _: bearer(kept_token(runtime))),
     Feature("token seen first", TOKEN, headers=lambda runtime, number: bearer(token(runtime, number)), off="token"),
     Feature("outside token", TOKEN, headers=always(bearer(outside_token(0)))),
@@ -242,6 +273,7 @@ def offering() -> SimpleNamespace:
 OPERATED: dict[str, tuple[tuple[str, ...], ...]] = {
     "plain": (),
     "redis": (),
+    "unrecorded": (),
     "limits": (("limit", "set", "acme", "1000000/second", "--env", "test"),),
     "networks": (("address", "allow", "acme", "127.0.0.0/8", "192.0.2.0/24", "--env", "test"),),
     "headers": (
@@ -286,6 +318,7 @@ def main() -> None:
         places = {place: start(folder, place, **settings.get(place, {})) for place in {feature.place for feature in features}}
         for runtime, _ in places.values():
             stack.enter_context(runtime)
+        places["unrecorded"][0]._host.recorder = None  # noqa: SLF001  no setting switches records off
         sources = {feature.name: calls(*places[feature.place], feature, here) for feature in features}
         for round_ in range(ROUNDS + 1):
             for feature in features:

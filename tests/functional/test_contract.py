@@ -44,5 +44,5 @@ def test_the_demo_holds_what_its_document_says(sqlite_place: Place, serve: Serve
     done = subprocess.run([*program, *headers, *options], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "Selected: 4/4" in done.stdout
+    assert "Selected: 7/7" in done.stdout
     assert "Traceback" not in server.log.read_text()

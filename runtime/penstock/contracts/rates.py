@@ -37,9 +37,9 @@ class Rate:
     def problems(self) -> Iterable[tuple[str, str]]:
         """Yield what makes no sense, each with its mend."""
         try:
-            _parsed(str(self.text))
-        except ValueError as error:
-            yield str(error), 'write a number and a window, such as "100/second" or "5000/12 hours"'
+            _parsed(self.text if isinstance(self.text, str) else "")
+        except ValueError:
+            yield f"{self.text!r} is no rate", 'write a number and a window, such as "100/second" or "5000/12 hours"'
         if self.by not in BY:
             yield f"a rate can't be counted by {self.by!r}", f"use one of {', '.join(BY)}"
 

@@ -51,6 +51,22 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
 
 
+def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
+    """Return an engine for an SQLite database on which transactions begin with their first write, or where `at_once` says so, with what they read."""
+    engine = sa.create_engine(sa.make_url(url), connect_args={"timeout": 30, "isolation_level": "IMMEDIATE"})
+
+    def connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    def begin(connection: sa.Connection) -> None:
+        if at_once():
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
 def sqlite_file(url: str) -> Path | None:
     """Return the file of an SQLite URL, None for any other database."""
     parsed = sa.make_url(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,21 @@ LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
 _INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _IDS = frozenset({"id", "parent", "redelivers"})
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a durable run ended: what is None is not known. `steps` and `bodies` are as they are kept."""
+
+    run: str
+    status: str
+    http_status: int | None = None
+    micros: int | None = None
+    problem: str | None = None
+    detail: str | None = None
+    steps: bytes | None = None
+    bodies: bytes | None = None
+
 
 RunValues = tuple[Any, ...]
 DetailValues = tuple[str, bytes | None, bytes | None]
@@ -76,13 +92,22 @@ def start(connection: sa.Connection, began: Sequence[tuple[str, datetime]]) -> N
     connection.execute(query, [{"run": run, "moment": moment} for run, moment in began])
 
 
-def finish(connection: sa.Connection, run: str, *, steps: bytes | None = None, bodies: bytes | None = None, **values: object) -> bool:
-    """Note how a durable run ended; return False where that was known already."""
-    changed = connection.execute(sa.update(runs).where(runs.c.id == run, runs.c.status.in_(UNFINISHED)).values(**values)).rowcount
-    if changed and (steps is not None or bodies is not None):
-        connection.execute(sa.delete(run_details).where(run_details.c.run_id == run))
-        connection.execute(sa.insert(run_details).values(run_id=run, steps=steps, bodies=bodies))
-    return bool(changed)
+def finish(connection: sa.Connection, ends: Sequence[End]) -> list[Row]:
+    """Note how durable runs ended, each once; return those of which it was not known yet, with where their ends are to be told."""
+    known = sa.select(runs.c.id, runs.c.consumer_id, durable_runs.c.callback_url).join(durable_runs, durable_runs.c.run_id == runs.c.id)
+    known = known.where(runs.c.id.in_([end.run for end in ends]), _qualified_in_flight()).with_for_update(of=runs)
+    found = {row["id"]: row for row in connection.execute(known).mappings()}
+    fresh = [end for end in ends if end.run in found]
+    if not fresh:
+        return []
+    names = ("status", "http_status", "micros", "problem", "detail")
+    query = sa.update(runs).where(runs.c.id == sa.bindparam("run")).values({name: sa.bindparam(f"new_{name}") for name in names})
+    connection.execute(query, [{"run": end.run, **{f"new_{name}": getattr(end, name) for name in names}} for end in fresh])
+    details = [{"run_id": end.run, "steps": end.steps, "bodies": end.bodies} for end in fresh if end.steps is not None or end.bodies is not None]
+    if details:
+        connection.execute(sa.delete(run_details).where(run_details.c.run_id.in_([detail["run_id"] for detail in details])))
+        connection.execute(sa.insert(run_details), details)
+    return list(found.values())
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:
@@ -132,6 +157,8 @@ def page(  # noqa: PLR0913  one argument a filter
     for column, value in ((runs.c.environment_id, environment_id), (runs.c.consumer_id, consumer_id), (runs.c.request_id, request_id)):
         if value is not None:
             query = query.where(column == value)
+    if request_id is not None:
+        query = query.where(runs.c.request_id.isnot(None))  # the condition of the index, as it has it
     if len(pipelines) == 1:
         query = query.where(runs.c.pipeline == pipelines[0])
     elif pipelines:

@@ -379,6 +379,7 @@ runs = Table(
         postgresql_where=text("status <> 'succeeded'"),
     ),
     Index("ix_runs_waiting", "environment_id", "pipeline", "status", sqlite_where=text(UNFINISHED), postgresql_where=text(UNFINISHED)),
+    Index("ix_runs_request_id", "request_id", "id", sqlite_where=text("request_id IS NOT NULL"), postgresql_where=text("request_id IS NOT NULL")),
     Index("ix_runs_parent", "parent", sqlite_where=text("parent IS NOT NULL"), postgresql_where=text("parent IS NOT NULL")),
     sqlite_with_rowid=False,
 )

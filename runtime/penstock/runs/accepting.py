@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from penstock.contracts.pipeline import USUAL, Pipeline, Route
@@ -74,11 +74,11 @@ class Accepting:
         with writing(self.engine) as connection:
             stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
 
-    def tell_in(self, connection: Connection, run: str) -> None:
-        """Have the end of a run told to where its consumer wants it, as part of the transaction that notes the end."""
-        found = stored.find(connection, run)
-        if found is not None and found["callback_url"]:
-            self.call_back_in(connection, run, found["callback_url"], found["consumer_id"], attempt=1)
+    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> None:
+        """Note how runs ended, and have that told to where their consumers want it, as part of a transaction."""
+        for row in stored.finish(connection, ends):
+            if row["callback_url"]:
+                self.call_back_in(connection, row["id"], row["callback_url"], row["consumer_id"], attempt=1)
 
     def call_back_in(self, connection: Connection, run: str, url: str, consumer_id: int | None, *, attempt: int, delay: float = 0.0) -> None:
         """Have one attempt of a callback made, once however often it is asked for."""
@@ -101,9 +101,7 @@ class Accepting:
         """Note that runs were cancelled, where the engine has ended them and not they themselves."""
         held = self.ledger.look(list(runs))
         with writing(self.engine) as connection:
-            for run, item in held.items():
-                if item.state is State.CANCELLED and stored.finish(connection, run, status=Status.CANCELLED.value):
-                    self.tell_in(connection, run)
+            self.finish_in(connection, [stored.End(run, Status.CANCELLED.value) for run, item in held.items() if item.state is State.CANCELLED])
 
     def _not_over(self, connection: Connection, run: str) -> list[str]:
         found = stored.find(connection, run)

@@ -57,10 +57,14 @@ class StepHeld:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where runs of a pipeline wait; `concurrency` is how many run at a time over all processes, 0 for no limit."""
+    """Where runs of a pipeline wait; `concurrency` is how many run at a time over all processes, 0 for no limit.
+
+    Those of a `patient` queue can wait a second before they begin.
+    """
 
     name: str
     concurrency: int = 0
+    patient: bool = False
 
 
 class PipelineChanged(Exception):

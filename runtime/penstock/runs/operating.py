@@ -69,23 +69,8 @@ def _named(reader: Reader, rows: Sequence[Row]) -> list[Shown]:
 
 def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
     came = datetime.fromtimestamp(millis_of(row["id"]) / 1000, UTC)
-    same = (
-        "id",
-        "pipeline",
-        "version",
-        "route",
-        "durable",
-        "subject",
-        "status",
-        "http_status",
-        "problem",
-        "detail",
-        "parent",
-        "redelivers",
-        "request_id",
-    )
     return {
-        **{name: row[name] for name in same},
+        **{name: row[name] for name in SAME},
         "at": came,
         "started_at": row["started_at"],
         "ms": None if row["micros"] is None else row["micros"] / 1000,

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
@@ -150,15 +150,15 @@ class Recorder:
         sensitive: Callable[[Pipeline], Sensitive],
         most_bodies: Callable[[], str],
         *,
-        finished: Callable[[Connection, Finished], None] = lambda _, __: None,
+        finish: Callable[[Connection, Sequence[stored.End]], object] = stored.finish,
     ) -> None:
-        """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept; `finished` joins a durable run's end."""
+        """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept; `finish` notes the ends of durable runs."""
         self._engine = engine
         self._environment_id = environment_id
         self._box = box
         self._sensitive = sensitive
         self._most_bodies = most_bodies
-        self._finished = finished
+        self._finish = finish
         self._process = new_run_id()
         self._over: deque[Record] = deque()
         self._durable: deque[tuple[str, datetime] | Finished] = deque()
@@ -233,7 +233,6 @@ class Recorder:
     def ended(self, finished: Finished) -> None:
         """Note how a durable run ended."""
         self._durable.append(finished)
-        self._wake.set()
 
     def progress(self, run: str, said: dict[str, object]) -> None:
         """Note how far a durable run is; the last word counts."""
@@ -253,7 +252,8 @@ class Recorder:
             try:
                 while self._write_over() == AT_ONCE:
                     pass
-                self._write_durable()
+                while self._write_durable() == AT_ONCE:
+                    pass
                 self._write_counts()
             except PenstockError as error:
                 self._tell("run records wait", error=str(error), waiting=len(self._over))
@@ -335,12 +335,12 @@ class Recorder:
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
         return self._box.seal(msgspec.json.encode(kept))
 
-    def _write_durable(self) -> None:
+    def _write_durable(self) -> int:
         said, self._said = self._said, {}
-        events = [self._durable[index] for index in range(len(self._durable))]
+        events = [self._durable[index] for index in range(min(AT_ONCE, len(self._durable)))]
         samples = [self._samples[index] for index in range(len(self._samples))]
         if not (said or events or samples):
-            return
+            return 0
         try:
             with writing(self._engine) as connection:
                 self._put_durable(connection, events, said, samples)
@@ -353,6 +353,7 @@ class Recorder:
                 self.count(event.pipeline.id, event.status.value, event.micros)
         for _ in samples:
             self._samples.popleft()
+        return len(events)
 
     def _put_durable(
         self,
@@ -366,19 +367,17 @@ class Recorder:
             stored.start(connection, began)
         if said:
             stored.progress(connection, said.items())
-        for event in events:
-            if isinstance(event, Finished):
-                self._write_finished(connection, event)
+        ended = [self._end(event) for event in events if isinstance(event, Finished)]
+        if ended:
+            self._finish(connection, ended)
         if samples:
             stored.refuse(connection, samples)
 
-    def _write_finished(self, connection: Connection, event: Finished) -> None:
+    def _end(self, event: Finished) -> stored.End:
         made = self._detail(event.run, event.pipeline, event.steps, event.exchange)
         steps, bodies = made[1:] if made else (None, None)
-        known = {"status": event.status.value, "http_status": event.http_status, "problem": fit(event.problem, 64)}
-        known["detail"] = fit(event.detail, LONGEST_DETAIL)
-        if stored.finish(connection, event.run, steps=steps, bodies=bodies, micros=event.micros, **known):
-            self._finished(connection, event)
+        problem, detail = fit(event.problem, 64), fit(event.detail, LONGEST_DETAIL)
+        return stored.End(event.run, event.status.value, event.http_status, event.micros, problem, detail, steps, bodies)
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a call or a run that is over."""
