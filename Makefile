@@ -15,7 +15,7 @@ run: .venv/ready
 	@PORT=$(PORT) $(BIN)/python -m penstock_demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -8,10 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import click
 import httpx
@@ -21,6 +25,7 @@ from kit import ROOT, free_port
 from penstock import HttpTrigger, Pipeline, hookspecs
 from penstock.cli.main import penstock
 from penstock.settings import SETTINGS
+from penstock.testing import Runtime
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -165,6 +170,44 @@ def test_the_first_plugin_runs_as_it_stands(tmp_path: Path, shell: dict[str, str
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith('{"text":"Hello Ann, says acme"}')
     assert len([line for line in plugin.splitlines() if line.strip()]) <= 20
+
+
+class Bank(BaseHTTPRequestHandler):
+    """A bank that is away at first, each time."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(503 if self.asked.count(self.path) == 1 else 200)
+        self.end_headers()
+        self.wfile.write(b'{"rate": 1.25}')
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_durable_pipeline_runs_as_it_stands(penstock_runtime: Callable[..., Runtime]) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", section("Runs"), re.DOTALL)
+    plugin = ModuleType("rates_of_the_readme")
+    sys.modules[plugin.__name__] = plugin  # dataclasses look there
+    exec(compile(source, "README.md", "exec"), plugin.__dict__)  # noqa: S102  it is ours
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bank)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    runtime = penstock_runtime(plugin, policy="api-key")
+    runtime.operate("variable", "set", "bank_url", f"http://127.0.0.1:{server.server_port}", "--env", "test")
+    client = runtime.client("acme", token=False)
+
+    accepted = client.post("/v1/rates/", json={"currencies": ["EUR", "USD"]})
+    runtime.work()
+    ended = client.get(accepted.headers["Location"]).json
+    server.shutdown()
+    server.server_close()
+
+    assert (accepted.status_code, accepted.headers["Location"]) == (202, f"/v1/rates/runs/{accepted.json['id']}")
+    assert (ended["status"], ended["result"]) == ("succeeded", {"EUR": 1.25, "USD": 1.25})
+    assert sorted(Bank.asked) == ["/EUR", "/EUR", "/USD", "/USD"]
+    assert (ended["progress"]["done"], ended["progress"]["of"]) == (2, 2)
 
 
 def test_without_the_policy_the_first_plugin_is_refused_with_its_mend(tmp_path: Path, shell: dict[str, str]) -> None:
