@@ -130,7 +130,7 @@ def main() -> None:
         url = f"{server.url}/v1/echo/"
         contenders = [
             Contender("bare Flask view, gunicorn's worker", stack.enter_context(bare_flask(folder, "gthread")), {}),
-            Contender("bare Flask view, our worker", stack.enter_context(bare_flask(folder, "penstock.gunicorn_conf.Worker")), {}),
+            Contender("bare Flask view, our worker", stack.enter_context(bare_flask(folder, "penstock.gunicorn_worker.Worker")), {}),
             Contender("Penstock, key and token", url, key | token),
             Contender("Penstock, refused without them", url, {}, status=401),
         ]

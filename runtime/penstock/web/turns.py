@@ -1,0 +1,115 @@
+"""Threads that take turns: one waits for what comes and handles it itself; another takes the turn when that takes long.
+
+The Leader/Followers pattern (Schmidt et al., 2000). Handing each call to another thread would cost more than most calls do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+PASS_ON = "penstock.pass_on"  # noqa: S105  no password: the environ's name of what passes the turn on
+PATIENCE = 0.002  # seconds that the one whose turn it is may be busy with one thing before another goes on
+LOOK = 0.002  # seconds between two looks at how long that is, as long as there is something to do
+QUIET = 50  # looks in a row at somebody who only waits, after which there are none until something comes
+
+
+class _Baton:
+    """One thread's place in the row."""
+
+    __slots__ = ("passed", "thread")
+
+    def __init__(self) -> None:
+        self.passed = threading.Lock()
+        self.passed.acquire()
+        self.thread: int | None = None
+
+
+class Turns(Generic[Item]):
+    """Has `handle` called with everything that `wait` returns, by as many threads as are needed, `most` at the most.
+
+    `wait` is called by one thread at a time as a rule, and must bear two. Neither may raise.
+    """
+
+    def __init__(self, most: int, wait: Callable[[], Iterable[Item]], handle: Callable[[Item], object]) -> None:
+        self._most = most
+        self._wait = wait
+        self._handle = handle
+        self._ready: deque[Item] = deque()
+        self._leader: _Baton | None = None
+        self._followers: list[_Baton] = []
+        self._threads = 0
+        self._busy_since = 0.0
+        self._lock = threading.Lock()
+        self._stirring = threading.Event()
+
+    def start(self) -> None:
+        """Begin. There is no end: the threads go with the process."""
+        threading.Thread(target=self._look_on, name="penstock-turns", daemon=True).start()
+        with self._lock:
+            self._choose()
+
+    def pass_on(self) -> None:
+        """Let another thread go on with what comes: this one is about to be busy for long."""
+        leader = self._leader
+        if leader is not None and leader.thread == threading.get_ident():
+            with self._lock:
+                self._choose()
+
+    def _choose(self) -> None:
+        self._busy_since = 0.0
+        if self._followers:
+            self._leader = self._followers.pop()
+            self._leader.passed.release()
+        elif self._threads < self._most:
+            self._threads += 1
+            self._leader = _Baton()
+            threading.Thread(target=self._take_part, args=(self._leader,), name=f"penstock-calls-{self._threads}", daemon=True).start()
+        else:
+            self._leader = None  # who is done first goes on
+
+    def _take_part(self, baton: _Baton) -> None:
+        baton.thread = threading.get_ident()
+        ready, handle, stirring = self._ready, self._handle, self._stirring
+        while True:
+            try:
+                item = ready.popleft()
+            except IndexError:
+                if self._leader is baton:
+                    self._busy_since = 0.0
+                    ready.extend(self._wait())
+                    if not stirring.is_set():
+                        stirring.set()
+                else:
+                    self._follow(baton)
+                continue
+            if self._leader is baton:
+                self._busy_since = time.monotonic()
+            handle(item)
+
+    def _follow(self, baton: _Baton) -> None:
+        with self._lock:
+            if self._leader is None:
+                self._leader = baton
+                return
+            self._followers.append(baton)
+        baton.passed.acquire()
+
+    def _look_on(self) -> None:
+        """Pass the turn on for one that is busy for too long."""
+        while True:
+            self._stirring.wait()
+            quiet = 0
+            while quiet < QUIET:
+                time.sleep(LOOK)
+                since = self._busy_since
+                quiet = 0 if since else quiet + 1
+                if since and time.monotonic() - since > PATIENCE:
+                    with self._lock:
+                        if self._busy_since == since:
+                            self._choose()
+            self._stirring.clear()
