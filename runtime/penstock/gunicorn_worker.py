@@ -263,16 +263,18 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]  # gunicorn ships no t
         return self._epoll.poll(TICK, EVENTS)
 
     def _handle_event(self, event: tuple[int, int]) -> None:
+        connection = self._waiting.pop(event[0], None)
         try:
-            connection = self._waiting.pop(event[0], None)
             if connection is not None and connection.lingered is None:
                 self._serve(connection)
             elif connection is not None:
                 self._linger(connection)
             elif event[0] in self._listeners and self.alive:
                 self._accept(self._listeners[event[0]])
-        except Exception:
+        except BaseException:
             self.log.exception("a connection was lost")
+            if connection is not None:
+                self._end(connection)
 
     def _accept(self, listener: Any) -> None:  # noqa: ANN401  gunicorn's type
         try:

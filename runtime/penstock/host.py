@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from penstock import metrics
+from penstock import forks, metrics
 from penstock.access.environments import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
@@ -112,7 +111,7 @@ class Host:
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
         self.asking: Asking | None = None
-        self.pid: int | None = None
+        self.fork: int | None = None
         self._gates_version = -1
         self._counted_alone = ""
         self._used: dict[str, float] = {}
@@ -192,7 +191,7 @@ class Host:
     def start(self) -> None:
         """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart."""
         with self._starting:
-            if self.pid == os.getpid():
+            if self.fork == forks.number():
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
             engine = self._open()
@@ -206,7 +205,7 @@ class Host:
             self._threads = [threading.Thread(target=target, args=(engine,), name=name, daemon=True) for name, target in targets]
             for thread in self._threads:
                 thread.start()
-            self.pid = os.getpid()
+            self.fork = forks.number()
 
     def _open_runs(self, engine: Engine, box: Box) -> None:
         """Begin to record runs, and get ready to accept durable ones where a pipeline has any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,18 @@ def _made() -> _Metrics:
     return _Metrics()
 
 
-def called(pipeline: str, outcome: str) -> None:
-    """Count a call."""
-    _made().calls.labels(pipeline, outcome).inc()
+def called(pipeline: str, outcome: str, number: int) -> None:
+    """Count calls."""
+    _made().calls.labels(pipeline, outcome).inc(number)
 
 
-def took(pipeline: str, seconds: float) -> None:
-    """Note how long a call took."""
-    _made().seconds.labels(pipeline).observe(seconds)
+def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
+    """Note how long calls took: all together, and how many of them were within each bound but not the one before."""
+    histogram = _made().seconds.labels(pipeline)
+    histogram._sum.inc(seconds)  # noqa: SLF001  the library takes observations one by one, which costs more than the calls' records
+    for bucket, number in zip(histogram._buckets, buckets, strict=True):  # noqa: SLF001  as above
+        if number:
+            bucket.inc(number)
 
 
 def dropped(records: int) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any, TypeVar
 
 from penstock.contracts.needs import SecretNeed
@@ -140,7 +141,7 @@ class Pipeline:
         """The major version, which is part of the URL."""
         return int(self.version.split(".", 1)[0])
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Major version and name, as in the URL: `v1/orders`."""
         return f"v{self.major}/{self.name}"

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -20,7 +19,7 @@ COLUMNS = tuple(column.name for column in runs.c)
 LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
 _INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_IDS = frozenset({"id", "parent", "redelivers"})
+_IDS = tuple(COLUMNS.index(name) for name in ("id", "parent", "redelivers"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,24 @@ def record(engine: Engine, made: Sequence[RunValues], details: Sequence[DetailVa
     """
     sqlite = engine.dialect.name == "sqlite"
     if sqlite:
-        ids = [index for index, name in enumerate(COLUMNS) if name in _IDS]
-        made = [tuple(UUID(value).bytes if index in ids and value is not None else value for index, value in enumerate(row)) for row in made]
-        details = [(UUID(run).bytes, *rest) for run, *rest in details]  # type: ignore[misc]  # bytes are what SQLite keeps
+        made = [_as_bytes(row) for row in made]
+        details = [(_bytes(run), *rest) for run, *rest in details]  # type: ignore[misc]  # bytes are what SQLite keeps
     with writing(engine) as connection:
         for statement, rows in ((_INSERT_RUN, made), (_INSERT_DETAIL, details)):
             if rows:
                 connection.exec_driver_sql(statement if sqlite else statement.replace("?", "%s"), list(rows))
+
+
+def _bytes(run: str) -> bytes:
+    return bytes.fromhex(run.replace("-", ""))
+
+
+def _as_bytes(row: RunValues) -> RunValues:
+    values = list(row)
+    for index in _IDS:
+        if values[index] is not None:
+            values[index] = _bytes(values[index])
+    return tuple(values)
 
 
 def waiting(connection: sa.Connection, environment_id: int, pipeline: str, most: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -135,8 +135,14 @@ class _Counted:
         self.changed = True
         if micros is not None:
             self.micros += micros
-            seconds = micros / 1e6
-            self.buckets[next((index for index, bound in enumerate(metrics.BOUNDS) if seconds <= bound), len(metrics.BOUNDS))] += 1
+            self.buckets[bisect_left(metrics.BOUNDS, micros / 1e6)] += 1
+
+
+def _item(counted: dict[Any, _Counted], key: tuple[object, ...]) -> _Counted:
+    item = counted.get(key)
+    if item is None:
+        item = counted[key] = _Counted()
+    return item
 
 
 class Recorder:
@@ -167,6 +173,7 @@ class Recorder:
         self._samples: deque[dict[str, object]] = deque(maxlen=SAMPLES)
         self._sampled: dict[tuple[str, str], float] = {}
         self._counted: dict[tuple[int, str, str], _Counted] = {}
+        self._untold: dict[tuple[str, str], _Counted] = {}  # what the metrics do not know yet
         self._bytes = 0
         self._dropped = 0
         self._told_at = float("-inf")
@@ -175,7 +182,6 @@ class Recorder:
         self._writing = threading.Lock()
         self._log = structlog.get_logger("penstock")
         self._thread = threading.Thread(target=self._write_on, name="penstock-records", daemon=True)
-        self._pid = os.getpid()
         self._thread.start()
 
     # What calls do: a few microseconds, and no waiting.
@@ -259,6 +265,7 @@ class Recorder:
                 self._tell("run records wait", error=str(error), waiting=len(self._over))
             except Exception:  # noqa: BLE001  whatever it is, later records must be written
                 self._log.exception("run records not written")
+            self._tell_metrics()
             if self._dropped:
                 number, self._dropped = self._dropped, 0
                 metrics.dropped(number)
@@ -382,10 +389,14 @@ class Recorder:
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a call or a run that is over."""
         minute = int(time.time()) // counts.MINUTE * counts.MINUTE
-        self._counted.setdefault((minute, pipeline, outcome), _Counted()).add(micros)
-        metrics.called(pipeline, outcome)
-        if micros is not None:
-            metrics.took(pipeline, micros / 1e6)
+        _item(self._counted, (minute, pipeline, outcome)).add(micros)
+        _item(self._untold, (pipeline, outcome)).add(micros)
+
+    def _tell_metrics(self) -> None:
+        untold, self._untold = self._untold, {}
+        for (pipeline, outcome), item in untold.items():
+            metrics.called(pipeline, outcome, item.calls)
+            metrics.took(pipeline, item.micros / 1e6, item.buckets)
 
     def _write_counts(self) -> None:
         for _ in range(len(self._refused)):

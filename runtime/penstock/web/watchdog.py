@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import socket
 import ssl
 import threading
@@ -17,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
+from penstock import forks
 from penstock.runs.aside import TimeIsUp
 
 Result = TypeVar("Result")
@@ -50,14 +50,14 @@ class Watchdog:
         self._tickets = itertools.count()
         self._answering = threading.Lock()
         self._starting = threading.Lock()
-        self._pid: int | None = None
+        self._fork: int | None = None
 
     def run(self, work: Callable[[], Result], connection: socket.socket, deadline: float, late: Callable[[], bytes]) -> Result:
         """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it passes.
 
         Raises Answered when it has passed.
         """
-        if self._pid != os.getpid():
+        if self._fork != forks.number():
             self._start()
         ticket = next(self._tickets)  # never used twice: a late look at it can't hit the thread's next call
         self._watched[ticket] = (deadline, connection, late)
@@ -73,10 +73,10 @@ class Watchdog:
 
     def _start(self) -> None:
         with self._starting:
-            if self._pid != os.getpid():
+            if self._fork != forks.number():
                 self._watched.clear()  # a parent's calls are not ours
                 threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True).start()
-                self._pid = os.getpid()
+                self._fork = forks.number()
 
     def _watch(self) -> None:
         while True:
