@@ -111,6 +111,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn ships no type
                 return None
         self.ahead = b""
         self.parser.unreader.unread(ahead)
+        self.parser.whole = END_OF_HEAD in ahead and ahead[:1].isalpha()
         return True
 
 
@@ -128,18 +129,21 @@ class Reader(RequestParser):  # type: ignore[misc]  # gunicorn ships no types
     """gunicorn's parser, which bounds each read of a head, and of a body that nobody wanted, but not how many there may be."""
 
     mesg_class = Request
+    whole = False  # whether the head has come in full
 
     def __next__(self) -> Any:  # noqa: ANN401  gunicorn's type
         """Return the next request on the connection."""
+        if self.whole:
+            self.whole = False
+            return super().__next__()
         return self._in_time(super().__next__, HEAD, lambda: refused(408))
 
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Read what is left of a body, and say whether that was all; without a deadline as part of reading the next head."""
+        if self.mesg is None or (getattr(self.mesg.body.reader, "length", None) == 0 and not self.mesg.body.buf.tell()):
+            return True
         if deadline is None:
             return bool(super().finish_body(None, max_bytes))
-        body = self.mesg.body
-        if getattr(body.reader, "length", None) == 0 and not body.buf.tell():
-            return True
         return bool(self._in_time(partial(super().finish_body, None, DRAINED), DRAIN, bytes))
 
     def _in_time(self, read: Callable[[], Any], seconds: float, late: Callable[[], bytes]) -> Any:  # noqa: ANN401  gunicorn's types

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import zlib
-from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM = 24  # characters of base62: 142 bits
@@ -15,12 +15,15 @@ PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 KEY = re.compile(r"pk_([a-z][a-z0-9-]{0,30})_([0-9A-Za-z]{22,})([0-9A-Za-z]{6})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedKey:
+class ParsedKey(NamedTuple):
     """A well-formed key: the environment it names and the SHA-256 digest it is looked up by."""
 
     environment: str
-    digest: bytes = field(repr=False)
+    digest: bytes
+
+    def __repr__(self) -> str:
+        """Show the environment alone."""
+        return f"ParsedKey(environment={self.environment!r})"
 
 
 def checksum(text: str) -> str:

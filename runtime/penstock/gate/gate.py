@@ -23,7 +23,7 @@ class Gate:
     `reads_body` says that a proof needs the body.
     """
 
-    __slots__ = ("_checks", "_pipeline", "_scopes", "_until", "reads_body")
+    __slots__ = ("_checks", "_guessable", "_pipeline", "_scopes", "_until", "reads_body")
 
     def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
         self._pipeline = pipeline
@@ -31,6 +31,7 @@ class Gate:
         self._scopes = scopes
         self._until = until
         self.reads_body = any(authenticator.reads_body for authenticator, _ in checks)
+        self._guessable = any(authenticator.guessable for authenticator, _ in checks)
 
     def admit(
         self,
@@ -63,7 +64,7 @@ class Gate:
             raise self._missing(missing, access)
         if rejected is not None:
             raise self._invalid(*rejected, access)
-        if any(authenticator.guessable for authenticator, _ in sent):
+        if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             before_guess()
         caller = self._prove(sent, access, now)
         if self.reads_body:

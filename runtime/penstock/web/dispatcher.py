@@ -36,6 +36,7 @@ from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
+from penstock.web.turns import PASS_ON, PATIENCE
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
@@ -68,6 +69,7 @@ class Dispatcher:
             if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
         self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in served.values() if not item.broken), default=MAX_SECONDS))
+        self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}  # whose last call took long
         self._observers = Observers(host)
         self._starter = Starter(host)
         self._log_all = host.settings.log_calls == "all"
@@ -268,6 +270,8 @@ class Dispatcher:
         return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
     def _handle(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        if endpoint.name in self._slow[call.pipeline] and (pass_on := passage.environ.get(PASS_ON)) is not None:
+            pass_on()
         began = time.perf_counter()
         self._observers.started(call)
         status = 500
@@ -281,11 +285,16 @@ class Dispatcher:
         except Refusal as error:
             status = error.status
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a stranger's handler may raise anything; it ends its call, not the process
             self._log.exception("pipeline failed", pipeline=call.pipeline, run=call.run, error=type(error).__name__)
             raise failed() from error
         finally:
-            self._observers.finished(call, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._observers.finished(call, status, seconds)
+            if seconds > PATIENCE:
+                self._slow[call.pipeline].add(endpoint.name)
+            else:
+                self._slow[call.pipeline].discard(endpoint.name)
         return done
 
     def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
