@@ -11,7 +11,7 @@ from importlib.resources import files
 from flask import Flask, g, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import generate_csrf
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
@@ -22,6 +22,8 @@ from penstock.host import Host
 
 PAGES = (overview, signing_in, users)  # the modules whose views are the pages
 COOKIE = "penstock_console"
+BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
+SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
 
 
 class Sessions(SecureCookieSessionInterface):
@@ -53,7 +55,7 @@ def add_console(app: Flask, host: Host, peer: Peer) -> None:
     )
     app.session_interface = Sessions()
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(moment=moment, number=number, duration=duration, share=share)
+    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, browser=browser, duration=duration, share=share)
     app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
     csrf.init_app(app)
     oidc.configure(app, host.settings)
@@ -88,6 +90,20 @@ def moment(value: datetime | float | None, *, empty: str = "never") -> Markup | 
     at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
     utc = f"{at:%Y-%m-%d %H:%M:%S} UTC"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), utc, utc)
+
+
+def prose(text: str) -> Markup:
+    """Show a text of ours in which what is to be typed stands between backticks."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup().join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def browser(agent: str) -> Markup:
+    """Show a browser by its name and system; what it said itself stands there on hover."""
+    name = next((name for sign, name in BROWSERS if sign in agent), "")
+    system = next((name for sign, name in SYSTEMS if sign in agent), "")
+    shown = f"{name} on {system}" if name and system else name or agent[:60] or "unknown"
+    return Markup('<span title="{}">{}</span>').format(agent, shown)
 
 
 def number(value: float) -> str:

@@ -66,7 +66,7 @@ def overview_figures() -> str:
 @page("/overview/points", needs=Role.VIEWER)
 def overview_points() -> Response:
     """Return what the charts draw."""
-    points = _seen(environment(), _span()).points
+    points = _seen(environment(), _span()).points[:-1]  # the last one is not over, and would look like a fall
     return jsonify(
         calls=[
             [moment for moment, _ in points],

@@ -45,7 +45,10 @@
   });
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const figure = (value) => (value === null || value === undefined ? "–" : value >= 1 ? `${value.toPrecision(2)} s` : `${(value * 1000).toPrecision(2)} ms`);
+  const round = (value) => (value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
+  const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+  const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+  const figure = (value) => (value === null || value === undefined ? "–" : value >= 1 ? `${round(value)} s` : `${round(value * 1000)} ms`);
   const KINDS = {
     calls: { lines: [["succeeded", "--good"], ["turned away", "--warn"], ["failed here", "--bad"]], value: (v) => (v === null || v === undefined ? "–" : String(v)) },
     latency: { lines: [["half within", "--good"], ["95 % within", "--warn"]], value: figure },
@@ -60,7 +63,7 @@
     const options = {
       width: place.clientWidth, height: 190, cursor: { y: false }, series: [{ value: (_, v) => (v ? shortForm.format(new Date(v * 1000)) : "–") }, ...series],
       scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => (kind === "latency" ? (tick ? figure(tick) : "0") : Number.isInteger(tick) ? tick : "")) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((tick) => (data[0].at(-1) - data[0][0] > 200000 ? day : clock).format(new Date(tick * 1000))) }, { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => (kind === "latency" ? (tick ? figure(tick) : "0") : Number.isInteger(tick) ? tick : "")) }],
     };
     place._chart = new uPlot(options, data, place);
   };
