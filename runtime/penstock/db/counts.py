@@ -71,7 +71,7 @@ def outcomes(connection: sa.Connection, environment_id: int, *, since: int, unti
     """Return since, pipeline, outcome, calls and buckets (JSON) of what was counted from a moment on and before another."""
     columns = (counts.c.since, counts.c.pipeline, counts.c.outcome, counts.c.calls, sa.cast(counts.c.buckets, sa.Text))
     query = sa.select(*columns).where(counts.c.environment_id == environment_id, counts.c.since >= since, counts.c.since < until)
-    return [(since, pipeline, outcome, calls, buckets) for since, pipeline, outcome, calls, buckets in connection.execute(query).tuples()]
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
 
 
 def purge(engine: Engine, environment_id: int, before: int) -> None:
