@@ -38,13 +38,13 @@ def test_points_outcomes_and_pipelines_are_told_apart(sqlite_place: Place) -> No
     count(sqlite_place, NOW - 120, "failed", 4)
     count(sqlite_place, NOW - 60, "invalid-api-key", 1, pipeline="v1/status")
     seen = Traffic().seen(sqlite_place.engine, 1, "hour", NOW)
-    one = Traffic().seen(sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}))
+    one = Traffic().seen(sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}), apart=True)
 
     assert len(seen.points) == 60
     assert [item.calls for _, item in seen.points[-3:]] == [99, 1, 0]
     assert (seen.total.succeeded, seen.total.faults, seen.total.turned_away) == (95, 4, 1)
     assert seen.total.errors() == [("failed", 4, True), ("invalid-api-key", 1, False)]
-    assert (one.total.calls, list(one.pipelines)) == (1, ["v1/status"])
+    assert (one.total.calls, {name: item.calls for name, item in one.pipelines.items()}) == (1, {"v1/orders": 99, "v1/status": 1})
 
 
 def test_quantiles_come_from_the_histogram() -> None:

@@ -1,6 +1,6 @@
 """How a page is added, and what holds for every one of them: who may see it, CSRF, its headers and its errors.
 
-A page is a view function under `@page`, a template that extends `layout.html`, and a line of NAVIGATION; a module of views is named in PAGES of `app.py`.
+A page is a view function under `@page`, a template that extends `layout.html`, and a line of NAVIGATION; modules of views are named in `app.PAGES`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from penstock.db.engine import Engine, reading
 from penstock.metrics import BOUNDS
 from penstock.runs.records import Status
 
+ALL = ""  # where the calls of all pipelines stand together
 SETTLED = 300  # seconds after which no process adds to a minute any more
 KEPT = 8 * 86_400  # seconds that settled counts are kept in memory
 SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}  # seconds, and seconds of one point
@@ -103,19 +104,25 @@ class Traffic:
         self._kept: dict[int, _Kept] = {}
         self._lock = threading.Lock()
 
-    def seen(self, engine: Engine, environment_id: int, span: str, now: float, *, pipelines: frozenset[str] | None = None) -> Seen:
-        """Return the calls of the last hour, day or week, of some pipelines (their ids) or of all."""
+    def seen(
+        self, engine: Engine, environment_id: int, span: str, now: float, *, pipelines: frozenset[str] | None = None, apart: bool = False
+    ) -> Seen:
+        """Return the calls of the last hour, day or week, of some pipelines (their ids) or of all; `apart` also each one's by itself."""
         length, step = SPANS[span]
         first = int(now - length) // step * step + step
         points = {moment: Sum() for moment in range(first, int(now) // step * step + step, step)}
         by_pipeline: dict[str, Sum] = {}
+        wanted = {ALL} if pipelines is None else pipelines
         with self._lock:
             for moment, found in self._known(engine, environment_id, first, int(now)):
                 point = points.get(moment // step * step)
-                for name, item in found.items() if point is not None else ():
-                    if pipelines is None or name in pipelines:
-                        point.merge(item)  # type: ignore[union-attr]  # there is one where anything was found
-                        by_pipeline.setdefault(name, Sum()).merge(item)
+                if point is None:
+                    continue
+                for name in wanted & found.keys():
+                    point.merge(found[name])
+                for name, item in found.items() if apart else ():
+                    by_pipeline.setdefault(name, Sum()).merge(item)
+        by_pipeline.pop(ALL, None)
         total = Sum()
         for point in points.values():
             total.merge(point)
@@ -142,4 +149,6 @@ def _read(engine: Engine, environment_id: int, into: dict[int, dict[str, Sum]], 
     with reading(engine) as connection:
         rows = counts.outcomes(connection, environment_id, since=since, until=until)
     for moment, pipeline, outcome, calls, buckets in rows:
-        into.setdefault(moment, {}).setdefault(pipeline, Sum()).add(outcome, calls, msgspec.json.decode(buckets, type=list[int]))
+        found, timed = into.setdefault(moment, {}), msgspec.json.decode(buckets, type=list[int])
+        for name in (pipeline, ALL):
+            found.setdefault(name, Sum()).add(outcome, calls, timed)
