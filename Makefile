@@ -27,6 +27,7 @@ bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.echo
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.features
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.durable
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.console
 
 chaos: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos $(ARGS)

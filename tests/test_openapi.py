@@ -329,7 +329,7 @@ def test_one_that_raises_there_costs_nobody_the_document(document: Callable[...,
 
 
 def test_it_can_be_switched_off(penstock_runtime: Start) -> None:
-    assert penstock_runtime(shop(), openapi=False).anonymous().get("/-/openapi.json").status_code == 404
+    assert penstock_runtime(shop(), openapi="false").anonymous().get("/-/openapi.json").status_code == 404
 
 
 def test_the_demo_is_described(document: Callable[..., dict[str, Any]]) -> None:

@@ -31,7 +31,8 @@ def main() -> None:
         for name in ("test", "prod"):
             _penstock("login-flow", "designate", "login", "--env", name)
             _penstock("consumer", "associate", "demo", "login", "orders", "--env", name)
-    _say(port, _key())
+    os.environ.setdefault("PENSTOCK_CONSOLE", "true")
+    _say(port, _key(), _user())
     os.execv(sys.executable, [sys.executable, "-m", "penstock", "serve", "--env", "test", "--bind", f"127.0.0.1:{port}", "--workers", "2"])  # noqa: S606  it replaces this process
 
 
@@ -73,7 +74,14 @@ def _key() -> str:
     return str(made["key"])
 
 
-def _say(port: str, key: str) -> None:
+def _user() -> str:
+    """Return how to sign in to the console; its user is made once, with a password that is shown once."""
+    if "demo" in {row["name"] for row in _listing("user", "list")}:
+        return "user demo, with the password of the first time; another one: penstock user password demo --generate"
+    return f"user demo, password {_penstock('user', 'create', 'demo', '--role', 'admin', '--generate').splitlines()[-1]} (shown this once)"
+
+
+def _say(port: str, key: str, user: str) -> None:
     url = f"http://127.0.0.1:{port}/v1"
     send = f"-H 'X-API-Key: {key}' -H 'Content-Type: application/json'"
     lines = '"country": "PT", "currency": "EUR", "lines": [{"sku": "PEN-01", "quantity": 3, "unit_price": "1.25"}]'
@@ -91,6 +99,7 @@ def _say(port: str, key: str) -> None:
         f"curl -i {url}/orders/import -H 'X-API-Key: {key}' -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/x-ndjson'"
         f" -H 'Prefer: wait=20' --data-binary \"{file}\"\n\n"
         "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock runs list\n\n"
+        f"The console: http://127.0.0.1:{port}/-/console ({user})\n\n"
         f"What is served, and calls to try: http://127.0.0.1:{port}/-/docs\n\n"
         "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
     )

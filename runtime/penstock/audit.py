@@ -57,6 +57,14 @@ class Action(StrEnum):
     RUN_CANCELLED = "run:cancelled"
     RUN_REDELIVERED = "run:redelivered"
     RUNS_PURGED = "run:purged"
+    USER_CREATED = "user:created"
+    USER_ENABLED = "user:enabled"
+    USER_DISABLED = "user:disabled"
+    USER_ROLE_SET = "user:role:set"
+    USER_PASSWORD_SET = "user:password:set"  # noqa: S105  a word, no password
+    USER_SIGNED_IN = "user:signed-in"
+    USER_SIGNED_OUT = "user:signed-out"
+    USER_SESSIONS_ENDED = "user:sessions:ended"
 
 
 @dataclass(frozen=True, slots=True)

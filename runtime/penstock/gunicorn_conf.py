@@ -138,7 +138,7 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     """Start the host in the worker, after the fork; what can't start ends the server with exit code 3."""
     app = worker.wsgi
     try:
-        app.host.start()
+        app.host.start(kind="serve")
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
         sys.exit(error.exit_code)

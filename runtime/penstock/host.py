@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -45,6 +47,8 @@ POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or
 POLL_BESIDE_LISTENING = 0.5
 FLUSH = 15.0  # seconds between writes of when keys were last used, between renewals of claims, and between two clearings
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
+SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
+FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
 
@@ -112,6 +116,7 @@ class Host:
         self.accepting: Accepting | None = None
         self.asking: Asking | None = None
         self.fork: int | None = None
+        self._process: str | None = None
         self._gates_version = -1
         self._counted_alone = ""
         self._used: dict[str, float] = {}
@@ -188,8 +193,11 @@ class Host:
         access.refresh(engine)
         return access, self.judge_all(access, internal=internal)
 
-    def start(self) -> None:
-        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart."""
+    def start(self, *, kind: str | None = None) -> None:
+        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart.
+
+        A process of a kind says from then on that it is alive.
+        """
         with self._starting:
             if self.fork == forks.number():
                 return
@@ -199,6 +207,9 @@ class Host:
             self.replies = Replies(engine, box)
             self._open_runs(engine, box)
             self._report()
+            if kind is not None:
+                self._process = new_run_id()
+                runs.appear(engine, self._process, kind=kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
             targets = [("penstock-follow", self._follow)]
             if engine.dialect.name == "postgresql":
                 targets.append(("penstock-listen", self._listen))
@@ -382,11 +393,13 @@ class Host:
                 flushed = time.monotonic()
                 self._renew()
                 self._flush(engine)
+                self._speak(engine)
                 self._purge(engine)
                 self.sparing.sweep(time.monotonic())
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
             self._wake.clear()
         self._flush(engine)
+        self._speak(engine, ended=True)
         engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
@@ -410,6 +423,15 @@ class Host:
             with suppress(PenstockError):
                 touch_keys(engine, moments)
 
+    def _speak(self, engine: Engine, *, ended: bool = False) -> None:
+        """Say that this process is alive, or ends."""
+        if self._process is not None:
+            with suppress(PenstockError):
+                if ended:
+                    runs.disappear(engine, self._process)
+                else:
+                    runs.beat(engine, self._process)
+
     def _renew(self) -> None:
         """Keep the claims of calls that still run."""
         with suppress(PenstockError):
@@ -428,6 +450,7 @@ class Host:
                 time.sleep(BREATH)
             while runs.purge_refusals(engine, environment.id, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
                 time.sleep(BREATH)
+            runs.forget_silent(engine, environment.id, silent=FORGOTTEN)
             counts.roll_up(engine, environment.id, now)
             counts.purge(engine, environment.id, int(now - max(environment.run_retention, COUNTED)))
 
@@ -450,6 +473,20 @@ class Host:
     def reachable(self) -> bool:
         """Say whether the database confirmed the view just now: false from the first second that it is away."""
         return self.access is not None and self.access.age() <= 1.0
+
+    def checks(self) -> tuple[bool, dict[str, str]]:
+        """Say whether this process can answer calls, and how each part of it is."""
+        checks = {
+            "database": "ok" if self.reachable() else "can't be reached",
+            "snapshot": "ok" if self.fresh() else "too old",
+            "plugins": "ok" if not self.plugins.mistakes else f"{len(self.plugins.mistakes)} refused",
+        }
+        if self.limiter is not None and self.limiter.away:
+            checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+        ready = checks["database"] == checks["snapshot"] == "ok" and bool(self.plugins.loaded)
+        if not self.plugins.loaded:
+            checks["plugins"] = "none loaded"
+        return ready, checks
 
     def issue(self, pipeline: Pipeline, caller: Caller, **wanted: object) -> Token:
         """Make a token for the consumer that calls a designated login flow. Raises TokenNotIssued."""

@@ -56,8 +56,31 @@ SETTINGS = (
         "Client-Cert",
         "the header in which they pass on a client's certificate, verified (RFC 9440, or escaped PEM)",
     ),
-    Setting("PENSTOCK_OPENAPI", "true", "whether `/-/openapi.json` describes to everybody what the environment serves"),
-    Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried"),
+    Setting(
+        "PENSTOCK_OPENAPI",
+        "true",
+        "whether `/-/openapi.json` describes what the environment serves: true (to everybody), sign-in (to users of the console) or false",
+    ),
+    Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried: true, sign-in or false"),
+    Setting("PENSTOCK_PIPELINES", "true", "false: serve the console alone, and no pipeline"),
+    Setting("PENSTOCK_CONSOLE", "false", "true: serve the console at `/-/console`"),
+    Setting("PENSTOCK_CONSOLE_URL", "", "where people reach the console's host, such as https://ops.example.com; https makes its cookies Secure"),
+    Setting("PENSTOCK_CONSOLE_SESSION", "12", "hours after which users must sign in again; after one hour without a request they must in any case"),
+    Setting(
+        "PENSTOCK_CONSOLE_SIGN_IN_RATE", "10/minute", "how many failed sign-ins one address, or all for one user, may make before they are told 429"
+    ),
+    Setting(
+        "PENSTOCK_CONSOLE_OIDC_ISSUER",
+        "",
+        "an OpenID Connect provider through which users sign in, such as https://id.example.com; empty: passwords alone",
+    ),
+    Setting(
+        "PENSTOCK_CONSOLE_OIDC_CLIENT_ID",
+        "",
+        "the console's client at that provider; its redirect URI is PENSTOCK_CONSOLE_URL and `/-/console/oidc/back`",
+    ),
+    Setting("PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET", "", "the secret of that client (`_FILE` too)"),
+    Setting("PENSTOCK_CONSOLE_OIDC_CLAIM", "email", "the claim that names the user; email counts where email_verified is true"),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
     Setting("PENSTOCK_INTERNAL_BIND", "", "address and port of a second listener, for internal pipelines alone; empty: they are not reachable"),
     Setting("PENSTOCK_METRICS", "internal", "where `/-/metrics` is for Prometheus: internal (that listener alone), everywhere or off"),
@@ -72,7 +95,17 @@ SETTINGS = (
     Setting("PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error"),
     Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
 )
-SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL"})
+SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET"})
+
+
+@dataclass(frozen=True, slots=True)
+class Oidc:
+    """An OpenID Connect provider through which users of the console sign in."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    claim: str = "email"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +128,14 @@ class Settings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     client_cert_header: str = "Client-Cert"
-    openapi: bool = True
-    docs: bool = True
+    openapi: str = "true"
+    docs: str = "true"
+    pipelines: bool = True
+    console: bool = False
+    console_url: str = ""
+    console_session: int = 12
+    console_sign_in_rate: str = "10/minute"
+    oidc: Oidc | None = None
     bind: str = "127.0.0.1:8000"
     internal_bind: str = ""
     metrics: str = "internal"
@@ -126,6 +165,12 @@ class Settings:
             raise BadSetting("PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such as X-API-Key")
         if not HEADER.fullmatch(read.text("PENSTOCK_CLIENT_CERT_HEADER")):
             raise BadSetting("PENSTOCK_CLIENT_CERT_HEADER must be the name of a header, letters, digits and dashes")
+        pipelines, console = read.flag("PENSTOCK_PIPELINES"), read.flag("PENSTOCK_CONSOLE")
+        if not pipelines and not console:
+            raise BadSetting("PENSTOCK_PIPELINES is false and PENSTOCK_CONSOLE is not true: nothing would be served")
+        for name in ("PENSTOCK_OPENAPI", "PENSTOCK_DOCS"):
+            if read.text(name).lower() == "sign-in" and not console:
+                raise BadSetting(f"{name} is sign-in, and there is none: set PENSTOCK_CONSOLE=true too")
         return cls(
             environment=environment,
             database_url=read.text("PENSTOCK_DATABASE_URL"),
@@ -143,8 +188,14 @@ class Settings:
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
             client_cert_header=read.text("PENSTOCK_CLIENT_CERT_HEADER"),
-            openapi=read.flag("PENSTOCK_OPENAPI"),
-            docs=read.flag("PENSTOCK_DOCS"),
+            openapi=read.choice("PENSTOCK_OPENAPI", "true", "sign-in", "false"),
+            docs=read.choice("PENSTOCK_DOCS", "true", "sign-in", "false"),
+            pipelines=pipelines,
+            console=console,
+            console_url=read.url("PENSTOCK_CONSOLE_URL"),
+            console_session=read.number("PENSTOCK_CONSOLE_SESSION", 1, 720),
+            console_sign_in_rate=read.text("PENSTOCK_CONSOLE_SIGN_IN_RATE"),
+            oidc=read.oidc(),
             bind=read.address("PENSTOCK_BIND"),
             internal_bind=read.second_address("PENSTOCK_INTERNAL_BIND", "PENSTOCK_BIND"),
             workers=read.number("PENSTOCK_WORKERS", 1, 1024),
@@ -224,6 +275,23 @@ class _Reader:
         if value == self.text(first) or (other is not None and match["port"] and int(match["port"]) == int(other["port"] or 0)):
             raise BadSetting(f"{name} must have another port than {first}: calls are told apart by it")
         return value
+
+    def url(self, name: str) -> str:
+        value = self.text(name).rstrip("/")
+        if value and not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", value):
+            raise BadSetting(f"{name} must be like https://ops.example.com, not {value!r}")
+        return value
+
+    def oidc(self) -> Oidc | None:
+        issuer = self.url("PENSTOCK_CONSOLE_OIDC_ISSUER")
+        if not issuer:
+            return None
+        needed = ("PENSTOCK_CONSOLE_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_ID", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET")
+        missing = [name for name in needed if not self.text(name)]
+        if missing:
+            raise BadSetting(f"PENSTOCK_CONSOLE_OIDC_ISSUER is set; set {' and '.join(missing)} too")
+        secret = self.text("PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET")
+        return Oidc(issuer, self.text("PENSTOCK_CONSOLE_OIDC_CLIENT_ID"), secret, self.text("PENSTOCK_CONSOLE_OIDC_CLAIM"))
 
     def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
         try:

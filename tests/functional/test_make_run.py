@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from kit import ROOT, free_port, wait_for
 
@@ -70,6 +71,13 @@ def test_the_printed_lines_work_and_a_second_run_adds_nothing(demo: Demo, tmp_pa
     assert re.findall("pk_test_[0-9A-Za-z]+", first) == re.findall("pk_test_[0-9A-Za-z]+", second)
     assert [row["name"] for row in listing("consumer", "list")] == ["demo"]
     assert [row["state"] for row in listing("key", "list")] == ["usable"]
+    assert [row["name"] for row in listing("user", "list")] == ["demo"]
+    (password,) = re.findall(r"/-/console \(user demo, password (\S+) \(shown this once\)\)", first)
+    assert password not in second
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/-/console") as browser:
+        token = browser.get("/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+        assert browser.post("/sign-in", data={"name": "demo", "password": password, "csrf_token": token}).status_code == 303
+        assert "Overview of test" in browser.get("/").text
     assert (tmp_path / ".penstock" / "demo-key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / ".penstock").stat().st_mode & 0o777 == 0o700
 

@@ -73,6 +73,7 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert "penstock/migrations/env.py" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "penstock/py.typed" in names
+    assert {f"penstock/console/{name}" for name in ("templates/layout.html", "static/console.js", "static/vendor/htmx.min.js")} <= set(names)
     assert [name for name in names if "test_" in name or "__pycache__" in name] == []
 
 
@@ -92,6 +93,7 @@ def test_it_serves_from_an_empty_folder(elsewhere: Path, shell: dict[str, str], 
     penstock("consumer", "associate", "acme", "hello", "--env", "test")
     key = penstock("key", "create", "acme", "--env", "test").splitlines()[-1]
     port = free_port()
+    shell["PENSTOCK_CONSOLE"] = "true"
     server = subprocess.Popen(
         [elsewhere / "penstock", "serve", "--bind", f"127.0.0.1:{port}"],
         cwd=tmp_path,
@@ -103,10 +105,12 @@ def test_it_serves_from_an_empty_folder(elsewhere: Path, shell: dict[str, str], 
         wait_for(f"http://127.0.0.1:{port}/-/health", server)
         with_key = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", headers={"X-API-Key": key}, timeout=10)
         without = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", timeout=10)
+        pages = [httpx.get(f"http://127.0.0.1:{port}/-/console/{name}", timeout=10).status_code for name in ("sign-in", "static/console.css")]
     finally:
         server.terminate()
         server.wait(20)
 
+    assert pages == [200, 200]
     assert not where.startswith(str(ROOT))
     assert (with_key.status_code, with_key.json()) == (200, {"hello": "acme"})
     assert (without.status_code, without.json()["type"]) == (401, "credentials-missing")

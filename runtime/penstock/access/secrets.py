@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from penstock.db.engine import sqlite_file
 from penstock.errors import CannotStart
@@ -22,6 +24,7 @@ class Box:
             self._fernet = MultiFernet([Fernet(key) for key in keys])
         except ValueError:
             raise CannotStart(f"PENSTOCK_SECRET_KEY holds a key that is no Fernet key; {HOW}") from None
+        self._keys = keys
 
     def seal(self, secret: bytes) -> bytes:
         """Encrypt."""
@@ -33,6 +36,10 @@ class Box:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
             raise CannotStart("a stored secret was sealed with another PENSTOCK_SECRET_KEY; add that key to the list") from None
+
+    def derived(self, purpose: str) -> list[str]:
+        """Return keys of their own for a purpose, one from each of our keys, newest first."""
+        return [HKDF(SHA256(), 32, salt=None, info=f"penstock {purpose}".encode()).derive(key.encode()).hex() for key in self._keys]
 
 
 def make_secret_key() -> str:

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from penstock import logs
-from penstock.cli import access, consumers, needs, operate, runs
+from penstock.cli import access, consumers, needs, operate, runs, users
 from penstock.cli.base import Context, login_name
 from penstock.contracts.access import Command
 from penstock.errors import PenstockError, Unknown
@@ -65,7 +65,7 @@ def penstock(context: click.Context, actor: str | None) -> None:
     context.obj = Context(actor or login_name())
 
 
-STEERING = (*access.COMMANDS, *consumers.COMMANDS, *needs.COMMANDS, *runs.COMMANDS)
+STEERING = (*access.COMMANDS, *consumers.COMMANDS, *needs.COMMANDS, *runs.COMMANDS, *users.COMMANDS)
 
 for command in (*operate.COMMANDS, *STEERING):
     penstock.add_command(command)

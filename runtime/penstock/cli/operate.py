@@ -39,7 +39,7 @@ def serve(
     os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
     settings = context.settings  # what is wrong with them is said before anything is started
     sys.stdout.flush()
-    return serving.serve(settings.worker)
+    return serving.serve(settings.worker if settings.pipelines else 0)
 
 
 @click.command()

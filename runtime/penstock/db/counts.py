@@ -67,6 +67,13 @@ def read(connection: sa.Connection, environment_id: int, *, since: int, span: in
     return list(connection.execute(query).mappings())
 
 
+def outcomes(connection: sa.Connection, environment_id: int, *, since: int, until: int) -> list[tuple[int, str, str, int, str]]:
+    """Return since, pipeline, outcome, calls and buckets (JSON) of what was counted from a moment on and before another."""
+    columns = (counts.c.since, counts.c.pipeline, counts.c.outcome, counts.c.calls, sa.cast(counts.c.buckets, sa.Text))
+    query = sa.select(*columns).where(counts.c.environment_id == environment_id, counts.c.since >= since, counts.c.since < until)
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
+
+
 def purge(engine: Engine, environment_id: int, before: int) -> None:
     """Forget what is older than a moment."""
     with writing(engine) as connection:

@@ -93,6 +93,15 @@ class Change(Reader):
             return False
         return True
 
+    def end_sessions(self, user_id: int, *, session_id: int | None = None, keep: int | None = None) -> int:
+        """Delete one session of a user of the console, or all of them but the one to keep; return how many there were."""
+        query = sa.delete(tables.user_sessions).filter_by(user_id=user_id)
+        if session_id is not None:
+            query = query.where(tables.user_sessions.c.id == session_id)
+        if keep is not None:
+            query = query.where(tables.user_sessions.c.id != keep)
+        return self._connection.execute(query).rowcount
+
     def _stamped(self, source: sa.Table, values: Mapping[str, object]) -> dict[str, object]:
         return {**values, "revision": self.revision} if "revision" in source.c else dict(values)
 

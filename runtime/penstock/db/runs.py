@@ -287,6 +287,13 @@ def disappear(engine: Engine, process: str) -> None:
         connection.execute(sa.delete(processes).where(processes.c.id == process))
 
 
+def forget_silent(engine: Engine, environment_id: int, *, silent: float) -> None:
+    """Forget serving processes that ended without saying so, and said nothing for so many seconds; of workers others take over."""
+    with writing(engine) as connection:
+        gone = processes.c.seen_at < _now(connection) - timedelta(seconds=silent)
+        connection.execute(sa.delete(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "serve", gone))
+
+
 def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> list[Row]:
     """Return the processes that spoke within so many seconds, by kind."""
     query = sa.select(processes).where(

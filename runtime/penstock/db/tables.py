@@ -460,3 +460,28 @@ audit_events = Table(
     Column("detail", JSON, nullable=False),
     Index("ix_audit_events_at", "at"),
 )
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(80), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("password", Text),  # an argon2id hash; None: the identity provider alone vouches
+    Column("active", Boolean, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("signed_in_at", Moment),
+)
+
+user_sessions = Table(
+    "user_sessions",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False, index=True),
+    Column("address", String(64), nullable=False),
+    Column("agent", String(255), nullable=False),
+)

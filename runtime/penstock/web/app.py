@@ -11,11 +11,13 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from penstock import forks, metrics
+from penstock.console import Peer, add_console, only_signed_in
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
+from penstock.web.addresses import client_address, from_trusted_proxy
 from penstock.web.dispatcher import Dispatcher
-from penstock.web.docs import docs
+from penstock.web.docs import make_docs
 from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
 from penstock.web.problems import CONTENT_TYPE, problem
@@ -33,18 +35,20 @@ class Penstock(Flask):
         self._external = Dispatcher(host)
         self._internal = Dispatcher(host, internal=True)
         self._internal_bind = host.settings.internal_bind
+        self._pipelines = host.settings.pipelines
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         if self.host.fork != forks.number():
             try:
-                self.host.start()
+                self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
-        dispatcher = self._internal if is_internal(environ, self._internal_bind) else self._external
-        found = dispatcher.find(environ)
-        if found is not None:
-            return dispatcher.answer(environ, start_response, found)
+        if self._pipelines:
+            dispatcher = self._internal if is_internal(environ, self._internal_bind) else self._external
+            found = dispatcher.find(environ)
+            if found is not None:
+                return dispatcher.answer(environ, start_response, found)
         return super().wsgi_app(environ, start_response)
 
 
@@ -55,28 +59,43 @@ def create_app(host: Host) -> Penstock:
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
     if host.settings.metrics != "off":
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
-    if host.settings.openapi:
-        app.add_url_rule("/-/openapi.json", "openapi", _openapi_view(host))
-        if host.settings.docs:
-            app.register_blueprint(docs)
-    _add_documents(app, host)
+    if host.settings.console:
+        add_console(app, host, _peer(host))
+    _add_openapi(app, host)
+    if host.settings.pipelines:
+        _add_documents(app, host)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failure)
     return app
 
 
+def _peer(host: Host) -> Peer:
+    """Say how the console learns whose request it is, and whether it came over TLS."""
+    proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
+
+    def secure() -> bool:
+        said = from_trusted_proxy(request.environ, proxies) and request.headers.get("X-Forwarded-Proto", "") == "https"
+        return request.is_secure or said
+
+    return Peer(lambda: client_address(request.environ, proxies, header), secure)
+
+
+def _add_openapi(app: Penstock, host: Host) -> None:
+    """Add the description of what is served, and the page that shows it: to everybody, or to who is signed in."""
+    wanted = [host.settings.openapi, host.settings.docs]
+    if not host.settings.pipelines:
+        wanted = ["false" if value == "true" else value for value in wanted]
+    if wanted[0] == "false":
+        return
+    view = _openapi_view(host)
+    app.add_url_rule("/-/openapi.json", "openapi", only_signed_in(view) if wanted[0] == "sign-in" else view)
+    if wanted[1] != "false":
+        app.register_blueprint(make_docs(only_signed_in if "sign-in" in wanted else None))
+
+
 def _ready(host: Host) -> tuple[Response, int]:
     """Say whether this process can answer calls, and which part can't."""
-    checks = {
-        "database": "ok" if host.reachable() else "can't be reached",
-        "snapshot": "ok" if host.fresh() else "too old",
-        "plugins": "ok" if not host.plugins.mistakes else f"{len(host.plugins.mistakes)} refused",
-    }
-    if host.limiter is not None and host.limiter.away:
-        checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
-    ready = checks["database"] == checks["snapshot"] == "ok" and bool(host.plugins.loaded)
-    if not host.plugins.loaded:
-        checks["plugins"] = "none loaded"
+    ready, checks = host.checks()
     return jsonify(status="ready" if ready else "not ready", environment=host.settings.environment, checks=checks), 200 if ready else 503
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -22,7 +23,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-docs = Blueprint("docs", __name__)
+View = Callable[..., Response]
 
 
 @cache
@@ -44,11 +45,10 @@ def _answer(name: str) -> Response:
     return response
 
 
-@docs.get("/-/docs")
-def page() -> Response:
-    """Show the page."""
-    return _answer("index.html")
-
-
-for _name in SERVED:
-    docs.add_url_rule(f"/-/docs/{_name}", endpoint=_name.replace(".", "-"), view_func=_answer, defaults={"name": _name}, methods=["GET"])
+def make_docs(guard: Callable[[View], View] | None = None) -> Blueprint:
+    """Make the page and its files, behind a guard where one is given."""
+    docs = Blueprint("docs", __name__)
+    view = guard(_answer) if guard is not None else _answer
+    for name, path in (("index.html", "/-/docs"), *((name, f"/-/docs/{name}") for name in SERVED)):
+        docs.add_url_rule(path, endpoint=name.replace(".", "-"), view_func=view, defaults={"name": name}, methods=["GET"])
+    return docs

@@ -1,0 +1,204 @@
+"""Users of the console: who they are, what they may do, and the sessions in which they do it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from penstock import audit
+from penstock.db import users as stored
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Change, Reader, Row
+from penstock.errors import Exists, Mistaken, Unknown
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,79}")
+SHORTEST, LONGEST = 12, 1024  # characters of a password
+IDLE = timedelta(hours=1)  # without a request, and a session is over
+NOTED = timedelta(seconds=60)  # how exactly it is kept when a session was last used
+AT_ONCE = 2  # hashing takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
+# An unknown user costs as much time as a wrong password.
+NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
+
+_hasher = PasswordHasher()
+_hashing = threading.BoundedSemaphore(AT_ONCE)
+
+
+class Role(StrEnum):
+    """What a user may do: look, change access, or also say who the users are."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def may(self, needed: Role) -> bool:
+        """Say whether this role includes another one."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who makes a request, and in which session."""
+
+    user_id: int
+    name: str
+    role: Role
+    session_id: int
+    address: str
+
+
+def create_user(engine: Engine, actor: str, name: str, role: Role, password: str | None) -> str:
+    """Make a user, and return the name as it is kept; without a password the identity provider alone vouches for it."""
+    name = name.strip().lower()
+    if not NAME.fullmatch(name):
+        raise Mistaken(f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or digit first")
+    hashed = _hashed(name, password) if password is not None else None
+    with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):
+        if rows.find("users", name=name):
+            raise Exists("user", name)
+        rows.add("users", name=name, role=role.value, password=hashed, active=True, created_at=datetime.now(UTC))
+        detail.update(role=role.value, password=password is not None)
+    return name
+
+
+def make_password() -> str:
+    """Make a password that nobody guesses."""
+    return secrets.token_urlsafe(18)
+
+
+def _hashed(name: str, password: str) -> str:
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise Mistaken(f"a password has at least {SHORTEST} characters and at most {LONGEST}")
+    if name in password.lower() or len(set(password)) < 5:  # noqa: PLR2004  what is less is a repetition
+        raise Mistaken("a password must not hold the user's name, nor repeat a few characters")
+    with _hashing:
+        return _hasher.hash(password)
+
+
+def list_users(engine: Engine) -> list[dict[str, object]]:
+    """Return all users by name, without what is secret of them."""
+    with reading(engine) as connection:
+        rows = Reader(connection).all("users")
+    return [
+        {
+            **{column: row[column] for column in ("name", "role", "created_at", "signed_in_at")},
+            "state": "active" if row["active"] else "disabled",
+            "password": row["password"] is not None,
+        }
+        for row in sorted(rows, key=lambda row: row["name"])
+    ]
+
+
+def set_role(engine: Engine, actor: str, name: str, role: Role) -> None:
+    """Change what a user may do, from the next request on."""
+    with audit.change(engine, actor, audit.Action.USER_ROLE_SET, name) as (rows, detail):
+        row = _row(rows, name)
+        if role is not Role.ADMIN:
+            _keep_an_admin(rows, row)
+        rows.set("users", {"id": row["id"]}, role=role.value)
+        detail.update(role=role.value, before=row["role"])
+
+
+def set_user_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) -> None:
+    """Let a user in again, or keep them out and end their sessions."""
+    action = audit.Action.USER_ENABLED if enabled else audit.Action.USER_DISABLED
+    with audit.change(engine, actor, action, name) as (rows, _):
+        row = _row(rows, name)
+        if not enabled:
+            _keep_an_admin(rows, row)
+            rows.end_sessions(row["id"])
+        rows.set("users", {"id": row["id"]}, active=enabled)
+
+
+def set_password(engine: Engine, actor: str, name: str, password: str, *, keep: int | None = None) -> None:
+    """Give a user another password and end their sessions, but the one to keep."""
+    hashed = _hashed(name, password)
+    with audit.change(engine, actor, audit.Action.USER_PASSWORD_SET, name) as (rows, detail):
+        row = _row(rows, name)
+        rows.set("users", {"id": row["id"]}, password=hashed)
+        detail["sessions_ended"] = rows.end_sessions(row["id"], keep=keep)
+
+
+def _row(reader: Reader, name: str) -> Row:
+    row = reader.find("users", name=name)
+    if row is None:
+        raise Unknown("user", name, reader.names("users"), mend=f"`penstock user create {name} --role viewer` makes it")
+    return row
+
+
+def _keep_an_admin(rows: Change, row: Row) -> None:
+    others = [other for other in rows.all("users", role=Role.ADMIN.value, active=True) if other["id"] != row["id"]]
+    if row["role"] == Role.ADMIN and row["active"] and not others:
+        raise Mistaken(f"{row['name']} is the last admin; make another one first")
+
+
+def check_password(engine: Engine, name: str, password: str) -> str | None:
+    """Return the user's name if the password is theirs and they may come in, else None; that takes the same time whatever is wrong."""
+    with reading(engine) as connection:
+        row = Reader(connection).find("users", name=name.strip().lower())
+    known = row["password"] if row is not None and row["password"] else NOBODY
+    right = False
+    with suppress(VerificationError, InvalidHashError), _hashing:
+        right = _hasher.verify(known, password[: LONGEST + 1])
+    return row["name"] if right and row is not None and row["password"] and row["active"] else None
+
+
+def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: str, agent: str, how: str) -> str:
+    """Sign a user in and return the session's token, of which a digest alone is kept. Raises Mistaken where the user may not."""
+    token, now = secrets.token_urlsafe(32), datetime.now(UTC)
+    stored.purge_sessions(engine, now)
+    with audit.change(engine, name, audit.Action.USER_SIGNED_IN, name) as (rows, detail):
+        row = rows.find("users", name=name)
+        if row is None or not row["active"]:
+            raise Mistaken("this user may not sign in")
+        rows.set("users", {"id": row["id"]}, signed_in_at=now)
+        values = {"created_at": now, "seen_at": now, "expires_at": now + lifetime, "address": address[:64], "agent": agent[:255]}
+        rows.add("user_sessions", user_id=row["id"], digest=_digest(token), **values)
+        detail.update(address=address[:64], how=how)
+    return token
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode()).digest()
+
+
+def find_session(engine: Engine, token: str, *, note: bool = True) -> SignedIn | None:
+    """Return who is signed in with a token, or None where its session is over; `note` that it was used."""
+    now = datetime.now(UTC)
+    with reading(engine) as connection:
+        row = stored.find_session(connection, _digest(token))
+    if row is None or not row["active"] or row["expires_at"] <= now or row["seen_at"] <= now - IDLE or row["role"] not in set(Role):
+        return None
+    if note and row["seen_at"] <= now - NOTED:
+        stored.touch_session(engine, row["id"], now)
+    return SignedIn(row["user_id"], row["name"], Role(row["role"]), row["id"], row["address"])
+
+
+def list_sessions(engine: Engine, name: str) -> list[Row]:
+    """Return a user's sessions that are not over, last used first."""
+    now = datetime.now(UTC)
+    with reading(engine) as connection:
+        row = _row(Reader(connection), name)
+        return list(stored.sessions_of(connection, row["id"], now=now, idle_since=now - IDLE))
+
+
+def end_sessions(engine: Engine, actor: str, name: str, *, session_id: int | None = None, keep: int | None = None) -> int:
+    """End one session of a user, or all of them but the one to keep; return how many there were."""
+    with audit.change(engine, actor, audit.Action.USER_SESSIONS_ENDED, name) as (rows, detail):
+        detail["sessions"] = ended = rows.end_sessions(_row(rows, name)["id"], session_id=session_id, keep=keep)
+    return ended
+
+
+def sign_out(engine: Engine, user: SignedIn) -> None:
+    """End the session in which a user asks for it."""
+    with audit.change(engine, user.name, audit.Action.USER_SIGNED_OUT, user.name) as (rows, _):
+        rows.end_sessions(user.user_id, session_id=user.session_id)

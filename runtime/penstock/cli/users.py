@@ -1,0 +1,85 @@
+"""Steer who may use the console."""
+
+from __future__ import annotations
+
+import click
+
+from penstock.access import users
+from penstock.access.users import Role
+from penstock.cli.base import Context, format_option, pass_context, read_secret, show
+
+ROLE = click.Choice([role.value for role in Role])
+
+
+@click.group()
+def user() -> None:
+    """Users of the console."""
+
+
+@user.command("create")
+@click.argument("name")
+@click.option("--role", type=ROLE, required=True, help="viewer looks, operator changes access, admin also says who the users are.")
+@click.option("--generate", is_flag=True, help="Make the password here and print it once.")
+@click.option("--no-password", is_flag=True, help="Only the identity provider vouches for this user.")
+@pass_context
+def user_create(context: Context, name: str, role: str, generate: bool, no_password: bool) -> None:
+    """Make a user of the console; the password is asked for, or read from standard input."""
+    if generate and no_password:
+        raise click.UsageError("--generate and --no-password exclude each other")
+    password = None if no_password else users.make_password() if generate else read_secret("Password")
+    name = users.create_user(context.engine, context.actor, name, Role(role), password)
+    click.echo(f"user {name} created, {role}" + ("; the password is shown this once:" if generate else ""))
+    if generate:
+        click.echo(password)
+
+
+@user.command("list")
+@format_option
+@pass_context
+def user_list(context: Context, form: str) -> None:
+    """List users."""
+    show(users.list_users(context.engine), form, ("name", "role", "state", "password", "created_at", "signed_in_at"))
+
+
+@user.command("role")
+@click.argument("name")
+@click.argument("role", type=ROLE)
+@pass_context
+def user_role(context: Context, name: str, role: str) -> None:
+    """Change what a user may do, from the next request on."""
+    users.set_role(context.engine, context.actor, name, Role(role))
+    click.echo(f"user {name} is {role} now")
+
+
+@user.command("password")
+@click.argument("name")
+@click.option("--generate", is_flag=True, help="Make the password here and print it once.")
+@pass_context
+def user_password(context: Context, name: str, generate: bool) -> None:
+    """Give a user another password and end their sessions."""
+    password = users.make_password() if generate else read_secret("Password")
+    users.set_password(context.engine, context.actor, name, password)
+    click.echo(f"user {name} has another password" + ("; it is shown this once:" if generate else ""))
+    if generate:
+        click.echo(password)
+
+
+@user.command("disable")
+@click.argument("name")
+@pass_context
+def user_disable(context: Context, name: str) -> None:
+    """Keep a user out, and end their sessions."""
+    users.set_user_enabled(context.engine, context.actor, name, enabled=False)
+    click.echo(f"user {name} disabled")
+
+
+@user.command("enable")
+@click.argument("name")
+@pass_context
+def user_enable(context: Context, name: str) -> None:
+    """Let a user in again."""
+    users.set_user_enabled(context.engine, context.actor, name, enabled=True)
+    click.echo(f"user {name} enabled")
+
+
+COMMANDS = (user,)

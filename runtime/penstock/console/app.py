@@ -1,0 +1,128 @@
+"""Add the console to an application: its pages, its sessions, and what templates know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+
+from flask import Flask, g, url_for
+from flask.sessions import SecureCookieSessionInterface
+from flask_wtf.csrf import generate_csrf
+from markupsafe import Markup, escape
+
+from penstock.access.secrets import open_box
+from penstock.access.users import Role
+from penstock.console import oidc, overview, signing_in, users
+from penstock.console.desk import EXTENSION, Desk, Peer
+from penstock.console.pages import NAVIGATION, blueprint, csrf
+from penstock.host import Host
+
+PAGES = (overview, signing_in, users)  # the modules whose views are the pages
+COOKIE = "penstock_console"
+BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
+SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
+
+
+class Sessions(SecureCookieSessionInterface):
+    """Signed cookies, Secure where the console is reached over TLS. Who is signed in stands in the database; the cookie holds a token of it."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """Say whether the cookie is for TLS alone."""
+        desk: Desk = app.extensions[EXTENSION]
+        return desk.settings.console_url.startswith("https://") or desk.peer.secure()
+
+
+def add_console(app: Flask, host: Host, peer: Peer) -> None:
+    """Add the console to an application. Raises CannotStart."""
+    box = open_box(host.settings)
+    desk = Desk(host, box, peer)
+    app.extensions[EXTENSION] = desk
+    newest, *older = box.derived("console")
+    app.config.update(
+        SECRET_KEY=newest,
+        SECRET_KEY_FALLBACKS=older,
+        SESSION_COOKIE_NAME=COOKIE,
+        SESSION_COOKIE_PATH="/-/",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",  # an identity provider sends the browser back from another site
+        SEND_FILE_MAX_AGE_DEFAULT=31_536_000,  # their addresses hold a digest
+        WTF_CSRF_CHECK_DEFAULT=False,  # the guard asks, in its place
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session
+        MAX_FORM_MEMORY_SIZE=1 << 20,
+    )
+    app.session_interface = Sessions()
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, browser=browser, duration=duration, share=share)
+    app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
+    csrf.init_app(app)
+    oidc.configure(app, host.settings)
+    app.register_blueprint(blueprint)
+    app.context_processor(_layout(desk))
+
+
+def _layout(desk: Desk) -> Callable[[], dict[str, object]]:
+    def values() -> dict[str, object]:
+        user = g.get("user")
+        role = user.role if user is not None else None
+        entries = [entry for entry in NAVIGATION if role is not None and role.may(entry.needs)]
+        return {"user": user, "navigation": entries, "may": {item.value: role is not None and role.may(item) for item in Role}, "desk": desk}
+
+    return values
+
+
+@cache
+def _digest(name: str) -> str:
+    return sha256(files("penstock.console").joinpath("static", name).read_bytes()).hexdigest()[:12]
+
+
+def asset(name: str) -> str:
+    """Return the address of a file, which changes when it does."""
+    return url_for("console.static", filename=name, v=_digest(name))
+
+
+def moment(value: datetime | float | None, *, empty: str = "never") -> Markup | str:
+    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover."""
+    if value is None:
+        return empty
+    at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
+    utc = f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), utc, utc)
+
+
+def prose(text: str) -> Markup:
+    """Show a text of ours in which what is to be typed stands between backticks."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup().join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def browser(agent: str) -> Markup:
+    """Show a browser by its name and system; what it said itself stands there on hover."""
+    name = next((name for sign, name in BROWSERS if sign in agent), "")
+    system = next((name for sign, name in SYSTEMS if sign in agent), "")
+    shown = f"{name} on {system}" if name and system else name or agent[:60] or "unknown"
+    return Markup('<span title="{}">{}</span>').format(agent, shown)
+
+
+def number(value: float) -> str:
+    """Show a number with thin spaces between thousands."""
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def duration(seconds: float | None) -> str:
+    """Show a length of time with two figures that matter."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"  # noqa: PLR2004  so that no figure is lost
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004  the same
+
+
+def share(part: float, whole: float) -> str:
+    """Show a part of a whole in per cent."""
+    if not whole:
+        return "-"
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent in {0, 100} or percent >= 10 else f"{percent:.2g} %"  # noqa: PLR2004  two figures that matter

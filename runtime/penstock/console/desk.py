@@ -1,0 +1,110 @@
+"""What the pages work on: the host, the database, and each environment as its processes see it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from flask import current_app
+
+from penstock.access.environments import list_environments
+from penstock.access.secrets import Box
+from penstock.access.snapshot import Snapshot
+from penstock.access.users import IDLE
+from penstock.contracts.rates import Rate
+from penstock.db.engine import Engine, open_engine
+from penstock.db.rows import Row
+from penstock.errors import BadSetting
+from penstock.gate.compliance import Judged, State
+from penstock.gate.rates import Limiter
+from penstock.host import Host
+from penstock.runs.traffic import Traffic
+
+EXTENSION = "penstock-console"
+PER_USER = 5  # times the rate of an address, for guesses at one user may come from many
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whose request it is: the client's address, and whether it came over TLS; both asked while a request is answered."""
+
+    address: Callable[[], str]
+    secure: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An environment as its processes see it: its access data, and what became of each pipeline on each listener."""
+
+    name: str
+    access: Snapshot
+    judged: Mapping[str, Judged]
+    judged_internal: Mapping[str, Judged]
+
+    def of_state(self, *states: State) -> list[tuple[str, bool, Judged]]:
+        """Return the pipelines in one of these states: id, whether on the internal listener, and why."""
+        found = [(name, False, item) for name, item in self.judged.items() if item.state in states]
+        return found + [(name, True, item) for name, item in self.judged_internal.items() if item.state in states]
+
+
+class Desk:
+    """Made with the application; what belongs to one process is made when it is first asked for."""
+
+    def __init__(self, host: Host, box: Box, peer: Peer) -> None:
+        self.host = host
+        self.box = box
+        self.peer = peer
+        self.settings = host.settings
+        self.idle = IDLE
+        self.traffic = Traffic()
+        self._engine: Engine | None = None
+        self._pid: int | None = None
+        self._views: dict[str, tuple[int, View]] = {}
+        self._lock = threading.Lock()
+        rate = Rate(self.settings.console_sign_in_rate, by="address")
+        for problem, mend in rate.problems():
+            raise BadSetting(f"PENSTOCK_CONSOLE_SIGN_IN_RATE: {problem}; {mend}")
+        limiter = partial(Limiter, self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
+        self.by_address = limiter(failures=rate)
+        self.by_user = limiter(failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address"))
+
+    @property
+    def engine(self) -> Engine:
+        """The database, opened after the fork."""
+        if self._engine is None or self._pid != os.getpid():
+            self._engine, self._pid = open_engine(self.settings.database_url), os.getpid()
+            self._views = {}
+        return self._engine
+
+    def environments(self) -> list[Row]:
+        """Return all environments by name."""
+        return list_environments(self.engine)
+
+    def view(self, environment: str) -> View:
+        """Return an environment as it is now; only what changed since the last look is read and judged. Raises Unknown."""
+        engine = self.engine
+        with self._lock:
+            version, known = self._views.get(environment, (-1, None))
+            access = known.access if known is not None else Snapshot(environment, self.box)
+            access.refresh(engine)
+            host = self.host
+            if known is None or access.gates_version != version or _due(known):
+                judged, internal = host.judge_all(access), host.judge_all(access, internal=True)
+                known = View(environment, access, judged, {name: item for name, item in internal.items() if item.pipeline.trigger.internal})
+                self._views[environment] = access.gates_version, known
+            return known
+
+
+def _due(view: View) -> bool:
+    now = time.time()
+    return any(item.again_at is not None and item.again_at <= now for judged in (view.judged, view.judged_internal) for item in judged.values())
+
+
+def desk() -> Desk:
+    """Return what the page that is being answered works on."""
+    found: Desk = current_app.extensions[EXTENSION]
+    return found

@@ -1,0 +1,84 @@
+"""Sign in through an OpenID Connect provider: code flow with PKCE, state and nonce. Users must be known here; the provider only vouches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from authlib.common.errors import AuthlibBaseError
+from authlib.integrations.flask_client import OAuth
+from flask import Flask, Response, abort, current_app, make_response, url_for
+from joserfc.errors import JoseError
+from requests import RequestException
+
+from penstock.console.desk import desk
+from penstock.console.pages import Form, page, show_form
+from penstock.console.signing_in import begin
+from penstock.errors import Mistaken
+from penstock.settings import Oidc, Settings
+
+EXTENSION = "penstock-oidc"
+TIMEOUT = 10.0  # seconds that the provider may take
+
+
+def configure(app: Flask, settings: Settings) -> None:
+    """Get ready to ask the provider, where there is one; nothing is asked before somebody signs in."""
+    if settings.oidc is None:
+        return
+    provider = OAuth(app).register(
+        "provider",
+        server_metadata_url=f"{settings.oidc.issuer}/.well-known/openid-configuration",
+        client_id=settings.oidc.client_id,
+        client_secret=settings.oidc.client_secret,
+        client_kwargs={"scope": "openid profile email", "code_challenge_method": "S256", "default_timeout": TIMEOUT},
+    )
+    app.extensions[EXTENSION] = provider
+
+
+def _provider() -> tuple[Any, Oidc]:
+    settings = desk().settings.oidc
+    if settings is None:
+        abort(404)
+    return current_app.extensions[EXTENSION], settings
+
+
+@page("/oidc", needs=None)
+def oidc_start() -> Response:
+    """Send the browser to the provider."""
+    provider, settings = _provider()
+    try:
+        return make_response(provider.authorize_redirect(f"{desk().settings.console_url}{url_for('console.oidc_back')}"))
+    except (AuthlibBaseError, RequestException, ValueError, KeyError) as error:
+        return _refuse(f"{settings.issuer} can't be asked at the moment.", error)
+
+
+@page("/oidc/back", needs=None)
+def oidc_back() -> Response:
+    """Sign in whom the provider vouches for."""
+    provider, settings = _provider()
+    try:
+        claims = provider.authorize_access_token(claims_options={"iss": {"essential": True, "value": settings.issuer}}).get("userinfo")
+    except (AuthlibBaseError, JoseError, RequestException, ValueError, KeyError) as error:
+        return _refuse("The identity provider did not vouch for you. Try again.", error)
+    name = _name(claims or {}, settings.claim)
+    if name is None:
+        return _refuse(f"The identity provider says nothing that can be relied on in the claim {settings.claim}.")
+    try:
+        return begin(name, settings.issuer)
+    except Mistaken as error:
+        return _refuse(f"{name} is no user here that may sign in. An admin can make one: penstock user create {name} --no-password.", error)
+
+
+def _name(claims: Mapping[str, Any], claim: str) -> str | None:
+    said = claims.get(claim)
+    if not isinstance(said, str) or not said or (claim == "email" and claims.get("email_verified") is not True):
+        return None
+    return said.strip().lower()
+
+
+def _refuse(detail: str, error: Exception | None = None) -> Response:
+    structlog.get_logger("penstock").warning("sign-in failed", how="provider", reason=detail, error=type(error).__name__ if error else None)
+    form = Form()
+    form.errors["provider"] = detail
+    return show_form("sign_in.html", form, oidc=desk().settings.oidc)

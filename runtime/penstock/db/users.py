@@ -1,0 +1,40 @@
+"""Sessions of the console's users: looked up at every request, deleted when they end. They carry no revision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from penstock.db.engine import Engine, writing
+from penstock.db.rows import Row
+from penstock.db.tables import user_sessions, users
+
+
+def find_session(connection: sa.Connection, digest: bytes) -> Row | None:
+    """Return the session whose token has that digest, with its user, or None."""
+    query = (
+        sa.select(user_sessions, users.c.name, users.c.role, users.c.active)
+        .join(users, users.c.id == user_sessions.c.user_id)
+        .where(user_sessions.c.digest == digest)
+    )
+    return connection.execute(query).mappings().first()
+
+
+def touch_session(engine: Engine, session_id: int, now: datetime) -> None:
+    """Note that a session was used."""
+    with writing(engine) as connection:
+        connection.execute(sa.update(user_sessions).where(user_sessions.c.id == session_id).values(seen_at=now))
+
+
+def purge_sessions(engine: Engine, now: datetime) -> None:
+    """Forget sessions whose time is up."""
+    with writing(engine) as connection:
+        connection.execute(sa.delete(user_sessions).where(user_sessions.c.expires_at <= now))
+
+
+def sessions_of(connection: sa.Connection, user_id: int, *, now: datetime, idle_since: datetime) -> Sequence[Row]:
+    """Return the sessions of a user that are still good, last used first."""
+    query = sa.select(user_sessions).where(user_sessions.c.user_id == user_id, user_sessions.c.expires_at > now, user_sessions.c.seen_at > idle_since)
+    return connection.execute(query.order_by(user_sessions.c.seen_at.desc(), user_sessions.c.id)).mappings().all()

@@ -1,0 +1,109 @@
+"""Sign-in through a real identity provider, a program of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from console_kit import ROOT, Console, Visitor
+from kit import Place, free_port, wait_for
+
+from penstock import audit
+from penstock.access import users
+from penstock.access.users import Role
+
+Start = Callable[..., Console]
+
+
+@pytest.fixture
+def provider() -> Iterator[str]:
+    """An OpenID Connect provider; return its issuer."""
+    port = free_port()
+    code = f"from oidc_provider_mock import run_server_in_thread; import time\nwith run_server_in_thread(port={port}): time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(f"http://localhost:{port}/.well-known/openid-configuration", process)
+        yield f"http://localhost:{port}"
+        process.kill()
+
+
+@pytest.fixture
+def here(console: Start, sqlite_place: Place, provider: str) -> Console:
+    oidc = {"ISSUER": provider, "CLIENT_ID": "console", "CLIENT_SECRET": "hush-hush"}
+    return console(PENSTOCK_CONSOLE_URL="http://console.test", **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in oidc.items()})
+
+
+def know(provider: str, subject: str, **claims: object) -> None:
+    httpx.put(f"{provider}/users/{subject}", json=claims).raise_for_status()
+
+
+def through(visitor: Visitor, subject: str) -> str:
+    """Go through the provider and return where it sends the browser back to, on the console's own host."""
+    start = visitor.get("/oidc")
+    assert start.status_code == 302, start.text
+    back = httpx.post(start.headers["Location"], data={"sub": subject}).headers["Location"]
+    assert back.startswith(f"http://console.test{ROOT}/oidc/back?")
+    return back.removeprefix(f"http://console.test{ROOT}")
+
+
+def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(here: Console, provider: str) -> None:
+    users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
+    know(provider, "eve", email="Eve@example.org", email_verified=True)
+    eve = here.visitor()
+    start = eve.get("/oidc").headers["Location"]
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(start).query).items()}
+
+    assert "Sign in through localhost" in eve.get("/sign-in").text
+    assert (asked["code_challenge_method"], asked["client_id"]) == ("S256", "console")
+    assert asked["nonce"]
+    assert asked["state"]
+    signed = eve.get(through(eve, "eve"))
+    assert (signed.status_code, signed.headers["Location"]) == (303, f"{ROOT}/")
+    assert "operator" in eve.get("/account").text
+    event = audit.events(here.place.engine, limit=1)[0]
+    assert (event.actor, event.action, event.detail["how"]) == ("eve@example.org", "user:signed-in", provider)
+    assert here.visitor().sign_in("eve@example.org", "").status_code == 422
+    assert "hush-hush" not in here.server.log.read_text()
+
+
+def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider: str) -> None:
+    engine = here.place.engine
+    for name in ("off@example.org", "unverified@example.org"):
+        users.create_user(engine, "tester", name, Role.VIEWER, None)
+    users.set_user_enabled(engine, "tester", "off@example.org", enabled=False)
+    know(provider, "off", email="off@example.org", email_verified=True)
+    know(provider, "unverified", email="unverified@example.org", email_verified=False)
+    know(provider, "stranger", email="stranger@example.org", email_verified=True)
+    know(provider, "silent")
+
+    for subject in ("off", "unverified", "stranger", "silent"):
+        visitor = here.visitor()
+        answered = visitor.get(through(visitor, subject))
+        assert (answered.status_code, 'class="problem"' in answered.text) == (422, True), subject
+        assert visitor.get("/").status_code == 303
+
+
+def test_an_answer_that_this_browser_did_not_ask_for_is_refused(here: Console, provider: str) -> None:
+    users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
+    know(provider, "eve", email="eve@example.org", email_verified=True)
+    eve, victim = here.visitor(), here.visitor()
+    back = through(eve, "eve")
+    victim.get("/oidc")
+
+    assert victim.get(back).status_code == 422
+    assert victim.get("/").status_code == 303
+    assert eve.get(back).status_code == 303
+    assert eve.get(back).status_code == 422
+    assert here.visitor().get("/oidc/back?error=access_denied&error_description=<b>no</b>").status_code == 422
+
+
+def test_a_provider_that_is_away_or_not_configured_is_said(console: Start) -> None:
+    settings = {"ISSUER": f"http://localhost:{free_port()}", "CLIENT_ID": "console", "CLIENT_SECRET": "x"}
+    here = console(PENSTOCK_CONSOLE_URL="http://console.test", **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in settings.items()})
+
+    away = here.visitor().get("/oidc")
+
+    assert (away.status_code, "be asked at the moment" in away.text) == (422, True)

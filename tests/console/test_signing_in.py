@@ -1,0 +1,211 @@
+"""Sign-in and sessions: who comes in, for how long, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from console_kit import PASSWORD, ROOT, Console, Visitor, people
+from kit import Place, Server
+
+from penstock import audit
+from penstock.access import users
+from penstock.access.users import Role
+from penstock.db.rows import changing
+from penstock.errors import Mistaken
+
+Start = Callable[..., Console]
+WRONG = "wrong horse staple"
+
+
+def cookie(visitor: Visitor) -> str:
+    return visitor.client.cookies["penstock_console"]
+
+
+def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: Start) -> None:
+    here = console(place, workers=2)
+    ann = here.visitor()
+
+    before = ann.get("/")
+    wrong = [ann.sign_in("ann", "wrong horse staple"), ann.sign_in("nobody"), ann.sign_in("ann", "")]
+    ann.get("/sign-in?next=/-/console/users")
+    right = ann.sign_in(" Ann ")
+    seen = [ann.get("/users").status_code for _ in range(6)]
+    kept = cookie(ann)
+    out = ann.post("/sign-out")
+    stolen = here.visitor()
+    stolen.client.cookies.set("penstock_console", kept, path="/-/")
+
+    assert (before.status_code, before.headers["Location"]) == (303, f"{ROOT}/sign-in")
+    assert {answered.status_code for answered in wrong} == {422}
+    assert len({answered.text.count("The user or the password is wrong") for answered in wrong}) == 1
+    assert (right.status_code, right.headers["Location"]) == (303, f"{ROOT}/users")
+    assert seen == [200] * 6
+    assert out.headers["Location"] == f"{ROOT}/sign-in"
+    assert ann.get("/").status_code == stolen.get("/").status_code == 303
+    assert [event.action for event in audit.events(place.engine, limit=2)] == ["user:signed-out", "user:signed-in"]
+    assert PASSWORD not in here.server.log.read_text()
+    assert kept not in here.server.log.read_text()
+
+
+def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(console: Start, serve: Callable[..., Server]) -> None:
+    here = console()
+    visitor = here.visitor()
+    planted_token = visitor.token()
+    planted = cookie(visitor)
+    signed = visitor.sign_in("ann")
+    attacker = here.visitor()
+    attacker.client.cookies.set("penstock_console", planted, path="/-/")
+    flags = signed.headers["Set-Cookie"]
+
+    assert cookie(visitor) != planted
+    assert attacker.get("/").status_code == 303
+    assert visitor.post("/account/sessions/end", token=planted_token).status_code == 400
+    assert "HttpOnly" in flags
+    assert "SameSite=Lax" in flags
+    assert "Path=/-/" in flags
+    assert "Secure" not in flags
+    for more, headers in (
+        ({"PENSTOCK_CONSOLE_URL": "https://ops.example.com"}, {}),
+        ({"PENSTOCK_TRUSTED_PROXIES": "127.0.0.1"}, {"X-Forwarded-Proto": "https"}),
+    ):
+        secure = serve(here.place, PENSTOCK_CONSOLE="true", **more)
+        assert "Secure" in secure.client.get(f"{ROOT}/sign-in?next={ROOT}/users", headers=headers).headers["Set-Cookie"]
+
+
+def test_nobody_is_sent_elsewhere_after_sign_in(console: Start) -> None:
+    here = console()
+    for wanted in ("https://evil.example", "//evil.example", "/-/console/\\evil", "/v1/orders/", f"{ROOT}.evil.example/"):
+        visitor = here.visitor()
+        visitor.get(f"/sign-in?next={wanted}")
+        assert visitor.sign_in("ann").headers["Location"] == f"{ROOT}/"
+
+
+def test_guessing_is_slowed_down_by_address_and_by_user(console: Start) -> None:
+    here = console(PENSTOCK_CONSOLE_SIGN_IN_RATE="3/hour", PENSTOCK_TRUSTED_PROXIES="127.0.0.1")
+
+    def guess(name: str, address: str, password: str = WRONG) -> int:
+        visitor = here.visitor()
+        visitor.client.headers["X-Forwarded-For"] = address
+        return visitor.sign_in(name, password).status_code
+
+    one = [guess("ann", "192.0.2.1") for _ in range(4)]
+    right = guess("ann", "192.0.2.1", PASSWORD)
+    other = guess("oli", "192.0.2.2", PASSWORD)
+    many = [guess("vic", f"198.51.100.{number // 3}") for number in range(16)]
+
+    assert one == [422, 422, 422, 429]
+    assert right == 429
+    assert other == 303
+    assert many == [422] * 15 + [429]
+    assert guess("vic", "203.0.113.9", PASSWORD) == 429
+    assert guess("oli", "203.0.113.9", PASSWORD) == 303
+
+
+def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> None:
+    here = console()
+    vic, elsewhere, ann = here.visitor("vic"), here.visitor("vic"), here.visitor("ann")
+
+    def set_session(index: int, **values: object) -> None:
+        row = users.list_sessions(here.place.engine, "vic")[index]
+        with changing(here.place.engine) as rows:
+            rows.set("user_sessions", {"id": row["id"]}, **values)
+
+    assert vic.get("/account").text.count(">this one<") == 1
+    assert ann.get("/users/vic").status_code == 200
+    assert vic.post("/account/sessions/end").status_code == 303
+    assert (vic.get("/").status_code, elsewhere.get("/").status_code) == (200, 303)
+    mine = users.list_sessions(here.place.engine, "vic")[0]["id"]
+    assert vic.post(f"/account/sessions/{mine}/end").status_code == 409
+    theirs = users.list_sessions(here.place.engine, "ann")[0]["id"]
+    vic.post(f"/account/sessions/{theirs}/end")
+    assert ann.get("/").status_code == 200, "a viewer ended the session of an admin"
+    assert ann.post(f"/users/vic/sessions/{mine}/end").status_code == 303
+    assert vic.get("/").status_code == 303
+
+    now = datetime.now(UTC)
+    for values in ({"seen_at": now - timedelta(hours=1, seconds=1)}, {"expires_at": now - timedelta(seconds=1)}):
+        again = here.visitor("vic")
+        assert again.get("/").status_code == 200
+        set_session(0, **values)
+        assert again.get("/").status_code == 303
+    poller = here.visitor("vic")
+    set_session(0, seen_at=now - timedelta(minutes=50))
+    poller.get("/overview/figures?poll=1")
+    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] < now - timedelta(minutes=49), "a page left open must not keep a session alive"
+    poller.get("/overview/figures")
+    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] > now - timedelta(minutes=1)
+
+
+def test_a_password_changes_and_the_other_sessions_end(console: Start) -> None:
+    here = console()
+    vic, elsewhere = here.visitor("vic"), here.visitor("vic")
+    new = "battery battery horse"
+    form = {"current": PASSWORD, "new": new, "again": new}
+
+    assert "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
+    assert "The two are not the same." in vic.post("/account/password", form | {"again": "y"}).text
+    assert "at least 12 characters" in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
+    assert vic.post("/account/password", form).status_code == 303
+    assert "Your password is changed" in vic.get("/account").text
+    assert elsewhere.get("/").status_code == 303
+    assert (here.visitor().sign_in("vic").status_code, here.visitor().sign_in("vic", new).status_code) == (422, 303)
+
+
+def test_who_is_disabled_or_demoted_feels_it_at_the_next_request(console: Start) -> None:
+    here = console()
+    oli, ann = here.visitor("oli"), here.visitor("ann")
+    users.create_user(here.place.engine, "tester", "bea", Role.ADMIN, PASSWORD)
+
+    users.set_user_enabled(here.place.engine, "tester", "oli", enabled=False)
+    users.set_role(here.place.engine, "tester", "ann", Role.VIEWER)
+
+    assert oli.get("/").status_code == 303
+    assert here.visitor().sign_in("oli").status_code == 422
+    assert (ann.get("/").status_code, ann.get("/users").status_code) == (200, 403)
+
+
+def test_a_forged_cookie_is_nobody(console: Start) -> None:
+    here = console()
+    ann = here.visitor("ann")
+    head, _, tail = cookie(ann).partition(".")
+    for forged in (f"{head}x.{tail}", f"{head}.{tail}x", "x", head):
+        assert httpx.get(f"{here.url}/", headers={"Cookie": f"penstock_console={forged}"}).status_code == 303
+
+
+def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None:
+    people(place)
+    for act in (
+        lambda: users.set_role(place.engine, "tester", "ann", Role.VIEWER),
+        lambda: users.set_user_enabled(place.engine, "tester", "ann", enabled=False),
+        lambda: users.create_user(place.engine, "tester", "new", Role.VIEWER, "short"),
+        lambda: users.create_user(place.engine, "tester", "new", Role.VIEWER, "the new password"),
+        lambda: users.create_user(place.engine, "tester", "new", Role.VIEWER, "aaaaaaaaaaaaaaaa"),
+        lambda: users.create_user(place.engine, "tester", "<b>", Role.VIEWER, PASSWORD),
+    ):
+        with pytest.raises(Mistaken):
+            act()
+    assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
+
+
+def test_the_commands_make_and_steer_users(sqlite_place: Place) -> None:
+    run = sqlite_place.run
+    made = run("user", "create", "Ann", "--role", "admin", "--generate")
+    password = made.stdout.splitlines()[-1]
+
+    assert made.stdout.startswith("user ann created, admin")
+    assert users.check_password(sqlite_place.engine, "ann", password) == "ann"
+    assert run("user", "create", "bob", "--role", "viewer", given="correct horse staple\n").returncode == 0
+    assert run("user", "create", "bob", "--role", "viewer", "--no-password").returncode == 1
+    assert run("user", "role", "bob", "operator").returncode == 0
+    assert "did you mean 'bob'" in run("user", "role", "bop", "operator").stderr
+    assert run("user", "password", "bob", given="battery battery horse").returncode == 0
+    assert users.check_password(sqlite_place.engine, "bob", "battery battery horse") == "bob"
+    assert run("user", "disable", "bob").returncode == 0
+    assert users.check_password(sqlite_place.engine, "bob", "battery battery horse") is None
+    assert "bob   operator  disabled" in run("user", "list").stdout
+    assert run("user", "enable", "bob").returncode == 0
+    assert "last admin" in run("user", "disable", "ann").stderr
+    assert password not in run("audit").stdout
