@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -16,6 +17,9 @@ import structlog
 from gunicorn.glogging import Logger as _GunicornLogger
 
 from penstock import logs, metrics
+from penstock.access.secrets import open_box
+from penstock.access.snapshot import Snapshot
+from penstock.db.engine import open_engine
 from penstock.errors import CannotStart
 from penstock.host import Host
 from penstock.settings import Settings
@@ -30,6 +34,7 @@ except CannotStart as error:
     sys.exit(error.exit_code)
 
 _made_for_metrics = metrics.share()
+_access: Snapshot | None = None  # read once, here, for all workers: what is forked is shared memory
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
 threads = _settings.threads
@@ -71,6 +76,7 @@ def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLCo
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
     """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt."""
+    _read_access()
     if not _free(server) or not _rehearsed():
         if server.pidfile is not None:
             server.pidfile.unlink()
@@ -78,12 +84,31 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
     reload = server.reload
 
     def careful() -> None:
+        _read_access()
         if _rehearsed():
             reload()
         else:
             server.log.error("not reloaded: the workers go on with what they have")
 
     server.reload = careful
+
+
+def _read_access() -> None:
+    """Read what changed of the access data. Neither plugins, threads nor connections come into this process, or stay there."""
+    global _access  # noqa: PLW0603  gunicorn's hooks have nowhere else to keep it
+    try:
+        engine = open_engine(_settings.database_url)
+        try:
+            access = _access or Snapshot(_settings.environment, open_box(_settings))
+            access.refresh(engine)
+        finally:
+            engine.dispose()
+    except Exception:  # noqa: BLE001  the rehearsal, and each worker, reads all of it then, and says what is wrong
+        _access = None
+        return
+    _access = access
+    gc.collect()
+    gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
 
 
 def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
@@ -123,7 +148,7 @@ def _rehearsed() -> bool:
             os.waitpid(child, 0)
         return good
     try:
-        Host(_settings).rehearse()
+        Host(_settings).rehearse(_access)
         os.write(tell, GOOD)
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
@@ -138,10 +163,12 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     """Start the host in the worker, after the fork; what can't start ends the server with exit code 3."""
     app = worker.wsgi
     try:
-        app.host.start(kind="serve")
+        app.host.start(kind="serve", access=_access)
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
         sys.exit(error.exit_code)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection needs to look at it
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types

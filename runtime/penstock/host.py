@@ -193,16 +193,17 @@ class Host:
         access.refresh(engine)
         return access, self.judge_all(access, internal=internal)
 
-    def start(self, *, kind: str | None = None) -> None:
+    def start(self, *, kind: str | None = None, access: Snapshot | None = None) -> None:
         """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart.
 
-        A process of a kind says from then on that it is alive.
+        A process of a kind says from then on that it is alive. `access` is what is known already, such as by the process that this one
+        was forked from: only what changed since is read.
         """
         with self._starting:
             if self.fork == forks.number():
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
-            engine = self._open()
+            engine = self._open(access)
             box = open_box(self.settings)
             self.replies = Replies(engine, box)
             self._open_runs(engine, box)
@@ -258,25 +259,26 @@ class Host:
             if item.durable
         ]
 
-    def rehearse(self) -> None:
+    def rehearse(self, access: Snapshot | None = None) -> None:
         """Do all that a start needs, without staying. Raises CannotStart."""
-        self._open().dispose()
+        self._open(access).dispose()
 
-    def _open(self) -> Engine:
+    def _open(self, access: Snapshot | None) -> Engine:
         try:
             engine = open_engine(self.settings.database_url)
-            self._read(engine)
+            self._read(engine, access)
         except (DatabaseAway, Unknown) as error:
             raise CannotStart(str(error)) from error
         if self.settings.strict:
             self._refuse_to_start_if_refused()
         return engine
 
-    def _read(self, engine: Engine) -> None:
+    def _read(self, engine: Engine, access: Snapshot | None) -> None:
         at = migrate.current(engine)
         if at is None:
             raise CannotStart("the database is empty; run `penstock db upgrade`")
-        access = Snapshot(self.settings.environment, open_box(self.settings))
+        if access is None:
+            access = Snapshot(self.settings.environment, open_box(self.settings))
         access.refresh(engine)
         present: dict[str, list[str]] = {}
         for identifier, item in self.loaded.items():

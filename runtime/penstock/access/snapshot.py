@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
 
 from penstock.access.callbacks import CallbackTarget
+from penstock.access.keys import Keys
 from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
@@ -18,7 +19,7 @@ from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import DatabaseAway, Engine, reading
 from penstock.db.replies import claim
-from penstock.db.rows import Reader, Row, changed_since, current_revision
+from penstock.db.rows import Reader, Row, changed_since, current_revision, keys_since
 from penstock.errors import Unknown
 
 
@@ -59,9 +60,9 @@ class Snapshot:
 
     def _forget(self) -> None:
         """Know nobody and nothing; what is cached by the versions ends with it."""
-        self._keys: dict[bytes, ApiKey] = {}
+        self._keys = Keys()
         self._consumers: dict[int, Consumer] = {}
-        self._associations: dict[tuple[int, str], bool] = {}
+        self._associations: dict[str, set[int]] = {}  # consumers by pipeline
         self._signing: dict[str, SigningKey] = {}
         self._credentials: dict[str, Mapping[str, Credential]] = {}
         self._issuers: dict[str, TrustedIssuer] = {}
@@ -102,7 +103,7 @@ class Snapshot:
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
         """Say whether a consumer may call a pipeline here."""
-        return self._associations.get((consumer_id, pipeline), False)
+        return consumer_id in self._associations.get(pipeline, ())
 
     def credentials(self, kind: str) -> Mapping[str, Credential]:
         """Return the credentials that were enrolled with an authenticator of that name, by their names."""
@@ -154,6 +155,7 @@ class Snapshot:
             environment = reader.find("environments", name=self._name)
             if environment is None:
                 raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
+            self._apply_keys(keys_since(connection, environment["id"], self.revision))
             changed = changed_since(connection, environment["id"], self.revision)
         self._apply(environment, changed)
         self.revision = revision
@@ -168,16 +170,8 @@ class Snapshot:
         for row in changed["consumers"]:
             self._consumers[row["id"]] = Consumer(row["id"], row["name"], row["enabled"])
         for row in changed["associations"]:
-            if row["active"]:
-                self._associations[row["consumer_id"], row["pipeline"]] = True
-            else:
-                self._associations.pop((row["consumer_id"], row["pipeline"]), None)
-        for row in changed["api_keys"]:
-            if row["revoked_at"] is not None:
-                self._keys.pop(row["digest"], None)
-            else:
-                expires = row["expires_at"]
-                self._keys[row["digest"]] = ApiKey(row["id"], row["consumer_id"], expires.timestamp() if expires else None, row["enabled"])
+            consumers = self._associations.setdefault(row["pipeline"], set())
+            (consumers.add if row["active"] else consumers.discard)(row["consumer_id"])
         for row in changed["pipelines"]:
             self.pipelines[row["name"]] = PipelineState(row["enabled"], row["login_flow"])
         for row in changed["graces"]:
@@ -190,6 +184,13 @@ class Snapshot:
         self._apply_bounds(changed)
         self._apply_needs(changed)
         self._apply_records(changed)
+
+    def _apply_keys(self, rows: Iterable[tuple[bytes, str, int, datetime | None, bool, bool]]) -> None:
+        for digest, key_id, consumer_id, expires, enabled, revoked in rows:
+            if revoked:
+                self._keys.drop(digest)
+            else:
+                self._keys.put(digest, key_id, consumer_id, expires.timestamp() if expires else None, usable=enabled)
 
     def _apply_records(self, changed: Mapping[str, list[Row]]) -> None:
         """Take over what is never written of bodies, and where the ends of durable runs may be told."""

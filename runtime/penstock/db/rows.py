@@ -13,13 +13,13 @@ from penstock.db import tables
 from penstock.db.engine import CHANNEL, Engine, writing
 
 Row = sa.RowMapping
+AT_A_TIME = 10_000  # keys that are fetched together
 
 ACCESS = (
     "graces",
     "pipelines",
     "consumers",
     "associations",
-    "api_keys",
     "credentials",
     "signing_keys",
     "issuers",
@@ -140,6 +140,21 @@ def changed_since(connection: sa.Connection, environment_id: int, since: int) ->
             query = query.where(source.c.environment_id == environment_id)
         changed[name] = list(connection.execute(query.order_by(source.c.revision)).mappings())
     return changed
+
+
+def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[tuple[bytes, str, int, datetime | None, bool, bool]]:
+    """Return one environment's API keys that changed after a revision, one after the other: there may be a million.
+
+    Each as digest, id, consumer, end, whether it is enabled and whether it was revoked.
+    """
+    keys = tables.api_keys
+    query = (
+        sa.select(keys.c.digest, keys.c.id, keys.c.consumer_id, keys.c.expires_at, keys.c.enabled, keys.c.revoked_at.is_not(None))
+        .where(keys.c.environment_id == environment_id, keys.c.revision > since)
+        .order_by(keys.c.revision)
+    )
+    for row in connection.execution_options(yield_per=AT_A_TIME).execute(query):
+        yield tuple(row)
 
 
 def touch_keys(engine: Engine, used: Mapping[str, datetime]) -> None:
