@@ -24,7 +24,7 @@ lint: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.echo
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.hot_path
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.features
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.durable
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.console

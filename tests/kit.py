@@ -136,10 +136,15 @@ class Place:
 
     def token(self, consumer: str, env: str = "test", **more: object) -> str:
         """Make a token as a login flow would."""
+        return self.tokens(consumer, 1, env, **more)[0]
+
+    def tokens(self, consumer: str, number: int, env: str = "test", **more: object) -> list[str]:
+        """Make several tokens, each another."""
         from penstock_jwt.tokens import Issuer
 
         wanted: dict[str, object] = {"subject": "ann", "scopes": frozenset[str](), "lifetime": None, "claims": {}, "now": time.time(), **more}
-        return Issuer("penstock").issue(self.snapshot(env), consumer, **wanted).access_token  # type: ignore[arg-type]  # a test may break the types
+        access = self.snapshot(env)
+        return [Issuer("penstock").issue(access, consumer, **wanted).access_token for _ in range(number)]  # type: ignore[arg-type]  # a test may break the types
 
     def environ(self, env: str = "test", **more: str) -> dict[str, str]:
         """Return the process environment that points at this place."""

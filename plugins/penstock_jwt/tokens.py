@@ -11,15 +11,17 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.utils import base64url_decode
 
 from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued, TrustedIssuer
 from penstock_jwt.outside import KeySets
 
+Kept = TypeVar("Kept")
 LEEWAY = 30
 TYPE = "at+jwt"
 OUTSIDE_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt", ""})
@@ -68,6 +70,7 @@ class Tokens(Authenticator):
     def __init__(self, issuer: str) -> None:
         self._issuer = issuer
         self._cache: OrderedDict[bytes, _Proven] = OrderedDict()
+        self._bad: OrderedDict[bytes, str] = OrderedDict()  # tokens that no clock makes good, and why
         self._cache_version = -1
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[SigningKey, Any]] = {}
@@ -86,19 +89,7 @@ class Tokens(Authenticator):
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
         """Return the caller with subject, scopes and claims."""
         digest = sha256(credential.encode("utf-8", "surrogateescape")).digest()
-        version = access.tokens_version
-        if version != self._cache_version:
-            with self._lock:
-                self._cache.clear()
-                self._cache_version = version
-        proven = self._cache.get(digest)
-        if proven is None or now >= proven.prove_again_at:
-            proven = self._prove(credential, access, now)
-            with self._lock:
-                if self._cache_version == version:
-                    self._cache[digest] = proven
-                    if len(self._cache) > CACHED:
-                        self._cache.popitem(last=False)
+        proven = self._known(credential, digest, access, now)
         if now >= proven.ends + LEEWAY or now >= proven.verify_until:
             with self._lock:
                 self._cache.pop(digest, None)
@@ -113,6 +104,35 @@ class Tokens(Authenticator):
             raise CredentialRejected("not bound to the consumer of the key that came with it")
         return Caller(caller.consumer, caller.consumer_id, caller.key_id, proven.subject, proven.scopes, proven.claims)
 
+    def _known(self, credential: str, digest: bytes, access: AccessView, now: float) -> _Proven:
+        """Return what a token proves, from memory if it was seen before."""
+        version = access.tokens_version
+        if version != self._cache_version:
+            with self._lock:
+                self._cache.clear()
+                self._bad.clear()
+                self._cache_version = version
+        proven = self._cache.get(digest)
+        if proven is not None and now < proven.prove_again_at:
+            return proven
+        if digest in self._bad:
+            raise CredentialRejected(self._bad.get(digest, "seen before"))
+        try:
+            proven = self._prove(credential, access, now)
+        except CredentialRejected as error:
+            if not access.trusted_issuers():  # whose keys may be others the next moment
+                self._keep(self._bad, version, digest, str(error))
+            raise
+        self._keep(self._cache, version, digest, proven)
+        return proven
+
+    def _keep(self, cache: OrderedDict[bytes, Kept], version: int, digest: bytes, what: Kept) -> None:
+        with self._lock:
+            if self._cache_version == version:
+                cache[digest] = what
+                if len(cache) > CACHED:
+                    cache.popitem(last=False)
+
     def security_scheme(self) -> Mapping[str, object]:
         """Describe bearer tokens."""
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
@@ -125,7 +145,7 @@ class Tokens(Authenticator):
         if trusted is not None:
             return self._prove_outside(token, trusted, now)
         try:
-            header = jwt.get_unverified_header(token)
+            header = _header(token)
             if not DANGEROUS.isdisjoint(header):
                 raise CredentialRejected("its header asks for more than we do")
             key = access.signing_keys().get(header.get("kid", ""))
@@ -153,7 +173,7 @@ class Tokens(Authenticator):
     def _prove_outside(self, token: str, trusted: TrustedIssuer, now: float) -> _Proven:
         """Check a token of an outside issuer: with that issuer's keys alone, and nothing that the token says of keys but their `kid`."""
         try:
-            header = jwt.get_unverified_header(token)
+            header = _header(token)
             kid, kind = header.get("kid"), str(header.get("typ", "")).lower()
             if not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header) or kind not in OUTSIDE_TYPES or not (kid is None or isinstance(kid, str)):
                 raise CredentialRejected("its header asks for more than we do, or is of another typ")
@@ -202,6 +222,14 @@ class Tokens(Authenticator):
         if known is None or known[0].public != key.public:
             known = self._keys[key.kid] = (key, _verifier(key))
         return known[1]
+
+
+def _header(token: str) -> dict[str, Any]:
+    """Return what a token says of itself; `jwt.decode` looks at it once more, and strictly. Raises ValueError."""
+    header = json.loads(base64url_decode(token.partition(".")[0].encode()))
+    if not isinstance(header, dict):
+        raise TypeError("a header is an object")
+    return header
 
 
 def _trusted(token: str, access: AccessView) -> TrustedIssuer | None:

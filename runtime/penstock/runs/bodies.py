@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -66,9 +67,15 @@ def _unmarked(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401  any annotation
     return hint, False
 
 
+@lru_cache(256)
+def _is_json(content_type: str) -> bool:
+    """Say whether that is JSON in UTF-8. Raises Refusal (415) for a charset that is no text's."""
+    sent = content_type.partition(";")[0].strip().lower()
+    return (sent in {"", "application/json"} or sent.endswith("+json")) and _charset(content_type) in {"utf-8", "ascii"}
+
+
 def _json(call: Call) -> bytes:
-    sent = call.content_type.partition(";")[0].strip().lower()
-    if (sent not in {"", "application/json"} and not sent.endswith("+json")) or _charset(call) not in {"utf-8", "ascii"}:
+    if not _is_json(call.content_type):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/json, in UTF-8.", headers=[("Accept", "application/json")])
     return call.body
 
@@ -101,9 +108,9 @@ def _pydantic(model: Any, body: bytes) -> object:  # noqa: ANN401  a Pydantic mo
         raise invalid(faults) from None
 
 
-def _charset(call: Call) -> str:
+def _charset(content_type: str) -> str:
     """Return the codec of the body's charset, UTF-8 where none is said. Raises Refusal (415) for one that is no text's."""
-    said = CHARSET.search(call.content_type)
+    said = CHARSET.search(content_type)
     if said is None:
         return "utf-8"
     try:
@@ -116,7 +123,7 @@ def _charset(call: Call) -> str:
 
 
 def _text(call: Call) -> str:
-    charset = _charset(call)
+    charset = _charset(call.content_type)
     try:
         return call.body.decode(charset)
     except UnicodeDecodeError:
@@ -145,7 +152,7 @@ def _xml(call: Call) -> Element:
     sent = call.content_type.partition(";")[0].strip().lower()
     if sent not in {"", "application/xml", "text/xml"} and not sent.endswith("+xml"):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/xml.", headers=[("Accept", "application/xml")])
-    charset = _charset(call) if CHARSET.search(call.content_type) else None
+    charset = _charset(call.content_type) if CHARSET.search(call.content_type) else None
     parser = DefusedXMLParser(target=_Bounded(), encoding=charset, forbid_dtd=True)
     try:
         parser.feed(call.body)

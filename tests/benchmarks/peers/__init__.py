@@ -1,0 +1,1 @@
+"""What others would write: the same echo, bare or behind the same two checks."""
