@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from kit import ACTOR, Place, consumers, environments, signing
 
-from penstock import audit, parse_api_key
+from penstock import Caller, CredentialRejected, audit, parse_api_key
 from penstock.access.environments import pipelines_seen, set_policy
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
@@ -21,6 +22,7 @@ from penstock.db.engine import open_engine, reading
 from penstock.db.rows import current_revision
 from penstock.db.tables import metadata
 from penstock.errors import CannotStart, Exists, PenstockError, Unknown
+from penstock_jwt.tokens import Tokens
 
 
 def revision(place: Place) -> int:
@@ -251,3 +253,29 @@ def test_a_dropped_signing_key_is_wiped_and_replaced(place: Place) -> None:
     with place.engine.connect() as connection:
         sealed = connection.execute(sa.text("SELECT private_encrypted FROM signing_keys WHERE kid = :kid"), {"kid": before}).scalar_one()
     assert bytes(sealed) == b""
+
+
+def test_a_token_that_was_refused_for_its_key_is_taken_once_the_key_is_known(place: Place) -> None:
+    place.consumer("acme")
+    behind = place.snapshot()
+    signing.rotate_signing_key(place.engine, ACTOR, "test", place.box)
+    token, tokens, caller = place.token("acme"), Tokens("penstock"), Caller("acme", 1, "key_1")
+    for _ in range(2):
+        with pytest.raises(CredentialRejected, match="unknown kid"):
+            tokens.verify(token, behind, caller, time.time())
+
+    behind.refresh(place.engine)
+
+    assert tokens.verify(token, behind, caller, time.time()).subject == "ann"
+
+
+def test_a_token_that_is_bad_for_good_is_not_verified_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.consumer("acme")
+    access, tokens, caller = place.snapshot(), Tokens("penstock"), Caller("acme", 1, "key_1")
+    forged = place.token("acme")[:-6] + "AAAAAA"
+    with pytest.raises(CredentialRejected, match="not verifiable"):
+        tokens.verify(forged, access, caller, time.time())
+    monkeypatch.setattr("jwt.decode", lambda *_, **__: pytest.fail("it was looked at once more"))
+
+    with pytest.raises(CredentialRejected, match="not verifiable"):
+        tokens.verify(forged, access, caller, time.time())

@@ -26,6 +26,9 @@ def none(call: Call): return None
 @sizes.get("/same")
 def same(call: Call): return Reply(304, {"ETag": '"1"'})
 
+@sizes.get("/headers")
+def headers(call: Call): return dict(call.headers)
+
 @hookimpl
 def penstock_pipelines(): return [sizes]
 """
@@ -113,3 +116,61 @@ def test_a_client_that_only_sees_its_upload_refused_still_reads_why(server: Serv
     answers = [server.client.post("/v1/sizes/", content=b"x" * 5_000_000).json() for _ in range(3)]
 
     assert [(answer["type"], answer["limit"]) for answer in answers] == [("body-too-large", 100_000)] * 3
+
+
+def facts(server: Server, *fields: bytes) -> dict[str, str]:
+    """Return the headers as a handler sees them."""
+    received = exchange(server, b"\r\n".join([b"GET /v1/sizes/headers HTTP/1.1", *fields, b"Connection: close", b"", b""]))
+    assert received.startswith(b"HTTP/1.1 200"), received
+    return dict(json.loads(received.partition(b"\r\n\r\n")[2]))
+
+
+def test_fields_of_one_name_are_one_list_and_names_with_an_underscore_are_none(server: Server) -> None:
+    seen = facts(server, b"Host: x", b"X-Tag: a", b"x-tag: b", b"X_Tag: c", b"X-Odd: \xe4 ")
+
+    assert (seen["x-tag"], seen["x-odd"], seen["host"]) == ("a,b", "ä", "x")
+
+
+@pytest.mark.parametrize("field", [b"Host: y", b"Content-Type: a/b\r\nContent-Type: c/d"], ids=["host", "content type"])
+def test_what_may_come_once_and_comes_twice_is_refused(server: Server, field: bytes) -> None:
+    assert exchange(server, post(b"Connection: close", b"Content-Length: 0", field)).startswith(b"HTTP/1.1 400")
+
+
+def test_who_asks_whether_to_go_on_is_told_to(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(post(b"Content-Length: 3", b"Expect: 100-continue", b"Connection: close"))
+        first = connection.recv(1000)
+        connection.sendall(b"abc")
+        rest = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert first.startswith(b"HTTP/1.1 100")
+    assert b'{"bytes":3}' in first + rest
+
+
+def test_the_path_is_decoded_once_and_the_query_is_left_alone(server: Server) -> None:
+    received = exchange(server, b"GET /v1/sizes/same%2Fnot?a=%41#x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    absolute = exchange(server, b"GET http://elsewhere/v1/sizes/headers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert received.startswith(b"HTTP/1.1 404")
+    assert absolute.startswith(b"HTTP/1.1 200")
+
+
+def test_heads_that_do_not_come_to_an_end_hold_no_thread(sqlite_place: Place, serve: Serve) -> None:
+    sqlite_place.policy("any")
+    sqlite_place.plugin("sizes", PLUGIN)
+    server = serve(sqlite_place, PENSTOCK_THREADS="1")
+    waiting = [socket.create_connection(("127.0.0.1", server.port), timeout=15) for _ in range(20)]
+    for connection in waiting:
+        connection.sendall(b"POST /v1/sizes/ HTTP/1.1\r\nHost: x\r\n")
+
+    assert server.client.post("/v1/sizes/", content=b"abc").json() == {"bytes": 3}
+    assert waiting[0].recv(1000).startswith(b"HTTP/1.1 408")
+    for connection in waiting:
+        connection.close()
+
+
+def test_a_head_may_come_byte_by_byte(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for byte in post(b"Content-Length: 3", b"Connection: close", body=b"abc"):
+            connection.sendall(bytes([byte]))
+        assert b'{"bytes":3}' in b"".join(iter(lambda: connection.recv(65536), b""))

@@ -1,0 +1,59 @@
+"""The API keys in memory: packed, and as they were put in."""
+
+from __future__ import annotations
+
+import tracemalloc
+from hashlib import sha256
+
+import pytest
+
+from penstock.access import keys as keys_module
+from penstock.access.keys import Keys
+from penstock.contracts.access import ApiKey
+
+DIGEST = b"\x01" * 32
+
+
+def test_a_key_comes_out_as_it_was_put_in() -> None:
+    keys = Keys()
+    keys.put(DIGEST, "key_7b1ccdd35262", 7, 1_800_000_000.5, usable=True)
+    keys.put(b"\x02" * 32, "key_ünusual", 2**40, None, usable=False)
+
+    assert keys.get(DIGEST) == ApiKey("key_7b1ccdd35262", 7, 1_800_000_000.5, usable=True)
+    assert keys.get(b"\x02" * 32) == ApiKey("key_ünusual", 2**40, None, usable=False)
+    assert keys.get(b"\x03" * 32) is None
+    assert len(keys) == 2
+
+
+def test_what_changes_is_seen_at_once_also_where_it_was_asked_for_before() -> None:
+    keys = Keys()
+    keys.put(DIGEST, "key_1", 1, None, usable=True)
+    seen = [keys.get(DIGEST)]
+    keys.put(DIGEST, "key_1", 1, None, usable=False)
+    seen.append(keys.get(DIGEST))
+    keys.drop(DIGEST)
+    seen.append(keys.get(DIGEST))
+
+    assert [key.usable if key else None for key in seen] == [True, False, None]
+
+
+def test_more_keys_than_are_kept_at_hand_are_all_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys_module, "AT_HAND", 10)
+    keys = Keys()
+    for number in range(100):
+        keys.put(number.to_bytes(32), f"key_{number}", number, None, usable=True)
+
+    for _ in range(2):
+        found = [keys.get(number.to_bytes(32)) for number in range(100)]
+        assert [key.consumer_id for key in found if key] == list(range(100))
+
+
+def test_a_key_takes_little_memory() -> None:
+    keys = Keys()
+    tracemalloc.start()
+    for number in range(10_000):
+        keys.put(sha256(str(number).encode()).digest(), f"key_{number:012x}", number, None, usable=True)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert taken / 10_000 < 250
