@@ -14,7 +14,6 @@ from penstock.cli.base import Context, env_option, format_option, pass_context, 
 from penstock.db import migrate
 from penstock.gate.compliance import Judged, State
 from penstock.settings import SETTINGS
-from penstock.web.openapi import describe
 
 
 @click.command()
@@ -148,6 +147,8 @@ def openapi(context: Context, environment: str | None, internal: bool) -> None:
     """Print what an environment serves as OpenAPI 3.1."""
     name = context.environment(environment)
     _, judged = context.host.look(context.engine, name, context.box, internal=internal)
+    from penstock.web.openapi import describe  # noqa: PLC0415  it brings Flask with it, which other commands need not load
+
     show_json(describe(context.host, name, judged))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import sqlalchemy as sa
 
 import penstock
 from penstock.db.engine import Engine, reading, writing
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+VERSION = sa.table("alembic_version", sa.column("version_num"))  # where Alembic notes it
 
 
 def migrations() -> Path:
@@ -21,6 +24,8 @@ def migrations() -> Path:
 
 
 def _config() -> Config:
+    from alembic.config import Config  # noqa: PLC0415  a tenth of a second, and every process looks at its database but few upgrade it
+
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     return config
@@ -28,17 +33,21 @@ def _config() -> Config:
 
 def head() -> str:
     """Return the newest migration of this release."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415  as above
+
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def current(engine: Engine) -> str | None:
     """Return the migration that a database is at, None if it has none. Raises DatabaseAway."""
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return connection.scalar(sa.select(VERSION.c.version_num)) if sa.inspect(connection).has_table(VERSION.name) else None
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Run what is missing and return where the database was and is. Raises DatabaseAway."""
+    from alembic import command  # noqa: PLC0415  as above
+
     before = current(engine)
     config = _config()
     with writing(engine) as connection:
