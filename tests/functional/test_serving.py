@@ -40,13 +40,14 @@ def key(sqlite_place: Place) -> str:
     return sqlite_place.key("acme").key
 
 
-def test_gunicorn_s_own_command_serves_the_same(sqlite_place: Place, key: str) -> None:
+@pytest.mark.parametrize("options", [[], ["--preload", "--workers", "2"]], ids=["as configured", "preloaded"])
+def test_gunicorn_s_own_command_serves_the_same(sqlite_place: Place, key: str, options: list[str]) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = sqlite_place.folder / "gunicorn.log"
     with log.open("w") as file:
         environ = sqlite_place.environ(PENSTOCK_BIND=f"127.0.0.1:{port}")
-        process = subprocess.Popen(GUNICORN, cwd=ROOT, env=environ, stdout=file, stderr=file)
+        process = subprocess.Popen([*GUNICORN[:-1], *options, GUNICORN[-1]], cwd=ROOT, env=environ, stdout=file, stderr=file)
     try:
         wait_for(f"{url}/-/health", process)
         statuses = [httpx.get(f"{url}/v1/orders/", headers=headers, timeout=10).status_code for headers in ({"X-API-Key": key}, {})]
