@@ -172,7 +172,9 @@ class Place:
 class Server:
     """`penstock serve` in real processes, on a free port."""
 
-    def __init__(self, place: Place, env: str = "test", *, workers: int = 1, worker: int = 0, wait: bool = True, **more: str) -> None:
+    def __init__(
+        self, place: Place, env: str = "test", *, workers: int = 1, threads: int = 8, worker: int = 0, wait: bool = True, **more: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"server-{self.port}.log"
@@ -186,7 +188,7 @@ class Server:
             "--workers",
             str(workers),
             "--threads",
-            "8",
+            str(threads),
             "--worker",
             str(worker),
         ]

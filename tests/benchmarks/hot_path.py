@@ -33,7 +33,7 @@ CONNECTIONS, SLOW = 16, 48
 KEYS, CONSUMERS, PIPELINES = 1_000_000, 10_000, 1_000
 TOKENS = 20_000  # more than are remembered
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-THREADS = "8"
+THREADS = 8
 BODY = '{"reference": "PO-1", "lines": [{"sku": "PEN-01", "quantity": 3}]}'
 PEERS = Path(__file__).with_name("peers")
 VERSIONS = ("gunicorn", "gunicorn_h1c", "flask", "werkzeug", "pyjwt", "sqlalchemy", "fastapi", "uvicorn", "flask-jwt-extended", "msgspec")
@@ -125,7 +125,7 @@ class Contender:
         return statistics.median(self.p99s)
 
 
-def started(contender: Contender, seconds: float, folder: Path) -> subprocess.Popen[str]:
+def started(contender: Contender, seconds: int, folder: Path) -> subprocess.Popen[str]:
     """Put load on a server, from another process."""
     headers = {"Content-Type": "application/json", **contender.headers}
     if shutil.which("wrk"):
@@ -156,7 +156,7 @@ def finished(contender: Contender, process: subprocess.Popen[str]) -> tuple[floa
     return int(figures[1]) / int(figures[2]) * 1e6, int(figures[4]) / 1000
 
 
-def measure(contender: Contender, seconds: float, folder: Path) -> tuple[float, float]:
+def measure(contender: Contender, seconds: int, folder: Path) -> tuple[float, float]:
     """Return calls a second and the 99th percentile of one round."""
     headers = {"Content-Type": "application/json", **contender.headers}
     if contender.tokens:
@@ -187,7 +187,7 @@ def peer(app: str, folder: Path, worker: str = "gthread", **environ: str) -> Ite
     if worker == "uvicorn":
         command = ["uvicorn", f"{app}:app", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error", "--port", str(port)]
     else:
-        command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", THREADS, "--worker-class", worker]
+        command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(THREADS), "--worker-class", worker]
         command += ["--keep-alive", "75", "--no-control-socket", "--log-level", "error", f"{app}:app"]
     with (folder / f"peer-{port}.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=PEERS, env=os.environ | environ, stdout=log, stderr=log)
@@ -227,9 +227,9 @@ def echo_place(stack: ExitStack, folder: Path, name: str) -> tuple[Place, dict[s
     return place, sent
 
 
-def serve(stack: ExitStack, place: Place, **settings: str) -> Server:
-    """Serve a place with one worker on the server's core."""
-    return stack.enter_context(Server(place, **{"PENSTOCK_THREADS": THREADS, "PENSTOCK_LOG_CALLS": "none", **settings}))
+def serve(stack: ExitStack, place: Place, *, workers: int = 1, threads: int = THREADS) -> Server:
+    """Serve a place on the server's core."""
+    return stack.enter_context(Server(place, workers=workers, threads=threads, PENSTOCK_LOG_CALLS="none"))
 
 
 def against_peers(stack: ExitStack, folder: Path) -> None:
@@ -303,9 +303,9 @@ def with_many(stack: ExitStack, folder: Path) -> None:
         connection.executemany("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", keys)
         pairs = ((2 + number % CONSUMERS, f"pipe-{(number // CONSUMERS + number) % PIPELINES}") for number in range(10 * CONSUMERS))
         connection.executemany("INSERT INTO associations (environment_id, consumer_id, pipeline, active, revision) VALUES (1, ?, ?, 1, 2)", pairs)
-    small = serve(stack, few, PENSTOCK_WORKERS="2")
+    small = serve(stack, few, workers=2)
     began = time.monotonic()
-    large = serve(stack, many, PENSTOCK_WORKERS="2")
+    large = serve(stack, many, workers=2)
     wait_for_answer(f"{large.url}/v1/pipe-3/", theirs, OK)
     ready = time.monotonic() - began
     usual = Contender("10 keys", f"{small.url}/v1/echo/", sent)
@@ -354,7 +354,7 @@ def scaling(stack: ExitStack, folder: Path) -> None:
     one = serve(stack, place)
     if CORES:
         os.sched_setaffinity(0, CORES)
-    two = serve(stack, place, PENSTOCK_WORKERS="2")
+    two = serve(stack, place, workers=2)
     figures: dict[str, list[float]] = {"one": [], "two": []}
     for _ in range(ROUNDS):
         for name, server in (("one", one), ("two", two)):
@@ -374,15 +374,15 @@ def scaling(stack: ExitStack, folder: Path) -> None:
 def beside_slow(stack: ExitStack, folder: Path) -> None:
     """Compare fast calls beside slow ones with fast calls alone, with the threads that are usual."""
     place, sent = echo_place(stack, folder, "slow")
-    server = serve(stack, place, PENSTOCK_THREADS="64")
+    server = serve(stack, place, threads=64)
     alone = Contender("fast alone", f"{server.url}/v1/echo/", sent)
     beside = Contender("fast beside slow", f"{server.url}/v1/echo/", sent)
     slow = Contender("slow", f"{server.url}/v1/echo/slow", sent, connections=SLOW)
     pin(0)
     for _ in range(ROUNDS):
         for contender in (alone, beside):
-            other = started(slow, SECONDS, folder) if contender is beside else None
-            rate, p99 = measure(contender, SECONDS - 0.5, folder) if other is None else finished(contender, started(contender, SECONDS - 0.5, folder))
+            other = started(slow, SECONDS + 1, folder) if contender is beside else None
+            rate, p99 = measure(contender, SECONDS, folder) if other is None else finished(contender, started(contender, SECONDS, folder))
             contender.rates.append(rate)
             contender.p99s.append(p99)
             if other is not None:

@@ -158,7 +158,7 @@ def test_the_path_is_decoded_once_and_the_query_is_left_alone(server: Server) ->
 def test_heads_that_do_not_come_to_an_end_hold_no_thread(sqlite_place: Place, serve: Serve) -> None:
     sqlite_place.policy("any")
     sqlite_place.plugin("sizes", PLUGIN)
-    server = serve(sqlite_place, PENSTOCK_THREADS="1")
+    server = serve(sqlite_place, threads=1)
     waiting = [socket.create_connection(("127.0.0.1", server.port), timeout=15) for _ in range(20)]
     for connection in waiting:
         connection.sendall(b"POST /v1/sizes/ HTTP/1.1\r\nHost: x\r\n")

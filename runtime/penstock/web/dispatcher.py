@@ -36,7 +36,7 @@ from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.turns import PASS_ON, PATIENCE
+from penstock.web.turns import LONG, PASS_ON
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
@@ -291,7 +291,7 @@ class Dispatcher:
         finally:
             seconds = time.perf_counter() - began
             self._observers.finished(call, status, seconds)
-            if seconds > PATIENCE:
+            if seconds > LONG:
                 self._slow[call.pipeline].add(endpoint.name)
             else:
                 self._slow[call.pipeline].discard(endpoint.name)

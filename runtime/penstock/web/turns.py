@@ -13,8 +13,9 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 PASS_ON = "penstock.pass_on"  # noqa: S105  no password: the environ's name of what passes the turn on
-PATIENCE = 0.002  # seconds that the one whose turn it is may be busy with one thing before another goes on
-LOOK = 0.002  # seconds between two looks at how long that is, as long as there is something to do
+PATIENCE = 0.005  # seconds that the one whose turn it is may be busy with one thing before another goes on
+LONG = 2 * PATIENCE  # seconds after which it is said to take long the next time too
+LOOK = 0.0025  # seconds between two looks at how long that is, as long as there is something to do
 QUIET = 50  # looks in a row at somebody who only waits, after which there are none until something comes
 
 
