@@ -107,7 +107,8 @@ def finish(connection: sa.Connection, ends: Sequence[End]) -> list[Row]:
     known = sa.select(runs.c.id, runs.c.consumer_id, durable_runs.c.callback_url).join(durable_runs, durable_runs.c.run_id == runs.c.id)
     known = known.where(runs.c.id.in_([end.run for end in ends]), _qualified_in_flight()).with_for_update(of=runs)
     found = {row["id"]: row for row in connection.execute(known).mappings()}
-    fresh = [end for end in ends if end.run in found]
+    first = {end.run: end for end in reversed(ends)}
+    fresh = [end for run, end in first.items() if run in found]
     if not fresh:
         return []
     names = ("status", "http_status", "micros", "problem", "detail")

@@ -20,6 +20,7 @@ ALWAYS = frozenset(
     }
 )  # fmt: skip
 API_KEY = re.compile(r"pk_[a-z][a-z0-9-]{0,30}_[0-9A-Za-z]{22,}")
+NAMED = re.compile(r"""((?P<name>[\w-]+)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
 LARGEST = 64 * 1024  # bytes of a body that is kept
 
 
@@ -47,12 +48,17 @@ class Sensitive:
             return HIDDEN
         if isinstance(value, dict):
             return {
-                name: HIDDEN if isinstance(name, str) and name.casefold() in self.names else self.hide(item, (*place, str(name)))
+                API_KEY.sub(HIDDEN, str(name)): HIDDEN if str(name).casefold() in self.names else self.hide(item, (*place, str(name)))
                 for name, item in value.items()
             }
         if isinstance(value, list):
             return [self.hide(item, (*place, str(index))) for index, item in enumerate(value)]
         return API_KEY.sub(HIDDEN, value) if isinstance(value, str) else value
+
+    def text(self, text: str) -> str:
+        """Return a text without API keys, and without what it says of fields by name, as `password=…` or `"password": …`."""
+        shown = API_KEY.sub(HIDDEN, text) if "pk_" in text else text
+        return NAMED.sub(lambda found: found[1] + HIDDEN if found["name"].casefold() in self.names else found[0], shown)
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
         """Return what may be kept of a body: its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields."""
