@@ -374,7 +374,7 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
-        assert (number, durable) == (3, [])
+        assert (number, durable) == (3, {})
 
     def test_counts_of_minutes_become_counts_of_hours_without_being_lost(self, place: Place) -> None:
         now = 1_800_000_000

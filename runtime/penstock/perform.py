@@ -281,13 +281,13 @@ class Starter:
         )
         wanted = Wanted(child.run, given, endpoint.pipeline, endpoint.route, parent=context.call.run)
 
-
         def accept() -> str:
             accepting.accept(wanted)
             return child.run
 
         # The id is what the step left: a run that was started again from a later step has its child from the run before.
-        started = str(run.once(f"call_pipeline {identifier}", accept))
+        left = run.once(f"call_pipeline {identifier}", accept)
+        started = left if isinstance(left, str) else child.run
         return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome) if wait else started
 
     def _wait(self, run: str, deadline: float) -> Document:

@@ -16,16 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.access import callbacks, sensitive
+from penstock.access.find import environment_row
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
 from penstock.db.engine import reading
+from penstock.db.rows import Reader
 from penstock.errors import Mistaken, Unknown
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
-from penstock.worker import tick_id
+from penstock.runs.ticks import tick_id
 
 COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
 COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
@@ -132,8 +134,10 @@ def _waterfall(steps: list[StepRecord]) -> Table:
     """Return the steps, each attempt as a bar on the run's time."""
     whole = max([0.001, *(step.at + step.ms for step in steps)])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
     for column in ("#", "step", "attempts", "ms", "", "error"):
-        table.add_column(column, justify="right" if column in {"#", "attempts", "ms"} else "left", no_wrap=column != "error")
+        right, least = column in {"#", "attempts", "ms"}, {"#": numbers, "attempts": 8, "ms": 7}.get(column)
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "error", min_width=least)
     for number, step in enumerate(steps, 1):
         bar = Text(" " * BAR)
         for attempt in step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]:
@@ -224,6 +228,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
+        environment_row(Reader(connection), name)
         for identifier, item in sorted(context.host.loaded.items()):
             for schedule in item.pipeline.schedules if not item.broken else ():
                 ticks = croniter(schedule.cron, datetime.now(ZoneInfo(schedule.timezone)), second_at_beginning=True)

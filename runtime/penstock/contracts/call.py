@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 from penstock.contracts.forms import Fields, close_files
@@ -35,6 +36,7 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+EXACT = 2**53  # whole numbers below this are the same in any JSON reader
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

@@ -137,8 +137,11 @@ class Ledger(ABC):
         """Delete runs that are over."""
 
     @abstractmethod
-    def forget_ticks(self, before: float) -> int:
-        """Delete ticks of schedules before a moment, in seconds since the epoch, a few at a time; return how many. The clocks of ticks that nobody took go too."""
+    def forget_ticks(self, since: float, before: float) -> int:
+        """Delete ticks of schedules between two moments, in seconds since the epoch, a few at a time; return how many.
+
+        The schedules of ticks that nobody took go too.
+        """
 
     @abstractmethod
     def close(self) -> None:

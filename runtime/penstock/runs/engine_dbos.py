@@ -192,11 +192,11 @@ class DbosLedger(Ledger):
         with _translated():
             self._client.delete_workflows(list(runs))
 
-    def forget_ticks(self, before: float) -> int:
+    def forget_ticks(self, since: float, before: float) -> int:
         """Delete old ticks; the schedules of those that nobody took are of pipelines that are not loaded anywhere any more."""
-        until = datetime.fromtimestamp(before, UTC).isoformat()
+        first, last = (datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before))
         with _translated():
-            found = self._client.list_workflows(name=TICK, end_time=until, limit=TICKS, load_input=False, load_output=False)
+            found = self._client.list_workflows(name=TICK, start_time=first, end_time=last, limit=TICKS, load_input=False, load_output=False)
             found = [item for item in found if item.status != "PENDING" and item.application_name == self._application]
             for name in {item.schedule_name for item in found if item.status == "ENQUEUED" and item.schedule_name}:
                 self._client.delete_schedule(name)

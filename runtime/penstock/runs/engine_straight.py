@@ -82,7 +82,7 @@ class Straight(Ledger, Bench):
         for run in runs:
             self._runs.pop(run, None)
 
-    def forget_ticks(self, before: float) -> int:
+    def forget_ticks(self, since: float, before: float) -> int:
         """Hold none."""
         return 0
 

@@ -41,17 +41,19 @@ def plain(value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
         return text(value)
     if isinstance(value, int):
         return int(value) if LEAST <= value <= MOST else _digits(value)
-    if deep == 0:
-        return "…"
+    return _parts(value, deep - 1) if deep else "…"
+
+
+def _parts(value: Any, deep: int) -> Any:  # noqa: ANN401  any value
     if isinstance(value, Mapping):
-        return {_name(name): plain(item, deep - 1) for name, item in value.items()}
+        return {_name(name): plain(item, deep) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item, deep - 1) for item in value]
+        return [plain(item, deep) for item in value]
     try:
         built = msgspec.to_builtins(value, builtin_types=(bytes,))
     except Exception:  # noqa: BLE001  a stranger's value may raise anything
         return said(value)
-    return said(value) if built is value else plain(built, deep - 1)
+    return said(value) if built is value else plain(built, deep)
 
 
 def _digits(value: int) -> str:

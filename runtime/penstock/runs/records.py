@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
@@ -148,6 +148,11 @@ def _item(counted: dict[Any, _Counted], key: tuple[object, ...]) -> _Counted:
     return item
 
 
+def noted(connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+    """Note how durable runs ended, and return the statuses of those of which that was not known."""
+    return {row["id"]: row["status"] for row in stored.finish(connection, ends)}
+
+
 class Recorder:
     """Takes records of one environment's runs, counts calls, and writes both. What there is no room for is dropped, counted and said."""
 
@@ -159,11 +164,11 @@ class Recorder:
         sensitive: Callable[[Pipeline], Sensitive],
         most_bodies: Callable[[], str],
         *,
-        finish: Callable[[Connection, Sequence[stored.End]], Collection[str]] = lambda *what: {row["id"] for row in stored.finish(*what)},
+        finish: Callable[[Connection, Sequence[stored.End]], Mapping[str, str]] = noted,
     ) -> None:
         """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept.
 
-        `finish` notes the ends of durable runs, and returns those that it did not know of.
+        `finish` notes the ends of durable runs, and returns the statuses of those that it did not know of.
         """
         self._engine = engine
         self._environment_id = environment_id
@@ -380,30 +385,30 @@ class Recorder:
             if isinstance(event, Finished):
                 self._ending.discard(event.run)
                 if event.run in fresh:
-                    self.count(event.pipeline.id, event.status.value, event.micros)
+                    self.count(event.pipeline.id, fresh[event.run], event.micros)
         for _ in samples:
             self._samples.popleft()
         return len(events)
 
-    def _put(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Collection[str]:
+    def _put(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
         """Write what is told of durable runs, all at once or, where one can't be written, one by one; return the ends that were not known."""
         try:
             return self._put_together(events, said, samples)
         except DatabaseAway:
             raise
         except Exception:  # noqa: BLE001  one that can't be written must not keep the others
-            fresh: set[str] = set()
+            fresh: dict[str, str] = {}
             for event in events:
                 about = event[0] if isinstance(event, tuple) else event.run
-                fresh.update(self._alone(lambda one: self._put_together([one], {}, ()), event, about) or ())
+                fresh.update(self._alone(lambda one: self._put_together([one], {}, ()), event, about) or {})
             for run, what in said.items():
                 self._alone(lambda one: self._put_together((), dict([one]), ()), (run, what), run)
             for sample in samples:
                 self._alone(lambda one: self._put_together((), {}, [one]), sample, str(sample["id"]))
             return fresh
 
-    def _put_together(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Collection[str]:
-        fresh: Collection[str] = ()
+    def _put_together(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
+        fresh: Mapping[str, str] = {}
         ended = [self._end(event) for event in events if isinstance(event, Finished)]
         with writing(self._engine) as connection:
             if began := [event for event in events if isinstance(event, tuple)]:
