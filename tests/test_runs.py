@@ -18,8 +18,9 @@ from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
 from penstock.runs import records
 from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import Record, Recorder, first_id
+from penstock.runs.records import Finished, Record, Recorder, Status, first_id, steps_of
 from penstock.runs.redact import Sensitive
+from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -338,6 +339,88 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             assert len(stored.page(connection)) == 5
+
+    def accepted(self, place: Place) -> str:
+        run = new_run_id()
+        with writing(place.engine) as connection:
+            stored.accept(connection, callback_url=None, id=run, environment_id=1, pipeline="v1/example", version="1", route="POST /")
+        return run
+
+    def found(self, place: Place, run: str) -> Any:
+        with reading(place.engine) as connection:
+            return stored.find(connection, run)
+
+    def test_half_a_character_in_a_step_or_a_refusal_stops_no_record(self, place: Place, recorder: Recorder) -> None:
+        steps = [StepRecord("boom", 0.0, attempts=[Attempt(0.0, 1.0, "ValueError: \ud800")])]
+        bad = self.record(steps=steps, http_status=422, problem="no\ud800", detail="bad \ud800 text\0")
+        good = self.record()
+        durable = [self.accepted(place), self.accepted(place)]
+
+        recorder.over(bad)
+        recorder.over(good)
+        recorder.ended(Finished(durable[0], example(), Status.REFUSED, 422, detail="\ud800", steps=steps))
+        recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
+        recorder.flush()
+
+        assert self.found(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
+        assert "\N{REPLACEMENT CHARACTER}" in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
+        assert self.found(place, good.run)["status"] == "succeeded"
+        assert [self.found(place, run)["status"] for run in durable] == ["refused", "succeeded"]
+
+    def test_an_end_that_is_told_twice_is_written_and_counted_once(self, place: Place, recorder: Recorder) -> None:
+        run, steps = self.accepted(place), [StepRecord("work", 0.0)]
+        ends = [stored.End(run, "succeeded", 200, steps=b"[]"), stored.End(run, "failed", 500, steps=b"[]")]
+        with writing(place.engine) as connection:
+            written = stored.finish(connection, ends)
+        with recorder._writing:  # noqa: SLF001  so that both are in one batch
+            other = self.accepted(place)
+            recorder.ended(Finished(other, example(), Status.SUCCEEDED, 200, steps=steps))
+            recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
+            known = recorder.knows_end(other)
+        recorder.flush()
+        recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
+        recorder.flush()
+
+        assert [row["status"] for row in written] == ["succeeded"]
+        assert (known, recorder.knows_end(other)) == (True, False)
+        assert [self.found(place, one)["status"] for one in (run, other)] == ["succeeded", "succeeded"]
+        with reading(place.engine) as connection:
+            assert [(row["outcome"], row["calls"]) for row in counts.read(connection, 1, since=0)] == [("succeeded", 1)]
+
+    def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        poison, good = self.accepted(place), self.accepted(place)
+
+        def finish(connection: Any, ends: Any) -> dict[str, str]:
+            if any(end.run == poison for end in ends):
+                raise ValueError("not this one")
+            return records.noted(connection, ends)
+
+        dropped: list[int] = []
+        monkeypatch.setattr(records.metrics, "dropped", dropped.append)
+        engine = open_engine(place.url, relaxed=True)
+        recorder = Recorder(engine, 1, place.box, lambda pipeline: Sensitive.of(pipeline.sensitive), lambda: "all", finish=finish)
+        with recorder._writing:  # noqa: SLF001  so that all are in one batch
+            recorder.ended(Finished(poison, example(), Status.SUCCEEDED, 200))
+            recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
+            recorder.progress(good, {"done": object()})
+            recorder.progress(poison, {"done": 1})
+            recorder.refused("v1/example", "key-missing")
+        recorder.stop()
+
+        assert self.found(place, good)["status"] == "succeeded"
+        assert self.found(place, poison)["progress"] == {"done": 1}
+        assert sum(dropped) == 2
+        with reading(place.engine) as connection:
+            assert len(stored.list_refusals(connection, 1)) == 1
+
+    def test_what_an_error_says_of_sensitive_fields_is_not_written(self, place: Place, recorder: Recorder) -> None:
+        said = 'ValueError: card_no=4111111111111111, "password": "x y", sum=3'
+        record = self.record(pipeline=example(sensitive=["card_no"]), steps=[StepRecord("pay", 0.0, attempts=[Attempt(0.0, 1.0, said)])])
+
+        recorder.over(record)
+        recorder.flush()
+
+        assert steps_of(self.found(place, record.run)["steps"])[0].attempts[0].error == 'ValueError: card_no=***, "password": ***, sum=3'
 
     def test_pages_go_on_from_the_last_id_and_filters_narrow_them(self, place: Place, recorder: Recorder) -> None:
         other = example("other")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,7 +21,6 @@ ALWAYS = frozenset(
     }
 )  # fmt: skip
 API_KEY = re.compile(r"pk_[a-z][a-z0-9-]{0,30}_[0-9A-Za-z]{22,}")
-NAMED = re.compile(r"""((?P<name>[\w-]+)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s,;&"']+)""")
 LARGEST = 64 * 1024  # bytes of a body that is kept
 
 
@@ -58,7 +58,7 @@ class Sensitive:
     def text(self, text: str) -> str:
         """Return a text without API keys, and without what it says of fields by name, as `password=…` or `"password": …`."""
         shown = API_KEY.sub(HIDDEN, text) if "pk_" in text else text
-        return NAMED.sub(lambda found: found[1] + HIDDEN if found["name"].casefold() in self.names else found[0], shown)
+        return _named(self.names).sub(rf"\1{HIDDEN}", shown)
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
         """Return what may be kept of a body: its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields."""
@@ -79,6 +79,13 @@ class Sensitive:
     def query(self, text: str) -> dict[str, object]:
         """Return what may be kept of a query: each name with all its values."""
         return {name: self.hide({name: values})[name] for name, values in parse_qs(text, keep_blank_values=True).items()}  # type: ignore[index]  # a dict stays one
+
+
+@lru_cache(maxsize=256)
+def _named(names: frozenset[str]) -> re.Pattern[str]:
+    """Return what finds fields by name in a text, as people and programs write them there, with their values."""
+    any_of = "|".join(re.escape(name) for name in sorted(names))
+    return re.compile(rf"""((?<![\w-])(?:{any_of})["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s,;&"']+)""", re.IGNORECASE)
 
 
 def hidden_in(value: object, place: str = "") -> list[str]:
