@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from penstock import Call, Durable, Form, HttpTrigger, Pipeline, PipelineError, 
 from penstock.db import counts
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
+from penstock.errors import Unknown
 from penstock.runs import records
 from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
 from penstock.runs.records import Finished, Record, Recorder, Status, first_id, steps_of
@@ -459,6 +462,32 @@ class TestTheRecorder:
             assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
         assert (number, durable) == (3, {})
 
+    def test_of_runs_that_are_forgotten_it_is_known_whose_end_was_told(self, place: Place) -> None:
+        runs = [derived_run_id(1_000_000_000_000 + number, number) for number in range(2)]
+        for run, url in zip(runs, (None, "https://erp.acme.example/"), strict=True):
+            with writing(place.engine) as connection:
+                stored.accept(connection, callback_url=url, id=run, environment_id=1, pipeline="v1/example", version="1", route="POST /")
+                stored.finish(connection, [stored.End(run, "succeeded", 200)])
+
+        assert stored.purge(place.engine, 1, first_id(time.time())) == (2, {runs[0]: False, runs[1]: True})
+
+    def test_whoever_asks_how_many_wait_near_the_bound_waits_for_those_that_are_being_accepted(self, place: Place) -> None:
+        counted: list[int] = []
+
+        def ask() -> None:
+            with writing(place.engine) as connection:
+                counted.append(stored.waiting(connection, 1, "v1/example", 1))
+
+        other = threading.Thread(target=ask)
+        with writing(place.engine) as connection:
+            assert stored.waiting(connection, 1, "v1/example", 1) == 0
+            stored.accept(connection, callback_url=None, id=new_run_id(), environment_id=1, pipeline="v1/example", version="1", route="POST /")
+            other.start()
+            other.join(1)
+        other.join()
+
+        assert counted == [1]
+
     def test_counts_of_minutes_become_counts_of_hours_without_being_lost(self, place: Place) -> None:
         now = 1_800_000_000
         for minute in range(0, 4 * 3600, 60):
@@ -669,3 +698,54 @@ class TestInlineAgain:
         with pytest.raises(Exception, match="is sensitive, and was not recorded"):
             runtime.operate("runs", "redeliver", run)
         assert len(runtime.runs()) == 1
+
+
+class TestCommands:
+    """What operators ask for is answered, or said to make no sense; never a traceback."""
+
+    def test_moments_before_all_time_are_the_beginning(self, durable: Runtime) -> None:
+        durable.client(token=False).post("/v1/example/", json={}, headers={"X-Kept": "k"})
+
+        assert "v1/example" in durable.operate("runs", "list", "--since", "30000d")
+        assert "0 runs of test forgotten" in durable.operate("runs", "purge", "--env", "test", "--older-than", "30000d", "--yes")
+
+    def test_schedules_of_no_environment_are_not_listed(self, durable: Runtime) -> None:
+        with pytest.raises(Unknown, match="no environment is named 'nope'"):
+            durable.operate("schedules", "--env", "nope")
+
+    def test_the_numbers_of_steps_are_shown_however_narrow_the_page(self, penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+
+        @step()
+        def a_step_of_quite_some_length_that_waits_for_v1_another_pipeline() -> None:
+            raise ValueError("it " * 40)
+
+        pipeline = example()
+
+        @pipeline.post("/", mode="durable")
+        def handler(call: Call) -> None:
+            with suppress(ValueError):
+                a_step_of_quite_some_length_that_waits_for_v1_another_pipeline()
+
+        runtime = penstock_runtime(offering(pipeline), policy="api-key")
+        run = runtime.client(token=False).post("/v1/example/").headers["X-Run-Id"]
+        runtime.work()
+
+        shown = runtime.operate("runs", "show", run)
+        assert any(line.split()[:1] == ["1"] for line in shown.splitlines())
+
+
+class TestWhatIsForgottenEarly:
+    def test_a_replay_of_a_run_that_was_forgotten_is_answered_as_it_was(self, durable: Runtime) -> None:
+        client = durable.client(token=False)
+        headers = {"X-Kept": "k", "Idempotency-Key": "order-77f3a1b2"}
+        first = client.post("/v1/example/", json={}, headers=headers)
+        durable.work()
+        durable.flush()
+        time.sleep(1.1)
+        durable.operate("runs", "purge", "--env", "test", "--older-than", "1s", "--yes")
+
+        again = client.post("/v1/example/", json={}, headers=headers | {"Prefer": "wait=5"})
+
+        assert (again.status_code, again.headers["Location"]) == (202, first.headers["Location"])
+        assert client.get(first.headers["Location"]).status_code == 404
