@@ -165,6 +165,15 @@ def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_b
     assert [scene.count(run) for run in (first, second)] == [MOST, MOST]
 
 
+def test_a_tick_that_was_under_way_goes_on(scene: Scene) -> None:
+    tick = "sched-test/v1/clock */2 * * * * * UTC /-2026-11-25T04:00:00+00:00"
+
+    assert scene.recovery.take_over(scene.end(tick))
+    scene.recovery.give_back(scene.cellar.held[tick])
+
+    assert scene.waiting() == {tick}
+
+
 def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
     run = scene.run()
     dead = scene.end(run)

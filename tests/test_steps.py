@@ -163,7 +163,7 @@ def test_whatever_a_step_raises_ends_its_run_and_is_recorded(outcome_of: Callabl
     wanted = ("refused", 422) if kind == "refusal" else ("failed", 500)
     assert (record["status"], record["http_status"]) == wanted
     assert answered["status"] == wanted[1]
-    assert [item.failed for item in record["steps"]] == [True]
+    assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [(True, True)]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

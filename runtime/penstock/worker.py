@@ -29,7 +29,7 @@ from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of, tick
 from penstock.runs.durable import DurableRunner, Given, outcome_of
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, PipelineChanged, Queue, State
 from penstock.runs.handlers import Endpoint
-from penstock.runs.ids import new_run_id
+from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.plain import as_json
 from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id, status_of
 from penstock.runs.recovering import Recovery
@@ -71,7 +71,6 @@ class Worker:
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
-        self._tidied = time.time() - 30 * TIDY
         self._checked: str | None = None
         self._stop = threading.Event()
         self._closed = threading.Event()
@@ -95,6 +94,7 @@ class Worker:
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         self._schedule()
+        threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
         try:
             self._watch(environment_id)
@@ -114,16 +114,19 @@ class Worker:
         while not self._stop.is_set():
             try:
                 if not stored.beat(self._engine, self._process):
-                    raise Taken("others have taken over from this worker; it was silent for too long")
+                    raise Taken("others have taken over from this worker; it was silent for too long")  # noqa: TRY301  it ends this
                 quiet, spoke = time.monotonic() - spoke, time.monotonic()
                 if quiet < SILENT:  # else all were silent, and each may speak before anybody is judged
                     self._take_over(environment_id)
                 self._let_go()
                 self._give_back_orphans()
                 self._reconcile(environment_id)
-                self._tidy()
+            except Taken:
+                raise
             except PenstockError as error:
                 self._log.error("worker can't look around", error=str(error))
+            except Exception:  # noqa: BLE001  whatever one run is, the others must be looked after
+                self._log.exception("worker can't look around")
             self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
 
     def _beat_on(self) -> None:
@@ -135,7 +138,14 @@ class Worker:
     def _take_over(self, environment_id: int) -> None:
         """Let the runs of workers that ended go on; each worker is taken over from by one other, so no run is given away twice."""
         for dead in stored.overdue(self._engine, environment_id, self._process, silent=SILENT, lease=LEASE):
-            if self._recovery.take_over(dead):
+            try:
+                done = self._recovery.take_over(dead)
+            except PenstockError:
+                raise
+            except Exception:  # noqa: BLE001  as above; it is tried again
+                self._log.exception("can't take over from a worker", worker=dead.id)
+                continue
+            if done:
                 stored.disappear(self._engine, dead.id)
 
     def _give_back_orphans(self) -> None:
@@ -171,7 +181,9 @@ class Worker:
         held = self._ledger.look([row["id"] for row in rows], outcomes=True)
         for row in rows:
             item, loaded = held.get(row["id"]), self._host.loaded.get(row["pipeline"])
-            if loaded is None or row["id"] in self._active or self._recorder.knows_end(row["id"]):
+            if loaded is None or self._recorder.knows_end(row["id"]):
+                continue
+            if row["id"] in self._active and (item is None or item.state is not State.CANCELLED):
                 continue
             if item is None:
                 if row["id"] < first_id(time.time() - LOST):
@@ -253,6 +265,8 @@ class Worker:
         return max(0.0, time.time() - started.timestamp()) if started is not None else 0.0
 
     def _find(self, run: str) -> Row | None:
+        if not is_run_id(run):  # a tick of a schedule
+            return None
         with reading(self._engine) as connection:
             return stored.find(connection, run)
 
@@ -372,13 +386,16 @@ class Worker:
         with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
             self._accepting.accept(Wanted(run, given, item.pipeline, endpoint.route))
 
-    def _tidy(self) -> None:
-        """Forget old ticks, now and then."""
-        if time.time() - self._tidied >= TIDY:
-            now, since = time.time(), self._tidied - 2 * TICKS_KEPT
-            while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
-                pass
-            self._tidied = now
+    def _tidy_on(self) -> None:
+        """Forget old ticks, in a thread of its own: it may have to look through many runs."""
+        since = 0.0
+        while not self._stop.is_set():
+            now = time.time()
+            with suppress(PenstockError):
+                while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
+                    pass
+                since = now - 2 * TICKS_KEPT
+            self._stop.wait(TIDY)
 
     @property
     def _recovery(self) -> Recovery:

@@ -14,6 +14,7 @@ from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import Row
 from penstock.runs.accepting import Accepting, queue_of
 from penstock.runs.engine import Held, State
+from penstock.runs.ids import is_run_id
 from penstock.runs.records import UNFINISHED, Status
 
 BRIEF, LONG = 5.0, 60.0  # seconds that a suspect is tried apart, at least and at most
@@ -159,6 +160,8 @@ class Recovery:
     # What is known
 
     def _find(self, run: str) -> Row | None:
+        if not is_run_id(run):  # a tick of a schedule
+            return None
         with reading(self._engine) as connection:
             return stored.find(connection, run)
 
