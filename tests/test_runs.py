@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -16,10 +18,12 @@ from penstock import Call, Durable, Form, HttpTrigger, Pipeline, PipelineError, 
 from penstock.db import counts
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
+from penstock.errors import Unknown
 from penstock.runs import records
 from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import Record, Recorder, first_id
+from penstock.runs.records import Finished, Record, Recorder, Status, first_id, steps_of
 from penstock.runs.redact import Sensitive
+from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -339,6 +343,88 @@ class TestTheRecorder:
         with reading(place.engine) as connection:
             assert len(stored.page(connection)) == 5
 
+    def accepted(self, place: Place) -> str:
+        run = new_run_id()
+        with writing(place.engine) as connection:
+            stored.accept(connection, callback_url=None, id=run, environment_id=1, pipeline="v1/example", version="1", route="POST /")
+        return run
+
+    def found(self, place: Place, run: str) -> Any:
+        with reading(place.engine) as connection:
+            return stored.find(connection, run)
+
+    def test_half_a_character_in_a_step_or_a_refusal_stops_no_record(self, place: Place, recorder: Recorder) -> None:
+        steps = [StepRecord("boom", 0.0, attempts=[Attempt(0.0, 1.0, "ValueError: \ud800")])]
+        bad = self.record(steps=steps, http_status=422, problem="no\ud800", detail="bad \ud800 text\0")
+        good = self.record()
+        durable = [self.accepted(place), self.accepted(place)]
+
+        recorder.over(bad)
+        recorder.over(good)
+        recorder.ended(Finished(durable[0], example(), Status.REFUSED, 422, detail="\ud800", steps=steps))
+        recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
+        recorder.flush()
+
+        assert self.found(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
+        assert "\N{REPLACEMENT CHARACTER}" in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
+        assert self.found(place, good.run)["status"] == "succeeded"
+        assert [self.found(place, run)["status"] for run in durable] == ["refused", "succeeded"]
+
+    def test_an_end_that_is_told_twice_is_written_and_counted_once(self, place: Place, recorder: Recorder) -> None:
+        run, steps = self.accepted(place), [StepRecord("work", 0.0)]
+        ends = [stored.End(run, "succeeded", 200, steps=b"[]"), stored.End(run, "failed", 500, steps=b"[]")]
+        with writing(place.engine) as connection:
+            written = stored.finish(connection, ends)
+        with recorder._writing:  # noqa: SLF001  so that both are in one batch
+            other = self.accepted(place)
+            recorder.ended(Finished(other, example(), Status.SUCCEEDED, 200, steps=steps))
+            recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
+            known = recorder.knows_end(other)
+        recorder.flush()
+        recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
+        recorder.flush()
+
+        assert [row["status"] for row in written] == ["succeeded"]
+        assert (known, recorder.knows_end(other)) == (True, False)
+        assert [self.found(place, one)["status"] for one in (run, other)] == ["succeeded", "succeeded"]
+        with reading(place.engine) as connection:
+            assert [(row["outcome"], row["calls"]) for row in counts.read(connection, 1, since=0)] == [("succeeded", 1)]
+
+    def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        poison, good = self.accepted(place), self.accepted(place)
+
+        def finish(connection: Any, ends: Any) -> dict[str, str]:
+            if any(end.run == poison for end in ends):
+                raise ValueError("not this one")
+            return records.noted(connection, ends)
+
+        dropped: list[int] = []
+        monkeypatch.setattr(records.metrics, "dropped", dropped.append)
+        engine = open_engine(place.url, relaxed=True)
+        recorder = Recorder(engine, 1, place.box, lambda pipeline: Sensitive.of(pipeline.sensitive), lambda: "all", finish=finish)
+        with recorder._writing:  # noqa: SLF001  so that all are in one batch
+            recorder.ended(Finished(poison, example(), Status.SUCCEEDED, 200))
+            recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
+            recorder.progress(good, {"done": object()})
+            recorder.progress(poison, {"done": 1})
+            recorder.refused("v1/example", "key-missing")
+        recorder.stop()
+
+        assert self.found(place, good)["status"] == "succeeded"
+        assert self.found(place, poison)["progress"] == {"done": 1}
+        assert sum(dropped) == 2
+        with reading(place.engine) as connection:
+            assert len(stored.list_refusals(connection, 1)) == 1
+
+    def test_what_an_error_says_of_sensitive_fields_is_not_written(self, place: Place, recorder: Recorder) -> None:
+        said = 'ValueError: card_no=4111111111111111, "password": "x y", sum=3'
+        record = self.record(pipeline=example(sensitive=["card_no"]), steps=[StepRecord("pay", 0.0, attempts=[Attempt(0.0, 1.0, said)])])
+
+        recorder.over(record)
+        recorder.flush()
+
+        assert steps_of(self.found(place, record.run)["steps"])[0].attempts[0].error == 'ValueError: card_no=***, "password": ***, sum=3'
+
     def test_pages_go_on_from_the_last_id_and_filters_narrow_them(self, place: Place, recorder: Recorder) -> None:
         other = example("other")
         for number in range(10):
@@ -374,7 +460,33 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
-        assert (number, durable) == (3, [])
+        assert (number, durable) == (3, {})
+
+    def test_of_runs_that_are_forgotten_it_is_known_whose_end_was_told(self, place: Place) -> None:
+        runs = [derived_run_id(1_000_000_000_000 + number, number) for number in range(2)]
+        for run, url in zip(runs, (None, "https://erp.acme.example/"), strict=True):
+            with writing(place.engine) as connection:
+                stored.accept(connection, callback_url=url, id=run, environment_id=1, pipeline="v1/example", version="1", route="POST /")
+                stored.finish(connection, [stored.End(run, "succeeded", 200)])
+
+        assert stored.purge(place.engine, 1, first_id(time.time())) == (2, {runs[0]: False, runs[1]: True})
+
+    def test_whoever_asks_how_many_wait_near_the_bound_waits_for_those_that_are_being_accepted(self, place: Place) -> None:
+        counted: list[int] = []
+
+        def ask() -> None:
+            with writing(place.engine) as connection:
+                counted.append(stored.waiting(connection, 1, "v1/example", 1))
+
+        other = threading.Thread(target=ask)
+        with writing(place.engine) as connection:
+            assert stored.waiting(connection, 1, "v1/example", 1) == 0
+            stored.accept(connection, callback_url=None, id=new_run_id(), environment_id=1, pipeline="v1/example", version="1", route="POST /")
+            other.start()
+            other.join(1)
+        other.join()
+
+        assert counted == [1]
 
     def test_counts_of_minutes_become_counts_of_hours_without_being_lost(self, place: Place) -> None:
         now = 1_800_000_000
@@ -586,3 +698,54 @@ class TestInlineAgain:
         with pytest.raises(Exception, match="is sensitive, and was not recorded"):
             runtime.operate("runs", "redeliver", run)
         assert len(runtime.runs()) == 1
+
+
+class TestCommands:
+    """What operators ask for is answered, or said to make no sense; never a traceback."""
+
+    def test_moments_before_all_time_are_the_beginning(self, durable: Runtime) -> None:
+        durable.client(token=False).post("/v1/example/", json={}, headers={"X-Kept": "k"})
+
+        assert "v1/example" in durable.operate("runs", "list", "--since", "30000d")
+        assert "0 runs of test forgotten" in durable.operate("runs", "purge", "--env", "test", "--older-than", "30000d", "--yes")
+
+    def test_schedules_of_no_environment_are_not_listed(self, durable: Runtime) -> None:
+        with pytest.raises(Unknown, match="no environment is named 'nope'"):
+            durable.operate("schedules", "--env", "nope")
+
+    def test_the_numbers_of_steps_are_shown_however_narrow_the_page(self, penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+
+        @step()
+        def a_step_of_quite_some_length_that_waits_for_v1_another_pipeline() -> None:
+            raise ValueError("it " * 40)
+
+        pipeline = example()
+
+        @pipeline.post("/", mode="durable")
+        def handler(call: Call) -> None:
+            with suppress(ValueError):
+                a_step_of_quite_some_length_that_waits_for_v1_another_pipeline()
+
+        runtime = penstock_runtime(offering(pipeline), policy="api-key")
+        run = runtime.client(token=False).post("/v1/example/").headers["X-Run-Id"]
+        runtime.work()
+
+        shown = runtime.operate("runs", "show", run)
+        assert any(line.split()[:1] == ["1"] for line in shown.splitlines())
+
+
+class TestWhatIsForgottenEarly:
+    def test_a_replay_of_a_run_that_was_forgotten_is_answered_as_it_was(self, durable: Runtime) -> None:
+        client = durable.client(token=False)
+        headers = {"X-Kept": "k", "Idempotency-Key": "order-77f3a1b2"}
+        first = client.post("/v1/example/", json={}, headers=headers)
+        durable.work()
+        durable.flush()
+        time.sleep(1.1)
+        durable.operate("runs", "purge", "--env", "test", "--older-than", "1s", "--yes")
+
+        again = client.post("/v1/example/", json={}, headers=headers | {"Prefer": "wait=5"})
+
+        assert (again.status_code, again.headers["Location"]) == (202, first.headers["Location"])
+        assert client.get(first.headers["Location"]).status_code == 404

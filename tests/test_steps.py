@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from types import SimpleNamespace
@@ -127,6 +127,129 @@ def test_a_failure_that_may_pass_is_tried_as_often_as_it_says(outcome_of: Callab
 
     assert len(tried) == 4
     assert (reply["status"], record["status"], record["problem"]) == (503, "failed", "pipeline-failed")
+
+
+class Odd(Exception):
+    def __init__(self, code: int, lock: object) -> None:
+        super().__init__(f"odd {code}")
+        self.code = code
+        self.lock = lock
+
+
+class Bare(BaseException):
+    """No Exception, as those of gevent, asyncio and trio."""
+
+
+HOSTILE: dict[str, Callable[[], BaseException]] = {
+    "surrogate": lambda: ValueError("bad \ud800"),
+    "refusal": lambda: PipelineError(422, "Nope", "bad \ud800", note="\udfff", n=2**80, o=object()),
+    "big": lambda: ValueError(2**80),
+    "lock": lambda: Odd(42, threading.Lock()),
+    "bare": lambda: Bare("\ud800"),
+    "exit": lambda: SystemExit(3),
+    "interrupt": KeyboardInterrupt,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_whatever_a_step_raises_ends_its_run_and_is_recorded(outcome_of: Callable[..., Any], kind: str) -> None:
+    @step()
+    def boom() -> None:
+        error = HOSTILE[kind]()
+        raise error
+
+    answered, record = outcome_of(lambda call: boom())
+
+    wanted = ("refused", 422) if kind == "refusal" else ("failed", 500)
+    assert (record["status"], record["http_status"]) == wanted
+    assert answered["status"] == wanted[1]
+    assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [(True, True)]
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_whatever_a_handler_raises_ends_its_run_and_is_recorded(outcome_of: Callable[..., Any], kind: str) -> None:
+    def handler(call: Call) -> None:
+        error = HOSTILE[kind]()
+        raise error
+
+    answered, record = outcome_of(handler)
+
+    assert (record["status"], answered["status"]) == (("refused", 422) if kind == "refusal" else ("failed", 500))
+    if kind == "refusal":
+        assert (answered["detail"], record["detail"]) == ("bad \N{REPLACEMENT CHARACTER}",) * 2
+
+
+def test_a_handler_catches_what_its_step_raised_with_what_is_plain_of_it(outcome_of: Callable[..., Any]) -> None:
+    @step()
+    def boom(kind: str) -> None:
+        if kind == "odd":
+            raise Odd(42, threading.Lock())
+        if kind == "file":
+            raise FileNotFoundError(2, "No such file", "/x")
+        if kind == "text":
+            b"\xff".decode()
+
+    def handler(call: Call) -> list[object]:
+        seen: list[object] = []
+        try:
+            boom("odd")
+        except Odd as error:
+            seen += [error.code, str(error)]
+        try:
+            boom("file")
+        except FileNotFoundError as error:
+            seen += [error.errno, error.filename]
+        try:
+            boom("text")
+        except UnicodeDecodeError as error:
+            seen.append(str(error))
+        return seen
+
+    assert outcome_of(handler)[0] == [42, "odd 42", 2, "/x", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"]
+
+
+def test_a_handler_catches_a_group_of_what_its_step_raised(outcome_of: Callable[..., Any]) -> None:
+    @step()
+    def boom() -> None:
+        raise ExceptionGroup("both", [ValueError("a"), Odd(7, None)])
+
+    def handler(call: Call) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        try:
+            boom()
+        except* Odd as group:
+            seen["odd"] = [error.code for error in group.exceptions if isinstance(error, Odd)]
+        except* ValueError as group:
+            seen["value"] = [str(error) for error in group.exceptions]
+        return seen
+
+    assert outcome_of(handler)[0] == {"odd": [7], "value": ["a"]}
+
+
+def test_progress_is_numbers_and_a_note_of_whole_characters(outcome_of: Callable[..., Any]) -> None:
+    def handler(call: Call) -> str:
+        with pytest.raises(TypeError, match="takes numbers"):
+            call.progress("abc")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="takes numbers"):
+            call.progress(float("nan"))
+        call.progress(Decimal("1.5"), 3, "half \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV")  # type: ignore[arg-type]
+        return "done"
+
+    answered, record = outcome_of(handler)
+
+    assert answered == "done" or record["status"] == "succeeded"
+    assert record.get("progress") in (None, {"done": 1.5, "of": 3, "note": "half \N{REPLACEMENT CHARACTER} ***"})
+
+
+def test_a_durable_run_does_not_wait_longer_than_it_has(penstock_runtime: Start) -> None:
+    def handler(call: Call) -> None:
+        sleep(100)
+
+    runtime = penstock_runtime(offering(pipeline_with(handler, mode="durable", durable=Durable(timeout=3))), policy="api-key")
+    runtime.client(token=False).post("/v1/example/")
+    runtime.work()
+
+    assert [run["status"] for run in runtime.runs()] == ["timed_out"]
 
 
 def test_a_stuck_step_ends_at_its_own_time_limit(outcome_of: Callable[..., Any]) -> None:
@@ -431,6 +554,11 @@ class TestElsewhere:
             (lambda: step(timeout=0), "seconds above 0"),
             (lambda: step(print), "with parentheses"),  # type: ignore[arg-type]
             (lambda: step()(step()(print)), "plain function"),
+            (lambda: step(timeout="5"), "a number of seconds"),  # type: ignore[arg-type]
+            (lambda: step(retry=3), "write Retry"),  # type: ignore[arg-type]
+            (lambda: step()(_coroutine), "is async"),
+            (lambda: step()(_generator), "yields"),
+            (lambda: step()(_Holder.method), "is a method"),
             (lambda: gather(lambda: 1), "gather takes steps"),  # type: ignore[arg-type, return-value]
             (lambda: gather(at_once=0), "from 1 to 64"),
         ],
@@ -461,6 +589,11 @@ class TestDeclarations:
             (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", path="/other")), "has no handler"),
             (lambda: pipeline_with(_takes_number, trigger=Schedule("0 6 * * *", body={"n": "x"})), "does not fit its handler"),
             (lambda: pipeline_with(lambda call: None, trigger=[HttpTrigger(), HttpTrigger()]), "the trigger is no trigger"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 0 30 2 *")), "never ticks"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("R * * * *")), "is another one in each process"),
+            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 R(1-5) * * *")), "is another one in each process"),
+            (lambda: pipeline_with(lambda call: None, trigger=[Schedule("0 6 * * *", body=1), Schedule("0 6 * * *", body=2)]), "is there 2 times"),
+            (lambda: pipeline_with(_with_unknown_step()), "its annotation can't be understood"),
         ],
     )
     def test_it_is_refused(self, penstock_runtime: Start, declare: Callable[[], Pipeline], says: str) -> None:
@@ -492,3 +625,24 @@ class TestDeclarations:
 
 def _takes_number(call: Call, body: dict[str, int]) -> None:
     """Take numbers alone."""
+
+
+async def _coroutine() -> None:
+    """Wait for nothing."""
+
+
+def _generator() -> Iterator[int]:
+    yield 1
+
+
+class _Holder:
+    def method(self) -> None:
+        """Do nothing."""
+
+
+def _with_unknown_step() -> Callable[[Call], object]:
+    @step()
+    def unknown() -> "NotImported":  # type: ignore[name-defined]  # noqa: F821, UP037  as under TYPE_CHECKING
+        """Do nothing."""
+
+    return lambda call: unknown()

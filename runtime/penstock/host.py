@@ -33,13 +33,13 @@ from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.logs import Sparing
 from penstock.plugins import Plugins, load_plugins
-from penstock.runs.accepting import Accepting, queue_of
+from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
 from penstock.runs.engine import Ledger, Queue
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
 from penstock.runs.ids import new_run_id
-from penstock.runs.records import Recorder, first_id
+from penstock.runs.records import Recorder, first_id, noted
 from penstock.runs.redact import Sensitive
 from penstock.settings import Settings
 
@@ -238,7 +238,7 @@ class Host:
             box,
             self.sensitive,
             lambda: access.environment.record_bodies,
-            finish=self.accepting.finish_in if self.accepting is not None else runs.finish,
+            finish=self.accepting.finish_in if self.accepting is not None else noted,
         )
 
     @property
@@ -253,11 +253,10 @@ class Host:
     @property
     def queues(self) -> list[Queue]:
         """Where durable runs of this environment wait, by pipeline."""
-        return [
-            Queue(queue_of(self.settings.environment, identifier), item.pipeline.durable.concurrency)
-            for identifier, item in self.loaded.items()
-            if item.durable
-        ]
+        environment = self.settings.environment
+        durable = {identifier: item.pipeline for identifier, item in self.loaded.items() if item.durable}
+        runs = [Queue(queue_of(environment, identifier), pipeline.durable.concurrency) for identifier, pipeline in durable.items()]
+        return runs + [Queue(ticks_of(environment, identifier), patient=True) for identifier, pipeline in durable.items() if pipeline.schedules]
 
     def rehearse(self, access: Snapshot | None = None) -> None:
         """Do all that a start needs, without staying. Raises CannotStart."""
@@ -460,7 +459,7 @@ class Host:
         """Forget runs older than an id, a few at a time; return how many."""
         number, durable = runs.purge(engine, self._access().environment.id, before)
         if durable and self.ledger is not None:
-            self.ledger.forget(durable)
+            self.ledger.forget(all_held(durable))
         return number
 
     def note_use(self, key_id: str, now: float) -> None:

@@ -18,7 +18,7 @@ from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs.accepting import Wanted
 from penstock.runs.durable import DurableRunner, Given, refusal_of
-from penstock.runs.engine import Document
+from penstock.runs.engine import Document, Interrupted
 from penstock.runs.engine import State as Far
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
@@ -219,7 +219,9 @@ class Starter:
             outcome = handle(endpoint, call, run)
         except Refusal as error:
             outcome = error
-        except Exception as error:  # noqa: BLE001  a stranger's handler may raise anything
+        except Interrupted:
+            raise
+        except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the process
             self._log.exception("pipeline failed", pipeline=endpoint.pipeline.name, run=call.run, error=type(error).__name__)
         finally:
             call.end()
@@ -278,8 +280,15 @@ class Starter:
             ancestors=[*context.ancestors, identifier] if wait else [identifier],
         )
         wanted = Wanted(child.run, given, endpoint.pipeline, endpoint.route, parent=context.call.run)
-        run.once(f"call_pipeline {identifier}", lambda: accepting.accept(wanted))
-        return run.once(f"wait for {identifier}", lambda: self._wait(child.run, run.deadline), decode=_outcome) if wait else child.run
+
+        def accept() -> str:
+            accepting.accept(wanted)
+            return child.run
+
+        # The id is what the step left: a run that was started again from a later step has its child from the run before.
+        left = run.once(f"call_pipeline {identifier}", accept)
+        started = left if isinstance(left, str) else child.run
+        return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome) if wait else started
 
     def _wait(self, run: str, deadline: float) -> Document:
         """Return how a run ended. Raises OutOfTime where that comes too late."""

@@ -125,7 +125,8 @@ class Runtime:
     def tick(self, pipeline: str, moment: datetime | None = None) -> None:
         """Start a pipeline (`v1/report`) as its first schedule would at a moment, by default now; `work` performs it."""
         schedule = self._host.loaded[pipeline].pipeline.schedules[0]
-        self._worker.tick({"pipeline": pipeline, "cron": schedule.cron, "path": schedule.path}, moment or datetime.now(UTC))
+        moment = moment or datetime.now(UTC)
+        self._worker.tick({"pipeline": pipeline, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
 
     def runs(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  those of penstock.runs.operating.list_runs
         """Return the records of runs, newest first, for example `runs(status="failed")`; each has `steps` and `bodies` too."""

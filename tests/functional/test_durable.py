@@ -20,6 +20,8 @@ import psycopg
 import pytest
 from kit import Place, Server
 
+from penstock.host import open_dbos
+
 Serve = Callable[..., Server]
 
 PLUGIN = """
@@ -37,6 +39,7 @@ def note(text):
 jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True, idempotent="key"), durable=Durable(recoveries=1))
 narrow = Pipeline("narrow", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=1))
 short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(timeout=1.5))
+frail = Pipeline("frail", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(recoveries=0))
 clock = Pipeline("clock", version="1.0.0", trigger=Schedule("*/2 * * * * *"))
 
 @step()
@@ -53,6 +56,7 @@ def three(call: Call, body: dict[str, float]) -> list[str]:
 @jobs.post("/deadly", mode="durable")
 def deadly(call: Call) -> None:
     note("deadly")
+    time.sleep(1)
     os.kill(os.getpid(), 9)
 
 @narrow.post("/", mode="durable")
@@ -64,6 +68,40 @@ def long(call: Call) -> None:
     for _ in range(100):
         work("on and on", 0.2)
 
+@short.post("/stuck", mode="durable")
+def stuck(call: Call) -> str:
+    time.sleep(6)
+    note("stuck ends")
+    return "too late"
+
+@narrow.post("/nap", mode="durable")
+def nap(call: Call) -> None:
+    note("nap")
+    sleep(600)
+
+@frail.post("/", mode="durable")
+def restarted(call: Call) -> str:
+    return work("restarted", 4)
+
+@step()
+def boom(kind: str) -> None:
+    note(f"boom {kind}")
+    if kind == "refusal":
+        raise PipelineError(422, "Nope", "bad \\ud800", n=2**80)
+    if kind == "exit":
+        raise SystemExit(3)
+    raise ValueError("bad \\ud800", 2**80)
+
+@jobs.post("/boom", mode="durable")
+def blown(call: Call, body: dict[str, str]) -> None:
+    boom(body["kind"])
+
+@jobs.post("/leave", mode="durable")
+def leave(call: Call) -> object:
+    child = call_pipeline("narrow", wait=False)
+    work("after", 0)
+    return {"child": child}
+
 @jobs.post("/parent", mode="durable")
 def parent(call: Call) -> object:
     return {"child": call_pipeline("narrow")}
@@ -73,7 +111,7 @@ def tick(call: Call) -> None:
     note(f"tick {call.run}")
 
 @hookimpl
-def penstock_pipelines(): return [jobs, narrow, short, clock]
+def penstock_pipelines(): return [jobs, narrow, short, frail, clock]
 """
 
 
@@ -95,7 +133,7 @@ def made(url: str, folder: Path) -> Place:
     place = Place.make(url, folder)
     place.policy("api-key")
     place.plugin("jobs", PLUGIN)
-    place.consumer("acme", "jobs", "narrow", "short")
+    place.consumer("acme", "jobs", "narrow", "short", "frail")
     return place
 
 
@@ -227,6 +265,118 @@ def test_a_run_that_kills_its_workers_is_given_up(sqlite_place: Place, serve: Se
     assert noted(place).count("deadly") == 2
     later = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
     assert later.json()["status"] == "succeeded"
+
+
+def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    innocent = [server.call("POST", "/v1/jobs/", key=key, json={"first": 7, "second": 0}).headers["Location"] for _ in range(2)]
+    until(lambda: sum("first begins" in line for line in noted(place)) == 2)
+    deadly = server.call("POST", "/v1/jobs/deadly", key=key).headers["Location"]
+    ended = until(over(server, deadly, key), 150)
+    others = [until(over(server, location, key), 150) for location in innocent]
+
+    assert (ended["status"], ended["problem"]["type"]) == ("failed", "given-up")
+    assert [document["status"] for document in others] == ["succeeded"] * 2
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
+    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place)
+    first = worker(place, PENSTOCK_GRACEFUL_TIMEOUT="1")
+    location = server.call("POST", "/v1/frail/", key=key).headers["Location"]
+    until(lambda: any("restarted begins" in line for line in noted(place)))
+
+    first.send_signal(signal.SIGTERM)
+    first.wait(30)
+    worker(place)
+    document = until(over(server, location, key))
+
+    assert document["status"] == "succeeded"
+    assert sum("restarted begins" in line for line in noted(place)) == 2
+
+
+@pytest.mark.parametrize(("kind", "status"), [("refusal", "refused"), ("exit", "failed"), ("value", "failed")])
+def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(sqlite_place: Place, serve: Serve, kind: str, status: str) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+
+    location = server.call("POST", "/v1/jobs/boom", key=key, json={"kind": kind}).headers["Location"]
+    document = until(over(server, location, key))
+    listed = until(lambda: [row for row in json.loads(place.run("runs", "list", "--format", "json").stdout) if row["status"] == status])
+
+    assert (document["status"], [line for line in noted(place) if line.startswith("boom")]) == (status, [f"boom {kind}"])
+    assert listed[0]["id"] == document["id"]
+
+
+def test_what_was_told_to_be_timed_out_stays_so_whatever_its_handler_returns(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+    location = server.call("POST", "/v1/short/stuck", key=key).headers["Location"]
+    early = until(over(server, location, key))
+
+    until(lambda: "stuck ends" in noted(place))
+    time.sleep(2)
+    late = server.call("GET", location, key=key).json()
+    listed = json.loads(place.run("runs", "list", "--format", "json").stdout)
+
+    assert [(document["status"], document["problem"]["type"]) for document in (early, late)] == [("timed_out", "timed-out")] * 2
+    assert [row["status"] for row in listed if row["id"] == late["id"]] == ["timed_out"]
+
+
+def test_a_run_that_is_cancelled_while_it_waits_makes_room(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+    waiting = server.call("POST", "/v1/narrow/nap", key=key).headers["Location"]
+    until(lambda: "nap" in noted(place))
+
+    server.call("DELETE", waiting, key=key)
+    next_one = server.call("POST", "/v1/narrow/", key=key).headers["Location"]
+    document = until(over(server, next_one, key))
+
+    assert document["status"] == "succeeded"
+
+
+def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_place: Place, serve: Serve) -> None:
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+    location = server.call("POST", "/v1/jobs/leave", key=key).headers["Location"]
+    first = until(over(server, location, key))
+
+    accepted = place.run("runs", "redeliver", first["id"], "--from-step", "2").stdout
+    again = until(over(server, f"/v1/jobs/runs/{accepted.split()[1]}", key))
+
+    assert again["result"] == first["result"]
+
+
+def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+    other = place.folder / "other"
+    other.mkdir()
+    (other / "lame.py").write_text(PLUGIN.replace(", clock]", "]"))
+    has_it = worker(place)
+    until(lambda: noted(place))
+    lacks_it = worker(place, PENSTOCK_PLUGIN_PATH=str(other))
+    logs = sorted(place.folder.glob("worker-*.log"))
+    until(lambda: "worker ready" in logs[1].read_text())
+
+    before = len(noted(place))
+    until(lambda: len(noted(place)) >= before + 6)
+
+    assert (has_it.poll(), lacks_it.poll()) == (None, None)
+    assert "schedule skipped" not in logs[1].read_text()
+    ledger = open_dbos(place.url, "test", place.box)
+    assert ledger.forget_ticks(0, time.time() - 3) >= 4
+    assert ledger.forget_ticks(0, time.time() - 300) == 0
+    ledger.close()
 
 
 def test_a_run_under_way_is_cancelled_at_its_next_step_with_those_it_started(sqlite_place: Place, serve: Serve) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from penstock import audit
 from penstock.access.find import consumer_in, environment_row, named
@@ -36,7 +37,14 @@ class CallbackTarget:
             return False
         path = mine.path.rstrip("/")
         below = wanted.path == path or wanted.path.startswith(path + "/")
-        return same and below and ".." not in wanted.path.split("/") and wanted.username is None and wanted.password is None
+        return same and below and _straight(url, wanted.path) and wanted.username is None and wanted.password is None
+
+
+def _straight(url: str, path: str) -> bool:
+    """Say whether whoever reads a URL finds the same path in it: nothing leads upwards, however it is written, or is no URL's character."""
+    segments = [unquote(segment) for segment in path.split("/")]
+    plain = all(32 < ord(character) < 127 and character != "\\" for character in url)  # noqa: PLR2004  the printable ones of ASCII
+    return plain and not any(segment in {".", ".."} or re.search(r"[/\\\x00-\x1f]", segment) for segment in segments)
 
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:

@@ -16,20 +16,23 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.access import callbacks, sensitive
+from penstock.access.find import environment_row
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
 from penstock.db.engine import reading
+from penstock.db.rows import Reader
 from penstock.errors import Mistaken, Unknown
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
-from penstock.worker import tick_id
+from penstock.runs.ticks import tick_id
 
 COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
 COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
-BAR = 40  # characters of a waterfall
+BAR = 40  # characters of a waterfall; half as many where a line has fewer than
+WIDE = 110
 SAID = ("consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress", "callback_url", "callback_status")
 LOOK = 0.5  # seconds between two looks at a run that is followed
 
@@ -121,24 +124,27 @@ def _print_run(shown: dict[str, Any]) -> None:
         head.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
     console.print(head)
     if shown["steps"]:
-        console.print(_waterfall(shown["steps"]))
+        console.print(_waterfall(shown["steps"], console.width))
     for child in shown["children"]:
         console.print(Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}"))
     if shown["bodies"]:
         console.print_json(data=shown["bodies"])
 
 
-def _waterfall(steps: list[StepRecord]) -> Table:
+def _waterfall(steps: list[StepRecord], width: int) -> Table:
     """Return the steps, each attempt as a bar on the run's time."""
+    room = BAR if width >= WIDE else BAR // 2
     whole = max([0.001, *(step.at + step.ms for step in steps)])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
     for column in ("#", "step", "attempts", "ms", "", "error"):
-        table.add_column(column, justify="right" if column in {"#", "attempts", "ms"} else "left", no_wrap=column != "error")
+        right, least = column in {"#", "attempts", "ms"}, {"#": numbers, "attempts": 8, "ms": 7}.get(column)
+        table.add_column(column, justify="right" if right else "left", no_wrap=column not in {"step", "error"}, overflow="fold", min_width=least)
     for number, step in enumerate(steps, 1):
-        bar = Text(" " * BAR)
+        bar = Text(" " * room)
         for attempt in step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]:
-            first = min(BAR - 1, int(attempt.at / whole * BAR))
-            last = min(BAR, max(first + 1, round((attempt.at + attempt.ms) / whole * BAR)))
+            first = min(room - 1, int(attempt.at / whole * room))
+            last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
             bar = bar[:first] + Text("█" * (last - first), style="red" if attempt.error else "green") + bar[last:]
         error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
         table.add_row(str(step.number or number), step.name, str(max(1, len(step.attempts))), f"{step.ms:.1f}", bar, Text(error, style="red"))
@@ -224,6 +230,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
+        environment_row(Reader(connection), name)
         for identifier, item in sorted(context.host.loaded.items()):
             for schedule in item.pipeline.schedules if not item.broken else ():
                 ticks = croniter(schedule.cron, datetime.now(ZoneInfo(schedule.timezone)), second_at_beginning=True)

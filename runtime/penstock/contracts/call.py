@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 from penstock.contracts.forms import Fields, close_files
@@ -35,6 +36,7 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+EXACT = 2**53  # whole numbers below this are the same in any JSON reader
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -224,10 +226,19 @@ class Call:
         return self._http
 
     def progress(self, done: float, of: float | None = None, note: str = "") -> None:
-        """Say how far a durable run is; its consumer and operators see it within a second."""
+        """Say how far a durable run is; its consumer and operators see it within a second.
+
+        Raises:
+            TypeError: `done` or `of` is no number.
+
+        """
+        try:
+            numbers = _number(done), None if of is None else _number(of)
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"call.progress takes numbers, not {done!r} of {of!r}") from None
         current = runner.get()
         if current is not None:
-            current.progress(done, of, note)
+            current.progress(*numbers, str(note))
 
     def so_far(self) -> tuple[bytes | None, Fields | None]:
         """Return body and form as far as they were read, for the record. The runtime calls this."""
@@ -272,3 +283,12 @@ class Call:
     def __repr__(self) -> str:
         """Name the call; never its headers or its body."""
         return f"<Call {self.run} {self.method} {self.path}>"
+
+
+def _number(value: Any) -> float:  # noqa: ANN401  a Decimal too
+    if isinstance(value, str | bytes):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return value if isinstance(value, int) and abs(value) < EXACT else number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -199,6 +200,12 @@ class Pipeline:
         yield from self.trigger.problems()
         for schedule in self.schedules:
             yield from schedule.problems()
+        for (cron, timezone, path), number in Counter((item.cron, item.timezone, item.path) for item in self.schedules).items():
+            if number > 1:
+                yield (
+                    f"the schedule {cron!r} ({timezone}) of {path} is there {number} times, and each tick has one run",
+                    "give each its own path or time",
+                )
         yield from needs_problems(self.needs)
         yield from self._date_problems()
         yield from self._run_problems()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -113,21 +114,37 @@ def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> C
         timeout: Seconds that one attempt may take; it never gets more than its run has left.
 
     Raises:
-        TypeError: It was written without parentheses, or above something that is no plain function.
+        TypeError: It was written without parentheses, or above something that is no plain function: async, a generator, a method.
         ValueError: The timeout makes no sense.
 
     """
     if _bare:
         raise TypeError("write @step() above a step, with parentheses")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise TypeError(f"step(timeout={timeout!r}): give a number of seconds")
     if timeout is not None and not timeout > 0:
         raise ValueError(f"step(timeout={timeout!r}): give seconds above 0")
+    if not isinstance(retry, Retry):
+        raise TypeError(f"step(retry={retry!r}): write Retry(attempts=…)")
 
     def make(function: Callable[P, R]) -> Step[P, R]:
         if not callable(function) or isinstance(function, Step | type):
             raise TypeError("a step is a plain function")
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function.__name__} is async, which the runtime is not; write it with def")
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(f"{function.__name__} yields; a step is done when it returns, so let it return a list")
+        if _is_method(function):
+            raise TypeError(f"{function.__qualname__} is a method; a step is a plain function")
         return Step(function, retry, timeout)
 
     return make
+
+
+def _is_method(function: Callable[..., object]) -> bool:
+    within, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+    code = getattr(function, "__code__", None)
+    return bool(within) and not within.endswith("<locals>") and code is not None and code.co_varnames[:1] in {("self",), ("cls",)}
 
 
 def gather(*calls: functools.partial[R], at_once: int = AT_ONCE) -> list[R]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from penstock.cidr import network_of
 from penstock.contracts.rates import Rate, problems_of
@@ -15,6 +15,7 @@ from penstock.contracts.rates import Rate, problems_of
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
 MAX_SECONDS = 300.0
+OF_ITS_OWN = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE)  # what croniter chooses by itself
 EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "X-Run-Id"})
 
 
@@ -219,9 +220,21 @@ class Schedule:
         """Yield what makes no sense, each with its mend."""
         if not isinstance(self.cron, str) or len(self.cron.split()) not in {5, 6} or not croniter.is_valid(self.cron, second_at_beginning=True):
             yield f"the schedule {self.cron!r} can't be understood", 'write five fields, such as "0 6 * * *"'
+        elif OF_ITS_OWN.search(self.cron):
+            yield f"the schedule {self.cron!r} is another one in each process", 'write numbers in place of R and H, such as "17 6 * * *"'
+        elif not _ticks(self.cron):
+            yield f"the schedule {self.cron!r} never ticks", "name a day that the month has"
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
             yield f"timezone={self.timezone!r} is not known", 'write one such as "Europe/Lisbon" (IANA)'
         if self.missed not in {"skip", "once"}:
             yield f"missed={self.missed!r} is not known", 'write "skip" or "once"'
+
+
+def _ticks(cron: str) -> bool:
+    try:
+        croniter(cron, 0.0, second_at_beginning=True).get_next()
+    except CroniterBadDateError:
+        return False
+    return True

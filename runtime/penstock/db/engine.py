@@ -119,6 +119,8 @@ def translated(database: str) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        if too_much(error):
+            raise
         reason = " ".join(str(error.orig).split())
         mend = "; run `penstock db upgrade`" if "no such table" in reason else ""
         raise DatabaseAway(f"{database} can't be used: {reason}{mend}") from error
@@ -132,6 +134,13 @@ def translated(database: str) -> Iterator[None]:
         if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
             raise DatabaseAway("the connection to the database was lost; try again") from error
         raise
+
+
+def too_much(error: Exception) -> bool:
+    """Say whether the database can't take a value, now or ever: it is too large, or of a kind that it does not know."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, sa.exc.DataError) or isinstance(error.orig, psycopg.errors.ProgramLimitExceeded)
+    return isinstance(error, OverflowError | UnicodeError)
 
 
 def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,6 +16,8 @@ from penstock.db.tables import durable_runs, processes, refusals, run_details, r
 
 UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
+NEAR = 200  # runs: more are not accepted at the same moment
+BACKLOG = 0x70656E  # names our locks on PostgreSQL
 COLUMNS = tuple(column.name for column in runs.c)
 LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
@@ -68,7 +71,18 @@ def _as_bytes(row: RunValues) -> RunValues:
 
 
 def waiting(connection: sa.Connection, environment_id: int, pipeline: str, most: int) -> int:
-    """Return how many accepted runs of a pipeline have not begun; no more than `most` are counted."""
+    """Return how many accepted runs of a pipeline have not begun; no more than `most` are counted.
+
+    Near `most` whoever asks does so one after another, until each transaction ends: what others have not committed can't be seen.
+    """
+    number = _count_waiting(connection, environment_id, pipeline, most)
+    if number < most - NEAR or connection.dialect.name == "sqlite":
+        return number
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(BACKLOG, zlib.crc32(f"{environment_id} {pipeline}".encode()) - 2**31)))
+    return _count_waiting(connection, environment_id, pipeline, most)
+
+
+def _count_waiting(connection: sa.Connection, environment_id: int, pipeline: str, most: int) -> int:
     found = (
         sa.select(runs.c.id)
         .where(runs.c.environment_id == environment_id, runs.c.pipeline == pipeline, runs.c.status == "accepted", _in_flight())
@@ -102,12 +116,13 @@ def start(connection: sa.Connection, began: Sequence[tuple[str, datetime]]) -> N
     connection.execute(query, [{"run": run, "moment": moment} for run, moment in began])
 
 
-def finish(connection: sa.Connection, ends: Sequence[End]) -> list[Row]:
-    """Note how durable runs ended, each once; return those of which it was not known yet, with where their ends are to be told."""
+def finish(connection: sa.Connection, ends: Sequence[End]) -> list[dict[str, Any]]:
+    """Note how durable runs ended, each once; return those of which it was not known yet, each with its status and where its end is to be told."""
     known = sa.select(runs.c.id, runs.c.consumer_id, durable_runs.c.callback_url).join(durable_runs, durable_runs.c.run_id == runs.c.id)
     known = known.where(runs.c.id.in_([end.run for end in ends]), _qualified_in_flight()).with_for_update(of=runs)
     found = {row["id"]: row for row in connection.execute(known).mappings()}
-    fresh = [end for end in ends if end.run in found]
+    first = {end.run: end for end in reversed(ends)}
+    fresh = [end for run, end in first.items() if run in found]
     if not fresh:
         return []
     names = ("status", "http_status", "micros", "problem", "detail")
@@ -117,7 +132,7 @@ def finish(connection: sa.Connection, ends: Sequence[End]) -> list[Row]:
     if details:
         connection.execute(sa.delete(run_details).where(run_details.c.run_id.in_([detail["run_id"] for detail in details])))
         connection.execute(sa.insert(run_details), details)
-    return list(found.values())
+    return [{**found[end.run], "status": end.status} for end in fresh]
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:
@@ -131,10 +146,10 @@ def set_durable(connection: sa.Connection, run: str, **values: object) -> None:
     connection.execute(sa.update(durable_runs).where(durable_runs.c.run_id == run).values(**values))
 
 
-def recover(connection: sa.Connection, run: str) -> int:
-    """Count that a run was taken over, and return how often it was."""
-    query = sa.update(durable_runs).where(durable_runs.c.run_id == run).values(recoveries=durable_runs.c.recoveries + 1)
-    return int(connection.scalar(query.returning(durable_runs.c.recoveries)) or 0)
+def recover(connection: sa.Connection, run: str, number: int, steps: int) -> int:
+    """Note that a run was taken over so many times without progress, and how many steps it had done; return the number."""
+    set_durable(connection, run, recoveries=number, steps_seen=steps)
+    return number
 
 
 def find(connection: sa.Connection, run: str, *, environment_id: int | None = None) -> Row | None:
@@ -208,17 +223,24 @@ def _qualified_in_flight() -> sa.ColumnElement[bool]:
     return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
 
 
-def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, list[str]]:
-    """Delete records of runs older than an id, a few at a time; return how many, and the ids of the durable ones. What is not over stays."""
+def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, dict[str, bool]]:
+    """Delete records of runs older than an id, a few at a time. What is not over stays.
+
+    Return how many, and of the durable ones whether their end was to be told.
+    """
     with writing(engine) as connection:
         old = sa.select(runs.c.id, runs.c.durable).where(
             runs.c.environment_id == environment_id, runs.c.id < before, runs.c.status.notin_(UNFINISHED)
         )
         found = connection.execute(old.order_by(runs.c.id).limit(PURGED_AT_A_TIME)).all()
+        durable = {row.id: False for row in found if row.durable}
+        if durable:
+            told = sa.select(durable_runs.c.run_id).where(durable_runs.c.run_id.in_(durable), durable_runs.c.callback_url.isnot(None))
+            durable |= dict.fromkeys(connection.scalars(told), True)
         if found:
             for column in (runs.c.id, run_details.c.run_id, durable_runs.c.run_id):
                 connection.execute(sa.delete(column.table).where(column.in_([row.id for row in found])))
-        return len(found), [row.id for row in found if row.durable]
+        return len(found), durable
 
 
 def refuse(connection: sa.Connection, samples: Sequence[dict[str, object]]) -> None:
@@ -266,19 +288,31 @@ def beat(engine: Engine, process: str, *, ended: bool = False) -> bool:
         return bool(connection.execute(query.values(seen_at=_now(connection), ended=ended)).rowcount)
 
 
-def overdue(engine: Engine, environment_id: int, by: str, *, silent: float, lease: float) -> list[str]:
-    """Take over from workers that have ended, or said nothing for so many seconds, and return their ids.
+class Dead(NamedTuple):
+    """A worker that is taken over from: whether it ended as it was told to, when it last spoke, and whether that was begun before."""
+
+    id: str
+    ended: bool
+    seen_at: datetime
+    again: bool
+
+
+def overdue(engine: Engine, environment_id: int, by: str, *, silent: float, lease: float) -> list[Dead]:
+    """Take over from workers that have ended, or said nothing for so many seconds, and return them; those not done with are returned again.
 
     Each is taken over by one process alone; whoever did so and died in the middle of it has it taken from it when the lease ends.
     """
     with writing(engine) as connection:
         now = _now(connection)
         dead = sa.or_(processes.c.ended, processes.c.seen_at < now - timedelta(seconds=silent))
-        free = sa.or_(processes.c.taken_by.is_(None), processes.c.taken_at < now - timedelta(seconds=lease))
-        query = sa.update(processes).where(
+        free = sa.or_(processes.c.taken_by.is_(None), processes.c.taken_by == by, processes.c.taken_at < now - timedelta(seconds=lease))
+        query = sa.select(processes).where(
             processes.c.environment_id == environment_id, processes.c.kind == "worker", processes.c.id != by, dead, free
         )
-        return list(connection.scalars(query.values(taken_by=by, taken_at=now).returning(processes.c.id)))
+        found = connection.execute(query.order_by(processes.c.id).with_for_update(skip_locked=True)).mappings().all()
+        taken = sa.update(processes).where(processes.c.id.in_([row["id"] for row in found]))
+        connection.execute(taken.values(taken_by=by, taken_at=now))
+        return [Dead(row["id"], row["ended"], row["seen_at"], row["taken_by"] is not None) for row in found]
 
 
 def disappear(engine: Engine, process: str) -> None:

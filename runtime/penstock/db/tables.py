@@ -396,7 +396,8 @@ durable_runs = Table(
     "durable_runs",
     metadata,
     Column("run_id", RunId, primary_key=True),
-    Column("recoveries", SmallInteger, nullable=False),
+    Column("recoveries", SmallInteger, nullable=False),  # without a step that ended in between
+    Column("steps_seen", Integer, nullable=False, server_default="0"),  # at the last of them
     Column("progress", JSON(none_as_null=True)),
     Column("cancelled_by", String(255)),
     Column("callback_url", Text),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.contracts.pipeline import USUAL, Pipeline, Route
@@ -15,6 +15,8 @@ from penstock.runs.ids import derived_run_id, millis_of
 from penstock.runs.records import UNFINISHED, Status, fit
 
 CALLBACKS = "callbacks"
+CUT = frozenset({Status.CANCELLED, Status.TIMED_OUT})
+ATTEMPTS = 8  # of a callback, at most
 CALLBACK_TIMEOUT = 120.0  # seconds of one attempt
 
 
@@ -35,6 +37,21 @@ class Wanted:
 def queue_of(environment: str, pipeline: str) -> str:
     """Return the name of the queue in which runs of a pipeline wait."""
     return f"{environment}/{pipeline}"
+
+
+def ticks_of(environment: str, pipeline: str) -> str:
+    """Return the name of the queue in which ticks of a pipeline's schedules wait, for a worker that has the pipeline."""
+    return f"{queue_of(environment, pipeline)}/ticks"
+
+
+def callback_id(run: str, attempt: int) -> str:
+    """Return the id under which the engine holds an attempt to tell a run's end."""
+    return derived_run_id(millis_of(run), run, "callback", attempt)
+
+
+def all_held(runs: Mapping[str, bool]) -> list[str]:
+    """Return all that the engine holds of runs, of which it is said whether their end was to be told."""
+    return [*runs, *(callback_id(run, attempt) for run, told in runs.items() if told for attempt in range(1, ATTEMPTS + 1))]
 
 
 class Accepting:
@@ -74,16 +91,33 @@ class Accepting:
         with writing(self.engine) as connection:
             stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
 
-    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> None:
-        """Note how runs ended, and have that told to where their consumers want it, as part of a transaction."""
-        for row in stored.finish(connection, ends):
+    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+        """Note how runs ended, and have that told to where their consumers want it, as part of a transaction.
+
+        Return the statuses of those of which that was not known.
+        """
+        found = stored.finish(connection, self._as_told(connection, ends))
+        for row in found:
             if row["callback_url"]:
                 self.call_back_in(connection, row["id"], row["callback_url"], row["consumer_id"], attempt=1)
+        return {row["id"]: row["status"] for row in found}
+
+    def _as_told(self, connection: Connection, ends: Sequence[stored.End]) -> list[stored.End]:
+        """Return ends as consumers were told them: a run that was cancelled, or whose time was up, in the middle of its work stays so."""
+        claimed = [end.run for end in ends if end.status not in CUT]
+        cut = {run for run, item in self.ledger.look(claimed).items() if item.state is State.CANCELLED}
+        return [self._cut(connection, end) if end.run in cut else end for end in ends]
+
+    def _cut(self, connection: Connection, end: stored.End) -> stored.End:
+        row = stored.find(connection, end.run)
+        if row is not None and row["cancelled_by"]:
+            return stored.End(end.run, Status.CANCELLED.value, micros=end.micros, steps=end.steps)
+        return stored.End(end.run, Status.TIMED_OUT.value, 504, micros=end.micros, problem="timed-out", steps=end.steps)
 
     def call_back_in(self, connection: Connection, run: str, url: str, consumer_id: int | None, *, attempt: int, delay: float = 0.0) -> None:
         """Have one attempt of a callback made, once however often it is asked for."""
         document = {"callback": run, "url": url, "consumer_id": consumer_id, "attempt": attempt}
-        identifier = derived_run_id(millis_of(run), run, "callback", attempt)
+        identifier = callback_id(run, attempt)
         queue = queue_of(self._environment, CALLBACKS)
         self.ledger.enqueue(connection, identifier, queue, document, priority=USUAL, timeout=CALLBACK_TIMEOUT, delay=delay)
 

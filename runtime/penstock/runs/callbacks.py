@@ -6,6 +6,7 @@ import base64
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from hmac import digest
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit, urlunsplit
@@ -50,13 +51,17 @@ def signed(target: CallbackTarget, identifier: str, payload: bytes, now: float) 
 
 def deliver(url: str, target: CallbackTarget, identifier: str, payload: bytes) -> int:
     """Send a callback once and return the status of its answer, 200 to 299. Raises Undeliverable."""
+    client = httpx.Client(trust_env=False, follow_redirects=False, timeout=PATIENCE)
     try:
-        return run_aside(lambda: _send(url, target, identifier, payload), time.monotonic() + PATIENCE)
+        return run_aside(lambda: _send(client, url, target, identifier, payload), time.monotonic() + PATIENCE)
     except TimeIsUp:
         raise Undeliverable(f"no answer within {PATIENCE:g} seconds") from None
+    finally:
+        with suppress(Exception):  # whoever sends drop by drop is cut off here: else the thread would go on reading
+            client.close()
 
 
-def _send(url: str, target: CallbackTarget, identifier: str, payload: bytes) -> int:
+def _send(client: httpx.Client, url: str, target: CallbackTarget, identifier: str, payload: bytes) -> int:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     address = _resolved(host, port, private=target.private)
@@ -64,20 +69,19 @@ def _send(url: str, target: CallbackTarget, identifier: str, payload: bytes) -> 
     headers = signed(target, identifier, payload, time.time()) | {"host": parts.netloc}
     try:
         # The address that was looked at is the one that is called: a name that changes in between leads nowhere else.
-        with (
-            httpx.Client(trust_env=False, follow_redirects=False, timeout=PATIENCE) as client,
-            client.stream(
-                "POST",
-                urlunsplit((parts.scheme, f"{where}:{port}", parts.path or "/", parts.query, "")),
-                content=payload,
-                headers=headers,
-                extensions={"sni_hostname": host},
-            ) as answered,
-        ):
+        with client.stream(
+            "POST",
+            urlunsplit((parts.scheme, f"{where}:{port}", parts.path or "/", parts.query, "")),
+            content=payload,
+            headers=headers,
+            extensions={"sni_hostname": host},
+        ) as answered:
             for read, _ in enumerate(answered.iter_raw(4096)):
                 if read * 4096 > ANSWERED:
                     break
-    except (httpx.HTTPError, ValueError) as error:
+    except httpx.InvalidURL as error:
+        raise Undeliverable(f"InvalidURL: {error}", final=True) from error
+    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise Undeliverable(f"{type(error).__name__}: {error}") from error
     if not answered.is_success:
         raise Undeliverable(f"answered {answered.status_code}", final=answered.status_code == GONE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,12 +14,15 @@ import msgspec
 
 from penstock.contracts.call import Caller
 from penstock.contracts.steps import Step
+from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
-from penstock.runs.engine import Bench, Document
+from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, LetGo, NotKept
 from penstock.runs.faults import decode_custom
+from penstock.runs.plain import plain, said, text
 from penstock.runs.replies import Answer, encode
-from penstock.runs.steps import Called, StepRecord, side_by_side, told, try_step
+from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, side_by_side, told, try_step
 
+LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
 
 
@@ -72,13 +77,15 @@ def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: in
     if isinstance(answer, Refusal):
         return {**known, "status": answer.status, "problem": _problem(answer)}
     status, headers, body = answer
+    if len(body) > LARGEST:
+        raise NotKept(f"its reply has {len(body)} bytes; {LARGEST} are the most that are kept")
     return {**known, "status": status, "headers": [list(item) for item in headers], "body": body}
 
 
 def _problem(refusal: Refusal) -> Document:
-    kept = {"status": refusal.status, "code": refusal.code, "title": refusal.title, "detail": refusal.detail}
+    kept: Document = {"status": refusal.status, "code": refusal.code, "title": refusal.title, "detail": refusal.detail}
     kept["headers"] = [list(item) for item in refusal.headers]
-    kept["extra"] = msgspec.to_builtins(refusal.extra, enc_hook=str)
+    kept["extra"] = plain(refusal.extra)
     if isinstance(refusal, PipelineError):
         kept["permanent"] = refusal.permanent
     return kept
@@ -96,29 +103,42 @@ def refusal_of(kept: Mapping[str, Any]) -> PipelineError:
 class DurableRunner:
     """Runs the steps of a durable run: each is done once, and its result is what the engine kept of it."""
 
-    def __init__(self, bench: Bench, deadline: float, start: Callable[..., object], say: Callable[[dict[str, object]], None]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        deadline: float,
+        start: Callable[..., object],
+        say: Callable[[dict[str, object]], None],
+        let_go: threading.Event | None = None,
+        clean: Callable[[str], str] = str,
+    ) -> None:
+        """Take what starts pipelines, what tells progress, what is set when the run is to be let go, and what takes secrets out of errors."""
         self.began = time.monotonic()
         self.deadline = deadline
         self.steps: list[StepRecord] = []
         self._bench = bench
         self._start = start
         self._say = say
+        self._let_go = let_go or threading.Event()
+        self._clean = clean
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return what it did before."""
-        self._check_time()
+        self._check()
         return self._told(step, self._bench.once(step.name, partial(self._do, step, args, kwargs)))
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side; their turns are taken in order, whichever ends first."""
-        self._check_time()
+        self._check()
         turns = [(call, self._bench.later(call[0].name)) for call in calls]
         return side_by_side([partial(self._do_later, *turn) for turn in turns], at_once)
 
     def _do_later(self, call: Called, turn: Callable[[Callable[[], object]], object]) -> Any:  # noqa: ANN401  what the step returns
         return self._told(call[0], turn(partial(self._do, *call)))
 
-    def _check_time(self) -> None:
+    def _check(self) -> None:
+        if self._let_go.is_set():
+            raise LetGo
         if time.monotonic() >= self.deadline:
             raise OutOfTime
 
@@ -127,18 +147,28 @@ class DurableRunner:
         record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
         try:
             value = encode(try_step(step, args, kwargs, self.deadline, self.began, record))
+            if len(value) > LARGEST:
+                raise ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")  # noqa: TRY301  as what it raises itself
+        except Interrupted:
+            raise
         except OutOfTime:
-            return {"record": msgspec.to_builtins(record), "out_of_time": True}
-        except Exception as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
+            return {"record": self._kept(record), "out_of_time": True}
+        except BaseException as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
             record.failed = True
-            return {"record": msgspec.to_builtins(record), "raised": _raised(error)}
-        return {"record": msgspec.to_builtins(record), "value": value}
+            return {"record": self._kept(record), "raised": _raised(error)}
+        return {"record": self._kept(record), "value": value}
+
+    def _kept(self, record: StepRecord) -> object:
+        for attempt in record.attempts:
+            attempt.error = self._clean(attempt.error)
+        return msgspec.to_builtins(record)
 
     def _told(self, step: Step[..., Any], left: object) -> Any:  # noqa: ANN401  what the step returns
         """Return what a step returned, or raise what it raised, from what the engine kept."""
         if not isinstance(left, dict):
             raise StepFailed(f"{step.name} left something that is not known here")
-        self.steps.append(msgspec.convert(left["record"], StepRecord))
+        if len(self.steps) < MOST_RECORDED:
+            self.steps.append(msgspec.convert(left["record"], StepRecord))
         if left.get("out_of_time"):
             raise OutOfTime
         if "raised" in left:
@@ -149,13 +179,21 @@ class DurableRunner:
             raise TypeError(f"what {step.name} returned can't be kept as {step.returns!r}: {error}; annotate what JSON can hold") from error
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
-        self._check_time()
-        self._bench.sleep(seconds)
+        """Wait: until when is kept, so that a run that is taken up again waits for what is left of it. Raises OutOfTime, as inline."""
+
+        def until() -> Document:
+            return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": time.time() + seconds}
+
+        self._check()
+        left: Any = self._bench.once("sleep", until)
+        if left.get("out_of_time"):
+            raise OutOfTime
+        if self._let_go.wait(self._bench.pause(left["left"])):
+            raise LetGo
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
         """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
-        return DurableRunner(self._bench, deadline, start, self._say)
+        return DurableRunner(self._bench, deadline, start, self._say, self._let_go, self._clean)
 
     def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
         """Do something of the runtime's own once, and tell of it again what it left or raised."""
@@ -167,6 +205,8 @@ class DurableRunner:
                 return {"out_of_time": True}
             except Refusal as error:
                 return {"problem": _problem(error)}
+            except DatabaseAway as error:
+                raise EngineTrouble(str(error)) from error
 
         left: Any = self._bench.once(name, do)
         if left.get("out_of_time"):
@@ -177,38 +217,57 @@ class DurableRunner:
 
     def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
         """Start another pipeline."""
-        self._check_time()
+        self._check()
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:
         """Say how far the run is."""
-        self._say({"done": done, "of": of, "note": note[:255]})
+        self._say({"done": done, "of": of, "note": text(self._clean(note))[:255]})
 
 
-def _raised(error: Exception) -> Document:
+def _raised(error: BaseException) -> Document:
     kept: Document = {"type": f"{type(error).__module__}:{type(error).__qualname__}", "text": told(error)}
-    try:
-        kept["args"] = msgspec.json.decode(msgspec.json.encode(list(error.args)))
-    except (TypeError, ValueError, RecursionError):
-        kept["args"] = [str(error)]
     if isinstance(error, Refusal):
-        kept["problem"] = _problem(error)
+        return {**kept, "problem": _problem(error)}
+    if isinstance(error, ExceptionGroup):
+        return {**kept, "args": [said(error.message)], "group": [_raised(item) for item in error.exceptions]}
+    kept["args"] = plain(_arguments(error))
+    kept["facts"] = {name: value for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
     return kept
+
+
+def _arguments(error: BaseException) -> list[object]:
+    """Return what an exception was made of; an OSError says all of it only when it is to be pickled."""
+    if isinstance(error, OSError):
+        with suppress(Exception):
+            return list(error.__reduce__()[1])
+    return list(error.args)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bytes)
 
 
 def _raise_again(kept: Mapping[str, Any]) -> Exception:
     """Return an exception as it was raised, so that what catches it does so again; of a type that is not here, StepFailed."""
     if "problem" in kept:
         return refusal_of(kept["problem"])
+    if "group" in kept:
+        return ExceptionGroup(kept["args"][0], [_raise_again(item) for item in kept["group"]])
     module, _, name = kept["type"].partition(":")
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    if isinstance(found, type) and issubclass(found, Exception):
-        try:
-            error = found.__new__(found, *kept["args"])
-        except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
-            return StepFailed(kept["text"])
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return StepFailed(kept["text"])
+    try:
+        if module == "builtins":  # what these are made of is more than their arguments
+            return found(*kept["args"])
+        error = found.__new__(found, *kept["args"])
         error.args = tuple(kept["args"])
-        return error
-    return StepFailed(kept["text"])
+        vars(error).update(kept["facts"])
+    except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
+        return StepFailed(kept["text"])
+    return error

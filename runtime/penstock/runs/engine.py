@@ -67,12 +67,24 @@ class Queue:
     patient: bool = False
 
 
-class PipelineChanged(Exception):
+class Interrupted(BaseException):
+    """A run can't go on in this process. No handler may catch this."""
+
+
+class PipelineChanged(Interrupted):
     """A run was taken up again, and its steps are not those that it did before."""
 
 
-class EngineTrouble(BaseException):
-    """The engine can't go on with a run now, and it will be taken up again. No handler may catch this."""
+class NotKept(Interrupted):
+    """The engine can't keep what a run left, now or ever."""
+
+
+class EngineTrouble(Interrupted):
+    """The engine can't go on with a run now, and it will be taken up again."""
+
+
+class LetGo(EngineTrouble):
+    """A run is not this process's any more: it was cancelled, its time was up, others have it, or this process ends."""
 
 
 class Ledger(ABC):
@@ -125,6 +137,13 @@ class Ledger(ABC):
         """Delete runs that are over."""
 
     @abstractmethod
+    def forget_ticks(self, since: float, before: float) -> int:
+        """Delete ticks of schedules between two moments, in seconds since the epoch, a few at a time; return how many.
+
+        The schedules of ticks that nobody took go too.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of connections."""
 
@@ -142,19 +161,19 @@ class Bench(ABC):
 
     @abstractmethod
     def once(self, name: str, work: Callable[[], object]) -> object:
-        """Return what a step leaves: done now, or before the run was taken up again. Raises PipelineChanged, EngineTrouble."""
+        """Return what a step leaves: done now, or before the run was taken up again. Raises Interrupted."""
 
     @abstractmethod
     def later(self, name: str) -> Callable[[Callable[[], object]], object]:
         """Take a step's turn now, and return what does it later, in any thread of the run."""
 
     @abstractmethod
-    def sleep(self, seconds: float) -> None:
-        """Wait, or for what is left of it where the run was taken up again."""
+    def pause(self, until: float) -> float:
+        """Return the seconds to wait until a moment, in seconds since the epoch."""
 
     @abstractmethod
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, make_up: bool) -> None:
-        """Have `tick` called for each tick of a schedule, once over all processes; `make_up` for the last one that was missed too."""
+    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
+        """Have `tick` called for each tick of a schedule, once, by a process that takes from the queue; `make_up` for the last one missed too."""
 
     @abstractmethod
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,15 +21,18 @@ from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 from dbos import error as faults
 
 from penstock.access.secrets import Box
-from penstock.db.engine import Connection, DatabaseAway, Engine, open_sqlite, sqlite_file, translated
+from penstock.db.engine import Connection, DatabaseAway, Engine, open_sqlite, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, Perform, PipelineChanged, Queue, State, StepHeld, Tick
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
+from penstock.runs.plain import as_msgpack
+from penstock.runs.steps import told
 
 WORKFLOW, TICK = "penstock.run", "penstock.tick"
 POLL = 0.1  # seconds between two looks into a queue, where there are few of them
 PATIENT_POLL = 1.0
 FEW = 8
 SCHEDULES_POLL = 5.0
+TICKS = 500  # that are forgotten at a time
 RAISED = "__raised__"
 TAKER = "queue-worker-"  # begins the name of the engine's thread that takes runs from a queue
 STATES = {
@@ -81,7 +85,7 @@ class Sealed(Serializer):
 
     def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
         """Return a value as the engine keeps it."""
-        return self._box.seal(msgspec.msgpack.encode(data, enc_hook=_told)).decode("ascii")
+        return self._box.seal(as_msgpack({RAISED: told(data)} if isinstance(data, BaseException) else data)).decode("ascii")
 
     def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
         """Return a value as it was, exceptions as errors that say the same."""
@@ -93,18 +97,13 @@ class Sealed(Serializer):
         return "penstock"
 
 
-def _told(value: object) -> object:
-    if isinstance(value, BaseException):
-        return {RAISED: f"{type(value).__name__}: {value}"}
-    raise TypeError(f"a {type(value).__name__} can't be kept")
-
-
 class DbosLedger(Ledger):
     """Asks the engine through its client, which performs nothing."""
 
     def __init__(self, url: str, environment: str, box: Box) -> None:
         _quiet()
         self._version = version(environment)
+        self._application = application(environment)
         self._client = DBOSClient(
             system_database_url=url,
             serializer=Sealed(box),
@@ -192,6 +191,18 @@ class DbosLedger(Ledger):
         """Delete runs that are over."""
         with _translated():
             self._client.delete_workflows(list(runs))
+
+    def forget_ticks(self, since: float, before: float) -> int:
+        """Delete old ticks; the schedules of those that nobody took are of pipelines that are not loaded anywhere any more."""
+        first, last = (datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before))
+        with _translated():
+            found = self._client.list_workflows(name=TICK, start_time=first, end_time=last, limit=TICKS, load_input=False, load_output=False)
+            found = [item for item in found if item.status != "PENDING" and item.application_name == self._application]
+            for name in {item.schedule_name for item in found if item.status == "ENQUEUED" and item.schedule_name}:
+                self._client.delete_schedule(name)
+            if found:
+                self._client.delete_workflows([item.workflow_id for item in found])
+        return len(found)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -293,16 +304,24 @@ class DbosBench(Bench):
 
         return run
 
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        with _engine():
-            DBOS.sleep(seconds)
+    def pause(self, until: float) -> float:
+        """Return the seconds to wait until a moment."""
+        return max(0.0, until - time.time())
 
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, make_up: bool) -> None:
+    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
         """Have `tick` called for each tick of a schedule."""
         before = DBOS.get_schedule(name)
         DBOS.apply_schedules(
-            [{"schedule_name": name, "workflow_fn": self._scheduled, "schedule": cron, "cron_timezone": timezone, "context": dict(context)}]
+            [
+                {
+                    "schedule_name": name,
+                    "workflow_fn": self._scheduled,
+                    "schedule": cron,
+                    "cron_timezone": timezone,
+                    "context": dict(context),
+                    "queue_name": queue,
+                }
+            ]
         )
         fired = before["last_fired_at"] if before is not None else None
         if make_up and fired:
@@ -325,7 +344,10 @@ def _engine() -> Iterator[None]:
     """Tell the engine's faults from those of steps, which never raise here: they leave what they raised."""
     try:
         yield
+    except (faults.DBOSWorkflowCancelledError, faults.DBOSWorkflowConflictIDError) as error:
+        raise LetGo(str(error)) from error
     except (faults.DBOSUnexpectedStepError, faults.DBOSStepNondeterminismError) as error:
         raise PipelineChanged(str(error)) from error
     except Exception as error:
-        raise EngineTrouble(f"{type(error).__name__}: {error}") from error
+        kind = NotKept if too_much(error) else EngineTrouble
+        raise kind(f"{type(error).__name__}: {error}") from error

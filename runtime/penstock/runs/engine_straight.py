@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.db.engine import Connection
 from penstock.runs.engine import Bench, Document, Held, Ledger, Perform, Queue, State, StepHeld, Tick
+from penstock.runs.plain import as_msgpack
 
 
 @dataclass
@@ -81,6 +82,10 @@ class Straight(Ledger, Bench):
         for run in runs:
             self._runs.pop(run, None)
 
+    def forget_ticks(self, since: float, before: float) -> int:
+        """Hold none."""
+        return 0
+
     def close(self, seconds: float = 0.0) -> None:
         """Let go of nothing."""
 
@@ -98,10 +103,11 @@ class Straight(Ledger, Bench):
         """Take a step's turn now."""
         return lambda work: self.once(name, work)
 
-    def sleep(self, seconds: float) -> None:
+    def pause(self, until: float) -> float:
         """Wait no time at all."""
+        return 0.0
 
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, make_up: bool) -> None:
+    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
         """Have no clock."""
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
@@ -109,4 +115,4 @@ class Straight(Ledger, Bench):
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  plain values stay what they are
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+    return msgspec.msgpack.decode(as_msgpack(value))

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler, Pipeline, Route
+from penstock.contracts.steps import Step
 from penstock.errors import Refusal
 from penstock.runs.bodies import MULTIPART, Body, compile_body
 from penstock.runs.parameters import Parameter, compile_parameter, read_parameters
@@ -75,6 +76,7 @@ def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
         problems += wrong
     if any(route.durable for route in pipeline.routes):
         problems += _durable_problems(endpoints)
+    problems += _step_problems(endpoints)
     return endpoints, problems + list(_schedule_problems(pipeline, endpoints))
 
 
@@ -84,6 +86,30 @@ def _durable_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
             yield Problem(f"{endpoint.route} is in the way: below /runs callers look up the durable runs of this pipeline", "give it another path")
         if endpoint.route.durable and endpoint.body is not None and endpoint.body.media == MULTIPART:
             yield Problem(f"{endpoint.route}: a durable run can't take files, which are gone when the call ends", "take bytes: body: bytes")
+
+
+def _step_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
+    """Yield steps whose results could not be read again, as far as handlers and their modules name them."""
+    found: dict[int, Step[..., Any]] = {}
+    for endpoint in endpoints:
+        function = inspect.unwrap(endpoint.route.handler)
+        cells = getattr(function, "__closure__", None) or ()
+        named = [*getattr(function, "__globals__", {}).values(), *(cell.cell_contents for cell in cells if _is_filled(cell))]
+        found |= {id(value): value for value in named if isinstance(value, Step)}
+    for step in found.values():
+        try:
+            _ = step.returns
+        except Exception as error:  # noqa: BLE001  an annotation may be anything
+            mend = "import the names that its annotations use, not only under TYPE_CHECKING"
+            yield Problem(f"the step {step.name}: its annotation can't be understood: {error}", mend)
+
+
+def _is_filled(cell: Any) -> bool:  # noqa: ANN401  a cell of a closure
+    try:
+        cell.cell_contents  # noqa: B018  it raises where nothing was put in yet
+    except ValueError:
+        return False
+    return True
 
 
 def _schedule_problems(pipeline: Pipeline, endpoints: Sequence[Endpoint]) -> Iterable[Problem]:

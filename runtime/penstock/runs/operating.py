@@ -18,7 +18,7 @@ from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader, Row
 from penstock.errors import Mistaken, PenstockError, Unknown
-from penstock.runs.accepting import Accepting, Wanted, queue_of
+from penstock.runs.accepting import Accepting, Wanted, all_held, queue_of
 from penstock.runs.durable import Given
 from penstock.runs.engine import Ledger
 from penstock.runs.ids import is_run_id, millis_of, new_run_id
@@ -181,7 +181,7 @@ def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, 
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            ledger(environment).forget(durable)
+            ledger(environment).forget(all_held(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(engine, actor, audit.Action.RUNS_PURGED, environment, environment=environment) as (_, detail):

@@ -6,11 +6,11 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -23,8 +23,9 @@ from penstock.db import counts
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, DatabaseAway, Engine, writing
 from penstock.errors import PenstockError
+from penstock.runs import plain
 from penstock.runs.ids import new_run_id
-from penstock.runs.redact import API_KEY, HIDDEN, LARGEST, Sensitive
+from penstock.runs.redact import LARGEST, Sensitive
 from penstock.runs.steps import StepRecord
 
 MOST = 50_000  # records that wait
@@ -39,11 +40,8 @@ LONGEST_DETAIL = 2000  # characters
 
 
 def fit(text: str | None, most: int) -> str | None:
-    """Return a text as a column takes it: no longer, without NUL, which PostgreSQL does not take, and without API keys."""
-    if text is None:
-        return None
-    text = API_KEY.sub(HIDDEN, text.replace("\0", "")) if "pk_" in text or "\0" in text else text
-    return text[:most]
+    """Return a text as a column takes it: no longer, of whole characters, and without API keys."""
+    return None if text is None else plain.text(text)[:most]
 
 
 class Status(StrEnum):
@@ -119,6 +117,11 @@ class Finished(msgspec.Struct):
     exchange: Exchange | None = None
 
 
+Event = tuple[str, datetime] | Finished
+Result = TypeVar("Result")
+Told = TypeVar("Told")
+
+
 class _Counted:
     """What is counted of one pipeline and outcome within one minute."""
 
@@ -145,6 +148,11 @@ def _item(counted: dict[Any, _Counted], key: tuple[object, ...]) -> _Counted:
     return item
 
 
+def noted(connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+    """Note how durable runs ended, and return the statuses of those of which that was not known."""
+    return {row["id"]: row["status"] for row in stored.finish(connection, ends)}
+
+
 class Recorder:
     """Takes records of one environment's runs, counts calls, and writes both. What there is no room for is dropped, counted and said."""
 
@@ -156,9 +164,12 @@ class Recorder:
         sensitive: Callable[[Pipeline], Sensitive],
         most_bodies: Callable[[], str],
         *,
-        finish: Callable[[Connection, Sequence[stored.End]], object] = stored.finish,
+        finish: Callable[[Connection, Sequence[stored.End]], Mapping[str, str]] = noted,
     ) -> None:
-        """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept; `finish` notes the ends of durable runs."""
+        """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept.
+
+        `finish` notes the ends of durable runs, and returns the statuses of those that it did not know of.
+        """
         self._engine = engine
         self._environment_id = environment_id
         self._box = box
@@ -167,7 +178,8 @@ class Recorder:
         self._finish = finish
         self._process = new_run_id()
         self._over: deque[Record] = deque()
-        self._durable: deque[tuple[str, datetime] | Finished] = deque()
+        self._durable: deque[Event] = deque()
+        self._ending: set[str] = set()  # runs whose ends wait to be written
         self._said: dict[str, dict[str, object]] = {}
         self._refused: deque[tuple[str, str]] = deque(maxlen=MOST)
         self._samples: deque[dict[str, object]] = deque(maxlen=SAMPLES)
@@ -237,8 +249,14 @@ class Recorder:
         self._durable.append((run, at))
 
     def ended(self, finished: Finished) -> None:
-        """Note how a durable run ended."""
-        self._durable.append(finished)
+        """Note how a durable run ended; what is said of it first counts."""
+        if finished.run not in self._ending:
+            self._ending.add(finished.run)
+            self._durable.append(finished)
+
+    def knows_end(self, run: str) -> bool:
+        """Say whether the end of a run waits to be written."""
+        return run in self._ending
 
     def progress(self, run: str, said: dict[str, object]) -> None:
         """Note how far a durable run is; the last word counts."""
@@ -255,21 +273,20 @@ class Recorder:
     def flush(self) -> None:
         """Write what waits; what can't be written waits on."""
         with self._writing:
-            try:
-                while self._write_over() == AT_ONCE:
-                    pass
-                while self._write_durable() == AT_ONCE:
-                    pass
-                self._write_counts()
-            except PenstockError as error:
-                self._tell("run records wait", error=str(error), waiting=len(self._over))
-            except Exception:  # noqa: BLE001  whatever it is, later records must be written
-                self._log.exception("run records not written")
+            for write in (self._write_over, self._write_durable, self._write_counts):
+                try:
+                    while write() == AT_ONCE:
+                        pass
+                except PenstockError as error:
+                    self._tell("run records wait", error=str(error), waiting=len(self._over) + len(self._durable))
+                    break
+                except Exception:  # noqa: BLE001  whatever it is, the others must be written
+                    self._log.exception("run records not written")
             self._tell_metrics()
             if self._dropped:
                 number, self._dropped = self._dropped, 0
                 metrics.dropped(number)
-                self._tell("run records dropped", records=number, reason="too many wait")
+                self._tell("run records dropped", records=number, reason="too many wait, or they can't be written")
 
     def _tell(self, event: str, **facts: object) -> None:
         if time.monotonic() - self._told_at >= TELL:
@@ -280,13 +297,13 @@ class Recorder:
         batch = [self._over[index] for index in range(min(AT_ONCE, len(self._over)))]
         if not batch:
             return 0
-        rows = [(self._row(record), self._detail(record.run, record.pipeline, record.steps, record.exchange)) for record in batch]
         try:
-            stored.record(self._engine, [row for row, _ in rows], [detail for _, detail in rows if detail])
+            self._record(batch)
         except DatabaseAway:
             raise
-        except Exception:  # noqa: BLE001  one that the database does not take must not keep the others
-            self._write_one_by_one(rows)
+        except Exception:  # noqa: BLE001  one that can't be written must not keep the others
+            for record in batch:
+                self._alone(lambda one: self._record([one]), record, record.run)
         for record in batch:
             self._over.popleft()
             if record.exchange is not None:
@@ -294,15 +311,21 @@ class Recorder:
             self.count(record.pipeline.id, record.status.value, record.micros)
         return len(batch)
 
-    def _write_one_by_one(self, rows: list[tuple[stored.RunValues, stored.DetailValues | None]]) -> None:
-        for row, detail in rows:
+    def _record(self, batch: Sequence[Record]) -> None:
+        details = [self._detail(record.run, record.pipeline, record.steps, record.exchange) for record in batch]
+        stored.record(self._engine, [self._row(record) for record in batch], [detail for detail in details if detail])
+
+    def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
+        """Write one record, without its text where it can't be written with it; else it is dropped, counted and said. Raises DatabaseAway."""
+        for one in (told, _bare(told)):
             try:
-                stored.record(self._engine, [row], [detail] if detail else [])
+                return write(one)
             except DatabaseAway:
                 raise
             except Exception:  # noqa: BLE001  as above
-                self._dropped += 1
-                self._log.exception("run record not taken", run=row[0])
+                self._log.exception("run record not taken", run=about)
+        self._dropped += 1
+        return None
 
     def _row(self, record: Record) -> tuple[Any, ...]:
         caller = record.caller
@@ -329,7 +352,11 @@ class Recorder:
     def _detail(self, run: str, pipeline: Pipeline, steps: list[StepRecord] | None, exchange: Exchange | None) -> stored.DetailValues | None:
         if not steps and exchange is None:
             return None
-        return run, msgspec.json.encode(steps) if steps else None, self.sealed(pipeline, exchange) if exchange is not None else None
+        if steps:
+            sensitive = self._sensitive(pipeline)
+            for attempt in (attempt for step in steps for attempt in step.attempts if attempt.error):
+                attempt.error = sensitive.text(attempt.error)
+        return run, plain.as_json(steps) if steps else None, self.sealed(pipeline, exchange) if exchange is not None else None
 
     def sealed(self, pipeline: Pipeline, exchange: Exchange) -> bytes:
         """Return what may be kept of a call's bodies, sealed."""
@@ -340,7 +367,7 @@ class Recorder:
             sent = sensitive.body(exchange.content_type, exchange.body) if exchange.body is not None else {}
         sent |= {"path": exchange.path, "query": sensitive.query(exchange.query)}
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
-        return self._box.seal(msgspec.json.encode(kept))
+        return self._box.seal(plain.as_json(kept))
 
     def _write_durable(self) -> int:
         said, self._said = self._said, {}
@@ -349,36 +376,50 @@ class Recorder:
         if not (said or events or samples):
             return 0
         try:
-            with writing(self._engine) as connection:
-                self._put_durable(connection, events, said, samples)
-        except PenstockError:
+            fresh = self._put(events, said, samples)
+        except DatabaseAway:
             self._said = said | self._said
             raise
         for event in events:
             self._durable.popleft()
             if isinstance(event, Finished):
-                self.count(event.pipeline.id, event.status.value, event.micros)
+                self._ending.discard(event.run)
+                if event.run in fresh:
+                    self.count(event.pipeline.id, fresh[event.run], event.micros)
         for _ in samples:
             self._samples.popleft()
         return len(events)
 
-    def _put_durable(
-        self,
-        connection: Connection,
-        events: list[tuple[str, datetime] | Finished],
-        said: dict[str, dict[str, object]],
-        samples: list[dict[str, object]],
-    ) -> None:
-        began = [event for event in events if isinstance(event, tuple)]
-        if began:
-            stored.start(connection, began)
-        if said:
-            stored.progress(connection, said.items())
+    def _put(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
+        """Write what is told of durable runs, all at once or, where one can't be written, one by one; return the ends that were not known."""
+        try:
+            return self._put_together(events, said, samples)
+        except DatabaseAway:
+            raise
+        except Exception:  # noqa: BLE001  one that can't be written must not keep the others
+            fresh: dict[str, str] = {}
+            for event in events:
+                about = event[0] if isinstance(event, tuple) else event.run
+                fresh.update(self._alone(lambda one: self._put_together([one], {}, ()), event, about) or {})
+            for run, what in said.items():
+                self._alone(lambda one: self._put_together((), dict([one]), ()), (run, what), run)
+            for sample in samples:
+                self._alone(lambda one: self._put_together((), {}, [one]), sample, str(sample["id"]))
+            return fresh
+
+    def _put_together(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
+        fresh: Mapping[str, str] = {}
         ended = [self._end(event) for event in events if isinstance(event, Finished)]
-        if ended:
-            self._finish(connection, ended)
-        if samples:
-            stored.refuse(connection, samples)
+        with writing(self._engine) as connection:
+            if began := [event for event in events if isinstance(event, tuple)]:
+                stored.start(connection, began)
+            if said:
+                stored.progress(connection, said.items())
+            if ended:
+                fresh = self._finish(connection, ended)
+            if samples:
+                stored.refuse(connection, samples)
+        return fresh
 
     def _end(self, event: Finished) -> stored.End:
         made = self._detail(event.run, event.pipeline, event.steps, event.exchange)
@@ -398,7 +439,7 @@ class Recorder:
             metrics.called(pipeline, outcome, item.calls)
             metrics.took(pipeline, item.micros / 1e6, item.buckets)
 
-    def _write_counts(self) -> None:
+    def _write_counts(self) -> int:
         for _ in range(len(self._refused)):
             self.count(*self._refused.popleft(), None)
         changed = [(key, item) for key, item in self._counted.items() if item.changed]
@@ -423,6 +464,7 @@ class Recorder:
         current = int(time.time()) // counts.MINUTE * counts.MINUTE
         for key in [key for key, item in self._counted.items() if key[0] < current and not item.changed]:
             del self._counted[key]
+        return 0
 
     def stop(self) -> None:
         """Write what waits, and end."""
@@ -434,6 +476,11 @@ class Recorder:
         self._engine.dispose()
 
 
+def _bare(told: Told) -> Told:
+    """Return a record without what strangers may have put into it."""
+    return msgspec.structs.replace(told, detail=None, steps=None, exchange=None) if isinstance(told, Record | Finished) else told
+
+
 def steps_of(encoded: bytes | None) -> list[StepRecord]:
     """Return the steps of a run as they were written."""
     return msgspec.json.decode(encoded, type=list[StepRecord]) if encoded else []
@@ -441,5 +488,5 @@ def steps_of(encoded: bytes | None) -> list[StepRecord]:
 
 def first_id(moment: float) -> str:
     """Return the least id of a run that came in at a moment, in seconds since the epoch, or later."""
-    text = f"{int(moment * 1000):012x}"
+    text = f"{max(0, int(moment * 1000)):012x}"
     return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -47,12 +48,17 @@ class Sensitive:
             return HIDDEN
         if isinstance(value, dict):
             return {
-                name: HIDDEN if isinstance(name, str) and name.casefold() in self.names else self.hide(item, (*place, str(name)))
+                API_KEY.sub(HIDDEN, str(name)): HIDDEN if str(name).casefold() in self.names else self.hide(item, (*place, str(name)))
                 for name, item in value.items()
             }
         if isinstance(value, list):
             return [self.hide(item, (*place, str(index))) for index, item in enumerate(value)]
         return API_KEY.sub(HIDDEN, value) if isinstance(value, str) else value
+
+    def text(self, text: str) -> str:
+        """Return a text without API keys, and without what it says of fields by name, as `password=…` or `"password": …`."""
+        shown = API_KEY.sub(HIDDEN, text) if "pk_" in text else text
+        return _named(self.names).sub(rf"\1{HIDDEN}", shown)
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
         """Return what may be kept of a body: its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields."""
@@ -73,6 +79,13 @@ class Sensitive:
     def query(self, text: str) -> dict[str, object]:
         """Return what may be kept of a query: each name with all its values."""
         return {name: self.hide({name: values})[name] for name, values in parse_qs(text, keep_blank_values=True).items()}  # type: ignore[index]  # a dict stays one
+
+
+@lru_cache(maxsize=256)
+def _named(names: frozenset[str]) -> re.Pattern[str]:
+    """Return what finds fields by name in a text, as people and programs write them there, with their values."""
+    any_of = "|".join(re.escape(name) for name in sorted(names))
+    return re.compile(rf"""((?<![\w-])(?:{any_of})["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s,;&"']+)""", re.IGNORECASE)
 
 
 def hidden_in(value: object, place: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,7 +42,7 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     ended = None if status in UNFINISHED else _ended(row, held, started)
     document: dict[str, object] = {"id": row["id"], "status": status.value, "pipeline": row["pipeline"], "accepted_at": _moment(came)}
     if status is not Status.ACCEPTED and started is not None:
-        document["started_at"] = _moment(started)
+        document["started_at"] = _moment(max(came, started))  # the engine may count whole seconds
     if ended is not None:
         document["ended_at"] = _moment(ended)
     if row["progress"]:
@@ -113,6 +114,8 @@ def steps_held(held: Sequence[StepHeld]) -> list[StepRecord]:
             record.at, record.number = at, item.number
         else:
             name = ENGINE.get(item.name, item.name)
+            if name == "sleep" and "left" in left:  # what is kept is until when
+                ms = round(max(0.0, min(left["left"], time.time()) - item.started_at) * 1000, 3)
             record = StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number)
         steps.append(record)
     return steps

@@ -16,6 +16,7 @@ import msgspec
 from penstock.contracts.steps import Retry, Step, runner
 from penstock.errors import OutOfTime, PipelineError, StepTimedOut
 from penstock.runs.aside import TimeIsUp, run_aside
+from penstock.runs.plain import said
 
 Result = TypeVar("Result")
 Called = tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]
@@ -47,7 +48,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
 
 def told(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {said(error)}".split())
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
@@ -69,8 +70,10 @@ def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
             record.attempts.append(attempt)
             try:
                 return _once(work, step, deadline)
-            except Exception as error:
+            except BaseException as error:
                 attempt.error = told(error)
+                if not isinstance(error, Exception):
+                    raise
                 wait = min(pause, retry.longest) * (random.uniform(0.5, 1.0) if retry.jitter else 1.0)  # noqa: S311  no secret
                 if number == retry.attempts or not _helps(retry, error) or time.monotonic() + wait >= deadline:
                     raise

@@ -65,7 +65,12 @@ def _told(wanted: Wanted) -> Answer:
 def _after_waiting(asking: Asking, call: Call, accepted: Answer) -> Answer:
     """Return the run once it is over, where the caller would wait for that (RFC 7240), else as it was accepted."""
     location = next(item for item in accepted[1] if item[0] == "Location")
-    waited = asking.wait(call, location[1].rpartition("/")[2])
+    try:
+        waited = asking.wait(call, location[1].rpartition("/")[2])
+    except Refusal as error:
+        if error.code != "not-found":
+            raise
+        waited = None  # the Idempotency-Key is remembered longer than its run
     if waited is None:
         return accepted
     _, headers, body = answer(waited)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
-
 from penstock.errors import Refusal
+from penstock.runs.plain import as_json
 
 CONTENT_TYPE = "application/problem+json"
 PHRASES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -23,4 +22,4 @@ def problem(refusal: Refusal, run: str | None) -> bytes:
     document: dict[str, Any] = {**refusal.extra, "type": refusal.code, "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
     if run:
         document["run"] = run
-    return msgspec.json.encode(document, enc_hook=str)  # what a handler adds may be anything
+    return as_json(document)  # what a handler adds may be anything

@@ -1,0 +1,84 @@
+"""Make values fit to be kept: whatever a stranger's text, number or exception holds, it must not stop who writes it down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from penstock.runs.redact import API_KEY, HIDDEN
+
+SURROGATES = re.compile(r"[\ud800-\udfff]")
+LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers, in MessagePack
+DEEPEST = 64  # values within values
+UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def text(value: str) -> str:
+    """Return a text as any encoder and database takes it, and without API keys: no NUL, no half of a character."""
+    if not value.isascii():
+        value = SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
+    if "\0" in value:
+        value = value.replace("\0", "")
+    return API_KEY.sub(HIDDEN, value) if "pk_" in value else value
+
+
+def said(value: object) -> str:
+    """Return what a value says of itself as text; a stranger's may raise anything there."""
+    try:
+        return text(str(value))
+    except Exception:  # noqa: BLE001  as above
+        return f"<{type(value).__name__}>"
+
+
+def plain(value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
+    """Return a value of plain parts alone: what is none is told as text, and so are numbers that have no room."""
+    if value is None or isinstance(value, bool | float | bytes):
+        return value
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, int):
+        return int(value) if LEAST <= value <= MOST else _digits(value)
+    return _parts(value, deep - 1) if deep else "…"
+
+
+def _parts(value: Any, deep: int) -> Any:  # noqa: ANN401  any value
+    if isinstance(value, Mapping):
+        return {_name(name): plain(item, deep) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item, deep) for item in value]
+    try:
+        built = msgspec.to_builtins(value, builtin_types=(bytes,))
+    except Exception:  # noqa: BLE001  a stranger's value may raise anything
+        return said(value)
+    return said(value) if built is value else plain(built, deep)
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no more than 4,300 digits
+        return hex(value)[:DEEPEST] + "…"
+
+
+def _name(value: object) -> str:
+    return text(value) if isinstance(value, str) else said(value)
+
+
+def as_json(value: object) -> bytes:
+    """Return a value as JSON; where it can't be written as it is, as near to that as it can."""
+    return _encoded(msgspec.json.encode, value)
+
+
+def as_msgpack(value: object) -> bytes:
+    """Return a value as MessagePack; where it can't be written as it is, as near to that as it can."""
+    return _encoded(msgspec.msgpack.encode, value)
+
+
+def _encoded(encode: Callable[..., bytes], value: object) -> bytes:
+    try:
+        return encode(value, enc_hook=said)
+    except UNFIT:
+        return encode(plain(value))

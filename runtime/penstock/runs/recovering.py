@@ -1,0 +1,183 @@
+"""Let the runs of workers that ended go on, and give up those that end their workers; no innocent one is to fall with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from penstock import metrics
+from penstock.db import runs as stored
+from penstock.db.engine import Engine, reading, writing
+from penstock.db.rows import Row
+from penstock.runs.accepting import Accepting, queue_of
+from penstock.runs.engine import Held, State
+from penstock.runs.ids import is_run_id
+from penstock.runs.records import UNFINISHED, Status
+
+BRIEF, LONG = 5.0, 60.0  # seconds that a suspect is tried apart, at least and at most
+ENDED = frozenset({Status.CANCELLED, Status.TIMED_OUT})
+GIVEN_UP = frozenset({"given-up", "not-kept"})
+PATIENCE = 60.0  # seconds that a suspect may wait for its turn
+
+
+@dataclass
+class Trial:
+    """A run that goes on while other suspects wait: it may be what ended its workers. Moments are `time.monotonic()` readings."""
+
+    run: str
+    seconds: float
+    steps: int
+    released_at: float
+    began_at: float | None = None
+
+
+class Recovery:
+    """Takes over from the workers of one environment that ended. Each is taken over from by one process alone."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        accepting: Accepting,
+        environment: str,
+        recoveries: Callable[[str], int],
+        gave_up: Callable[[str], None],
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take how often a run of a pipeline may be taken over, and what is told of a pipeline whose run was given up."""
+        self._engine = engine
+        self._accepting = accepting
+        self._ledger = accepting.ledger
+        self._environment = environment
+        self._recoveries = recoveries
+        self._gave_up = gave_up
+        self._now = now
+        self._trial: Trial | None = None
+        self._log = structlog.get_logger("penstock.worker")
+
+    def take_over(self, dead: stored.Dead) -> bool:
+        """Let the runs of a worker go on, each once; return whether none of them waits here any more.
+
+        What is suspected stays with the dead worker until its turn; so it can't be lost, and whoever takes over from us finds it there.
+        """
+        held = self._ledger.held_by(dead.id)
+        if not dead.again:
+            for run in self._judged(dead, held):
+                self._requeue(run)
+            self._log.warning("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
+            held = self._ledger.held_by(dead.id)
+        if held and self._decided():
+            self._release(dead, held[0])
+            held = held[1:]
+        return not held
+
+    def give_back(self, item: Held) -> None:
+        """Give a run that was begun here back to its queue, or give it up."""
+        row = self._find(item.run)
+        if self._over(item, row):
+            return
+        if row is None or self._may_go_on(item, row, progressed=False, steps=row["steps_seen"]) is not None:
+            self._requeue(item)
+
+    def go_on(self, item: Held) -> None:
+        """Give a run back to its queue through no fault of its own."""
+        if not self._over(item, self._find(item.run)):
+            self._requeue(item)
+
+    def give_up(self, item: Held, row: Row, problem: str, detail: str) -> None:
+        """End a run as failed."""
+        self._log.error("run given up", run=item.run, pipeline=row["pipeline"], reason=detail)
+        with writing(self._engine) as connection:
+            end = stored.End(item.run, Status.FAILED.value, 500, problem=problem, detail=detail)
+            self._accepting.finish_in(connection, [end])
+        self._ledger.cancel([item.run])
+        self._gave_up(row["pipeline"])
+
+    # Who is to blame
+
+    def _judged(self, dead: stored.Dead, held: list[Held]) -> list[Held]:
+        """Count against the runs of a worker that it ended in them, and return those that go on at once."""
+        rows = {item.run: self._find(item.run) for item in held}
+        held = [item for item in held if not self._over(item, rows[item.run])]
+        known = [(item, row) for item in held if (row := rows[item.run]) is not None and row["status"] in UNFINISHED]
+        going = [item for item in held if item.run not in {item.run for item, _ in known}]
+        if dead.ended:  # as it was told to: that is nobody's fault
+            return held
+        steps = {item.run: len(self._ledger.steps(item.run)) for item, _ in known}
+        still = [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
+        tried = [
+            item
+            for item, row in still
+            if row["recoveries"] and row["recoveries"] >= self._recoveries(row["pipeline"]) and _stretch(dead, item) < LONG
+        ]
+        accused = max(tried, key=lambda item: item.started_at or 0.0, default=None)  # the one that was tried apart began last
+        for item, row in known:
+            progressed = steps[item.run] > row["steps_seen"]
+            if accused not in (None, item) and not progressed:
+                if row["recoveries"] < self._recoveries(row["pipeline"]):
+                    going.append(item)
+                continue
+            number = self._may_go_on(item, row, progressed=progressed, steps=steps[item.run])
+            if number is not None and (progressed or number < self._recoveries(row["pipeline"])):
+                going.append(item)
+        return going
+
+    def _may_go_on(self, item: Held, row: Row, *, progressed: bool, steps: int) -> int | None:
+        """Count that a run was taken over and return how often without progress; None where that was too often, and it was given up."""
+        with writing(self._engine) as connection:
+            number = stored.recover(connection, item.run, 1 if progressed else row["recoveries"] + 1, steps)
+        if number > self._recoveries(row["pipeline"]):
+            self.give_up(item, row, "given-up", f"It was under way in {number} workers that ended before it did.")
+            return None
+        metrics.taken_over()
+        return number
+
+    # Suspects are tried apart: the next one goes on when it is known that the one before ends no worker.
+
+    def _decided(self) -> bool:
+        trial = self._trial
+        if trial is None:
+            return True
+        held = self._ledger.look([trial.run]).get(trial.run)
+        now = self._now()
+        if held is None or held.state.over:
+            return True
+        if held.state is State.WAITING:
+            trial.began_at = None
+            return now - trial.released_at > PATIENCE
+        if trial.began_at is None:
+            trial.began_at = now
+        return now - trial.began_at >= trial.seconds or len(self._ledger.steps(trial.run)) > trial.steps
+
+    def _release(self, dead: stored.Dead, item: Held) -> None:
+        seconds = min(LONG, max(BRIEF, 2 * _stretch(dead, item)))
+        self._trial = Trial(item.run, seconds, len(self._ledger.steps(item.run)), self._now())
+        self.go_on(item)
+
+    # What is known
+
+    def _find(self, run: str) -> Row | None:
+        if not is_run_id(run):  # a tick of a schedule
+            return None
+        with reading(self._engine) as connection:
+            return stored.find(connection, run)
+
+    def _over(self, item: Held, row: Row | None) -> bool:
+        """Say whether a run is not to go on, and see to its end: it was cancelled or given up. One that ended well goes on to its last word."""
+        if row is None or not (row["cancelled_by"] or row["status"] in ENDED or row["problem"] in GIVEN_UP):
+            return False
+        self._ledger.cancel([item.run])
+        self._accepting.close_cancelled([item.run])
+        return True
+
+    def _requeue(self, item: Held) -> None:
+        row = self._find(item.run)
+        self._ledger.requeue([item.run], item.queue if row is None else queue_of(self._environment, row["pipeline"]))
+
+
+def _stretch(dead: stored.Dead, item: Held) -> float:
+    """Return the seconds that a run was under way when its worker ended."""
+    return max(0.0, dead.seen_at.timestamp() - item.started_at) if item.started_at is not None else 0.0

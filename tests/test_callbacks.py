@@ -1,0 +1,75 @@
+"""Where callbacks go, and how long whoever takes them may hold a worker up."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+
+from penstock.access.callbacks import CallbackTarget
+from penstock.runs import callbacks
+from penstock.runs.accepting import all_held, callback_id
+from penstock.runs.ids import new_run_id
+
+TARGET = CallbackTarget("https://erp.acme.example/hooks", private=False, secret=b"s")
+
+
+@pytest.mark.parametrize("path", ["/hooks", "/hooks/", "/hooks/7", "/hooks/a%20b/c.d?x=1&y=..%2f", "/hooks/..7"])
+def test_a_url_below_the_prefix_is_taken(path: str) -> None:
+    assert TARGET.takes(f"https://erp.acme.example{path}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/hooks/../admin", "/hooks/%2e%2e/admin", "/hooks/.%2E/admin", "/hooks/..%2fadmin", "/hooks/x%2f..%2f..%2fadmin", "/hooks/..\\admin",
+        "/hooks/%5c..%5cadmin", "/hooks/./x", "/hooks/%2e/x", "/hooks/a\0", "/hooks/a%00", "/hooks/a\x01", "/hooks/a\nb", "/hooks/a b", "/hooks/é",
+        "/hooks?x=\0", "/hooksmore", "/",
+    ],
+)  # fmt: skip
+def test_what_leads_out_of_it_or_is_no_url_is_not(path: str) -> None:
+    assert not TARGET.takes(f"https://erp.acme.example{path}")
+
+
+def test_whoever_answers_drop_by_drop_is_cut_off_and_holds_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "PATIENCE", 0.5)
+    cut = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            try:
+                while True:
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+            except OSError:
+                cut.set()
+
+    threading.Thread(target=drip, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    with pytest.raises(callbacks.Undeliverable, match=r"no answer within 0\.5 seconds"):
+        callbacks.deliver(url, CallbackTarget(url, private=True, secret=b"s"), "run", b"{}")
+
+    assert cut.wait(20)
+    listener.close()
+
+
+def test_what_is_no_url_is_undeliverable_for_good() -> None:
+    with pytest.raises(callbacks.Undeliverable) as caught:
+        callbacks.deliver("http://127.0.0.1:1/\x01", CallbackTarget("http://127.0.0.1:1/", private=True, secret=b"s"), "run", b"{}")
+
+    assert caught.value.final
+
+
+def test_all_attempts_to_tell_an_end_are_forgotten_with_the_run() -> None:
+    told, silent = new_run_id(), new_run_id()
+
+    held = all_held({told: True, silent: False})
+
+    assert held[:2] == [told, silent]
+    assert held[2:] == [callback_id(told, attempt) for attempt in range(1, len(callbacks.PAUSES) + 2)]

@@ -1,0 +1,54 @@
+"""Whatever strangers' values hold, they can be kept."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock.runs.plain import as_json, as_msgpack, plain, text
+from penstock.runs.steps import told
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
+    assert text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é") == "a\N{REPLACEMENT CHARACTER}bc *** é"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("\ud800", "\N{REPLACEMENT CHARACTER}"),
+        ({"\udfff": [1, ("\ud800",)]}, {"\N{REPLACEMENT CHARACTER}": [1, ["\N{REPLACEMENT CHARACTER}"]]}),
+        (2**80, str(2**80)),
+        (-(2**64), str(-(2**64))),
+        (2**64 - 1, 2**64 - 1),
+        ({(1, 2): date(2026, 1, 2), None: Decimal("1.10")}, {"(1, 2)": "2026-01-02", "None": "1.10"}),
+        (Mute(), "<Mute>"),
+        ([b"\xff", None, True, 1.5], [b"\xff", None, True, 1.5]),
+    ],
+)
+def test_any_value_can_be_kept(value: Any, kept: Any) -> None:
+    assert plain(value) == kept
+    msgspec.json.decode(as_json(value))
+    msgspec.msgpack.decode(as_msgpack(value), strict=False)
+
+
+def test_what_has_no_end_is_cut_off() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+
+    assert as_json(endless).count(b"[") == 64
+    assert "…" in plain(10**10_000)
+
+
+def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None:
+    assert told(Mute()) == "Mute: <Mute>"
+    assert told(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV")) == "ValueError: bad \N{REPLACEMENT CHARACTER} ***"
