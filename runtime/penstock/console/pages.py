@@ -52,6 +52,9 @@ class Entry:
 # One line a page; views of the same page share the first word of their names, so that its entry is marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
+    Entry("pipelines", "Pipelines"),
+    Entry("consumers", "Consumers"),
+    Entry("policies", "Policies"),
     Entry("users", "Users", Role.ADMIN),
 )
 

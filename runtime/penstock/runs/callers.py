@@ -1,0 +1,62 @@
+"""Which consumers called which pipelines of late: from the records of runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from penstock.db import runs
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader
+from penstock.runs.records import first_id
+
+HOUR = 3600
+LATE = 600  # seconds after which no call of an hour is recorded any more
+DAYS = 7
+
+
+Pairs = dict[str, frozenset[int]]  # consumers by pipeline
+
+
+class Callers:
+    """Knows who called, hour by hour. An hour that is over is read once in a process, for a week can hold a million runs."""
+
+    def __init__(self) -> None:
+        self._settled: dict[int, dict[int, Pairs]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float) -> dict[str, list[str]]:
+        """Return the names of the consumers that called each of these pipelines (ids) within the last seven days."""
+        with reading(engine) as connection:
+            with self._lock:
+                hours = list(self._hours(connection, environment_id, now))
+            names = Reader(connection).names_by_id("consumers")
+        return {
+            pipeline: sorted(
+                names[consumer] for consumer in frozenset().union(*(hour[pipeline] for hour in hours if pipeline in hour)) if consumer in names
+            )
+            for pipeline in pipelines
+        }
+
+    def _hours(self, connection: Any, environment_id: int, now: float) -> Iterator[Pairs]:  # noqa: ANN401  a connection of db
+        settled = self._settled.setdefault(environment_id, {})
+        last = int(now) // HOUR
+        first = last - DAYS * 24
+        for hour in [hour for hour in settled if hour < first]:
+            del settled[hour]
+        for hour in range(first, last + 1):
+            pairs = settled.get(hour)
+            if pairs is None:
+                pairs = _read(connection, environment_id, hour)
+                if (hour + 1) * HOUR + LATE < now:
+                    settled[hour] = pairs
+            yield pairs
+
+
+def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for pipeline, consumer in runs.callers(connection, environment_id, first_id(hour * HOUR), first_id((hour + 1) * HOUR)):
+        found[pipeline].add(consumer)
+    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}
