@@ -18,7 +18,7 @@ from penstock.gate.listing import SERVED
 PAGE = 50
 ENDED = 20  # keys that have ended, shown
 LIFETIMES = (("", "for ever"), ("1d", "a day"), ("7d", "a week"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))
-GRACES = (("1h", "an hour"), ("1d", "a day"), ("7d", "a week"), ("30d", "30 days"))
+GRACES = (("1h", "end in an hour"), ("1d", "end in a day"), ("7d", "end in a week"), ("30d", "end in 30 days"))
 
 
 def _environments() -> list[str]:
