@@ -22,9 +22,9 @@ from penstock.gate.listing import SERVED, described, exposures
 from penstock.gate.words import in_words
 from penstock.host import Loaded
 from penstock.runs.operating import list_runs
-from penstock.runs.traffic import SPANS
+from penstock.runs.traffic import SPANS, calls_of
 
-PAGE = 100
+PAGE = 50
 CONSUMERS = 30
 RUNS = 10
 SORTS = ("name", "calls", "state")
@@ -68,7 +68,7 @@ def pipelines() -> str:
     sort = sort if sort in SORTS else SORTS[0]
     listed = _listed(views)
     now = time.time()
-    calls = {view.name: here.traffic.calls(here.engine, view.access.environment.id, "day", now) for view in views}
+    calls = {view.name: calls_of(here.engine, view.access.environment.id, "day", now) for view in views}
     rows: list[dict[str, Any]] = [
         {"id": identifier, "at": at, "item": here.host.loaded[identifier], "calls": sum(calls[view.name][identifier] for view in views)}
         for identifier, at in listed.items()
@@ -123,7 +123,7 @@ def pipelines_one(major: str, name: str) -> str:
         item=item,
         entries=entries,
         words={where: [in_words(entry["judged"], authenticators) for entry in found] for where, found in entries.items()},
-        calls={other.name: here.traffic.calls(here.engine, other.access.environment.id, "day", now)[identifier] for other in views},
+        calls={other.name: calls_of(here.engine, other.access.environment.id, "day", now)[identifier] for other in views},
         enabled={other.name: other.access.pipeline(name).enabled for other in views},
         env=env,
         environments=[other.name for other in views],

@@ -25,8 +25,10 @@ INTERNAL, EXTERNAL = "internal", "external"
 def policies() -> str:
     """Show a card for each environment."""
     here = desk()
-    cards = [_card(here.view(str(row["name"]))) for row in here.environments()]
-    return render("policies.html", cards=cards, meanings=here.host.judge.meanings)
+    rows = here.environments()
+    if user().role.may(Role.OPERATOR):
+        here.callers.get_ready(here.engine, [row["id"] for row in rows], time.time())  # who looks here chooses next
+    return render("policies.html", cards=[_card(here.view(str(row["name"]))) for row in rows], meanings=here.host.judge.meanings)
 
 
 def _card(view: View) -> dict[str, Any]:

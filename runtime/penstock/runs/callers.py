@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from penstock.db import runs
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader
+from penstock.errors import PenstockError
 from penstock.runs.records import first_id
 
 HOUR = 3600
@@ -39,6 +41,17 @@ class Callers:
             )
             for pipeline in pipelines
         }
+
+    def get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
+        """Read what is over in the background, where it was not read yet: it will be asked for soon."""
+        missing = [identifier for identifier in environments if identifier not in self._settled]
+        if missing:
+            threading.Thread(target=self._get_ready, args=(engine, missing, now), name="penstock-callers", daemon=True).start()
+
+    def _get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
+        with suppress(PenstockError):  # who asks for it reads it then, or is told
+            for identifier in environments:
+                self.of(engine, identifier, (), now)
 
     def _hours(self, connection: Any, environment_id: int, now: float) -> Iterator[Pairs]:  # noqa: ANN401  a connection of db
         settled = self._settled.setdefault(environment_id, {})

@@ -97,6 +97,13 @@ class _Kept:
     moments: dict[int, dict[str, Sum]] = field(default_factory=dict)
 
 
+def calls_of(engine: Engine, environment_id: int, span: str, now: float) -> Counter[str]:
+    """Return how many calls each pipeline (its id) had in the last hour, day or week."""
+    length, step = SPANS[span]
+    with reading(engine) as connection:
+        return Counter(counts.calls(connection, environment_id, since=int(now - length) // step * step + step))
+
+
 class Traffic:
     """Adds up what is counted. What is settled is read once in a process, for it can be a hundred thousand rows."""
 
@@ -127,19 +134,6 @@ class Traffic:
         for point in points.values():
             total.merge(point)
         return Seen(total, sorted(points.items()), by_pipeline)
-
-    def calls(self, engine: Engine, environment_id: int, span: str, now: float) -> Counter[str]:
-        """Return how many calls each pipeline (its id) had in the last hour, day or week."""
-        length, step = SPANS[span]
-        first = int(now - length) // step * step + step
-        found: Counter[str] = Counter()
-        with self._lock:
-            for moment, sums in self._known(engine, environment_id, first, int(now)):
-                if moment >= first:
-                    for name, item in sums.items():
-                        found[name] += item.calls
-        del found[ALL]
-        return found
 
     def _known(self, engine: Engine, environment_id: int, first: int, now: int) -> Iterator[tuple[int, dict[str, Sum]]]:
         first = first // counts.HOUR * counts.HOUR  # minutes become hours, and none may be counted twice
