@@ -20,7 +20,7 @@ Start = Callable[..., Console]
 PAGES = (
     "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account",
     "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines",
-    "/policies", "/policies/test", "/policies/test/change?policy=api-key", "/policies/test/change?policy=any&exposure=internal",
+    "/policies", "/policies/test", "/policies/test/change?policy=api-key",
 )  # fmt: skip
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 
