@@ -200,6 +200,11 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
         "https://api.example/v1/orders/7%2F..%2Fx%20y/lines", "-H", "X-API-Key: $API_KEY", "-H", "Authorization: Bearer $TOKEN",
         "-H", "Content-Type: application/json", "--data-binary", "{\"it's\": 1}",
     ]  # fmt: skip
+    assert "It calls api.example</strong>: give it credentials only if that is yours." in vic.text("/pipelines/v1/orders", **asked)
+    assert "It calls" not in text
+    for odd in ("evil.example", "http://[", "//evil.example", "http://localhost@evil.example/"):
+        assert "give it credentials only if that is yours" in vic.text("/pipelines/v1/orders", env="test", base=odd)
+    assert line(vic.text("/pipelines/v2/inner", env="test"))[1] == "http://INTERNAL/v2/inner/"
     got = vic.text("/pipelines/v1/orders", env="test", route="GET /")
     assert line(got)[:2] == ["curl", "http://localhost/v1/orders/"]
     assert "--data-binary" not in line(got)

@@ -110,6 +110,22 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
     assert here.visitor("vic").get("/policies/test/change", policy="any").status_code == 403
 
 
+def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(quick: Make) -> None:
+    here = quick(plugin=PLUGIN)
+    here.place.policy("any")
+    for number in range(11):
+        here.place.consumer(f"c{number:02}")
+        called(here.place, "v1/keyed", f"c{number:02}", days_ago=number / 2)
+    oli = here.visitor("oli")
+    text = oli.text("/policies/test/change", policy="jwt-api-key")
+
+    assert rows(section(text, "stops"))["v1/keyed"] == ", ".join(f"c{number:02}" for number in range(8)) + " and 3 more"
+    more = re.search(r'hx-get="([^"]+)"', section(text, "stops"))
+    assert more is not None
+    assert oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console")) == "<span>c08, c09, c10</span>"
+    assert here.visitor("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
+
+
 def test_the_preview_names_what_would_start_with_its_gate_and_warnings(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
     text = here.visitor("oli").text("/policies/test/change", policy="any")

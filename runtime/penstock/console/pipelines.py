@@ -115,7 +115,7 @@ def pipelines_one(major: str, name: str) -> str:
     after = request.args.get("after")
     number, some = consumers_of(here.engine, env, name, after=after, limit=CONSUMERS + 1)
     here_too: dict[str, Any] = {"major": major, "name": name, "env": env}
-    judged = _judged(view, identifier)
+    judged, internal = _served(view, identifier)
     document = document_of(identifier, view, judged)
     return render(
         "pipeline.html",
@@ -136,14 +136,14 @@ def pipelines_one(major: str, name: str) -> str:
         back=url_for("console.pipelines_one", **here_too) if after else None,
         runs=list_runs(here.engine, environment=env, pipelines=[identifier], limit=RUNS),
         routes=routes_of(identifier, item, document),
-        trying=trial(identifier, item, document, view, judged) if judged is not None and item.endpoints else None,
+        trying=trial(identifier, item, document, view, judged, internal=internal) if judged is not None and item.endpoints else None,
     )
 
 
-def _judged(view: View, identifier: str) -> Judged | None:
-    """Return the judgement of the listener on which a pipeline is served there, the outside one first."""
-    sides = [side[identifier] for side in (view.judged, view.judged_internal) if identifier in side]
-    return next((item for item in sides if item.state in SERVED), None)
+def _served(view: View, identifier: str) -> tuple[Judged | None, bool]:
+    """Return the judgement of the listener on which a pipeline is served there, the outside one first, and whether it is the internal one."""
+    sides = [(side[identifier], side is view.judged_internal) for side in (view.judged, view.judged_internal) if identifier in side]
+    return next(((item, internal) for item, internal in sides if item.state in SERVED), (None, False))
 
 
 @page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)

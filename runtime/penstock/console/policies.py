@@ -18,6 +18,7 @@ from penstock.gate.listing import exposures
 from penstock.gate.words import in_words
 
 PAGE = 25
+SHOWN = 8  # consumers of a pipeline; the others are named when they are asked for
 INTERNAL, EXTERNAL = "internal", "external"
 
 
@@ -88,9 +89,18 @@ def _change(change: PolicyChange, form: Form) -> Response:
         change=change,
         exposure=INTERNAL if change.internal else EXTERNAL,
         meanings=here.host.judge.meanings,
+        shown=SHOWN,
         callers=here.callers.of(here.engine, view.access.environment.id, concerned, time.time()),
         words={name: in_words(item, authenticators) for name, item in (*change.changed.items(), *change.starts.items())},
     )
+
+
+@page("/policies/<name>/callers", needs=Role.OPERATOR)
+def policies_callers(name: str) -> str:
+    """Name those who called a pipeline of late that the preview had no room for."""
+    here, pipeline = desk(), request.args.get("pipeline", "")
+    found = here.callers.of(here.engine, here.view(name).access.environment.id, [pipeline], time.time())
+    return render("_callers.html", names=found[pipeline][SHOWN:])
 
 
 @page("/policies/<name>/change", needs=Role.OPERATOR, method="POST")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from flask import request
 
@@ -94,7 +94,7 @@ def _example(schema: Mapping[str, Json], parts: Mapping[str, Json], depth: int =
     return LEAVES.get(str(schema.get("type")))
 
 
-def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: View, judged: Judged) -> dict[str, Any]:
+def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: View, judged: Judged, *, internal: bool) -> dict[str, Any]:
     """Build the line of curl of a call, with what was filled in so far."""
     here, given = desk(), request.args
     endpoints = {str(endpoint.route): endpoint for endpoint in item.endpoints}
@@ -109,12 +109,13 @@ def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: Vie
     if body is None:
         example = _example((content.get(media) or {}).get("schema") or {}, document["components"]["schemas"])
         body = json.dumps(example or {}, ensure_ascii=False) if media is not None and media.endswith("json") else ""
-    base = given.get("base", "").strip() or _base(view)
+    base = given.get("base", "").strip() or _base(view, internal=internal)
     schemes = {one.name: one.security_scheme() for one in here.host.plugins.authenticators}
     return {
         "routes": list(endpoints),
         "route": str(route),
         "base": base,
+        "foreign": _foreign(base),
         "values": values,
         "media": media,
         "body": body,
@@ -122,7 +123,18 @@ def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: Vie
     }
 
 
-def _base(view: View) -> str:
+def _foreign(base: str) -> str:
+    """Return the host that an address leads to, empty where it is ours: a link could have brought that of somebody else."""
+    try:
+        host = urlsplit(base).netloc or base
+    except ValueError:
+        host = base
+    return "" if host in {request.host, desk().settings.internal_bind} else host
+
+
+def _base(view: View, *, internal: bool) -> str:
     """Return where the environment is called: here, if this process serves it; else nobody told us."""
     settings = desk().settings
-    return request.url_root if settings.pipelines and view.name == settings.environment else f"https://{view.name}.example"
+    if not settings.pipelines or view.name != settings.environment:
+        return f"https://{'internal.' if internal else ''}{view.name}.example"
+    return f"http://{settings.internal_bind or 'INTERNAL'}" if internal else request.url_root

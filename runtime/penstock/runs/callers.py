@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ DAYS = 7
 
 
 Pairs = dict[str, frozenset[int]]  # consumers by pipeline
+NOBODY: frozenset[int] = frozenset()
 
 
 class Callers:
@@ -27,18 +28,17 @@ class Callers:
 
     def __init__(self) -> None:
         self._settled: dict[int, dict[int, Pairs]] = {}
+        self._together: dict[int, tuple[tuple[int, ...], Pairs]] = {}
         self._lock = threading.Lock()
 
     def of(self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float) -> dict[str, list[str]]:
         """Return the names of the consumers that called each of these pipelines (ids) within the last seven days."""
         with reading(engine) as connection:
             with self._lock:
-                hours = list(self._hours(connection, environment_id, now))
+                known = self._known(connection, environment_id, now)
             names = Reader(connection).names_by_id("consumers")
         return {
-            pipeline: sorted(
-                names[consumer] for consumer in frozenset().union(*(hour[pipeline] for hour in hours if pipeline in hour)) if consumer in names
-            )
+            pipeline: sorted(names[consumer] for consumer in NOBODY.union(*(part.get(pipeline, NOBODY) for part in known)) if consumer in names)
             for pipeline in pipelines
         }
 
@@ -53,19 +53,29 @@ class Callers:
             for identifier in environments:
                 self.of(engine, identifier, (), now)
 
-    def _hours(self, connection: Any, environment_id: int, now: float) -> Iterator[Pairs]:  # noqa: ANN401  a connection of db
+    def _known(self, connection: Any, environment_id: int, now: float) -> list[Pairs]:  # noqa: ANN401  a connection of db
+        """Return what is over, all together, and what is not."""
         settled = self._settled.setdefault(environment_id, {})
         last = int(now) // HOUR
-        first = last - DAYS * 24
-        for hour in [hour for hour in settled if hour < first]:
+        wanted = range(last - DAYS * 24, last + 1)
+        over = [hour for hour in wanted if (hour + 1) * HOUR + LATE < now]
+        for hour in settled.keys() - set(over):
             del settled[hour]
-        for hour in range(first, last + 1):
-            pairs = settled.get(hour)
-            if pairs is None:
-                pairs = _read(connection, environment_id, hour)
-                if (hour + 1) * HOUR + LATE < now:
-                    settled[hour] = pairs
-            yield pairs
+        for hour in over:
+            if hour not in settled:
+                settled[hour] = _read(connection, environment_id, hour)
+        together = self._together.get(environment_id)
+        if together is None or together[0] != tuple(over):
+            together = self._together[environment_id] = tuple(over), _joined(settled.values())
+        return [together[1], *(_read(connection, environment_id, hour) for hour in wanted[len(over) :])]
+
+
+def _joined(parts: Iterable[Pairs]) -> Pairs:
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for part in parts:
+        for pipeline, consumers in part.items():
+            found[pipeline] |= consumers
+    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}
 
 
 def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
