@@ -191,7 +191,7 @@ def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
     consumers.dissociate(here.place.engine, "tester", "acme", ["orders"], "test")
     here.place.associate("acme", "status")
 
-    here.visitor("oli").post("/consumers/acme/pipelines", seen="test/orders", on=["test/orders", "prod/orders"])
+    here.visitor("oli").post("/consumers/acme/pipelines", seen="test/orders", on=["test/orders", "test/status", "prod/orders"])
 
     assert associated(here.place, "acme") == {"prod": ["orders"], "test": ["status"]}
 
