@@ -57,6 +57,8 @@ def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field
     assert (again.status_code, odd.status_code) == (422, 422)
     assert 'id="e-name" class="error" role="alert">Consumer &#39;acme&#39; exists already.' in again.text
     assert 'value="kept"' in odd.text
+    assert oli.post("/new-consumer", name="nul", description="a\0b").status_code == 400
+    assert [oli.get(path).status_code for path in ("/consumers/a%00", "/consumers?find=%00")] == [400, 400]
     assert here.events()[0] == ("oli", "consumer:created", None, "acme")
 
 

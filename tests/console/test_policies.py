@@ -122,7 +122,7 @@ def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(quic
     assert rows(section(text, "stops"))["v1/keyed"] == ", ".join(f"c{number:02}" for number in range(8)) + " and 3 more"
     more = re.search(r'hx-get="([^"]+)"', section(text, "stops"))
     assert more is not None
-    assert oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console")) == "<span>c08, c09, c10</span>"
+    assert oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console")) == "<span>and c08, c09, c10</span>"
     assert here.visitor("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
 
 
@@ -152,6 +152,7 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) ->
     assert (nonsense.status_code, facts(place).policy) == (422, "api-key")
     assert 'id="e-grace"' in nonsense.text
     assert ">because</textarea>" in nonsense.text
+    assert oli.post("/policies/test/change", **form, reason="because", grace="999999w").status_code == 422
     environments.set_pipeline_enabled(place.engine, "ann", "test", "also", ["also"], enabled=False)
     late = oli.post("/policies/test/change", **form, reason="because")
     assert (late.status_code, facts(place).policy) == (422, "api-key")
@@ -214,6 +215,8 @@ def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
     assert changes(first)[:4] == [("31", "any", "jwt-api-key"), ("30", "", "api-key"), ("29", "jwt-api-key", "any"), ("28", "api-key", "jwt-api-key")]
     assert changes(second)[-2:] == [("2", "jwt-api-key", "any"), ("1", "", "jwt-api-key")]
     assert [item[0] for item in changes(first) + changes(second)] == [str(number) for number in range(31, 0, -1)]
+    assert "There is no older version." in vic.text("/policies/test", before=1)
+    assert changes(vic.text("/policies/test", before=10**30)) == changes(first)
     assert "reason 27" in first
     assert "<time datetime=" in first
     assert '<td data-label="Who">ann</td>' in first

@@ -18,6 +18,7 @@ from penstock.gate.listing import exposures
 from penstock.gate.words import in_words
 
 PAGE = 25
+MOST = 2**31 - 1  # a version that the database can hold
 SHOWN = 8  # consumers of a pipeline; the others are named when they are asked for
 INTERNAL, EXTERNAL = "internal", "external"
 
@@ -60,7 +61,7 @@ def policies_history(name: str) -> str:
     """Show the versions of an environment's policies."""
     here = desk()
     before = request.args.get("before", type=int)
-    found = access.policy_versions(here.engine, name, before=before, limit=PAGE + 1)
+    found = access.policy_versions(here.engine, name, before=None if before is None else min(before, MOST), limit=PAGE + 1)
     onward = url_for("console.policies_history", name=name, before=found[PAGE - 1]["version"]) if len(found) > PAGE else None
     back = url_for("console.policies_history", name=name) if before is not None else None
     return render("policy_history.html", env=name, versions=found[:PAGE], onward=onward, back=back, now=time.time())
