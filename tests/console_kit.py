@@ -7,23 +7,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
+from flask.testing import FlaskClient
 from kit import Place, Server
 from playwright.sync_api import Browser, BrowserContext, Page
+from werkzeug.test import TestResponse
 
+from penstock import audit
 from penstock.access import users
 from penstock.access.users import Role
 from penstock.db.rows import changing
+from penstock.host import Host
+from penstock.settings import Settings
+from penstock.web import Penstock, create_app
 
 PASSWORD = "correct horse staple"
 ROOT = "/-/console"
 HASH = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)  # cheap, for tests sign in often
 AXE = Path(__file__).parent / "console" / "axe" / "axe.min.js"
 USERS = {"vic": Role.VIEWER, "oli": Role.OPERATOR, "ann": Role.ADMIN}
+
+NUMBERS = count()
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -165,3 +174,62 @@ def console(sqlite_place: Place, request: pytest.FixtureRequest) -> Iterator[Cal
         yield start
         for item in made:
             assert item.complaints == []
+
+
+@dataclass
+class Quick:
+    """The console in this process: no server, no browser."""
+
+    place: Place
+    app: Penstock
+
+    def visitor(self, name: str) -> QuickVisitor:
+        """Return a browser without scripts in which a user is signed in."""
+        made = QuickVisitor(self.app.test_client())
+        assert made.post("/sign-in", name=name, password=PASSWORD).status_code == 303
+        return made
+
+    def events(self, limit: int = 20) -> list[tuple[str, str, str | None, str]]:
+        """Return who did what where to whom, newest first."""
+        found = audit.events(self.place.engine, limit=limit)
+        return [(event.actor, event.action, event.environment, event.subject) for event in found if event.action != audit.Action.USER_SIGNED_IN]
+
+
+@dataclass
+class QuickVisitor:
+    """Asks for pages, and sends forms with their CSRF token."""
+
+    client: FlaskClient
+
+    def get(self, path: str, **query: object) -> TestResponse:
+        """Ask for a page below the console."""
+        return self.client.get(ROOT + path, query_string=query or None)
+
+    def text(self, path: str, **query: object) -> str:
+        """Return a page that is there."""
+        answered = self.get(path, **query)
+        assert answered.status_code == 200, path
+        return answered.text
+
+    def post(self, path: str, **form: object) -> TestResponse:
+        """Send a form below the console; what answers is not followed."""
+        found = re.search(r'name="csrf-token" content="([^"]+)"', self.get("/sign-in").text)
+        assert found is not None
+        return self.client.post(ROOT + path, data={"csrf_token": found[1], **form})
+
+
+@pytest.fixture
+def quick(sqlite_place: Place) -> Iterator[Callable[..., Quick]]:
+    """Make the console of a place in this process."""
+    made: list[Penstock] = []
+
+    def make(*, plugin: str = PLUGIN) -> Quick:
+        sqlite_place.plugin(f"quick_{next(NUMBERS)}", plugin)  # a process imports a name once
+        people(sqlite_place)
+        given = {name: value for name, value in sqlite_place.environ().items() if name.startswith("PENSTOCK_")}
+        made.append(create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"}))))
+        return Quick(sqlite_place, made[-1])
+
+    yield make
+    for app in made:
+        app.host.stop()

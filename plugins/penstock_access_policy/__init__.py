@@ -7,6 +7,12 @@ from penstock import AccessPolicy, Candidate, EnvironmentFacts, Setup, Verdict, 
 API_KEY = "api-key"
 JWT_API_KEY = "jwt-api-key"
 ANY = "any"
+MEANINGS = {
+    API_KEY: "Each call carries an API key of an associated consumer. Pipelines without api_key=True are refused.",
+    JWT_API_KEY: "Each call carries an API key and a token of the same consumer. Pipelines without api_key=True and jwt=True are refused;"
+    " a designated login flow needs no token.",
+    ANY: "Each pipeline decides for itself what its calls carry. One that asks for nothing is open to anyone.",
+}
 DEMANDS = {API_KEY: frozenset({"api_key"}), JWT_API_KEY: frozenset({"api_key", "jwt"}), ANY: frozenset[str]()}
 
 
@@ -15,6 +21,7 @@ class ExternalAccess(AccessPolicy):
 
     name = "external access"
     options = tuple(DEMANDS)
+    meanings = MEANINGS
 
     def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:
         """Compare toggles with demands; a designated login flow needs no token, for it is where tokens come from."""

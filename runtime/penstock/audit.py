@@ -86,15 +86,20 @@ def change(engine: Engine, actor: str, action: Action, subject: str, *, environm
     detail: dict[str, Any] = {}
     with changing(engine) as rows:
         yield rows, detail
-        rows.add(
-            "audit_events",
-            at=datetime.now(UTC),
-            actor=actor[:255],
-            action=action.value,
-            environment=environment,
-            subject=subject[:255],
-            detail=detail,
-        )
+        note(rows, actor, action, subject, detail, environment=environment)
+
+
+def note(rows: Change, actor: str, action: Action, subject: str, detail: Mapping[str, Any], *, environment: str | None = None) -> None:
+    """Write one event of a change that is open; a change that does several things has several."""
+    rows.add(
+        "audit_events",
+        at=datetime.now(UTC),
+        actor=actor[:255],
+        action=action.value,
+        environment=environment,
+        subject=subject[:255],
+        detail=dict(detail),
+    )
 
 
 def events(engine: Engine, *, limit: int) -> list[Event]:

@@ -29,6 +29,7 @@ from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, PenstockError, Refusal, TokenNotIssued, Unknown
+from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.logs import Sparing
@@ -160,6 +161,11 @@ class Host:
         """The names of all pipelines that were loaded, served or not."""
         return frozenset(item.pipeline.name for item in self.loaded.values())
 
+    @property
+    def broken(self) -> frozenset[str]:
+        """The ids of the pipelines whose declaration is at fault."""
+        return frozenset(identifier for identifier, item in self.loaded.items() if item.broken)
+
     def judge_all(self, access: Snapshot, *, policy: str | None = None, internal: bool = False) -> dict[str, Judged]:
         """Judge every pipeline for one of the listeners, by id; `policy` asks what another policy would say."""
         _, failures = self.response_policy(access)
@@ -192,6 +198,16 @@ class Host:
         access = Snapshot(environment, box)
         access.refresh(engine)
         return access, self.judge_all(access, internal=internal)
+
+    def preview(self, access: Snapshot, policy: str, *, internal: bool = False) -> PolicyChange:
+        """Say which pipelines of an environment would stop and start being served under another policy. Raises Unknown."""
+        options = self.judge.options
+        if policy not in options:
+            raise Unknown("policy", policy, options, mend=f"there are: {', '.join(options) or 'none loaded'}")
+        facts = access.environment
+        policies = facts.internal_policy if internal else facts.policy, policy
+        now, then = self.judge_all(access, internal=internal), self.judge_all(access, policy=policy, internal=internal)
+        return change_of(facts.name, policies, now, then, internal=internal)
 
     def start(self, *, kind: str | None = None, access: Snapshot | None = None) -> None:
         """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart.

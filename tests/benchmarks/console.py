@@ -1,4 +1,7 @@
-"""How long the console's pages take: 200 pipelines, counts of a week, 1,000,000 runs. `PYTHONPATH=tests python -m benchmarks.console`."""
+"""How long the console's pages take: 200 pipelines, 1,000 consumers, counts of a week, 1,000,000 runs.
+
+`PYTHONPATH=tests python -m benchmarks.console`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,29 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from console_kit import PASSWORD, ROOT, people
 from kit import Place
 
 from penstock.db import counts, runs
+from penstock.db.rows import changing
 from penstock.host import Host
 from penstock.runs.records import first_id
 from penstock.settings import Settings
 from penstock.web import create_app
 
-PIPELINES, RUNS, AT_ONCE, ROUNDS = 200, 1_000_000, 10_000, 15
-PAGES = ("/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account")
+PIPELINES, CONSUMERS, RUNS, AT_ONCE, ROUNDS = 200, 1000, 1_000_000, 10_000, 15
+EACH = 20  # pipelines of a consumer, in each environment
+WEEK = 7 * 86_400
+PAGES = (
+    "/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account",
+    "/pipelines", "/pipelines?sort=calls", "/pipelines?find=p1&state=served", "/pipelines/v1/p7", "/pipelines/v1/p7/points?span=week",
+    "/consumers", "/consumers?after=c0500", "/consumers?find=77", "/consumers/c0007", "/consumers/c0007/pipelines",
+    "/policies", "/policies/test", "/policies/test/change?policy=api-key", "/policies/test/change?policy=any", "/policies/prod/change?policy=any",
+)  # fmt: skip
 PLUGIN = f"""
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
@@ -43,12 +56,31 @@ def fill(place: Place) -> None:
         row = {"environment_id": 1, "span": span, "since": since, "process": "p", "calls": 50, "micros": 500_000, "buckets": [0, 5, 20, 20, 5]}
         counts.write(place.engine, [row | {"pipeline": f"v1/p{number}", "outcome": "succeeded"} for number in range(PIPELINES)])
     for batch in range(RUNS // AT_ONCE):
-        moment = first_id(now - 86_400 + batch)[:18]
+        moment = first_id(now - WEEK + (batch + 1) * WEEK * AT_ONCE // RUNS)[:18]
         numbers = range(batch * AT_ONCE, (batch + 1) * AT_ONCE)
-        rest = (False, None, None, "succeeded", 200, 900, *[None] * 6)
-        runs.record(
-            place.engine, [(f"{moment}-8000-{number:012x}", 1, f"v1/p{number % PIPELINES}", "1.0.0", "GET /", *rest) for number in numbers], []
-        )
+        rest = (None, "succeeded", 200, 900, *[None] * 6)
+        made = [
+            (f"{moment}-8000-{number:012x}", 1, f"v1/p{number % PIPELINES}", "1.0.0", "GET /", False, number * 7 % CONSUMERS + 1, *rest)
+            for number in numbers
+        ]
+        runs.record(place.engine, made, [])
+    consumers(place)
+
+
+def consumers(place: Place) -> None:
+    """Make consumers, each with a key and some pipelines in each environment: row by row, for the commands take minutes."""
+    moment = datetime.now(UTC)
+    with changing(place.engine) as rows:
+        for number in range(CONSUMERS):
+            whose = rows.add("consumers", name=f"c{number:04}", description="made up", enabled=True, created_at=moment)
+            for environment in (1, 2):
+                where = {"environment_id": environment, "consumer_id": whose}
+                digest = sha256(f"{where}".encode()).digest()
+                rows.add(
+                    "api_keys", id=f"key_{environment}_{number}", **where, digest=digest, last_four="abcd", note="", enabled=True, created_at=moment
+                )
+                for step in range(EACH):
+                    rows.add("associations", **where, pipeline=f"p{(number + step * 7) % PIPELINES}", active=True)
 
 
 def main() -> None:
@@ -70,7 +102,7 @@ def main() -> None:
                 answered = client.get(ROOT + page)
                 took.append((time.perf_counter() - began) * 1000)
                 assert answered.status_code == 200, page
-            sys.stdout.write(f"{page:30} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n")
+            sys.stdout.write(f"{page:40} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n")
         app.host.stop()
 
 

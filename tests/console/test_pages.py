@@ -12,12 +12,16 @@ from kit import Place
 from playwright.sync_api import Page, expect
 
 from penstock import audit
-from penstock.access import environments, users
+from penstock.access import consumers, environments, users
 from penstock.db import counts
 from penstock.db.runs import appear
 
 Start = Callable[..., Console]
-PAGES = ("/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account")
+PAGES = (
+    "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account",
+    "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines",
+    "/policies", "/policies/test", "/policies/test/change?policy=api-key",
+)  # fmt: skip
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 
 
@@ -33,9 +37,18 @@ def count_calls(place: Place, **outcomes: int) -> None:
     counts.write(place.engine, rows)
 
 
+def furnish(place: Place) -> None:
+    consumers.create_consumer(place.engine, "ann", "acme", EVIL)
+    place.associate("acme", "orders")
+    consumers.create_key(place.engine, "ann", "acme", "test", note=EVIL)
+    consumers.revoke_key(place.engine, "ann", place.key("acme").id)
+    environments.set_policy(place.engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_page_is_accessible(console: Start, width: int, scheme: str) -> None:
     here = console()
+    furnish(here.place)
     count_calls(here.place, succeeded=1200, failed=3, invalid_api_key=40)
     page = here.page(width=width, scheme=scheme)
     page.goto(f"{here.url}/sign-in")
@@ -176,6 +189,7 @@ def test_what_strangers_send_never_becomes_markup(console: Start) -> None:
         here.visitor("ann").get(f"/users/{EVIL}").text,
         here.visitor("ann").get("/", params={"env": EVIL, "span": EVIL}).text,
     ]
+    furnish(here.place)
     count_calls(here.place, **{EVIL: 3})
     page = here.page("ann")
     for path in PAGES:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from penstock import audit
 from penstock.access.find import consumer_in, environment_row, named
 from penstock.contracts.keys import digest_of, make_api_key
+from penstock.db import consumers as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader, Row, keys_of
+from penstock.db.rows import Change, Reader, Row, changing, keys_of
 from penstock.errors import Exists, Mistaken, PenstockError, Unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -53,6 +54,30 @@ def list_consumers(engine: Engine) -> list[Row]:
         return sorted(Reader(connection).all("consumers"), key=lambda row: row["name"])
 
 
+def page_consumers(engine: Engine, *, find: str = "", after: str | None = None, limit: int = 50) -> list[dict[str, object]]:
+    """Return consumers by name, a page at a time, with the numbers of their pipelines and usable keys by environment."""
+    with reading(engine) as connection:
+        rows = stored.page(connection, find=find, after=after, limit=limit)
+        environments = Reader(connection).names_by_id("environments")
+        held, keys = stored.numbers(connection, [row["id"] for row in rows], datetime.now(UTC))
+    return [
+        {
+            **{name: row[name] for name in ("name", "description", "enabled", "created_at")},
+            "pipelines": {name: held.get((row["id"], key), 0) for key, name in environments.items()},
+            "keys": {name: keys.get((row["id"], key), 0) for key, name in environments.items()},
+        }
+        for row in rows
+    ]
+
+
+def consumers_of(engine: Engine, environment: str, pipeline: str, *, after: str | None = None, limit: int = 50) -> tuple[int, list[Row]]:
+    """Return how many consumers are associated with a pipeline in an environment, and some of them by name."""
+    with reading(engine) as connection:
+        environment_id = environment_row(Reader(connection), environment)["id"]
+        total = stored.count_associated(connection, environment_id, pipeline)
+        return total, stored.associated(connection, environment_id, pipeline, after=after, limit=limit)
+
+
 def show_consumer(engine: Engine, name: str) -> dict[str, object]:
     """Return a consumer with its associations, by environment, and its keys."""
     with reading(engine) as connection:
@@ -68,6 +93,7 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
         "name": consumer["name"],
         "description": consumer["description"],
         "enabled": consumer["enabled"],
+        "created_at": consumer["created_at"],
         "associations": {environment: sorted(names) for environment, names in sorted(associated.items())},
         "new_pipelines": sorted(fresh),
         "keys": keys,
@@ -82,28 +108,76 @@ def associate(
     if not wanted and new_pipelines is None:
         raise Mistaken("name at least one pipeline, or give --new-pipelines")
     with audit.change(engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
-        for name in wanted:
-            if name not in names:
-                raise Unknown("pipeline", name, names)
-            rows.put("associations", {**where, "pipeline": name}, active=True)
-        if new_pipelines is not None:
-            rows.put("new_pipelines", where, active=new_pipelines)
-            detail["new_pipelines"] = new_pipelines
-        detail["pipelines"] = wanted
+        detail.update(_associate(rows, consumer_in(rows, consumer, environment), wanted, known, new_pipelines))
+
+
+def _associate(rows: Change, where: Mapping[str, int], wanted: Iterable[str], known: Iterable[str], new_pipelines: bool | None) -> dict[str, object]:
+    names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
+    detail: dict[str, object] = {"pipelines": sorted(wanted)}
+    for name in sorted(wanted):
+        if name not in names:
+            raise Unknown("pipeline", name, names)
+        rows.put("associations", {**where, "pipeline": name}, active=True)
+    if new_pipelines is not None:
+        rows.put("new_pipelines", where, active=new_pipelines)
+        detail["new_pipelines"] = new_pipelines
+    return detail
 
 
 def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str) -> None:
     """Keep a consumer out of pipelines in an environment."""
     with audit.change(engine, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
-        held = {row["pipeline"] for row in rows.all("associations", **where, active=True)}
+        held = _held(rows, where)
         detail["pipelines"] = sorted(set(pipelines))
         for name in detail["pipelines"]:
             if name not in held:
                 raise Unknown(f"pipeline associated with {consumer!r} in {environment!r}", name, held)
-            rows.set("associations", {**where, "pipeline": name}, active=False)
+        _dissociate(rows, where, detail["pipelines"])
+
+
+def _held(rows: Reader, where: Mapping[str, int]) -> set[str]:
+    return {row["pipeline"] for row in rows.all("associations", **where, active=True)}
+
+
+def _dissociate(rows: Change, where: Mapping[str, int], names: Iterable[str]) -> None:
+    for name in names:
+        rows.set("associations", {**where, "pipeline": name}, active=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Associations:
+    """What a consumer may call: pairs of environment and pipeline, and the environments in which it gets new pipelines by itself."""
+
+    pipelines: frozenset[tuple[str, str]]
+    new_pipelines: frozenset[str]
+
+    def at(self, environment: str) -> set[str]:
+        """Return the pipelines of one environment."""
+        return {pipeline for where, pipeline in self.pipelines if where == environment}
+
+
+def save_associations(engine: Engine, actor: str, consumer: str, seen: Associations, wanted: Associations, known: Iterable[str]) -> tuple[int, int]:
+    """Change in all environments at once what is different from what was seen; return how many were added and taken away.
+
+    What somebody else changed meanwhile, and this one did not touch, stays. Either all of it is done, or nothing.
+    """
+    added = removed = 0
+    with changing(engine) as rows:
+        for environment in sorted({where for where, _ in seen.pipelines ^ wanted.pipelines} | (seen.new_pipelines ^ wanted.new_pipelines)):
+            where = consumer_in(rows, consumer, environment)
+            held = _held(rows, where)
+            fresh = wanted.at(environment) - seen.at(environment) - held
+            gone = (seen.at(environment) - wanted.at(environment)) & held
+            turned = environment in wanted.new_pipelines if environment in seen.new_pipelines ^ wanted.new_pipelines else None
+            if fresh or turned is not None:
+                detail = _associate(rows, where, fresh, known, turned)
+                audit.note(rows, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, detail, environment=environment)
+            if gone:
+                _dissociate(rows, where, gone)
+                audit.note(rows, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, {"pipelines": sorted(gone)}, environment=environment)
+            added, removed = added + len(fresh), removed + len(gone)
+    return added, removed
 
 
 def create_key(engine: Engine, actor: str, consumer: str, environment: str, *, expires: timedelta | None = None, note: str = "") -> NewKey:

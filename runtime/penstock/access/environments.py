@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from penstock import audit
 from penstock.access.find import environment_row
 from penstock.access.secrets import Box
 from penstock.access.signing import ALGORITHMS, add_signing_key
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
+from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Change, Reader, Row
 from penstock.errors import Exists, Mistaken, Unknown
 from penstock.settings import ENVIRONMENT
 
 STRICTEST = "jwt-api-key"
+INTERNAL = "api-key"  # the internal policy of a new environment
 TOKEN_LIFETIME = 3600
 LONGEST_RETENTION = 3650 * 86_400
 
@@ -94,6 +97,8 @@ def set_policy(  # noqa: PLR0913  one argument a fact
     With `grace` those keep their old gate that long. Grace never loosens: one that runs is ended or shortened, not extended.
     `internal` means the policy of the internal listener, which knows no grace.
     """
+    if internal and grace:
+        raise Mistaken("the internal policy knows no grace; leave it out")
     now = datetime.now(UTC)
     until = now + grace if grace else None
     with audit.change(engine, actor, audit.Action.POLICY_SET, environment, environment=environment) as (rows, detail):
@@ -125,11 +130,14 @@ def set_policy(  # noqa: PLR0913  one argument a fact
             rows.set("graces", {"environment_id": row["id"], "pipeline": name}, active=False)
 
 
-def policy_versions(engine: Engine, environment: str) -> list[Row]:
-    """Return an environment's policy versions, newest first."""
+def policy_versions(engine: Engine, environment: str, *, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    """Return an environment's policy versions, newest first; `replaced` is the policy that each took the place of, None where it is the first.
+
+    A page goes on before the last version of the one before.
+    """
     with reading(engine) as connection:
-        reader = Reader(connection)
-        return reader.latest("policy_versions", 100, environment_id=environment_row(reader, environment)["id"])
+        rows = stored.versions(connection, environment_row(Reader(connection), environment)["id"], before=before, limit=limit)
+    return [dict(row) | {"replaced": row["replaced"] or (INTERNAL if row["exposure"] == "internal" else None)} for row in rows]
 
 
 def set_pipeline_enabled(engine: Engine, actor: str, environment: str, name: str, known: Iterable[str], *, enabled: bool) -> None:

@@ -10,10 +10,7 @@ import click
 from penstock.access import environments, issuers, signing
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
 from penstock.contracts.access import TrustedIssuer
-from penstock.errors import Mistaken, Unknown
-from penstock.gate.compliance import State
-
-SERVED = {State.SERVED, State.NON_CONFORMANT}
+from penstock.errors import Mistaken
 
 
 @click.group()
@@ -102,30 +99,32 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context, environment: str, option: str, grace: timedelta | None, internal: bool, reason: str, dry_run: bool, yes: bool
 ) -> None:
     """Set an environment's policy, after saying which pipelines would stop or start being served."""
-    if option not in context.host.judge.options:
-        raise Unknown("policy", option, context.host.judge.options, mend=f"there are: {', '.join(context.host.judge.options) or 'none loaded'}")
     if internal and grace:
         raise Mistaken("the internal policy knows no grace; leave --grace out")
-    access, before = context.host.look(context.engine, environment, context.box, internal=internal)
-    after = context.host.judge_all(access, policy=option, internal=internal)
-    served = {name: item.requires for name, item in before.items() if item.state in SERVED}
-    stops = [name for name in served if after[name].violations]
-    starts = [name for name, item in after.items() if item.state in SERVED and name not in served]
-    now = access.environment.internal_policy if internal else access.environment.policy
-    click.echo(f"{environment}{' (internal)' if internal else ''}: {now} -> {option}")
-    for name in stops:
-        click.echo(f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: " + "; ".join(item.mend for item in after[name].violations))
-    for name in starts:
-        click.echo(f"  starts: {name}" + "".join(f" (warning: {text})" for text in after[name].warnings))
-    if not stops and not starts:
+    access, _ = context.host.look(context.engine, environment, context.box, internal=internal)
+    change = context.host.preview(access, option, internal=internal)
+    click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
+    for name, item in change.stops.items():
+        click.echo(f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: " + "; ".join(violation.mend for violation in item.violations))
+    for name, item in change.starts.items():
+        click.echo(f"  starts: {name}" + "".join(f" (warning: {text})" for text in item.warnings))
+    if not change.stops and not change.starts:
         click.echo("  no pipeline stops or starts")
     if dry_run:
         click.echo("dry run: nothing was changed")
         return
-    if stops and not grace and not yes:
+    if change.stops and not grace and not yes:
         click.confirm("Some pipelines stop being served. Go on?", abort=True)
     environments.set_policy(
-        context.engine, context.actor, environment, option, served=served, stopping=stops, grace=grace, reason=reason, internal=internal
+        context.engine,
+        context.actor,
+        environment,
+        option,
+        served=change.served,
+        stopping=change.stops,
+        grace=grace,
+        reason=reason,
+        internal=internal,
     )
     click.echo("set")
 

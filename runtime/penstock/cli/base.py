@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 
+from penstock.access.durations import read_duration
 from penstock.access.find import environment_row
 from penstock.access.secrets import Box, open_box
 from penstock.contracts.call import Caller
@@ -28,8 +28,6 @@ from penstock.runs.engine import Ledger
 from penstock.runs.handlers import Endpoint
 from penstock.runs.operating import recorded_input
 from penstock.settings import Settings
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass
@@ -118,10 +116,10 @@ class Duration(click.ParamType[timedelta]):
         """Return the length of time."""
         if isinstance(value, timedelta):
             return value
-        match = re.fullmatch(r"([1-9]\d{0,5})([smhdw])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no length of time; write 30s, 15m, 12h, 7d or 2w", param, ctx)
-        return timedelta(**{UNITS[match[2]]: int(match[1])})
+        try:
+            return read_duration(str(value))
+        except Mistaken as error:
+            self.fail(str(error), param, ctx)
 
 
 DURATION = Duration()

@@ -12,7 +12,7 @@ from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
 from penstock.db import migrate
-from penstock.gate.compliance import Judged, State
+from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
 
 
@@ -71,7 +71,7 @@ def check(context: Context, environment: str | None, form: str) -> int:
                 "policy": access.environment.policy,
                 "internal_policy": access.environment.internal_policy,
                 "good": not refused and not context.host.mistakes,
-                "pipelines": [_row(*row, context.host.loaded[row[0]].plugin) for row in judged],
+                "pipelines": [described(*row, context.host.loaded[row[0]].plugin) for row in judged],
                 "mistakes": [{key: getattr(item, key) for key in ("plugin", "pipeline", "problem", "mend")} for item in context.host.mistakes],
             }
         )
@@ -84,7 +84,7 @@ def check(context: Context, environment: str | None, form: str) -> int:
             click.echo(f"{item.state}: {where}: {violation.reason}; {violation.mend}")
         for warning in item.warnings:
             click.echo(f"warning: {where}: {warning}")
-    served = sum(item.state in {State.SERVED, State.NON_CONFORMANT} for _, _, item in judged)
+    served = sum(item.state in SERVED for _, _, item in judged)
     click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
     return int(bool(refused or context.host.mistakes))
 
@@ -97,46 +97,17 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     """List pipelines: version, URL, toggles, policy, and what became of them."""
     access, judged = _judged(context, context.environment(environment))
     policies = {"external": access.environment.policy, "internal": access.environment.internal_policy, "none": None}
-    rows = [{**_row(*row, context.host.loaded[row[0]].plugin), "policy": policies[row[1]]} for row in judged]
+    rows = [{**described(*row, context.host.loaded[row[0]].plugin), "policy": policies[row[1]]} for row in judged]
     columns = ("name", "version", "url", "exposure", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}", err=True)
 
 
-def _judged(context: Context, environment: str) -> tuple[Snapshot, list[tuple[str, str, Judged]]]:
-    """Return what became of each pipeline on each listener it is for: its id, `external`, `internal` or `none`, and the judgement."""
+def _judged(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
+    """Read an environment, and return what became of each pipeline on each listener it is for."""
     access, external = context.host.look(context.engine, environment, context.box)
-    internal = context.host.judge_all(access, internal=True)
-    found: list[tuple[str, str, Judged]] = []
-    for identifier, item in external.items():
-        trigger = item.pipeline.trigger
-        if trigger.external or item.violations or not trigger.internal:
-            found.append((identifier, "external" if trigger.external else "none", item))
-        if trigger.internal and not context.host.loaded[identifier].broken:
-            found.append((identifier, "internal", internal[identifier]))
-    return access, found
-
-
-def _row(identifier: str, exposure: str, item: Judged, plugin: str) -> dict[str, object]:
-    trigger = item.pipeline.trigger
-    toggles = [*sorted(trigger.toggles), *(["login"] if trigger.login else [])]
-    why = [f"{violation.reason}; {violation.mend}" for violation in item.violations] + [f"warning: {text}" for text in item.warnings]
-    state = item.state.value
-    return {
-        "name": item.pipeline.name,
-        "version": item.pipeline.version,
-        "url": f"/{identifier}/",
-        "exposure": exposure,
-        "toggles": toggles,
-        "state": state,
-        "until": item.until,
-        "requires": sorted(item.requires),
-        "plugin": plugin,
-        "deprecated": item.pipeline.deprecated or None,
-        "sunset": item.pipeline.sunset,
-        "why": why,
-    }
+    return access, exposures(external, context.host.judge_all(access, internal=True), context.host.broken)
 
 
 @click.command()

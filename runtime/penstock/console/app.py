@@ -15,12 +15,12 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import oidc, overview, signing_in, users
-from penstock.console.desk import EXTENSION, Desk, Peer
+from penstock.console import consumers, oidc, overview, pipelines, policies, signing_in, users
+from penstock.console.desk import EXTENSION, Describe, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.host import Host
 
-PAGES = (overview, signing_in, users)  # the modules whose views are the pages
+PAGES = (overview, pipelines, consumers, policies, signing_in, users)  # the modules whose views are the pages
 COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
@@ -35,10 +35,10 @@ class Sessions(SecureCookieSessionInterface):
         return desk.settings.console_url.startswith("https://") or desk.peer.secure()
 
 
-def add_console(app: Flask, host: Host, peer: Peer) -> None:
+def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
     """Add the console to an application. Raises CannotStart."""
     box = open_box(host.settings)
-    desk = Desk(host, box, peer)
+    desk = Desk(host, box, peer, describe)
     app.extensions[EXTENSION] = desk
     newest, *older = box.derived("console")
     app.config.update(

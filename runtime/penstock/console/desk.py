@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from flask import current_app
 
@@ -22,7 +23,10 @@ from penstock.errors import BadSetting
 from penstock.gate.compliance import Judged, State
 from penstock.gate.rates import Limiter
 from penstock.host import Host
+from penstock.runs.callers import Callers
 from penstock.runs.traffic import Traffic
+
+Describe = Callable[[Host, str, Mapping[str, Judged]], dict[str, Any]]  # an environment's pipelines as OpenAPI
 
 EXTENSION = "penstock-console"
 PER_USER = 5  # times the rate of an address, for guesses at one user may come from many
@@ -54,16 +58,19 @@ class View:
 class Desk:
     """Made with the application; what belongs to one process is made when it is first asked for."""
 
-    def __init__(self, host: Host, box: Box, peer: Peer) -> None:
+    def __init__(self, host: Host, box: Box, peer: Peer, describe: Describe) -> None:
         self.host = host
         self.box = box
         self.peer = peer
+        self.describe = describe
         self.settings = host.settings
         self.idle = IDLE
         self.traffic = Traffic()
+        self.callers = Callers()
         self._engine: Engine | None = None
         self._pid: int | None = None
         self._views: dict[str, tuple[int, View]] = {}
+        self._under: dict[tuple[str, bool], tuple[View, dict[str, dict[str, Judged]]]] = {}
         self._lock = threading.Lock()
         rate = Rate(self.settings.console_sign_in_rate, by="address")
         for problem, mend in rate.problems():
@@ -97,6 +104,14 @@ class Desk:
                 known = View(environment, access, judged, {name: item for name, item in internal.items() if item.pipeline.trigger.internal})
                 self._views[environment] = access.gates_version, known
             return known
+
+    def under_each_policy(self, view: View, *, internal: bool) -> dict[str, dict[str, Judged]]:
+        """Return what each policy would make of an environment's pipelines, by policy; it is judged anew where the environment changed."""
+        known = self._under.get((view.name, internal))
+        if known is None or known[0] is not view:
+            judged = {option: self.host.judge_all(view.access, policy=option, internal=internal) for option in self.host.judge.options}
+            known = self._under[view.name, internal] = view, judged
+        return known[1]
 
 
 def _due(view: View) -> bool:

@@ -12,26 +12,26 @@ from penstock.console.pages import environment, page, render
 from penstock.db.engine import reading
 from penstock.db.runs import alive
 from penstock.gate.compliance import State
+from penstock.gate.listing import SERVED
 from penstock.host import SILENT
 from penstock.runs.traffic import SPANS, Seen
 
-SERVED = (State.SERVED, State.NON_CONFORMANT)
 
-
-def _span() -> str:
+def span() -> str:
+    """Return the time that the user looks at."""
     asked = request.args.get("span", "hour")
     return asked if asked in SPANS else "hour"
 
 
-def _seen(name: str, span: str) -> Seen:
+def _seen(name: str, chosen: str) -> Seen:
     here = desk()
-    return here.traffic.seen(here.engine, here.view(name).access.environment.id, span, time.time())
+    return here.traffic.seen(here.engine, here.view(name).access.environment.id, chosen, time.time())
 
 
 @page("/", needs=Role.VIEWER)
 def overview() -> str:
     """Show how an environment is doing."""
-    here, name, span = desk(), environment(), _span()
+    here, name, chosen = desk(), environment(), span()
     view = here.view(name)
     facts = view.access.environment
     with reading(here.engine) as connection:
@@ -41,10 +41,10 @@ def overview() -> str:
         "overview.html",
         env=name,
         environments=here.environments(),
-        span=span,
+        span=chosen,
         spans=list(SPANS),
         facts=facts,
-        seen=_seen(name, span),
+        seen=_seen(name, chosen),
         served=view.of_state(*SERVED),
         refused=view.of_state(State.REFUSED, State.NON_CONFORMANT),
         disabled=view.of_state(State.DISABLED),
@@ -59,14 +59,19 @@ def overview() -> str:
 @page("/overview/figures", needs=Role.VIEWER)
 def overview_figures() -> str:
     """Show the figures and charts anew; the page asks for it now and then."""
-    name, span = environment(), _span()
-    return render("_figures.html", env=name, span=span, spans=list(SPANS), seen=_seen(name, span))
+    name, chosen = environment(), span()
+    return render("_figures.html", env=name, span=chosen, spans=list(SPANS), seen=_seen(name, chosen))
 
 
 @page("/overview/points", needs=Role.VIEWER)
 def overview_points() -> Response:
     """Return what the charts draw."""
-    points = _seen(environment(), _span()).points[:-1]  # the last one is not over, and would look like a fall
+    return drawn(_seen(environment(), span()))
+
+
+def drawn(seen: Seen) -> Response:
+    """Return what the charts draw of what was seen."""
+    points = seen.points[:-1]  # the last one is not over, and would look like a fall
     return jsonify(
         calls=[
             [moment for moment, _ in points],

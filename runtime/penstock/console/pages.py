@@ -52,6 +52,9 @@ class Entry:
 # One line a page; views of the same page share the first word of their names, so that its entry is marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
+    Entry("pipelines", "Pipelines"),
+    Entry("consumers", "Consumers"),
+    Entry("policies", "Policies"),
     Entry("users", "Users", Role.ADMIN),
 )
 
@@ -113,6 +116,9 @@ def _recognise() -> SignedIn | None:
 @blueprint.before_request
 def _guard() -> Response | None:
     """Let a request through that its user's role allows. The one place where that is decided; what is not registered is refused."""
+    sent = (*request.args.items(multi=True), *request.form.items(multi=True))
+    if "\0" in request.path or any("\0" in value for _, value in sent):
+        abort(400, "A text can't hold the character NUL.")  # PostgreSQL takes none
     if request.method not in READING:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
             abort(403, "This form was sent from another site.")

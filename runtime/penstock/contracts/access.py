@@ -277,12 +277,13 @@ class Verdict:
 class AccessPolicy(ABC):
     """Judges whether a pipeline may be served in an environment and what its calls must present.
 
-    `options` are the environment policies it understands. Every loaded policy must agree: one refusal refuses, what they
-    require adds up, and one that raises refuses.
+    `options` are the environment policies it understands, `meanings` what those mean, for who chooses among them. Every loaded policy must
+    agree: one refusal refuses, what they require adds up, and one that raises refuses.
     """
 
     name: ClassVar[str]
     options: ClassVar[tuple[str, ...]] = ()
+    meanings: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:

@@ -74,6 +74,14 @@ def outcomes(connection: sa.Connection, environment_id: int, *, since: int, unti
     return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
 
 
+def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict[str, int]:
+    """Return how many calls each pipeline had from a moment on."""
+    # The spans are named so that the primary key, which has them before the moments, is of use.
+    query = sa.select(counts.c.pipeline, sa.func.sum(counts.c.calls)).group_by(counts.c.pipeline)
+    query = query.where(counts.c.environment_id == environment_id, counts.c.span.in_((MINUTE, HOUR)), counts.c.since >= since)
+    return {row[0]: int(row[1]) for row in connection.execute(query)}
+
+
 def purge(engine: Engine, environment_id: int, before: int) -> None:
     """Forget what is older than a moment."""
     with writing(engine) as connection:

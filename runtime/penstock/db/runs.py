@@ -199,6 +199,16 @@ def page(  # noqa: PLR0913  one argument a filter
     return list(connection.execute(query).mappings())
 
 
+def callers(connection: sa.Connection, environment_id: int, since: str, until: str) -> set[tuple[str, int]]:
+    """Return which consumers called which pipelines between two run ids."""
+    query = (
+        sa.select(runs.c.pipeline, runs.c.consumer_id)
+        .where(runs.c.environment_id == environment_id, runs.c.id >= since, runs.c.id < until, runs.c.consumer_id.isnot(None))
+        .distinct()
+    )
+    return {(row[0], row[1]) for row in connection.execute(query)}
+
+
 def children(connection: sa.Connection, run: str) -> list[Row]:
     """Return the runs that a run started, oldest first."""
     query = sa.select(runs).where(runs.c.parent == run, runs.c.parent.isnot(None)).order_by(runs.c.id)

@@ -91,6 +91,12 @@ class Judge:
         """The environment policies that a loaded plugin understands."""
         return tuple(dict.fromkeys(option for policy in self._policies for option in policy.options))
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each of them means."""
+        said = {option: meaning for policy in self._policies for option, meaning in policy.meanings.items()}
+        return {option: said.get(option, "") for option in self.options}
+
     def judge(
         self,
         pipeline: Pipeline,

@@ -97,6 +97,13 @@ class _Kept:
     moments: dict[int, dict[str, Sum]] = field(default_factory=dict)
 
 
+def calls_of(engine: Engine, environment_id: int, span: str, now: float) -> Counter[str]:
+    """Return how many calls each pipeline (its id) had in the last hour, day or week."""
+    length, step = SPANS[span]
+    with reading(engine) as connection:
+        return Counter(counts.calls(connection, environment_id, since=int(now - length) // step * step + step))
+
+
 class Traffic:
     """Adds up what is counted. What is settled is read once in a process, for it can be a hundred thousand rows."""
 

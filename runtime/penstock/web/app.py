@@ -60,7 +60,7 @@ def create_app(host: Host) -> Penstock:
     if host.settings.metrics != "off":
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.console:
-        add_console(app, host, _peer(host))
+        add_console(app, host, _peer(host), describe)
     _add_openapi(app, host)
     if host.settings.pipelines:
         _add_documents(app, host)

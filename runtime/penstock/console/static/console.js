@@ -26,6 +26,22 @@
     setTimeout(() => { button.textContent = said; }, 2000);
   });
 
+  // A box that narrows a table down to the rows whose text it holds, and buttons that tick all that are shown.
+  document.addEventListener("input", (event) => {
+    const rows = event.target.dataset.narrow;
+    if (!rows) return;
+    const wanted = event.target.value.trim().toLowerCase();
+    for (const row of document.querySelectorAll(rows)) row.hidden = !row.dataset.text.toLowerCase().includes(wanted);
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.dataset.narrow) event.preventDefault(); });
+  document.addEventListener("click", (event) => {
+    const start = event.target.dataset.tick;
+    if (!start) return;
+    const boxes = [...document.querySelectorAll("tbody tr:not([hidden]) input[type=checkbox]")].filter((box) => box.value.startsWith(start));
+    const on = boxes.some((box) => !box.checked);
+    for (const box of boxes) box.checked = on;
+  });
+
   const dialog = document.getElementById("confirm");
   let asked = null;
   document.addEventListener("submit", (event) => {

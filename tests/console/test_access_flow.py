@@ -1,0 +1,147 @@
+"""The way of an operator in a real browser, against real processes: from a new consumer to a call that passes, and to one that does not any more."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+
+from console_kit import Console
+from playwright.sync_api import Page, expect
+
+from penstock import audit
+from penstock.access import consumers
+from penstock.runs.operating import list_runs
+
+Start = Callable[..., Console]
+
+PLUGIN = """
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+
+orders = Pipeline("orders", version="1.2.0", summary="Orders", trigger=HttpTrigger(api_key=True, jwt=True))
+status = Pipeline("status", version="1.0.0", trigger=HttpTrigger(api_key=True))
+stock = Pipeline("stock", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+@orders.get("/")
+def show(call: Call): return {"consumer": call.caller.consumer}
+
+@status.get("/")
+def tell(call: Call): return {"consumer": call.caller.consumer}
+
+@stock.get("/")
+def count(call: Call): return {}
+
+@hookimpl
+def penstock_pipelines(): return [orders, status, stock]
+"""
+
+
+def curl(line: str, **variables: str) -> tuple[int, str]:
+    """Run a line of curl in a shell; return the status and the body."""
+    done = subprocess.run(
+        ["sh", "-c", f"{line} -s -w '\\n%{{http_code}}'"], env={"PATH": "/usr/bin:/bin", **variables}, capture_output=True, text=True, check=True
+    )
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), body
+
+
+def make_consumer_with_key(page: Page, here: Console) -> str:
+    page.get_by_role("link", name="Consumers", exact=True).click()
+    page.get_by_role("button", name="New consumer").first.click()
+    page.get_by_label("Name").fill("acme")
+    page.get_by_label("Description").fill("The shop of Acme")
+    page.get_by_role("button", name="Make the consumer").click()
+    expect(page.get_by_role("status")).to_contain_text("acme is made.")
+    expect(page.get_by_text("No key works.")).to_be_visible()
+    page.get_by_label("Environment").select_option("test")
+    page.get_by_role("button", name="New key").click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    key = str(page.evaluate("navigator.clipboard.readText()"))
+    page.get_by_role("link", name="To acme").click()
+    expect(page.get_by_role("row", name=re.compile(f"pk_test_…{key[-4:]}"))).to_be_visible()
+    assert key not in page.content()
+    return key
+
+
+def associate_in_both(page: Page) -> None:
+    page.get_by_role("button", name="Change").click()
+    page.get_by_placeholder("Part of a name").fill("stat")
+    expect(page.get_by_role("checkbox", name="orders in test")).to_be_hidden()
+    page.get_by_role("button", name="Tick all that are shown in test").click()
+    page.get_by_role("checkbox", name="status in prod").check()
+    page.get_by_placeholder("Part of a name").fill("")
+    page.get_by_role("checkbox", name="orders in test").check()
+    expect(page.get_by_role("checkbox", name="stock in test")).not_to_be_checked()
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status")).to_contain_text("Saved: 3 added.")
+
+
+def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: Start) -> None:
+    here = console(plugin=PLUGIN)
+    here.place.policy("api-key")
+    page = here.page("oli")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+    key = make_consumer_with_key(page, here)
+    associate_in_both(page)
+    held = consumers.show_consumer(here.place.engine, "acme")["associations"]
+    assert held == {"prod": ["status"], "test": ["orders", "status"]}
+
+    page.goto(f"{here.url}/pipelines/v1/status?env=test")
+    expect(page.locator(".card").nth(1)).to_contain_text("A call needs an API key of an associated consumer.")
+    line = page.locator("#curl").inner_text()
+    assert key not in page.content()
+    answered = curl(line, API_KEY=key)
+    assert (answered[0], '"acme"' in answered[1]) == (200, True)
+    assert curl(line, API_KEY=key[:-1] + "x")[0] == 401
+
+    while not list_runs(here.place.engine, pipelines=["v1/status"]):  # it is written in batches
+        time.sleep(0.05)
+    page.get_by_role("link", name="Policies", exact=True).click()
+    card = page.get_by_role("region", name="test", exact=True)
+    card.get_by_role("radio", name=re.compile("^jwt-api-key")).first.check()
+    card.get_by_role("button", name="Show what would change").first.click()
+    stops = page.get_by_role("region", name="2 pipelines stop being served")
+    expect(stops.get_by_role("row", name="v1/status")).to_contain_text("acme")
+    expect(stops.get_by_role("row", name="v1/stock")).to_contain_text("nobody")
+    expect(stops.get_by_text("v1/orders")).to_have_count(0)
+    assert curl(line, API_KEY=key)[0] == 200  # nothing is changed yet
+    page.get_by_label("Why").fill("callers have tokens now")
+    page.get_by_role("button", name="Set the policy").click()
+    expect(page.get_by_role("dialog")).to_contain_text("2 pipelines stop being served in test")
+    page.get_by_role("dialog").get_by_role("button", name="Set the policy").click()
+    page.wait_for_url("**/policies/test")
+    set_at = time.monotonic()
+    while (now := [here.server.call("GET", f"/v1/{name}/", key=key).status_code for name in ("orders", "status")]) != [401, 503]:
+        assert time.monotonic() - set_at < 1, now
+    assert curl(line.replace("v1/status", "v1/orders"), API_KEY=key)[0] == 401
+    assert here.server.call("GET", "/v1/orders/", key=key, token=here.place.token("acme")).status_code == 200
+    expect(page.get_by_role("row", name=re.compile("^3 .*oli external .*jwt-api-key.* callers have tokens now"))).to_be_visible()
+    actions = {event.action for event in audit.events(here.place.engine, limit=20) if event.actor == "oli"}
+    assert {"consumer:created", "key:created", "consumer:associated", "environment:policy:set"} <= actions
+
+
+def test_a_revoked_key_is_refused_within_a_second(console: Start) -> None:
+    here = console(plugin=PLUGIN)
+    here.place.policy("api-key")
+    here.place.consumer("acme", "status")
+    key = here.place.key("acme").key
+    page = here.page("oli")
+
+    def status() -> int:
+        return here.server.call("GET", "/v1/status/", key=key).status_code
+
+    assert status() == 200
+    page.goto(f"{here.url}/consumers/acme")
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert status() == 200
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status")).to_contain_text("is revoked")
+    revoked_at = time.monotonic()
+    while status() != 401:
+        assert time.monotonic() - revoked_at < 1
+    expect(page.get_by_text("Keys that have ended (1)")).to_be_visible()
