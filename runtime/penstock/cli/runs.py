@@ -23,7 +23,8 @@ from penstock.errors import Mistaken
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
-from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.showing import attempts_of, span_of
+from penstock.runs.steps import StepRecord
 from penstock.steering import identifiers
 from penstock.worker import tick_id
 
@@ -122,13 +123,13 @@ def _print_run(shown: dict[str, Any]) -> None:
 
 def _waterfall(steps: list[StepRecord]) -> Table:
     """Return the steps, each attempt as a bar on the run's time."""
-    whole = max([0.001, *(step.at + step.ms for step in steps)])
+    whole = span_of(steps)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("#", "step", "attempts", "ms", "", "error"):
         table.add_column(column, justify="right" if column in {"#", "attempts", "ms"} else "left", no_wrap=column != "error")
     for number, step in enumerate(steps, 1):
         bar = Text(" " * BAR)
-        for attempt in step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]:
+        for attempt in attempts_of(step):
             first = min(BAR - 1, int(attempt.at / whole * BAR))
             last = min(BAR, max(first + 1, round((attempt.at + attempt.ms) / whole * BAR)))
             bar = bar[:first] + Text("█" * (last - first), style="red" if attempt.error else "green") + bar[last:]

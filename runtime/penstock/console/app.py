@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -15,12 +16,12 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import oidc, overview, signing_in, users
+from penstock.console import oidc, overview, runs, signing_in, users
 from penstock.console.desk import EXTENSION, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.host import Host
 
-PAGES = (overview, signing_in, users)  # the modules whose views are the pages
+PAGES = (overview, runs, signing_in, users)  # the modules whose views are the pages
 COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
@@ -55,7 +56,7 @@ def add_console(app: Flask, host: Host, peer: Peer) -> None:
     )
     app.session_interface = Sessions()
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, browser=browser, duration=duration, share=share)
+    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, pretty=pretty, browser=browser, duration=duration, share=share)
     app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
     csrf.init_app(app)
     oidc.configure(app, host.settings)
@@ -83,13 +84,19 @@ def asset(name: str) -> str:
     return url_for("console.static", filename=name, v=_digest(name))
 
 
-def moment(value: datetime | float | None, *, empty: str = "never") -> Markup | str:
-    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover."""
+def moment(value: datetime | float | None, *, empty: str = "never", fine: bool = False) -> Markup | str:
+    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover; `fine` to the second."""
     if value is None:
         return empty
     at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
     utc = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), utc, utc)
+    shown = Markup('<time datetime="{}" title="{}"{}>{}</time>')
+    return shown.format(at.isoformat(timespec="seconds"), utc, Markup(" data-fine") if fine else "", utc)
+
+
+def pretty(value: object) -> str:
+    """Show JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def prose(text: str) -> Markup:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from flask import Blueprint, Response, abort, flash, g, make_response, redirect, render_template, request, session, url_for
 from flask_wtf.csrf import CSRFProtect
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.users import Role, SignedIn, find_session
@@ -52,6 +54,7 @@ class Entry:
 # One line a page; views of the same page share the first word of their names, so that its entry is marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
+    Entry("runs", "Runs"),
     Entry("users", "Users", Role.ADMIN),
 )
 
@@ -237,6 +240,25 @@ class Form:
             if isinstance(error, DatabaseAway | Refusal):
                 raise
             self.errors[field] = sentence(error)
+
+
+def filters(*names: str) -> Form:
+    """Return a form that is sent with GET, filled with what was asked for."""
+    return Form(**{name: request.args.get(name, "").strip() for name in names})
+
+
+def live(html: str) -> Response:
+    """Return a part of a page that asks for itself now and then; where it is as before, nothing is sent, and what is selected stays so."""
+    seen = sha256(html.encode()).hexdigest()[:16]
+    if request.args.get("seen") == seen:
+        return Response(status=204)
+    return Response(live_part(html))
+
+
+def live_part(html: str) -> Markup:
+    """Return a part of a page with the sign by which it is known again."""
+    seen = sha256(html.encode()).hexdigest()[:16]
+    return Markup('<input type="hidden" name="seen" value="{}">{}').format(seen, Markup(html))  # noqa: S704  a template made it
 
 
 def render(template: str, **values: object) -> str:
