@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -16,12 +16,12 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import oidc, overview, runs, signing_in, users
+from penstock.console import audit_trail, oidc, overview, runs, signing_in, users
 from penstock.console.desk import EXTENSION, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.host import Host
 
-PAGES = (overview, runs, signing_in, users)  # the modules whose views are the pages
+PAGES = (audit_trail, overview, runs, signing_in, users)  # the modules whose views are the pages
 COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
@@ -56,7 +56,9 @@ def add_console(app: Flask, host: Host, peer: Peer) -> None:
     )
     app.session_interface = Sessions()
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, pretty=pretty, browser=browser, duration=duration, share=share)
+    app.jinja_env.filters.update(
+        brief=brief, words=words, moment=moment, number=number, prose=prose, pretty=pretty, browser=browser, duration=duration, share=share
+    )
     app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
     csrf.init_app(app)
     oidc.configure(app, host.settings)
@@ -97,6 +99,20 @@ def moment(value: datetime | float | None, *, empty: str = "never", fine: bool =
 def pretty(value: object) -> str:
     """Show JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def brief(detail: Mapping[str, object]) -> str:
+    """Show the facts of an event in one line."""
+    return "; ".join(f"{name.replace('_', ' ')}: {words(value)}" for name, value in detail.items() if value not in (None, [], ""))
+
+
+def words(value: object) -> str:
+    """Show a value of an event's detail."""
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def prose(text: str) -> Markup:

@@ -55,6 +55,7 @@ class Entry:
 NAVIGATION = (
     Entry("overview", "Overview"),
     Entry("runs", "Runs"),
+    Entry("audit", "Audit"),
     Entry("users", "Users", Role.ADMIN),
 )
 
