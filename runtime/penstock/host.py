@@ -21,7 +21,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Mistake, Pipeline
-from penstock.contracts.rates import Rate
+from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
 from penstock.contracts.triggers import Cors
 from penstock.db import counts, migrate, runs
@@ -159,6 +159,15 @@ class Host:
     def names(self) -> frozenset[str]:
         """The names of all pipelines that were loaded, served or not."""
         return frozenset(item.pipeline.name for item in self.loaded.values())
+
+    def may_log_in(self, name: str) -> bool:
+        """Say whether the trigger of a pipeline says login=True: without it, it can't issue tokens even where it is designated."""
+        return any(item.pipeline.trigger.login for item in self.loaded.values() if item.pipeline.name == name)
+
+    def own_rates(self, name: str) -> dict[str, list[str]]:
+        """Return the rates of a pipeline that a consumer's limit there stands in for, by the pipeline's ids."""
+        usable = [item.pipeline for item in self.loaded.values() if item.pipeline.name == name and not item.broken]
+        return {pipeline.id: [str(rate) for rate in pipeline.trigger.rate if rate.by in STOOD_IN_FOR] for pipeline in usable}
 
     def judge_all(self, access: Snapshot, *, policy: str | None = None, internal: bool = False) -> dict[str, Judged]:
         """Judge every pipeline for one of the listeners, by id; `policy` asks what another policy would say."""

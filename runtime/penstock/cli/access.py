@@ -9,7 +9,6 @@ import click
 
 from penstock.access import environments, issuers, signing
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
-from penstock.contracts.access import TrustedIssuer
 from penstock.errors import Mistaken, Unknown
 from penstock.gate.compliance import State
 
@@ -171,7 +170,7 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue tokens in an environment."""
     environments.set_login_flow(context.engine, context.actor, environment, name, context.host.names, designated=True)
     click.echo(f"pipeline {name} is a login flow of {environment}")
-    if not any(item.pipeline.trigger.login for item in context.host.loaded.values() if item.pipeline.name == name):
+    if not context.host.may_log_in(name):
         click.echo(f"warning: the trigger of {name} does not say login=True, so it can't issue tokens", err=True)
 
 
@@ -248,21 +247,14 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     scope_claim: str,
 ) -> None:
     """Take an identity provider's tokens, each still with a key of its consumer."""
-    if jwks_url and jwks_file:
-        raise Mistaken("give --jwks-url or --jwks-file, not both")
-    if consumer_name and mapped:
-        raise Mistaken("give --consumer or --map, not both")
-    pairs = [pair.rpartition("=") for pair in mapped]
-    if not all(value and consumer for value, _, consumer in pairs):
-        raise Mistaken("--map wants VALUE=CONSUMER")
-    trusted = TrustedIssuer(
-        issuer=name,
-        audience=audience,
+    trusted = issuers.said_of(
+        name,
+        audience,
         jwks_url=jwks_url,
-        keys=tuple(issuers.read_keys(_text(jwks_file))) if jwks_file else None,
+        jwks=_text(jwks_file) if jwks_file else None,
         consumer=consumer_name,
         consumer_claim=consumer_claim,
-        consumers={value: consumer for value, _, consumer in pairs},
+        mapped=mapped,
         scope_claim=scope_claim,
     )
     issuers.trust_issuer(context.engine, context.actor, environment, trusted, own=context.settings.issuer)

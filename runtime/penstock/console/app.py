@@ -16,12 +16,12 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import audit_trail, oidc, overview, runs, signing_in, users
+from penstock.console import audit_trail, limits, oidc, overview, runs, settings, signing_in, tokens, users
 from penstock.console.desk import EXTENSION, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.host import Host
 
-PAGES = (audit_trail, overview, runs, signing_in, users)  # the modules whose views are the pages
+PAGES = (audit_trail, limits, overview, runs, settings, signing_in, tokens, users)  # the modules whose views are the pages
 COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))

@@ -54,6 +54,9 @@ class Entry:
 # One line a page; views of the same page share the first word of their names, so that its entry is marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
+    Entry("tokens", "Tokens"),
+    Entry("limits", "Limits"),
+    Entry("settings", "Settings"),
     Entry("runs", "Runs"),
     Entry("audit", "Audit"),
     Entry("users", "Users", Role.ADMIN),
@@ -117,6 +120,8 @@ def _recognise() -> SignedIn | None:
 @blueprint.before_request
 def _guard() -> Response | None:
     """Let a request through that its user's role allows. The one place where that is decided; what is not registered is refused."""
+    if any("\0" in value for values in (request.args, request.form) for _, value in values.items(multi=True)):
+        abort(400, "A field holds a character that is none.")  # PostgreSQL takes no NUL
     if request.method not in READING:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
             abort(403, "This form was sent from another site.")
@@ -233,14 +238,14 @@ class Form:
         return request.form.getlist(name)
 
     @contextmanager
-    def blaming(self, field: str) -> Iterator[None]:
-        """Put what our functions refuse beside a field, in place of a page of its own."""
+    def blaming(self, field: str, **of_kind: str) -> Iterator[None]:
+        """Put what our functions refuse beside a field, in place of a page of its own; `of_kind` names the fields of what is unknown, by its kind."""
         try:
             yield
         except PenstockError as error:
             if isinstance(error, DatabaseAway | Refusal):
                 raise
-            self.errors[field] = sentence(error)
+            self.errors[of_kind.get(error.kind, field) if isinstance(error, Unknown) else field] = sentence(error)
 
 
 def filters(*names: str) -> Form:
