@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place.make(f"sqlite:///{folder}/penstock.db", Path(folder))
         place.plugin("many", PLUGIN)
-        people(place)
+        people(place.engine)
         fill(place)
         given = {name: value for name, value in place.environ().items() if name.startswith("PENSTOCK_")}
         app = create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"})))

@@ -1,5 +1,5 @@
 """The fixtures of the console's tests."""
 
-from console_kit import console
+from console_kit import console, desk
 
-__all__ = ["console"]
+__all__ = ["console", "desk"]

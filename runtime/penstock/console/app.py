@@ -57,7 +57,16 @@ def add_console(app: Flask, host: Host, peer: Peer) -> None:
     app.session_interface = Sessions()
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
-        brief=brief, words=words, moment=moment, number=number, prose=prose, pretty=pretty, browser=browser, duration=duration, share=share
+        brief=brief,
+        words=words,
+        moment=moment,
+        number=number,
+        prose=prose,
+        pretty=pretty,
+        browser=browser,
+        duration=duration,
+        length_of=length_of,
+        share=share,
     )
     app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
     csrf.init_app(app)
@@ -141,6 +150,14 @@ def duration(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"  # noqa: PLR2004  so that no figure is lost
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004  the same
+
+
+def length_of(seconds: int) -> str:
+    """Show a length of time that was set: 1 h, 30 days."""
+    for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds // unit} {name}{'s' if seconds != unit else ''}"
+    return f"{seconds} seconds"
 
 
 def share(part: float, whole: float) -> str:

@@ -8,7 +8,6 @@ from penstock.access import environments, issuers, signing
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, page, show_form, user
-from penstock.errors import Mistaken
 
 MOST_KEYS = 25  # old ones that are shown
 
@@ -107,7 +106,7 @@ def tokens_revoke() -> Response:
 @page("/tokens/issuers/new", needs=Role.OPERATOR)
 def tokens_issuer_new() -> Response:
     """Show the form for an outside issuer."""
-    return _show_issuer(Form(keys="discovery", whose="claim", consumer_claim="client_id", scope_claim="scope"))
+    return _show_issuer(Form(found="discovery", whose="claim", consumer_claim="client_id", scope_claim="scope"))
 
 
 def _show_issuer(form: Form) -> Response:
@@ -118,11 +117,13 @@ def _show_issuer(form: Form) -> Response:
 def tokens_issuer_trust() -> Response:
     """Take an identity provider's tokens."""
     here, env, form = desk(), environment(), Form()
-    issuer, keys, whose = form["issuer"].strip(), form["keys"], form["whose"]
-    with form.blaming("keys"):
-        if keys not in {"discovery", "url", "set"}:
-            raise Mistaken("say where its keys are")
-        if keys == "set":
+    issuer, keys, whose = form["issuer"].strip(), form["found"], form["whose"]
+    if keys not in {"discovery", "url", "set"}:
+        form.errors["found"] = "Say where its keys are."
+    if keys == "url" and not form["jwks_url"].strip():
+        form.errors["jwks_url"] = "Give the URL."
+    if keys == "set":
+        with form.blaming("jwks"):
             issuers.read_keys(form["jwks"])
     if whose not in {"claim", "map", "one"}:
         form.errors["whose"] = "Say whose its tokens are."
@@ -134,7 +135,7 @@ def tokens_issuer_trust() -> Response:
         trusted = issuers.said_of(
             issuer,
             form["audience"].strip(),
-            jwks_url=form["jwks_url"].strip() or None if keys == "url" else None,
+            jwks_url=form["jwks_url"].strip() if keys == "url" else None,
             jwks=form["jwks"] if keys == "set" else None,
             consumer=form["consumer"].strip() or None if whose == "one" else None,
             consumer_claim=form["consumer_claim"].strip() or "client_id",

@@ -85,6 +85,7 @@
   addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; again(); } });
 
   times(document);
+  document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // the entries scroll on a narrow screen
   for (const group of document.querySelectorAll("[data-charts]")) {
     refresh(group);
     setInterval(() => { if (!document.hidden) refresh(group); }, 15000);
