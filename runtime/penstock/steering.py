@@ -93,7 +93,10 @@ class Steering:
         with self._started(shown["environment"]) as host:
             known = host.access.consumer_named(shown["consumer"]) if host.access is not None and shown["consumer"] else None
             caller = Caller(shown["consumer"], known.id if known else None, None, shown["subject"], endpoint.pipeline.trigger.scopes)
-            return Starter(host).again(endpoint, asked, caller, shown["id"])
+            made = Starter(host).again(endpoint, asked, caller, shown["id"])
+            if host.recorder is not None:
+                host.recorder.flush()  # who asked for it looks at it next
+            return made
 
     @contextmanager
     def _started(self, environment: str) -> Iterator[Host]:

@@ -263,9 +263,7 @@ class TestSteering:
         hidden = call(runtime, json={"card": "4111"})
         engine_of(runtime)
         oli = Hand.of(runtime, "oli")
-        answered = oli.post(f"/runs/{run}/redeliver")
-        engine_of(runtime)
-        said = oli.follow(answered)
+        said = oli.follow(oli.post(f"/runs/{run}/redeliver"))
         refused = oli.post(f"/runs/{hidden}/redeliver")
 
         assert "run here and now: succeeded" in said
