@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
 
 import httpx
 import pytest
@@ -95,7 +97,7 @@ def desk(penstock_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
 
     def start(*plugins: object, **more: object) -> Runtime:
         runtime = penstock_runtime(*plugins, console=True, console_sign_in_rate="1000/minute", **more)
-        people(engine_of(runtime))
+        people(SimpleNamespace(engine=engine_of(runtime)))
         environments.create_environment(engine_of(runtime), "tester", "prod", runtime._box)  # noqa: SLF001  the same
         return runtime
 
@@ -200,11 +202,19 @@ def accessible(page: Page) -> list[str]:
     return serious + (["wider than the window"] if wide else [])
 
 
-def people(engine: Engine) -> None:
+class HasEngine(Protocol):
+    """Where there is a database: a place, or what stands for one."""
+
+    @property
+    def engine(self) -> Engine:
+        """The database."""
+
+
+def people(place: HasEngine) -> None:
     """Make a user of every role."""
     for name, role in USERS.items():
-        users.create_user(engine, "tester", name, role, None)
-        with changing(engine) as rows:
+        users.create_user(place.engine, "tester", name, role, None)
+        with changing(place.engine) as rows:
             rows.set("users", {"name": name}, password=HASH)
 
 
@@ -216,7 +226,7 @@ def console(sqlite_place: Place, request: pytest.FixtureRequest) -> Iterator[Cal
 
         def start(place: Place = sqlite_place, *, plugin: str = PLUGIN, workers: int = 1, **more: str) -> Console:
             place.plugin("shop", plugin)
-            people(place.engine)
+            people(place)
             settings = {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "1000/minute"} | more
             server = stack.enter_context(Server(place, workers=workers, **settings))
             made.append(Console(place, server, stack, lambda: request.getfixturevalue("browser")))

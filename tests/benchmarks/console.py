@@ -1,4 +1,7 @@
-"""How long the console's pages take: 200 pipelines, counts of a week, 1,000,000 runs. `PYTHONPATH=tests python -m benchmarks.console`."""
+"""How long the console's pages take: 200 pipelines, 1,000 consumers, counts of a week, 1,000,000 runs, 50,000 events.
+
+`PYTHONPATH=tests python -m benchmarks.console`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,28 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from console_kit import PASSWORD, ROOT, people
 from kit import Place
 
 from penstock.db import counts, runs
+from penstock.db.rows import changing
 from penstock.host import Host
 from penstock.runs.records import first_id
 from penstock.settings import Settings
 from penstock.web import create_app
 
-PIPELINES, RUNS, AT_ONCE, ROUNDS = 200, 1_000_000, 10_000, 15
-PAGES = ("/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account")
+PIPELINES, CONSUMERS, RUNS, EVENTS, AT_ONCE, ROUNDS = 200, 1_000, 1_000_000, 50_000, 10_000, 15
+PAGES = (
+    "/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account",
+    "/runs", "/runs/rows", "/runs?until=2020-01-01T00:00", "/runs?pipeline=p7", "/runs?consumer=c7", "/runs?status=failed", "/runs?status=timed_out",
+    "/runs?pipeline=p7&status=failed", "/runs?pipeline=p7&consumer=c8", "/runs?consumer=c7&status=timed_out", "/runs?pipeline=p7&status=timed_out",
+    "/runs?status=succeeded&since=3600", "/runs?id=no-such-request", f"/runs?before={first_id(time.time() - 80_000)}", "/runs/{run}",
+    "/audit", "/audit?actor=nobody", "/audit?subject=c7", "/audit?action=limit", "/audit?action=run:purged", "/audit?actor=x&before=40000",
+    "/tokens", "/limits", "/limits?consumer=c7", "/settings",
+)  # fmt: skip
 PLUGIN = f"""
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
@@ -45,10 +57,29 @@ def fill(place: Place) -> None:
     for batch in range(RUNS // AT_ONCE):
         moment = first_id(now - 86_400 + batch)[:18]
         numbers = range(batch * AT_ONCE, (batch + 1) * AT_ONCE)
-        rest = (False, None, None, "succeeded", 200, 900, *[None] * 6)
-        runs.record(
-            place.engine, [(f"{moment}-8000-{number:012x}", 1, f"v1/p{number % PIPELINES}", "1.0.0", "GET /", *rest) for number in numbers], []
-        )
+        runs.record(place.engine, [_run(f"{moment}-8000-{number:012x}", number) for number in numbers], [])
+    fill_access(place)
+
+
+def _run(run: str, number: int) -> tuple[object, ...]:
+    status, http_status = ("failed", 500) if number % 100 == 77 else ("succeeded", 200)
+    pipeline = f"v1/p{number * 7 % PIPELINES}"
+    return (run, 1, pipeline, "1.0.0", "GET /", False, number % CONSUMERS + 1, None, status, http_status, 900, *[None] * 6)
+
+
+def fill_access(place: Place) -> None:
+    """Write consumers with their bounds, and what was done before."""
+    with changing(place.engine) as rows:
+        now = datetime.now(UTC)
+        for number in range(CONSUMERS):
+            consumer = rows.add("consumers", name=f"c{number}", description="", enabled=True, created_at=now)
+            where = {"environment_id": 1, "consumer_id": consumer, "active": True}
+            rows.add("limits", **where, pipeline="", by="consumer", seconds=60, rate="900/minute")
+            rows.add("address_rules", **where, network="192.0.2.0/24", allowed=True)
+            rows.add("callback_targets", **where, prefix="https://hooks.example/", private=False, sealed=b"")
+        for number in range(EVENTS):
+            subject, detail = f"c{number % CONSUMERS}", {"key": f"key_{number}"}
+            rows.add("audit_events", at=now, actor="ann", action="key:created", environment="test", subject=subject, detail=detail)
 
 
 def main() -> None:
@@ -56,21 +87,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place.make(f"sqlite:///{folder}/penstock.db", Path(folder))
         place.plugin("many", PLUGIN)
-        people(place.engine)
+        people(place)
         fill(place)
         given = {name: value for name, value in place.environ().items() if name.startswith("PENSTOCK_")}
         app = create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"})))
         client = app.test_client()
         token = client.get(f"{ROOT}/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
         client.post(f"{ROOT}/sign-in", data={"name": "ann", "password": PASSWORD, "csrf_token": token})
-        for page in PAGES:
+        newest = client.get(f"{ROOT}/runs").text.partition(f'href="{ROOT}/runs/')[2].partition('"')[0]
+        for page in (page.format(run=newest) for page in PAGES):
             took = []
             for _ in range(ROUNDS + 1):
                 began = time.perf_counter()
                 answered = client.get(ROOT + page)
                 took.append((time.perf_counter() - began) * 1000)
                 assert answered.status_code == 200, page
-            sys.stdout.write(f"{page:30} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n")
+            sys.stdout.write(f"{page:52} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n")
         app.host.stop()
 
 

@@ -25,7 +25,7 @@ OWN = {"console.sign_out", "console.account_password", "console.account_session_
 @pytest.fixture
 def app(sqlite_place: Place) -> Iterator[Penstock]:
     sqlite_place.plugin("shop", PLUGIN)
-    people(sqlite_place.engine)
+    people(sqlite_place)
     settings = Settings.from_env(
         {name: value for name, value in sqlite_place.environ().items() if name.startswith("PENSTOCK_")} | {"PENSTOCK_CONSOLE": "true"}
     )

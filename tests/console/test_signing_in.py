@@ -176,7 +176,7 @@ def test_a_forged_cookie_is_nobody(console: Start) -> None:
 
 
 def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None:
-    people(place.engine)
+    people(place)
     for act in (
         lambda: users.set_role(place.engine, "tester", "ann", Role.VIEWER),
         lambda: users.set_user_enabled(place.engine, "tester", "ann", enabled=False),
