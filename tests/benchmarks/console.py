@@ -70,13 +70,13 @@ def _run(run: str, number: int) -> tuple[object, ...]:
 def fill_access(place: Place) -> None:
     """Write consumers with their bounds, and what was done before."""
     with changing(place.engine) as rows:
-        now = datetime.now(UTC)
+        now, sealed = datetime.now(UTC), place.box.seal(b"0" * 32)
         for number in range(CONSUMERS):
             consumer = rows.add("consumers", name=f"c{number}", description="", enabled=True, created_at=now)
             where = {"environment_id": 1, "consumer_id": consumer, "active": True}
             rows.add("limits", **where, pipeline="", by="consumer", seconds=60, rate="900/minute")
             rows.add("address_rules", **where, network="192.0.2.0/24", allowed=True)
-            rows.add("callback_targets", **where, prefix="https://hooks.example/", private=False, sealed=b"")
+            rows.add("callback_targets", **where, prefix="https://hooks.example/", private=False, sealed=sealed)
         for number in range(EVENTS):
             subject, detail = f"c{number % CONSUMERS}", {"key": f"key_{number}"}
             rows.add("audit_events", at=now, actor="ann", action="key:created", environment="test", subject=subject, detail=detail)

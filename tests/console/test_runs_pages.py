@@ -319,7 +319,7 @@ def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(console: Call
     expect(page.get_by_text("paused")).to_be_visible()
     assert page.locator("[hx-get]").count() == 0
 
-    page.get_by_role("link", name=f"…{run.headers['X-Run-Id'][-12:]}").press("Enter")
+    page.get_by_role("link", name=f"…{run.headers['X-Run-Id'][-8:]}").press("Enter")
     expect(page.get_by_role("region", name="Waterfall of the steps")).to_contain_text("ConnectionError: the bank did not answer")
     assert accessible(page) == []
     bars = [bar.bounding_box() for bar in page.locator(".bars rect:not(.track)").all()]
