@@ -6,25 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Protocol
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
-from flask.testing import FlaskClient
 from kit import Place, Server
 from playwright.sync_api import Browser, BrowserContext, Page
-from werkzeug.test import TestResponse
 
-from penstock.access import environments, users
+from penstock.access import users
 from penstock.access.users import Role
-from penstock.db.engine import Engine
 from penstock.db.rows import changing
-from penstock.testing import Runtime
 
 PASSWORD = "correct horse staple"
 ROOT = "/-/console"
@@ -47,61 +40,6 @@ def tell(call: Call): return {"up": True}
 @hookimpl
 def penstock_pipelines(): return [orders, status]
 """
-
-
-@dataclass
-class Hand:
-    """A user who is signed in to an application in this process: quick, and without scripts."""
-
-    client: FlaskClient
-    csrf: str = ""
-
-    @classmethod
-    def of(cls, runtime: Runtime, name: str) -> Hand:
-        """Sign a user in."""
-        made = cls(runtime.application.test_client())
-        made.csrf = made.get("/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
-        assert made.post("/sign-in", name=name, password=PASSWORD).status_code == 303
-        made.csrf = made.get("/account").text.partition('name="csrf-token" content="')[2].partition('"')[0]
-        return made
-
-    def get(self, path: str, **query: object) -> TestResponse:
-        """Ask for a page below the console."""
-        return self.client.get(ROOT + path, query_string=query or None)
-
-    def post(self, path: str, **form: object) -> TestResponse:
-        """Send a form below the console."""
-        return self.client.post(ROOT + path, data={"csrf_token": self.csrf, **form})
-
-    def follow(self, answered: TestResponse) -> str:
-        """Return the page that an answer leads to, as text without markup."""
-        assert answered.status_code == 303, words_of(answered.text)
-        return words_of(self.client.get(answered.headers["Location"]).text)
-
-
-def words_of(html: str) -> str:
-    """Return the text of a page, its markup and white space left out."""
-    main = re.search(r"<main[^>]*>(.*)</main>", html, re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", main[1] if main else html)).split())
-
-
-def engine_of(runtime: Runtime) -> Engine:
-    """Return a runtime's database, once it holds all that has happened."""
-    runtime.flush()
-    return runtime._engine  # noqa: SLF001  the kit has no door to the database
-
-
-@pytest.fixture
-def desk(penstock_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
-    """Start a runtime with the console on in this process, users of every role, and a second environment."""
-
-    def start(*plugins: object, **more: object) -> Runtime:
-        runtime = penstock_runtime(*plugins, console=True, console_sign_in_rate="1000/minute", **more)
-        people(SimpleNamespace(engine=engine_of(runtime)))
-        environments.create_environment(engine_of(runtime), "tester", "prod", runtime._box)  # noqa: SLF001  the same
-        return runtime
-
-    return start
 
 
 class _Forms(HTMLParser):
@@ -202,15 +140,7 @@ def accessible(page: Page) -> list[str]:
     return serious + (["wider than the window"] if wide else [])
 
 
-class HasEngine(Protocol):
-    """Where there is a database: a place, or what stands for one."""
-
-    @property
-    def engine(self) -> Engine:
-        """The database."""
-
-
-def people(place: HasEngine) -> None:
+def people(place: Place) -> None:
     """Make a user of every role."""
     for name, role in USERS.items():
         users.create_user(place.engine, "tester", name, role, None)

@@ -1,5 +1,6 @@
 """The fixtures of the console's tests."""
 
-from console_kit import console, desk
+from console_kit import console
+from desk_kit import desk
 
 __all__ = ["console", "desk"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from console_kit import Hand, engine_of, words_of
+from desk_kit import Hand, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
 from penstock.access import bounds, callbacks, consumers, environments, issuers, needs, sensitive, signing

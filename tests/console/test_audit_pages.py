@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from console_kit import Hand, engine_of, words_of
+from desk_kit import Hand, engine_of, words_of
 
 from penstock import audit
 from penstock.access import bounds, consumers, needs
