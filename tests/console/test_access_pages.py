@@ -206,6 +206,32 @@ class TestLimits:
 
 
 class TestSettings:
+    def test_an_environment_is_changed_in_what_differs(self, oli: Hand, engine: Engine) -> None:
+        usual = {"token_minutes": "60", "run_days": "30", "record_bodies": "all", "keys_in_query": "off"}
+        same = oli.follow(oli.post("/settings/environment?env=prod", **usual))
+        none = last(engine)[1]
+        said = oli.follow(oli.post("/settings/environment?env=prod", **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"}))
+        event = audit.events(engine, limit=1)[0]
+        bad = [
+            oli.post("/settings/environment?env=prod", **{**usual, field: value})
+            for field, value in (("token_minutes", "1441"), ("token_minutes", "soon"), ("run_days", "0"), ("record_bodies", "some"))
+        ]
+
+        assert "Nothing of prod was changed." in same
+        assert none != "environment:changed"
+        assert "A token lives at most 30 seconds Runs are remembered 90 days" in said
+        assert "are taken: they leak" in said
+        assert (event.actor, event.action, event.subject) == ("oli", "environment:changed", "prod")
+        assert event.detail == {"token_lifetime": 30, "run_retention": 7_776_000, "keys_in_query": True}
+        assert [(answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad] == [
+            (422, ["token_minutes"]),
+            (422, ["token_minutes"]),
+            (422, ["run_days"]),
+            (422, ["record_bodies"]),
+        ]
+        test = next(row for row in environments.list_environments(engine) if row["name"] == "test")
+        assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
+
     def test_a_variable_is_set_changed_and_unset(self, oli: Hand, engine: Engine) -> None:
         oli.follow(oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon"))
         event = last(engine)

@@ -47,7 +47,7 @@ def env_create(context: Context, name: str) -> None:
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
 @click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
 @click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
-@click.option("--record-bodies", type=click.Choice(["none", "failed", "all"]), help="The most that pipelines may keep of bodies.")
+@click.option("--record-bodies", type=click.Choice(environments.RECORDED), help="The most that pipelines may keep of bodies.")
 @pass_context
 def env_set(
     context: Context,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from typing import Any
 
 from flask import Response, request
 
-from penstock.access import callbacks, needs, sensitive
+from penstock.access import callbacks, environments, needs, sensitive
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, page, render, show_form, user
@@ -15,6 +17,8 @@ from penstock.runs.redact import ALWAYS
 
 PER_PAGE = 50
 LONGEST_DAYS = 36_500
+DAY = 86_400
+NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 
 
 def _show(form: Form) -> Response:
@@ -27,6 +31,7 @@ def _show(form: Form) -> Response:
         form,
         env=name,
         environments=here.environments(),
+        own=next(row for row in here.environments() if row["name"] == name),
         variables=needs.list_variables(here.engine, name),
         secrets=needs.list_secrets(here.engine, name),
         fields=sensitive.list_fields(here.engine, name),
@@ -41,6 +46,62 @@ def _show(form: Form) -> Response:
 def settings() -> Response:
     """Show variables, secrets without their values, sensitive fields and callback targets."""
     return _show(Form())
+
+
+def _own(name: str) -> dict[str, Any]:
+    """Return what is set of an environment itself, as its form shows it."""
+    row = next(row for row in desk().environments() if row["name"] == name)
+    return {
+        "token_minutes": f"{row['token_lifetime'] / 60:g}",
+        "run_days": f"{row['run_retention'] / DAY:g}",
+        "record_bodies": row["record_bodies"],
+        "keys_in_query": "on" if row["keys_in_query"] else "off",
+    }
+
+
+@page("/settings/environment", needs=Role.OPERATOR)
+def settings_environment() -> Response:
+    """Show the form for what is set of the environment itself."""
+    env = environment()
+    return _show_environment(Form(**_own(env)))
+
+
+def _show_environment(form: Form) -> Response:
+    return show_form("environment.html", form, env=environment())
+
+
+@page("/settings/environment", needs=Role.OPERATOR, method="POST")
+def settings_environment_set() -> Response:
+    """Change what differs of it."""
+    here, env, form = desk(), environment(), Form()
+    before = _own(env)
+    changed: dict[str, Any] = {name: form[name].strip() for name, value in before.items() if form[name].strip() != value}
+    values: dict[str, Any] = {name: value for name, value in changed.items() if name == "record_bodies"}
+    if "keys_in_query" in changed:
+        values["keys_in_query"] = changed["keys_in_query"] == "on"
+    for name, argument, unit in (("token_minutes", "token_lifetime", 60), ("run_days", "run_retention", DAY)):
+        if name in changed:
+            with form.blaming(name):
+                values[argument] = _seconds(changed[name], unit)
+    if form.errors:
+        return _show_environment(form)
+    if not values:
+        return done(f"Nothing of {env} was changed.", "settings", env=env)
+    for argument, value in values.items():
+        field = {"token_lifetime": "token_minutes", "run_retention": "run_days"}.get(argument, argument)
+        with form.blaming(field):
+            environments.check_change(**{argument: value})
+    if form.errors:
+        return _show_environment(form)
+    environments.change_environment(here.engine, user().name, env, **values)
+    return done(f"{env} is changed.", "settings", env=env)
+
+
+def _seconds(text: str, unit: int) -> int:
+    """Return so many minutes or days in seconds. Raises Mistaken."""
+    if not NUMBER.fullmatch(text):
+        raise Mistaken(f"{text!r} is no number")
+    return round(float(text) * unit)
 
 
 @page("/settings/variables/new", needs=Role.OPERATOR)
