@@ -136,6 +136,25 @@ def test_the_actor_of_a_change_is_whom_the_option_names(shop: Place) -> None:
     assert json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["actor"] == "olga"
 
 
+def test_the_trail_is_filtered_and_exported(shop: Place) -> None:
+    shop.run("--actor", "olga", "consumer", "create", "acme")
+    shop.run("--actor", "olga", "variable", "set", "region", "=1+1", "--env", "prod")
+
+    def found(*words: str) -> list[str]:
+        return [event["action"] for event in json.loads(shop.run("audit", *words, "--format", "json").stdout)]
+
+    assert found("--by", "olga") == ["variable:set", "consumer:created"]
+    assert found("--by", "olga", "--action", "consumer") == found("--subject", "acme", "--since", "1h") == ["consumer:created"]
+    assert found("--by", "olga", "--env", "prod") == ["variable:set"]
+    newest = json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["id"]
+    assert found("--before", str(newest), "--by", "olga") == ["consumer:created"]
+    wrong = shop.run("audit", "--action", "varable:set")
+    assert (wrong.returncode, "did you mean variable:set?" in wrong.stderr) == (2, True)
+    lines = [json.loads(line) for line in shop.run("audit", "--by", "olga", "--export", "jsonl").stdout.splitlines()]
+    assert [line["action"] for line in lines] == ["variable:set", "consumer:created"]
+    assert shop.run("audit", "--by", "olga", "--export", "csv").stdout.splitlines()[0] == "id,at,actor,action,environment,subject,detail"
+
+
 def test_signing_keys_rotate_and_drop(shop: Place) -> None:
     (first,) = json.loads(shop.run("signing-key", "list", "--env", "test", "--format", "json").stdout)
     assert shop.run("signing-key", "rotate", "--env", "test", "--algorithm", "RS256").returncode == 0

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from enum import StrEnum
+from io import StringIO
 from typing import Any
 
+from penstock.db import trail
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Change, Reader, changing
+from penstock.errors import Mistaken, Unknown
 
 
 class Action(StrEnum):
@@ -102,7 +108,79 @@ def note(rows: Change, actor: str, action: Action, subject: str, detail: Mapping
     )
 
 
-def events(engine: Engine, *, limit: int) -> list[Event]:
-    """Return the newest events, newest first."""
+def kinds() -> list[str]:
+    """Return the kinds of things that actions are done to: each stands before an action's first colon."""
+    return sorted({action.partition(":")[0] for action in Action})
+
+
+def events(  # noqa: PLR0913  one argument a filter
+    engine: Engine,
+    *,
+    limit: int,
+    actor: str | None = None,
+    action: str | None = None,
+    environment: str | None = None,
+    subject: str | None = None,
+    since: datetime | None = None,
+    before: int | None = None,
+) -> list[Event]:
+    """Return events, newest first; `action` is a whole one or its kind, `before` the id that the page before ended with. Raises Mistaken."""
+    if action in kinds():
+        action = f"{action}:"
+    elif action is not None and action not in set(Action):
+        near = get_close_matches(action, [*Action, *kinds()], n=1)
+        raise Mistaken(f"there is no action {action!r}; " + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}"))
     with reading(engine) as connection:
-        return [Event(**row) for row in Reader(connection).latest("audit_events", limit)]
+        found = trail.page(connection, actor=actor, action=action, environment=environment, subject=subject, since=since, before=before, limit=limit)
+        return [Event(**row) for row in found]
+
+
+LARGEST = 1 << 63  # what a number can't be
+
+
+def event(engine: Engine, number: int) -> Event:
+    """Return an event by its number. Raises Unknown."""
+    with reading(engine) as connection:
+        row = Reader(connection).find("audit_events", id=number) if number < LARGEST else None
+    if row is None:
+        raise Unknown("event", str(number))
+    return Event(**row)
+
+
+AT_ONCE = 1000  # events that are read together
+
+
+def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN401  those of events
+    """Yield all events that pass filters, newest first, without ever holding more than a page of them."""
+    before = None
+    while found := events(engine, limit=AT_ONCE, before=before, **filters):
+        yield from found
+        before = found[-1].id
+
+
+COLUMNS = tuple(Event.__slots__)
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001  spreadsheets take what begins so for a formula
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    return {**{name: getattr(event, name) for name in COLUMNS}, "at": event.at.isoformat(timespec="seconds").replace("+00:00", "Z")}
+
+
+def as_json_lines(found: Iterable[Event]) -> Iterator[str]:
+    """Yield events as JSON, one a line."""
+    for item in found:
+        yield json.dumps(_plain(item), ensure_ascii=False) + "\n"
+
+
+def as_csv(found: Iterable[Event]) -> Iterator[str]:
+    """Yield events as CSV (RFC 4180); what a spreadsheet would take for a formula has an apostrophe before it."""
+    yield _csv_line(COLUMNS)
+    for item in found:
+        values = _plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
+        yield _csv_line("" if value is None else str(value) for value in values.values())
+
+
+def _csv_line(values: Iterable[str]) -> str:
+    line = StringIO()
+    csv.writer(line).writerow([f"'{value}" if value.startswith(FORMULAS) else value for value in values])
+    return line.getvalue()

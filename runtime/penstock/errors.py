@@ -121,6 +121,7 @@ class Unknown(Mistaken):
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else (f"; {mend}" if mend else "")
         super().__init__(f"no {kind} is named {name!r}{hint}")
+        self.kind = kind
 
 
 class Exists(PenstockError):

@@ -21,7 +21,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.pipeline import Mistake, Pipeline
-from penstock.contracts.rates import Rate
+from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
 from penstock.contracts.triggers import Cors
 from penstock.db import counts, migrate, runs
@@ -520,6 +520,15 @@ class Host:
             raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
         issuer: TokenIssuer = issuers[0]
         return issuer.issue(access, caller.consumer, now=time.time(), **wanted)  # type: ignore[arg-type]  # Call.issue_token typed them
+
+    def may_log_in(self, name: str) -> bool:
+        """Say whether the trigger of a pipeline says login=True: without it, it can't issue tokens even where it is designated."""
+        return any(item.pipeline.trigger.login for item in self.loaded.values() if item.pipeline.name == name)
+
+    def own_rates(self, name: str) -> dict[str, list[str]]:
+        """Return the rates of a pipeline that a consumer's limit there stands in for, by the pipeline's ids."""
+        usable = [item.pipeline for item in self.loaded.values() if item.pipeline.name == name and not item.broken]
+        return {pipeline.id: [str(rate) for rate in pipeline.trigger.rate if rate.by in STOOD_IN_FOR] for pipeline in usable}
 
 
 def _failures(text: str) -> Rate | None:

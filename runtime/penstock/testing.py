@@ -34,6 +34,7 @@ from penstock.host import Host
 from penstock.runs import operating
 from penstock.runs.engine_straight import Straight
 from penstock.settings import Settings
+from penstock.steering import Steering
 from penstock.web import create_app
 from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
@@ -110,7 +111,7 @@ class Runtime:
         """
         context = Context(ACTOR)
         context.settings, context.engine, context.box, context.host = self._host.settings, self._engine, self._box, self._host
-        context.ledgers[ENVIRONMENT] = self._runs
+        context.steering = Steering(self._engine, self._box, lambda: self._host, open_ledger=lambda *_: self._runs)
         with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
         self._host.catch_up(self._engine)

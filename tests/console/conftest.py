@@ -1,5 +1,6 @@
 """The fixtures of the console's tests."""
 
 from console_kit import console, quick
+from desk_kit import desk
 
-__all__ = ["console", "quick"]
+__all__ = ["console", "desk", "quick"]

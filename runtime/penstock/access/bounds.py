@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from penstock import audit
-from penstock.access.find import consumer_in, environment_row, named
+from penstock.access.find import consumer_in, listed_of_consumers
 from penstock.cidr import network_of
 from penstock.contracts.rates import Rate
-from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader
+from penstock.db.engine import Engine
 from penstock.errors import Mistaken, Unknown
 
 BY = ("consumer", "key", "address")
 
 
-def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate: Rate, *, pipeline: str = "", known: Iterable[str] = ()) -> None:
-    """Let a consumer call so often, a pipeline or all of them together; a rate with the same window and `by` is replaced."""
+def check_rate(rate: Rate) -> None:
+    """Refuse a rate that no consumer's limit can have. Raises Mistaken."""
     for problem, mend in rate.problems():
         raise Mistaken(f"{problem}; {mend}")
+    if rate.by not in BY:
+        raise Mistaken(f"a consumer's limit can't be counted by {rate.by!r}; use one of {', '.join(BY)}")
+
+
+def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate: Rate, *, pipeline: str = "", known: Iterable[str] = ()) -> None:
+    """Let a consumer call so often, a pipeline or all of them together; a rate with the same window and `by` is replaced."""
+    check_rate(rate)
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
         if pipeline:
@@ -43,9 +49,11 @@ def remove_limits(engine: Engine, actor: str, consumer: str, environment: str, *
         return len(removed)
 
 
-def list_limits(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
-    """Return limits by environment, consumer and pipeline."""
-    return _listed(engine, "limits", ("pipeline", "rate", "by"), environment, consumer)
+def list_limits(
+    engine: Engine, *, environment: str | None = None, consumer: str | None = None, after: int | None = None, limit: int | None = None
+) -> list[dict[str, object]]:
+    """Return limits by environment, consumer and pipeline; a page of them goes on after an id."""
+    return listed_of_consumers(engine, "limits", ("pipeline", "rate", "by"), environment, consumer, after=after, limit=limit)
 
 
 def set_networks(engine: Engine, actor: str, consumer: str, environment: str, networks: Iterable[str], *, allowed: bool) -> list[str]:
@@ -53,10 +61,15 @@ def set_networks(engine: Engine, actor: str, consumer: str, environment: str, ne
     action = audit.Action.ADDRESSES_ALLOWED if allowed else audit.Action.ADDRESSES_DENIED
     with audit.change(engine, actor, action, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
-        detail["networks"] = [_network(text) for text in networks]
+        detail["networks"] = check_networks(networks)
         for network in detail["networks"]:
             rows.put("address_rules", {**where, "network": network}, allowed=allowed, active=True)
         return list(detail["networks"])
+
+
+def check_networks(networks: Iterable[str]) -> list[str]:
+    """Return networks as they are kept. Raises Mistaken."""
+    return [_network(text) for text in networks]
 
 
 def remove_networks(engine: Engine, actor: str, consumer: str, environment: str, networks: Iterable[str]) -> None:
@@ -64,16 +77,18 @@ def remove_networks(engine: Engine, actor: str, consumer: str, environment: str,
     with audit.change(engine, actor, audit.Action.ADDRESSES_REMOVED, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
         held = {row["network"] for row in rows.all("address_rules", **where, active=True)}
-        detail["networks"] = [_network(text) for text in networks]
+        detail["networks"] = check_networks(networks)
         for network in detail["networks"]:
             if network not in held:
                 raise Unknown(f"network on the lists of {consumer!r} in {environment!r}", network, held)
             rows.set("address_rules", {**where, "network": network}, active=False)
 
 
-def list_networks(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
-    """Return the networks on consumers' lists."""
-    return _listed(engine, "address_rules", ("network", "allowed"), environment, consumer)
+def list_networks(
+    engine: Engine, *, environment: str | None = None, consumer: str | None = None, after: int | None = None, limit: int | None = None
+) -> list[dict[str, object]]:
+    """Return the networks on consumers' lists, by environment and consumer; a page of them goes on after an id."""
+    return listed_of_consumers(engine, "address_rules", ("network", "allowed"), environment, consumer, after=after, limit=limit)
 
 
 def _network(text: str) -> str:
@@ -81,23 +96,3 @@ def _network(text: str) -> str:
         return str(network_of(text))
     except ValueError as error:
         raise Mistaken(f"{error}; write networks such as 192.0.2.0/24, 2001:db8::/32, or one address") from None
-
-
-def _listed(engine: Engine, table: str, columns: tuple[str, ...], environment: str | None, consumer: str | None) -> list[dict[str, object]]:
-    with reading(engine) as connection:
-        reader = Reader(connection)
-        match: dict[str, object] = {"active": True}
-        if environment:
-            match["environment_id"] = environment_row(reader, environment)["id"]
-        if consumer:
-            match["consumer_id"] = named(reader, "consumer", consumer)["id"]
-        environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
-        rows = [
-            {
-                "environment": environments[row["environment_id"]],
-                "consumer": consumers[row["consumer_id"]],
-                **{column: row[column] for column in columns},
-            }
-            for row in reader.all(table, **match)
-        ]
-    return sorted(rows, key=lambda row: tuple(str(value) for value in row.values()))

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from penstock import audit
-from penstock.access.find import consumer_in, environment_row, named
+from penstock.access.find import consumer_in, listed_of_consumers
 from penstock.access.secrets import Box
-from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader
+from penstock.db.engine import Engine
 from penstock.errors import Mistaken, Unknown
 
 LONGEST = 255
@@ -86,23 +85,8 @@ def remove_callbacks(engine: Engine, actor: str, consumer: str, environment: str
         detail["prefix"] = prefix
 
 
-def list_callbacks(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
-    """Return callback targets, without their secrets."""
-    with reading(engine) as connection:
-        reader = Reader(connection)
-        match: dict[str, object] = {"active": True}
-        if environment:
-            match["environment_id"] = environment_row(reader, environment)["id"]
-        if consumer:
-            match["consumer_id"] = named(reader, "consumer", consumer)["id"]
-        environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
-        rows = [
-            {
-                "environment": environments[row["environment_id"]],
-                "consumer": consumers[row["consumer_id"]],
-                "prefix": row["prefix"],
-                "private": row["private"],
-            }
-            for row in reader.all("callback_targets", **match)
-        ]
-    return sorted(rows, key=lambda row: tuple(str(value) for value in row.values()))
+def list_callbacks(
+    engine: Engine, *, environment: str | None = None, consumer: str | None = None, after: int | None = None, limit: int | None = None
+) -> list[dict[str, object]]:
+    """Return callback targets, without their secrets, by environment and consumer; a page of them goes on after an id."""
+    return listed_of_consumers(engine, "callback_targets", ("prefix", "private"), environment, consumer, after=after, limit=limit)

@@ -21,6 +21,7 @@ STRICTEST = "jwt-api-key"
 INTERNAL = "api-key"  # the internal policy of a new environment
 TOKEN_LIFETIME = 3600
 LONGEST_RETENTION = 3650 * 86_400
+RECORDED = ("none", "failed", "all")  # what pipelines may keep of bodies at most
 
 
 def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
@@ -42,6 +43,20 @@ def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
         detail["kid"] = add_signing_key(rows, environment_id, ALGORITHMS[0], box)
 
 
+def check_change(
+    *, token_lifetime: int | None = None, keys_in_query: bool | None = None, run_retention: int | None = None, record_bodies: str | None = None
+) -> dict[str, object]:
+    """Return what would be changed of an environment. Raises Mistaken where it can't be so."""
+    if run_retention is not None and not 60 <= run_retention <= LONGEST_RETENTION:  # noqa: PLR2004  a minute
+        raise Mistaken("runs are remembered for at least 1m and at most ten years")
+    if record_bodies is not None and record_bodies not in RECORDED:
+        raise Mistaken(f"{record_bodies!r} is nothing that can be kept of bodies; choose one of {', '.join(RECORDED)}")
+    if token_lifetime is not None and not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
+        raise Mistaken("a token lives at least 1s and at most 24h")
+    said = {"run_retention": run_retention, "record_bodies": record_bodies, "token_lifetime": token_lifetime, "keys_in_query": keys_in_query}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def change_environment(
     engine: Engine,
     actor: str,
@@ -53,19 +68,7 @@ def change_environment(
     record_bodies: str | None = None,
 ) -> None:
     """Change how long tokens may live and runs are remembered (seconds), whether keys are taken from the query string, and what bodies are kept."""
-    values: dict[str, object] = {}
-    if run_retention is not None:
-        if not 60 <= run_retention <= LONGEST_RETENTION:  # noqa: PLR2004  a minute
-            raise Mistaken("runs are remembered for at least 1m and at most ten years")
-        values["run_retention"] = run_retention
-    if record_bodies is not None:
-        values["record_bodies"] = record_bodies
-    if token_lifetime is not None:
-        if not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
-            raise Mistaken("a token lives at least 1s and at most 24h")
-        values["token_lifetime"] = token_lifetime
-    if keys_in_query is not None:
-        values["keys_in_query"] = keys_in_query
+    values = check_change(token_lifetime=token_lifetime, keys_in_query=keys_in_query, run_retention=run_retention, record_bodies=record_bodies)
     if not values:
         raise Mistaken("nothing to change; `penstock env set --help` says what can be")
     with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (rows, detail):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penstock.db.rows import Reader, Row
+from penstock.db.engine import Engine, reading
+from penstock.db.rows import Reader, Row, of_consumers
 from penstock.errors import Unknown
 
 
@@ -22,3 +23,22 @@ def environment_row(reader: Reader, name: str) -> Row:
 def consumer_in(reader: Reader, consumer: str, environment: str) -> dict[str, int]:
     """Return the ids that name a consumer in an environment; raise Unknown."""
     return {"environment_id": environment_row(reader, environment)["id"], "consumer_id": named(reader, "consumer", consumer)["id"]}
+
+
+def listed_of_consumers(
+    engine: Engine,
+    table: str,
+    columns: tuple[str, ...],
+    environment: str | None,
+    consumer: str | None,
+    *,
+    after: int | None = None,
+    limit: int | None = None,
+) -> list[dict[str, object]]:
+    """Return what is in force for consumers, each with its id, by environment, consumer and the first of the columns; raise Unknown."""
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        environment_id = environment_row(reader, environment)["id"] if environment else None
+        consumer_id = named(reader, "consumer", consumer)["id"] if consumer else None
+        rows = of_consumers(connection, table, columns[0], environment_id, consumer_id, after=after, limit=limit)
+        return [{name: row[name] for name in ("id", "environment", "consumer", *columns)} for row in rows]

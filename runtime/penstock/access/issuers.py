@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,11 +40,42 @@ def read_keys(text: str) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good:
-        raise Mistaken('the file holds no JWK set: {"keys": […]}')
+        raise Mistaken('that is no JWK set: {"keys": […]}')
     for key in keys:
         if key.get("kty") not in PUBLIC or PRIVATE & key.keys():
             raise Mistaken("the JWK set holds a key that is private or symmetric; give public keys alone")
     return list(keys)
+
+
+def said_of(  # noqa: PLR0913  one argument a fact
+    issuer: str,
+    audience: str,
+    *,
+    jwks_url: str | None = None,
+    jwks: str | None = None,
+    consumer: str | None = None,
+    consumer_claim: str = "client_id",
+    mapped: Iterable[str] = (),
+    scope_claim: str = "scope",
+) -> TrustedIssuer:
+    """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery; `mapped` are VALUE=CONSUMER. Raises Mistaken."""
+    pairs = [pair.rpartition("=") for pair in mapped]
+    if jwks_url and jwks is not None:
+        raise Mistaken("give the URL of a JWK set or the set itself, not both")
+    if consumer and pairs:
+        raise Mistaken("name one consumer or map values of the claim to consumers, not both")
+    if not all(value and name for value, _, name in pairs):
+        raise Mistaken("a value of the claim is mapped to its consumer as VALUE=CONSUMER")
+    return TrustedIssuer(
+        issuer=issuer,
+        audience=audience,
+        jwks_url=jwks_url,
+        keys=tuple(read_keys(jwks)) if jwks is not None else None,
+        consumer=consumer,
+        consumer_claim=consumer_claim,
+        consumers={value: name for value, _, name in pairs},
+        scope_claim=scope_claim,
+    )
 
 
 def trust_issuer(engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str) -> None:

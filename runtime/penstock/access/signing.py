@@ -61,6 +61,8 @@ def add_signing_key(rows: Change, environment_id: int, algorithm: str, box: Box)
 
 def rotate_signing_key(engine: Engine, actor: str, environment: str, box: Box, *, algorithm: str | None = None) -> str:
     """Let a new key sign and return its `kid`."""
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise Mistaken(f"{algorithm!r} signs no tokens here; choose one of {', '.join(ALGORITHMS)}")
     with audit.change(engine, actor, audit.Action.SIGNING_KEY_ROTATED, environment, environment=environment) as (rows, detail):
         row = environment_row(rows, environment)
         chosen = algorithm or row["algorithm"]

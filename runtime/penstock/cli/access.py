@@ -9,8 +9,10 @@ import click
 
 from penstock.access import environments, issuers, signing
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
-from penstock.contracts.access import TrustedIssuer
 from penstock.errors import Mistaken
+from penstock.gate.compliance import State
+
+SERVED = {State.SERVED, State.NON_CONFORMANT}
 
 
 @click.group()
@@ -45,7 +47,7 @@ def env_create(context: Context, name: str) -> None:
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
 @click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
 @click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
-@click.option("--record-bodies", type=click.Choice(["none", "failed", "all"]), help="The most that pipelines may keep of bodies.")
+@click.option("--record-bodies", type=click.Choice(environments.RECORDED), help="The most that pipelines may keep of bodies.")
 @pass_context
 def env_set(
     context: Context,
@@ -170,7 +172,7 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue tokens in an environment."""
     environments.set_login_flow(context.engine, context.actor, environment, name, context.host.names, designated=True)
     click.echo(f"pipeline {name} is a login flow of {environment}")
-    if not any(item.pipeline.trigger.login for item in context.host.loaded.values() if item.pipeline.name == name):
+    if not context.host.may_log_in(name):
         click.echo(f"warning: the trigger of {name} does not say login=True, so it can't issue tokens", err=True)
 
 
@@ -247,21 +249,14 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     scope_claim: str,
 ) -> None:
     """Take an identity provider's tokens, each still with a key of its consumer."""
-    if jwks_url and jwks_file:
-        raise Mistaken("give --jwks-url or --jwks-file, not both")
-    if consumer_name and mapped:
-        raise Mistaken("give --consumer or --map, not both")
-    pairs = [pair.rpartition("=") for pair in mapped]
-    if not all(value and consumer for value, _, consumer in pairs):
-        raise Mistaken("--map wants VALUE=CONSUMER")
-    trusted = TrustedIssuer(
-        issuer=name,
-        audience=audience,
+    trusted = issuers.said_of(
+        name,
+        audience,
         jwks_url=jwks_url,
-        keys=tuple(issuers.read_keys(_text(jwks_file))) if jwks_file else None,
+        jwks=_text(jwks_file) if jwks_file else None,
         consumer=consumer_name,
         consumer_claim=consumer_claim,
-        consumers={value: consumer for value, _, consumer in pairs},
+        mapped=mapped,
         scope_claim=scope_claim,
     )
     issuers.trust_issuer(context.engine, context.actor, environment, trusted, own=context.settings.issuer)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -15,19 +15,12 @@ from typing import Any
 import click
 
 from penstock.access.durations import read_duration
-from penstock.access.find import environment_row
 from penstock.access.secrets import Box, open_box
-from penstock.contracts.call import Caller
-from penstock.db.engine import Engine, open_engine, reading
-from penstock.db.rows import Reader
+from penstock.db.engine import Engine, open_engine
 from penstock.errors import Mistaken
-from penstock.host import Host, open_dbos
-from penstock.perform import Recorded, Starter
-from penstock.runs.accepting import Accepting
-from penstock.runs.engine import Ledger
-from penstock.runs.handlers import Endpoint
-from penstock.runs.operating import recorded_input
+from penstock.host import Host
 from penstock.settings import Settings
+from penstock.steering import Steering
 
 
 @dataclass
@@ -35,7 +28,6 @@ class Context:
     """What a command works on; each part is made when it is first asked for."""
 
     actor: str
-    ledgers: dict[str, Ledger] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Settings:
@@ -57,39 +49,10 @@ class Context:
         """The plugins, loaded but not started."""
         return Host(self.settings)
 
-    def ledger(self, environment: str) -> Ledger:
-        """Return what the engine holds of an environment's durable runs."""
-        if environment not in self.ledgers:
-            self.ledgers[environment] = open_dbos(self.settings.database_url, environment, self.box)
-        return self.ledgers[environment]
-
-    def accepting(self, environment: str) -> Accepting:
-        """Return what accepts durable runs of an environment."""
-        with reading(self.engine) as connection:
-            environment_id = environment_row(Reader(connection), environment)["id"]
-        return Accepting(self.engine, self.ledger(environment), environment, environment_id)
-
-    def endpoint(self, pipeline: str, method: str, path: str) -> Endpoint:
-        """Return a handler by its pipeline's id, its method and its path as declared. Raises Mistaken."""
-        item = self.host.loaded.get(pipeline)
-        for endpoint in item.endpoints if item is not None else ():
-            if (endpoint.route.method, endpoint.route.path) == (method, path):
-                return endpoint
-        raise Mistaken(f"{method} {path} of {pipeline} is not loaded here; `penstock pipelines` lists what is")
-
-    def run_again(self, shown: dict[str, Any]) -> tuple[str, str]:
-        """Run a call that was answered at once again, with what it was given; return the new run and what became of it."""
-        asked = Recorded(*recorded_input(shown))
-        method, _, route = shown["route"].partition(" ")
-        endpoint = self.endpoint(shown["pipeline"], method, route)
-        host = Host(replace(self.settings, environment=shown["environment"]))
-        host.start()
-        try:
-            known = host.access.consumer_named(shown["consumer"]) if host.access is not None and shown["consumer"] else None
-            caller = Caller(shown["consumer"], known.id if known else None, None, shown["subject"], endpoint.pipeline.trigger.scopes)
-            return Starter(host).again(endpoint, asked, caller, shown["id"])
-        finally:
-            host.stop()
+    @cached_property
+    def steering(self) -> Steering:
+        """What looks at runs and steers them."""
+        return Steering(self.engine, self.box, lambda: self.host)
 
     def environment(self, chosen: str | None) -> str:
         """Return the environment that was asked for, or this process's own."""

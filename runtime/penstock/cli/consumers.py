@@ -10,7 +10,7 @@ import click
 from penstock.access import bounds, consumers, credentials
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
 from penstock.contracts.access import Authenticator
-from penstock.contracts.rates import STOOD_IN_FOR, Rate
+from penstock.contracts.rates import Rate
 from penstock.errors import Unknown
 
 
@@ -255,12 +255,8 @@ def limit_set(context: Context, consumer_name: str, rate: str, environment: str,
     known = context.host.names if pipeline_name else ()
     bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
     click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")
-    for item in context.host.loaded.values():
-        if item.pipeline.name == pipeline_name and not item.broken:
-            own = [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
-            click.echo(
-                f"in place of {item.pipeline.id}'s own rates: {', '.join(own)}" if own else f"{item.pipeline.id} has no rates that it stands in for"
-            )
+    for identifier, own in (context.host.own_rates(pipeline_name) if pipeline_name else {}).items():
+        click.echo(f"in place of {identifier}'s own rates: {', '.join(own)}" if own else f"{identifier} has no rates that it stands in for")
 
 
 @limit.command("remove")

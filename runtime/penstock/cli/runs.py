@@ -18,16 +18,17 @@ from rich.text import Text
 from penstock.access import callbacks, sensitive
 from penstock.access.find import environment_row
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
-from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
 from penstock.db.engine import reading
 from penstock.db.rows import Reader
-from penstock.errors import Mistaken, Unknown
+from penstock.errors import Mistaken
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
-from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.showing import attempts_of, span_of
+from penstock.runs.steps import StepRecord
 from penstock.runs.ticks import tick_id
+from penstock.steering import identifiers
 
 COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
 COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
@@ -71,7 +72,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     found = operating.list_runs(
         context.engine,
         environment=environment,
-        pipelines=_identifiers(context, pipeline_name) if pipeline_name else (),
+        pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
         consumer=consumer_name,
         status=status,
         request_id=request_id,
@@ -82,21 +83,13 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     show(found, form, COLUMNS, empty="no runs")
 
 
-def _identifiers(context: Context, name: str) -> list[str]:
-    known = {identifier: item.pipeline.name for identifier, item in context.host.loaded.items()}
-    found = [identifier for identifier, own in known.items() if name in {identifier, own}]
-    if not found and "/" not in name:
-        raise Unknown("pipeline", name, known.values())
-    return found or [name]
-
-
 @runs.command("show")
 @click.argument("run", metavar="ID")
 @format_option
 @pass_context
 def runs_show(context: Context, run: str, form: str) -> None:
     """Show a run, its steps as a waterfall."""
-    shown = operating.show_run(context.engine, context.box, context.ledger, run)
+    shown = context.steering.show(run)
     if form == "json":
         show_json(msgspec.to_builtins(shown, builtin_types=(datetime,)))
         return
@@ -134,7 +127,7 @@ def _print_run(shown: dict[str, Any]) -> None:
 def _waterfall(steps: list[StepRecord], width: int) -> Table:
     """Return the steps, each attempt as a bar on the run's time."""
     room = BAR if width >= WIDE else BAR // 2
-    whole = max([0.001, *(step.at + step.ms for step in steps)])
+    whole = span_of(steps)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
     for column in ("#", "step", "attempts", "ms", "", "error"):
@@ -142,7 +135,7 @@ def _waterfall(steps: list[StepRecord], width: int) -> Table:
         table.add_column(column, justify="right" if right else "left", no_wrap=column not in {"step", "error"}, overflow="fold", min_width=least)
     for number, step in enumerate(steps, 1):
         bar = Text(" " * room)
-        for attempt in step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]:
+        for attempt in attempts_of(step):
             first = min(room - 1, int(attempt.at / whole * room))
             last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
             bar = bar[:first] + Text("█" * (last - first), style="red" if attempt.error else "green") + bar[last:]
@@ -158,7 +151,7 @@ def runs_follow(context: Context, run: str) -> int:
     """Follow a durable run until it is over; exit code 1 if it did not succeed."""
     console, told, progress = Console(highlight=False), 0, None
     while True:
-        shown = operating.show_run(context.engine, context.box, context.ledger, run)
+        shown = context.steering.show(run)
         for step in shown["steps"][told:]:
             told += 1
             error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""
@@ -179,7 +172,7 @@ def runs_follow(context: Context, run: str) -> int:
 @pass_context
 def runs_cancel(context: Context, run: str) -> None:
     """End a durable run, and those that it started; one that is under way ends at its next step."""
-    operating.cancel_run(context.engine, context.actor, context.accepting, run)
+    context.steering.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
 
 
@@ -191,19 +184,10 @@ def runs_cancel(context: Context, run: str) -> None:
 @pass_context
 def runs_redeliver(context: Context, run: str, from_step: int) -> int:
     """Start a run again with what it was given; a call that was answered at once is run here and now."""
-    shown = operating.show_run(context.engine, context.box, context.ledger, run)
-    if shown["durable"]:
-
-        def find(identifier: str, method: str, path: str) -> tuple[Pipeline, Route]:
-            endpoint = context.endpoint(identifier, method, path)
-            return endpoint.pipeline, endpoint.route
-
-        new = operating.redeliver(context.engine, context.actor, context.accepting, find, run, step=from_step)
+    new, status = context.steering.redeliver(context.actor, run, step=from_step)
+    if status is None:
         click.echo(f"run {new} accepted; `penstock runs follow {new}` follows it")
         return 0
-    if from_step > 1:
-        raise Mistaken(f"run {run} was answered at once, and kept nothing of its steps; leave --from-step out")
-    new, status = context.run_again(shown)
     click.echo(f"run {new}: {status}")
     return int(status != Status.SUCCEEDED)
 
@@ -217,7 +201,7 @@ def runs_purge(context: Context, environment: str, older_than: timedelta, yes: b
     """Forget old runs now; what is not over stays. Every environment forgets by itself what is older than its --run-retention."""
     if not yes:
         click.confirm(f"Runs of {environment} older than {older_than} are forgotten. Go on?", abort=True)
-    number = operating.purge_runs(context.engine, context.actor, environment, older_than.total_seconds(), context.ledger)
+    number = operating.purge_runs(context.engine, context.actor, environment, older_than.total_seconds(), context.steering.ledger)
     click.echo(f"{number} runs of {environment} forgotten")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -15,12 +16,13 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import consumers, oidc, overview, pipelines, policies, signing_in, users
+from penstock.console import audit_trail, consumers, limits, oidc, overview, pipelines, policies, runs, settings, signing_in, tokens, users
 from penstock.console.desk import EXTENSION, Describe, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.host import Host
 
-PAGES = (overview, pipelines, consumers, policies, signing_in, users)  # the modules whose views are the pages
+# The modules whose views are the pages.
+PAGES = (overview, pipelines, consumers, policies, runs, tokens, limits, settings, audit_trail, signing_in, users)
 COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
@@ -55,7 +57,18 @@ def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
     )
     app.session_interface = Sessions()
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(moment=moment, number=number, prose=prose, browser=browser, duration=duration, share=share)
+    app.jinja_env.filters.update(
+        brief=brief,
+        words=words,
+        moment=moment,
+        number=number,
+        prose=prose,
+        pretty=pretty,
+        browser=browser,
+        duration=duration,
+        length_of=length_of,
+        share=share,
+    )
     app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
     csrf.init_app(app)
     oidc.configure(app, host.settings)
@@ -83,13 +96,33 @@ def asset(name: str) -> str:
     return url_for("console.static", filename=name, v=_digest(name))
 
 
-def moment(value: datetime | float | None, *, empty: str = "never") -> Markup | str:
-    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover."""
+def moment(value: datetime | float | None, *, empty: str = "never", fine: bool = False) -> Markup | str:
+    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover; `fine` to the second."""
     if value is None:
         return empty
     at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
     utc = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(timespec="seconds"), utc, utc)
+    shown = Markup('<time datetime="{}" title="{}"{}>{}</time>')
+    return shown.format(at.isoformat(timespec="seconds"), utc, Markup(" data-fine") if fine else "", utc)
+
+
+def pretty(value: object) -> str:
+    """Show JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def brief(detail: Mapping[str, object]) -> str:
+    """Show the facts of an event in one line."""
+    return "; ".join(f"{name.replace('_', ' ')}: {words(value)}" for name, value in detail.items() if value not in (None, [], ""))
+
+
+def words(value: object) -> str:
+    """Show a value of an event's detail."""
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def prose(text: str) -> Markup:
@@ -118,6 +151,14 @@ def duration(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.2g} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"  # noqa: PLR2004  so that no figure is lost
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004  the same
+
+
+def length_of(seconds: int) -> str:
+    """Show a length of time that was set: 1 h, 30 days."""
+    for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds // unit} {name}{'s' if seconds != unit else ''}"
+    return f"{seconds} seconds"
 
 
 def share(part: float, whole: float) -> str:

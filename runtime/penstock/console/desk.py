@@ -22,9 +22,11 @@ from penstock.db.rows import Row
 from penstock.errors import BadSetting
 from penstock.gate.compliance import Judged, State
 from penstock.gate.rates import Limiter
-from penstock.host import Host
+from penstock.host import Host, open_dbos
 from penstock.runs.callers import Callers
+from penstock.runs.engine import Ledger
 from penstock.runs.traffic import Traffic
+from penstock.steering import Steering
 
 Describe = Callable[[Host, str, Mapping[str, Judged]], dict[str, Any]]  # an environment's pipelines as OpenAPI
 
@@ -69,6 +71,7 @@ class Desk:
         self.callers = Callers()
         self._engine: Engine | None = None
         self._pid: int | None = None
+        self._steering: Steering | None = None
         self._views: dict[str, tuple[int, View]] = {}
         self._under: dict[tuple[str, bool], tuple[View, dict[str, dict[str, Judged]]]] = {}
         self._lock = threading.Lock()
@@ -84,8 +87,20 @@ class Desk:
         """The database, opened after the fork."""
         if self._engine is None or self._pid != os.getpid():
             self._engine, self._pid = open_engine(self.settings.database_url), os.getpid()
-            self._views = {}
+            self._views, self._steering = {}, None
         return self._engine
+
+    @property
+    def steering(self) -> Steering:
+        """What looks at runs and steers them."""
+        engine = self.engine
+        if self._steering is None:
+            self._steering = Steering(engine, self.box, lambda: self.host, open_ledger=self._open_ledger)
+        return self._steering
+
+    def _open_ledger(self, url: str, environment: str, box: Box) -> Ledger:
+        own = self.host.ledger if environment == self.settings.environment else None
+        return own or open_dbos(url, environment, box)
 
     def environments(self) -> list[Row]:
         """Return all environments by name."""

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from flask import Blueprint, Response, abort, flash, g, make_response, redirect, render_template, request, session, url_for
 from flask_wtf.csrf import CSRFProtect
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.users import Role, SignedIn, find_session
@@ -55,6 +57,11 @@ NAVIGATION = (
     Entry("pipelines", "Pipelines"),
     Entry("consumers", "Consumers"),
     Entry("policies", "Policies"),
+    Entry("runs", "Runs"),
+    Entry("tokens", "Tokens"),
+    Entry("limits", "Limits"),
+    Entry("settings", "Settings"),
+    Entry("audit", "Audit"),
     Entry("users", "Users", Role.ADMIN),
 )
 
@@ -235,14 +242,33 @@ class Form:
         return request.form.getlist(name)
 
     @contextmanager
-    def blaming(self, field: str) -> Iterator[None]:
-        """Put what our functions refuse beside a field, in place of a page of its own."""
+    def blaming(self, field: str, **of_kind: str) -> Iterator[None]:
+        """Put what our functions refuse beside a field, in place of a page of its own; `of_kind` names the fields of what is unknown, by its kind."""
         try:
             yield
         except PenstockError as error:
             if isinstance(error, DatabaseAway | Refusal):
                 raise
-            self.errors[field] = sentence(error)
+            self.errors[of_kind.get(error.kind, field) if isinstance(error, Unknown) else field] = sentence(error)
+
+
+def filters(*names: str) -> Form:
+    """Return a form that is sent with GET, filled with what was asked for."""
+    return Form(**{name: request.args.get(name, "").strip() for name in names})
+
+
+def live(html: str) -> Response:
+    """Return a part of a page that asks for itself now and then; where it is as before, nothing is sent, and what is selected stays so."""
+    seen = sha256(html.encode()).hexdigest()[:16]
+    if request.args.get("seen") == seen:
+        return Response(status=204)
+    return Response(live_part(html))
+
+
+def live_part(html: str) -> Markup:
+    """Return a part of a page with the sign by which it is known again."""
+    seen = sha256(html.encode()).hexdigest()[:16]
+    return Markup('<input type="hidden" name="seen" value="{}">{}').format(seen, Markup(html))  # noqa: S704  a template made it
 
 
 def render(template: str, **values: object) -> str:

@@ -139,7 +139,7 @@ def translated(database: str) -> Iterator[None]:
 def too_much(error: Exception) -> bool:
     """Say whether the database can't take a value, now or ever: it is too large, or of a kind that it does not know."""
     if isinstance(error, sa.exc.DBAPIError):
-        return isinstance(error, sa.exc.DataError) or isinstance(error.orig, psycopg.errors.ProgramLimitExceeded)
+        return isinstance(error, sa.exc.DataError) or str(getattr(error.orig, "sqlstate", "")).startswith("54")  # PostgreSQL: program limit exceeded
     return isinstance(error, OverflowError | UnicodeError)
 
 

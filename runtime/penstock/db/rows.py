@@ -180,3 +180,33 @@ def keys_of(connection: sa.Connection, environment_id: int | None, consumer_id: 
     if consumer_id is not None:
         query = query.where(keys.c.consumer_id == consumer_id)
     return connection.execute(query).mappings().all()
+
+
+def of_consumers(
+    connection: sa.Connection,
+    table: str,
+    key: str,
+    environment_id: int | None,
+    consumer_id: int | None,
+    *,
+    after: int | None = None,
+    limit: int | None = None,
+) -> list[Row]:
+    """Return what is in force for consumers, with their and their environments' names, by environment, consumer and a column.
+
+    A page goes on after a row's id, and has no more than `limit` rows.
+    """
+    source, consumers, environments = tables.metadata.tables[table], tables.consumers, tables.environments
+    joined = source.join(consumers, consumers.c.id == source.c.consumer_id).join(environments, environments.c.id == source.c.environment_id)
+    order = (environments.c.name, consumers.c.name, source.c[key], source.c.id)
+    query = sa.select(source, consumers.c.name.label("consumer"), environments.c.name.label("environment")).select_from(joined)
+    query = query.where(source.c.active).order_by(*order)
+    if environment_id is not None:
+        query = query.where(source.c.environment_id == environment_id)
+    if consumer_id is not None:
+        query = query.where(source.c.consumer_id == consumer_id)
+    if after is not None:
+        last = connection.execute(sa.select(*order).select_from(joined).where(source.c.id == after)).first()
+        if last is not None:
+            query = query.where(sa.tuple_(*order) > sa.tuple_(*last))
+    return list(connection.execute(query.limit(limit)).mappings())

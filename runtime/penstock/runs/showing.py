@@ -14,7 +14,7 @@ from penstock.db.rows import Row
 from penstock.runs.engine import Held, State, StepHeld
 from penstock.runs.ids import millis_of
 from penstock.runs.records import UNFINISHED, Status, status_of
-from penstock.runs.steps import StepRecord
+from penstock.runs.steps import Attempt, StepRecord
 
 ENGINE = {"DBOS.sleep": "sleep"}
 FAR = {State.WAITING: Status.ACCEPTED, State.RUNNING: Status.RUNNING, State.BROKEN: Status.FAILED}
@@ -119,3 +119,13 @@ def steps_held(held: Sequence[StepHeld]) -> list[StepRecord]:
             record = StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number)
         steps.append(record)
     return steps
+
+
+def attempts_of(step: StepRecord) -> list[Attempt]:
+    """Return the attempts of a step; one that the engine did by itself, such as a wait, counts as one."""
+    return step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]
+
+
+def span_of(steps: Sequence[StepRecord]) -> float:
+    """Return how long steps took together, in milliseconds: the length of their waterfall."""
+    return max([0.001, *(step.at + step.ms for step in steps)])

@@ -2,12 +2,16 @@
 // Ours: times in the viewer's zone, copy buttons, confirmations, charts, and the CSRF token on what htmx sends.
 (() => {
   const shortForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const fineForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const times = (root) => {
-    for (const item of root.querySelectorAll("time[datetime]")) item.textContent = shortForm.format(new Date(item.dateTime));
+    for (const item of root.querySelectorAll("time[datetime]")) item.textContent = ("fine" in item.dataset ? fineForm : shortForm).format(new Date(item.dateTime));
   };
 
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-CSRFToken"] = document.querySelector("meta[name=csrf-token]").content;
+  });
+  document.addEventListener("htmx:beforeRequest", (event) => { // nobody looks
+    if (document.hidden && event.detail.pathInfo.requestPath.includes("poll=1")) event.preventDefault();
   });
   document.addEventListener("htmx:afterSwap", (event) => times(event.detail.target));
 
@@ -97,6 +101,7 @@
   addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; again(); } });
 
   times(document);
+  document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // the entries scroll on a narrow screen
   for (const group of document.querySelectorAll("[data-charts]")) {
     refresh(group);
     setInterval(() => { if (!document.hidden) refresh(group); }, 15000);

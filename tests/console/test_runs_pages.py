@@ -1,0 +1,333 @@
+"""Runs in the console: found by what is known of them, followed while they go on, shown with their steps, cancelled and run again."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from console_kit import Console, accessible
+from desk_kit import Hand, engine_of, words_of
+from playwright.sync_api import expect
+
+from penstock import Call, Durable, HttpTrigger, Pipeline, PipelineError, Retry, audit, hookimpl, step
+from penstock.db import runs as stored
+from penstock.db.engine import Engine
+from penstock.runs.records import first_id
+from penstock.testing import Runtime
+
+Start = Callable[..., Runtime]
+EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+tried: list[str] = []
+
+
+@step(retry=Retry(attempts=2, backoff=0.01))
+def charge(amount: int) -> int:
+    tried.append("charge")
+    if len(tried) % 2:
+        raise ConnectionError(f"no answer {EVIL}")
+    return amount
+
+
+@step()
+def ship() -> str:
+    return "sent"
+
+
+def shop() -> SimpleNamespace:
+    orders = Pipeline("orders", version="1.2.0", trigger=HttpTrigger(api_key=True), record_bodies="all", sensitive=["card"])
+    jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True), record_bodies="all", durable=Durable())
+
+    @orders.post("/")
+    def order(call: Call, body: dict[str, object]) -> object:
+        if "refuse" in body:
+            raise PipelineError(409, "No", f"Not {EVIL}")
+        return {"charged": charge(12), "note": EVIL}
+
+    @jobs.post("/", mode="durable")
+    def job(call: Call, body: dict[str, object]) -> object:
+        call.progress(1, of=4, note=EVIL)
+        return [charge(1), ship()]
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [orders, jobs]
+
+    return SimpleNamespace(__name__="shop", penstock_pipelines=penstock_pipelines)
+
+
+@pytest.fixture
+def runtime(desk: Start) -> Runtime:
+    tried.clear()
+    return desk(shop(), policy="api-key")
+
+
+def call(runtime: Runtime, path: str = "/v1/orders/", *, consumer: str = "acme", **more: object) -> str:
+    sent: dict[str, object] = {"json": {}} | more
+    return str(runtime.client(consumer=consumer, token=False).post(path, **sent).headers["X-Run-Id"])
+
+
+def listed(page: str) -> list[str]:
+    return re.findall(r'href="/-/console/runs/([0-9a-f-]{36})"', page)
+
+
+def many(engine: Engine, number: int, *, pipeline: str = "v1/orders", status: str = "succeeded", ago: int = 0) -> list[str]:
+    """Write runs that are over, the newest first."""
+    moment = first_id(time.time() - ago)[:18]
+    rest = (False, None, None, status, 200, 900, *[None] * 6)
+    made = [f"{moment}-8000-{index:012x}" for index in range(number)]
+    stored.record(engine, [(run, 1, pipeline, "1.0.0", "GET /", *rest) for run in made], [])
+    return made[::-1]
+
+
+class TestTheList:
+    def test_it_is_filtered_by_all_that_is_known_of_a_run(self, runtime: Runtime) -> None:
+        plain = call(runtime, headers={"X-Request-Id": "order-77f3a1b2"})
+        refused = call(runtime, json={"refuse": 1})
+        other = call(runtime, consumer="globex")
+        job = call(runtime, "/v1/jobs/")
+        old = many(engine_of(runtime), 1, ago=7200)[0]
+        vic = Hand.of(runtime, "vic")
+        until = datetime.fromtimestamp(time.time() - 3600, UTC).strftime("%Y-%m-%dT%H:%M")
+
+        def found(**query: object) -> list[str]:
+            return listed(vic.get("/runs", env="test", **query).text)
+
+        assert found() == [job, other, refused, plain, old]
+        assert found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
+        assert found(consumer="globex") == [other]
+        assert found(status="refused") == [refused]
+        assert found(status="accepted") == [job]
+        assert found(since="3600") == [job, other, refused, plain]
+        assert found(until=until) == [old]
+        assert found(id="order-77f3a1b2") == [plain]
+        assert found(pipeline="orders", consumer="acme", status="succeeded") == [plain]
+        assert listed(vic.get("/runs", env="prod").text) == []
+        assert vic.get("/runs", env="test", id=plain).headers["Location"].endswith(f"/runs/{plain}")
+
+    def test_what_can_not_be_meant_is_said_beside_its_field(self, runtime: Runtime) -> None:
+        call(runtime)
+        engine_of(runtime)
+        vic = Hand.of(runtime, "vic")
+        for field, value, said in (
+            ("pipeline", "ordres", "did you mean &#39;orders&#39;"),
+            ("consumer", "acmee", "did you mean &#39;acme&#39;"),
+            ("status", "odd", "is none of accepted"),
+            ("since", "odd", "is none of 900"),
+            ("until", "odd", "is no moment"),
+        ):
+            answered = vic.get("/runs", env="test", **{field: value})
+
+            assert answered.status_code == 422
+            assert f'id="e-{field}"' in answered.text
+            assert said in answered.text
+        assert vic.get("/runs", env="test", pipeline="a\0b").status_code == 400
+
+    def test_pages_go_on_after_the_last_run_of_the_one_before(self, runtime: Runtime) -> None:
+        made = many(engine_of(runtime), 120)
+        vic = Hand.of(runtime, "vic")
+        found, path, pages = list[str](), "/runs?pipeline=orders", 0
+        while path:
+            page = vic.get(path).text
+            found += listed(page)
+            match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
+            path, pages = match[1].replace("&amp;", "&") if match else "", pages + 1
+            many(engine_of(runtime), 1, ago=-pages)  # what comes meanwhile moves nothing
+
+        assert (found, pages) == (made, 3)
+        assert "pipeline=orders" in page
+
+    def test_empty_lists_say_what_to_do_next(self, runtime: Runtime) -> None:
+        vic = Hand.of(runtime, "vic")
+
+        assert "make it a key, and call" in words_of(vic.get("/runs", env="test").text)
+        assert "Look at all runs" in words_of(vic.get("/runs", env="test", status="failed").text)
+
+    def test_the_rows_are_sent_again_when_there_are_others(self, runtime: Runtime) -> None:
+        call(runtime)
+        engine_of(runtime)
+        vic = Hand.of(runtime, "vic")
+
+        def poll(seen: str) -> tuple[int, str, list[str]]:
+            answered = vic.get("/runs/rows", env="test", poll=1, seen=seen)
+            sign = re.search(r'name="seen" value="(\w+)"', answered.text)
+            return answered.status_code, sign[1] if sign else seen, listed(answered.text)
+
+        first = poll("")
+        same = poll(first[1])
+        new = call(runtime, json={"refuse": 1})
+        engine_of(runtime)
+        then = poll(first[1])
+
+        assert (first[0], same[0], then[0]) == (200, 204, 200)
+        assert then[2] == [new, *first[2]]
+
+
+class TestOneRun:
+    def test_its_steps_are_a_waterfall_of_attempts(self, runtime: Runtime) -> None:
+        run = call(runtime)
+        engine_of(runtime)
+        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+        bars = [
+            (kind, float(x), float(width)) for kind, x, width in re.findall(r'<rect class="(good|bad)" x="([\d.]+)%" y="2" width="([\d.]+)%"', page)
+        ]
+
+        assert "charge 2 attempts" in words_of(page)
+        assert "Attempt 1, after" in words_of(page)
+        assert "ConnectionError: no answer" in words_of(page)
+        assert [kind for kind, _, _ in bars] == ["bad", "good"]
+        assert bars[0][1] + bars[0][2] <= bars[1][1]  # the second attempt begins when the first is over
+        assert all(x >= 0 and x + width <= 100.01 for _, x, width in bars)
+
+    def test_what_was_hidden_of_its_bodies_is_not_there(self, runtime: Runtime) -> None:
+        run = call(runtime, json={"card": "4111-1111", "item": "pump"})
+        engine_of(runtime)
+        said = words_of(Hand.of(runtime, "vic").get(f"/runs/{run}").text)
+
+        assert '"card": "***"' in said
+        assert '"item": "pump"' in said
+        assert '"charged": 12' in said
+        assert "4111" not in said
+
+    def test_nothing_that_was_sent_or_raised_becomes_markup(self, runtime: Runtime) -> None:
+        runs = [call(runtime, json={EVIL: EVIL, "refuse": 1}), call(runtime, json={"a": EVIL}), call(runtime, "/v1/jobs/", json={"a": EVIL})]
+        runtime.work()
+        vic = Hand.of(runtime, "vic")
+        pages = [vic.get(f"/runs/{run}").text for run in runs] + [
+            vic.get("/runs", env="test", **{name: EVIL}).text for name in ("pipeline", "id", "consumer")
+        ]
+
+        assert all("window.owned" in page for page in pages)
+        assert not any("<script>window" in page or "<img" in page for page in pages)
+
+    def test_a_run_that_is_not_there_is_said_so(self, runtime: Runtime) -> None:
+        vic = Hand.of(runtime, "vic")
+
+        assert [vic.get(f"/runs/{run}").status_code for run in ("x", "01a210d7-7a5e-758d-b7d4-dfbeccfec7ac")] == [404, 404]
+
+
+class TestSteering:
+    def test_a_durable_run_is_followed_until_it_is_over(self, runtime: Runtime) -> None:
+        run = call(runtime, "/v1/jobs/")
+        vic = Hand.of(runtime, "vic")
+        waiting = vic.get(f"/runs/{run}").text
+        going = vic.get(f"/runs/{run}/state", poll=1)
+        runtime.work()
+        over = vic.get(f"/runs/{run}/state", poll=1)
+
+        assert f'hx-get="/-/console/runs/{run}/state?poll=1"' in waiting
+        assert (going.status_code, "accepted" in words_of(going.text)) == (200, True)
+        assert (over.status_code, over.headers["HX-Refresh"]) == (204, "true")
+        page = vic.get(f"/runs/{run}").text
+        assert "hx-get" not in page
+        assert "Progress 1 of 4" in words_of(page)
+        assert "2 ship" in words_of(page)
+
+    def test_an_operator_cancels_it_and_a_viewer_does_not(self, runtime: Runtime) -> None:
+        run = call(runtime, "/v1/jobs/")
+        vic, oli = Hand.of(runtime, "vic"), Hand.of(runtime, "oli")
+
+        assert vic.post(f"/runs/{run}/cancel").status_code == 403
+        assert "cancel" not in words_of(vic.get(f"/runs/{run}").text).lower()
+        assert runtime.runs(status="cancelled") == []
+        assert "The run is cancelled" in oli.follow(oli.post(f"/runs/{run}/cancel"))
+        assert [item["id"] for item in runtime.runs(status="cancelled")] == [run]
+        event = audit.events(engine_of(runtime), limit=1)[0]
+        assert (event.actor, event.action, event.subject) == ("oli", "run:cancelled", run)
+        again = oli.post(f"/runs/{run}/cancel")
+        assert (again.status_code, "is over already: cancelled" in words_of(again.text)) == (422, True)
+
+    def test_a_durable_run_is_run_again_also_from_a_step(self, runtime: Runtime) -> None:
+        run = call(runtime, "/v1/jobs/")
+        oli = Hand.of(runtime, "oli")
+        early = oli.post(f"/runs/{run}/redeliver", step="1")
+        runtime.work()
+        whole = oli.follow(oli.post(f"/runs/{run}/redeliver", step="1"))
+        parted = oli.follow(oli.post(f"/runs/{run}/redeliver", step="2"))
+        beyond = oli.post(f"/runs/{run}/redeliver", step="9")
+        odd = oli.post(f"/runs/{run}/redeliver", step="-1")
+
+        assert (early.status_code, "is not over" in words_of(early.text)) == (422, True)
+        assert "It was accepted" in whole
+        assert f"Has the input of {run}" in whole
+        assert f"Has the input of {run}" in parted
+        assert (beyond.status_code, "has done 2 steps" in words_of(beyond.text)) == (422, True)
+        assert (odd.status_code, "is no step" in words_of(odd.text)) == (422, True)
+        said = [(event.actor, event.detail["step"]) for event in audit.events(engine_of(runtime), limit=9, action="run:redelivered")]
+        assert said == [("oli", 2), ("oli", 1)]
+
+    def test_a_call_that_was_answered_at_once_is_run_again_here(self, runtime: Runtime) -> None:
+        run = call(runtime, json={"item": "pump"})
+        hidden = call(runtime, json={"card": "4111"})
+        engine_of(runtime)
+        oli = Hand.of(runtime, "oli")
+        said = oli.follow(oli.post(f"/runs/{run}/redeliver"))
+        refused = oli.post(f"/runs/{hidden}/redeliver")
+
+        assert "run here and now: succeeded" in said
+        assert f"Has the input of {run}" in said
+        assert (refused.status_code, "is sensitive, and was not recorded" in words_of(refused.text)) == (422, True)
+        event = audit.events(engine_of(runtime), limit=1)[0]
+        assert (event.actor, event.action, event.subject, event.detail["new"]) == ("oli", "run:redelivered", run, runtime.runs()[0]["id"])
+        assert Hand.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
+        assert len(runtime.runs()) == 3
+
+
+PLUGIN = """
+import time
+from penstock import Call, HttpTrigger, Pipeline, Retry, hookimpl, step
+
+orders = Pipeline("orders", version="1.2.0", trigger=HttpTrigger(api_key=True), record_bodies="all")
+tried = []
+
+@step(retry=Retry(attempts=2, backoff=0.02))
+def charge():
+    tried.append(1)
+    if len(tried) % 2: raise ConnectionError("the bank did not answer")
+
+@orders.post("/")
+def make(call: Call, body: dict[str, object]) -> object:
+    charge()
+    return body
+
+@hookimpl
+def penstock_pipelines(): return [orders]
+"""
+
+
+def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(console: Callable[..., Console]) -> None:
+    here = console(plugin=PLUGIN)
+    here.place.policy("api-key")
+    here.place.consumer("acme", "orders")
+    key = here.place.key("acme").key
+    page = here.page("oli")
+    page.goto(f"{here.url}/runs?env=test")
+    expect(page.get_by_text("No runs in test yet.")).to_be_visible()
+
+    for _ in range(50):
+        run = here.server.call("POST", "/v1/orders/", key=key, json={"item": "pump"})
+        if run.status_code == 200:
+            break
+        time.sleep(0.1)
+    row = page.get_by_role("row", name=re.compile("orders POST"))
+    expect(row).to_have_count(1, timeout=8000)
+    expect(row.locator("time")).to_have_attribute("title", re.compile("UTC$"))
+    assert accessible(page) == []
+    page.get_by_role("link", name="Pause").click()
+    expect(page.get_by_text("paused")).to_be_visible()
+    assert page.locator("[hx-get]").count() == 0
+
+    page.get_by_role("link", name=f"…{run.headers['X-Run-Id'][-8:]}").press("Enter")
+    expect(page.get_by_role("region", name="Waterfall of the steps")).to_contain_text("ConnectionError: the bank did not answer")
+    assert accessible(page) == []
+    bars = [bar.bounding_box() for bar in page.locator(".bars rect:not(.track)").all()]
+    assert len(bars) == 2
+    assert all(bar is not None and bar["width"] > 1 and bar["height"] > 5 for bar in bars)
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert accessible(page) == []
+    page.get_by_role("button", name="Run it again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Run it again").click()
+    expect(page.get_by_role("status")).to_contain_text("run here and now: succeeded")
