@@ -95,7 +95,7 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     assert key not in page.content()
     answered = curl(line, API_KEY=key)
     assert (answered[0], '"acme"' in answered[1]) == (200, True)
-    assert curl(line, API_KEY=key[:-1] + "x")[0] == 401
+    assert curl(line, API_KEY="pk_test_nothing")[0] == 401
 
     while not list_runs(here.place.engine, pipelines=["v1/status"]):  # it is written in batches
         time.sleep(0.05)
