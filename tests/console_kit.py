@@ -164,4 +164,4 @@ def console(sqlite_place: Place, request: pytest.FixtureRequest) -> Iterator[Cal
 
         yield start
         for item in made:
-            assert item.complaints == [], item.complaints
+            assert item.complaints == []
