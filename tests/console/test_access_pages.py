@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from console_kit import Console, accessible
 from desk_kit import Hand, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
@@ -16,6 +17,10 @@ from penstock.db.engine import Engine
 from penstock.testing import Runtime
 
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+PAGES = (
+    "/runs", "/audit", "/audit/1", "/tokens", "/tokens/issuers/new", "/limits", "/limits/new", "/limits/networks/new", "/settings",
+    "/settings/environment", "/settings/variables/new", "/settings/secrets/new", "/settings/callbacks/new",
+)  # fmt: skip
 VALUE = "line one\nline two of a secret"
 
 
@@ -59,6 +64,27 @@ def oli(runtime: Runtime) -> Hand:
 def last(engine: Engine) -> tuple[str, str, str | None, str]:
     event = audit.events(engine, limit=1)[0]
     return event.actor, event.action, event.environment, event.subject
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_page_is_accessible(console: Callable[..., Console], width: int, scheme: str) -> None:
+    here = console()
+    place = here.place
+    place.consumer("acme")
+    bounds.set_limit(place.engine, "tester", "acme", "test", Rate("5/minute"))
+    bounds.set_networks(place.engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
+    needs.set_variable(place.engine, "tester", "test", "region", "porto " * 50)
+    needs.set_secret(place.engine, "tester", "test", "erp", "x", place.box)
+    sensitive.add_fields(place.engine, "tester", "test", ["card_number"])
+    callbacks.allow_callbacks(place.engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False)
+    issuers.trust_issuer(place.engine, "tester", "test", issuers.said_of("https://id.example", "p"), own="penstock")
+    place.designate("orders")
+    page, found = here.page("ann", width=width, scheme=scheme), dict[str, list[str]]()
+    for path in PAGES:
+        page.goto(here.url + path)
+        found[path] = accessible(page)
+
+    assert {path: said for path, said in found.items() if said} == {}
 
 
 class TestTokens:

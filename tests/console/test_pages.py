@@ -22,8 +22,6 @@ PAGES = (
     "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines",
     "/policies", "/policies/test", "/policies/test/change?policy=api-key",
 )  # fmt: skip
-PAGES += ("/runs", "/audit", "/audit/1", "/tokens", "/tokens/issuers/new", "/limits", "/limits/new", "/limits/networks/new")
-PAGES += ("/settings", "/settings/environment", "/settings/variables/new", "/settings/secrets/new", "/settings/callbacks/new")
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 
 
