@@ -16,6 +16,7 @@ from penstock.errors import BadSetting, PenstockError
 
 CHANNEL = "penstock_access"
 WRITE = "penstock_write"
+LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors
 Engine = sa.Engine
 Connection = sa.Connection
 
@@ -140,7 +141,7 @@ def translated(database: str) -> Iterator[None]:
 def too_much(error: Exception) -> bool:
     """Say whether the database can't take a value, now or ever: it is too large, or of a kind that it does not know."""
     if isinstance(error, sa.exc.DBAPIError):
-        return isinstance(error, sa.exc.DataError) or isinstance(error.orig, psycopg.errors.ProgramLimitExceeded)
+        return isinstance(error, sa.exc.DataError) or str(getattr(error.orig, "sqlstate", "")).startswith(LIMIT_EXCEEDED)
     return isinstance(error, OverflowError | UnicodeError)
 
 
