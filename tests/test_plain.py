@@ -7,8 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
+from sqlalchemy.exc import DataError, OperationalError
 
+from penstock.db.engine import DatabaseAway, too_much, translated
 from penstock.runs.plain import as_json, as_msgpack, plain, text
 from penstock.runs.steps import told
 
@@ -52,3 +55,15 @@ def test_what_has_no_end_is_cut_off() -> None:
 def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None:
     assert told(Mute()) == "Mute: <Mute>"
     assert told(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV")) == "ValueError: bad \N{REPLACEMENT CHARACTER} ***"
+
+
+def test_what_a_database_never_takes_is_told_from_a_database_that_is_away() -> None:
+    large = psycopg.errors.ProgramLimitExceeded("invalid memory alloc request size")
+
+    assert too_much(OperationalError("INSERT", {}, large))
+    assert too_much(DataError("INSERT", {}, ValueError("string or blob too big")))
+    assert not too_much(OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection")))
+    with pytest.raises(OperationalError), translated("the database"):
+        raise OperationalError("INSERT", {}, large)
+    with pytest.raises(DatabaseAway), translated("the database"):
+        raise OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection"))

@@ -197,3 +197,18 @@ def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Pla
     assert over("two", 60) == []
     assert over("one", 60) == [("dead", True, True)]
     assert over("two", -1) == [("dead", True, True)]
+
+
+@pytest.mark.parametrize(("by", "status"), [(None, "timed_out"), ("consumer acme", "cancelled")])
+def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(scene: Scene, by: str | None, status: str) -> None:
+    run, other = scene.run(), scene.run()
+    scene.end(run, other)
+    scene.cellar.cancel([run])
+    accepting = Accepting(scene.place.engine, scene.cellar, "test", 1)
+
+    with writing(scene.place.engine) as connection:
+        stored.set_durable(connection, run, cancelled_by=by)
+        written = accepting.finish_in(connection, [stored.End(run, "succeeded", 200), stored.End(other, "succeeded", 200)])
+
+    assert written == {run: status, other: "succeeded"}
+    assert scene.found(run)["status"] == status

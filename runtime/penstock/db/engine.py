@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
@@ -15,6 +16,7 @@ from penstock.errors import BadSetting, PenstockError
 
 CHANNEL = "penstock_access"
 WRITE = "penstock_write"
+LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors
 Engine = sa.Engine
 Connection = sa.Connection
 
@@ -139,14 +141,12 @@ def translated(database: str) -> Iterator[None]:
 def too_much(error: Exception) -> bool:
     """Say whether the database can't take a value, now or ever: it is too large, or of a kind that it does not know."""
     if isinstance(error, sa.exc.DBAPIError):
-        return isinstance(error, sa.exc.DataError) or str(getattr(error.orig, "sqlstate", "")).startswith("54")  # PostgreSQL: program limit exceeded
+        return isinstance(error, sa.exc.DataError) or str(getattr(error.orig, "sqlstate", "")).startswith(LIMIT_EXCEEDED)
     return isinstance(error, OverflowError | UnicodeError)
 
 
 def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:
     """Call `wake` for each notification on PostgreSQL until `stopped` says so. Raises OSError when the connection is lost."""
-    import psycopg  # noqa: PLC0415  who has SQLite need not load it
-
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
