@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
@@ -147,6 +146,8 @@ def too_much(error: Exception) -> bool:
 
 def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:
     """Call `wake` for each notification on PostgreSQL until `stopped` says so. Raises OSError when the connection is lost."""
+    import psycopg  # noqa: PLC0415  who has SQLite need not load it
+
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
