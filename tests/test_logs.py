@@ -53,6 +53,22 @@ def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], form
     assert SECRET[::-1] not in written
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_api_key_in_what_a_stranger_raised_is_not_written(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    key = "pk_test_ABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
+    logs.configure(Settings(log_format=form))
+    try:
+        int(key)
+    except ValueError:
+        structlog.get_logger("x").exception("failed")
+        logging.getLogger("y").exception("failed too")
+
+    written = capsys.readouterr().err
+
+    assert written.count("invalid literal for int() with base 10: '***'") == 2
+    assert key not in written
+
+
 def test_json_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_format="json"))
     structlog.get_logger("x").info("one\ntwo", detail="three\nfour")

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
+from penstock.contracts.keys import LIKE_A_KEY
 from penstock.settings import Settings
 
 FEW = 5  # lines of a kind in a minute
@@ -38,6 +39,7 @@ def configure_events(settings: Settings) -> tuple[list[Processor], list[Processo
     # Not the default formatter: it shows local variables where `rich` is installed, and those hold keys, tokens and bodies.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     rendered: list[Processor] = [console] if readable else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    rendered.append(_without_keys)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -50,6 +52,11 @@ def configure_events(settings: Settings) -> tuple[list[Processor], list[Processo
         cache_logger_on_first_use=True,
     )
     return shared, rendered
+
+
+def _without_keys(_logger: Any, _name: str, line: Any) -> Any:  # noqa: ANN401  structlog's types
+    """Take API keys out of a line: what strangers raise may hold them."""
+    return LIKE_A_KEY.sub("***", line) if "pk_" in line else line
 
 
 class Sparing:

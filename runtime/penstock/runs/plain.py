@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.runs.redact import API_KEY, HIDDEN
+from penstock.contracts.keys import LIKE_A_KEY
+from penstock.runs.redact import HIDDEN
 
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers, in MessagePack
@@ -22,7 +23,7 @@ def text(value: str) -> str:
         value = SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
     if "\0" in value:
         value = value.replace("\0", "")
-    return API_KEY.sub(HIDDEN, value) if "pk_" in value else value
+    return LIKE_A_KEY.sub(HIDDEN, value) if "pk_" in value else value
 
 
 def said(value: object) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from penstock.contracts.forms import Upload
+from penstock.contracts.keys import LIKE_A_KEY as API_KEY
 
 HIDDEN = "***"
 ALWAYS = frozenset(
@@ -20,7 +21,6 @@ ALWAYS = frozenset(
         "secret", "token",
     }
 )  # fmt: skip
-API_KEY = re.compile(r"pk_[a-z][a-z0-9-]{0,30}_[0-9A-Za-z]{22,}")
 LARGEST = 64 * 1024  # bytes of a body that is kept
 
 
