@@ -277,7 +277,7 @@ class TestMapping:
         (("http://id.example",), "is no https URL"),
         (("id.example",), "is no https URL"),
         (("penstock",), "is the issuer of our own tokens"),
-        (("https://id.example", "--map", "x"), "--map wants VALUE=CONSUMER"),
+        (("https://id.example", "--map", "x"), "as VALUE=CONSUMER"),
         (("https://id.example", "--map", "x=nobody"), "no consumer is named 'nobody'"),
         (("https://id.example", "--consumer", "acne"), "did you mean 'acme'"),
         (("https://id.example", "--consumer", "acme", "--map", "x=acme"), "not both"),

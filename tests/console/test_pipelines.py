@@ -169,7 +169,7 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     assert 'Consumers associated <small class="quiet">33</small>' in text
     names = re.findall(r'href="/-/console/consumers/([^"]+)"', text) + re.findall(r'href="/-/console/consumers/([^"]+)"', second)
     assert names == [f"c{number:02}" for number in range(33)]
-    assert [re.sub(r"\s+", " ", run) for run in re.findall(r'<tr title="([^"]+)">', text)] == [made[0][0]]
+    assert [re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)] == [made[0][0]]
     assert "12 ms" in text
     points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json
     assert sum(points["calls"][1]) == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from console_kit import ROOT, Console, Visitor
@@ -65,6 +66,9 @@ def test_serving_processes_say_that_they_live_and_that_they_end(place: Place, se
         with reading(place.engine) as connection:
             return [row["kind"] for row in alive(connection, 1, silent=45)]
 
+    end = time.monotonic() + 20
+    while living() != ["serve", "serve"] and time.monotonic() < end:  # one is up before the other
+        time.sleep(0.1)
     assert living() == ["serve", "serve"]
     server.stop()
     assert living() == []

@@ -185,8 +185,10 @@ def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Ser
 
     assert (answered.status_code, answered.json()["status"], answered.json()["result"]) == (200, "succeeded", ["first", "second", "third"])
     assert answered.headers["Preference-Applied"] == "wait=15"
-    shown = place.run("runs", "show", answered.json()["id"])
-    assert (shown.returncode, "succeeded (200)" in shown.stdout, shown.stdout.count("█") > 3) == (0, True, True)
+    run = answered.json()["id"]
+    until(lambda: "succeeded (200)" in place.run("runs", "show", run).stdout)  # its record is written a moment after
+    shown = place.run("runs", "show", run)
+    assert (shown.returncode, shown.stdout.count("█") > 3) == (0, True)
 
 
 def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
