@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import shutil
 import socket
 import ssl
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from gunicorn import __version__, version_info
 from gunicorn.glogging import Logger as _GunicornLogger
+from gunicorn.util import load_class
 
 from penstock import logs, metrics
 from penstock.access.secrets import open_box
@@ -26,6 +29,26 @@ from penstock.settings import Settings
 from penstock.web.watchdog import TlsSocket
 
 GOOD = b"good"
+OURS = "penstock.server.worker.Worker"
+TESTED = ((26, 2),)  # the releases of gunicorn that our worker was held against, byte by byte (tests/wire)
+
+
+def _worker_class(wanted: str) -> tuple[str, str]:
+    """Return the class of gunicorn's workers, and why it is not the one that was wanted."""
+    if wanted != "penstock":
+        try:
+            load_class(wanted)
+        except Exception:  # noqa: BLE001  gunicorn raises several kinds
+            sys.stderr.write(f"penstock: PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or gthread\n")
+            sys.exit(CannotStart.exit_code)
+        return wanted, ""
+    if version_info[:2] not in TESTED:
+        known = ", ".join(f"{major}.{minor}" for major, minor in TESTED)
+        return "gthread", f"gunicorn {__version__} was not tested with Penstock's worker ({known} were): using gunicorn's gthread"
+    if not hasattr(select, "epoll"):
+        return "gthread", "this system has no epoll, which Penstock's worker needs: using gunicorn's gthread"
+    return OURS, ""
+
 
 try:
     _settings = Settings.from_env(os.environ)
@@ -38,7 +61,7 @@ _access: Snapshot | None = None  # read once, here, for all workers: what is for
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
 threads = _settings.threads
-worker_class = "penstock.gunicorn_worker.Worker" if _settings.worker_class == "gthread" else _settings.worker_class
+worker_class, _warning = _worker_class(_settings.worker_class)
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112  heartbeats must not wait for a disk
 graceful_timeout = _settings.graceful_timeout
 timeout = 60
@@ -76,8 +99,10 @@ def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLCo
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
     """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt."""
+    if _warning:
+        server.log.warning(_warning)
     _read_access()
-    if not _free(server) or not _rehearsed():
+    if not _speaks_http1(server.cfg) or not _free(server) or not _rehearsed():
         if server.pidfile is not None:
             server.pidfile.unlink()
         sys.exit(CannotStart.exit_code)
@@ -109,6 +134,14 @@ def _read_access() -> None:
     _access = access
     gc.collect()
     gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
+
+
+def _speaks_http1(config: Any) -> bool:  # noqa: ANN401  gunicorn's type
+    """Return whether the workers can speak what gunicorn is configured to."""
+    if worker_class == OURS and ("h2" in config.http_protocols or config.http2_cleartext != "off"):
+        sys.stderr.write("penstock: Penstock's worker speaks HTTP/1.1 alone; for HTTP/2 put a proxy in front, or set PENSTOCK_WORKER_CLASS=gthread\n")
+        return False
+    return True
 
 
 def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type

@@ -88,7 +88,11 @@ SETTINGS = (
     Setting("PENSTOCK_THREADS", "64", "calls that one of them answers at a time"),
     Setting("PENSTOCK_WORKER", "1", "processes for durable runs that `penstock serve` starts beside them, where a pipeline has any"),
     Setting("PENSTOCK_WORKER_RUNS", "16", "durable runs of a pipeline that one such process performs at a time"),
-    Setting("PENSTOCK_WORKER_CLASS", "gthread", "gunicorn's kind of worker"),
+    Setting(
+        "PENSTOCK_WORKER_CLASS",
+        "penstock",
+        "the kind of worker process: penstock (no client holds a thread), gthread (stock gunicorn), or another class of gunicorn's",
+    ),
     Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
@@ -143,7 +147,7 @@ class Settings:
     threads: int = 64
     worker: int = 1
     worker_runs: int = 16
-    worker_class: str = "gthread"
+    worker_class: str = "penstock"
     graceful_timeout: int = 30
     keep_alive: int = 75
     log_format: str = "auto"

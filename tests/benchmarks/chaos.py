@@ -110,8 +110,8 @@ def main() -> None:
     killed = over = 0
     while (over < chosen.runs or killed < chosen.kills) and time.time() - began < PATIENCE:
         if killed < chosen.kills:
-            time.sleep(random.uniform(0.5, 3.0))  # noqa: S311  no secret
-            random.choice(workers).kill()  # noqa: S311  no secret
+            time.sleep(random.uniform(0.5, 3.0))
+            random.choice(workers).kill()
             killed += 1
         else:
             time.sleep(1)

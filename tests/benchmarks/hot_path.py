@@ -249,7 +249,7 @@ def against_peers(stack: ExitStack, folder: Path) -> None:
     flask = Contender("bare Flask view", stack.enter_context(peer("bare_flask", folder)))
     fastapi = Contender("FastAPI, uvicorn, key and token", stack.enter_context(peer("fastapi_jwt", folder, "uvicorn", **environ)), theirs)
     extended = Contender("Flask-JWT-Extended, SQLAlchemy", stack.enter_context(peer("flask_sql_jwt", folder, **environ)), theirs)
-    our_worker = "penstock.gunicorn_worker.Worker"
+    our_worker = "penstock.server.worker.Worker"
     wsgi_ours = Contender("bare WSGI callable, our worker", stack.enter_context(peer("bare_wsgi", folder, our_worker)))
     flask_ours = Contender("bare Flask view, our worker", stack.enter_context(peer("bare_flask", folder, our_worker)))
     bad_key = Contender("Penstock, wrong key", url, wrong, status=UNAUTHORIZED)

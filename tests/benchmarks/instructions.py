@@ -5,7 +5,6 @@ Python takes others for everything. Counted by valgrind's callgrind, which knows
 wait for one another: what the server does is counted with gunicorn's parser in Python.
 """
 
-# ruff: noqa: SLF001  the server's parts are looked at one by one
 # ruff: noqa: T201  the result
 
 from __future__ import annotations
@@ -54,14 +53,14 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from benchmarks.hot_path import BODY, PLUGIN
     from benchmarks.peers import bare_flask, bare_wsgi
     from gunicorn.config import Config
-    from gunicorn.http.wsgi import base_environ
     from kit import Place
 
     from penstock import host as host_module
     from penstock.contracts.access import RequestHead
-    from penstock.gunicorn_worker import Connection, Settled, Worker
     from penstock.host import Host
     from penstock.runs import records
+    from penstock.server.connection import Connection
+    from penstock.server.worker import Worker
     from penstock.settings import Settings
     from penstock.web.app import create_app
 
@@ -111,18 +110,17 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     for name, value in {"http_parser": "python", "forwarder_headers": "", "forwarded_allow_ips": ""}.items():
         config.set(name, value)
     worker = Worker(0, 0, [], None, 30, config, SimpleNamespace(access_log_enabled=False))
-    worker._open, worker.wsgi = set(), bare_wsgi.app
-    worker._common = base_environ(config)
-    connection = Connection(Settled(config), ours, ("127.0.0.1", 1), ("127.0.0.1", 80))
-    connection.facts = worker._facts(connection)
-    connection.sock.setblocking(True)
+    worker.wsgi = bare_wsgi.app
+    worker.prepare()
+    connection = Connection(ours, ("127.0.0.1", 1), ("127.0.0.1", 80))
+    conversation = worker.http.converse(connection)
+    next(conversation)
     fields = "".join(f"{name[5:].replace('_', '-')}: {value}\r\n" for name, value in sent.items())
     request = f"POST /v1/echo/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{fields}\r\n{BODY}".encode()
 
     def served() -> object:
         theirs.sendall(request)
-        if not (connection.gather() and worker.handle(connection)) or worker._read_ahead(connection):
-            raise AssertionError("the connection ended")
+        next(conversation)
         return theirs.recv(65536)
 
     call = answered(app, "/v1/echo/", sent, "200")

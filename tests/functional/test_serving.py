@@ -57,7 +57,7 @@ def test_gunicorn_s_own_command_serves_the_same(sqlite_place: Place, key: str, o
         code = process.wait(20)
 
     assert (statuses, ready, code) == ([200, 401], "ready", 0)
-    assert "Using worker: penstock.gunicorn_worker.Worker" in log.read_text()
+    assert "Using worker: penstock.server.worker.Worker" in log.read_text()
 
 
 @pytest.mark.parametrize(

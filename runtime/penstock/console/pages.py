@@ -65,6 +65,8 @@ NAVIGATION = (
     Entry("users", "Users", Role.ADMIN),
 )
 
+MAX_PUBLIC_FORM = 16 * 1024  # bytes of a form from who is not signed in
+
 blueprint = Blueprint("console", __name__, url_prefix=ROOT, template_folder="templates", static_folder="static", static_url_path="/static")
 csrf = CSRFProtect()
 PUBLIC = {"console.static"}
@@ -122,22 +124,26 @@ def _recognise() -> SignedIn | None:
 
 @blueprint.before_request
 def _guard() -> Response | None:
-    """Let a request through that its user's role allows. The one place where that is decided; what is not registered is refused."""
+    """Let a request through that its user's role allows. The one place where that is decided; what is not registered is refused.
+
+    Nothing of a form is read before it is known whose it is; who signs in can only send a small one.
+    """
+    if request.method not in READING and request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+        abort(403, "This form was sent from another site.")
+    if request.endpoint in PUBLIC:
+        request.max_content_length = MAX_PUBLIC_FORM
+    else:
+        who = _recognise()
+        if who is None:
+            return _to_sign_in()
+        needed = NEEDS.get(request.endpoint or "")
+        if needed is None or not who.role.may(needed):
+            abort(403, f"This takes the role {needed or Role.ADMIN}, and {who.name} is {who.role}.")
     sent = (*request.args.items(multi=True), *request.form.items(multi=True))
     if "\0" in request.path or any("\0" in value for _, value in sent):
         abort(400, "A text can't hold the character NUL.")  # PostgreSQL takes none
     if request.method not in READING:
-        if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
-            abort(403, "This form was sent from another site.")
         csrf.protect()
-    if request.endpoint in PUBLIC:
-        return None
-    who = _recognise()
-    if who is None:
-        return _to_sign_in()
-    needed = NEEDS.get(request.endpoint or "")
-    if needed is None or not who.role.may(needed):
-        abort(403, f"This takes the role {needed or Role.ADMIN}, and {who.name} is {who.role}.")
     return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,11 +18,21 @@ from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.addresses import client_address, from_trusted_proxy
+from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of
 from penstock.web.dispatcher import Dispatcher
 from penstock.web.docs import make_docs
 from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
 from penstock.web.problems import CONTENT_TYPE, problem
+from penstock.web.watchdog import announce_close
+
+MAX_FORM = 1024 * 1024  # bytes of a form of the console
+FORM_S = 30.0  # in which a form must have come
+FAULTS = {
+    BodyFault.BROKEN: (400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks."),
+    BodyFault.TOO_LARGE: (413, "body-too-large", f"The body may have {MAX_FORM} bytes."),
+    BodyFault.LATE: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
+}
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -28,6 +40,8 @@ if TYPE_CHECKING:
 
 class Penstock(Flask):
     """The application of one process. It starts its host at the first call where the server did not before."""
+
+    takes_heads = True
 
     def __init__(self, host: Host) -> None:
         super().__init__("penstock", static_folder=None)
@@ -49,12 +63,24 @@ class Penstock(Flask):
             found = dispatcher.find(environ)
             if found is not None:
                 return dispatcher.answer(environ, start_response, found)
-        return super().wsgi_app(environ, start_response)
+        try:
+            return super().wsgi_app(environ, start_response)
+        except BodyNeeded:  # a view reads it, once it knows whose request it is
+            return AwaitBody(MAX_FORM, time.monotonic() + FORM_S, partial(self._with_body, environ, start_response))
+
+    def _with_body(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request from the beginning, now that its body is there, or say why it can't be taken."""
+        fault = fault_of(environ)
+        if fault is None:
+            return super().wsgi_app(environ, start_response)
+        announce_close(start_response)
+        return _render(Refusal(*FAULTS[fault]))(environ, start_response)
 
 
 def create_app(host: Host) -> Penstock:
     """Build the application around a host."""
     app = Penstock(host)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_FORM
     app.add_url_rule("/-/health", "health", lambda: jsonify(status="alive"))
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
     if host.settings.metrics != "off":

@@ -16,6 +16,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from penstock.contracts.forms import Fields, Upload, close_files
 from penstock.errors import Refusal
 from penstock.runs.aside import TimeIsUp
+from penstock.web.arrival import BodyFault, fault_of
 from penstock.web.encodings import inflate, require_gzip
 
 CHUNK = 64 * 1024
@@ -58,8 +59,13 @@ class _Incoming:
         self._limit = limit
         self._length = int(sent) if sent else None
         self._read = 0
-        if self._length is not None and self._length > limit:
+        fault = fault_of(environ)
+        if fault is BodyFault.TOO_LARGE or (self._length is not None and self._length > limit):
             raise _too_large(limit)
+        if fault is BodyFault.LATE:
+            raise TimeIsUp
+        if fault is BodyFault.BROKEN:
+            raise BrokenBody
 
     def read(self, size: int = -1) -> bytes:
         """Return at most that many bytes, all that is left for -1. Raises Refusal: 413, or 400 for broken framing; and TimeIsUp."""

@@ -30,6 +30,7 @@ from penstock.runs.replies import BODILESS, Answer
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
+from penstock.web.arrival import AwaitBody, BodyNeeded, arrived
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
 from penstock.web.durable import ACCEPTED, accept
@@ -37,7 +38,7 @@ from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.turns import LONG, PASS_ON
-from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
+from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, channel_of, last_response, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
@@ -83,13 +84,21 @@ class Dispatcher:
             return None
 
     def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
-        """Answer one call."""
+        """Answer one call, or say that its body is needed first."""
         place, values = found
         passage = Passage(environ, place)
+        return self._reply(passage, start_response, partial(self._run, passage, values))
+
+    def _reply(self, passage: Passage, start_response: StartResponse, run: Callable[[], Answer | AwaitBody[Answer]]) -> Iterable[bytes]:
+        place, environ = passage.place, passage.environ
         refusal: Refusal | None = None
         last = False
         try:
-            status, headers, body = self._run(passage, values)
+            answered = run()
+            if isinstance(answered, AwaitBody):
+                go_on = partial(self._reply, passage, start_response, answered.resume)
+                return AwaitBody[Iterable[bytes]](answered.limit, answered.deadline, go_on)
+            status, headers, body = answered
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
@@ -170,18 +179,28 @@ class Dispatcher:
             )
         )
 
-    def _run(self, passage: Passage, values: list[str]) -> Answer:
-        host, environ, place = self._host, passage.environ, passage.place
-        endpoints = place.endpoints
-        endpoint = endpoints.get("GET" if passage.method == "HEAD" else passage.method)
-        if endpoint is None and endpoints:
+    def _run(self, passage: Passage, values: list[str]) -> Answer | AwaitBody[Answer]:
+        place = passage.place
+        endpoint = place.endpoints.get("GET" if passage.method == "HEAD" else passage.method)
+        if endpoint is None and place.endpoints:
             cors = self._cors(place)
-            if passage.method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+            if passage.method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in passage.environ:
                 return 204, [], b""
             raise Refusal(405, "method-not-allowed", f"This path takes {place.allowed}.", headers=[("Allow", place.allowed)])
+        if endpoint is None:
+            raise unavailable()
+        try:
+            return self._admit(passage, endpoint, values)
+        except BodyNeeded:  # by the gate, for a signature
+            limit = endpoint.pipeline.trigger.max_body
+            return AwaitBody(limit, passage.deadline or 0.0, partial(self._admit, passage, endpoint, values))
+
+    def _admit(self, passage: Passage, endpoint: Endpoint, values: list[str]) -> Answer | AwaitBody[Answer]:
+        """Let a call through its gate, and have it handled, as soon as its body is there."""
+        host, environ, place = self._host, passage.environ, passage.place
         judged = (host.judged_internal if self._internal else host.judged).get(place.pipeline)
         access = host.access
-        if endpoint is None or judged is None or access is None or not host.fresh():
+        if judged is None or access is None or not host.fresh():
             raise unavailable()
         networks = self._networks.get(place.pipeline)
         if networks is not None and judged.gate is not CLOSED and not networks.admit(self._address(environ)):
@@ -190,9 +209,11 @@ class Dispatcher:
         pipeline = endpoint.pipeline
         trigger = pipeline.trigger
         body = Body(environ, trigger.max_body)
+        if passage.deadline is None:
+            passage.deadline = time.monotonic() + trigger.timeout
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
-            signed = partial(self._signed, body, passage, trigger.timeout) if judged.gate.reads_body else bytes
+            signed = partial(self._signed, body, passage, passage.deadline) if judged.gate.reads_body else bytes
             caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
@@ -205,7 +226,7 @@ class Dispatcher:
             host.note_use(caller.key_id, now)
         if trigger.rate or access.limits:
             self._count(passage, pipeline, caller)
-        deadline = time.monotonic() + trigger.timeout
+        deadline = passage.deadline
         call = Call(
             method=passage.method,
             path=_path(environ),
@@ -227,6 +248,8 @@ class Dispatcher:
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
         passage.endpoint, passage.call = endpoint, call
+        if not arrived(environ) and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body:
+            return AwaitBody(trigger.max_body, deadline, partial(self._handle, endpoint, call, passage))
         return self._handle(endpoint, call, passage)
 
     def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
@@ -249,10 +272,12 @@ class Dispatcher:
         if rates:
             passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
 
-    def _signed(self, body: Body, passage: Passage, seconds: float) -> bytes:
-        """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever."""
-        connection = plain_socket(passage.environ)
-        deadline = time.monotonic() + seconds
+    def _signed(self, body: Body, passage: Passage, deadline: float) -> bytes:
+        """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever.
+
+        Raises BodyNeeded where it is not there, and the server can wait for it.
+        """
+        connection = channel_of(passage.environ)
         if connection is None:
             return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
@@ -336,7 +361,7 @@ class Dispatcher:
 
     def _in_time(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
         environ = passage.environ
-        connection = plain_socket(environ)
+        connection = channel_of(environ)
         if connection is not None:
             work = self._work(endpoint, call, passage)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(passage))

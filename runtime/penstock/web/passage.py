@@ -18,7 +18,21 @@ Environ = dict[str, Any]
 class Passage:
     """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin."""
 
-    __slots__ = ("began", "call", "consumer_id", "endpoint", "environ", "method", "place", "rates", "recorded", "request_id", "run", "running")
+    __slots__ = (
+        "began",
+        "call",
+        "consumer_id",
+        "deadline",
+        "endpoint",
+        "environ",
+        "method",
+        "place",
+        "rates",
+        "recorded",
+        "request_id",
+        "run",
+        "running",
+    )
 
     def __init__(self, environ: Environ, place: Place) -> None:
         self.began = time.perf_counter()
@@ -32,6 +46,7 @@ class Passage:
         self.call: Call | None = None
         self.consumer_id: int | None = None
         self.running: Inline | None = None
+        self.deadline: float | None = None  # a `time.monotonic()` reading, once its pipeline is known to be served
         self.rates: list[tuple[str, str]] = []
         self.recorded = False
 

@@ -12,17 +12,28 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
 from penstock import forks
 from penstock.runs.aside import TimeIsUp
+from penstock.web.arrival import CLIENT
 
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
 SILENCE = 30  # seconds that a client may send nothing within a request
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
+
+
+class Channel(Protocol):
+    """Where the watchdog answers: a socket, or the connection of our own server."""
+
+    def send(self, data: bytes, flags: int, /) -> int:
+        """Send without waiting. Raises OSError."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End reading or writing. Raises OSError."""
 
 
 class Answered(ConnectionResetError):
@@ -45,14 +56,14 @@ class Watchdog:
         self._shortest = shortest
         self._now = now
         self._sleep = sleep
-        self._watched: dict[int, tuple[float, socket.socket, Callable[[], bytes]]] = {}
-        self._lingering: deque[tuple[float, socket.socket]] = deque()
+        self._watched: dict[int, tuple[float, Channel, Callable[[], bytes]]] = {}
+        self._lingering: deque[tuple[float, Channel]] = deque()
         self._tickets = itertools.count()
         self._answering = threading.Lock()
         self._starting = threading.Lock()
         self._fork: int | None = None
 
-    def run(self, work: Callable[[], Result], connection: socket.socket, deadline: float, late: Callable[[], bytes]) -> Result:
+    def run(self, work: Callable[[], Result], connection: Channel, deadline: float, late: Callable[[], bytes]) -> Result:
         """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it passes.
 
         Raises Answered when it has passed.
@@ -90,7 +101,7 @@ class Watchdog:
                     pause = min(pause, deadline - now)
             self._sleep(pause)
 
-    def _answer(self, ticket: int, connection: socket.socket, late: Callable[[], bytes]) -> None:
+    def _answer(self, ticket: int, connection: Channel, late: Callable[[], bytes]) -> None:
         with self._answering:
             if self._watched.pop(ticket, None) is None:
                 return
@@ -131,7 +142,7 @@ class LastReply(list[bytes]):
 
     def __init__(self, environ: dict[str, Any], body: bytes) -> None:
         super().__init__([body])
-        self._connection = environ.get(SOCKET)
+        self._connection = environ.get(SOCKET) if CLIENT not in environ else None  # our own server sees to it
 
     def close(self) -> None:
         """End the connection; servers call this when the reply was sent."""
@@ -140,8 +151,11 @@ class LastReply(list[bytes]):
                 self._connection.shutdown(socket.SHUT_RDWR)
 
 
-def plain_socket(environ: dict[str, Any]) -> socket.socket | None:
-    """Return the connection of a call where a watchdog can answer on it: gunicorn's, HTTP/1, TLS ending before it."""
+def channel_of(environ: dict[str, Any]) -> Channel | None:
+    """Return where a watchdog can answer a call: with our own server always, else where HTTP/1 comes over a plain socket."""
+    ours: Channel | None = environ.get(CLIENT)
+    if ours is not None:
+        return ours
     connection = environ.get(SOCKET)
     if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
         return None

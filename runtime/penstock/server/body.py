@@ -1,0 +1,224 @@
+"""A request body as it arrives: framed as the head says, kept without a thread, read by the application when it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from penstock.web.arrival import BodyFault, BodyNeeded
+
+IN_MEMORY = 64 * 1024  # bytes of a body that are kept in memory; a larger one goes to disk
+MAX_SIZE_LINE = 1024  # bytes of a chunk's size with its extensions
+MAX_EXTENSIONS = 16 * 1024  # bytes of all chunk extensions of a body
+MAX_TRAILERS = 16 * 1024
+MAX_SIZE_DIGITS = 16  # hexadecimal digits of a chunk's size
+HEX = frozenset(b"0123456789abcdefABCDEF")
+# A reader that ends a chunk's first line at one of these sees another body (RFC 9112 section 7.1.1 has none of them).
+CONTROL = frozenset(byte for byte in range(0x20) if byte != 0x09) | {0x7F}  # noqa: PLR2004  the tab
+
+
+class BadFraming(ValueError):
+    """A body is not framed as RFC 9112 section 7.1 asks: where it ends is not known."""
+
+
+class LengthFraming:
+    """A body with a Content-Length. `left` is the number of bytes still to come."""
+
+    def __init__(self, length: int) -> None:
+        self.left: int | None = length
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take bytes from the connection; return the content in them, and what follows the body, None before its end."""
+        left = self.left or 0
+        self.left = max(0, left - len(data))
+        return data[:left], data[left:] if not self.left else None
+
+
+class ChunkedFraming:
+    """A body in chunks (RFC 9112 section 7.1). `check_trailers` is given the trailer section and raises what is wrong with it."""
+
+    left = None
+
+    def __init__(self, check_trailers: Callable[[bytes], object]) -> None:
+        self._check_trailers = check_trailers
+        self._pending = b""
+        self._chunk = -1  # bytes of the chunk that are still to come, -1 before its size, 0 before the end of its line
+        self._last = False
+        self._extensions = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take bytes from the connection; return the content in them, and what follows the body, None before its end. Raises BadFraming."""
+        data, at, content = self._pending + data, 0, []
+        while not self._last:
+            if self._chunk > 0:
+                piece = data[at : at + self._chunk]
+                if not piece:
+                    break
+                content.append(piece)
+                at += len(piece)
+                self._chunk -= len(piece)
+            elif self._chunk == 0:
+                if data[at : at + 2] != b"\r\n":
+                    if data[at:] not in (b"", b"\r"):
+                        raise BadFraming("a chunk is longer than its size")
+                    break
+                self._chunk, at = -1, at + 2
+            else:
+                end = data.find(b"\r\n", at, at + MAX_SIZE_LINE)
+                size = self._size(data[at:end] if end >= 0 else data[at:].removesuffix(b"\r"), whole=end >= 0)
+                if end < 0:
+                    break
+                self._chunk, self._last, at = size, size == 0, end + 2
+        self._pending = data[at:]
+        return b"".join(content), self._end() if self._last else None
+
+    def _size(self, line: bytes, *, whole: bool) -> int:
+        """Return the size that the line before a chunk says; what has come of a line is looked at before its end comes."""
+        if not whole and len(line) >= MAX_SIZE_LINE - 1:
+            raise BadFraming("the line before a chunk is too long")
+        digits, semicolon, extension = line.partition(b";")
+        if semicolon or not whole:
+            digits = digits.rstrip(b" \t")
+        if not HEX.issuperset(digits) or len(digits) > MAX_SIZE_DIGITS or (not digits and (whole or semicolon)):
+            raise BadFraming("the size of a chunk is no hexadecimal number")
+        if not CONTROL.isdisjoint(extension):
+            raise BadFraming("a chunk extension holds a control character")
+        self._extensions += len(extension) if whole else 0
+        if self._extensions > MAX_EXTENSIONS:
+            raise BadFraming("the chunk extensions take too many bytes")
+        return int(digits, 16) if whole else 0
+
+    def _end(self) -> bytes | None:
+        """Take the trailer section and return what follows it, None where it has not come in full."""
+        section, found, rest = self._pending.partition(b"\r\n\r\n")
+        if self._pending.startswith(b"\r\n"):
+            section, rest = b"", self._pending[2:]
+        elif not found:
+            if len(self._pending) > MAX_TRAILERS:
+                raise BadFraming("the trailer section is too long")
+            return None
+        if section:
+            try:
+                self._check_trailers(section)
+            except Exception as error:
+                raise BadFraming("the trailer section can't be taken") from error
+        return rest
+
+
+class RequestBody:
+    """The `wsgi.input` of a request (PEP 3333): filled by the server, and read by the application once it is `complete`.
+
+    Reading it earlier raises BodyNeeded. Where there is a `fault`, there is nothing to read and reading raises OSError.
+    """
+
+    __slots__ = ("_discard", "_file", "_framing", "_limit", "complete", "ended", "fault", "size")
+
+    def __init__(self, framing: LengthFraming | ChunkedFraming | None) -> None:
+        self._framing = framing
+        self._file: IO[bytes] | None = None
+        self._limit: int | None = None
+        self._discard = False
+        self.size = 0  # bytes of content that have come
+        self.fault: BodyFault | None = None
+        self.ended = self.complete = framing is None
+
+    @classmethod
+    def of(cls, request: Any, data: bytes) -> tuple[RequestBody, bytes]:  # noqa: ANN401  gunicorn ships no types
+        """Return the body that the head of a request announces (RFC 9112 section 6.3), of which `data` has come, and what follows it."""
+        length: int = request.length
+        if not length and not request.chunked:
+            return cls(None), data
+        if length and len(data) >= length:  # as a rule it came together with the head
+            body = cls(None)
+            body._file, body.size = BytesIO(data[:length]), length
+            return body, data[length:]
+        body = cls(ChunkedFraming(partial(request.parse_headers, from_trailer=True)) if request.chunked else LengthFraming(length))
+        return body, body.feed(data)
+
+    @property
+    def left(self) -> int | None:
+        """The bytes that are still to come, None where that is not known."""
+        return 0 if self.ended or self._framing is None else self._framing.left
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the connection, and return those that follow the body."""
+        if self._framing is None or self.fault is BodyFault.BROKEN:
+            return b""
+        try:
+            content, rest = self._framing.feed(data)
+        except BadFraming:
+            self.end(BodyFault.BROKEN)
+            return b""
+        self.size += len(content)
+        if self._limit is not None and self.size > self._limit:
+            self.end(BodyFault.TOO_LARGE)
+        if content and not self._discard:
+            self._keep(content)
+        if rest is None:
+            return b""
+        self.ended, self.complete = True, not self._discard
+        if self._file is not None:
+            self._file.seek(0)
+        return rest
+
+    def _keep(self, content: bytes) -> None:
+        file = self._file
+        if file is None:
+            file = self._file = BytesIO()
+        if self.size > IN_MEMORY and isinstance(file, BytesIO):
+            self._file = TemporaryFile()  # noqa: SIM115  closed with the request
+            self._file.write(file.getbuffer())
+            file = self._file
+        file.write(content)
+
+    def keep_at_most(self, limit: int) -> None:
+        """Bound the content, in bytes: a larger body has a fault."""
+        self._limit = limit
+        if self.size > limit:
+            self.end(BodyFault.TOO_LARGE)
+
+    def end(self, fault: BodyFault) -> None:
+        """Note why the body is not whole and never will be."""
+        if self.fault is None and not self.complete:
+            self.fault = fault
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget what has come, and keep nothing of what is still to come."""
+        self._discard = True
+        self.close()
+
+    def close(self) -> None:
+        """Give back memory and disk."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # What PEP 3333 asks of it.
+
+    def _readable(self) -> IO[bytes]:
+        if self.fault is not None:
+            raise OSError(f"the body is {self.fault.value}")
+        if not self.complete:
+            raise BodyNeeded
+        if self._file is None:
+            self._file = BytesIO()
+        return self._file
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return at most that many bytes, all that are left for -1."""
+        return self._readable().read(-1 if size is None else size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """Return a line with its end."""
+        return self._readable().readline(-1 if size is None else size)
+
+    def readlines(self, hint: int | None = -1) -> list[bytes]:
+        """Return all lines that are left."""
+        return self._readable().readlines(-1 if hint is None else hint)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")

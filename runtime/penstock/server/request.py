@@ -1,0 +1,178 @@
+"""The head of a request: gunicorn's parser, a shorter way through it for usual heads, and what RFC 9112 asks beyond it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gunicorn_h1c
+from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
+from gunicorn.http.message import Request as GunicornRequest
+
+SINGLE = frozenset({"HOST", "CONTENT-TYPE"})  # header fields that come once (RFC 9110 section 5.3)
+FRAMING = frozenset({"CONTENT-LENGTH", "TRANSFER-ENCODING", "CONNECTION", "HOST"})
+MAX_NAMES = 500  # header names, and hosts, that are remembered as well-formed
+# RFC 9110 section 4.2.1 and RFC 3986 section 3.2.2: a name, an IPv4 address, or an IPv6 address in brackets; then a port.
+HOST = re.compile(
+    r"""(?: (?: [A-Za-z0-9._~!$&'()*+;=-] | %[0-9A-Fa-f]{2} )+
+          | \[ [0-9A-Fa-f:.]+ \]
+          | \[ v[0-9A-Fa-f]+ \. [A-Za-z0-9._~!$&'()*+;=:-]+ \] )
+        (?: : (\d{0,5}) )?""",
+    re.ASCII | re.VERBOSE,
+)
+MAX_PORT = 65_535
+MAX_LENGTH_DIGITS = 18  # of a Content-Length: a larger one is a mistake, and slow to read as a number
+
+_usual_names: dict[bytes, str] = {}
+_valid_hosts: set[str] = set()
+
+
+class HeadIncomplete(Exception):
+    """The head of the request has not come in full."""
+
+
+class Arrived:
+    """What has come on a connection, for gunicorn's parser to read from. Reading more than that raises HeadIncomplete."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, size: int | None = None) -> bytes:  # noqa: ARG002  gunicorn's signature; what there is goes out at once
+        """Return all that has come."""
+        if not self.data:
+            raise HeadIncomplete
+        data, self.data = self.data, b""
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Take back what the parser has no use for."""
+        self.data = data + self.data
+
+
+class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
+    """The head of a request.
+
+    `length` is the Content-Length (0 without one), `chunked` whether the body comes in chunks, `expects_continue` whether the
+    client waits for `100 Continue` before it sends the body, `told_to_continue` whether it was sent that.
+    """
+
+    length = 0
+    chunked = False
+    closes = False
+    told_to_continue = False
+
+    def _parse_fast(self, unreader: Any, buf: bytearray) -> bytes:  # noqa: ANN401  gunicorn's type
+        """Read the head, and return what came after it."""
+        data = bytes(buf)
+        try:
+            found = gunicorn_h1c.parse_request(
+                data,
+                limit_request_line=self._fast_limit_request_line,
+                limit_request_fields=self.limit_request_fields,
+                limit_request_field_size=self.limit_request_field_size,
+            )
+        except Exception:  # noqa: BLE001  gunicorn's own way raises the error that fits
+            return bytes(super()._parse_fast(unreader, buf))
+        uri = str(found["path"], "latin-1")
+        headers: list[tuple[str, str]] = []
+        once = set()
+        for raw, value in found["headers"]:
+            name = _usual_names.get(raw) or _usual_name(raw)
+            if name is None or name in once:
+                return bytes(super()._parse_fast(unreader, buf))
+            if name in SINGLE:
+                once.add(name)
+            headers.append((name, str(value, "latin-1")))
+        if not uri.startswith("/") or uri.startswith("//") or "#" in uri or self.cfg.casefold_http_method or self._peer_is_trusted_proxy():
+            return bytes(super()._parse_fast(unreader, buf))
+        self.method, self.uri, self.headers = str(found["method"], "latin-1"), uri, headers
+        self.path, _, self.query = uri.partition("?")
+        self.fragment = ""
+        self.version = 1, found["minor_version"]
+        return data[found["consumed"] :]
+
+    def set_body_reader(self) -> None:
+        """Take the framing of the message from its head (RFC 9112 sections 3.2, 6 and 9.3). Raises gunicorn's ParseException."""
+        length = coding = host = None
+        persists = self.version >= (1, 1)
+        for name, value in self.headers:
+            if name not in FRAMING:
+                continue
+            if name == "CONTENT-LENGTH":
+                if length is not None or len(value) > MAX_LENGTH_DIGITS or not (value.isascii() and value.isdigit()):
+                    raise InvalidHeader(name, req=self)
+                length = int(value)
+            elif name == "HOST":
+                host = value
+            elif name == "TRANSFER-ENCODING":
+                if coding is not None:
+                    raise InvalidHeader(name, req=self)
+                coding = value.lower()
+            else:
+                options = {option.strip().lower() for option in value.split(",")}
+                self.closes = self.closes or "close" in options
+                persists = persists or "keep-alive" in options
+        self.closes = self.closes or not persists
+        if host not in _valid_hosts:
+            self._check_host(host)
+        if coding is not None:
+            self._check_coding(coding, length)
+        self.chunked, self.length = coding is not None, length or 0
+
+    def _check_host(self, host: str | None) -> None:
+        """Refuse a request without a host, or with one that is none (RFC 9112 section 3.2: 400)."""
+        if host is None:
+            if self.version >= (1, 1):
+                raise InvalidHeader("HOST", req=self)
+            return
+        match = HOST.fullmatch(host)
+        if match is None or int(match[1] or 0) > MAX_PORT:
+            raise InvalidHeader("HOST", req=self)
+        if len(_valid_hosts) < MAX_NAMES:
+            _valid_hosts.add(host)
+
+    def _check_coding(self, coding: str, length: int | None) -> None:
+        """Refuse transfer codings other than `chunked` alone, which nothing behind this could read, and ambiguous framing."""
+        codings = [part.strip() for part in coding.split(",")]
+        if length is not None or self.version < (1, 1) or codings.count("chunked") > 1 or "" in codings:
+            raise InvalidHeader("TRANSFER-ENCODING", req=self)
+        if codings != ["chunked"]:
+            if "chunked" in codings[:-1]:
+                raise InvalidHeader("TRANSFER-ENCODING", req=self)
+            raise UnsupportedTransferCoding(coding)
+
+    def should_close(self) -> bool:
+        """Return whether the connection ends after this request."""
+        return self.must_close or self.closes
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        return bool(self._expected_100_continue)
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        if isinstance(self.peer_addr, tuple) and not self.cfg.forwarded_allow_ips:
+            return False
+        return bool(super()._peer_is_trusted_proxy())
+
+
+def _usual_name(raw: bytes) -> str | None:
+    """Return a header's name as gunicorn keeps it, or None where gunicorn must look at it."""
+    name = str(raw, "latin-1").upper()
+    if "_" in name or name == "EXPECT":
+        return None
+    if len(_usual_names) < MAX_NAMES:
+        _usual_names[raw] = name
+    return name
+
+
+def read_head(config: Any, data: bytes, client: Any, number: int) -> tuple[Request, bytes]:  # noqa: ANN401  gunicorn ships no types
+    """Return the request that has come, and the bytes behind its head.
+
+    Raises HeadIncomplete, and gunicorn's ParseException for what is no request.
+    """
+    arrived = Arrived(data)
+    request = Request(config, arrived, client, number)
+    return request, arrived.data
