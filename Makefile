@@ -1,8 +1,8 @@
-# One word an intent: run, test, lint, bench, bench-check, chaos, lock.
+# One word an intent: run, test, lint, bench, bench-check, soak, chaos, lock.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: run test lint bench bench-check chaos lock clean
+.PHONY: run test lint bench bench-check soak chaos lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -31,6 +31,9 @@ bench: .venv/ready
 
 bench-check: .venv/ready
 	cd tests && ../$(BIN)/python -m benchmarks.instructions $(ARGS)
+
+soak: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak $(ARGS)
 
 chaos: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos $(ARGS)

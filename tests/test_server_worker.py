@@ -17,6 +17,7 @@ from gunicorn.config import Config
 
 from penstock.server import connection as connection_module
 from penstock.server import protocol
+from penstock.server import worker as worker_module
 from penstock.server.connection import READ, WRITE, Connection, Phase
 from penstock.server.protocol import Unsent
 from penstock.server.worker import SPARE, Worker
@@ -282,6 +283,25 @@ def test_a_client_that_takes_its_reply_too_slowly_is_given_up(rig: Callable[...,
     assert not here.worker._connections
 
 
+def test_the_replies_that_nobody_takes_make_room_for_others(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "MAX_UNSENT", 10_000_000)
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "8000000")])
+        return [b"x" * 8_000_000]
+
+    here = rig(application)
+    clients = [here.connect() for _ in range(6)]
+    for client, connection in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        here.event(connection)
+    here.settle()
+    waiting = [connection for _, connection in clients if connection.phase is Phase.SENDING]
+
+    assert clients[-1][1] in waiting
+    assert sum(len(connection.unsent) for connection in waiting) <= 10_000_000
+
+
 def test_a_reply_has_a_deadline_however_steadily_it_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -296,14 +316,14 @@ def test_a_reply_has_a_deadline_however_steadily_it_trickles(monkeypatch: pytest
 
 
 def test_what_clients_have_not_taken_is_bounded_for_all_together() -> None:
-    relieved: list[bool] = []
-    unsent = Unsent(100, lambda: relieved.append(True))
+    relieved: list[int] = []
+    unsent = Unsent(100, relieved.append)
 
     unsent.add(60)
     unsent.add(40)
-    before = len(relieved)
-    unsent.add(1)
+    before = list(relieved)
+    unsent.add(7)
     unsent.add(-50)
     unsent.add(20)
 
-    assert (before, len(relieved)) == (0, 1)
+    assert (before, relieved) == ([], [7])

@@ -66,6 +66,7 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 graceful_timeout = _settings.graceful_timeout
 timeout = 60
 keepalive = _settings.keep_alive
+limit_request_line = 8190  # RFC 9112 section 3 recommends 8000 at least
 preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
 forwarded_allow_ips = ""  # else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path

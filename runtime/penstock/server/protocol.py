@@ -70,8 +70,8 @@ class Pace:
 class Unsent:
     """The bytes of replies that clients have not taken yet, all together."""
 
-    def __init__(self, most: int, relieve: Callable[[], object]) -> None:
-        """Take the most there may be, and what is called where there is more."""
+    def __init__(self, most: int, relieve: Callable[[int], object]) -> None:
+        """Take the most there may be, and what is called with the number of bytes that are too many."""
         self._most = most
         self._relieve = relieve
         self._bytes = 0
@@ -81,9 +81,9 @@ class Unsent:
         """Count bytes that wait, or with a negative number such as went out."""
         with self._lock:
             self._bytes += size
-            too_many = self._bytes > self._most
-        if too_many and size > 0:
-            self._relieve()
+            too_many = self._bytes - self._most
+        if too_many > 0 and size > 0:
+            self._relieve(too_many)
 
 
 class Http1:
@@ -270,21 +270,19 @@ class Http1:
     def _send_rest(self, connection: Connection, pace: Pace) -> Conversation:
         """Send what did not go out at once. Raises Disconnected where the client takes it too slowly."""
         connection.phase, connection.deadline = Phase.SENDING, pace.deadline(0)
-        waiting = len(connection.unsent)
-        self._unsent.add(waiting)
+        held = len(connection.unsent.obj)  # memory is kept of all of it until the last byte has gone
+        self._unsent.add(held)
         try:
             while connection.unsent:
                 yield connection.wants
                 sent = connection.send_more()
-                waiting -= sent
-                self._unsent.add(-sent)
                 if sent:
                     connection.deadline = pace.deadline(sent)
                 elif connection.late:
                     raise Disconnected
             connection.work()
         finally:
-            self._unsent.add(-waiting)
+            self._unsent.add(-held)
 
     @staticmethod
     def _discard(connection: Connection, body: RequestBody) -> Waiting:

@@ -16,6 +16,7 @@ from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import last_response
 
 MAX_NAMES = 500  # header names that are remembered as well-formed
+MAX_COPIED = 64 * 1024  # bytes of a body that are copied behind the head, to send both in one piece
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _well_formed: set[str] = set()
@@ -72,7 +73,11 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
         if self.response_length is not None and len(arg) > self.response_length:
             arg = arg[: self.response_length]
         self.sent += len(arg)
-        self._send(self._head() + arg)
+        if len(arg) > MAX_COPIED:
+            self._send(self._head())
+            self._send(arg)
+        else:
+            self._send(self._head() + arg)
 
     def _emit_body(self, data: bytes) -> None:
         self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)

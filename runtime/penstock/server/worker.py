@@ -20,6 +20,7 @@ Where there is no room for another connection, the one that has waited longest f
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
@@ -45,6 +46,8 @@ MAX_UNSENT = 64 * 1024 * 1024  # bytes of replies that clients have not taken ye
 SPARE = 64  # connections beyond worker_connections that those which are being ended may take
 VICTIMS, AT_ONCE = 64, 4  # connections that are picked to be ended, and that are ended at most where there is no room for another
 LAST_REQUEST_S = 1.0  # that a connection of a worker that stops may wait for one more request
+# glibc keeps what is freed of large replies for each thread, hundreds of megabytes in all, unless it is told from what size on it is not to.
+M_MMAP_THRESHOLD, LARGE = -3, 1024 * 1024
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -112,6 +115,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._epoll = select.epoll()
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
         self._listeners = {listener.fileno(): listener for listener in self.sockets}
         for listener in self.sockets:
             listener.setblocking(False)
@@ -247,13 +252,19 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
                     return victim
         return None
 
-    def _relieve(self) -> None:
-        """Make room: end the reply whose client has taken the least for the longest time."""
+    def _relieve(self, size: int) -> None:
+        """Make room for that many bytes: end the replies whose clients have taken nothing for the longest time.
+
+        One alone may be as large as it is.
+        """
         sending = [connection for connection in list(self._connections.values()) if connection.phase is Phase.SENDING]
-        if sending:
-            slowest = min(sending, key=lambda connection: connection.deadline)
-            slowest.abort()
-            self._wake(slowest)
+        for victim in sorted(sending, key=lambda connection: connection.deadline)[:-1]:
+            if size <= 0:
+                return
+            size -= len(victim.unsent.obj)
+            victim.phase = Phase.CLOSING  # so that it is not picked again
+            victim.abort()
+            self._wake(victim)
 
     # What the protocol asks of its worker.
 
