@@ -16,7 +16,9 @@ from penstock import Call, Form, Header, HttpTrigger, Pipeline, Reply, Upload, h
 
 Item = TypeVar("Item")
 
-orders = Pipeline("orders", version="1.2.0", summary="Orders", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"read", "write"}), deprecated=date(2026, 1, 31))
+orders = Pipeline(
+    "orders", version="1.2.0", summary="Orders", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"read", "write"}), deprecated=date(2026, 1, 31)
+)
 orders2 = Pipeline("orders", version="2.0.0", summary="Orders, anew", trigger=HttpTrigger(api_key=True, idempotent="key"))
 files = Pipeline("files", version="1.0.0", trigger=HttpTrigger(api_key=True))
 animals = Pipeline("animals", version="1.0.0", summary="Animals", trigger=HttpTrigger(api_key=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from xml.etree.ElementTree import Element
@@ -26,7 +26,7 @@ from penstock.web import openapi_parts as parts
 from penstock.web.openapi_replies import replies_of, run_of
 from penstock.web.problems import CONTENT_TYPE
 from penstock.web.schemas import REFERENCE, Schemas
-from penstock.web.shapes import BINARY, NULL, TEXT, Document, default_of
+from penstock.web.shapes import BINARY, NULL, TEXT, Document, default_of, fitting
 
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}  # bodies that are no JSON
@@ -97,7 +97,7 @@ def _tell_apart(operations: Iterable[Document]) -> None:
             operation["operationId"] = f"{identifier}.{seen[folded]}"  # no handler's name has a dot
 
 
-def _operation(name: str, endpoint: Endpoint, siblings: list[Endpoint], judged: Judged, schemas: Schemas) -> Document:
+def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judged: Judged, schemas: Schemas) -> Document:
     trigger, method = judged.pipeline.trigger, endpoint.route.method
     called = _called(endpoint)
     summary, more = _texts(endpoint.route.handler)
@@ -155,7 +155,7 @@ def _parameters(name: str, endpoint: Endpoint, schemas: Schemas) -> Iterable[Doc
 
 def _parameter(name: str, item: Parameter, schemas: Schemas) -> Document:
     schema = _without_null(schemas.of(item.kind, name) or TEXT)
-    return schema if item.required or item.default is None else schema | default_of(item.default)
+    return schema if item.required or item.default is None else fitting(schema | default_of(item.default))
 
 
 def _without_null(schema: Document) -> Document:

@@ -64,6 +64,7 @@ RUN: Document = {
         "content_type": {"type": "string", "description": "The media type of a result that is no JSON"},
         "encoding": {"type": "string", "const": "base64", "description": "How a result that is no text is written"},
         "problem": {"$ref": REFERENCE.format(name="Problem"), "description": "Why it failed"},
+        "url": {"type": "string", "format": "uri-reference", "description": "Where the run is; in callbacks alone"},
     },
 }
 PREFER: Document = {

@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from penstock.contracts.call import Reply
-from penstock.web.shapes import LOCAL, Document, Part, describe_type, sanitized
+from penstock.web.shapes import LOCAL, NAMES, Document, Part, describe_type, sanitized
 
 REFERENCE = "#/components/schemas/{name}"
 NO_JSON = (None, type(None), bytes, str, Element, Reply)
@@ -61,7 +61,8 @@ class Schemas:
         """Keep the parts under names of this document, and return the schema with references to those."""
         names = {key: self._name(part.name, _whole(key, parts), owner, reply=reply) for key, part in parts.items()}
         for key, part in parts.items():
-            self.named[names[key]] = _renamed(part.schema, names) | {"title": names[key]}
+            known: Document = self.named.get(names[key], {})
+            self.named[names[key]] = known | _renamed(part.schema, names) | {"title": names[key]}
         settled: Document = _renamed(schema, names)
         return settled
 
@@ -94,10 +95,10 @@ def _whole(key: str, parts: Mapping[str, Part]) -> bytes:
 
     References become numbers in the order in which they are met, for keys say nothing outside of one call.
     """
-    order = [key]
-    found: list[object] = []
-    for key in order:  # it grows on the way
-        schema = msgspec.json.decode(msgspec.json.encode(parts[key].schema, order="sorted"))
+    order, found = [key], list[object]()
+    while len(found) < len(order):
+        said = {word: value for word, value in parts[order[len(found)]].schema.items() if word != NAMES}
+        schema = msgspec.json.decode(msgspec.json.encode(said, order="sorted"))
         order += [item for item in dict.fromkeys(_references(schema)) if item not in order]
         found.append(_replaced(schema, {item: f"{LOCAL}{index}" for index, item in enumerate(order)}))
     return msgspec.json.encode(found)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
@@ -30,6 +31,8 @@ BINARY: Document = {"type": "string", "format": "binary"}
 TEXT: Document = {"type": "string"}
 NULL: Document = {"type": "null"}
 TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+NAMES = "x-enum-varnames"  # the names of an enum's values, for generators; Pydantic does not say them
+OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d)$")  # RFC 3339
 VALUES = frozenset({"default", "enum", "const", "example", "examples"})  # words of a schema that hold values, not schemas
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "multiple_of": "multipleOf"}
 PLAIN: Mapping[type[types.Type], Document] = {
@@ -130,7 +133,7 @@ class _Describer:
 
     @of.register
     def _(self, kind: types.UnionType) -> Document:
-        tagged: dict[str, Document] = {}
+        tagged: dict[str | int | None, Document] = {}
         field = None
         options: list[Document] = []
         for item in kind.types:
@@ -139,10 +142,10 @@ class _Describer:
                 bare = bare.type
             if isinstance(bare, types.StructType) and bare.tag_field is not None and not bare.array_like:
                 field = bare.tag_field
-                tagged[str(bare.tag)] = self.of(bare)
+                tagged[bare.tag] = self.of(bare)
             elif not isinstance(bare, types.NoneType):
                 options.append(self.of(item))
-        if len(tagged) > 1:
+        if len(tagged) > 1 and all(isinstance(tag, str) for tag in tagged):  # OpenAPI knows no other tags
             mapping = {tag: schema["$ref"] for tag, schema in tagged.items()}
             options.append({"oneOf": list(tagged.values()), "discriminator": {"propertyName": field, "mapping": mapping}})
         else:
@@ -152,7 +155,8 @@ class _Describer:
 
     @of.register
     def _(self, kind: types.EnumType) -> Document:
-        return self._part(kind.cls, lambda: _choice([item.value for item in kind.cls]))
+        names = {NAMES: [item.name for item in kind.cls]}
+        return self._part(kind.cls, lambda: _choice([item.value for item in kind.cls]) | names)
 
     @of.register(types.StructType)
     @of.register(types.DataclassType)
@@ -183,7 +187,7 @@ class _Describer:
         """Return the schema of a class with fields: an object, or an array where msgspec writes it as one."""
         tag, tagged = getattr(kind, "tag_field", None), getattr(kind, "tag", None)
         fields = {tag: _choice([tagged])} if tag is not None else {}
-        fields |= {item.encode_name: self.of(item.type) | _default(item) for item in kind.fields}
+        fields |= {item.encode_name: fitting(self.of(item.type) | _default(item)) for item in kind.fields}
         required = [*([tag] if tag is not None else []), *(item.encode_name for item in kind.fields if item.required)]
         closed = getattr(kind, "forbid_unknown_fields", False)
         if isinstance(kind, types.NamedTupleType) or getattr(kind, "array_like", False):
@@ -212,7 +216,7 @@ class _Describer:
 
 def sanitized(name: str) -> str:
     """Return a name as a component of an OpenAPI document may have it, without the modules and functions around classes."""
-    bare = re.sub(r"[\w.<>]+\.(?=\w)", "", name)
+    bare = unicodedata.normalize("NFKD", re.sub(r"[\w.<>]+\.(?=\w)", "", name)).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-zA-Z0-9]+", "_", bare).strip("_") or "Type"
 
 
@@ -236,7 +240,7 @@ def _present(**words: object) -> Document:
 def _default(item: types.Field) -> Document:
     """Return the default of a field as it would be sent; nothing where it is made by a call or JSON can't hold it."""
     value = item.default
-    if value is types.NODEFAULT and item.default_factory in {list, dict, set}:
+    if value is msgspec.NODEFAULT and item.default_factory in {list, dict, set}:
         value = item.default_factory()
     return {} if item.required else default_of(value)
 
@@ -249,6 +253,15 @@ def default_of(value: object) -> Document:
         return {"default": msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))}
     except (TypeError, ValueError, msgspec.MsgspecError):
         return {}
+
+
+def fitting(schema: Document) -> Document:
+    """Return a schema without a default that it does not allow: a time without an offset, where the format asks for one."""
+    default = schema.get("default")
+    timed = any(item.get("format") in {"date-time", "time"} for item in (schema, *schema.get("anyOf", ())))
+    if timed and isinstance(default, str) and not OFFSET.search(default):
+        return {word: value for word, value in schema.items() if word != "default"}
+    return schema
 
 
 def _choice(values: Iterable[object]) -> Document:
@@ -268,7 +281,7 @@ def _tuple(items: Sequence[Document], *, least: int | None = None, more: bool = 
     """
     bare = [{word: value for word, value in item.items() if word != "default"} for item in items]
     kinds = [item for index, item in enumerate(bare) if item not in bare[:index]]
-    schema: Document = {"type": "array", "prefixItems": list(items), "minItems": len(items) if least is None else least}
+    schema: Document = {"type": "array", **({"prefixItems": list(items)} if items else {}), "minItems": len(items) if least is None else least}
     if more:
         return schema | {"items": {}}
     return schema | {"items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}, "maxItems": len(items)}
@@ -280,15 +293,17 @@ def _common(value: Any) -> Any:  # noqa: ANN401  any part of a schema
         return [_common(item) for item in value]
     if not isinstance(value, dict):
         return value
-    schema = {word: item if word in VALUES else _properties(item) if word == "properties" else _common(item) for word, item in value.items()}
+    schema: Document = {
+        word: item if word in VALUES else _properties(item) if word == "properties" else _common(item) for word, item in value.items()
+    }
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(values, list) and all(type(item) in TYPES for item in values):
         return {word: item for word, item in schema.items() if word not in {"enum", "const", "type"}} | _choice(values)
     if schema.get("format") == "binary":  # in JSON it is text
         del schema["format"]
     if schema.get("type") == "array" and "prefixItems" in schema:
-        return schema | _tuple(schema["prefixItems"], least=schema.get("minItems", 0), more="maxItems" not in schema)
-    return schema
+        schema |= _tuple(schema["prefixItems"], least=schema.get("minItems", 0), more="maxItems" not in schema)
+    return fitting(schema)
 
 
 def _properties(value: Mapping[str, Any]) -> Document:
