@@ -55,7 +55,7 @@ def statuses(client: Client, paths: tuple[str, ...] = PATHS) -> list[int]:
         ("false", "true", "any", True, [404, 404, 404]),
     ],
 )
-def test_the_description_is_for_whom_the_environment_is_for(  # noqa: PLR0917  one argument a circumstance
+def test_the_description_is_for_whom_the_environment_is_for(
     penstock_runtime: Start, openapi: str, docs: str, policy: str, console: bool, expected: list[int]
 ) -> None:
     runtime = penstock_runtime(shop(), policy=policy, openapi=openapi, docs=docs, console=console)

@@ -63,16 +63,16 @@ SETTINGS = (
     Setting(
         "PENSTOCK_URL",
         "",
-        "where callers reach this environment, with a proxy's path prefix, such as https://api.example.com/orders; empty: URLs in replies are relative",
+        "where callers reach this environment, with any path prefix of a proxy: https://api.example.com/orders; empty: URLs in replies are relative",
     ),
     Setting(
         "PENSTOCK_OPENAPI",
         "auto",
-        "who may read the description at `/-/openapi.json`: auto (everybody under policy any, else users of the console), true (everybody), "
-        "sign-in (users of the console) or false (nobody)",
+        "who may read the OpenAPI document at `/-/openapi.json`: auto (everyone under policy any, else users of the console), true (everyone), "
+        "sign-in (users of the console) or false (no one)",
     ),
     Setting(
-        "PENSTOCK_DOCS", "auto", "who may open the page `/-/docs`, which shows the description and lets users try calls: auto, true, sign-in or false"
+        "PENSTOCK_DOCS", "auto", "who may open the page `/-/docs`, which shows that document and sends trial calls: auto, true, sign-in or false"
     ),
     Setting("PENSTOCK_PIPELINES", "true", "false: serve the console alone, and no pipeline"),
     Setting("PENSTOCK_CONSOLE", "false", "true: serve the console at `/-/console`"),

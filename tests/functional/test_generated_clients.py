@@ -1,6 +1,6 @@
-"""What others' tools make of our descriptions: linted, turned into clients that compile, and these call a running server.
+"""Lint the OpenAPI documents, generate clients from them, compile these, and call a running server with them.
 
-The tools are not among our dependencies: `make generators` installs them into `.generators`. Where they are missing the tests are skipped; in CI they fail.
+The tools are not among our dependencies: `make generators` installs them into `.generators`. Without them these tests are skipped, and fail in CI.
 """
 
 from __future__ import annotations

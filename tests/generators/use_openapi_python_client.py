@@ -79,9 +79,7 @@ def use_demo() -> None:
     token = call("v1_login_sign_in_post", body=models.Credentials(user="demo", password="demo"))
     assert token.token_type == "Bearer"
     line = models.Line(sku="PEN-01", quantity=3, unit_price="1.25")
-    order = models.Order(
-        reference=str(uuid4()), country=models.OrderCountry.PT, currency=models.OrderCurrency.EUR, lines=[line]
-    )
+    order = models.Order(reference=str(uuid4()), country=models.OrderCountry.PT, currency=models.OrderCurrency.EUR, lines=[line])
     taken = call("v1_orders_take_order_post", body=order)
     assert taken["total"] == "4.61"
     receipt = call("v1_orders_show_order_get", taken["id"])

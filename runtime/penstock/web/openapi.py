@@ -29,6 +29,7 @@ from penstock.web.schemas import REFERENCE, Schemas
 from penstock.web.shapes import BINARY, NULL, TEXT, Document, default_of, fitting
 
 SERVED = {State.SERVED, State.NON_CONFORMANT}
+UNNAMED = "handler"  # in an operationId
 RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}  # bodies that are no JSON
 
 
@@ -104,7 +105,7 @@ def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judg
     notice, headers = parts.notices(judged.pipeline)
     operation: Document = {
         "operationId": f"{name.replace('/', '-')}-{'runs.' if endpoint.of_runtime else ''}{called}-{method.lower()}",
-        "summary": summary or called.strip("_").replace("_", " ").capitalize(),
+        "summary": summary or (called.strip("_").replace("_", " ").capitalize() if called != UNNAMED else f"{method} {path_of(name, endpoint)}"),
         "tags": [name],
         "parameters": list(_parameters(name, endpoint, schemas)),
         "responses": replies_of(endpoint, siblings, schemas) | {status: _problem(status) for status in _statuses(endpoint, judged)},
@@ -129,7 +130,7 @@ def _called(endpoint: Endpoint) -> str:
     while isinstance(handler, partial):
         handler = handler.func
     name = getattr(handler, "__name__", "")
-    return name if name.isascii() and name.isidentifier() else "handler"
+    return name if name.isascii() and name.isidentifier() else UNNAMED
 
 
 def _texts(handler: object) -> tuple[str, str]:

@@ -144,7 +144,8 @@ class _Describer:
                 field = bare.tag_field
                 tagged[bare.tag] = self.of(bare)
             elif not isinstance(bare, types.NoneType):
-                options.append(self.of(item))
+                schema = self.of(item)
+                options += schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
         if len(tagged) > 1 and all(isinstance(tag, str) for tag in tagged):  # OpenAPI knows no other tags
             mapping = {tag: schema["$ref"] for tag, schema in tagged.items()}
             options.append({"oneOf": list(tagged.values()), "discriminator": {"propertyName": field, "mapping": mapping}})
