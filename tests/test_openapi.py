@@ -317,6 +317,22 @@ def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:
     assert document(plugin, policy="any")["info"]["contact"] == {"email": "desk@example.com"}
 
 
+def test_what_a_plugin_changes_there_is_changed_in_one_place_and_once(document: Callable[..., dict[str, Any]]) -> None:
+    plugin = shop()
+    before = document(plugin, policy="any")
+
+    @hookimpl
+    def penstock_openapi(document: dict[str, Any]) -> None:
+        document["paths"]["/v1/open"]["get"]["responses"]["200"]["content"]["text/plain"]["schema"]["description"] = "mine"
+        document["components"]["schemas"]["Problem"]["properties"]["run"]["description"] = "mine"
+
+    changed = shop()
+    changed.penstock_openapi = penstock_openapi
+
+    assert json.dumps(document(changed, policy="any")).count('"mine"') == 2
+    assert document(plugin, policy="any") == before
+
+
 def test_one_that_raises_there_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
     plugin = shop()
 

@@ -52,6 +52,7 @@ def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
         ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
         ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
         ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
+        ({"PENSTOCK_URL": "api.example.com"}, "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most a path"),
         ({"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"}, "set PENSTOCK_CONSOLE_URL and"),
         ({"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"}, "PENSTOCK_CONSOLE_SIGN_IN_RATE"),
     ):

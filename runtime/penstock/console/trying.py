@@ -137,6 +137,8 @@ def _foreign(base: str) -> str:
 def _base(view: View, *, internal: bool) -> str:
     """Return where the environment is called: here, if this process serves it; else nobody told us."""
     settings = desk().settings
+    if settings.url and not internal and view.name == settings.environment:
+        return settings.url
     if not settings.pipelines or view.name != settings.environment:
         return f"https://{'internal.' if internal else ''}{view.name}.example"
-    return f"http://{settings.internal_bind or 'INTERNAL'}" if internal else settings.url or request.url_root
+    return f"http://{settings.internal_bind or 'INTERNAL'}" if internal else request.url_root

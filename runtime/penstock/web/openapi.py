@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from xml.etree.ElementTree import Element
 
+import msgspec
 import structlog
 
 from penstock.gate.compliance import Judged, State
@@ -64,6 +65,7 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: st
         },
         "tags": [{"name": name, "description": item.pipeline.summary or f"Pipeline {name}"} for name, item in served.items()],
     }
+    document = msgspec.json.decode(msgspec.json.encode(document))  # what a hook changes is in one place of one document
     for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
