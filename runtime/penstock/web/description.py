@@ -1,7 +1,7 @@
-"""Who may read what an environment serves: its OpenAPI document, and the page that shows it.
+"""Serve the OpenAPI document of an environment, and the page that shows it, to those who may read them.
 
-Both name every route, field and credential of an environment, so they are for whom the environment is for: everybody where its policy is
-`any`, else users of the console, unless a setting says otherwise. The policy is asked at each request, as a change of it acts at once.
+Both name every route, field and credential. Under policy `any` everyone may call, so everyone may read them; otherwise they are for signed-in
+users of the console. Settings change that. The policy is read at each request, because a change of it acts at once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
 from penstock.web.problems import problem_response
 
-OPEN = "any"  # the policy under which anyone may call, and so may read how
+OPEN = "any"  # the policy under which anyone may call
 
 View = Callable[..., Response]
 
 
 class Audience(IntEnum):
-    """Who may read something, the fewest first."""
+    """Readers of something, from the fewest to all."""
 
     NOBODY = 0
     USERS = 1
@@ -37,7 +37,7 @@ class Audience(IntEnum):
 
 
 def add_description(app: Flask, host: Host) -> None:
-    """Add the document and the page to an application, as far as the settings have them."""
+    """Add the document and the page to an application, unless the settings switch them off."""
     settings = host.settings
     if settings.openapi == "false":
         return
@@ -49,12 +49,12 @@ def add_description(app: Flask, host: Host) -> None:
     if settings.docs != "false":
         url = urlsplit(settings.url)
         origin = f"{url.scheme}://{url.netloc}" if settings.url else ""
-        # The page is of no use to those who can't read the document.
+        # Without the document the page is of no use.
         app.register_blueprint(make_docs(lambda view: _only(lambda: min(readers(), _audience(host, settings.docs)), view), origin))
 
 
 def _audience(host: Host, choice: str) -> Audience:
-    """Return who may read what is so set, on the listener that is asked."""
+    """Return the readers under a setting, on the listener of the current request."""
     settings, access = host.settings, host.access
     if choice == "true":
         return Audience.EVERYBODY if settings.pipelines else Audience.NOBODY
@@ -66,7 +66,7 @@ def _audience(host: Host, choice: str) -> Audience:
 
 
 def _only(audience: Callable[[], Audience], view: View) -> View:
-    """Return a view for its audience; others learn that there is something, and nothing of it."""
+    """Return a view that answers its audience alone; others get a 404, or have to sign in."""
     for_users = only_signed_in(view)
 
     @wraps(view)

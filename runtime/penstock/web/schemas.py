@@ -1,11 +1,11 @@
 """Name the schemas of an OpenAPI document: one name a schema, the same in every process, and readable where two classes share one.
 
-A client generator makes a class of each name and of each `title`, and drops or mixes up what has the same one. So the title is the name,
-and two names differ in more than case and punctuation, which generators change as they like.
+Client generators make a class of each name or `title`, and drop or mix up schemas that share one. So the title is the name, and two names
+differ in more than case and punctuation, which generators change.
 
-The first schema of a name keeps it: pipelines are described by major version, then by name, so what `v1` has is called the same after a
-`v2` has come. Another of that name gets its pipeline in front (`OrdersV2NewOrder`), and a number only where that is taken too. Two classes
-of one name that are described alike, with all that they refer to, are one schema.
+The first schema of a name keeps it. Pipelines are described by major version, then by name: a new `v2` renames nothing of `v1`. The next
+schema of that name gets its pipeline in front (`OrdersV2NewOrder`), and a number only where that is taken too. Two classes of one name with
+equal schemas, and equal schemas of all types they refer to, are one schema.
 """
 
 from __future__ import annotations
