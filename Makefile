@@ -1,8 +1,8 @@
-# One word an intent: run, test, lint, bench, bench-check, soak, chaos, lock.
+# One word an intent: run, test, lint, generators, bench, bench-check, soak, chaos, lock.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: run test lint bench bench-check soak chaos lock clean
+.PHONY: run test lint generators bench bench-check soak chaos lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -23,6 +23,16 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Client generators that tests hold the OpenAPI documents against; without them these tests are skipped.
+generators: .generators/ready
+
+.generators/ready: tests/generators/requirements.txt tests/generators/package.json
+	$(PYTHON) -m venv .generators
+	.generators/bin/python -m pip install --quiet --disable-pip-version-check -r tests/generators/requirements.txt
+	cp tests/generators/package.json .generators/
+	cd .generators && npm install --silent --no-audit --no-fund --no-package-lock
+	touch $@
+
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.hot_path
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.features
@@ -42,4 +52,4 @@ lock:
 	uv pip compile --quiet --upgrade --all-extras --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv .penstock
+	rm -rf .venv .generators .penstock

@@ -568,7 +568,7 @@ def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -
     said = {(answered.headers["Deprecation"], answered.headers["Sunset"]) for answered in every_answer(runtime, "old").values()}
 
     assert said == {("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")}
-    operation = described["paths"]["/v1/old/"]["get"]
+    operation = described["paths"]["/v1/old"]["get"]
     assert operation["deprecated"] is True
     assert operation["description"] == "Deprecated since 2026-01-31. Expected to end on 2027-01-31."
     assert all({"Deprecation", "Sunset"} <= set(response["headers"]) for response in operation["responses"].values())
@@ -578,7 +578,7 @@ def test_since_when_it_is_deprecated_may_be_left_open(penstock_runtime: Start) -
     old = Pipeline("old", version="1.0.0", trigger=HttpTrigger(), deprecated=True)
     old.get("/")(lambda: "still here")
     client = penstock_runtime(offering(old), policy="any").anonymous()
-    described = json.loads(client.get("/-/openapi.json").data)["paths"]["/v1/old/"]["get"]
+    described = json.loads(client.get("/-/openapi.json").data)["paths"]["/v1/old"]["get"]
 
     assert client.get("/v1/old/").headers["Deprecation"] == "@0"
     assert (described["deprecated"], described["description"]) == (True, "Deprecated.")

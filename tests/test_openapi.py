@@ -110,8 +110,8 @@ def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_only_what_is_served_is_in_it(document: Callable[..., dict[str, Any]]) -> None:
-    assert list(document(policy="any")["paths"]) == ["/v1/open/", "/v2/orders/", "/v2/orders/{number}", "/v2/orders/{number}/file"]
-    assert list(document(policy="jwt-api-key")["paths"]) == ["/v2/orders/", "/v2/orders/{number}", "/v2/orders/{number}/file"]
+    assert list(document(policy="any")["paths"]) == ["/v1/open", "/v2/orders", "/v2/orders/{number}", "/v2/orders/{number}/file"]
+    assert list(document(policy="jwt-api-key")["paths"]) == ["/v2/orders", "/v2/orders/{number}", "/v2/orders/{number}/file"]
 
 
 def test_security_is_what_the_gate_requires_here(document: Callable[..., dict[str, Any]]) -> None:
@@ -120,7 +120,7 @@ def test_security_is_what_the_gate_requires_here(document: Callable[..., dict[st
     assert {json.dumps(operation["security"]) for operation in operations(found) if "v2/orders" in operation["tags"]} == {
         '[{"api_key": [], "jwt": ["a", "b"]}]'
     }
-    assert [operation.get("security") for operation in operations(found) if "v1/open" in operation["tags"]] == [None]
+    assert [operation.get("security") for operation in operations(found) if "v1/open" in operation["tags"]] == [[]]
     assert found["components"]["securitySchemes"] == {
         "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -145,9 +145,9 @@ def test_the_same_pipeline_asks_for_more_under_a_stricter_policy(document: Calla
 
 def test_bodies_replies_and_parameters_have_their_schemas(document: Callable[..., dict[str, Any]]) -> None:
     found = document(policy="any")
-    take = found["paths"]["/v2/orders/"]["post"]
+    take = found["paths"]["/v2/orders"]["post"]
     show, drop = found["paths"]["/v2/orders/{number}"]["get"], found["paths"]["/v2/orders/{number}"]["delete"]
-    keep, look = found["paths"]["/v2/orders/{number}/file"]["put"], found["paths"]["/v1/open/"]["get"]
+    keep, look = found["paths"]["/v2/orders/{number}/file"]["put"], found["paths"]["/v1/open"]["get"]
 
     assert (take["summary"], take["description"]) == ("Take an order.", "It is priced at once.")
     assert take["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Order"}
@@ -155,13 +155,13 @@ def test_bodies_replies_and_parameters_have_their_schemas(document: Callable[...
     assert found["components"]["schemas"]["Line"]["properties"]["quantity"] == {"type": "integer", "minimum": 1}
     assert found["components"]["schemas"]["Line"]["additionalProperties"] is False
     assert show["parameters"] == [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}]
-    assert found["paths"]["/v2/orders/"]["get"]["parameters"] == [
-        {"name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "maximum": 50}},
+    assert found["paths"]["/v2/orders"]["get"]["parameters"] == [
+        {"name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "maximum": 50, "default": 50}},
         {"name": "tag", "in": "query", "required": True, "schema": {"type": "array", "items": {"type": "string"}}},
     ]
     assert "204" in drop["responses"]
-    assert keep["requestBody"]["content"] == {"application/octet-stream": {}}
-    assert "2XX" in keep["responses"]
+    assert keep["requestBody"]["content"] == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    assert list(keep["responses"]["2XX"]["content"]) == ["application/json", "*/*"]
     assert look["responses"]["200"]["content"] == {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -171,8 +171,8 @@ def test_each_operation_says_which_problems_it_may_answer(document: Callable[...
     def problems(path: str, method: str) -> set[str]:
         return {status for status in found["paths"][path][method]["responses"] if status[0] in "45"}
 
-    assert problems("/v1/open/", "get") == {"401", "403", "429", "500", "503", "504"}  # a bad key, and operators' bounds
-    assert problems("/v2/orders/", "post") == {"400", "401", "403", "413", "415", "422", "429", "500", "503", "504"}
+    assert problems("/v1/open", "get") == {"401", "403", "429", "500", "503", "504"}  # a bad key, and operators' bounds
+    assert problems("/v2/orders", "post") == {"400", "401", "403", "413", "415", "422", "429", "500", "503", "504"}
     assert problems("/v2/orders/{number}", "get") == {"401", "403", "404", "429", "500", "503", "504"}
 
 
@@ -244,7 +244,8 @@ def test_types_that_share_a_name_have_a_schema_each(document: Callable[..., dict
     assert (fields(whole["outer"]["properties"]["at"]), fields(whole["outer"]["properties"]["number"])) == (["street"], ["box"])
     assert (fields(whole["other"]["properties"]["at"]), fields(whole["another"]["properties"]["at"])) == (["number"], ["street"])
     assert resolved(found, whole["lot"]["items"]) == whole["outer"]
-    assert set(found["components"]["schemas"]) == {"Problem", "Address", "Address-2", "Address-3", "Outer", "Other", "Other-2"}
+    names = {"Problem", "Address", "MadeV1Address", "MadeV1Address2", "Outer", "Other", "MadeV1Other"}
+    assert set(found["components"]["schemas"]) == names
 
 
 def test_a_plugin_s_own_problem_is_not_that_of_the_refusals(document: Callable[..., dict[str, Any]]) -> None:
@@ -272,7 +273,7 @@ def test_a_pydantic_reply_is_described_as_it_is_sent(penstock_runtime: Start, do
     assert list(replied(found, "a")["properties"]) == ["zipCode", "land"]
     assert resolved(found, sent(found, "b")["items"]) == sent(found, "a")
     assert resolved(found, replied(found, "b")["additionalProperties"]) == replied(found, "a")
-    assert set(found["components"]["schemas"]) == {"Problem", "Place", "Place-Reply"}
+    assert set(found["components"]["schemas"]) == {"Problem", "Place", "PlaceReply"}
 
 
 def test_types_that_refer_to_themselves_or_have_odd_names_are_described(document: Callable[..., dict[str, Any]]) -> None:
@@ -290,7 +291,7 @@ def test_a_type_without_a_schema_costs_nobody_the_document(document: Callable[..
 
     found = document(offering(taking("a", Strange), taking("b", Line)), policy="any")
 
-    assert sent_content(found, "a") == {"application/json": {}}
+    assert sent_content(found, "a") == {"application/json": {"schema": {}}}
     assert "sku" in sent(found, "b")["properties"]
 
 
@@ -316,6 +317,22 @@ def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:
     assert document(plugin, policy="any")["info"]["contact"] == {"email": "desk@example.com"}
 
 
+def test_what_a_plugin_changes_there_is_changed_in_one_place_and_once(document: Callable[..., dict[str, Any]]) -> None:
+    plugin = shop()
+    before = document(plugin, policy="any")
+
+    @hookimpl
+    def penstock_openapi(document: dict[str, Any]) -> None:
+        document["paths"]["/v1/open"]["get"]["responses"]["200"]["content"]["text/plain"]["schema"]["description"] = "mine"
+        document["components"]["schemas"]["Problem"]["properties"]["run"]["description"] = "mine"
+
+    changed = shop()
+    changed.penstock_openapi = penstock_openapi
+
+    assert json.dumps(document(changed, policy="any")).count('"mine"') == 2
+    assert document(plugin, policy="any") == before
+
+
 def test_one_that_raises_there_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
     plugin = shop()
 
@@ -335,7 +352,7 @@ def test_it_can_be_switched_off(penstock_runtime: Start) -> None:
 def test_the_demo_is_described(document: Callable[..., dict[str, Any]]) -> None:
     found = document(penstock_demo)
 
-    orders = ["/v1/orders/", "/v1/orders/import", "/v1/orders/{order_id}", "/v1/orders/runs/{run_id}"]
+    orders = ["/v1/orders", "/v1/orders/import", "/v1/orders/{order_id}", "/v1/orders/runs/{run_id}"]
     assert list(found["paths"]) == orders  # no login flow is designated, and status is refused
 
 
@@ -351,14 +368,15 @@ def test_durable_runs_are_described_from_their_acceptance_to_their_end(document:
         return [jobs]
 
     found = document(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key")
-    started, run = found["paths"]["/v1/jobs/"]["post"], found["paths"]["/v1/jobs/runs/{run_id}"]
+    started, run = found["paths"]["/v1/jobs"]["post"], found["paths"]["/v1/jobs/runs/{run_id}"]
     accepted = started["responses"]["202"]
     schema = accepted["content"]["application/json"]["schema"]
     told = started["callbacks"]["ended"]["{$request.query.callback_url}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert set(accepted["headers"]) == {"Location", "Retry-After"}
-    assert schema == told == started["responses"]["200"]["content"]["application/json"]["schema"]
-    assert schema["allOf"] == [
+    assert schema == told == started["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/WorkRun"}
+    assert run["get"]["responses"]["200"]["content"]["application/json"]["schema"] == schema
+    assert found["components"]["schemas"]["WorkRun"]["allOf"] == [
         {"$ref": "#/components/schemas/Run"},
         {"type": "object", "properties": {"result": {"$ref": "#/components/schemas/Line"}}},
     ]
@@ -415,25 +433,27 @@ def test_a_handler_on_several_routes_has_an_operation_for_each(document: Callabl
 
 
 def test_a_change_of_policy_changes_the_document_of_a_running_server(sqlite_place: Place, serve: Callable[..., Server]) -> None:
-    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"))
+    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true")
     before = list(httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()["paths"])
     sqlite_place.policy("any")
     for _ in range(50):
         after = httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()["paths"]
-        if "/v1/status/" in after:
+        if "/v1/status" in after:
             break
 
-    assert "/v1/status/" not in before
-    assert "security" not in after["/v1/status/"]["get"]
+    assert "/v1/status" not in before
+    assert after["/v1/status"]["get"]["security"] == []
 
 
 def test_the_command_prints_the_same_offline(sqlite_place: Place, serve: Callable[..., Server]) -> None:
-    plugins = {"PENSTOCK_PLUGIN_PATH": str(ROOT / "plugins")}
-    server = serve(sqlite_place, **plugins)
+    plugins = {"PENSTOCK_PLUGIN_PATH": str(ROOT / "plugins"), "PENSTOCK_URL": "https://api.example.com/orders/"}
+    server = serve(sqlite_place, **plugins, PENSTOCK_OPENAPI="true")
     served = httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()
 
     printed = json.loads(sqlite_place.run("openapi", "--env", "test", **plugins).stdout)
     elsewhere = json.loads(sqlite_place.run("openapi", "--env", "prod", **plugins).stdout)
 
     assert printed == served
+    assert list(printed["components"]["schemas"]) == list(served["components"]["schemas"])
+    assert served["servers"] == [{"url": "https://api.example.com/orders"}]
     assert elsewhere["info"]["title"] == "Pipelines of prod"

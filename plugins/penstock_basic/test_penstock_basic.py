@@ -226,4 +226,4 @@ def test_openapi_says_basic(runtime: Runtime) -> None:
     document: Any = runtime.anonymous().get("/-/openapi.json").json
 
     assert document["components"]["securitySchemes"] == {"basic": {"type": "http", "scheme": "basic"}}
-    assert document["paths"]["/v1/orders/"]["get"]["security"] == [{"basic": []}]
+    assert document["paths"]["/v1/orders"]["get"]["security"] == [{"basic": []}]

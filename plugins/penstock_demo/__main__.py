@@ -100,7 +100,7 @@ def _say(port: str, key: str, user: str) -> None:
         f" -H 'Prefer: wait=20' --data-binary \"{file}\"\n\n"
         "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock runs list\n\n"
         f"The console: http://127.0.0.1:{port}/-/console ({user})\n\n"
-        f"What is served, and calls to try: http://127.0.0.1:{port}/-/docs\n\n"
+        f"API documentation, with trial calls (sign in as the console's user): http://127.0.0.1:{port}/-/docs\n\n"
         "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
     )
     sys.stdout.flush()

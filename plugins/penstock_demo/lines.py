@@ -21,7 +21,7 @@ def read_lines(content_type: str, file: bytes) -> list[bytes]:
     except UnicodeDecodeError:
         raise PipelineError(400, "Not text", "The file is not UTF-8.", type="not-text") from None
     lines = _from_csv(text) if kind == "text/csv" else [line.encode() for line in text.splitlines() if line.strip()]
-    if kind not in {"text/csv", "application/x-ndjson"}:
+    if kind not in {"text/csv", "application/x-ndjson", "application/octet-stream"}:  # the last one is what OpenAPI says of bytes
         raise PipelineError(415, "Unknown kind of file", "Send application/x-ndjson or text/csv.", type="unknown-file")
     if not 0 < len(lines) <= MOST:
         raise PipelineError(422, "Nothing to do", f"The file has {len(lines)} lines; it may have 1 to {MOST}.", type="no-lines")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from penstock.cidr import network_of
 from penstock.errors import BadSetting
@@ -16,6 +17,9 @@ from penstock.errors import BadSetting
 PREFIX = "PENSTOCK_"
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ADDRESS = re.compile(r"unix:\S+|fd://\d+|(?:\[[0-9A-Fa-f:.]+\]|[^:\s\[\]/]+):(?P<port>\d{1,5})")
+URL = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?(?P<path>(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*)/*"
+)
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 
@@ -57,11 +61,19 @@ SETTINGS = (
         "the header in which they pass on a client's certificate, verified (RFC 9440, or escaped PEM)",
     ),
     Setting(
-        "PENSTOCK_OPENAPI",
-        "true",
-        "whether `/-/openapi.json` describes what the environment serves: true (to everybody), sign-in (to users of the console) or false",
+        "PENSTOCK_URL",
+        "",
+        "where callers reach this environment, with any path prefix of a proxy: https://api.example.com/orders; empty: URLs in replies are relative",
     ),
-    Setting("PENSTOCK_DOCS", "true", "whether the page `/-/docs` shows that description, and lets calls be tried: true, sign-in or false"),
+    Setting(
+        "PENSTOCK_OPENAPI",
+        "auto",
+        "who may read the OpenAPI document at `/-/openapi.json`: auto (everyone under policy any, else users of the console), true (everyone), "
+        "sign-in (users of the console) or false (no one)",
+    ),
+    Setting(
+        "PENSTOCK_DOCS", "auto", "who may open the page `/-/docs`, which shows that document and sends trial calls: auto, true, sign-in or false"
+    ),
     Setting("PENSTOCK_PIPELINES", "true", "false: serve the console alone, and no pipeline"),
     Setting("PENSTOCK_CONSOLE", "false", "true: serve the console at `/-/console`"),
     Setting("PENSTOCK_CONSOLE_URL", "", "where people reach the console's host, such as https://ops.example.com; https makes its cookies Secure"),
@@ -132,8 +144,9 @@ class Settings:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
     client_cert_header: str = "Client-Cert"
-    openapi: str = "true"
-    docs: str = "true"
+    url: str = ""
+    openapi: str = "auto"
+    docs: str = "auto"
     pipelines: bool = True
     console: bool = False
     console_url: str = ""
@@ -153,6 +166,11 @@ class Settings:
     log_format: str = "auto"
     log_level: str = "info"
     log_calls: str = "failed"
+
+    @property
+    def console_prefix(self) -> str:
+        """The path in front of the console's pages, where a proxy has one for them."""
+        return urlsplit(self.console_url or self.url).path
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -192,8 +210,9 @@ class Settings:
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
             client_cert_header=read.text("PENSTOCK_CLIENT_CERT_HEADER"),
-            openapi=read.choice("PENSTOCK_OPENAPI", "true", "sign-in", "false"),
-            docs=read.choice("PENSTOCK_DOCS", "true", "sign-in", "false"),
+            url=read.url("PENSTOCK_URL", "https://api.example.com/orders"),
+            openapi=read.choice("PENSTOCK_OPENAPI", "auto", "true", "sign-in", "false"),
+            docs=read.choice("PENSTOCK_DOCS", "auto", "true", "sign-in", "false"),
             pipelines=pipelines,
             console=console,
             console_url=read.url("PENSTOCK_CONSOLE_URL"),
@@ -280,11 +299,12 @@ class _Reader:
             raise BadSetting(f"{name} must have another port than {first}: calls are told apart by it")
         return value
 
-    def url(self, name: str) -> str:
-        value = self.text(name).rstrip("/")
-        if value and not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", value):
-            raise BadSetting(f"{name} must be like https://ops.example.com, not {value!r}")
-        return value
+    def url(self, name: str, example: str = "https://ops.example.com") -> str:
+        value = self.text(name)
+        match = URL.fullmatch(value)
+        if value and (match is None or int(match["port"] or 0) > 65_535):  # noqa: PLR2004  the largest port
+            raise BadSetting(f"{name} must be like {example}: scheme, host and at most a path, in ASCII, without user, query or fragment")
+        return value.rstrip("/")
 
     def oidc(self) -> Oidc | None:
         issuer = self.url("PENSTOCK_CONSOLE_OIDC_ISSUER")

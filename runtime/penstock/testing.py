@@ -82,9 +82,8 @@ class Runtime:
         migrate.upgrade(self._engine)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
-        chosen = Settings(
-            **{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text", "failed_auth_rate": "off", **settings}
-        )
+        usual = {"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text"}
+        chosen = Settings(**{**usual, "failed_auth_rate": "off", "openapi": "true", **settings})  # nobody but the test can read it
         logs.configure_events(chosen)
         self._runs = Straight()
         self._host = Host(chosen, extra=named, open_ledger=lambda *_: self._runs)

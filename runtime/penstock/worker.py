@@ -320,7 +320,7 @@ class Worker:
             said = "not allowed any more"
         else:
             try:
-                status = callbacks.deliver(document["url"], target, run, as_json(told_run(row, held)))
+                status = callbacks.deliver(document["url"], target, run, as_json(told_run(row, held) | {"url": self._url_of(row)}))
                 said = f"delivered at attempt {attempt} ({status})"
             except callbacks.Undeliverable as error:
                 said = f"attempt {attempt}: {error}"
@@ -331,6 +331,12 @@ class Worker:
             if delay is not None:
                 self._accepting.call_back_in(connection, run, document["url"], document["consumer_id"], attempt=attempt + 1, delay=delay)
         return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
+
+    def _url_of(self, row: Row) -> str:
+        """Return where the consumer of a run can look it up."""
+        item = self._host.loaded.get(row["pipeline"])
+        outside = item is None or item.pipeline.trigger.external  # an internal pipeline is not there
+        return f"{self._host.settings.url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
 
     def _ended(self, run: str) -> Held | None:
         """Return a run whose end was noted; the engine writes it a moment later."""

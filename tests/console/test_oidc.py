@@ -69,6 +69,13 @@ def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(here: C
     assert "hush-hush" not in here.server.log.read_text()
 
 
+def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(console: Start, provider: str) -> None:
+    oidc = {"URL": "http://console.test/ops", "OIDC_ISSUER": provider, "OIDC_CLIENT_ID": "console", "OIDC_CLIENT_SECRET": "hush-hush"}
+    start = console(**{f"PENSTOCK_CONSOLE_{name}": value for name, value in oidc.items()}).visitor().get("/oidc").headers["Location"]
+
+    assert parse_qs(urlsplit(start).query)["redirect_uri"] == [f"http://console.test/ops{ROOT}/oidc/back"]
+
+
 def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider: str) -> None:
     engine = here.place.engine
     for name in ("off@example.org", "unverified@example.org"):

@@ -38,7 +38,10 @@ def test_the_description_can_be_for_who_is_signed_in(console: Start) -> None:
 
     assert statuses(stranger) == [401, 401, 401]
     assert statuses(vic) == [200, 200, 200]
-    sent = stranger.client.get("/-/docs", headers={"Accept": "text/html"})
+    of_a_browser = (
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
+    )
+    sent = stranger.client.get("/-/docs", headers={"Accept": of_a_browser})
     assert (sent.status_code, sent.headers["Location"]) == (303, f"{ROOT}/sign-in?next=/-/docs")
     stranger.client.get(sent.headers["Location"])
     assert stranger.sign_in("vic").headers["Location"] == "/-/docs"
@@ -49,6 +52,7 @@ def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
         ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
         ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
         ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
+        ({"PENSTOCK_URL": "api.example.com"}, "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most a path"),
         ({"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"}, "set PENSTOCK_CONSOLE_URL and"),
         ({"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"}, "PENSTOCK_CONSOLE_SIGN_IN_RATE"),
     ):

@@ -30,7 +30,7 @@ def test_the_demo_holds_what_its_document_says(sqlite_place: Place, serve: Serve
     sqlite_place.designate("login")
     key = sqlite_place.key("demo").key
     token = sqlite_place.token("demo", scopes=frozenset({"orders:read", "orders:write"}))
-    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"))
+    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true")
     headers = ["-H", f"X-API-Key: {key}", "-H", f"Authorization: Bearer {token}"]
     options = ["-c", ",".join(CHECKS), "--max-examples", "25", "--seed", "1", "--generation-database", "none"]
 

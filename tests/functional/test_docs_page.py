@@ -64,7 +64,7 @@ def place(sqlite_place: Place) -> Place:
 
 
 def test_a_call_can_be_tried_and_the_key_stays_on_the_page(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
-    server = serve(place)
+    server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
     key, token = place.key("acme").key, place.token("acme")
 
     page.goto(f"{server.url}/-/docs")
@@ -97,7 +97,7 @@ def test_a_call_can_be_tried_and_the_key_stays_on_the_page(place: Place, serve: 
 
 def test_an_environment_that_serves_nothing_has_a_page_too(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
     (place.folder / "plugins" / "greeting.py").unlink()
-    server = serve(place)
+    server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
 
     page.goto(f"{server.url}/-/docs")
 
@@ -106,7 +106,7 @@ def test_an_environment_that_serves_nothing_has_a_page_too(place: Place, serve: 
 
 
 def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve: Serve) -> None:
-    server = serve(place)
+    server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
     page = server.client.get("/-/docs")
     script = server.client.get("/-/docs/swagger-ui-bundle.js")
 
@@ -126,5 +126,5 @@ def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve:
     assert server.client.post("/-/docs").status_code == 405
 
     for switch, expected in (("PENSTOCK_DOCS", [404, 404, 200]), ("PENSTOCK_OPENAPI", [404, 404, 404])):
-        off = serve(place, **{switch: "false"})
+        off = serve(place, **{"PENSTOCK_OPENAPI": "true", switch: "false"})
         assert [off.client.get(path).status_code for path in ("/-/docs", "/-/docs/page.js", "/-/openapi.json")] == expected

@@ -503,7 +503,7 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place:
     key = place.key("acme").key
     allowed = place.run("callback", "allow", "acme", f"{hook.url}/hooks", "--env", "test", "--private")
     secret = base64.b64decode(allowed.stdout.splitlines()[-1].removeprefix("whsec_"))
-    server = serve(place, worker=1)
+    server = serve(place, worker=1, PENSTOCK_URL="https://api.example.com/x")
 
     answered = server.call("POST", f"/v1/jobs/?callback_url={hook.url}/hooks/7", key=key, json={"first": 0, "second": 0})
     until(lambda: len(hook.received) == 2)
@@ -512,6 +512,7 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place:
     for headers, body in hook.received:
         told = json.loads(body)
         assert (told["id"], told["status"], told["result"]) == (run, "succeeded", ["first", "second", "third"])
+        assert told["url"] == answered.headers["Location"] == f"https://api.example.com/x/v1/jobs/runs/{run}"
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
         assert headers["webhook-id"] == run

@@ -123,14 +123,14 @@ def test_check_and_listings_know_both(ready: Place) -> None:
 
 def test_each_listener_describes_its_own(ready: Place, serve: Serve) -> None:
     port = free_port()
-    server = serve(ready, PENSTOCK_INTERNAL_BIND=f"127.0.0.1:{port}")
+    server = serve(ready, PENSTOCK_INTERNAL_BIND=f"127.0.0.1:{port}", PENSTOCK_OPENAPI="true")
 
     def paths(base: str) -> set[str]:
         return set(httpx.get(f"{base}/-/openapi.json", timeout=10).json()["paths"])
 
     for _ in range(2):
-        assert paths(server.url) == {"/v1/outside/", "/v1/both/"}
-        assert paths(f"http://127.0.0.1:{port}") == {"/v1/inside/", "/v1/both/", "/v1/half/"}
+        assert paths(server.url) == {"/v1/outside", "/v1/both"}
+        assert paths(f"http://127.0.0.1:{port}") == {"/v1/inside", "/v1/both", "/v1/half"}
 
 
 def test_the_internal_listener_may_be_a_local_socket(ready: Place, serve: Serve, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def openapi(context: Context, environment: str | None, internal: bool) -> None:
     _, judged = context.host.look(context.engine, name, context.box, internal=internal)
     from penstock.web.openapi import describe  # noqa: PLC0415  it brings Flask with it, which other commands need not load
 
-    show_json(describe(context.host, name, judged))
+    show_json(describe(context.host, name, judged, "" if internal else context.settings.url))
 
 
 @click.command("audit")

@@ -47,7 +47,7 @@ def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
         SECRET_KEY=newest,
         SECRET_KEY_FALLBACKS=older,
         SESSION_COOKIE_NAME=COOKIE,
-        SESSION_COOKIE_PATH="/-/",
+        SESSION_COOKIE_PATH=f"{host.settings.console_prefix}/-/",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",  # an identity provider sends the browser back from another site
         SEND_FILE_MAX_AGE_DEFAULT=31_536_000,  # their addresses hold a digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urljoin
 
 import structlog
 from authlib.common.errors import AuthlibBaseError
@@ -48,7 +49,8 @@ def oidc_start() -> Response:
     """Send the browser to the provider."""
     provider, settings = _provider()
     try:
-        return make_response(provider.authorize_redirect(f"{desk().settings.console_url}{url_for('console.oidc_back')}"))
+        back = urljoin(desk().settings.console_url, url_for("console.oidc_back"))
+        return make_response(provider.authorize_redirect(back))
     except (AuthlibBaseError, RequestException, ValueError, KeyError) as error:
         return _refuse(f"{settings.issuer} can't be asked at the moment.", error)
 

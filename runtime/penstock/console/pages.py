@@ -163,9 +163,9 @@ def only_signed_in(view: View) -> View:
     @wraps(view)
     def guarded(*args: Any, **more: Any) -> Any:  # noqa: ANN401  a Flask view
         if _recognise() is None:
-            if request.accept_mimetypes.accept_html and request.accept_mimetypes.best == "text/html":
+            if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":  # a browser's own request
                 return _to_sign_in()
-            raise Unauthorised
+            raise Unauthorised(f"Sign in to the console first: {url_for('console.sign_in')}.")
         return view(*args, **more)
 
     return guarded
@@ -175,7 +175,6 @@ class Unauthorised(HTTPException):
     """Nobody is signed in."""
 
     code = 401
-    description = "Sign in to the console first: /-/console/sign-in."
 
 
 def _plain(response: Any) -> Response:  # noqa: ANN401  Werkzeug's type, which is ours

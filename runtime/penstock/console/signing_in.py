@@ -24,7 +24,7 @@ def begin(name: str, how: str) -> Response:
     token = users.begin_session(here.engine, name, lifetime=lifetime, address=here.peer.address(), agent=agent, how=how)
     session.clear()
     session["token"] = token
-    target = wanted if isinstance(wanted, str) and is_ours(wanted) else url_for("console.overview")
+    target = request.script_root + wanted if isinstance(wanted, str) and is_ours(wanted) else url_for("console.overview")
     return Response(status=303, headers={"Location": target})
 
 

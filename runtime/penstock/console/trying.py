@@ -30,7 +30,8 @@ def document_of(identifier: str, view: View, judged: Judged | None) -> dict[str,
 
 
 def _operation(document: Mapping[str, Json], identifier: str, endpoint: Endpoint) -> Mapping[str, Json]:
-    found: Mapping[str, Json] = document["paths"].get(f"/{identifier}{endpoint.route.path}", {}).get(endpoint.route.method.lower(), {})
+    path = f"/{identifier}{endpoint.route.path}".rstrip("/")
+    found: Mapping[str, Json] = document["paths"].get(path, {}).get(endpoint.route.method.lower(), {})
     return found
 
 
@@ -129,12 +130,15 @@ def _foreign(base: str) -> str:
         host = urlsplit(base).netloc or base
     except ValueError:
         host = base
-    return "" if host in {request.host, desk().settings.internal_bind} else host
+    settings = desk().settings
+    return "" if host in {request.host, settings.internal_bind, urlsplit(settings.url).netloc} else host
 
 
 def _base(view: View, *, internal: bool) -> str:
     """Return where the environment is called: here, if this process serves it; else nobody told us."""
     settings = desk().settings
+    if settings.url and not internal and view.name == settings.environment:
+        return settings.url
     if not settings.pipelines or view.name != settings.environment:
         return f"https://{'internal.' if internal else ''}{view.name}.example"
     return f"http://{settings.internal_bind or 'INTERNAL'}" if internal else request.url_root

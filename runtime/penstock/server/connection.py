@@ -120,6 +120,11 @@ class Connection:
         data, self.unsent = self.unsent, memoryview(b"")
         return self.send(data)  # type: ignore[arg-type]  # any buffer can be sent
 
+    @property
+    def held(self) -> int:
+        """The bytes in memory for what is unsent: all of a piece until its last byte has gone."""
+        return memoryview(self.unsent.obj).nbytes
+
     def shutdown(self, how: int) -> None:
         """End reading or writing. Raises Disconnected."""
         try:

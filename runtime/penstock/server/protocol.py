@@ -270,7 +270,7 @@ class Http1:
     def _send_rest(self, connection: Connection, pace: Pace) -> Conversation:
         """Send what did not go out at once. Raises Disconnected where the client takes it too slowly."""
         connection.phase, connection.deadline = Phase.SENDING, pace.deadline(0)
-        held = len(connection.unsent.obj)  # memory is kept of all of it until the last byte has gone
+        held = connection.held  # memory is kept of all of it until the last byte has gone
         self._unsent.add(held)
         try:
             while connection.unsent:

@@ -261,7 +261,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         for victim in sorted(sending, key=lambda connection: connection.deadline)[:-1]:
             if size <= 0:
                 return
-            size -= len(victim.unsent.obj)
+            size -= victim.held
             victim.phase = Phase.CLOSING  # so that it is not picked again
             victim.abort()
             self._wake(victim)

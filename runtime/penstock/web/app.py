@@ -7,23 +7,22 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from penstock import forks, metrics
-from penstock.console import Peer, add_console, only_signed_in
+from penstock.console import Peer, add_console
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.addresses import client_address, from_trusted_proxy
 from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of
+from penstock.web.description import add_description
 from penstock.web.dispatcher import Dispatcher
-from penstock.web.docs import make_docs
 from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
-from penstock.web.problems import CONTENT_TYPE, problem
+from penstock.web.problems import problem_response
 from penstock.web.watchdog import announce_close
 
 MAX_FORM = 1024 * 1024  # bytes of a form of the console
@@ -50,6 +49,7 @@ class Penstock(Flask):
         self._internal = Dispatcher(host, internal=True)
         self._internal_bind = host.settings.internal_bind
         self._pipelines = host.settings.pipelines
+        self._prefix = host.settings.console_prefix
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -63,6 +63,8 @@ class Penstock(Flask):
             found = dispatcher.find(environ)
             if found is not None:
                 return dispatcher.answer(environ, start_response, found)
+        if self._prefix and not is_internal(environ, self._internal_bind):
+            environ["SCRIPT_NAME"] = self._prefix  # a proxy took it off; links and cookies need it
         try:
             return super().wsgi_app(environ, start_response)
         except BodyNeeded:  # a view reads it, once it knows whose request it is
@@ -74,7 +76,7 @@ class Penstock(Flask):
         if fault is None:
             return super().wsgi_app(environ, start_response)
         announce_close(start_response)
-        return _render(Refusal(*FAULTS[fault]))(environ, start_response)
+        return problem_response(Refusal(*FAULTS[fault]))(environ, start_response)
 
 
 def create_app(host: Host) -> Penstock:
@@ -87,7 +89,7 @@ def create_app(host: Host) -> Penstock:
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.console:
         add_console(app, host, _peer(host), describe)
-    _add_openapi(app, host)
+    add_description(app, host)
     if host.settings.pipelines:
         _add_documents(app, host)
     app.register_error_handler(HTTPException, _http_error)
@@ -106,19 +108,6 @@ def _peer(host: Host) -> Peer:
     return Peer(lambda: client_address(request.environ, proxies, header), secure)
 
 
-def _add_openapi(app: Penstock, host: Host) -> None:
-    """Add the description of what is served, and the page that shows it: to everybody, or to who is signed in."""
-    wanted = [host.settings.openapi, host.settings.docs]
-    if not host.settings.pipelines:
-        wanted = ["false" if value == "true" else value for value in wanted]
-    if wanted[0] == "false":
-        return
-    view = _openapi_view(host)
-    app.add_url_rule("/-/openapi.json", "openapi", only_signed_in(view) if wanted[0] == "sign-in" else view)
-    if wanted[1] != "false":
-        app.register_blueprint(make_docs(only_signed_in if "sign-in" in wanted else None))
-
-
 def _ready(host: Host) -> tuple[Response, int]:
     """Say whether this process can answer calls, and which part can't."""
     ready, checks = host.checks()
@@ -129,26 +118,9 @@ def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
         """Tell Prometheus what is counted; who may not know is told that there is nothing."""
         if host.settings.metrics == "internal" and not is_internal(request.environ, host.settings.internal_bind):
-            return _render(Refusal(404, "not-found", "There is nothing at this path."))
+            return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
         text, content_type = metrics.render()
         return Response(text, content_type=content_type)
-
-    return view
-
-
-def _openapi_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
-    made: dict[bool, tuple[object, bytes]] = {}
-
-    def view() -> Response:
-        """Describe what this environment serves now on this listener."""
-        if host.access is None or not host.fresh():
-            return _render(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
-        internal = is_internal(request.environ, host.settings.internal_bind)
-        judged = host.judged_internal if internal else host.judged
-        kept = made.get(internal)
-        if kept is None or kept[0] is not judged:
-            kept = made[internal] = judged, msgspec.json.encode(describe(host, host.settings.environment, judged))
-        return Response(kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     return view
 
@@ -163,7 +135,7 @@ def _add_documents(app: Penstock, host: Host) -> None:
 def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
         if host.access is None or not host.fresh():
-            return _render(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+            return problem_response(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
         response = Response(document.render(host.access), content_type=document.content_type)
         response.headers["Cache-Control"] = f"public, max-age={document.max_age}"
         return response
@@ -174,16 +146,12 @@ def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Fl
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 404:  # noqa: PLR2004
-        return _render(Refusal(404, "not-found", "There is nothing at this path."))
+        return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
-    return _render(Refusal(status, code, error.description or error.name, headers=headers))
+    return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
 
 
 def _failure(error: Exception) -> Response:
     structlog.get_logger("penstock").exception("request failed", error=type(error).__name__)
-    return _render(Refusal(500, "internal", "Something went wrong here; the log says what."))
-
-
-def _render(refusal: Refusal) -> Response:
-    return Response(problem(refusal, None), refusal.status, headers=list(refusal.headers), content_type=CONTENT_TYPE)
+    return problem_response(Refusal(500, "internal", "Something went wrong here; the log says what."))

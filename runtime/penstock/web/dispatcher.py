@@ -38,6 +38,7 @@ from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.turns import LONG, PASS_ON
+from penstock.web.urls import absolute
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, channel_of, last_response, read_in_time
 
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
@@ -53,6 +54,7 @@ class Dispatcher:
     def __init__(self, host: Host, *, internal: bool = False) -> None:
         self._host = host
         self._internal = internal
+        self._url = "" if internal else host.settings.url
         self._log = structlog.get_logger("penstock.calls")
         served = {
             identifier: item
@@ -141,6 +143,8 @@ class Dispatcher:
             elif any(item[0].lower() == name for item in headers):
                 continue
             headers.append((rule.name, rule.value))
+        if self._url:
+            headers[:] = absolute(headers, self._url)
 
     def _record(self, passage: Passage, status: int, refusal: Refusal | None, headers: Headers, body: bytes) -> None:
         """Hand over the record of a run, or count what did not become one."""

@@ -1,59 +1,87 @@
-"""Describe what an environment serves, as OpenAPI 3.1: routes, schemas, problems, and what a call must present here."""
+"""Describe what an environment serves, as OpenAPI 3.1: routes, schemas, problems, and what a call must present here.
+
+Every process describes an environment with the same bytes: pipelines come by major version and name, routes as they were declared, and
+nothing is written in the order of a set. Paths have no slash at their end here; the server takes both spellings.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from xml.etree.ElementTree import Element
 
+import msgspec
 import structlog
 
-from penstock.contracts.call import Reply
 from penstock.gate.compliance import Judged, State
 from penstock.host import Host
 from penstock.runs.bodies import Body
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE
+from penstock.runs.parameters import Parameter
 from penstock.web import openapi_parts as parts
+from penstock.web.openapi_replies import replies_of, run_of
 from penstock.web.problems import CONTENT_TYPE
-from penstock.web.schemas import REFERENCE, Document, Schemas
+from penstock.web.schemas import REFERENCE, Schemas
+from penstock.web.shapes import BINARY, NULL, TEXT, Document, default_of, fitting
 
-Found = Mapping[int, Document | None]  # schemas by the identity of their types
 SERVED = {State.SERVED, State.NON_CONFORMANT}
+UNNAMED = "handler"  # in an operationId
+RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}  # bodies that are no JSON
 
 
-def describe(host: Host, environment: str, judged: Mapping[str, Judged]) -> Document:
-    """Return the document of an environment; what it does not serve is not in it."""
-    served = {name: item for name, item in judged.items() if item.state in SERVED}
-    endpoints = [(name, endpoint) for name in served for endpoint in host.loaded[name].endpoints]
-    durable = any(endpoint.route.durable for _, endpoint in endpoints)
-    named = Schemas({"Problem": parts.PROBLEM, **({"Run": parts.RUN} if durable else {})})
-    sent = {id(kind): named.of(kind) for _, endpoint in endpoints for kind in _kinds(endpoint)}
-    replied = {id(endpoint.returns): named.of(endpoint.returns, reply=True) for _, endpoint in endpoints}
-    schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators}
+def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: str = "") -> Document:
+    """Return the document of an environment; what it does not serve is not in it.
+
+    `url` is where callers reach it; without one they do where the document comes from.
+    """
+    served = {name: judged[name] for name in sorted(judged, key=_rank) if judged[name].state in SERVED}
+    endpoints = {name: host.loaded[name].endpoints for name in served}
+    durable = any(endpoint.route.durable for items in endpoints.values() for endpoint in items)
+    schemas = Schemas({"Problem": parts.PROBLEM, **({"Run": parts.RUN} if durable else {})})
+    for name, items in endpoints.items():  # what is sent is named before what is replied
+        for kind in (kind for endpoint in items for kind in _kinds(endpoint)):
+            schemas.of(kind, name)
     paths: dict[str, Document] = {}
-    for name, endpoint in endpoints:
-        path = f"/{name}{endpoint.route.path}"
-        paths.setdefault(path, {})[endpoint.route.method.lower()] = _operation(name, endpoint, served[name], sent, replied)
+    for name, items in endpoints.items():
+        for endpoint in items:
+            described = _operation(name, endpoint, items, served[name], schemas)
+            paths.setdefault(path_of(name, endpoint), {})[endpoint.route.method.lower()] = described
     _tell_apart(operation for path in paths.values() for operation in path.values())
     used = {scheme for item in served.values() for scheme in item.requires}
+    schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators if item.name in used}
     document: Document = {
         "openapi": "3.1.0",
         "info": {"title": f"Pipelines of {environment}", "version": version("penstock")},
+        "servers": [{"url": url or "/"}],
         "paths": paths,
         "components": {
-            "schemas": named.named,
-            "securitySchemes": {name: dict(scheme) for name, scheme in schemes.items() if name in used},
+            "schemas": dict(sorted(schemas.named.items())),
+            "securitySchemes": {name: dict(schemes[name]) for name in sorted(schemes)},
         },
-        "tags": [{"name": name, "description": item.pipeline.summary} for name, item in served.items()],
+        "tags": [{"name": name, "description": item.pipeline.summary or f"Pipeline {name}"} for name, item in served.items()],
     }
+    document = msgspec.json.decode(msgspec.json.encode(document))  # what a hook changes is in one place of one document
     for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
-        except Exception:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it
+        except Exception:  # noqa: BLE001  a plugin's hook may raise anything; the document goes out without it
             structlog.get_logger("penstock").exception("penstock_openapi failed", plugin=implementation.plugin_name)
     return document
+
+
+def path_of(identifier: str, endpoint: Endpoint) -> str:
+    """Return the path of an endpoint of a pipeline as it is described."""
+    return f"/{identifier}{endpoint.route.path}".rstrip("/")
+
+
+def _rank(identifier: str) -> tuple[int, str]:
+    major, _, name = identifier.partition("/")
+    return int(major[1:]), name
 
 
 def _kinds(endpoint: Endpoint) -> Iterable[object]:
@@ -62,29 +90,29 @@ def _kinds(endpoint: Endpoint) -> Iterable[object]:
 
 
 def _tell_apart(operations: Iterable[Document]) -> None:
-    """Give operations of one id a number each: a handler may be on several routes."""
+    """Give operations of one id a number each: a handler may be on several routes, and generators drop the signs of an id."""
     seen: Counter[str] = Counter()
     for operation in operations:
         identifier = operation["operationId"]
-        seen[identifier] += 1
-        if seen[identifier] > 1:
-            operation["operationId"] = f"{identifier}.{seen[identifier]}"  # no handler's name has a dot
+        folded = re.sub(r"[^a-z0-9]", "", identifier.lower())
+        seen[folded] += 1
+        if seen[folded] > 1:
+            operation["operationId"] = f"{identifier}.{seen[folded]}"  # no handler's name has a dot
 
 
-def _operation(name: str, endpoint: Endpoint, judged: Judged, sent: Found, replied: Found) -> Document:
-    handler = endpoint.route.handler
-    trigger = judged.pipeline.trigger
-    called = "runs." if endpoint.of_runtime else ""
-    operation: Document = {
-        "operationId": f"{name.replace('/', '-')}-{called}{getattr(handler, '__name__', 'handler')}-{endpoint.route.method.lower()}",
-        "tags": [name],
-        "parameters": list(_parameters(endpoint, sent)),
-        "responses": {**_reply(endpoint, replied), **{status: _problem(status) for status in _statuses(endpoint, judged)}},
-    }
-    summary, _, more = (part.strip() for part in (getattr(handler, "__doc__", None) or "").strip().partition("\n"))
+def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judged: Judged, schemas: Schemas) -> Document:
+    trigger, method = judged.pipeline.trigger, endpoint.route.method
+    called = _called(endpoint)
+    summary, more = _texts(endpoint.route.handler)
     notice, headers = parts.notices(judged.pipeline)
-    if summary:
-        operation["summary"] = summary
+    operation: Document = {
+        "operationId": f"{name.replace('/', '-')}-{'runs.' if endpoint.of_runtime else ''}{called}-{method.lower()}",
+        "summary": summary or (called.strip("_").replace("_", " ").capitalize() if called != UNNAMED else f"{method} {path_of(name, endpoint)}"),
+        "tags": [name],
+        "parameters": list(_parameters(name, endpoint, schemas)),
+        "responses": replies_of(endpoint, siblings, schemas) | {status: _problem(status) for status in _statuses(endpoint, judged)},
+        "security": [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}] if judged.requires else [],
+    }
     if more or notice:
         operation["description"] = "\n\n".join(text for text in (notice, more) if text)
     if judged.pipeline.deprecated:
@@ -92,25 +120,54 @@ def _operation(name: str, endpoint: Endpoint, judged: Judged, sent: Found, repli
     for response in operation["responses"].values() if headers else ():
         response["headers"] = {**response.get("headers", {}), **headers}
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _sent(endpoint.body, sent)}
+        operation["requestBody"] = {"required": True, "content": _sent(name, endpoint.body, schemas)}
     if endpoint.route.durable:
-        operation["callbacks"] = parts.told_at(_run_schema(endpoint, replied))
-    if judged.requires:
-        operation["security"] = [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}]
+        operation["callbacks"] = parts.told_at(run_of(endpoint, schemas), operation["operationId"])
     return operation
 
 
-def _parameters(endpoint: Endpoint, sent: Found) -> Iterable[Document]:
-    for name in endpoint.in_path:
-        yield {"name": name, "in": "path", "required": True, "schema": sent.get(id(endpoint.kinds.get(name))) or parts.TEXT}
+def _called(endpoint: Endpoint) -> str:
+    """Return the name of a handler; some, such as a lambda, have none that can be written."""
+    handler = endpoint.route.handler
+    while isinstance(handler, partial):
+        handler = handler.func
+    name = getattr(handler, "__name__", "")
+    return name if name.isascii() and name.isidentifier() else UNNAMED
+
+
+def _texts(handler: object) -> tuple[str, str]:
+    """Return the first paragraph of a handler's docstring in one line, and the rest."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    first, _, more = inspect.cleandoc(getattr(handler, "__doc__", None) or "").partition("\n\n")
+    return " ".join(first.split()), more.strip()
+
+
+def _parameters(name: str, endpoint: Endpoint, schemas: Schemas) -> Iterable[Document]:
+    for place in endpoint.in_path:
+        yield {"name": place, "in": "path", "required": True, "schema": _without_null(schemas.of(endpoint.kinds.get(place), name) or TEXT)}
     for item in endpoint.parameters:
-        yield {"name": item.sent_as, "in": item.place, "required": item.required, "schema": sent.get(id(item.kind)) or parts.TEXT}
+        yield {"name": item.sent_as, "in": item.place, "required": item.required, "schema": _parameter(name, item, schemas)}
     if _repeatable(endpoint):
         yield parts.IDEMPOTENCY_KEY
     if endpoint.route.durable:
         yield parts.CALLBACK_URL
     if endpoint.route.durable or (endpoint.of_runtime and endpoint.route.method == "GET"):
         yield parts.PREFER
+
+
+def _parameter(name: str, item: Parameter, schemas: Schemas) -> Document:
+    schema = _without_null(schemas.of(item.kind, name) or TEXT)
+    return schema if item.required or item.default is None else fitting(schema | default_of(item.default))
+
+
+def _without_null(schema: Document) -> Document:
+    """Return a schema as far as a query, a header or a path can hold it: none of them has a null, it is left out."""
+    options = [item for item in schema.get("anyOf", ()) if item != NULL]
+    if not options:
+        return schema
+    others = {word: value for word, value in schema.items() if word != "anyOf"}
+    return others | (options[0] if len(options) == 1 else {"anyOf": options})
 
 
 def _repeatable(endpoint: Endpoint) -> bool:
@@ -129,7 +186,7 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
         may.add("422")
     if endpoint.body is not None:
         may |= {"400", "413", "415"}
-        may |= set() if endpoint.body.kind in (bytes, str, Element) else {"422"}
+        may |= set() if endpoint.body.kind in RAW else {"422"}
     return sorted(may)
 
 
@@ -137,34 +194,15 @@ def _problem(status: str) -> Document:
     return {"description": parts.PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
 
 
-def _run_schema(endpoint: Endpoint, replied: Found) -> Document:
-    """Return the schema of a durable run, with what its handler returns in it."""
-    run = {"$ref": REFERENCE.format(name="Run")}
-    result = parts.TEXT if endpoint.returns in {bytes, str} else replied.get(id(endpoint.returns))
-    return {"allOf": [run, {"type": "object", "properties": {"result": result}}]} if result else run
+def _sent(name: str, body: Body, schemas: Schemas) -> Document:
+    """Return the media type of a body with its schema. Of several only the first one is described: some generators send them all at once."""
+    known = RAW.get(body.kind) if isinstance(body.kind, type) else None
+    schema = known if known is not None else schemas.of(body.kind, name) or {}
+    lists = [field for field, kind in schemas.resolved(schema).get("properties", {}).items() if _is_list(kind)] if body.form else []
+    repeated = {"encoding": {field: {"style": "form", "explode": True} for field in lists}} if lists else {}  # some generators join them otherwise
+    return {body.media[0]: {"schema": schema, **repeated}}
 
 
-def _reply(endpoint: Endpoint, replied: Found) -> Document:
-    if endpoint.of_runtime or endpoint.route.durable:
-        content = {"application/json": {"schema": _run_schema(endpoint, replied)}}
-        found = {"200": {"description": "The run" if endpoint.of_runtime else "The run, which ended while its caller waited", "content": content}}
-        accepted = {"description": "The run is accepted", "headers": parts.LOCATION | parts.AGAIN, "content": content}
-        return found | ({"202": accepted} if endpoint.route.durable else {})
-    if endpoint.returns is type(None):
-        return {"204": {"description": "Done"}}
-    if endpoint.returns in {None, Reply}:
-        return {"2XX": {"description": "What the pipeline replies"}}
-    return {"200": {"description": "What the pipeline replies", "content": _content(endpoint.returns, replied)}}
-
-
-def _sent(body: Body, sent: Found) -> Document:
-    schema = parts.TEXT if body.kind is str else sent.get(id(body.kind))
-    return {media: {"schema": schema} if schema else {} for media in body.media}
-
-
-def _content(kind: object, replied: Found) -> Document:
-    if kind is bytes:
-        return {"application/octet-stream": {}}
-    if kind is str:
-        return {"text/plain": {"schema": parts.TEXT}}
-    return {"application/json": {"schema": replied.get(id(kind)) or {}}}
+def _is_list(schema: Document) -> bool:
+    """Say whether a field of a form may come several times, as text."""
+    return any(item.get("type") == "array" and item.get("items") != BINARY for item in (schema, *schema.get("anyOf", ())))

@@ -5,15 +5,18 @@ from __future__ import annotations
 from penstock.contracts.pipeline import Pipeline
 from penstock.runs.records import Status
 from penstock.web.durable import CALLBACK
-from penstock.web.schemas import REFERENCE, Document
+from penstock.web.schemas import REFERENCE
+from penstock.web.shapes import Document
 
-TEXT: Document = {"type": "string"}
 PROBLEM: Document = {
     "type": "object",
     "description": "RFC 9457 problem details",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string"},
+        "type": {
+            "type": "string",
+            "description": "What went wrong, a name to compare as it stands: the same at every address, so it is relative and leads to no page",
+        },
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
@@ -37,8 +40,9 @@ IDEMPOTENCY_KEY: Document = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for 24 hours.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for 24 hours. "
+    "1 to 255 visible ASCII characters without double quotes, bare or within double quotes.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 257, "pattern": r"^(?:[!#-~]{1,255}|\x22[!#-~]{1,255}\x22)$"},
 }
 RUN: Document = {
     "type": "object",
@@ -60,6 +64,7 @@ RUN: Document = {
         "content_type": {"type": "string", "description": "The media type of a result that is no JSON"},
         "encoding": {"type": "string", "const": "base64", "description": "How a result that is no text is written"},
         "problem": {"$ref": REFERENCE.format(name="Problem"), "description": "Why it failed"},
+        "url": {"type": "string", "format": "uri-reference", "description": "Where the run is; in callbacks alone"},
     },
 }
 PREFER: Document = {
@@ -111,13 +116,19 @@ def notices(pipeline: Pipeline) -> tuple[str, Document]:
     return " ".join(said), headers
 
 
-def told_at(run: Document) -> Document:
+def told_at(run: Document, operation: str) -> Document:
     """Return the call that tells the end of a run, of that schema, at the URL that came with the call."""
     header = {name: {"name": name, "in": "header", "required": True, "schema": {"type": "string"}} for name in WEBHOOK_HEADERS}
     told = {
-        "summary": "Tells that the run is over",
+        "operationId": f"{operation}-ended",
+        "summary": "Report the end of the run",
+        "security": [],  # its receiver asks for no credential: it checks the signature
         "parameters": list(header.values()),
         "requestBody": {"required": True, "content": {"application/json": {"schema": run}}},
-        "responses": {"2XX": {"description": "Taken; anything else is tried again, 410 excepted"}},
+        "responses": {
+            "2XX": {"description": "Delivered"},
+            "410": {"description": "Not delivered, and not attempted again"},
+            "default": {"description": "Not delivered; another attempt follows"},
+        },
     }
     return {"ended": {f"{{$request.query.{CALLBACK}}}": {"post": told}}}

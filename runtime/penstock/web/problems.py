@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from flask import Response
+
 from penstock.errors import Refusal
 from penstock.runs.plain import as_json
 
@@ -23,3 +25,8 @@ def problem(refusal: Refusal, run: str | None) -> bytes:
     if run:
         document["run"] = run
     return as_json(document)  # what a handler adds may be anything
+
+
+def problem_response(refusal: Refusal) -> Response:
+    """Return the document as Flask's response."""
+    return Response(problem(refusal, None), refusal.status, headers=list(refusal.headers), content_type=CONTENT_TYPE)

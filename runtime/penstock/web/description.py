@@ -1,0 +1,97 @@
+"""Serve the OpenAPI document of an environment, and the page that shows it, to those who may read them.
+
+Both name every route, field and credential. Under policy `any` everyone may call, so everyone may read them; otherwise they are for signed-in
+users of the console. Settings change that. The policy is read at each request, because a change of it acts at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from functools import wraps
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from flask import Flask, Response, request
+
+from penstock.console import only_signed_in
+from penstock.errors import Refusal
+from penstock.host import Host
+from penstock.web.docs import make_docs
+from penstock.web.listeners import is_internal
+from penstock.web.openapi import describe
+from penstock.web.problems import problem_response
+
+OPEN = "any"  # the policy under which anyone may call
+
+View = Callable[..., Response]
+
+
+class Audience(IntEnum):
+    """Readers of something, from the fewest to all."""
+
+    NOBODY = 0
+    USERS = 1
+    EVERYBODY = 2
+
+
+def add_description(app: Flask, host: Host) -> None:
+    """Add the document and the page to an application, unless the settings switch them off."""
+    settings = host.settings
+    if settings.openapi == "false":
+        return
+
+    def readers() -> Audience:
+        return _audience(host, settings.openapi)
+
+    app.add_url_rule("/-/openapi.json", "openapi", _only(readers, _openapi_view(host)))
+    if settings.docs != "false":
+        url = urlsplit(settings.url)
+        origin = f"{url.scheme}://{url.netloc}" if settings.url else ""
+        # Without the document the page is of no use.
+        app.register_blueprint(make_docs(lambda view: _only(lambda: min(readers(), _audience(host, settings.docs)), view), origin))
+
+
+def _audience(host: Host, choice: str) -> Audience:
+    """Return the readers under a setting, on the listener of the current request."""
+    settings, access = host.settings, host.access
+    if choice == "true":
+        return Audience.EVERYBODY if settings.pipelines else Audience.NOBODY
+    if choice == "auto" and settings.pipelines and access is not None and host.fresh():
+        internal = is_internal(request.environ, settings.internal_bind)
+        if (access.environment.internal_policy if internal else access.environment.policy) == OPEN:
+            return Audience.EVERYBODY
+    return Audience.USERS if settings.console else Audience.NOBODY
+
+
+def _only(audience: Callable[[], Audience], view: View) -> View:
+    """Return a view that answers its audience alone; others get a 404, or have to sign in."""
+    for_users = only_signed_in(view)
+
+    @wraps(view)
+    def guarded(*args: Any, **more: Any) -> Response:  # noqa: ANN401  a Flask view
+        readers = audience()
+        if readers is Audience.NOBODY:
+            return problem_response(Refusal(404, "not-found", "The description of this environment is not public."))
+        return view(*args, **more) if readers is Audience.EVERYBODY else for_users(*args, **more)
+
+    return guarded
+
+
+def _openapi_view(host: Host) -> View:
+    made: dict[bool, tuple[object, bytes]] = {}
+
+    def view() -> Response:
+        """Describe what this environment serves now on this listener."""
+        if host.access is None or not host.fresh():
+            return problem_response(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+        internal = is_internal(request.environ, host.settings.internal_bind)
+        judged = host.judged_internal if internal else host.judged
+        kept = made.get(internal)
+        if kept is None or kept[0] is not judged:
+            url = "" if internal else host.settings.url
+            kept = made[internal] = judged, msgspec.json.encode(describe(host, host.settings.environment, judged, url))
+        return Response(kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"})
+
+    return view
