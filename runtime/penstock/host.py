@@ -16,6 +16,7 @@ import structlog
 
 from penstock import forks, metrics
 from penstock.access.environments import pipelines_seen
+from penstock.access.marks import Marks
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
@@ -112,6 +113,7 @@ class Host:
         self.limiter: Limiter | None = None
         self.sparing = Sparing(structlog.get_logger("penstock.calls"))
         self.replies: Replies | None = None
+        self.marks: Marks | None = None
         self.recorder: Recorder | None = None
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
@@ -222,6 +224,7 @@ class Host:
             engine = self._open(access)
             box = open_box(self.settings)
             self.replies = Replies(engine, box)
+            self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
             if kind is not None:
@@ -398,6 +401,8 @@ class Host:
             metrics.aged(min(self._access().age(), 1e9))
             try:
                 self.catch_up(engine)
+                if self.marks is not None:
+                    self.marks.flush()
                 if not reachable:
                     self.log.info("database back")
                     reachable = True

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from penstock.contracts.access import RequestHead
+from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
@@ -24,7 +24,7 @@ from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
-from penstock.runs.idempotency import SAFE, fingerprint, key_of
+from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
 from penstock.runs.records import Exchange, Record
 from penstock.runs.replies import BODILESS, Answer
 from penstock.runs.routes import Place, Routes
@@ -101,6 +101,8 @@ class Dispatcher:
             refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
         if refusal is not None:
             status, headers, body = _refused(refusal, passage.run)
+        if passage.marks and self._host.marks is not None and not answered(status, refusal):
+            self._host.marks.give_back(passage.marks)
         self._record(passage, status, refusal, headers, body)
         if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -193,7 +195,8 @@ class Dispatcher:
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
             signed = partial(self._signed, body, passage, trigger.timeout) if judged.gate.reads_body else bytes
-            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
+            claim = partial(self._claim, passage, endpoint) if judged.gate.counts_once else None
+            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ), claim)
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
@@ -257,6 +260,23 @@ class Dispatcher:
             return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
+    def _claim(self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once) -> bool:
+        """Claim what a call counts once for, and say whether it may go on: as the first, or as a repeat of that with its Idempotency-Key."""
+        if self._host.marks is None:
+            raise unavailable()
+        whose = self._whose(passage, endpoint, caller)
+        mark = self._host.marks.claim(kind, caller.consumer_id, once, identity(whose) if whose is not None else b"")
+        if mark is not None:
+            passage.marks += (mark,)
+        return mark is not None
+
+    def _whose(self, passage: Passage, endpoint: Endpoint, caller: Caller) -> tuple[str, ...] | None:
+        """Return what identifies the Idempotency-Key of a call, where it has one that counts. Raises Refusal (400)."""
+        sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
+        if sent is None or endpoint.pipeline.trigger.idempotent is None or passage.method in SAFE:
+            return None
+        return self._host.settings.environment, passage.place.pipeline, str(caller.consumer_id), caller.subject or "", key_of(sent)
+
     def _before_guess(self, environ: Environ) -> None:
         if self._host.limiter is not None:
             self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
@@ -299,10 +319,7 @@ class Dispatcher:
 
     def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
-        sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
-        whose = None
-        if sent is not None and endpoint.pipeline.trigger.idempotent is not None and call.method not in SAFE:
-            whose = call.environment, passage.place.pipeline, str(call.caller.consumer_id), call.caller.subject or "", key_of(sent)
+        whose = self._whose(passage, endpoint, call.caller)
         if endpoint.route.durable:
             run: Callable[[], Answer] = partial(accept, self._host, passage, endpoint, call, whose)
         elif whose is not None:
@@ -324,6 +341,8 @@ class Dispatcher:
         return work
 
     def _perform(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        if passage.repeats:  # no reply is stored: the first call still runs, or died with its process
+            raise still_running()
         context = Context(call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT"))
         passage.running = Inline(call.deadline, self._starter.start(context))
         return handle(endpoint, call, passage.running)
@@ -349,6 +368,8 @@ class Dispatcher:
         """Return the response, as it goes over the wire, to a call whose time is up."""
         refusal = OutOfTime()
         status, headers, body = _refused(refusal, passage.run)
+        if self._host.marks is not None:
+            self._host.marks.give_back_soon(passage.marks)
         self._record(passage, status, refusal, headers, body)
         self._finish(passage, headers, body)
         if self._log_failed:
