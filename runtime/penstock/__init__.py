@@ -25,6 +25,7 @@ from penstock.contracts.access import (
 )
 from penstock.contracts.call import Call, Caller, Reply, Token
 from penstock.contracts.forms import Form, Header, Upload
+from penstock.contracts.jwks import KeySet, PublicKey, read_key_set
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Durable, Pipeline
@@ -54,10 +55,12 @@ __all__ = [
     "Form",
     "Header",
     "HttpTrigger",
+    "KeySet",
     "Once",
     "OutOfTime",
     "Pipeline",
     "PipelineError",
+    "PublicKey",
     "Rate",
     "Reply",
     "RequestHead",
@@ -83,6 +86,7 @@ __all__ = [
     "hookimpl",
     "make_api_key",
     "parse_api_key",
+    "read_key_set",
     "secret",
     "sleep",
     "step",

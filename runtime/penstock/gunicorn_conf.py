@@ -43,6 +43,7 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 graceful_timeout = _settings.graceful_timeout
 timeout = 60
 keepalive = _settings.keep_alive
+limit_request_field_size = _settings.max_header
 preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
 forwarded_allow_ips = ""  # else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path

@@ -89,6 +89,9 @@ SETTINGS = (
     Setting("PENSTOCK_WORKER", "1", "processes for durable runs that `penstock serve` starts beside them, where a pipeline has any"),
     Setting("PENSTOCK_WORKER_RUNS", "16", "durable runs of a pipeline that one such process performs at a time"),
     Setting("PENSTOCK_WORKER_CLASS", "gthread", "gunicorn's kind of worker"),
+    Setting(
+        "PENSTOCK_MAX_HEADER", "8190", "bytes of the longest header field, name and line end included: past it 431; tokens made here fit into it"
+    ),
     Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
@@ -144,6 +147,7 @@ class Settings:
     worker: int = 1
     worker_runs: int = 16
     worker_class: str = "gthread"
+    max_header: int = 8190
     graceful_timeout: int = 30
     keep_alive: int = 75
     log_format: str = "auto"
@@ -204,6 +208,7 @@ class Settings:
             worker_runs=read.number("PENSTOCK_WORKER_RUNS", 1, 1024),
             metrics=read.choice("PENSTOCK_METRICS", "internal", "everywhere", "off"),
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
+            max_header=read.number("PENSTOCK_MAX_HEADER", 2048, 32_768),
             graceful_timeout=read.number("PENSTOCK_GRACEFUL_TIMEOUT", 1, 3600),
             keep_alive=read.number("PENSTOCK_KEEP_ALIVE", 0, 3600),
             log_format=read.choice("PENSTOCK_LOG_FORMAT", "auto", "json", "text"),

@@ -365,7 +365,7 @@ def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> Non
     needs.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive.add_fields(engine, "tester", "test", [EVIL])
     signing.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    said = issuers.said_of(f"https://id.example/{EVIL}", EVIL, consumer_claim=EVIL, scope_claim=EVIL, mapped=[f"{EVIL}=acme"])
+    said = issuers.said_of(f"https://id.example/{EVIL.replace(' ', '/')}", EVIL, consumer_claim=EVIL, scope_claim=EVIL, mapped=[f"{EVIL}=acme"])
     issuers.trust_issuer(engine, "tester", "test", said, own="penstock")
     callbacks.allow_callbacks(engine, "tester", "acme", "test", f"https://a.example/{EVIL.replace('?', '')}", _box(oli), private=False)
     pages = [oli.get(f"{path}env=test").text for path in ("/tokens?", "/settings?", "/audit?", "/settings/variables/new?name=evil&")]

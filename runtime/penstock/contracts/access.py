@@ -20,11 +20,15 @@ LEEWAY = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a plugin may know when it is asked for its parts: the process's settings that concern it."""
+    """What a plugin may know when it is asked for its parts: the process's settings that concern it.
+
+    `max_header` is the size of the longest header field that the server accepts, in bytes with name and line end.
+    """
 
     environment: str
     issuer: str
     api_key_headers: tuple[str, ...]
+    max_header: int = 8190
 
 
 @dataclass(frozen=True, slots=True)
