@@ -43,7 +43,6 @@ PROVE_AGAIN = 600.0  # seconds after which a token is held against its issuer's 
 REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "scope"})
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
 HARMLESS_OUTSIDE = frozenset({"x5t"})  # some providers send a certificate's thumbprint beside the `kid`; it is not looked at
-ID_TOKEN = frozenset({"at_hash", "c_hash"})  # claims that only ID tokens have (OpenID Connect Core 1.0 sections 3.1.3.6 and 3.3.2.11)
 CACHED = 8192
 MAX_HEADER = 8190  # bytes of a header field, where the setting says nothing else
 AROUND_TOKEN = len("Authorization: Bearer \r\n")  # what the server counts of the field beside the token
@@ -202,8 +201,6 @@ class Tokens(Authenticator):
             keys = [key for key in self._outside.named(trusted, header.get("kid")) if header.get("alg") in key.algorithms]
             claims = _claims_outside(token, trusted, keys, header.get("alg"))
             _object(token, 1)
-            if not ID_TOKEN.isdisjoint(claims):
-                raise CredentialRejected("an ID token, not an access token")
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
         scopes = claims.get(trusted.scope_claim) or ""
