@@ -24,6 +24,7 @@ from penstock.contracts.access import (
     Violation,
 )
 from penstock.contracts.call import Call, Caller, Reply, Token
+from penstock.contracts.cors import Cors
 from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.jwks import KeySet, PublicKey, read_key_set
 from penstock.contracts.keys import make_api_key, parse_api_key
@@ -32,7 +33,7 @@ from penstock.contracts.pipeline import Durable, Pipeline
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
-from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
+from penstock.contracts.triggers import HttpTrigger, Schedule
 from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
 from penstock.hookspecs import hookimpl
 

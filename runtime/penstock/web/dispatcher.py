@@ -13,10 +13,11 @@ import structlog
 
 from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import Call, Caller
+from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
-from penstock.contracts.triggers import MAX_SECONDS, Cors
+from penstock.contracts.triggers import MAX_SECONDS
 from penstock.errors import CredentialRejected, OutOfTime, Refusal
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE, network_of
@@ -32,6 +33,7 @@ from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
+from penstock.web.cors import cors_headers
 from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
@@ -126,7 +128,7 @@ class Dispatcher:
         cors = self._cors(place)
         if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
             headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
-            headers += _cors_headers(cors, passage.environ, place.allowed)
+            headers += cors_headers(cors, passage.environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
             if rule.override:
@@ -447,24 +449,3 @@ def _content_type(headers: Headers) -> str:
 
 def _wrong_address() -> Refusal:
     return Refusal(403, "address-refused", "Calls from this address are not taken here.")
-
-
-def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:
-    """Return the Fetch standard's response headers for an origin that may call."""
-    headers: Headers = [("Vary", "Origin")]
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is None or not ("*" in cors.origins or origin in cors.origins):
-        return headers
-    headers.append(("Access-Control-Allow-Origin", "*" if "*" in cors.origins else origin))
-    if cors.credentials:
-        headers.append(("Access-Control-Allow-Credentials", "true"))
-    if environ["REQUEST_METHOD"] == "OPTIONS":
-        methods = [name for name in allowed.split(", ") if not cors.methods or name in cors.methods]
-        headers += [
-            ("Access-Control-Allow-Methods", ", ".join(methods)),
-            ("Access-Control-Allow-Headers", ", ".join(sorted(cors.headers))),
-            ("Access-Control-Max-Age", str(cors.max_age)),
-        ]
-    elif cors.expose:
-        headers.append(("Access-Control-Expose-Headers", ", ".join(sorted(cors.expose))))
-    return headers
