@@ -150,6 +150,8 @@ class TestTokens:
             assert (row["keys"], row["consumer"], row["scope_claim"]) == (keys_said, consumer_said, "scp")
             assert "https://id.example penstock" in said
         assert last(engine) == ("oli", "issuer:trusted", "test", "https://id.example")
+        more = {"found": "set", "jwks": keys.replace("]", ', {"kty": "RSA", "kid": "old", "n": "AQAB", "e": "AQAB"}]'), "whose": "claim"}
+        assert "Not used: key 2 (kid 'old'): an RSA key of 17 bits" in words_of(oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more)))
         oli.follow(oli.post("/tokens/issuers/distrust?env=test", issuer="https://id.example"))
         assert issuers.list_issuers(engine, "test") == []
 
@@ -157,7 +159,9 @@ class TestTokens:
         good = {"issuer": "https://id.example", "audience": "p", "found": "discovery", "whose": "claim"}
         for field, more in (
             ("issuer", {"issuer": "http://id.example"}),
+            ("issuer", {"issuer": ""}),
             ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'}),
+            ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}'}),
             ("jwks_url", {"found": "url"}),
             ("found", {"found": "odd"}),
             ("whose", {"whose": "odd"}),
@@ -178,7 +182,9 @@ class TestLimits:
         oli.follow(oli.post("/limits/new?env=prod", consumer="acme", rate="9/hour", by="consumer", pipeline=""))
         removed = oli.follow(oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders"))
         again = oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
+        unused = oli.post("/limits/new?env=prod", consumer="acme", rate="9/minute", by="consumer", pipeline="")
 
+        assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
         assert "That stands in for the rates of its own: 2/minute by consumer." in said
         assert "acme orders 5/minute key" in said
         assert event == ("oli", "limit:set", "prod", "acme")
@@ -266,6 +272,10 @@ class TestSettings:
         bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
         oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
 
+        wrong = oli.post("/settings/variables/new?env=prod", name="penstock_cors", value='{"origins": ["shop.example"]}')
+
+        assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
+        assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
         assert (row["environment"], row["value"]) == ("prod", "porto\nlisbon")
         assert event == ("oli", "variable:set", "prod", "region")
         assert "porto\nlisbon</textarea>" in form
