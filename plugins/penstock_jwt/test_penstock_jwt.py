@@ -876,7 +876,7 @@ class TestIssue:
         "claim",
         [
             object(), b"bytes", {1, 2}, time.time, [[{"deep": object()}]], {(1, 2): 3},
-            float("nan"), float("inf"),
+            float("nan"), float("inf"), {1: "a", "1": "b"}, [{None: 1, "null": 2}],
         ],
         ids=lambda claim: type(claim).__name__,
     )  # fmt: skip

@@ -357,7 +357,7 @@ class Issuer(TokenIssuer):
             "scope": scope,
         }
         try:
-            json.dumps(claims, allow_nan=False)  # PyJWT would sign NaN, which is no JSON
+            _JSON.decode(json.dumps(claims, allow_nan=False))  # PyJWT would sign NaN, and {1: 0, "1": 0}, which the gate rejects
             signed = jwt.encode(payload, _signer(key), algorithm=key.algorithm, headers={"kid": key.kid, "typ": TYPE})
         except (TypeError, ValueError, RecursionError) as error:
             raise TokenNotIssued(f"a claim is no JSON: {error}") from error
