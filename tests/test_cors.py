@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,3 +157,9 @@ def test_a_trigger_with_such_cors_is_refused_and_others_are_served(penstock_runt
     assert list(runtime.refused()) == ["v1/odd"]
     assert runtime.anonymous().get("/v1/odd/").status_code == 503
     assert runtime.anonymous().get("/v1/fine/", headers={"Origin": SHOP}).headers["Access-Control-Allow-Origin"] == SHOP
+
+
+def test_another_one_can_be_made_of_one() -> None:
+    wider = replace(Cors(SHOP, max_age=5), origins=frozenset({SHOP, "https://shop.example/"}))
+
+    assert (wider.max_age, len(list(wider.problems()))) == (5, 1)

@@ -52,7 +52,7 @@ class Cors:
     expose: frozenset[str] = EXPOSED
     credentials: bool = False
     max_age: int = 600
-    _problems: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
+    _problems: tuple[tuple[str, str], ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __init__(
         self,
