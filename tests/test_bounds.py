@@ -144,6 +144,11 @@ class TestLimits:
         for consumer, rate, pipeline, said in [
             ("acme", Rate("many"), "", "'many' is no rate; write"),
             ("acme", Rate("0/minute"), "", "'0/minute' is no rate"),
+            ("acme", Rate("-5/minute"), "", "'-5/minute' is no rate"),
+            ("acme", Rate("5/0 minutes"), "", "'5/0 minutes' is no rate"),
+            ("acme", Rate("99999999/second"), "", "is out of bounds; give 10,000,000 calls at most"),
+            ("acme", Rate("5/9999 days"), "", "is out of bounds"),
+            ("acme", Rate("5/minute", by="pipeline"), "", "can't be counted by 'pipeline'"),
             ("acne", Rate("1/minute"), "", "did you mean 'acme'?"),
             ("acme", Rate("1/minute"), "orderz", "did you mean 'orders'?"),
         ]:
@@ -152,6 +157,49 @@ class TestLimits:
         with pytest.raises(Mistaken, match="acme has no limit over all pipelines in test"):
             bounds.remove_limits(place.engine, ACTOR, "acme", "test")
         assert place.snapshot().revision == before
+
+    def test_another_window_is_added_and_the_same_one_replaced(self, place: Place) -> None:
+        place.consumer("acme", "orders")
+
+        def put(*rates: str, **more: Any) -> None:
+            for rate in rates:
+                bounds.set_limit(
+                    place.engine,
+                    ACTOR,
+                    "acme",
+                    "test",
+                    Rate(rate, by=more.get("by", "consumer")),
+                    pipeline=more.get("pipeline", ""),
+                    known=["orders"],
+                )
+
+        put("10/minute", "100/hour", "20/60 seconds")
+        put("500/60 minutes", by="key")
+        put("5/minute", pipeline="orders")
+
+        listed = bounds.list_limits(place.engine, environment="test")
+        assert sorted((row["pipeline"], row["by"], row["rate"]) for row in listed) == [
+            ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"), ("", "key", "500/60 minutes"), ("orders", "consumer", "5/minute"),
+        ]  # fmt: skip
+
+    def test_one_that_can_never_be_used_up_beside_another_is_refused(self, place: Place) -> None:
+        place.consumer("acme", "orders")
+
+        def put(rate: str, by: str = "consumer") -> None:
+            bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate(rate, by=by))
+
+        put("20/minute")
+        with pytest.raises(Mistaken, match="the limit 1200/hour by consumer can never be used up beside 20/minute by consumer; give it fewer calls"):
+            put("1200/hour")
+        with pytest.raises(
+            Mistaken, match="the limit 20/minute by consumer can never be used up beside 10/hour by consumer; remove the limits that are set"
+        ):
+            put("10/hour")
+        put("10/hour", "key")
+        put("1199/hour")
+        put("1000/60 seconds")
+
+        assert [row["rate"] for row in bounds.list_limits(place.engine, environment="test")] == ["1000/60 seconds", "10/hour", "1199/hour"]
 
     def test_they_are_of_one_environment_live_and_audited(self, place: Place) -> None:
         place.consumer("acme", "orders")

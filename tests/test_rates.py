@@ -58,6 +58,20 @@ def test_rates_are_written_as_calls_and_window(text: str, count: int, seconds: i
         (Rate("10/minute", by="country"), "a rate can't be counted by 'country'"),
         ("10/minute", "'10/minute' is no rate"),
         ([Rate("10/minute"), Rate("20/60 seconds")], "two rates count by consumer within 60 seconds"),
+        (Rate("10/0 seconds"), "'10/0 seconds' is no rate"),
+        (Rate("10/-1 seconds"), "'10/-1 seconds' is no rate"),
+        (Rate("+10/second"), "'+10/second' is no rate"),
+        (Rate("1\u0660/second"), "'1\u0660/second' is no rate"),
+        (Rate("10/second\n"), "is no rate"),
+        (Rate(""), "'' is no rate"),
+        (Rate("10000001/day"), "the rate 10000001/day is out of bounds; give 10,000,000 calls at most, within 366 days"),
+        (Rate("10/367 days"), "the rate 10/367 days is out of bounds"),
+        (Rate("10/99999999 days"), "the rate 10/99999999 days is out of bounds"),
+        (Rate("10/minute", by=["key"]), "a rate can't be counted by ['key']"),  # type: ignore[arg-type]  # what a developer may write all the same
+        ([Rate("20/second"), Rate("10/hour")], "the rate 20/second by consumer can never be used up beside 10/hour by consumer; leave it out"),
+        ([Rate("10/hour"), Rate("10/second")], "the rate 10/second by consumer can never be used up beside 10/hour by consumer"),
+        ([Rate("10/minute"), Rate("600/hour")], "the rate 600/hour by consumer can never be used up beside 10/minute by consumer"),
+        ([Rate("10/minute", by="key"), Rate("20/90 seconds", by="key")], "the rate 20/90 seconds by key can never be used up"),
     ],
 )
 def test_a_rate_that_makes_no_sense_refuses_the_pipeline(penstock_runtime: Start, rate: Any, problem: str) -> None:
@@ -67,6 +81,23 @@ def test_a_rate_that_makes_no_sense_refuses_the_pipeline(penstock_runtime: Start
 
     assert any(problem in text for text in runtime.refused()["v1/rated"])
     assert runtime.client(token=False).post("/v1/rated/", json={}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [Rate("10/minute"), Rate("599/hour")],
+        [Rate("10/minute"), Rate("19/90 seconds")],
+        [Rate("20/second"), Rate("10/hour", by="key")],
+        [Rate("10/second"), Rate("100/minute"), Rate("1000/hour"), Rate("10000/day")],
+        [Rate("10000000/366 days")],
+    ],
+)
+def test_rates_that_can_each_be_used_up_hold_together(penstock_runtime: Start, rates: list[Rate]) -> None:
+    runtime = penstock_runtime(offering(api_key=True, rate=rates), policy="api-key")
+
+    assert runtime.refused() == {}
+    assert statuses(runtime.client(token=False), 1) == [200]
 
 
 @pytest.mark.parametrize("by", ["consumer", "key"])

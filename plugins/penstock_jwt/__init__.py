@@ -9,13 +9,13 @@ from penstock_jwt.tokens import Issuer, Tokens, key_set
 @hookimpl
 def penstock_authenticators(setup: Setup) -> list[Authenticator]:
     """Offer the token authenticator."""
-    return [Tokens(setup.issuer)]
+    return [Tokens(setup.issuer, setup.max_header)]
 
 
 @hookimpl
 def penstock_token_issuers(setup: Setup) -> list[TokenIssuer]:
     """Offer the token issuer."""
-    return [Issuer(setup.issuer)]
+    return [Issuer(setup.issuer, setup.max_header)]
 
 
 @hookimpl

@@ -4,71 +4,36 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import math
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
-import jwt
-
-from penstock import CredentialRejected, TrustedIssuer
+from penstock import CredentialRejected, KeySet, PublicKey, TrustedIssuer, read_key_set
 
 REFRESH = 600.0  # seconds after which a set is fetched again, beside the calls
 RETRY = 30.0  # seconds between two fetches: unknown kids and a provider that is away cause no storm
 OLDEST = 86_400.0  # seconds that keys are good for while their provider can't be reached
 PATIENCE = 5.0  # seconds that a provider may take, and that a call waits for it
 LARGEST = 1024 * 1024  # bytes of a document
+_log = logging.getLogger(__name__)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-ALGORITHMS: Mapping[tuple[str, str | None], frozenset[str]] = {
-    ("RSA", None): frozenset({"RS256", "PS256"}),
-    ("EC", "P-256"): frozenset({"ES256"}),
-    ("EC", "P-384"): frozenset({"ES384"}),
-    ("OKP", "Ed25519"): frozenset({"EdDSA"}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class OutsideKey:
-    """A public key, and the algorithms it may be used with."""
-
-    key: Any
-    algorithms: frozenset[str]
 
 
 @dataclass(slots=True)
 class _Set:
-    keys: Mapping[str, OutsideKey] = field(default_factory=dict)
+    keys: KeySet = field(default_factory=KeySet)
     fetched_at: float = -math.inf
     tried_at: float = -math.inf
     fetching: threading.Lock = field(default_factory=threading.Lock)
-
-
-def read_set(document: object) -> dict[str, OutsideKey]:
-    """Return the keys of a JWK set (RFC 7517) by `kid`: those that can verify signatures; what is private, symmetric or odd is left out."""
-    listed = document.get("keys") if isinstance(document, dict) else None
-    keys: dict[str, OutsideKey] = {}
-    for item in listed if isinstance(listed, list) else []:
-        if not isinstance(item, dict) or item.get("use", "sig") != "sig" or {"d", "k"} & item.keys():
-            continue
-        kind, curve = item.get("kty"), item.get("crv")
-        allowed = ALGORITHMS.get((str(kind), None if kind == "RSA" else str(curve)), frozenset())
-        if item.get("alg") is not None:
-            allowed &= {item["alg"]} if isinstance(item["alg"], str) else frozenset[str]()
-        if not allowed:
-            continue
-        try:
-            key = jwt.PyJWK(item, algorithm=min(allowed)).key
-        except (jwt.PyJWTError, ValueError, TypeError):
-            continue
-        keys[str(item.get("kid", ""))] = OutsideKey(key, allowed)
-    return keys
 
 
 class KeySets:
@@ -77,25 +42,25 @@ class KeySets:
     def __init__(self, fetch: Callable[[str], object] | None = None) -> None:
         self._fetch = fetch or _fetch
         self._sets: dict[tuple[str, str | None], _Set] = {}
-        self._files: dict[TrustedIssuer, dict[str, OutsideKey]] = {}
+        self._files: dict[TrustedIssuer, KeySet] = {}
         self._lock = threading.Lock()
 
-    def key(self, trusted: TrustedIssuer, kid: str | None) -> OutsideKey:
-        """Return an issuer's key; a token without a `kid` fits where there is one key alone. Raises CredentialRejected."""
+    def named(self, trusted: TrustedIssuer, kid: str | None) -> tuple[PublicKey, ...]:
+        """Return the keys of an issuer that a token with this `kid` may be signed with. Raises CredentialRejected where there is none."""
         if trusted.keys is not None:
             if trusted not in self._files:
-                self._files[trusted] = read_set({"keys": [dict(key) for key in trusted.keys]})
-            return _chosen(self._files[trusted], kid) or _unknown()
+                self._files[trusted] = _read(trusted, {"keys": list(trusted.keys)}, KeySet())
+            return self._files[trusted].named(kid) or _unknown(self._files[trusted], kid)
         with self._lock:
             known = self._sets.setdefault((trusted.issuer, trusted.jwks_url), _Set())
         now = time.monotonic()
-        found = _chosen(known.keys, kid) if now - known.fetched_at < OLDEST else None
-        if found is None:
+        found = known.keys.named(kid) if now - known.fetched_at < OLDEST else ()
+        if not found:
             self._begin(trusted, known)
             if known.fetching.acquire(timeout=PATIENCE):  # whoever fetches holds it
                 known.fetching.release()
             fresh = time.monotonic() - known.fetched_at < OLDEST
-            return (_chosen(known.keys, kid) if fresh else None) or _unknown()
+            return (known.keys.named(kid) if fresh else ()) or _unknown(known.keys, kid)
         if now - known.fetched_at >= REFRESH:
             self._begin(trusted, known)
         return found
@@ -113,9 +78,9 @@ class KeySets:
 
     def _refresh(self, trusted: TrustedIssuer, known: _Set) -> None:
         try:
-            keys = read_set(self._fetch(trusted.jwks_url or self._discover(trusted.issuer)))
-            if keys:
-                known.keys = keys
+            keys = _read(trusted, self._fetch(trusted.jwks_url or self._discover(trusted.issuer)), known.keys)
+            known.keys = keys
+            if keys.keys:
                 known.fetched_at = time.monotonic()
         except (OSError, ValueError, RecursionError, http.client.HTTPException):
             pass  # what is known goes on, until it is too old
@@ -131,14 +96,18 @@ class KeySets:
         return url
 
 
-def _chosen(keys: Mapping[str, OutsideKey], kid: str | None) -> OutsideKey | None:
-    if kid is None:
-        return next(iter(keys.values())) if len(keys) == 1 else None
-    return keys.get(kid)
+def _read(trusted: TrustedIssuer, document: object, before: KeySet) -> KeySet:
+    """Return what a set holds, and log each key that is not used, unless it was so before. Raises ValueError."""
+    keys = read_key_set(document)
+    for key in keys.rejected:
+        if key not in before.rejected:
+            _log.warning("not used of the keys of %s: %s", trusted.issuer, key)
+    return keys
 
 
-def _unknown() -> NoReturn:
-    raise CredentialRejected("its issuer has no such key, or can't be reached")
+def _unknown(keys: KeySet, kid: str | None) -> NoReturn:
+    why = next((f"its issuer's {key}" for key in keys.rejected if key.kid == kid), "its issuer has no such key, or can't be reached")
+    raise CredentialRejected(why)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -6,10 +6,12 @@ import base64
 import hmac
 import itertools
 import json
+import secrets
 import socket
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,10 +31,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from penstock import Call, Caller, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl
+from penstock import Call, Caller, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl, read_key_set
 from penstock.testing import CallerClient, Runtime
 from penstock_jwt import outside
-from penstock_jwt.outside import KeySets, read_set
+from penstock_jwt.outside import KeySets
 from penstock_jwt.tokens import PROVE_AGAIN, Tokens
 
 Start = Callable[..., Runtime]
@@ -288,6 +290,27 @@ def test_what_makes_no_sense_is_not_trusted(runtime: Runtime, words: tuple[str, 
         runtime.operate("issuer", "trust", *words, "--env", "test", "--audience", "penstock")
 
 
+def test_what_can_be_no_issuer_is_not_trusted(runtime: Runtime, tmp_path: Path) -> None:
+    for issuer in ("", " ", "a b", "https://", "https:///x", ":x", "a:b c", " https://id.example", "https://id.example\n", "é", "x" * 256):
+        with pytest.raises(Exception, match="can be no issuer"):
+            trust(runtime, tmp_path, issuer=issuer)
+        with pytest.raises(Exception, match="can be no issuer"):
+            runtime.operate("issuer", "trust", issuer, "--env", "test", "--audience", "penstock")
+    assert runtime.operate("issuer", "list", "--format", "json").count('"issuer"') == 1
+
+
+def test_with_its_keys_at_hand_an_issuer_may_have_any_name(runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+    for issuer in ("accounts.example.com", "urn:example:issuer", "http://id.example/realms/x", "https://id.example/", "x"):
+        trust(runtime, tmp_path, issuer=issuer)
+        assert taken(acme, token(iss=issuer))
+
+
+def test_an_audience_and_claims_have_names(runtime: Runtime, tmp_path: Path) -> None:
+    for words in (("--audience", ""), ("--audience", " "), ("--audience", "a\nb"), ("--consumer-claim", ""), ("--scope-claim", "")):
+        with pytest.raises(Exception, match=r"an audience is needed|a claim has a name"):
+            trust(runtime, tmp_path, *words)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"keys": []}', '{"keys": [5]}', '{"keys": [{"kty": "oct", "k": "AA"}]}', '{"keys": [{"kty": "EC", "d": "AA"}]}', "[" * 9999]
 )
@@ -310,10 +333,221 @@ def test_only_public_keys_that_verify_are_read_from_a_set() -> None:
         None,
     ]
 
-    assert set(read_set({"keys": [*odd, *KEYS]})) == {"r1", "e1", "d1"}
-    nothings: list[object] = [{}, [], None, {"keys": 5}, "x"]
+    assert [key.kid for key in read_key_set({"keys": [*odd, *KEYS]}).keys] == ["r1", "e1", "d1"]
+    nothings: list[object] = [{}, [], None, {"keys": 5}, {"keys": []}, "x"]
     for nothing in nothings:
-        assert read_set(nothing) == {}
+        with pytest.raises(ValueError, match="no JWK set"):
+            read_key_set(nothing)
+
+
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  which is the point
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "1024 bits": (jwk(WEAK, "k"), "1024 bits"),
+    "n is no base64url": (jwk(RSA_KEY, "k") | {"n": "!!!"}, "n is not base64url"),
+    "n is missing": ({"kty": "RSA", "kid": "k"}, "n is missing"),
+    "off its curve": (jwk(EC_KEY, "k") | {"x": jwk(EC_KEY, "k")["y"]}, "not on the curve P-256"),
+    "Ed25519 of 5 bytes": ({"kty": "OKP", "crv": "Ed25519", "x": "AAAAAAA", "kid": "k"}, "x has 5 bytes"),
+    "Ed25519 of small order": ({"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41, "kid": "k"}, "small order"),
+    "an unknown curve": (jwk(EC_KEY, "k") | {"crv": "P-999"}, "crv 'P-999' is not supported"),
+    "for encryption": (jwk(RSA_KEY, "k", use="enc"), "use is 'enc'"),
+    "key_ops without verify": (jwk(RSA_KEY, "k", key_ops=["encrypt"]), "key_ops does not include verify"),
+    "key_ops of derivation": (jwk(EC_KEY, "k", key_ops=["deriveKey"]), "key_ops does not include verify"),
+    "alg that does not fit": (jwk(RSA_KEY, "k", alg="ES256"), "alg 'ES256' does not fit"),
+    "alg of encryption": (jwk(RSA_KEY, "k", alg="RSA-OAEP-256"), "does not fit"),
+    "a kid that is a number": (jwk(RSA_KEY, None) | {"kid": 1}, "kid is no text"),
+    "an unknown kty": ({"kty": "AKP", "kid": "k", "alg": "ML-DSA-44", "pub": "AA"}, "kty 'AKP' is not supported"),
+}
+
+
+class TestUnusableKeys:
+    """Keys that are too weak, for something else or no keys at all, when an operator trusts them and at use."""
+
+    def test_a_file_of_nothing_else_is_not_trusted(self, runtime: Runtime, tmp_path: Path) -> None:
+        for key, reason in UNUSABLE.values():
+            with pytest.raises(Exception, match=f"no key of the JWK set can verify tokens: key 1.*{reason}") as error:
+                trust(runtime, tmp_path, issuer="https://weak.example", keys=[key])
+            assert getattr(error.value, "exit_code", 0) == 2
+        assert "weak.example" not in runtime.operate("issuer", "list")
+
+    def test_each_reason_is_said(self, runtime: Runtime, tmp_path: Path) -> None:
+        with pytest.raises(Exception, match="JWK set") as error:
+            trust(runtime, tmp_path, keys=[key for key, _ in UNUSABLE.values()])
+        said = str(error.value)
+
+        assert [number for number in range(1, len(UNUSABLE) + 1) if f"key {number}" not in said] == []
+        assert [reason for _, reason in UNUSABLE.values() if reason not in said] == []
+
+    def test_beside_a_good_one_they_are_told_and_not_used(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        trust(runtime, tmp_path, keys=[*(key for key, _ in UNUSABLE.values()), jwk(ED_KEY, "good")])
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: not used: key ")]
+
+        assert [reason for (_, reason), line in zip(UNUSABLE.values(), said, strict=True) if reason not in line] == []
+        assert "1 from a file" in runtime.operate("issuer", "list")
+        assert taken(acme, token(ED_KEY, "EdDSA", "good"))
+        assert not any(taken(acme, sent) for kid in ("k", "1") for sent in signed_with(kid))
+
+    def test_in_a_set_that_is_fetched_they_are_logged_once_and_not_used(
+        self, runtime: Runtime, acme: CallerClient, provider: Provider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        provider.keys = [*(key for key, _ in UNUSABLE.values()), {"kty": "oct", "k": "AAAA"}, jwk(ED_KEY, "good")]
+        runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock")
+
+        assert not any(taken(acme, sent) for kid in ("k", "1") for sent in signed_with(kid, iss=provider.url))
+        assert taken(acme, token(ED_KEY, "EdDSA", "good", iss=provider.url))
+        logged = [record.getMessage() for record in caplog.records if record.name == "penstock_jwt.outside"]
+        assert {line.partition(": key")[0] for line in logged} == {f"not used of the keys of {provider.url}"}
+        reasons = [*(reason for _, reason in UNUSABLE.values()), "private or symmetric"]
+        assert [reason for reason, line in zip(reasons, logged, strict=True) if reason not in line] == []
+
+    def test_a_set_of_nothing_else_ends_the_keys_before(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
+        assert known(sets, trusted)
+        provider.keys = [jwk(WEAK, "r1")]
+        later = time.monotonic() + outside.REFRESH
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        known(sets, trusted)
+        fetches_end()
+
+        assert not known(sets, trusted)
+
+    @pytest.mark.parametrize("private", [RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True) | {"kid": "p"}, {"kty": "oct", "k": "AAAA", "kid": "s"}])
+    def test_a_file_with_a_private_key_is_not_trusted_at_all(self, runtime: Runtime, tmp_path: Path, private: dict[str, Any]) -> None:
+        with pytest.raises(Exception, match="private or symmetric; give public keys alone: key 2") as error:
+            trust(runtime, tmp_path, keys=[jwk(ED_KEY, "good"), private])
+        assert str(private.get("d", "AAAA")) not in str(error.value)
+
+    def test_a_key_that_was_trusted_by_an_earlier_release_is_judged_at_use(self, caplog: pytest.LogCaptureFixture) -> None:
+        sets = KeySets()
+        trusted = TrustedIssuer(ISSUER, "penstock", keys=(jwk(WEAK, "w"), jwk(ED_KEY, "good")))
+
+        assert (known(sets, trusted, "good"), known(sets, trusted, "w"), known(sets, trusted, "other")) == (True, False, False)
+        with pytest.raises(CredentialRejected, match=r"its issuer's key 1 .kid 'w'.: an RSA key of 1024 bits"):
+            sets.named(trusted, "w")
+        assert len([record for record in caplog.records if record.name == "penstock_jwt.outside"]) == 1
+
+
+def signed_with(kid: str, **claims: Any) -> list[str]:
+    """Return tokens that somebody could have signed with keys that must not be used."""
+    return [
+        token(RSA_KEY, "RS256", kid, **claims),
+        weakly_signed(kid, **claims),
+        token(RSA_KEY, "PS256", kid, **claims),
+        token(EC_KEY, "ES256", kid, **claims),
+        *(forged_of_small_order(kid, **claims) for _ in range(20)),
+    ]
+
+
+def weakly_signed(kid: str, **claims: Any) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
+        return token(WEAK, "RS256", kid, **claims)
+
+
+def forged_of_small_order(kid: str, **claims: Any) -> str:
+    """Return a token that nobody signed, such as a key of small order verifies about every eighth of."""
+    text = token(ED_KEY, "EdDSA", kid, jti=secrets.token_hex(4), **claims).rpartition(".")[0]
+    return f"{text}.{base64.urlsafe_b64encode((1).to_bytes(32, 'little') + bytes(32)).decode().rstrip('=')}"
+
+
+class TestKids:
+    """The rule: the keys with the token's `kid`; for a token without one the keys without one, or the only key."""
+
+    def test_keys_without_a_kid_are_told_apart_by_what_they_sign(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+        trust(runtime, tmp_path, keys=[jwk(RSA_KEY, None), jwk(EC_KEY, None), jwk(OTHER_RSA, None), jwk(ED_KEY, "d1")])
+
+        for sent in (token(kid=None), token(EC_KEY, "ES256", None), token(OTHER_RSA, kid=None), token(ED_KEY, "EdDSA", "d1")):
+            assert taken(acme, sent)
+        assert not taken(acme, token(ED_KEY, "EdDSA", None))
+        assert not taken(acme, token(kid="r1"))
+        assert not taken(acme, token(rsa.generate_private_key(65537, 2048), kid=None))
+
+    def test_keys_that_share_a_kid_are_tried(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+        trust(runtime, tmp_path, keys=[jwk(key, "same") for key in (RSA_KEY, EC_KEY, OTHER_RSA)])
+
+        for sent in (token(kid="same"), token(EC_KEY, "ES256", "same"), token(OTHER_RSA, kid="same"), token(OTHER_RSA, "PS256", "same")):
+            assert taken(acme, sent)
+        assert not taken(acme, token(ED_KEY, "EdDSA", "same"))
+        assert not taken(acme, weakly_signed("same"))
+
+    def test_a_token_is_tried_with_four_keys_at_most(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        private = [ed25519.Ed25519PrivateKey.generate() for _ in range(7)]
+        trust(runtime, tmp_path, keys=[jwk(key, "same") for key in private])
+        tried: list[object] = []
+        real = jwt.decode
+
+        def decode(sent: str, key: Any = None, **more: Any) -> Any:
+            tried.extend([key] if key is not None else [])
+            return real(sent, key, **more)
+
+        monkeypatch.setattr(jwt, "decode", decode)
+
+        assert [taken(acme, token(key, "EdDSA", "same")) for key in private] == [True] * 4 + [False] * 3
+        tried.clear()
+        assert not taken(acme, token(ED_KEY, "EdDSA", "same"))
+        assert len(tried) == 4
+
+    def test_a_kid_that_is_a_number_is_found_by_no_text(self, runtime: Runtime, acme: CallerClient, provider: Provider) -> None:
+        provider.keys = [jwk(RSA_KEY, None) | {"kid": 1}, jwk(EC_KEY, "e1")]
+        runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock")
+
+        assert [taken(acme, token(kid=kid, iss=provider.url)) for kid in ("1", None)] == [False, False]
+        assert taken(acme, token(EC_KEY, "ES256", "e1", iss=provider.url))
+
+
+def respelled(sent: str, part: int, change: Callable[[bytes], bytes]) -> str:
+    """Return a token signed anew whose header or claims are written in another way."""
+    segments = sent.split(".")
+    raw = change(base64.urlsafe_b64decode(segments[part] + "=="))
+    segments[part] = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    text = ".".join(segments[:2])
+    return f"{text}.{base64.urlsafe_b64encode(ED_KEY.sign(text.encode())).decode().rstrip('=')}"
+
+
+SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
+    **{encoding: lambda raw, encoding=encoding: raw.decode().encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")},  # type: ignore[misc]  # mypy knows no defaults of lambdas
+    "utf-8 with a byte order mark": lambda raw: b"\xef\xbb\xbf" + raw,
+    "latin-1": lambda raw: raw[:-1] + b', "x": "\xe9"}',
+    "a name twice": lambda raw: raw[:-1] + b', "kid": "d1", "kid": "d1"}',
+    "a name twice further in": lambda raw: raw[:-1] + b', "x": [{"a": 1, "a": 1}]}',
+    "a constant that is no JSON": lambda raw: raw[:-1] + b', "x": NaN}',
+    "a list": lambda raw: b"[" + raw + b"]",
+    "more after it": lambda raw: raw + b"x",
+}
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_header_and_claims_are_strictly_json_in_utf_8(acme: CallerClient, part: int) -> None:
+    good = token(ED_KEY, "EdDSA", "d1")
+
+    assert taken(acme, respelled(good, part, lambda raw: raw.replace(b",", b" , ") + b"\n"))
+    assert [spelling for spelling, change in SPELLINGS.items() if taken(acme, respelled(good, part, change))] == []
+
+
+def test_a_kid_is_the_very_text(acme: CallerClient) -> None:
+    kids = (b"1", b"null", b"true", b'["d1"]', b'""', b'"D1"', b'"d1 "')
+
+    sent = [respelled(token(ED_KEY, "EdDSA", "d1"), 0, kid_as(kid)) for kid in kids]
+    assert [text for text in sent if taken(acme, text)] == []
+
+
+def kid_as(text: bytes) -> Callable[[bytes], bytes]:
+    return lambda raw: raw.replace(b'"d1"', text)
+
+
+def test_scopes_are_separated_by_the_space_alone(acme: CallerClient) -> None:
+    held = ["orders:read", "x orders:read", "x  orders:read ", ["x", "orders:read"]]
+    lacking = [
+        *(f"x{space}orders:read" for space in ("\u00a0", "\t", "\n", "\u2003", "\x1f", "\u3000")),
+        *("orders:read\u00a0", ["x orders:read"], ["x\u00a0orders:read"]),
+    ]
+
+    assert [scope for scope in held if get(acme, token(scope=scope)).status_code != 200] == []
+    answers = [get(acme, token(scope=scope)) for scope in lacking]
+    assert {(answered.status_code, (answered.json or {}).get("type")) for answered in answers} == {(403, "insufficient-scope")}
 
 
 class Provider:
@@ -365,7 +599,7 @@ def provider() -> Iterator[Provider]:
 
 def known(sets: KeySets, trusted: TrustedIssuer, kid: str | None = "r1") -> bool:
     try:
-        sets.key(trusted, kid)
+        sets.named(trusted, kid)
     except CredentialRejected:
         return False
     return True

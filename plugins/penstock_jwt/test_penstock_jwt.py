@@ -215,6 +215,34 @@ def twice(part: dict[str, Any], **again: object) -> bytes:
     return (json.dumps(part)[:-1] + ", " + json.dumps(again)[1:]).encode()
 
 
+def written_as(encoding: str, part: int) -> Attack:
+    """Return a token whose header or claims are signed in another encoding; `json.loads` would know them."""
+
+    def attack(world: World) -> str:
+        said = [proper(world.signer), world.claims()]
+        return signed(world.signer, *reversed([json.dumps(item).encode(encoding) if part == index else item for index, item in enumerate(said)]))
+
+    return attack
+
+
+def padded(part: int, padding: str) -> Attack:
+    """Return a token of which one segment has padding: the same octets, spelled in another way."""
+
+    def attack(world: World) -> str:
+        segments = world.token().split(".")
+        segments[part] += padding
+        return ".".join(segments)
+
+    return attack
+
+
+def with_stray_bits(world: World) -> str:
+    """Return a token whose signature ends in a character with bits that mean nothing."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    token = world.token()
+    return token[:-1] + alphabet[alphabet.index(token[-1]) | 1]
+
+
 def unsigned(algorithm: str, signature: str = "") -> Attack:
     return lambda world: f"{packed(proper(world.signer, alg=algorithm))}.{packed(world.claims())}.{signature}"
 
@@ -330,6 +358,7 @@ EXTRAS: dict[str, dict[str, object]] = {
     "zip": {"zip": "DEF"},
     "enc": {"enc": "A128GCM"},
 }
+ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-8-sig")
 HEADER_ATTACKS: dict[str, Attack] = {
     "no kid": heading(kid=ABSENT),
     **{f"kid {kid!r:.40}": heading(kid=kid) for kid in KIDS},
@@ -349,6 +378,8 @@ HEADER_ATTACKS: dict[str, Attack] = {
     "a header that is no JSON": lambda world: signed(world.signer, world.claims(), b"{"),
     "a header that is no UTF-8": lambda world: signed(world.signer, world.claims(), b'{"alg": "\xff"}'),
     "a header that is nested deep": lambda world: signed(world.signer, world.claims(), b'{"a":' + b"[" * 4000),
+    "a name twice": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), typ="at+jwt")),
+    **{f"a header in {encoding}": written_as(encoding, 0) for encoding in ENCODINGS},
     "alg twice, the last one bad": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), alg="none")),
     "typ twice, the last one bad": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), typ="JWT")),
 }
@@ -387,6 +418,10 @@ CLAIM_ATTACKS: dict[str, Attack] = {
     "a second longer than a token may live": claiming(exp=FromNow(LIMIT + 1)),
     "a second longer than a token may live, half of it over": claiming(iat=FromNow(-LIMIT // 2), exp=FromNow(LIMIT // 2 + 1)),
     "a life that is short from its start but not from its making": claiming(iat=FromNow(-LIMIT), nbf=FromNow(0), exp=FromNow(60)),
+    "a name twice": lambda world: signed(world.signer, twice(world.claims(), sub="ann")),
+    "a name twice further in": lambda world: signed(world.signer, json.dumps(world.claims()).encode()[:-1] + b', "x": {"a": 1, "a": 1}}'),
+    "a constant that is no JSON": claiming(x=float("inf")),
+    **{f"claims in {encoding}": written_as(encoding, 1) for encoding in ENCODINGS},
     "aud twice, the last one bad": lambda world: signed(world.signer, twice(world.claims(), aud="prod")),
     "exp twice, the last one bad": lambda world: signed(world.signer, twice(world.claims(), exp=1)),
     **{f"claims that are {what}": saying(payload) for what, payload in PAYLOADS.items()},
@@ -421,6 +456,12 @@ SHAPE_ATTACKS: dict[str, Attack] = {
     "a signature with more after it": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}AAAA"),
     "a signature with junk after it": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}!!!!"),
     "a signature of zeros": reworked(lambda header, claims, _: f"{header}.{claims}.{b64(bytes(64))}"),
+    **{
+        f"{['header', 'claims', 'signature'][part]} and {padding}": padded(part, padding)
+        for part in range(3)
+        for padding in ("=", "==", "===", "%3D")
+    },
+    "a signature with stray bits": with_stray_bits,
     "four segments": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}.{signature}"),
     "five segments": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}.{claims}.{signature}"),
     "claims flipped": reworked(lambda header, claims, signature: f"{header}.{flipped(claims, 20)}.{signature}"),
@@ -486,9 +527,22 @@ def test_the_scheme_is_known_in_any_case_and_with_spaces_around_the_token(world:
     assert world.knock(authorization.format(world.token())).status == 200
 
 
+@pytest.mark.parametrize("space", ["\t", "\xa0", "\x85", " \xa0", "\t\t", " \t "])
+def test_what_separates_scheme_and_token_is_the_space_and_nothing_passes_for_no_token(world: World, refusal: Answer, space: str) -> None:
+    answer = world.knock(f"Bearer{space}nonsense")
+
+    assert answer == refusal
+
+
 @pytest.mark.parametrize("authorization", ["Basic YTpi", "Token {}", "{}", "Negotiate {}", "Bearer,{}"])
 def test_another_scheme_is_no_token_at_all(world: World, authorization: str) -> None:
     assert world.knock(authorization.format(world.token())).body["type"] == "credentials-missing"
+
+
+def test_scopes_are_separated_by_the_space_alone(world: World) -> None:
+    said = {"a b": ["a", "b"], " a  b ": ["a", "b"], "a\u00a0b": ["a\u00a0b"], "a\tb c": ["a\tb", "c"], "a\u2003b": ["a\u2003b"]}
+
+    assert {scope: world.knock(f"Bearer {world.token(scope=scope)}").body["scopes"] for scope in said} == said
 
 
 RIGHTS: dict[str, dict[str, Any]] = {
@@ -814,7 +868,7 @@ class TestIssue:
     def test_a_token_is_about_somebody(self, world: World, subject: object) -> None:
         assert refused_to_issue(world, subject=subject) == "a token needs a subject"
 
-    @pytest.mark.parametrize("scope", ["a b", "", " ", "a\tb", "a\n", "a\u00a0b", 7, None])
+    @pytest.mark.parametrize("scope", ["a b", "", " ", "a\tb", "a\n", "a\u00a0b", 'a"b', "a\\b", "é", "a\x7f", 7, None])
     def test_a_scope_is_one_word(self, world: World, scope: object) -> None:
         assert refused_to_issue(world, scopes=["fine", scope]) == "a scope is a word without spaces"
 
@@ -822,7 +876,7 @@ class TestIssue:
         "claim",
         [
             object(), b"bytes", {1, 2}, time.time, [[{"deep": object()}]], {(1, 2): 3},
-            float("nan"), float("inf"),
+            float("nan"), float("inf"), {1: "a", "1": "b"}, [{None: 1, "null": 2}],
         ],
         ids=lambda claim: type(claim).__name__,
     )  # fmt: skip
@@ -843,7 +897,26 @@ class TestIssue:
         assert refused_to_issue(world, claims={"odd": deep}).startswith("a claim is no JSON")
 
     def test_a_token_too_long_for_the_gate_is_not_made(self, world: World) -> None:
-        assert refused_to_issue(world, claims={"much": "x" * 9000})
+        assert "a header holds 8166 (PENSTOCK_MAX_HEADER)" in refused_to_issue(world, claims={"much": "x" * 9000})
+
+    @pytest.mark.parametrize("longest", [2048, 8190, 32_768])
+    def test_whatever_is_made_fits_into_the_header_and_through_the_gate(self, world: World, longest: int) -> None:
+        issuer, gate = Issuer("penstock", longest), Tokens("penstock", longest)
+
+        def length(padding: int) -> int:
+            try:
+                made = issuer.issue(
+                    world.runtime.access, "acme", subject="ann", scopes=frozenset(), lifetime=None, claims={"x": "x" * padding}, now=time.time()
+                )
+            except TokenNotIssued:
+                return 0
+            assert gate.verify(made.access_token, world.runtime.access, Caller("acme", 1), time.time()).subject == "ann"
+            return len(f"Authorization: Bearer {made.access_token}\r\n")
+
+        lengths = [length(padding) for padding in range(longest * 3 // 4 - 420, longest * 3 // 4 - 250)]
+        assert lengths[0] > 0
+        assert lengths[-1] == 0
+        assert longest - 4 <= max(lengths) <= longest
 
     @pytest.mark.parametrize("pipeline", ["undesignated", "pretender"])
     def test_neither_the_developer_nor_the_operator_alone_makes_a_login_flow(self, world: World, pipeline: str) -> None:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_decode
 
-from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, SigningKey, Token, TokenIssuer, TokenNotIssued, TrustedIssuer
+from penstock import (
+    AccessView,
+    Authenticator,
+    Caller,
+    CredentialRejected,
+    PublicKey,
+    RequestHead,
+    SigningKey,
+    Token,
+    TokenIssuer,
+    TokenNotIssued,
+    TrustedIssuer,
+)
 from penstock_jwt.outside import KeySets
 
 Kept = TypeVar("Kept")
@@ -30,7 +44,10 @@ REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
 HARMLESS_OUTSIDE = frozenset({"x5t"})  # some providers send a certificate's thumbprint beside the `kid`; it is not looked at
 CACHED = 8192
-LONGEST = 8192  # characters of a token: more is no token of ours
+MAX_HEADER = 8190  # bytes of a header field, where the setting says nothing else
+AROUND_TOKEN = len("Authorization: Bearer \r\n")  # what the server counts of the field beside the token
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
+BEARER = re.compile(r"bearer(?=[^\x21-\x7e]|$)", re.IGNORECASE)  # whatever comes after it: what is no token then is refused
 LATEST = 2**53  # seconds since the epoch: whole numbers are exact up to here (RFC 8259 section 6)
 
 
@@ -67,8 +84,9 @@ class Tokens(Authenticator):
     challenge = "Bearer"
     needs = frozenset({"api_key"})
 
-    def __init__(self, issuer: str) -> None:
+    def __init__(self, issuer: str, max_header: int = MAX_HEADER) -> None:
         self._issuer = issuer
+        self._longest = max_header - AROUND_TOKEN
         self._cache: OrderedDict[bytes, _Proven] = OrderedDict()
         self._bad: OrderedDict[bytes, str] = OrderedDict()  # tokens that no clock makes good, and why
         self._cache_version = -1
@@ -81,10 +99,8 @@ class Tokens(Authenticator):
         value = head.header("Authorization")
         if value is None:
             return None
-        scheme, _, credential = value.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        return credential.strip()
+        scheme = BEARER.match(value)
+        return value[scheme.end() :].strip(" \t") if scheme is not None else None
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
         """Return the caller with subject, scopes and claims."""
@@ -139,13 +155,15 @@ class Tokens(Authenticator):
 
     def _prove(self, token: str, access: AccessView, now: float) -> _Proven:
         """Check all that does not change with time."""
-        if len(token) > LONGEST:
+        if len(token) > self._longest:
             raise CredentialRejected("too long")
+        if "=" in token:  # PyJWT refuses whatever else is not base64url; padding would be a second spelling (RFC 7515 section 2)
+            raise CredentialRejected("padded")
         trusted = _trusted(token, access)
         if trusted is not None:
             return self._prove_outside(token, trusted, now)
         try:
-            header = _header(token)
+            header = _object(token, 0)
             if not DANGEROUS.isdisjoint(header):
                 raise CredentialRejected("its header asks for more than we do")
             key = access.signing_keys().get(header.get("kid", ""))
@@ -157,6 +175,7 @@ class Tokens(Authenticator):
                 algorithms=[key.algorithm],
                 issuer=self._issuer,
                 options={
+                    "enforce_minimum_key_length": True,
                     "require": ["iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti"],
                     "verify_exp": False,  # against the call's clock, in verify
                     "verify_nbf": False,
@@ -164,6 +183,7 @@ class Tokens(Authenticator):
                     "verify_aud": False,  # exactly one audience, below
                 },
             )
+            _object(token, 1)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
         if claims["aud"] != access.environment.name:
@@ -173,26 +193,19 @@ class Tokens(Authenticator):
     def _prove_outside(self, token: str, trusted: TrustedIssuer, now: float) -> _Proven:
         """Check a token of an outside issuer: with that issuer's keys alone, and nothing that the token says of keys but their `kid`."""
         try:
-            header = _header(token)
-            kid, kind = header.get("kid"), str(header.get("typ", "")).lower()
-            if not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header) or kind not in OUTSIDE_TYPES or not (kid is None or isinstance(kid, str)):
+            header = _object(token, 0)
+            if not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header) or str(header.get("typ", "")).lower() not in OUTSIDE_TYPES:
                 raise CredentialRejected("its header asks for more than we do, or is of another typ")
-            key = self._outside.key(trusted, kid)
-            if header.get("alg") not in key.algorithms:
-                raise CredentialRejected("another alg than its key's")
-            claims = jwt.decode(
-                token,
-                key.key,
-                algorithms=[header["alg"]],
-                issuer=trusted.issuer,
-                audience=trusted.audience,
-                options={"require": ["iss", "aud", "sub", "iat", "exp"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
-            )
+            if "kid" in header and not isinstance(header["kid"], str):
+                raise CredentialRejected("a kid that is no text")
+            keys = [key for key in self._outside.named(trusted, header.get("kid")) if header.get("alg") in key.algorithms]
+            claims = _claims_outside(token, trusted, keys, header.get("alg"))
+            _object(token, 1)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CredentialRejected(f"not verifiable: {type(error).__name__}") from error
         scopes = claims.get(trusted.scope_claim) or ""
         if isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes):
-            scopes = " ".join(scopes)
+            scopes = " ".join(scope for scope in scopes if SCOPE.fullmatch(scope))
         ours = {"client_id": _consumer(claims, trusted), "nbf": claims.get("nbf", claims["iat"]), "jti": claims.get("jti") or "-", "scope": scopes}
         proven = self._proven({**claims, **ours}, math.inf)
         return replace(proven, claims=claims, prove_again_at=now + PROVE_AGAIN)
@@ -208,7 +221,7 @@ class Tokens(Authenticator):
         return _Proven(
             consumer=texts[1],
             subject=texts[0],
-            scopes=frozenset(texts[3].split()),
+            scopes=frozenset(texts[3].split(" ")) - {""},  # the space alone (RFC 6749 section 3.3)
             claims=claims,
             jti=texts[2],
             issued_at=times[0],
@@ -224,12 +237,51 @@ class Tokens(Authenticator):
         return known[1]
 
 
-def _header(token: str) -> dict[str, Any]:
-    """Return what a token says of itself; `jwt.decode` looks at it once more, and strictly. Raises ValueError."""
-    header = json.loads(base64url_decode(token.partition(".")[0].encode()))
-    if not isinstance(header, dict):
-        raise TypeError("a header is an object")
-    return header
+def _object(token: str, part: int) -> dict[str, Any]:
+    """Return a token's header (0) or claims (1): a JSON object in UTF-8, in which no name comes twice. Raises ValueError or TypeError.
+
+    `jwt.decode` reads them once more; it would take other encodings, and the last of two members.
+    """
+    text = base64url_decode(token.split(".", 2)[part].encode()).decode("utf-8")
+    found = _JSON.decode(text)
+    if not isinstance(found, dict):
+        raise TypeError("it is no object")
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name comes twice")
+    return members
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_json)
+
+
+def _claims_outside(token: str, trusted: TrustedIssuer, keys: list[PublicKey], algorithm: str | None) -> dict[str, Any]:
+    """Return the claims that one of these keys signed. Raises CredentialRejected, and what PyJWT raises."""
+    for key in keys:
+        with suppress(jwt.InvalidSignatureError):
+            return jwt.decode(
+                token,
+                key.key,
+                algorithms=[str(algorithm)],
+                issuer=trusted.issuer,
+                audience=trusted.audience,
+                options={
+                    "enforce_minimum_key_length": True,
+                    "require": ["iss", "aud", "sub", "iat", "exp"],
+                    "verify_exp": False,  # against the call's clock, in verify
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+    raise CredentialRejected("not signed by its issuer's key" if keys else "another alg than its key's")
 
 
 def _trusted(token: str, access: AccessView) -> TrustedIssuer | None:
@@ -258,8 +310,9 @@ def _consumer(claims: Mapping[str, Any], trusted: TrustedIssuer) -> object:
 class Issuer(TokenIssuer):
     """Signs tokens with the environment's current key."""
 
-    def __init__(self, issuer: str) -> None:
+    def __init__(self, issuer: str, max_header: int = MAX_HEADER) -> None:
         self._issuer = issuer
+        self._longest = max_header - AROUND_TOKEN
 
     def issue(
         self,
@@ -281,7 +334,7 @@ class Issuer(TokenIssuer):
         seconds = int(lifetime)
         if not subject or not isinstance(subject, str):
             raise TokenNotIssued("a token needs a subject")
-        if not all(isinstance(scope, str) and scope and not any(character.isspace() for character in scope) for scope in scopes):
+        if not all(isinstance(scope, str) and SCOPE.fullmatch(scope) for scope in scopes):
             raise TokenNotIssued("a scope is a word without spaces")
         taken = REGISTERED.intersection(claims)
         if taken:
@@ -304,12 +357,14 @@ class Issuer(TokenIssuer):
             "scope": scope,
         }
         try:
-            json.dumps(claims, allow_nan=False)  # PyJWT would sign NaN, which is no JSON
+            _JSON.decode(json.dumps(claims, allow_nan=False))  # PyJWT would sign NaN, and {1: 0, "1": 0}, which the gate rejects
             signed = jwt.encode(payload, _signer(key), algorithm=key.algorithm, headers={"kid": key.kid, "typ": TYPE})
         except (TypeError, ValueError, RecursionError) as error:
             raise TokenNotIssued(f"a claim is no JSON: {error}") from error
-        if len(signed) > LONGEST:
-            raise TokenNotIssued(f"the token would have {len(signed)} characters; the gate takes {LONGEST}: leave some claims out")
+        if len(signed) > self._longest:
+            raise TokenNotIssued(
+                f"the token would have {len(signed)} characters; a header holds {self._longest} (PENSTOCK_MAX_HEADER): leave some claims out"
+            )
         return Token(access_token=signed, expires_in=seconds, scope=scope)
 
 

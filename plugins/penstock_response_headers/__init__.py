@@ -30,16 +30,17 @@ def read_cors(text: str) -> tuple[Cors, bool]:
     said = _object(CORS, text)
     override = said.pop("override", False)
     lists = {name: said.pop(name) for name in ("origins", "methods", "headers", "expose") if name in said}
-    credentials, max_age = said.pop("credentials", False), said.pop("max_age", 600)
+    further = {name: said.pop(name) for name in ("credentials", "max_age") if name in said}
     if said:
         raise ValueError(f"{CORS}: {min(said)!r} is not known")
     if not all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists.values()) or not lists.get("origins"):
         raise ValueError(f"{CORS}: origins, methods, headers and expose are lists of texts, and origins is needed")
-    if not isinstance(override, bool) or not isinstance(credentials, bool) or type(max_age) is not int or max_age < 0:
-        raise ValueError(f"{CORS}: override and credentials are true or false, max_age is a number of seconds")
-    if credentials and "*" in lists["origins"]:
-        raise ValueError(f"{CORS}: for every origin it can't allow credentials")
-    return Cors(**lists, credentials=credentials, max_age=max_age), override
+    if not isinstance(override, bool):
+        raise ValueError(f"{CORS}: override is true or false")  # noqa: TRY004  what was typed is wrong, not a type of ours
+    cors = Cors(**lists, **further)
+    for problem, mend in cors.problems():
+        raise ValueError(f"{CORS}: {problem}; {mend}")
+    return cors, override
 
 
 def _object(name: str, text: str) -> dict[str, Any]:

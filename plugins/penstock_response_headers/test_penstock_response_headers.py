@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, Reply, ResponsePolicy, hookimpl
+from penstock import AccessView, Call, Cors, HttpTrigger, Pipeline, PipelineError, Reply, ResponseHeader, ResponsePolicy, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -102,6 +103,12 @@ def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime:
     [
         (ResponsePolicy(cors=Cors("*", credentials=True)), "CORS for every origin can't allow credentials; name the origins"),
         (ResponsePolicy(cors=Cors(["https://a.example", "*"], credentials=True)), "CORS for every origin can't allow credentials"),
+        (
+            ResponsePolicy(cors=Cors("https://a.example/")),
+            "CORS origin 'https://a.example/' never matches; an origin is scheme, host and port: write https://a.example",
+        ),
+        (ResponsePolicy(cors_override="yes"), "cors_override='yes' is neither True nor False"),  # type: ignore[arg-type]  # what a careless plugin may say
+        (ResponsePolicy((ResponseHeader("X-A", "b"), ResponseHeader("x-a", "c"))), "it names a header twice; name it once"),
         (ResponsePolicy(cors="*"), "cors='*' is no CORS"),  # type: ignore[arg-type]  # what a careless plugin may say
         (ResponsePolicy(headers=["X-A: b"]), "its headers are no headers"),  # type: ignore[arg-type]  # the same
         (ResponsePolicy(headers=("X-A: b",)), "its headers are no headers"),  # type: ignore[arg-type]  # the same
@@ -143,13 +150,55 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(pens
         ("cors", {"origins": ["*"], "credentials": True}, "can't allow credentials"),
         ("cors", {"origins": ["*"], "max_age": -1}, "a number of seconds"),
         ("cors", {"origins": ["*"], "maxage": 5}, "'maxage' is not known"),
+        ("cors", {"origins": ["shop.example"]}, "an origin is scheme, host and port: write https://shop.example"),
+        ("cors", {"origins": ["https://shop.example/"]}, "an origin is scheme, host and port: write https://shop.example"),
+        ("cors", {"origins": ["https://a.example", "https://a.example"]}, "'https://a.example' is named twice"),
+        ("cors", {"origins": ["https://a.example"], "methods": ["FAKE"]}, "CORS method 'FAKE' can't be used"),
+        ("cors", {"origins": ["https://a.example"], "headers": ["*"], "credentials": True}, "browsers take '*' literally"),
+        ("cors", {"origins": ["https://a.example"], "expose": ["X Y"]}, "'X Y' is no header's name"),
+        ("cors", {"origins": ["https://a.example"], "credentials": "yes"}, "credentials='yes' is neither True nor False"),
+        ("cors", {"origins": ["https://a.example"], "max_age": "600"}, "max_age='600' is no number of seconds"),
+        ("cors", {"origins": ["https://a.example"], "max_age": True}, "max_age=True is no number of seconds"),
+        ("cors", {"origins": ["https://a.example"], "override": 1}, "override is true or false"),
+        ("response_headers", {"X-A": {"value": "b", "override": 1}}, "X-A wants a text"),
     ],
 )
-def test_what_can_t_be_understood_refuses_everything_until_it_is_mended(penstock_runtime: Start, name: str, value: object, said: str) -> None:
+def test_what_can_t_be_understood_is_not_set_and_refuses_everything_where_it_is_there_all_the_same(
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: object, said: str
+) -> None:
     runtime = penstock_runtime(offering(), policy="any")
+    with pytest.raises(Exception, match=re.escape(said)) as error:
+        put(runtime, name, value)
+    assert getattr(error.value, "exit_code", 0) == 2
+    assert runtime.operate("variable", "list") == "no variables\n"
+    assert get(runtime).status_code == 200
+
+    monkeypatch.setattr("penstock.host.Host.check_variable", lambda *_: None)  # as an earlier release would
     put(runtime, name, value)
 
     assert said in runtime.refused()["v1/orders"][0]
     assert get(runtime).status_code == 503
+    monkeypatch.undo()
+    put(runtime, "other", "can be set meanwhile")
     runtime.operate("variable", "unset", f"penstock_{name}", "--env", "test")
     assert get(runtime).status_code == 200
+
+
+def test_a_variable_is_held_against_the_policies_of_all_plugins(penstock_runtime: Start) -> None:
+    @hookimpl
+    def penstock_response_policy(access: AccessView) -> ResponsePolicy:
+        return ResponsePolicy((ResponseHeader("X-Region", access.variables["region"]),) if "region" in access.variables else ())
+
+    other = SimpleNamespace(__name__="other", penstock_response_policy=penstock_response_policy)
+    runtime = penstock_runtime(offering(), other, policy="any")
+
+    runtime.operate("variable", "set", "region", "eu-1", "--env", "test")
+    with pytest.raises(
+        Exception, match=r"region was not set, for it would block every pipeline of test: the header policy of other failed: the value"
+    ):
+        runtime.operate("variable", "set", "region", "eu\r\n1", "--env", "test")
+    runtime.operate("env", "create", "prod")
+    with pytest.raises(Exception, match="block every pipeline of prod"):
+        runtime.operate("variable", "set", "region", "\n", "--env", "prod")
+
+    assert get(runtime).headers["X-Region"] == "eu-1"

@@ -6,11 +6,10 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from hmac import compare_digest, digest
 from inspect import getdoc
 
-from penstock import AccessView, Authenticator, Caller, Credential, CredentialRejected, RequestHead, Setup, hookimpl
+from penstock import AccessView, Authenticator, Caller, Credential, CredentialRejected, Once, RequestHead, Setup, hookimpl
 
 TOLERANCE = 300.0  # seconds between the sender's clock and ours
 SHORTEST = 16
@@ -69,14 +68,15 @@ class Signature(Authenticator):
         """Return the consumer whose secret signed the body."""
         moment, _, text = credential.partition(":")
         signatures = [bytes.fromhex(item) for item in text.split(",")]
-        message = self.signed(moment, body)
-        signer = self._signer(signatures, message, (item for item in self._candidates(head, access) if not _expired(item, now)))
+        signer = self._signer(signatures, self.signed(moment, body), (item for item in self._candidates(head, access) if not _expired(item, now)))
         consumer = access.consumer(signer.consumer_id)
         if consumer is None or (caller.consumer_id is not None and caller.consumer_id != consumer.id):
             raise CredentialRejected(f"{signer.id} is not of the consumer that the other credentials prove")
-        if self.timed and not access.once(sha256(f"{self.name} {signer.id} ".encode() + message).digest(), 2 * TOLERANCE):
-            raise CredentialRejected("it came before")
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
+
+    def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  the message says it all
+        """Return the signed message, for as long as its moment is taken; without one a repeat can't be told from the first."""
+        return Once(self.signed(credential.partition(":")[0], body), 2 * TOLERANCE) if self.timed else None
 
     @staticmethod
     def _signer(signatures: list[bytes], message: bytes, candidates: Iterable[Credential]) -> Credential:
@@ -98,6 +98,11 @@ class Signature(Authenticator):
         return {"type": "apiKey", "in": "header", "name": self.header, "description": f"{getdoc(type(self)) or ''} {how}".strip()}
 
 
+def _prefixed(sent: str, scheme: str) -> list[str]:
+    """Return a signature without the name of its scheme; none where that is another one, or is not there."""
+    return [sent.removeprefix(scheme)] if sent.startswith(scheme) else []
+
+
 def _expired(credential: Credential, now: float) -> bool:
     return credential.expires_at is not None and credential.expires_at <= now
 
@@ -111,7 +116,7 @@ class GitHub(Signature):
 
     def parts(self, sent: str, head: RequestHead) -> tuple[str, list[str]]:  # noqa: ARG002  all is in one header
         """Return the one signature."""
-        return "", [sent.removeprefix("sha256=")]
+        return "", _prefixed(sent, "sha256=")
 
     def signed(self, moment: str, body: bytes) -> bytes:  # noqa: ARG002  there is none
         """Return the body."""
@@ -126,7 +131,7 @@ class Stripe(Signature):
 
     def parts(self, sent: str, head: RequestHead) -> tuple[str, list[str]]:  # noqa: ARG002  all is in one header
         """Return the moment and all signatures of the scheme v1."""
-        pairs = [part.strip().partition("=")[::2] for part in sent.split(",")]
+        pairs = [part.strip(" \t").partition("=")[::2] for part in sent.split(",")]
         moments = [value for name, value in pairs if name == "t"]
         return moments[0] if len(moments) == 1 else "", [value for name, value in pairs if name == "v1"][:10]
 
@@ -143,7 +148,7 @@ class Slack(Signature):
 
     def parts(self, sent: str, head: RequestHead) -> tuple[str, list[str]]:
         """Return the moment of the other header, and the one signature."""
-        return head.header("X-Slack-Request-Timestamp") or "", [sent.removeprefix("v0=")]
+        return head.header("X-Slack-Request-Timestamp") or "", _prefixed(sent, "v0=")
 
     def signed(self, moment: str, body: bytes) -> bytes:
         """Return version, moment and body."""
@@ -158,7 +163,7 @@ class Hmac(Signature):
 
     def parts(self, sent: str, head: RequestHead) -> tuple[str, list[str]]:
         """Return the moment of the other header, and the one signature."""
-        return head.header("X-Signature-Timestamp") or "", [sent.removeprefix("sha256=")]
+        return head.header("X-Signature-Timestamp") or "", _prefixed(sent, "sha256=")
 
     def signed(self, moment: str, body: bytes) -> bytes:
         """Return moment, dot and body."""

@@ -140,7 +140,7 @@ def test_a_replay_is_known_for_as_long_as_its_moment_is_taken(penstock_runtime: 
             return cls.fromtimestamp(later, tz)
 
     monkeypatch.setattr("time.time", lambda: later)
-    monkeypatch.setattr("penstock.access.snapshot.datetime", Later)
+    monkeypatch.setattr("penstock.access.marks.datetime", Later)
 
     assert problem(post(runtime, signed(kind, b"{}", moment=moment))) == (401, "invalid-signature")
     assert post(runtime, signed(kind, b"{ }", moment=moment), b"{ }").status_code == 200

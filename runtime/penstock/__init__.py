@@ -14,6 +14,7 @@ from penstock.contracts.access import (
     Credential,
     Document,
     EnvironmentFacts,
+    Once,
     RequestHead,
     Setup,
     SigningKey,
@@ -23,14 +24,16 @@ from penstock.contracts.access import (
     Violation,
 )
 from penstock.contracts.call import Call, Caller, Reply, Token
+from penstock.contracts.cors import Cors
 from penstock.contracts.forms import Form, Header, Upload
+from penstock.contracts.jwks import KeySet, PublicKey, read_key_set
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Durable, Pipeline
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
-from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
+from penstock.contracts.triggers import HttpTrigger, Schedule
 from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
 from penstock.hookspecs import hookimpl
 
@@ -53,9 +56,12 @@ __all__ = [
     "Form",
     "Header",
     "HttpTrigger",
+    "KeySet",
+    "Once",
     "OutOfTime",
     "Pipeline",
     "PipelineError",
+    "PublicKey",
     "Rate",
     "Reply",
     "RequestHead",
@@ -81,6 +87,7 @@ __all__ = [
     "hookimpl",
     "make_api_key",
     "parse_api_key",
+    "read_key_set",
     "secret",
     "sleep",
     "step",

@@ -67,6 +67,7 @@ graceful_timeout = _settings.graceful_timeout
 timeout = 60
 keepalive = _settings.keep_alive
 limit_request_line = 8190  # RFC 9112 section 3 recommends 8000 at least
+limit_request_field_size = _settings.max_header
 preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
 forwarded_allow_ips = ""  # else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,19 +17,20 @@ import structlog
 
 from penstock import forks, metrics
 from penstock.access.environments import pipelines_seen
+from penstock.access.marks import Marks
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import TokenIssuer, Violation
 from penstock.contracts.call import Caller, Token
+from penstock.contracts.cors import Cors
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
-from penstock.contracts.triggers import Cors
 from penstock.db import counts, migrate, runs
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
-from penstock.errors import BadSetting, CannotStart, PenstockError, Refusal, TokenNotIssued, Unknown
+from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, TokenNotIssued, Unknown
 from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
@@ -50,6 +52,7 @@ FLUSH = 15.0  # seconds between writes of when keys were last used, between rene
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
+WHAT_IT_READS = "mend what that plugin reads (`penstock variable list`)"
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
 
@@ -112,6 +115,7 @@ class Host:
         self.limiter: Limiter | None = None
         self.sparing = Sparing(structlog.get_logger("penstock.calls"))
         self.replies: Replies | None = None
+        self.marks: Marks | None = None
         self.recorder: Recorder | None = None
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
@@ -183,8 +187,7 @@ class Host:
             try:
                 said = implementation.function(*([access] if implementation.argnames else []))
             except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; then replies would lack what an operator wants
-                mend = "mend what that plugin reads (`penstock variable list`)"
-                failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", mend))
+                failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", WHAT_IT_READS))
                 continue
             wrong = [] if said is None else list(problems_of(said))
             failures += [Violation(f"the header policy of {implementation.plugin_name} makes no sense: {problem}", mend) for problem, mend in wrong]
@@ -192,6 +195,20 @@ class Host:
                 headers |= {rule.name.lower(): rule for rule in said.headers}
                 cors = (said.cors, said.cors_override) if said.cors is not None else cors
         return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
+
+    def check_variable(self, engine: Engine, environment: str, box: Box, name: str, value: str) -> None:
+        """Refuse a variable's value that no header policy could work with: it would block every pipeline. Raises Mistaken."""
+        if self.access is not None and self.access.environment.name == environment:
+            access = copy(self.access)
+        else:
+            access = Snapshot(environment, box)
+            access.refresh(engine)
+        _, before = self.response_policy(access)
+        access.variables = {**access.variables, name: value}
+        for violation in self.response_policy(access)[1]:
+            if violation not in before:
+                mend = f"; {violation.mend}" if violation.mend != WHAT_IT_READS else ""
+                raise Mistaken(f"{name} was not set, for it would block every pipeline of {environment}: {violation.reason}{mend}")
 
     def look(self, engine: Engine, environment: str, box: Box, *, internal: bool = False) -> tuple[Snapshot, dict[str, Judged]]:
         """Read an environment's access data once and judge every pipeline there for one of the listeners; for commands."""
@@ -222,6 +239,7 @@ class Host:
             engine = self._open(access)
             box = open_box(self.settings)
             self.replies = Replies(engine, box)
+            self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
             if kind is not None:
@@ -398,6 +416,8 @@ class Host:
             metrics.aged(min(self._access().age(), 1e9))
             try:
                 self.catch_up(engine)
+                if self.marks is not None:
+                    self.marks.flush()
                 if not reachable:
                     self.log.info("database back")
                     reachable = True

@@ -78,7 +78,7 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         if (settings.allow and name not in settings.allow) or name in settings.deny:
             continue
         _register(plugins, name, found[name])
-    _collect(plugins, Setup(settings.environment, settings.issuer, settings.api_key_headers))
+    _collect(plugins, Setup(settings.environment, settings.issuer, settings.api_key_headers, settings.max_header))
     return plugins
 
 

@@ -105,6 +105,9 @@ SETTINGS = (
         "penstock",
         "the kind of worker process: penstock (no client holds a thread), gthread (stock gunicorn), or another class of gunicorn's",
     ),
+    Setting(
+        "PENSTOCK_MAX_HEADER", "8190", "bytes of the longest header field, name and line end included: past it 431; tokens made here fit into it"
+    ),
     Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
@@ -161,6 +164,7 @@ class Settings:
     worker: int = 1
     worker_runs: int = 16
     worker_class: str = "penstock"
+    max_header: int = 8190
     graceful_timeout: int = 30
     keep_alive: int = 75
     log_format: str = "auto"
@@ -227,6 +231,7 @@ class Settings:
             worker_runs=read.number("PENSTOCK_WORKER_RUNS", 1, 1024),
             metrics=read.choice("PENSTOCK_METRICS", "internal", "everywhere", "off"),
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
+            max_header=read.number("PENSTOCK_MAX_HEADER", 2048, 32_768),
             graceful_timeout=read.number("PENSTOCK_GRACEFUL_TIMEOUT", 1, 3600),
             keep_alive=read.number("PENSTOCK_KEEP_ALIVE", 0, 3600),
             log_format=read.choice("PENSTOCK_LOG_FORMAT", "auto", "json", "text"),

@@ -150,6 +150,8 @@ class TestTokens:
             assert (row["keys"], row["consumer"], row["scope_claim"]) == (keys_said, consumer_said, "scp")
             assert "https://id.example penstock" in said
         assert last(engine) == ("oli", "issuer:trusted", "test", "https://id.example")
+        more = {"found": "set", "jwks": keys.replace("]", ', {"kty": "RSA", "kid": "old", "n": "AQAB", "e": "AQAB"}]'), "whose": "claim"}
+        assert "Not used: key 2 (kid 'old'): an RSA key of 17 bits" in words_of(oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more)))
         oli.follow(oli.post("/tokens/issuers/distrust?env=test", issuer="https://id.example"))
         assert issuers.list_issuers(engine, "test") == []
 
@@ -157,7 +159,9 @@ class TestTokens:
         good = {"issuer": "https://id.example", "audience": "p", "found": "discovery", "whose": "claim"}
         for field, more in (
             ("issuer", {"issuer": "http://id.example"}),
+            ("issuer", {"issuer": ""}),
             ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'}),
+            ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}'}),
             ("jwks_url", {"found": "url"}),
             ("found", {"found": "odd"}),
             ("whose", {"whose": "odd"}),
@@ -178,7 +182,9 @@ class TestLimits:
         oli.follow(oli.post("/limits/new?env=prod", consumer="acme", rate="9/hour", by="consumer", pipeline=""))
         removed = oli.follow(oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders"))
         again = oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
+        unused = oli.post("/limits/new?env=prod", consumer="acme", rate="9/minute", by="consumer", pipeline="")
 
+        assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
         assert "That stands in for the rates of its own: 2/minute by consumer." in said
         assert "acme orders 5/minute key" in said
         assert event == ("oli", "limit:set", "prod", "acme")
@@ -216,7 +222,7 @@ class TestLimits:
     def test_pages_go_on_after_the_last_row_and_one_consumer_can_be_looked_at(self, oli: Hand, engine: Engine) -> None:
         for index in range(12):
             consumers.create_consumer(engine, "tester", f"c{index:02}")
-            for rate in ("1/second", "2/minute", "3/hour", "4/day", "5/12 hours"):
+            for rate in ("1/second", "2/minute", "3/hour", "5/day", "4/12 hours"):
                 bounds.set_limit(engine, "tester", f"c{index:02}", "test", Rate(rate))
         names, path = list[str](), "/limits?env=test"
         while path:
@@ -266,6 +272,10 @@ class TestSettings:
         bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
         oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
 
+        wrong = oli.post("/settings/variables/new?env=prod", name="penstock_cors", value='{"origins": ["shop.example"]}')
+
+        assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
+        assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
         assert (row["environment"], row["value"]) == ("prod", "porto\nlisbon")
         assert event == ("oli", "variable:set", "prod", "region")
         assert "porto\nlisbon</textarea>" in form
@@ -365,7 +375,7 @@ def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> Non
     needs.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive.add_fields(engine, "tester", "test", [EVIL])
     signing.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    said = issuers.said_of(f"https://id.example/{EVIL}", EVIL, consumer_claim=EVIL, scope_claim=EVIL, mapped=[f"{EVIL}=acme"])
+    said = issuers.said_of(f"https://id.example/{EVIL.replace(' ', '/')}", EVIL, consumer_claim=EVIL, scope_claim=EVIL, mapped=[f"{EVIL}=acme"])
     issuers.trust_issuer(engine, "tester", "test", said, own="penstock")
     callbacks.allow_callbacks(engine, "tester", "acme", "test", f"https://a.example/{EVIL.replace('?', '')}", _box(oli), private=False)
     pages = [oli.get(f"{path}env=test").text for path in ("/tokens?", "/settings?", "/audit?", "/settings/variables/new?name=evil&")]

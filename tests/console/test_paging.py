@@ -22,7 +22,7 @@ def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
     while found := bounds.list_limits(place.engine, environment="test", after=after, limit=2):
         read += [row["id"] for row in found]
         after = int(str(found[-1]["id"]))
-        bounds.set_limit(place.engine, "tester", "Zeta", "prod", Rate(f"{len(read)}/{len(read) + 1} days"))
+        bounds.set_limit(place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days"))
     networks = bounds.list_networks(place.engine, environment="test", after=None, limit=3)
     rest = bounds.list_networks(place.engine, environment="test", after=int(str(networks[-1]["id"])), limit=9)
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from penstock import audit
 from penstock.access.find import consumer_in, listed_of_consumers
 from penstock.cidr import network_of
-from penstock.contracts.rates import Rate
+from penstock.contracts.rates import Rate, unused_beside
 from penstock.db.engine import Engine
 from penstock.errors import Mistaken, Unknown
 
@@ -23,7 +23,11 @@ def check_rate(rate: Rate) -> None:
 
 
 def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate: Rate, *, pipeline: str = "", known: Iterable[str] = ()) -> None:
-    """Let a consumer call so often, a pipeline or all of them together; a rate with the same window and `by` is replaced."""
+    """Set how often a consumer may call a pipeline, or all of them together.
+
+    A rate with the same window and `by` is replaced; one with another window is added beside it. Raises Mistaken, also where one of the two
+    could never be used up.
+    """
     check_rate(rate)
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
@@ -31,8 +35,18 @@ def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate:
             names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
             if pipeline not in names:
                 raise Unknown("pipeline", pipeline, names)
+        stored = (Rate(row["rate"], by=row["by"]) for row in rows.all("limits", **where, pipeline=pipeline, active=True))
+        _check_beside(rate, [other for other in stored if (other.by, other.seconds) != (rate.by, rate.seconds)])
         rows.put("limits", {**where, "pipeline": pipeline, "by": rate.by, "seconds": rate.seconds}, rate=rate.text, active=True)
         detail.update(rate=rate.text, by=rate.by, pipeline=pipeline or None)
+
+
+def _check_beside(rate: Rate, others: list[Rate]) -> None:
+    for one, beside in ((rate, others), *((other, [rate]) for other in others)):
+        other = unused_beside(one, beside)
+        if other is not None:
+            mend = "give it fewer calls" if one is rate else "remove the limits that are set (`penstock limit remove`)"
+            raise Mistaken(f"the limit {one} can never be used up beside {other}; {mend}")
 
 
 def remove_limits(engine: Engine, actor: str, consumer: str, environment: str, *, pipeline: str = "") -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from penstock import audit
 from penstock.access.find import environment_row, named
 from penstock.contracts.access import TrustedIssuer
+from penstock.contracts.jwks import KeySet, read_key_set
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader
 from penstock.errors import Mistaken, Unknown
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-PUBLIC = frozenset({"RSA", "EC", "OKP"})
-PRIVATE = frozenset({"d", "k", "p", "q", "dp", "dq", "qi"})
+VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")  # 255 is the column's length
+LONGEST_AUDIENCE = 255
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 
 def check_url(what: str, url: str) -> None:
@@ -24,6 +26,7 @@ def check_url(what: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        good = good and VISIBLE.fullmatch(url) is not None and parts.port != 0
     except ValueError:
         raise Mistaken(f"{what} {url!r} is no URL") from None
     if not good or not parts.hostname or parts.fragment:
@@ -32,19 +35,35 @@ def check_url(what: str, url: str) -> None:
         raise Mistaken(f"{what} must not hold a user or a password")
 
 
-def read_keys(text: str) -> list[dict[str, Any]]:
-    """Return the public keys of a JWK set (RFC 7517). Raises Mistaken, also where one is private or symmetric."""
+def check_issuer(issuer: str) -> None:
+    """Refuse what can be no `iss`: a URI, or a name without a colon (RFC 7519 section 2)."""
     try:
-        keys = json.loads(text)["keys"]
-        good = isinstance(keys, list) and bool(keys) and all(isinstance(key, dict) for key in keys)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        parts = urlsplit(issuer)
+        good = VISIBLE.fullmatch(issuer) is not None and (":" not in issuer or URI.fullmatch(issuer) is not None)
+        good = good and (parts.scheme not in {"http", "https"} or bool(parts.hostname))
+    except ValueError:
         good = False
     if not good:
-        raise Mistaken('that is no JWK set: {"keys": […]}')
-    for key in keys:
-        if key.get("kty") not in PUBLIC or PRIVATE & key.keys():
-            raise Mistaken("the JWK set holds a key that is private or symmetric; give public keys alone")
-    return list(keys)
+        raise Mistaken(
+            f"{issuer!r} can be no issuer; write the iss of its tokens, such as https://id.example.com (1 to 255 visible ASCII characters)"
+        )
+
+
+def read_keys(text: str) -> KeySet:
+    """Return what a JWK set (RFC 7517) holds.
+
+    Raises Mistaken where no key of it can verify signatures, saying why for each, and where one is private: such a key must go nowhere.
+    """
+    try:
+        found = read_key_set(json.loads(text))
+    except (ValueError, RecursionError):
+        raise Mistaken('that is no JWK set: {"keys": […]}') from None
+    private = [str(key) for key in found.rejected if key.private]
+    if private:
+        raise Mistaken(f"the JWK set holds a key that is private or symmetric; give public keys alone: {'; '.join(private)}")
+    if not found.keys:
+        raise Mistaken(f"no key of the JWK set can verify tokens: {'; '.join(str(key) for key in found.rejected)}")
+    return found
 
 
 def said_of(  # noqa: PLR0913  one argument a fact
@@ -52,7 +71,7 @@ def said_of(  # noqa: PLR0913  one argument a fact
     audience: str,
     *,
     jwks_url: str | None = None,
-    jwks: str | None = None,
+    keys: KeySet | None = None,
     consumer: str | None = None,
     consumer_claim: str = "client_id",
     mapped: Iterable[str] = (),
@@ -60,7 +79,7 @@ def said_of(  # noqa: PLR0913  one argument a fact
 ) -> TrustedIssuer:
     """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery; `mapped` are VALUE=CONSUMER. Raises Mistaken."""
     pairs = [pair.rpartition("=") for pair in mapped]
-    if jwks_url and jwks is not None:
+    if jwks_url and keys is not None:
         raise Mistaken("give the URL of a JWK set or the set itself, not both")
     if consumer and pairs:
         raise Mistaken("name one consumer or map values of the claim to consumers, not both")
@@ -70,7 +89,7 @@ def said_of(  # noqa: PLR0913  one argument a fact
         issuer=issuer,
         audience=audience,
         jwks_url=jwks_url,
-        keys=tuple(read_keys(jwks)) if jwks is not None else None,
+        keys=tuple(key.jwk for key in keys.keys) if keys is not None else None,
         consumer=consumer,
         consumer_claim=consumer_claim,
         consumers={value: name for value, _, name in pairs},
@@ -82,8 +101,11 @@ def trust_issuer(engine: Engine, actor: str, environment: str, trusted: TrustedI
     """Take an outside issuer's tokens in an environment; what was said of it before is replaced."""
     if trusted.issuer == own:
         raise Mistaken(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
-    if len(trusted.issuer) > 255 or not trusted.audience:  # noqa: PLR2004  the column's length
-        raise Mistaken("an issuer has at most 255 characters, and an audience is needed")
+    check_issuer(trusted.issuer)
+    if not trusted.audience.strip() or len(trusted.audience) > LONGEST_AUDIENCE or not trusted.audience.isprintable():
+        raise Mistaken("an audience is needed: the aud of its tokens, 1 to 255 printable characters")
+    if not trusted.consumer_claim or not trusted.scope_claim:
+        raise Mistaken("a claim has a name; leave the option out for the usual one")
     if trusted.keys is None:
         check_url("the JWK set's URL" if trusted.jwks_url else "the issuer", trusted.jwks_url or trusted.issuer)
     with audit.change(engine, actor, audit.Action.ISSUER_TRUSTED, trusted.issuer, environment=environment) as (rows, detail):
@@ -92,7 +114,7 @@ def trust_issuer(engine: Engine, actor: str, environment: str, trusted: TrustedI
         values = {
             "audience": trusted.audience,
             "jwks_url": trusted.jwks_url,
-            "keys": None if trusted.keys is None else list(trusted.keys),
+            "keys": None if trusted.keys is None else [dict(key) for key in trusted.keys],
             "consumer": trusted.consumer,
             "consumer_claim": trusted.consumer_claim,
             "consumers": dict(trusted.consumers),

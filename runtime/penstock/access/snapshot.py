@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
+from datetime import datetime
 from types import MappingProxyType
 
 from penstock.access.callbacks import CallbackTarget
@@ -17,8 +16,7 @@ from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentF
 from penstock.contracts.needs import Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.db.engine import DatabaseAway, Engine, reading
-from penstock.db.replies import claim
+from penstock.db.engine import Engine, reading
 from penstock.db.rows import Reader, Row, changed_since, current_revision, keys_since
 from penstock.errors import Unknown
 
@@ -51,7 +49,6 @@ class Snapshot:
     def __init__(self, environment: str, box: Box) -> None:
         self._name = environment
         self._box = box
-        self._engine: Engine | None = None
         self._environment: EnvironmentFacts | None = None
         self.gates_version = 0
         self.tokens_version = 0
@@ -109,14 +106,6 @@ class Snapshot:
         """Return the credentials that were enrolled with an authenticator of that name, by their names."""
         return self._credentials.get(kind, {})
 
-    def once(self, what: bytes, seconds: float) -> bool:
-        """Say whether this is the first time in so many seconds, in any process, that this is asked of `what`. Raises DatabaseAway."""
-        if self._engine is None:
-            raise DatabaseAway("the snapshot was never read")
-        now = datetime.now(UTC)
-        digest = sha256(f"once {self._name} ".encode() + what).digest()
-        return claim(self._engine, digest, b"", "once", now, now + timedelta(seconds=seconds)) is None
-
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, the one that signs first."""
         return self._signing
@@ -142,7 +131,6 @@ class Snapshot:
 
         Raises DatabaseAway, and Unknown if the environment does not exist.
         """
-        self._engine = engine
         asked_at = time.monotonic()
         with reading(engine) as connection:
             revision = current_revision(connection)

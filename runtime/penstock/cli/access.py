@@ -249,11 +249,12 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     scope_claim: str,
 ) -> None:
     """Take an identity provider's tokens, each still with a key of its consumer."""
+    keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
     trusted = issuers.said_of(
         name,
         audience,
         jwks_url=jwks_url,
-        jwks=_text(jwks_file) if jwks_file else None,
+        keys=keys,
         consumer=consumer_name,
         consumer_claim=consumer_claim,
         mapped=mapped,
@@ -261,6 +262,8 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     )
     issuers.trust_issuer(context.engine, context.actor, environment, trusted, own=context.settings.issuer)
     click.echo(f"tokens of {name} are taken in {environment}")
+    for key in keys.rejected if keys is not None else ():
+        click.echo(f"warning: not used: {key}", err=True)
 
 
 def _text(file: TextIO) -> str:

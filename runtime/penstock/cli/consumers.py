@@ -251,7 +251,10 @@ def limit() -> None:
 @click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
 @pass_context
 def limit_set(context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str) -> None:
-    """Let a consumer call so often: 100/second, 5000/12 hours."""
+    """Set a rate limit for a consumer, such as 100/second or 5000/12 hours.
+
+    A limit with the same window and --by replaces the one before; one with another window is added beside it, and all of them hold.
+    """
     known = context.host.names if pipeline_name else ()
     bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
     click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")

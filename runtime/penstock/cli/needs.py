@@ -22,6 +22,7 @@ def variable() -> None:
 @pass_context
 def variable_set(context: Context, name: str, value: str, environment: str) -> None:
     """Set a variable of an environment."""
+    context.host.check_variable(context.engine, environment, context.box, name, value)
     needs.set_variable(context.engine, context.actor, environment, name, value)
     click.echo(f"variable {name} set in {environment}")
 

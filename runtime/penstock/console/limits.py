@@ -64,7 +64,7 @@ def limits_set() -> Response:
         bounds.check_rate(rate)
     if form.errors:
         return _show_new(form)
-    with form.blaming("consumer", pipeline="pipeline"):
+    with form.blaming("rate", consumer="consumer", pipeline="pipeline"):
         bounds.set_limit(here.engine, user().name, consumer, env, rate, pipeline=pipeline, known=here.host.names)
         own = [text for rates in here.host.own_rates(pipeline).values() for text in rates] if pipeline else []
         said = f"{consumer} may call {pipeline or 'all pipelines together'} {rate.text} by {rate.by} in {env}."

@@ -116,9 +116,13 @@ def settings_variable_new() -> Response:
 def settings_variable_set() -> Response:
     """Set a variable."""
     here, env, form = desk(), environment(), Form()
-    name = form["name"].strip()
+    name, value = form["name"].strip(), _text(form["value"])
+    with form.blaming("value"):
+        here.host.check_variable(here.engine, env, here.box, name, value)
+    if form.errors:
+        return show_form("variable_new.html", form, env=env)
     with form.blaming("name"):
-        needs.set_variable(here.engine, user().name, env, name, _text(form["value"]))
+        needs.set_variable(here.engine, user().name, env, name, value)
         return done(f"{name} is set in {env}.", "settings", env=env)
     return show_form("variable_new.html", form, env=env)
 

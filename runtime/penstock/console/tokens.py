@@ -122,9 +122,10 @@ def tokens_issuer_trust() -> Response:
         form.errors["found"] = "Say where its keys are."
     if keys == "url" and not form["jwks_url"].strip():
         form.errors["jwks_url"] = "Give the URL."
+    given = None
     if keys == "set":
         with form.blaming("jwks"):
-            issuers.read_keys(form["jwks"])
+            given = issuers.read_keys(form["jwks"])
     if whose not in {"claim", "map", "one"}:
         form.errors["whose"] = "Say whose its tokens are."
     with form.blaming("mapped"):
@@ -136,14 +137,15 @@ def tokens_issuer_trust() -> Response:
             issuer,
             form["audience"].strip(),
             jwks_url=form["jwks_url"].strip() if keys == "url" else None,
-            jwks=form["jwks"] if keys == "set" else None,
+            keys=given,
             consumer=form["consumer"].strip() or None if whose == "one" else None,
             consumer_claim=form["consumer_claim"].strip() or "client_id",
             mapped=_lines(form["mapped"]) if whose == "map" else (),
             scope_claim=form["scope_claim"].strip() or "scope",
         )
         issuers.trust_issuer(here.engine, user().name, env, trusted, own=here.settings.issuer)
-        return done(f"Tokens of {issuer} are taken in {env} now.", "tokens", env=env)
+        unused = "".join(f" Not used: {key}." for key in given.rejected) if given is not None else ""
+        return done(f"Tokens of {issuer} are taken in {env} now.{unused}", "tokens", env=env)
     return _show_issuer(form)
 
 

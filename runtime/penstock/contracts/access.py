@@ -20,11 +20,15 @@ LEEWAY = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a plugin may know when it is asked for its parts: the process's settings that concern it."""
+    """What a plugin may know when it is asked for its parts: the process's settings that concern it.
+
+    `max_header` is the size of the longest header field that the server accepts, in bytes with name and line end.
+    """
 
     environment: str
     issuer: str
     api_key_headers: tuple[str, ...]
+    max_header: int = 8190
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +144,6 @@ class AccessView(Protocol):
     def associated(self, consumer_id: int, pipeline: str) -> bool:
         """Say whether a consumer may call a pipeline here."""
 
-    def once(self, what: bytes, seconds: float) -> bool:
-        """Say whether this is the first time in so many seconds, in any process, that this is asked of `what`. It asks the database."""
-
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, by `kid`, the one that signs first."""
 
@@ -151,6 +152,14 @@ class AccessView(Protocol):
 
     def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
         """Say whether a token was revoked, by its `jti` or by its consumer and moment of issue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What makes a call one of a kind: a call of the same consumer with the same `message` is rejected for so many `seconds`."""
+
+    message: bytes = field(repr=False)
+    seconds: float
 
 
 @lru_cache(256)
@@ -204,7 +213,8 @@ class Authenticator(ABC):
 
     What was sent without being asked for is checked all the same, unless `only_where_asked`: for what is sent to any server, such as a
     certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. `guessable` is what people choose,
-    such as a password: an address that failed too often can try no other, right or wrong. With `enrol` operators can keep credentials for
+    such as a password: an address that failed too often can try no other, right or wrong. With `once` a call with the same message
+    is rejected. With `enrol` operators can keep credentials for
     it, `penstock credential add`, of all consumers together at most `most` in an environment: where a call is tried with one after the other.
     """
 
@@ -233,6 +243,16 @@ class Authenticator(ABC):
     def verify_body(self, credential: str, body: bytes, head: RequestHead, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  for those who read it
         """Return what the credential proves together with the body, as it was sent. Raises CredentialRejected."""
         return caller
+
+    def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  for those whose calls count once
+        """Return what this call counts once for, or None where it may be repeated. Raises CredentialRejected.
+
+        For credentials that hold for one call, such as a signed message with its time, or a proof with an id. It is asked after all
+        credentials are proven; `body` is empty without `reads_body`. The runtime does the rest: it keeps the mark by `name`, consumer and
+        message in the database, rejects a second call in any process, and gives the mark back when the call is rejected after all
+        or fails (500 and above). A repeat with the same `Idempotency-Key` gets the stored reply.
+        """
+        return None
 
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  for those who keep some
         """Return the name and what is kept of a secret that an operator enters for a consumer. Raises ValueError that says what is wrong.

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from penstock.contracts.triggers import Cors
+from penstock.contracts.cors import TOKEN, Cors
 
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 FRAMING = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 OURS = FRAMING | {"content-type", "date", "retry-after", "server", "set-cookie", "vary", "www-authenticate", "x-request-id", "x-run-id"}
@@ -26,12 +25,14 @@ class ResponseHeader:
     override: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not TOKEN.fullmatch(self.name):
             raise ValueError(f"{self.name!r} is no header's name")
         if self.name.lower() in OURS or self.name.lower().startswith("access-control-"):
             raise ValueError(f"{self.name} is set by the runtime, or by what CORS says")
         if not isinstance(self.value, str) or not VALUE.fullmatch(self.value):
             raise ValueError(f"the value of {self.name} is no header's value")
+        if not isinstance(self.override, bool):
+            raise ValueError(f"override={self.override!r} of {self.name} is neither True nor False")  # noqa: TRY004  one error for what makes no sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ def problems_of(said: object) -> Iterable[tuple[str, str]]:
         return
     if not isinstance(said.headers, tuple) or not all(isinstance(rule, ResponseHeader) for rule in said.headers):
         yield "its headers are no headers", 'give headers=(ResponseHeader("X-Frame-Options", "DENY"),)'
+    elif len({rule.name.lower() for rule in said.headers}) < len(said.headers):
+        yield "it names a header twice", "name it once"
+    if not isinstance(said.cors_override, bool):
+        yield f"cors_override={said.cors_override!r} is neither True nor False", "write cors_override=True, or leave it out"
     if said.cors is not None and not isinstance(said.cors, Cors):
         yield f"cors={said.cors!r} is no CORS", 'give cors=Cors(["https://shop.example"])'
     elif said.cors is not None:

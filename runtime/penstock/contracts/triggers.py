@@ -10,54 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from croniter import CroniterBadDateError, croniter
 
 from penstock.cidr import network_of
+from penstock.contracts.cors import Cors
 from penstock.contracts.rates import Rate, problems_of
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
 MAX_SECONDS = 300.0
 OF_ITS_OWN = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE)  # what croniter chooses by itself
-EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "X-Run-Id"})
-
-
-@dataclass(frozen=True, slots=True)
-class Cors:
-    """Which browser origins may call a pipeline (the Fetch standard's CORS protocol).
-
-    `origins` are exact (``https://shop.example``) or ``{"*"}``, which can't go together with `credentials`; `methods` are those that a
-    browser may use, by default all that a path has; `headers` those that it may send, `expose` those that it may read;
-    `max_age` is in seconds.
-    """
-
-    origins: frozenset[str]
-    methods: frozenset[str] = frozenset()
-    headers: frozenset[str] = frozenset({"authorization", "content-type", "idempotency-key", "x-api-key"})
-    expose: frozenset[str] = EXPOSED
-    credentials: bool = False
-    max_age: int = 600
-
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense, each with its mend."""
-        if not all(isinstance(item, str) for item in self.origins):
-            yield "CORS is for origins that are no text", 'write cors=Cors("https://shop.example")'
-        if self.credentials and "*" in self.origins:
-            yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
-
-    def __init__(
-        self,
-        origins: Iterable[str],
-        *,
-        methods: Iterable[str] = (),
-        headers: Iterable[str] = ("authorization", "content-type", "idempotency-key", "x-api-key"),
-        expose: Iterable[str] = EXPOSED,
-        credentials: bool = False,
-        max_age: int = 600,
-    ) -> None:
-        object.__setattr__(self, "origins", frozenset({origins} if isinstance(origins, str) else origins))
-        object.__setattr__(self, "methods", frozenset(name.upper() for name in methods))
-        object.__setattr__(self, "expose", frozenset(expose))
-        object.__setattr__(self, "headers", frozenset(name.lower() for name in headers))
-        object.__setattr__(self, "credentials", credentials)
-        object.__setattr__(self, "max_age", max_age)
 
 
 @dataclass(frozen=True, slots=True)

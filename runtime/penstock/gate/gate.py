@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Authenticator, RequestHead
+from penstock.contracts.access import Authenticator, Once, RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.db.engine import DatabaseAway
 from penstock.errors import CredentialRejected, Refusal
+
+Claim = Callable[[str, Caller, Once], bool]
 
 
 def unavailable() -> Refusal:
@@ -20,10 +22,10 @@ class Gate:
     """What each call of one pipeline must present, compiled for one environment.
 
     `checks` pairs each loaded authenticator with whether it is required; what is not required but sent is checked all the same.
-    `reads_body` says that a proof needs the body.
+    `reads_body` says that a proof needs the body, `counts_once` that a proof may hold for one call alone.
     """
 
-    __slots__ = ("_checks", "_guessable", "_pipeline", "_scopes", "_until", "reads_body")
+    __slots__ = ("_checks", "_guessable", "_pipeline", "_scopes", "_until", "counts_once", "reads_body")
 
     def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
         self._pipeline = pipeline
@@ -31,6 +33,7 @@ class Gate:
         self._scopes = scopes
         self._until = until
         self.reads_body = any(authenticator.reads_body for authenticator, _ in checks)
+        self.counts_once = any(type(authenticator).once is not Authenticator.once for authenticator, _ in checks)
         self._guessable = any(authenticator.guessable for authenticator, _ in checks)
 
     def admit(
@@ -40,10 +43,12 @@ class Gate:
         now: float,
         body: Callable[[], bytes] = bytes,
         before_guess: Callable[[], object] = object,
+        claim: Claim | None = None,
     ) -> Caller:
         """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
 
-        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. Raises Refusal.
+        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. `claim` claims what a call counts
+        once for: it takes the authenticator's name, the caller and that, and returns whether the call is the first. Raises Refusal.
         """
         if now >= self._until:
             raise unavailable()
@@ -67,8 +72,8 @@ class Gate:
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             before_guess()
         caller = self._prove(sent, access, now)
-        if self.reads_body:
-            caller = self._prove_signed(sent, head, access, caller, now, body)
+        if self.reads_body or self.counts_once:
+            caller = self._prove_signed(sent, head, access, caller, now, body, claim)
         self._authorize(caller, access)
         return caller
 
@@ -82,21 +87,47 @@ class Gate:
         return caller
 
     def _prove_signed(
-        self, sent: list[tuple[Authenticator, str]], head: RequestHead, access: Snapshot, caller: Caller, now: float, body: Callable[[], bytes]
+        self,
+        sent: list[tuple[Authenticator, str]],
+        head: RequestHead,
+        access: Snapshot,
+        caller: Caller,
+        now: float,
+        body: Callable[[], bytes],
+        claim: Claim | None,
     ) -> Caller:
-        """Prove what needs the body, once all else held; what is sent by a consumer that may not call is not read."""
-        if caller.consumer_id is not None:
+        """Prove what needs the body, once all else held; what is sent by a consumer that may not call is not read. Reject a copy."""
+        if self.reads_body and caller.consumer_id is not None:
             self._authorize(caller, access)
-        raw = body()
+        raw = body() if self.reads_body else b""
         for authenticator, credential in sent:
             if authenticator.reads_body:
                 try:
                     caller = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
                     raise self._invalid(authenticator, error, access) from error
-                except DatabaseAway as error:
-                    raise unavailable() from error
+        if self.counts_once:
+            self._count_once(sent, head, access, caller, raw, claim)
         return caller
+
+    def _count_once(
+        self, sent: list[tuple[Authenticator, str]], head: RequestHead, access: Snapshot, caller: Caller, raw: bytes, claim: Claim | None
+    ) -> None:
+        """Reject a copy of a call that counts once."""
+        for authenticator, credential in sent:
+            try:
+                once = authenticator.once(credential, raw, head)
+                if once is None:
+                    continue
+                if claim is None or not isinstance(once, Once):  # an authenticator that can't say what it means opens nothing
+                    raise unavailable()
+                first = claim(authenticator.name, caller, once)
+            except CredentialRejected as error:
+                raise self._invalid(authenticator, error, access) from error
+            except DatabaseAway as error:
+                raise unavailable() from error
+            if not first:
+                raise self._invalid(authenticator, CredentialRejected("it came before"), access)
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
         if caller.consumer_id is not None:

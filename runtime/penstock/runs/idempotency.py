@@ -40,6 +40,11 @@ def key_of(header: str) -> str:
     return match[1] or match[2]
 
 
+def identity(whose: tuple[str, ...]) -> bytes:
+    """Return a digest of what identifies a key: environment, pipeline, caller and the key itself."""
+    return sha256("\0".join(whose).encode()).digest()
+
+
 def fingerprint(call: Call, *, form: bool) -> bytes:
     """Return what a repeat must have in common with the first call: a digest of method, path, query and body, or of a form's fields."""
     digest = sha256(f"{call.method}\0{call.path}\0{call.query_string}\0".encode())
@@ -62,6 +67,19 @@ def _digest_of(upload: Upload) -> bytes:
         digest.update(chunk)
     upload.file.seek(0)
     return digest.digest()
+
+
+def still_running() -> Refusal:
+    """Return the answer to a repeat that comes before the first call has ended."""
+    detail = "The first call with this Idempotency-Key is still running; try again when it may have ended."
+    return Refusal(409, "idempotency-key-in-use", detail, headers=[("Retry-After", "1")])
+
+
+def answered(status: int, refusal: Refusal | None) -> bool:
+    """Say whether a call got its answer from its handler, now or when it came first; what failed or asks to come again did not."""
+    if refusal is not None and not isinstance(refusal, PipelineError) and REPEATED not in refusal.headers:
+        return False
+    return status < FAILED and status not in COME_AGAIN
 
 
 class Replies:
@@ -87,7 +105,7 @@ class Replies:
         failed (500 and above), asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal:
         409 while the first call runs, 422 for another request, 503 where the database can't be asked.
         """
-        digest = sha256("\0".join(whose).encode()).digest()
+        digest = identity(whose)
         claim = secrets.token_hex(16)
         now = datetime.now(UTC)
         try:
@@ -107,7 +125,7 @@ class Replies:
             del self._running[claim]
             status = kept.status if isinstance(kept, PipelineError) else kept[0] if kept else FAILED
             try:
-                if kept is None or status >= FAILED or status in COME_AGAIN:
+                if kept is None or not answered(status, None):
                     replies.release(self._engine, digest, claim)
                 else:
                     replies.keep(self._engine, digest, claim, self._sealed(kept), datetime.now(UTC) + KEPT)
@@ -120,7 +138,7 @@ class Replies:
 
         `work` is given the connection. Raises Refusal, as `once` does.
         """
-        digest = sha256("\0".join(whose).encode()).digest()
+        digest = identity(whose)
         for _ in range(ATTEMPTS):
             now = datetime.now(UTC)
             with suppress(replies.Taken), writing(self._engine) as connection:
@@ -136,8 +154,7 @@ class Replies:
         if first != body:
             raise Refusal(422, "idempotency-key-reused", "This Idempotency-Key came with another request before; use a new one for each request.")
         if reply is None:
-            detail = "The first call with this Idempotency-Key is still running; try again when it may have ended."
-            raise Refusal(409, "idempotency-key-in-use", detail, headers=[("Retry-After", "1")])
+            raise still_running()
         kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
         if kept.problem is not None:
             said = kept.problem

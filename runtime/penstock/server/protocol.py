@@ -32,7 +32,7 @@ Waiting = Generator[int, None, bool]
 FIRST_WAIT_S = 10.0  # for the first byte of a connection; later on PENSTOCK_KEEP_ALIVE
 HANDSHAKE_S = 10.0
 HEAD_S = 10.0
-MAX_HEAD = 64 * 1024  # bytes that are gathered of a head
+MAX_HEAD = 64 * 1024  # bytes that are gathered of a head, beyond the longest field
 BODY_S = 60.0  # for a body, where the application is only called when it is whole
 DISCARD_S, MAX_DISCARD = 5.0, 64 * 1024  # what is discarded of a body that nobody wanted so that its connection can go on
 SEND_SILENCE_S = 30.0  # without any progress of a reply
@@ -94,6 +94,7 @@ class Http1:
         self._config = config
         self._unsent = unsent
         self._log = worker.log
+        self._max_head = MAX_HEAD + config.limit_request_field_size
         self._sparing = Sparing(structlog.get_logger("penstock.server"))
         self._takes_heads = bool(getattr(worker.wsgi, TAKES_HEADS, False))
         plain = config.pre_request is PreRequest.default and config.post_request is PostRequest.default
@@ -143,7 +144,7 @@ class Http1:
                 if connection.phase is Phase.IDLE:
                     connection.wait(Phase.HEAD, HEAD_S)
                 first = data[2:3] if data.startswith(b"\r\n") else data[:1]  # an empty line may come before (RFC 9112 section 2.2)
-                if END_OF_HEAD in data or not first.isalpha() or b"\n\n" in data or len(data) > MAX_HEAD:
+                if END_OF_HEAD in data or not first.isalpha() or b"\n\n" in data or len(data) > self._max_head:
                     request = self._read_head(connection, data, number)
                     if request is not None or connection.phase is Phase.CLOSING:
                         return request
@@ -161,7 +162,7 @@ class Http1:
         try:
             request, connection.arrived = read_head(self._config, data, connection.client, number + 1)
         except HeadIncomplete:
-            if len(data) > MAX_HEAD:
+            if len(data) > self._max_head:
                 self._refuse(connection, 431, "LimitRequestHeaders")
             return None
         except Exception as error:  # noqa: BLE001  a client may send anything

@@ -11,12 +11,13 @@ from typing import Any
 
 import structlog
 
-from penstock.contracts.access import RequestHead
+from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import Call, Caller
+from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
-from penstock.contracts.triggers import MAX_SECONDS, Cors
+from penstock.contracts.triggers import MAX_SECONDS
 from penstock.errors import CredentialRejected, OutOfTime, Refusal
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE, network_of
@@ -24,7 +25,7 @@ from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
-from penstock.runs.idempotency import SAFE, fingerprint, key_of
+from penstock.runs.idempotency import SAFE, fingerprint, identity, key_of, still_running
 from penstock.runs.records import Exchange, Record
 from penstock.runs.replies import BODILESS, Answer
 from penstock.runs.routes import Place, Routes
@@ -33,6 +34,7 @@ from penstock.web.addresses import client_address
 from penstock.web.arrival import AwaitBody, BodyNeeded, arrived
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
+from penstock.web.cors import cors_headers
 from penstock.web.durable import ACCEPTED, accept
 from penstock.web.encodings import WORTH_IT, deflate
 from penstock.web.passage import Passage, reason_of
@@ -89,18 +91,20 @@ class Dispatcher:
         """Answer one call, or say that its body is needed first."""
         place, values = found
         passage = Passage(environ, place)
-        return self._reply(passage, start_response, partial(self._run, passage, values))
+        return self._go_on(passage, start_response, partial(self._run, passage, values))
 
-    def _reply(self, passage: Passage, start_response: StartResponse, run: Callable[[], Answer | AwaitBody[Answer]]) -> Iterable[bytes]:
-        place, environ = passage.place, passage.environ
-        refusal: Refusal | None = None
+    def _go_on(self, passage: Passage, start_response: StartResponse, run: Callable[[], Answer | AwaitBody[Answer]]) -> Iterable[bytes]:
+        done, refusal, last = self._outcome(passage, run)
+        if isinstance(done, AwaitBody):
+            return AwaitBody[Iterable[bytes]](done.limit, done.deadline, partial(self._go_on, passage, start_response, done.resume))
+        return self._reply(passage, start_response, done, refusal, last=last)
+
+    def _outcome(self, passage: Passage, run: Callable[[], Answer | AwaitBody[Answer]]) -> tuple[Answer | AwaitBody[Answer], Refusal | None, bool]:
+        """Return what came of a call: its answer, why it was refused, and whether its connection ends with that."""
+        refusal: Refusal
         last = False
         try:
-            answered = run()
-            if isinstance(answered, AwaitBody):
-                go_on = partial(self._reply, passage, start_response, answered.resume)
-                return AwaitBody[Iterable[bytes]](answered.limit, answered.deadline, go_on)
-            status, headers, body = answered
+            return run(), None, last
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
@@ -108,10 +112,15 @@ class Dispatcher:
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            self._log.exception("call failed before its handler", pipeline=place.pipeline, run=passage.run, error=type(error).__name__)
+            self._log.exception("call failed before its handler", pipeline=passage.place.pipeline, run=passage.run, error=type(error).__name__)
             refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
-        if refusal is not None:
-            status, headers, body = _refused(refusal, passage.run)
+        return _refused(refusal, passage.run), refusal, last
+
+    def _reply(self, passage: Passage, start_response: StartResponse, done: Answer, refusal: Refusal | None, *, last: bool) -> Iterable[bytes]:
+        environ = passage.environ
+        status, headers, body = done
+        if passage.marks and self._host.marks is not None and not answered(status, refusal):
+            self._host.marks.give_back(passage.marks)
         self._record(passage, status, refusal, headers, body)
         if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -135,7 +144,7 @@ class Dispatcher:
         cors = self._cors(place)
         if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
             headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
-            headers += _cors_headers(cors, passage.environ, place.allowed)
+            headers += cors_headers(cors, passage.environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
             if rule.override:
@@ -218,7 +227,8 @@ class Dispatcher:
         head = RequestHead(environ, pipeline.name, self._certificate)
         try:
             signed = partial(self._signed, body, passage, passage.deadline) if judged.gate.reads_body else bytes
-            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
+            claim = partial(self._claim, passage, endpoint) if judged.gate.counts_once else None
+            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ), claim)
         except Refusal as error:
             if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
                 host.limiter.fail(access.environment.name, self._address(environ))
@@ -286,6 +296,23 @@ class Dispatcher:
             return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
+    def _claim(self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once) -> bool:
+        """Claim what a call counts once for, and say whether it may go on: as the first, or as a repeat of that with its Idempotency-Key."""
+        if self._host.marks is None:
+            raise unavailable()
+        whose = self._whose(passage, endpoint, caller)
+        mark = self._host.marks.claim(kind, caller.consumer_id, once, identity(whose) if whose is not None else b"")
+        if mark is not None:
+            passage.marks += (mark,)
+        return mark is not None
+
+    def _whose(self, passage: Passage, endpoint: Endpoint, caller: Caller) -> tuple[str, ...] | None:
+        """Return what identifies the Idempotency-Key of a call, where it has one that counts. Raises Refusal (400)."""
+        sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
+        if sent is None or endpoint.pipeline.trigger.idempotent is None or passage.method in SAFE:
+            return None
+        return self._host.settings.environment, passage.place.pipeline, str(caller.consumer_id), caller.subject or "", key_of(sent)
+
     def _before_guess(self, environ: Environ) -> None:
         if self._host.limiter is not None:
             self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
@@ -328,10 +355,7 @@ class Dispatcher:
 
     def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
-        sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
-        whose = None
-        if sent is not None and endpoint.pipeline.trigger.idempotent is not None and call.method not in SAFE:
-            whose = call.environment, passage.place.pipeline, str(call.caller.consumer_id), call.caller.subject or "", key_of(sent)
+        whose = self._whose(passage, endpoint, call.caller)
         if endpoint.route.durable:
             run: Callable[[], Answer] = partial(accept, self._host, passage, endpoint, call, whose)
         elif whose is not None:
@@ -353,6 +377,8 @@ class Dispatcher:
         return work
 
     def _perform(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        if passage.repeats:  # no reply is stored: the first call still runs, or died with its process
+            raise still_running()
         context = Context(call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT"))
         passage.running = Inline(call.deadline, self._starter.start(context))
         return handle(endpoint, call, passage.running)
@@ -378,6 +404,8 @@ class Dispatcher:
         """Return the response, as it goes over the wire, to a call whose time is up."""
         refusal = OutOfTime()
         status, headers, body = _refused(refusal, passage.run)
+        if self._host.marks is not None:
+            self._host.marks.give_back_soon(passage.marks)
         self._record(passage, status, refusal, headers, body)
         self._finish(passage, headers, body)
         if self._log_failed:
@@ -455,24 +483,3 @@ def _content_type(headers: Headers) -> str:
 
 def _wrong_address() -> Refusal:
     return Refusal(403, "address-refused", "Calls from this address are not taken here.")
-
-
-def _cors_headers(cors: Cors, environ: Environ, allowed: str) -> Headers:
-    """Return the Fetch standard's response headers for an origin that may call."""
-    headers: Headers = [("Vary", "Origin")]
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is None or not ("*" in cors.origins or origin in cors.origins):
-        return headers
-    headers.append(("Access-Control-Allow-Origin", "*" if "*" in cors.origins else origin))
-    if cors.credentials:
-        headers.append(("Access-Control-Allow-Credentials", "true"))
-    if environ["REQUEST_METHOD"] == "OPTIONS":
-        methods = [name for name in allowed.split(", ") if not cors.methods or name in cors.methods]
-        headers += [
-            ("Access-Control-Allow-Methods", ", ".join(methods)),
-            ("Access-Control-Allow-Headers", ", ".join(sorted(cors.headers))),
-            ("Access-Control-Max-Age", str(cors.max_age)),
-        ]
-    elif cors.expose:
-        headers.append(("Access-Control-Expose-Headers", ", ".join(sorted(cors.expose))))
-    return headers

@@ -16,7 +16,7 @@ from penstock.runs.asking import Asking
 from penstock.runs.callbacks import target_of
 from penstock.runs.durable import Given, without_credentials
 from penstock.runs.handlers import Endpoint
-from penstock.runs.idempotency import fingerprint
+from penstock.runs.idempotency import fingerprint, still_running
 from penstock.runs.replies import Answer, answer
 from penstock.web.passage import Passage
 
@@ -38,7 +38,7 @@ def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: 
         callback_url=_callback(host, call),
         request_id=passage.request_id,
     )
-    hold = partial(_hold, accepting, wanted)
+    hold = partial(_hold, passage, accepting, wanted)
     try:
         if whose is None:
             accepting.accept(wanted)
@@ -50,7 +50,9 @@ def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: 
     return _after_waiting(asking, call, accepted)
 
 
-def _hold(accepting: Accepting, wanted: Wanted, connection: Connection) -> Answer:
+def _hold(passage: Passage, accepting: Accepting, wanted: Wanted, connection: Connection) -> Answer:
+    if passage.repeats:  # no run is stored: the first call has not ended
+        raise still_running()
     accepting.accept_in(connection, wanted)
     return _told(wanted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from penstock.access.marks import Mark
 from penstock.contracts.call import Call
 from penstock.errors import Refusal
 from penstock.runs.handlers import Endpoint
@@ -16,7 +17,10 @@ Environ = dict[str, Any]
 
 
 class Passage:
-    """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin."""
+    """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin.
+
+    `marks` are those of a call that counts once.
+    """
 
     __slots__ = (
         "began",
@@ -25,6 +29,7 @@ class Passage:
         "deadline",
         "endpoint",
         "environ",
+        "marks",
         "method",
         "place",
         "rates",
@@ -47,8 +52,14 @@ class Passage:
         self.consumer_id: int | None = None
         self.running: Inline | None = None
         self.deadline: float | None = None  # a `time.monotonic()` reading, once its pipeline is known to be served
+        self.marks: tuple[Mark, ...] = ()
         self.rates: list[tuple[str, str]] = []
         self.recorded = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a copy of a call that counts once, with that one's Idempotency-Key: it may have the stored reply alone."""
+        return not all(mark.owned for mark in self.marks)
 
     @property
     def seconds(self) -> float:
