@@ -25,7 +25,7 @@ from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
 from penstock.runs.handlers import Endpoint
-from penstock.runs.idempotency import SAFE, fingerprint, identity, key_of, still_running
+from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
 from penstock.runs.records import Exchange, Record
 from penstock.runs.replies import BODILESS, Answer
 from penstock.runs.routes import Place, Routes
