@@ -29,6 +29,9 @@ from penstock import (
     sleep,
     step,
 )
+from penstock.errors import OutOfTime
+from penstock.runs.engine import LetGo
+from penstock.runs.steps import side_by_side
 from penstock.testing import Runtime, a_call
 
 Start = Callable[..., Runtime]
@@ -302,6 +305,42 @@ def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
     assert ended[0] - began < 6
 
 
+def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock_runtime: Start) -> None:
+    done: list[str] = []
+    over = threading.Event()
+
+    @step(retry=Retry(attempts=1000, backoff=0.05, jitter=False, longest=0.05))
+    def again() -> None:
+        done.append("again")
+        raise ConnectionError
+
+    @step()
+    def more() -> None:
+        done.append("more")
+
+    def handler(call: Call) -> None:
+        try:
+            for work in (again, more, partial(gather, partial(more)), partial(call_pipeline, "later", wait=False)):
+                with pytest.raises((PipelineError, ConnectionError, OutOfTime)):
+                    work()
+                time.sleep(max(0.0, call.remaining()))
+        finally:
+            over.set()
+
+    late = pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.4))
+    runtime = penstock_runtime(offering(late, pipeline_with(lambda call: None, mode="durable", name="later")), policy="api-key")
+
+    answered = runtime.client(token=False).post("/v1/example/")
+    tried = len(done)
+    time.sleep(0.3)
+
+    assert answered.status_code in {500, 504}
+    assert over.wait(20)
+    assert "more" not in done
+    assert len(done) == tried
+    assert [run["pipeline"] for run in runtime.runs()] == ["v1/example"]
+
+
 def test_steps_run_side_by_side_and_come_back_in_order(outcome_of: Callable[..., Any]) -> None:
     together = threading.Barrier(3, timeout=10)
 
@@ -340,6 +379,21 @@ def test_of_steps_side_by_side_all_end_and_the_first_failure_is_raised(outcome_o
     reply, _ = outcome_of(handler)
 
     assert reply == {"failed": "no 1", "done": [0, 3]}
+
+
+def test_where_one_of_steps_side_by_side_is_to_stop_no_further_one_begins() -> None:
+    begun: list[int] = []
+
+    def call(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            raise LetGo
+        raise ValueError(number)
+
+    with pytest.raises(LetGo):
+        side_by_side([partial(call, number) for number in range(4)], 1)
+
+    assert begun == [0, 1]
 
 
 def test_a_step_within_a_step_is_part_of_it(outcome_of: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -288,22 +289,19 @@ class Starter:
         # The id is what the step left: a run that was started again from a later step has its child from the run before.
         left = run.once(f"call_pipeline {identifier}", accept)
         started = left if isinstance(left, str) else child.run
-        return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome) if wait else started
+        return run.once(f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome) if wait else started
 
-    def _wait(self, run: str, deadline: float) -> Document:
-        """Return how a run ended. Raises OutOfTime where that comes too late."""
+    def _wait(self, child: str, run: Inline | DurableRunner) -> Document:
+        """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where that one is to stop."""
         ledger = self._host.ledger
-        looks = iter((*LOOK, *[LOOK[-1]] * 1_000_000))
+        looks = itertools.chain(LOOK, itertools.repeat(LOOK[-1]))
         while ledger is not None:
-            held = ledger.look([run], outcomes=True).get(run)
+            held = ledger.look([child], outcomes=True).get(child)
             if held is not None and held.state is Far.DONE and held.outcome is not None:
                 return held.outcome
             if held is None or held.state.over:
-                raise PipelineError(500, "Not ended well", f"The run {run} was cancelled, or could not go on.")
-            pause = next(looks)
-            if time.monotonic() + pause >= deadline:
-                break
-            time.sleep(pause)
+                raise PipelineError(500, "Not ended well", f"The run {child} was cancelled, or could not go on.")
+            run.pause(next(looks))
         raise OutOfTime
 
 

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ import structlog
 from penstock.contracts.call import Call
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
-from penstock.db.engine import Engine, open_engine, reading, writing
+from penstock.db.engine import DatabaseAway, Engine, open_engine, reading, writing
 from penstock.db.rows import Row
 from penstock.errors import OutOfTime, PenstockError, Refusal
 from penstock.host import Host, Loaded
@@ -34,10 +34,11 @@ from penstock.runs.plain import as_json
 from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id, status_of
 from penstock.runs.recovering import Recovery
 from penstock.runs.showing import steps_held, told_run
-from penstock.runs.steps import StepRecord
+from penstock.runs.steps import StepRecord, StopSignal, Term
 from penstock.runs.ticks import left_out, tick_id
 
 BEAT = 1.0  # seconds between two signs of life, each with a look around
+LOOK = 0.25  # seconds between two looks whether a run under way was cancelled
 SILENT = 6.0  # seconds without one, and a worker counts as dead
 LEASE = 6.0  # seconds that taking over from one may take
 ORPHANED = 3.0  # seconds after which a run that we hold and do not perform is given back
@@ -67,11 +68,12 @@ class Worker:
         self._starter = Starter(host)
         self._observers = Observers(host)
         self._process = new_run_id()
-        self._active: dict[str, threading.Event] = {}  # what is performed, and what is set when it is to be let go
+        self._active: dict[str, StopSignal] = {}  # what is performed
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
         self._checked: str | None = None
+        self._spoke = float("inf")  # when the last sign of life was given that nobody took over before; a `time.monotonic()` reading
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._log = structlog.get_logger("penstock.worker")
@@ -91,14 +93,20 @@ class Worker:
         host.start()
         environment_id = host.environment_id
         stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=socket.gethostname(), pid=os.getpid())
+        self._spoke = time.monotonic()
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         self._schedule()
         threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
+        threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
         try:
             self._watch(environment_id)
+        except Taken:
+            self._end_runs(StopSignal.cancel)
+            raise
         finally:
+            self._end_runs(StopSignal.drain)
             threading.Thread(target=self._beat_on, name="penstock-beat", daemon=True).start()
             self._bench.close(host.settings.graceful_timeout)
             self._closed.set()
@@ -109,16 +117,28 @@ class Worker:
 
     # Life
 
+    def _end_runs(self, how: Callable[[StopSignal], None]) -> None:
+        """Tell the runs under way to stop; none begins from now on."""
+        self._stop.set()
+        for stop in list(self._active.values()):
+            how(stop)
+
+    def _speak(self) -> bool:
+        """Give a sign of life; return False where others have taken over from this process."""
+        began = time.monotonic()
+        if not stored.beat(self._engine, self._process):
+            return False
+        self._spoke = began
+        return True
+
     def _watch(self, environment_id: int) -> None:
-        spoke = time.monotonic()
         while not self._stop.is_set():
+            before = self._spoke
             try:
-                if not stored.beat(self._engine, self._process):
+                if not self._speak():
                     raise Taken("others have taken over from this worker; it was silent for too long")  # noqa: TRY301  it ends this
-                quiet, spoke = time.monotonic() - spoke, time.monotonic()
-                if quiet < SILENT:  # else all were silent, and each may speak before anybody is judged
+                if self._spoke - before < SILENT:  # else all were silent, and each may speak before anybody is judged
                     self._take_over(environment_id)
-                self._let_go()
                 self._give_back_orphans()
                 self._reconcile(environment_id)
             except Taken:
@@ -133,7 +153,7 @@ class Worker:
         """Speak while the last runs end; nobody is to take them then."""
         while not self._closed.wait(BEAT):
             with suppress(PenstockError):
-                stored.beat(self._engine, self._process)
+                self._speak()
 
     def _take_over(self, environment_id: int) -> None:
         """Let the runs of workers that ended go on; each worker is taken over from by one other, so no run is given away twice."""
@@ -166,12 +186,40 @@ class Worker:
                 self._recovery.give_up(item, row, "not-kept", f"The engine could not go on with it, {number} times; the log of its worker says why.")
         self._starved = {run: number for run, number in self._starved.items() if run in self._active or run in before or run in self._orphans}
 
+    def _let_go_on(self) -> None:
+        """Stop the runs that this process performs and has no more: they were cancelled, their time was up, or others have them.
+
+        A thread of its own: none of them may wait for what else there is to look after.
+        """
+        while not self._closed.wait(LOOK):
+            with suppress(PenstockError):
+                self._let_go()
+
     def _let_go(self) -> None:
-        """Tell runs that we perform and that are over for the engine: their time was up, or they were cancelled."""
         for run, item in self._ledger.look(list(self._active)).items():
-            active = self._active.get(run)
-            if active is not None and item.state is State.CANCELLED:
-                active.set()
+            stop = self._active.get(run)
+            if stop is not None and not self._has(item) and item.state not in {State.DONE, State.BROKEN}:
+                stop.cancel()
+
+    def _has(self, item: Held | None) -> bool:
+        """Say whether a run is this process's to perform."""
+        return item is not None and item.state is State.RUNNING and item.holder in {"", self._process}
+
+    def _confirm(self, run: str, stop: StopSignal, surely: bool) -> None:
+        """Raise LetGo where this process has a run no more; others may count it as dead once it was silent for too long."""
+        while surely or self._was_silent():
+            try:
+                if self._has(self._ledger.look([run]).get(run)):
+                    return
+            except DatabaseAway:
+                if not self._was_silent():
+                    return
+                stop.sleep(BEAT)
+            else:
+                raise LetGo
+
+    def _was_silent(self) -> bool:
+        return time.monotonic() - self._spoke >= SILENT
 
     def _reconcile(self, environment_id: int) -> None:
         """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
@@ -200,9 +248,11 @@ class Worker:
 
     def perform(self, run: str, document: Document) -> Document:
         """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
-        let_go = self._active[run] = threading.Event()
+        stop = self._active[run] = StopSignal()
         try:
-            done = self._call_back(document) if "callback" in document else self._perform_pipeline(run, Given.of(document), let_go)
+            if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
+                raise LetGo  # noqa: TRY301  as what ends a run later
+            done = self._call_back(document) if "callback" in document else self._perform_pipeline(run, Given.of(document), stop)
             self._starved.pop(run, None)
         except LetGo:
             raise
@@ -211,11 +261,11 @@ class Worker:
             self._log.error("run interrupted", run=run, error=str(error))
             raise
         finally:
-            if self._active.get(run) is let_go:
+            if self._active.get(run) is stop:
                 del self._active[run]
         return done
 
-    def _perform_pipeline(self, run: str, given: Given, let_go: threading.Event) -> Document:
+    def _perform_pipeline(self, run: str, given: Given, stop: StopSignal) -> Document:
         host = self._host
         began = time.monotonic() - self._spent(run, given)
         item = host.loaded.get(given.pipeline)
@@ -228,7 +278,8 @@ class Worker:
         call = self._call(run, given, endpoint, deadline)
         context = Context(call, tuple(given.ancestors), given.traceparent)
         say, clean = partial(self._recorder.progress, run), host.sensitive(pipeline).text
-        runner = DurableRunner(self._bench, deadline, self._starter.start(context), say, let_go, clean)
+        term = Term(deadline, stop, partial(self._confirm, run, stop))
+        runner = DurableRunner(self._bench, term, self._starter.start(context), say, clean)
         self._observers.started(call)
         outcome = outcome_of(failed(), [], 0)
         try:
@@ -251,7 +302,7 @@ class Worker:
         finally:
             call.end()
             self._observers.finished(call, outcome["status"], time.monotonic() - began)
-        if let_go.is_set():  # it was over before this, and its consumer was told so
+        if stop.cancelled:  # it was over before this, and its consumer was told so
             raise LetGo
         self._recorder.ended(self._record(run, item, call, outcome, runner))
         return outcome

@@ -171,7 +171,7 @@ def runs_follow(context: Context, run: str) -> int:
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_cancel(context: Context, run: str) -> None:
-    """End a durable run, and those that it started; one that is under way ends at its next step."""
+    """Cancel a durable run, and those that it started: a pause ends at once, and no attempt and no step begins any more."""
     context.steering.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,11 +15,11 @@ from penstock.contracts.call import Caller
 from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
-from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, LetGo, NotKept
+from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, NotKept
 from penstock.runs.faults import decode_custom
 from penstock.runs.plain import plain, said, text
 from penstock.runs.replies import Answer, encode
-from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, side_by_side, told, try_step
+from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, side_by_side, told, try_step
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
@@ -106,47 +105,41 @@ class DurableRunner:
     def __init__(
         self,
         bench: Bench,
-        deadline: float,
+        term: Term,
         start: Callable[..., object],
         say: Callable[[dict[str, object]], None],
-        let_go: threading.Event | None = None,
         clean: Callable[[str], str] = str,
     ) -> None:
-        """Take what starts pipelines, what tells progress, what is set when the run is to be let go, and what takes secrets out of errors."""
+        """Take how long the run may go on, what starts pipelines, what tells progress, and what takes secrets out of errors."""
         self.began = time.monotonic()
-        self.deadline = deadline
+        self.deadline = term.deadline
         self.steps: list[StepRecord] = []
         self._bench = bench
         self._start = start
         self._say = say
-        self._let_go = let_go or threading.Event()
+        self._term = term
         self._clean = clean
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return what it did before."""
-        self._check()
+        self._term.check()
         return self._told(step, self._bench.once(step.name, partial(self._do, step, args, kwargs)))
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side; their turns are taken in order, whichever ends first."""
-        self._check()
+        self._term.check()
         turns = [(call, self._bench.later(call[0].name)) for call in calls]
         return side_by_side([partial(self._do_later, *turn) for turn in turns], at_once)
 
     def _do_later(self, call: Called, turn: Callable[[Callable[[], object]], object]) -> Any:  # noqa: ANN401  what the step returns
+        self._term.check()
         return self._told(call[0], turn(partial(self._do, *call)))
-
-    def _check(self) -> None:
-        if self._let_go.is_set():
-            raise LetGo
-        if time.monotonic() >= self.deadline:
-            raise OutOfTime
 
     def _do(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Document:
         """Do a step and return what the engine is to keep of it: a result, or what was raised."""
         record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
         try:
-            value = encode(try_step(step, args, kwargs, self.deadline, self.began, record))
+            value = encode(try_step(step, args, kwargs, self._term, self.began, record))
             if len(value) > LARGEST:
                 raise ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")  # noqa: TRY301  as what it raises itself
         except Interrupted:
@@ -184,16 +177,19 @@ class DurableRunner:
         def until() -> Document:
             return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": time.time() + seconds}
 
-        self._check()
+        self._term.check()
         left: Any = self._bench.once("sleep", until)
         if left.get("out_of_time"):
             raise OutOfTime
-        if self._let_go.wait(self._bench.pause(left["left"])):
-            raise LetGo
+        self._term.stop.sleep(self._bench.pause(left["left"]))
+
+    def pause(self, seconds: float) -> None:
+        """Wait within something of the runtime's own, which is done anew where the run is taken up again."""
+        self._term.sleep(seconds)
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
         """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
-        return DurableRunner(self._bench, deadline, start, self._say, self._let_go, self._clean)
+        return DurableRunner(self._bench, self._term.within(deadline), start, self._say, self._clean)
 
     def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
         """Do something of the runtime's own once, and tell of it again what it left or raised."""
@@ -217,7 +213,7 @@ class DurableRunner:
 
     def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
         """Start another pipeline."""
-        self._check()
+        self._term.check()
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:

@@ -33,7 +33,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch."""
+    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch.
+
+    `holder` is the worker process that began it last, where the engine knows it.
+    """
 
     run: str
     state: State
@@ -42,6 +45,7 @@ class Held:
     error: str = ""
     started_at: float | None = None
     ended_at: float | None = None
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,6 +219,7 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         str(item.error or item.status if STATES.get(item.status) is State.BROKEN else ""),
         item.dequeued_at / 1000 if item.dequeued_at else None,
         item.completed_at / 1000 if item.completed_at else None,
+        item.executor_id or "",
     )
 
 
