@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -227,6 +231,97 @@ def test_a_handler_catches_a_group_of_what_its_step_raised(outcome_of: Callable[
         return seen
 
     assert outcome_of(handler)[0] == {"odd": [7], "value": ["a"]}
+
+
+class Grade(Enum):
+    PAIR = (1, 2)
+
+
+ODD: dict[str, object] = {
+    "nan": [float("inf"), {"x": float("-inf")}],
+    "half of a character": "a\ud800b",
+    "keys": {True: 1, None: 2, (1, "\ud800"): 3, 4: 5},
+    "big": [2**80, -(2**90)],
+    "numbers": [Decimal("1.10"), Fraction(1, 3)],
+    "bytes": {"b": b"\xff"},
+    "sets": [{1, 2}, frozenset({(1, 2)})],
+    "moments": [datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, seconds=7))), timedelta(-1, 2)],
+    "enum": {"grade": Grade.PAIR},
+    "path": Path("/a/\udcff"),
+}
+
+
+def test_a_handler_gets_what_its_step_returned_whatever_that_is(outcome_of: Callable[..., Any]) -> None:
+    @step()
+    def odd(name: str) -> Any:
+        return ODD[name]
+
+    @step()
+    def mean() -> float:
+        return float("nan")
+
+    @step()
+    def means() -> list[float]:
+        return [float("nan"), 1]
+
+    def handler(call: Call) -> dict[str, object]:
+        return {"same": [name for name in ODD if odd(name) == ODD[name]], "mean": repr(mean()), "means": repr(means())}
+
+    reply, record = outcome_of(handler)
+
+    assert record["status"] == "succeeded"
+    assert (reply["same"], reply["mean"]) == (list(ODD), "nan")
+    assert reply["means"].startswith("[nan, 1")
+
+
+def test_a_reply_and_what_another_pipeline_gets_are_the_nearest_that_json_can_hold(outcome_of: Callable[..., Any]) -> None:
+    sent = {"nan": float("nan"), "text": "\ud800", True: 1, None: 2, (1, 2): 3, "big": 2**80, "set": {1}}
+
+    def inner(call: Call, body: dict[str, object]) -> dict[str, object]:
+        return body
+
+    def handler(call: Call) -> object:
+        return {"own": sent, "inner": call_pipeline("inner", sent)}
+
+    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+
+    assert record["status"] == "succeeded"
+    assert reply["own"] == reply["inner"]
+    assert reply["own"] == {"nan": None, "text": "\ufffd", "true": 1, "null": 2, "(1, 2)": 3, "big": 2**80, "set": [1]}
+
+
+def test_a_text_of_half_characters_is_replied_as_whole_ones(outcome_of: Callable[..., Any], penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(pipeline_with(lambda call: "a\ud800\0b")), policy="api-key")
+
+    assert runtime.client(token=False).post("/v1/example/").data == "a\ufffd\0b".encode()
+    assert outcome_of(lambda call: {"text": "\ud800"})[0] == {"text": "\ufffd"}
+
+
+@pytest.mark.parametrize(("kind", "says"), [("lock", "is nothing to reply with"), ("text", "does not fit its annotation int")])
+def test_a_result_that_can_not_be_kept_is_a_failure_of_its_step(penstock_runtime: Start, kind: str, says: str) -> None:
+    done: list[str] = []
+
+    @step()
+    def odd() -> Any:
+        done.append("lock")
+        return threading.Lock()
+
+    @step()
+    def number() -> int:
+        done.append("text")
+        return "no number"  # type: ignore[return-value]  # as a developer may write it
+
+    def handler(call: Call) -> None:
+        {"lock": odd, "text": number}[kind]()
+
+    runtime = penstock_runtime(offering(pipeline_with(handler, mode="durable")), policy="api-key")
+    runtime.client(token=False).post("/v1/example/")
+    runtime.work()
+    (run,) = runtime.runs()
+
+    (failed,) = run["steps"]
+    assert (run["status"], failed.failed, done) == ("failed", True, [kind])
+    assert says in failed.attempts[-1].error
 
 
 def test_progress_is_numbers_and_a_note_of_whole_characters(outcome_of: Callable[..., Any]) -> None:

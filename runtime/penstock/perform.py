@@ -25,9 +25,10 @@ from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
 from penstock.runs.records import Exchange, Record, status_of
-from penstock.runs.replies import Answer, answer, encode
+from penstock.runs.replies import Answer, answer
 from penstock.runs.routes import Routes
 from penstock.runs.steps import Inline
+from penstock.runs.values import encode_json
 
 SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
 DEEPEST = 16  # pipelines that start one another
@@ -132,7 +133,7 @@ class Starter:
             context.started += 1
             own = context.call.run
             made = derived_run_id(millis_of(own), own, "child", context.started)
-            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode(body))
+            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode_json(body))
             if endpoint.route.durable:
                 return self._start_durable(context, run, child, wait=wait)
             if not wait:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +15,10 @@ from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
 from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, NotKept
-from penstock.runs.faults import decode_custom
 from penstock.runs.plain import plain, said, text
-from penstock.runs.replies import Answer, encode
+from penstock.runs.replies import Answer
 from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, side_by_side, told, try_step
+from penstock.runs.values import name_of, pack, type_named, unpack
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
@@ -139,9 +138,7 @@ class DurableRunner:
         """Do a step and return what the engine is to keep of it: a result, or what was raised."""
         record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
         try:
-            value = encode(try_step(step, args, kwargs, self._term, self.began, record))
-            if len(value) > LARGEST:
-                raise ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")  # noqa: TRY301  as what it raises itself
+            value = _packed(step, try_step(step, args, kwargs, self._term, self.began, record), record)
         except Interrupted:
             raise
         except OutOfTime:
@@ -166,10 +163,7 @@ class DurableRunner:
             raise OutOfTime
         if "raised" in left:
             raise _raise_again(left["raised"])
-        try:
-            return msgspec.json.decode(left["value"], type=step.returns, dec_hook=decode_custom)
-        except (TypeError, msgspec.ValidationError) as error:
-            raise TypeError(f"what {step.name} returned can't be kept as {step.returns!r}: {error}; annotate what JSON can hold") from error
+        return unpack(left["value"], step.returns)
 
     def sleep(self, seconds: float) -> None:
         """Wait: until when is kept, so that a run that is taken up again waits for what is left of it. Raises OutOfTime, as inline."""
@@ -221,14 +215,35 @@ class DurableRunner:
         self._say({"done": done, "of": of, "note": text(self._clean(note))[:255]})
 
 
+def _packed(step: Step[..., Any], result: object, record: StepRecord) -> bytes:
+    """Return the result of a step as it is kept. What can't be is a failure of the step, and stands in its record."""
+    fault: Exception
+    try:
+        value = pack(result)
+        if len(value) <= LARGEST:
+            unpack(value, step.returns)
+            return value
+        fault = ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")
+    except msgspec.ValidationError as error:
+        fault = TypeError(f"what {step.name} returned does not fit its annotation {_annotation(step.returns)}: {said(error)}")
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = TypeError(f"what {step.name} returned can't be kept: {said(error)}")
+    record.attempts[-1].error = told(fault)
+    raise fault
+
+
+def _annotation(kind: Any) -> str:  # noqa: ANN401  any annotation
+    return kind.__name__ if type(kind) is type else str(kind)
+
+
 def _raised(error: BaseException) -> Document:
-    kept: Document = {"type": f"{type(error).__module__}:{type(error).__qualname__}", "text": told(error)}
+    kept: Document = {"type": name_of(type(error)), "text": told(error)}
     if isinstance(error, Refusal):
         return {**kept, "problem": _problem(error)}
     if isinstance(error, ExceptionGroup):
-        return {**kept, "args": [said(error.message)], "group": [_raised(item) for item in error.exceptions]}
-    kept["args"] = plain(_arguments(error))
-    kept["facts"] = {name: value for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
+        return {**kept, "message": said(error.message), "group": [_raised(item) for item in error.exceptions]}
+    kept["args"] = [_any_packed(argument) for argument in _arguments(error)]
+    kept["facts"] = {name: pack(value) for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
     return kept
 
 
@@ -238,6 +253,13 @@ def _arguments(error: BaseException) -> list[object]:
         with suppress(Exception):
             return list(error.__reduce__()[1])
     return list(error.args)
+
+
+def _any_packed(value: object) -> bytes:
+    try:
+        return pack(value)
+    except (TypeError, ValueError, RecursionError):
+        return pack(plain(value))
 
 
 def _is_plain(value: object) -> bool:
@@ -251,19 +273,17 @@ def _raise_again(kept: Mapping[str, Any]) -> Exception:
     if "problem" in kept:
         return refusal_of(kept["problem"])
     if "group" in kept:
-        return ExceptionGroup(kept["args"][0], [_raise_again(item) for item in kept["group"]])
-    module, _, name = kept["type"].partition(":")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return ExceptionGroup(kept["message"], [_raise_again(item) for item in kept["group"]])
+    found = type_named(kept["type"])
+    if found is None or not issubclass(found, Exception):
         return StepFailed(kept["text"])
     try:
-        if module == "builtins":  # what these are made of is more than their arguments
-            return found(*kept["args"])
-        error = found.__new__(found, *kept["args"])
-        error.args = tuple(kept["args"])
-        vars(error).update(kept["facts"])
+        arguments = [unpack(argument) for argument in kept["args"]]
+        if found.__module__ == "builtins":  # what these are made of is more than their arguments
+            return found(*arguments)
+        error = found.__new__(found, *arguments)
+        error.args = tuple(arguments)
+        vars(error).update({name: unpack(value) for name, value in kept["facts"].items()})
     except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
         return StepFailed(kept["text"])
     return error
