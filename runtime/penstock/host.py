@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -37,6 +38,7 @@ from penstock.plugins import Plugins, load_plugins
 from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
 from penstock.runs.engine import Ledger, Queue
+from penstock.runs.failures import Clean, without
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
 from penstock.runs.ids import new_run_id
@@ -255,6 +257,7 @@ class Host:
             self.sensitive,
             lambda: access.environment.record_bodies,
             finish=self.accepting.finish_in if self.accepting is not None else noted,
+            clean=self.cleaner,
         )
 
     @property
@@ -265,6 +268,17 @@ class Host:
     def sensitive(self, pipeline: Pipeline) -> Sensitive:
         """Return what is hidden of a pipeline's bodies: what its developer says, and what operators do."""
         return Sensitive.of(pipeline.sensitive | self._access().sensitive)
+
+    def cleaner(self, pipeline: Pipeline) -> Clean:
+        """Return what takes out of a text whatever this process knows to be secret: tokens, secrets, keys and sensitive fields."""
+        sensitive, secrets = self.sensitive(pipeline), self._known_secrets()
+        return lambda text: sensitive.text(without(secrets, text))
+
+    def _known_secrets(self) -> list[str]:
+        settings = self.settings
+        urls = (urlsplit(url).password for url in (settings.database_url, settings.rate_limit_url))
+        known = (*settings.secret_keys, *urls, settings.oidc.client_secret if settings.oidc is not None else None)
+        return [secret for secret in known if secret] + [stored.value.reveal() for stored in self._access().secrets.values()]
 
     @property
     def queues(self) -> list[Queue]:

@@ -21,6 +21,7 @@ from penstock.runs.accepting import Wanted
 from penstock.runs.durable import DurableRunner, Given, refusal_of
 from penstock.runs.engine import Document, Interrupted
 from penstock.runs.engine import State as Far
+from penstock.runs.failures import Failure, failure_of
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
@@ -82,6 +83,13 @@ def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answe
         return answer(endpoint.run(call))
     finally:
         runner.reset(token)
+
+
+def why_failed(error: BaseException, endpoint: Endpoint) -> Failure | None:
+    """Return why a handler failed, for its record; None where it refused its call, which is no failure."""
+    if isinstance(error, Refusal) and error.status < 500:  # noqa: PLR2004  the least status of a fault of ours
+        return None
+    return failure_of(error, endpoint.route.handler)
 
 
 def client_of(run: str, deadline: float, traceparent: str | None) -> Callable[[], Client]:
@@ -217,14 +225,17 @@ class Starter:
         """Run a handler and record it; return its reply, or how it refused or failed."""
         began = time.monotonic()
         outcome: Answer | Refusal = failed()
+        failure: Failure | None = None
         try:
             outcome = handle(endpoint, call, run)
         except Refusal as error:
             outcome = error
+            failure = why_failed(error, endpoint)
         except Interrupted:
             raise
         except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the process
-            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.name, run=call.run, error=type(error).__name__)
+            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.id, run=call.run, error=type(error).__name__)
+            failure = why_failed(error, endpoint)
         finally:
             call.end()
         recorder = self._host.recorder
@@ -250,6 +261,7 @@ class Starter:
                 run.steps or None,
                 kept,
                 redelivers,
+                failure,
             )
         )
         return outcome

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -17,23 +18,26 @@ import msgspec
 import structlog
 
 from penstock.contracts.call import Call
+from penstock.contracts.pipeline import Handler
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseAway, Engine, open_engine, reading, writing
 from penstock.db.rows import Row
 from penstock.errors import OutOfTime, PenstockError, Refusal
 from penstock.host import Host, Loaded
-from penstock.perform import Context, Observers, Starter, client_of, failed, handle
+from penstock.perform import Context, Observers, Starter, client_of, failed, handle, why_failed
 from penstock.runs import callbacks
 from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of, ticks_of
 from penstock.runs.durable import DurableRunner, Given, outcome_of
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, PipelineChanged, Queue, State
+from penstock.runs.failures import Failure, cleaned, failure_at
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.plain import as_json
-from penstock.runs.records import Exchange, Finished, Recorder, Status, first_id, status_of
+from penstock.runs.records import UNFINISHED, Exchange, Finished, Recorder, Status, first_id, status_of
 from penstock.runs.recovering import Recovery
-from penstock.runs.showing import steps_held, told_run
+from penstock.runs.replies import Answer
+from penstock.runs.showing import failure_in, steps_held, told_run
 from penstock.runs.steps import StepRecord, StopSignal, Term
 from penstock.runs.ticks import left_out, tick_id
 
@@ -52,6 +56,15 @@ RECOVERIES = 3  # of a run whose pipeline is not loaded here
 FRESH = 10.0  # seconds after its acceptance in which a run begins for the first time
 
 
+@dataclass(slots=True)
+class Performance:
+    """A run under way here: what stops it, the thread that performs it, and the handler, once it is known."""
+
+    stop: StopSignal
+    thread: int
+    handler: Handler | None = None
+
+
 class Taken(Exception):
     """Others count this process as dead and have its runs."""
 
@@ -68,7 +81,7 @@ class Worker:
         self._starter = Starter(host)
         self._observers = Observers(host)
         self._process = new_run_id()
-        self._active: dict[str, StopSignal] = {}  # what is performed
+        self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
@@ -120,8 +133,8 @@ class Worker:
     def _end_runs(self, how: Callable[[StopSignal], None]) -> None:
         """Tell the runs under way to stop; none begins from now on."""
         self._stop.set()
-        for stop in list(self._active.values()):
-            how(stop)
+        for active in list(self._active.values()):
+            how(active.stop)
 
     def _speak(self) -> bool:
         """Give a sign of life; return False where others have taken over from this process."""
@@ -197,9 +210,21 @@ class Worker:
 
     def _let_go(self) -> None:
         for run, item in self._ledger.look(list(self._active)).items():
-            stop = self._active.get(run)
-            if stop is not None and not self._has(item) and item.state not in {State.DONE, State.BROKEN}:
-                stop.cancel()
+            active = self._active.get(run)
+            if active is None or active.stop.cancelled or self._has(item) or item.state in {State.DONE, State.BROKEN}:
+                continue
+            active.stop.cancel()
+            if item.state is State.CANCELLED and active.handler is not None:
+                self._cut_off(run, item, active.thread, active.handler)
+
+    def _cut_off(self, run: str, item: Held, thread: int, handler: Handler) -> None:
+        """Record where the handler of a run is whose time is up, while it is there."""
+        row = self._find(run)
+        loaded = self._host.loaded.get(row["pipeline"]) if row is not None else None
+        if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
+            return
+        failure = failure_at(OutOfTime(), thread, handler)
+        self._recorder.ended(_finished(row, item, loaded, steps_held(self._ledger.steps(run)), failure))
 
     def _has(self, item: Held | None) -> bool:
         """Say whether a run is this process's to perform."""
@@ -248,11 +273,12 @@ class Worker:
 
     def perform(self, run: str, document: Document) -> Document:
         """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
-        stop = self._active[run] = StopSignal()
+        stop = StopSignal()
+        active = self._active[run] = Performance(stop, threading.get_ident())
         try:
             if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
                 raise LetGo  # noqa: TRY301  as what ends a run later
-            done = self._call_back(document) if "callback" in document else self._perform_pipeline(run, Given.of(document), stop)
+            done = self._call_back(document) if "callback" in document else self._perform_pipeline(run, Given.of(document), active)
             self._starved.pop(run, None)
         except LetGo:
             raise
@@ -261,44 +287,49 @@ class Worker:
             self._log.error("run interrupted", run=run, error=str(error))
             raise
         finally:
-            if self._active.get(run) is stop:
+            if self._active.get(run) is active:
                 del self._active[run]
         return done
 
-    def _perform_pipeline(self, run: str, given: Given, stop: StopSignal) -> Document:
+    def _perform_pipeline(self, run: str, given: Given, active: Performance) -> Document:
         host = self._host
         began = time.monotonic() - self._spent(run, given)
         item = host.loaded.get(given.pipeline)
         endpoint = _endpoint(item, given.method, given.route)
         if item is None or endpoint is None:
             return outcome_of(_changed("its handler is not there any more"), [], 0)
-        pipeline = item.pipeline
+        pipeline, stop, active.handler = item.pipeline, active.stop, endpoint.route.handler
         self._recorder.began(run, datetime.now(UTC))
         deadline = began + pipeline.durable.timeout
         call = self._call(run, given, endpoint, deadline)
         context = Context(call, tuple(given.ancestors), given.traceparent)
-        say, clean = partial(self._recorder.progress, run), host.sensitive(pipeline).text
+        say, clean = partial(self._recorder.progress, run), host.cleaner(pipeline)
         term = Term(deadline, stop, partial(self._confirm, run, stop))
         runner = DurableRunner(self._bench, term, self._starter.start(context), say, clean)
         self._observers.started(call)
         outcome = outcome_of(failed(), [], 0)
+
+        def ended(how: Answer | Refusal, error: BaseException | None = None) -> Document:
+            failure = why_failed(error, endpoint) if error is not None else None
+            return outcome_of(how, runner.steps, _micros(began), cleaned(failure, clean) if failure is not None else None)
+
         try:
-            outcome = outcome_of(handle(endpoint, call, runner), runner.steps, _micros(began))
+            outcome = ended(handle(endpoint, call, runner))
             if time.monotonic() >= deadline:
                 raise OutOfTime  # noqa: TRY301  as a step would
         except PipelineChanged as error:
             self._log.error("pipeline changed", pipeline=pipeline.id, run=run, error=str(error))
-            outcome = outcome_of(_changed("its steps are not those that it did before"), runner.steps, _micros(began))
+            outcome = ended(_changed("its steps are not those that it did before"), error)
         except NotKept as error:
             self._log.error("result not kept", pipeline=pipeline.id, run=run, error=str(error))
-            outcome = outcome_of(failed(), runner.steps, _micros(began))
+            outcome = ended(failed(), error)
         except EngineTrouble:
             raise
         except Refusal as error:
-            outcome = outcome_of(error, runner.steps, _micros(began))
+            outcome = ended(error, error)
         except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the worker
             self._log.exception("pipeline failed", pipeline=pipeline.id, run=run, error=type(error).__name__)
-            outcome = outcome_of(failed(), runner.steps, _micros(began))
+            outcome = ended(failed(), error)
         finally:
             call.end()
             self._observers.finished(call, outcome["status"], time.monotonic() - began)
@@ -353,7 +384,16 @@ class Worker:
             exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, reply_type, reply)
         status = status_of(outcome["status"], problem.get("code"))
         return Finished(
-            run, item.pipeline, status, outcome["status"], outcome["micros"], problem.get("code"), problem.get("detail"), runner.steps, exchange
+            run,
+            item.pipeline,
+            status,
+            outcome["status"],
+            outcome["micros"],
+            problem.get("code"),
+            problem.get("detail"),
+            runner.steps,
+            exchange,
+            failure_in(outcome),
         )
 
     # Callbacks and schedules
@@ -496,15 +536,25 @@ def _schedule_of(item: Loaded | None, context: Mapping[str, Any]) -> Schedule | 
     return next((one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])), None)
 
 
-def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord]) -> Finished:
+def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None) -> Finished:
     """Return the end of a run as the engine knows it."""
     outcome, pipeline = item.outcome, loaded.pipeline
     if item.state is State.DONE and outcome is not None:
         problem = outcome.get("problem") or {}
         status = status_of(outcome["status"], problem.get("code"))
-        return Finished(row["id"], pipeline, status, outcome["status"], outcome["micros"], problem.get("code"), problem.get("detail"), steps)
+        return Finished(
+            row["id"],
+            pipeline,
+            status,
+            outcome["status"],
+            outcome["micros"],
+            problem.get("code"),
+            problem.get("detail"),
+            steps,
+            failure=failure_in(outcome),
+        )
     if item.state is State.CANCELLED and row["cancelled_by"]:
         return Finished(row["id"], pipeline, Status.CANCELLED, steps=steps)
     if item.state is State.CANCELLED:
-        return Finished(row["id"], pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps)
+        return Finished(row["id"], pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps, failure=failure)
     return Finished(row["id"], pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps)

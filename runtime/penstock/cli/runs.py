@@ -23,6 +23,7 @@ from penstock.db.engine import reading
 from penstock.db.rows import Reader
 from penstock.errors import Mistaken
 from penstock.runs import operating
+from penstock.runs.failures import Failure
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
 from penstock.runs.showing import attempts_of, span_of
@@ -116,12 +117,22 @@ def _print_run(shown: dict[str, Any]) -> None:
             continue
         head.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
     console.print(head)
+    if shown["failure"]:
+        _print_failure(console, shown["failure"])
     if shown["steps"]:
         console.print(_waterfall(shown["steps"], console.width))
     for child in shown["children"]:
         console.print(Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}"))
     if shown["bodies"]:
         console.print_json(data=shown["bodies"])
+
+
+def _print_failure(console: Console, failure: Failure, because: str = "failed with") -> None:
+    console.print(Text.assemble((because, "dim"), " ", (f"{failure.type}: {failure.text}", "red")))
+    for frame in failure.frames:
+        console.print(Text(f"  {frame.file}:{frame.line} in {frame.function}"))
+    for cause in failure.causes:
+        _print_failure(console, cause, "because of")
 
 
 def _waterfall(steps: list[StepRecord], width: int) -> Table:

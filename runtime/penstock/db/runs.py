@@ -18,16 +18,17 @@ UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
 NEAR = 200  # runs: more are not accepted at the same moment
 BACKLOG = 0x70656E  # names our locks on PostgreSQL
+DETAILS = ("steps", "bodies", "failure")
 COLUMNS = tuple(column.name for column in runs.c)
 LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
-_INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies, failure) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _IDS = tuple(COLUMNS.index(name) for name in ("id", "parent", "redelivers"))
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a durable run ended: what is None is not known. `steps` and `bodies` are as they are kept."""
+    """How a durable run ended: what is None is not known. `steps`, `bodies` and `failure` are as they are kept."""
 
     run: str
     status: str
@@ -37,10 +38,11 @@ class End:
     detail: str | None = None
     steps: bytes | None = None
     bodies: bytes | None = None
+    failure: bytes | None = None
 
 
 RunValues = tuple[Any, ...]
-DetailValues = tuple[str, bytes | None, bytes | None]
+DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 
 
 def record(engine: Engine, made: Sequence[RunValues], details: Sequence[DetailValues]) -> None:
@@ -128,7 +130,8 @@ def finish(connection: sa.Connection, ends: Sequence[End]) -> list[dict[str, Any
     names = ("status", "http_status", "micros", "problem", "detail")
     query = sa.update(runs).where(runs.c.id == sa.bindparam("run")).values({name: sa.bindparam(f"new_{name}") for name in names})
     connection.execute(query, [{"run": end.run, **{f"new_{name}": getattr(end, name) for name in names}} for end in fresh])
-    details = [{"run_id": end.run, "steps": end.steps, "bodies": end.bodies} for end in fresh if end.steps is not None or end.bodies is not None]
+    details = [{"run_id": end.run, **{name: getattr(end, name) for name in DETAILS}} for end in fresh]
+    details = [detail for detail in details if any(detail[name] is not None for name in DETAILS)]
     if details:
         connection.execute(sa.delete(run_details).where(run_details.c.run_id.in_([detail["run_id"] for detail in details])))
         connection.execute(sa.insert(run_details), details)
@@ -155,7 +158,7 @@ def recover(connection: sa.Connection, run: str, number: int, steps: int) -> int
 def find(connection: sa.Connection, run: str, *, environment_id: int | None = None) -> Row | None:
     """Return a run with all that is known of it."""
     query = (
-        sa.select(runs, run_details.c.steps, run_details.c.bodies, *(column for column in durable_runs.c if column.name != "run_id"))
+        sa.select(runs, *(run_details.c[name] for name in DETAILS), *(column for column in durable_runs.c if column.name != "run_id"))
         .outerjoin(run_details, run_details.c.run_id == runs.c.id)
         .outerjoin(durable_runs, durable_runs.c.run_id == runs.c.id)
         .where(runs.c.id == run)

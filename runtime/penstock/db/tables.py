@@ -390,6 +390,7 @@ run_details = Table(
     Column("run_id", RunId, primary_key=True),
     Column("steps", LargeBinary),  # JSON
     Column("bodies", LargeBinary),  # sealed
+    Column("failure", LargeBinary),  # JSON
 )
 
 durable_runs = Table(

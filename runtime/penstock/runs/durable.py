@@ -15,6 +15,7 @@ from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
 from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, NotKept
+from penstock.runs.failures import Failure, failure_of, remember
 from penstock.runs.plain import plain, said, text
 from penstock.runs.replies import Answer
 from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, side_by_side, told, try_step
@@ -69,9 +70,11 @@ def without_credentials(headers: Mapping[str, str], api_key_headers: Sequence[st
     return {name: value for name, value in headers.items() if name.lower() not in left_out}
 
 
-def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int) -> Document:
+def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int, failure: Failure | None = None) -> Document:
     """Return how a run ended, as the engine keeps it."""
     known: Document = {"steps": msgspec.to_builtins(list(steps)), "micros": micros}
+    if failure is not None:
+        known["failure"] = msgspec.to_builtins(failure)
     if isinstance(answer, Refusal):
         return {**known, "status": answer.status, "problem": _problem(answer)}
     status, headers, body = answer
@@ -145,7 +148,7 @@ class DurableRunner:
             return {"record": self._kept(record), "out_of_time": True}
         except BaseException as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
             record.failed = True
-            return {"record": self._kept(record), "raised": _raised(error)}
+            return {"record": self._kept(record), "raised": _raised(error, step)}
         return {"record": self._kept(record), "value": value}
 
     def _kept(self, record: StepRecord) -> object:
@@ -236,12 +239,17 @@ def _annotation(kind: Any) -> str:  # noqa: ANN401  any annotation
     return kind.__name__ if type(kind) is type else str(kind)
 
 
-def _raised(error: BaseException) -> Document:
+def _raised(error: BaseException, step: Step[..., Any]) -> Document:
+    failure = msgspec.to_builtins(failure_of(error, step.function))
+    return {**_told_error(error), "failure": failure}
+
+
+def _told_error(error: BaseException) -> Document:
     kept: Document = {"type": name_of(type(error)), "text": told(error)}
     if isinstance(error, Refusal):
         return {**kept, "problem": _problem(error)}
     if isinstance(error, ExceptionGroup):
-        return {**kept, "message": said(error.message), "group": [_raised(item) for item in error.exceptions]}
+        return {**kept, "message": said(error.message), "group": [_told_error(item) for item in error.exceptions]}
     kept["args"] = [_any_packed(argument) for argument in _arguments(error)]
     kept["facts"] = {name: pack(value) for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
     return kept
@@ -270,10 +278,16 @@ def _is_plain(value: object) -> bool:
 
 def _raise_again(kept: Mapping[str, Any]) -> Exception:
     """Return an exception as it was raised, so that what catches it does so again; of a type that is not here, StepFailed."""
+    error = _made_again(kept)
+    remember(error, msgspec.convert(kept["failure"], Failure))
+    return error
+
+
+def _made_again(kept: Mapping[str, Any]) -> Exception:
     if "problem" in kept:
         return refusal_of(kept["problem"])
     if "group" in kept:
-        return ExceptionGroup(kept["message"], [_raise_again(item) for item in kept["group"]])
+        return ExceptionGroup(kept["message"], [_made_again(item) for item in kept["group"]])
     found = type_named(kept["type"])
     if found is None or not issubclass(found, Exception):
         return StepFailed(kept["text"])

@@ -22,9 +22,9 @@ from penstock.runs.accepting import Accepting, Wanted, all_held, queue_of
 from penstock.runs.durable import Given
 from penstock.runs.engine import Ledger
 from penstock.runs.ids import is_run_id, millis_of, new_run_id
-from penstock.runs.records import UNFINISHED, Status, first_id, steps_of
+from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
 from penstock.runs.redact import hidden_in
-from penstock.runs.showing import status_now, steps_held
+from penstock.runs.showing import failure_in, status_now, steps_held
 
 Shown = dict[str, Any]
 Find = Callable[[str, str, str], tuple[Pipeline, Route]]
@@ -89,11 +89,14 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
             {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")} for child in _named(reader, stored.children(connection, run))
         ]
     shown["steps"] = steps_of(row["steps"])
+    shown["failure"] = failure_from(row["failure"])
     shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
     if row["durable"]:
         shown |= {name: row[name] for name in ("recoveries", "progress", "cancelled_by", "callback_url", "callback_status")}
         held = ledger(shown["environment"]).look([run], outcomes=True).get(run)
         shown["status"] = status_now(row, held).value
+        if held is not None and held.outcome is not None:
+            shown["failure"] = shown["failure"] or failure_in(held.outcome)
         if held is not None:
             shown["steps"] = steps_held(ledger(shown["environment"]).steps(run)) or shown["steps"]
             if shown["started_at"] is None and held.started_at is not None:

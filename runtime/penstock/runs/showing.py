@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.db.rows import Row
 from penstock.runs.engine import Held, State, StepHeld
+from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
 from penstock.runs.records import UNFINISHED, Status, status_of
 from penstock.runs.steps import Attempt, StepRecord
@@ -57,6 +58,11 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     elif status is not Status.SUCCEEDED:
         document["problem"] = _ended_otherwise(status, row)
     return document
+
+
+def failure_in(outcome: Mapping[str, Any]) -> Failure | None:
+    """Return why a run failed, from how it ended; its consumer is not told."""
+    return msgspec.convert(outcome["failure"], Failure) if "failure" in outcome else None
 
 
 def _ended(row: Row, held: Held | None, started: datetime | None) -> datetime | None:

@@ -251,12 +251,13 @@ class WithinStep:
 class Inline:
     """Runs the steps of a call that is answered at once, in its own thread."""
 
-    __slots__ = ("_start", "began", "deadline", "steps")
+    __slots__ = ("_start", "began", "deadline", "steps", "thread")
 
     def __init__(self, deadline: float, start: Callable[..., object]) -> None:
         self.began = time.monotonic()
         self.deadline = deadline
         self.steps: list[StepRecord] = []
+        self.thread = threading.get_ident()
         self._start = start
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns

@@ -1,0 +1,14 @@
+"""Why runs failed."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261126_run_failures"
+down_revision = "20261125_takeovers"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Go forward; safe beside processes of the previous release."""
+    op.add_column("run_details", sa.Column("failure", sa.LargeBinary(), nullable=True))
