@@ -186,6 +186,7 @@ class TestOneRun:
 
     def test_why_it_failed_and_where_in_the_plugin_is_there(self, runtime: Runtime) -> None:
         run = call(runtime, json={"fail": 1})
+        engine_of(runtime)
 
         page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
 
