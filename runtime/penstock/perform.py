@@ -25,9 +25,11 @@ from penstock.runs.failures import Failure, failure_of
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
+from penstock.runs.plain import as_json
 from penstock.runs.records import Exchange, Record, status_of
 from penstock.runs.replies import Answer, answer
 from penstock.runs.routes import Routes
+from penstock.runs.showing import PROBLEM
 from penstock.runs.steps import Inline
 from penstock.runs.values import encode_json
 
@@ -242,10 +244,11 @@ class Starter:
         if recorder is None:
             return outcome
         refused = outcome if isinstance(outcome, Refusal) else None
-        status, reply = (refused.status, b"") if refused is not None else (outcome[0], outcome[2])  # type: ignore[index]  # it is an answer
+        status = refused.status if refused is not None else outcome[0]  # type: ignore[index]  # it is an answer
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, JSON, reply)
+            answered = (PROBLEM, as_json(refused.document(call.run))) if refused is not None else (JSON, outcome[2])  # type: ignore[index]  # the same
+            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, *answered)
         recorder.over(
             Record(
                 call.run,

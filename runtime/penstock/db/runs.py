@@ -39,6 +39,8 @@ class End:
     steps: bytes | None = None
     bodies: bytes | None = None
     failure: bytes | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None  # where `micros` is not known; now where neither is
 
 
 RunValues = tuple[Any, ...]
@@ -120,22 +122,41 @@ def start(connection: sa.Connection, began: Sequence[tuple[str, datetime]]) -> N
 
 def finish(connection: sa.Connection, ends: Sequence[End]) -> list[dict[str, Any]]:
     """Note how durable runs ended, each once; return those of which it was not known yet, each with its status and where its end is to be told."""
-    known = sa.select(runs.c.id, runs.c.consumer_id, durable_runs.c.callback_url).join(durable_runs, durable_runs.c.run_id == runs.c.id)
+    known = sa.select(runs.c.id, runs.c.consumer_id, runs.c.started_at, durable_runs.c.callback_url).join(
+        durable_runs, durable_runs.c.run_id == runs.c.id
+    )
     known = known.where(runs.c.id.in_([end.run for end in ends]), _qualified_in_flight()).with_for_update(of=runs)
     found = {row["id"]: row for row in connection.execute(known).mappings()}
     first = {end.run: end for end in reversed(ends)}
     fresh = [end for run, end in first.items() if run in found]
     if not fresh:
         return []
-    names = ("status", "http_status", "micros", "problem", "detail")
-    query = sa.update(runs).where(runs.c.id == sa.bindparam("run")).values({name: sa.bindparam(f"new_{name}") for name in names})
-    connection.execute(query, [{"run": end.run, **{f"new_{name}": getattr(end, name) for name in names}} for end in fresh])
+    names = ("status", "http_status", "problem", "detail")
+    moments = [_span(end, found[end.run]["started_at"]) for end in fresh]
+    query = (
+        sa.update(runs)
+        .where(runs.c.id == sa.bindparam("run"))
+        .values({name: sa.bindparam(f"new_{name}", type_=runs.c[name].type) for name in (*names, "started_at", "micros")})
+    )
+    values = [
+        {"run": end.run, "new_started_at": started, "new_micros": micros, **{f"new_{name}": getattr(end, name) for name in names}}
+        for end, (started, micros) in zip(fresh, moments, strict=True)
+    ]
+    connection.execute(query, values)
     details = [{"run_id": end.run, **{name: getattr(end, name) for name in DETAILS}} for end in fresh]
     details = [detail for detail in details if any(detail[name] is not None for name in DETAILS)]
     if details:
         connection.execute(sa.delete(run_details).where(run_details.c.run_id.in_([detail["run_id"] for detail in details])))
         connection.execute(sa.insert(run_details), details)
     return [{**found[end.run], "status": end.status} for end in fresh]
+
+
+def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | None]:
+    """Return when a run began, as far as it is known, and how long it took."""
+    started = end.started_at or started
+    if started is None or end.micros is not None:
+        return started, end.micros
+    return started, max(0, ((end.ended_at or datetime.now(UTC)) - started) // timedelta(microseconds=1))
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:

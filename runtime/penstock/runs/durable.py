@@ -18,7 +18,7 @@ from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, No
 from penstock.runs.failures import Failure, failure_of, remember
 from penstock.runs.plain import plain, said, text
 from penstock.runs.replies import Answer
-from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, side_by_side, told, try_step
+from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, shifted, side_by_side, told, try_step
 from penstock.runs.values import name_of, pack, type_named, unpack
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
@@ -78,9 +78,13 @@ def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: in
     if isinstance(answer, Refusal):
         return {**known, "status": answer.status, "problem": _problem(answer)}
     status, headers, body = answer
-    if len(body) > LARGEST:
-        raise NotKept(f"its reply has {len(body)} bytes; {LARGEST} are the most that are kept")
     return {**known, "status": status, "headers": [list(item) for item in headers], "body": body}
+
+
+def check_size(answer: Answer) -> None:
+    """Raise NotKept where a reply is too large to be kept."""
+    if len(answer[2]) > LARGEST:
+        raise NotKept(f"its reply has {len(answer[2])} bytes; {LARGEST} are the most that are kept")
 
 
 def _problem(refusal: Refusal) -> Document:
@@ -111,16 +115,25 @@ class DurableRunner:
         start: Callable[..., object],
         say: Callable[[dict[str, object]], None],
         clean: Callable[[str], str] = str,
+        *,
+        began: float | None = None,
+        offset: float = 0.0,
     ) -> None:
-        """Take how long the run may go on, what starts pipelines, what tells progress, and what takes secrets out of errors."""
-        self.began = time.monotonic()
+        """Take how long the run may go on, what starts pipelines, what tells progress, and what takes secrets out of errors.
+
+        `began` is when the run first did, as a `time.monotonic()` reading of this process, also where that was in another one: steps
+        are counted from then. `offset` is how long after that the pipeline did whose steps these are, in milliseconds.
+        """
+        self.began = time.monotonic() if began is None else began
         self.deadline = term.deadline
+        self.said: dict[str, object] | None = None
         self.steps: list[StepRecord] = []
         self._bench = bench
         self._start = start
         self._say = say
         self._term = term
         self._clean = clean
+        self._offset = offset
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return what it did before."""
@@ -139,7 +152,7 @@ class DurableRunner:
 
     def _do(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Document:
         """Do a step and return what the engine is to keep of it: a result, or what was raised."""
-        record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
+        record = StepRecord(step.name, self._now())
         try:
             value = _packed(step, try_step(step, args, kwargs, self._term, self.began, record), record)
         except Interrupted:
@@ -161,7 +174,7 @@ class DurableRunner:
         if not isinstance(left, dict):
             raise StepFailed(f"{step.name} left something that is not known here")
         if len(self.steps) < MOST_RECORDED:
-            self.steps.append(msgspec.convert(left["record"], StepRecord))
+            self.steps.append(shifted(msgspec.convert(left["record"], StepRecord), -self._offset))
         if left.get("out_of_time"):
             raise OutOfTime
         if "raised" in left:
@@ -186,7 +199,7 @@ class DurableRunner:
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
         """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
-        return DurableRunner(self._bench, self._term.within(deadline), start, self._say, self._clean)
+        return DurableRunner(self._bench, self._term.within(deadline), start, self.tell, self._clean, began=self.began, offset=self._now())
 
     def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
         """Do something of the runtime's own once, and tell of it again what it left or raised."""
@@ -215,7 +228,15 @@ class DurableRunner:
 
     def progress(self, done: float, of: float | None, note: str) -> None:
         """Say how far the run is."""
-        self._say({"done": done, "of": of, "note": text(self._clean(note))[:255]})
+        self.tell({"done": done, "of": of, "note": text(self._clean(note))[:255]})
+
+    def tell(self, progress: dict[str, object]) -> None:
+        """Pass progress on, and remember it: how a run ended has it too."""
+        self.said = progress
+        self._say(progress)
+
+    def _now(self) -> float:
+        return round((time.monotonic() - self.began) * 1000, 3)
 
 
 def _packed(step: Step[..., Any], result: object, record: StepRecord) -> bytes:

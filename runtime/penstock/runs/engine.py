@@ -141,6 +141,10 @@ class Ledger(ABC):
         """Delete runs that are over."""
 
     @abstractmethod
+    def fired(self) -> dict[str, datetime]:
+        """Return the last tick that each schedule had while a worker was there for it, by the schedule's name."""
+
+    @abstractmethod
     def forget_ticks(self, since: float, before: float) -> int:
         """Delete ticks of schedules between two moments, in seconds since the epoch, a few at a time; return how many.
 

@@ -192,6 +192,12 @@ class DbosLedger(Ledger):
         with _translated():
             self._client.delete_workflows(list(runs))
 
+    def fired(self) -> dict[str, datetime]:
+        """Return the last tick of each schedule."""
+        with _translated():
+            found = self._client.list_schedules(application_name=self._application)
+        return {item["schedule_name"]: datetime.fromisoformat(item["last_fired_at"]) for item in found if item["last_fired_at"]}
+
     def forget_ticks(self, since: float, before: float) -> int:
         """Delete old ticks; the schedules of those that nobody took are of pipelines that are not loaded anywhere any more."""
         first, last = (datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -81,6 +82,10 @@ class Straight(Ledger, Bench):
         """Delete runs that are over."""
         for run in runs:
             self._runs.pop(run, None)
+
+    def fired(self) -> dict[str, datetime]:
+        """Have no clock."""
+        return {}
 
     def forget_ticks(self, since: float, before: float) -> int:
         """Hold none."""

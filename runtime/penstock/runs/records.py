@@ -106,7 +106,7 @@ class Record(msgspec.Struct):
 
 
 class Finished(msgspec.Struct):
-    """How a durable run ended; what is None is not known here."""
+    """How a durable run ended; what is None is not known here. `ended_at` counts where `micros` is not known, and now where neither is."""
 
     run: str
     pipeline: Pipeline
@@ -118,6 +118,8 @@ class Finished(msgspec.Struct):
     steps: list[StepRecord] | None = None
     exchange: Exchange | None = None
     failure: Failure | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 Event = tuple[str, datetime] | Finished
@@ -435,7 +437,17 @@ class Recorder:
     def _end(self, event: Finished) -> stored.End:
         details = (self._detail(event) or (None,) * 4)[1:]
         problem, detail = fit(event.problem, 64), fit(event.detail, LONGEST_DETAIL)
-        return stored.End(event.run, event.status.value, event.http_status, event.micros, problem, detail, *details)
+        return stored.End(
+            event.run,
+            event.status.value,
+            event.http_status,
+            event.micros,
+            problem,
+            detail,
+            *details,
+            started_at=event.started_at,
+            ended_at=event.ended_at,
+        )
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a call or a run that is over."""

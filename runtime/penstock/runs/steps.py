@@ -121,6 +121,12 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
     number: int = 0
 
 
+def shifted(record: StepRecord, ms: float) -> StepRecord:
+    """Return a record with its moments so many milliseconds later, counted from another beginning."""
+    attempts = [Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error) for attempt in record.attempts]
+    return msgspec.structs.replace(record, at=max(0.0, round(record.at + ms, 3)), attempts=attempts)
+
+
 def told(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
     text = " ".join(f"{type(error).__name__}: {said(error)}".split())

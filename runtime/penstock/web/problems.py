@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from penstock.errors import Refusal
 from penstock.runs.plain import as_json
@@ -19,7 +18,4 @@ def status_line(status: int) -> str:
 
 def problem(refusal: Refusal, run: str | None) -> bytes:
     """Return the document."""
-    document: dict[str, Any] = {**refusal.extra, "type": refusal.code, "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
-    if run:
-        document["run"] = run
-    return as_json(document)  # what a handler adds may be anything
+    return as_json(refusal.document(run))  # what a handler adds may be anything

@@ -9,37 +9,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 
-from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler
-from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseAway, Engine, open_engine, reading, writing
+from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
 from penstock.db.rows import Row
-from penstock.errors import OutOfTime, PenstockError, Refusal
+from penstock.errors import OutOfTime, PenstockError
 from penstock.host import Host, Loaded
-from penstock.perform import Context, Observers, Starter, client_of, failed, handle, why_failed
-from penstock.runs import callbacks
-from penstock.runs.accepting import CALLBACKS, Accepting, Wanted, queue_of, ticks_of
-from penstock.runs.durable import DurableRunner, Given, outcome_of
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, PipelineChanged, Queue, State
-from penstock.runs.failures import Failure, cleaned, failure_at
-from penstock.runs.handlers import Endpoint
+from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
+from penstock.runs.durable import Given
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, Queue, State
+from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
-from penstock.runs.plain import as_json
-from penstock.runs.records import UNFINISHED, Exchange, Finished, Recorder, Status, first_id, status_of
+from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
 from penstock.runs.recovering import Recovery
-from penstock.runs.replies import Answer
-from penstock.runs.showing import failure_in, steps_held, told_run
-from penstock.runs.steps import StepRecord, StopSignal, Term
-from penstock.runs.ticks import left_out, tick_id
+from penstock.runs.showing import ending_of, started_of, steps_held
+from penstock.runs.steps import StepRecord, StopSignal
+from penstock.worker import ticking
+from penstock.worker.performing import Performance, Performer
+from penstock.worker.telling import call_back
 
 BEAT = 1.0  # seconds between two signs of life, each with a look around
 LOOK = 0.25  # seconds between two looks whether a run under way was cancelled
@@ -53,16 +45,6 @@ TIDY = 3600.0  # seconds between two looks for old ticks
 TICKS_KEPT = 86_400.0  # seconds that the engine remembers them
 STARVED = 20  # times that the engine may fail to go on with a run, though it answers
 RECOVERIES = 3  # of a run whose pipeline is not loaded here
-FRESH = 10.0  # seconds after its acceptance in which a run begins for the first time
-
-
-@dataclass(slots=True)
-class Performance:
-    """A run under way here: what stops it, the thread that performs it, and the handler, once it is known."""
-
-    stop: StopSignal
-    thread: int
-    handler: Handler | None = None
 
 
 class Taken(Exception):
@@ -78,8 +60,7 @@ class Worker:
         self._host = host
         self._engine: Engine = open_engine(settings.database_url)
         self._bench = bench
-        self._starter = Starter(host)
-        self._observers = Observers(host)
+        self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
         self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
@@ -109,7 +90,7 @@ class Worker:
         self._spoke = time.monotonic()
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
-        self._schedule()
+        ticking.declare(host, self._bench)
         threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
         threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
@@ -224,7 +205,10 @@ class Worker:
         if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
             return
         failure = failure_at(OutOfTime(), thread, handler)
-        self._recorder.ended(_finished(row, item, loaded, steps_held(self._ledger.steps(run)), failure))
+        self._recorder.ended(_finished(row, item, loaded, self._steps(row, item), failure))
+
+    def _steps(self, row: Row, item: Held) -> list[StepRecord]:
+        return steps_held(self._ledger.steps(row["id"]), started_of(row, item))
 
     def _has(self, item: Held | None) -> bool:
         """Say whether a run is this process's to perform."""
@@ -267,7 +251,7 @@ class Worker:
                 self._ledger.cancel([row["id"]])
                 self._accepting.close_cancelled([row["id"]])
             elif item.state.over:
-                self._recorder.ended(_finished(row, item, loaded, steps_held(self._ledger.steps(row["id"]))))
+                self._recorder.ended(_finished(row, item, loaded, self._steps(row, item)))
 
     # Work
 
@@ -278,7 +262,10 @@ class Worker:
         try:
             if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
                 raise LetGo  # noqa: TRY301  as what ends a run later
-            done = self._call_back(document) if "callback" in document else self._perform_pipeline(run, Given.of(document), active)
+            if "callback" in document:
+                done = call_back(self._host, self._accepting, self._find(document["callback"]), document)
+            else:
+                done = self._performer.perform(run, Given.of(document), active, self._recorder, self._ledger)
             self._starved.pop(run, None)
         except LetGo:
             raise
@@ -291,191 +278,15 @@ class Worker:
                 del self._active[run]
         return done
 
-    def _perform_pipeline(self, run: str, given: Given, active: Performance) -> Document:
-        host = self._host
-        began = time.monotonic() - self._spent(run, given)
-        item = host.loaded.get(given.pipeline)
-        endpoint = _endpoint(item, given.method, given.route)
-        if item is None or endpoint is None:
-            return outcome_of(_changed("its handler is not there any more"), [], 0)
-        pipeline, stop, active.handler = item.pipeline, active.stop, endpoint.route.handler
-        self._recorder.began(run, datetime.now(UTC))
-        deadline = began + pipeline.durable.timeout
-        call = self._call(run, given, endpoint, deadline)
-        context = Context(call, tuple(given.ancestors), given.traceparent)
-        say, clean = partial(self._recorder.progress, run), host.cleaner(pipeline)
-        term = Term(deadline, stop, partial(self._confirm, run, stop))
-        runner = DurableRunner(self._bench, term, self._starter.start(context), say, clean)
-        self._observers.started(call)
-        outcome = outcome_of(failed(), [], 0)
-
-        def ended(how: Answer | Refusal, error: BaseException | None = None) -> Document:
-            failure = why_failed(error, endpoint) if error is not None else None
-            return outcome_of(how, runner.steps, _micros(began), cleaned(failure, clean) if failure is not None else None)
-
-        try:
-            outcome = ended(handle(endpoint, call, runner))
-            if time.monotonic() >= deadline:
-                raise OutOfTime  # noqa: TRY301  as a step would
-        except PipelineChanged as error:
-            self._log.error("pipeline changed", pipeline=pipeline.id, run=run, error=str(error))
-            outcome = ended(_changed("its steps are not those that it did before"), error)
-        except NotKept as error:
-            self._log.error("result not kept", pipeline=pipeline.id, run=run, error=str(error))
-            outcome = ended(failed(), error)
-        except EngineTrouble:
-            raise
-        except Refusal as error:
-            outcome = ended(error, error)
-        except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the worker
-            self._log.exception("pipeline failed", pipeline=pipeline.id, run=run, error=type(error).__name__)
-            outcome = ended(failed(), error)
-        finally:
-            call.end()
-            self._observers.finished(call, outcome["status"], time.monotonic() - began)
-        if stop.cancelled:  # it was over before this, and its consumer was told so
-            raise LetGo
-        self._recorder.ended(self._record(run, item, call, outcome, runner))
-        return outcome
-
-    def _spent(self, run: str, given: Given) -> float:
-        """Return the seconds since a run was first begun, in other workers."""
-        if time.time() - given.accepted_at < FRESH:
-            return 0.0
-        row = self._find(run)
-        started = row["started_at"] if row is not None else None
-        return max(0.0, time.time() - started.timestamp()) if started is not None else 0.0
-
     def _find(self, run: str) -> Row | None:
         if not is_run_id(run):  # a tick of a schedule
             return None
         with reading(self._engine) as connection:
             return stored.find(connection, run)
 
-    def _call(self, run: str, given: Given, endpoint: Endpoint, deadline: float) -> Call:
-        access = self._host.access
-        pipeline = endpoint.pipeline
-        return Call(
-            method=given.method,
-            path=given.path,
-            pipeline=pipeline.name,
-            version=pipeline.version,
-            environment=given.environment,
-            run=run,
-            deadline=deadline,
-            caller=given.caller,
-            params=given.params,
-            query_string=given.query_string,
-            content_type=given.content_type,
-            read_headers=lambda: given.headers,
-            read_body=lambda: given.body,
-            read_form=lambda _: {name: list(values) for name, values in (given.form or {}).items()},
-            variables=access.variables if access is not None else {},
-            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
-            read_http=client_of(run, deadline, given.traceparent),
-        )
-
-    def _record(self, run: str, item: Loaded, call: Call, outcome: Document, runner: DurableRunner) -> Finished:
-        problem = outcome.get("problem") or {}
-        exchange = None
-        if self._recorder.keeps(item.pipeline, outcome["status"]):
-            reply_type = next((value for name, value in outcome.get("headers", ()) if name.lower() == "content-type"), "application/json")
-            reply = outcome.get("body") or as_json(problem)
-            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, reply_type, reply)
-        status = status_of(outcome["status"], problem.get("code"))
-        return Finished(
-            run,
-            item.pipeline,
-            status,
-            outcome["status"],
-            outcome["micros"],
-            problem.get("code"),
-            problem.get("detail"),
-            runner.steps,
-            exchange,
-            failure_in(outcome),
-        )
-
-    # Callbacks and schedules
-
-    def _call_back(self, document: Document) -> Document:
-        """Make one attempt to tell a consumer of its run's end, and see to the next one."""
-        run, attempt, access = document["callback"], document["attempt"], self._host.access
-        row = self._find(run)
-        held = self._ended(run)
-        target = callbacks.target_of(document["url"], access.callbacks.get(document["consumer_id"], ()) if access is not None else ())
-        delay: float | None = None
-        if row is None:
-            said = "the run is not remembered any more"
-        elif target is None:
-            said = "not allowed any more"
-        else:
-            try:
-                status = callbacks.deliver(document["url"], target, run, as_json(told_run(row, held)))
-                said = f"delivered at attempt {attempt} ({status})"
-            except callbacks.Undeliverable as error:
-                said = f"attempt {attempt}: {error}"
-                delay = None if error.final or attempt > len(callbacks.PAUSES) else callbacks.PAUSES[attempt - 1]
-        over = delay is None and not said.startswith("delivered")
-        with writing(self._engine) as connection:
-            stored.set_durable(connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255])
-            if delay is not None:
-                self._accepting.call_back_in(connection, run, document["url"], document["consumer_id"], attempt=attempt + 1, delay=delay)
-        return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
-
-    def _ended(self, run: str) -> Held | None:
-        """Return a run whose end was noted; the engine writes it a moment later."""
-        for _ in range(50):
-            held = self._ledger.look([run], outcomes=True).get(run)
-            if held is None or held.state.over:
-                break
-            time.sleep(0.1)
-        return held
-
-    def _schedule(self) -> None:
-        """Have the engine call us at the ticks of all schedules that are declared, and of no others of these pipelines."""
-        declared: set[str] = set()
-        for identifier, item in self._host.loaded.items():
-            if item.broken:
-                continue
-            for schedule in item.pipeline.schedules:
-                name = f"{queue_of(self._host.settings.environment, identifier)} {schedule.cron} {schedule.timezone} {schedule.path}"
-                context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
-                queue = ticks_of(self._host.settings.environment, identifier)
-                self._bench.schedule(name, schedule.cron, schedule.timezone, context, queue=queue, make_up=schedule.missed == "once")
-                declared.add(name)
-        ours = {queue_of(self._host.settings.environment, identifier) for identifier in self._host.loaded}
-        self._bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
-
     def tick(self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None) -> None:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
-        identifier = context["pipeline"]
-        item = self._host.loaded.get(identifier)
-        schedule = _schedule_of(item, context)
-        endpoint = _endpoint(item, "POST", context["path"])
-        if item is None or schedule is None or endpoint is None or not self._starter.may_start(identifier):
-            reason = "the pipeline is refused, disabled or not loaded"
-            self._log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
-            return
-        why = left_out(schedule, moment, now or datetime.now(UTC))
-        if why is not None:
-            self._log.info("schedule skipped", pipeline=identifier, cron=context["cron"], tick=moment.isoformat(), reason=why)
-            return
-        body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
-        given = Given(
-            pipeline=identifier,
-            method="POST",
-            route=endpoint.route.path,
-            path=f"/{identifier}{endpoint.route.path}",
-            environment=self._host.settings.environment,
-            accepted_at=time.time(),
-            content_type="application/json" if body else "",
-            body=body,
-            ancestors=[identifier],
-        )
-        run = tick_id(self._host.settings.environment, identifier, schedule, moment)
-        with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
-            self._accepting.accept(Wanted(run, given, item.pipeline, endpoint.route))
+        ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
     def _tidy_on(self) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
@@ -518,43 +329,14 @@ class Worker:
         return self._host.recorder
 
 
-def _changed(how: str) -> Refusal:
-    return Refusal(500, "pipeline-changed", f"The pipeline was changed while this run was under way: {how}.")
-
-
-def _micros(began: float) -> int:
-    return int((time.monotonic() - began) * 1e6)
-
-
-def _endpoint(item: Loaded | None, method: str, path: str) -> Endpoint | None:
-    endpoints = item.endpoints if item is not None else ()
-    return next((one for one in endpoints if (one.route.method, one.route.path) == (method, path)), None)
-
-
-def _schedule_of(item: Loaded | None, context: Mapping[str, Any]) -> Schedule | None:
-    schedules = item.pipeline.schedules if item is not None else ()
-    return next((one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])), None)
-
-
 def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None) -> Finished:
     """Return the end of a run as the engine knows it."""
-    outcome, pipeline = item.outcome, loaded.pipeline
-    if item.state is State.DONE and outcome is not None:
-        problem = outcome.get("problem") or {}
-        status = status_of(outcome["status"], problem.get("code"))
-        return Finished(
-            row["id"],
-            pipeline,
-            status,
-            outcome["status"],
-            outcome["micros"],
-            problem.get("code"),
-            problem.get("detail"),
-            steps,
-            failure=failure_in(outcome),
-        )
+    run, pipeline = row["id"], loaded.pipeline
+    if item.state is State.DONE and item.outcome is not None:
+        return Finished(run, pipeline, **ending_of(item.outcome), steps=steps)
+    ended = datetime.fromtimestamp(item.ended_at, UTC) if item.ended_at else None
     if item.state is State.CANCELLED and row["cancelled_by"]:
-        return Finished(row["id"], pipeline, Status.CANCELLED, steps=steps)
+        return Finished(run, pipeline, Status.CANCELLED, steps=steps, ended_at=ended)
     if item.state is State.CANCELLED:
-        return Finished(row["id"], pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps, failure=failure)
-    return Finished(row["id"], pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps)
+        return Finished(run, pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps, failure=failure, ended_at=ended)
+    return Finished(run, pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps, ended_at=ended)
