@@ -1,4 +1,4 @@
-"""Why runs failed."""
+"""Why runs failed, and whose runs a worker performs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,3 +12,4 @@ depends_on = None
 def upgrade() -> None:
     """Go forward; safe beside processes of the previous release."""
     op.add_column("run_details", sa.Column("failure", sa.LargeBinary(), nullable=True))
+    op.add_column("processes", sa.Column("pipelines", sa.JSON(none_as_null=True), nullable=True))

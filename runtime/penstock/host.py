@@ -37,6 +37,7 @@ from penstock.logs import Sparing
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
+from penstock.runs.attendance import Attendance
 from penstock.runs.engine import Ledger, Queue
 from penstock.runs.failures import Clean, without
 from penstock.runs.handlers import Endpoint, compile_routes
@@ -118,6 +119,7 @@ class Host:
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
         self.asking: Asking | None = None
+        self.attendance = Attendance()
         self.fork: int | None = None
         self._process: str | None = None
         self._gates_version = -1
@@ -412,6 +414,7 @@ class Host:
             metrics.aged(min(self._access().age(), 1e9))
             try:
                 self.catch_up(engine)
+                self._attend(engine)
                 if not reachable:
                     self.log.info("database back")
                     reachable = True
@@ -434,6 +437,12 @@ class Host:
         engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
+
+    def _attend(self, engine: Engine) -> None:
+        """See whether accepted runs have a worker, where this process answers calls; what can't be read now is read later."""
+        if self._process is not None and self.accepting is not None:
+            with suppress(PenstockError):
+                self.attendance.look(engine, self.environment_id)
 
     def _due(self) -> bool:
         now = time.time()
@@ -514,6 +523,8 @@ class Host:
         }
         if self.limiter is not None and self.limiter.away:
             checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+        if self.accepting is not None:
+            checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
         ready = checks["database"] == checks["snapshot"] == "ok" and bool(self.plugins.loaded)
         if not self.plugins.loaded:
             checks["plugins"] = "none loaded"

@@ -307,11 +307,12 @@ def _now(connection: sa.Connection) -> datetime:
     return connection.execute(sa.select(sa.func.now())).scalar_one()
 
 
-def appear(engine: Engine, process: str, *, kind: str, environment_id: int, host: str, pid: int) -> None:
-    """Say that a process is there."""
+def appear(engine: Engine, process: str, *, kind: str, environment_id: int, host: str, pid: int, pipelines: Sequence[str] | None = None) -> None:
+    """Say that a process is there, and of a worker whose runs it performs."""
     with writing(engine) as connection:
         now = _now(connection)
         values = {"kind": kind, "environment_id": environment_id, "host": host, "pid": pid, "started_at": now, "seen_at": now, "ended": False}
+        values["pipelines"] = None if pipelines is None else list(pipelines)
         connection.execute(sa.insert(processes).values(id=process, **values))
 
 
@@ -360,6 +361,12 @@ def forget_silent(engine: Engine, environment_id: int, *, silent: float) -> None
     with writing(engine) as connection:
         gone = processes.c.seen_at < _now(connection) - timedelta(seconds=silent)
         connection.execute(sa.delete(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "serve", gone))
+
+
+def waiting_by_pipeline(connection: sa.Connection, environment_id: int) -> dict[str, int]:
+    """Return how many accepted runs have not begun, by pipeline."""
+    query = sa.select(runs.c.pipeline, sa.func.count()).where(runs.c.environment_id == environment_id, runs.c.status == "accepted", _in_flight())
+    return {row[0]: row[1] for row in connection.execute(query.group_by(runs.c.pipeline))}
 
 
 def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> list[Row]:

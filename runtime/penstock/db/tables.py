@@ -448,6 +448,7 @@ processes = Table(
     Column("ended", Boolean, nullable=False),
     Column("taken_by", String(36)),
     Column("taken_at", Moment),
+    Column("pipelines", JSON(none_as_null=True)),  # of a worker: those whose runs it performs; none known: all of them
 )
 
 audit_events = Table(

@@ -81,12 +81,17 @@ class Worker:
         """Have `run` end."""
         self._stop.set()
 
-    def run(self) -> None:
-        """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken."""
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken.
+
+        `ready` is called when runs are taken.
+        """
         host = self._host
         host.start()
         environment_id = host.environment_id
-        stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=socket.gethostname(), pid=os.getpid())
+        durable = [identifier for identifier, item in host.loaded.items() if item.durable]
+        name = socket.gethostname()
+        stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=name, pid=os.getpid(), pipelines=durable)
         self._spoke = time.monotonic()
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
@@ -94,6 +99,7 @@ class Worker:
         threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
         threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
+        ready()
         try:
             self._watch(environment_id)
         except Taken:
