@@ -468,8 +468,11 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place:
 
     run = answered.headers["X-Run-Id"]
     for headers, body in hook.received:
-        told = json.loads(body)
+        event = json.loads(body)
+        told = event["data"]
+        assert (event["type"], event["timestamp"]) == ("run.succeeded", told["ended_at"])
         assert (told["id"], told["status"], told["result"]) == (run, "succeeded", ["first", "second", "third"])
+        assert told["accepted_at"] <= told["started_at"] <= told["ended_at"]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
         assert headers["webhook-id"] == run

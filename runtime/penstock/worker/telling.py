@@ -27,7 +27,7 @@ def call_back(host: Host, accepting: Accepting, row: Row | None, document: Docum
         said = "not allowed any more"
     else:
         try:
-            status = callbacks.deliver(document["url"], target, run, as_json(told_run(row, held)))
+            status = callbacks.deliver(document["url"], target, run, as_json(callbacks.event_of(told_run(row, held))))
             said = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
             said = f"attempt {attempt}: {error}"
