@@ -170,10 +170,14 @@ def set_durable(connection: sa.Connection, run: str, **values: object) -> None:
     connection.execute(sa.update(durable_runs).where(durable_runs.c.run_id == run).values(**values))
 
 
-def recover(connection: sa.Connection, run: str, number: int, steps: int) -> int:
-    """Note that a run was taken over so many times without progress, and how many steps it had done; return the number."""
-    set_durable(connection, run, recoveries=number, steps_seen=steps)
-    return number
+def recover(connection: sa.Connection, run: str, number: int, steps: int, taken_from: str) -> bool:
+    """Note that a run was taken over so many times without progress, and how many steps it had done; return False if that is noted already.
+
+    It is noted once for each worker process that it is taken from, whoever takes it and however often that is begun.
+    """
+    counted = sa.or_(durable_runs.c.taken_from.is_(None), durable_runs.c.taken_from != taken_from)
+    query = sa.update(durable_runs).where(durable_runs.c.run_id == run, counted)
+    return bool(connection.execute(query.values(recoveries=number, steps_seen=steps, taken_from=taken_from)).rowcount)
 
 
 def find(connection: sa.Connection, run: str, *, environment_id: int | None = None) -> Row | None:
@@ -367,6 +371,11 @@ def waiting_by_pipeline(connection: sa.Connection, environment_id: int) -> dict[
     """Return how many accepted runs have not begun, by pipeline."""
     query = sa.select(runs.c.pipeline, sa.func.count()).where(runs.c.environment_id == environment_id, runs.c.status == "accepted", _in_flight())
     return {row[0]: row[1] for row in connection.execute(query.group_by(runs.c.pipeline))}
+
+
+def process_ids(connection: sa.Connection) -> set[str]:
+    """Return the ids of all processes that are there, or that were and are not taken over from yet."""
+    return set(connection.scalars(sa.select(processes.c.id)))
 
 
 def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> list[Row]:

@@ -399,6 +399,7 @@ durable_runs = Table(
     Column("run_id", RunId, primary_key=True),
     Column("recoveries", SmallInteger, nullable=False),  # without a step that ended in between
     Column("steps_seen", Integer, nullable=False, server_default="0"),  # at the last of them
+    Column("taken_from", String(36)),  # the worker process that this was last counted for
     Column("progress", JSON(none_as_null=True)),
     Column("cancelled_by", String(255)),
     Column("callback_url", Text),

@@ -125,8 +125,11 @@ class Ledger(ABC):
         """End runs: none that waits begins, and one that runs ends at its next step."""
 
     @abstractmethod
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Take runs from whoever has them, and let them go on elsewhere; those that are over stay as they are."""
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Take a run from a worker process and let it go on elsewhere; return False where that process has it no more.
+
+        Who asks late, by what it knew before, takes nothing from the worker that has the run by now.
+        """
 
     @abstractmethod
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
@@ -135,6 +138,10 @@ class Ledger(ABC):
     @abstractmethod
     def held_by(self, process: str) -> list[Held]:
         """Return the runs that a worker process has begun and not ended."""
+
+    @abstractmethod
+    def under_way(self) -> list[Held]:
+        """Return the runs that any worker process has begun and not ended."""
 
     @abstractmethod
     def forget(self, runs: Sequence[str]) -> None:

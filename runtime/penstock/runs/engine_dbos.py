@@ -112,6 +112,8 @@ class DbosLedger(Ledger):
             retry_connection_errors=False,
             system_database_pool_size=3,
         )
+        # The engine's way to take a run from one process alone; its client has no door to it, and `resume` takes it from whoever has it.
+        self._reenqueue = self._client._sys_db.reenqueue_for_recovery  # noqa: SLF001  see above; the engine's minor is pinned
 
     def enqueue(
         self,
@@ -171,10 +173,10 @@ class DbosLedger(Ledger):
         with _translated():
             self._client.cancel_workflows(list(runs))
 
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Take runs from whoever has them."""
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Take a run from a worker process that has it."""
         with _translated():
-            self._client.resume_workflows(list(runs), queue_name=queue)
+            return bool(self._reenqueue(run, [holder], queue))
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
@@ -185,6 +187,12 @@ class DbosLedger(Ledger):
         """Return the runs that a worker process has begun and not ended."""
         with _translated():
             found = self._client.list_workflows(executor_id=process, status="PENDING", load_input=False, load_output=False)
+        return [_held(item) for item in found]
+
+    def under_way(self) -> list[Held]:
+        """Return the runs that any worker process has begun and not ended."""
+        with _translated():
+            found = self._client.list_workflows(application_name=self._application, status="PENDING", load_input=False, load_output=False)
         return [_held(item) for item in found]
 
     def forget(self, runs: Sequence[str]) -> None:

@@ -65,10 +65,10 @@ class Straight(Ledger, Bench):
             if run in self._runs and not self._runs[run].held.state.over:
                 self._runs[run].held = replace(self._runs[run].held, state=State.CANCELLED, ended_at=time.time())
 
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Let runs go on."""
-        for run in runs:
-            self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Let a run go on."""
+        self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
+        return True
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id; what it did before is done again here."""
@@ -76,6 +76,10 @@ class Straight(Ledger, Bench):
 
     def held_by(self, process: str) -> list[Held]:
         """Return nothing: whoever performs is at it."""
+        return []
+
+    def under_way(self) -> list[Held]:
+        """Return nothing, as above."""
         return []
 
     def forget(self, runs: Sequence[str]) -> None:

@@ -167,6 +167,7 @@ class Worker:
                 continue
             if done:
                 stored.disappear(self._engine, dead.id)
+        self._recovery.take_strays()
 
     def _give_back_orphans(self) -> None:
         """Give back what the engine counts as ours and nobody performs: it could not be begun, or its end could not be written."""
