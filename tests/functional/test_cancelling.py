@@ -1,4 +1,4 @@
-"""A run that is cancelled, and a worker that is told to stop, leave every pause at once, and begin nothing more."""
+"""Runs of a real server that end otherwise: cancelled or handed on, they leave every pause at once; late or failed, their record says where."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from durable_kit import NOTE, StartWorker, noted, over, until, workers
 from kit import Place, Server
 
-SOON = 20  # seconds on a busy machine; the pauses that must end before are ten times as long
+SOON = 40  # seconds on a busy machine; the pauses that must end before are five times as long
 
 PLUGIN = f"""
 {NOTE}
@@ -22,6 +22,7 @@ from penstock import Call, Durable, HttpTrigger, Pipeline, Retry, call_pipeline,
 
 one = Pipeline("one", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=1))
 four = Pipeline("four", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=5))
+short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=0.5), durable=Durable(timeout=1))
 inner = Pipeline("inner", version="1.0.0", trigger=HttpTrigger(external=False, timeout=300))
 
 @step(retry=Retry(attempts=8, backoff=200, jitter=False, longest=200))
@@ -82,12 +83,32 @@ def kinds(call: Call, kind: str) -> None:
 def parent(call: Call) -> None:
     call_pipeline("one", {{"name": "child"}}, path="/slowly")
 
+def busy() -> None:
+    time.sleep(3)
+
+@short.post("/inline")
+@short.post("/durable", mode="durable")
+def late(call: Call) -> None:
+    busy()
+
+@short.post("/fails")
+@one.post("/fails", mode="durable")
+def fails(call: Call) -> None:
+    raise ValueError("made up")
+
+@four.post("/counts", mode="durable")
+def counts(call: Call) -> str:
+    call.progress(1, of=2)
+    quick("counts")
+    call.progress(2, of=2)
+    return "done"
+
 @inner.post("/")
 def within(call: Call, body: dict[str, str]) -> None:
     slowly(body["name"])
 
 @hookimpl
-def penstock_pipelines(): return [one, four, inner]
+def penstock_pipelines(): return [one, four, short, inner]
 """
 
 
@@ -116,7 +137,7 @@ def made(url: str, folder: Path) -> tuple[Place, str]:
     place = Place.make(url, folder)
     place.policy("api-key")
     place.plugin("pauses", PLUGIN)
-    place.consumer("acme", "one", "four")
+    place.consumer("acme", "one", "four", "short")
     return place, place.key("acme").key
 
 
@@ -173,6 +194,37 @@ def test_every_kind_of_pause_ends_at_once(scene: Scene) -> None:
         until(over(scene.server, location, scene.key), SOON)
 
     assert [scene.tried(f"gather {number}") for number in range(4)] == [1, 1, 0, 0]
+
+
+def test_a_waited_reply_says_what_is_told_a_moment_later(scene: Scene) -> None:
+    waited = scene.server.call("POST", "/v1/four/counts", key=scene.key, headers={"Prefer": "wait=20"})
+    time.sleep(0.5)  # the record is written by then
+    later = scene.server.call("GET", waited.headers["Location"], key=scene.key)
+
+    document = waited.json()
+    assert document == later.json()
+    assert (document["status"], document["progress"]["done"]) == ("succeeded", 2)
+    assert document["accepted_at"] <= document["started_at"] <= document["ended_at"]
+
+
+def test_at_a_time_limit_the_record_says_where_the_handler_was(scene: Scene) -> None:
+    inline = scene.server.call("POST", "/v1/short/inline", key=scene.key)
+    durable = scene.post("/v1/short/durable")
+    document = until(over(scene.server, durable, scene.key))
+
+    assert (inline.status_code, document["status"]) == (504, "timed_out")
+    for run in (inline.headers["X-Run-Id"], durable):
+        failure = until(lambda run=run: scene.shown(run).get("failure"))
+        assert (failure["type"], [frame["function"] for frame in failure["frames"]]) == ("OutOfTime", ["late", "busy"])
+        assert failure["frames"][0]["file"] == str(scene.place.folder / "plugins" / "pauses.py")
+
+
+def test_a_failure_is_logged_under_the_pipeline_s_id(scene: Scene) -> None:
+    scene.server.call("POST", "/v1/short/fails", key=scene.key)
+    until(over(scene.server, scene.post("/v1/one/fails"), scene.key))
+
+    lines = [json.loads(line) for line in scene.server.log.read_text().splitlines() if line.startswith("{") and '"pipeline failed"' in line]
+    assert [line["pipeline"] for line in lines] == ["v1/short", "v1/one"]
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ class DurableRunner:
         left: Any = self._bench.once("sleep", until)
         if left.get("out_of_time"):
             raise OutOfTime
-        self._term.stop.sleep(self._bench.pause(left["left"]))
+        self._term.stop.sleep(min(seconds, self._bench.pause(left["left"])))  # a clock that was set back makes no pause longer
 
     def pause(self, seconds: float) -> None:
         """Wait within something of the runtime's own, which is done anew where the run is taken up again."""
