@@ -213,6 +213,8 @@ def test_at_a_time_limit_the_record_says_where_the_handler_was(scene: Scene) -> 
     document = until(over(scene.server, durable, scene.key))
 
     assert (inline.status_code, document["status"]) == (504, "timed_out")
+    assert until(lambda: scene.shown(durable)["ms"]) >= 500  # its time limit is a second, counted from when it was taken from its queue
+    assert scene.server.call("GET", durable, key=scene.key).json()["ended_at"] == document["ended_at"]
     for run in (inline.headers["X-Run-Id"], durable):
         failure = until(lambda run=run: scene.shown(run).get("failure"))
         assert (failure["type"], [frame["function"] for frame in failure["frames"]]) == ("OutOfTime", ["late", "busy"])

@@ -32,6 +32,7 @@ POLL = 0.1  # seconds between two looks into a queue, where there are few of the
 PATIENT_POLL = 1.0
 FEW = 8
 SCHEDULES_POLL = 5.0
+SECOND = 1000  # milliseconds
 TICKS = 500  # that are forgotten at a time
 RAISED = "__raised__"
 TAKER = "queue-worker-"  # begins the name of the engine's thread that takes runs from a queue
@@ -232,9 +233,17 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         outcome,
         str(item.error or item.status if STATES.get(item.status) is State.BROKEN else ""),
         item.dequeued_at / 1000 if item.dequeued_at else None,
-        item.completed_at / 1000 if item.completed_at else None,
+        _ended_at(item),
         item.executor_id or "",
     )
+
+
+def _ended_at(item: Any) -> float | None:  # noqa: ANN401  the engine's type
+    """Return when a run ended. On SQLite the engine may count whole seconds; a run that ended in that of its deadline ended at it."""
+    ended, deadline = item.completed_at, item.workflow_deadline_epoch_ms
+    if not ended:
+        return None
+    return float(deadline if deadline and ended <= deadline < ended + SECOND else ended) / 1000
 
 
 @contextmanager
