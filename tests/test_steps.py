@@ -33,8 +33,9 @@ from penstock import (
     sleep,
     step,
 )
+from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime
-from penstock.runs.engine import LetGo
+from penstock.runs.engine import EngineTrouble, LetGo
 from penstock.runs.steps import side_by_side
 from penstock.testing import Runtime, a_call
 
@@ -398,6 +399,23 @@ def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
             break
         time.sleep(0.1)
     assert ended[0] - began < 6
+
+
+def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = penstock_runtime(offering(pipeline_with(lambda call: "done", mode="durable")), policy="api-key")
+    location = runtime.client(token=False).post("/v1/example/").headers["Location"]
+
+    def away(run: str) -> None:
+        raise DatabaseAway("made up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime._worker._performer, "_find", away)  # noqa: SLF001  a fault that nothing else brings about at that moment
+        with pytest.raises(EngineTrouble):
+            runtime.work()
+    runtime._runs.requeue(location.rpartition("/")[2], "", "")  # noqa: SLF001  as a worker gives back what it could not begin
+    runtime.work()
+
+    assert (runtime.client(token=False).get(location).json or {})["result"] == "done"
 
 
 def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock_runtime: Start) -> None:

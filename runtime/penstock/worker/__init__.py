@@ -276,10 +276,10 @@ class Worker:
             self._starved.pop(run, None)
         except LetGo:
             raise
-        except EngineTrouble as error:
+        except (EngineTrouble, DatabaseAway) as error:
             self._starved[run] = self._starved.get(run, 0) + 1
             self._log.error("run interrupted", run=run, error=str(error))
-            raise
+            raise EngineTrouble(str(error)) from error
         finally:
             if self._active.get(run) is active:
                 del self._active[run]
