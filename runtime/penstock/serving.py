@@ -83,12 +83,11 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None) ->
 
 
 def _not_needed(settings: Settings) -> int:
-    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be refused."""
+    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be refused, as gunicorn says."""
     try:
         if settings.strict:
             Host(settings).rehearse()
     except CannotStart as error:
-        sys.stderr.write(f"penstock: {error}\n")
         return error.exit_code
     return NOT_NEEDED
 
