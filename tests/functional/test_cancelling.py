@@ -22,7 +22,7 @@ from penstock import Call, Durable, HttpTrigger, Pipeline, Retry, call_pipeline,
 
 one = Pipeline("one", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=1))
 four = Pipeline("four", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(concurrency=5))
-short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=0.5), durable=Durable(timeout=1))
+short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=2), durable=Durable(timeout=3))
 inner = Pipeline("inner", version="1.0.0", trigger=HttpTrigger(external=False, timeout=300))
 
 @step(retry=Retry(attempts=8, backoff=200, jitter=False, longest=200))
@@ -84,7 +84,7 @@ def parent(call: Call) -> None:
     call_pipeline("one", {{"name": "child"}}, path="/slowly")
 
 def busy() -> None:
-    time.sleep(3)
+    time.sleep(6)
 
 @short.post("/inline")
 @short.post("/durable", mode="durable")
@@ -213,7 +213,7 @@ def test_at_a_time_limit_the_record_says_where_the_handler_was(scene: Scene) -> 
     document = until(over(scene.server, durable, scene.key))
 
     assert (inline.status_code, document["status"]) == (504, "timed_out")
-    assert until(lambda: scene.shown(durable)["ms"]) >= 500  # its time limit is a second, counted from when it was taken from its queue
+    assert until(lambda: scene.shown(durable)["ms"]) >= 1500  # its time limit is three seconds, counted from when it was taken from its queue
     assert scene.server.call("GET", durable, key=scene.key).json()["ended_at"] == document["ended_at"]
     for run in (inline.headers["X-Run-Id"], durable):
         failure = until(lambda run=run: scene.shown(run).get("failure"))
