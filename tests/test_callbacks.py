@@ -66,6 +66,13 @@ def test_what_is_no_url_is_undeliverable_for_good() -> None:
     assert caught.value.final
 
 
+def test_what_is_sent_has_the_members_that_standard_webhooks_recommends() -> None:
+    over = {"id": "r", "status": "timed_out", "accepted_at": "2026-01-02T03:04:05.000Z", "ended_at": "2026-01-02T03:04:06.000Z"}
+
+    assert callbacks.event_of(over) == {"type": "run.timed_out", "timestamp": "2026-01-02T03:04:06.000Z", "data": over}
+    assert callbacks.event_of({"status": "cancelled", "accepted_at": "2026-01-02T03:04:05.000Z"})["timestamp"] == "2026-01-02T03:04:05.000Z"
+
+
 def test_all_attempts_to_tell_an_end_are_forgotten_with_the_run() -> None:
     told, silent = new_run_id(), new_run_id()
 

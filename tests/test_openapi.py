@@ -374,7 +374,9 @@ def test_durable_runs_are_described_from_their_acceptance_to_their_end(document:
     told = started["callbacks"]["ended"]["{$request.query.callback_url}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert set(accepted["headers"]) == {"Location", "Retry-After"}
-    assert schema == told == started["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/WorkRun"}
+    assert told["properties"]["type"]["enum"] == [f"run.{status}" for status in ("succeeded", "failed", "refused", "timed_out", "cancelled")]
+    data = told["properties"]["data"]
+    assert schema == data == started["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/WorkRun"}
     assert run["get"]["responses"]["200"]["content"]["application/json"]["schema"] == schema
     assert found["components"]["schemas"]["WorkRun"]["allOf"] == [
         {"$ref": "#/components/schemas/Run"},

@@ -32,7 +32,7 @@ class Cellar(Straight):
         self.done: dict[str, int] = {}
 
     def begin(self, run: str, worker: str, at: float) -> None:
-        self.held[run] = Held(run, State.RUNNING, "test/v1/jobs", started_at=at)
+        self.held[run] = Held(run, State.RUNNING, "test/v1/jobs", started_at=at, holder=worker)
         self.owner[run] = worker
 
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
@@ -44,9 +44,11 @@ class Cellar(Straight):
     def held_by(self, process: str) -> list[Held]:
         return [item for run, item in sorted(self.held.items()) if self.owner[run] == process and item.state is State.RUNNING]
 
-    def requeue(self, runs: Any, queue: str) -> None:
-        for run in runs:
-            self.held[run] = replace(self.held[run], state=State.WAITING, started_at=None)
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        if (self.held[run].state, self.owner[run]) != (State.RUNNING, holder):
+            return False
+        self.held[run] = replace(self.held[run], state=State.WAITING, started_at=None)
+        return True
 
     def cancel(self, runs: Any) -> None:
         for run in runs:

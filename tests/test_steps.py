@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +33,10 @@ from penstock import (
     sleep,
     step,
 )
+from penstock.db.engine import DatabaseAway
+from penstock.errors import OutOfTime
+from penstock.runs.engine import EngineTrouble, LetGo
+from penstock.runs.steps import side_by_side
 from penstock.testing import Runtime, a_call
 
 Start = Callable[..., Runtime]
@@ -226,6 +234,97 @@ def test_a_handler_catches_a_group_of_what_its_step_raised(outcome_of: Callable[
     assert outcome_of(handler)[0] == {"odd": [7], "value": ["a"]}
 
 
+class Grade(Enum):
+    PAIR = (1, 2)
+
+
+ODD: dict[str, object] = {
+    "nan": [float("inf"), {"x": float("-inf")}],
+    "half of a character": "a\ud800b",
+    "keys": {True: 1, None: 2, (1, "\ud800"): 3, 4: 5},
+    "big": [2**80, -(2**90)],
+    "numbers": [Decimal("1.10"), Fraction(1, 3)],
+    "bytes": {"b": b"\xff"},
+    "sets": [{1, 2}, frozenset({(1, 2)})],
+    "moments": [datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, seconds=7))), timedelta(-1, 2)],
+    "enum": {"grade": Grade.PAIR},
+    "path": Path("/a/\udcff"),
+}
+
+
+def test_a_handler_gets_what_its_step_returned_whatever_that_is(outcome_of: Callable[..., Any]) -> None:
+    @step()
+    def odd(name: str) -> Any:
+        return ODD[name]
+
+    @step()
+    def mean() -> float:
+        return float("nan")
+
+    @step()
+    def means() -> list[float]:
+        return [float("nan"), 1]
+
+    def handler(call: Call) -> dict[str, object]:
+        return {"same": [name for name in ODD if odd(name) == ODD[name]], "mean": repr(mean()), "means": repr(means())}
+
+    reply, record = outcome_of(handler)
+
+    assert record["status"] == "succeeded"
+    assert (reply["same"], reply["mean"]) == (list(ODD), "nan")
+    assert reply["means"].startswith("[nan, 1")
+
+
+def test_a_reply_and_what_another_pipeline_gets_are_the_nearest_that_json_can_hold(outcome_of: Callable[..., Any]) -> None:
+    sent = {"nan": float("nan"), "text": "\ud800", True: 1, None: 2, (1, 2): 3, "big": 2**80, "set": {1}}
+
+    def inner(call: Call, body: dict[str, object]) -> dict[str, object]:
+        return body
+
+    def handler(call: Call) -> object:
+        return {"own": sent, "inner": call_pipeline("inner", sent)}
+
+    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+
+    assert record["status"] == "succeeded"
+    assert reply["own"] == reply["inner"]
+    assert reply["own"] == {"nan": None, "text": "\ufffd", "true": 1, "null": 2, "(1, 2)": 3, "big": 2**80, "set": [1]}
+
+
+def test_a_text_of_half_characters_is_replied_as_whole_ones(outcome_of: Callable[..., Any], penstock_runtime: Start) -> None:
+    runtime = penstock_runtime(offering(pipeline_with(lambda call: "a\ud800\0b")), policy="api-key")
+
+    assert runtime.client(token=False).post("/v1/example/").data == "a\ufffd\0b".encode()
+    assert outcome_of(lambda call: {"text": "\ud800"})[0] == {"text": "\ufffd"}
+
+
+@pytest.mark.parametrize(("kind", "says"), [("lock", "is nothing to reply with"), ("text", "does not fit its annotation int")])
+def test_a_result_that_can_not_be_kept_is_a_failure_of_its_step(penstock_runtime: Start, kind: str, says: str) -> None:
+    done: list[str] = []
+
+    @step()
+    def odd() -> Any:
+        done.append("lock")
+        return threading.Lock()
+
+    @step()
+    def number() -> int:
+        done.append("text")
+        return "no number"  # type: ignore[return-value]  # as a developer may write it
+
+    def handler(call: Call) -> None:
+        {"lock": odd, "text": number}[kind]()
+
+    runtime = penstock_runtime(offering(pipeline_with(handler, mode="durable")), policy="api-key")
+    runtime.client(token=False).post("/v1/example/")
+    runtime.work()
+    (run,) = runtime.runs()
+
+    (failed,) = run["steps"]
+    assert (run["status"], failed.failed, done) == ("failed", True, [kind])
+    assert says in failed.attempts[-1].error
+
+
 def test_progress_is_numbers_and_a_note_of_whole_characters(outcome_of: Callable[..., Any]) -> None:
     def handler(call: Call) -> str:
         with pytest.raises(TypeError, match="takes numbers"):
@@ -302,6 +401,59 @@ def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
     assert ended[0] - began < 6
 
 
+def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = penstock_runtime(offering(pipeline_with(lambda call: "done", mode="durable")), policy="api-key")
+    location = runtime.client(token=False).post("/v1/example/").headers["Location"]
+
+    def away(run: str) -> None:
+        raise DatabaseAway("made up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime._worker._performer, "_find", away)  # noqa: SLF001  a fault that nothing else brings about at that moment
+        with pytest.raises(EngineTrouble):
+            runtime.work()
+    runtime._runs.requeue(location.rpartition("/")[2], "", "")  # noqa: SLF001  as a worker gives back what it could not begin
+    runtime.work()
+
+    assert (runtime.client(token=False).get(location).json or {})["result"] == "done"
+
+
+def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock_runtime: Start) -> None:
+    done: list[str] = []
+    over = threading.Event()
+
+    @step(retry=Retry(attempts=1000, backoff=0.05, jitter=False, longest=0.05))
+    def again() -> None:
+        done.append("again")
+        raise ConnectionError
+
+    @step()
+    def more() -> None:
+        done.append("more")
+
+    def handler(call: Call) -> None:
+        try:
+            for work in (again, more, partial(gather, partial(more)), partial(call_pipeline, "later", wait=False)):
+                with pytest.raises((PipelineError, ConnectionError, OutOfTime)):
+                    work()
+                time.sleep(max(0.0, call.remaining()))
+        finally:
+            over.set()
+
+    late = pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.4))
+    runtime = penstock_runtime(offering(late, pipeline_with(lambda call: None, mode="durable", name="later")), policy="api-key")
+
+    answered = runtime.client(token=False).post("/v1/example/")
+    tried = len(done)
+    time.sleep(0.3)
+
+    assert answered.status_code in {500, 504}
+    assert over.wait(20)
+    assert "more" not in done
+    assert len(done) == tried
+    assert [run["pipeline"] for run in runtime.runs()] == ["v1/example"]
+
+
 def test_steps_run_side_by_side_and_come_back_in_order(outcome_of: Callable[..., Any]) -> None:
     together = threading.Barrier(3, timeout=10)
 
@@ -340,6 +492,21 @@ def test_of_steps_side_by_side_all_end_and_the_first_failure_is_raised(outcome_o
     reply, _ = outcome_of(handler)
 
     assert reply == {"failed": "no 1", "done": [0, 3]}
+
+
+def test_where_one_of_steps_side_by_side_is_to_stop_no_further_one_begins() -> None:
+    begun: list[int] = []
+
+    def call(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            raise LetGo
+        raise ValueError(number)
+
+    with pytest.raises(LetGo):
+        side_by_side([partial(call, number) for number in range(4)], 1)
+
+    assert begun == [0, 1]
 
 
 def test_a_step_within_a_step_is_part_of_it(outcome_of: Callable[..., Any]) -> None:

@@ -40,6 +40,11 @@ class Refusal(PenstockError):
         self.headers = tuple(headers)
         self.extra = dict(extra or {})
 
+    def document(self, run: str | None) -> dict[str, object]:
+        """Return the problem document (RFC 9457) that its caller receives."""
+        known: dict[str, object] = {**self.extra, "type": self.code, "title": self.title, "status": self.status, "detail": self.detail}
+        return known if run is None else known | {"run": run}
+
 
 class PipelineError(Refusal):
     """Raised by a handler that refuses a call on purpose.

@@ -12,6 +12,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -38,7 +39,9 @@ from penstock.logs import Sparing
 from penstock.plugins import Plugins, load_plugins
 from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
+from penstock.runs.attendance import Attendance
 from penstock.runs.engine import Ledger, Queue
+from penstock.runs.failures import Clean, without
 from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.runs.idempotency import Replies
 from penstock.runs.ids import new_run_id
@@ -120,6 +123,7 @@ class Host:
         self.ledger: Ledger | None = None
         self.accepting: Accepting | None = None
         self.asking: Asking | None = None
+        self.attendance = Attendance()
         self.fork: int | None = None
         self._process: str | None = None
         self._gates_version = -1
@@ -273,6 +277,7 @@ class Host:
             self.sensitive,
             lambda: access.environment.record_bodies,
             finish=self.accepting.finish_in if self.accepting is not None else noted,
+            clean=self.cleaner,
         )
 
     @property
@@ -283,6 +288,17 @@ class Host:
     def sensitive(self, pipeline: Pipeline) -> Sensitive:
         """Return what is hidden of a pipeline's bodies: what its developer says, and what operators do."""
         return Sensitive.of(pipeline.sensitive | self._access().sensitive)
+
+    def cleaner(self, pipeline: Pipeline) -> Clean:
+        """Return what takes out of a text whatever this process knows to be secret: tokens, secrets, keys and sensitive fields."""
+        sensitive, secrets = self.sensitive(pipeline), self._known_secrets()
+        return lambda text: sensitive.text(without(secrets, text))
+
+    def _known_secrets(self) -> list[str]:
+        settings = self.settings
+        urls = (urlsplit(url).password for url in (settings.database_url, settings.rate_limit_url))
+        known = (*settings.secret_keys, *urls, settings.oidc.client_secret if settings.oidc is not None else None)
+        return [secret for secret in known if secret] + [stored.value.reveal() for stored in self._access().secrets.values()]
 
     @property
     def queues(self) -> list[Queue]:
@@ -418,6 +434,7 @@ class Host:
                 self.catch_up(engine)
                 if self.marks is not None:
                     self.marks.flush()
+                self._attend(engine)
                 if not reachable:
                     self.log.info("database back")
                     reachable = True
@@ -440,6 +457,12 @@ class Host:
         engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
+
+    def _attend(self, engine: Engine) -> None:
+        """See whether accepted runs have a worker, where this process answers calls; what can't be read now is read later."""
+        if self._process is not None and self.accepting is not None:
+            with suppress(PenstockError):
+                self.attendance.look(engine, self.environment_id)
 
     def _due(self) -> bool:
         now = time.time()
@@ -520,6 +543,8 @@ class Host:
         }
         if self.limiter is not None and self.limiter.away:
             checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+        if self.accepting is not None:
+            checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
         ready = checks["database"] == checks["snapshot"] == "ok" and bool(self.plugins.loaded)
         if not self.plugins.loaded:
             checks["plugins"] = "none loaded"

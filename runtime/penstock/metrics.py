@@ -38,8 +38,16 @@ class _Metrics:
         self.dropped = counter("records_dropped", "Records of runs that were not written, for too many waited.")
         self.uncounted = counter("calls_uncounted", "Calls that passed their rates uncounted, for the storage was away.")
         self.taken_over = counter("runs_taken_over", "Durable runs that were taken over from a worker that had ended.")
+        self.waiting = self._gauge("runs_waiting", "Accepted durable runs that have not begun.", ("pipeline",))
+        self.unattended = self._gauge("runs_unattended", "Of these, those that no living worker has the pipeline of.", ("pipeline",))
+        self.workers = self._gauge("workers", "Worker processes that are alive.")
         says = "How old the oldest view of access is."
         self.age = Gauge("penstock_snapshot_age_seconds", says, registry=self.registry, multiprocess_mode="livemax")
+
+    def _gauge(self, name: str, says: str, labels: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  with labels or without
+        from prometheus_client import Gauge  # noqa: PLC0415  see above
+
+        return Gauge(f"penstock_{name}", says, labels, registry=self.registry, multiprocess_mode="livemostrecent")
 
 
 @functools.cache
@@ -74,6 +82,17 @@ def uncounted() -> None:
 def taken_over() -> None:
     """Count a run that was taken over."""
     _made().taken_over.inc()
+
+
+def waiting(pipeline: str, runs: int, unattended: int) -> None:
+    """Note how many accepted runs of a pipeline have not begun, and how many of them have no worker."""
+    _made().waiting.labels(pipeline).set(runs)
+    _made().unattended.labels(pipeline).set(unattended)
+
+
+def workers(number: int) -> None:
+    """Note how many worker processes are alive."""
+    _made().workers.set(number)
 
 
 def aged(seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +21,17 @@ from penstock.runs.accepting import Wanted
 from penstock.runs.durable import DurableRunner, Given, refusal_of
 from penstock.runs.engine import Document, Interrupted
 from penstock.runs.engine import State as Far
+from penstock.runs.failures import Failure, failure_of
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
+from penstock.runs.plain import as_json
 from penstock.runs.records import Exchange, Record, status_of
-from penstock.runs.replies import Answer, answer, encode
+from penstock.runs.replies import Answer, answer
 from penstock.runs.routes import Routes
+from penstock.runs.showing import PROBLEM
 from penstock.runs.steps import Inline
+from penstock.runs.values import encode_json
 
 SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
 DEEPEST = 16  # pipelines that start one another
@@ -82,6 +87,13 @@ def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answe
         runner.reset(token)
 
 
+def why_failed(error: BaseException, endpoint: Endpoint) -> Failure | None:
+    """Return why a handler failed, for its record; None where it refused its call, which is no failure."""
+    if isinstance(error, Refusal) and error.status < 500:  # noqa: PLR2004  the least status of a fault of ours
+        return None
+    return failure_of(error, endpoint.route.handler)
+
+
 def client_of(run: str, deadline: float, traceparent: str | None) -> Callable[[], Client]:
     """Return what makes the HTTP client of a run, when it is first asked for."""
     return lambda: Client(run, deadline, trace_of(traceparent, run))
@@ -131,7 +143,7 @@ class Starter:
             context.started += 1
             own = context.call.run
             made = derived_run_id(millis_of(own), own, "child", context.started)
-            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode(body))
+            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode_json(body))
             if endpoint.route.durable:
                 return self._start_durable(context, run, child, wait=wait)
             if not wait:
@@ -215,24 +227,28 @@ class Starter:
         """Run a handler and record it; return its reply, or how it refused or failed."""
         began = time.monotonic()
         outcome: Answer | Refusal = failed()
+        failure: Failure | None = None
         try:
             outcome = handle(endpoint, call, run)
         except Refusal as error:
             outcome = error
+            failure = why_failed(error, endpoint)
         except Interrupted:
             raise
         except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the process
-            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.name, run=call.run, error=type(error).__name__)
+            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.id, run=call.run, error=type(error).__name__)
+            failure = why_failed(error, endpoint)
         finally:
             call.end()
         recorder = self._host.recorder
         if recorder is None:
             return outcome
         refused = outcome if isinstance(outcome, Refusal) else None
-        status, reply = (refused.status, b"") if refused is not None else (outcome[0], outcome[2])  # type: ignore[index]  # it is an answer
+        status = refused.status if refused is not None else outcome[0]  # type: ignore[index]  # it is an answer
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, JSON, reply)
+            answered = (PROBLEM, as_json(refused.document(call.run))) if refused is not None else (JSON, outcome[2])  # type: ignore[index]  # the same
+            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, *answered)
         recorder.over(
             Record(
                 call.run,
@@ -248,6 +264,7 @@ class Starter:
                 run.steps or None,
                 kept,
                 redelivers,
+                failure,
             )
         )
         return outcome
@@ -288,22 +305,19 @@ class Starter:
         # The id is what the step left: a run that was started again from a later step has its child from the run before.
         left = run.once(f"call_pipeline {identifier}", accept)
         started = left if isinstance(left, str) else child.run
-        return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome) if wait else started
+        return run.once(f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome) if wait else started
 
-    def _wait(self, run: str, deadline: float) -> Document:
-        """Return how a run ended. Raises OutOfTime where that comes too late."""
+    def _wait(self, child: str, run: Inline | DurableRunner) -> Document:
+        """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where that one is to stop."""
         ledger = self._host.ledger
-        looks = iter((*LOOK, *[LOOK[-1]] * 1_000_000))
+        looks = itertools.chain(LOOK, itertools.repeat(LOOK[-1]))
         while ledger is not None:
-            held = ledger.look([run], outcomes=True).get(run)
+            held = ledger.look([child], outcomes=True).get(child)
             if held is not None and held.state is Far.DONE and held.outcome is not None:
                 return held.outcome
             if held is None or held.state.over:
-                raise PipelineError(500, "Not ended well", f"The run {run} was cancelled, or could not go on.")
-            pause = next(looks)
-            if time.monotonic() + pause >= deadline:
-                break
-            time.sleep(pause)
+                raise PipelineError(500, "Not ended well", f"The run {child} was cancelled, or could not go on.")
+            run.pause(next(looks))
         raise OutOfTime
 
 

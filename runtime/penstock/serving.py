@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,8 @@ NOT_NEEDED = 0
 STOPPED = 143  # as a shell says of what was told to stop
 TAKEN = 75  # EX_TEMPFAIL
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
+LOOK = 0.2  # seconds between two looks at a worker
+LONGEST_START = 120.0  # seconds in which a worker that replaces another must take runs
 STEADY = 60.0  # seconds after which a worker's end is no sign of trouble
 PDEATHSIG = 1  # prctl's: what a child is sent when its parent dies
 TO_GUNICORN = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)
@@ -48,19 +51,26 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
 
 
-def work(settings: Settings, *, if_needed: bool) -> int:
-    """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers."""
+def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None) -> int:
+    """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers.
+
+    A byte is written to `ready_fd` once runs are taken.
+    """
     logs.configure(settings)
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)
     from penstock.runs.engine_dbos import DbosBench  # noqa: PLC0415  what only serves need not load it
 
     worker = Worker(Host(settings), DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
-        return NOT_NEEDED
+        return _not_needed(settings)
     for number in ENDING:
         signal.signal(number, lambda *_: worker.stop())
+    # Who started it under `penstock serve` decides on a reload; by itself it ends in order, and whoever keeps it starts it anew.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if if_needed else lambda *_: worker.stop())
     code = 0 if not if_needed else STOPPED
     try:
-        worker.run()
+        worker.run(ready=lambda: _say_ready(ready_fd))
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
         code = error.exit_code
@@ -72,15 +82,134 @@ def work(settings: Settings, *, if_needed: bool) -> int:
     os._exit(code)  # threads of runs that did not end in time would be waited for
 
 
+def _not_needed(settings: Settings) -> int:
+    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be refused, as gunicorn says."""
+    try:
+        if settings.strict:
+            Host(settings).rehearse()
+    except CannotStart as error:
+        return error.exit_code
+    return NOT_NEEDED
+
+
+def _say_ready(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        with suppress(OSError):
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+
+
+class Child:
+    """A worker process, and the pipe by which it says that it takes runs."""
+
+    def __init__(self) -> None:
+        self._ready, ready = os.pipe()
+        command = [*WORKER, "--ready-fd", str(ready)]
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(command, pass_fds=(ready,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+        os.close(ready)
+
+    def ended(self) -> int | None:
+        """Return its exit code once it has ended."""
+        return self.process.poll()
+
+    def ready(self, seconds: float) -> bool:
+        """Say whether it takes runs, and wait so long for that; one that has ended takes none."""
+        told, _, _ = select.select([self._ready], [], [], seconds)
+        return bool(told) and os.read(self._ready, 1) == b"1"
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def close(self) -> int:
+        """Wait for its end, and return its exit code."""
+        code = self.process.wait()
+        os.close(self._ready)
+        return code
+
+
+class Keeper:
+    """Keeps one worker running: one that ends is started again, and at a reload it is replaced once its successor takes runs.
+
+    A successor that can't start leaves it as it is: that is what gunicorn does with its own workers.
+    """
+
+    def __init__(self, ending: threading.Event) -> None:
+        self._ending = ending
+        self._again = threading.Event()
+        self._children: list[Child] = []
+
+    def reload(self) -> None:
+        """Replace the worker, or start one that was not needed before."""
+        self._again.set()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the worker, and to its successor where there is one."""
+        self._again.set()  # it may be waiting
+        for child in list(self._children):
+            child.send(number)
+
+    def run(self) -> None:
+        """Keep a worker running until the end."""
+        pause = FIRST_PAUSE
+        while not self._ending.is_set():
+            self._again.clear()
+            child = self._start()
+            while (code := child.ended()) is None:
+                if self._again.wait(LOOK) and not self._ending.is_set():
+                    self._again.clear()
+                    child = self._succeeded(child)
+                elif self._ending.is_set():
+                    code = self._close(child)
+            if child in self._children:
+                self._close(child)
+            if code == NOT_NEEDED:
+                self._again.wait()
+            elif not self._ending.is_set():
+                pause = FIRST_PAUSE if time.monotonic() - child.began > STEADY else min(pause * 2, LONGEST_PAUSE)
+                self._again.wait(pause)
+
+    def _start(self) -> Child:
+        child = Child()
+        self._children.append(child)
+        if self._ending.is_set():
+            child.send(signal.SIGTERM)
+        return child
+
+    def _close(self, child: Child) -> int:
+        code = child.close()
+        self._children.remove(child)
+        return code
+
+    def _succeeded(self, child: Child) -> Child:
+        """Start a worker beside the one that there is; return the one that stays."""
+        successor = self._start()
+        until = successor.began + LONGEST_START
+        while successor.ended() is None and time.monotonic() < until and not self._ending.is_set():
+            if successor.ready(LOOK):
+                child.send(signal.SIGTERM)
+                self._close(child)
+                return successor
+        if successor.ended() == NOT_NEEDED:
+            child.send(signal.SIGTERM)
+            self._close(child)
+            return successor
+        successor.send(signal.SIGTERM if self._ending.is_set() else signal.SIGKILL)
+        self._close(successor)
+        if not self._ending.is_set():
+            sys.stderr.write("penstock: not reloaded: the durable worker goes on with what it has\n")
+        return child
+
+
 class Supervisor:
-    """Starts the processes, hands signals on to them, and starts workers again that ended by themselves."""
+    """Starts the processes, hands signals on to them, and ends with gunicorn."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
         self._gunicorn: subprocess.Popen[bytes] | None = None
-        self._children: set[subprocess.Popen[bytes]] = set()
         self._ending = threading.Event()
-        self._again = threading.Event()
+        self._keepers = [Keeper(self._ending) for _ in range(workers)]
 
     def run(self) -> int:
         """Serve until gunicorn ends, and return its exit code."""
@@ -90,53 +219,29 @@ class Supervisor:
         for number in TO_GUNICORN:
             signal.signal(number, self._pass_on)
         self._gunicorn = subprocess.Popen(GUNICORN, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-        keepers = [threading.Thread(target=self._keep, daemon=True) for _ in range(self._workers)]
-        for keeper in keepers:
-            keeper.start()
+        threads = [threading.Thread(target=keeper.run, daemon=True) for keeper in self._keepers]
+        for thread in threads:
+            thread.start()
         code = self._gunicorn.wait()
         self._ending.set()
-        for child in list(self._children):
-            self._send(child, signal.SIGTERM)
-        for keeper in keepers:
-            keeper.join()
+        for keeper in self._keepers:
+            keeper.send(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
         return code if code >= 0 else 128 - code
 
-    def _keep(self) -> None:
-        """Keep one worker running. One that is not needed ends, and is tried again at a reload."""
-        pause = FIRST_PAUSE
-        while not self._ending.is_set():
-            self._again.clear()
-            began = time.monotonic()
-            child = subprocess.Popen(WORKER, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-            self._children.add(child)
-            if self._ending.is_set():
-                self._send(child, signal.SIGTERM)
-            code = child.wait()
-            self._children.discard(child)
-            if code == NOT_NEEDED and not self._again.is_set():
-                while not self._again.wait(0.5) and not self._ending.is_set():
-                    pass
-            elif code != NOT_NEEDED:
-                pause = FIRST_PAUSE if time.monotonic() - began > STEADY else min(pause * 2, LONGEST_PAUSE)
-                self._ending.wait(pause)
-
-    @staticmethod
-    def _send(child: subprocess.Popen[bytes], number: int) -> None:
-        with suppress(ProcessLookupError):
-            child.send_signal(number)
-
-    def _end(self, number: int, _frame: FrameType | None) -> None:
+    def _end(self, number: int, frame: FrameType | None) -> None:
         self._ending.set()
-        for child in ([self._gunicorn] if self._gunicorn else []) + list(self._children):
-            self._send(child, number)
+        self._pass_on(number, frame)
+        for keeper in self._keepers:
+            keeper.send(number)
 
-    def _reload(self, number: int, _frame: FrameType | None) -> None:
-        self._again.set()
-        for child in list(self._children):
-            self._send(child, signal.SIGTERM)
-        if self._gunicorn is not None:
-            self._send(self._gunicorn, number)
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        for keeper in self._keepers:
+            keeper.reload()
+        self._pass_on(number, frame)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         if self._gunicorn is not None:
-            self._send(self._gunicorn, number)
+            with suppress(ProcessLookupError):
+                self._gunicorn.send_signal(number)

@@ -45,6 +45,8 @@ def shop() -> SimpleNamespace:
     def order(call: Call, body: dict[str, object]) -> object:
         if "refuse" in body:
             raise PipelineError(409, "No", f"Not {EVIL}")
+        if "fail" in body:
+            raise ValueError(f"made up {EVIL}")
         return {"charged": charge(12), "note": EVIL}
 
     @jobs.post("/", mode="durable")
@@ -182,6 +184,16 @@ class TestOneRun:
         assert bars[0][1] + bars[0][2] <= bars[1][1]  # the second attempt begins when the first is over
         assert all(x >= 0 and x + width <= 100.01 for _, x, width in bars)
 
+    def test_why_it_failed_and_where_in_the_plugin_is_there(self, runtime: Runtime) -> None:
+        run = call(runtime, json={"fail": 1})
+        engine_of(runtime)
+
+        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+
+        assert "Raised ValueError : made up" in words_of(page)
+        assert f"{__file__}:" in words_of(page)
+        assert EVIL not in page
+
     def test_what_was_hidden_of_its_bodies_is_not_there(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
@@ -193,7 +205,12 @@ class TestOneRun:
         assert "4111" not in said
 
     def test_nothing_that_was_sent_or_raised_becomes_markup(self, runtime: Runtime) -> None:
-        runs = [call(runtime, json={EVIL: EVIL, "refuse": 1}), call(runtime, json={"a": EVIL}), call(runtime, "/v1/jobs/", json={"a": EVIL})]
+        runs = [
+            call(runtime, json={EVIL: EVIL, "refuse": 1}),
+            call(runtime, json={"fail": EVIL}),
+            call(runtime, json={"a": EVIL}),
+            call(runtime, "/v1/jobs/", json={"a": EVIL}),
+        ]
         runtime.work()
         vic = Hand.of(runtime, "vic")
         pages = [vic.get(f"/runs/{run}").text for run in runs] + [

@@ -50,7 +50,7 @@ def commands(group: click.Group, words: str) -> Iterator[tuple[str, str]]:
 
 def parameters(command: click.Command) -> Iterator[str]:
     for parameter in command.params:
-        if "--format" in parameter.opts:
+        if "--format" in parameter.opts or getattr(parameter, "hidden", False):
             continue
         if isinstance(parameter, click.Argument):
             name = (parameter.metavar or (parameter.name or "")).upper() + ("…" if parameter.nargs == -1 else "")

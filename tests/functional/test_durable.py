@@ -7,22 +7,19 @@ import hmac
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from kit import Place, Server
+from durable_kit import Serve, StartWorker, noted, over, until, workers
+from kit import Place
 
 from penstock.host import open_dbos
-
-Serve = Callable[..., Server]
 
 PLUGIN = """
 import os, time
@@ -138,43 +135,10 @@ def made(url: str, folder: Path) -> Place:
 
 
 @pytest.fixture
-def worker() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def worker() -> Iterator[StartWorker]:
     """Start worker processes; they end with the test."""
-    with ExitStack() as stack:
-
-        def start(place: Place, **more: str) -> subprocess.Popen[bytes]:
-            log = stack.enter_context((place.folder / f"worker-{time.monotonic_ns()}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "worker"], env=place.environ(**more), stdout=log, stderr=log, cwd=place.folder
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
+    with workers() as start:
         yield start
-
-
-def noted(place: Place) -> list[str]:
-    path = place.folder / "plugins" / "noted"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def until(says: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is so, and return it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := says():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not come")
-
-
-def over(server: Server, location: str, key: str) -> Callable[[], dict[str, Any] | None]:
-    def look() -> dict[str, Any] | None:
-        document: dict[str, Any] = server.call("GET", location, key=key).json()
-        return document if document["status"] not in {"accepted", "running"} else None
-
-    return look
 
 
 def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Serve) -> None:
@@ -191,9 +155,7 @@ def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Ser
     assert (shown.returncode, shown.stdout.count("█") > 3) == (0, True)
 
 
-def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
-    place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(place: Place, serve: Serve, worker: StartWorker) -> None:
     key = place.key("acme").key
     server = serve(place)
     first = worker(place)
@@ -218,7 +180,7 @@ def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_i
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
 
 
-def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -233,9 +195,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, se
     assert server.call("GET", location, key=key).json()["status"] == "succeeded"
 
 
-def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
-    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -284,9 +244,7 @@ def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(sqlite_place
     assert [document["status"] for document in others] == ["succeeded"] * 2
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
-    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -360,7 +318,7 @@ def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_pla
     assert again["result"] == first["result"]
 
 
-def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: StartWorker) -> None:
     other = place.folder / "other"
     other.mkdir()
     (other / "lame.py").write_text(PLUGIN.replace(", clock]", "]"))
@@ -407,7 +365,7 @@ def test_a_run_that_takes_too_long_is_timed_out(sqlite_place: Place, serve: Serv
     assert (document["status"], document["problem"]["type"]) == ("timed_out", "timed-out")
 
 
-def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: StartWorker) -> None:
     key = place.key("acme").key
     server = serve(place)
     for _ in range(2):
@@ -446,7 +404,7 @@ def test_environments_of_one_database_perform_their_own_runs(place: Place, serve
         assert other.call("GET", answered.headers["Location"], key=keys["prod" if env == "test" else "test"]).status_code == 404
 
 
-def test_a_tick_is_one_run_over_all_workers(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_tick_is_one_run_over_all_workers(place: Place, worker: StartWorker) -> None:
     for _ in range(2):
         worker(place)
 
@@ -510,9 +468,12 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place:
 
     run = answered.headers["X-Run-Id"]
     for headers, body in hook.received:
-        told = json.loads(body)
+        event = json.loads(body)
+        told = event["data"]
+        assert (event["type"], event["timestamp"]) == ("run.succeeded", told["ended_at"])
         assert (told["id"], told["status"], told["result"]) == (run, "succeeded", ["first", "second", "third"])
         assert told["url"] == answered.headers["Location"] == f"https://api.example.com/x/v1/jobs/runs/{run}"
+        assert told["accepted_at"] <= told["started_at"] <= told["ended_at"]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
         assert headers["webhook-id"] == run

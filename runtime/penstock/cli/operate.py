@@ -46,12 +46,13 @@ def serve(
 @click.command()
 @env_option
 @click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
+@click.option("--ready-fd", type=int, hidden=True, help="Write a byte to this file descriptor once runs are taken.")
 @pass_context
-def worker(context: Context, environment: str | None, if_needed: bool) -> int:
+def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None) -> int:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
-    return serving.work(context.settings, if_needed=if_needed)
+    return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd)
 
 
 @click.command()

@@ -18,16 +18,19 @@ from rich.text import Text
 from penstock.access import callbacks, sensitive
 from penstock.access.find import environment_row
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
+from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
 from penstock.db.rows import Reader
 from penstock.errors import Mistaken
+from penstock.host import Loaded
 from penstock.runs import operating
+from penstock.runs.failures import Failure
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
 from penstock.runs.showing import attempts_of, span_of
 from penstock.runs.steps import StepRecord
-from penstock.runs.ticks import tick_id
+from penstock.runs.ticks import schedule_name, tick_id
 from penstock.steering import identifiers
 
 COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
@@ -116,12 +119,22 @@ def _print_run(shown: dict[str, Any]) -> None:
             continue
         head.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
     console.print(head)
+    if shown["failure"]:
+        _print_failure(console, shown["failure"])
     if shown["steps"]:
         console.print(_waterfall(shown["steps"], console.width))
     for child in shown["children"]:
         console.print(Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}"))
     if shown["bodies"]:
         console.print_json(data=shown["bodies"])
+
+
+def _print_failure(console: Console, failure: Failure, because: str = "failed with") -> None:
+    console.print(Text.assemble((because, "dim"), " ", (f"{failure.type}: {failure.text}", "red")))
+    for frame in failure.frames:
+        console.print(Text(f"  {frame.file}:{frame.line} in {frame.function}"))
+    for cause in failure.causes:
+        _print_failure(console, cause, "because of")
 
 
 def _waterfall(steps: list[StepRecord], width: int) -> Table:
@@ -171,7 +184,7 @@ def runs_follow(context: Context, run: str) -> int:
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_cancel(context: Context, run: str) -> None:
-    """End a durable run, and those that it started; one that is under way ends at its next step."""
+    """Cancel a durable run, and those that it started: a pause ends at once, and no attempt and no step begins any more."""
     context.steering.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
 
@@ -215,24 +228,31 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     rows = []
     with reading(context.engine) as connection:
         environment_row(Reader(connection), name)
-        for identifier, item in sorted(context.host.loaded.items()):
-            for schedule in item.pipeline.schedules if not item.broken else ():
-                ticks = croniter(schedule.cron, datetime.now(ZoneInfo(schedule.timezone)), second_at_beginning=True)
-                last: datetime = ticks.get_prev(datetime)
-                run = stored.find(connection, tick_id(name, identifier, schedule, last))
-                rows.append(
-                    {
-                        "pipeline": identifier,
-                        "cron": schedule.cron,
-                        "timezone": schedule.timezone,
-                        "missed": schedule.missed,
-                        "next": croniter(schedule.cron, datetime.now(ZoneInfo(schedule.timezone)), second_at_beginning=True).get_next(datetime),
-                        "last": last.astimezone(UTC),
-                        "became": run["status"] if run is not None else None,
-                        "run": run["id"] if run is not None else None,
-                    }
-                )
+    declared = [(identifier, schedule) for identifier, item in sorted(context.host.loaded.items()) for schedule in _schedules_of(item)]
+    fired = context.steering.ledger(name).fired() if declared else {}
+    for identifier, schedule in declared:
+        now = datetime.now(ZoneInfo(schedule.timezone))
+        last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)
+        with reading(context.engine) as connection:
+            run = stored.find(connection, tick_id(name, identifier, schedule, last))
+        known = run is not None or schedule_name(name, identifier, schedule) in fired  # else it may be younger than that tick
+        rows.append(
+            {
+                "pipeline": identifier,
+                "cron": schedule.cron,
+                "timezone": schedule.timezone,
+                "missed": schedule.missed,
+                "next": croniter(schedule.cron, now, second_at_beginning=True).get_next(datetime),
+                "last": last.astimezone(UTC) if known else None,
+                "became": run["status"] if run is not None else None,
+                "run": run["id"] if run is not None else None,
+            }
+        )
     show(rows, form, ("pipeline", "cron", "timezone", "missed", "next", "last", "became", "run"), empty="no schedules")
+
+
+def _schedules_of(item: Loaded) -> tuple[Schedule, ...]:
+    return () if item.broken else item.pipeline.schedules
 
 
 @click.group("sensitive-fields")

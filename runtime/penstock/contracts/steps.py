@@ -106,7 +106,7 @@ class Step(Generic[P, R]):
 def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Make a function a step: `@step(retry=Retry(attempts=4), timeout=5)`.
 
-    In a durable run its result is kept, as JSON of its return annotation, and a run that is taken up again does not run it a second
+    In a durable run its result is kept, and read again as its return annotation says; a run that is taken up again does not run it a second
     time; so what has an effect belongs into a step, and what stands between steps must come out the same each time.
 
     Args:

@@ -18,16 +18,17 @@ UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
 NEAR = 200  # runs: more are not accepted at the same moment
 BACKLOG = 0x70656E  # names our locks on PostgreSQL
+DETAILS = ("steps", "bodies", "failure")
 COLUMNS = tuple(column.name for column in runs.c)
 LARGEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608  our own names
-_INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT_DETAIL = "INSERT INTO run_details (run_id, steps, bodies, failure) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _IDS = tuple(COLUMNS.index(name) for name in ("id", "parent", "redelivers"))
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a durable run ended: what is None is not known. `steps` and `bodies` are as they are kept."""
+    """How a durable run ended: what is None is not known. `steps`, `bodies` and `failure` are as they are kept."""
 
     run: str
     status: str
@@ -37,10 +38,13 @@ class End:
     detail: str | None = None
     steps: bytes | None = None
     bodies: bytes | None = None
+    failure: bytes | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None  # where `micros` is not known; now where neither is
 
 
 RunValues = tuple[Any, ...]
-DetailValues = tuple[str, bytes | None, bytes | None]
+DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 
 
 def record(engine: Engine, made: Sequence[RunValues], details: Sequence[DetailValues]) -> None:
@@ -118,21 +122,41 @@ def start(connection: sa.Connection, began: Sequence[tuple[str, datetime]]) -> N
 
 def finish(connection: sa.Connection, ends: Sequence[End]) -> list[dict[str, Any]]:
     """Note how durable runs ended, each once; return those of which it was not known yet, each with its status and where its end is to be told."""
-    known = sa.select(runs.c.id, runs.c.consumer_id, durable_runs.c.callback_url).join(durable_runs, durable_runs.c.run_id == runs.c.id)
+    known = sa.select(runs.c.id, runs.c.consumer_id, runs.c.started_at, durable_runs.c.callback_url).join(
+        durable_runs, durable_runs.c.run_id == runs.c.id
+    )
     known = known.where(runs.c.id.in_([end.run for end in ends]), _qualified_in_flight()).with_for_update(of=runs)
     found = {row["id"]: row for row in connection.execute(known).mappings()}
     first = {end.run: end for end in reversed(ends)}
     fresh = [end for run, end in first.items() if run in found]
     if not fresh:
         return []
-    names = ("status", "http_status", "micros", "problem", "detail")
-    query = sa.update(runs).where(runs.c.id == sa.bindparam("run")).values({name: sa.bindparam(f"new_{name}") for name in names})
-    connection.execute(query, [{"run": end.run, **{f"new_{name}": getattr(end, name) for name in names}} for end in fresh])
-    details = [{"run_id": end.run, "steps": end.steps, "bodies": end.bodies} for end in fresh if end.steps is not None or end.bodies is not None]
+    names = ("status", "http_status", "problem", "detail")
+    moments = [_span(end, found[end.run]["started_at"]) for end in fresh]
+    query = (
+        sa.update(runs)
+        .where(runs.c.id == sa.bindparam("run"))
+        .values({name: sa.bindparam(f"new_{name}", type_=runs.c[name].type) for name in (*names, "started_at", "micros")})
+    )
+    values = [
+        {"run": end.run, "new_started_at": started, "new_micros": micros, **{f"new_{name}": getattr(end, name) for name in names}}
+        for end, (started, micros) in zip(fresh, moments, strict=True)
+    ]
+    connection.execute(query, values)
+    details = [{"run_id": end.run, **{name: getattr(end, name) for name in DETAILS}} for end in fresh]
+    details = [detail for detail in details if any(detail[name] is not None for name in DETAILS)]
     if details:
         connection.execute(sa.delete(run_details).where(run_details.c.run_id.in_([detail["run_id"] for detail in details])))
         connection.execute(sa.insert(run_details), details)
     return [{**found[end.run], "status": end.status} for end in fresh]
+
+
+def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | None]:
+    """Return when a run began, as far as it is known, and how long it took."""
+    started = end.started_at or started
+    if started is None or end.micros is not None:
+        return started, end.micros
+    return started, max(0, ((end.ended_at or datetime.now(UTC)) - started) // timedelta(microseconds=1))
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:
@@ -146,16 +170,20 @@ def set_durable(connection: sa.Connection, run: str, **values: object) -> None:
     connection.execute(sa.update(durable_runs).where(durable_runs.c.run_id == run).values(**values))
 
 
-def recover(connection: sa.Connection, run: str, number: int, steps: int) -> int:
-    """Note that a run was taken over so many times without progress, and how many steps it had done; return the number."""
-    set_durable(connection, run, recoveries=number, steps_seen=steps)
-    return number
+def recover(connection: sa.Connection, run: str, number: int, steps: int, taken_from: str) -> bool:
+    """Note that a run was taken over so many times without progress, and how many steps it had done; return False if that is noted already.
+
+    It is noted once for each worker process that it is taken from, whoever takes it and however often that is begun.
+    """
+    counted = sa.or_(durable_runs.c.taken_from.is_(None), durable_runs.c.taken_from != taken_from)
+    query = sa.update(durable_runs).where(durable_runs.c.run_id == run, counted)
+    return bool(connection.execute(query.values(recoveries=number, steps_seen=steps, taken_from=taken_from)).rowcount)
 
 
 def find(connection: sa.Connection, run: str, *, environment_id: int | None = None) -> Row | None:
     """Return a run with all that is known of it."""
     query = (
-        sa.select(runs, run_details.c.steps, run_details.c.bodies, *(column for column in durable_runs.c if column.name != "run_id"))
+        sa.select(runs, *(run_details.c[name] for name in DETAILS), *(column for column in durable_runs.c if column.name != "run_id"))
         .outerjoin(run_details, run_details.c.run_id == runs.c.id)
         .outerjoin(durable_runs, durable_runs.c.run_id == runs.c.id)
         .where(runs.c.id == run)
@@ -283,11 +311,12 @@ def _now(connection: sa.Connection) -> datetime:
     return connection.execute(sa.select(sa.func.now())).scalar_one()
 
 
-def appear(engine: Engine, process: str, *, kind: str, environment_id: int, host: str, pid: int) -> None:
-    """Say that a process is there."""
+def appear(engine: Engine, process: str, *, kind: str, environment_id: int, host: str, pid: int, pipelines: Sequence[str] | None = None) -> None:
+    """Say that a process is there, and of a worker whose runs it performs."""
     with writing(engine) as connection:
         now = _now(connection)
         values = {"kind": kind, "environment_id": environment_id, "host": host, "pid": pid, "started_at": now, "seen_at": now, "ended": False}
+        values["pipelines"] = None if pipelines is None else list(pipelines)
         connection.execute(sa.insert(processes).values(id=process, **values))
 
 
@@ -336,6 +365,17 @@ def forget_silent(engine: Engine, environment_id: int, *, silent: float) -> None
     with writing(engine) as connection:
         gone = processes.c.seen_at < _now(connection) - timedelta(seconds=silent)
         connection.execute(sa.delete(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "serve", gone))
+
+
+def waiting_by_pipeline(connection: sa.Connection, environment_id: int) -> dict[str, int]:
+    """Return how many accepted runs have not begun, by pipeline."""
+    query = sa.select(runs.c.pipeline, sa.func.count()).where(runs.c.environment_id == environment_id, runs.c.status == "accepted", _in_flight())
+    return {row[0]: row[1] for row in connection.execute(query.group_by(runs.c.pipeline))}
+
+
+def process_ids(connection: sa.Connection) -> set[str]:
+    """Return the ids of all processes that are there, or that were and are not taken over from yet."""
+    return set(connection.scalars(sa.select(processes.c.id)))
 
 
 def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> list[Row]:

@@ -390,6 +390,7 @@ run_details = Table(
     Column("run_id", RunId, primary_key=True),
     Column("steps", LargeBinary),  # JSON
     Column("bodies", LargeBinary),  # sealed
+    Column("failure", LargeBinary),  # JSON
 )
 
 durable_runs = Table(
@@ -398,6 +399,7 @@ durable_runs = Table(
     Column("run_id", RunId, primary_key=True),
     Column("recoveries", SmallInteger, nullable=False),  # without a step that ended in between
     Column("steps_seen", Integer, nullable=False, server_default="0"),  # at the last of them
+    Column("taken_from", String(36)),  # the worker process that this was last counted for
     Column("progress", JSON(none_as_null=True)),
     Column("cancelled_by", String(255)),
     Column("callback_url", Text),
@@ -447,6 +449,7 @@ processes = Table(
     Column("ended", Boolean, nullable=False),
     Column("taken_by", String(36)),
     Column("taken_at", Moment),
+    Column("pipelines", JSON(none_as_null=True)),  # of a worker: those whose runs it performs; none known: all of them
 )
 
 audit_events = Table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.contracts.pipeline import USUAL, Pipeline, Route
 from penstock.db import runs as stored
@@ -111,8 +111,8 @@ class Accepting:
     def _cut(self, connection: Connection, end: stored.End) -> stored.End:
         row = stored.find(connection, end.run)
         if row is not None and row["cancelled_by"]:
-            return stored.End(end.run, Status.CANCELLED.value, micros=end.micros, steps=end.steps)
-        return stored.End(end.run, Status.TIMED_OUT.value, 504, micros=end.micros, problem="timed-out", steps=end.steps)
+            return replace(end, status=Status.CANCELLED.value, http_status=None, problem=None, detail=None, bodies=None, failure=None)
+        return replace(end, status=Status.TIMED_OUT.value, http_status=504, problem="timed-out", detail=None, bodies=None)
 
     def call_back_in(self, connection: Connection, run: str, url: str, consumer_id: int | None, *, attempt: int, delay: float = 0.0) -> None:
         """Have one attempt of a callback made, once however often it is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from hmac import digest
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -21,6 +21,7 @@ PATIENCE = 15.0  # seconds for one attempt, all in all
 ANSWERED = 64 * 1024  # bytes of an answer that are read
 NAT64 = ip_network("64:ff9b::/96")
 GONE = 410
+EVENTS = "run"  # begins the type of each event
 
 
 class Undeliverable(Exception):
@@ -29,6 +30,11 @@ class Undeliverable(Exception):
     def __init__(self, reason: str, *, final: bool = False) -> None:
         super().__init__(reason)
         self.final = final
+
+
+def event_of(run: Mapping[str, object]) -> dict[str, object]:
+    """Return what is sent of a run that is over, as its consumer sees it: the members that the Standard Webhooks specification recommends."""
+    return {"type": f"{EVENTS}.{run['status']}", "timestamp": run.get("ended_at", run["accepted_at"]), "data": run}
 
 
 def target_of(url: str, targets: Iterable[CallbackTarget]) -> CallbackTarget | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,11 +14,12 @@ from penstock.contracts.call import Caller
 from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime, PipelineError, Refusal, StepFailed
-from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, LetGo, NotKept
-from penstock.runs.faults import decode_custom
+from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, NotKept
+from penstock.runs.failures import Failure, failure_of, remember
 from penstock.runs.plain import plain, said, text
-from penstock.runs.replies import Answer, encode
-from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, side_by_side, told, try_step
+from penstock.runs.replies import Answer
+from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, shifted, side_by_side, told, try_step
+from penstock.runs.values import name_of, pack, type_named, unpack
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
@@ -71,15 +70,21 @@ def without_credentials(headers: Mapping[str, str], api_key_headers: Sequence[st
     return {name: value for name, value in headers.items() if name.lower() not in left_out}
 
 
-def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int) -> Document:
+def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int, failure: Failure | None = None) -> Document:
     """Return how a run ended, as the engine keeps it."""
     known: Document = {"steps": msgspec.to_builtins(list(steps)), "micros": micros}
+    if failure is not None:
+        known["failure"] = msgspec.to_builtins(failure)
     if isinstance(answer, Refusal):
         return {**known, "status": answer.status, "problem": _problem(answer)}
     status, headers, body = answer
-    if len(body) > LARGEST:
-        raise NotKept(f"its reply has {len(body)} bytes; {LARGEST} are the most that are kept")
     return {**known, "status": status, "headers": [list(item) for item in headers], "body": body}
+
+
+def check_size(answer: Answer) -> None:
+    """Raise NotKept where a reply is too large to be kept."""
+    if len(answer[2]) > LARGEST:
+        raise NotKept(f"its reply has {len(answer[2])} bytes; {LARGEST} are the most that are kept")
 
 
 def _problem(refusal: Refusal) -> Document:
@@ -106,56 +111,57 @@ class DurableRunner:
     def __init__(
         self,
         bench: Bench,
-        deadline: float,
+        term: Term,
         start: Callable[..., object],
         say: Callable[[dict[str, object]], None],
-        let_go: threading.Event | None = None,
         clean: Callable[[str], str] = str,
+        *,
+        began: float | None = None,
+        offset: float = 0.0,
     ) -> None:
-        """Take what starts pipelines, what tells progress, what is set when the run is to be let go, and what takes secrets out of errors."""
-        self.began = time.monotonic()
-        self.deadline = deadline
+        """Take how long the run may go on, what starts pipelines, what tells progress, and what takes secrets out of errors.
+
+        `began` is when the run first did, as a `time.monotonic()` reading of this process, also where that was in another one: steps
+        are counted from then. `offset` is how long after that the pipeline did whose steps these are, in milliseconds.
+        """
+        self.began = time.monotonic() if began is None else began
+        self.deadline = term.deadline
+        self.said: dict[str, object] | None = None
         self.steps: list[StepRecord] = []
         self._bench = bench
         self._start = start
         self._say = say
-        self._let_go = let_go or threading.Event()
+        self._term = term
         self._clean = clean
+        self._offset = offset
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return what it did before."""
-        self._check()
+        self._term.check()
         return self._told(step, self._bench.once(step.name, partial(self._do, step, args, kwargs)))
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side; their turns are taken in order, whichever ends first."""
-        self._check()
+        self._term.check()
         turns = [(call, self._bench.later(call[0].name)) for call in calls]
         return side_by_side([partial(self._do_later, *turn) for turn in turns], at_once)
 
     def _do_later(self, call: Called, turn: Callable[[Callable[[], object]], object]) -> Any:  # noqa: ANN401  what the step returns
+        self._term.check()
         return self._told(call[0], turn(partial(self._do, *call)))
-
-    def _check(self) -> None:
-        if self._let_go.is_set():
-            raise LetGo
-        if time.monotonic() >= self.deadline:
-            raise OutOfTime
 
     def _do(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Document:
         """Do a step and return what the engine is to keep of it: a result, or what was raised."""
-        record = StepRecord(step.name, round((time.monotonic() - self.began) * 1000, 3))
+        record = StepRecord(step.name, self._now())
         try:
-            value = encode(try_step(step, args, kwargs, self.deadline, self.began, record))
-            if len(value) > LARGEST:
-                raise ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")  # noqa: TRY301  as what it raises itself
+            value = _packed(step, try_step(step, args, kwargs, self._term, self.began, record), record)
         except Interrupted:
             raise
         except OutOfTime:
             return {"record": self._kept(record), "out_of_time": True}
         except BaseException as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
             record.failed = True
-            return {"record": self._kept(record), "raised": _raised(error)}
+            return {"record": self._kept(record), "raised": _raised(error, step)}
         return {"record": self._kept(record), "value": value}
 
     def _kept(self, record: StepRecord) -> object:
@@ -168,15 +174,12 @@ class DurableRunner:
         if not isinstance(left, dict):
             raise StepFailed(f"{step.name} left something that is not known here")
         if len(self.steps) < MOST_RECORDED:
-            self.steps.append(msgspec.convert(left["record"], StepRecord))
+            self.steps.append(shifted(msgspec.convert(left["record"], StepRecord), -self._offset))
         if left.get("out_of_time"):
             raise OutOfTime
         if "raised" in left:
             raise _raise_again(left["raised"])
-        try:
-            return msgspec.json.decode(left["value"], type=step.returns, dec_hook=decode_custom)
-        except (TypeError, msgspec.ValidationError) as error:
-            raise TypeError(f"what {step.name} returned can't be kept as {step.returns!r}: {error}; annotate what JSON can hold") from error
+        return unpack(left["value"], step.returns)
 
     def sleep(self, seconds: float) -> None:
         """Wait: until when is kept, so that a run that is taken up again waits for what is left of it. Raises OutOfTime, as inline."""
@@ -184,16 +187,19 @@ class DurableRunner:
         def until() -> Document:
             return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": time.time() + seconds}
 
-        self._check()
+        self._term.check()
         left: Any = self._bench.once("sleep", until)
         if left.get("out_of_time"):
             raise OutOfTime
-        if self._let_go.wait(self._bench.pause(left["left"])):
-            raise LetGo
+        self._term.stop.sleep(min(seconds, self._bench.pause(left["left"])))  # a clock that was set back makes no pause longer
+
+    def pause(self, seconds: float) -> None:
+        """Wait within something of the runtime's own, which is done anew where the run is taken up again."""
+        self._term.sleep(seconds)
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
         """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
-        return DurableRunner(self._bench, deadline, start, self._say, self._let_go, self._clean)
+        return DurableRunner(self._bench, self._term.within(deadline), start, self.tell, self._clean, began=self.began, offset=self._now())
 
     def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
         """Do something of the runtime's own once, and tell of it again what it left or raised."""
@@ -217,22 +223,56 @@ class DurableRunner:
 
     def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
         """Start another pipeline."""
-        self._check()
+        self._term.check()
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:
         """Say how far the run is."""
-        self._say({"done": done, "of": of, "note": text(self._clean(note))[:255]})
+        self.tell({"done": done, "of": of, "note": text(self._clean(note))[:255]})
+
+    def tell(self, progress: dict[str, object]) -> None:
+        """Pass progress on, and remember it: how a run ended has it too."""
+        self.said = progress
+        self._say(progress)
+
+    def _now(self) -> float:
+        return round((time.monotonic() - self.began) * 1000, 3)
 
 
-def _raised(error: BaseException) -> Document:
-    kept: Document = {"type": f"{type(error).__module__}:{type(error).__qualname__}", "text": told(error)}
+def _packed(step: Step[..., Any], result: object, record: StepRecord) -> bytes:
+    """Return the result of a step as it is kept. What can't be is a failure of the step, and stands in its record."""
+    fault: Exception
+    try:
+        value = pack(result)
+        if len(value) <= LARGEST:
+            unpack(value, step.returns)
+            return value
+        fault = ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")
+    except msgspec.ValidationError as error:
+        fault = TypeError(f"what {step.name} returned does not fit its annotation {_annotation(step.returns)}: {said(error)}")
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = TypeError(f"what {step.name} returned can't be kept: {said(error)}")
+    record.attempts[-1].error = told(fault)
+    raise fault
+
+
+def _annotation(kind: Any) -> str:  # noqa: ANN401  any annotation
+    return kind.__name__ if type(kind) is type else str(kind)
+
+
+def _raised(error: BaseException, step: Step[..., Any]) -> Document:
+    failure = msgspec.to_builtins(failure_of(error, step.function))
+    return {**_told_error(error), "failure": failure}
+
+
+def _told_error(error: BaseException) -> Document:
+    kept: Document = {"type": name_of(type(error)), "text": told(error)}
     if isinstance(error, Refusal):
         return {**kept, "problem": _problem(error)}
     if isinstance(error, ExceptionGroup):
-        return {**kept, "args": [said(error.message)], "group": [_raised(item) for item in error.exceptions]}
-    kept["args"] = plain(_arguments(error))
-    kept["facts"] = {name: value for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
+        return {**kept, "message": said(error.message), "group": [_told_error(item) for item in error.exceptions]}
+    kept["args"] = [_any_packed(argument) for argument in _arguments(error)]
+    kept["facts"] = {name: pack(value) for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
     return kept
 
 
@@ -244,6 +284,13 @@ def _arguments(error: BaseException) -> list[object]:
     return list(error.args)
 
 
+def _any_packed(value: object) -> bytes:
+    try:
+        return pack(value)
+    except (TypeError, ValueError, RecursionError):
+        return pack(plain(value))
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
@@ -252,22 +299,26 @@ def _is_plain(value: object) -> bool:
 
 def _raise_again(kept: Mapping[str, Any]) -> Exception:
     """Return an exception as it was raised, so that what catches it does so again; of a type that is not here, StepFailed."""
+    error = _made_again(kept)
+    remember(error, msgspec.convert(kept["failure"], Failure))
+    return error
+
+
+def _made_again(kept: Mapping[str, Any]) -> Exception:
     if "problem" in kept:
         return refusal_of(kept["problem"])
     if "group" in kept:
-        return ExceptionGroup(kept["args"][0], [_raise_again(item) for item in kept["group"]])
-    module, _, name = kept["type"].partition(":")
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return ExceptionGroup(kept["message"], [_made_again(item) for item in kept["group"]])
+    found = type_named(kept["type"])
+    if found is None or not issubclass(found, Exception):
         return StepFailed(kept["text"])
     try:
-        if module == "builtins":  # what these are made of is more than their arguments
-            return found(*kept["args"])
-        error = found.__new__(found, *kept["args"])
-        error.args = tuple(kept["args"])
-        vars(error).update(kept["facts"])
+        arguments = [unpack(argument) for argument in kept["args"]]
+        if found.__module__ == "builtins":  # what these are made of is more than their arguments
+            return found(*arguments)
+        error = found.__new__(found, *arguments)
+        error.args = tuple(arguments)
+        vars(error).update({name: unpack(value) for name, value in kept["facts"].items()})
     except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
         return StepFailed(kept["text"])
     return error

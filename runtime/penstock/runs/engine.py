@@ -33,7 +33,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch."""
+    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch.
+
+    `holder` is the worker process that began it last, where the engine knows it.
+    """
 
     run: str
     state: State
@@ -42,6 +45,7 @@ class Held:
     error: str = ""
     started_at: float | None = None
     ended_at: float | None = None
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,11 @@ class Ledger(ABC):
         """End runs: none that waits begins, and one that runs ends at its next step."""
 
     @abstractmethod
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Take runs from whoever has them, and let them go on elsewhere; those that are over stay as they are."""
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Take a run from a worker process and let it go on elsewhere; return False where that process has it no more.
+
+        Who asks late, by what it knew before, takes nothing from the worker that has the run by now.
+        """
 
     @abstractmethod
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
@@ -133,8 +140,16 @@ class Ledger(ABC):
         """Return the runs that a worker process has begun and not ended."""
 
     @abstractmethod
+    def under_way(self) -> list[Held]:
+        """Return the runs that any worker process has begun and not ended."""
+
+    @abstractmethod
     def forget(self, runs: Sequence[str]) -> None:
         """Delete runs that are over."""
+
+    @abstractmethod
+    def fired(self) -> dict[str, datetime]:
+        """Return the last tick that each schedule had while a worker was there for it, by the schedule's name."""
 
     @abstractmethod
     def forget_ticks(self, since: float, before: float) -> int:

@@ -32,6 +32,7 @@ POLL = 0.1  # seconds between two looks into a queue, where there are few of the
 PATIENT_POLL = 1.0
 FEW = 8
 SCHEDULES_POLL = 5.0
+SECOND = 1000  # milliseconds
 TICKS = 500  # that are forgotten at a time
 RAISED = "__raised__"
 TAKER = "queue-worker-"  # begins the name of the engine's thread that takes runs from a queue
@@ -112,6 +113,8 @@ class DbosLedger(Ledger):
             retry_connection_errors=False,
             system_database_pool_size=3,
         )
+        # The engine's way to take a run from one process alone; its client has no door to it, and `resume` takes it from whoever has it.
+        self._reenqueue = self._client._sys_db.reenqueue_for_recovery  # noqa: SLF001  see above; the engine's minor is pinned
 
     def enqueue(
         self,
@@ -171,10 +174,10 @@ class DbosLedger(Ledger):
         with _translated():
             self._client.cancel_workflows(list(runs))
 
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Take runs from whoever has them."""
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Take a run from a worker process that has it."""
         with _translated():
-            self._client.resume_workflows(list(runs), queue_name=queue)
+            return bool(self._reenqueue(run, [holder], queue))
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
@@ -187,10 +190,22 @@ class DbosLedger(Ledger):
             found = self._client.list_workflows(executor_id=process, status="PENDING", load_input=False, load_output=False)
         return [_held(item) for item in found]
 
+    def under_way(self) -> list[Held]:
+        """Return the runs that any worker process has begun and not ended."""
+        with _translated():
+            found = self._client.list_workflows(application_name=self._application, status="PENDING", load_input=False, load_output=False)
+        return [_held(item) for item in found]
+
     def forget(self, runs: Sequence[str]) -> None:
         """Delete runs that are over."""
         with _translated():
             self._client.delete_workflows(list(runs))
+
+    def fired(self) -> dict[str, datetime]:
+        """Return the last tick of each schedule."""
+        with _translated():
+            found = self._client.list_schedules(application_name=self._application)
+        return {item["schedule_name"]: datetime.fromisoformat(item["last_fired_at"]) for item in found if item["last_fired_at"]}
 
     def forget_ticks(self, since: float, before: float) -> int:
         """Delete old ticks; the schedules of those that nobody took are of pipelines that are not loaded anywhere any more."""
@@ -218,8 +233,17 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         outcome,
         str(item.error or item.status if STATES.get(item.status) is State.BROKEN else ""),
         item.dequeued_at / 1000 if item.dequeued_at else None,
-        item.completed_at / 1000 if item.completed_at else None,
+        _ended_at(item),
+        item.executor_id or "",
     )
+
+
+def _ended_at(item: Any) -> float | None:  # noqa: ANN401  the engine's type
+    """Return when a run ended. On SQLite the engine may count whole seconds; a run that ended in that of its deadline ended at it."""
+    ended, deadline = item.completed_at, item.workflow_deadline_epoch_ms
+    if not ended:
+        return None
+    return float(deadline if deadline and ended <= deadline < ended + SECOND else ended) / 1000
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -64,10 +65,10 @@ class Straight(Ledger, Bench):
             if run in self._runs and not self._runs[run].held.state.over:
                 self._runs[run].held = replace(self._runs[run].held, state=State.CANCELLED, ended_at=time.time())
 
-    def requeue(self, runs: Iterable[str], queue: str) -> None:
-        """Let runs go on."""
-        for run in runs:
-            self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
+    def requeue(self, run: str, holder: str, queue: str) -> bool:
+        """Let a run go on."""
+        self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
+        return True
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id; what it did before is done again here."""
@@ -77,10 +78,18 @@ class Straight(Ledger, Bench):
         """Return nothing: whoever performs is at it."""
         return []
 
+    def under_way(self) -> list[Held]:
+        """Return nothing, as above."""
+        return []
+
     def forget(self, runs: Sequence[str]) -> None:
         """Delete runs that are over."""
         for run in runs:
             self._runs.pop(run, None)
+
+    def fired(self) -> dict[str, datetime]:
+        """Have no clock."""
+        return {}
 
     def forget_ticks(self, since: float, before: float) -> int:
         """Hold none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,12 +20,13 @@ from penstock.db.rows import Reader, Row
 from penstock.errors import Mistaken, PenstockError, Unknown
 from penstock.runs.accepting import Accepting, Wanted, all_held, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Ledger
-from penstock.runs.ids import is_run_id, millis_of, new_run_id
-from penstock.runs.records import UNFINISHED, Status, first_id, steps_of
+from penstock.runs.engine import Held, Ledger
+from penstock.runs.ids import is_run_id, new_run_id
+from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
 from penstock.runs.redact import hidden_in
-from penstock.runs.showing import status_now, steps_held
+from penstock.runs.showing import came_at, ended_of, failure_in, progress_of, started_of, status_now, steps_held
 
+MILLISECOND = timedelta(milliseconds=1)
 Shown = dict[str, Any]
 Find = Callable[[str, str, str], tuple[Pipeline, Route]]
 SAME = (
@@ -68,12 +69,14 @@ def _named(reader: Reader, rows: Sequence[Row]) -> list[Shown]:
 
 
 def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
-    came = datetime.fromtimestamp(millis_of(row["id"]) / 1000, UTC)
+    came = came_at(row["id"])
+    began, micros = row["started_at"] or came, row["micros"]
     return {
         **{name: row[name] for name in SAME},
         "at": came,
         "started_at": row["started_at"],
-        "ms": None if row["micros"] is None else row["micros"] / 1000,
+        "ended_at": None if micros is None else began + timedelta(microseconds=micros),
+        "ms": None if micros is None else micros / 1000,
         "environment": environments.get(row["environment_id"]),
         "consumer": consumers.get(row["consumer_id"]) if row["consumer_id"] is not None else None,
     }
@@ -89,16 +92,31 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
             {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")} for child in _named(reader, stored.children(connection, run))
         ]
     shown["steps"] = steps_of(row["steps"])
+    shown["failure"] = failure_from(row["failure"])
     shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
     if row["durable"]:
-        shown |= {name: row[name] for name in ("recoveries", "progress", "cancelled_by", "callback_url", "callback_status")}
+        shown |= {name: row[name] for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")}
         held = ledger(shown["environment"]).look([run], outcomes=True).get(run)
-        shown["status"] = status_now(row, held).value
+        shown |= _now(row, held)
         if held is not None:
-            shown["steps"] = steps_held(ledger(shown["environment"]).steps(run)) or shown["steps"]
-            if shown["started_at"] is None and held.started_at is not None:
-                shown["started_at"] = datetime.fromtimestamp(held.started_at, UTC)
+            shown["steps"] = steps_held(ledger(shown["environment"]).steps(run), shown["started_at"]) or shown["steps"]
     return shown
+
+
+def _now(row: Row, held: Held | None) -> Shown:
+    """Return what is known of a durable run that its record may not have yet."""
+    status, started = status_now(row, held), started_of(row, held)
+    ended = ended_of(row, held) if status not in UNFINISHED else None
+    outcome = held.outcome if held is not None else None
+    return {
+        "status": status.value,
+        "http_status": outcome["status"] if outcome is not None else row["http_status"],
+        "progress": progress_of(row, held),
+        "failure": failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None),
+        "started_at": started,
+        "ended_at": ended,
+        "ms": (ended - started) / MILLISECOND if ended is not None and started is not None else None,
+    }
 
 
 def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db

@@ -24,6 +24,7 @@ from penstock.db import runs as stored
 from penstock.db.engine import Connection, DatabaseAway, Engine, writing
 from penstock.errors import PenstockError
 from penstock.runs import plain
+from penstock.runs.failures import Clean, Failure, cleaned
 from penstock.runs.ids import new_run_id
 from penstock.runs.redact import LARGEST, Sensitive
 from penstock.runs.steps import StepRecord
@@ -96,6 +97,7 @@ class Record(msgspec.Struct):
     steps: list[StepRecord] | None = None
     exchange: Exchange | None = None
     redelivers: str | None = None
+    failure: Failure | None = None
 
     @property
     def status(self) -> Status:
@@ -104,7 +106,7 @@ class Record(msgspec.Struct):
 
 
 class Finished(msgspec.Struct):
-    """How a durable run ended; what is None is not known here."""
+    """How a durable run ended; what is None is not known here. `ended_at` counts where `micros` is not known, and now where neither is."""
 
     run: str
     pipeline: Pipeline
@@ -115,6 +117,9 @@ class Finished(msgspec.Struct):
     detail: str | None = None
     steps: list[StepRecord] | None = None
     exchange: Exchange | None = None
+    failure: Failure | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 Event = tuple[str, datetime] | Finished
@@ -165,9 +170,11 @@ class Recorder:
         most_bodies: Callable[[], str],
         *,
         finish: Callable[[Connection, Sequence[stored.End]], Mapping[str, str]] = noted,
+        clean: Callable[[Pipeline], Clean] | None = None,
     ) -> None:
         """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept.
 
+        `clean` returns what takes secrets out of texts of a pipeline; without it those are hidden that `sensitive` knows.
         `finish` notes the ends of durable runs, and returns the statuses of those that it did not know of.
         """
         self._engine = engine
@@ -176,6 +183,7 @@ class Recorder:
         self._sensitive = sensitive
         self._most_bodies = most_bodies
         self._finish = finish
+        self._clean = clean or (lambda pipeline: sensitive(pipeline).text)
         self._process = new_run_id()
         self._over: deque[Record] = deque()
         self._durable: deque[Event] = deque()
@@ -312,7 +320,7 @@ class Recorder:
         return len(batch)
 
     def _record(self, batch: Sequence[Record]) -> None:
-        details = [self._detail(record.run, record.pipeline, record.steps, record.exchange) for record in batch]
+        details = [self._detail(record) for record in batch]
         stored.record(self._engine, [self._row(record) for record in batch], [detail for detail in details if detail])
 
     def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
@@ -349,14 +357,19 @@ class Recorder:
             record.request_id,
         )
 
-    def _detail(self, run: str, pipeline: Pipeline, steps: list[StepRecord] | None, exchange: Exchange | None) -> stored.DetailValues | None:
-        if not steps and exchange is None:
+    def _detail(self, told: Record | Finished) -> stored.DetailValues | None:
+        steps, exchange, failure = told.steps, told.exchange, told.failure
+        if not steps and exchange is None and failure is None:
             return None
-        if steps:
-            sensitive = self._sensitive(pipeline)
-            for attempt in (attempt for step in steps for attempt in step.attempts if attempt.error):
-                attempt.error = sensitive.text(attempt.error)
-        return run, plain.as_json(steps) if steps else None, self.sealed(pipeline, exchange) if exchange is not None else None
+        clean = self._clean(told.pipeline)
+        for attempt in (attempt for step in steps or () for attempt in step.attempts if attempt.error):
+            attempt.error = clean(attempt.error)
+        return (
+            told.run,
+            plain.as_json(steps) if steps else None,
+            self.sealed(told.pipeline, exchange) if exchange is not None else None,
+            plain.as_json(cleaned(failure, clean)) if failure is not None else None,
+        )
 
     def sealed(self, pipeline: Pipeline, exchange: Exchange) -> bytes:
         """Return what may be kept of a call's bodies, sealed."""
@@ -422,10 +435,19 @@ class Recorder:
         return fresh
 
     def _end(self, event: Finished) -> stored.End:
-        made = self._detail(event.run, event.pipeline, event.steps, event.exchange)
-        steps, bodies = made[1:] if made else (None, None)
+        details = (self._detail(event) or (None,) * 4)[1:]
         problem, detail = fit(event.problem, 64), fit(event.detail, LONGEST_DETAIL)
-        return stored.End(event.run, event.status.value, event.http_status, event.micros, problem, detail, steps, bodies)
+        return stored.End(
+            event.run,
+            event.status.value,
+            event.http_status,
+            event.micros,
+            problem,
+            detail,
+            *details,
+            started_at=event.started_at,
+            ended_at=event.ended_at,
+        )
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a call or a run that is over."""
@@ -478,12 +500,17 @@ class Recorder:
 
 def _bare(told: Told) -> Told:
     """Return a record without what strangers may have put into it."""
-    return msgspec.structs.replace(told, detail=None, steps=None, exchange=None) if isinstance(told, Record | Finished) else told
+    return msgspec.structs.replace(told, detail=None, steps=None, exchange=None, failure=None) if isinstance(told, Record | Finished) else told
 
 
 def steps_of(encoded: bytes | None) -> list[StepRecord]:
     """Return the steps of a run as they were written."""
     return msgspec.json.decode(encoded, type=list[StepRecord]) if encoded else []
+
+
+def failure_from(encoded: bytes | None) -> Failure | None:
+    """Return why a run failed as it was written."""
+    return msgspec.json.decode(encoded, type=Failure) if encoded else None
 
 
 def first_id(moment: float) -> str:

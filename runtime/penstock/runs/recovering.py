@@ -14,12 +14,13 @@ from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import Row
 from penstock.runs.accepting import Accepting, queue_of
 from penstock.runs.engine import Held, State
-from penstock.runs.ids import is_run_id
+from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Status
 
 BRIEF, LONG = 5.0, 60.0  # seconds that a suspect is tried apart, at least and at most
 ENDED = frozenset({Status.CANCELLED, Status.TIMED_OUT})
 GIVEN_UP = frozenset({"given-up", "not-kept"})
+STRAY = 4.0  # seconds after which a run of a process that is not there counts as one of nobody's
 PATIENCE = 60.0  # seconds that a suspect may wait for its turn
 
 
@@ -56,30 +57,52 @@ class Recovery:
         self._gave_up = gave_up
         self._now = now
         self._trial: Trial | None = None
+        self._looked = float("-inf")
+        self._strays: dict[str, float] = {}  # since when they are known here
         self._log = structlog.get_logger("penstock.worker")
 
     def take_over(self, dead: stored.Dead) -> bool:
         """Let the runs of a worker go on, each once; return whether none of them waits here any more.
 
         What is suspected stays with the dead worker until its turn; so it can't be lost, and whoever takes over from us finds it there.
+        It may be begun again whenever the database was away in the middle of it: what was counted before is not counted again.
         """
         held = self._ledger.held_by(dead.id)
+        going, suspects = self._judged(dead, held)
+        for item in going:
+            self._requeue(item)
         if not dead.again:
-            for run in self._judged(dead, held):
-                self._requeue(run)
             self._log.warning("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
-            held = self._ledger.held_by(dead.id)
-        if held and self._decided():
-            self._release(dead, held[0])
-            held = held[1:]
-        return not held
+        if suspects and self._decided():
+            self._release(dead, suspects[0])
+            suspects = suspects[1:]
+        return not suspects
+
+    def take_strays(self) -> None:
+        """Let runs go on that belong to a process that is not there any more: it took them after all that it had was taken over from it.
+
+        A worker that was stopped for a while may do so before it notices. Each is seen twice first, some seconds apart.
+        """
+        now, before = self._now(), self._strays
+        if now - self._looked < STRAY / 2:
+            return
+        self._looked = now
+        under_way = self._ledger.under_way()
+        with reading(self._engine) as connection:
+            known = stored.process_ids(connection)
+        strays = [item for item in under_way if item.holder not in known]
+        self._strays = {item.run: before.get(item.run, now) for item in strays}
+        for item in strays:
+            if now - self._strays[item.run] >= STRAY and not self._over(item, self._find(item.run)):
+                self._log.warning("took over a run of a worker that is gone", run=item.run, worker=item.holder)
+                self._requeue(item)
 
     def give_back(self, item: Held) -> None:
         """Give a run that was begun here back to its queue, or give it up."""
         row = self._find(item.run)
         if self._over(item, row):
             return
-        if row is None or self._may_go_on(item, row, progressed=False, steps=row["steps_seen"]) is not None:
+        if row is None or self._may_go_on(item, row, progressed=False, steps=row["steps_seen"], taken_from=new_run_id()) is not None:
             self._requeue(item)
 
     def go_on(self, item: Held) -> None:
@@ -98,14 +121,23 @@ class Recovery:
 
     # Who is to blame
 
-    def _judged(self, dead: stored.Dead, held: list[Held]) -> list[Held]:
-        """Count against the runs of a worker that it ended in them, and return those that go on at once."""
+    def _judged(self, dead: stored.Dead, held: list[Held]) -> tuple[list[Held], list[Held]]:
+        """Count against the runs of a worker that it ended in them; return those that go on at once, and the suspects that wait."""
         rows = {item.run: self._find(item.run) for item in held}
         held = [item for item in held if not self._over(item, rows[item.run])]
-        known = [(item, row) for item in held if (row := rows[item.run]) is not None and row["status"] in UNFINISHED]
-        going = [item for item in held if item.run not in {item.run for item, _ in known}]
         if dead.ended:  # as it was told to: that is nobody's fault
-            return held
+            return held, []
+        known = [(item, row) for item in held if (row := rows[item.run]) is not None and row["status"] in UNFINISHED]
+        before = [(item, row) for item, row in known if row["taken_from"] == dead.id]  # they were judged, and then the database was away
+        going = [item for item in held if item.run not in {item.run for item, _ in known}]
+        going += [item for item, row in before if row["recoveries"] < self._recoveries(row["pipeline"])]
+        going += self._counted(dead, [(item, row) for item, row in known if row["taken_from"] != dead.id])
+        gone = {item.run for item in going}
+        return going, [item for item in self._ledger.held_by(dead.id) if item.run not in gone]
+
+    def _counted(self, dead: stored.Dead, known: list[tuple[Held, Row]]) -> list[Held]:
+        """Count against each run what speaks against it, and return those that go on at once."""
+        going = []
         steps = {item.run: len(self._ledger.steps(item.run)) for item, _ in known}
         still = [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
         tried = [
@@ -117,18 +149,25 @@ class Recovery:
         for item, row in known:
             progressed = steps[item.run] > row["steps_seen"]
             if accused not in (None, item) and not progressed:
+                with writing(self._engine) as connection:
+                    stored.recover(connection, item.run, row["recoveries"], row["steps_seen"], dead.id)
                 if row["recoveries"] < self._recoveries(row["pipeline"]):
                     going.append(item)
                 continue
-            number = self._may_go_on(item, row, progressed=progressed, steps=steps[item.run])
+            number = self._may_go_on(item, row, progressed=progressed, steps=steps[item.run], taken_from=dead.id)
             if number is not None and (progressed or number < self._recoveries(row["pipeline"])):
                 going.append(item)
         return going
 
-    def _may_go_on(self, item: Held, row: Row, *, progressed: bool, steps: int) -> int | None:
-        """Count that a run was taken over and return how often without progress; None where that was too often, and it was given up."""
+    def _may_go_on(self, item: Held, row: Row, *, progressed: bool, steps: int, taken_from: str) -> int | None:
+        """Count that a run was taken over and return how often without progress; None where that was too often, and it was given up.
+
+        None too where another process has counted that meanwhile, and goes on with it.
+        """
+        number = 1 if progressed else row["recoveries"] + 1
         with writing(self._engine) as connection:
-            number = stored.recover(connection, item.run, 1 if progressed else row["recoveries"] + 1, steps)
+            if not stored.recover(connection, item.run, number, steps, taken_from):
+                return None
         if number > self._recoveries(row["pipeline"]):
             self.give_up(item, row, "given-up", f"It was under way in {number} workers that ended before it did.")
             return None
@@ -175,7 +214,7 @@ class Recovery:
 
     def _requeue(self, item: Held) -> None:
         row = self._find(item.run)
-        self._ledger.requeue([item.run], item.queue if row is None else queue_of(self._environment, row["pipeline"]))
+        self._ledger.requeue(item.run, item.holder, item.queue if row is None else queue_of(self._environment, row["pipeline"]))
 
 
 def _stretch(dead: stored.Dead, item: Held) -> float:

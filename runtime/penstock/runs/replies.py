@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import msgspec
 
 from penstock.contracts.call import Reply, Token
+from penstock.runs.values import UNFIT, encode, encode_nearest, whole
 
 JSON = ("Content-Type", "application/json")
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
@@ -18,15 +16,6 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrad
 BODILESS = frozenset({204, 304})
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
-
-
-def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not know
-    if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json", by_alias=True)
-    raise TypeError(f"a {type(value).__name__} is nothing to reply with")
-
-
-encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_plain).encode
 
 
 def answer(value: object) -> Answer:
@@ -49,10 +38,20 @@ def _body(value: object) -> tuple[list[tuple[str, str]], bytes]:
     if isinstance(value, bytes):
         return [BYTES], value
     if isinstance(value, str):
-        return [TEXT], value.encode()
+        return [TEXT], _utf8(value)
     if isinstance(value, Token):
         return [JSON, ("Cache-Control", "no-store")], encode(value)
-    return [JSON], encode(value)
+    try:
+        return [JSON], encode(value)
+    except UNFIT:
+        return [JSON], encode_nearest(value)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return whole(text).encode()
 
 
 def _merge(headers: list[tuple[str, str]], fields: Mapping[str, str]) -> list[tuple[str, str]]:

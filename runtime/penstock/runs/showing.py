@@ -12,10 +12,13 @@ import msgspec
 
 from penstock.db.rows import Row
 from penstock.runs.engine import Held, State, StepHeld
+from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
+from penstock.runs.plain import as_json
 from penstock.runs.records import UNFINISHED, Status, status_of
 from penstock.runs.steps import Attempt, StepRecord
 
+PROBLEM = "application/problem+json"
 ENGINE = {"DBOS.sleep": "sleep"}
 FAR = {State.WAITING: Status.ACCEPTED, State.RUNNING: Status.RUNNING, State.BROKEN: Status.FAILED}
 
@@ -37,16 +40,15 @@ def status_now(row: Row, held: Held | None) -> Status:
 def told_run(row: Row, held: Held | None) -> dict[str, object]:
     """Return a durable run as its consumer sees it: how far it is, and what came out."""
     status = status_now(row, held)
-    came = datetime.fromtimestamp(millis_of(row["id"]) / 1000, UTC)
-    started = row["started_at"] or (datetime.fromtimestamp(held.started_at, UTC) if held is not None and held.started_at else None)
-    ended = None if status in UNFINISHED else _ended(row, held, started)
+    came, started = came_at(row["id"]), started_of(row, held)
+    ended = None if status in UNFINISHED else ended_of(row, held)
     document: dict[str, object] = {"id": row["id"], "status": status.value, "pipeline": row["pipeline"], "accepted_at": _moment(came)}
     if status is not Status.ACCEPTED and started is not None:
-        document["started_at"] = _moment(max(came, started))  # the engine may count whole seconds
+        document["started_at"] = _moment(started)
     if ended is not None:
         document["ended_at"] = _moment(ended)
-    if row["progress"]:
-        document["progress"] = row["progress"]
+    if progress := progress_of(row, held):
+        document["progress"] = progress
     if status in UNFINISHED:
         return document
     outcome = held.outcome if held is not None else None
@@ -59,15 +61,67 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     return document
 
 
-def _ended(row: Row, held: Held | None, started: datetime | None) -> datetime | None:
-    """Return when a run ended: what it took counts, for engines and databases count whole seconds."""
-    if started is not None and row["micros"] is not None:
-        return started + timedelta(microseconds=row["micros"])
+def failure_in(outcome: Mapping[str, Any]) -> Failure | None:
+    """Return why a run failed, from how it ended; its consumer is not told."""
+    return msgspec.convert(outcome["failure"], Failure) if "failure" in outcome else None
+
+
+def ending_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run ended, as its record has it."""
+    problem = outcome.get("problem") or {}
+    started = outcome.get("started_at")
+    return {
+        "status": status_of(outcome["status"], problem.get("code")),
+        "http_status": outcome["status"],
+        "micros": outcome["micros"],
+        "problem": problem.get("code"),
+        "detail": problem.get("detail"),
+        "failure": failure_in(outcome),
+        "started_at": datetime.fromtimestamp(started, UTC) if started is not None else None,
+    }
+
+
+def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
+    """Return the media type and the body of what a run answered, as a call would be answered."""
+    if "problem" in outcome:
+        return PROBLEM, as_json(problem_of(outcome["problem"], run))
+    return next((value for name, value in outcome["headers"] if name.lower() == "content-type"), ""), outcome["body"]
+
+
+# Moments. What a run's outcome says counts, for it is what its record will say; else its record, else the engine, which may count
+# whole seconds. No run begins before it came, or ends before it began, whatever clocks say.
+
+
+def came_at(run: str) -> datetime:
+    """Return when a run came."""
+    return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
+
+
+def started_of(row: Row, held: Held | None) -> datetime | None:
+    """Return when a run first began."""
+    told = held.outcome.get("started_at") if held is not None and held.outcome is not None else None
+    if told is None and row["started_at"] is not None:
+        told = row["started_at"].timestamp()
+    if told is None and held is not None:
+        told = held.started_at
+    return max(came_at(row["id"]), datetime.fromtimestamp(told, UTC)) if told else None
+
+
+def ended_of(row: Row, held: Held | None) -> datetime | None:
+    """Return when a run that is over ended."""
+    started = started_of(row, held)
+    micros = held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
+    if started is not None and micros is not None:
+        return started + timedelta(microseconds=micros)
     if held is None or not held.ended_at:
         return None
-    if started is not None and held.outcome is not None:
-        return started + timedelta(microseconds=held.outcome["micros"])
-    return datetime.fromtimestamp(held.ended_at, UTC)
+    return max(started or came_at(row["id"]), datetime.fromtimestamp(held.ended_at, UTC))
+
+
+def progress_of(row: Row, held: Held | None) -> dict[str, object] | None:
+    """Return what a run said last of how far it is."""
+    said: dict[str, object] | None = held.outcome.get("progress") if held is not None and held.outcome is not None else None
+    return said or row["progress"]
 
 
 def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
@@ -100,24 +154,23 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def steps_held(held: Sequence[StepHeld]) -> list[StepRecord]:
-    """Return the steps of a run as the engine holds them, its own waits and children among them, each with its number."""
+def steps_held(held: Sequence[StepHeld], started: datetime | None) -> list[StepRecord]:
+    """Return the steps of a run as the engine holds them, its own waits and children among them, each with its number.
+
+    `started` is when the run first began, from which all of them are counted.
+    """
     steps: list[StepRecord] = []
-    first = min((item.started_at for item in held), default=0.0)
+    first = min([*(item.started_at for item in held), *([started.timestamp()] if started is not None else [])], default=0.0)
     for item in held:
         left = item.left if isinstance(item.left, dict) else {}
+        if "record" in left:
+            steps.append(msgspec.structs.replace(msgspec.convert(left["record"], StepRecord), number=item.number))
+            continue
         at, ms = round((item.started_at - first) * 1000, 3), round(max(0.0, item.ended_at - item.started_at) * 1000, 3)
-        if "record" in left:  # its moments are those of the process that did it, which may not be the first one
-            record = msgspec.convert(left["record"], StepRecord)
-            for attempt in record.attempts:
-                attempt.at = round(attempt.at - record.at + at, 3)
-            record.at, record.number = at, item.number
-        else:
-            name = ENGINE.get(item.name, item.name)
-            if name == "sleep" and "left" in left:  # what is kept is until when
-                ms = round(max(0.0, min(left["left"], time.time()) - item.started_at) * 1000, 3)
-            record = StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number)
-        steps.append(record)
+        name = ENGINE.get(item.name, item.name)
+        if name == "sleep" and "left" in left:  # what is kept is until when
+            ms = round(max(0.0, min(left["left"], time.time()) - item.started_at) * 1000, 3)
+        steps.append(StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number))
     return steps
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import msgspec
 from penstock.contracts.steps import Retry, Step, runner
 from penstock.errors import OutOfTime, PipelineError, StepTimedOut
 from penstock.runs.aside import TimeIsUp, run_aside
+from penstock.runs.engine import Interrupted, LetGo
 from penstock.runs.plain import said
 
 Result = TypeVar("Result")
@@ -25,6 +27,79 @@ MOST_RECORDED = 1000  # steps of one run
 LONGEST_TEXT = 500  # characters of an error
 MOST_LEFT_BEHIND = 256  # attempts with a time limit that may run in this process, those included whose time is up
 _aside = threading.BoundedSemaphore(MOST_LEFT_BEHIND)
+
+
+class StopSignal:
+    """Tells the threads of one run to stop.
+
+    `cancel` is for a run that is over for the engine, or that another worker has: nothing more of it may begin here. `drain` is for
+    a worker that ends: the run ends at its next pause, and an attempt under way may use the graceful time.
+    """
+
+    def __init__(self) -> None:
+        self._wake = threading.Event()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """End the run at its next step, attempt or pause."""
+        self.cancelled = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """End the run at its next pause."""
+        self._wake.set()
+
+    def check(self) -> None:
+        """Raise LetGo where the run was cancelled."""
+        if self.cancelled:
+            raise LetGo
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep. Raises LetGo as soon as the run is to stop."""
+        if self._wake.wait(seconds):
+            raise LetGo
+
+
+NEVER = StopSignal()  # of runs that nobody can stop: calls that are answered at once
+
+
+def _unowned(surely: bool) -> None:
+    """Do nothing: no engine has the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """How long the steps of a run may go on: until a deadline, a `time.monotonic()` reading, and until the run is to stop.
+
+    `confirm` raises LetGo where this process has the run no more. It asks the engine where `surely`, or where this process was silent
+    for so long that others may count it as dead.
+    """
+
+    deadline: float
+    stop: StopSignal = NEVER
+    confirm: Callable[[bool], None] = _unowned
+
+    def check(self) -> None:
+        """Raise LetGo or OutOfTime where nothing more may begin."""
+        self.stop.check()
+        self.confirm(False)
+        if time.monotonic() >= self.deadline:
+            raise OutOfTime
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep. Raises OutOfTime at once where the run has less time left, and LetGo as soon as it is to stop."""
+        if time.monotonic() + seconds >= self.deadline:
+            raise OutOfTime
+        self.stop.sleep(seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep between two attempts. Raises LetGo where no further one may begin."""
+        self.stop.sleep(seconds)
+        self.confirm(True)
+
+    def within(self, deadline: float) -> Term:
+        """Return the same with an earlier deadline."""
+        return replace(self, deadline=deadline)
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -46,16 +121,22 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
     number: int = 0
 
 
+def shifted(record: StepRecord, ms: float) -> StepRecord:
+    """Return a record with its moments so many milliseconds later, counted from another beginning."""
+    attempts = [Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error) for attempt in record.attempts]
+    return msgspec.structs.replace(record, at=max(0.0, round(record.at + ms, 3)), attempts=attempts)
+
+
 def told(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
     text = " ".join(f"{type(error).__name__}: {said(error)}".split())
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
-def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns
-    """Run a step with its retries, and record each attempt; `deadline` and `began` are `time.monotonic()` readings of its run.
+def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], term: Term, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns
+    """Run a step with its retries, and record each attempt; `began` is the `time.monotonic()` reading that attempts are counted from.
 
-    Raises what the last attempt raised, or OutOfTime where there was no time for one.
+    Raises what the last attempt raised, OutOfTime where there was no time for one, or LetGo where the run is to stop.
     """
     retry = step.retry
     pause = retry.backoff
@@ -64,22 +145,22 @@ def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
     try:
         for number in range(1, retry.attempts + 1):
             tried = time.monotonic()
-            if tried >= deadline:
+            if tried >= term.deadline:
                 raise OutOfTime  # noqa: TRY301  it is recorded as what any attempt raises
             attempt = Attempt(_ms(tried - began), 0.0)
             record.attempts.append(attempt)
             try:
-                return _once(work, step, deadline)
+                return _once(work, step, term)
             except BaseException as error:
                 attempt.error = told(error)
                 if not isinstance(error, Exception):
                     raise
                 wait = min(pause, retry.longest) * (random.uniform(0.5, 1.0) if retry.jitter else 1.0)  # noqa: S311  no secret
-                if number == retry.attempts or not _helps(retry, error) or time.monotonic() + wait >= deadline:
+                if number == retry.attempts or not _helps(retry, error) or time.monotonic() + wait >= term.deadline:
                     raise
             finally:
                 attempt.ms = _ms(time.monotonic() - tried)
-            time.sleep(wait)
+            term.pause(wait)
             pause *= 2
     except BaseException:
         record.failed = True
@@ -99,10 +180,10 @@ def _helps(retry: Retry, error: Exception) -> bool:
     return isinstance(error, (StepTimedOut, *kinds))
 
 
-def _once(work: Callable[[], Result], step: Step[..., Any], deadline: float) -> Result:
+def _once(work: Callable[[], Result], step: Step[..., Any], term: Term) -> Result:
     """Run one attempt, in a thread of its own where it has a time limit: nothing else ends what is stuck."""
-    limit = deadline if step.timeout is None else min(deadline, time.monotonic() + step.timeout)
-    inside = partial(_inside, work, limit)
+    limit = term.deadline if step.timeout is None else min(term.deadline, time.monotonic() + step.timeout)
+    inside = partial(_inside, work, term.within(limit))
     if step.timeout is None:
         return inside()
     if not _aside.acquire(blocking=False):
@@ -110,13 +191,13 @@ def _once(work: Callable[[], Result], step: Step[..., Any], deadline: float) -> 
     try:
         return run_aside(inside, limit, _aside.release)
     except TimeIsUp:
-        if limit >= deadline:
+        if limit >= term.deadline:
             raise OutOfTime from None
         raise StepTimedOut(f"{step.name} took longer than {step.timeout:g} seconds") from None
 
 
-def _inside(work: Callable[[], Result], deadline: float) -> Result:
-    token = runner.set(WithinStep(deadline))
+def _inside(work: Callable[[], Result], term: Term) -> Result:
+    token = runner.set(WithinStep(term))
     try:
         return work()
     finally:
@@ -124,29 +205,38 @@ def _inside(work: Callable[[], Result], deadline: float) -> Result:
 
 
 def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
-    """Run calls in threads, all to their end, and return their results in order; the first failure, in order, is raised then."""
+    """Run calls in threads, all to their end, and return their results in order; the first failure, in order, is raised then.
+
+    Where one of them says that the run can't go on, no further one begins, and that is raised.
+    """
+    interrupted: list[Interrupted] = []
+
+    def run(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what the call returns
+        if interrupted:
+            return None
+        try:
+            return call()
+        except Interrupted as error:
+            interrupted.append(error)
+
     with ThreadPoolExecutor(max_workers=max(1, min(at_once, len(calls))), thread_name_prefix="penstock-gather") as pool:
-        waiting = [pool.submit(contextvars.copy_context().run, call) for call in calls]
+        waiting = [pool.submit(contextvars.copy_context().run, run, call) for call in calls]
+    if interrupted:
+        raise interrupted[0]
     return [future.result() for future in waiting]
-
-
-def wait_within(seconds: float, deadline: float) -> None:
-    """Wait, where the run has that much time left. Raises OutOfTime at once where it has not."""
-    if time.monotonic() + seconds >= deadline:
-        raise OutOfTime
-    time.sleep(seconds)
 
 
 class WithinStep:
     """Runs what a step does itself: a step that it calls is part of it, with its own retries and time limit, and no record of its own."""
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+    def __init__(self, term: Term) -> None:
+        self.deadline = term.deadline
+        self._term = term
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step as part of this one."""
-        now = time.monotonic()
-        return try_step(step, args, kwargs, self.deadline, now, StepRecord(step.name, 0.0))
+        self._term.check()
+        return try_step(step, args, kwargs, self._term, time.monotonic(), StepRecord(step.name, 0.0))
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side."""
@@ -154,7 +244,7 @@ class WithinStep:
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
-        wait_within(seconds, self.deadline)
+        self._term.sleep(seconds)
 
     def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:  # noqa: ARG002  it can't be done here
         """Refuse: what a pipeline does is recorded by itself, and a step is done as a whole."""
@@ -167,12 +257,13 @@ class WithinStep:
 class Inline:
     """Runs the steps of a call that is answered at once, in its own thread."""
 
-    __slots__ = ("_start", "began", "deadline", "steps")
+    __slots__ = ("_start", "began", "deadline", "steps", "thread")
 
     def __init__(self, deadline: float, start: Callable[..., object]) -> None:
         self.began = time.monotonic()
         self.deadline = deadline
         self.steps: list[StepRecord] = []
+        self.thread = threading.get_ident()
         self._start = start
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
@@ -180,7 +271,7 @@ class Inline:
         record = StepRecord(step.name, _ms(time.monotonic() - self.began))
         if len(self.steps) < MOST_RECORDED:
             self.steps.append(record)
-        return try_step(step, args, kwargs, self.deadline, self.began, record)
+        return try_step(step, args, kwargs, Term(self.deadline), self.began, record)
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side."""
@@ -188,10 +279,14 @@ class Inline:
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
-        wait_within(seconds, self.deadline)
+        Term(self.deadline).sleep(seconds)
+
+    pause = sleep
 
     def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
-        """Start another pipeline."""
+        """Start another pipeline. Raises OutOfTime where its caller was told so already."""
+        if time.monotonic() >= self.deadline:
+            raise OutOfTime
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:

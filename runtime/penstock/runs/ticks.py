@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from croniter import croniter
 
 from penstock.contracts.triggers import Schedule
+from penstock.runs.accepting import queue_of
 from penstock.runs.ids import derived_run_id
 
 LATE = 60.0  # seconds after which a tick counts as missed
@@ -16,6 +17,11 @@ LATE = 60.0  # seconds after which a tick counts as missed
 def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetime) -> str:
     """Return the id of the run of a tick: it can be told without asking anybody."""
     return derived_run_id(int(moment.timestamp() * 1000), environment, pipeline, schedule.cron, schedule.timezone, schedule.path)
+
+
+def schedule_name(environment: str, pipeline: str, schedule: Schedule) -> str:
+    """Return the name under which the engine has a schedule."""
+    return f"{queue_of(environment, pipeline)} {schedule.cron} {schedule.timezone} {schedule.path}"
 
 
 def left_out(schedule: Schedule, moment: datetime, now: datetime) -> str | None:

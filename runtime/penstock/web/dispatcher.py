@@ -24,6 +24,7 @@ from penstock.gate.rates import EVERYWHERE, network_of
 from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
+from penstock.runs.failures import Failure, failure_at, failure_of
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
 from penstock.runs.records import Exchange, Record
@@ -189,8 +190,17 @@ class Dispatcher:
                 passage.request_id,
                 passage.running.steps or None,
                 kept,
+                failure=self._failure(refusal, passage.running, endpoint) if status >= 500 and refusal is not None else None,  # noqa: PLR2004  a fault of ours
             )
         )
+
+    @staticmethod
+    def _failure(refusal: Refusal, running: Inline, endpoint: Endpoint) -> Failure:
+        """Return why a call failed: what its handler raised, or where that was when its time was up."""
+        if refusal.__traceback__ is None:
+            return failure_at(refusal, running.thread, endpoint.route.handler)
+        raised = refusal.__cause__ if type(refusal) is Refusal and refusal.__cause__ is not None else refusal
+        return failure_of(raised, endpoint.route.handler)
 
     def _run(self, passage: Passage, values: list[str]) -> Answer | AwaitBody[Answer]:
         place = passage.place
@@ -336,13 +346,15 @@ class Dispatcher:
             status = done[0]
         except (Answered, TimeIsUp):
             status = 504
-            self._log.warning("pipeline over its time limit", pipeline=call.pipeline, run=call.run, seconds=round(time.perf_counter() - began, 3))
+            self._log.warning(
+                "pipeline over its time limit", pipeline=endpoint.pipeline.id, run=call.run, seconds=round(time.perf_counter() - began, 3)
+            )
             raise
         except Refusal as error:
             status = error.status
             raise
         except BaseException as error:  # a stranger's handler may raise anything; it ends its call, not the process
-            self._log.exception("pipeline failed", pipeline=call.pipeline, run=call.run, error=type(error).__name__)
+            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.id, run=call.run, error=type(error).__name__)
             raise failed() from error
         finally:
             seconds = time.perf_counter() - began

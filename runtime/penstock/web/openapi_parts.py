@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from penstock.contracts.pipeline import Pipeline
-from penstock.runs.records import Status
+from penstock.runs.callbacks import EVENTS
+from penstock.runs.records import UNFINISHED, Status
 from penstock.web.durable import CALLBACK
 from penstock.web.schemas import REFERENCE
 from penstock.web.shapes import Document
@@ -118,13 +119,22 @@ def notices(pipeline: Pipeline) -> tuple[str, Document]:
 
 def told_at(run: Document, operation: str) -> Document:
     """Return the call that tells the end of a run, of that schema, at the URL that came with the call."""
+    event = {
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"type": "string", "enum": [f"{EVENTS}.{status}" for status in Status if status not in UNFINISHED]},
+            "timestamp": {"type": "string", "format": "date-time", "description": "When the run ended"},
+            "data": run,
+        },
+    }
     header = {name: {"name": name, "in": "header", "required": True, "schema": {"type": "string"}} for name in WEBHOOK_HEADERS}
     told = {
         "operationId": f"{operation}-ended",
         "summary": "Report the end of the run",
         "security": [],  # its receiver asks for no credential: it checks the signature
         "parameters": list(header.values()),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": run}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": event}}},
         "responses": {
             "2XX": {"description": "Delivered"},
             "410": {"description": "Not delivered, and not attempted again"},

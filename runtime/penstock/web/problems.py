@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from flask import Response
 
@@ -21,10 +20,7 @@ def status_line(status: int) -> str:
 
 def problem(refusal: Refusal, run: str | None) -> bytes:
     """Return the document."""
-    document: dict[str, Any] = {**refusal.extra, "type": refusal.code, "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
-    if run:
-        document["run"] = run
-    return as_json(document)  # what a handler adds may be anything
+    return as_json(refusal.document(run))  # what a handler adds may be anything
 
 
 def problem_response(refusal: Refusal) -> Response:

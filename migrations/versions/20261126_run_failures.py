@@ -1,0 +1,16 @@
+"""Why runs failed, whose runs a worker performs, and which worker's end was counted against a run."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261126_run_failures"
+down_revision = "20261125_takeovers"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Go forward; safe beside processes of the previous release."""
+    op.add_column("run_details", sa.Column("failure", sa.LargeBinary(), nullable=True))
+    op.add_column("durable_runs", sa.Column("taken_from", sa.String(length=36), nullable=True))
+    op.add_column("processes", sa.Column("pipelines", sa.JSON(none_as_null=True), nullable=True))

@@ -1,0 +1,349 @@
+"""A worker process: performs durable runs, takes over those of workers that died, and keeps their records true."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from penstock.contracts.pipeline import Handler
+from penstock.db import runs as stored
+from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
+from penstock.db.rows import Row
+from penstock.errors import OutOfTime, PenstockError
+from penstock.host import Host, Loaded
+from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
+from penstock.runs.durable import Given
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, Queue, State
+from penstock.runs.failures import Failure, failure_at
+from penstock.runs.ids import is_run_id, new_run_id
+from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
+from penstock.runs.recovering import Recovery
+from penstock.runs.showing import ending_of, started_of, steps_held
+from penstock.runs.steps import StepRecord, StopSignal
+from penstock.worker import ticking
+from penstock.worker.performing import Performance, Performer
+from penstock.worker.telling import call_back
+
+BEAT = 1.0  # seconds between two signs of life, each with a look around
+LOOK = 0.25  # seconds between two looks whether a run under way was cancelled
+SILENT = 6.0  # seconds without one, and a worker counts as dead
+LEASE = 6.0  # seconds that taking over from one may take
+ORPHANED = 3.0  # seconds after which a run that we hold and do not perform is given back
+YOUNG = 5.0  # seconds in which a record is written by whoever performs
+CHECKED = 500  # records in one look
+LOST = 120.0  # seconds after which a run that the engine does not know never will be
+TIDY = 3600.0  # seconds between two looks for old ticks
+TICKS_KEPT = 86_400.0  # seconds that the engine remembers them
+STARVED = 20  # times that the engine may fail to go on with a run, though it answers
+RECOVERIES = 3  # of a run whose pipeline is not loaded here
+
+
+class Taken(Exception):
+    """Others count this process as dead and have its runs."""
+
+
+class Worker:
+    """Performs the durable runs of one environment, until it is told to stop."""
+
+    def __init__(self, host: Host, bench: Bench) -> None:
+        """Take where runs are performed."""
+        settings = host.settings
+        self._host = host
+        self._engine: Engine = open_engine(settings.database_url)
+        self._bench = bench
+        self._performer = Performer(host, bench, self._find, self._confirm)
+        self._process = new_run_id()
+        self._active: dict[str, Performance] = {}
+        self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
+        self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
+        self._recovering: Recovery | None = None
+        self._checked: str | None = None
+        self._spoke = float("inf")  # when the last sign of life was given that nobody took over before; a `time.monotonic()` reading
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._log = structlog.get_logger("penstock.worker")
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to do: a pipeline with durable runs."""
+        return bool(self._host.queues)
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._stop.set()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken.
+
+        `ready` is called when runs are taken.
+        """
+        host = self._host
+        host.start()
+        environment_id = host.environment_id
+        durable = [identifier for identifier, item in host.loaded.items() if item.durable]
+        name = socket.gethostname()
+        stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=name, pid=os.getpid(), pipelines=durable)
+        self._spoke = time.monotonic()
+        queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
+        self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
+        ticking.declare(host, self._bench)
+        threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
+        threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
+        self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
+        ready()
+        try:
+            self._watch(environment_id)
+        except Taken:
+            self._end_runs(StopSignal.cancel)
+            raise
+        finally:
+            self._end_runs(StopSignal.drain)
+            threading.Thread(target=self._beat_on, name="penstock-beat", daemon=True).start()
+            self._bench.close(host.settings.graceful_timeout)
+            self._closed.set()
+            host.stop()
+            with suppress(PenstockError):
+                stored.beat(self._engine, self._process, ended=True)
+            self._log.info("worker ended", left=len(self._active))
+
+    # Life
+
+    def _end_runs(self, how: Callable[[StopSignal], None]) -> None:
+        """Tell the runs under way to stop; none begins from now on."""
+        self._stop.set()
+        for active in list(self._active.values()):
+            how(active.stop)
+
+    def _speak(self) -> bool:
+        """Give a sign of life; return False where others have taken over from this process."""
+        began = time.monotonic()
+        if not stored.beat(self._engine, self._process):
+            return False
+        self._spoke = began
+        return True
+
+    def _watch(self, environment_id: int) -> None:
+        while not self._stop.is_set():
+            before = self._spoke
+            try:
+                if not self._speak():
+                    raise Taken("others have taken over from this worker; it was silent for too long")  # noqa: TRY301  it ends this
+                if self._spoke - before < SILENT:  # else all were silent, and each may speak before anybody is judged
+                    self._take_over(environment_id)
+                self._give_back_orphans()
+                self._reconcile(environment_id)
+            except Taken:
+                raise
+            except PenstockError as error:
+                self._log.error("worker can't look around", error=str(error))
+            except Exception:  # noqa: BLE001  whatever one run is, the others must be looked after
+                self._log.exception("worker can't look around")
+            self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
+
+    def _beat_on(self) -> None:
+        """Speak while the last runs end; nobody is to take them then."""
+        while not self._closed.wait(BEAT):
+            with suppress(PenstockError):
+                self._speak()
+
+    def _take_over(self, environment_id: int) -> None:
+        """Let the runs of workers that ended go on; each worker is taken over from by one other, so no run is given away twice."""
+        for dead in stored.overdue(self._engine, environment_id, self._process, silent=SILENT, lease=LEASE):
+            try:
+                done = self._recovery.take_over(dead)
+            except PenstockError:
+                raise
+            except Exception:  # noqa: BLE001  as above; it is tried again
+                self._log.exception("can't take over from a worker", worker=dead.id)
+                continue
+            if done:
+                stored.disappear(self._engine, dead.id)
+        self._recovery.take_strays()
+
+    def _give_back_orphans(self) -> None:
+        """Give back what the engine counts as ours and nobody performs: it could not be begun, or its end could not be written."""
+        now, before = time.monotonic(), self._orphans
+        held = [item for item in self._ledger.held_by(self._process) if item.run not in self._active]
+        self._orphans = {item.run: before.get(item.run, now) for item in held}
+        for item in held:
+            if now - self._orphans[item.run] <= ORPHANED:
+                continue
+            del self._orphans[item.run]
+            if item.run not in self._starved:
+                self._recovery.give_back(item)
+            elif self._starved[item.run] < STARVED or (row := self._find(item.run)) is None:
+                self._recovery.go_on(item)
+            else:
+                number = self._starved.pop(item.run)
+                self._recovery.give_up(item, row, "not-kept", f"The engine could not go on with it, {number} times; the log of its worker says why.")
+        self._starved = {run: number for run, number in self._starved.items() if run in self._active or run in before or run in self._orphans}
+
+    def _let_go_on(self) -> None:
+        """Stop the runs that this process performs and has no more: they were cancelled, their time was up, or others have them.
+
+        A thread of its own: none of them may wait for what else there is to look after.
+        """
+        while not self._closed.wait(LOOK):
+            with suppress(PenstockError):
+                self._let_go()
+
+    def _let_go(self) -> None:
+        for run, item in self._ledger.look(list(self._active)).items():
+            active = self._active.get(run)
+            if active is None or active.stop.cancelled or self._has(item) or item.state in {State.DONE, State.BROKEN}:
+                continue
+            active.stop.cancel()
+            if item.state is State.CANCELLED and active.handler is not None:
+                self._cut_off(run, item, active.thread, active.handler)
+
+    def _cut_off(self, run: str, item: Held, thread: int, handler: Handler) -> None:
+        """Record where the handler of a run is whose time is up, while it is there."""
+        row = self._find(run)
+        loaded = self._host.loaded.get(row["pipeline"]) if row is not None else None
+        if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
+            return
+        failure = failure_at(OutOfTime(), thread, handler)
+        self._recorder.ended(_finished(row, item, loaded, self._steps(row, item), failure))
+
+    def _steps(self, row: Row, item: Held) -> list[StepRecord]:
+        return steps_held(self._ledger.steps(row["id"]), started_of(row, item))
+
+    def _has(self, item: Held | None) -> bool:
+        """Say whether a run is this process's to perform."""
+        return item is not None and item.state is State.RUNNING and item.holder in {"", self._process}
+
+    def _confirm(self, run: str, stop: StopSignal, surely: bool) -> None:
+        """Raise LetGo where this process has a run no more; others may count it as dead once it was silent for too long."""
+        while surely or self._was_silent():
+            try:
+                if self._has(self._ledger.look([run]).get(run)):
+                    return
+            except DatabaseAway:
+                if not self._was_silent():
+                    return
+                stop.sleep(BEAT)
+            else:
+                raise LetGo
+
+    def _was_silent(self) -> bool:
+        return time.monotonic() - self._spoke >= SILENT
+
+    def _reconcile(self, environment_id: int) -> None:
+        """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
+        with reading(self._engine) as connection:
+            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(time.time() - YOUNG), limit=CHECKED)
+        self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
+        held = self._ledger.look([row["id"] for row in rows], outcomes=True)
+        for row in rows:
+            item, loaded = held.get(row["id"]), self._host.loaded.get(row["pipeline"])
+            if loaded is None or self._recorder.knows_end(row["id"]):
+                continue
+            if row["id"] in self._active and (item is None or item.state is not State.CANCELLED):
+                continue
+            if item is None:
+                if row["id"] < first_id(time.time() - LOST):
+                    detail = "The engine does not know this run."
+                    self._recorder.ended(Finished(row["id"], loaded.pipeline, Status.FAILED, 500, problem="not-begun", detail=detail))
+                continue
+            if row["cancelled_by"] and not item.state.over:
+                self._ledger.cancel([row["id"]])
+                self._accepting.close_cancelled([row["id"]])
+            elif item.state.over:
+                self._recorder.ended(_finished(row, item, loaded, self._steps(row, item)))
+
+    # Work
+
+    def perform(self, run: str, document: Document) -> Document:
+        """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
+        stop = StopSignal()
+        active = self._active[run] = Performance(stop, threading.get_ident())
+        try:
+            if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
+                raise LetGo  # noqa: TRY301  as what ends a run later
+            if "callback" in document:
+                done = call_back(self._host, self._accepting, self._find(document["callback"]), document)
+            else:
+                done = self._performer.perform(run, Given.of(document), active, self._recorder, self._ledger)
+            self._starved.pop(run, None)
+        except LetGo:
+            raise
+        except (EngineTrouble, DatabaseAway) as error:
+            self._starved[run] = self._starved.get(run, 0) + 1
+            self._log.error("run interrupted", run=run, error=str(error))
+            raise EngineTrouble(str(error)) from error
+        finally:
+            if self._active.get(run) is active:
+                del self._active[run]
+        return done
+
+    def _find(self, run: str) -> Row | None:
+        if not is_run_id(run):  # a tick of a schedule
+            return None
+        with reading(self._engine) as connection:
+            return stored.find(connection, run)
+
+    def tick(self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None) -> None:
+        """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
+        ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
+
+    def _tidy_on(self) -> None:
+        """Forget old ticks, in a thread of its own: it may have to look through many runs."""
+        since = 0.0
+        while not self._stop.is_set():
+            now = time.time()
+            with suppress(PenstockError):
+                while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
+                    pass
+                since = now - 2 * TICKS_KEPT
+            self._stop.wait(TIDY)
+
+    @property
+    def _recovery(self) -> Recovery:
+        if self._recovering is None:
+            self._recovering = Recovery(self._engine, self._accepting, self._host.settings.environment, self._recoveries, self._gave_up)
+        return self._recovering
+
+    def _recoveries(self, pipeline: str) -> int:
+        loaded = self._host.loaded.get(pipeline)
+        return loaded.pipeline.durable.recoveries if loaded is not None else RECOVERIES
+
+    def _gave_up(self, pipeline: str) -> None:
+        self._recorder.count(pipeline, Status.FAILED.value, None)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._accepting.ledger
+
+    @property
+    def _accepting(self) -> Accepting:
+        if self._host.accepting is None:
+            raise RuntimeError("the worker was not started")
+        return self._host.accepting
+
+    @property
+    def _recorder(self) -> Recorder:
+        if self._host.recorder is None:
+            raise RuntimeError("the worker was not started")
+        return self._host.recorder
+
+
+def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None) -> Finished:
+    """Return the end of a run as the engine knows it."""
+    run, pipeline = row["id"], loaded.pipeline
+    if item.state is State.DONE and item.outcome is not None:
+        return Finished(run, pipeline, **ending_of(item.outcome), steps=steps)
+    ended = datetime.fromtimestamp(item.ended_at, UTC) if item.ended_at else None
+    if item.state is State.CANCELLED and row["cancelled_by"]:
+        return Finished(run, pipeline, Status.CANCELLED, steps=steps, ended_at=ended)
+    if item.state is State.CANCELLED:
+        return Finished(run, pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps, failure=failure, ended_at=ended)
+    return Finished(run, pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps, ended_at=ended)

@@ -1,0 +1,75 @@
+"""Start the runs of schedules: declare them to the engine, and accept a run for each tick."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.contracts.triggers import Schedule
+from penstock.errors import Refusal
+from penstock.host import Host, Loaded
+from penstock.perform import Starter
+from penstock.runs.accepting import Accepting, Wanted, queue_of, ticks_of
+from penstock.runs.durable import Given
+from penstock.runs.engine import Bench
+from penstock.runs.ticks import left_out, schedule_name, tick_id
+from penstock.worker.performing import endpoint_of
+
+_log = structlog.get_logger("penstock.worker")
+
+
+def declare(host: Host, bench: Bench) -> None:
+    """Have the engine call at the ticks of all schedules that are declared, and of no others of these pipelines."""
+    environment = host.settings.environment
+    declared: set[str] = set()
+    for identifier, item in host.loaded.items():
+        for schedule in item.pipeline.schedules if not item.broken else ():
+            name = schedule_name(environment, identifier, schedule)
+            context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
+            queue = ticks_of(environment, identifier)
+            bench.schedule(name, schedule.cron, schedule.timezone, context, queue=queue, make_up=schedule.missed == "once")
+            declared.add(name)
+    ours = {queue_of(environment, identifier) for identifier in host.loaded}
+    bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+
+
+def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[str, Any], moment: datetime, now: datetime | None) -> None:
+    """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
+    identifier, environment = context["pipeline"], host.settings.environment
+    item = host.loaded.get(identifier)
+    schedule = _schedule_of(item, context)
+    endpoint = endpoint_of(item, "POST", context["path"])
+    if item is None or schedule is None or endpoint is None or not starter.may_start(identifier):
+        reason = "the pipeline is refused, disabled or not loaded"
+        _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
+        return
+    why = left_out(schedule, moment, now or datetime.now(UTC))
+    if why is not None:
+        _log.info("schedule skipped", pipeline=identifier, cron=context["cron"], tick=moment.isoformat(), reason=why)
+        return
+    body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
+    given = Given(
+        pipeline=identifier,
+        method="POST",
+        route=endpoint.route.path,
+        path=f"/{identifier}{endpoint.route.path}",
+        environment=environment,
+        accepted_at=time.time(),
+        content_type="application/json" if body else "",
+        body=body,
+        ancestors=[identifier],
+    )
+    run = tick_id(environment, identifier, schedule, moment)
+    with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
+        accepting.accept(Wanted(run, given, item.pipeline, endpoint.route))
+
+
+def _schedule_of(item: Loaded | None, context: Mapping[str, Any]) -> Schedule | None:
+    schedules = item.pipeline.schedules if item is not None else ()
+    return next((one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])), None)

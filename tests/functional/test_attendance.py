@@ -1,0 +1,72 @@
+"""A reload that is refused leaves the durable worker as it is, and who looks is told when accepted runs have none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import httpx
+from durable_kit import over, until
+from kit import Place, Server, free_port
+
+PLUGIN = """
+import os
+from penstock import Call, HttpTrigger, Pipeline, hookimpl
+
+sound = Pipeline("sound", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+@sound.post("/", mode="durable")
+def work(call: Call) -> dict[str, object]:
+    return {"pid": os.getpid(), "edition": 1}
+
+@hookimpl
+def penstock_pipelines(): return [sound]
+"""
+
+
+def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sqlite_place: Place, serve: Callable[..., Server]) -> None:
+    place, inside = sqlite_place, f"127.0.0.1:{free_port()}"
+    place.policy("api-key")
+    place.plugin("sound", PLUGIN)
+    place.consumer("acme", "sound")
+    key = place.key("acme").key
+    server = serve(place, worker=1, PENSTOCK_STRICT="true", PENSTOCK_INTERNAL_BIND=inside)
+
+    def performed() -> dict[str, object]:
+        return dict(server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()["result"])
+
+    def runs() -> str:
+        answered = server.client.get("/-/ready")
+        assert answered.status_code == 200
+        return str(answered.json()["checks"]["runs"])
+
+    def gauges() -> dict[str, float]:
+        lines = (line.rpartition(" ") for line in httpx.get(f"http://{inside}/-/metrics").text.splitlines())
+        return {name.partition("{")[0]: float(value) for name, _, value in lines if name.startswith(("penstock_runs_", "penstock_workers"))}
+
+    first = performed()
+    place.plugin("broken", "def x(:\n")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.log.read_text().count("not reloaded") == 2)
+
+    assert performed() == first
+    until(lambda: gauges().get("penstock_workers") == 1)
+    assert runs() == "ok"
+
+    until(lambda: place.run("runs", "list", "--status", "succeeded", "--format", "json").stdout.count('"id"') == 2)
+    os.kill(int(str(first["pid"])), signal.SIGKILL)  # it can't start again
+    location = server.call("POST", "/v1/sound/", key=key).headers["Location"]
+    until(lambda: runs() == "no worker is alive for 1 accepted runs of v1/sound")
+    until(lambda: gauges()["penstock_runs_unattended"] == 1)
+    assert (gauges()["penstock_workers"], gauges()["penstock_runs_waiting"]) == (0, 1)
+
+    (place.folder / "plugins" / "broken.py").unlink()
+    place.plugin("sound", PLUGIN.replace('"edition": 1', '"edition": 2'))
+    server.process.send_signal(signal.SIGHUP)
+    document = until(over(server, location, key))
+    until(lambda: runs() == "ok")
+    until(lambda: performed()["edition"] == 2)
+
+    assert document["status"] == "succeeded"
+    until(lambda: gauges()["penstock_runs_unattended"] == 0)
