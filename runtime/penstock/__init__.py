@@ -32,6 +32,7 @@ from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
 from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
+from penstock.fields import attachment
 from penstock.hookspecs import hookimpl
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "Upload",
     "Verdict",
     "Violation",
+    "attachment",
     "call_pipeline",
     "gather",
     "hookimpl",

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.contracts.triggers import Cors
+from penstock.fields import NAME, PROBLEM
 
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
-FRAMING = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-OURS = FRAMING | {"content-type", "date", "retry-after", "server", "set-cookie", "vary", "www-authenticate", "x-request-id", "x-run-id"}
+OURS = PROBLEM | {"retry-after", "set-cookie", "vary", "www-authenticate", "x-request-id"}
 
 
 @dataclass(frozen=True, slots=True)

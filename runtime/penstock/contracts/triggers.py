@@ -11,6 +11,7 @@ from croniter import CroniterBadDateError, croniter
 
 from penstock.cidr import network_of
 from penstock.contracts.rates import Rate, problems_of
+from penstock.fields import NAME
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
@@ -39,6 +40,9 @@ class Cors:
         """Yield what makes no sense, each with its mend."""
         if not all(isinstance(item, str) for item in self.origins):
             yield "CORS is for origins that are no text", 'write cors=Cors("https://shop.example")'
+        for item in sorted(self.methods | self.headers | self.expose, key=str):
+            if not isinstance(item, str) or not NAME.fullmatch(item):
+                yield f"CORS names {item!r}, which is no method or header", 'write names, such as expose=["ETag"]'
         if self.credentials and "*" in self.origins:
             yield "CORS for every origin can't allow credentials", "name the origins, or drop credentials=True"
 

@@ -1,21 +1,24 @@
-"""Turn what a handler returned into status, headers and bytes."""
+"""Turn what a handler returned or raised into status, headers and bytes that HTTP can carry."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from penstock.contracts.call import Reply, Token
+from penstock.errors import Refusal, ReplyError
+from penstock.fields import PROBLEM, header_fields
 
 JSON = ("Content-Type", "application/json")
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
 BYTES = ("Content-Type", "application/octet-stream")
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "content-length"})
+NO_STORE = ("Cache-Control", "no-store")
 BODILESS = frozenset({204, 304})
+EMPTY = BODILESS | {205}  # statuses whose replies have no body (RFC 9110 section 15.3.6)
+DEEPEST = 64  # values within values that are looked through for the one at fault
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
@@ -29,18 +32,54 @@ def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not kno
 encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_plain).encode
 
 
+Check = Callable[[object, Answer], None]
+
+
+def response_of(value: object, where: str, check: Check | None = None) -> Answer:
+    """Return a handler's value as a response. `where` names the handler; `check` raises ValueError for what the handler should not reply.
+
+    Raises ReplyError for what can't be sent.
+    """
+    try:
+        done = answer(value)
+        if check is not None:
+            check(value, done)
+    except Exception as error:  # a value of plugin code may raise anything when it is written
+        raise ReplyError(f"{where}: {error}") from error
+    return done
+
+
+def checked_refusal(refusal: Refusal, where: str) -> Refusal:
+    """Return what a handler raised, fit to be sent: its headers are those that go out. Raises ReplyError for what can't be sent."""
+    try:
+        if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
+            raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  told below, with the place
+        refusal.headers = header_fields(refusal.headers, PROBLEM)
+    except ValueError as error:
+        raise ReplyError(f"{where}: {error}") from refusal
+    return refusal
+
+
 def answer(value: object) -> Answer:
-    """Return a handler's value as a response. Raises TypeError for what is none."""
-    if type(value) is Reply:
-        status, fields, value = value.status, value.headers, value.body
-        if not isinstance(status, int) or not 200 <= status <= 599:  # noqa: PLR2004  final HTTP statuses
-            raise TypeError(f"a reply's status is 200 to 599, not {status!r}")
-        headers, body = _body(value)
-        return status, _merge(headers, fields), b"" if status in BODILESS else body
+    """Return a handler's value as a response. Raises TypeError or ValueError for what is none."""
+    if isinstance(value, Reply):
+        return _reply(value)
     if value is None:
         return 204, [], b""
     headers, body = _body(value)
     return 200, headers, body
+
+
+def _reply(reply: Reply) -> Answer:
+    status = reply.status
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:  # noqa: PLR2004  final HTTP statuses
+        raise ValueError(f"a reply's status is 200 to 599, not {status!r}")
+    headers, body = _body(reply.body)
+    if reply.headers:
+        own = header_fields(reply.headers)
+        taken = {name.lower() for name, _ in own}
+        headers = [item for item in headers if item[0].lower() not in taken] + list(own)
+    return int(status), headers, b"" if status in EMPTY else body
 
 
 def _body(value: object) -> tuple[list[tuple[str, str]], bytes]:
@@ -50,18 +89,36 @@ def _body(value: object) -> tuple[list[tuple[str, str]], bytes]:
         return [BYTES], value
     if isinstance(value, str):
         return [TEXT], value.encode()
-    if isinstance(value, Token):
-        return [JSON, ("Cache-Control", "no-store")], encode(value)
-    return [JSON], encode(value)
+    return [JSON, NO_STORE] if isinstance(value, Token) else [JSON], _json(value)
 
 
-def _merge(headers: list[tuple[str, str]], fields: Mapping[str, str]) -> list[tuple[str, str]]:
-    own = []
-    for name, text in fields.items():
-        if not NAME.fullmatch(name) or not isinstance(text, str) or any(character in text for character in "\r\n\0"):
-            raise TypeError(f"a reply's header {name!r} is malformed")
-        if name.lower() in HOP_BY_HOP:
-            raise TypeError(f"a reply can't set {name}: the server does")
-        own.append((name, text))
-    taken = {name.lower() for name, _ in own}
-    return [item for item in headers if item[0].lower() not in taken] + own
+def _json(value: object) -> bytes:
+    try:
+        return encode(value)
+    except TypeError as error:
+        place = _fault_pointer(value)
+        raise TypeError(f"{error}, at {place}" if place else str(error)) from error
+
+
+def _fault_pointer(value: object, deep: int = DEEPEST) -> str:
+    """Return the JSON Pointer of the first value in another that can't be written."""
+    for name, item in _children(value) if deep else ():
+        try:
+            encode(item)
+        except (TypeError, ValueError):
+            return f"/{str(name).replace('~', '~0').replace('/', '~1')}{_fault_pointer(item, deep - 1)}"
+        except RecursionError:
+            break
+    return ""
+
+
+def _children(value: Any) -> Iterable[tuple[object, object]]:  # noqa: ANN401  what a handler returned
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if isinstance(value, msgspec.Struct):
+        return [(name, getattr(value, name)) for name in value.__struct_fields__]
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    return ()

@@ -1,0 +1,97 @@
+"""Hold replies against the return annotations of their handlers: callers and generated clients rely on what these say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import NoneType
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.contracts.call import Reply
+from penstock.runs.faults import all_faults
+from penstock.runs.kinds import type_name, union_parts
+from penstock.runs.models import model_faults
+from penstock.runs.replies import Answer, Check
+
+OFF, LOG, FAIL = "off", "log", "fail"
+REDIRECTS = 300  # the first status whose body is not what the handler promises
+
+
+def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN401  any annotation
+    """Return what raises ValueError, or logs, where a reply does not fit its annotation; None where there is nothing to check."""
+    parts = list(union_parts(kind))
+    if mode == OFF or kind is None or Any in parts or object in parts:
+        return None
+    try:
+        decoders = [(part, _decoder(part)) for part in parts if not _is_reply(part)]
+    except TypeError:  # what can be written, such as a union of any two dataclasses, can't always be read
+        return None
+
+    def problem(value: object, done: Answer) -> str:
+        if isinstance(value, Reply):
+            if any(map(_is_reply, parts)) or done[0] >= REDIRECTS:
+                return ""
+            value = value.body
+        if value is None:
+            return "" if NoneType in parts else "it returned None"
+        if isinstance(value, str | bytes):
+            kind, said = (str, "text") if isinstance(value, str) else (bytes, "bytes")
+            return "" if kind in parts else f"it returned {said}"
+        models = (part for part in parts if hasattr(part, "model_dump"))
+        return "" if any(isinstance(value, model) for model in models) else _misfit(decoders, done[2])
+
+    def check(value: object, done: Answer) -> None:
+        if found := problem(value, done):
+            raise ValueError(f"its reply is not {type_name(kind)}, as its annotation says: {found}")
+
+    return check if mode == FAIL else _logging(check, where)
+
+
+def _decoder(kind: Any) -> Callable[[bytes], object]:  # noqa: ANN401  any annotation
+    """Return what reads a reply of that type. Raises TypeError where nothing does."""
+    if hasattr(kind, "model_dump"):
+        return getattr(kind, "model_validate_json", bytes)
+    return msgspec.json.Decoder(kind, dec_hook=_any_model).decode
+
+
+def _logging(check: Check, where: str) -> Check:
+    log = structlog.get_logger("penstock.calls")
+
+    def tell(value: object, done: Answer) -> None:
+        try:
+            check(value, done)
+        except ValueError as error:
+            log.warning("reply does not fit its annotation", handler=where, reason=str(error))
+
+    return tell
+
+
+def _misfit(decoders: Sequence[tuple[Any, Callable[[bytes], object]]], body: bytes) -> str:
+    """Return the first fault of a body that none of the types fits, empty where one does."""
+    found = "it returned JSON"
+    for kind, decode in decoders:
+        try:
+            decode(body)
+        except msgspec.ValidationError as error:
+            fault = all_faults(kind, msgspec.json.decode(body), error)[0]
+        except ValueError as error:  # Pydantic's
+            fault = (model_faults(error, msgspec.json.decode(body)) or [{"pointer": "", "detail": "it is no JSON"}])[0]
+        else:
+            return ""
+        found = f"{fault['pointer']}: {fault['detail']}" if fault["pointer"] else fault["detail"]
+    return found
+
+
+def _is_reply(kind: Any) -> bool:  # noqa: ANN401  any annotation
+    return isinstance(kind, type) and issubclass(kind, Reply)
+
+
+def _any_model(kind: type, value: object) -> object:
+    """Accept any Pydantic model: it need not read what it writes. The instance that stands for it is never looked at."""
+    if isinstance(value, kind):
+        return value
+    if hasattr(kind, "model_dump"):
+        return object.__new__(kind)
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
