@@ -215,6 +215,21 @@ def test_what_a_refusal_became_after_it_was_made_is_looked_at_too() -> None:
             checked_refusal(broken, "here")
 
 
+class Halfway(PipelineError):
+    """What forgets to make its base."""
+
+    def __init__(self) -> None:
+        self.status = 409
+        self.headers = ()
+
+
+def test_a_refusal_that_was_made_halfway_is_a_fault_and_odd_texts_are_made_text() -> None:
+    with pytest.raises(ReplyError, match=r"^here: "):
+        checked_refusal(Halfway(), "here")
+    made = PipelineError(409, 5, LookupError("why"), type=6)  # type: ignore[arg-type]  a slip
+    assert (made.title, made.detail, made.code) == ("5", "why", "6")
+
+
 @dataclass
 class Order:
     number: int

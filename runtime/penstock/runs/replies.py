@@ -25,7 +25,7 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not know
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json", by_alias=True)
+        return value.model_dump(mode="json", by_alias=True, warnings=False)  # they would quote the reply
     raise TypeError(f"a {type(value).__name__} is nothing to reply with")
 
 
@@ -54,8 +54,10 @@ def checked_refusal(refusal: Refusal, where: str) -> Refusal:
     try:
         if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
             raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  told below, with the place
+        if not all(isinstance(part, str) for part in (refusal.code, refusal.title, refusal.detail)) or not isinstance(refusal.extra, dict):
+            raise ValueError("type, title and detail of a refusal are text")  # noqa: TRY301  as above
         refusal.headers = header_fields(refusal.headers, PROBLEM)
-    except ValueError as error:
+    except (AttributeError, ValueError) as error:
         raise ReplyError(f"{where}: {error}") from refusal
     return refusal
 

@@ -39,6 +39,7 @@ from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.turns import LONG, PASS_ON
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
+MOST_SENT = 500  # headers of refusals that are remembered
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
 Environ = dict[str, Any]
@@ -72,6 +73,7 @@ class Dispatcher:
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}  # whose last call took long
         self._observers = Observers(host)
         self._starter = Starter(host)
+        self._sent: set[tuple[str, str]] = set()  # headers of refusals that were seen to be fit
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
 
@@ -116,10 +118,15 @@ class Dispatcher:
     def _fit(self, refusal: Refusal, passage: Passage) -> Refusal:
         """Return a refusal that can be sent: plugins name challenges, and replies are kept from earlier releases."""
         try:
-            return checked_refusal(refusal, passage.place.pipeline) if refusal.headers else refusal
-        except ReplyError as error:
+            if self._sent.issuperset(refusal.headers):
+                return refusal
+            checked_refusal(refusal, passage.place.pipeline)
+        except (ReplyError, TypeError) as error:
             self._log.error("refusal can't be sent", pipeline=passage.place.pipeline, run=passage.run, error=str(error))
             return Refusal(500, "internal", "Something went wrong here; the log says what.")
+        if len(self._sent) < MOST_SENT:
+            self._sent.update(refusal.headers)
+        return refusal
 
     def _finish(self, passage: Passage, headers: Headers, body: bytes | None) -> None:
         """Add the headers that every reply has; one without a body has no length."""
@@ -421,8 +428,10 @@ def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
 def _add(headers: Headers, item: tuple[str, str]) -> None:
     """Add a header that a handler may have set itself: its own stands."""
     lower = item[0].lower()
-    if not any(name.lower() == lower for name, _ in headers):
-        headers.append(item)
+    for name, _ in headers:
+        if name.lower() == lower:
+            return
+    headers.append(item)
 
 
 def _path(environ: Environ) -> str:
