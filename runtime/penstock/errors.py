@@ -81,7 +81,7 @@ class PipelineError(Refusal):
 
 
 class ReplyError(PenstockError):
-    """What a handler returned or raised can't be sent to its caller; the text says why, and which handler it was."""
+    """Raised when the reply or the refusal of a handler can't be sent; the text names the handler and the reason."""
 
 
 class OutOfTime(Refusal):

@@ -1,6 +1,7 @@
-"""Header fields of responses: which ones HTTP can carry (RFC 9110 section 5), and file names within them (RFC 6266, RFC 8187).
+"""Validate header fields of responses (RFC 9110 section 5), and encode file names in them (RFC 6266, RFC 8187).
 
-Every header that plugin code sets passes `header_fields`, so none reaches the server that it would refuse once the run has succeeded.
+Every header that plugin code sets passes `header_fields` before its run is recorded. Without that the server would reject the header only
+after the run has succeeded, and answer as if the request were at fault.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from urllib.parse import quote
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# The server frames the response and says who it is; gunicorn drops most of these without a word.
+# The server sets these itself; gunicorn drops most of them silently.
 SERVER = frozenset(
     {
         "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "server", "te",
         "trailer", "trailers", "transfer-encoding", "upgrade", "x-run-id",
     }
 )  # fmt: skip
-# A problem document is written by the runtime, which alone knows what holds for its bytes.
+# The runtime writes the body of a problem, so it alone describes its bytes.
 PROBLEM = SERVER | {"content-digest", "content-encoding", "content-md5", "content-range", "content-type", "digest", "repr-digest"}
 ONCE = frozenset(
     {
@@ -30,10 +31,10 @@ ONCE = frozenset(
         "retry-after",
     }
 )  # fmt: skip
-KNOWN_NAMES = 500  # that are remembered as well-formed
+KNOWN_NAMES = 500  # names that are remembered as valid
 NOT_IN_FILE_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u2028\u2029\ud800-\udfff]")
 NOT_IN_FALLBACK = re.compile(r"[^\x20-\x7e]|[\"%]")
-PLAIN_FILE_NAME = re.compile(r"[\x20-\x24\x26-\x7e]+")  # without %, which some recipients decode
+PLAIN_FILE_NAME = re.compile(r"[\x20-\x24\x26-\x7e]+")  # without %, which some clients decode
 
 HeaderValue = str | float | Sequence[str | float]
 Fields = tuple[tuple[str, str], ...]
@@ -42,12 +43,12 @@ _known: dict[str, str] = {}
 
 
 def header_fields(headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]], reserved: frozenset[str] = SERVER) -> Fields:
-    """Return headers as they are sent, one line for each value.
+    """Return headers as name and value of each field line.
 
-    Numbers become text; a list is sent as several headers of that name, as `Set-Cookie` needs it.
+    Numbers become text; a list becomes several fields of that name, as `Set-Cookie` needs it.
 
     Raises:
-        ValueError: A name or a value can't be sent, or the name is one of `reserved`. The text says which header and why, never its value.
+        ValueError: HTTP can't carry a name or a value, or the name is one of `reserved`. The text names the header and the reason, not the value.
 
     """
     if not headers:
@@ -91,7 +92,7 @@ def _text(name: str, value: Any) -> str:  # noqa: ANN401  as above
             raise ValueError(f"the header {name} holds a control character, which HTTP can't carry")
         fix = "write attachment(filename)" if name.lower() == "content-disposition" else "percent-encode them (urllib.parse.quote)"
         raise ValueError(f"the header {name} holds characters outside of Latin-1, which HTTP can't carry; {fix}")
-    return text.strip(" \t")  # white space around a value is not part of it
+    return text.strip(" \t")  # white space around a value is not part of it (RFC 9110 section 5.5)
 
 
 def _as_text(name: str, value: Any) -> str:  # noqa: ANN401  as above
@@ -106,11 +107,11 @@ def _as_text(name: str, value: Any) -> str:  # noqa: ANN401  as above
 
 
 def attachment(filename: str, *, inline: bool = False) -> str:
-    """Return a `Content-Disposition` header that has a reply saved under a file name.
+    """Return the value of a `Content-Disposition` header that saves a reply under a file name.
 
-    For example `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`. The name may hold any characters: those that are not ASCII
-    come as `filename*` (RFC 8187), beside a nearest name for old clients. Slashes and control characters become `_`. With `inline` the reply
-    is shown, and the name is used when it is saved.
+    For example `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`. The name may hold any characters. One that is not ASCII
+    is sent as `filename*` (RFC 8187), with an ASCII fallback for old clients. Slashes and control characters become `_`. With `inline` the
+    browser shows the reply and offers the name when the user saves it.
     """
     kind = "inline" if inline else "attachment"
     name = NOT_IN_FILE_NAMES.sub("_", filename).strip()

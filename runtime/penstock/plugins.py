@@ -201,7 +201,7 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
 
 
 def _unsendable(document: Document) -> str:
-    """Return why a document's headers can't be sent, empty where they can."""
+    """Return why the headers of a document can't be sent, or an empty text."""
     try:
         header_fields({"Content-Type": document.content_type, "Cache-Control": f"max-age={document.max_age}"})
     except ValueError as error:

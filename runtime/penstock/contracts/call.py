@@ -45,8 +45,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class Reply:
     """A response in full: status, headers and a body of any kind a handler may return.
 
-    Numbers as header values become text; a list is sent as several headers of that name: `{"Set-Cookie": ["a=1", "b=2"]}`. File names go into
-    `Content-Disposition` with `attachment`. What HTTP can't carry fails the run (500).
+    A header's value is text, a number or a list, which is sent as several headers: `{"Set-Cookie": ["a=1", "b=2"]}`. Use `attachment` for
+    the file name of a `Content-Disposition`. A header that HTTP can't carry fails the run (500).
     """
 
     status: int = 200

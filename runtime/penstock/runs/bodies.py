@@ -1,6 +1,6 @@
-"""Compile what a handler takes as its body: the annotation says how it is decoded.
+"""Compile the body parameter of a handler: its annotation decides how a body is decoded.
 
-Whatever a library says of a body that it can't decode is told anew here: its text may quote the body, which no log and no record may keep.
+Messages of libraries may quote the body, and refusals are recorded and logged. So none of them is passed on: each fault is described anew.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ MULTIPART = ("multipart/form-data",)
 XML = ("application/xml",)
 TEXT = ("text/plain",)
 BYTES = ("application/octet-stream",)
-NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-SAID = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
-WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")  # one that may be written with a point or an exponent
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+SYNTAX_FAULT = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
+WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")  # that may be written with a point or an exponent
 XML_DECLARATION = re.compile(rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 DEEPEST = 100  # elements within elements
 Read = Callable[[Call], object]
@@ -86,7 +86,7 @@ def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
 
 @lru_cache(256)
 def _is_json(content_type: str) -> bool:
-    """Say whether that is JSON in UTF-8. Raises Refusal (415) for a charset that is no text's."""
+    """Return whether that is JSON in UTF-8. Raises Refusal (415) for an unknown charset."""
     sent = media_type(content_type)
     return (sent in {"", "application/json"} or sent.endswith("+json")) and charset_of(content_type) in {"utf-8", "ascii"}
 
@@ -95,7 +95,7 @@ def _json(call: Call) -> bytes:
     if not _is_json(call.content_type):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/json, in UTF-8.", headers=[("Accept", "application/json")])
     body = call.body
-    return body.removeprefix(BOM_UTF8)  # RFC 8259 section 8.1 lets us pass over it
+    return body.removeprefix(BOM_UTF8)  # RFC 8259 section 8.1 allows to ignore it
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], kind: Any, body: bytes) -> object:  # noqa: ANN401  any annotation
@@ -103,29 +103,29 @@ def _decode(decoder: msgspec.json.Decoder[Any], kind: Any, body: bytes) -> objec
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         first: Exception = error
-    except NO_JSON as error:
+    except JSON_ERRORS as error:
         raise malformed_json(body, error) from None
     except TypeError as error:
         if not is_unhashable(error):
             raise
         first = error
     try:
-        whole = msgspec.json.decode(body)  # what did not fit may stand before what is no JSON at all
-    except NO_JSON as error:
+        whole = msgspec.json.decode(body)  # a syntax error may follow the fault
+    except JSON_ERRORS as error:
         raise malformed_json(body, error) from None
     if WHOLE_NUMBER.search(body):
         try:
             whole = _with_whole_numbers(whole)
             return decoder.decode(msgspec.json.encode(whole))
         except (msgspec.ValidationError, TypeError) as error:
-            first = error  # all else would have been met the first time
+            first = error  # any other TypeError was raised the first time
         except RecursionError as error:
             raise malformed_json(body, error) from None
     raise invalid(all_faults(kind, whole, first))
 
 
 def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
-    """Return a value with 7 where it has 7.0, which is a whole number in JSON: some languages write no other."""
+    """Return a JSON value with 7 in place of 7.0: JSON Schema counts both as integers, and some languages write the latter."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < EXACT else value
     if isinstance(value, list):
@@ -135,16 +135,16 @@ def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
 
 def _pydantic(model: Any, body: bytes) -> object:  # noqa: ANN401  a Pydantic model, which the runtime does not import
     try:
-        if b"NaN" in body or b"Infinity" in body:  # it would take them for numbers, which JSON has not
+        if b"NaN" in body or b"Infinity" in body:  # Pydantic accepts them as numbers, JSON does not have them
             msgspec.json.decode(body, type=msgspec.Raw)
         return model.model_validate_json(body)
-    except NO_JSON as error:
+    except JSON_ERRORS as error:
         raise malformed_json(body, error) from None
     except ValueError as error:
         first: Any = error
     try:
         faults = model_faults(first, msgspec.json.decode(body))
-    except NO_JSON as error:
+    except JSON_ERRORS as error:
         raise malformed_json(body, error) from None
     if faults is None:
         raise malformed_json(body, first)
@@ -160,7 +160,7 @@ def _text(call: Call) -> str:
 
 
 class _TooDeep(Exception):
-    """There are too many elements within elements."""
+    """The elements of a document are nested too deeply."""
 
 
 class _Bounded(TreeBuilder):
@@ -212,10 +212,7 @@ def _malformed_xml(reason: str) -> Refusal:
 
 
 def _codec_of_xml(call: Call) -> str | None:
-    """Return the codec of a document, None where the parser knows by itself.
-
-    A byte order mark comes first, then the header (RFC 7303), then the document.
-    """
+    """Return the codec of a document: of its byte order mark, else of the header (RFC 7303), else of its declaration; None: UTF-8."""
     declared = charset_of(call.content_type) if any(name == "charset" for name, _ in parameters_of(call.content_type)) else None
     known = marked_codec(call.body) or declared
     if known is not None:
@@ -226,7 +223,7 @@ def _codec_of_xml(call: Call) -> str | None:
 
 
 def malformed_json(body: bytes, error: Exception) -> Refusal:
-    """Return the answer to a body that is no JSON: what is wrong, and where, without any of it."""
+    """Return the answer to a body that is not JSON: the syntax fault with line and column, without any of the text."""
     if not body.strip():
         return Refusal(400, "body-malformed", "The body is empty; send JSON.")
     reason, at = _json_syntax_fault(body, error)
@@ -238,8 +235,8 @@ def malformed_json(body: bytes, error: Exception) -> Refusal:
 
 
 def _json_syntax_fault(body: bytes, error: Exception) -> tuple[str, int | None]:
-    """Return what is wrong, and at which byte where that is known."""
-    if marked_codec(body) is not None:  # that of UTF-8 is gone by now
+    """Return the syntax fault of a body and its offset in bytes, None if it has no place."""
+    if marked_codec(body) is not None:  # that of UTF-8 is removed before
         return "it is in UTF-16 or UTF-32; send it in UTF-8", None
     try:
         body.decode()
@@ -250,18 +247,18 @@ def _json_syntax_fault(body: bytes, error: Exception) -> tuple[str, int | None]:
     try:
         msgspec.json.decode(body)
     except msgspec.DecodeError as wrong:
-        said = SAID.fullmatch(str(wrong))
-        if said is None:
+        fault = SYNTAX_FAULT.fullmatch(str(wrong))
+        if fault is None:
             return _cut_off(body)
-        passed = said[1] == "trailing characters"  # msgspec has taken the first of them
-        return said[1], min(int(said[2]) - passed, len(body) - 1)
+        passed = fault[1] == "trailing characters"  # msgspec reports the second of them
+        return fault[1], min(int(fault[2]) - passed, len(body) - 1)
     except RecursionError:
         pass
-    return "nested too deeply", None  # Pydantic reads less deep than we do
+    return "nested too deeply", None  # Pydantic's limit is lower than that of msgspec
 
 
 def _cut_off(body: bytes) -> tuple[str, int | None]:
-    """Tell a body that ends too early from one with half of a character, which are the same to msgspec."""
+    """Return the fault that msgspec calls truncated: the end is missing, or the second half of a surrogate pair."""
     try:
         json.loads(body)
     except (ValueError, RecursionError):
@@ -290,7 +287,7 @@ def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
                 value[field] = values
             elif len(values) > 1 and (field in kinds or members is not None):
                 faults.append({"pointer": member_pointer("", field), "detail": "Given more than once"})
-            else:  # a field that is not known may come as often as it likes
+            else:  # unknown fields are ignored, however often they are sent
                 value[field] = "true" if values[0] == "on" and field in flags else values[0]
         try:
             if not faults:

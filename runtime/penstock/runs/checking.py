@@ -1,4 +1,4 @@
-"""Hold replies against the return annotations of their handlers: callers and generated clients rely on what these say."""
+"""Compare replies with the return annotations of their handlers, which the OpenAPI document and generated clients rely on."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from penstock.runs.models import model_faults
 from penstock.runs.replies import Answer, Check
 
 OFF, LOG, FAIL = "off", "log", "fail"
-REDIRECTS = 300  # the first status whose body is not what the handler promises
+FIRST_OTHER_STATUS = 300  # from here on the body is not of the annotated type
 
 
 def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN401  any annotation
-    """Return what raises ValueError, or logs, where a reply does not fit its annotation; None where there is nothing to check."""
+    """Return a function that raises ValueError, or logs, for a reply that does not match its annotation; None: nothing to check."""
     parts = list(union_parts(kind))
     if mode == OFF or kind is None or Any in parts or object in parts:
         return None
     try:
         decoders = [(part, _decoder(part)) for part in parts if not _is_reply(part)]
-    except TypeError:  # what can be written, such as a union of any two dataclasses, can't always be read
+    except TypeError:  # msgspec can encode some types that it can't decode
         return None
 
     def problem(value: object, done: Answer) -> str:
         if isinstance(value, Reply):
-            if any(map(_is_reply, parts)) or done[0] >= REDIRECTS:
+            if any(map(_is_reply, parts)) or done[0] >= FIRST_OTHER_STATUS:
                 return ""
             value = value.body
         if value is None:
@@ -44,13 +44,13 @@ def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN4
 
     def check(value: object, done: Answer) -> None:
         if found := problem(value, done):
-            raise ValueError(f"its reply is not {type_name(kind)}, as its annotation says: {found}")
+            raise ValueError(f"the reply does not match the return annotation {type_name(kind)}: {found}")
 
     return check if mode == FAIL else _logging(check, where)
 
 
 def _decoder(kind: Any) -> Callable[[bytes], object]:  # noqa: ANN401  any annotation
-    """Return what reads a reply of that type. Raises TypeError where nothing does."""
+    """Return a function that decodes a reply of that type. Raises TypeError if there is none."""
     if hasattr(kind, "model_dump"):
         return getattr(kind, "model_validate_json", bytes)
     return msgspec.json.Decoder(kind, dec_hook=_any_model).decode
@@ -59,17 +59,17 @@ def _decoder(kind: Any) -> Callable[[bytes], object]:  # noqa: ANN401  any annot
 def _logging(check: Check, where: str) -> Check:
     log = structlog.get_logger("penstock.calls")
 
-    def tell(value: object, done: Answer) -> None:
+    def log_misfit(value: object, done: Answer) -> None:
         try:
             check(value, done)
         except ValueError as error:
-            log.warning("reply does not fit its annotation", handler=where, reason=str(error))
+            log.warning("reply does not match its annotation", handler=where, reason=str(error))
 
-    return tell
+    return log_misfit
 
 
 def _misfit(decoders: Sequence[tuple[Any, Callable[[bytes], object]]], body: bytes) -> str:
-    """Return the first fault of a body that none of the types fits, empty where one does."""
+    """Return the first fault of a body that matches none of the types, empty if it matches one."""
     found = "it returned JSON"
     for kind, decode in decoders:
         try:
@@ -89,7 +89,7 @@ def _is_reply(kind: Any) -> bool:  # noqa: ANN401  any annotation
 
 
 def _any_model(kind: type, value: object) -> object:
-    """Accept any Pydantic model: it need not read what it writes. The instance that stands for it is never looked at."""
+    """Accept any value for a Pydantic model: a model can't always read what it writes. The placeholder is never used."""
     if isinstance(value, kind):
         return value
     if hasattr(kind, "model_dump"):

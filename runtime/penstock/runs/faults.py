@@ -1,12 +1,12 @@
 """List every fault of a body that does not fit its type, each with its JSON Pointer (RFC 6901).
 
-msgspec stops at the first fault and says where it is, by names and indexes (`.lines[3].price`). So what lies before needs no second look, and
-the next conversion begins behind it: all in all a value is converted about once, however many faults it has. What it says is a hint: a
-name may hold dots, a member of an object may come twice, and which key of a dict it went by it does not say. So the walk goes by the types and
-the value; each fault that it tells was met at the very value that the pointer leads to. It holds a stack of its own, for JSON may be deeper
-than Python calls.
+msgspec stops at the first fault and reports its path (`.lines[3].price`). Everything before that path is valid, so the next conversion starts
+behind it: in total a value is converted about once, however many faults it has. The path is a hint, not an address: a field name may hold
+dots, an object may have a member twice, and the key of a dict is not in it. So the walk follows the types and the value, and reports a fault at
+the value where a conversion failed. Two things bound it: an explicit stack, because JSON can be nested deeper than Python calls, and a budget
+of bytes, because each dict within a dict converts its members again.
 
-Messages say what was expected, and never what was sent.
+Messages say what was expected, never what was sent: they reach callers, records and logs.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ from penstock.runs.kinds import (
 from penstock.runs.models import MAX_FAULTS, Fault, member_pointer, model_faults
 
 BATCH = 1_000  # items of a list, or members of a dict, that are converted together
-MAX_REREADS = 8  # times that all of a value may be converted for dicts within dicts: each goes through what is in it again
-MIN_REREAD_BYTES = 4 * 1024 * 1024  # that may be in any case
-PLACE = " - at `"  # begins what msgspec says of where it met a fault
+MAX_REREADS = 8  # of a whole value, for dicts within dicts
+MIN_REREAD_BYTES = 4 * 1024 * 1024  # that are allowed for a small value
+PLACE = " - at `"  # begins the path in a message of msgspec
 WHERE = re.compile(r" - at (?:`key` in )?`\$?(.*)`\Z", re.DOTALL)
 QUOTING = ("Invalid enum value", "Invalid value", "Object")  # begin messages that quote a value or a name
 INDEX = re.compile(r"\[(\d+)\]")
-MEMBER = "[...]"  # of a dict: msgspec does not say which
 MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 UNHASHABLE = "Items of a set are texts, numbers, true, false or null"
 
@@ -66,31 +65,31 @@ def invalid(faults: list[Fault]) -> Refusal:
 
 
 def all_faults(kind: Any, value: object, first: Exception, *, strict: bool = True) -> list[Fault]:  # noqa: ANN401  any annotation
-    """Return the faults of a value, as many as are listed and one at least; `first` is the one that was met decoding it.
+    """Return the faults of a value, at least one and at most `MAX_FAULTS`; `first` is the error that decoding it raised.
 
-    Not `strict`: text may stand for numbers.
+    Where it is not `strict`, text is converted to numbers, booleans and dates.
     """
     found: list[Fault] = []
     try:
         for fault in islice(_Walker(value, strict=strict).faults(kind, value, first), MAX_FAULTS):
-            found.append(fault)  # noqa: PERF402  what was found stays found when the walk goes too deep
-    except Exception:  # noqa: BLE001, S110  plugin code that checks what it is made of may raise anything there; the first fault it was not
+            found.append(fault)  # noqa: PERF402  those found before an exception are kept
+    except Exception:  # noqa: BLE001, S110  `__post_init__` and validators of plugin code may raise anything
         pass
     return found or _faults_at(kind, first, value, "", _path(first) or "")
 
 
 def is_unhashable(error: Exception) -> bool:
-    """Say whether an error is what msgspec raises for a list in a set."""
+    """Return whether an error is the one that msgspec raises for a list in a set."""
     return isinstance(error, TypeError) and "unhashable" in str(error)
 
 
 class _Walker:
-    """Goes through a value from one fault to the next."""
+    """Walk through a value from one fault to the next."""
 
     def __init__(self, value: object, *, strict: bool) -> None:
         self._whole = value
         self._strict = strict
-        self._left: int | None = None  # bytes that may be converted again for dicts within dicts
+        self._left: int | None = None  # bytes of the budget for dicts within dicts
 
     def faults(self, kind: Any, value: object, first: Exception) -> Iterator[Fault]:  # noqa: ANN401  any annotation
         stack = [self._on(kind, value, "", first, _path(first))]
@@ -104,7 +103,7 @@ class _Walker:
                 stack.append(item)
 
     def _on(self, kind: Any, value: object, pointer: str, error: Exception, path: str | None) -> Walk:  # noqa: ANN401  as above
-        """Return the walk through a value in which an error was met; `path` is where, None where that is not known."""
+        """Return the walk through a value that has an error at `path`; None: the path is not known."""
         if isinstance(value, list | dict):
             plain, bounds = intended(kind, value)
             walk: Walk | None = None
@@ -122,7 +121,7 @@ class _Walker:
         return iter(_faults_at(kind, error, value, pointer, path or ""))
 
     def _at_least(self, walk: Walk, kind: Any, value: object, pointer: str, error: Exception, path: str | None) -> Walk:  # noqa: ANN401  as above
-        """Go on a walk; where it finds nothing, the fault is the value's own, or that of a member that came twice."""
+        """Yield from a walk; if it finds nothing, the fault is in the value itself, or in a member that was sent twice."""
         nothing = True
         for item in walk:
             nothing = False
@@ -131,9 +130,9 @@ class _Walker:
             yield from _faults_at(kind, error, value, pointer, path or "")
 
     def _error(self, kind: Any, value: object) -> Exception | None:  # noqa: ANN401  as above
-        """Convert a value, and return what is met in it."""
+        """Convert a value and return the error, None if it fits."""
         try:
-            if self._strict:  # as JSON once more: some types, such as msgspec.Raw, can only be decoded
+            if self._strict:  # through JSON: some types, such as msgspec.Raw, can be decoded but not converted
                 _decoder(kind).decode(msgspec.json.encode(value))
             else:
                 msgspec.convert(value, kind, strict=False, dec_hook=decode_custom)
@@ -173,7 +172,7 @@ class _Walker:
         yield from self._out_of_bounds(list[Any], bounds, value, pointer)
 
     def _next(self, item: Any, value: list[object], start: int) -> tuple[int, Exception, str | None] | None:  # noqa: ANN401  as above
-        """Return the next fault of a list: at which item, and what was met where in that."""
+        """Return the index of the next item at fault, the error and its path within the item."""
         for begin in range(start, len(value), BATCH):
             error = self._error(list[item], value[begin : begin + BATCH])
             if error is None:
@@ -203,7 +202,7 @@ class _Walker:
         yield from self._out_of_bounds(dict[str, Any], bounds, value, pointer)
 
     def _within_budget(self, value: object) -> bool:
-        """Say whether the members of a dict may be converted again, one by one: that goes through all that is in them."""
+        """Return whether these members of a dict may be converted one by one; that costs the size of everything in them."""
         if not self._strict:
             return True
         if self._left is None:
@@ -235,7 +234,7 @@ class _Walker:
             yield {"pointer": pointer, "detail": f"Expected `array` of length {len(kinds)}"}
 
     def _out_of_bounds(self, kind: Any, bounds: Bounds, value: object, pointer: str) -> list[Fault]:  # noqa: ANN401  as above
-        """Return what is wrong with how many there are."""
+        """Return the fault of a list or dict that has too few or too many items."""
         for bound in bounds:
             if (error := self._error(Annotated[kind, bound], value)) is not None:
                 return _faults_at(kind, error, value, pointer, "")
@@ -250,24 +249,24 @@ def _cached_decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401  an
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401  any annotation
     try:
         hash(kind)
-    except TypeError:  # what is written beside a type need not be hashable
+    except TypeError:  # the metadata of an Annotated type may have no hash
         return msgspec.json.Decoder(kind, dec_hook=decode_custom)
     return _cached_decoder(kind)
 
 
 def _first(kinds: Mapping[str, Any], path: str) -> str | None:
-    """Return the field that a path begins with, None where that is none or may be several: names may hold dots and brackets."""
+    """Return the field that a path starts with, None if none does or several could: names may hold dots and brackets."""
     found = [name for name in kinds if path.startswith(f".{name}") and path[1 + len(name) :][:1] in {"", ".", "["}]
     return found[0] if len(found) == 1 else None
 
 
 def _path(error: Exception) -> str | None:
-    """Return where msgspec met a fault, as it writes it, empty for the value itself; None where it does not say."""
+    """Return the path in an error of msgspec, empty for the value itself; None: the error has no path."""
     return _split(error)[1] if isinstance(error, msgspec.ValidationError) else None
 
 
 def _split(error: Exception) -> tuple[str, str]:
-    """Return the message of an error and its path, which both may hold what looks like a path: the values and the names of a body do."""
+    """Return the message and the path of an error. Values and names of the body are in both, and may look like a path."""
     text = str(error)
     at = text.rfind(PLACE) if text.startswith(QUOTING) else text.find(PLACE)
     found = WHERE.fullmatch(text, at) if at >= 0 else None
@@ -275,7 +274,7 @@ def _split(error: Exception) -> tuple[str, str]:
 
 
 def _follow(pointer: str, value: object, path: str) -> tuple[str, object]:
-    """Return what a path leads to in a value, and its pointer, as far as it leads."""
+    """Return the pointer and the value that a path leads to, as far as it can be followed."""
     while path:
         step = INDEX.match(path)
         if step is not None and isinstance(value, list) and int(step[1]) < len(value):
@@ -289,7 +288,7 @@ def _follow(pointer: str, value: object, path: str) -> tuple[str, object]:
 
 
 def _faults_at(kind: Any, error: Exception, value: object, pointer: str, path: str) -> list[Fault]:  # noqa: ANN401  any annotation
-    """Return what an error says of a value, or of what `path` leads to in it."""
+    """Return the faults in an error, at the part of a value that `path` leads to."""
     pointer, value = _follow(pointer, value, path)
     if hasattr(error.__cause__, "error_count"):
         faults = model_faults(error.__cause__, value) or [{"pointer": "", "detail": "Does not fit"}]
@@ -301,7 +300,7 @@ def _faults_at(kind: Any, error: Exception, value: object, pointer: str, path: s
 
 
 def fault_detail(kind: Any, error: Exception) -> str:  # noqa: ANN401  any annotation
-    """Return what an error of msgspec says, without where, and without what was sent."""
+    """Return the message of an error of msgspec, without the path and without values of the body."""
     if isinstance(error, TypeError):
         return UNHASHABLE
     text = _split(error)[0]
@@ -310,9 +309,9 @@ def fault_detail(kind: Any, error: Exception) -> str:  # noqa: ANN401  any annot
     if text.startswith("Invalid value"):
         return _expected(allowed_tags(kind))
     if text.startswith("Object contains unknown field"):
-        return "Has a member that is not known here"
+        return "Has an unknown member"
     return text
 
 
 def _expected(choices: str) -> str:
-    return f"Expected one of {choices}" if choices else "Not one of the values that are allowed"
+    return f"Expected one of {choices}" if choices else "Expected one of the allowed values"

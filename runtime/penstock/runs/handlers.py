@@ -35,8 +35,8 @@ class Endpoint:
 
     `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
     read (None: it takes none), `returns` the type of its reply (None: it does not say). `of_runtime` says that it is no developer's: it is not
-    recorded as a run. `check` raises ValueError for a reply that does not fit `returns`. `name` is its method and path, as declared, `where`
-    names its function and the place of that too.
+    recorded as a run. `check` raises ValueError for a reply that does not match `returns`. `name` is its method and path, as declared; `where`
+    also names its function, file and line.
     """
 
     pipeline: Pipeline
@@ -63,7 +63,7 @@ def _named(route: Route) -> str:
 
 
 def _placed(handler: Handler) -> str:
-    """Return where a handler is written: ` (plugins/orders.py:12)`, empty where that is not known."""
+    """Return the source of a handler, such as ` (plugins/orders.py:12)`, empty if it is unknown."""
     code = getattr(inspect.unwrap(handler), "__code__", None)
     return f" ({'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_firstlineno})" if code is not None else ""
 
@@ -237,7 +237,7 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
 
 
 def _reply_problems(where: str, handler: Handler, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
-    """Yield why nothing that the handler returns could be sent."""
+    """Yield why no value of a handler could be sent."""
     mend = "return a dict, a dataclass, a list, text, bytes, None or a Reply"
     if is_generator(handler):
         yield Problem(f"{where} yields: a reply is sent as a whole", mend)

@@ -144,7 +144,7 @@ class Replies:
         if kept.problem is not None:
             said = kept.problem
             raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)
-        header_fields(kept.headers)  # it may have been kept by a release that did not look
+        header_fields(kept.headers)  # an earlier release may have stored it without validation
         return kept.status, [*kept.headers, REPEATED], kept.body
 
     def _sealed(self, done: Answer | PipelineError) -> bytes:

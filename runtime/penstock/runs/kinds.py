@@ -1,4 +1,4 @@
-"""What annotations mean: the parts of a type that a walk through a value needs, and which types can never work where they stand."""
+"""Take annotations apart, and find those that can never work in their place: a path, a query, a header, a body, a form or a reply."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ Mark = TypeVar("Mark")
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of a dataclass, TypedDict or Struct, by the names that callers know.
+    """The fields of a dataclass, TypedDict or Struct, by their names in JSON.
 
-    `others` says which may stand beside them, None: any. `tag` is the member that tells its type, and what it holds there.
+    `others` are the further members it may have, None: any. `tag` is the name and the value of the member that identifies its type.
     """
 
     kinds: Mapping[str, Any]
@@ -58,14 +58,14 @@ class Fields:
     tag: tuple[str, object] | None
 
     def odd(self, value: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-        """Yield what is missing, and what is there but not known."""
+        """Yield the name and the fault of each missing and each unknown member."""
         yield from ((name, "Required, and missing") for name in self.required if name not in value)
         if self.others is not None:
             yield from ((name, "Not known here") for name in sorted(value.keys() - self.kinds.keys() - self.others))
 
 
 def bare_type(kind: Any) -> Any:  # noqa: ANN401  any annotation
-    """Return a type without what is written around it: Annotated, NewType, an alias."""
+    """Return a type without Annotated, NewType and aliases around it."""
     return _stripped(kind)[0]
 
 
@@ -84,7 +84,7 @@ def _stripped(kind: Any) -> tuple[Any, Bounds]:  # noqa: ANN401  as above
 
 
 def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  any annotation
-    """Return a mark that stands beside a type, or beside a part of a union, as `Header()` in `Annotated[str, Header()] | None`."""
+    """Return the marker of a type or of a part of a union, such as `Header()` in `Annotated[str, Header()] | None`."""
     for item in getattr(hint, "__metadata__", ()):
         if item is mark or isinstance(item, mark):
             return item if isinstance(item, mark) else mark()
@@ -93,7 +93,7 @@ def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  an
 
 
 def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  any annotation
-    """Return the type that a list or an object is to have, with its bounds; of a union the one part that can be meant, or None."""
+    """Return the type for a list or an object, and its bounds; for a union the one part with that shape and tag, or None."""
     kind, bounds = _stripped(kind)
     if get_origin(kind) not in UNIONS:
         return kind, bounds
@@ -115,7 +115,7 @@ def _has_tag(kind: Any, value: Any) -> bool:  # noqa: ANN401  any annotation
 
 
 def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
-    """Return the type of each item of a list, None where it is no list of items that are alike."""
+    """Return the type of the items of a list, None if it is no list or each item has a type of its own."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin not in LISTS | {tuple} or (origin is tuple and parts[1:] != (Ellipsis,) and parts):
         return None
@@ -123,14 +123,14 @@ def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
 
 
 def member_types(kind: Any) -> tuple[Any, Any] | None:  # noqa: ANN401  any annotation
-    """Return the types of the names and of the values of a dict, None where it is none."""
+    """Return the types of the keys and the values of a dict, None if it is none."""
     if (get_origin(kind) or kind) not in DICTS:
         return None
     return get_args(kind) or (Any, Any)
 
 
 def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any annotation
-    """Return the types of a list whose items have a type each, in order, None where it is none."""
+    """Return the types of the items of a tuple, NamedTuple or array-like Struct, in order; None if it is none."""
     if get_origin(kind) is tuple:
         return get_args(kind) if item_type(kind) is None else None
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
@@ -144,7 +144,7 @@ def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any 
 
 
 def object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  any annotation
-    """Return the fields of a type that is an object with members of its own, None where it is none."""
+    """Return the fields of a dataclass, TypedDict or Struct, None if it is none."""
     origin = get_origin(kind) or kind
     return _object_fields(kind) if isinstance(origin, type) and origin not in LISTS | DICTS | {tuple} else None
 
@@ -169,7 +169,7 @@ def _object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  as above
 
 
 def _hints(kind: Any) -> dict[str, Any] | None:  # noqa: ANN401  as above
-    """Return the annotations of a class, those of a generic one for what it is made of; None where they stay open."""
+    """Return the annotations of a class with its type parameters filled in; None if one stays open."""
     origin = get_origin(kind) or kind
     given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
     hints = {name: _filled(_unmarked(hint), given) for name, hint in typing.get_type_hints(origin, include_extras=True).items()}
@@ -204,7 +204,7 @@ def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
 
 
 def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return the values that an Enum or a Literal allows, as JSON; empty where there are none."""
+    """Return the values of an Enum or a Literal as JSON, separated by commas; empty if it is neither."""
     values: list[object] = []
     for part in union_parts(kind):
         if get_origin(part) is Literal:
@@ -215,31 +215,31 @@ def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
 
 
 def allowed_tags(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return what may tell apart the types of a union, as JSON; empty where nothing does."""
+    """Return the tags of a union of Structs as JSON, separated by commas; empty if it has none."""
     found = (object_fields(part) for part in union_parts(kind))
     return _as_json_list([fields.tag[1] for fields in found if fields is not None and fields.tag is not None])
 
 
 def _as_json_list(values: Sequence[object]) -> str:
-    told = [msgspec.json.encode(value).decode() for value in values[:MAX_VALUES_SHOWN]]
-    return ", ".join([*told, *(["…"] if len(values) > MAX_VALUES_SHOWN else [])])
+    shown = [msgspec.json.encode(value).decode() for value in values[:MAX_VALUES_SHOWN]]
+    return ", ".join([*shown, *(["…"] if len(values) > MAX_VALUES_SHOWN else [])])
 
 
 def type_name(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return a type as its developer wrote it, or nearly so."""
+    """Return a type nearly as its developer wrote it."""
     return kind.__name__ if isinstance(kind, type) and get_origin(kind) is None else str(kind).replace("typing.", "")
 
 
-# Which types can work where: decided when a pipeline is loaded.
+# Which types can work in which place. Each function returns the problem, or an empty text.
 
 
 def takes_several(kind: Any) -> bool:  # noqa: ANN401  any annotation
-    """Say whether a parameter or a field of that type takes several values."""
+    """Return whether a parameter or a form field of that type takes several values."""
     return any(item_type(part) is not None or get_origin(part) is tuple for part in union_parts(kind))
 
 
 def text_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
-    """Return why text can't become a value of that type, empty where it can. With `file` a file will do too."""
+    """Return why text can't become a value of that type; with `file` an `Upload` can be one too."""
     return "" if any(_takes_text(part, file=file) for part in union_parts(kind)) else f"text can't become {type_name(kind)}"
 
 
@@ -253,7 +253,7 @@ def _takes_text(kind: Any, *, file: bool) -> bool:  # noqa: ANN401  as above
 
 
 def texts_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
-    """Return why one text or several can't become a value of that type, empty where they can."""
+    """Return why neither one text nor several can become a value of that type; with `file` an `Upload` can be one too."""
     problems = []
     for part in union_parts(kind):
         item, places = item_type(part), positional_types(part)
@@ -266,7 +266,7 @@ def texts_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any
 
 
 def json_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return why JSON can't be decoded into that type, empty where it can. Raises TypeError for what can't be a type here."""
+    """Return why JSON can't be decoded into that type. Raises TypeError for an annotation that msgspec does not support."""
     return _json_problem(shapes.type_info(kind), set())
 
 
@@ -277,13 +277,13 @@ def _json_problem(info: shapes.Type, seen: set[object]) -> str:
         if info.cls in seen:
             return ""
         seen.add(info.cls)
-        told = ((field.encode_name, _json_problem(field.type, seen)) for field in info.fields if field.required)
-        return next((f"its field {name}: {problem}" for name, problem in told if problem), "")
+        found = ((field.encode_name, _json_problem(field.type, seen)) for field in info.fields if field.required)
+        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
     return _own_json_problem(info) or next(filter(None, (_json_problem(part, seen) for part in _inner_types(info))), "")
 
 
 def _own_json_problem(info: shapes.Type) -> str:
-    """Return why JSON can't become that type, whatever is in it."""
+    """Return why JSON can't become that type, apart from the types in it."""
     if isinstance(info, shapes.CustomType) and not (hasattr(info.cls, "model_validate") or _is_any_of(info.cls, JSON_TYPES)):
         return f"JSON can't become {type_name(info.cls)}"
     if isinstance(info, shapes.ExtType):
@@ -304,7 +304,7 @@ def _inner_types(info: shapes.Type) -> Iterable[shapes.Type]:
 
 
 def _set_problem(info: shapes.Type) -> str:
-    """Return why a value of that type can't be in a set, empty where it can."""
+    """Return why a value of that type can't be in a set."""
     for part in (info, *_inner_types(info)) if isinstance(info, shapes.UnionType | shapes.VarTupleType | shapes.TupleType) else (info,):
         cls = getattr(part, "cls", None)
         lists = isinstance(part, shapes.ListType | shapes.SetType | shapes.DictType | shapes.TypedDictType)
@@ -327,12 +327,12 @@ def _is_enum(cls: object) -> bool:
 
 
 def reply_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return why a value of that type can't be replied, empty where it can."""
+    """Return why a value of that type can't be sent as a reply."""
     return _reply_problem(kind, set())
 
 
 def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
-    """Go through the annotation: what can be written need not be what can be read, such as a union of any two dataclasses."""
+    """Walk the annotation itself: msgspec can encode types that it can't decode or describe, such as a union of two dataclasses."""
     kind = bare_type(kind)
     origin = get_origin(kind)
     if kind in (Any, NoReturn, typing.Never, None, Ellipsis) or origin is Literal or isinstance(kind, TypeVar | str):
@@ -347,14 +347,14 @@ def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
         info = shapes.type_info(cls)
         if isinstance(info, shapes.CustomType) and not _is_any_of(cls, REPLY_TYPES):
             return f"{type_name(kind)} is nothing to reply with"
-    with suppress(Exception):  # plugin code may have annotated anything
-        told = ((name, _reply_problem(hint, seen)) for name, hint in _encoded_fields(cls) if NoneType not in union_parts(hint))
-        return next((f"its field {name}: {problem}" for name, problem in told if problem), "")
+    with suppress(Exception):  # annotations of plugin code may be anything
+        found = ((name, _reply_problem(hint, seen)) for name, hint in _encoded_fields(cls) if NoneType not in union_parts(hint))
+        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
     return ""
 
 
 def _encoded_fields(cls: type) -> Iterable[tuple[str, Any]]:
-    """Yield the fields of a class that are written, each with its annotation."""
+    """Yield the name and the annotation of each field of a class that is encoded."""
     if _is_enum(cls) or not hasattr(cls, "__annotations__"):
         return
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
@@ -369,5 +369,5 @@ def _is_any_of(cls: Any, kinds: Iterable[type]) -> bool:  # noqa: ANN401  a clas
 
 
 def is_generator(handler: Callable[..., object]) -> bool:
-    """Say whether a handler is a generator, which returns before it has begun."""
+    """Return whether a handler is a generator function."""
     return inspect.isgeneratorfunction(inspect.unwrap(handler))

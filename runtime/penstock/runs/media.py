@@ -1,4 +1,4 @@
-"""What a Content-Type says: the media type, its parameters, and the charset that a text comes in."""
+"""Parse Content-Type headers: the media type, its parameters and the codec of the declared charset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parameters_of(header: str) -> list[tuple[str, str]]:
 
 
 def codec_of(charset: str) -> str | None:
-    """Return the codec of a charset, None where that is not known or is no text's."""
+    """Return the codec of a charset, None if it is unknown or not a text encoding."""
     try:
         name = codecs.lookup(charset).name if CHARSET.fullmatch(charset) else ""
     except LookupError:
@@ -44,13 +44,13 @@ def codec_of(charset: str) -> str | None:
 
 
 def marked_codec(body: bytes) -> str | None:
-    """Return the codec that a byte order mark tells, None where there is none."""
+    """Return the codec of a byte order mark, None if there is none."""
     return next((codec for mark, codec in BYTE_ORDER_MARKS if body.startswith(mark)), None)
 
 
 @lru_cache(256)
 def charset_of(content_type: str, usual: str = UTF_8) -> str:
-    """Return the codec of the declared charset, `usual` where none is. Raises Refusal (415) for one that is not known here."""
+    """Return the codec of the declared charset, `usual` if none is declared. Raises Refusal (415) for an unknown one."""
     declared = {codec_of(value) for name, value in parameters_of(content_type) if name == "charset"}
     if not declared:
         return usual

@@ -1,6 +1,6 @@
-"""Faults that Pydantic found, told as those of any other body: where each is in the JSON, and nothing of what was sent.
+"""Convert errors of Pydantic into faults with a JSON Pointer and a message that quotes no input.
 
-The runtime imports no Pydantic: it brings its own errors.
+The runtime does not import Pydantic; it reads the errors that a plugin's models raise.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 Fault = dict[str, str]
 
 MAX_FAULTS = 100  # faults that are listed
-MAX_COUNTED = 5_000  # Pydantic makes a dict of each before any can be read
-MAX_TRIES = 200  # ways to read where a fault is
-OF_INPUT = ("error", "encoding_error", "reason", "tag", "tz_actual")  # what a message may quote of the input, by its name in the context
-SAFE = ("json_invalid", "date_", "datetime_", "time_")  # kinds whose parser says what is wrong and quotes nothing
+MAX_COUNTED = 5_000  # errors; Pydantic builds a dict of each before the first can be read
+MAX_TRIES = 200  # readings of one location
+QUOTED = ("error", "encoding_error", "reason", "tag", "tz_actual")  # members of an error's context that may hold parts of the input
+SAFE = ("json_invalid", "date_", "datetime_", "time_")  # types of errors whose `error` is a fixed text of the parser
 
 
 def member_pointer(pointer: str, name: str) -> str:
@@ -23,7 +23,7 @@ def member_pointer(pointer: str, name: str) -> str:
 
 
 def model_faults(error: Any, value: object) -> list[Fault] | None:  # noqa: ANN401  Pydantic's ValidationError
-    """Return the faults that Pydantic found in a value of JSON, or None where what it read is no JSON."""
+    """Return the faults in Pydantic's ValidationError for a JSON value, or None if the error is a JSON syntax error."""
     if error.error_count() > MAX_COUNTED:
         return [{"pointer": "", "detail": f"{error.error_count()} faults, too many to list"}]
     found = error.errors(include_url=False)
@@ -43,19 +43,19 @@ def _fault(item: Mapping[str, Any], value: object) -> Fault:
 
 
 def _detail(item: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    """Return the message without what it quotes of the input; what a developer's validator says is told as it is."""
+    """Return the message, cut where it quotes the input. Messages of a developer's validators are kept."""
     text: str = item["msg"]
-    for quoted in () if item["type"].startswith(SAFE) else OF_INPUT:
+    for quoted in () if item["type"].startswith(SAFE) else QUOTED:
         if isinstance(context.get(quoted), str) and context[quoted] in text:
             text = text.partition(context[quoted])[0].rstrip(" ,:'\"`") if context[quoted] else text
     return text
 
 
 def _place(item: Mapping[str, Any], value: object) -> tuple[str, object]:
-    """Return the pointer of a fault, and what is there.
+    """Return the pointer and the value of a fault.
 
-    Pydantic's location also has what is not in the JSON: which part of a union it tried, or `[key]`. What it calls the input tells the ways
-    to read a location apart, where there are several.
+    A location of Pydantic has parts that are not in the JSON: the part of a union it tried, or `[key]`. Where it can be read in several ways,
+    the right one leads to the value that Pydantic gives as the input.
     """
     loc: Sequence[int | str] = item["loc"]
     missing = item["type"] == "missing"
@@ -71,7 +71,7 @@ def _place(item: Mapping[str, Any], value: object) -> tuple[str, object]:
 
 
 def _ways(loc: Sequence[int | str], at: int, pointer: str, value: object) -> Iterator[tuple[str, object]]:
-    """Yield where a location may lead: each part is a member or an item, or no place at all."""
+    """Yield the pointers and values that a location can lead to: each part is a member, an item, or not in the JSON."""
     if at == len(loc):
         yield pointer, value
         return

@@ -79,4 +79,4 @@ def _sent(call: Call, parameter: Parameter) -> list[str] | None:
     value = call.headers.get(parameter.sent_as)
     if value is None:
         return None
-    return [part.strip() for part in value.split(",")] if parameter.many else [value]
+    return [text for part in value.split(",") if (text := part.strip())] if parameter.many else [value]  # empty items do not count (RFC 9110)

@@ -1,4 +1,4 @@
-"""Turn what a handler returned or raised into status, headers and bytes that HTTP can carry."""
+"""Convert the value or the refusal of a handler into a status, headers and bytes that HTTP can carry."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TEXT = ("Content-Type", "text/plain; charset=utf-8")
 BYTES = ("Content-Type", "application/octet-stream")
 NO_STORE = ("Cache-Control", "no-store")
 BODILESS = frozenset({204, 304})
-EMPTY = BODILESS | {205}  # statuses whose replies have no body (RFC 9110 section 15.3.6)
-DEEPEST = 64  # values within values that are looked through for the one at fault
+EMPTY = BODILESS | {205}  # statuses without a body (RFC 9110 section 15.3.6)
+MAX_DEPTH = 64  # levels that are searched for a value that can't be encoded
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401  whatever msgspec does not know
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json", by_alias=True, warnings=False)  # they would quote the reply
+        return value.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would quote the reply
     raise TypeError(f"a {type(value).__name__} is nothing to reply with")
 
 
@@ -36,21 +36,21 @@ Check = Callable[[object, Answer], None]
 
 
 def response_of(value: object, where: str, check: Check | None = None) -> Answer:
-    """Return a handler's value as a response. `where` names the handler; `check` raises ValueError for what the handler should not reply.
+    """Return a handler's value as a response. `where` names the handler in errors; `check` raises ValueError for a value it should not return.
 
-    Raises ReplyError for what can't be sent.
+    Raises ReplyError if the value can't be sent.
     """
     try:
         done = answer(value)
         if check is not None:
             check(value, done)
-    except Exception as error:  # a value of plugin code may raise anything when it is written
+    except Exception as error:  # objects of plugin code may raise anything when they are encoded
         raise ReplyError(f"{where}: {error}") from error
     return done
 
 
 def checked_refusal(refusal: Refusal, where: str) -> Refusal:
-    """Return what a handler raised, fit to be sent: its headers are those that go out. Raises ReplyError for what can't be sent."""
+    """Return a refusal whose headers are validated. Raises ReplyError if it can't be sent: handlers may have changed it after it was made."""
     try:
         if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
             raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  told below, with the place
@@ -63,7 +63,7 @@ def checked_refusal(refusal: Refusal, where: str) -> Refusal:
 
 
 def answer(value: object) -> Answer:
-    """Return a handler's value as a response. Raises TypeError or ValueError for what is none."""
+    """Return a handler's value as a response. Raises TypeError or ValueError if it can't be one."""
     if isinstance(value, Reply):
         return _reply(value)
     if value is None:
@@ -102,8 +102,8 @@ def _json(value: object) -> bytes:
         raise TypeError(f"{error}, at {place}" if place else str(error)) from error
 
 
-def _fault_pointer(value: object, deep: int = DEEPEST) -> str:
-    """Return the JSON Pointer of the first value in another that can't be written."""
+def _fault_pointer(value: object, deep: int = MAX_DEPTH) -> str:
+    """Return the JSON Pointer of the first value in another that can't be encoded."""
     for name, item in _children(value) if deep else ():
         try:
             encode(item)

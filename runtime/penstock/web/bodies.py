@@ -161,7 +161,7 @@ class Body:
 
 
 def _urlencoded(body: bytes, charset: str) -> Fields:
-    """Take a form apart as the URL standard has it: what is not escaped is text too. What is not in its charset is refused, not replaced."""
+    """Parse a form as the URL standard says; unlike there, bytes that are not in its charset are a fault and are not replaced."""
     if charset.startswith(("utf-16", "utf-32")):  # in which `&` and `=` are more than one byte
         raise Refusal(415, "unsupported-media-type", "A URL-encoded form can't come in this charset; send it in UTF-8.")
     if body.count(b"&") >= MOST_FIELDS:
@@ -178,7 +178,7 @@ def _urlencoded(body: bytes, charset: str) -> Fields:
 
 
 class _Parts:
-    """Takes a multipart form apart as it arrives (RFC 7578). A field is text in the charset that its own part declares, else in the form's."""
+    """Parse a multipart form as it arrives (RFC 7578). A field is text in the charset of its own part, else of the form."""
 
     def __init__(self, charset: str) -> None:
         self.fields: Fields = {}
@@ -241,12 +241,12 @@ class _Parts:
 
 
 def _check(part: Field | File) -> None:
-    """Refuse a part that does not say which field it is, or says it twice: others on its way may have read it differently."""
+    """Raise Refusal for a part without a name or with two: proxies and firewalls may read such a part differently."""
     dispositions = part.headers.getlist("Content-Disposition")
     names = [name for name, _ in parameters_of(dispositions[0])]
     if len(dispositions) > 1 or media_type(dispositions[0]) != "form-data" or part.name is None:
         raise _malformed('Each part of a form has one header such as: Content-Disposition: form-data; name="field".')
     if len(set(names)) < len(names) or {"name", "name*"} <= set(names):
-        raise _malformed("A part of the form says its name or its file name twice.")
+        raise _malformed("A part of the form has two names or two file names.")
     if part.headers.get("Content-Transfer-Encoding", "binary").strip().lower() not in AS_IT_IS:
         raise Refusal(415, "unsupported-media-type", "Send the parts of a form as they are, without Content-Transfer-Encoding.")

@@ -39,7 +39,7 @@ from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.turns import LONG, PASS_ON
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, last_response, plain_socket, read_in_time
 
-MOST_SENT = 500  # headers of refusals that are remembered
+KNOWN_HEADERS = 500  # headers of refusals that are remembered as valid
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
 Environ = dict[str, Any]
@@ -73,7 +73,7 @@ class Dispatcher:
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}  # whose last call took long
         self._observers = Observers(host)
         self._starter = Starter(host)
-        self._sent: set[tuple[str, str]] = set()  # headers of refusals that were seen to be fit
+        self._sent: set[tuple[str, str]] = set()  # headers of refusals that are valid
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
 
@@ -116,7 +116,7 @@ class Dispatcher:
         return LastReply(environ, body) if last else (body,)
 
     def _fit(self, refusal: Refusal, passage: Passage) -> Refusal:
-        """Return a refusal that can be sent: plugins name challenges, and replies are kept from earlier releases."""
+        """Return a refusal that can be sent: its headers may come from an authenticator or from a reply that an earlier release stored."""
         try:
             if self._sent.issuperset(refusal.headers):
                 return refusal
@@ -124,7 +124,7 @@ class Dispatcher:
         except (ReplyError, TypeError) as error:
             self._log.error("refusal can't be sent", pipeline=passage.place.pipeline, run=passage.run, error=str(error))
             return Refusal(500, "internal", "Something went wrong here; the log says what.")
-        if len(self._sent) < MOST_SENT:
+        if len(self._sent) < KNOWN_HEADERS:
             self._sent.update(refusal.headers)
         return refusal
 
@@ -426,7 +426,7 @@ def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
 
 
 def _add(headers: Headers, item: tuple[str, str]) -> None:
-    """Add a header that a handler may have set itself: its own stands."""
+    """Add a header unless the handler has set it."""
     lower = item[0].lower()
     for name, _ in headers:
         if name.lower() == lower:
@@ -441,7 +441,7 @@ def _path(environ: Environ) -> str:
 
 
 def _query(environ: Environ) -> str:
-    """Return the query as text; what is not escaped in it is UTF-8, as in the path (the URL standard)."""
+    """Return the query as text: bytes that are not escaped are UTF-8, as in the path (URL standard)."""
     query: str = environ.get("QUERY_STRING", "")
     return query if query.isascii() else query.encode("latin-1").decode("utf-8", "replace")
 
