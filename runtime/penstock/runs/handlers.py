@@ -206,13 +206,6 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
             problems += _take_path(sources, where, name, hints.get(name, str))
         elif parameter.kind is parameter.KEYWORD_ONLY:
             problems += _take_parameter(parameters, where, name, hints, parameter.default)
-        elif bodies:
-            problems.append(
-                Problem(
-                    f"{where}: {name!r} is neither in the path nor the body",
-                    f"add {{{name}}} to the path, or put it after * to take it from the query",
-                )
-            )
         else:
             problems += _take_body(bodies, where, name, hints, route)
     problems += _reply_problems(where, handler, hints.get("return"))
@@ -220,20 +213,9 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
         return None, problems
     sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
-    read = _reader(sources, parameters)
-    returns = hints.get("return")
-    return Endpoint(
-        pipeline,
-        route,
-        tuple(in_path),
-        _bind(handler, read),
-        read,
-        kinds,
-        tuple(parameters),
-        next(iter(bodies), None),
-        returns,
-        check=reply_check(returns, check_replies, where + _placed(handler)),
-    ), []
+    read, body, returns = _reader(sources, parameters), next(iter(bodies), None), hints.get("return")
+    check = reply_check(returns, check_replies, where + _placed(handler))
+    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), body, returns, check=check), []
 
 
 def _reply_problems(where: str, handler: Handler, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
@@ -271,11 +253,12 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
 
 
 def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
+    elsewhere = f"add {{{name}}} to the path, or put it after * to take it from the query"
+    if bodies:
+        yield Problem(f"{where}: {name!r} is neither in the path nor the body", elsewhere)
+        return
     if route.method in BODILESS:
-        yield Problem(
-            f"{where}: {name!r} would be a body, which {route.method} has not",
-            f"add {{{name}}} to the path, or put it after * to take it from the query",
-        )
+        yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", elsewhere)
         return
     if name not in hints:
         yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
