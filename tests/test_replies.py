@@ -86,7 +86,11 @@ OF_THE_SERVER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", UNSENDABLE, ids=ascii)
+def named(value: object) -> str:
+    return ascii(value) if isinstance(value, str) else type(value).__name__
+
+
+@pytest.mark.parametrize("value", UNSENDABLE, ids=named)
 def test_a_value_that_http_can_not_carry_is_a_fault_and_is_not_told(value: Any) -> None:
     for headers in ({"X-Fine": "a", "X-Odd": value}, {"Location": value}):
         with pytest.raises(ValueError, match=r"the header (X-Odd|Location) ") as raised:
@@ -94,7 +98,7 @@ def test_a_value_that_http_can_not_carry_is_a_fault_and_is_not_told(value: Any) 
         assert not isinstance(value, str) or value not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", [*UNNAMEABLE, *OF_THE_SERVER], ids=ascii)
+@pytest.mark.parametrize("name", [*UNNAMEABLE, *OF_THE_SERVER], ids=named)
 def test_a_name_that_is_none_or_that_the_server_sets_is_a_fault(name: Any) -> None:
     with pytest.raises(ValueError, match="header"):
         header_fields({name: "5"})
@@ -187,6 +191,12 @@ def test_statuses_may_be_those_of_the_library_and_some_have_no_body() -> None:
     assert answer(Reply(HTTPStatus.CREATED, body="x"))[0::2] == (201, b"x")
     assert [answer(Reply(status, body={"a": 1}))[2] for status in (204, 205, 304)] == [b""] * 3
     assert type(PipelineError(HTTPStatus.CONFLICT).status) is int
+
+
+def test_bytes_of_any_kind_are_bytes() -> None:
+    for value in (b"a", bytearray(b"a"), memoryview(b"a")):
+        assert answer(value) == (200, [("Content-Type", "application/octet-stream")], b"a")
+        assert type(answer(Reply(200, {"Content-Type": "image/png"}, value))[2]) is bytes
 
 
 def test_a_handler_s_content_type_takes_the_place_of_the_usual_one() -> None:
@@ -481,6 +491,8 @@ def reply_of(value: object, annotation: Any, *, status: int | None = None) -> st
         (None, None, ""),
         ("text", Out, "it returned text"),
         (b"bytes", str, "it returned bytes"),
+        (bytearray(b"bytes"), bytes, ""),
+        (b"bytes", memoryview, ""),
         ("text", str, ""),
         ({"a": 1}, str, "Expected `str`, got `object`"),
         ([Out("a"), {"name": 5}], list[Out], "/1/name: Expected `str`, got `int`"),

@@ -13,9 +13,11 @@ from penstock.contracts.call import Reply
 from penstock.runs.faults import all_faults
 from penstock.runs.kinds import type_name, union_parts
 from penstock.runs.models import model_faults
-from penstock.runs.replies import Answer, Check
+from penstock.runs.replies import BINARY, Answer, Check
 
 OFF, LOG, FAIL = "off", "log", "fail"
+Decoders = Sequence[tuple[Any, Callable[[bytes], object]]]
+
 FIRST_OTHER_STATUS = 300  # from here on the body is not of the annotated type
 
 
@@ -29,24 +31,27 @@ def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN4
     except TypeError:  # msgspec can encode some types that it can't decode
         return None
 
-    def problem(value: object, done: Answer) -> str:
-        if isinstance(value, Reply):
-            if any(map(_is_reply, parts)) or done[0] >= FIRST_OTHER_STATUS:
-                return ""
-            value = value.body
-        if value is None:
-            return "" if NoneType in parts else "it returned None"
-        if isinstance(value, str | bytes):
-            kind, said = (str, "text") if isinstance(value, str) else (bytes, "bytes")
-            return "" if kind in parts else f"it returned {said}"
-        models = (part for part in parts if hasattr(part, "model_dump"))
-        return "" if any(isinstance(value, model) for model in models) else _misfit(decoders, done[2])
-
     def check(value: object, done: Answer) -> None:
-        if found := problem(value, done):
+        if found := _problem(parts, decoders, value, done):
             raise ValueError(f"the reply does not match the return annotation {type_name(kind)}: {found}")
 
     return check if mode == FAIL else _logging(check, where)
+
+
+def _problem(parts: Sequence[Any], decoders: Decoders, value: object, done: Answer) -> str:
+    """Return why a reply matches no part of its annotation, empty if it matches one."""
+    if isinstance(value, Reply):
+        if any(map(_is_reply, parts)) or done[0] >= FIRST_OTHER_STATUS:
+            return ""
+        value = value.body
+    if value is None:
+        return "" if NoneType in parts else "it returned None"
+    if isinstance(value, str):
+        return "" if str in parts else "it returned text"
+    if isinstance(value, BINARY):
+        return "" if any(kind in parts for kind in BINARY) else "it returned bytes"
+    models = (part for part in parts if hasattr(part, "model_dump"))
+    return "" if any(isinstance(value, model) for model in models) else _misfit(decoders, done[2])
 
 
 def _decoder(kind: Any) -> Callable[[bytes], object]:  # noqa: ANN401  any annotation
@@ -68,7 +73,7 @@ def _logging(check: Check, where: str) -> Check:
     return log_misfit
 
 
-def _misfit(decoders: Sequence[tuple[Any, Callable[[bytes], object]]], body: bytes) -> str:
+def _misfit(decoders: Decoders, body: bytes) -> str:
     """Return the first fault of a body that matches none of the types, empty if it matches one."""
     found = "it returned JSON"
     for kind, decode in decoders:

@@ -16,6 +16,7 @@ JSON = ("Content-Type", "application/json")
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
 BYTES = ("Content-Type", "application/octet-stream")
 NO_STORE = ("Cache-Control", "no-store")
+BINARY = (bytes, bytearray, memoryview)
 BODILESS = frozenset({204, 304})
 EMPTY = BODILESS | {205}  # statuses without a body (RFC 9110 section 15.3.6)
 MAX_DEPTH = 64  # levels that are searched for a value that can't be encoded
@@ -87,8 +88,8 @@ def _reply(reply: Reply) -> Answer:
 def _body(value: object) -> tuple[list[tuple[str, str]], bytes]:
     if value is None:
         return [], b""
-    if isinstance(value, bytes):
-        return [BYTES], value
+    if isinstance(value, BINARY):
+        return [BYTES], bytes(value)
     if isinstance(value, str):
         return [TEXT], value.encode()
     return [JSON, NO_STORE] if isinstance(value, Token) else [JSON], _json(value)
