@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import structlog
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
+from penstock.db.engine import open_engine, writing
 from penstock.logs import FEW, MINUTE, ROOM, Sparing
 from penstock.settings import Settings
 from penstock.testing import Runtime
@@ -207,3 +209,14 @@ class TestStrangers:
                 time.sleep(0.05)
             else:
                 pytest.fail("what was left out was not told")
+
+
+def test_no_error_of_the_database_quotes_what_was_to_be_written(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with writing(engine) as connection:
+        connection.execute(sa.text("CREATE TABLE kept (name TEXT NOT NULL, body TEXT)"))
+    with pytest.raises(sa.exc.IntegrityError) as raised, writing(engine) as connection:
+        connection.execute(sa.text("INSERT INTO kept VALUES (NULL, :body)"), {"body": "c4n4ry"})
+    engine.dispose()
+
+    assert "c4n4ry" not in str(raised.value)

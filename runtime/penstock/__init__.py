@@ -35,6 +35,7 @@ from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import HttpTrigger, Schedule
 from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
+from penstock.fields import attachment
 from penstock.hookspecs import hookimpl
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "Upload",
     "Verdict",
     "Violation",
+    "attachment",
     "call_pipeline",
     "gather",
     "hookimpl",

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
+from penstock.fields import PROBLEM, HeaderValue, header_fields
+
 COME_AGAIN = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
 
 
@@ -54,12 +56,12 @@ class PipelineError(Refusal):
         title: What kind of problem it is, the same for each occurrence.
         detail: What went wrong this time, and how the caller can mend it.
         type: The problem's stable type, a URI reference (RFC 9457 section 3.1.1).
-        headers: Response headers, for example ``{"Retry-After": "30"}``.
+        headers: Response headers, for example ``{"Retry-After": 30}``; a list is sent as several headers of that name.
         permanent: Whether trying again can't help; by default so below 500, but for 408, 425 and 429.
         **extra: Further members of the problem document.
 
     Raises:
-        ValueError: The status is not one of a refusal.
+        ValueError: The status is not one of a refusal, or a header can't be sent.
 
     """
 
@@ -70,17 +72,21 @@ class PipelineError(Refusal):
         detail: str = "",
         *,
         type: str = "pipeline-failed",  # noqa: A002  the member's name in RFC 9457
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] = (),
         permanent: bool | None = None,
         **extra: object,
     ) -> None:
-        if not 400 <= status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
-            message = f"PipelineError takes a status from 400 to 599, not {status}"
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
+            message = f"PipelineError takes a status from 400 to 599, not {status!r}"
             raise ValueError(message)
         if title is None:
             title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"
-        super().__init__(status, type, detail or title, title=title, headers=(headers or {}).items(), extra=extra)
+        super().__init__(int(status), str(type), str(detail or title), title=str(title), headers=header_fields(headers or (), PROBLEM), extra=extra)
         self.permanent = status < 500 and status not in COME_AGAIN if permanent is None else permanent  # noqa: PLR2004  the server's faults
+
+
+class ReplyError(PenstockError):
+    """Raised when the reply or the refusal of a handler can't be sent; the text names the handler and the reason."""
 
 
 class OutOfTime(Refusal):

@@ -69,10 +69,10 @@ def open_dbos(url: str, environment: str, box: Box) -> Ledger:
     return DbosLedger(url, environment, box)
 
 
-def _compiled(pipeline: Pipeline) -> tuple[list[Endpoint], list[tuple[str, str]]]:
+def _compiled(pipeline: Pipeline, check_replies: str) -> tuple[list[Endpoint], list[tuple[str, str]]]:
     """Return a pipeline's endpoints, and what is wrong with its declaration, each with its mend."""
     try:
-        endpoints, problems = compile_routes(pipeline)
+        endpoints, problems = compile_routes(pipeline, check_replies=check_replies)
         wrong = list(pipeline.problems())
     except Exception as error:  # noqa: BLE001  a developer may have given anything; it refuses this pipeline and no other
         return [], [(f"its declaration can't be understood: {type(error).__name__}: {error}", "give each option what its documentation says")]
@@ -141,7 +141,7 @@ class Host:
         count = Counter(offer.pipeline.id for offer in usable)
         for offer in usable:
             pipeline = offer.pipeline
-            endpoints, found = _compiled(pipeline)
+            endpoints, found = _compiled(pipeline, self.settings.check_replies)
             if count[pipeline.id] > 1:
                 found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
             self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]

@@ -27,7 +27,7 @@ from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.outgoing import Client, trace_of
 from penstock.runs.plain import as_json
 from penstock.runs.records import Exchange, Record, status_of
-from penstock.runs.replies import Answer, answer
+from penstock.runs.replies import Answer, checked_refusal, response_of
 from penstock.runs.routes import Routes
 from penstock.runs.showing import PROBLEM
 from penstock.runs.steps import Inline
@@ -79,10 +79,12 @@ def failed() -> Refusal:
 
 
 def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
-    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what the handler raises."""
+    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what it raises, or ReplyError."""
     token = runner.set(run)
     try:
-        return answer(endpoint.run(call))
+        return response_of(endpoint.run(call), endpoint.where, endpoint.check)
+    except Refusal as error:
+        raise checked_refusal(error, endpoint.where)  # noqa: B904  it is the same
     finally:
         runner.reset(token)
 

@@ -20,6 +20,7 @@ from penstock import hookspecs
 from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.errors import BadSetting
+from penstock.fields import header_fields
 from penstock.settings import Settings
 
 SKIP = ("_", ".", "test_", "conftest")
@@ -190,11 +191,22 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
                 plugins.mistakes.append(_raised(name, hook, error))
                 continue
             for item in offered:
-                if isinstance(item, kind):
+                if isinstance(item, Document) and (wrong := _unsendable(item)):
+                    plugins.mistakes.append(Mistake(name, "", wrong, 'give a media type, such as "application/json"'))
+                elif isinstance(item, kind):
                     keep(name, item)
                 else:
                     problem = f"{hook} offers a {type(item).__name__}, not a {kind.__name__}"
                     plugins.mistakes.append(Mistake(name, "", problem, f"return a list of {kind.__name__} values"))
+
+
+def _unsendable(document: Document) -> str:
+    """Return why the headers of a document can't be sent, or an empty text."""
+    try:
+        header_fields({"Content-Type": document.content_type, "Cache-Control": f"max-age={document.max_age}"})
+    except ValueError as error:
+        return f"the document {document.path}: {error}"
+    return ""
 
 
 def _raised(plugin: str, hook: str, error: Exception) -> Mistake:

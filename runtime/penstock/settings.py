@@ -43,6 +43,11 @@ SETTINGS = (
     Setting("PENSTOCK_PLUGINS_ALLOW", "", "load these plugins alone, separated by commas; empty: all that are found"),
     Setting("PENSTOCK_PLUGINS_DENY", "", "leave these plugins out, separated by commas"),
     Setting("PENSTOCK_STRICT", "false", "true: do not start while any pipeline or plugin is refused (exit 3)"),
+    Setting(
+        "PENSTOCK_CHECK_REPLIES",
+        "off",
+        "what happens to a reply that does not match its handler's return annotation: off (no check), log (a warning) or fail (500)",
+    ),
     Setting("PENSTOCK_MAX_STALENESS", "60", "seconds that calls go on while the database can't be reached, then 503"),
     Setting("PENSTOCK_ISSUER", "penstock", "the `iss` of tokens made here"),
     Setting("PENSTOCK_API_KEY_HEADERS", "X-API-Key,apikey", "request headers that carry an API key"),
@@ -138,6 +143,7 @@ class Settings:
     allow: frozenset[str] = frozenset()
     deny: frozenset[str] = frozenset()
     strict: bool = False
+    check_replies: str = "off"
     max_staleness: float = 60.0
     issuer: str = "penstock"
     api_key_headers: tuple[str, ...] = ("X-API-Key", "apikey")
@@ -205,6 +211,7 @@ class Settings:
             allow=frozenset(read.words("PENSTOCK_PLUGINS_ALLOW")),
             deny=frozenset(read.words("PENSTOCK_PLUGINS_DENY")),
             strict=read.flag("PENSTOCK_STRICT"),
+            check_replies=read.choice("PENSTOCK_CHECK_REPLIES", "off", "log", "fail"),
             max_staleness=read.number("PENSTOCK_MAX_STALENESS", 1, 86_400),
             issuer=read.text("PENSTOCK_ISSUER"),
             api_key_headers=headers,

@@ -70,7 +70,8 @@ class Runtime:
         folder: Where its database lies.
         plugins: Modules or other objects with hooks.
         policy: The environment's external access policy.
-        **settings: Settings that are not as usual, named as in `penstock settings`: `log_calls="all"` for `PENSTOCK_LOG_CALLS=all`.
+        **settings: Settings that are not as usual, named as in `penstock settings`: `log_calls="all"` for `PENSTOCK_LOG_CALLS=all`. A reply that
+            does not fit the return annotation of its handler is a 500 here; `check_replies="off"` leaves it.
 
     """
 
@@ -82,8 +83,8 @@ class Runtime:
         migrate.upgrade(self._engine)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
-        usual = {"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), "log_format": "text"}
-        chosen = Settings(**{**usual, "failed_auth_rate": "off", "openapi": "true", **settings})  # nobody but the test can read it
+        usual = {"log_format": "text", "failed_auth_rate": "off", "check_replies": "fail", "openapi": "true"}  # nobody but the test can read it
+        chosen = Settings(**{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), **usual, **settings})
         logs.configure_events(chosen)
         self._runs = Straight()
         self._host = Host(chosen, extra=named, open_ledger=lambda *_: self._runs)

@@ -14,6 +14,7 @@ from penstock.contracts.forms import Fields, close_files
 from penstock.contracts.needs import Secret
 from penstock.contracts.steps import runner
 from penstock.errors import TokenNotIssued
+from penstock.fields import HeaderValue
 
 if TYPE_CHECKING:
     import httpx
@@ -42,10 +43,14 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response in full: status, headers and a body of any kind a handler may return."""
+    """A response in full: status, headers and a body of any kind a handler may return.
+
+    A header's value is text, a number or a list, which is sent as several headers: `{"Set-Cookie": ["a=1", "b=2"]}`. Use `attachment` for
+    the file name of a `Content-Disposition`. A header that HTTP can't carry fails the run (500).
+    """
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
     body: object = None
 
 

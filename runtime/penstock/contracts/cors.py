@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from penstock.fields import NAME
+
 HEADERS = frozenset({"authorization", "content-type", "idempotency-key", "x-api-key"})
 EXPOSED = frozenset({"Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "X-Run-Id"})
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 MAX_AGE_S = 86_400  # no browser remembers a preflight for longer
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # the name of a header (RFC 9110 section 5.1)
 # What scripts can neither send nor read (Fetch sections 2.2.2 and 2.2.6).
 UNSENDABLE = re.compile(
     r"accept-charset|accept-encoding|access-control-request-(?:headers|method)|connection|content-length|cookie2?|date|dnt|expect|host|keep-alive|"
@@ -109,7 +110,7 @@ def _of_values(texts: dict[str, list[str]], *, credentials: bool) -> Iterator[tu
             yield f"CORS method {method!r} can't be used", mend
     for name, useless in (("headers", UNSENDABLE), ("expose", UNREADABLE)):
         for header in texts[name]:
-            if not TOKEN.fullmatch(header):
+            if not NAME.fullmatch(header):
                 yield f"CORS {name}: {header!r} is no header's name", "write names such as X-Order-Id"
             elif header == "*" and credentials:
                 yield f"CORS {name}: browsers take '*' literally beside credentials", "name the headers"

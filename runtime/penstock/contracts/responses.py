@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from penstock.contracts.cors import TOKEN, Cors
+from penstock.contracts.cors import Cors
+from penstock.fields import NAME, PROBLEM
 
 VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
-FRAMING = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
-OURS = FRAMING | {"content-type", "date", "retry-after", "server", "set-cookie", "vary", "www-authenticate", "x-request-id", "x-run-id"}
+OURS = PROBLEM | {"retry-after", "set-cookie", "vary", "www-authenticate", "x-request-id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ResponseHeader:
     override: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not TOKEN.fullmatch(self.name):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise ValueError(f"{self.name!r} is no header's name")
         if self.name.lower() in OURS or self.name.lower().startswith("access-control-"):
             raise ValueError(f"{self.name} is set by the runtime, or by what CORS says")

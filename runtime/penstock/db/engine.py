@@ -29,7 +29,8 @@ class DatabaseAway(PenstockError):
 def open_engine(url: str, *, relaxed: bool = False) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
-    What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records.
+    What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records. Errors do not quote
+    the values of a statement.
     """
     try:
         parsed = sa.make_url(url)
@@ -39,13 +40,14 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
-        engine = sa.create_engine(parsed, connect_args={"timeout": 10})
+        engine = sa.create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
         event.listen(engine, "connect", _sqlite_relaxed if relaxed else _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if kind == "postgresql":
         try:
-            return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5}, hide_parameters=True)
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
@@ -53,7 +55,7 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
 
 def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
     """Return an engine for an SQLite database on which transactions begin with their first write, or where `at_once` says so, with what they read."""
-    engine = sa.create_engine(sa.make_url(url), connect_args={"timeout": 30, "isolation_level": "IMMEDIATE"})
+    engine = sa.create_engine(sa.make_url(url), connect_args={"timeout": 30, "isolation_level": "IMMEDIATE"}, hide_parameters=True)
 
     def connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
         connection.execute("PRAGMA foreign_keys=ON")

@@ -1,23 +1,42 @@
-"""Compile what a handler takes as its body: the annotation says how it is decoded."""
+"""Compile the body parameter of a handler: its annotation decides how a body is decoded.
+
+Messages of libraries may quote the body, and refusals are recorded and logged. So none of them is passed on: each fault is described anew.
+"""
 
 from __future__ import annotations
 
-import codecs
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from codecs import BOM_UTF8
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+from xml.parsers import expat
 
 import msgspec
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from penstock.contracts.call import Call
-from penstock.contracts.forms import Form, Upload
+from penstock.contracts.call import EXACT, Call
+from penstock.contracts.forms import Form, Header, Upload
 from penstock.errors import Refusal
-from penstock.runs.faults import all_faults, decode_custom, invalid, pydantic_faults
+from penstock.runs.faults import all_faults, decode_custom, invalid, is_unhashable
+from penstock.runs.kinds import (
+    bare_type,
+    find_marker,
+    item_type,
+    json_problem,
+    member_types,
+    object_fields,
+    positional_types,
+    takes_several,
+    texts_problem,
+    union_parts,
+)
+from penstock.runs.media import UTF_8, charset_of, codec_of, marked_codec, media_type, parameters_of
+from penstock.runs.models import Fault, member_pointer, model_faults
 
 JSON = ("application/json",)
 FORM = ("application/x-www-form-urlencoded",)
@@ -25,8 +44,10 @@ MULTIPART = ("multipart/form-data",)
 XML = ("application/xml",)
 TEXT = ("text/plain",)
 BYTES = ("application/octet-stream",)
-CHARSET = re.compile(r'(?i);\s*charset\s*=\s*"?([A-Za-z0-9._-]+)')
-ENCODINGS = re.compile(r"utf-(8|16|16-le|16-be|32|32-le|32-be)|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5")
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+SYNTAX_FAULT = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
+WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")  # that may be written with a point or an exponent
+XML_DECLARATION = re.compile(rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 DEEPEST = 100  # elements within elements
 Read = Callable[[Call], object]
 
@@ -44,9 +65,11 @@ class Body:
 
 def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
     """Return how the body is read. Raises TypeError where the annotation can't be decoded into."""
-    kind, form = _unmarked(hint)
-    if form:
-        return _compile_form(name, kind)
+    if find_marker(hint, Header) is not None:
+        raise TypeError("a header is no body: let it stand after the *")
+    if find_marker(hint, Form) is not None:
+        return _compile_form(name, hint)
+    kind = hint
     if kind is bytes:
         return Body(name, bytes, BYTES, lambda call: call.body)
     if kind is str:
@@ -56,78 +79,88 @@ def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
     if hasattr(kind, "model_validate_json"):
         return Body(name, kind, JSON, lambda call: _pydantic(kind, _json(call)))
     decoder = msgspec.json.Decoder(kind, dec_hook=decode_custom)
+    if problem := json_problem(kind):
+        raise TypeError(problem)
     return Body(name, kind, JSON, lambda call: _decode(decoder, kind, _json(call)))
-
-
-def _unmarked(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401  any annotation
-    if get_origin(hint) is Annotated:
-        kind, *marks = get_args(hint)
-        if any(mark is Form or isinstance(mark, Form) for mark in marks):
-            return kind, True
-    return hint, False
 
 
 @lru_cache(256)
 def _is_json(content_type: str) -> bool:
-    """Say whether that is JSON in UTF-8. Raises Refusal (415) for a charset that is no text's."""
-    sent = content_type.partition(";")[0].strip().lower()
-    return (sent in {"", "application/json"} or sent.endswith("+json")) and _charset(content_type) in {"utf-8", "ascii"}
+    """Return whether that is JSON in UTF-8. Raises Refusal (415) for an unknown charset."""
+    sent = media_type(content_type)
+    return (sent in {"", "application/json"} or sent.endswith("+json")) and charset_of(content_type) in {"utf-8", "ascii"}
 
 
 def _json(call: Call) -> bytes:
     if not _is_json(call.content_type):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/json, in UTF-8.", headers=[("Accept", "application/json")])
-    return call.body
+    body = call.body
+    return body.removeprefix(BOM_UTF8)  # RFC 8259 section 8.1 allows to ignore it
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], kind: Any, body: bytes) -> object:  # noqa: ANN401  any annotation
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        first: Exception = error
+    except JSON_ERRORS as error:
+        raise malformed_json(body, error) from None
+    except TypeError as error:
+        if not is_unhashable(error):
+            raise
         first = error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed_json(error) from None
     try:
-        whole = msgspec.json.decode(body)  # what did not fit may stand before what is no JSON at all
-        raise invalid(all_faults(kind, whole, first))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed_json(error) from None
+        whole = msgspec.json.decode(body)  # a syntax error may follow the fault
+    except JSON_ERRORS as error:
+        raise malformed_json(body, error) from None
+    if WHOLE_NUMBER.search(body):
+        try:
+            whole = _with_whole_numbers(whole)
+            return decoder.decode(msgspec.json.encode(whole))
+        except (msgspec.ValidationError, TypeError) as error:
+            first = error  # any other TypeError was raised the first time
+        except RecursionError as error:
+            raise malformed_json(body, error) from None
+    raise invalid(all_faults(kind, whole, first))
 
 
-def _malformed_json(error: Exception) -> Refusal:
-    return Refusal(400, "body-malformed", f"The body is not JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}.")
+def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
+    """Return a JSON value with 7 in place of 7.0: JSON Schema counts both as integers, and some languages write the latter."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < EXACT else value
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    return {name: _with_whole_numbers(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _pydantic(model: Any, body: bytes) -> object:  # noqa: ANN401  a Pydantic model, which the runtime does not import
     try:
+        if b"NaN" in body or b"Infinity" in body:  # Pydantic accepts them as numbers, JSON does not have them
+            msgspec.json.decode(body, type=msgspec.Raw)
         return model.model_validate_json(body)
+    except JSON_ERRORS as error:
+        raise malformed_json(body, error) from None
     except ValueError as error:
-        faults = pydantic_faults(error)
-        if faults is None:
-            raise _malformed_json(error) from None
-        raise invalid(faults) from None
-
-
-def _charset(content_type: str) -> str:
-    """Return the codec of the body's charset, UTF-8 where none is said. Raises Refusal (415) for one that is no text's."""
-    said = CHARSET.search(content_type)
-    if said is None:
-        return "utf-8"
+        first: Any = error
     try:
-        name = codecs.lookup(said[1]).name
-    except LookupError:
-        name = ""
-    if not ENCODINGS.fullmatch(name):
-        raise Refusal(415, "unsupported-media-type", "The charset of the body is not known here; send it in UTF-8.")
-    return name
+        faults = model_faults(first, msgspec.json.decode(body))
+    except JSON_ERRORS as error:
+        raise malformed_json(body, error) from None
+    if faults is None:
+        raise malformed_json(body, first)
+    raise invalid(faults)
 
 
 def _text(call: Call) -> str:
-    charset = _charset(call.content_type)
+    charset = charset_of(call.content_type)
     try:
         return call.body.decode(charset)
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise Refusal(400, "body-malformed", f"The body is not {charset.upper()} text.") from None
+
+
+class _TooDeep(Exception):
+    """The elements of a document are nested too deeply."""
 
 
 class _Bounded(TreeBuilder):
@@ -140,7 +173,7 @@ class _Bounded(TreeBuilder):
     def start(self, tag: str, attrs: Mapping[str, str]) -> Element:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise ValueError("nested too deeply")
+            raise _TooDeep
         return super().start(tag, dict(attrs))
 
     def end(self, tag: str) -> Element:
@@ -149,43 +182,113 @@ class _Bounded(TreeBuilder):
 
 
 def _xml(call: Call) -> Element:
-    sent = call.content_type.partition(";")[0].strip().lower()
+    sent = media_type(call.content_type)
     if sent not in {"", "application/xml", "text/xml"} and not sent.endswith("+xml"):
         raise Refusal(415, "unsupported-media-type", "Send the body as application/xml.", headers=[("Accept", "application/xml")])
-    charset = _charset(call.content_type) if CHARSET.search(call.content_type) else None
-    parser = DefusedXMLParser(target=_Bounded(), encoding=charset, forbid_dtd=True)
+    body, codec = call.body, _codec_of_xml(call)
+    if codec is not None:
+        try:
+            body = body.decode(codec).encode()
+        except UnicodeError:
+            raise Refusal(400, "body-malformed", f"The body is not {codec.upper()} text.") from None
+    parser = DefusedXMLParser(target=_Bounded(), encoding=UTF_8 if codec is not None else None, forbid_dtd=True)
     try:
-        parser.feed(call.body)
+        parser.feed(body)
         tree: Element = parser.close()
     except DefusedXmlException:
         raise Refusal(400, "body-malformed", "The body is XML with a document type or entities, which are not taken.") from None
-    except (ParseError, ValueError, LookupError) as error:
-        raise Refusal(400, "body-malformed", f"The body is not XML: {error}.") from None
+    except ParseError as error:
+        line, column = error.position
+        raise _malformed_xml(f"{expat.ErrorString(error.code)} (line {line}, column {column + 1})") from None
+    except _TooDeep:
+        raise _malformed_xml("nested too deeply") from None
+    except (ValueError, LookupError):
+        raise _malformed_xml("its encoding is not known here; send it in UTF-8") from None
     return tree
 
 
+def _malformed_xml(reason: str) -> Refusal:
+    return Refusal(400, "body-malformed", f"The body is not XML: {reason}.")
+
+
+def _codec_of_xml(call: Call) -> str | None:
+    """Return the codec of a document: of its byte order mark, else of the header (RFC 7303), else of its declaration; None: UTF-8."""
+    declared = charset_of(call.content_type) if any(name == "charset" for name, _ in parameters_of(call.content_type)) else None
+    known = marked_codec(call.body) or declared
+    if known is not None:
+        return known
+    found = XML_DECLARATION.match(call.body)
+    codec = codec_of(found[1].decode()) if found else None
+    return None if codec is None or codec.startswith(("utf-16", "utf-32")) else codec
+
+
+def malformed_json(body: bytes, error: Exception) -> Refusal:
+    """Return the answer to a body that is not JSON: the syntax fault with line and column, without any of the text."""
+    if not body.strip():
+        return Refusal(400, "body-malformed", "The body is empty; send JSON.")
+    reason, at = _json_syntax_fault(body, error)
+    if at is not None:
+        before = body[:at]
+        column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
+        reason += f" (line {before.count(10) + 1}, column {column})"
+    return Refusal(400, "body-malformed", f"The body is not JSON: {reason}.")
+
+
+def _json_syntax_fault(body: bytes, error: Exception) -> tuple[str, int | None]:
+    """Return the syntax fault of a body and its offset in bytes, None if it has no place."""
+    if marked_codec(body) is not None:  # that of UTF-8 is removed before
+        return "it is in UTF-16 or UTF-32; send it in UTF-8", None
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return "it is not UTF-8", wrong.start
+    if isinstance(error, msgspec.ValidationError):
+        return "a number is out of range", None
+    try:
+        msgspec.json.decode(body)
+    except msgspec.DecodeError as wrong:
+        fault = SYNTAX_FAULT.fullmatch(str(wrong))
+        if fault is None:
+            return _cut_off(body)
+        passed = fault[1] == "trailing characters"  # msgspec reports the second of them
+        return fault[1], min(int(fault[2]) - passed, len(body) - 1)
+    except RecursionError:
+        pass
+    return "nested too deeply", None  # Pydantic's limit is lower than that of msgspec
+
+
+def _cut_off(body: bytes) -> tuple[str, int | None]:
+    """Return the fault that msgspec calls truncated: the end is missing, or the second half of a surrogate pair."""
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return "it ends too early", len(body)
+    return "half of a surrogate pair", None
+
+
 def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
-    info = msgspec.inspect.type_info(kind)
-    if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType | msgspec.inspect.TypedDictType):
-        types = {field.encode_name: field.type for field in info.fields}
-    elif isinstance(info, msgspec.inspect.DictType):
-        types = {}
-    else:
+    fields, members = object_fields(bare_type(kind)), member_types(bare_type(kind))
+    if fields is None and members is None:
         raise TypeError("a form has fields: annotate a dataclass, TypedDict, msgspec Struct or dict")
-    other = info.value_type if isinstance(info, msgspec.inspect.DictType) else msgspec.inspect.AnyType()
-    files = any(_holds(field, Upload) for field in (*types.values(), other))
+    kinds: Mapping[str, Any] = fields.kinds if fields is not None else {}
+    other = members[1] if members is not None else None
+    for field, needed in ({"of any name": other} if fields is None else {field: kinds[field] for field in fields.required}).items():
+        if problem := texts_problem(needed, file=True):
+            raise TypeError(f"its field {field}: {problem}")
+    many = {field for field, expected in kinds.items() if takes_several(expected)}
+    flags = {field for field, expected in kinds.items() if bool in (parts := list(union_parts(expected))) and str not in parts}
+    files = any(_holds_file(expected) for expected in (*kinds.values(), other))
 
     def read(call: Call) -> object:
         value: dict[str, object] = {}
-        faults: list[dict[str, str]] = []
+        faults: list[Fault] = []
         for field, values in call.form.items():
-            expected = types.get(field, other)
-            if _is_many(expected):
+            if field in many or (field not in kinds and takes_several(other)):
                 value[field] = values
-            elif len(values) > 1:
-                faults.append({"pointer": f"/{field}", "detail": "Given more than once"})
-            else:
-                value[field] = "true" if values[0] == "on" and isinstance(expected, msgspec.inspect.BoolType) else values[0]
+            elif len(values) > 1 and (field in kinds or members is not None):
+                faults.append({"pointer": member_pointer("", field), "detail": "Given more than once"})
+            else:  # unknown fields are ignored, however often they are sent
+                value[field] = "true" if values[0] == "on" and field in flags else values[0]
         try:
             if not faults:
                 return msgspec.convert(value, kind, strict=False, dec_hook=decode_custom)
@@ -193,23 +296,9 @@ def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
             faults = all_faults(kind, value, error, strict=False)
         raise invalid(faults)
 
-    return Body(name, kind, MULTIPART if files else (*FORM, *MULTIPART), read, form=True)
+    return Body(name, bare_type(kind), MULTIPART if files else (*FORM, *MULTIPART), read, form=True)
 
 
-def _is_many(kind: msgspec.inspect.Type) -> bool:
-    return any(isinstance(part, msgspec.inspect.CollectionType) for part in _parts(kind))
-
-
-def _holds(kind: msgspec.inspect.Type, wanted: type) -> bool:
-    for part in _parts(kind):
-        if isinstance(part, msgspec.inspect.CustomType) and part.cls is wanted:
-            return True
-        if isinstance(part, msgspec.inspect.CollectionType) and _holds(part.item_type, wanted):
-            return True
-    return False
-
-
-def _parts(kind: msgspec.inspect.Type) -> Iterable[msgspec.inspect.Type]:
-    if isinstance(kind, msgspec.inspect.Metadata):
-        return _parts(kind.type)
-    return kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+def _holds_file(kind: Any) -> bool:  # noqa: ANN401  any annotation
+    items = (part if item is None else item for part in union_parts(kind) for item in (positional_types(part) or (item_type(part),)))
+    return any(part is Upload for item in items for part in union_parts(item))

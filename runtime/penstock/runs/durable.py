@@ -98,9 +98,8 @@ def _problem(refusal: Refusal) -> Document:
 
 def refusal_of(kept: Mapping[str, Any]) -> PipelineError:
     """Return a refusal as it was raised."""
-    headers = dict(kept["headers"])
-    extra = {name: value for name, value in kept["extra"].items() if name.isidentifier()}
-    error = PipelineError(kept["status"], kept["title"], kept["detail"], type=kept["code"], headers=headers, permanent=kept.get("permanent"), **extra)
+    headers, permanent = kept["headers"], kept.get("permanent")
+    error = PipelineError(kept["status"], kept["title"], kept["detail"], type=kept["code"], headers=headers, permanent=permanent)
     error.extra = dict(kept["extra"])
     return error
 

@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +17,10 @@ from penstock.contracts.pipeline import Handler, Pipeline, Route
 from penstock.contracts.steps import Step
 from penstock.errors import Refusal
 from penstock.runs.bodies import MULTIPART, Body, compile_body
+from penstock.runs.checking import OFF, reply_check
+from penstock.runs.kinds import is_generator, reply_problem, text_problem, type_name
 from penstock.runs.parameters import Parameter, compile_parameter, read_parameters
+from penstock.runs.replies import Check
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 BODILESS = frozenset({"GET", "DELETE"})
@@ -31,7 +35,8 @@ class Endpoint:
 
     `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
     read (None: it takes none), `returns` the type of its reply (None: it does not say). `of_runtime` says that it is no developer's: it is not
-    recorded as a run. `name` is its method and path, as declared.
+    recorded as a run. `check` raises ValueError for a reply that does not match `returns`. `name` is its method and path, as declared; `where`
+    also names its function, file and line.
     """
 
     pipeline: Pipeline
@@ -44,10 +49,23 @@ class Endpoint:
     body: Body | None
     returns: Any
     of_runtime: bool = False
+    check: Check | None = None
     name: str = field(init=False)
+    where: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", str(self.route))
+        object.__setattr__(self, "where", _named(self.route) + _placed(self.route.handler))
+
+
+def _named(route: Route) -> str:
+    return f"handler {getattr(route.handler, '__name__', route.handler)!s} of {route}"
+
+
+def _placed(handler: Handler) -> str:
+    """Return the source of a handler, such as ` (plugins/orders.py:12)`, empty if it is unknown."""
+    code = getattr(inspect.unwrap(handler), "__code__", None)
+    return f" ({'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_firstlineno})" if code is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +76,7 @@ class Problem:
     mend: str
 
 
-def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
+def compile_routes(pipeline: Pipeline, *, check_replies: str = OFF) -> tuple[list[Endpoint], list[Problem]]:
     """Return a pipeline's endpoints, and everything that is wrong with its routes."""
     endpoints: list[Endpoint] = []
     problems: list[Problem] = []
@@ -71,7 +89,7 @@ def compile_routes(pipeline: Pipeline) -> tuple[list[Endpoint], list[Problem]]:
                 wrong = [Problem(f"{route} can't be reached: {seen[shape]} takes the same calls", "give the two handlers different paths or methods")]
             seen.setdefault(shape, route)
         if not wrong:
-            endpoint, wrong = _compile(pipeline, route)
+            endpoint, wrong = _compile(pipeline, route, check_replies)
             endpoints += [endpoint] if endpoint else []
         problems += wrong
     if any(route.durable for route in pipeline.routes):
@@ -160,9 +178,9 @@ def _path_problems(route: Route) -> Iterable[Problem]:
         yield Problem(f"{route} names the parameter {name!r} twice", "give each its own name")
 
 
-def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Problem]]:
+def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endpoint | None, list[Problem]]:
     handler = route.handler
-    where = f"handler {getattr(handler, '__name__', handler)!s} of {route}"
+    where = _named(route)
     if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
         return None, [Problem(f"{where} is async, which the runtime is not", "write it with def")]
     try:
@@ -188,23 +206,25 @@ def _compile(pipeline: Pipeline, route: Route) -> tuple[Endpoint | None, list[Pr
             problems += _take_path(sources, where, name, hints.get(name, str))
         elif parameter.kind is parameter.KEYWORD_ONLY:
             problems += _take_parameter(parameters, where, name, hints, parameter.default)
-        elif bodies:
-            problems.append(
-                Problem(
-                    f"{where}: {name!r} is neither in the path nor the body",
-                    f"add {{{name}}} to the path, or put it after * to take it from the query",
-                )
-            )
         else:
             problems += _take_body(bodies, where, name, hints, route)
+    problems += _reply_problems(where, handler, hints.get("return"))
     if problems:
         return None, problems
     sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
-    read = _reader(sources, parameters)
-    return Endpoint(
-        pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), next(iter(bodies), None), hints.get("return")
-    ), []
+    read, body, returns = _reader(sources, parameters), next(iter(bodies), None), hints.get("return")
+    check = reply_check(returns, check_replies, where + _placed(handler))
+    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), body, returns, check=check), []
+
+
+def _reply_problems(where: str, handler: Handler, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
+    """Yield why no value of a handler could be sent."""
+    mend = "return a dict, a dataclass, a list, text, bytes, None or a Reply"
+    if is_generator(handler):
+        yield Problem(f"{where} yields: a reply is sent as a whole", mend)
+    elif problem := reply_problem(kind):
+        yield Problem(f"{where}: its reply can't be a {type_name(kind)}: {problem}", mend)
 
 
 def _itself(call: Call) -> Call:
@@ -216,11 +236,11 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
         sources[name] = lambda call: call.params[name]
         return
     try:
-        msgspec.convert("", kind, strict=False)
-    except msgspec.ValidationError:
-        pass
-    except TypeError:
-        yield Problem(f"{where}: {name!r} can't be a {kind!r}", "use str, int, or another type that text can become")
+        problem = text_problem(kind)
+    except (TypeError, NameError) as error:
+        problem = str(error)
+    if problem:
+        yield Problem(f"{where}: {name!r} can't be a {type_name(kind)}: {problem}", "use str, int, or another type that text can become")
         return
 
     def from_path(call: Call) -> object:
@@ -233,11 +253,12 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
 
 
 def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
+    elsewhere = f"add {{{name}}} to the path, or put it after * to take it from the query"
+    if bodies:
+        yield Problem(f"{where}: {name!r} is neither in the path nor the body", elsewhere)
+        return
     if route.method in BODILESS:
-        yield Problem(
-            f"{where}: {name!r} would be a body, which {route.method} has not",
-            f"add {{{name}}} to the path, or put it after * to take it from the query",
-        )
+        yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", elsewhere)
         return
     if name not in hints:
         yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
@@ -245,7 +266,8 @@ def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, An
     try:
         bodies.append(compile_body(name, hints[name]))
     except (TypeError, NameError) as error:
-        yield Problem(f"{where}: the body can't be decoded into {hints[name]!r}: {error}", "use a dataclass, TypedDict or msgspec Struct")
+        mend = "use a dataclass, TypedDict, msgspec Struct or Pydantic model"
+        yield Problem(f"{where}: the body can't be decoded into {type_name(hints[name])}: {error}", mend)
 
 
 def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: Mapping[str, Any], default: object) -> Iterable[Problem]:
@@ -256,7 +278,8 @@ def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: M
         parameters.append(compile_parameter(name, hints[name], default))
     except TypeError as error:
         yield Problem(
-            f"{where}: the query parameter {name!r} can't be a {hints[name]!r}: {error}", "use str, int, or another type that text can become"
+            f"{where}: the query parameter {name!r} can't be a {type_name(hints[name])}: {error}",
+            "use str, int, or another type that text can become",
         )
 
 

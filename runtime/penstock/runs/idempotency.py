@@ -19,6 +19,8 @@ from penstock.contracts.forms import Upload
 from penstock.db import replies
 from penstock.db.engine import DatabaseAway, Engine, writing
 from penstock.errors import COME_AGAIN, PipelineError, Refusal
+from penstock.fields import header_fields
+from penstock.runs.plain import plain
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 KEPT = timedelta(hours=24)
@@ -159,14 +161,15 @@ class Replies:
         if kept.problem is not None:
             said = kept.problem
             raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)
+        header_fields(kept.headers)  # an earlier release may have stored it without validation
         return kept.status, [*kept.headers, REPEATED], kept.body
 
     def _sealed(self, done: Answer | PipelineError) -> bytes:
         if isinstance(done, PipelineError):
-            kept = _Kept(done.status, list(done.headers), b"", _Problem(done.code, done.detail, done.title, done.extra))
+            kept = _Kept(done.status, list(done.headers), b"", _Problem(done.code, done.detail, done.title, plain(done.extra)))
         else:
             kept = _Kept(done[0], list(done[1]), done[2])
-        return self._box.seal(msgspec.msgpack.encode(kept, enc_hook=str))
+        return self._box.seal(msgspec.msgpack.encode(kept))
 
 
 class _Problem(msgspec.Struct):

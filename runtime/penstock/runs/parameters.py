@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import msgspec
 
 from penstock.contracts.call import Call
-from penstock.contracts.forms import Header
+from penstock.contracts.forms import Form, Header
 from penstock.errors import Refusal
-from penstock.runs.faults import WHERE
-
-MANY = (list, set, frozenset, tuple, Sequence)
-NO_TEXT = (msgspec.inspect.StructType, msgspec.inspect.DataclassType, msgspec.inspect.TypedDictType, msgspec.inspect.DictType)
+from penstock.fields import NAME
+from penstock.runs.faults import all_faults
+from penstock.runs.kinds import find_marker, takes_several, texts_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +35,16 @@ class Parameter:
 
 def compile_parameter(name: str, hint: Any, default: object) -> Parameter:  # noqa: ANN401  any annotation
     """Return the parameter. Raises TypeError for a type that text can't become."""
-    plain = hint
-    header: Header | None = None
-    while get_origin(plain) is Annotated:
-        plain, *marks = get_args(plain)
-        header = next((mark if isinstance(mark, Header) else Header() for mark in marks if mark is Header or isinstance(mark, Header)), header)
-    many = (get_origin(plain) or plain) in MANY
-    if isinstance(msgspec.inspect.type_info(hint), NO_TEXT):
-        raise TypeError(f"{hint!r} is no type that text can become")
-    with suppress(msgspec.ValidationError):
-        msgspec.convert([] if many else "", hint, strict=False)
+    header = find_marker(hint, Header)
+    if find_marker(hint, Form) is not None:
+        raise TypeError("a form is a body: let it stand before the *")
+    if problem := texts_problem(hint):
+        raise TypeError(problem)
     required = default is inspect.Parameter.empty
     place, sent_as = ("query", name) if header is None else ("header", header.name or name.replace("_", "-").title())
-    return Parameter(name, sent_as, place, hint, many, required, None if required else default)
+    if header is not None and (not NAME.fullmatch(sent_as) or "_" in sent_as):
+        raise TypeError(f"no header is named {sent_as!r}: write letters, digits and dashes")  # servers drop those with an underscore
+    return Parameter(name, sent_as, place, hint, takes_several(hint), required, None if required else default)
 
 
 def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, object]:
@@ -68,7 +63,8 @@ def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, ob
             try:
                 given[parameter.name] = msgspec.convert(values if parameter.many else values[0], parameter.kind, strict=False)
             except msgspec.ValidationError as error:
-                detail = WHERE.sub("", str(error))
+                sent = values if parameter.many else values[0]
+                detail = all_faults(parameter.kind, sent, error, strict=False)[0]["detail"]
         if detail:
             errors.append({"parameter": parameter.sent_as, "in": parameter.place, "detail": detail})
     if errors:
@@ -83,4 +79,4 @@ def _sent(call: Call, parameter: Parameter) -> list[str] | None:
     value = call.headers.get(parameter.sent_as)
     if value is None:
         return None
-    return [part.strip() for part in value.split(",")] if parameter.many else [value]
+    return [text for part in value.split(",") if (text := part.strip())] if parameter.many else [value]  # empty items do not count (RFC 9110)

@@ -55,7 +55,7 @@ NEAREST: tuple[tuple[Any, Callable[[Any], object]], ...] = (
 def _nearest(value: Any) -> object:  # noqa: ANN401  any value that msgspec does not know
     """Return the nearest value of a type that msgspec knows. Raises TypeError where none is near."""
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json", by_alias=True)
+        return value.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would quote the reply
     if type(value) in CONTAINERS:
         raise TypeError("it is a key")  # the encoder asks for keys too, and these can be none
     for kinds, near in NEAREST:

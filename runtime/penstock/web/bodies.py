@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from codecs import BOM_UTF8
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Protocol, cast
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from penstock.contracts.forms import Fields, Upload, close_files
 from penstock.errors import Refusal
 from penstock.runs.aside import TimeIsUp
+from penstock.runs.media import UTF_8, charset_of, media_type, parameters_of
 from penstock.web.arrival import BodyFault, fault_of
 from penstock.web.encodings import inflate, require_gzip
 
@@ -24,6 +25,7 @@ IN_MEMORY = 64 * 1024  # bytes of one file before it goes to disk
 FIELDS = 1024 * 1024  # bytes of all fields that are no files
 MOST_FIELDS = 1000
 MOST_FILES = 100  # each may hold a file descriptor
+AS_IT_IS = frozenset({"7bit", "8bit", "binary"})
 
 Environ = dict[str, Any]
 
@@ -133,16 +135,18 @@ class Body:
 
     def form(self, body: bytes | None = None) -> Fields:
         """Return a form's fields by name; a file is an Upload, on disk where it is not small. `body` is the body where it was read already."""
-        kind, options = parse_options_header(self._environ.get("CONTENT_TYPE"))
+        content_type = self._environ.get("CONTENT_TYPE") or ""
+        kind = media_type(content_type)
         if kind == "application/x-www-form-urlencoded":
-            return _urlencoded(self.read() if body is None else body)
-        boundary = options.get("boundary", "")
+            return _urlencoded(self.read() if body is None else body, charset_of(content_type))
         if kind != "multipart/form-data":
             accepted = "application/x-www-form-urlencoded, multipart/form-data"
             raise Refusal(415, "unsupported-media-type", "Send the body as a form.", headers=[("Accept", accepted)])
+        boundaries = [value for name, value in parameters_of(content_type) if name == "boundary"]
+        boundary = boundaries[0] if len(boundaries) == 1 else ""
         if not boundary or not boundary.isascii():
             raise _malformed("The body is a multipart form, and its Content-Type does not say the boundary.")
-        parts = _Parts()
+        parts = _Parts(charset_of(content_type))
         try:
             parts.read(self._stream() if body is None else BytesIO(body), boundary.encode())
         except BaseException:
@@ -162,24 +166,29 @@ class Body:
         return _Inflated(incoming, self._limit)
 
 
-def _urlencoded(body: bytes) -> Fields:
-    try:
-        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
-    except UnicodeDecodeError:
-        raise _malformed("The body is not a URL-encoded form in UTF-8.") from None
-    except ValueError:
-        raise _malformed(f"The form has more than {MOST_FIELDS} fields.") from None
+def _urlencoded(body: bytes, charset: str) -> Fields:
+    """Parse a form as the URL standard says; unlike there, bytes that are not in its charset are a fault and are not replaced."""
+    if charset.startswith(("utf-16", "utf-32")):  # in which `&` and `=` are more than one byte
+        raise Refusal(415, "unsupported-media-type", "A URL-encoded form can't come in this charset; send it in UTF-8.")
+    if body.count(b"&") >= MOST_FIELDS:
+        raise _malformed(f"The form has more than {MOST_FIELDS} fields.")
     fields: Fields = {}
-    for name, value in pairs:
-        fields.setdefault(name, []).append(value)
+    try:
+        for pair in (body.removeprefix(BOM_UTF8) if charset == UTF_8 else body).split(b"&"):
+            if pair:
+                name, _, value = (unquote_to_bytes(part).decode(charset) for part in pair.replace(b"+", b" ").partition(b"="))
+                fields.setdefault(name, []).append(value)
+    except UnicodeError:
+        raise _malformed(f"The form is not {charset.upper()} text.") from None
     return fields
 
 
 class _Parts:
-    """Takes a multipart form apart as it arrives (RFC 7578)."""
+    """Parse a multipart form as it arrives (RFC 7578). A field is text in the charset of its own part, else of the form."""
 
-    def __init__(self) -> None:
+    def __init__(self, charset: str) -> None:
         self.fields: Fields = {}
+        self._charset = charset
         self._files = 0
         self._in_memory = 0
 
@@ -196,6 +205,7 @@ class _Parts:
                     decoder.receive_data(source.read(CHUNK) or None)
                 elif isinstance(event, Field | File):
                     part, text = event, b""
+                    _check(part)
                     if isinstance(part, File):
                         self._open(part)
                 elif isinstance(event, Data) and part is not None:
@@ -229,4 +239,20 @@ class _Parts:
         if self._in_memory > FIELDS:
             raise RequestEntityTooLarge
         if not event.more_data:
-            self.fields.setdefault(part.name, []).append(text.decode("utf-8"))
+            charset = charset_of(part.headers.get("Content-Type", ""), self._charset)
+            try:
+                self.fields.setdefault(part.name, []).append(text.decode(charset))
+            except UnicodeError:
+                raise _malformed(f"A field of the form is not {charset.upper()} text.") from None
+
+
+def _check(part: Field | File) -> None:
+    """Raise Refusal for a part without a name or with two: proxies and firewalls may read such a part differently."""
+    dispositions = part.headers.getlist("Content-Disposition")
+    names = [name for name, _ in parameters_of(dispositions[0])]
+    if len(dispositions) > 1 or media_type(dispositions[0]) != "form-data" or part.name is None:
+        raise _malformed('Each part of a form has one header such as: Content-Disposition: form-data; name="field".')
+    if len(set(names)) < len(names) or {"name", "name*"} <= set(names):
+        raise _malformed("A part of the form has two names or two file names.")
+    if part.headers.get("Content-Transfer-Encoding", "binary").strip().lower() not in AS_IT_IS:
+        raise Refusal(415, "unsupported-media-type", "Send the parts of a form as they are, without Content-Transfer-Encoding.")

@@ -18,7 +18,7 @@ from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS
-from penstock.errors import CredentialRejected, OutOfTime, Refusal
+from penstock.errors import CredentialRejected, OutOfTime, Refusal, ReplyError
 from penstock.gate.gate import CLOSED, unavailable
 from penstock.gate.rates import EVERYWHERE, network_of
 from penstock.host import Host
@@ -28,7 +28,7 @@ from penstock.runs.failures import Failure, failure_at, failure_of
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
 from penstock.runs.records import Exchange, Record
-from penstock.runs.replies import BODILESS, Answer
+from penstock.runs.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
@@ -44,6 +44,7 @@ from penstock.web.turns import LONG, PASS_ON
 from penstock.web.urls import absolute
 from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, channel_of, last_response, read_in_time
 
+KNOWN_HEADERS = 500  # headers of refusals that are remembered as valid
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
 
 Environ = dict[str, Any]
@@ -78,6 +79,7 @@ class Dispatcher:
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}  # whose last call took long
         self._observers = Observers(host)
         self._starter = Starter(host)
+        self._sent: set[tuple[str, str]] = set()  # headers of refusals that are valid
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
 
@@ -109,7 +111,7 @@ class Dispatcher:
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
-            refusal, last = error, isinstance(error, BrokenBody)
+            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody)
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
@@ -134,14 +136,29 @@ class Dispatcher:
         body = b"" if passage.method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)
 
+    def _fit(self, refusal: Refusal, passage: Passage) -> Refusal:
+        """Return a refusal that can be sent: its headers may come from an authenticator or from a reply that an earlier release stored."""
+        try:
+            if self._sent.issuperset(refusal.headers):
+                return refusal
+            checked_refusal(refusal, passage.place.pipeline)
+        except (ReplyError, TypeError) as error:
+            self._log.error("refusal can't be sent", pipeline=passage.place.pipeline, run=passage.run, error=str(error))
+            return Refusal(500, "internal", "Something went wrong here; the log says what.")
+        if len(self._sent) < KNOWN_HEADERS:
+            self._sent.update(refusal.headers)
+        return refusal
+
     def _finish(self, passage: Passage, headers: Headers, body: bytes | None) -> None:
         """Add the headers that every reply has; one without a body has no length."""
         place = passage.place
         if body is not None:
             headers.append(("Content-Length", str(len(body))))
-        headers += [("X-Run-Id", passage.run), *passage.rates, *self._notices.get(place.pipeline, ())]
+        headers += [("X-Run-Id", passage.run), *passage.rates]
+        for item in self._notices.get(place.pipeline, ()):
+            _add(headers, item)
         if passage.request_id is not None:
-            headers.append(("X-Request-Id", passage.request_id))
+            _add(headers, ("X-Request-Id", passage.request_id))
         cors = self._cors(place)
         if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
             headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
@@ -261,7 +278,7 @@ class Dispatcher:
             deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
-            query_string=environ.get("QUERY_STRING", ""),
+            query_string=_query(environ),
             content_type=environ.get("CONTENT_TYPE", ""),
             read_headers=lambda: _headers(environ),
             read_body=body.read,
@@ -472,13 +489,30 @@ def _notices(pipeline: Pipeline) -> Headers:
 
 
 def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
-    return refusal.status, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store"), *refusal.headers], problem(refusal, run)
+    headers = [("Content-Type", CONTENT_TYPE), *refusal.headers]
+    _add(headers, NO_STORE)
+    return refusal.status, headers, problem(refusal, run)
+
+
+def _add(headers: Headers, item: tuple[str, str]) -> None:
+    """Add a header unless the handler has set it."""
+    lower = item[0].lower()
+    for name, _ in headers:
+        if name.lower() == lower:
+            return
+    headers.append(item)
 
 
 def _path(environ: Environ) -> str:
     """Return the path as text: WSGI hands over its bytes one by one as characters (PEP 3333). Raises UnicodeDecodeError."""
     path: str = environ["PATH_INFO"]
     return path if path.isascii() else path.encode("latin-1").decode("utf-8")
+
+
+def _query(environ: Environ) -> str:
+    """Return the query as text: bytes that are not escaped are UTF-8, as in the path (URL standard)."""
+    query: str = environ.get("QUERY_STRING", "")
+    return query if query.isascii() else query.encode("latin-1").decode("utf-8", "replace")
 
 
 def _headers(environ: Environ) -> Mapping[str, str]:

@@ -1,0 +1,373 @@
+"""Take annotations apart, and find those that can never work in their place: a path, a query, a header, a body, a form or a reply."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NewType, NoReturn, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import inspect as shapes
+
+from penstock.contracts.call import Reply
+from penstock.contracts.forms import Upload
+
+OF_FIELDS = {typing.Required, typing.NotRequired, typing.Final}
+MARKS = OF_FIELDS | {Annotated}
+UNIONS = {Union, UnionType}
+SETS = {set, frozenset, AbstractSet}
+LISTS = {list, Collection, Sequence, MutableSequence} | SETS
+DICTS = {dict, Mapping, MutableMapping}
+JSON_TYPES = (dict, list, str, int, float, bool, NoneType)
+NO_TEXT = (
+    shapes.CollectionType,
+    shapes.DataclassType,
+    shapes.DictType,
+    shapes.ExtType,
+    shapes.NamedTupleType,
+    shapes.RawType,
+    shapes.StructType,
+    shapes.TupleType,
+    shapes.TypedDictType,
+)
+REPLY_TYPES = (*JSON_TYPES, tuple, set, frozenset, bytes)
+MAX_VALUES_SHOWN = 20  # that a message names
+
+Bounds = tuple[msgspec.Meta, ...]
+Mark = TypeVar("Mark")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a dataclass, TypedDict or Struct, by their names in JSON.
+
+    `others` are the further members it may have, None: any. `tag` is the name and the value of the member that identifies its type.
+    """
+
+    kinds: Mapping[str, Any]
+    required: tuple[str, ...]
+    others: frozenset[str] | None
+    tag: tuple[str, object] | None
+
+    def odd(self, value: Mapping[str, object]) -> Iterable[tuple[str, str]]:
+        """Yield the name and the fault of each missing and each unknown member."""
+        yield from ((name, "Required, and missing") for name in self.required if name not in value)
+        if self.others is not None:
+            yield from ((name, "Not known here") for name in sorted(value.keys() - self.kinds.keys() - self.others))
+
+
+def bare_type(kind: Any) -> Any:  # noqa: ANN401  any annotation
+    """Return a type without Annotated, NewType and aliases around it."""
+    return _stripped(kind)[0]
+
+
+def _stripped(kind: Any) -> tuple[Any, Bounds]:  # noqa: ANN401  as above
+    bounds: Bounds = ()
+    while True:
+        if get_origin(kind) in MARKS:
+            bounds += tuple(mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, msgspec.Meta))
+            kind = get_args(kind)[0]
+        elif isinstance(kind, NewType):
+            kind = kind.__supertype__
+        elif type(kind).__name__ == "TypeAliasType":  # Python 3.12 has it, typing_extensions before
+            kind = kind.__value__
+        else:
+            return kind, bounds
+
+
+def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  any annotation
+    """Return the marker of a type or of a part of a union, such as `Header()` in `Annotated[str, Header()] | None`."""
+    for item in getattr(hint, "__metadata__", ()):
+        if item is mark or isinstance(item, mark):
+            return item if isinstance(item, mark) else mark()
+    inner = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint) if get_origin(hint) in UNIONS else ()
+    return next((found for part in inner if (found := find_marker(part, mark)) is not None), None)
+
+
+def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  any annotation
+    """Return the type for a list or an object, and its bounds; for a union the one part with that shape and tag, or None."""
+    kind, bounds = _stripped(kind)
+    if get_origin(kind) not in UNIONS:
+        return kind, bounds
+    parts = [part for part in (intended(part, value) for part in get_args(kind)) if _has_shape(part[0], value)]
+    if len(parts) > 1:
+        parts = [part for part in parts if _has_tag(part[0], value)]
+    return (parts[0][0], bounds + parts[0][1]) if len(parts) == 1 else (None, ())
+
+
+def _has_shape(kind: Any, value: object) -> bool:  # noqa: ANN401  any annotation
+    if isinstance(value, list):
+        return item_type(kind) is not None or positional_types(kind) is not None
+    return isinstance(value, dict) and (member_types(kind) is not None or object_fields(kind) is not None)
+
+
+def _has_tag(kind: Any, value: Any) -> bool:  # noqa: ANN401  any annotation
+    fields = object_fields(kind)
+    return fields is not None and fields.tag is not None and value.get(fields.tag[0]) == fields.tag[1]
+
+
+def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
+    """Return the type of the items of a list, None if it is no list or each item has a type of its own."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin not in LISTS | {tuple} or (origin is tuple and parts[1:] != (Ellipsis,) and parts):
+        return None
+    return Any if not parts else NoneType if parts[0] is None else parts[0]
+
+
+def member_types(kind: Any) -> tuple[Any, Any] | None:  # noqa: ANN401  any annotation
+    """Return the types of the keys and the values of a dict, None if it is none."""
+    if (get_origin(kind) or kind) not in DICTS:
+        return None
+    return get_args(kind) or (Any, Any)
+
+
+def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any annotation
+    """Return the types of the items of a tuple, NamedTuple or array-like Struct, in order; None if it is none."""
+    if get_origin(kind) is tuple:
+        return get_args(kind) if item_type(kind) is None else None
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        return tuple(hints.get(name, Any) for name in kind._fields)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.array_like:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        tag = (Any,) if kind.__struct_config__.tag is not None else ()
+        return (*tag, *(hints[name] for name in kind.__struct_fields__))
+    return None
+
+
+def object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  any annotation
+    """Return the fields of a dataclass, TypedDict or Struct, None if it is none."""
+    origin = get_origin(kind) or kind
+    return _object_fields(kind) if isinstance(origin, type) and origin not in LISTS | DICTS | {tuple} else None
+
+
+@lru_cache(maxsize=1024)
+def _object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  as above
+    info = shapes.type_info(kind)
+    if not isinstance(info, shapes.StructType | shapes.DataclassType | shapes.TypedDictType):
+        return None
+    if isinstance(info, shapes.StructType) and info.array_like:
+        return None
+    hints = _hints(kind)
+    if hints is None:
+        return None
+    tag = getattr(info, "tag_field", None)
+    return Fields(
+        {field.encode_name: hints[field.name] for field in info.fields},
+        tuple(field.encode_name for field in info.fields if field.required),
+        frozenset({tag} if tag else set[str]()) if getattr(info, "forbid_unknown_fields", False) else None,
+        (tag, info.tag) if tag and isinstance(info, shapes.StructType) else None,
+    )
+
+
+def _hints(kind: Any) -> dict[str, Any] | None:  # noqa: ANN401  as above
+    """Return the annotations of a class with its type parameters filled in; None if one stays open."""
+    origin = get_origin(kind) or kind
+    given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
+    hints = {name: _filled(_unmarked(hint), given) for name, hint in typing.get_type_hints(origin, include_extras=True).items()}
+    return None if any(map(_is_open, hints.values())) else hints
+
+
+def _unmarked(hint: Any) -> Any:  # noqa: ANN401  as above
+    while get_origin(hint) in OF_FIELDS:
+        hint = get_args(hint)[0]
+    return hint
+
+
+def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:  # noqa: ANN401  as above
+    if isinstance(hint, TypeVar):
+        return given.get(hint, hint)
+    parameters = getattr(hint, "__parameters__", ())
+    return hint[tuple(given.get(item, item) for item in parameters)] if parameters and not isinstance(hint, type) else hint
+
+
+def _is_open(hint: Any) -> bool:  # noqa: ANN401  as above
+    return isinstance(hint, TypeVar) or bool(getattr(hint, "__parameters__", ()) and not isinstance(hint, type))
+
+
+def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
+    """Yield the parts of a union, or the one type that it is."""
+    kind = bare_type(kind)
+    if get_origin(kind) in UNIONS:
+        for part in get_args(kind):
+            yield from union_parts(part)
+    else:
+        yield kind
+
+
+def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Return the values of an Enum or a Literal as JSON, separated by commas; empty if it is neither."""
+    values: list[object] = []
+    for part in union_parts(kind):
+        if get_origin(part) is Literal:
+            values += get_args(part)
+        elif isinstance(part, type) and issubclass(part, Enum):
+            values += [member.value for member in part]
+    return _as_json_list(values)
+
+
+def allowed_tags(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Return the tags of a union of Structs as JSON, separated by commas; empty if it has none."""
+    found = (object_fields(part) for part in union_parts(kind))
+    return _as_json_list([fields.tag[1] for fields in found if fields is not None and fields.tag is not None])
+
+
+def _as_json_list(values: Sequence[object]) -> str:
+    shown = [msgspec.json.encode(value).decode() for value in values[:MAX_VALUES_SHOWN]]
+    return ", ".join([*shown, *(["…"] if len(values) > MAX_VALUES_SHOWN else [])])
+
+
+def type_name(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Return a type nearly as its developer wrote it."""
+    return kind.__name__ if isinstance(kind, type) and get_origin(kind) is None else str(kind).replace("typing.", "")
+
+
+# Which types can work in which place. Each function returns the problem, or an empty text.
+
+
+def takes_several(kind: Any) -> bool:  # noqa: ANN401  any annotation
+    """Return whether a parameter or a form field of that type takes several values."""
+    return any(item_type(part) is not None or get_origin(part) is tuple for part in union_parts(kind))
+
+
+def text_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
+    """Return why text can't become a value of that type; with `file` an `Upload` can be one too."""
+    return "" if any(_takes_text(part, file=file) for part in union_parts(kind)) else f"text can't become {type_name(kind)}"
+
+
+def _takes_text(kind: Any, *, file: bool) -> bool:  # noqa: ANN401  as above
+    if kind in (None, NoneType) or kind is Upload:
+        return file and kind is Upload
+    info = shapes.type_info(kind)
+    if isinstance(info, shapes.CustomType):
+        return _is_any_of(info.cls, (str,))
+    return not isinstance(info, NO_TEXT)
+
+
+def texts_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
+    """Return why neither one text nor several can become a value of that type; with `file` an `Upload` can be one too."""
+    problems = []
+    for part in union_parts(kind):
+        item, places = item_type(part), positional_types(part)
+        if item is None and (places is None or get_origin(part) is not tuple):
+            problems.append(text_problem(part, file=file))
+            continue
+        problem = next(filter(None, (text_problem(one, file=file) for one in (places or (item,)))), "")
+        problems.append(problem or (_set_problem(shapes.type_info(item)) if (get_origin(part) or part) in SETS else ""))
+    return "" if not all(problems) else problems[0]
+
+
+def json_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Return why JSON can't be decoded into that type. Raises TypeError for an annotation that msgspec does not support."""
+    return _json_problem(shapes.type_info(kind), set())
+
+
+def _json_problem(info: shapes.Type, seen: set[object]) -> str:
+    if isinstance(info, shapes.Metadata):
+        return _json_problem(info.type, seen)
+    if isinstance(info, shapes.StructType | shapes.DataclassType | shapes.TypedDictType | shapes.NamedTupleType):
+        if info.cls in seen:
+            return ""
+        seen.add(info.cls)
+        found = ((field.encode_name, _json_problem(field.type, seen)) for field in info.fields if field.required)
+        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
+    return _own_json_problem(info) or next(filter(None, (_json_problem(part, seen) for part in _inner_types(info))), "")
+
+
+def _own_json_problem(info: shapes.Type) -> str:
+    """Return why JSON can't become that type, apart from the types in it."""
+    if isinstance(info, shapes.CustomType) and not (hasattr(info.cls, "model_validate") or _is_any_of(info.cls, JSON_TYPES)):
+        return f"JSON can't become {type_name(info.cls)}"
+    if isinstance(info, shapes.ExtType):
+        return "JSON can't become an extension type of MessagePack"
+    if isinstance(info, shapes.DictType) and not _is_name(info.key_type):
+        return "the names of a JSON object are text, which can't become the keys of this dict"
+    return _set_problem(info.item_type) if isinstance(info, shapes.SetType | shapes.FrozenSetType) else ""
+
+
+def _inner_types(info: shapes.Type) -> Iterable[shapes.Type]:
+    if isinstance(info, shapes.UnionType):
+        return info.types
+    if isinstance(info, shapes.CollectionType):
+        return (info.item_type,)
+    if isinstance(info, shapes.TupleType):
+        return info.item_types
+    return (info.value_type,) if isinstance(info, shapes.DictType) else ()
+
+
+def _set_problem(info: shapes.Type) -> str:
+    """Return why a value of that type can't be in a set."""
+    for part in (info, *_inner_types(info)) if isinstance(info, shapes.UnionType | shapes.VarTupleType | shapes.TupleType) else (info,):
+        cls = getattr(part, "cls", None)
+        lists = isinstance(part, shapes.ListType | shapes.SetType | shapes.DictType | shapes.TypedDictType)
+        if lists or (cls is not None and getattr(cls, "__hash__", None) is None):
+            return f"{type_name(cls) if cls is not None else type(part).__name__.removesuffix('Type').lower()} has no hash, so it can't be in a set"
+    return ""
+
+
+def _is_name(info: shapes.Type) -> bool:
+    if isinstance(info, shapes.Metadata):
+        return _is_name(info.type)
+    if isinstance(info, shapes.UnionType):
+        return any(map(_is_name, info.types))
+    cls = getattr(info, "cls", None)
+    return not (_inner_types(info) or isinstance(info, shapes.ExtType | shapes.RawType | shapes.NoneType) or (cls is not None and not _is_enum(cls)))
+
+
+def _is_enum(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, Enum)
+
+
+def reply_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
+    """Return why a value of that type can't be sent as a reply."""
+    return _reply_problem(kind, set())
+
+
+def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
+    """Walk the annotation itself: msgspec can encode types that it can't decode or describe, such as a union of two dataclasses."""
+    kind = bare_type(kind)
+    origin = get_origin(kind)
+    if kind in (Any, NoReturn, typing.Never, None, Ellipsis) or origin is Literal or isinstance(kind, TypeVar | str):
+        return ""
+    if origin in UNIONS | DICTS | LISTS | {tuple}:
+        return next(filter(None, (_reply_problem(part, seen) for part in get_args(kind))), "")
+    cls = origin or kind
+    if not isinstance(cls, type) or cls in seen or issubclass(cls, Reply) or hasattr(cls, "model_dump"):
+        return ""
+    seen.add(cls)
+    with suppress(TypeError):
+        info = shapes.type_info(cls)
+        if isinstance(info, shapes.CustomType) and not _is_any_of(cls, REPLY_TYPES):
+            return f"{type_name(kind)} is nothing to reply with"
+    with suppress(Exception):  # annotations of plugin code may be anything
+        found = ((name, _reply_problem(hint, seen)) for name, hint in _encoded_fields(cls) if NoneType not in union_parts(hint))
+        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
+    return ""
+
+
+def _encoded_fields(cls: type) -> Iterable[tuple[str, Any]]:
+    """Yield the name and the annotation of each field of a class that is encoded."""
+    if _is_enum(cls) or not hasattr(cls, "__annotations__"):
+        return
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if get_origin(hint) is not typing.ClassVar and not (name.startswith("_") and dataclasses.is_dataclass(cls)):
+            yield name, hint
+
+
+def _is_any_of(cls: Any, kinds: Iterable[type]) -> bool:  # noqa: ANN401  a class
+    with suppress(TypeError):
+        return any(issubclass(kind, cls) for kind in kinds)
+    return False
+
+
+def is_generator(handler: Callable[..., object]) -> bool:
+    """Return whether a handler is a generator function."""
+    return inspect.isgeneratorfunction(inspect.unwrap(handler))
