@@ -170,7 +170,7 @@ def test_a_failure_on_purpose_has_its_place_and_a_refusal_is_none(run: Run) -> N
 def test_a_reply_that_can_not_be_sent_names_its_handler(run: Run) -> None:
     ran = run(replies_with_a_lock)
 
-    assert (ran.failure.type, "lock" in ran.failure.text, ran.functions) == ("TypeError", True, ["replies_with_a_lock"])
+    assert (ran.failure.type, "lock" in ran.failure.text, ran.functions) == ("ReplyError", True, ["replies_with_a_lock"])
 
 
 def test_a_pipeline_that_another_one_waits_for_has_a_failure_of_its_own(run: Run) -> None:

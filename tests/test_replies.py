@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -256,7 +255,7 @@ class Line(msgspec.Struct):
         (threading.Lock(), "a lock is nothing to reply with"),
         ({"a/b": [1, {"c": threading.Lock()}]}, "a lock is nothing to reply with, at /a~1b/1/c"),
         (Line({"x": [Order(1, threading.Lock())]}), "a lock is nothing to reply with, at /orders/x/0/lock"),
-        (Reply(200, {}, [Path("/")]), "a PosixPath is nothing to reply with, at /0"),
+        (Reply(200, {}, [object()]), "a object is nothing to reply with, at /0"),
         ((number for number in (1, 2)), "a generator is nothing to reply with"),
     ],
 )
@@ -436,7 +435,7 @@ def test_a_challenge_that_can_not_be_sent_lets_nobody_in_and_is_logged(penstock_
 def test_cors_that_names_no_header_is_a_mistake_at_load(item: Any) -> None:
     for option in ("expose", "headers", "methods"):
         if isinstance(item, str) or option == "expose":
-            assert any("no method or header" in problem for problem, _ in Cors("https://a.example", **{option: [item]}).problems())
+            assert any(problem.startswith("CORS") for problem, _ in Cors("https://a.example", **{option: [item]}).problems())
 
 
 @pytest.mark.parametrize("name", ["X A", "Content-Encoding", "Content-Range", "date", "Proxy-Authenticate", "X-Run-Id", "keep-alive"])
