@@ -332,6 +332,26 @@ def test_every_media_type_has_a_schema_and_every_operation_a_summary_and_its_sec
     assert not any(path.endswith("/") for path in found["paths"])
 
 
+def test_a_body_of_text_or_bytes_may_be_empty_and_one_with_members_not(document: Callable[..., Document]) -> None:
+    raw = Pipeline("raw", version="1.0.0", trigger=HttpTrigger())
+
+    def give_back(call: Call, body: bytes) -> bytearray:
+        return bytearray(body)
+
+    raw.post("/")(give_back)
+
+    def keep(call: Call, body: dict[str, int]) -> dict[str, int]:
+        return body
+
+    raw.put("/")(keep)
+
+    paths = document(raw)["paths"]["/v1/raw"]
+
+    assert paths["post"]["requestBody"]["required"] is False
+    assert paths["put"]["requestBody"]["required"] is True
+    assert paths["post"]["responses"]["200"]["content"] == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
 def test_a_handler_without_a_docstring_is_named_in_words(document: Callable[..., Document]) -> None:
     def take_order(call: Call) -> None: ...
 

@@ -62,7 +62,7 @@ def _members(returns: Any) -> list[Any]:  # noqa: ANN401  any annotation
     """Return the types that a handler may return, one by one."""
     if get_origin(returns) in {Union, UnionType}:
         return [item for member in get_args(returns) for item in _members(member)]
-    return [returns]
+    return [bytes if returns in {bytearray, memoryview} else returns]
 
 
 def _media(kinds: Sequence[Any], schemas: Schemas, owner: str) -> dict[str, Document]:
