@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -73,6 +73,15 @@ def penstock_call_finished(call, status, seconds):
         file.write(f"{call.run} {status}\\n")
 """
 AT_LIMIT = 504
+
+
+OURS = pytest.mark.parametrize("serve", ["penstock"], indirect=True)  # what stock gunicorn does not promise
+
+
+@pytest.fixture(params=["penstock", "gthread"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    with ExitStack() as stack:
+        yield lambda *args, **more: stack.enter_context(Server(*args, **more, PENSTOCK_WORKER_CLASS=request.param))
 
 
 @pytest.fixture
@@ -239,6 +248,7 @@ def over_tls(open_place: Place, serve: Serve) -> tuple[Server, ssl.SSLContext]:
     return server, trust
 
 
+@OURS
 def test_the_limit_holds_where_gunicorn_ends_tls_too(over_tls: tuple[Server, ssl.SSLContext]) -> None:
     server, trust = over_tls
     with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trust, timeout=20) as client:
@@ -283,6 +293,7 @@ def sends_on(connection: socket.socket) -> bool:
     return True
 
 
+@OURS
 def test_senders_that_dribble_their_heads_hold_no_thread(open_place: Place, serve: Serve) -> None:
     server = serve(open_place)
 
@@ -298,6 +309,7 @@ def test_senders_that_dribble_their_heads_hold_no_thread(open_place: Place, serv
     assert "Traceback" not in server.log.read_text()
 
 
+@OURS
 def test_senders_that_dribble_their_heads_over_tls_hold_no_thread(over_tls: tuple[Server, ssl.SSLContext]) -> None:
     server, trust = over_tls
 
@@ -313,6 +325,7 @@ def test_senders_that_dribble_their_heads_over_tls_hold_no_thread(over_tls: tupl
     assert "Traceback" not in server.log.read_text()
 
 
+@OURS
 def test_senders_that_dribble_their_handshakes_hold_no_thread(over_tls: tuple[Server, ssl.SSLContext]) -> None:
     server, trust = over_tls
 
@@ -328,6 +341,7 @@ def test_senders_that_dribble_their_handshakes_hold_no_thread(over_tls: tuple[Se
     assert "Traceback" not in server.log.read_text()
 
 
+@OURS
 def test_senders_that_dribble_what_nobody_wants_hold_no_thread(open_place: Place, serve: Serve) -> None:
     server = serve(open_place)
 
