@@ -74,8 +74,8 @@ TOKENS = {"none": None, "good": True, "garbage": False, "expired": False, "stran
 CREDENTIALS = [f"{key}/{token}" for key in KEYS for token in TOKENS]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["penstock", "gthread"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder: Path = tmp_path_factory.mktemp("tables")
     place = Place.make(f"sqlite:///{folder}/access.db", folder, POLICIES)
     place.plugin("shapes", PLUGIN)
@@ -116,7 +116,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     servers: dict[str, Server] = {}
     try:
         for env in POLICIES:
-            servers[env] = Server(place, env).__enter__()
+            servers[env] = Server(place, env, PENSTOCK_WORKER_CLASS=request.param).__enter__()
         yield World(servers, credentials)
     finally:
         for server in servers.values():
