@@ -66,3 +66,8 @@ def arrived(environ: Mapping[str, Any]) -> bool:
 def fault_of(environ: Mapping[str, Any]) -> BodyFault | None:
     """Return why a request's body will never be whole."""
     return environ["wsgi.input"].fault if CLIENT in environ else None
+
+
+def unread_elsewhere(environ: Mapping[str, Any]) -> bool:
+    """Return whether a body may be left unread on another server: stock gunicorn 26.2 then forgets a request that came behind it."""
+    return CLIENT not in environ and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)

@@ -32,7 +32,7 @@ from penstock.runs.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
-from penstock.web.arrival import AwaitBody, BodyNeeded, arrived
+from penstock.web.arrival import AwaitBody, BodyNeeded, arrived, unread_elsewhere
 from penstock.web.bodies import Body, BrokenBody
 from penstock.web.certificates import client_certificate
 from penstock.web.cors import cors_headers
@@ -130,7 +130,7 @@ class Dispatcher:
         self._finish(passage, headers, None if status in BODILESS else body)
         if self._log_all or (self._log_failed and status >= 400 and self._worth_a_line(passage, status, refusal)):  # noqa: PLR2004  the first status of a failure
             self._write_log(passage, status, refusal)
-        if last:
+        if last or (refusal is not None and unread_elsewhere(environ)):
             announce_close(start_response)
         start_response(status_line(status), headers)
         body = b"" if passage.method == "HEAD" else body
