@@ -109,7 +109,7 @@ class Observers:
     def _tell(self, hook: pluggy.HookCaller, **facts: object) -> None:
         try:
             hook(**facts)
-        except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
+        except BaseException:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
             self._log.exception("observer failed")
 
 

@@ -27,6 +27,7 @@ from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
+from penstock.contracts.offered import is_token
 from penstock.db import migrate
 from penstock.db.engine import open_engine
 from penstock.gate.compliance import State
@@ -181,7 +182,10 @@ class Runtime:
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
         (issuer,) = self._host.plugins.issuers
-        return issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
+        token = issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time())
+        if not is_token(token):
+            raise TypeError(f"the token issuer of {issuer.plugin} returned {type(token).__name__}")
+        return token.access_token
 
     def refused(self) -> dict[str, list[str]]:
         """Return what is not served here, by pipeline (`v1/orders`), each with its reasons and mends."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock import audit
 from penstock.access.find import environment_row
+from penstock.access.parsing import RECORDED, RETENTION
 from penstock.access.secrets import Box
 from penstock.access.signing import ALGORITHMS, add_signing_key
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
@@ -20,8 +21,6 @@ from penstock.settings import ENVIRONMENT
 STRICTEST = "jwt-api-key"
 INTERNAL = "api-key"  # the internal policy of a new environment
 TOKEN_LIFETIME = 3600
-LONGEST_RETENTION = 3650 * 86_400
-RECORDED = ("none", "failed", "all")  # what pipelines may keep of bodies at most
 
 
 def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
@@ -47,7 +46,7 @@ def check_change(
     *, token_lifetime: int | None = None, keys_in_query: bool | None = None, run_retention: int | None = None, record_bodies: str | None = None
 ) -> dict[str, object]:
     """Return what would be changed of an environment. Raises Mistaken where it can't be so."""
-    if run_retention is not None and not 60 <= run_retention <= LONGEST_RETENTION:  # noqa: PLR2004  a minute
+    if run_retention is not None and not RETENTION[0] <= run_retention <= RETENTION[1]:
         raise Mistaken("runs are remembered for at least 1m and at most ten years")
     if record_bodies is not None and record_bodies not in RECORDED:
         raise Mistaken(f"{record_bodies!r} is nothing that can be kept of bodies; choose one of {', '.join(RECORDED)}")
@@ -179,12 +178,12 @@ def pipelines_seen(engine: Engine, actor: str, environment: str, present: Mappin
     with reading(engine) as connection:
         reader = Reader(connection)
         environment_id = environment_row(reader, environment)["id"]
-        seen = {row["name"] for row in reader.all("pipelines", environment_id=environment_id, seen=True)}
+        seen = _seen(reader, environment_id)
         ended = [row["pipeline"] for row in reader.all("graces", environment_id=environment_id, active=True) if row["pipeline"] not in ids]
     if present.keys() <= seen and not ended:
         return
     with audit.change(engine, actor, audit.Action.PIPELINES_SEEN, environment, environment=environment) as (rows, detail):
-        seen = {row["name"] for row in rows.all("pipelines", environment_id=environment_id, seen=True)}
+        seen = _seen(rows, environment_id)
         fresh = sorted(present.keys() - seen)
         for name in fresh:
             known = rows.find("pipelines", environment_id=environment_id, name=name)
@@ -197,3 +196,8 @@ def pipelines_seen(engine: Engine, actor: str, environment: str, present: Mappin
         for name in ended:
             rows.set("graces", {"environment_id": environment_id, "pipeline": name}, active=False)
         detail.update(new=fresh, grace_ended=ended)
+
+
+def _seen(reader: Reader, environment_id: int) -> set[str]:
+    """Return the pipelines that were here before; where that can't be read, they were: what is new may be granted to consumers."""
+    return {row["name"] for row in reader.all("pipelines", environment_id=environment_id) if row["seen"] is not False}

@@ -8,6 +8,7 @@ from typing import TextIO
 import click
 
 from penstock.access import environments, issuers, signing
+from penstock.access.parsing import RECORDED
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
 from penstock.errors import Mistaken
 from penstock.gate.compliance import State
@@ -47,7 +48,7 @@ def env_create(context: Context, name: str) -> None:
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
 @click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
 @click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
-@click.option("--record-bodies", type=click.Choice(environments.RECORDED), help="The most that pipelines may keep of bodies.")
+@click.option("--record-bodies", type=click.Choice(RECORDED), help="The most that pipelines may keep of bodies.")
 @pass_context
 def env_set(
     context: Context,
@@ -103,7 +104,7 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     """Set an environment's policy, after saying which pipelines would stop or start being served."""
     if internal and grace:
         raise Mistaken("the internal policy knows no grace; leave --grace out")
-    access, _ = context.host.look(context.engine, environment, context.box, internal=internal)
+    access, _ = context.host.look(context.engine, environment, context.box)
     change = context.host.preview(access, option, internal=internal)
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():

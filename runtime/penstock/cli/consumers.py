@@ -9,7 +9,6 @@ import click
 
 from penstock.access import bounds, consumers, credentials
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
-from penstock.contracts.access import Authenticator
 from penstock.contracts.rates import Rate
 from penstock.errors import Unknown
 
@@ -186,7 +185,7 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context, kind: str, consumer_name: str, environment: str, name: str, generate: bool, expires: timedelta | None, note: str
 ) -> None:
     """Enrol a credential; its secret is read from standard input, or asked for."""
-    offered = {item.name: item for item in context.host.plugins.authenticators if type(item).enrol is not Authenticator.enrol}
+    offered = {item.name: item for item in context.host.plugins.authenticators if item.enrols}
     if kind not in offered:
         raise Unknown("kind of credential", kind, offered, mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}")
     authenticator = offered[kind]

@@ -21,6 +21,7 @@ from penstock.db.engine import Engine, open_engine
 from penstock.db.rows import Row
 from penstock.errors import BadSetting
 from penstock.gate.compliance import Judged, State
+from penstock.gate.judging import Judgement
 from penstock.gate.rates import Limiter
 from penstock.host import Host, open_dbos
 from penstock.runs.callers import Callers
@@ -73,7 +74,7 @@ class Desk:
         self._pid: int | None = None
         self._steering: Steering | None = None
         self._views: dict[str, tuple[int, View]] = {}
-        self._under: dict[tuple[str, bool], tuple[View, dict[str, dict[str, Judged]]]] = {}
+        self._under: dict[str, tuple[View, dict[str, Judgement]]] = {}
         self._lock = threading.Lock()
         rate = Rate(self.settings.console_sign_in_rate, by="address")
         for problem, mend in rate.problems():
@@ -115,18 +116,19 @@ class Desk:
             access.refresh(engine)
             host = self.host
             if known is None or access.gates_version != version or _due(known):
-                judged, internal = host.judge_all(access), host.judge_all(access, internal=True)
-                known = View(environment, access, judged, {name: item for name, item in internal.items() if item.pipeline.trigger.internal})
+                judgement = host.judge_all(access)
+                internal = {name: item for name, item in judgement.internal.items() if item.pipeline.trigger.internal}
+                known = View(environment, access, judgement.external, internal)
                 self._views[environment] = access.gates_version, known
             return known
 
-    def under_each_policy(self, view: View, *, internal: bool) -> dict[str, dict[str, Judged]]:
+    def under_each_policy(self, view: View, *, internal: bool) -> dict[str, Mapping[str, Judged]]:
         """Return what each policy would make of an environment's pipelines, by policy; it is judged anew where the environment changed."""
-        known = self._under.get((view.name, internal))
+        known = self._under.get(view.name)
         if known is None or known[0] is not view:
-            judged = {option: self.host.judge_all(view.access, policy=option, internal=internal) for option in self.host.judge.options}
-            known = self._under[view.name, internal] = view, judged
-        return known[1]
+            judged = {option: self.host.judge_all(view.access, policy=option) for option in self.host.judge.options}
+            known = self._under[view.name] = view, judged
+        return {option: judgement.on(internal=internal) for option, judgement in known[1].items()}
 
 
 def _due(view: View) -> bool:

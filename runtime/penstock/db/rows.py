@@ -15,15 +15,13 @@ from penstock.db.engine import CHANNEL, Engine, writing
 Row = sa.RowMapping
 AT_A_TIME = 10_000  # keys that are fetched together
 
-ACCESS = (
+# Tables that are read as a whole where any row has changed: what a row said before is forgotten, however it was changed.
+SMALL = (
     "graces",
     "pipelines",
-    "consumers",
-    "associations",
     "credentials",
     "signing_keys",
     "issuers",
-    "revocations",
     "limits",
     "address_rules",
     "variables",
@@ -31,6 +29,9 @@ ACCESS = (
     "sensitive_fields",
     "callback_targets",
 )
+LARGE = ("consumers", "associations", "revocations")  # and API keys: the rows alone that have changed
+
+KeyRow = tuple[bytes, str, int, datetime | None, bool | None, bool]
 
 
 class Reader:
@@ -131,18 +132,21 @@ def current_revision(connection: sa.Connection) -> int:
 
 
 def changed_since(connection: sa.Connection, environment_id: int, since: int) -> dict[str, list[Row]]:
-    """Return the rows of one environment that changed after a revision, by table."""
+    """Return what changed in one environment after a revision, by table: all rows of a small table, the changed ones of a large table."""
     changed: dict[str, list[Row]] = {}
-    for name in ACCESS:
+    for name in (*SMALL, *LARGE):
         source = tables.metadata.tables[name]
-        query = sa.select(source).where(source.c.revision > since)
-        if "environment_id" in source.c:
-            query = query.where(source.c.environment_id == environment_id)
-        changed[name] = list(connection.execute(query.order_by(source.c.revision)).mappings())
+        here = source.c.environment_id == environment_id if "environment_id" in source.c else sa.true()
+        after = source.c.revision > since
+        if name in SMALL:
+            other = source.alias()
+            after = sa.exists().where(other.c.environment_id == environment_id, other.c.revision > since)
+        query = sa.select(source).where(here, after).order_by(source.c.revision, *source.primary_key.columns)
+        changed[name] = list(connection.execute(query).mappings())
     return changed
 
 
-def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[tuple[bytes, str, int, datetime | None, bool, bool]]:
+def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyRow]:
     """Return one environment's API keys that changed after a revision, one after the other: there may be a million.
 
     Each as digest, id, consumer, end, whether it is enabled and whether it was revoked.

@@ -1,14 +1,23 @@
-"""Let one call through, or say why not; the answers and their order are those of the access rules."""
+"""Let one call through, or say why not; the answers and their order are those of the access rules.
+
+Authenticators are plugin code: whatever one returns or raises that its contract does not know is a fault of that plugin, and ends the call. What
+was proven stays: an authenticator adds to it, and can't put another consumer in place of the one that the credentials before it prove.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Authenticator, RequestHead
+from penstock.contracts.access import RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.offered import OfferedAuthenticator, is_caller
 from penstock.db.engine import DatabaseAway
 from penstock.errors import CredentialRejected, Refusal
+from penstock.guard import PluginFault, described
+
+Sent = tuple[OfferedAuthenticator, str]
+Rejected = tuple[OfferedAuthenticator, CredentialRejected]
 
 
 def unavailable() -> Refusal:
@@ -25,7 +34,7 @@ class Gate:
 
     __slots__ = ("_checks", "_guessable", "_pipeline", "_scopes", "_until", "reads_body")
 
-    def __init__(self, pipeline: str, checks: tuple[tuple[Authenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
+    def __init__(self, pipeline: str, checks: tuple[tuple[OfferedAuthenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
         self._pipeline = pipeline
         self._checks = checks
         self._scopes = scopes
@@ -43,23 +52,12 @@ class Gate:
     ) -> Caller:
         """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
 
-        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. Raises Refusal.
+        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. Raises Refusal, and PluginFault for
+        an authenticator that does what it must not.
         """
         if now >= self._until:
             raise unavailable()
-        sent: list[tuple[Authenticator, str]] = []
-        rejected: tuple[Authenticator, CredentialRejected] | None = None
-        missing: list[Authenticator] = []
-        for authenticator, required in self._checks:
-            try:
-                credential = authenticator.find(head, access)
-            except CredentialRejected as error:
-                rejected = rejected or (authenticator, error)
-                continue
-            if credential is not None:
-                sent.append((authenticator, credential))
-            elif required:
-                missing.append(authenticator)
+        sent, missing, rejected = self._sent(head, access)
         if missing:
             raise self._missing(missing, access)
         if rejected is not None:
@@ -72,17 +70,51 @@ class Gate:
         self._authorize(caller, access)
         return caller
 
-    def _prove(self, sent: list[tuple[Authenticator, str]], access: Snapshot, now: float) -> Caller:
+    def _sent(self, head: RequestHead, access: Snapshot) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None]:
+        """Return the credentials that came with a call, the ones that did not and must, and the first that can't be one at all."""
+        sent: list[Sent] = []
+        rejected: Rejected | None = None
+        missing: list[OfferedAuthenticator] = []
+        for authenticator, required in self._checks:
+            try:
+                credential = authenticator.find(head, access)
+            except CredentialRejected as error:
+                rejected = rejected or (authenticator, error)
+                continue
+            except Refusal:
+                raise
+            except BaseException as error:  # noqa: BLE001  plugin code may raise anything
+                raise _fault(authenticator, "find", error) from None
+            if type(credential) is str:
+                sent.append((authenticator, credential))
+            elif credential is not None:
+                raise _wrong(authenticator, "find", "neither text nor None")
+            elif required:
+                missing.append(authenticator)
+        return sent, missing, rejected
+
+    def _prove(self, sent: list[Sent], access: Snapshot, now: float) -> Caller:
         caller = ANONYMOUS
         for authenticator, credential in sent:
             try:
-                caller = authenticator.verify(credential, access, caller, now)
+                proven = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
                 raise self._invalid(authenticator, error, access) from error
+            except Refusal:
+                raise
+            except BaseException as error:  # noqa: BLE001  plugin code may raise anything
+                raise _fault(authenticator, "verify", error) from None
+            caller = _added(authenticator, "verify", caller, proven)
         return caller
 
     def _prove_signed(
-        self, sent: list[tuple[Authenticator, str]], head: RequestHead, access: Snapshot, caller: Caller, now: float, body: Callable[[], bytes]
+        self,
+        sent: list[Sent],
+        head: RequestHead,
+        access: Snapshot,
+        caller: Caller,
+        now: float,
+        body: Callable[[], bytes],
     ) -> Caller:
         """Prove what needs the body, once all else held; what is sent by a consumer that may not call is not read."""
         if caller.consumer_id is not None:
@@ -91,17 +123,23 @@ class Gate:
         for authenticator, credential in sent:
             if authenticator.reads_body:
                 try:
-                    caller = authenticator.verify_body(credential, raw, head, access, caller, now)
+                    proven = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
                     raise self._invalid(authenticator, error, access) from error
                 except DatabaseAway as error:
                     raise unavailable() from error
+                except Refusal:
+                    raise
+                except BaseException as error:  # noqa: BLE001  plugin code may raise anything
+                    raise _fault(authenticator, "verify_body", error) from None
+                caller = _added(authenticator, "verify_body", caller, proven)
         return caller
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
         if caller.consumer_id is not None:
             consumer = access.consumer(caller.consumer_id)
-            if consumer is None or not consumer.enabled or not access.associated(caller.consumer_id, self._pipeline):
+            named = consumer is not None and consumer.enabled and consumer.name == caller.consumer
+            if not named or not access.associated(caller.consumer_id, self._pipeline):
                 raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
         elif any(required for _, required in self._checks):
             raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
@@ -113,20 +151,38 @@ class Gate:
             )
 
     @staticmethod
-    def _missing(missing: list[Authenticator], access: Snapshot) -> Refusal:
+    def _missing(missing: list[OfferedAuthenticator], access: Snapshot) -> Refusal:
         realm = f'realm="{access.environment.name}"'
         wanted = " and ".join(("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing)
         headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
         return Refusal(401, "credentials-missing", f"This call needs {wanted}.", headers=headers)
 
     @staticmethod
-    def _invalid(authenticator: Authenticator, error: CredentialRejected, access: Snapshot) -> Refusal:
+    def _invalid(authenticator: OfferedAuthenticator, error: CredentialRejected, access: Snapshot) -> Refusal:
         challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
         if authenticator.challenge == "Bearer":
             challenge += ', error="invalid_token"'
         refusal = Refusal(401, authenticator.refusal, f"The {authenticator.noun} is not valid here.", headers=[("WWW-Authenticate", challenge)])
         refusal.__cause__ = error
         return refusal
+
+
+def _added(authenticator: OfferedAuthenticator, method: str, before: Caller, proven: object) -> Caller:
+    """Return what an authenticator proved on top of what was proven before. Raises PluginFault where it is no caller, or another one."""
+    if not is_caller(proven):
+        raise _wrong(authenticator, method, "no Caller with parts of the right types")
+    if before.consumer_id is not None and proven.consumer_id != before.consumer_id:
+        raise _wrong(authenticator, method, "another consumer than the one that is proven already")
+    return proven
+
+
+def _wrong(authenticator: OfferedAuthenticator, method: str, what: str) -> PluginFault:
+    return PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} returned {what}")
+
+
+def _fault(authenticator: OfferedAuthenticator, method: str, error: BaseException) -> PluginFault:
+    """Return the fault of an authenticator that raised: without the exception's text, which may hold the credential."""
+    return PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}")
 
 
 class ClosedGate(Gate):

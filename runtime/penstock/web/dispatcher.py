@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
@@ -18,8 +19,9 @@ from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS, Cors
 from penstock.errors import CredentialRejected, OutOfTime, Refusal
-from penstock.gate.gate import CLOSED, unavailable
+from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.rates import EVERYWHERE, network_of
+from penstock.guard import PluginFault
 from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
@@ -98,7 +100,7 @@ class Dispatcher:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
             self._log.exception("call failed before its handler", pipeline=place.pipeline, run=passage.run, error=type(error).__name__)
-            refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
+            refusal = _internal()
         if refusal is not None:
             status, headers, body = _refused(refusal, passage.run)
         self._record(passage, status, refusal, headers, body)
@@ -190,14 +192,7 @@ class Dispatcher:
         pipeline = endpoint.pipeline
         trigger = pipeline.trigger
         body = Body(environ, trigger.max_body)
-        head = RequestHead(environ, pipeline.name, self._certificate)
-        try:
-            signed = partial(self._signed, body, passage, trigger.timeout) if judged.gate.reads_body else bytes
-            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))
-        except Refusal as error:
-            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
-                host.limiter.fail(access.environment.name, self._address(environ))
-            raise
+        caller = self._admit(judged.gate, passage, pipeline, body, access, now)
         passage.consumer_id = caller.consumer_id
         if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
             raise _wrong_address()
@@ -228,6 +223,21 @@ class Dispatcher:
         )
         passage.endpoint, passage.call = endpoint, call
         return self._handle(endpoint, call, passage)
+
+    def _admit(self, gate: Gate, passage: Passage, pipeline: Pipeline, body: Body, access: Snapshot, now: float) -> Caller:
+        """Return who calls. Raises Refusal."""
+        host, environ = self._host, passage.environ
+        head = RequestHead(environ, pipeline.name, self._certificate)
+        signed = partial(self._signed, body, passage, pipeline.trigger.timeout) if gate.reads_body else bytes
+        try:
+            return gate.admit(head, access, now, signed, partial(self._before_guess, environ))
+        except Refusal as error:
+            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
+                host.limiter.fail(access.environment.name, self._address(environ))
+            raise
+        except PluginFault as fault:
+            host.tell_fault(fault)
+            raise _internal() from None
 
     def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
         """Count a call against the pipeline's rates and its consumer's; what is left goes out with the reply, whatever that is.
@@ -422,6 +432,10 @@ def _headers(environ: Environ) -> Mapping[str, str]:
 
 def _content_type(headers: Headers) -> str:
     return next((value for name, value in headers if name.lower() == "content-type"), "")
+
+
+def _internal() -> Refusal:
+    return Refusal(500, "internal", "Something went wrong here; the log says what.")
 
 
 def _wrong_address() -> Refusal:
