@@ -129,13 +129,15 @@ def read_document(item: Document) -> Document:
     return Document(path, kind, item.render, age)
 
 
-def is_caller(value: object) -> TypeGuard[Caller]:
-    """Say whether what an authenticator returned is a caller whose parts are of the types they must be."""
-    if type(value) is not Caller or type(value.scopes) is not frozenset:
-        return False
-    if not all(part is None or type(part) is str for part in (value.consumer, value.key_id, value.subject)):
-        return False
-    return value.consumer is None if value.consumer_id is None else type(value.consumer_id) is int and value.consumer is not None
+def is_on_top(proven: Caller, before: Caller) -> bool:
+    """Say whether a caller has parts of the types they must be, and is of the consumer that was proven before, where one was."""
+    number = proven.consumer_id
+    if number is None:
+        named = proven.consumer is None and before.consumer_id is None
+    else:
+        named = type(number) is int and type(proven.consumer) is str and (before.consumer_id is None or number == before.consumer_id)
+    subject, key = proven.subject, proven.key_id
+    return named and type(proven.scopes) is frozenset and (subject is None or type(subject) is str) and (key is None or type(key) is str)
 
 
 def is_token(value: object) -> TypeGuard[Token]:

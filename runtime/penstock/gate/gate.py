@@ -11,11 +11,12 @@ from collections.abc import Callable
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
-from penstock.contracts.offered import OfferedAuthenticator, is_caller
+from penstock.contracts.offered import OfferedAuthenticator, is_on_top
 from penstock.db.engine import DatabaseAway
 from penstock.errors import CredentialRejected, Refusal
 from penstock.guard import PluginFault, described
 
+NO_CALLER = "no Caller, one with parts of other types, or another consumer than the one that is proven already"
 Sent = tuple[OfferedAuthenticator, str]
 Rejected = tuple[OfferedAuthenticator, CredentialRejected]
 
@@ -104,7 +105,9 @@ class Gate:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
                 raise _fault(authenticator, "verify", error) from None
-            caller = _added(authenticator, "verify", caller, proven)
+            if type(proven) is not Caller or (proven is not caller and not is_on_top(proven, caller)):
+                raise _wrong(authenticator, "verify", NO_CALLER)
+            caller = proven
         return caller
 
     def _prove_signed(
@@ -132,7 +135,9 @@ class Gate:
                     raise
                 except BaseException as error:  # noqa: BLE001  plugin code may raise anything
                     raise _fault(authenticator, "verify_body", error) from None
-                caller = _added(authenticator, "verify_body", caller, proven)
+                if type(proven) is not Caller or not is_on_top(proven, caller):
+                    raise _wrong(authenticator, "verify_body", NO_CALLER)
+                caller = proven
         return caller
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
@@ -165,15 +170,6 @@ class Gate:
         refusal = Refusal(401, authenticator.refusal, f"The {authenticator.noun} is not valid here.", headers=[("WWW-Authenticate", challenge)])
         refusal.__cause__ = error
         return refusal
-
-
-def _added(authenticator: OfferedAuthenticator, method: str, before: Caller, proven: object) -> Caller:
-    """Return what an authenticator proved on top of what was proven before. Raises PluginFault where it is no caller, or another one."""
-    if not is_caller(proven):
-        raise _wrong(authenticator, method, "no Caller with parts of the right types")
-    if before.consumer_id is not None and proven.consumer_id != before.consumer_id:
-        raise _wrong(authenticator, method, "another consumer than the one that is proven already")
-    return proven
 
 
 def _wrong(authenticator: OfferedAuthenticator, method: str, what: str) -> PluginFault:
