@@ -70,8 +70,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def admitted(world: World, rogue: Rogue, key: str | None, *, required: bool, scopes: frozenset[str] = frozenset()) -> Caller | None:
     """Return who gets through a gate that asks for an API key, beside a rogue authenticator; None for nobody."""
     checks = ((ApiKeys(("X-API-Key",)), True), (rogue, required))
-    gate = Gate("orders", tuple((OfferedAuthenticator.of("plugin", item), must) for item, must in checks), scopes, float("inf"))
-    head = RequestHead({"HTTP_X_API_KEY": key} if key else {}, "orders")
+    gate = Gate("v1/orders", tuple((OfferedAuthenticator.of("plugin", item), must) for item, must in checks), scopes, float("inf"))
+    head = RequestHead({"HTTP_X_API_KEY": key} if key else {}, "v1/orders")
     try:
         return gate.admit(head, world.access, time.time())
     except (Refusal, PluginFault):
@@ -145,10 +145,10 @@ def test_a_consumer_of_one_name_and_another_number_is_neither(world: World) -> N
         def verify(self, credential: str, access: Any, caller: Caller, now: float) -> Caller:
             return Caller("other", world.ids["acme"], "key_1")
 
-    gate = Gate("orders", ((OfferedAuthenticator.of("plugin", Liar(("X-API-Key",))), True),), frozenset(), float("inf"))
+    gate = Gate("v1/orders", ((OfferedAuthenticator.of("plugin", Liar(("X-API-Key",))), True),), frozenset(), float("inf"))
 
     with pytest.raises(Refusal, match="may not call"):
-        gate.admit(RequestHead({"HTTP_X_API_KEY": world.keys["acme"]}, "orders"), world.access, time.time())
+        gate.admit(RequestHead({"HTTP_X_API_KEY": world.keys["acme"]}, "v1/orders"), world.access, time.time())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from kit import ACTOR, Place, environments, signing
 
 from penstock import Rate, parse_api_key
 from penstock.access import bounds, callbacks, consumers, credentials, issuers, needs, sensitive, users
-from penstock.access.environments import pipelines_seen
+from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import Snapshot
 from penstock.access.users import Role
 from penstock.errors import CannotStart, Mistaken
@@ -47,9 +47,9 @@ class Everything:
         place.consumer("acme", "orders")
         self.key = place.key("acme").key
         self.id = place.snapshot().consumer_named("acme").id  # type: ignore[union-attr]  # it was just made
-        environments.set_login_flow(place.engine, ACTOR, "test", "login", ["login"], designated=True)
+        place.designate("login")
         needs.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp")
-        needs.set_secret(place.engine, ACTOR, "test", "erp_token", "secret", place.box, pipelines=["orders"], known=["orders"])
+        needs.set_secret(place.engine, ACTOR, "test", "erp_token", "secret", place.box, pipelines=["orders"], offered={"v1/orders": "shop"})
         bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("5/minute"))
         bounds.set_networks(place.engine, ACTOR, "acme", "test", ["192.0.2.0/24"], allowed=True)
         callbacks.allow_callbacks(place.engine, ACTOR, "acme", "test", "https://erp.example/hooks", place.box, private=False)
@@ -75,19 +75,19 @@ GRANTS: dict[str, tuple[str, Callable[[Everything, Snapshot], object]]] = {
     "a key whose flag is another number": ("UPDATE api_keys SET enabled = 7", lambda it, view: view.key(digest(it.key))),
     "a key whose end is no moment": ("UPDATE api_keys SET expires_at = 'later'", lambda it, view: good_now(view.key(digest(it.key)))),
     "a disabled consumer": ("UPDATE consumers SET enabled = 'no'", lambda it, view: view.consumer(it.id)),
-    "an association": ("UPDATE associations SET active = 'no'", lambda it, view: view.associated(it.id, "orders")),
-    "a pipeline": ("UPDATE pipelines SET enabled = 'yes'", lambda _, view: view.pipeline("login").enabled),
-    "a login flow": ("UPDATE pipelines SET login_flow = 'yes'", lambda _, view: view.pipeline("login").login_flow),
+    "an association": ("UPDATE associations SET active = 'no'", lambda it, view: view.associated(it.id, "v1/orders")),
+    "a pipeline": ("UPDATE pipelines SET enabled = 'yes'", lambda _, view: view.pipeline("v1/login").enabled),
+    "a login flow": ("UPDATE pipelines SET login_flow = 'yes'", lambda _, view: view.pipeline("v1/login").login_flow),
     "a grace": ("UPDATE graces SET active = 'yes'", lambda _, view: view.graces),
     "a grace without an end": ("UPDATE graces SET until = 'never'", lambda _, view: any(item.until > time.time() for item in view.graces.values())),
     "a grace that requires nothing known": ("UPDATE graces SET requires = '{}'", lambda _, view: view.graces),
     "a grace that is no JSON": ("UPDATE graces SET requires = '[\"api'", lambda _, view: view.graces),
     "a credential": ("UPDATE credentials SET sealed = 'x'", lambda _, view: view.credentials("basic")),
     "a variable": ("UPDATE variables SET active = 'yes'", lambda _, view: view.variables),
-    "a secret": ("UPDATE pipeline_secrets SET active = 'yes'", lambda _, view: view.secrets_for("orders")),
-    "a secret of a text of pipelines": ("UPDATE pipeline_secrets SET pipelines = '\"orders\"'", lambda _, view: view.secrets_for("orders")),
-    "a secret of no list": ("UPDATE pipeline_secrets SET pipelines = '[\"or'", lambda _, view: view.secrets_for("orders")),
-    "a secret that can't be decrypted": ("UPDATE pipeline_secrets SET sealed = x'00'", lambda _, view: view.secrets_for("orders")),
+    "a secret": ("UPDATE pipeline_secrets SET active = 'yes'", lambda _, view: view.secrets_for("v1/orders")),
+    "a secret of a text of pipelines": ("UPDATE pipeline_secrets SET pipelines = '\"v1/orders\"'", lambda _, view: view.secrets_for("v1/orders")),
+    "a secret of no list": ("UPDATE pipeline_secrets SET pipelines = '[\"or'", lambda _, view: view.secrets_for("v1/orders")),
+    "a secret that can't be decrypted": ("UPDATE pipeline_secrets SET sealed = x'00'", lambda _, view: view.secrets_for("v1/orders")),
     "a signing key": ("UPDATE signing_keys SET private_encrypted = x'00'", lambda _, view: view.signing_keys()),
     "an issuer": ("UPDATE issuers SET active = 'yes'", lambda _, view: view.trusted_issuers()),
     "an issuer's keys": ("UPDATE issuers SET keys = '[1'", lambda _, view: view.trusted_issuers()),
@@ -179,14 +179,14 @@ MOVED: dict[str, tuple[str, Callable[[Everything, Snapshot], object]]] = {
         lambda it, view: view.key(digest(it.key)) is not None and view.key(digest(it.key)).consumer_id == it.id,  # type: ignore[union-attr]  # asked before
     ),
     "a signing key's kid": ("UPDATE signing_keys SET kid = 'new' WHERE environment_id = 1", lambda it, view: set(view.signing_keys()) - {"new"}),
-    "an association's pipeline": ("UPDATE associations SET pipeline = 'stock'", lambda it, view: view.associated(it.id, "orders")),
-    "an association's consumer": ("UPDATE associations SET consumer_id = 2", lambda it, view: view.associated(it.id, "orders")),
+    "an association's pipeline": ("UPDATE associations SET pipeline = 'v1/stock'", lambda it, view: view.associated(it.id, "v1/orders")),
+    "an association's consumer": ("UPDATE associations SET consumer_id = 2", lambda it, view: view.associated(it.id, "v1/orders")),
     "a credential's name": ("UPDATE credentials SET name = 'bob'", lambda _, view: view.credentials("basic").get("ann")),
     "a credential's kind": ("UPDATE credentials SET kind = 'mtls'", lambda _, view: view.credentials("basic")),
     "an issuer's name": ("UPDATE issuers SET issuer = 'https://b.example'", lambda _, view: view.trusted_issuers().get("https://id.example")),
     "a variable's name": ("UPDATE variables SET name = 'other'", lambda _, view: view.variables.get("erp_url")),
     "a secret's name": ("UPDATE pipeline_secrets SET name = 'other'", lambda _, view: view.secrets.get("erp_token")),
-    "a pipeline's name": ("UPDATE pipelines SET name = 'other'", lambda _, view: view.pipeline("login").login_flow),
+    "a pipeline's name": ("UPDATE pipelines SET name = 'v1/other'", lambda _, view: view.pipeline("v1/login").login_flow),
     "a grace's pipeline": ("UPDATE graces SET pipeline = 'v1/other'", lambda _, view: view.graces.get("v1/old")),
     "a callback's prefix": (
         "UPDATE callback_targets SET prefix = 'https://b.example'",
@@ -225,11 +225,11 @@ def test_a_flag_of_a_user_that_is_a_word_lets_nobody_in(sqlite_place: Place) -> 
 
 def test_a_pipeline_whose_mark_of_being_seen_is_damaged_is_no_new_one(sqlite_place: Place) -> None:
     sqlite_place.consumer("eager")
-    pipelines_seen(sqlite_place.engine, "runtime", "test", {"orders": ["v1/orders"]})
-    consumers.associate(sqlite_place.engine, ACTOR, "eager", [], "test", [], new_pipelines=True)
+    pipelines_seen(sqlite_place.engine, "runtime", "test", {"v1/orders": "shop"})
+    consumers.associate(sqlite_place.engine, ACTOR, "eager", [], "test", {}, new_pipelines=True)
     by_hand(sqlite_place, "UPDATE pipelines SET seen = 'x'")
 
-    pipelines_seen(sqlite_place.engine, "runtime", "test", {"orders": ["v1/orders"]})
+    pipelines_seen(sqlite_place.engine, "runtime", "test", {"v1/orders": "shop"})
 
     assert consumers.show_consumer(sqlite_place.engine, "eager")["associations"] == {}
 

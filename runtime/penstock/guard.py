@@ -58,7 +58,9 @@ def _fault(plugin: str, what: str, error: BaseException, *, text: bool) -> Plugi
         trace = "".join(traceback.format_exception(error)) if text else ""
     except BaseException:  # noqa: BLE001  so may the text of an exception
         trace = ""
-    return PluginFault(plugin, f"{what} raised {described(error, text=text)}", trace)
+    fault = PluginFault(plugin, f"{what} raised {described(error, text=text)}", trace)
+    error.__traceback__ = None  # one that is kept and raised each time would grow by it
+    return fault
 
 
 def described(error: BaseException, *, text: bool = True) -> str:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from penstock import forks, metrics
-from penstock.access.environments import pipelines_seen
+from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import Violation
@@ -137,6 +137,9 @@ class Host:
         """Compile every pipeline that was offered; what is wrong with one refuses that one."""
         usable = [(offer, url) for offer in self.plugins.offers if (url := self._url(offer)) is not None]
         count = Counter(identifier for _, (identifier, _) in usable)
+        plugins: defaultdict[str, set[str]] = defaultdict(set)
+        for offer, (_, name) in usable:
+            plugins[name].add(offer.plugin)
         for offer, (identifier, name) in usable:
             pipeline = offer.pipeline
             try:
@@ -146,6 +149,8 @@ class Host:
                 endpoints, found = [], [(f"its declaration can't be understood: {problem}", "give each option what its documentation says")]
             if count[identifier] > 1:
                 found.append((f"{identifier} is declared {count[identifier]} times", "keep one, or give them different major versions"))
+            if others := sorted(plugins[name] - {offer.plugin}):
+                found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
             self.mistakes += [Mistake(offer.plugin, name, *item) for item in found]
             if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
@@ -176,9 +181,9 @@ class Host:
         return self.asking
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names of all pipelines that were loaded, served or not."""
-        return frozenset(item.pipeline.name for item in self.loaded.values())
+    def offered(self) -> dict[str, str]:
+        """All pipelines that were loaded, served or not: the plugin of each, by id."""
+        return {identifier: item.plugin for identifier, item in self.loaded.items()}
 
     @property
     def broken(self) -> frozenset[str]:
@@ -298,16 +303,22 @@ class Host:
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.refresh(engine)
-        present: dict[str, list[str]] = {}
-        for identifier, item in self.loaded.items():
-            present.setdefault(item.pipeline.name, []).append(identifier)
-        pipelines_seen(engine, "runtime", self.settings.environment, present)
+        self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.refresh(engine)
         self.access = access
         self._rejudge()
         self.limiter = Limiter(
             self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass", failures=_failures(self.settings.failed_auth_rate)
         )
+
+    def _report_names(self, names: Mapping[str, list[str]]) -> None:
+        """Log what became of names that the release before kept: ids, or nothing where no plugin, or more than one, offers such a pipeline."""
+        for name, identifiers in names.items():
+            if identifiers:
+                self.log.info("name became ids", name=name, pipelines=identifiers)
+            else:
+                mend = "no plugin alone offers it; associate, designate or limit pipelines by their ids"
+                self.log.warning("name counts for nothing any more", name=name, mend=mend)
 
     def stop(self) -> None:
         """End the threads and write what is left."""
@@ -579,13 +590,13 @@ class Host:
         """Make a token for the consumer that calls a designated login flow. Raises TokenNotIssued."""
         access = self._access()
         issuers = self.plugins.issuers
-        if not pipeline.trigger.login or not access.pipeline(pipeline.name).login_flow:
+        if not pipeline.trigger.login or not access.pipeline(pipeline.id).login_flow:
             raise TokenNotIssued(
-                f"{pipeline.name} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
-                f" (`penstock login-flow designate {pipeline.name} --env {access.environment.name}`)"
+                f"{pipeline.id} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
+                f" (`penstock login-flow designate {pipeline.id} --env {access.environment.name}`)"
             )
         if caller.consumer is None:
-            raise TokenNotIssued(f"{pipeline.name} does not know its consumer: set api_key=True on its trigger")
+            raise TokenNotIssued(f"{pipeline.id} does not know its consumer: set api_key=True on its trigger")
         if len(issuers) != 1:
             raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
         issuer = issuers[0]
@@ -595,14 +606,17 @@ class Host:
             raise TokenNotIssued("the token issuer made no token; the log says which plugin it is of")
         return token
 
-    def may_log_in(self, name: str) -> bool:
+    def may_log_in(self, identifier: str) -> bool:
         """Say whether the trigger of a pipeline says login=True: without it, it can't issue tokens even where it is designated."""
-        return any(item.pipeline.trigger.login for item in self.loaded.values() if item.pipeline.name == name)
+        item = self.loaded.get(identifier)
+        return item is not None and item.pipeline.trigger.login
 
-    def own_rates(self, name: str) -> dict[str, list[str]]:
-        """Return the rates of a pipeline that a consumer's limit there stands in for, by the pipeline's ids."""
-        usable = [item.pipeline for item in self.loaded.values() if item.pipeline.name == name and not item.broken]
-        return {pipeline.id: [str(rate) for rate in pipeline.trigger.rate if rate.by in STOOD_IN_FOR] for pipeline in usable}
+    def own_rates(self, identifier: str) -> list[str] | None:
+        """Return the rates of a pipeline that a consumer's limit there stands in for; None where they are not known."""
+        item = self.loaded.get(identifier)
+        if item is None or item.broken:
+            return None
+        return [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
 
 
 def _failures(text: str) -> Rate | None:

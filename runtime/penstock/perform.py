@@ -205,7 +205,7 @@ class Starter:
             content_type=child.content_type,
             read_body=lambda: child.body,
             variables=access.variables if access is not None else {},
-            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
+            read_secrets=lambda: access.secrets_for(pipeline.id) if access is not None else {},
             read_http=client_of(child.run, deadline, traceparent),
         )
 

@@ -22,6 +22,7 @@ from werkzeug.test import Client, TestResponse
 
 from penstock import logs
 from penstock.access import consumers, environments
+from penstock.access.pipelines import set_login_flow
 from penstock.access.secrets import Box, make_secret_key
 from penstock.cli.base import Context
 from penstock.cli.main import STEERING
@@ -101,8 +102,8 @@ class Runtime:
         self._host.catch_up(self._engine)
 
     def designate(self, pipeline: str) -> None:
-        """Make a pipeline a login flow, as an operator would."""
-        environments.set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.names, designated=True)
+        """Make a pipeline a login flow, as an operator would: by its id (`v1/login`), or by its name where that is clear."""
+        set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.offered, designated=True)
         self._host.catch_up(self._engine)
 
     def operate(self, *words: str, given: str = "") -> str:
@@ -159,7 +160,7 @@ class Runtime:
         subject: str = "ann",
         scopes: Iterable[str] = (),
     ) -> CallerClient:
-        """Return a client that calls for a consumer, made where it is new and associated with all pipelines or those named.
+        """Return a client that calls for a consumer, made where it is new and associated with all pipelines, or those named (by id or name).
 
         Its calls carry a key, and a token with these scopes, unless told not to.
         """
@@ -167,8 +168,8 @@ class Runtime:
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = self._host.names if pipelines is None else pipelines
-        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.names)
+        associated = self._host.offered if pipelines is None else pipelines
+        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered)
         if key:
             headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
         self._host.catch_up(self._engine)

@@ -68,7 +68,7 @@ def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick:
     place.consumer("acme", "orders", "status")
     place.consumer("bolt")
     place.associate("acme", "orders", env="prod")
-    consumers.dissociate(place.engine, "tester", "acme", ["status"], "test")
+    place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
     consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
@@ -190,7 +190,7 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
 def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
     here = quick()
     here.place.consumer("acme", "orders")
-    consumers.dissociate(here.place.engine, "tester", "acme", ["orders"], "test")
+    here.place.dissociate("acme", "orders")
     here.place.associate("acme", "status")
 
     here.visitor("oli").post("/consumers/acme/pipelines", seen="test/orders", on=["test/orders", "test/status", "prod/orders"])

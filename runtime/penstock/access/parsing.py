@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from penstock.access.by_name import is_name
 from penstock.access.callbacks import CallbackTarget
 from penstock.access.needs import StoredSecret
 from penstock.cidr import network_of
@@ -110,16 +111,37 @@ def consumer_of(row: Row) -> Consumer:
     return Consumer(number(row, "id"), text(row, "name"), flag(row, "enabled"))
 
 
-def pipeline_of(row: Row) -> tuple[str, PipelineState]:
-    """Read what operators decided about a pipeline; what can't be read of it disables it."""
-    return text(row, "name"), PipelineState(row["enabled"] is True, row["login_flow"] is True)
+def pipeline_of(row: Row) -> tuple[str, PipelineState, int]:
+    """Read what operators decided about a pipeline, and its revision; what can't be read of it disables it."""
+    return text(row, "name"), PipelineState(row["enabled"] is True, row["login_flow"] is True), number(row, "revision")
 
 
-def association_of(row: Row) -> tuple[str, int, int] | None:
-    """Read an association: pipeline, consumer and row; None where it was taken away."""
-    if row["active"] is not True:
+def pipeline_states(read: list[tuple[str, PipelineState, int]]) -> tuple[dict[str, PipelineState], dict[str, PipelineState]]:
+    """Return what counts for each id, and for each name. A name's row is of the release before: it can take away, and only what is older."""
+    named = {name: (state, revision) for name, state, revision in read if is_name(name)}
+    states: dict[str, PipelineState] = {}
+    for identifier, state, revision in read:
+        if is_name(identifier):
+            continue
+        above, newer = named.get(identifier.partition("/")[2], (state, -1))
+        if newer > revision:
+            state = PipelineState(state.enabled and above.enabled, state.login_flow and above.login_flow)  # noqa: PLW2901  what is left of it
+        states[identifier] = state
+    return states, {name: PipelineState(state.enabled) for name, (state, _) in named.items()}
+
+
+def association_of(row: Row) -> tuple[str, int, int, int] | None:
+    """Read an association: pipeline, consumer, row and revision; None where it was taken away, or is one of a name."""
+    pipeline = row["pipeline"]
+    if row["active"] is not True or (type(pipeline) is str and is_name(pipeline)):
         return None
-    return text(row, "pipeline"), number(row, "consumer_id"), number(row, "id")
+    return text(row, "pipeline"), number(row, "consumer_id"), number(row, "id"), number(row, "revision")
+
+
+def dissociated_names(rows: list[Row]) -> dict[tuple[object, object], int]:
+    """Return what the release before has taken away by name: consumers and names, each with its revision."""
+    names = (row for row in rows if row["active"] is not True and type(row["pipeline"]) is str and is_name(row["pipeline"]))
+    return {(row["consumer_id"], row["pipeline"]): row["revision"] for row in names}
 
 
 def grace_of(row: Row) -> tuple[str, Grace] | None:

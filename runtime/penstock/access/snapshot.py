@@ -76,6 +76,7 @@ class Snapshot:
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
         self.pipelines: dict[str, PipelineState] = {}
+        self._named: dict[str, PipelineState] = {}  # by the release before
         self.graces: dict[str, Grace] = {}
         self.revision = -1
         self.gates_version += 1
@@ -107,7 +108,7 @@ class Snapshot:
         return next((consumer for consumer in list(self._consumers.values()) if consumer.name == name), None)
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
-        """Say whether a consumer may call a pipeline here."""
+        """Say whether a consumer may call a pipeline here, by its id."""
         return consumer_id in self._associations.get(pipeline, ())
 
     def credentials(self, kind: str) -> Mapping[str, Credential]:
@@ -134,12 +135,13 @@ class Snapshot:
         """Say whether a token was revoked, alone or with all earlier ones of its consumer."""
         return jti in self._revoked or issued_at < self._revoked_before.get(consumer, float("-inf")) or self._all_revoked
 
-    def pipeline(self, name: str) -> PipelineState:
-        """Return what operators decided about a pipeline."""
-        return self.pipelines.get(name, UNTOUCHED)
+    def pipeline(self, identifier: str) -> PipelineState:
+        """Return what operators decided about a pipeline, by its id."""
+        state = self.pipelines.get(identifier)
+        return state if state is not None else self._named.get(identifier.partition("/")[2], UNTOUCHED)
 
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
-        """Return the secrets that a pipeline may have now."""
+        """Return the secrets that a pipeline may have now, by its id."""
         now = time.time()
         return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
 
@@ -280,10 +282,20 @@ class Snapshot:
         """Take associations away, also what a changed row said before, and return those that are there: pipeline, consumer and row."""
         if not rows:
             return []
-        found = list(self._parsed("associations", rows, parsing.association_of))
-        places, changed = {item[:2] for item in found}, {row["id"] for row in rows}
+        names, changed = parsing.dissociated_names(rows), {row["id"] for row in rows}
+        found = [
+            (pipeline, consumer, row)
+            for pipeline, consumer, row, revision in self._parsed("associations", rows, parsing.association_of)
+            if names.get((consumer, pipeline.partition("/")[2]), -1) <= revision
+        ]
+        places = {item[:2] for item in found}
         for pipeline, consumers in self._associations.items():
-            gone = [consumer for consumer, row in consumers.items() if row in changed and (pipeline, consumer) not in places]
+            name = pipeline.partition("/")[2]
+            gone = [
+                consumer
+                for consumer, row in consumers.items()
+                if (row in changed or (consumer, name) in names) and (pipeline, consumer) not in places
+            ]
             for consumer in gone:
                 del consumers[consumer]
         return found
@@ -304,7 +316,7 @@ class Snapshot:
 
     def _take_pipelines(self, changed: Changed) -> None:
         if changed["pipelines"]:
-            self.pipelines = dict(self._whole("pipelines", changed["pipelines"], parsing.pipeline_of))
+            self.pipelines, self._named = parsing.pipeline_states(self._whole("pipelines", changed["pipelines"], parsing.pipeline_of))
             if self._doubts["pipelines"]:
                 raise Unreadable(", ".join(self._doubts["pipelines"].values()))  # it may be any pipeline that is disabled
         if changed["graces"]:

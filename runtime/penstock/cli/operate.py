@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from penstock import audit, serving
+from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
@@ -197,6 +198,10 @@ def upgrade(context: Context) -> None:
     from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
     engine_dbos.migrate(context.settings.database_url)
+    if waiting_names(context.engine):
+        for environment, names in settle_names(context.engine, context.actor, context.host.offered).items():
+            for name, identifiers in names.items():
+                click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
     click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
 
 

@@ -138,7 +138,7 @@ class AccessView(Protocol):
         """Return the credentials of this environment that were enrolled with an authenticator of that name, by their names."""
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
-        """Say whether a consumer may call a pipeline here."""
+        """Say whether a consumer may call a pipeline here, by its id: `v1/orders`."""
 
     def once(self, what: bytes, seconds: float) -> bool:
         """Say whether this is the first time in so many seconds, in any process, that this is asked of `what`. It asks the database."""
@@ -160,7 +160,7 @@ def _in_environ(name: str) -> str:
 
 
 class RequestHead:
-    """A request before anything of its body was read: what an authenticator may look at. `pipeline` is the name of what it calls."""
+    """A request before anything of its body was read: what an authenticator may look at. `pipeline` is the id of what it calls."""
 
     __slots__ = ("_certificate", "_environ", "pipeline")
 
@@ -255,6 +255,11 @@ class Candidate:
     trigger: HttpTrigger
     designated: bool
     internal: bool = False
+
+    @property
+    def id(self) -> str:
+        """Major version and name, as in the URL: `v1/orders`. What operators decide counts for it."""
+        return f"v{self.version.partition('.')[0]}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,17 @@ class Change(Reader):
             return False
         return True
 
+    def copy(self, table: str, match: Mapping[str, object], **changed: object) -> None:
+        """Insert a copy of each row that matches, with some values changed, unless there is one already that a unique constraint forbids."""
+        source = tables.metadata.tables[table]
+        other = source.alias()
+        key = next(set(item.columns.keys()) for item in source.constraints if isinstance(item, sa.UniqueConstraint))
+        values: dict[str, sa.ColumnElement[Any]] = {column.name: column for column in source.columns if not column.primary_key}
+        values |= {name: sa.literal(value, source.c[name].type) for name, value in self._stamped(source, changed).items()}
+        there = sa.exists().where(*(other.c[name] == values[name] for name in key))
+        query = sa.select(*values.values()).filter_by(**match).where(~there)
+        self._connection.execute(sa.insert(source).from_select(list(values), query))
+
     def end_sessions(self, user_id: int, *, session_id: int | None = None, keep: int | None = None) -> int:
         """Delete one session of a user of the console, or all of them but the one to keep; return how many there were."""
         query = sa.delete(tables.user_sessions).filter_by(user_id=user_id)
@@ -205,6 +216,8 @@ def of_consumers(
     order = (environments.c.name, consumers.c.name, source.c[key], source.c.id)
     query = sa.select(source, consumers.c.name.label("consumer"), environments.c.name.label("environment")).select_from(joined)
     query = query.where(source.c.active).order_by(*order)
+    if "pipeline" in source.c:  # a name alone is of the release before
+        query = query.where(source.c.pipeline.contains("/") | (source.c.pipeline == ""))
     if environment_id is not None:
         query = query.where(source.c.environment_id == environment_id)
     if consumer_id is not None:

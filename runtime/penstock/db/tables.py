@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -54,6 +55,7 @@ environments = Table(
     Column("token_lifetime", Integer, nullable=False),
     Column("keys_in_query", Flag, nullable=False),
     Column("algorithm", String(16), nullable=False),
+    Column("by_id", Flag, nullable=False, server_default=false()),  # what the release before kept by pipelines' names has become ids
     Column("created_at", Moment, nullable=False),
     _revision(),
 )
@@ -91,7 +93,7 @@ pipelines = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("name", String(63), nullable=False),
+    Column("name", String(80), nullable=False),  # its id; a name alone is of the release before
     Column("enabled", Flag, nullable=False),
     Column("login_flow", Flag, nullable=False),
     Column("seen", Flag, nullable=False),
@@ -126,7 +128,7 @@ associations = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(63), nullable=False),
+    Column("pipeline", String(80), nullable=False),  # its id; a name alone is of the release before
     Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "consumer_id", "pipeline"),
@@ -215,7 +217,7 @@ limits = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(63), nullable=False),  # empty: all of them together
+    Column("pipeline", String(80), nullable=False),  # its id; empty: all of them together
     Column("by", String(16), nullable=False),
     Column("seconds", Integer, nullable=False),
     Column("rate", String(32), nullable=False),
@@ -267,7 +269,7 @@ pipeline_secrets = Table(
     Column("name", String(64), nullable=False),
     Column("sealed", Blob, nullable=False),
     Column("expires_at", Moment),
-    Column("pipelines", Json),  # none: all of them
+    Column("pipelines", Json),  # ids; none: all of them
     Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "name"),

@@ -72,8 +72,8 @@ def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...],
             unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", mend))
         elif stored.expires_at is not None and stored.expires_at <= now:
             unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", mend))
-        elif not stored.usable(pipeline.name, now):
-            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.name}`"))
+        elif not stored.usable(pipeline.id, now):
+            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.id}`"))
         elif stored.expires_at is not None:
             soon = stored.expires_at - now <= WARN_BEFORE
             expiring += [f"{need} expires on {datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}; {mend}"] if soon else []
@@ -135,7 +135,7 @@ class Judge:
         policy = facts.internal_policy if internal and policy is None else policy
         if policy is not None:
             facts = replace(facts, policy=policy)
-        state, toggles = access.pipeline(pipeline.name), trigger.toggles
+        state, toggles = access.pipeline(pipeline.id), trigger.toggles
         verdict, sound = Verdict(violations=tuple(broken)), False
         requires, lacking = frozenset[str](), tuple[Violation, ...]()
         if not broken:
@@ -166,7 +166,7 @@ class Judge:
         if internal or pipeline.trigger.internal:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
-        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.name).enabled else State.DISABLED
+        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.id).enabled else State.DISABLED
         return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
 
     def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:
@@ -196,4 +196,4 @@ class Judge:
             ordered.append(ready[0])
             waiting.remove(ready[0])
         checks = tuple((item, item.name in requires) for item in ordered if item.name in requires or not item.only_where_asked)
-        return Gate(pipeline.name, checks, pipeline.trigger.scopes, until)
+        return Gate(pipeline.id, checks, pipeline.trigger.scopes, until)

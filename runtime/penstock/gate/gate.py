@@ -178,7 +178,9 @@ def _wrong(authenticator: OfferedAuthenticator, method: str, what: str) -> Plugi
 
 def _fault(authenticator: OfferedAuthenticator, method: str, error: BaseException) -> PluginFault:
     """Return the fault of an authenticator that raised: without the exception's text, which may hold the credential."""
-    return PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}")
+    fault = PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}")
+    error.__traceback__ = None  # it holds the credential in its frames
+    return fault
 
 
 class ClosedGate(Gate):

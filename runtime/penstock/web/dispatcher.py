@@ -217,7 +217,7 @@ class Dispatcher:
             read_body=body.read,
             read_form=body.form,
             variables=access.variables,
-            read_secrets=lambda: access.secrets_for(pipeline.name),
+            read_secrets=lambda: access.secrets_for(pipeline.id),
             read_http=client_of(passage.run, deadline, environ.get("HTTP_TRACEPARENT")),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
@@ -227,7 +227,7 @@ class Dispatcher:
     def _admit(self, gate: Gate, passage: Passage, pipeline: Pipeline, body: Body, access: Snapshot, now: float) -> Caller:
         """Return who calls. Raises Refusal."""
         host, environ = self._host, passage.environ
-        head = RequestHead(environ, pipeline.name, self._certificate)
+        head = RequestHead(environ, passage.place.pipeline, self._certificate)
         signed = partial(self._signed, body, passage, pipeline.trigger.timeout) if gate.reads_body else bytes
         try:
             return gate.admit(head, access, now, signed, partial(self._before_guess, environ))
@@ -251,7 +251,7 @@ class Dispatcher:
         rates = [(here, rate) for rate in pipeline.trigger.rate]
         if caller.consumer_id is not None and host.access.limits:
             theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
-            own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
+            own = host.access.limits.get((caller.consumer_id, passage.place.pipeline), ())
             if own:
                 rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [(here + theirs, rate) for rate in own]
             everywhere = host.settings.environment + theirs + EVERYWHERE
