@@ -223,17 +223,17 @@ def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(quick:
     assert "orders is switched off in test." in text
     assert "No call is let through: an operator switched the pipeline off. " in card(text, "test")
     assert "served" in card(text, "prod")
-    assert not here.place.snapshot().pipeline("orders").enabled
+    assert not here.place.snapshot().pipeline("v1/orders").enabled
     assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403
     assert vic.post("/pipelines/v1/orders/disable", environment="prod").status_code == 403
-    assert not here.place.snapshot().pipeline("orders").enabled
-    assert here.place.snapshot("prod").pipeline("orders").enabled
+    assert not here.place.snapshot().pipeline("v1/orders").enabled
+    assert here.place.snapshot("prod").pipeline("v1/orders").enabled
     assert "Switch on" not in vic.text("/pipelines/v1/orders")
     assert oli.post("/pipelines/v1/orders/enable", environment="test").status_code == 303
-    assert here.place.snapshot().pipeline("orders").enabled
+    assert here.place.snapshot().pipeline("v1/orders").enabled
     assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
     assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert here.events()[:2] == [("oli", "pipeline:enabled", "test", "orders"), ("oli", "pipeline:disabled", "test", "orders")]
+    assert here.events()[:2] == [("oli", "pipeline:enabled", "test", "v1/orders"), ("oli", "pipeline:disabled", "test", "v1/orders")]
 
 
 def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:

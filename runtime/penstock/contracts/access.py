@@ -283,7 +283,8 @@ class AccessPolicy(ABC):
     """Judges whether a pipeline may be served in an environment and what its calls must present.
 
     `options` are the environment policies it understands, `meanings` what those mean, for who chooses among them. Every loaded policy must
-    agree: one refusal refuses, what they require adds up, and one that raises refuses.
+    agree: one refusal refuses and what they require adds up. One that raises, returns anything but a `Verdict` or None, or takes longer than a
+    second refuses what it did not judge. Attributes are read once, when the plugin is loaded.
     """
 
     name: ClassVar[str]
