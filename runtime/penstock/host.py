@@ -350,6 +350,8 @@ class Host:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
         if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
             self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
+        if self.settings.client_cert_header and not self.settings.trusted_proxies:
+            self.log.warning("no client certificate is read from a header: no proxy is trusted", mend="set PENSTOCK_TRUSTED_PROXIES")
         self._report_counts()
         self._report_doubts()
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())

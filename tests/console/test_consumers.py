@@ -171,7 +171,9 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     assert re.search(r'value="prod/v1/orders" aria-label="v1/orders in prod">', page)
     before = place.snapshot().revision
 
-    saved = oli.post("/consumers/acme/pipelines", seen=["test/v1/orders", "test/v1/status"], on=["test/v1/orders", "prod/v1/orders", "prod/v1/status"], new="prod")
+    saved = oli.post(
+        "/consumers/acme/pipelines", seen=["test/v1/orders", "test/v1/status"], on=["test/v1/orders", "prod/v1/orders", "prod/v1/status"], new="prod"
+    )
 
     assert saved.status_code == 303
     assert "Saved: 2 added, 1 taken away, new pipelines set." in oli.text("/consumers/acme")
