@@ -66,6 +66,7 @@ class Tokens(Authenticator):
     refusal = "invalid-token"
     challenge = "Bearer"
     needs = frozenset({"api_key"})
+    credential_headers = ("Authorization",)
 
     def __init__(self, issuer: str) -> None:
         self._issuer = issuer
@@ -78,13 +79,8 @@ class Tokens(Authenticator):
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
         """Return the bearer token; any other scheme is not ours."""
-        value = head.header("Authorization")
-        if value is None:
-            return None
-        scheme, _, credential = value.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        return credential.strip()
+        sent = head.authorization
+        return sent[1] if sent is not None and sent[0] == "bearer" else None
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
         """Return the caller with subject, scopes and claims."""

@@ -25,6 +25,7 @@ class Certificates(Authenticator):
     challenge = "Mutual-TLS"
     only_where_asked = True
     asks_for_secret = False
+    credential_headers = ()  # the runtime withholds it, as it comes from the proxy
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
         """Return the certificate in hexadecimal."""

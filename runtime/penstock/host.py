@@ -21,6 +21,7 @@ from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import Violation
 from penstock.contracts.call import Caller, Token
+from penstock.contracts.handed import Withheld
 from penstock.contracts.offered import is_token
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
@@ -103,6 +104,7 @@ class Host:
         self.loaded: dict[str, Loaded] = {}
         self._judging = Judging(self.plugins, self.judge, self.loaded)
         self.mistakes: list[Mistake] = list(self.plugins.mistakes)
+        self.withheld = _withheld(settings, self.plugins)
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
@@ -149,6 +151,7 @@ class Host:
                 endpoints, found = [], [(f"its declaration can't be understood: {problem}", "give each option what its documentation says")]
             if count[identifier] > 1:
                 found.append((f"{identifier} is declared {count[identifier]} times", "keep one, or give them different major versions"))
+            found += self._credential_problems(pipeline, endpoints)
             if others := sorted(plugins[name] - {offer.plugin}):
                 found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
             self.mistakes += [Mistake(offer.plugin, name, *item) for item in found]
@@ -158,6 +161,16 @@ class Host:
             before = self.loaded.get(identifier)
             broken += before.broken if before else ()
             self.loaded[identifier] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+
+    def _credential_problems(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> Iterable[tuple[str, str]]:
+        """Yield the parameters of handlers that would hold a credential, which no handler gets; each with its mend."""
+        for endpoint in endpoints:
+            for item in endpoint.parameters:
+                name = item.sent_as.lower()
+                withheld = item.sent_as in self.withheld.parameters if item.place == "query" else name in self.withheld.headers
+                if withheld and not (item.place == "header" and name == "authorization" and pipeline.trigger.forward_token):
+                    mend = "use call.caller; to hand the token on, set forward_token=True on its HttpTrigger"
+                    yield f"{endpoint.route}: the {item.place} {item.sent_as} holds a credential, which handlers don't get", mend
 
     def _url(self, offer: Offer) -> tuple[str, str] | None:
         """Return a pipeline's id and name; None, and a mistake, where it has no URL."""
@@ -619,6 +632,13 @@ class Host:
         if item is None or item.broken:
             return None
         return [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
+
+
+def _withheld(settings: Settings, plugins: Plugins) -> Withheld:
+    """Return which headers and query parameters handlers don't get."""
+    offered = plugins.authenticators
+    headers = [*settings.api_key_headers, settings.client_cert_header, *(name for item in offered for name in item.credential_headers)]
+    return Withheld.of(headers, (name for item in offered for name in item.credential_parameters))
 
 
 def _failures(text: str) -> Rate | None:

@@ -28,6 +28,7 @@ from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
+from penstock.contracts.handed import Withheld
 from penstock.contracts.offered import is_token
 from penstock.db import migrate
 from penstock.db.engine import open_engine
@@ -42,6 +43,7 @@ from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
 ACTOR = "test"
+WITHHELD = Withheld.of(Settings().api_key_headers)
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
@@ -213,7 +215,10 @@ class Runtime:
 
 
 def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[str, str] | None = None, **parts: Any) -> Call:  # noqa: ANN401  any part of a Call
-    """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test."""
+    """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test.
+
+    Credentials among the headers are left out, as they are for a handler that is called.
+    """
     usual: dict[str, Any] = {
         "method": "GET",
         "path": "/v1/example/",
@@ -223,7 +228,7 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
-    sent = {name.lower(): value for name, value in (headers or {}).items()}
+    sent = WITHHELD.without({name.lower(): value for name, value in (headers or {}).items()})
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
 

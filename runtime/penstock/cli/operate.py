@@ -91,6 +91,8 @@ def check(context: Context, environment: str | None, form: str) -> int:
             click.echo(f"{item.state}: {where}: {violation.reason}; {violation.mend}")
         for warning in item.warnings:
             click.echo(f"warning: {where}: {warning}")
+        if item.pipeline.trigger.forward_token:
+            click.echo(f"note: {where}: its handlers get the token itself (forward_token=True)")
     served = sum(item.state in SERVED for _, _, item in judged)
     click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
     return int(not good)

@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 from urllib.parse import parse_qs
 
+from penstock.contracts.handed import split_authorization
+
 if TYPE_CHECKING:
     from penstock.contracts.call import Caller, Token
     from penstock.contracts.triggers import HttpTrigger
@@ -160,15 +162,21 @@ def _in_environ(name: str) -> str:
 
 
 class RequestHead:
-    """A request before anything of its body was read: what an authenticator may look at. `pipeline` is the id of what it calls."""
+    """A request before anything of its body was read: what an authenticator may look at.
 
-    __slots__ = ("_certificate", "_environ", "pipeline")
+    `pipeline` is the id of what it calls. `authorization` is the header of that name: its scheme in lower case, and the credential
+    (RFC 9110 section 11.6.2); None where it was not sent.
+    """
+
+    __slots__ = ("_certificate", "_environ", "authorization", "pipeline")
 
     def __init__(
         self, environ: Mapping[str, object], pipeline: str = "", certificate: Callable[[Mapping[str, object]], bytes | None] | None = None
     ) -> None:
         self._environ = environ
         self._certificate = certificate
+        sent = environ.get("HTTP_AUTHORIZATION")
+        self.authorization = split_authorization(sent) if isinstance(sent, str) else None
         self.pipeline = pipeline
 
     @property
@@ -206,6 +214,9 @@ class Authenticator(ABC):
     certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. `guessable` is what people choose,
     such as a password: an address that failed too often can try no other, right or wrong. With `enrol` operators can keep credentials for
     it, `penstock credential add`, of all consumers together at most `most` in an environment: where a call is tried with one after the other.
+
+    `credential_headers` and `credential_parameters` are the request headers and query parameters that hold the credential: handlers don't get
+    them. Name `Authorization` among the headers where the credential has a scheme of that header, and no header where what is sent is no secret.
     """
 
     name: ClassVar[str]
@@ -218,6 +229,8 @@ class Authenticator(ABC):
     guessable: ClassVar[bool] = False
     asks_for_secret: ClassVar[bool] = True
     most: ClassVar[int | None] = None
+    credential_headers: tuple[str, ...] | None = None
+    credential_parameters: tuple[str, ...] = ()
 
     @abstractmethod
     def find(self, head: RequestHead, access: AccessView) -> str | None:

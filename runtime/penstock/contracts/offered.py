@@ -75,6 +75,9 @@ class OfferedAuthenticator:
     asks_for_secret: bool
     most: int | None
     enrols: bool
+    credential_headers: tuple[str, ...]
+    credential_parameters: tuple[str, ...]
+    speaks: bool  # whether it may be what a header Authorization is for
     find: Callable[[Any, AccessView], object]
     verify: Callable[[str, AccessView, Caller, float], object]
     verify_body: Callable[..., object]
@@ -84,7 +87,8 @@ class OfferedAuthenticator:
     @classmethod
     def of(cls, plugin: str, item: Authenticator) -> Self:
         """Read an authenticator."""
-        most = item.most
+        most, named = item.most, item.credential_headers
+        headers = None if named is None else texts(named, "credential_headers")
         if most is not None and type(most) is not int:
             raise Misfit("most is no number")
         return cls(
@@ -100,6 +104,9 @@ class OfferedAuthenticator:
             asks_for_secret=flag(item.asks_for_secret, "asks_for_secret"),
             most=most,
             enrols=type(item).enrol is not Authenticator.enrol,
+            credential_headers=headers or (),
+            credential_parameters=texts(item.credential_parameters, "credential_parameters"),
+            speaks=headers is None or "authorization" in {name.lower() for name in headers},
             find=item.find,
             verify=item.verify,
             verify_body=item.verify_body,

@@ -72,6 +72,7 @@ class HttpTrigger:
         mtls: Each call must come with a client certificate of a consumer.
         scopes: What the token must allow; asks for `jwt=True`.
         login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
+        forward_token: The handler gets the token itself, in the header `Authorization`; no other credential reaches a handler.
         external: Reachable from outside; otherwise the URL does not exist there.
         internal: Reachable on the internal listener, under the environment's internal access policy.
         max_body: The largest body, in bytes.
@@ -102,6 +103,7 @@ class HttpTrigger:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     idempotent: str | None = None
+    forward_token: bool = False
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -123,6 +125,7 @@ class HttpTrigger:
         allow: str | Iterable[str] = (),
         deny: str | Iterable[str] = (),
         idempotent: str | None = None,
+        forward_token: bool = False,
     ) -> None:
         for name, value in (
             ("api_key", api_key),
@@ -132,6 +135,7 @@ class HttpTrigger:
             ("login", login),
             ("external", external),
             ("internal", internal),
+            ("forward_token", forward_token),
         ):
             if not isinstance(value, bool):
                 message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
@@ -152,6 +156,7 @@ class HttpTrigger:
         object.__setattr__(self, "in_flight", in_flight)
         object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
         object.__setattr__(self, "idempotent", idempotent)
+        object.__setattr__(self, "forward_token", forward_token)
         object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
 
     @property

@@ -58,11 +58,13 @@ class Gate:
         """
         if now >= self._until:
             raise unavailable()
-        sent, missing, rejected = self._sent(head, access)
+        sent, missing, rejected, spoken = self._sent(head, access)
         if missing:
             raise self._missing(missing, access)
         if rejected is not None:
             raise self._invalid(*rejected, access)
+        if not spoken and head.authorization is not None:
+            raise self._unsupported(access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             before_guess()
         caller = self._prove(sent, access, now)
@@ -71,11 +73,12 @@ class Gate:
         self._authorize(caller, access)
         return caller
 
-    def _sent(self, head: RequestHead, access: Snapshot) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None]:
-        """Return the credentials that came with a call, the ones that did not and must, and the first that can't be one at all."""
+    def _sent(self, head: RequestHead, access: Snapshot) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None, bool]:
+        """Return the credentials that were sent, those that are missing, the first that can't be one, and whether `Authorization` holds one."""
         sent: list[Sent] = []
         rejected: Rejected | None = None
         missing: list[OfferedAuthenticator] = []
+        spoken = False
         for authenticator, required in self._checks:
             try:
                 credential = authenticator.find(head, access)
@@ -88,11 +91,12 @@ class Gate:
                 raise _fault(authenticator, "find", error) from None
             if type(credential) is str:
                 sent.append((authenticator, credential))
+                spoken = spoken or authenticator.speaks
             elif credential is not None:
                 raise _wrong(authenticator, "find", "neither text nor None")
             elif required:
                 missing.append(authenticator)
-        return sent, missing, rejected
+        return sent, missing, rejected, spoken
 
     def _prove(self, sent: list[Sent], access: Snapshot, now: float) -> Caller:
         caller = ANONYMOUS
@@ -154,6 +158,12 @@ class Gate:
             raise Refusal(
                 403, "insufficient-scope", f"The token must allow: {wanted}.", headers=[("WWW-Authenticate", challenge)], extra={"scope": wanted}
             )
+
+    def _unsupported(self, access: Snapshot) -> Refusal:
+        """Return the answer to a header Authorization that nothing here can check: its caller must not believe that it was."""
+        speaking = [item for item, _ in self._checks if item.speaks] or [item for item, _ in self._checks]
+        headers = [("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"') for item in speaking]
+        return Refusal(401, "unsupported-scheme", "The scheme of the Authorization header is not supported here.", headers=headers)
 
     @staticmethod
     def _missing(missing: list[OfferedAuthenticator], access: Snapshot) -> Refusal:

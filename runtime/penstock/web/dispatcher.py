@@ -211,9 +211,9 @@ class Dispatcher:
             deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
-            query_string=environ.get("QUERY_STRING", ""),
+            query_string=host.withheld.query(environ.get("QUERY_STRING", "")),
             content_type=environ.get("CONTENT_TYPE", ""),
-            read_headers=lambda: _headers(environ),
+            read_headers=lambda: host.withheld.without(_headers(environ), forward_token=trigger.forward_token and bool(caller.claims)),
             read_body=body.read,
             read_form=body.form,
             variables=access.variables,
@@ -423,10 +423,10 @@ def _path(environ: Environ) -> str:
 
 
 def _headers(environ: Environ) -> Mapping[str, str]:
-    fields = {name[5:].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+    fields = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
-            fields[name.replace("_", "-")] = environ[name]
+            fields[name.replace("_", "-").lower()] = environ[name]
     return fields
 
 
