@@ -15,6 +15,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from penstock import audit
+from penstock.cidr import caller_network
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Change, Reader, Row
@@ -24,6 +25,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,79}")
 SHORTEST, LONGEST = 12, 1024  # characters of a password
 IDLE = timedelta(hours=1)  # without a request, and a session is over
 NOTED = timedelta(seconds=60)  # how exactly it is kept when a session was last used
+REMEMBERED = timedelta(days=90)  # since a user signed in from an address
 AT_ONCE = 2  # hashing takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
 # An unknown user costs as much time as a wrong password.
 NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
@@ -155,7 +157,7 @@ def check_password(engine: Engine, name: str, password: str) -> str | None:
 def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: str, agent: str, how: str) -> str:
     """Sign a user in and return the session's token, of which a digest alone is kept. Raises Mistaken where the user may not."""
     token, now = secrets.token_urlsafe(32), datetime.now(UTC)
-    stored.purge_sessions(engine, now)
+    stored.purge_sessions(engine, now, networks=now - REMEMBERED)
     with audit.change(engine, name, audit.Action.USER_SIGNED_IN, name) as (rows, detail):
         row = rows.find("users", name=name)
         if row is None or not row["active"]:
@@ -163,8 +165,20 @@ def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: st
         rows.set("users", {"id": row["id"]}, signed_in_at=now)
         values = {"created_at": now, "seen_at": now, "expires_at": now + lifetime, "address": address[:64], "agent": agent[:255]}
         rows.add("user_sessions", user_id=row["id"], digest=_digest(token), **values)
+        if network := caller_network(address[:64]):
+            rows.put("user_networks", {"user_id": row["id"], "network": network}, signed_in_at=now)
         detail.update(address=address[:64], how=how)
     return token
+
+
+def is_known_address(engine: Engine, name: str, address: str) -> bool:
+    """Say whether a user was signed in from an address, or its network of IPv6, within the last 90 days."""
+    network, since = caller_network(address[:64]), datetime.now(UTC) - REMEMBERED
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        user = reader.find("users", name=name) if network else None
+        row = reader.find("user_networks", user_id=user["id"], network=network) if user is not None else None
+    return row is not None and row["signed_in_at"] > since
 
 
 def _digest(token: str) -> bytes:

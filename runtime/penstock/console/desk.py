@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +16,13 @@ from flask import current_app
 from penstock.access.environments import list_environments
 from penstock.access.secrets import Box
 from penstock.access.snapshot import Snapshot
-from penstock.access.users import IDLE
+from penstock.access.users import IDLE, is_known_address
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
 from penstock.db.rows import Row
 from penstock.errors import BadSetting
 from penstock.gate.compliance import Judged, State
+from penstock.gate.guesses import Look
 from penstock.gate.judging import Judgement
 from penstock.gate.rates import Limiter
 from penstock.host import Host, open_dbos
@@ -82,6 +84,22 @@ class Desk:
         limiter = partial(Limiter, self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
         self.by_address = limiter(failures=rate)
         self.by_user = limiter(failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address"))
+
+    @contextmanager
+    def guessing(self, user: str, address: str) -> Iterator[Look]:
+        """Count a guess at a user's password before it is looked at; whoever looks says whether it was right. Raises Refusal.
+
+        Guesses are limited by address, and by user where the address is none that signed this user in before: so nobody can lock a user out
+        of an address that is the user's own.
+        """
+        with ExitStack() as stack:
+            looks = [stack.enter_context(self.by_address.guess("console", address))]
+            if not is_known_address(self.engine, user, address):
+                looks.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
+            whole = Look()
+            yield whole
+            for look in looks:
+                look.right = whole.right
 
     @property
     def engine(self) -> Engine:

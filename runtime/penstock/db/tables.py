@@ -443,3 +443,11 @@ user_sessions = Table(
     Column("address", String(64), nullable=False),
     Column("agent", String(255), nullable=False),
 )
+
+user_networks = Table(
+    "user_networks",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("network", String(64), primary_key=True),
+    Column("signed_in_at", Moment, nullable=False),
+)

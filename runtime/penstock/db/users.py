@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from penstock.db.engine import Engine, writing
 from penstock.db.rows import Row
-from penstock.db.tables import user_sessions, users
+from penstock.db.tables import user_networks, user_sessions, users
 
 
 def find_session(connection: sa.Connection, digest: bytes) -> Row | None:
@@ -28,10 +28,11 @@ def touch_session(engine: Engine, session_id: int, now: datetime) -> None:
         connection.execute(sa.update(user_sessions).where(user_sessions.c.id == session_id).values(seen_at=now))
 
 
-def purge_sessions(engine: Engine, now: datetime) -> None:
-    """Forget sessions whose time is up."""
+def purge_sessions(engine: Engine, now: datetime, *, networks: datetime) -> None:
+    """Forget sessions whose time is up, and networks from which nobody signed in since a moment."""
     with writing(engine) as connection:
         connection.execute(sa.delete(user_sessions).where(user_sessions.c.expires_at <= now))
+        connection.execute(sa.delete(user_networks).where(user_networks.c.signed_in_at <= networks))
 
 
 def sessions_of(connection: sa.Connection, user_id: int, *, now: datetime, idle_since: datetime) -> Sequence[Row]:

@@ -7,6 +7,7 @@ was proven stays: an authenticator adds to it, and can't put another consumer in
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import RequestHead
@@ -14,6 +15,7 @@ from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.offered import OfferedAuthenticator, is_on_top
 from penstock.db.engine import DatabaseAway
 from penstock.errors import CredentialRejected, Refusal
+from penstock.gate.guesses import Look
 from penstock.guard import PluginFault, described
 
 NO_CALLER = "no Caller, one with parts of other types, or another consumer than the one that is proven already"
@@ -49,12 +51,12 @@ class Gate:
         access: Snapshot,
         now: float,
         body: Callable[[], bytes] = bytes,
-        before_guess: Callable[[], object] = object,
+        guess: Callable[[], AbstractContextManager[Look]] = lambda: nullcontext(Look()),
     ) -> Caller:
         """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
 
-        `before_guess` is called before a credential is looked at that can be guessed, and may refuse it. Raises Refusal, and PluginFault for
-        an authenticator that does what it must not.
+        `guess` counts a look at a credential that can be guessed, before it is taken, and may refuse it. Raises Refusal, and PluginFault for an
+        authenticator that does what it must not.
         """
         if now >= self._until:
             raise unavailable()
@@ -66,8 +68,9 @@ class Gate:
         if not spoken and head.authorization is not None:
             raise self._unsupported(access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
-            before_guess()
-        caller = self._prove(sent, access, now)
+            caller = self._prove_guessed(sent, access, now, guess)
+        else:
+            caller = self._prove(sent, access, now)
         if self.reads_body:
             caller = self._prove_signed(sent, head, access, caller, now, body)
         self._authorize(caller, access)
@@ -112,6 +115,17 @@ class Gate:
             if type(proven) is not Caller or (proven is not caller and not is_on_top(proven, caller)):
                 raise _wrong(authenticator, "verify", NO_CALLER)
             caller = proven
+        return caller
+
+    def _prove_guessed(self, sent: list[Sent], access: Snapshot, now: float, guess: Callable[[], AbstractContextManager[Look]]) -> Caller:
+        """Prove credentials of which one can be guessed; the look at it is counted beforehand, whatever comes of it."""
+        with guess() as look:
+            try:
+                caller = self._prove(sent, access, now)
+            except Refusal as refusal:
+                refusal.counted = True
+                raise
+            look.right = True
         return caller
 
     def _prove_signed(

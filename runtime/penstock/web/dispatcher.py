@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, date, datetime
 from email.utils import formatdate
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import structlog
 
 from penstock.access.snapshot import Snapshot
+from penstock.cidr import caller_network
 from penstock.contracts.access import RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.networks import Networks
@@ -20,7 +22,8 @@ from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS, Cors
 from penstock.errors import CredentialRejected, OutOfTime, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
-from penstock.gate.rates import EVERYWHERE, network_of
+from penstock.gate.guesses import Look
+from penstock.gate.rates import EVERYWHERE
 from penstock.guard import PluginFault
 from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
@@ -230,9 +233,9 @@ class Dispatcher:
         head = RequestHead(environ, passage.place.pipeline, self._certificate)
         signed = partial(self._signed, body, passage, pipeline.trigger.timeout) if gate.reads_body else bytes
         try:
-            return gate.admit(head, access, now, signed, partial(self._before_guess, environ))
+            return gate.admit(head, access, now, signed, partial(self._guess, environ))
         except Refusal as error:
-            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
+            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected) and not error.counted:
                 host.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
@@ -267,9 +270,10 @@ class Dispatcher:
             return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
-    def _before_guess(self, environ: Environ) -> None:
-        if self._host.limiter is not None:
-            self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
+    def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
+        """Return what counts a look at a credential that can be guessed."""
+        limiter = self._host.limiter
+        return nullcontext(Look()) if limiter is None else limiter.guess(self._host.settings.environment, self._address(environ))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -377,7 +381,7 @@ class Dispatcher:
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=network_of(self._address(passage.environ)))
+        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=caller_network(self._address(passage.environ)))
 
     def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}
