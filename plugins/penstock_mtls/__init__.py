@@ -64,7 +64,7 @@ class Certificates(Authenticator):
         if fingerprint:
             return f"sha256:{fingerprint[1].replace(':', '').lower()}", b""
         subject = SUBJECT.fullmatch(name)
-        if subject is None or "*" in name:
+        if subject is None or "*" in name or not name.isascii():
             raise ValueError(f"{name!r} names no certificate; give its SHA-256 fingerprint, or dns:NAME or uri:NAME of its subject alternative names")
         return f"{subject[1].lower()}:{_comparable(subject[1], subject[2])}", b""
 
@@ -86,7 +86,7 @@ def _names(certificate: x509.Certificate) -> Iterable[str]:
 
 def _comparable(kind: str, name: str) -> str:
     """Return a name as it is compared: those of DNS in any case."""
-    return name.lower() if kind.lower() == "dns" else name
+    return name.lower() if kind.lower() == "dns" and name.isascii() else name  # other letters have no case in DNS: U+212A is no k
 
 
 @hookimpl

@@ -45,7 +45,7 @@ def sign_in() -> Response:
 def sign_in_with_password() -> Response:
     """Sign in with user and password. Each guess is counted before the password is looked at, and refused where there were too many."""
     here, form = desk(), Form()
-    name, address = form["name"].strip().lower()[:80], here.peer.address()
+    name, address = users.folded(form["name"])[:80], here.peer.address()
     with here.guessing(name, address) as look:
         found = users.check_password(here.engine, name, form["password"])
         look.right = found is not None

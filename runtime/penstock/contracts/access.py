@@ -212,7 +212,8 @@ class Authenticator(ABC):
 
     What was sent without being asked for is checked all the same, unless `only_where_asked`: for what is sent to any server, such as a
     certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. `guessable` is what people choose,
-    such as a password: each look is counted before `verify` is called, and an address that failed too often can try no other, right or wrong. With `enrol` operators can keep credentials for
+    such as a password: each look is counted before `verify` is called, and an address that failed too often can try no other, right or wrong.
+    With `enrol` operators can keep credentials for
     it, `penstock credential add`, of all consumers together at most `most` in an environment: where a call is tried with one after the other.
 
     `credential_headers` and `credential_parameters` are the request headers and query parameters that hold the credential: handlers don't get

@@ -8,8 +8,18 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from penstock.db.engine import Engine, writing
-from penstock.db.rows import Row
+from penstock.db.rows import Reader, Row
 from penstock.db.tables import user_networks, user_sessions, users
+
+
+def find_user(connection: sa.Connection, folded: str) -> Row | None:
+    """Return the user whose name is this one, its letters in lower case; names are ASCII."""
+    return connection.execute(sa.select(users).where(sa.func.lower(users.c.name) == folded)).mappings().first()
+
+
+def is_name_taken(rows: Reader, folded: str) -> bool:
+    """Say whether a user has this name, whatever the case of its letters."""
+    return any(name.lower() == folded for name in rows.names("users"))
 
 
 def find_session(connection: sa.Connection, digest: bytes) -> Row | None:
