@@ -10,6 +10,7 @@ closes what it may concern. A refresh that fails half-way leaves a view that nob
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -332,13 +333,10 @@ class Snapshot:
         if changed["address_rules"]:
             self._rules = tuple(self._whole("address_rules", changed["address_rules"], parsing.address_rule_of))
         if changed["limits"] or changed["address_rules"]:
-            networks = {
-                consumer: Networks.of(
-                    (network for whose, network, allowed in self._rules if whose == consumer and allowed),
-                    (network for whose, network, allowed in self._rules if whose == consumer and not allowed),
-                )
-                for consumer in {rule[0] for rule in self._rules}
-            }
+            lists: defaultdict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+            for consumer, network, allowed in self._rules:
+                lists[consumer][not allowed].append(network)
+            networks = {consumer: Networks.of(*both) for consumer, both in lists.items()}
             self.networks = networks | dict.fromkeys(self._bounded_by_doubts(changed), NOWHERE)
 
     def _bounded_by_doubts(self, changed: Changed) -> set[int]:
