@@ -17,12 +17,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from penstock.db.rows import Change, Reader
+from penstock.db.rows import Change, Reader, Row
 
 
 def is_name(pipeline: str) -> bool:
     """Say whether a row of access data is of the release before."""
     return "/" not in pipeline
+
+
+def in_force(rows: Iterable[Row]) -> list[Row]:
+    """Return the associations of ids that count, of all of a consumer's: not those that were taken away, by id or later by name."""
+    rows = list(rows)
+    names = {(row["environment_id"], row["pipeline"]): row["revision"] for row in rows if row["active"] is not True and is_name(row["pipeline"])}
+    ids = [row for row in rows if row["active"] is True and not is_name(row["pipeline"])]
+    return [row for row in ids if names.get((row["environment_id"], row["pipeline"].partition("/")[2]), -1) <= row["revision"]]
 
 
 def settle(rows: Change, environment_id: int, offered: Mapping[str, str], *, whole: bool = True) -> dict[str, list[str]]:

@@ -87,9 +87,8 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
         consumer = named(reader, "consumer", name)
         environments = reader.names_by_id("environments")
         associated: dict[str, list[str]] = {}
-        for row in reader.all("associations", consumer_id=consumer["id"], active=True):
-            if not by_name.is_name(row["pipeline"]):
-                associated.setdefault(environments[row["environment_id"]], []).append(row["pipeline"])
+        for row in by_name.in_force(reader.all("associations", consumer_id=consumer["id"])):
+            associated.setdefault(environments[row["environment_id"]], []).append(row["pipeline"])
         fresh = [environments[row["environment_id"]] for row in reader.all("new_pipelines", consumer_id=consumer["id"], active=True)]
         keys = [_shown(row) for row in keys_of(connection, None, consumer["id"])]
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection
 from struct import Struct
 
@@ -12,9 +11,9 @@ from penstock.contracts.access import ApiKey
 AT_HAND = 10_000  # keys that are kept as they are asked for
 SEEN_BITS = 1 << 23  # of a filter that knows which ids have been put in: one bit each, a mebibyte together
 USABLE, SHORT = 1, 2  # flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes
+PREFIX, ORDINARY = "key_", 16  # how an ordinary id begins, and its length
 
 _HEAD = Struct("<QdB")  # consumer, end, flags; the id follows
-_ORDINARY = re.compile(r"key_[0-9a-f]{12}", re.ASCII)
 
 
 class Keys:
@@ -49,10 +48,8 @@ class Keys:
 
     def put(self, digest: bytes, key_id: str, consumer_id: int, expires_at: float | None, *, usable: bool) -> None:
         """Keep a key, in place of what was known of it."""
-        short = _ORDINARY.fullmatch(key_id) is not None
-        flags = usable * USABLE | short * SHORT
-        name = bytes.fromhex(key_id[4:]) if short else key_id.encode()
-        self._packed[digest] = _HEAD.pack(consumer_id, math.inf if expires_at is None else expires_at, flags) + name
+        name, flags = _named(key_id)
+        self._packed[digest] = _HEAD.pack(consumer_id, math.inf if expires_at is None else expires_at, flags | usable) + name
         bit = hash(key_id) % SEEN_BITS
         self._seen[bit >> 3] |= 1 << (bit & 7)
         if self._at_hand:
@@ -77,6 +74,18 @@ class Keys:
             self.drop(digest)
 
 
+def _named(key_id: str) -> tuple[bytes, int]:
+    """Return an id as it is packed, and the flag that says how."""
+    if len(key_id) == ORDINARY and key_id.startswith(PREFIX):
+        try:
+            short = bytes.fromhex(key_id[len(PREFIX) :])
+        except ValueError:
+            return key_id.encode(), 0
+        if PREFIX + short.hex() == key_id:
+            return short, SHORT
+    return key_id.encode(), 0
+
+
 def _id_of(packed: bytes) -> str:
     name = packed[_HEAD.size :]
-    return f"key_{name.hex()}" if packed[_HEAD.size - 1] & SHORT else name.decode()
+    return PREFIX + name.hex() if packed[_HEAD.size - 1] & SHORT else name.decode()
