@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 from zygote import Zygote
 
-from penstock.access import consumers, environments, signing
+from penstock.access import consumers, environments, pipelines, signing
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
@@ -62,6 +62,11 @@ def wait_for(url: str, process: subprocess.Popen[Any] | None = None) -> None:
         else:
             return
     raise AssertionError(f"nobody answers at {url}")
+
+
+def ids(*words: str) -> list[str]:
+    """Return the ids of pipelines; a name alone means its first major version."""
+    return [word if "/" in word else f"v1/{word}" for word in words]
 
 
 def dribble(connection: socket.socket, head: bytes) -> bytes:
@@ -118,7 +123,8 @@ class Place:
             self.associate(name, *pipelines, env=env)
 
     def associate(self, name: str, *pipelines: str, env: str = "test") -> None:
-        consumers.associate(self.engine, ACTOR, name, pipelines, env, pipelines)
+        found = ids(*pipelines)
+        consumers.associate(self.engine, ACTOR, name, found, env, dict.fromkeys(found, "tests"))
 
     def key(self, consumer: str, env: str = "test") -> consumers.NewKey:
         return consumers.create_key(self.engine, ACTOR, consumer, env)
@@ -127,7 +133,15 @@ class Place:
         environments.set_policy(self.engine, ACTOR, env, value, served={}, stopping=())
 
     def designate(self, name: str, env: str = "test") -> None:
-        environments.set_login_flow(self.engine, ACTOR, env, name, [name], designated=True)
+        (found,) = ids(name)
+        pipelines.set_login_flow(self.engine, ACTOR, env, found, {found: "tests"}, designated=True)
+
+    def enable(self, name: str, env: str = "test", *, enabled: bool = True) -> None:
+        (found,) = ids(name)
+        pipelines.set_pipeline_enabled(self.engine, ACTOR, env, found, {found: "tests"}, enabled=enabled)
+
+    def dissociate(self, consumer: str, *pipelines: str, env: str = "test") -> None:
+        consumers.dissociate(self.engine, ACTOR, consumer, ids(*pipelines), env)
 
     def snapshot(self, env: str = "test") -> Snapshot:
         snapshot = Snapshot(env, self.box)
@@ -248,4 +262,4 @@ class Redis:
             self._process = None
 
 
-__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "dribble", "environments", "free_port", "initdb", "signing", "wait_for"]
+__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "dribble", "environments", "free_port", "ids", "initdb", "signing", "wait_for"]

@@ -14,7 +14,8 @@ from alembic.migration import MigrationContext
 from kit import ACTOR, Place, consumers, environments, signing
 
 from penstock import Caller, CredentialRejected, audit, parse_api_key
-from penstock.access.environments import pipelines_seen, set_policy
+from penstock.access.environments import set_policy
+from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
@@ -69,7 +70,7 @@ def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
     with pytest.raises(Exists):
         consumers.create_consumer(place.engine, ACTOR, "acme")
     with pytest.raises(Unknown, match="did you mean 'orders'"):
-        consumers.associate(place.engine, ACTOR, "acme", ["good", "ordres"], "test", ["good", "orders"])
+        consumers.associate(place.engine, ACTOR, "acme", ["good", "ordres"], "test", {"v1/good": "shop", "v1/orders": "shop"})
 
     assert (revision(place), len(audit.events(place.engine, limit=100))) == (before, events)
     assert consumers.show_consumer(place.engine, "acme")["associations"] == {}
@@ -111,16 +112,16 @@ def test_the_snapshot_reads_what_changed_and_ends_where_a_fresh_one_begins(place
     assert follower.refresh(place.engine) is True
     found = follower.key(parsed.digest)
     assert found is not None
-    assert follower.associated(found.consumer_id, "orders")
-    consumers.dissociate(place.engine, ACTOR, "acme", ["orders"], "test")
+    assert follower.associated(found.consumer_id, "v1/orders")
+    consumers.dissociate(place.engine, ACTOR, "acme", ["v1/orders"], "test")
     consumers.revoke_key(place.engine, ACTOR, made.id)
     follower.refresh(place.engine)
 
     fresh = place.snapshot()
     for view in (follower, fresh):
         assert view.key(parsed.digest) is None
-        assert not view.associated(found.consumer_id, "orders")
-        assert view.associated(found.consumer_id, "stock")
+        assert not view.associated(found.consumer_id, "v1/orders")
+        assert view.associated(found.consumer_id, "v1/stock")
     assert follower.revision == fresh.revision
 
 
@@ -173,15 +174,15 @@ def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:
 def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place: Place) -> None:
     place.consumer("eager")
     place.consumer("calm")
-    consumers.associate(place.engine, ACTOR, "eager", [], "test", [], new_pipelines=True)
+    consumers.associate(place.engine, ACTOR, "eager", [], "test", {}, new_pipelines=True)
 
-    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"]})
-    consumers.associate(place.engine, ACTOR, "eager", [], "test", [], new_pipelines=False)
-    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"], "stock": ["v1/stock"]})
+    pipelines_seen(place.engine, "runtime", "test", {"v1/orders": "shop"})
+    consumers.associate(place.engine, ACTOR, "eager", [], "test", {}, new_pipelines=False)
+    pipelines_seen(place.engine, "runtime", "test", {"v1/orders": "shop", "v1/stock": "shop"})
     before = revision(place)
-    pipelines_seen(place.engine, "runtime", "test", {"orders": ["v1/orders"]})
+    pipelines_seen(place.engine, "runtime", "test", {"v1/orders": "shop"})
 
-    assert consumers.show_consumer(place.engine, "eager")["associations"] == {"test": ["orders"]}
+    assert consumers.show_consumer(place.engine, "eager")["associations"] == {"test": ["v1/orders"]}
     assert consumers.show_consumer(place.engine, "calm")["associations"] == {}
     assert revision(place) == before
 
@@ -224,10 +225,10 @@ class TestGrace:
 
     def test_a_pipeline_that_was_removed_must_comply_when_it_comes_back(self, place: Place) -> None:
         self.set(place, "jwt-api-key", 7)
-        pipelines_seen(place.engine, "runtime", "test", {"old": ["v1/old"]})
+        pipelines_seen(place.engine, "runtime", "test", {"v1/old": "shop"})
         assert self.until(place) is not None
 
-        pipelines_seen(place.engine, "runtime", "test", {"other": ["v1/other"]})
+        pipelines_seen(place.engine, "runtime", "test", {"v1/other": "shop"})
 
         assert self.until(place) is None
 

@@ -10,7 +10,7 @@ from benchmarks import features
 
 from penstock import HttpTrigger, Pipeline
 
-NO_COST = {"login", "external", "internal", "max_body", "timeout", "name", "version", "trigger", "summary"}
+NO_COST = {"login", "external", "internal", "max_body", "timeout", "name", "version", "trigger", "summary", "forward_token"}
 ELSEWHERE = {"durable"}  # benchmarks/durable.py
 OF_OPERATORS = {"redis", "limits", "networks", "headers"}
 OF_TOKENS = {"token", "token seen first", "outside token", "outside token seen first"}

@@ -153,7 +153,7 @@ class TestLimits:
             ("acme", Rate("1/minute"), "orderz", "did you mean 'orders'?"),
         ]:
             with pytest.raises(Mistaken, match=said.replace("?", r"\?")):
-                bounds.set_limit(place.engine, ACTOR, consumer, "test", rate, pipeline=pipeline, known=["orders"])
+                bounds.set_limit(place.engine, ACTOR, consumer, "test", rate, pipeline=pipeline, offered={"v1/orders": "shop"})
         with pytest.raises(Mistaken, match="acme has no limit over all pipelines in test"):
             bounds.remove_limits(place.engine, ACTOR, "acme", "test")
         assert place.snapshot().revision == before
@@ -170,7 +170,7 @@ class TestLimits:
                     "test",
                     Rate(rate, by=more.get("by", "consumer")),
                     pipeline=more.get("pipeline", ""),
-                    known=["orders"],
+                    offered={"v1/orders": "shop"},
                 )
 
         put("10/minute", "100/hour", "20/60 seconds")
@@ -179,7 +179,7 @@ class TestLimits:
 
         listed = bounds.list_limits(place.engine, environment="test")
         assert sorted((row["pipeline"], row["by"], row["rate"]) for row in listed) == [
-            ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"), ("", "key", "500/60 minutes"), ("orders", "consumer", "5/minute"),
+            ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"), ("", "key", "500/60 minutes"), ("v1/orders", "consumer", "5/minute"),
         ]  # fmt: skip
 
     def test_one_that_can_never_be_used_up_beside_another_is_refused(self, place: Place) -> None:
@@ -204,16 +204,16 @@ class TestLimits:
     def test_they_are_of_one_environment_live_and_audited(self, place: Place) -> None:
         place.consumer("acme", "orders")
         follower = place.snapshot()
-        bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("5/minute"), pipeline="orders", known=["orders"])
+        bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("5/minute"), pipeline="orders", offered={"v1/orders": "shop"})
         bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("9/hour", by="key"))
 
         assert follower.refresh(place.engine)
         (consumer,) = {consumer for consumer, _ in follower.limits}
-        assert follower.limits == {(consumer, "orders"): (Rate("5/minute"),), (consumer, ""): (Rate("9/hour", by="key"),)}
+        assert follower.limits == {(consumer, "v1/orders"): (Rate("5/minute"),), (consumer, ""): (Rate("9/hour", by="key"),)}
         assert place.snapshot().limits == follower.limits
         assert place.snapshot("prod").limits == {}
         event = audit.events(place.engine, limit=1)[0]
-        assert (event.action, event.subject, event.detail) == ("limit:set", "acme", {"rate": "9/hour", "by": "key", "pipeline": None})
+        assert (event.action, event.subject, event.detail) == ("limit:set", "acme", {"rate": "9/hour", "by": "key", "pipelines": None})
         bounds.remove_limits(place.engine, ACTOR, "acme", "test", pipeline="orders")
         follower.refresh(place.engine)
         assert follower.limits == place.snapshot().limits == {(consumer, ""): (Rate("9/hour", by="key"),)}

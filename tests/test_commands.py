@@ -56,7 +56,7 @@ def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(sqlite_
 
 def test_a_login_flow_is_exempt_only_when_it_says_so_and_is_designated(shop: Place) -> None:
     assert states(shop) == {"orders": "served", "stock": "refused", "login": "refused"}
-    assert "login-flow designate login --env test" in shop.run("check").stdout
+    assert "login-flow designate v1/login --env test" in shop.run("check").stdout
 
     assert shop.run("login-flow", "designate", "login", "--env", "test").returncode == 0
     done = shop.run("login-flow", "designate", "stock", "--env", "test")
@@ -120,7 +120,7 @@ def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
     shown = json.loads(shop.run("consumer", "show", "acme", "--format", "json").stdout)
     listed = shop.run("key", "list", "--env", "test")
 
-    assert shown["associations"] == {"test": ["orders"]}
+    assert shown["associations"] == {"test": ["v1/orders"]}
     assert shown["new_pipelines"] == ["test"]
     assert {row["id"]: row["state"] for row in shown["keys"]} == {made["id"]: "revoked", rotated["id"]: "usable"}
     assert made["key"] not in listed.stdout

@@ -25,6 +25,26 @@ def test_a_key_comes_out_as_it_was_put_in() -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("key_id", ["key_7b1ccdd35262", "key_7B1CCDD35262", "key_7b 1cdd 3526", "key_7b1ccdd3526g", "abc_7b1ccdd35262", "key_", ""])
+def test_an_id_comes_out_as_it_was_put_in_however_it_is_packed(key_id: str) -> None:
+    keys = Keys()
+    keys.put(DIGEST, key_id, 7, None, usable=True)
+
+    assert keys.get(DIGEST) == ApiKey(key_id, 7, None, usable=True)
+
+
+def test_a_key_that_has_another_digest_is_known_again_by_its_id() -> None:
+    keys = Keys()
+    for number in range(100):
+        keys.put(number.to_bytes(32), f"key_{number:012x}", number, None, usable=True)
+    moved = f"key_{7:012x}"
+
+    assert keys.moved(moved, b"\xff" * 32)
+    assert not keys.moved(moved, (7).to_bytes(32))
+    keys.forget({moved})
+    assert (keys.get((7).to_bytes(32)), len(keys)) == (None, 99)
+
+
 def test_what_changes_is_seen_at_once_also_where_it_was_asked_for_before() -> None:
     keys = Keys()
     keys.put(DIGEST, "key_1", 1, None, usable=True)

@@ -28,20 +28,20 @@ def test_consumers_are_paged_and_counted(place: Place) -> None:
     assert (first[0]["pipelines"], first[0]["keys"]) == ({"test": 2, "prod": 1}, {"test": 1, "prod": 0})
     assert [row["name"] for row in consumers.page_consumers(place.engine, find="B_")] == ["b_lt"]
     assert consumers.page_consumers(place.engine, find="%") == []
-    number, some = consumers.consumers_of(place.engine, "test", "orders")
+    number, some = consumers.consumers_of(place.engine, "test", "v1/orders")
     assert (number, [row["name"] for row in some]) == (1, ["acme"])
 
 
 def test_associations_of_several_environments_are_one_change(place: Place) -> None:
     place.consumer("acme", "orders")
     before = place.snapshot().revision
-    seen = Associations(frozenset({("test", "orders")}), frozenset())
-    wanted = Associations(frozenset({("prod", "orders"), ("prod", "status")}), frozenset({"prod"}))
+    seen = Associations(frozenset({("test", "v1/orders")}), frozenset())
+    wanted = Associations(frozenset({("prod", "v1/orders"), ("prod", "v1/status")}), frozenset({"prod"}))
 
-    assert consumers.save_associations(place.engine, "ann", "acme", seen, wanted, ["orders", "status"]) == (2, 1)
+    assert consumers.save_associations(place.engine, "ann", "acme", seen, wanted, {"v1/orders": "shop", "v1/status": "shop"}) == (2, 1)
     assert place.snapshot().revision == before + 1
     shown = consumers.show_consumer(place.engine, "acme")
-    assert (shown["associations"], shown["new_pipelines"]) == ({"prod": ["orders", "status"]}, ["prod"])
+    assert (shown["associations"], shown["new_pipelines"]) == ({"prod": ["v1/orders", "v1/status"]}, ["prod"])
 
 
 def test_each_version_of_a_policy_says_what_it_replaced(place: Place) -> None:

@@ -177,8 +177,8 @@ def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(sqlite
 
 
 def test_two_major_versions_live_side_by_side(sqlite_place: Place) -> None:
-    sqlite_place.plugin("good", GOOD)
-    sqlite_place.plugin("newer", GOOD.replace('version="1.0.0"', 'version="2.1.0"'))
+    newer = '\nnewer = Pipeline("good", version="2.1.0", trigger=HttpTrigger(api_key=True, jwt=True))\nnewer.get("/")(show)\n@hookimpl'
+    sqlite_place.plugin("good", GOOD.replace("return [good]", "return [good, newer]").replace("\n@hookimpl", newer))
 
     code, said = checked(sqlite_place)
 

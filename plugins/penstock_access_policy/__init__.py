@@ -43,7 +43,7 @@ class ExternalAccess(AccessPolicy):
     def _violation(toggle: str, candidate: Candidate, environment: EnvironmentFacts) -> Violation:
         mend = f"set {toggle}=True on its HttpTrigger"
         if toggle == "jwt" and candidate.trigger.login:
-            mend = f"designate it: `penstock login-flow designate {candidate.name} --env {environment.name}`"
+            mend = f"designate it: `penstock login-flow designate {candidate.id} --env {environment.name}`"
         which = "internal policy" if candidate.internal else "policy"
         return Violation(f"the {which} {environment.policy!r} of environment {environment.name!r} asks for {toggle}=True, which is off", mend)
 

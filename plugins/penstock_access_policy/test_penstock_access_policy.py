@@ -79,13 +79,13 @@ def test_a_designated_login_flow_needs_no_token_but_its_key_all_the_same(policy:
 def test_a_login_flow_that_lacks_a_token_is_told_how_to_be_designated() -> None:
     (violation,) = judged("jwt-api-key", api_key=True, login=True).violations
 
-    assert violation.mend == "designate it: `penstock login-flow designate orders --env prod`"
+    assert violation.mend == "designate it: `penstock login-flow designate v1/orders --env prod`"
 
 
 def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
     mends = [violation.mend for violation in judged("jwt-api-key", login=True).violations]
 
-    assert mends == ["set api_key=True on its HttpTrigger", "designate it: `penstock login-flow designate orders --env prod`"]
+    assert mends == ["set api_key=True on its HttpTrigger", "designate it: `penstock login-flow designate v1/orders --env prod`"]
 
 
 def test_a_designated_login_flow_without_its_key_is_told_to_set_it() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, Setup, hookimpl, parse_api_key
 
 QUERY = ("api_key", "apikey")
+OWS = " \t"  # what may surround a value (RFC 9110 section 5.6.3); str.strip takes other characters away as well
 
 
 class ApiKeys(Authenticator):
@@ -19,6 +20,8 @@ class ApiKeys(Authenticator):
 
     def __init__(self, headers: tuple[str, ...]) -> None:
         self._headers = headers
+        self.credential_headers = headers
+        self.credential_parameters = QUERY
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:
         """Return the key as sent. One sent twice must be the same; one in the query string must be allowed there."""
@@ -26,7 +29,7 @@ class ApiKeys(Authenticator):
         for header in self._headers:
             value = head.header(header)
             if value is not None:
-                sent.update(part.strip() for part in value.split(","))
+                sent.update(part.strip(OWS) for part in value.split(","))
         for parameter in QUERY:
             for value in head.query(parameter):
                 if not access.environment.keys_in_query:

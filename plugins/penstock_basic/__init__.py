@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import threading
 from collections import OrderedDict
 from dataclasses import replace
@@ -31,6 +30,7 @@ class Basic(Authenticator):
     refusal = "invalid-login"
     challenge = "Basic"
     guessable = True
+    credential_headers = ("Authorization",)
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
@@ -40,8 +40,8 @@ class Basic(Authenticator):
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
         """Return what comes after the scheme; any other scheme is not ours."""
-        scheme, _, credential = (head.header("Authorization") or "").partition(" ")
-        return credential.strip() if scheme.lower() == "basic" else None
+        sent = head.authorization
+        return sent[1] if sent is not None and sent[0] == "basic" else None
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
         """Return the consumer whose user that is."""
@@ -49,7 +49,7 @@ class Basic(Authenticator):
             raise CredentialRejected("too long")
         try:
             user, colon, password = base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # of either; also for a character that is no ASCII
             raise CredentialRejected("not base64 of UTF-8") from None
         if not colon:
             raise CredentialRejected("no colon between user and password")

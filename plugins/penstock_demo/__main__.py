@@ -29,8 +29,8 @@ def main() -> None:
     if "demo" not in {row["name"] for row in _listing("consumer", "list")}:
         _penstock("consumer", "create", "demo", "--description", "The demo's partner")
         for name in ("test", "prod"):
-            _penstock("login-flow", "designate", "login", "--env", name)
-            _penstock("consumer", "associate", "demo", "login", "orders", "--env", name)
+            _penstock("login-flow", "designate", "v1/login", "--env", name)
+            _penstock("consumer", "associate", "demo", "v1/login", "v1/orders", "--env", name)
     os.environ.setdefault("PENSTOCK_CONSOLE", "true")
     _say(port, _key(), _user())
     os.execv(sys.executable, [sys.executable, "-m", "penstock", "serve", "--env", "test", "--bind", f"127.0.0.1:{port}", "--workers", "2"])  # noqa: S606  it replaces this process

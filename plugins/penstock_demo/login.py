@@ -6,9 +6,10 @@ import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Token
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Token
 
-login = Pipeline("login", version="1.0.0", summary="Signs a person in", trigger=HttpTrigger(api_key=True, login=True))
+GUESSES = Rate("60/minute")  # a password can be guessed: each call counts before its handler looks at one
+login = Pipeline("login", version="1.0.0", summary="Signs a person in", trigger=HttpTrigger(api_key=True, login=True, rate=GUESSES))
 
 _COST = "$argon2id$v=19$m=19456,t=2,p=1$"
 USERS = {

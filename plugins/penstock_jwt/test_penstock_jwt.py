@@ -922,8 +922,8 @@ class TestIssue:
     def test_neither_the_developer_nor_the_operator_alone_makes_a_login_flow(self, world: World, pipeline: str) -> None:
         reason = refused_to_issue(world, pipeline)
 
-        assert reason.startswith(f"{pipeline} is no login flow of test")
-        assert f"penstock login-flow designate {pipeline} --env test" in reason
+        assert reason.startswith(f"v1/{pipeline} is no login flow of test")
+        assert f"penstock login-flow designate v1/{pipeline} --env test" in reason
 
     def test_a_withdrawn_login_flow_makes_no_more_tokens(self, fresh: World) -> None:
         fresh.runtime.policy("api-key")
@@ -940,7 +940,10 @@ class TestIssue:
 
         answered = fresh.runtime.anonymous().post("/v1/keyless/")
 
-        assert (answered.status_code, (answered.json or {})["detail"]) == (400, "keyless does not know its consumer: set api_key=True on its trigger")
+        assert (answered.status_code, (answered.json or {})["detail"]) == (
+            400,
+            "v1/keyless does not know its consumer: set api_key=True on its trigger",
+        )
 
 
 class TestReprs:

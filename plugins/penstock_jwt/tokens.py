@@ -83,6 +83,7 @@ class Tokens(Authenticator):
     refusal = "invalid-token"
     challenge = "Bearer"
     needs = frozenset({"api_key"})
+    credential_headers = ("Authorization",)
 
     def __init__(self, issuer: str, max_header: int = MAX_HEADER) -> None:
         self._issuer = issuer

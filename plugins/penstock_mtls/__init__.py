@@ -25,6 +25,7 @@ class Certificates(Authenticator):
     challenge = "Mutual-TLS"
     only_where_asked = True
     asks_for_secret = False
+    credential_headers = ()  # the runtime withholds it, as it comes from the proxy
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
         """Return the certificate in hexadecimal."""
@@ -63,7 +64,7 @@ class Certificates(Authenticator):
         if fingerprint:
             return f"sha256:{fingerprint[1].replace(':', '').lower()}", b""
         subject = SUBJECT.fullmatch(name)
-        if subject is None or "*" in name:
+        if subject is None or "*" in name or not name.isascii():
             raise ValueError(f"{name!r} names no certificate; give its SHA-256 fingerprint, or dns:NAME or uri:NAME of its subject alternative names")
         return f"{subject[1].lower()}:{_comparable(subject[1], subject[2])}", b""
 
@@ -85,7 +86,7 @@ def _names(certificate: x509.Certificate) -> Iterable[str]:
 
 def _comparable(kind: str, name: str) -> str:
     """Return a name as it is compared: those of DNS in any case."""
-    return name.lower() if kind.lower() == "dns" else name
+    return name.lower() if kind.lower() == "dns" and name.isascii() else name  # other letters have no case in DNS: U+212A is no k
 
 
 @hookimpl

@@ -58,7 +58,7 @@ def offering(**trigger: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(penstock_runtime: Start) -> Runtime:
-    made = penstock_runtime(offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),))
+    made = penstock_runtime(offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),), client_cert_header="Client-Cert")
     for consumer in ("acme", "other"):
         made.client(consumer, key=False, token=False)
     return made
@@ -97,13 +97,23 @@ def test_what_a_stranger_says_counts_as_nothing(runtime: Runtime) -> None:
 
 
 def test_without_trusted_proxies_nobody_is_believed(penstock_runtime: Start) -> None:
-    runtime = penstock_runtime(offering(), policy="any")
+    runtime = penstock_runtime(offering(), policy="any", client_cert_header="Client-Cert")
     runtime.client("acme", key=False, token=False)
     made = certificate()
     enrol(runtime, fingerprint(made))
 
     for peer in (PROXY, "127.0.0.1", ""):
         assert problem(get(runtime, rfc9440(made), peer)) == (401, "credentials-missing")
+
+
+@pytest.mark.parametrize("header", ["Client-Cert", "X-Client-Cert", "X-SSL-Cert", "X-Forwarded-Client-Cert"])
+def test_without_a_setting_no_header_is_read_whoever_sends_it(penstock_runtime: Start, header: str) -> None:
+    runtime = penstock_runtime(offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),))
+    runtime.client("acme", key=False, token=False)
+    made = certificate()
+    enrol(runtime, fingerprint(made))
+
+    assert problem(get(runtime, rfc9440(made), header=header)) == (401, "credentials-missing")
 
 
 def test_names_in_it_are_looked_up_after_its_fingerprint(runtime: Runtime) -> None:
@@ -170,7 +180,8 @@ def test_what_is_no_certificate_is_a_401(runtime: Runtime, said: str) -> None:
 
 
 def test_one_nobody_asked_for_is_not_looked_at(penstock_runtime: Start) -> None:
-    runtime = penstock_runtime(offering(mtls=False), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),))
+    proxies = (ip_network("10.0.0.0/8"),)
+    runtime = penstock_runtime(offering(mtls=False), policy="any", trusted_proxies=proxies, client_cert_header="Client-Cert")
 
     assert get(runtime, rfc9440(certificate())).status_code == 200
 

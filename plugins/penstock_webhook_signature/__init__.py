@@ -27,6 +27,7 @@ class Signature(Authenticator):
     only_where_asked = True
     reads_body = True
     most = MOST
+    credential_headers = ()  # a signature is no secret
     header: str
     timed = True
 

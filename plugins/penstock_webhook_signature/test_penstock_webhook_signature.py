@@ -182,8 +182,8 @@ def test_each_of_many_secrets_is_tried(penstock_runtime: Start) -> None:
 
 
 def test_there_is_room_for_so_many_of_a_kind_and_no_more(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = start(penstock_runtime, "github")
     monkeypatch.setattr(GitHub, "most", 3)
+    runtime = start(penstock_runtime, "github")
 
     def add(name: str, kind: str = "github") -> str:
         return runtime.operate("credential", "add", f"{kind}_signature", "octo", "--env", "test", "--name", name, "--generate")

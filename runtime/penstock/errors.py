@@ -21,8 +21,10 @@ class Refusal(PenstockError):
     """A call gets no further: the answer its caller receives, as RFC 9457 problem details.
 
     `code` is the problem's stable `type`, `status` its HTTP status. `headers` go out with it, `extra` are further members
-    of the document. Neither ever holds a credential.
+    of the document. Neither ever holds a credential. `counted` says that it counts as a failed credential already.
     """
+
+    counted = False
 
     def __init__(
         self,

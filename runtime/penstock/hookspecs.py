@@ -25,8 +25,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a hook has no body
     """Offer pipelines.
 
-    Called once, when the process loads its plugins. Silence offers none. A name and major version that two pipelines
-    share is served by neither.
+    Called once, when the process loads its plugins. Silence offers none. An id (`v1/orders`) that is offered twice is served for
+    neither, and a name that two plugins share refuses the pipelines of both.
     """
 
 
@@ -34,7 +34,8 @@ def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a
 def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
     """Offer access policies.
 
-    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all refuses every external one.
+    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all refuses every external one. So does a hook that
+    raises or returns anything but `AccessPolicy` values: nobody knows what those policies would refuse.
     """
 
 

@@ -6,27 +6,29 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
 
 from penstock import forks, metrics
-from penstock.access.environments import pipelines_seen
 from penstock.access.marks import Marks
+from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import TokenIssuer, Violation
+from penstock.contracts.access import Violation
 from penstock.contracts.call import Caller, Token
-from penstock.contracts.cors import Cors
+from penstock.contracts.handed import Withheld
+from penstock.contracts.offered import is_token
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
-from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
+from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
 from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
@@ -34,9 +36,12 @@ from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, TokenNotIssued, Unknown
 from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
+from penstock.gate.judging import WHAT_IT_READS, Judgement, Judging
 from penstock.gate.rates import Limiter
+from penstock.gate.verdicts import FIX
+from penstock.guard import PluginFault, ask, described
 from penstock.logs import Sparing
-from penstock.plugins import Plugins, load_plugins
+from penstock.plugins import Offer, Plugins, load_plugins
 from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
 from penstock.runs.attendance import Attendance
@@ -51,11 +56,12 @@ from penstock.settings import Settings
 
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
 POLL_BESIDE_LISTENING = 0.5
+PAUSE_WHEN_BROKEN = 1.0  # all of the access data is read anew then
 FLUSH = 15.0  # seconds between writes of when keys were last used, between renewals of claims, and between two clearings
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
-WHAT_IT_READS = "mend what that plugin reads (`penstock variable list`)"
+MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
 
@@ -71,11 +77,8 @@ def open_dbos(url: str, environment: str, box: Box) -> Ledger:
 
 def _compiled(pipeline: Pipeline, check_replies: str) -> tuple[list[Endpoint], list[tuple[str, str]]]:
     """Return a pipeline's endpoints, and what is wrong with its declaration, each with its mend."""
-    try:
-        endpoints, problems = compile_routes(pipeline, check_replies=check_replies)
-        wrong = list(pipeline.problems())
-    except Exception as error:  # noqa: BLE001  a developer may have given anything; it refuses this pipeline and no other
-        return [], [(f"its declaration can't be understood: {type(error).__name__}: {error}", "give each option what its documentation says")]
+    endpoints, problems = compile_routes(pipeline, check_replies=check_replies)
+    wrong = list(pipeline.problems())
     return endpoints, [(item.problem, item.mend) for item in problems] + [item for item in wrong if item[0] != "it has no handler" or not problems]
 
 
@@ -102,9 +105,11 @@ class Host:
         self._open_ledger = open_ledger
         self.log = structlog.get_logger("penstock")
         self.plugins: Plugins = load_plugins(settings, extra=extra)
-        self.judge = Judge(self.plugins.policies, self.plugins.authenticators)
+        self.judge = Judge(self.plugins.policies, self.plugins.authenticators, self.plugins.silent)
         self.loaded: dict[str, Loaded] = {}
+        self._judging = Judging(self.plugins, self.judge, self.loaded)
         self.mistakes: list[Mistake] = list(self.plugins.mistakes)
+        self.withheld = _withheld(settings, self.plugins)
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
@@ -127,6 +132,8 @@ class Host:
         self.fork: int | None = None
         self._process: str | None = None
         self._gates_version = -1
+        self._trouble: str | None = None
+        self._doubts: frozenset[str] = frozenset()
         self._counted_alone = ""
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
@@ -137,20 +144,55 @@ class Host:
 
     def _load(self) -> None:
         """Compile every pipeline that was offered; what is wrong with one refuses that one."""
-        usable = [offer for offer in self.plugins.offers if self._fit(offer.plugin, offer.pipeline)]
-        count = Counter(offer.pipeline.id for offer in usable)
-        for offer in usable:
+        usable = [(offer, url) for offer in self.plugins.offers if (url := self._url(offer)) is not None]
+        count = Counter(identifier for _, (identifier, _) in usable)
+        plugins: defaultdict[str, set[str]] = defaultdict(set)
+        for offer, (_, name) in usable:
+            plugins[name].add(offer.plugin)
+        for offer, (identifier, name) in usable:
             pipeline = offer.pipeline
-            endpoints, found = _compiled(pipeline, self.settings.check_replies)
-            if count[pipeline.id] > 1:
-                found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
-            self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]
+            try:
+                endpoints, found = ask(offer.plugin, "the declaration", partial(_compiled, pipeline, self.settings.check_replies))
+            except PluginFault as fault:
+                problem = fault.problem.removeprefix("the declaration raised ")
+                endpoints, found = [], [(f"its declaration can't be understood: {problem}", "give each option what its documentation says")]
+            if count[identifier] > 1:
+                found.append((f"{identifier} is declared {count[identifier]} times", "keep one, or give them different major versions"))
+            found += self._credential_problems(pipeline, endpoints)
+            if others := sorted(plugins[name] - {offer.plugin}):
+                found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
+            self.mistakes += [Mistake(offer.plugin, name, *item) for item in found]
             if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
-            before = self.loaded.get(pipeline.id)
+            before = self.loaded.get(identifier)
             broken += before.broken if before else ()
-            self.loaded[pipeline.id] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+            self.loaded[identifier] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+
+    def _credential_problems(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> Iterable[tuple[str, str]]:
+        """Yield the parameters of handlers that would hold a credential, which no handler gets; each with its mend."""
+        for endpoint in endpoints:
+            for item in endpoint.parameters:
+                name = item.sent_as.lower()
+                withheld = item.sent_as in self.withheld.parameters if item.place == "query" else name in self.withheld.headers
+                if withheld and not (item.place == "header" and name == "authorization" and pipeline.trigger.forward_token):
+                    mend = "use call.caller; to hand the token on, set forward_token=True on its HttpTrigger"
+                    yield f"{endpoint.route}: the {item.place} {item.sent_as} holds a credential, which handlers don't get", mend
+
+    def _url(self, offer: Offer) -> tuple[str, str] | None:
+        """Return a pipeline's id and name; None, and a mistake, where it has no URL."""
+        pipeline = offer.pipeline
+
+        def found() -> tuple[list[tuple[str, str]], str, str]:
+            wrong = list(pipeline.url_problems())
+            return wrong, "" if wrong else pipeline.id, str(pipeline.name)
+
+        try:
+            wrong, identifier, name = ask(offer.plugin, "the declaration of a pipeline", found)
+        except PluginFault as fault:
+            wrong, identifier, name = [(fault.problem, "give name and version as their documentation says")], "", ""
+        self.mistakes += [Mistake(offer.plugin, name, *item) for item in wrong]
+        return None if wrong else (identifier, name)
 
     def _asking(self) -> Asking:
         """Return what answers consumers about their durable runs."""
@@ -158,47 +200,19 @@ class Host:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.")
         return self.asking
 
-    def _fit(self, plugin: str, pipeline: Pipeline) -> bool:
-        """Say whether a pipeline has a URL at all; report it where it has none."""
-        wrong = list(pipeline.url_problems())
-        self.mistakes += [Mistake(plugin, str(pipeline.name), *item) for item in wrong]
-        return not wrong
-
     @property
-    def names(self) -> frozenset[str]:
-        """The names of all pipelines that were loaded, served or not."""
-        return frozenset(item.pipeline.name for item in self.loaded.values())
+    def offered(self) -> dict[str, str]:
+        """All pipelines that were loaded, served or not: the plugin of each, by id."""
+        return {identifier: item.plugin for identifier, item in self.loaded.items()}
 
     @property
     def broken(self) -> frozenset[str]:
         """The ids of the pipelines whose declaration is at fault."""
         return frozenset(identifier for identifier, item in self.loaded.items() if item.broken)
 
-    def judge_all(self, access: Snapshot, *, policy: str | None = None, internal: bool = False) -> dict[str, Judged]:
-        """Judge every pipeline for one of the listeners, by id; `policy` asks what another policy would say."""
-        _, failures = self.response_policy(access)
-        return {
-            identifier: self.judge.judge(item.pipeline, access, policy=policy, broken=item.broken, internal=internal, also=failures)
-            for identifier, item in sorted(self.loaded.items())
-        }
-
-    def response_policy(self, access: Snapshot) -> tuple[ResponsePolicy, tuple[Violation, ...]]:
-        """Return what the environment's replies have in common, and why that can't be said."""
-        headers: dict[str, ResponseHeader] = {}
-        cors: tuple[Cors | None, bool] = None, False
-        failures: list[Violation] = []
-        for implementation in self.plugins.manager.hook.penstock_response_policy.get_hookimpls():
-            try:
-                said = implementation.function(*([access] if implementation.argnames else []))
-            except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; then replies would lack what an operator wants
-                failures.append(Violation(f"the header policy of {implementation.plugin_name} failed: {error}", WHAT_IT_READS))
-                continue
-            wrong = [] if said is None else list(problems_of(said))
-            failures += [Violation(f"the header policy of {implementation.plugin_name} makes no sense: {problem}", mend) for problem, mend in wrong]
-            if isinstance(said, ResponsePolicy) and not wrong:
-                headers |= {rule.name.lower(): rule for rule in said.headers}
-                cors = (said.cors, said.cors_override) if said.cors is not None else cors
-        return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
+    def judge_all(self, access: Snapshot, *, policy: str | None = None) -> Judgement:
+        """Judge every pipeline for both listeners; `policy` asks what another policy would say."""
+        return self._judging.judge_all(access, policy=policy)
 
     def check_variable(self, engine: Engine, environment: str, box: Box, name: str, value: str) -> None:
         """Refuse a variable's value that no header policy could work with: it would block every pipeline. Raises Mistaken."""
@@ -207,18 +221,21 @@ class Host:
         else:
             access = Snapshot(environment, box)
             access.refresh(engine)
-        _, before = self.response_policy(access)
+        before = self._judging.response_violations(access)
         access.variables = {**access.variables, name: value}
-        for violation in self.response_policy(access)[1]:
+        for violation in self._judging.response_violations(access):
             if violation not in before:
                 mend = f"; {violation.mend}" if violation.mend != WHAT_IT_READS else ""
                 raise Mistaken(f"{name} was not set, for it would block every pipeline of {environment}: {violation.reason}{mend}")
 
-    def look(self, engine: Engine, environment: str, box: Box, *, internal: bool = False) -> tuple[Snapshot, dict[str, Judged]]:
-        """Read an environment's access data once and judge every pipeline there for one of the listeners; for commands."""
+    def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, Judgement]:
+        """Read an environment's access data once and judge every pipeline there; for commands."""
         access = Snapshot(environment, box)
         access.refresh(engine)
-        return access, self.judge_all(access, internal=internal)
+        judgement = self.judge_all(access)
+        for fault in judgement.faults:
+            self.note_fault(fault)
+        return access, judgement
 
     def preview(self, access: Snapshot, policy: str, *, internal: bool = False) -> PolicyChange:
         """Say which pipelines of an environment would stop and start being served under another policy. Raises Unknown."""
@@ -227,7 +244,7 @@ class Host:
             raise Unknown("policy", policy, options, mend=f"there are: {', '.join(options) or 'none loaded'}")
         facts = access.environment
         policies = facts.internal_policy if internal else facts.policy, policy
-        now, then = self.judge_all(access, internal=internal), self.judge_all(access, policy=policy, internal=internal)
+        now, then = self.judge_all(access).on(internal=internal), self.judge_all(access, policy=policy).on(internal=internal)
         return change_of(facts.name, policies, now, then, internal=internal)
 
     def start(self, *, kind: str | None = None, access: Snapshot | None = None) -> None:
@@ -318,6 +335,10 @@ class Host:
             self._read(engine, access)
         except (DatabaseAway, Unknown) as error:
             raise CannotStart(str(error)) from error
+        except PenstockError:
+            raise
+        except Exception as error:
+            raise CannotStart(f"the access data can't be read: {described(error)}") from error
         if self.settings.strict:
             self._refuse_to_start_if_refused()
         return engine
@@ -329,16 +350,22 @@ class Host:
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.refresh(engine)
-        present: dict[str, list[str]] = {}
-        for identifier, item in self.loaded.items():
-            present.setdefault(item.pipeline.name, []).append(identifier)
-        pipelines_seen(engine, "runtime", self.settings.environment, present)
+        self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.refresh(engine)
         self.access = access
         self._rejudge()
         self.limiter = Limiter(
             self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass", failures=_failures(self.settings.failed_auth_rate)
         )
+
+    def _report_names(self, names: Mapping[str, list[str]]) -> None:
+        """Log what became of names that the release before kept: ids, or nothing where no plugin, or more than one, offers such a pipeline."""
+        for name, identifiers in names.items():
+            if identifiers:
+                self.log.info("name became ids", name=name, pipelines=identifiers)
+            else:
+                mend = "no plugin alone offers it; associate, designate or limit pipelines by their ids"
+                self.log.warning("name counts for nothing any more", name=name, mend=mend)
 
     def stop(self) -> None:
         """End the threads and write what is left."""
@@ -362,9 +389,7 @@ class Host:
     def _report(self) -> None:
         """Say at start what is not served, and how to mend it."""
         for mistake in self.mistakes:
-            self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
-            if mistake.trace:
-                self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
+            self._log_mistake(mistake)
         for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
             for violation in judged.violations:
                 self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
@@ -372,7 +397,10 @@ class Host:
                 self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
         if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
             self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
+        if self.settings.client_cert_header and not self.settings.trusted_proxies:
+            self.log.warning("no client certificate is read from a header: no proxy is trusted", mend="set PENSTOCK_TRUSTED_PROXIES")
         self._report_counts()
+        self._report_doubts()
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
 
@@ -390,25 +418,61 @@ class Host:
             self.log.warning("each worker counts alone", what=what, workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
         self._counted_alone = what
 
+    def _report_doubts(self) -> None:
+        """Log which rows can't be read, each once; what they might grant is closed, and what they might restrict."""
+        doubts = frozenset(self._access().doubts)
+        for doubt in sorted(doubts - self._doubts):
+            self.log.error("access data can't be read", row=doubt, mend="set it again with the command that made it, or correct the row")
+        self._doubts = doubts
+
     def catch_up(self, engine: Engine) -> None:
         """Read what changed in the database and judge the pipelines anew where that matters. Raises DatabaseAway."""
         with self._catching_up:
             access = self._access()
             if access.refresh(engine):
                 self._report_counts()
+                self._report_doubts()
             if access.gates_version != self._gates_version or self._due():
-                self._rejudge()
+                self._rejudge(live=True)
 
-    def _rejudge(self) -> None:
+    def _rejudge(self, *, live: bool = False) -> None:
+        """Judge all pipelines anew. While calls are answered, they wait for it where it takes long, and are let through by no old gate."""
         access = self._access()
         version = access.gates_version
-        self.responses = self.response_policy(access)[0]
-        self.judged = self._judge_anew(access, self.judged, internal=False)
-        self.judged_internal = self._judge_anew(access, self.judged_internal, internal=True)
+        before = self.judged, self.judged_internal
+        judgement = self._judging.judge_all(access, live=self._close_all if live else None)
+        for fault in judgement.faults:
+            if self.note_fault(fault) and live:
+                self._log_mistake(self.mistakes[-1])
+        for old, new in zip(before, (judgement.external, judgement.internal), strict=True):
+            self._tell_changes(old, new)
+        self.responses, self.judged, self.judged_internal = judgement.responses, judgement.external, judgement.internal
         self._gates_version = version
 
-    def _judge_anew(self, access: Snapshot, before: Mapping[str, Judged], *, internal: bool) -> dict[str, Judged]:
-        judged = self.judge_all(access, internal=internal)
+    def _close_all(self) -> None:
+        """Let no call through until all pipelines are judged."""
+        self.judged = self.judged_internal = self._judging.close_all("it is being judged, which takes longer than usual", "look at the log")
+
+    def tell_fault(self, fault: PluginFault) -> None:
+        """Tell operators what plugin code did while it was called: in the log and among the mistakes, once."""
+        if self.note_fault(fault):
+            self._log_mistake(self.mistakes[-1])
+
+    def note_fault(self, fault: PluginFault) -> bool:
+        """Add a fault of a plugin to the mistakes, and return whether it is new."""
+        mistake = Mistake(fault.plugin, "", fault.problem, FIX, trace=fault.trace)
+        if mistake in self.mistakes or len(self.mistakes) >= MOST_MISTAKES:
+            return False
+        self.mistakes.append(mistake)
+        return True
+
+    def _log_mistake(self, mistake: Mistake) -> None:
+        self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
+        if mistake.trace:
+            self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
+
+    def _tell_changes(self, before: Mapping[str, Judged], judged: Mapping[str, Judged]) -> None:
+        """Log what became of pipelines that were judged before."""
         for identifier, item in judged.items():
             old = before.get(identifier)
             if old is not None and (fresh := set(item.warnings) - set(old.warnings)):
@@ -416,7 +480,6 @@ class Host:
             if old is not None and old.state is not item.state:
                 tell = self.log.info if item.state is State.SERVED else self.log.warning
                 tell(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
-        return judged
 
     def _access(self) -> Snapshot:
         if self.access is None:
@@ -425,36 +488,29 @@ class Host:
         return self.access
 
     def _follow(self, engine: Engine) -> None:
-        """Keep the snapshot at the database's revision, until stopped."""
-        reachable = True
+        """Keep the snapshot at the database's revision, until stopped. Nothing ends it sooner: a view that nobody follows is a stale one."""
         flushed = time.monotonic()
         while not self._stop.is_set():
-            metrics.aged(min(self._access().age(), 1e9))
-            try:
-                self.catch_up(engine)
-                if self.marks is not None:
-                    self.marks.flush()
-                self._attend(engine)
-                if not reachable:
-                    self.log.info("database back")
-                    reachable = True
+            with self._told("following the database"):
+                metrics.aged(min(self._access().age(), 1e9))
+                back = self._catch_up_or_tell(engine)
+                if self._trouble is None:
+                    if self.marks is not None:
+                        self.marks.flush()
+                    self._attend(engine)
+                if back:
                     flushed = float("-inf")  # claims may be about to end
-            except Exception as error:  # noqa: BLE001  whatever it is, following must go on; staleness closes the gates
-                if reachable:
-                    self.log.error("database away", error=str(error), max_staleness=self.settings.max_staleness)
-                    reachable = False
             if time.monotonic() - flushed >= FLUSH:
                 flushed = time.monotonic()
-                self._renew()
-                self._flush(engine)
-                self._speak(engine)
-                self._purge(engine)
-                self.sparing.sweep(time.monotonic())
-            self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
+                with self._told("housekeeping"):
+                    self._keep_house(engine)
+            pause = POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING
+            self._wake.wait(pause if self._access().broken is None else PAUSE_WHEN_BROKEN)
             self._wake.clear()
-        self._flush(engine)
-        self._speak(engine, ended=True)
-        engine.dispose()
+        with self._told("housekeeping"):
+            self._flush(engine)
+            self._speak(engine, ended=True)
+            engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
 
@@ -464,6 +520,44 @@ class Host:
             with suppress(PenstockError):
                 self.attendance.look(engine, self.environment_id)
 
+    @contextmanager
+    def _told(self, doing: str) -> Iterator[None]:
+        """Log what is raised, whatever it is, and go on; what is raised again and again is logged once in a while."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(BaseException):  # a log that can't be written to is no reason either
+                if self.sparing.may(time.monotonic(), doing=doing, error=type(error).__name__):
+                    self.log.exception("background work failed", doing=doing, error=type(error).__name__)
+
+    def _catch_up_or_tell(self, engine: Engine) -> bool:
+        """Catch up with the database, and return whether it is back. What keeps us from it is logged when it begins, and shown by `checks`."""
+        before = self._trouble
+        try:
+            self.catch_up(engine)
+        except (DatabaseAway, Unknown) as error:
+            self._trouble = "database away"
+            if before != self._trouble:
+                self.log.error(self._trouble, error=str(error), max_staleness=self.settings.max_staleness)
+            return False
+        except BaseException as error:
+            self._trouble = f"changes can't be applied: {self._access().broken or type(error).__name__}"
+            if before != self._trouble:
+                self.log.exception("changes can't be applied: all calls are answered 503", error=described(error), access=self._access().broken)
+            return False
+        self._trouble = None
+        if before is not None:
+            self.log.info("database back")
+        return before is not None
+
+    def _keep_house(self, engine: Engine) -> None:
+        """Do what is due now and then."""
+        self._renew()
+        self._flush(engine)
+        self._speak(engine)
+        self._purge(engine)
+        self.sparing.sweep(time.monotonic())
+
     def _due(self) -> bool:
         now = time.time()
         return any(item.again_at is not None and item.again_at <= now for judged in (self.judged, self.judged_internal) for item in judged.values())
@@ -471,10 +565,10 @@ class Host:
     def _listen(self, engine: Engine) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""
         while not self._stop.is_set():
-            try:
+            with self._told("listening to the database"), suppress(OSError):
                 listen(engine, self._wake.set, self._stop.is_set)
-            except OSError:
-                self._stop.wait(1)
+                continue
+            self._stop.wait(1)
 
     def _flush(self, engine: Engine) -> None:
         used, self._used = self._used, {}
@@ -536,11 +630,15 @@ class Host:
 
     def checks(self) -> tuple[bool, dict[str, str]]:
         """Say whether this process can answer calls, and how each part of it is."""
+        followed = not self._threads or self._threads[0].is_alive()
+        applied = self.access is None or self.access.broken is None
         checks = {
-            "database": "ok" if self.reachable() else "can't be reached",
-            "snapshot": "ok" if self.fresh() else "too old",
+            "database": "ok" if self.reachable() else "can't be reached" if applied else "its changes can't be applied; the log says why",
+            "snapshot": "ok" if self.fresh() else "too old" if applied else "not usable; the log says why",
             "plugins": "ok" if not self.plugins.mistakes else f"{len(self.plugins.mistakes)} refused",
         }
+        if not followed:
+            checks["database"] = "not followed: the thread that does it has ended; restart this process"
         if self.limiter is not None and self.limiter.away:
             checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
@@ -554,26 +652,40 @@ class Host:
         """Make a token for the consumer that calls a designated login flow. Raises TokenNotIssued."""
         access = self._access()
         issuers = self.plugins.issuers
-        if not pipeline.trigger.login or not access.pipeline(pipeline.name).login_flow:
+        if not pipeline.trigger.login or not access.pipeline(pipeline.id).login_flow:
             raise TokenNotIssued(
-                f"{pipeline.name} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
-                f" (`penstock login-flow designate {pipeline.name} --env {access.environment.name}`)"
+                f"{pipeline.id} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
+                f" (`penstock login-flow designate {pipeline.id} --env {access.environment.name}`)"
             )
         if caller.consumer is None:
-            raise TokenNotIssued(f"{pipeline.name} does not know its consumer: set api_key=True on its trigger")
+            raise TokenNotIssued(f"{pipeline.id} does not know its consumer: set api_key=True on its trigger")
         if len(issuers) != 1:
             raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
-        issuer: TokenIssuer = issuers[0]
-        return issuer.issue(access, caller.consumer, now=time.time(), **wanted)  # type: ignore[arg-type]  # Call.issue_token typed them
+        issuer = issuers[0]
+        token = issuer.issue(access, caller.consumer, now=time.time(), **wanted)
+        if not is_token(token):
+            self.tell_fault(PluginFault(issuer.plugin, f"its token issuer returned {type(token).__name__}, not a Token"))
+            raise TokenNotIssued("the token issuer made no token; the log says which plugin it is of")
+        return token
 
-    def may_log_in(self, name: str) -> bool:
+    def may_log_in(self, identifier: str) -> bool:
         """Say whether the trigger of a pipeline says login=True: without it, it can't issue tokens even where it is designated."""
-        return any(item.pipeline.trigger.login for item in self.loaded.values() if item.pipeline.name == name)
+        item = self.loaded.get(identifier)
+        return item is not None and item.pipeline.trigger.login
 
-    def own_rates(self, name: str) -> dict[str, list[str]]:
-        """Return the rates of a pipeline that a consumer's limit there stands in for, by the pipeline's ids."""
-        usable = [item.pipeline for item in self.loaded.values() if item.pipeline.name == name and not item.broken]
-        return {pipeline.id: [str(rate) for rate in pipeline.trigger.rate if rate.by in STOOD_IN_FOR] for pipeline in usable}
+    def own_rates(self, identifier: str) -> list[str] | None:
+        """Return the rates of a pipeline that a consumer's limit there stands in for; None where they are not known."""
+        item = self.loaded.get(identifier)
+        if item is None or item.broken:
+            return None
+        return [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
+
+
+def _withheld(settings: Settings, plugins: Plugins) -> Withheld:
+    """Return which headers and query parameters handlers don't get."""
+    offered = plugins.authenticators
+    headers = [*settings.api_key_headers, settings.client_cert_header, *(name for item in offered for name in item.credential_headers)]
+    return Withheld.of(headers, (name for item in offered for name in item.credential_parameters))
 
 
 def _failures(text: str) -> Rate | None:

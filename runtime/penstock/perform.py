@@ -123,7 +123,7 @@ class Observers:
     def _tell(self, hook: pluggy.HookCaller, **facts: object) -> None:
         try:
             hook(**facts)
-        except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
+        except BaseException:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
             self._log.exception("observer failed")
 
 
@@ -219,7 +219,7 @@ class Starter:
             content_type=child.content_type,
             read_body=lambda: child.body,
             variables=access.variables if access is not None else {},
-            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
+            read_secrets=lambda: access.secrets_for(pipeline.id) if access is not None else {},
             read_http=client_of(child.run, deadline, traceparent),
         )
 

@@ -62,8 +62,8 @@ SETTINGS = (
     Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
     Setting(
         "PENSTOCK_CLIENT_CERT_HEADER",
-        "Client-Cert",
-        "the header in which they pass on a client's certificate, verified (RFC 9440, or escaped PEM)",
+        "",
+        "the header in which trusted proxies pass on a client's certificate, such as Client-Cert (RFC 9440, or escaped PEM); empty: none is read",
     ),
     Setting(
         "PENSTOCK_URL",
@@ -152,7 +152,7 @@ class Settings:
     failed_auth_rate: str = "20/minute"
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
-    client_cert_header: str = "Client-Cert"
+    client_cert_header: str = ""
     url: str = ""
     openapi: str = "auto"
     docs: str = "auto"
@@ -195,7 +195,8 @@ class Settings:
             raise BadSetting("PENSTOCK_API_KEY_HEADERS must name at least one header, letters, digits and dashes, separated by commas")
         if any(name.lower() in {"authorization", "cookie", "host"} for name in headers):
             raise BadSetting("PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such as X-API-Key")
-        if not HEADER.fullmatch(read.text("PENSTOCK_CLIENT_CERT_HEADER")):
+        certificate = read.text("PENSTOCK_CLIENT_CERT_HEADER")
+        if certificate and not HEADER.fullmatch(certificate):
             raise BadSetting("PENSTOCK_CLIENT_CERT_HEADER must be the name of a header, letters, digits and dashes")
         pipelines, console = read.flag("PENSTOCK_PIPELINES"), read.flag("PENSTOCK_CONSOLE")
         if not pipelines and not console:
@@ -220,7 +221,7 @@ class Settings:
             failed_auth_rate=read.text("PENSTOCK_FAILED_AUTH_RATE"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
-            client_cert_header=read.text("PENSTOCK_CLIENT_CERT_HEADER"),
+            client_cert_header=certificate,
             url=read.url("PENSTOCK_URL", "https://api.example.com/orders"),
             openapi=read.choice("PENSTOCK_OPENAPI", "auto", "true", "sign-in", "false"),
             docs=read.choice("PENSTOCK_DOCS", "auto", "true", "sign-in", "false"),

@@ -22,11 +22,14 @@ from werkzeug.test import Client, TestResponse
 
 from penstock import logs
 from penstock.access import consumers, environments
+from penstock.access.pipelines import set_login_flow
 from penstock.access.secrets import Box, make_secret_key
 from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
+from penstock.contracts.handed import Withheld
+from penstock.contracts.offered import is_token
 from penstock.db import migrate
 from penstock.db.engine import open_engine
 from penstock.gate.compliance import State
@@ -40,6 +43,7 @@ from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
 ACTOR = "test"
+WITHHELD = Withheld.of(Settings().api_key_headers)
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
@@ -100,8 +104,8 @@ class Runtime:
         self._host.catch_up(self._engine)
 
     def designate(self, pipeline: str) -> None:
-        """Make a pipeline a login flow, as an operator would."""
-        environments.set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.names, designated=True)
+        """Make a pipeline a login flow, as an operator would: by its id (`v1/login`), or by its name where that is clear."""
+        set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.offered, designated=True)
         self._host.catch_up(self._engine)
 
     def operate(self, *words: str, given: str = "") -> str:
@@ -158,7 +162,7 @@ class Runtime:
         subject: str = "ann",
         scopes: Iterable[str] = (),
     ) -> CallerClient:
-        """Return a client that calls for a consumer, made where it is new and associated with all pipelines or those named.
+        """Return a client that calls for a consumer, made where it is new and associated with all pipelines, or those named (by id or name).
 
         Its calls carry a key, and a token with these scopes, unless told not to.
         """
@@ -166,8 +170,8 @@ class Runtime:
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = self._host.names if pipelines is None else pipelines
-        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.names)
+        associated = self._host.offered if pipelines is None else pipelines
+        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered)
         if key:
             headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
         self._host.catch_up(self._engine)
@@ -181,7 +185,10 @@ class Runtime:
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
         (issuer,) = self._host.plugins.issuers
-        return issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
+        token = issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time())
+        if not is_token(token):
+            raise TypeError(f"the token issuer of {issuer.plugin} returned {type(token).__name__}")
+        return token.access_token
 
     def refused(self) -> dict[str, list[str]]:
         """Return what is not served here, by pipeline (`v1/orders`), each with its reasons and mends."""
@@ -208,7 +215,10 @@ class Runtime:
 
 
 def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[str, str] | None = None, **parts: Any) -> Call:  # noqa: ANN401  any part of a Call
-    """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test."""
+    """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test.
+
+    Credentials among the headers are left out, as they are for a handler that is called.
+    """
     usual: dict[str, Any] = {
         "method": "GET",
         "path": "/v1/example/",
@@ -218,7 +228,7 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
-    sent = {name.lower(): value for name, value in (headers or {}).items()}
+    sent = WITHHELD.without({name.lower(): value for name, value in (headers or {}).items()})
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
 

@@ -91,7 +91,7 @@ def fill_access(place: Place) -> None:
                     "api_keys", id=f"key_{environment}_{number}", **where, digest=digest, last_four="abcd", note="", enabled=True, created_at=now
                 )
                 for step in range(EACH):
-                    rows.add("associations", **where, pipeline=f"p{(number + step * 7) % PIPELINES}", active=True)
+                    rows.add("associations", **where, pipeline=f"v1/p{(number + step * 7) % PIPELINES}", active=True)
         for number in range(EVENTS):
             subject, detail = f"c{number % CONSUMERS:04}", {"key": f"key_{number}"}
             rows.add("audit_events", at=now, actor="ann", action="key:created", environment="test", subject=subject, detail=detail)

@@ -285,7 +285,7 @@ OPERATED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def start(folder: Path, place: str, **settings: Any) -> tuple[Runtime, CallerClient]:
     """Start a runtime as one of the places; return it, and a client with a key."""
-    usual = {"log_calls": "none", "log_level": "error", "trusted_proxies": (ip_network("10.0.0.0/8"),)}
+    usual = {"log_calls": "none", "log_level": "error", "trusted_proxies": (ip_network("10.0.0.0/8"),), "client_cert_header": "Client-Cert"}
     runtime = Runtime(folder, offering(), policy="any", **usual, **settings)
     client = runtime.client("acme", token=False)
     keys = folder / "keys.json"

@@ -301,7 +301,7 @@ def with_many(stack: ExitStack, folder: Path) -> None:
         connection.executemany("INSERT INTO consumers VALUES (?, ?, ?, ?, ?, ?)", rows)
         keys = ((f"key_{n:012x}", 1, 2 + n % CONSUMERS, secrets.token_bytes(32), "abcd", "", 1, now, None, None, None, 2) for n in range(KEYS))
         connection.executemany("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", keys)
-        pairs = ((2 + number % CONSUMERS, f"pipe-{(number // CONSUMERS + number) % PIPELINES}") for number in range(10 * CONSUMERS))
+        pairs = ((2 + number % CONSUMERS, f"v1/pipe-{(number // CONSUMERS + number) % PIPELINES}") for number in range(10 * CONSUMERS))
         connection.executemany("INSERT INTO associations (environment_id, consumer_id, pipeline, active, revision) VALUES (1, ?, ?, 1, 2)", pairs)
     small = serve(stack, few, workers=2)
     began = time.monotonic()

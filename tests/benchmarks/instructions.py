@@ -103,7 +103,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
         return lambda: b"".join(application(environ(path, credentials), start_response))
 
     def admitted() -> object:
-        head = RequestHead(environ("/v1/echo/", sent), "echo")
+        head = RequestHead(environ("/v1/echo/", sent), "v1/echo")
         return host.judged["v1/echo"].gate.admit(head, host.access, time.time()) if host.access is not None else None
 
     config = Config()

@@ -68,12 +68,12 @@ def make_consumer_with_key(page: Page, here: Console) -> str:
 def associate_in_both(page: Page) -> None:
     page.get_by_role("button", name="Change").click()
     page.get_by_placeholder("Part of a name").fill("stat")
-    expect(page.get_by_role("checkbox", name="orders in test")).to_be_hidden()
+    expect(page.get_by_role("checkbox", name="v1/orders in test")).to_be_hidden()
     page.get_by_role("button", name="Tick all that are shown in test").click()
-    page.get_by_role("checkbox", name="status in prod").check()
+    page.get_by_role("checkbox", name="v1/status in prod").check()
     page.get_by_placeholder("Part of a name").fill("")
-    page.get_by_role("checkbox", name="orders in test").check()
-    expect(page.get_by_role("checkbox", name="stock in test")).not_to_be_checked()
+    page.get_by_role("checkbox", name="v1/orders in test").check()
+    expect(page.get_by_role("checkbox", name="v1/stock in test")).not_to_be_checked()
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("status")).to_contain_text("Saved: 3 added.")
 
@@ -87,7 +87,7 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     key = make_consumer_with_key(page, here)
     associate_in_both(page)
     held = consumers.show_consumer(here.place.engine, "acme")["associations"]
-    assert held == {"prod": ["status"], "test": ["orders", "status"]}
+    assert held == {"prod": ["v1/status"], "test": ["v1/orders", "v1/status"]}
 
     page.goto(f"{here.url}/pipelines/v1/status?env=test")
     expect(page.locator(".card").nth(1)).to_contain_text("A call needs an API key of an associated consumer.")

@@ -90,23 +90,23 @@ def test_every_page_is_accessible(console: Callable[..., Console], width: int, s
 class TestTokens:
     def test_a_login_flow_is_designated_and_withdrawn(self, oli: Hand, engine: Engine) -> None:
         before = words_of(oli.get("/tokens", env="prod").text)
-        said = oli.follow(oli.post("/tokens/flows/login/designate?env=prod"))
+        said = oli.follow(oli.post("/tokens/flows/v1/login/designate?env=prod"))
         event = last(engine)
-        withdrawn = oli.follow(oli.post("/tokens/flows/login/withdraw?env=prod"))
+        withdrawn = oli.follow(oli.post("/tokens/flows/v1/login/withdraw?env=prod"))
 
         assert "login not designated It says login=True, but may issue no tokens here until you designate it." in before
         assert "login is a login flow of prod now." in said
         assert "login designated It issues tokens" in said
-        assert event == ("oli", "login-flow:designated", "prod", "login")
+        assert event == ("oli", "login-flow:designated", "prod", "v1/login")
         assert "login not designated" in withdrawn
         assert "not designated" in words_of(oli.get("/tokens", env="test").text)
 
     def test_one_that_does_not_ask_for_it_is_told_of(self, oli: Hand) -> None:
-        said = oli.follow(oli.post("/tokens/flows/orders/designate?env=test"))
-        unknown = oli.post("/tokens/flows/ordres/designate?env=test")
+        said = oli.follow(oli.post("/tokens/flows/v1/orders/designate?env=test"))
+        unknown = oli.post("/tokens/flows/v1/ordres/designate?env=test")
 
         assert "But its trigger does not say login=True, so it can't issue tokens." in said
-        assert (unknown.status_code, "did you mean 'orders'" in words_of(unknown.text)) == (422, True)
+        assert (unknown.status_code, "did you mean 'v1/orders'" in words_of(unknown.text)) == (422, True)
 
     def test_signing_keys_rotate_and_drop(self, oli: Hand, engine: Engine) -> None:
         (first,) = signing.list_signing_keys(engine, "test")
@@ -186,7 +186,7 @@ class TestLimits:
 
         assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
         assert "That stands in for the rates of its own: 2/minute by consumer." in said
-        assert "acme orders 5/minute key" in said
+        assert "acme v1/orders 5/minute key" in said
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
         assert [(row["environment"], row["pipeline"], row["rate"]) for row in bounds.list_limits(engine)] == [("prod", "", "9/hour")]
@@ -293,7 +293,7 @@ class TestSettings:
         pages = [oli.get(path).text for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")]
 
         assert "erp" in said
-        assert "login, orders" in said
+        assert "v1/login, v1/orders" in said
         assert runtime.access.secrets["erp"].value.reveal() == VALUE  # type: ignore[attr-defined]  # the snapshot has it
         assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (*wrong, empty)] == [["name"], ["days"], ["pipelines"], ["value"]]
         assert not any("line two" in text for text in (said, *(answered.text for answered in wrong), *pages))
@@ -350,7 +350,7 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(runtime: Runt
     vic = Hand.of(runtime, "vic")
     before = len(audit.events(engine, limit=100))
     forms = {
-        "/tokens/flows/login/designate": {},
+        "/tokens/flows/v1/login/designate": {},
         "/tokens/keys/rotate": {},
         "/tokens/revoke": {"jti": "a"},
         "/tokens/issuers/new": {"issuer": "https://id.example", "audience": "p", "found": "discovery", "whose": "claim"},

@@ -96,7 +96,7 @@ def test_an_event_is_told_in_words(runtime: Runtime) -> None:
 
     assert "limit:set acme" in said
     assert "Who oli" in said
-    assert "rate 5/minute by consumer pipeline none" in said
+    assert "rate 5/minute by consumer pipelines none" in said
     assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
 
 

@@ -68,7 +68,7 @@ def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick:
     place.consumer("acme", "orders", "status")
     place.consumer("bolt")
     place.associate("acme", "orders", env="prod")
-    consumers.dissociate(place.engine, "tester", "acme", ["status"], "test")
+    place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
     consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
@@ -167,22 +167,24 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     place.consumer("acme", "orders", "status")
     oli = here.visitor("oli")
     page = oli.text("/consumers/acme/pipelines")
-    assert re.search(r'value="test/orders" aria-label="orders in test" checked', page)
-    assert re.search(r'value="prod/orders" aria-label="orders in prod">', page)
+    assert re.search(r'value="test/v1/orders" aria-label="v1/orders in test" checked', page)
+    assert re.search(r'value="prod/v1/orders" aria-label="v1/orders in prod">', page)
     before = place.snapshot().revision
 
-    saved = oli.post("/consumers/acme/pipelines", seen=["test/orders", "test/status"], on=["test/orders", "prod/orders", "prod/status"], new="prod")
+    saved = oli.post(
+        "/consumers/acme/pipelines", seen=["test/v1/orders", "test/v1/status"], on=["test/v1/orders", "prod/v1/orders", "prod/v1/status"], new="prod"
+    )
 
     assert saved.status_code == 303
     assert "Saved: 2 added, 1 taken away, new pipelines set." in oli.text("/consumers/acme")
-    assert associated(place, "acme") == {"prod": ["orders", "status"], "test": ["orders"]}
+    assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
     assert place.snapshot().revision == before + 1  # one change: no process ever saw half of it
     assert here.events()[:2] == [("oli", "consumer:dissociated", "test", "acme"), ("oli", "consumer:associated", "prod", "acme")]
-    oli.post("/consumers/acme/pipelines", seen=["prod/orders"], on=["prod/orders"], seen_new="prod")
+    oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod")
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
     count = len(here.events(100))
-    oli.post("/consumers/acme/pipelines", seen=["prod/orders"], on=["prod/orders"])
+    oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
     assert "Nothing was changed." in oli.text("/consumers/acme")
     assert len(here.events(100)) == count
 
@@ -190,23 +192,23 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
 def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
     here = quick()
     here.place.consumer("acme", "orders")
-    consumers.dissociate(here.place.engine, "tester", "acme", ["orders"], "test")
+    here.place.dissociate("acme", "orders")
     here.place.associate("acme", "status")
 
-    here.visitor("oli").post("/consumers/acme/pipelines", seen="test/orders", on=["test/orders", "test/status", "prod/orders"])
+    here.visitor("oli").post("/consumers/acme/pipelines", seen="test/v1/orders", on=["test/v1/orders", "test/v1/status", "prod/v1/orders"])
 
-    assert associated(here.place, "acme") == {"prod": ["orders"], "test": ["status"]}
+    assert associated(here.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
 
 
 def test_a_pipeline_that_nobody_knows_is_refused_and_nothing_is_saved(quick: Make) -> None:
     here = quick()
     here.place.consumer("acme")
 
-    refused = here.visitor("oli").post("/consumers/acme/pipelines", on=["prod/orders", "test/order"])
+    refused = here.visitor("oli").post("/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"])
 
     assert refused.status_code == 422
-    assert "did you mean &#39;orders&#39;?" in refused.text
-    assert re.search(r'value="prod/orders"[^>]* checked', refused.text)
+    assert "did you mean &#39;v1/orders&#39;?" in refused.text
+    assert re.search(r'value="prod/v1/orders"[^>]* checked', refused.text)
     assert associated(here.place, "acme") == {}
 
 
@@ -243,7 +245,7 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
         (f"/consumers/acme/keys/{key.id}/disable", {}),
         (f"/consumers/acme/keys/{key.id}/rotate", {"grace": "7d"}),
         ("/consumers/acme/tokens/revoke", {"environment": "test"}),
-        ("/consumers/acme/pipelines", {"seen": "test/orders"}),
+        ("/consumers/acme/pipelines", {"seen": "test/v1/orders"}),
     ]
 
     assert [vic.post(path, **form).status_code for path, form in tried] == [403] * len(tried)

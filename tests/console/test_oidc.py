@@ -85,8 +85,11 @@ def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider
     know(provider, "unverified", email="unverified@example.org", email_verified=False)
     know(provider, "stranger", email="stranger@example.org", email_verified=True)
     know(provider, "silent")
+    users.create_user(engine, "tester", "mark@example.org", Role.ADMIN, None)
+    know(provider, "kelvin", email="mar\u212a@example.org", email_verified=True)
+    know(provider, "spaced", email="\u00a0mark@example.org", email_verified=True)
 
-    for subject in ("off", "unverified", "stranger", "silent"):
+    for subject in ("off", "unverified", "stranger", "silent", "kelvin", "spaced"):
         visitor = here.visitor()
         answered = visitor.get(through(visitor, subject))
         assert (answered.status_code, 'class="problem"' in answered.text) == (422, True), subject

@@ -11,7 +11,6 @@ from typing import Any
 from console_kit import Quick
 from kit import Place
 
-from penstock.access import consumers, environments
 from penstock.db import counts, runs
 from penstock.runs.records import first_id
 
@@ -88,7 +87,7 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
     place = here.place
     place.policy("any", "prod")
-    environments.set_pipeline_enabled(place.engine, "ann", "prod", "orders", ["orders"], enabled=False)
+    place.enable("orders", "prod", enabled=False)
     count_calls(place, "v1/orders", 1200)
     count_calls(place, "v1/orders", 7, hours_ago=30)
     count_calls(place, "v2/status", 5, env=2)
@@ -152,7 +151,7 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
         place.consumer(f"c{number:02}", "orders")
     place.consumer("other", "status")
     place.consumer("gone", "orders")
-    consumers.dissociate(place.engine, "ann", "gone", ["orders"], "test")
+    place.dissociate("gone", "orders")
     rest = (None, "failed", 500, 12_000, *[None] * 6)
     made = [
         (f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}", env, pipeline, "1.2.0", "GET /", False, 1, *rest)
@@ -224,17 +223,17 @@ def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(quick:
     assert "orders is switched off in test." in text
     assert "No call is let through: an operator switched the pipeline off. " in card(text, "test")
     assert "served" in card(text, "prod")
-    assert not here.place.snapshot().pipeline("orders").enabled
+    assert not here.place.snapshot().pipeline("v1/orders").enabled
     assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403
     assert vic.post("/pipelines/v1/orders/disable", environment="prod").status_code == 403
-    assert not here.place.snapshot().pipeline("orders").enabled
-    assert here.place.snapshot("prod").pipeline("orders").enabled
+    assert not here.place.snapshot().pipeline("v1/orders").enabled
+    assert here.place.snapshot("prod").pipeline("v1/orders").enabled
     assert "Switch on" not in vic.text("/pipelines/v1/orders")
     assert oli.post("/pipelines/v1/orders/enable", environment="test").status_code == 303
-    assert here.place.snapshot().pipeline("orders").enabled
+    assert here.place.snapshot().pipeline("v1/orders").enabled
     assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
     assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert here.events()[:2] == [("oli", "pipeline:enabled", "test", "orders"), ("oli", "pipeline:disabled", "test", "orders")]
+    assert here.events()[:2] == [("oli", "pipeline:enabled", "test", "v1/orders"), ("oli", "pipeline:disabled", "test", "v1/orders")]
 
 
 def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:

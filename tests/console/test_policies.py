@@ -153,7 +153,7 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) ->
     assert 'id="e-grace"' in nonsense.text
     assert "because</textarea>" in nonsense.text
     assert oli.post("/policies/test/change", **form, reason="because", grace="999999w").status_code == 422
-    environments.set_pipeline_enabled(place.engine, "ann", "test", "also", ["also"], enabled=False)
+    place.enable("also", enabled=False)
     late = oli.post("/policies/test/change", **form, reason="because")
     assert (late.status_code, facts(place).policy) == (422, "api-key")
     assert "different from what you saw" in late.text

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from kit import ACTOR, Place, Server, consumers, environments, signing
+from kit import ACTOR, Place, Server, consumers, signing
 
 from penstock.access import needs
 from penstock.db.rows import changing
@@ -82,9 +82,9 @@ def late(seen: list[tuple[float, int]], status: int) -> None:
 CHANGES = {
     "a revoked key": (lambda place, key_id: consumers.revoke_key(place.engine, ACTOR, key_id), 401),
     "a disabled consumer": (lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False), 403),
-    "a dissociated consumer": (lambda place, _: consumers.dissociate(place.engine, ACTOR, "acme", ["orders"], "test"), 403),
+    "a dissociated consumer": (lambda place, _: place.dissociate("acme", "orders"), 403),
     "a disabled pipeline": (
-        lambda place, _: environments.set_pipeline_enabled(place.engine, ACTOR, "test", "orders", ["orders"], enabled=False),
+        lambda place, _: place.enable("orders", enabled=False),
         503,
     ),
     "a stricter policy": (lambda place, _: place.policy("jwt-api-key"), 503),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
 from penstock import audit
+from penstock.access.by_name import is_name
 from penstock.access.find import consumer_in, listed_of_consumers
+from penstock.access.pipelines import Offered, in_order, meant_by, name_of, stored_in
 from penstock.cidr import network_of
 from penstock.contracts.rates import Rate, unused_beside
 from penstock.db.engine import Engine
@@ -22,23 +25,24 @@ def check_rate(rate: Rate) -> None:
         raise Mistaken(f"a consumer's limit can't be counted by {rate.by!r}; use one of {', '.join(BY)}")
 
 
-def set_limit(engine: Engine, actor: str, consumer: str, environment: str, rate: Rate, *, pipeline: str = "", known: Iterable[str] = ()) -> None:
-    """Set how often a consumer may call a pipeline, or all of them together.
+def set_limit(
+    engine: Engine, actor: str, consumer: str, environment: str, rate: Rate, *, pipeline: str = "", offered: Offered = MappingProxyType({})
+) -> list[str]:
+    """Set a rate limit for a consumer, at the pipelines that a name or an id means or over all of them together; return their ids.
 
-    A rate with the same window and `by` is replaced; one with another window is added beside it. Raises Mistaken, also where one of the two
+    A limit with the same window and `by` is replaced; one with another window is added beside it. Raises Mistaken, also where one of the two
     could never be used up.
     """
     check_rate(rate)
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
-        if pipeline:
-            names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
-            if pipeline not in names:
-                raise Unknown("pipeline", pipeline, names)
-        stored = (Rate(row["rate"], by=row["by"]) for row in rows.all("limits", **where, pipeline=pipeline, active=True))
-        _check_beside(rate, [other for other in stored if (other.by, other.seconds) != (rate.by, rate.seconds)])
-        rows.put("limits", {**where, "pipeline": pipeline, "by": rate.by, "seconds": rate.seconds}, rate=rate.text, active=True)
-        detail.update(rate=rate.text, by=rate.by, pipeline=pipeline or None)
+        found = meant_by(pipeline, offered, stored_in(rows, where["environment_id"])) if pipeline else []
+        for identifier in found or [""]:
+            stored = (Rate(row["rate"], by=row["by"]) for row in rows.all("limits", **where, pipeline=identifier, active=True))
+            _check_beside(rate, [other for other in stored if (other.by, other.seconds) != (rate.by, rate.seconds)])
+            rows.put("limits", {**where, "pipeline": identifier, "by": rate.by, "seconds": rate.seconds}, rate=rate.text, active=True)
+        detail.update(rate=rate.text, by=rate.by, pipelines=found or None)
+    return found
 
 
 def _check_beside(rate: Rate, others: list[Rate]) -> None:
@@ -52,15 +56,17 @@ def _check_beside(rate: Rate, others: list[Rate]) -> None:
 def remove_limits(engine: Engine, actor: str, consumer: str, environment: str, *, pipeline: str = "") -> int:
     """Take away what was set for a consumer at a pipeline, or for all of them together; return how many limits that were."""
     with audit.change(engine, actor, audit.Action.LIMIT_REMOVED, consumer, environment=environment) as (rows, detail):
-        match = {**consumer_in(rows, consumer, environment), "pipeline": pipeline, "active": True}
-        removed = [row["rate"] for row in rows.all("limits", **match)]
-        if not removed:
+        where = consumer_in(rows, consumer, environment)
+        set_here = [row for row in rows.all("limits", **where, active=True) if pipeline in {row["pipeline"], name_of(row["pipeline"])}]
+        if not set_here:
             raise Mistaken(
                 f"{consumer} has no limit {'at ' + pipeline if pipeline else 'over all pipelines'} in {environment}; `penstock limit list` shows them"
             )
-        rows.set("limits", match, active=False)
-        detail.update(removed=removed, pipeline=pipeline or None)
-        return len(removed)
+        for row in set_here:
+            rows.set("limits", {"id": row["id"]}, active=False)
+        ours = [row for row in set_here if not pipeline or not is_name(row["pipeline"])]
+        detail.update(removed=[row["rate"] for row in ours], pipelines=in_order({row["pipeline"] for row in ours}) if pipeline else None)
+        return len(ours)
 
 
 def list_limits(

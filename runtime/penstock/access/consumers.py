@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
+from penstock.access import by_name
 from penstock.access.find import consumer_in, environment_row, named
+from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import consumers as stored
 from penstock.db.engine import Engine, reading
@@ -85,7 +87,7 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
         consumer = named(reader, "consumer", name)
         environments = reader.names_by_id("environments")
         associated: dict[str, list[str]] = {}
-        for row in reader.all("associations", consumer_id=consumer["id"], active=True):
+        for row in by_name.in_force(reader.all("associations", consumer_id=consumer["id"])):
             associated.setdefault(environments[row["environment_id"]], []).append(row["pipeline"])
         fresh = [environments[row["environment_id"]] for row in reader.all("new_pipelines", consumer_id=consumer["id"], active=True)]
         keys = [_shown(row) for row in keys_of(connection, None, consumer["id"])]
@@ -94,70 +96,76 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
         "description": consumer["description"],
         "enabled": consumer["enabled"],
         "created_at": consumer["created_at"],
-        "associations": {environment: sorted(names) for environment, names in sorted(associated.items())},
+        "associations": {environment: in_order(found) for environment, found in sorted(associated.items())},
         "new_pipelines": sorted(fresh),
         "keys": keys,
     }
 
 
 def associate(
-    engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str, known: Iterable[str], *, new_pipelines: bool | None = None
-) -> None:
-    """Let a consumer call pipelines in an environment, and say whether it gets new ones by itself."""
+    engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str, offered: Offered, *, new_pipelines: bool | None = None
+) -> list[str]:
+    """Let a consumer call pipelines in an environment, by name or id, and say whether it gets new ones by itself; return their ids."""
     wanted = sorted(set(pipelines))
     if not wanted and new_pipelines is None:
         raise Mistaken("name at least one pipeline, or give --new-pipelines")
     with audit.change(engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment) as (rows, detail):
-        detail.update(_associate(rows, consumer_in(rows, consumer, environment), wanted, known, new_pipelines))
+        found, facts = _associate(rows, consumer_in(rows, consumer, environment), wanted, offered, new_pipelines)
+        detail.update(facts)
+    return found
 
 
-def _associate(rows: Change, where: Mapping[str, int], wanted: Iterable[str], known: Iterable[str], new_pipelines: bool | None) -> dict[str, object]:
-    names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=where["environment_id"])}
-    detail: dict[str, object] = {"pipelines": sorted(wanted)}
-    for name in sorted(wanted):
-        if name not in names:
-            raise Unknown("pipeline", name, names)
-        rows.put("associations", {**where, "pipeline": name}, active=True)
+def _associate(
+    rows: Change, where: Mapping[str, int], wanted: Iterable[str], offered: Offered, new_pipelines: bool | None
+) -> tuple[list[str], dict[str, object]]:
+    stored = stored_in(rows, where["environment_id"])
+    found = in_order({identifier for word in sorted(wanted) for identifier in meant_by(word, offered, stored)})
+    for identifier in found:
+        match = {**where, "pipeline": identifier}
+        if not rows.put("associations", match, active=True):
+            rows.set("associations", match, active=True)  # newer than what the release before may have taken away by name
+    facts: dict[str, object] = {"pipelines": found}
     if new_pipelines is not None:
         rows.put("new_pipelines", where, active=new_pipelines)
-        detail["new_pipelines"] = new_pipelines
-    return detail
+        facts["new_pipelines"] = new_pipelines
+    return found, facts
 
 
-def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str) -> None:
-    """Keep a consumer out of pipelines in an environment."""
+def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str) -> list[str]:
+    """Keep a consumer out of pipelines in an environment, by name or id; return their ids."""
     with audit.change(engine, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, environment=environment) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
         held = _held(rows, where)
-        detail["pipelines"] = sorted(set(pipelines))
-        for name in detail["pipelines"]:
-            if name not in held:
-                raise Unknown(f"pipeline associated with {consumer!r} in {environment!r}", name, held)
-        _dissociate(rows, where, detail["pipelines"])
+        what = f"pipeline associated with {consumer!r} in {environment!r}"
+        found = in_order({identifier for word in pipelines for identifier in among(word, held, what)})
+        detail["pipelines"] = found
+        _dissociate(rows, where, found)
+    return found
 
 
 def _held(rows: Reader, where: Mapping[str, int]) -> set[str]:
     return {row["pipeline"] for row in rows.all("associations", **where, active=True)}
 
 
-def _dissociate(rows: Change, where: Mapping[str, int], names: Iterable[str]) -> None:
-    for name in names:
-        rows.set("associations", {**where, "pipeline": name}, active=False)
+def _dissociate(rows: Change, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
+    for identifier in identifiers:
+        rows.set("associations", {**where, "pipeline": identifier}, active=False)
+    by_name.dissociated(rows, where, identifiers)
 
 
 @dataclass(frozen=True, slots=True)
 class Associations:
-    """What a consumer may call: pairs of environment and pipeline, and the environments in which it gets new pipelines by itself."""
+    """What a consumer may call: pairs of environment and pipeline's id, and the environments in which it gets new pipelines by itself."""
 
     pipelines: frozenset[tuple[str, str]]
     new_pipelines: frozenset[str]
 
     def at(self, environment: str) -> set[str]:
-        """Return the pipelines of one environment."""
+        """Return the ids of one environment's pipelines."""
         return {pipeline for where, pipeline in self.pipelines if where == environment}
 
 
-def save_associations(engine: Engine, actor: str, consumer: str, seen: Associations, wanted: Associations, known: Iterable[str]) -> tuple[int, int]:
+def save_associations(engine: Engine, actor: str, consumer: str, seen: Associations, wanted: Associations, offered: Offered) -> tuple[int, int]:
     """Change in all environments at once what is different from what was seen; return how many were added and taken away.
 
     What somebody else changed meanwhile, and this one did not touch, stays. Either all of it is done, or nothing.
@@ -171,7 +179,7 @@ def save_associations(engine: Engine, actor: str, consumer: str, seen: Associati
             gone = (seen.at(environment) - wanted.at(environment)) & held
             turned = environment in wanted.new_pipelines if environment in seen.new_pipelines ^ wanted.new_pipelines else None
             if fresh or turned is not None:
-                detail = _associate(rows, where, fresh, known, turned)
+                _, detail = _associate(rows, where, fresh, offered, turned)
                 audit.note(rows, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, detail, environment=environment)
             if gone:
                 _dissociate(rows, where, gone)

@@ -8,20 +8,19 @@ from typing import Any
 
 from penstock import audit
 from penstock.access.find import environment_row
+from penstock.access.parsing import RECORDED, RETENTION
 from penstock.access.secrets import Box
 from penstock.access.signing import ALGORITHMS, add_signing_key
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
 from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader, Row
-from penstock.errors import Exists, Mistaken, Unknown
+from penstock.db.rows import Reader, Row
+from penstock.errors import Exists, Mistaken
 from penstock.settings import ENVIRONMENT
 
 STRICTEST = "jwt-api-key"
 INTERNAL = "api-key"  # the internal policy of a new environment
 TOKEN_LIFETIME = 3600
-LONGEST_RETENTION = 3650 * 86_400
-RECORDED = ("none", "failed", "all")  # what pipelines may keep of bodies at most
 
 
 def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
@@ -34,7 +33,7 @@ def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
             raise Exists("environment", name)
         environment_id = rows.add(
             "environments", name=name, policy=STRICTEST, policy_version=1, token_lifetime=TOKEN_LIFETIME, keys_in_query=False,
-            algorithm=ALGORITHMS[0], created_at=now,
+            algorithm=ALGORITHMS[0], by_id=True, created_at=now,
         )  # fmt: skip
         rows.add(
             "policy_versions", environment_id=environment_id, version=1, policy=STRICTEST, reason="a new environment", actor=actor, created_at=now
@@ -47,7 +46,7 @@ def check_change(
     *, token_lifetime: int | None = None, keys_in_query: bool | None = None, run_retention: int | None = None, record_bodies: str | None = None
 ) -> dict[str, object]:
     """Return what would be changed of an environment. Raises Mistaken where it can't be so."""
-    if run_retention is not None and not 60 <= run_retention <= LONGEST_RETENTION:  # noqa: PLR2004  a minute
+    if run_retention is not None and not RETENTION[0] <= run_retention <= RETENTION[1]:
         raise Mistaken("runs are remembered for at least 1m and at most ten years")
     if record_bodies is not None and record_bodies not in RECORDED:
         raise Mistaken(f"{record_bodies!r} is nothing that can be kept of bodies; choose one of {', '.join(RECORDED)}")
@@ -141,59 +140,3 @@ def policy_versions(engine: Engine, environment: str, *, before: int | None = No
     with reading(engine) as connection:
         rows = stored.versions(connection, environment_row(Reader(connection), environment)["id"], before=before, limit=limit)
     return [dict(row) | {"replaced": row["replaced"] or (INTERNAL if row["exposure"] == "internal" else None)} for row in rows]
-
-
-def set_pipeline_enabled(engine: Engine, actor: str, environment: str, name: str, known: Iterable[str], *, enabled: bool) -> None:
-    """Switch a pipeline on or off in an environment."""
-    action = audit.Action.PIPELINE_ENABLED if enabled else audit.Action.PIPELINE_DISABLED
-    with audit.change(engine, actor, action, name, environment=environment) as (rows, _):
-        _set_pipeline(rows, environment, name, known, enabled=enabled)
-
-
-def set_login_flow(engine: Engine, actor: str, environment: str, name: str, known: Iterable[str], *, designated: bool) -> None:
-    """Designate a pipeline as a login flow in an environment, or withdraw that."""
-    action = audit.Action.LOGIN_FLOW_DESIGNATED if designated else audit.Action.LOGIN_FLOW_WITHDRAWN
-    with audit.change(engine, actor, action, name, environment=environment) as (rows, _):
-        _set_pipeline(rows, environment, name, known, login_flow=designated)
-
-
-def _set_pipeline(rows: Change, environment: str, name: str, known: Iterable[str], **values: bool) -> None:
-    environment_id = environment_row(rows, environment)["id"]
-    row = rows.find("pipelines", environment_id=environment_id, name=name)
-    if row is None:
-        names = {*known, *(other["name"] for other in rows.all("pipelines", environment_id=environment_id))}
-        if name not in names:
-            raise Unknown("pipeline", name, names)
-        rows.add("pipelines", environment_id=environment_id, name=name, **{"enabled": True, "login_flow": False, "seen": False} | values)
-    else:
-        rows.set("pipelines", {"id": row["id"]}, **values)
-
-
-def pipelines_seen(engine: Engine, actor: str, environment: str, present: Mapping[str, Iterable[str]]) -> None:
-    """Note which pipelines a process offers here: names, each with its ids.
-
-    Consumers that ask for new pipelines are associated with those never seen before; a grace whose pipeline is gone ends,
-    so that what comes back must comply at once. Writes nothing when nothing is new.
-    """
-    ids = {identifier for group in present.values() for identifier in group}
-    with reading(engine) as connection:
-        reader = Reader(connection)
-        environment_id = environment_row(reader, environment)["id"]
-        seen = {row["name"] for row in reader.all("pipelines", environment_id=environment_id, seen=True)}
-        ended = [row["pipeline"] for row in reader.all("graces", environment_id=environment_id, active=True) if row["pipeline"] not in ids]
-    if present.keys() <= seen and not ended:
-        return
-    with audit.change(engine, actor, audit.Action.PIPELINES_SEEN, environment, environment=environment) as (rows, detail):
-        seen = {row["name"] for row in rows.all("pipelines", environment_id=environment_id, seen=True)}
-        fresh = sorted(present.keys() - seen)
-        for name in fresh:
-            known = rows.find("pipelines", environment_id=environment_id, name=name)
-            if known:
-                rows.set("pipelines", {"id": known["id"]}, seen=True)
-            else:
-                rows.add("pipelines", environment_id=environment_id, name=name, enabled=True, login_flow=False, seen=True)
-            for row in rows.all("new_pipelines", environment_id=environment_id, active=True):
-                rows.put("associations", {"environment_id": environment_id, "consumer_id": row["consumer_id"], "pipeline": name}, active=True)
-        for name in ended:
-            rows.set("graces", {"environment_id": environment_id, "pipeline": name}, active=False)
-        detail.update(new=fresh, grace_ended=ended)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from struct import Struct
 
 from penstock.contracts.access import ApiKey
 
 AT_HAND = 10_000  # keys that are kept as they are asked for
+SEEN_BITS = 1 << 23  # of a filter that knows which ids have been put in: one bit each, a mebibyte together
+USABLE, SHORT = 1, 2  # flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes
+PREFIX, ORDINARY = "key_", 16  # how an ordinary id begins, and its length
 
-_HEAD = Struct("<Qd?")  # consumer, end, whether it can be used; the id follows
+_HEAD = Struct("<QdB")  # consumer, end, flags; the id follows
 
 
 class Keys:
@@ -18,6 +22,7 @@ class Keys:
     def __init__(self) -> None:
         self._packed: dict[bytes, bytes] = {}  # the garbage collector has nothing to do with bytes: forks go on sharing them
         self._at_hand: dict[bytes, ApiKey] = {}
+        self._seen = bytearray(SEEN_BITS // 8)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -31,8 +36,8 @@ class Keys:
         packed = self._packed.get(digest)
         if packed is None:
             return None
-        consumer_id, expires, usable = _HEAD.unpack_from(packed)
-        key = ApiKey(packed[_HEAD.size :].decode(), consumer_id, None if expires == math.inf else expires, usable)
+        consumer_id, expires, flags = _HEAD.unpack_from(packed)
+        key = ApiKey(_id_of(packed), consumer_id, None if expires == math.inf else expires, bool(flags & USABLE))
         if len(self._at_hand) >= AT_HAND:
             self._at_hand = {}
         at_hand = self._at_hand
@@ -43,7 +48,10 @@ class Keys:
 
     def put(self, digest: bytes, key_id: str, consumer_id: int, expires_at: float | None, *, usable: bool) -> None:
         """Keep a key, in place of what was known of it."""
-        self._packed[digest] = _HEAD.pack(consumer_id, math.inf if expires_at is None else expires_at, usable) + key_id.encode()
+        name, flags = _named(key_id)
+        self._packed[digest] = _HEAD.pack(consumer_id, math.inf if expires_at is None else expires_at, flags | usable) + name
+        bit = hash(key_id) % SEEN_BITS
+        self._seen[bit >> 3] |= 1 << (bit & 7)
         if self._at_hand:
             self._at_hand.pop(digest, None)
 
@@ -51,3 +59,33 @@ class Keys:
         """Forget a key."""
         self._packed.pop(digest, None)
         self._at_hand.pop(digest, None)
+
+    def moved(self, key_id: str, digest: bytes) -> bool:
+        """Say whether a key of that id may be here under another digest; only a look at all keys would tell for sure."""
+        packed = self._packed.get(digest)
+        if packed is not None and _id_of(packed) == key_id:
+            return False
+        bit = hash(key_id) % SEEN_BITS
+        return bool(self._seen[bit >> 3] & 1 << (bit & 7))
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Forget keys by their ids. It looks at all keys, a tenth of a second for a million."""
+        for digest in [digest for digest, packed in self._packed.items() if _id_of(packed) in ids]:
+            self.drop(digest)
+
+
+def _named(key_id: str) -> tuple[bytes, int]:
+    """Return an id as it is packed, and the flag that says how."""
+    if len(key_id) == ORDINARY and key_id.startswith(PREFIX):
+        try:
+            short = bytes.fromhex(key_id[len(PREFIX) :])
+        except ValueError:
+            return key_id.encode(), 0
+        if PREFIX + short.hex() == key_id:
+            return short, SHORT
+    return key_id.encode(), 0
+
+
+def _id_of(packed: bytes) -> str:
+    name = packed[_HEAD.size :]
+    return PREFIX + name.hex() if packed[_HEAD.size - 1] & SHORT else name.decode()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from penstock import audit
+from penstock.access.by_name import is_name
 from penstock.access.find import environment_row
+from penstock.access.pipelines import Offered, in_order, meant_by, stored_in
 from penstock.access.secrets import Box
 from penstock.contracts.needs import NAME, Secret
 from penstock.db.engine import Engine, reading
@@ -19,7 +22,7 @@ LONGEST = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """A secret as a process knows it: `expires_at` in seconds since the epoch, `pipelines` None for all."""
+    """A secret as a process knows it: `expires_at` in seconds since the epoch, `pipelines` their ids, None for all."""
 
     value: Secret
     expires_at: float | None
@@ -68,20 +71,17 @@ def set_secret(  # noqa: PLR0913  one argument a fact
     *,
     expires: timedelta | None = None,
     pipelines: Iterable[str] = (),
-    known: Iterable[str] = (),
+    offered: Offered = MappingProxyType({}),
 ) -> datetime | None:
-    """Keep a secret, sealed, for all pipelines or those named; return when it expires."""
+    """Keep a secret, sealed, for all pipelines or those that names or ids mean; return when it expires."""
     _check("secret", name, value)
     if not value:
         raise Mistaken(f"the secret {name!r} is empty")
     expires_at = datetime.now(UTC) + expires if expires else None
-    allowed = sorted(set(pipelines))
     with audit.change(engine, actor, audit.Action.SECRET_SET, name, environment=environment) as (rows, detail):
         environment_id = environment_row(rows, environment)["id"]
-        names = set(known) | {row["name"] for row in rows.all("pipelines", environment_id=environment_id)}
-        for pipeline in allowed:
-            if pipeline not in names:
-                raise Unknown("pipeline", pipeline, names)
+        stored = stored_in(rows, environment_id)
+        allowed = in_order({identifier for word in pipelines for identifier in meant_by(word, offered, stored)})
         sealed = box.seal(value.encode())
         where = {"environment_id": environment_id, "name": name}
         rows.put("pipeline_secrets", where, sealed=sealed, expires_at=expires_at, pipelines=allowed or None, active=True)
@@ -99,7 +99,11 @@ def unset_secret(engine: Engine, actor: str, environment: str, name: str) -> Non
 
 def list_secrets(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
     """Return secrets, never their values."""
-    return _listed(engine, "pipeline_secrets", ("expires_at", "pipelines"), environment)
+    rows = _listed(engine, "pipeline_secrets", ("expires_at", "pipelines"), environment)
+    for row in rows:
+        if isinstance(row["pipelines"], list):  # beside ids there may be names, which the release before looks at
+            row["pipelines"] = [item for item in row["pipelines"] if not is_name(item)] or row["pipelines"]
+    return rows
 
 
 def _known(rows: Reader, kind: str, table: str, environment_id: int, name: str) -> None:

@@ -1,50 +1,46 @@
-"""One environment's access data in memory: everything a gate asks, kept at the database's revision."""
+"""One environment's access data in memory: everything a gate asks, kept at the database's revision.
+
+Threads: one refreshes, all others read without a lock. Each thing that is looked up is replaced as a whole, by one assignment, and what is
+taken away goes before what is granted comes: whoever reads in between is granted no more than the old and the new state both grant.
+
+Damage: a row that can't be read counts as if it granted nothing. Where a row restricts (a limit, a network, a revocation), not to know it
+closes what it may concern. A refresh that fails half-way leaves a view that nobody may use (`broken`) until one has gone through.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
+from typing import TypeVar
 
+from penstock.access import parsing
 from penstock.access.callbacks import CallbackTarget
 from penstock.access.keys import Keys
 from penstock.access.needs import StoredSecret
+from penstock.access.parsing import Grace, PipelineState, Unreadable
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
 from penstock.contracts.needs import Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader, Row, changed_since, current_revision, keys_since
-from penstock.errors import Unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Grace:
-    """A pipeline that stopped complying and keeps its old gate until a moment (seconds since the epoch)."""
-
-    requires: frozenset[str]
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineState:
-    """What operators decided about a pipeline here."""
-
-    enabled: bool = True
-    login_flow: bool = False
-
+from penstock.db.engine import Connection, DatabaseAway, Engine, reading
+from penstock.db.rows import KeyRow, Reader, Row, changed_since, current_revision, keys_since
+from penstock.errors import CannotStart, Unknown
 
 UNTOUCHED = PipelineState()
+NOWHERE = Networks.of(["255.255.255.255"], ["0.0.0.0/0", "::/0"])
+DIGEST = 32  # bytes
+Value = TypeVar("Value")
+Changed = Mapping[str, list[Row]]
 
 
 class Snapshot:
-    """The process's view of access. Only one thread refreshes it; calls read it without a lock.
-
-    A refresh replaces one entry at a time: each is a frozen value, and a call looks up each once.
-    """
+    """The process's view of access. Only one thread refreshes it; calls read it without a lock."""
 
     def __init__(self, environment: str, box: Box) -> None:
         self._name = environment
@@ -53,19 +49,24 @@ class Snapshot:
         self.gates_version = 0
         self.tokens_version = 0
         self.checked_at = float("-inf")
+        self.broken: str | None = None
         self._forget()
 
     def _forget(self) -> None:
         """Know nobody and nothing; what is cached by the versions ends with it."""
         self._keys = Keys()
         self._consumers: dict[int, Consumer] = {}
-        self._associations: dict[str, set[int]] = {}  # consumers by pipeline
+        self._associations: dict[str, dict[int, int]] = {}  # rows by pipeline and consumer
         self._signing: dict[str, SigningKey] = {}
         self._credentials: dict[str, Mapping[str, Credential]] = {}
         self._issuers: dict[str, TrustedIssuer] = {}
         self._revoked: dict[str, float] = {}
         self._revoked_before: dict[str, float] = {}
-        self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
+        self._all_revoked = False
+        self._rules: tuple[tuple[int, str, bool], ...] = ()
+        self._opened: dict[str, dict[bytes, bytes]] = {}
+        self._doubts: dict[str, dict[object, str]] = {}
+        self._in_doubt: dict[str, set[int]] = {}  # consumers of whom a table's rows can't be read
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
         self.variables: Mapping[str, str] = {}
@@ -73,6 +74,7 @@ class Snapshot:
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
         self.pipelines: dict[str, PipelineState] = {}
+        self._named: dict[str, PipelineState] = {}  # by the release before
         self.graces: dict[str, Grace] = {}
         self.revision = -1
         self.gates_version += 1
@@ -85,6 +87,11 @@ class Snapshot:
             message = "the snapshot was never read"
             raise RuntimeError(message)
         return self._environment
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The rows that can't be read, one line each: the table, the row and the column, never a value."""
+        return tuple(text for _, rows in sorted(self._doubts.items()) for text in rows.values())
 
     def key(self, digest: bytes) -> ApiKey | None:
         """Return the API key with that SHA-256 digest."""
@@ -99,7 +106,7 @@ class Snapshot:
         return next((consumer for consumer in list(self._consumers.values()) if consumer.name == name), None)
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
-        """Say whether a consumer may call a pipeline here."""
+        """Say whether a consumer may call a pipeline here, by its id."""
         return consumer_id in self._associations.get(pipeline, ())
 
     def credentials(self, kind: str) -> Mapping[str, Credential]:
@@ -116,22 +123,41 @@ class Snapshot:
 
     def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
         """Say whether a token was revoked, alone or with all earlier ones of its consumer."""
-        return jti in self._revoked or issued_at < self._revoked_before.get(consumer, float("-inf"))
+        return jti in self._revoked or issued_at < self._revoked_before.get(consumer, float("-inf")) or self._all_revoked
 
-    def pipeline(self, name: str) -> PipelineState:
-        """Return what operators decided about a pipeline."""
-        return self.pipelines.get(name, UNTOUCHED)
+    def pipeline(self, identifier: str) -> PipelineState:
+        """Return what operators decided about a pipeline, by its id."""
+        state = self.pipelines.get(identifier)
+        return state if state is not None else self._named.get(identifier.partition("/")[2], UNTOUCHED)
+
+    def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
+        """Return the secrets that a pipeline may have now, by its id."""
+        now = time.time()
+        return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
 
     def age(self) -> float:
         """Return the seconds since the database last confirmed this view."""
-        return time.monotonic() - self.checked_at
+        return float("inf") if self.broken is not None else time.monotonic() - self.checked_at
 
     def refresh(self, engine: Engine) -> bool:
         """Read what changed since the last time and return whether anything did.
 
-        Raises DatabaseAway, and Unknown if the environment does not exist.
+        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as it was, and it grows stale. Whatever else
+        is raised breaks it, for what has changed is not known then.
         """
+        if self.broken is not None:  # it may hold one half of what has changed
+            self._forget()
+        try:
+            return self._refresh(engine)
+        except (DatabaseAway, Unknown):
+            raise
+        except BaseException as error:
+            self.broken = str(error) if isinstance(error, Unreadable) else type(error).__name__
+            raise
+
+    def _refresh(self, engine: Engine) -> bool:
         asked_at = time.monotonic()
+        first = self.revision < 0
         with reading(engine) as connection:
             revision = current_revision(connection)
             if revision == self.revision:
@@ -139,140 +165,213 @@ class Snapshot:
                 return False
             if revision < self.revision:  # the database was put back to an earlier state: what we know may be too much
                 self._forget()
-            reader = Reader(connection)
-            environment = reader.find("environments", name=self._name)
-            if environment is None:
-                raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
-            self._apply_keys(keys_since(connection, environment["id"], self.revision))
-            changed = changed_since(connection, environment["id"], self.revision)
-        self._apply(environment, changed)
+                first = True
+            environment, changed = self._read(connection)
+            keys: Iterable[KeyRow] = keys_since(connection, environment["id"], self.revision)
+            if first:  # there may be a million, and nobody asks yet
+                self._take_keys(keys)
+            keys = [] if first else list(keys)
+        self._take(environment, changed, keys)
         self.revision = revision
+        self.broken = None
         self.checked_at = asked_at
         return True
 
-    def _apply(self, environment: Row, changed: Mapping[str, list[Row]]) -> None:
-        facts = EnvironmentFacts(**{name: environment[name] for name in EnvironmentFacts.__slots__})
-        if facts != self._environment or changed["graces"] or changed["pipelines"]:
+    def _read(self, connection: Connection) -> tuple[Row, Changed]:
+        reader = Reader(connection)
+        environment = reader.find("environments", name=self._name)
+        if environment is None:
+            raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
+        return environment, changed_since(connection, environment["id"], self.revision)
+
+    def _take(self, environment: Row, changed: Changed, keys: list[KeyRow]) -> None:
+        """Take over what was read: first what is taken away, last what is granted."""
+        facts, wrong = parsing.facts_of(environment)
+        self._doubts["environments"] = {name: f"environments {self._name}: {name} can't be read" for name in wrong}
+        self._take_revocations(changed["revocations"])
+        self._keys.forget({row[1] for row in keys if self._keys.moved(row[1], row[0])})
+        self._take_keys(row for row in keys if not _usable(row))
+        consumers = self._less_consumers(changed["consumers"])
+        associations = self._less_associations(changed["associations"])
+        self._take_bounds(changed)
+        self._take_records(changed)
+        self._take_outside(changed)
+        self._take_needs(changed)
+        self._take_pipelines(changed)
+        if self._doubts.get("sensitive_fields"):  # one that can't be read may be anywhere in a body
+            facts = replace(facts, record_bodies="none")
+        if facts != self._environment or any(changed[name] for name in ("graces", "pipelines", "variables", "pipeline_secrets")):
             self.gates_version += 1
         self._environment = facts
-        for row in changed["consumers"]:
-            self._consumers[row["id"]] = Consumer(row["id"], row["name"], row["enabled"])
-        for row in changed["associations"]:
-            consumers = self._associations.setdefault(row["pipeline"], set())
-            (consumers.add if row["active"] else consumers.discard)(row["consumer_id"])
-        for row in changed["pipelines"]:
-            self.pipelines[row["name"]] = PipelineState(row["enabled"], row["login_flow"])
-        for row in changed["graces"]:
-            if row["active"]:
-                self.graces[row["pipeline"]] = Grace(frozenset(row["requires"]), row["until"].timestamp())
+        if changed["signing_keys"] or changed["revocations"] or changed["issuers"]:
+            self.tokens_version += 1
+        self._consumers.update(consumers)
+        for pipeline, consumer_id, row in associations:
+            self._associations.setdefault(pipeline, {})[consumer_id] = row
+        self._take_keys(row for row in keys if _usable(row))
+
+    def _parsed(self, table: str, rows: Iterable[Row], parse: Callable[[Row], Value | None]) -> Iterator[Value]:
+        """Yield what the rows of a table say; what can't be read is noted, and what it may restrict is closed."""
+        doubts = self._doubts.setdefault(table, {})
+        for row in rows:
+            identifier = row["kid"] if table == "signing_keys" else row["id"]
+            doubts.pop(identifier, None)
+            try:
+                value = parse(row)
+            except CannotStart:
+                if self.revision < 0:
+                    raise  # a process is told at its start that its key is another one
+                doubts[identifier] = f"{table} {identifier}: it was encrypted with another PENSTOCK_SECRET_KEY"
+            except Exception as error:  # noqa: BLE001  a damaged row may hold anything
+                doubts[identifier] = f"{table} {identifier}: {error if isinstance(error, Unreadable) else type(error).__name__}"
             else:
-                self.graces.pop(row["pipeline"], None)
-        self._apply_outside(changed)
-        self._apply_tokens(changed)
-        self._apply_bounds(changed)
-        self._apply_needs(changed)
-        self._apply_records(changed)
+                if value is not None:
+                    yield value
 
-    def _apply_keys(self, rows: Iterable[tuple[bytes, str, int, datetime | None, bool, bool]]) -> None:
-        for digest, key_id, consumer_id, expires, enabled, revoked in rows:
-            if revoked:
-                self._keys.drop(digest)
-            else:
-                self._keys.put(digest, key_id, consumer_id, expires.timestamp() if expires else None, usable=enabled)
+    def _whole(self, table: str, rows: list[Row], parse: Callable[..., Value | None], *, sealed: bool = False) -> list[Value]:
+        """Return what all rows of a small table say; what it said before is forgotten. `sealed` says that some of it is encrypted."""
+        self._doubts[table] = {}
+        if not sealed:
+            return list(self._parsed(table, rows, parse))
+        before, opened = self._opened.get(table, {}), dict[bytes, bytes]()
+        found = list(self._parsed(table, rows, partial(parse, opened=partial(self._open, before, opened))))
+        self._opened[table] = opened
+        return found
 
-    def _apply_records(self, changed: Mapping[str, list[Row]]) -> None:
-        """Take over what is never written of bodies, and where the ends of durable runs may be told."""
-        if changed["sensitive_fields"]:
-            gone = {row["field"] for row in changed["sensitive_fields"]}
-            self.sensitive = (self.sensitive - gone) | {row["field"] for row in changed["sensitive_fields"] if row["active"]}
-        for row in changed["callback_targets"]:
-            others = tuple(target for target in self.callbacks.get(row["consumer_id"], ()) if target.prefix != row["prefix"])
-            mine = (CallbackTarget(row["prefix"], row["private"], self._box.open(row["sealed"])),) if row["active"] else ()
-            self.callbacks[row["consumer_id"]] = others + mine
+    def _open(self, before: Mapping[bytes, bytes], opened: dict[bytes, bytes], sealed: bytes) -> bytes:
+        """Decrypt, unless it was decrypted at the last refresh."""
+        opened[sealed] = before[sealed] if sealed in before else self._box.open(sealed)
+        return opened[sealed]
 
-    def _apply_needs(self, changed: Mapping[str, list[Row]]) -> None:
-        """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
-        if changed["variables"]:
-            variables = dict(self.variables)
-            for row in changed["variables"]:
-                variables.pop(row["name"], None)
-                if row["active"]:
-                    variables[row["name"]] = row["value"]
-            self.variables = MappingProxyType(variables)
-        if changed["pipeline_secrets"]:
-            secrets = dict(self.secrets)
-            for row in changed["pipeline_secrets"]:
-                secrets.pop(row["name"], None)
-                if row["active"]:
-                    value = Secret(row["name"], self._box.open(row["sealed"]).decode())
-                    expires = row["expires_at"].timestamp() if row["expires_at"] else None
-                    secrets[row["name"]] = StoredSecret(value, expires, None if row["pipelines"] is None else frozenset(row["pipelines"]))
-            self.secrets = MappingProxyType(secrets)
-        if changed["variables"] or changed["pipeline_secrets"]:
-            self.gates_version += 1
+    def _take_keys(self, rows: Iterable[KeyRow]) -> None:
+        doubts = self._doubts.setdefault("api_keys", {})
+        for row in rows:
+            digest, key_id, consumer_id, expires, enabled, revoked = row
+            if doubts:
+                doubts.pop(key_id, None)
+            if _readable(row) and not revoked:
+                self._keys.put(digest, key_id, consumer_id, expires.timestamp() if expires else None, usable=enabled is True)
+                continue
+            self._keys.drop(digest)
+            if not revoked:
+                doubts[key_id] = f"api_keys {key_id}: it can't be read"
 
-    def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
-        """Return the secrets that a pipeline may have now."""
+    def _less_consumers(self, rows: list[Row]) -> dict[int, Consumer]:
+        """Take consumers away that are disabled or can't be read, and return all that are there."""
+        found = {consumer.id: consumer for consumer in self._parsed("consumers", rows, parsing.consumer_of)}
+        for row in rows:
+            consumer = found.get(row["id"])
+            if consumer is None:
+                self._consumers.pop(row["id"], None)
+            elif not consumer.enabled:
+                self._consumers[consumer.id] = consumer
+        return found
+
+    def _less_associations(self, rows: list[Row]) -> list[tuple[str, int, int]]:
+        """Take associations away, also what a changed row said before, and return those that are there: pipeline, consumer and row."""
+        if not rows:
+            return []
+        names, changed = parsing.dissociated_names(rows), {row["id"] for row in rows}
+        found = [
+            (pipeline, consumer, row)
+            for pipeline, consumer, row, revision in self._parsed("associations", rows, parsing.association_of)
+            if names.get((consumer, pipeline.partition("/")[2]), -1) <= revision
+        ]
+        places = {item[:2] for item in found}
+        for pipeline, consumers in self._associations.items():
+            name = pipeline.partition("/")[2]
+            gone = [
+                consumer
+                for consumer, row in consumers.items()
+                if (row in changed or (consumer, name) in names) and (pipeline, consumer) not in places
+            ]
+            for consumer in gone:
+                del consumers[consumer]
+        return found
+
+    def _take_revocations(self, rows: list[Row]) -> None:
+        """Take over which tokens are revoked; while a revocation can't be read, all are."""
+        before = dict(self._revoked_before)
         now = time.time()
-        return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
+        for jti, consumer, moment in self._parsed("revocations", rows, parsing.revocation_of):
+            if jti is not None:
+                self._revoked[jti] = moment
+            else:
+                before[consumer] = max(moment, before.get(consumer, moment))
+        self._revoked_before = before
+        self._all_revoked = bool(self._doubts["revocations"])
+        if rows:
+            self._revoked = {jti: forget for jti, forget in self._revoked.items() if forget > now}
 
-    def _apply_bounds(self, changed: Mapping[str, list[Row]]) -> None:
+    def _take_pipelines(self, changed: Changed) -> None:
+        if changed["pipelines"]:
+            self.pipelines, self._named = parsing.pipeline_states(self._whole("pipelines", changed["pipelines"], parsing.pipeline_of))
+            if self._doubts["pipelines"]:
+                raise Unreadable(", ".join(self._doubts["pipelines"].values()))  # it may be any pipeline that is disabled
+        if changed["graces"]:
+            self.graces = dict(self._whole("graces", changed["graces"], parsing.grace_of))
+
+    def _take_bounds(self, changed: Changed) -> None:
         """Put together what bounds each consumer: rates by pipeline (all together: an empty name), and networks."""
-        for table, known in self._bounds.items():
-            for row in changed[table]:
-                known.pop(row["id"], None)
-                if row["active"]:
-                    known[row["id"]] = row
         if changed["limits"]:
             limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
-            for row in self._bounds["limits"].values():
-                whose = row["consumer_id"], row["pipeline"]
-                limits[whose] = (*limits.get(whose, ()), Rate(row["rate"], by=row["by"]))
+            for whose, rate in self._whole("limits", changed["limits"], parsing.limit_of):
+                limits[whose] = (*limits.get(whose, ()), rate)
             self.limits = limits
         if changed["address_rules"]:
-            rules = list(self._bounds["address_rules"].values())
-            self.networks = {
-                consumer: Networks.of(
-                    (row["network"] for row in rules if row["consumer_id"] == consumer and row["allowed"]),
-                    (row["network"] for row in rules if row["consumer_id"] == consumer and not row["allowed"]),
-                )
-                for consumer in {row["consumer_id"] for row in rules}
-            }
+            self._rules = tuple(self._whole("address_rules", changed["address_rules"], parsing.address_rule_of))
+        if changed["limits"] or changed["address_rules"]:
+            lists: defaultdict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+            for consumer, network, allowed in self._rules:
+                lists[consumer][not allowed].append(network)
+            networks = {consumer: Networks.of(*both) for consumer, both in lists.items()}
+            self.networks = networks | dict.fromkeys(self._bounded_by_doubts(changed), NOWHERE)
 
-    def _apply_outside(self, changed: Mapping[str, list[Row]]) -> None:
-        """Take over what authenticators look up: enrolled credentials, and the issuers that are trusted."""
-        for row in changed["credentials"]:
-            kept = {name: item for name, item in self._credentials.get(row["kind"], {}).items() if item.id != row["id"]}
-            if row["revoked_at"] is None:
-                expires = row["expires_at"].timestamp() if row["expires_at"] else None
-                kept[row["name"]] = Credential(row["id"], row["kind"], row["name"], row["consumer_id"], self._box.open(row["sealed"]), expires)
-            self._credentials[row["kind"]] = MappingProxyType(kept)
+    def _bounded_by_doubts(self, changed: Changed) -> set[int]:
+        """Return the consumers of whom a limit or a network can't be read: they may call from nowhere. Raises Unreadable."""
+        for table in ("limits", "address_rules"):
+            if changed[table]:
+                self._in_doubt[table] = {parsing.number(row, "consumer_id") for row in changed[table] if row["id"] in self._doubts[table]}
+        return set[int]().union(*self._in_doubt.values())
+
+    def _take_records(self, changed: Changed) -> None:
+        """Take over what is never written of bodies, and where the ends of durable runs may be told."""
+        if changed["sensitive_fields"]:
+            self.sensitive = frozenset(self._whole("sensitive_fields", changed["sensitive_fields"], parsing.sensitive_of))
+        if changed["callback_targets"]:
+            callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
+            for consumer, target in self._whole("callback_targets", changed["callback_targets"], parsing.callback_of, sealed=True):
+                callbacks[consumer] = (*callbacks.get(consumer, ()), target)
+            self.callbacks = callbacks
+
+    def _take_needs(self, changed: Changed) -> None:
+        """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
+        if changed["variables"]:
+            self.variables = MappingProxyType(dict(self._whole("variables", changed["variables"], parsing.variable_of)))
+        if changed["pipeline_secrets"]:
+            secrets = dict(self._whole("pipeline_secrets", changed["pipeline_secrets"], parsing.secret_of, sealed=True))
+            self.secrets = MappingProxyType(secrets)
+
+    def _take_outside(self, changed: Changed) -> None:
+        """Take over what authenticators look up: enrolled credentials, keys of tokens, and the issuers that are trusted."""
+        if changed["credentials"]:
+            kinds: dict[str, dict[str, Credential]] = {}
+            for item in self._whole("credentials", changed["credentials"], parsing.credential_of, sealed=True):
+                kinds.setdefault(item.kind, {})[item.name] = item
+            self._credentials = {kind: MappingProxyType(named) for kind, named in kinds.items()}
         if changed["issuers"]:
-            issuers = dict(self._issuers)
-            for row in changed["issuers"]:
-                issuers.pop(row["issuer"], None)
-                if row["active"]:
-                    values = {name: row[name] for name in TrustedIssuer.__slots__}
-                    issuers[row["issuer"]] = TrustedIssuer(**values | {"keys": None if row["keys"] is None else tuple(row["keys"])})
-            self._issuers = issuers
-
-    def _apply_tokens(self, changed: Mapping[str, list[Row]]) -> None:
+            self._issuers = {item.issuer: item for item in self._whole("issuers", changed["issuers"], parsing.issuer_of)}
         if changed["signing_keys"]:
-            keys = dict(self._signing)
-            for row in changed["signing_keys"]:
-                keys.pop(row["kid"], None)
-                if row["dropped_at"] is None:
-                    until = row["verify_until"].timestamp() if row["verify_until"] else None
-                    private = self._box.open(row["private_encrypted"])
-                    keys[row["kid"]] = SigningKey(row["kid"], row["algorithm"], row["public"], private, until)
-            self._signing = dict(sorted(keys.items(), key=lambda item: item[1].verify_until is not None))
-        for row in changed["revocations"]:
-            if row["jti"] is not None:
-                self._revoked[row["jti"]] = row["forget_at"].timestamp()
-            else:
-                before = row["issued_before"].timestamp()
-                self._revoked_before[row["consumer"]] = max(before, self._revoked_before.get(row["consumer"], before))
-        if changed["signing_keys"] or changed["revocations"] or changed["issuers"]:
-            now = time.time()
-            self._revoked = {jti: forget for jti, forget in self._revoked.items() if forget > now}
-            self.tokens_version += 1
+            keys = self._whole("signing_keys", changed["signing_keys"], parsing.signing_key_of, sealed=True)
+            self._signing = {key.kid: key for key in sorted(keys, key=lambda key: key.verify_until is not None)}
+
+
+def _readable(row: KeyRow) -> bool:
+    digest, key_id, consumer_id, expires, enabled, _ = row
+    named = type(digest) is bytes and len(digest) == DIGEST and type(key_id) is str and type(consumer_id) is int and consumer_id >= 0
+    return named and type(enabled) is bool and (expires is None or type(expires) is datetime)
+
+
+def _usable(row: KeyRow) -> bool:
+    """Say whether a key grants anything, as far as its row says."""
+    return _readable(row) and row[4] is True and not row[5]

@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
+from string import ascii_lowercase, ascii_uppercase
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from penstock import audit
+from penstock.cidr import caller_network
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.rows import Change, Reader, Row
 from penstock.errors import Exists, Mistaken, Unknown
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,79}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
+FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 SHORTEST, LONGEST = 12, 1024  # characters of a password
 IDLE = timedelta(hours=1)  # without a request, and a session is over
 NOTED = timedelta(seconds=60)  # how exactly it is kept when a session was last used
+REMEMBERED = timedelta(days=90)  # since a user signed in from an address
 AT_ONCE = 2  # hashing takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
 # An unknown user costs as much time as a wrong password.
 NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
@@ -56,14 +60,23 @@ class SignedIn:
     address: str
 
 
+def folded(name: str) -> str:
+    """Return a name as people may type it: without spaces and tabs around it, and its ASCII letters in lower case.
+
+    No other character changes or goes: U+212A is no k, and U+00A0 is part of a name, which then is nobody's. No two users have names that are
+    the same folded.
+    """
+    return name.strip(" \t").translate(FOLDED)
+
+
 def create_user(engine: Engine, actor: str, name: str, role: Role, password: str | None) -> str:
-    """Make a user, and return the name as it is kept; without a password the identity provider alone vouches for it."""
-    name = name.strip().lower()
+    """Create a user, and return the name as it is kept: folded, or as it is where the identity provider alone vouches for it."""
+    name = name.strip(" \t") if password is None else folded(name)
     if not NAME.fullmatch(name):
         raise Mistaken(f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or digit first")
     hashed = _hashed(name, password) if password is not None else None
     with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):
-        if rows.find("users", name=name):
+        if stored.is_name_taken(rows, folded(name)):
             raise Exists("user", name)
         rows.add("users", name=name, role=role.value, password=hashed, active=True, created_at=datetime.now(UTC))
         detail.update(role=role.value, password=password is not None)
@@ -78,7 +91,7 @@ def make_password() -> str:
 def _hashed(name: str, password: str) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
         raise Mistaken(f"a password has at least {SHORTEST} characters and at most {LONGEST}")
-    if name in password.lower() or len(set(password)) < 5:  # noqa: PLR2004  what is less is a repetition
+    if folded(name) in password.lower() or len(set(password)) < 5:  # noqa: PLR2004  what is less is a repetition
         raise Mistaken("a password must not hold the user's name, nor repeat a few characters")
     with _hashing:
         return _hasher.hash(password)
@@ -144,7 +157,7 @@ def _keep_an_admin(rows: Change, row: Row) -> None:
 def check_password(engine: Engine, name: str, password: str) -> str | None:
     """Return the user's name if the password is theirs and they may come in, else None; that takes the same time whatever is wrong."""
     with reading(engine) as connection:
-        row = Reader(connection).find("users", name=name.strip().lower())
+        row = stored.find_user(connection, folded(name))
     known = row["password"] if row is not None and row["password"] else NOBODY
     right = False
     with suppress(VerificationError, InvalidHashError), _hashing:
@@ -152,10 +165,19 @@ def check_password(engine: Engine, name: str, password: str) -> str | None:
     return row["name"] if right and row is not None and row["password"] and row["active"] else None
 
 
+def find_vouched_for(engine: Engine, said: str, *, fold: bool) -> str | None:
+    """Return the user of the name that an identity provider says, exactly; with `fold`, for e-mail, whatever case its ASCII letters have."""
+    if not NAME.fullmatch(said):
+        return None
+    with reading(engine) as connection:
+        row = stored.find_user(connection, said.translate(FOLDED))
+    return row["name"] if row is not None and (fold or row["name"] == said) else None
+
+
 def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: str, agent: str, how: str) -> str:
     """Sign a user in and return the session's token, of which a digest alone is kept. Raises Mistaken where the user may not."""
     token, now = secrets.token_urlsafe(32), datetime.now(UTC)
-    stored.purge_sessions(engine, now)
+    stored.purge_sessions(engine, now, networks=now - REMEMBERED)
     with audit.change(engine, name, audit.Action.USER_SIGNED_IN, name) as (rows, detail):
         row = rows.find("users", name=name)
         if row is None or not row["active"]:
@@ -163,8 +185,20 @@ def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: st
         rows.set("users", {"id": row["id"]}, signed_in_at=now)
         values = {"created_at": now, "seen_at": now, "expires_at": now + lifetime, "address": address[:64], "agent": agent[:255]}
         rows.add("user_sessions", user_id=row["id"], digest=_digest(token), **values)
+        if network := caller_network(address[:64]):
+            rows.put("user_networks", {"user_id": row["id"], "network": network}, signed_in_at=now)
         detail.update(address=address[:64], how=how)
     return token
+
+
+def is_known_address(engine: Engine, name: str, address: str) -> bool:
+    """Say whether a user was signed in from an address, or its network of IPv6, within the last 90 days."""
+    network, since = caller_network(address[:64]), datetime.now(UTC) - REMEMBERED
+    with reading(engine) as connection:
+        reader = Reader(connection)
+        user = stored.find_user(connection, folded(name)) if network else None
+        row = reader.find("user_networks", user_id=user["id"], network=network) if user is not None else None
+    return row is not None and row["signed_in_at"] > since
 
 
 def _digest(token: str) -> bytes:

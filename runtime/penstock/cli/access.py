@@ -8,6 +8,8 @@ from typing import TextIO
 import click
 
 from penstock.access import environments, issuers, signing
+from penstock.access import pipelines as access
+from penstock.access.parsing import RECORDED
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
 from penstock.errors import Mistaken
 from penstock.gate.compliance import State
@@ -47,7 +49,7 @@ def env_create(context: Context, name: str) -> None:
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
 @click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
 @click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
-@click.option("--record-bodies", type=click.Choice(environments.RECORDED), help="The most that pipelines may keep of bodies.")
+@click.option("--record-bodies", type=click.Choice(RECORDED), help="The most that pipelines may keep of bodies.")
 @pass_context
 def env_set(
     context: Context,
@@ -103,8 +105,8 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     """Set an environment's policy, after saying which pipelines would stop or start being served."""
     if internal and grace:
         raise Mistaken("the internal policy knows no grace; leave --grace out")
-    access, _ = context.host.look(context.engine, environment, context.box, internal=internal)
-    change = context.host.preview(access, option, internal=internal)
+    snapshot, _ = context.host.look(context.engine, environment, context.box)
+    change = context.host.preview(snapshot, option, internal=internal)
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: " + "; ".join(violation.mend for violation in item.violations))
@@ -133,16 +135,16 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
 
 @click.group()
 def pipeline() -> None:
-    """Switch pipelines on and off."""
+    """Enable and disable pipelines, by id (v1/orders) or by name (orders: all its major versions)."""
 
 
 def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> None:
-    environments.set_pipeline_enabled(context.engine, context.actor, environment, name, context.host.names, enabled=enabled)
-    click.echo(f"pipeline {name} {'enabled' if enabled else 'disabled'} in {environment}")
+    found = access.set_pipeline_enabled(context.engine, context.actor, environment, name, context.host.offered, enabled=enabled)
+    click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(found)}")
 
 
 @pipeline.command("disable")
-@click.argument("name")
+@click.argument("name", metavar="PIPELINE")
 @env_required
 @pass_context
 def pipeline_disable(context: Context, name: str, environment: str) -> None:
@@ -151,7 +153,7 @@ def pipeline_disable(context: Context, name: str, environment: str) -> None:
 
 
 @pipeline.command("enable")
-@click.argument("name")
+@click.argument("name", metavar="PIPELINE")
 @env_required
 @pass_context
 def pipeline_enable(context: Context, name: str, environment: str) -> None:
@@ -161,7 +163,7 @@ def pipeline_enable(context: Context, name: str, environment: str) -> None:
 
 @click.group("login-flow")
 def login_flow() -> None:
-    """Login flows: the pipelines that may issue tokens."""
+    """Login flows: the pipelines that may issue tokens, by id (v1/login) or by name (login: all its major versions)."""
 
 
 @login_flow.command("designate")
@@ -170,10 +172,11 @@ def login_flow() -> None:
 @pass_context
 def login_flow_designate(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue tokens in an environment."""
-    environments.set_login_flow(context.engine, context.actor, environment, name, context.host.names, designated=True)
-    click.echo(f"pipeline {name} is a login flow of {environment}")
-    if not context.host.may_log_in(name):
-        click.echo(f"warning: the trigger of {name} does not say login=True, so it can't issue tokens", err=True)
+    found = access.set_login_flow(context.engine, context.actor, environment, name, context.host.offered, designated=True)
+    click.echo(f"login flow of {environment}: {', '.join(found)}")
+    for identifier in found:
+        if not context.host.may_log_in(identifier):
+            click.echo(f"warning: the trigger of {identifier} does not say login=True, so it can't issue tokens", err=True)
 
 
 @login_flow.command("withdraw")
@@ -182,8 +185,8 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
 @pass_context
 def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue no more tokens in an environment."""
-    environments.set_login_flow(context.engine, context.actor, environment, name, context.host.names, designated=False)
-    click.echo(f"pipeline {name} is no login flow of {environment} any more")
+    found = access.set_login_flow(context.engine, context.actor, environment, name, context.host.offered, designated=False)
+    click.echo(f"no login flow of {environment} any more: {', '.join(found)}")
 
 
 @click.group("signing-key")

@@ -9,7 +9,6 @@ import click
 
 from penstock.access import bounds, consumers, credentials
 from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
-from penstock.contracts.access import Authenticator
 from penstock.contracts.rates import Rate
 from penstock.errors import Unknown
 
@@ -78,10 +77,10 @@ def consumer_enable(context: Context, name: str) -> None:
 @click.option("--new-pipelines", type=click.Choice(["on", "off"]), help="Whether it is associated with pipelines that appear later.")
 @pass_context
 def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], environment: str, new_pipelines: str | None) -> None:
-    """Let a consumer call pipelines in an environment."""
+    """Let a consumer call pipelines in an environment: by id, v1/orders, or all major versions of a name, orders."""
     fresh = new_pipelines == "on" if new_pipelines else None
-    consumers.associate(context.engine, context.actor, name, pipelines, environment, context.host.names, new_pipelines=fresh)
-    click.echo(f"consumer {name} associated in {environment}: {', '.join(pipelines) or 'new pipelines ' + str(new_pipelines)}")
+    found = consumers.associate(context.engine, context.actor, name, pipelines, environment, context.host.offered, new_pipelines=fresh)
+    click.echo(f"consumer {name} associated in {environment}: {', '.join(found) or 'new pipelines ' + str(new_pipelines)}")
 
 
 @consumer.command("dissociate")
@@ -90,9 +89,9 @@ def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], 
 @env_required
 @pass_context
 def consumer_dissociate(context: Context, name: str, pipelines: tuple[str, ...], environment: str) -> None:
-    """Keep a consumer out of pipelines in an environment."""
-    consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
-    click.echo(f"consumer {name} dissociated in {environment}: {', '.join(pipelines)}")
+    """Keep a consumer out of pipelines in an environment: by id, v1/orders, or all major versions of a name, orders."""
+    found = consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
+    click.echo(f"consumer {name} dissociated in {environment}: {', '.join(found)}")
 
 
 @click.group()
@@ -186,7 +185,7 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context, kind: str, consumer_name: str, environment: str, name: str, generate: bool, expires: timedelta | None, note: str
 ) -> None:
     """Enrol a credential; its secret is read from standard input, or asked for."""
-    offered = {item.name: item for item in context.host.plugins.authenticators if type(item).enrol is not Authenticator.enrol}
+    offered = {item.name: item for item in context.host.plugins.authenticators if item.enrols}
     if kind not in offered:
         raise Unknown("kind of credential", kind, offered, mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}")
     authenticator = offered[kind]
@@ -244,9 +243,10 @@ def limit() -> None:
 @click.option(
     "--pipeline",
     "pipeline_name",
-    metavar="NAME",
+    metavar="PIPELINE",
     default="",
-    help="Only there, in place of all of its own rates by consumer and by key; default all pipelines together, beside their own.",
+    help="Only there, in place of all of its own rates by consumer and by key; a name means all its major versions. Default: all"
+    " pipelines together, beside their own.",
 )
 @click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
 @pass_context
@@ -255,17 +255,20 @@ def limit_set(context: Context, consumer_name: str, rate: str, environment: str,
 
     A limit with the same window and --by replaces the one before; one with another window is added beside it, and all of them hold.
     """
-    known = context.host.names if pipeline_name else ()
-    bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, known=known)
-    click.echo(f"{consumer_name} may call {pipeline_name or 'all pipelines together'} {rate} by {by} in {environment}")
-    for identifier, own in (context.host.own_rates(pipeline_name) if pipeline_name else {}).items():
+    offered = context.host.offered if pipeline_name else {}
+    found = bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, offered=offered)
+    click.echo(f"{consumer_name} may call {', '.join(found) or 'all pipelines together'} {rate} by {by} in {environment}")
+    for identifier in found:
+        own = context.host.own_rates(identifier)
+        if own is None:
+            continue
         click.echo(f"in place of {identifier}'s own rates: {', '.join(own)}" if own else f"{identifier} has no rates that it stands in for")
 
 
 @limit.command("remove")
 @click.argument("consumer_name", metavar="CONSUMER")
 @env_required
-@click.option("--pipeline", "pipeline_name", metavar="NAME", default="", help="Those of this pipeline; default those over all together.")
+@click.option("--pipeline", "pipeline_name", metavar="PIPELINE", default="", help="Those of this pipeline; default those over all together.")
 @pass_context
 def limit_remove(context: Context, consumer_name: str, environment: str, pipeline_name: str) -> None:
     """Take a consumer's limits away."""

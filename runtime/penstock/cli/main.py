@@ -11,7 +11,8 @@ from penstock import logs
 from penstock.cli import access, consumers, needs, operate, runs, users
 from penstock.cli.base import Context, login_name
 from penstock.contracts.access import Command
-from penstock.errors import PenstockError, Unknown
+from penstock.errors import CannotStart, PenstockError, Unknown
+from penstock.guard import described
 from penstock.settings import Settings
 
 
@@ -44,7 +45,10 @@ class Commands(click.Group):
 
 def _adapted(command: Command) -> click.Command:
     def run(arguments: tuple[str, ...]) -> int:
-        return command.run(arguments)
+        try:
+            return command.run(arguments)
+        except SystemExit as error:  # how many programs give their exit code
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     settings = {"ignore_unknown_options": True}
@@ -88,4 +92,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except BaseException as error:  # noqa: BLE001  also SystemExit: what isn't ours says nothing about how it went
+        click.echo(f"penstock: stopped by {described(error)}; nothing after that was done", err=True)
+        sys.exit(CannotStart.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -55,13 +55,19 @@ def secret() -> None:
 @click.argument("name")
 @env_required
 @click.option("--expires", type=DURATION, help="How long it is good; warned about two weeks before. Default for ever.")
-@click.option("--pipeline", "allowed", metavar="NAME", multiple=True, help="Only this pipeline may have it; give several times for several.")
+@click.option(
+    "--pipeline",
+    "allowed",
+    metavar="PIPELINE",
+    multiple=True,
+    help="Only this pipeline may have it (an id, or a name for all its major versions); give several times for several.",
+)
 @pass_context
 def secret_set(context: Context, name: str, environment: str, expires: timedelta | None, allowed: tuple[str, ...]) -> None:
     """Keep a secret; its value is read from standard input, or asked for."""
     value = read_secret(f"Value of {name}")
-    known = context.host.names if allowed else ()
-    ends = needs.set_secret(context.engine, context.actor, environment, name, value, context.box, expires=expires, pipelines=allowed, known=known)
+    offered = context.host.offered if allowed else {}
+    ends = needs.set_secret(context.engine, context.actor, environment, name, value, context.box, expires=expires, pipelines=allowed, offered=offered)
     click.echo(f"secret {name} set in {environment}" + (f", good until {ends:%Y-%m-%d %H:%MZ}" if ends else ""))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from penstock import audit, serving
+from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
@@ -67,29 +68,35 @@ def check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
     access, judged = _judged(context, name)
     refused = [item for _, _, item in judged if item.violations]
+    good = not (refused or context.host.mistakes or access.doubts)
     if form == "json":
         show_json(
             {
                 "environment": name,
                 "policy": access.environment.policy,
                 "internal_policy": access.environment.internal_policy,
-                "good": not refused and not context.host.mistakes,
+                "good": good,
                 "pipelines": [described(*row, context.host.loaded[row[0]].plugin) for row in judged],
                 "mistakes": [{key: getattr(item, key) for key in ("plugin", "pipeline", "problem", "mend")} for item in context.host.mistakes],
+                "unreadable": list(access.doubts),
             }
         )
-        return int(bool(refused or context.host.mistakes))
+        return int(not good)
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}")
+    for doubt in access.doubts:
+        click.echo(f"unreadable: {doubt}; set it again with the command that made it, or correct the row")
     for identifier, exposure, item in judged:
         where = f"{identifier} (internal)" if exposure == "internal" else identifier
         for violation in item.violations:
             click.echo(f"{item.state}: {where}: {violation.reason}; {violation.mend}")
         for warning in item.warnings:
             click.echo(f"warning: {where}: {warning}")
+        if item.pipeline.trigger.forward_token:
+            click.echo(f"note: {where}: its handlers get the token itself (forward_token=True)")
     served = sum(item.state in SERVED for _, _, item in judged)
     click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
-    return int(bool(refused or context.host.mistakes))
+    return int(not good)
 
 
 @click.command()
@@ -105,12 +112,14 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.mistakes:
         click.echo(f"mistake: {mistake}", err=True)
+    for doubt in access.doubts:
+        click.echo(f"unreadable: {doubt}", err=True)
 
 
 def _judged(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
     """Read an environment, and return what became of each pipeline on each listener it is for."""
-    access, external = context.host.look(context.engine, environment, context.box)
-    return access, exposures(external, context.host.judge_all(access, internal=True), context.host.broken)
+    access, judged = context.host.look(context.engine, environment, context.box)
+    return access, exposures(judged.external, judged.internal, context.host.broken)
 
 
 @click.command()
@@ -120,10 +129,10 @@ def _judged(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]
 def openapi(context: Context, environment: str | None, internal: bool) -> None:
     """Print what an environment serves as OpenAPI 3.1."""
     name = context.environment(environment)
-    _, judged = context.host.look(context.engine, name, context.box, internal=internal)
+    _, judged = context.host.look(context.engine, name, context.box)
     from penstock.web.openapi import describe  # noqa: PLC0415  it brings Flask with it, which other commands need not load
 
-    show_json(describe(context.host, name, judged, "" if internal else context.settings.url))
+    show_json(describe(context.host, name, judged.on(internal=internal), "" if internal else context.settings.url))
 
 
 @click.command("audit")
@@ -192,6 +201,10 @@ def upgrade(context: Context) -> None:
     from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
     engine_dbos.migrate(context.settings.database_url)
+    if waiting_names(context.engine):
+        for environment, names in settle_names(context.engine, context.actor, context.host.offered).items():
+            for name, identifiers in names.items():
+                click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
     click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
 
 

@@ -19,11 +19,11 @@ from penstock.access.users import Role
 from penstock.console import audit_trail, consumers, limits, oidc, overview, pipelines, policies, runs, settings, signing_in, tokens, users
 from penstock.console.desk import EXTENSION, Describe, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
+from penstock.contracts.handed import CONSOLE_COOKIE
 from penstock.host import Host
 
 # The modules whose views are the pages.
 PAGES = (overview, pipelines, consumers, policies, runs, tokens, limits, settings, audit_trail, signing_in, users)
-COOKIE = "penstock_console"
 BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
 SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
 
@@ -46,7 +46,7 @@ def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
     app.config.update(
         SECRET_KEY=newest,
         SECRET_KEY_FALLBACKS=older,
-        SESSION_COOKIE_NAME=COOKIE,
+        SESSION_COOKIE_NAME=CONSOLE_COOKIE,
         SESSION_COOKIE_PATH=f"{host.settings.console_prefix}/-/",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",  # an identity provider sends the browser back from another site

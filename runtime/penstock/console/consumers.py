@@ -9,6 +9,7 @@ from flask import Response, request, url_for
 from penstock.access import consumers as access
 from penstock.access.consumers import Associations
 from penstock.access.durations import read_duration
+from penstock.access.pipelines import in_order
 from penstock.access.signing import revoke_tokens
 from penstock.access.users import Role
 from penstock.console.desk import desk
@@ -162,7 +163,7 @@ def consumers_associate(name: str) -> Response:
     here, form = desk(), Form()
     with form.blaming("pipelines"):
         seen, wanted = _sent(form, "seen", "seen_new"), _sent(form, "on", "new")
-        added, removed = access.save_associations(here.engine, user().name, name, seen, wanted, here.host.names)
+        added, removed = access.save_associations(here.engine, user().name, name, seen, wanted, here.host.offered)
         turned = len(seen.new_pipelines ^ wanted.new_pipelines)
         said = [f"{added} added" if added else "", f"{removed} taken away" if removed else "", "new pipelines set" if turned else ""]
         what = ", ".join(text for text in said if text)
@@ -179,20 +180,20 @@ def _matrix(name: str, form: Form) -> Response:
     here = desk()
     found: dict[str, Any] = access.show_consumer(here.engine, name)
     environments = _environments()
-    served = {environment: {item.pipeline.name for _, _, item in here.view(environment).of_state(*SERVED)} for environment in environments}
+    served = {environment: {identifier for identifier, _, _ in here.view(environment).of_state(*SERVED)} for environment in environments}
     held = {environment: set(found["associations"].get(environment, ())) for environment in environments}
-    names = sorted(here.host.names.union(*held.values()))
-    summaries = {item.pipeline.name: item.pipeline.summary for item in here.host.loaded.values()}
+    identifiers = in_order(set(here.host.loaded).union(*held.values()))
+    summaries = {identifier: item.pipeline.summary for identifier, item in here.host.loaded.items()}
     chosen = set(form.all("on")) if form.errors else {f"{environment}/{pipeline}" for environment in environments for pipeline in held[environment]}
     return show_form(
         "consumer_pipelines.html",
         form,
         one=found,
         environments=environments,
-        names=names,
+        identifiers=identifiers,
         held=held,
         chosen=chosen,
         served=served,
-        loaded=here.host.names,
+        loaded=here.host.loaded,
         summaries=summaries,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +16,14 @@ from flask import current_app
 from penstock.access.environments import list_environments
 from penstock.access.secrets import Box
 from penstock.access.snapshot import Snapshot
-from penstock.access.users import IDLE
+from penstock.access.users import IDLE, is_known_address
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
 from penstock.db.rows import Row
 from penstock.errors import BadSetting
 from penstock.gate.compliance import Judged, State
+from penstock.gate.guesses import Look
+from penstock.gate.judging import Judgement
 from penstock.gate.rates import Limiter
 from penstock.host import Host, open_dbos
 from penstock.runs.callers import Callers
@@ -73,7 +76,7 @@ class Desk:
         self._pid: int | None = None
         self._steering: Steering | None = None
         self._views: dict[str, tuple[int, View]] = {}
-        self._under: dict[tuple[str, bool], tuple[View, dict[str, dict[str, Judged]]]] = {}
+        self._under: dict[str, tuple[View, dict[str, Judgement]]] = {}
         self._lock = threading.Lock()
         rate = Rate(self.settings.console_sign_in_rate, by="address")
         for problem, mend in rate.problems():
@@ -81,6 +84,22 @@ class Desk:
         limiter = partial(Limiter, self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
         self.by_address = limiter(failures=rate)
         self.by_user = limiter(failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address"))
+
+    @contextmanager
+    def guessing(self, user: str, address: str) -> Iterator[Look]:
+        """Count a guess at a user's password before it is looked at; whoever looks says whether it was right. Raises Refusal.
+
+        Guesses are limited by address, and by user where the address is none that signed this user in before: so nobody can lock a user out
+        of an address that is the user's own.
+        """
+        with ExitStack() as stack:
+            looks = [stack.enter_context(self.by_address.guess("console", address))]
+            if not is_known_address(self.engine, user, address):
+                looks.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
+            whole = Look()
+            yield whole
+            for look in looks:
+                look.right = whole.right
 
     @property
     def engine(self) -> Engine:
@@ -115,18 +134,19 @@ class Desk:
             access.refresh(engine)
             host = self.host
             if known is None or access.gates_version != version or _due(known):
-                judged, internal = host.judge_all(access), host.judge_all(access, internal=True)
-                known = View(environment, access, judged, {name: item for name, item in internal.items() if item.pipeline.trigger.internal})
+                judgement = host.judge_all(access)
+                internal = {name: item for name, item in judgement.internal.items() if item.pipeline.trigger.internal}
+                known = View(environment, access, judgement.external, internal)
                 self._views[environment] = access.gates_version, known
             return known
 
-    def under_each_policy(self, view: View, *, internal: bool) -> dict[str, dict[str, Judged]]:
+    def under_each_policy(self, view: View, *, internal: bool) -> dict[str, Mapping[str, Judged]]:
         """Return what each policy would make of an environment's pipelines, by policy; it is judged anew where the environment changed."""
-        known = self._under.get((view.name, internal))
+        known = self._under.get(view.name)
         if known is None or known[0] is not view:
-            judged = {option: self.host.judge_all(view.access, policy=option, internal=internal) for option in self.host.judge.options}
-            known = self._under[view.name, internal] = view, judged
-        return known[1]
+            judged = {option: self.host.judge_all(view.access, policy=option) for option in self.host.judge.options}
+            known = self._under[view.name] = view, judged
+        return {option: judgement.on(internal=internal) for option, judgement in known[1].items()}
 
 
 def _due(view: View) -> bool:

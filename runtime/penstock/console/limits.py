@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from penstock.access import bounds
+from penstock.access.pipelines import in_order
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, filters, page, show_form, user
@@ -52,7 +53,7 @@ def limits_new() -> Response:
 
 
 def _show_new(form: Form) -> Response:
-    return show_form("limit_new.html", form, env=environment(), pipelines=sorted(desk().host.names), by=[(name, name) for name in bounds.BY])
+    return show_form("limit_new.html", form, env=environment(), pipelines=in_order(desk().host.loaded), by=[(name, name) for name in bounds.BY])
 
 
 @page("/limits/new", needs=Role.OPERATOR, method="POST")
@@ -65,9 +66,9 @@ def limits_set() -> Response:
     if form.errors:
         return _show_new(form)
     with form.blaming("rate", consumer="consumer", pipeline="pipeline"):
-        bounds.set_limit(here.engine, user().name, consumer, env, rate, pipeline=pipeline, known=here.host.names)
-        own = [text for rates in here.host.own_rates(pipeline).values() for text in rates] if pipeline else []
-        said = f"{consumer} may call {pipeline or 'all pipelines together'} {rate.text} by {rate.by} in {env}."
+        found = bounds.set_limit(here.engine, user().name, consumer, env, rate, pipeline=pipeline, offered=here.host.offered)
+        own = [text for identifier in found for text in here.host.own_rates(identifier) or ()]
+        said = f"{consumer} may call {', '.join(found) or 'all pipelines together'} {rate.text} by {rate.by} in {env}."
         return done(said + (f" That stands in for the rates of its own: {', '.join(own)}." if own else ""), "limits", env=env, consumer=consumer)
     return _show_new(form)
 

@@ -13,6 +13,7 @@ from flask import Flask, Response, abort, current_app, make_response, url_for
 from joserfc.errors import JoseError
 from requests import RequestException
 
+from penstock.access.users import find_vouched_for
 from penstock.console.desk import desk
 from penstock.console.pages import Form, page, show_form
 from penstock.console.signing_in import begin
@@ -20,6 +21,7 @@ from penstock.errors import Mistaken
 from penstock.settings import Oidc, Settings
 
 EXTENSION = "penstock-oidc"
+EMAIL = "email"  # the claim whose case does not matter: two users of one address but for case can't be
 TIMEOUT = 10.0  # seconds that the provider may take
 
 
@@ -63,20 +65,28 @@ def oidc_back() -> Response:
         claims = provider.authorize_access_token(claims_options={"iss": {"essential": True, "value": settings.issuer}}).get("userinfo")
     except (AuthlibBaseError, JoseError, RequestException, ValueError, KeyError) as error:
         return _refuse("The identity provider did not vouch for you. Try again.", error)
-    name = _name(claims or {}, settings.claim)
-    if name is None:
+    said = _name(claims or {}, settings.claim)
+    if said is None:
         return _refuse(f"The identity provider says nothing that can be relied on in the claim {settings.claim}.")
+    name = find_vouched_for(desk().engine, said, fold=settings.claim == EMAIL)
     try:
-        return begin(name, settings.issuer)
+        if name is not None:
+            return begin(name, settings.issuer)
     except Mistaken as error:
-        return _refuse(f"{name} is no user here that may sign in. An admin can make one: penstock user create {name} --no-password.", error)
+        return _refuse(_unknown(said), error)
+    return _refuse(_unknown(said))
 
 
 def _name(claims: Mapping[str, Any], claim: str) -> str | None:
+    """Return the name that the provider says, as it says it."""
     said = claims.get(claim)
-    if not isinstance(said, str) or not said or (claim == "email" and claims.get("email_verified") is not True):
+    if not isinstance(said, str) or not said or (claim == EMAIL and claims.get("email_verified") is not True):
         return None
-    return said.strip().lower()
+    return said
+
+
+def _unknown(said: str) -> str:
+    return f"{said} is no user here that may sign in. An admin can create one of exactly that name: penstock user create {said} --no-password."
 
 
 def _refuse(detail: str, error: Exception | None = None) -> Response:

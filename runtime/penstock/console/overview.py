@@ -50,6 +50,7 @@ def overview() -> str:
         disabled=view.of_state(State.DISABLED),
         warnings=[(id_, item) for id_, item in view.judged.items() if item.warnings],
         mistakes=here.host.mistakes,
+        doubts=view.access.doubts,
         processes=processes,
         ready=ready,
         checks=checks,

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response, request, url_for
 
 from penstock.access.consumers import consumers_of
-from penstock.access.environments import set_pipeline_enabled
+from penstock.access.pipelines import set_pipeline_enabled
 from penstock.access.users import Role
 from penstock.console.desk import View, desk
 from penstock.console.overview import drawn, span
@@ -113,7 +113,7 @@ def pipelines_one(major: str, name: str) -> str:
     entries = _listed(views)[identifier]
     authenticators = here.host.plugins.authenticators
     after = request.args.get("after")
-    number, some = consumers_of(here.engine, env, name, after=after, limit=CONSUMERS + 1)
+    number, some = consumers_of(here.engine, env, identifier, after=after, limit=CONSUMERS + 1)
     here_too: dict[str, Any] = {"major": major, "name": name, "env": env}
     judged, internal = _served(view, identifier)
     document = document_of(identifier, view, judged)
@@ -124,7 +124,7 @@ def pipelines_one(major: str, name: str) -> str:
         entries=entries,
         words={where: [in_words(entry["judged"], authenticators) for entry in found] for where, found in entries.items()},
         calls={other.name: calls_of(here.engine, other.access.environment.id, "day", now)[identifier] for other in views},
-        enabled={other.name: other.access.pipeline(name).enabled for other in views},
+        enabled={other.name: other.access.pipeline(identifier).enabled for other in views},
         env=env,
         environments=[other.name for other in views],
         span=span(),
@@ -155,9 +155,9 @@ def pipelines_points(major: str, name: str) -> Response:
 
 
 def _switch(major: str, name: str, *, enabled: bool) -> Response:
-    here, where = desk(), Form()["environment"]
-    set_pipeline_enabled(here.engine, user().name, where, name, here.host.names, enabled=enabled)
-    what = f"{name} is served again in {where}, if it complies." if enabled else f"{name} is switched off in {where}."
+    here, where, identifier = desk(), Form()["environment"], f"{major}/{name}"
+    set_pipeline_enabled(here.engine, user().name, where, identifier, here.host.offered, enabled=enabled)
+    what = f"{identifier} is served again in {where}, if it complies." if enabled else f"{identifier} is switched off in {where}."
     return done(what, "pipelines_one", major=major, name=name, env=where)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Response, request, url_for
 
+from penstock.access.pipelines import in_order
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, filters, live, live_part, page, render, show_form, user
@@ -103,7 +104,7 @@ def runs() -> Response:
         kept=kept,
         statuses=STATUSES,
         moments=list(SINCE.items()),
-        pipelines=sorted(desk().host.names),
+        pipelines=in_order(desk().host.loaded),
         following=following,
         paused=request.args.get("live") == "off",
     )

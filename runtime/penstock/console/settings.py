@@ -171,8 +171,8 @@ def settings_secret_set() -> Response:
     if form.errors:
         return _show_secret(form)
     with form.blaming("name", pipeline="pipelines"):
-        value, known = _text(form["value"]), here.host.names
-        needs.set_secret(here.engine, user().name, env, name, value, here.box, expires=expires, pipelines=allowed, known=known)
+        value, offered = _text(form["value"]), here.host.offered
+        needs.set_secret(here.engine, user().name, env, name, value, here.box, expires=expires, pipelines=allowed, offered=offered)
         return done(f"{name} is set in {env}. Its value is sealed, and shown nowhere again.", "settings", env=env)
     return _show_secret(form)
 

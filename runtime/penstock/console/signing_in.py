@@ -43,16 +43,14 @@ def sign_in() -> Response:
 
 @page("/sign-in", needs=None, method="POST")
 def sign_in_with_password() -> Response:
-    """Sign in with user and password. Who failed too often is refused before the password is looked at."""
+    """Sign in with user and password. Each guess is counted before the password is looked at, and refused where there were too many."""
     here, form = desk(), Form()
-    name, address = form["name"].strip().lower()[:80], here.peer.address()
-    here.by_address.may_guess("console", address)
-    here.by_user.may_guess("console", f"user {name}")
-    found = users.check_password(here.engine, name, form["password"])
+    name, address = users.folded(form["name"])[:80], here.peer.address()
+    with here.guessing(name, address) as look:
+        found = users.check_password(here.engine, name, form["password"])
+        look.right = found is not None
     if found is None:
         structlog.get_logger("penstock").warning("sign-in failed", user=name, address=address)
-        here.by_address.fail("console", address)
-        here.by_user.fail("console", f"user {name}")
         form.errors["password"] = WRONG
         return show_form("sign_in.html", form, oidc=here.settings.oidc)
     return begin(found, "password")
@@ -82,9 +80,9 @@ def _account(form: Form) -> str:
 def account_password() -> Response:
     """Change my password, which ends my other sessions."""
     here, form, me = desk(), Form(), user()
-    here.by_user.may_guess("console", f"user {me.name}")
-    if users.check_password(here.engine, me.name, form["current"]) is None:
-        here.by_user.fail("console", f"user {me.name}")
+    with here.guessing(me.name, here.peer.address()) as look:
+        look.right = users.check_password(here.engine, me.name, form["current"]) is not None
+    if not look.right:
         form.errors["current"] = "This is not your password."
     elif form["new"] != form["again"]:
         form.errors["again"] = "The two are not the same."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Response
 
-from penstock.access import environments, issuers, signing
+from penstock.access import issuers, signing
+from penstock.access.pipelines import in_order, set_login_flow
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, page, show_form, user
@@ -13,13 +14,13 @@ MOST_KEYS = 25  # old ones that are shown
 
 
 def _flows(name: str) -> list[dict[str, object]]:
-    """Return the pipelines that are designated, or ask to be."""
+    """Return the pipelines that are designated, or ask to be, by their ids."""
     host, access = desk().host, desk().view(name).access
-    designated = {pipeline for pipeline, state in access.pipelines.items() if state.login_flow}
-    asking = {pipeline for pipeline in host.names if host.may_log_in(pipeline)}
+    designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
+    asking = {identifier for identifier in host.loaded if host.may_log_in(identifier)}
     return [
-        {"name": pipeline, "designated": pipeline in designated, "asks": pipeline in asking, "loaded": pipeline in host.names}
-        for pipeline in sorted(designated | asking)
+        {"id": identifier, "designated": identifier in designated, "asks": identifier in asking, "loaded": identifier in host.loaded}
+        for identifier in in_order(designated | asking)
     ]
 
 
@@ -46,24 +47,24 @@ def tokens() -> Response:
     return _show(Form())
 
 
-@page("/tokens/flows/<name>/designate", needs=Role.OPERATOR, method="POST")
-def tokens_flow_designate(name: str) -> Response:
+@page("/tokens/flows/<major>/<name>/designate", needs=Role.OPERATOR, method="POST")
+def tokens_flow_designate(major: str, name: str) -> Response:
     """Let a pipeline issue tokens."""
-    return _set_flow(name, designated=True)
+    return _set_flow(f"{major}/{name}", designated=True)
 
 
-@page("/tokens/flows/<name>/withdraw", needs=Role.OPERATOR, method="POST")
-def tokens_flow_withdraw(name: str) -> Response:
+@page("/tokens/flows/<major>/<name>/withdraw", needs=Role.OPERATOR, method="POST")
+def tokens_flow_withdraw(major: str, name: str) -> Response:
     """Let a pipeline issue no more tokens."""
-    return _set_flow(name, designated=False)
+    return _set_flow(f"{major}/{name}", designated=False)
 
 
-def _set_flow(name: str, *, designated: bool) -> Response:
+def _set_flow(identifier: str, *, designated: bool) -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("flow"):
-        environments.set_login_flow(here.engine, user().name, env, name, here.host.names, designated=designated)
-        said = f"{name} is a login flow of {env} now." if designated else f"{name} is no login flow of {env} any more."
-        if designated and not here.host.may_log_in(name):
+        set_login_flow(here.engine, user().name, env, identifier, here.host.offered, designated=designated)
+        said = f"{identifier} is a login flow of {env} now." if designated else f"{identifier} is no login flow of {env} any more."
+        if designated and not here.host.may_log_in(identifier):
             said += " But its trigger does not say login=True, so it can't issue tokens."
         return done(said, "tokens", env=env)
     return _show(form)

@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 from urllib.parse import parse_qs
 
+from penstock.contracts.handed import split_authorization
+
 if TYPE_CHECKING:
     from penstock.contracts.call import Caller, Token
     from penstock.contracts.triggers import HttpTrigger
@@ -142,7 +144,7 @@ class AccessView(Protocol):
         """Return the credentials of this environment that were enrolled with an authenticator of that name, by their names."""
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
-        """Say whether a consumer may call a pipeline here."""
+        """Say whether a consumer may call a pipeline here, by its id: `v1/orders`."""
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
         """Return the keys that sign or still verify, by `kid`, the one that signs first."""
@@ -169,15 +171,21 @@ def _in_environ(name: str) -> str:
 
 
 class RequestHead:
-    """A request before anything of its body was read: what an authenticator may look at. `pipeline` is the name of what it calls."""
+    """A request before anything of its body was read: what an authenticator may look at.
 
-    __slots__ = ("_certificate", "_environ", "pipeline")
+    `pipeline` is the id of what it calls. `authorization` is the header of that name: its scheme in lower case, and the credential
+    (RFC 9110 section 11.6.2); None where it was not sent.
+    """
+
+    __slots__ = ("_certificate", "_environ", "authorization", "pipeline")
 
     def __init__(
         self, environ: Mapping[str, object], pipeline: str = "", certificate: Callable[[Mapping[str, object]], bytes | None] | None = None
     ) -> None:
         self._environ = environ
         self._certificate = certificate
+        sent = environ.get("HTTP_AUTHORIZATION")
+        self.authorization = split_authorization(sent) if isinstance(sent, str) else None
         self.pipeline = pipeline
 
     @property
@@ -213,9 +221,12 @@ class Authenticator(ABC):
 
     What was sent without being asked for is checked all the same, unless `only_where_asked`: for what is sent to any server, such as a
     certificate. With `reads_body` the proof needs the body: `verify_body` is called after all else held. `guessable` is what people choose,
-    such as a password: an address that failed too often can try no other, right or wrong. With `once` a call with the same message
-    is rejected. With `enrol` operators can keep credentials for
+    such as a password: each look is counted before `verify` is called, and an address that failed too often can try no other, right or wrong.
+    With `once` a call with the same message is rejected. With `enrol` operators can keep credentials for
     it, `penstock credential add`, of all consumers together at most `most` in an environment: where a call is tried with one after the other.
+
+    `credential_headers` and `credential_parameters` are the request headers and query parameters that hold the credential: handlers don't get
+    them. Name `Authorization` among the headers where the credential has a scheme of that header, and no header where what is sent is no secret.
     """
 
     name: ClassVar[str]
@@ -228,6 +239,8 @@ class Authenticator(ABC):
     guessable: ClassVar[bool] = False
     asks_for_secret: ClassVar[bool] = True
     most: ClassVar[int | None] = None
+    credential_headers: tuple[str, ...] | None = None
+    credential_parameters: tuple[str, ...] = ()
 
     @abstractmethod
     def find(self, head: RequestHead, access: AccessView) -> str | None:
@@ -276,6 +289,11 @@ class Candidate:
     designated: bool
     internal: bool = False
 
+    @property
+    def id(self) -> str:
+        """Major version and name, as in the URL: `v1/orders`. What operators decide counts for it."""
+        return f"v{self.version.partition('.')[0]}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -298,7 +316,8 @@ class AccessPolicy(ABC):
     """Judges whether a pipeline may be served in an environment and what its calls must present.
 
     `options` are the environment policies it understands, `meanings` what those mean, for who chooses among them. Every loaded policy must
-    agree: one refusal refuses, what they require adds up, and one that raises refuses.
+    agree: one refusal refuses and what they require adds up. One that raises, returns anything but a `Verdict` or None, or takes longer than a
+    second refuses what it did not judge. Attributes are read once, when the plugin is loaded.
     """
 
     name: ClassVar[str]

@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Handler)
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
 MAX_NAME = 63
+MAX_MAJOR = 15  # digits: an id has 80 characters at most
 MAX_CONCURRENCY = 10_000
 MAX_RUN = 30 * 86_400.0  # seconds
 URGENT, USUAL, LEAST = 1, 5, 9  # priorities of durable runs
@@ -191,6 +192,8 @@ class Pipeline:
             yield f"the name {self.name!r} is not fit for a URL", "use lower-case letters, digits and single dashes, 63 at most"
         if not isinstance(self.version, str) or not VERSION.fullmatch(self.version):
             yield f"the version {self.version!r} is not a version", 'write three numbers, such as "1.4.0" (semver.org)'
+        elif len(self.version.partition(".")[0]) > MAX_MAJOR:
+            yield f"the major version of {self.version!r} is too long", f"use {MAX_MAJOR} digits at most"
         over_http = sum(isinstance(item, HttpTrigger) for item in self._triggers)
         if over_http > 1 or over_http + len(self.schedules) < max(1, len(self._triggers)):
             yield "the trigger is no trigger", "give trigger=HttpTrigger(…), a Schedule(…), or both in a list"

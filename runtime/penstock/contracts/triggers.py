@@ -31,6 +31,7 @@ class HttpTrigger:
         mtls: Each call must come with a client certificate of a consumer.
         scopes: What the token must allow; asks for `jwt=True`.
         login: The handler issues tokens; an operator must designate the pipeline as a login flow too.
+        forward_token: The handler gets the token itself, in the header `Authorization`; no other credential reaches a handler.
         external: Reachable from outside; otherwise the URL does not exist there.
         internal: Reachable on the internal listener, under the environment's internal access policy.
         max_body: The largest body, in bytes.
@@ -61,6 +62,7 @@ class HttpTrigger:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     idempotent: str | None = None
+    forward_token: bool = False
 
     def __init__(  # noqa: PLR0913  one argument a promise
         self,
@@ -82,6 +84,7 @@ class HttpTrigger:
         allow: str | Iterable[str] = (),
         deny: str | Iterable[str] = (),
         idempotent: str | None = None,
+        forward_token: bool = False,
     ) -> None:
         for name, value in (
             ("api_key", api_key),
@@ -91,6 +94,7 @@ class HttpTrigger:
             ("login", login),
             ("external", external),
             ("internal", internal),
+            ("forward_token", forward_token),
         ):
             if not isinstance(value, bool):
                 message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
@@ -111,6 +115,7 @@ class HttpTrigger:
         object.__setattr__(self, "in_flight", in_flight)
         object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
         object.__setattr__(self, "idempotent", idempotent)
+        object.__setattr__(self, "forward_token", forward_token)
         object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
 
     @property

@@ -27,14 +27,15 @@ def numbers(connection: sa.Connection, ids: Sequence[int], now: datetime) -> tup
     whose = associations.c.consumer_id, associations.c.environment_id
     held = (
         sa.select(*whose, sa.func.count())
-        .where(associations.c.environment_id.in_(everywhere), associations.c.consumer_id.in_(ids), associations.c.active.is_(True))
+        .where(associations.c.environment_id.in_(everywhere), associations.c.consumer_id.in_(ids), associations.c.active)
+        .where(associations.c.pipeline.contains("/"))  # a name alone is of the release before
         .group_by(*whose)
     )
     whose = api_keys.c.consumer_id, api_keys.c.environment_id
     good = sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
     keys = (
         sa.select(*whose, sa.func.count())
-        .where(api_keys.c.consumer_id.in_(ids), api_keys.c.enabled.is_(True), api_keys.c.revoked_at.is_(None), good)
+        .where(api_keys.c.consumer_id.in_(ids), api_keys.c.enabled, api_keys.c.revoked_at.is_(None), good)
         .group_by(*whose)
     )
     return {(row[0], row[1]): row[2] for row in connection.execute(held)}, {(row[0], row[1]): row[2] for row in connection.execute(keys)}
@@ -55,4 +56,4 @@ def count_associated(connection: sa.Connection, environment_id: int, pipeline: s
 
 def _may_call(environment_id: int, pipeline: str) -> sa.ColumnElement[bool]:
     here = associations.c.environment_id == environment_id, associations.c.consumer_id == consumers.c.id
-    return sa.exists().where(*here, associations.c.pipeline == pipeline, associations.c.active.is_(True))
+    return sa.exists().where(*here, associations.c.pipeline == pipeline, associations.c.active)

@@ -15,15 +15,13 @@ from penstock.db.engine import CHANNEL, Engine, writing
 Row = sa.RowMapping
 AT_A_TIME = 10_000  # keys that are fetched together
 
-ACCESS = (
+# Tables that are read as a whole where any row has changed: what a row said before is forgotten, however it was changed.
+SMALL = (
     "graces",
     "pipelines",
-    "consumers",
-    "associations",
     "credentials",
     "signing_keys",
     "issuers",
-    "revocations",
     "limits",
     "address_rules",
     "variables",
@@ -31,6 +29,9 @@ ACCESS = (
     "sensitive_fields",
     "callback_targets",
 )
+LARGE = ("consumers", "associations", "revocations")  # and API keys: the rows alone that have changed
+
+KeyRow = tuple[bytes, str, int, datetime | None, bool | None, bool]
 
 
 class Reader:
@@ -93,6 +94,17 @@ class Change(Reader):
             return False
         return True
 
+    def copy(self, table: str, match: Mapping[str, object], **changed: object) -> None:
+        """Insert a copy of each row that matches, with some values changed, unless there is one already that a unique constraint forbids."""
+        source = tables.metadata.tables[table]
+        other = source.alias()
+        key = next(set(item.columns.keys()) for item in source.constraints if isinstance(item, sa.UniqueConstraint))
+        values: dict[str, sa.ColumnElement[Any]] = {column.name: column for column in source.columns if not column.primary_key}
+        values |= {name: sa.literal(value, source.c[name].type) for name, value in self._stamped(source, changed).items()}
+        there = sa.exists().where(*(other.c[name] == values[name] for name in key))
+        query = sa.select(*values.values()).filter_by(**match).where(~there)
+        self._connection.execute(sa.insert(source).from_select(list(values), query))
+
     def end_sessions(self, user_id: int, *, session_id: int | None = None, keep: int | None = None) -> int:
         """Delete one session of a user of the console, or all of them but the one to keep; return how many there were."""
         query = sa.delete(tables.user_sessions).filter_by(user_id=user_id)
@@ -131,18 +143,21 @@ def current_revision(connection: sa.Connection) -> int:
 
 
 def changed_since(connection: sa.Connection, environment_id: int, since: int) -> dict[str, list[Row]]:
-    """Return the rows of one environment that changed after a revision, by table."""
+    """Return what changed in one environment after a revision, by table: all rows of a small table, the changed ones of a large table."""
     changed: dict[str, list[Row]] = {}
-    for name in ACCESS:
+    for name in (*SMALL, *LARGE):
         source = tables.metadata.tables[name]
-        query = sa.select(source).where(source.c.revision > since)
-        if "environment_id" in source.c:
-            query = query.where(source.c.environment_id == environment_id)
-        changed[name] = list(connection.execute(query.order_by(source.c.revision)).mappings())
+        here = source.c.environment_id == environment_id if "environment_id" in source.c else sa.true()
+        after = source.c.revision > since
+        if name in SMALL:
+            other = source.alias()
+            after = sa.exists().where(other.c.environment_id == environment_id, other.c.revision > since)
+        query = sa.select(source).where(here, after).order_by(source.c.revision, *source.primary_key.columns)
+        changed[name] = list(connection.execute(query).mappings())
     return changed
 
 
-def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[tuple[bytes, str, int, datetime | None, bool, bool]]:
+def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyRow]:
     """Return one environment's API keys that changed after a revision, one after the other: there may be a million.
 
     Each as digest, id, consumer, end, whether it is enabled and whether it was revoked.
@@ -201,6 +216,8 @@ def of_consumers(
     order = (environments.c.name, consumers.c.name, source.c[key], source.c.id)
     query = sa.select(source, consumers.c.name.label("consumer"), environments.c.name.label("environment")).select_from(joined)
     query = query.where(source.c.active).order_by(*order)
+    if "pipeline" in source.c:  # a name alone is of the release before
+        query = query.where(source.c.pipeline.contains("/") | (source.c.pipeline == ""))
     if environment_id is not None:
         query = query.where(source.c.environment_id == environment_id)
     if consumer_id is not None:

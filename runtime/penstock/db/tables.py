@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -22,12 +16,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
-    Uuid,
+    false,
     text,
 )
-from sqlalchemy.types import TypeEngine
+
+from penstock.db.columns import Blob, Flag, Json, Moment, RunId
 
 metadata = MetaData(
     naming_convention={
@@ -38,44 +32,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-class Moment(TypeDecorator[datetime]):
-    """An aware UTC datetime on every database; SQLite itself keeps no zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  the base's signature
-        """Send UTC."""
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ANN401, ARG002  the base's signature
-        """Return UTC."""
-        if value is None:
-            return None
-        moment: datetime = value
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-class RunId(TypeDecorator[str]):
-    """A UUID, in text with dashes; sixteen bytes on every database."""
-
-    impl = LargeBinary(16)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Use the database's own type where it has one."""
-        return dialect.type_descriptor(Uuid(as_uuid=False) if dialect.name == "postgresql" else LargeBinary(16))
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401  each database has its own
-        """Send it."""
-        return value if value is None or dialect.name == "postgresql" else UUID(value).bytes
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401  each database has its own
-        """Return it as text."""
-        return value if value is None or dialect.name == "postgresql" else str(UUID(bytes=value))
-
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -97,8 +53,9 @@ environments = Table(
     Column("run_retention", Integer, nullable=False, server_default="2592000"),  # seconds
     Column("record_bodies", String(8), nullable=False, server_default="all"),  # what pipelines may record at most
     Column("token_lifetime", Integer, nullable=False),
-    Column("keys_in_query", Boolean, nullable=False),
+    Column("keys_in_query", Flag, nullable=False),
     Column("algorithm", String(16), nullable=False),
+    Column("by_id", Flag, nullable=False, server_default=false()),  # what the release before kept by pipelines' names has become ids
     Column("created_at", Moment, nullable=False),
     _revision(),
 )
@@ -124,9 +81,9 @@ graces = Table(
     Column("id", Integer, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("pipeline", String(80), nullable=False),
-    Column("requires", JSON, nullable=False),
+    Column("requires", Json, nullable=False),
     Column("until", Moment, nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "pipeline"),
 )
@@ -136,10 +93,10 @@ pipelines = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("name", String(63), nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("login_flow", Boolean, nullable=False),
-    Column("seen", Boolean, nullable=False),
+    Column("name", String(80), nullable=False),  # its id; a name alone is of the release before
+    Column("enabled", Flag, nullable=False),
+    Column("login_flow", Flag, nullable=False),
+    Column("seen", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "name"),
 )
@@ -150,7 +107,7 @@ consumers = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("description", Text, nullable=False),
-    Column("enabled", Boolean, nullable=False),
+    Column("enabled", Flag, nullable=False),
     Column("created_at", Moment, nullable=False),
     _revision(),
 )
@@ -161,7 +118,7 @@ new_pipelines = Table(
     Column("id", Integer, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     UniqueConstraint("environment_id", "consumer_id"),
 )
 
@@ -171,8 +128,8 @@ associations = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(63), nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("pipeline", String(80), nullable=False),  # its id; a name alone is of the release before
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "consumer_id", "pipeline"),
 )
@@ -183,10 +140,10 @@ api_keys = Table(
     Column("id", String(32), primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False, index=True),
-    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("digest", Blob(32), nullable=False, unique=True),
     Column("last_four", String(4), nullable=False),
     Column("note", Text, nullable=False),
-    Column("enabled", Boolean, nullable=False),
+    Column("enabled", Flag, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
@@ -202,7 +159,7 @@ credentials = Table(
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
     Column("kind", String(64), nullable=False),
     Column("name", String(255), nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
+    Column("sealed", Blob, nullable=False),
     Column("note", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
@@ -216,8 +173,8 @@ signing_keys = Table(
     Column("kid", String(32), primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("algorithm", String(16), nullable=False),
-    Column("public", LargeBinary, nullable=False),
-    Column("private_encrypted", LargeBinary, nullable=False),
+    Column("public", Blob, nullable=False),
+    Column("private_encrypted", Blob, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("verify_until", Moment),
     Column("dropped_at", Moment),
@@ -232,12 +189,12 @@ issuers = Table(
     Column("issuer", String(255), nullable=False),
     Column("audience", String(255), nullable=False),
     Column("jwks_url", Text),
-    Column("keys", JSON),
+    Column("keys", Json),
     Column("consumer", String(64)),
     Column("consumer_claim", String(255), nullable=False),
-    Column("consumers", JSON, nullable=False),
+    Column("consumers", Json, nullable=False),
     Column("scope_claim", String(255), nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "issuer"),
 )
@@ -260,11 +217,11 @@ limits = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(63), nullable=False),  # empty: all of them together
+    Column("pipeline", String(80), nullable=False),  # its id; empty: all of them together
     Column("by", String(16), nullable=False),
     Column("seconds", Integer, nullable=False),
     Column("rate", String(32), nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "consumer_id", "pipeline", "by", "seconds"),
 )
@@ -276,8 +233,8 @@ address_rules = Table(
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
     Column("network", String(49), nullable=False),
-    Column("allowed", Boolean, nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("allowed", Flag, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "consumer_id", "network"),
 )
@@ -299,7 +256,7 @@ variables = Table(
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("value", Text, nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "name"),
 )
@@ -310,10 +267,10 @@ pipeline_secrets = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("name", String(64), nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
+    Column("sealed", Blob, nullable=False),
     Column("expires_at", Moment),
-    Column("pipelines", JSON),  # none: all of them
-    Column("active", Boolean, nullable=False),
+    Column("pipelines", Json),  # ids; none: all of them
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "name"),
 )
@@ -324,7 +281,7 @@ sensitive_fields = Table(
     Column("id", BigId, primary_key=True),
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("field", String(255), nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "field"),
 )
@@ -336,9 +293,9 @@ callback_targets = Table(
     Column("environment_id", ForeignKey("environments.id"), nullable=False),
     Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
     Column("prefix", String(255), nullable=False),
-    Column("private", Boolean, nullable=False),
-    Column("sealed", LargeBinary, nullable=False),
-    Column("active", Boolean, nullable=False),
+    Column("private", Flag, nullable=False),
+    Column("sealed", Blob, nullable=False),
+    Column("active", Flag, nullable=False),
     _revision(),
     UniqueConstraint("environment_id", "consumer_id", "prefix"),
 )
@@ -472,7 +429,7 @@ users = Table(
     Column("name", String(80), nullable=False, unique=True),
     Column("role", String(16), nullable=False),
     Column("password", Text),  # an argon2id hash; None: the identity provider alone vouches
-    Column("active", Boolean, nullable=False),
+    Column("active", Flag, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("signed_in_at", Moment),
 )
@@ -488,4 +445,12 @@ user_sessions = Table(
     Column("expires_at", Moment, nullable=False, index=True),
     Column("address", String(64), nullable=False),
     Column("agent", String(255), nullable=False),
+)
+
+user_networks = Table(
+    "user_networks",
+    metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("network", String(64), primary_key=True),
+    Column("signed_in_at", Moment, nullable=False),
 )

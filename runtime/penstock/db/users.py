@@ -8,8 +8,18 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from penstock.db.engine import Engine, writing
-from penstock.db.rows import Row
-from penstock.db.tables import user_sessions, users
+from penstock.db.rows import Reader, Row
+from penstock.db.tables import user_networks, user_sessions, users
+
+
+def find_user(connection: sa.Connection, folded: str) -> Row | None:
+    """Return the user whose name is this one, its letters in lower case; names are ASCII."""
+    return connection.execute(sa.select(users).where(sa.func.lower(users.c.name) == folded)).mappings().first()
+
+
+def is_name_taken(rows: Reader, folded: str) -> bool:
+    """Say whether a user has this name, whatever the case of its letters."""
+    return any(name.lower() == folded for name in rows.names("users"))
 
 
 def find_session(connection: sa.Connection, digest: bytes) -> Row | None:
@@ -28,10 +38,11 @@ def touch_session(engine: Engine, session_id: int, now: datetime) -> None:
         connection.execute(sa.update(user_sessions).where(user_sessions.c.id == session_id).values(seen_at=now))
 
 
-def purge_sessions(engine: Engine, now: datetime) -> None:
-    """Forget sessions whose time is up."""
+def purge_sessions(engine: Engine, now: datetime, *, networks: datetime) -> None:
+    """Forget sessions whose time is up, and networks from which nobody signed in since a moment."""
     with writing(engine) as connection:
         connection.execute(sa.delete(user_sessions).where(user_sessions.c.expires_at <= now))
+        connection.execute(sa.delete(user_networks).where(user_networks.c.signed_in_at <= networks))
 
 
 def sessions_of(connection: sa.Connection, user_id: int, *, now: datetime, idle_since: datetime) -> Sequence[Row]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import AccessPolicy, Authenticator, Candidate, EnvironmentFacts, Verdict, Violation
+from penstock.contracts.access import Candidate, Verdict, Violation
 from penstock.contracts.needs import SecretNeed
+from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
 from penstock.contracts.pipeline import Pipeline
 from penstock.gate.gate import CLOSED, Gate
+from penstock.gate.verdicts import FIX, Round, verdict_of
 
+AGAIN = 5.0  # seconds until what could not be judged is judged again
 WARN_BEFORE = 14 * 86_400.0  # seconds before a secret expires
 
 
@@ -68,8 +72,8 @@ def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...],
             unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", mend))
         elif stored.expires_at is not None and stored.expires_at <= now:
             unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", mend))
-        elif not stored.usable(pipeline.name, now):
-            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.name}`"))
+        elif not stored.usable(pipeline.id, now):
+            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.id}`"))
         elif stored.expires_at is not None:
             soon = stored.expires_at - now <= WARN_BEFORE
             expiring += [f"{need} expires on {datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}; {mend}"] if soon else []
@@ -78,13 +82,24 @@ def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...],
     return tuple(unmet), tuple(expiring), again_at
 
 
-class Judge:
-    """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through."""
+def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Judged:
+    """Return the judgement of a pipeline that could not be judged; it is tried again before long."""
+    return Judged(pipeline, State.REFUSED, CLOSED, violations=tuple(violations), again_at=time.time() + AGAIN)
 
-    def __init__(self, policies: Sequence[AccessPolicy], authenticators: Sequence[Authenticator]) -> None:
+
+class Judge:
+    """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through.
+
+    `silent` are plugins whose policies can't be asked, and why: every policy must agree, so they refuse all pipelines.
+    """
+
+    def __init__(
+        self, policies: Sequence[OfferedPolicy], authenticators: Sequence[OfferedAuthenticator], silent: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._policies = tuple(policies)
         self._authenticators = {item.name: item for item in authenticators}
         self._doubled = sorted({item.name for item in authenticators if sum(other.name == item.name for other in authenticators) > 1})
+        self._silent = tuple(Violation(f"the access policies of plugin {plugin} can't be asked: {why}", FIX) for plugin, why in silent.items())
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -101,6 +116,7 @@ class Judge:
         self,
         pipeline: Pipeline,
         access: Snapshot,
+        asking: Round,
         *,
         policy: str | None = None,
         broken: Sequence[Violation] = (),
@@ -118,30 +134,31 @@ class Judge:
         facts = access.environment
         policy = facts.internal_policy if internal and policy is None else policy
         if policy is not None:
-            facts = EnvironmentFacts(**{name: getattr(facts, name) for name in facts.__slots__} | {"policy": policy})
-        state = access.pipeline(pipeline.name)
-        verdict = (
-            Verdict(violations=tuple(broken))
-            if broken
-            else self._verdict(Candidate(pipeline.name, pipeline.version, trigger, state.login_flow, internal), facts)
-        )
-        requires, lacking = self._closure(verdict.requires | trigger.toggles) if not broken else (frozenset[str](), ())
+            facts = replace(facts, policy=policy)
+        state, toggles = access.pipeline(pipeline.id), trigger.toggles
+        verdict, sound = Verdict(violations=tuple(broken)), False
+        requires, lacking = frozenset[str](), tuple[Violation, ...]()
+        if not broken:
+            candidate = Candidate(pipeline.name, pipeline.version, trigger, state.login_flow, internal)
+            verdict, sound = verdict_of(self._policies, candidate, facts, asking)
+            requires, lacking = self._closure(verdict.requires | toggles)
         unmet, expiring, again_at = _needs(pipeline, access)
-        unmet += tuple(also)
+        unmet += tuple(also) + self._silent
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
         if not violations:
             if not state.enabled:
                 return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=warnings, again_at=again_at)
             return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=warnings, again_at=again_at)
-        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and not broken and not unmet else None
+        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and sound and not unmet else None
         if grace is not None and grace.until > time.time():
-            kept, lacking = self._closure(grace.requires | trigger.toggles)
+            kept, lacking = self._closure(grace.requires | toggles)
             if not lacking:
                 gate = self._gate(pipeline, kept, grace.until)
                 again_at = min(grace.until, again_at or grace.until)
                 return Judged(pipeline, State.NON_CONFORMANT, gate, kept, violations, warnings, grace.until, again_at)
-        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, warnings)
+        again_at = time.time() + AGAIN if asking.faults else None
+        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, warnings, again_at=again_at)
 
     @staticmethod
     def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Judged:
@@ -149,39 +166,8 @@ class Judge:
         if internal or pipeline.trigger.internal:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
-        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.name).enabled else State.DISABLED
+        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.id).enabled else State.DISABLED
         return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
-
-    def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:
-        """Combine what all policies say: requirements add up, one refusal refuses, silence refuses."""
-        if environment.policy not in self.options:
-            reason = f"no loaded plugin enforces the policy {environment.policy!r}"
-            return Verdict(violations=(Violation(reason, "load penstock_access_policy, or set a policy that a plugin knows"),))
-        requires: frozenset[str] = frozenset()
-        violations: list[Violation] = []
-        warnings: list[str] = []
-        heard = False
-        for policy in self._policies:
-            try:
-                verdict = policy.judge(candidate, environment)
-            except Exception as error:  # noqa: BLE001  a policy that raises refuses: fail closed
-                violations.append(Violation(f"the policy {policy.name} failed: {type(error).__name__}: {error}", "mend or remove that plugin"))
-                continue
-            if verdict is None:
-                violations += self._unheard(policy, environment)
-                continue
-            heard = True
-            requires |= verdict.requires
-            violations += verdict.violations
-            warnings += verdict.warnings
-        if not heard and not violations:
-            violations.append(Violation("no policy has an opinion on it", "load a policy plugin that does"))
-        return Verdict(requires, tuple(violations), tuple(warnings))
-
-    @staticmethod
-    def _unheard(policy: AccessPolicy, environment: EnvironmentFacts) -> Iterable[Violation]:
-        if environment.policy in policy.options:
-            yield Violation(f"the policy {policy.name} is silent on {environment.policy!r}, which it claims to enforce", "mend that plugin")
 
     def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:
         """Add what the wanted credentials need themselves; say which of them nobody can prove."""
@@ -202,7 +188,7 @@ class Judge:
         return names, tuple(lacking)
 
     def _gate(self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")) -> Gate:
-        ordered: list[Authenticator] = []
+        ordered: list[OfferedAuthenticator] = []
         waiting = [item for name, item in sorted(self._authenticators.items()) if name not in self._doubled]
         while waiting:
             done = {item.name for item in ordered}
@@ -210,4 +196,4 @@ class Judge:
             ordered.append(ready[0])
             waiting.remove(ready[0])
         checks = tuple((item, item.name in requires) for item in ordered if item.name in requires or not item.only_where_asked)
-        return Gate(pipeline.name, checks, pipeline.trigger.scopes, until)
+        return Gate(pipeline.id, checks, pipeline.trigger.scopes, until)

@@ -35,7 +35,7 @@ def described(identifier: str, exposure: str, item: Judged, plugin: str) -> dict
         "version": item.pipeline.version,
         "url": f"/{identifier}/",
         "exposure": exposure,
-        "toggles": [*sorted(trigger.toggles), *(["login"] if trigger.login else [])],
+        "toggles": [*sorted(trigger.toggles), *(name for name in ("login", "forward_token") if getattr(trigger, name))],
         "state": item.state.value,
         "until": item.until,
         "requires": sorted(item.requires),

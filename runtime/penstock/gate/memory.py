@@ -73,7 +73,7 @@ class Memory(Storage, MovingWindowSupport):
             return (calls[0], len(calls)) if calls else (now, 0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count in a fixed window, and return its number."""
+        """Count in a fixed window, never below nothing, and return its number."""
         now = time.time()
         with self._lock:
             windows = self._fixed[0]
@@ -81,7 +81,7 @@ class Memory(Storage, MovingWindowSupport):
             if window is None or window.ends <= now:
                 windows.pop(key, None)
                 window = windows[key] = _Window(now + expiry)
-            window.number += amount
+            window.number = max(0, window.number + amount)
             self._make_room(self._fixed, now)
             return window.number
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from limits import RateLimitItemPerSecond
@@ -15,9 +15,11 @@ from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from penstock import metrics
+from penstock.cidr import caller_network
 from penstock.contracts.call import Caller
 from penstock.contracts.rates import Rate
-from penstock.errors import CannotStart, Refusal
+from penstock.errors import CannotStart, CredentialRejected, Refusal
+from penstock.gate.guesses import Guesses, Look
 from penstock.gate.memory import MOST, Memory
 
 PAUSE = 1.0  # seconds without asking a storage that failed: its timeout must not slow down every call
@@ -27,15 +29,6 @@ TOLD = 1024
 EVERYWHERE = "/*"  # the end of a place where calls of all pipelines are counted together
 
 Headers = list[tuple[str, str]]
-
-
-def network_of(address: str) -> str:
-    """Return what calls from an address are counted by: itself, or the /64 network of IPv6, which one caller has as a whole."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address  # noqa: PLR2004  the version of IP
 
 
 def _name(place: str, rate: Rate) -> str:
@@ -74,6 +67,7 @@ class Limiter:
         self._windows = MovingWindowRateLimiter(self._storage)
         self._fixed = FixedWindowRateLimiter(self._storage)
         self._failures = failures
+        self._guesses = Guesses(self._storage, failures) if failures is not None else None
         self._told: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._pass_when_away = pass_when_away
         self._away_until = 0.0
@@ -96,7 +90,7 @@ class Limiter:
         """
         if self.away:
             return self._away()
-        network = network_of(address)
+        network = caller_network(address)
         consumer = caller.consumer or network
         whose = {"consumer": consumer, "key": caller.key_id or consumer, "address": network, "pipeline": ""}
         windows = [(rate, RateLimitItemPerSecond(rate.count, rate.seconds), (place, rate.by, whose[rate.by])) for place, rate in rates]
@@ -131,27 +125,57 @@ class Limiter:
     def fail(self, environment: str, address: str) -> None:
         """Count a credential that was no good. Raises Refusal where its address had too many of them."""
         if self._failures is not None and not self.away:
-            self._ask(self._fixed.hit, self._failures, environment, address)
+            self._count_failure(self._failures, environment, caller_network(address))
 
-    def may_guess(self, environment: str, address: str) -> None:
-        """Refuse an address that failed too often, before it tries another password: the right one must be answered like any. Raises Refusal."""
-        if self._failures is not None and (self.away or not self._ask(self._fixed.test, self._failures, environment, address)):
-            self._away()
+    @contextmanager
+    def guess(self, environment: str, address: str) -> Iterator[Look]:
+        """Count a look at a credential that can be guessed, before it is taken; whoever looks says whether it was right.
 
-    def _ask(self, ask: Callable[..., bool], failures: Rate, environment: str, address: str) -> bool:
-        """Refuse where there is no more room for failures, and return whether the storage could say so."""
-        item = RateLimitItemPerSecond(failures.count, failures.seconds)
-        who = ("failed", environment, network_of(address))
+        Raises Refusal: 429 where the address has failed too often, 503 where the looks it has left are all under way.
+        """
+        look = None if self._guesses is None else self._begin_look(self._guesses, environment, caller_network(address))
+        if look is None or self._guesses is None:
+            yield Look()
+            return
         try:
-            room = ask(item, *who)
+            yield look
+        except Refusal as error:
+            look.right = not isinstance(error.__cause__, CredentialRejected)  # it was refused before anybody looked
+            raise
+        finally:
+            try:
+                self._guesses.end(look)
+            except StorageError as error:
+                self._lose(error)
+
+    def _begin_look(self, guesses: Guesses, environment: str, network: str) -> Look | None:
+        """Take a count for a look, or return None where that can't be counted and may pass. Raises Refusal."""
+        if self.away:
+            self._away()
+            return None
+        try:
+            look = guesses.begin(environment, network)
+        except StorageError as error:
+            self._lose(error)
+            self._away()
+            return None
+        if isinstance(look, float):
+            self._tell("too many failed credentials", place=environment, rate=str(self._failures), who=network)
+            raise rate_limited(look, [])
+        return look
+
+    def _count_failure(self, failures: Rate, environment: str, network: str) -> None:
+        item = RateLimitItemPerSecond(failures.count, failures.seconds)
+        who = ("failed", environment, network)
+        try:
+            room = self._fixed.hit(item, *who)
             reset = 0.0 if room else self._fixed.get_window_stats(item, *who).reset_time
         except StorageError as error:
             self._lose(error)
-            return False
+            return
         if not room:
-            self._tell("too many failed credentials", place=environment, rate=str(failures), who=who[-1])
+            self._tell("too many failed credentials", place=environment, rate=str(failures), who=network)
             raise rate_limited(reset - time.time(), [])
-        return True
 
     def _lose(self, error: StorageError) -> None:
         self._away_until = time.monotonic() + PAUSE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 
-from penstock.contracts.access import Authenticator
+from penstock.contracts.offered import OfferedAuthenticator
 from penstock.gate.compliance import Judged, State
 
 Scheme = Mapping[str, object]
@@ -15,7 +15,7 @@ def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def in_words(judged: Judged, authenticators: Iterable[Authenticator]) -> str:
+def in_words(judged: Judged, authenticators: Iterable[OfferedAuthenticator]) -> str:
     """Say what a call must present there, or why none is let through."""
     if judged.state is State.REFUSED:
         return "No call is let through: the pipeline is refused."
@@ -34,7 +34,8 @@ def in_words(judged: Judged, authenticators: Iterable[Authenticator]) -> str:
         if scopes:
             part += f" with {'scope' if len(scopes) == 1 else 'scopes'} {' '.join(scopes)}"
         parts.append(part)
-    return f"A call needs {_listed(parts)}." if parts else "A call needs nothing: it is open to anyone."
+    said = f"A call needs {_listed(parts)}." if parts else "A call needs nothing: it is open to anyone."
+    return f"{said} Its handlers get the token itself." if judged.pipeline.trigger.forward_token else said
 
 
 def curl_line(method: str, url: str, judged: Judged, schemes: Mapping[str, Scheme], *, media: str | None, body: str) -> str:

@@ -22,11 +22,11 @@ from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, shifted
 from penstock.runs.values import name_of, pack, type_named, unpack
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
-CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "idempotency-key"})
+NOT_KEPT = frozenset({"cookie", "idempotency-key"})  # headers that are for the call alone; credentials are not among those that handlers get
 
 
 class Given(msgspec.Struct):
-    """What a run was given: the call, without its credentials. `ancestors` are the pipelines that wait for it."""
+    """What a run was given: the call as its handler gets it. `ancestors` are the pipelines that wait for it."""
 
     pipeline: str
     method: str
@@ -64,10 +64,9 @@ class Given(msgspec.Struct):
         return msgspec.convert(document, cls)
 
 
-def without_credentials(headers: Mapping[str, str], api_key_headers: Sequence[str]) -> dict[str, str]:
-    """Return the headers that a run may keep."""
-    left_out = CREDENTIALS | {name.lower() for name in api_key_headers}
-    return {name: value for name, value in headers.items() if name.lower() not in left_out}
+def lasting(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that a run keeps, of those that a handler gets."""
+    return {name: value for name, value in headers.items() if name.lower() not in NOT_KEPT}
 
 
 def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int, failure: Failure | None = None) -> Document:

@@ -38,7 +38,7 @@ def _hops(said: str, header: str) -> Iterator[str]:
     """Yield what each proxy said whom it called for, the nearest proxy first."""
     parts = reversed(said.split(","))
     if header.lower() != "forwarded":
-        yield from (part.strip() for part in parts)
+        yield from (part.strip(" \t") for part in parts)
         return
     behind = ""
     for part in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, date, datetime
 from email.utils import formatdate
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from penstock.access.snapshot import Snapshot
+from penstock.cidr import caller_network
 from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.cors import Cors
@@ -19,8 +22,10 @@ from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS
 from penstock.errors import CredentialRejected, OutOfTime, Refusal, ReplyError
-from penstock.gate.gate import CLOSED, unavailable
-from penstock.gate.rates import EVERYWHERE, network_of
+from penstock.gate.gate import CLOSED, Gate, unavailable
+from penstock.gate.guesses import Look
+from penstock.gate.rates import EVERYWHERE
+from penstock.guard import PluginFault
 from penstock.host import Host
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle
 from penstock.runs.aside import TimeIsUp, run_aside
@@ -116,7 +121,7 @@ class Dispatcher:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
             self._log.exception("call failed before its handler", pipeline=passage.place.pipeline, run=passage.run, error=type(error).__name__)
-            refusal = Refusal(500, "internal", "Something went wrong here; the log says what.")
+            refusal = _internal()
         return _refused(refusal, passage.run), refusal, last
 
     def _reply(self, passage: Passage, start_response: StartResponse, done: Answer, refusal: Refusal | None, *, last: bool) -> Iterable[bytes]:
@@ -144,7 +149,7 @@ class Dispatcher:
             checked_refusal(refusal, passage.place.pipeline)
         except (ReplyError, TypeError) as error:
             self._log.error("refusal can't be sent", pipeline=passage.place.pipeline, run=passage.run, error=str(error))
-            return Refusal(500, "internal", "Something went wrong here; the log says what.")
+            return _internal()
         if len(self._sent) < KNOWN_HEADERS:
             self._sent.update(refusal.headers)
         return refusal
@@ -251,15 +256,8 @@ class Dispatcher:
         body = Body(environ, trigger.max_body)
         if passage.deadline is None:
             passage.deadline = time.monotonic() + trigger.timeout
-        head = RequestHead(environ, pipeline.name, self._certificate)
-        try:
-            signed = partial(self._signed, body, passage, passage.deadline) if judged.gate.reads_body else bytes
-            claim = partial(self._claim, passage, endpoint) if judged.gate.counts_once else None
-            caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ), claim)
-        except Refusal as error:
-            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):
-                host.limiter.fail(access.environment.name, self._address(environ))
-            raise
+        deadline = passage.deadline
+        caller = self._ask_gate(judged.gate, passage, endpoint, body, access, now, deadline)
         passage.consumer_id = caller.consumer_id
         if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
             raise _wrong_address()
@@ -267,7 +265,6 @@ class Dispatcher:
             host.note_use(caller.key_id, now)
         if trigger.rate or access.limits:
             self._count(passage, pipeline, caller)
-        deadline = passage.deadline
         call = Call(
             method=passage.method,
             path=_path(environ),
@@ -278,13 +275,13 @@ class Dispatcher:
             deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
-            query_string=_query(environ),
+            query_string=host.withheld.query(_query(environ)),
             content_type=environ.get("CONTENT_TYPE", ""),
-            read_headers=lambda: _headers(environ),
+            read_headers=lambda: host.withheld.without(_headers(environ), forward_token=trigger.forward_token and bool(caller.claims)),
             read_body=body.read,
             read_form=body.form,
             variables=access.variables,
-            read_secrets=lambda: access.secrets_for(pipeline.name),
+            read_secrets=lambda: access.secrets_for(pipeline.id),
             read_http=client_of(passage.run, deadline, environ.get("HTTP_TRACEPARENT")),
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
@@ -292,6 +289,22 @@ class Dispatcher:
         if not arrived(environ) and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body:
             return AwaitBody(trigger.max_body, deadline, partial(self._handle, endpoint, call, passage))
         return self._handle(endpoint, call, passage)
+
+    def _ask_gate(self, gate: Gate, passage: Passage, endpoint: Endpoint, body: Body, access: Snapshot, now: float, deadline: float) -> Caller:
+        """Return who calls. Raises Refusal, and BodyNeeded where a proof needs the body and it is not there yet."""
+        host, environ = self._host, passage.environ
+        head = RequestHead(environ, passage.place.pipeline, self._certificate)
+        signed = partial(self._signed, body, passage, deadline) if gate.reads_body else bytes
+        claim = partial(self._claim, passage, endpoint) if gate.counts_once else None
+        try:
+            return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
+        except Refusal as error:
+            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected) and not error.counted:
+                host.limiter.fail(access.environment.name, self._address(environ))
+            raise
+        except PluginFault as fault:
+            host.tell_fault(fault)
+            raise _internal() from None
 
     def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
         """Count a call against the pipeline's rates and its consumer's; what is left goes out with the reply, whatever that is.
@@ -305,7 +318,7 @@ class Dispatcher:
         rates = [(here, rate) for rate in pipeline.trigger.rate]
         if caller.consumer_id is not None and host.access.limits:
             theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
-            own = host.access.limits.get((caller.consumer_id, pipeline.name), ())
+            own = host.access.limits.get((caller.consumer_id, passage.place.pipeline), ())
             if own:
                 rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [(here + theirs, rate) for rate in own]
             everywhere = host.settings.environment + theirs + EVERYWHERE
@@ -323,6 +336,11 @@ class Dispatcher:
             return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
+    def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
+        """Return what counts a look at a credential that can be guessed."""
+        limiter = self._host.limiter
+        return nullcontext(Look()) if limiter is None else limiter.guess(self._host.settings.environment, self._address(environ))
+
     def _claim(self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once) -> bool:
         """Claim what a call counts once for, and say whether it may go on: as the first, or as a repeat of that with its Idempotency-Key."""
         if self._host.marks is None:
@@ -339,10 +357,6 @@ class Dispatcher:
         if sent is None or endpoint.pipeline.trigger.idempotent is None or passage.method in SAFE:
             return None
         return self._host.settings.environment, passage.place.pipeline, str(caller.consumer_id), caller.subject or "", key_of(sent)
-
-    def _before_guess(self, environ: Environ) -> None:
-        if self._host.limiter is not None:
-            self._host.limiter.may_guess(self._host.settings.environment, self._address(environ))
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -453,7 +467,7 @@ class Dispatcher:
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=network_of(self._address(passage.environ)))
+        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=caller_network(self._address(passage.environ)))
 
     def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}
@@ -516,15 +530,19 @@ def _query(environ: Environ) -> str:
 
 
 def _headers(environ: Environ) -> Mapping[str, str]:
-    fields = {name[5:].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+    fields = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
-            fields[name.replace("_", "-")] = environ[name]
+            fields[name.replace("_", "-").lower()] = environ[name]
     return fields
 
 
 def _content_type(headers: Headers) -> str:
     return next((value for name, value in headers if name.lower() == "content-type"), "")
+
+
+def _internal() -> Refusal:
+    return Refusal(500, "internal", "Something went wrong here; the log says what.")
 
 
 def _wrong_address() -> Refusal:

@@ -14,7 +14,7 @@ from penstock.host import Host
 from penstock.runs.accepting import Accepting, Wanted
 from penstock.runs.asking import Asking
 from penstock.runs.callbacks import target_of
-from penstock.runs.durable import Given, without_credentials
+from penstock.runs.durable import Given, lasting
 from penstock.runs.handlers import Endpoint
 from penstock.runs.idempotency import fingerprint, still_running
 from penstock.runs.replies import Answer, answer
@@ -32,7 +32,7 @@ def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: 
     endpoint.read(call)  # what does not fit is told now, not to nobody later
     wanted = Wanted(
         call.run,
-        _given(host, passage, endpoint, call),
+        _given(passage, endpoint, call),
         endpoint.pipeline,
         endpoint.route,
         callback_url=_callback(host, call),
@@ -79,7 +79,7 @@ def _after_waiting(asking: Asking, call: Call, accepted: Answer) -> Answer:
     return 202 if "Retry-After" in waited.headers else 200, [*headers, location], body
 
 
-def _given(host: Host, passage: Passage, endpoint: Endpoint, call: Call) -> Given:
+def _given(passage: Passage, endpoint: Endpoint, call: Call) -> Given:
     caller = call.caller
     form = endpoint.body is not None and endpoint.body.form
     return Given(
@@ -91,7 +91,7 @@ def _given(host: Host, passage: Passage, endpoint: Endpoint, call: Call) -> Give
         accepted_at=time.time(),
         params=dict(call.params),
         query_string=call.query_string,
-        headers=without_credentials(call.headers, host.settings.api_key_headers),
+        headers=lasting(call.headers),
         content_type=call.content_type,
         body=b"" if form else call.body,
         form={name: [value for value in values if not isinstance(value, Upload)] for name, values in call.form.items()} if form else None,

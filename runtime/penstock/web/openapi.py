@@ -69,7 +69,7 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: st
     for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
-        except Exception:  # noqa: BLE001  a plugin's hook may raise anything; the document goes out without it
+        except BaseException:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it
             structlog.get_logger("penstock").exception("penstock_openapi failed", plugin=implementation.plugin_name)
     return document
 

@@ -134,7 +134,7 @@ class Performer:
             read_body=lambda: given.body,
             read_form=lambda _: {name: list(values) for name, values in (given.form or {}).items()},
             variables=access.variables if access is not None else {},
-            read_secrets=lambda: access.secrets_for(pipeline.name) if access is not None else {},
+            read_secrets=lambda: access.secrets_for(pipeline.id) if access is not None else {},
             read_http=client_of(run, deadline, given.traceparent),
         )
 

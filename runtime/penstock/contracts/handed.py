@@ -1,0 +1,57 @@
+"""What a handler gets of a request's head: all but the credentials. `call.caller` says what they proved.
+
+A handler that holds a key or a password can leak it: into a record, a log, an error, a call onwards. So no credential reaches it, inline or
+durable, whichever header an operator chose for it. What is not among them: a signature, which is no secret (it proves one body, once), and
+cookies but for the console's own, which pipelines may use for themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import unquote_plus
+
+CONSOLE_COOKIE = "penstock_console"
+ALWAYS = frozenset({"authorization", "proxy-authorization", "client-cert", "client-cert-chain"})  # the latter two: RFC 9440
+BEARER = "bearer"
+OWS = " \t"  # RFC 9110 section 5.6.3: no other white space surrounds a value
+
+
+def split_authorization(value: str) -> tuple[str, str]:
+    """Return the scheme of an `Authorization` header, in lower case, and the credential (RFC 9110 section 11.6.2)."""
+    value = value.strip(OWS)
+    scheme, _, credential = value.partition(" ")
+    if "\t" in scheme:
+        scheme, _, credential = value.partition("\t")
+    return scheme.lower(), credential.strip(OWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """The headers and query parameters that hold credentials, in lower case as they are named in requests."""
+
+    headers: frozenset[str] = ALWAYS
+    parameters: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, headers: Iterable[str], parameters: Iterable[str] = ()) -> Self:
+        """Return all that is withheld: what always is, and these."""
+        return cls(ALWAYS | {name.lower() for name in headers if name}, frozenset(parameters))
+
+    def without(self, fields: Mapping[str, str], *, forward_token: bool = False) -> dict[str, str]:
+        """Return headers, by names in lower case, without credentials; `forward_token` leaves a bearer token where it is."""
+        kept = {name: value for name, value in fields.items() if name not in self.headers}
+        if "cookie" in kept and CONSOLE_COOKIE in kept["cookie"]:
+            pairs = [pair for pair in kept.pop("cookie").split(";") if pair.partition("=")[0].strip() != CONSOLE_COOKIE]
+            if pairs:
+                kept["cookie"] = ";".join(pairs).strip()
+        if forward_token and "authorization" in fields and split_authorization(fields["authorization"])[0] == BEARER:
+            kept["authorization"] = fields["authorization"]
+        return kept
+
+    def query(self, text: str) -> str:
+        """Return a query string without the parameters that hold credentials."""
+        if not text or not self.parameters:
+            return text
+        return "&".join(pair for pair in text.split("&") if unquote_plus(pair.partition("=")[0]) not in self.parameters)

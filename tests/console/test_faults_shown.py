@@ -1,0 +1,53 @@
+"""The first page says which rows can't be read, and which plugin did what it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from desk_kit import Hand, engine_of, words_of
+from kit import ACTOR, consumers
+
+from penstock import AccessPolicy, HttpTrigger, Pipeline, Rate, hookimpl
+from penstock.access import bounds
+from penstock.testing import Runtime
+
+
+def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
+    runtime = desk()
+    engine = engine_of(runtime)
+    consumers.create_consumer(engine, ACTOR, "acme")
+    bounds.set_limit(engine, ACTOR, "acme", "test", Rate("5/minute"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE limits SET rate = 'often'"))
+
+    assert "unreadable limits 1: rate can't be read. It grants nothing" in words_of(Hand.of(runtime, "vic").get("/").text)
+
+
+class Rogue(AccessPolicy):
+    name = "rogue"
+
+    def judge(self, candidate: object, environment: object) -> object:  # type: ignore[override]  # it is wrong
+        return "yes"
+
+
+class Plugin:
+    @staticmethod
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        made = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
+        made.get("/")(lambda: "here")
+        return [made]
+
+    @staticmethod
+    @hookimpl
+    def penstock_policies() -> list[AccessPolicy]:
+        return [Rogue()]
+
+
+def test_the_console_names_the_plugin_and_what_its_policy_returned(desk: Callable[..., Runtime]) -> None:
+    vic = Hand.of(desk(Plugin), "vic")
+
+    said = "the policy rogue: it returned str, not a Verdict or None"
+    assert said in words_of(vic.get("/").text)
+    assert said in words_of(vic.get("/pipelines/v1/orders").text)

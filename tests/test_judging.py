@@ -1,0 +1,398 @@
+"""Judging is total: whatever a policy returns, raises or does, no call gets through with less than the rules of access ask for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pluggy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock import AccessPolicy, Call, EnvironmentFacts, HttpTrigger, Pipeline, Verdict, Violation, hookimpl, hookspecs
+from penstock.access.secrets import Box, make_secret_key
+from penstock.access.snapshot import Snapshot
+from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
+from penstock.gate import judging as judging_module
+from penstock.gate import verdicts
+from penstock.gate.compliance import Judge, Judged, State
+from penstock.gate.gate import CLOSED
+from penstock.gate.judging import Judgement, Judging
+from penstock.host import Loaded
+from penstock.plugins import Plugins
+from penstock.testing import Runtime
+from penstock_access_policy import ExternalAccess
+from penstock_api_key import ApiKeys
+from penstock_jwt.tokens import Tokens
+
+POLICIES = ("api-key", "jwt-api-key", "any")
+TOGGLES = {"none": {}, "key": {"api_key": True}, "jwt": {"jwt": True}, "both": {"api_key": True, "jwt": True}}
+DEMANDS = {"api-key": {"api_key"}, "jwt-api-key": {"api_key", "jwt"}, "any": set()}
+
+
+def a_pipeline(name: str, **trigger: Any) -> Pipeline:
+    made = Pipeline(name, version="1.0.0", trigger=HttpTrigger(**trigger))
+    made.get("/")(lambda: "here")
+    return made
+
+
+def a_view(policy: str) -> Snapshot:
+    access = Snapshot("test", Box((make_secret_key(),)))
+    access._environment = EnvironmentFacts(1, "test", policy, 1, 3600, keys_in_query=False, algorithm="EdDSA")  # noqa: SLF001  no database is needed
+    return access
+
+
+class Rogue(AccessPolicy):
+    """A policy that does what a test tells it."""
+
+    name = "rogue"
+
+    def __init__(self, act: Callable[[Any, Any], Any]) -> None:
+        self.act = act
+
+    def judge(self, candidate: Any, environment: Any) -> Any:
+        return self.act(candidate, environment)
+
+
+def judging_beside(act: Callable[[Any, Any], Any]) -> Judging:
+    """Return what judges a pipeline of each kind by the policy that ships, and around it by one that does anything."""
+    manager = pluggy.PluginManager("penstock")
+    manager.add_hookspecs(hookspecs)
+    rogue = OfferedPolicy.of("other", Rogue(act))
+    policies = [rogue, OfferedPolicy.of("penstock_access_policy", ExternalAccess()), rogue]  # it is asked before and after
+    proofs = [OfferedAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))), OfferedAuthenticator.of("penstock_jwt", Tokens("penstock"))]
+    loaded = {f"v1/{name}": Loaded("mine", a_pipeline(name, **trigger), ()) for name, trigger in TOGGLES.items()}
+    return Judging(Plugins(manager), Judge(policies, proofs), loaded)
+
+
+def judged_beside(act: Callable[[Any, Any], Any], policy: str, **more: Any) -> Judgement:
+    return judging_beside(act).judge_all(a_view(policy), **more)
+
+
+def opened(judged: Judged) -> frozenset[str] | None:
+    """Return what a gate asks for, or None where it lets nothing through."""
+    if judged.gate is CLOSED:
+        return None
+    return frozenset(check.name for check, required in judged.gate._checks if required)  # noqa: SLF001  what is compiled is what counts
+
+
+def at_least(judgement: Judgement, policy: str) -> None:
+    """Assert that no gate asks for less than the table of the access rules says."""
+    for identifier, judged in judgement.external.items():
+        toggles = set(TOGGLES[identifier.removeprefix("v1/")])
+        asked = opened(judged)
+        if DEMANDS[policy] - toggles:
+            assert asked is None, (policy, identifier)
+        if asked is not None:
+            assert asked >= DEMANDS[policy] | toggles, (policy, identifier)
+        assert (judged.state is State.SERVED) is (asked is not None)
+
+
+class Weird:
+    """Agrees to anything that it is asked."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __or__(self, other: object) -> frozenset[str]:
+        return frozenset()
+
+    __ror__ = __radd__ = __or__
+
+    def __getattr__(self, name: str) -> Any:
+        return frozenset()
+
+
+class LooseVerdict(Verdict):
+    """A verdict of a type of its own."""
+
+
+def widen(candidate: Any, environment: Any) -> Verdict:
+    """Try to change what is judged, and by what."""
+    for name, value in (("api_key", False), ("jwt", False), ("login", True), ("external", True)):
+        object.__setattr__(candidate.trigger, name, value)
+    object.__setattr__(environment, "policy", "any")
+    object.__setattr__(candidate, "designated", True)
+    return Verdict()
+
+
+class Raises(Exception):
+    """Can't even be shown."""
+
+    def __str__(self) -> str:
+        raise SystemExit(0)
+
+
+garbage = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(), st.binary(), st.dictionaries(st.text(), st.text()), st.lists(st.text()),
+    st.sampled_from([Weird(), Violation("a", "b"), Verdict, object(), LooseVerdict(), {"requires": []}, ..., NotImplemented]),
+)  # fmt: skip
+names = st.sampled_from(["api_key", "jwt", "basic", "nothing", "", "API_KEY"])
+answers = st.one_of(
+    garbage,
+    st.builds(
+        Verdict,
+        requires=st.one_of(st.frozensets(names), garbage),
+        violations=st.one_of(st.just(()), garbage, st.tuples(st.builds(Violation, reason=garbage, mend=garbage))),
+        warnings=st.one_of(st.just(()), garbage),
+    ),
+)
+ends = st.sampled_from(
+    [
+        SystemExit(0),
+        SystemExit("text"),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        StopIteration(),
+        MemoryError(),
+        RecursionError(),
+        Raises(),
+        OSError("x"),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(policy=st.sampled_from(POLICIES), answer=answers)
+def test_whatever_a_policy_returns_no_gate_asks_for_less(policy: str, answer: object) -> None:
+    at_least(judged_beside(lambda *_: answer, policy), policy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(policy=st.sampled_from(POLICIES), error=ends, live=st.booleans())
+def test_whatever_a_policy_raises_closes_every_gate(policy: str, error: BaseException, live: bool) -> None:
+    def act(*_: object) -> object:
+        raise error
+
+    judgement = judged_beside(act, policy, **({"live": bool} if live else {}))
+
+    assert {opened(item) for item in judgement.external.values()} == {None}
+    assert [fault.plugin for fault in judgement.faults] == ["other"]
+    assert "plugin other: the policy rogue raised " in judgement.external["v1/both"].violations[-1].reason
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_can_not_change_what_the_others_judge_now_or_the_next_time(policy: str) -> None:
+    judging = judging_beside(widen)
+
+    for _ in range(2):
+        at_least(judging.judge_all(a_view(policy)), policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_that_answers_differently_each_time_widens_nothing(policy: str) -> None:
+    turns = itertools.cycle([Verdict(), Verdict(requires=frozenset({"jwt"})), None, "yes"])
+
+    at_least(judged_beside(lambda *_: next(turns), policy), policy)
+
+
+def test_what_a_policy_requires_beyond_the_toggles_is_asked_for() -> None:
+    judgement = judged_beside(lambda *_: Verdict(requires=frozenset({"jwt"})), "api-key")
+
+    assert opened(judgement.external["v1/key"]) == {"api_key", "jwt"}
+
+
+def test_what_a_policy_requires_and_no_authenticator_proves_closes() -> None:
+    judgement = judged_beside(lambda *_: Verdict(requires=frozenset({"retina"})), "any")
+
+    assert {opened(item) for item in judgement.external.values()} == {None}
+    assert "no authenticator for 'retina' is loaded" in judgement.external["v1/key"].violations[0].reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("yes", "it returned str, not a Verdict or None"),
+        (True, "it returned bool, not a Verdict or None"),
+        (Verdict(requires=["x", 1]), "an item of what its Verdict requires is no text"),  # type: ignore[list-item, arg-type]  # it is wrong
+        (Verdict(requires="api_key"), "what its Verdict requires is no list of texts"),  # type: ignore[arg-type]  # the same
+        (Verdict(violations=None), "the violations of its Verdict are no tuple of Violation values"),  # type: ignore[arg-type]  # the same
+        (Verdict(violations=("no",)), "the violations of its Verdict are no tuple of Violation values"),  # type: ignore[arg-type]  # the same
+        (Verdict(warnings=None), "the warnings of its Verdict is no list of texts"),  # type: ignore[arg-type]  # the same
+    ],
+)
+def test_operators_are_told_which_plugin_returned_what_it_must_not(answer: object, said: str) -> None:
+    judgement = judged_beside(lambda *_: answer, "any")
+
+    assert {opened(item) for item in judgement.external.values()} == {None}
+    assert judgement.external["v1/key"].violations[0].reason == f"plugin other: the policy rogue: {said}"
+    assert judgement.external["v1/key"].again_at is not None
+
+
+class TestNoEnd:
+    """A policy that does not return."""
+
+    def test_closes_within_a_second_what_it_did_not_judge(self) -> None:
+        hang = threading.Event()
+        began = time.monotonic()
+
+        judgement = judged_beside(lambda *_: hang.wait(20), "any")
+
+        assert time.monotonic() - began < 3
+        assert {opened(item) for item in judgement.external.values()} == {None}
+        assert "plugin other: took too long" in judgement.external["v1/key"].violations[0].reason
+        hang.set()
+
+    def test_closes_all_gates_before_a_second_is_over_while_calls_are_answered(self) -> None:
+        hang, closed = threading.Event(), list[float]()
+        began = time.monotonic()
+
+        judged_beside(lambda *_: hang.wait(20), "any", live=lambda: closed.append(time.monotonic() - began))
+
+        assert len(closed) == 1
+        assert judging_module.SOON <= closed[0] < judging_module.LIVE + 0.3
+        hang.set()
+
+    def test_is_not_asked_again_before_it_has_returned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(verdicts, "LONGEST_ANSWER", 0.2)
+        hang, asked = threading.Event(), list[int]()
+
+        def act(*_: object) -> Verdict:
+            asked.append(1)
+            hang.wait(20)
+            return Verdict()
+
+        manager = pluggy.PluginManager("penstock")
+        manager.add_hookspecs(hookspecs)
+        judge = Judge([OfferedPolicy.of("penstock_access_policy", ExternalAccess()), OfferedPolicy.of("other", Rogue(act))], [])
+        judging = Judging(Plugins(manager), judge, {"v1/open": Loaded("mine", a_pipeline("open"), ())})
+        states = [judging.judge_all(a_view("any")).external["v1/open"].state for _ in range(3)]
+        waited_for = len(asked)
+        hang.set()
+        for _ in range(100):
+            if judging.judge_all(a_view("any")).external["v1/open"].state is State.SERVED:
+                break
+            time.sleep(0.05)
+
+        assert states == [State.REFUSED] * 3
+        assert waited_for == 1
+        assert judging.judge_all(a_view("any")).external["v1/open"].state is State.SERVED
+
+
+def offering(act: Callable[[Any, Any], Any], **more: Any) -> type:
+    """Return a plugin with a policy that does anything, and a pipeline."""
+    orders = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True))
+
+    @orders.get("/")
+    def show(call: Call) -> str:
+        return "here"
+
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def penstock_policies() -> list[AccessPolicy]:
+            return [Rogue(act)]
+
+        @staticmethod
+        @hookimpl
+        def penstock_pipelines() -> list[Pipeline]:
+            return [orders]
+
+    return Plugin
+
+
+@pytest.mark.parametrize("act", ["yes", None, SystemExit(0), KeyboardInterrupt(), Verdict(violations=None)], ids=repr)  # type: ignore[arg-type]  # it is wrong
+def test_a_stricter_policy_closes_a_running_process_also_where_a_plugin_misbehaves_then(
+    penstock_runtime: Callable[..., Runtime], act: object
+) -> None:
+    def judge(_: object, environment: EnvironmentFacts) -> object:
+        if environment.policy == "api-key":
+            return Verdict()
+        if isinstance(act, BaseException):
+            raise act
+        return act
+
+    runtime = penstock_runtime(offering(judge), policy="api-key")
+    client = runtime.client(token=False)
+    assert client.get("/v1/orders/").status_code == 200
+
+    runtime.policy("jwt-api-key")
+
+    assert client.get("/v1/orders/").status_code == 503
+    runtime.policy("api-key")
+    assert client.get("/v1/orders/").status_code == 200
+
+
+def test_a_policy_that_recovers_is_heard_again_by_itself(penstock_runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.gate.compliance.AGAIN", 0.1)
+    broken = [True]
+
+    def judge(*_: object) -> object:
+        return "garbage" if broken else Verdict()
+
+    runtime = penstock_runtime(offering(judge), policy="api-key")
+    client = runtime.client(token=False)
+    assert client.get("/v1/orders/").status_code == 503
+    assert "plugin other" not in str(runtime.mistakes())
+    assert "the policy rogue: it returned str" in str(runtime.mistakes())
+
+    broken.clear()
+    for _ in range(100):
+        if client.get("/v1/orders/").status_code == 200:
+            break
+        time.sleep(0.05)
+
+    assert client.get("/v1/orders/").status_code == 200
+
+
+class Hooks:
+    """Plugins whose hook of access itself misbehaves: nobody knows what their policies would refuse."""
+
+    class Raising:
+        @staticmethod
+        @hookimpl
+        def penstock_policies() -> object:
+            raise SystemExit(0)
+
+    class Garbage:
+        @staticmethod
+        @hookimpl
+        def penstock_policies() -> object:
+            return [Rogue(lambda *_: None), "policy"]
+
+    class Scalar:
+        @staticmethod
+        @hookimpl
+        def penstock_policies() -> object:
+            return 5
+
+    class Misspelt:
+        @staticmethod
+        @hookimpl
+        def penstock_policies(flask: object) -> object:
+            return [flask]
+
+    class Unnamed:
+        @staticmethod
+        @hookimpl
+        def penstock_policies() -> object:
+            policy = Rogue(lambda *_: None)
+            policy.options = "any"  # type: ignore[assignment, misc]  # a text is no list
+            return [policy]
+
+
+@pytest.mark.parametrize("plugin", [Hooks.Raising, Hooks.Garbage, Hooks.Scalar, Hooks.Misspelt, Hooks.Unnamed])
+def test_policies_that_can_not_be_asked_for_refuse_everything(penstock_runtime: Callable[..., Runtime], plugin: type) -> None:
+    class Plain:
+        @staticmethod
+        @hookimpl
+        def penstock_pipelines() -> list[Pipeline]:
+            return [a_pipeline("orders", api_key=True)]
+
+    runtime = penstock_runtime(Plain, plugin, policy="api-key")
+
+    assert runtime.client(token=False).get("/v1/orders/").status_code == 503
+    assert f"the access policies of plugin {plugin.__name__} can't be asked" in str(runtime.refused()["v1/orders"])
