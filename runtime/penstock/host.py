@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import structlog
 
@@ -33,7 +35,7 @@ from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.rates import Limiter
 from penstock.logs import Sparing
-from penstock.plugins import Plugins, load_plugins
+from penstock.plugins import Offer, Plugins, load_plugins
 from penstock.runs.accepting import Accepting, all_held, queue_of, ticks_of
 from penstock.runs.asking import Asking, run_endpoints
 from penstock.runs.engine import Ledger, Queue
@@ -99,6 +101,7 @@ class Host:
         self.judge = Judge(self.plugins.policies, self.plugins.authenticators)
         self.loaded: dict[str, Loaded] = {}
         self.mistakes: list[Mistake] = list(self.plugins.mistakes)
+        self.notes = self.plugins.notes
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
@@ -117,6 +120,7 @@ class Host:
         self.accepting: Accepting | None = None
         self.asking: Asking | None = None
         self.fork: int | None = None
+        self.told: bytes | None = b""  # what of the report another process of this start has written; None: all that there is
         self._process: str | None = None
         self._gates_version = -1
         self._counted_alone = ""
@@ -129,14 +133,14 @@ class Host:
 
     def _load(self) -> None:
         """Compile every pipeline that was offered; what is wrong with one refuses that one."""
-        usable = [offer for offer in self.plugins.offers if self._fit(offer.plugin, offer.pipeline)]
+        usable = [offer for offer in self.plugins.offers if self._fit(offer)]
         count = Counter(offer.pipeline.id for offer in usable)
         for offer in usable:
             pipeline = offer.pipeline
             endpoints, found = _compiled(pipeline)
             if count[pipeline.id] > 1:
                 found.append((f"{pipeline.id} is declared {count[pipeline.id]} times", "keep one, or give them different major versions"))
-            self.mistakes += [Mistake(offer.plugin, pipeline.name, *item) for item in found]
+            self.mistakes += [self._mistake(offer, *item, identifier=pipeline.id) for item in found]
             if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
@@ -150,11 +154,18 @@ class Host:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.")
         return self.asking
 
-    def _fit(self, plugin: str, pipeline: Pipeline) -> bool:
+    def _fit(self, offer: Offer) -> bool:
         """Say whether a pipeline has a URL at all; report it where it has none."""
-        wrong = list(pipeline.url_problems())
-        self.mistakes += [Mistake(plugin, str(pipeline.name), *item) for item in wrong]
+        wrong = list(offer.pipeline.url_problems())
+        self.mistakes += [self._mistake(offer, *item) for item in wrong]
         return not wrong
+
+    def _mistake(self, offer: Offer, problem: str, mend: str, *, identifier: str = "") -> Mistake:
+        return Mistake(offer.plugin, str(offer.pipeline.name), problem, mend, file=self.plugins.files.get(offer.plugin, ""), id=identifier)
+
+    def faults(self, judged: Mapping[str, Judged]) -> list[Mistake]:
+        """Return what is wrong with the plugins, without the faults of pipelines that operators disabled: those stop nothing."""
+        return [item for item in self.mistakes if not item.id or judged[item.id].state is not State.DISABLED]
 
     @property
     def names(self) -> frozenset[str]:
@@ -274,9 +285,10 @@ class Host:
         runs = [Queue(queue_of(environment, identifier), pipeline.durable.concurrency) for identifier, pipeline in durable.items()]
         return runs + [Queue(ticks_of(environment, identifier), patient=True) for identifier, pipeline in durable.items() if pipeline.schedules]
 
-    def rehearse(self, access: Snapshot | None = None) -> None:
-        """Do all that a start needs, without staying. Raises CannotStart."""
+    def rehearse(self, access: Snapshot | None = None) -> bytes:
+        """Do all that a start needs, without staying; report what is not served, and return what `told` is then. Raises CannotStart."""
         self._open(access).dispose()
+        return self._report()
 
     def _open(self, access: Snapshot | None) -> Engine:
         try:
@@ -319,30 +331,47 @@ class Host:
 
     def _refuse_to_start_if_refused(self) -> None:
         refused = sorted(name for judged in (self.judged, self.judged_internal) for name, item in judged.items() if item.state is State.REFUSED)
-        if refused or self.mistakes:
-            what = ", ".join(refused) or str(self.mistakes[0])
+        faults = self.faults(self.judged)
+        if refused or faults:
+            what = ", ".join(refused) or str(faults[0])
             raise CannotStart(
                 f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why"
             )
 
-    def _report(self) -> None:
-        """Say at start what is not served, and how to mend it."""
-        for mistake in self.mistakes:
-            self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
-            if mistake.trace:
-                self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
-        for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
-            for violation in judged.violations:
-                self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
-            for warning in judged.warnings:
-                self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
-        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
-            self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
-        self._report_counts()
+    def _report(self) -> bytes:
+        """Say at start what is not served, and how to correct it; each fault once a start, and not in each process. Return a digest of it."""
+        lines = list(self._lines())
+        digest = sha256(repr(lines).encode("utf-8", "replace")).digest()
+        quiet = self.told is None or self.told == digest
+        for level, event, facts in lines if not quiet else ():
+            self.log.log(level, event, **facts)
+        self._report_counts(quiet=quiet)
         served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
         self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+        return digest
 
-    def _report_counts(self) -> None:
+    def _lines(self) -> Iterator[tuple[int, str, dict[str, str]]]:
+        """Yield what there is to say at start: level, event and facts. A fault of a declaration is no second time one of its pipeline."""
+        for kind, items in (("plugin mistake", self.faults(self.judged)), ("plugin note", self.notes)):
+            for item in items:
+                known = {"plugin": item.plugin, "file": item.file, "pipeline": item.pipeline}
+                facts = {name: value for name, value in known.items() if value}
+                yield logging.ERROR if kind == "plugin mistake" else logging.WARNING, kind, {**facts, "problem": item.problem, "mend": item.mend}
+                if item.trace:
+                    yield logging.DEBUG, "plugin traceback", {"plugin": item.plugin, "trace": item.trace}
+        told = set()
+        for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
+            for violation in () if identifier in self.broken else judged.violations:
+                if (identifier, violation) not in told:
+                    told.add((identifier, violation))
+                    facts = {"pipeline": identifier, "reason": violation.reason, "mend": violation.mend}
+                    yield logging.INFO if judged.state is State.DISABLED else logging.WARNING, f"pipeline {judged.state}", facts
+            for warning in judged.warnings:
+                yield logging.WARNING, "pipeline warning", {"pipeline": identifier, "reason": warning}
+        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
+            yield logging.WARNING, "internal pipelines are not reachable", {"mend": "set PENSTOCK_INTERNAL_BIND"}
+
+    def _report_counts(self, *, quiet: bool = False) -> None:
         """Say what each worker counts alone, so that there are as many times so many calls as there are workers; limits may be set later."""
         if self.limiter is None or self.limiter.shared or self.settings.workers == 1:
             return
@@ -352,7 +381,7 @@ class Host:
             "failed credentials": self.settings.failed_auth_rate != "off",
         }
         what = ", ".join(name for name, there in counted.items() if there)
-        if what and what != self._counted_alone:
+        if what and what != self._counted_alone and not quiet:
             self.log.warning("each worker counts alone", what=what, workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
         self._counted_alone = what
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,9 +21,10 @@ from penstock import hookspecs
 from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.errors import BadSetting
+from penstock.folders import Module, PluginFolders, SourceLoader, place_of, shown
 from penstock.settings import Settings
 
-SKIP = ("_", ".", "test_", "conftest")
+Load = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +37,24 @@ class Offer:
 
 @dataclass(slots=True)
 class Plugins:
-    """What the loaded plugins offer together, and what is wrong with them."""
+    """What the loaded plugins offer together, and what is wrong with them. `notes` are remarks that stop nothing."""
 
     manager: pluggy.PluginManager
+    folders: PluginFolders
     loaded: list[str] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
     policies: list[AccessPolicy] = field(default_factory=list)
     authenticators: list[Authenticator] = field(default_factory=list)
     issuers: list[TokenIssuer] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
+    commands: list[tuple[str, Command]] = field(default_factory=list)  # with the plugin that adds it
     mistakes: list[Mistake] = field(default_factory=list)
+    notes: list[Mistake] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # by plugin, where that is known
 
-    def commands(self) -> list[Command]:
-        """Return the subcommands that plugins add; a plugin that fails here adds none."""
-        added: list[Command] = []
-        for implementation in self.manager.hook.penstock_commands.get_hookimpls():
-            try:
-                offered: Any = implementation.function()
-                added += [item for item in offered or () if isinstance(item, Command)]
-            except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; it must not stop the others
-                self.mistakes.append(_raised(implementation.plugin_name, "penstock_commands", error))
-        return added
+    def fault(self, plugin: str, problem: str, mend: str, trace: str = "") -> Mistake:
+        """Return a fault of a plugin as a whole."""
+        return Mistake(plugin, "", problem, mend, trace, self.files.get(plugin, ""))
 
 
 def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()) -> Plugins:
@@ -65,7 +64,10 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    found = _find(settings)
+    plugins = Plugins(manager, PluginFolders(settings.plugin_path))
+    plugins.folders.install()
+    found = _installed()
+    helpers = _in_folders(plugins, found, settings)
     for name, plugin in extra:
         found[name] = lambda plugin=plugin: plugin  # type: ignore[misc]  # mypy can't infer a lambda with a default
     missing = settings.allow - set(found)
@@ -73,90 +75,163 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         near = get_close_matches(min(missing), sorted(found), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(found)) or 'none'}"
         raise BadSetting(f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}")
-    plugins = Plugins(manager)
+    loading = _Loading(plugins, helpers - settings.allow)
     for name in sorted(found):
-        if (settings.allow and name not in settings.allow) or name in settings.deny:
-            continue
-        _register(plugins, name, found[name])
+        if _wanted(name, settings):
+            loading.load(name, found[name])
+    loading.tell_helpers()
     _collect(plugins, Setup(settings.environment, settings.issuer, settings.api_key_headers))
     return plugins
 
 
-def _find(settings: Settings) -> dict[str, Callable[[], object]]:
-    found: dict[str, Callable[[], object]] = {}
-    for entry in entry_points(group=hookspecs.PROJECT):
-        found[entry.name] = _entry_loader(entry)
-    for folder in settings.plugin_path:
-        for path in sorted(folder.iterdir()):
-            is_package = path.is_dir() and (path / "__init__.py").is_file()
-            if path.name.startswith(SKIP) or not (is_package or path.suffix == ".py"):
-                continue
-            found.setdefault(path.stem, _folder_loader(path / "__init__.py" if is_package else path, path.stem))
-    return found
+def _wanted(name: str, settings: Settings) -> bool:
+    return (not settings.allow or name in settings.allow) and name not in settings.deny
 
 
-def _entry_loader(entry: EntryPoint) -> Callable[[], object]:
+def _installed() -> dict[str, Load]:
+    return {entry.name: _entry_loader(entry) for entry in entry_points(group=hookspecs.PROJECT)}
+
+
+def _entry_loader(entry: EntryPoint) -> Load:
     return entry.load
 
 
-def _folder_loader(path: Path, name: str) -> Callable[[], ModuleType]:
+def _in_folders(plugins: Plugins, found: dict[str, Load], settings: Settings) -> frozenset[str]:
+    """Add the modules of the plugin folders that may be plugins, and return their names; those whose name means something else are reported."""
+    folders, added = plugins.folders, set()
+    installed = {entry.name: entry.module for entry in entry_points(group=hookspecs.PROJECT)}
+    for name, module in folders.modules.items():
+        file = shown(module.place)
+        if name in installed:
+            if name in folders.conflicts or installed[name] != name:
+                problem = f"{file} is not loaded: the installed plugin {name} is"
+                plugins.notes.append(Mistake(name, "", problem, "rename it, or remove one of them"))
+            continue
+        if module.may_be_plugin:
+            plugins.files[name] = file
+            found[name] = _folder_loader(module)
+            added.add(name)
+        if not _wanted(name, settings):
+            continue
+        if name in folders.copies:
+            plugins.notes.append(Mistake(name, "", f"{file} is loaded, not its copy {folders.copies[name]}", "remove one of them"))
+        if name in folders.conflicts:
+            plugins.mistakes.append(Mistake(name, "", f"{file} has the name of {folders.conflicts[name]}", "rename the file", file=file))
+        elif name in folders.twice and module.may_be_plugin:
+            places = " and ".join(shown(item.place) for item in folders.twice[name])
+            plugins.mistakes.append(Mistake(name, "", f"there are two modules of its name, {places}", "rename one of them"))
+    clear = added - folders.conflicts.keys() - folders.twice.keys()
+    for name in added - clear:
+        found[name] = _reported
+    return frozenset(clear)
+
+
+def _reported() -> None:
+    """Stand for a module whose fault was told already."""
+
+
+def _folder_loader(module: Module) -> Callable[[], ModuleType]:
     def load() -> ModuleType:
+        name, path = module.name, str(module.place)
         known = sys.modules.get(name)
         if known is not None:
-            if getattr(known, "__file__", None) == str(path):
+            if getattr(known, "__file__", None) == path:
                 return known
             raise ImportError(f"another module is named {name!r}; rename {path}")
-        spec = importlib.util.spec_from_file_location(
-            name, path, submodule_search_locations=[str(path.parent)] if path.name == "__init__.py" else None
-        )
+        locations = [os.path.dirname(path)] if os.path.basename(path) == "__init__.py" else None  # noqa: PTH119, PTH120  importlib's are texts
+        spec = importlib.util.spec_from_file_location(name, path, loader=SourceLoader(name, path), submodule_search_locations=locations)
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} can't be loaded")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[name] = loaded
         try:
-            spec.loader.exec_module(module)
+            spec.loader.exec_module(loaded)
         except BaseException:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
             raise
-        return module
+        return loaded
 
     return load
 
 
-def _register(plugins: Plugins, name: str, load: Callable[[], object]) -> None:
-    try:
-        plugin = load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a stranger's module may raise anything; it must not stop the others
-        where = _where(error)
-        plugins.mistakes.append(
-            Mistake(
-                name, "", f"can't be imported: {type(error).__name__}: {error}{where}", "mend the import and reload", trace=traceback.format_exc()
-            )
-        )
-        return
-    problem = _hook_problem(plugins.manager, plugin)
-    if problem is None:
+class _Loading:
+    """Loads plugins one after the other; a fault that stops several is told in full once, of the first."""
+
+    def __init__(self, plugins: Plugins, may_be_helpers: frozenset[str]) -> None:
+        self._plugins = plugins
+        self._may_be_helpers = may_be_helpers
+        self._without_hooks: list[str] = []
+        self._told: dict[tuple[str, str], str] = {}
+
+    def load(self, name: str, load: Load) -> None:
+        """Load one plugin; whatever it does, it does not stop the others."""
+        plugins = self._plugins
+        if load is _reported:
+            return
         try:
-            plugins.manager.register(plugin, name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            problem = (" ".join(str(error).split()), "take only arguments that the hook has (penstock/hookspecs.py)")
-    if problem is not None:
-        plugins.mistakes.append(Mistake(name, "", *problem))
-        return
-    plugins.loaded.append(name)
+            plugin = load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  a module may raise anything, SystemExit too
+            plugins.mistakes.append(self._not_imported(name, error))
+            return
+        file = getattr(plugin, "__file__", None)
+        if file is not None:
+            plugins.files.setdefault(name, shown(file))
+        problem = _hook_problem(plugins.manager, plugin)
+        if problem is None and not _offers(plugins.manager, plugin):
+            if name in self._may_be_helpers:
+                self._without_hooks.append(name)
+                return
+            problem = "it implements no hook", "offer something, such as penstock_pipelines, with @hookimpl above it"
+        if problem is None:
+            try:
+                plugins.manager.register(plugin, name)
+            except (pluggy.PluginValidationError, ValueError) as error:
+                problem = (" ".join(str(error).split()), "take only arguments that the hook has (penstock/hookspecs.py)")
+        if problem is not None:
+            plugins.mistakes.append(plugins.fault(name, *problem))
+            return
+        plugins.loaded.append(name)
+
+    def _not_imported(self, name: str, error: BaseException) -> Mistake:
+        place = place_of(error, self._plugins.folders)
+        what = f"{type(error).__name__}: {_text(error)}" + (f" ({place})" if place else "")
+        first = self._told.setdefault((type(error).__name__, what), name)
+        if first != name:
+            return self._plugins.fault(name, f"can't be imported, for the same reason as {first}", f"see {first}")
+        return self._plugins.fault(name, f"can't be imported: {what}", _import_mend(error), "".join(traceback.format_exception(error)))
+
+    def tell_helpers(self) -> None:
+        """Note the modules that have no hook and that no other module imports."""
+        imported = self._plugins.folders.imported() if self._without_hooks else frozenset()
+        for name in self._without_hooks:
+            if name not in imported:
+                mend = "put @hookimpl above a hook if it is a plugin, import it if it is a helper, or remove it"
+                self._plugins.notes.append(self._plugins.fault(name, "it implements no hook, and no plugin imports it", mend))
 
 
-def _where(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename and frame.filename != __file__]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({Path(error.filename).name}, line {error.lineno})"
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+def _text(error: BaseException) -> str:
+    """Return what an exception says, in one line; its place is told apart."""
+    try:
+        return " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    except Exception:  # noqa: BLE001  plugin code decides what its exceptions say
+        return "it can't be told what"
+
+
+def _import_mend(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"install {error.name.partition('.')[0]}, or correct the import; then reload"
+    if isinstance(error, ImportError):
+        return "correct the import and reload"
+    if isinstance(error, SyntaxError):
+        return "correct the syntax and reload"
+    return "correct what the module does when it is imported, and reload"
 
 
 def _hook_problem(manager: pluggy.PluginManager, plugin: object) -> tuple[str, str] | None:
     """Say what is wrong with a plugin's hooks before it is registered; pluggy itself would only tell afterwards."""
     known = {name for name in dir(hookspecs) if name.startswith("penstock_")}
-    implemented = 0
     for name in dir(plugin):
         if name.startswith("__"):
             continue
@@ -166,10 +241,11 @@ def _hook_problem(manager: pluggy.PluginManager, plugin: object) -> tuple[str, s
         if marked and name not in known:
             near = get_close_matches(name, sorted(known), n=1)
             return f"unknown hook {name}", f"did you mean {near[0]}?" if near else f"hooks are: {', '.join(sorted(known))}"
-        implemented += marked
-    if not implemented:
-        return "it implements no hook", "offer something, such as penstock_pipelines, with @hookimpl above it"
     return None
+
+
+def _offers(manager: pluggy.PluginManager, plugin: object) -> bool:
+    return any(not name.startswith("__") and manager.parse_hookimpl_opts(plugin, name) is not None for name in dir(plugin))
 
 
 def _collect(plugins: Plugins, setup: Setup) -> None:
@@ -178,6 +254,7 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
         ("penstock_authenticators", Authenticator, lambda _, item: plugins.authenticators.append(item)),
         ("penstock_token_issuers", TokenIssuer, lambda _, item: plugins.issuers.append(item)),
         ("penstock_documents", Document, lambda _, item: plugins.documents.append(item)),
+        ("penstock_commands", Command, lambda name, item: plugins.commands.append((name, item))),
         ("penstock_pipelines", Pipeline, lambda name, item: plugins.offers.append(Offer(name, item))),
     )
     for hook, kind, keep in kinds:
@@ -186,16 +263,29 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
             available = {"setup": setup}
             try:
                 offered = list(implementation.function(*(available[argument] for argument in implementation.argnames)) or ())
-            except Exception as error:  # noqa: BLE001  a stranger's hook may raise anything; it must not stop the others
-                plugins.mistakes.append(_raised(name, hook, error))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  a hook may raise anything, SystemExit too; it must not stop the others
+                plugins.mistakes.append(_raised(plugins, name, hook, error))
                 continue
             for item in offered:
                 if isinstance(item, kind):
                     keep(name, item)
                 else:
                     problem = f"{hook} offers a {type(item).__name__}, not a {kind.__name__}"
-                    plugins.mistakes.append(Mistake(name, "", problem, f"return a list of {kind.__name__} values"))
+                    plugins.mistakes.append(plugins.fault(name, problem, f"return a list of {kind.__name__} values"))
+    _drop_commands(plugins, {name for name, number in Counter(command.name for _, command in plugins.commands).items() if number > 1})
 
 
-def _raised(plugin: str, hook: str, error: Exception) -> Mistake:
-    return Mistake(plugin, "", f"{hook} raised {type(error).__name__}: {error}{_where(error)}", "mend it and reload", trace=traceback.format_exc())
+def _drop_commands(plugins: Plugins, doubled: Collection[str]) -> None:
+    """Leave out commands whose name several plugins give: neither may stand in for the other."""
+    for plugin, command in plugins.commands:
+        if command.name in doubled:
+            plugins.mistakes.append(plugins.fault(plugin, f"the command {command.name!r} is there twice", "give it another name"))
+    plugins.commands[:] = [(plugin, command) for plugin, command in plugins.commands if command.name not in doubled]
+
+
+def _raised(plugins: Plugins, plugin: str, hook: str, error: BaseException) -> Mistake:
+    place = place_of(error, plugins.folders)
+    problem = f"{hook} raised {type(error).__name__}: {_text(error)}" + (f" ({place})" if place else "")
+    return plugins.fault(plugin, problem, "correct it and reload", "".join(traceback.format_exception(error)))

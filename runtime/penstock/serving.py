@@ -53,7 +53,9 @@ def work(settings: Settings, *, if_needed: bool) -> int:
     logs.configure(settings)
     from penstock.runs.engine_dbos import DbosBench  # noqa: PLC0415  what only serves need not load it
 
-    worker = Worker(Host(settings), DbosBench(settings.database_url, settings.environment, open_box(settings)))
+    host = Host(settings)
+    host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
+    worker = Worker(host, DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
         return NOT_NEEDED
     for number in ENDING:

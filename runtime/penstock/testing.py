@@ -27,6 +27,7 @@ from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
+from penstock.contracts.needs import Named
 from penstock.db import migrate
 from penstock.db.engine import open_engine
 from penstock.gate.compliance import State
@@ -218,6 +219,9 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
+    parts["variables"] = Named("variable", ENVIRONMENT, parts.get("variables", {}))
+    secrets = parts.get("read_secrets", dict)
+    parts["read_secrets"] = lambda: Named("secret", ENVIRONMENT, secrets())
     sent = {name.lower(): value for name, value in (headers or {}).items()}
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)

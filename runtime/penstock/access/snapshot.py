@@ -14,7 +14,7 @@ from penstock.access.keys import Keys
 from penstock.access.needs import StoredSecret
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
-from penstock.contracts.needs import Secret
+from penstock.contracts.needs import Named, Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import DatabaseAway, Engine, reading
@@ -71,7 +71,7 @@ class Snapshot:
         self._bounds: dict[str, dict[int, Row]] = {"limits": {}, "address_rules": {}}
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
-        self.variables: Mapping[str, str] = {}
+        self.variables: Mapping[str, str] = Named("variable", self._name)
         self.secrets: Mapping[str, StoredSecret] = {}
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
@@ -205,7 +205,7 @@ class Snapshot:
     def _apply_needs(self, changed: Mapping[str, list[Row]]) -> None:
         """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
         if changed["variables"]:
-            variables = dict(self.variables)
+            variables = Named("variable", self._name, self.variables)
             for row in changed["variables"]:
                 variables.pop(row["name"], None)
                 if row["active"]:
@@ -226,7 +226,8 @@ class Snapshot:
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
         """Return the secrets that a pipeline may have now."""
         now = time.time()
-        return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
+        usable = {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
+        return Named("secret", self._name, usable)
 
     def _apply_bounds(self, changed: Mapping[str, list[Row]]) -> None:
         """Put together what bounds each consumer: rates by pipeline (all together: an empty name), and networks."""

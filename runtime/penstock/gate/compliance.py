@@ -130,11 +130,11 @@ class Judge:
         unmet += tuple(also)
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
+        if not state.enabled:
+            return Judged(pipeline, State.DISABLED, CLOSED, requires, violations, warnings, again_at=again_at)
         if not violations:
-            if not state.enabled:
-                return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=warnings, again_at=again_at)
             return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=warnings, again_at=again_at)
-        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and not broken and not unmet else None
+        grace = access.graces.get(pipeline.id) if policy is None and not broken and not unmet else None
         if grace is not None and grace.until > time.time():
             kept, lacking = self._closure(grace.requires | trigger.toggles)
             if not lacking:
@@ -149,7 +149,7 @@ class Judge:
         if internal or pipeline.trigger.internal:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
-        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.name).enabled else State.DISABLED
+        state = State.DISABLED if not access.pipeline(pipeline.name).enabled else State.REFUSED if unmet else State.INTERNAL
         return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
 
     def _verdict(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict:
