@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
-from penstock.logs import FEW, MINUTE, ROOM, Sparing
+from penstock.logs.sparing import FEW, MINUTE, ROOM, Sparing
 from penstock.settings import Settings
 from penstock.testing import Runtime
 
@@ -197,8 +197,8 @@ class TestStrangers:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("penstock.host.FLUSH", 0.0)
-        monkeypatch.setattr("penstock.logs.MINUTE", 0.1)
-        monkeypatch.setattr("penstock.logs.FEW", 0)
+        monkeypatch.setattr("penstock.logs.sparing.MINUTE", 0.1)
+        monkeypatch.setattr("penstock.logs.sparing.FEW", 0)
         with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
             runtime.anonymous().post("/v1/guarded/")
             for _ in range(300):

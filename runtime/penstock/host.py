@@ -16,7 +16,7 @@ from hashlib import sha256
 
 import structlog
 
-from penstock import forks, metrics
+from penstock import forks, logs, metrics
 from penstock.access.environments import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
@@ -442,6 +442,7 @@ class Host:
                 self._speak(engine)
                 self._purge(engine)
                 self.sparing.sweep(time.monotonic())
+                logs.sweep(time.monotonic())
             self._wake.wait(POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING)
             self._wake.clear()
         self._flush(engine)

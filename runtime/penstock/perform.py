@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pluggy
 import structlog
 
-from penstock.contracts.call import Call, Caller
+from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
 from penstock.errors import NotStarted, OutOfTime, PipelineError, Refusal
 from penstock.gate.compliance import State
@@ -74,12 +75,17 @@ def failed() -> Refusal:
 
 
 def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
-    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what the handler raises."""
-    token = runner.set(run)
-    try:
-        return answer(endpoint.run(call))
-    finally:
-        runner.reset(token)
+    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what the handler raises.
+
+    It runs in a context of its own: what it, or a library, binds to the thread's is not there for the next call.
+    """
+    return copy_context().run(_handle, endpoint, call, run)
+
+
+def _handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
+    runner.set(run)
+    current_call.set(call)
+    return answer(endpoint.run(call))
 
 
 def client_of(run: str, deadline: float, traceparent: str | None) -> Callable[[], Client]:
@@ -106,9 +112,13 @@ class Observers:
         if self._finished is not None:
             self._tell(self._finished, call=call, status=status, seconds=seconds)
 
-    def _tell(self, hook: pluggy.HookCaller, **facts: object) -> None:
+    def _tell(self, hook: pluggy.HookCaller, call: Call, **facts: object) -> None:
+        def tell() -> None:
+            current_call.set(call)
+            hook(call=call, **facts)
+
         try:
-            hook(**facts)
+            copy_context().run(tell)
         except Exception:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
             self._log.exception("observer failed")
 
@@ -232,7 +242,7 @@ class Starter:
         status, reply = (refused.status, b"") if refused is not None else (outcome[0], outcome[2])  # type: ignore[index]  # it is an answer
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, JSON, reply)
+            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, JSON, reply, call.params)
         recorder.over(
             Record(
                 call.run,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pluggy
 
-from penstock import hookspecs
+from penstock import hookspecs, logs
 from penstock.contracts.access import AccessPolicy, Authenticator, Command, Document, Setup, TokenIssuer
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.errors import BadSetting
@@ -75,10 +75,16 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         near = get_close_matches(min(missing), sorted(found), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(found)) or 'none'}"
         raise BadSetting(f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}")
+    installed = {entry.module.partition(".")[0] for entry in entry_points(group=hookspecs.PROJECT)}
+    logs.of_plugins(installed | plugins.folders.modules.keys() - plugins.folders.conflicts.keys())
     loading = _Loading(plugins, helpers - settings.allow)
     for name in sorted(found):
         if _wanted(name, settings):
-            loading.load(name, found[name])
+            with logs.kept() as changed:
+                loading.load(name, found[name])
+            if changed:
+                problem = f"it configures {' and '.join(changed)}, which was put back"
+                plugins.notes.append(plugins.fault(name, problem, "leave the configuration of logs to Penstock; its settings are PENSTOCK_LOG_…"))
     loading.tell_helpers()
     _collect(plugins, Setup(settings.environment, settings.issuer, settings.api_key_headers))
     return plugins

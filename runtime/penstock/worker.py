@@ -299,7 +299,7 @@ class Worker:
         if self._recorder.keeps(item.pipeline, outcome["status"]):
             reply_type = next((value for name, value in outcome.get("headers", ()) if name.lower() == "content-type"), "application/json")
             reply = outcome.get("body") or as_json(problem)
-            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, reply_type, reply)
+            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, reply_type, reply, call.params)
         status = status_of(outcome["status"], problem.get("code"))
         return Finished(
             run, item.pipeline, status, outcome["status"], outcome["micros"], problem.get("code"), problem.get("detail"), runner.steps, exchange

@@ -18,6 +18,7 @@ import structlog
 from penstock import metrics
 from penstock.access.secrets import Box
 from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
 from penstock.db import counts
 from penstock.db import runs as stored
@@ -40,8 +41,8 @@ LONGEST_DETAIL = 2000  # characters
 
 
 def fit(text: str | None, most: int) -> str | None:
-    """Return a text as a column takes it: no longer, of whole characters, and without API keys."""
-    return None if text is None else plain.text(text)[:most]
+    """Return a text as a column takes it: no longer, of whole characters, and without API keys and tokens, none cut in two either."""
+    return None if text is None else plain.text(shortened(text.replace("\0", ""), most))
 
 
 class Status(StrEnum):
@@ -69,7 +70,7 @@ def status_of(http_status: int, problem: str | None) -> Status:
 
 
 class Exchange(msgspec.Struct, gc=False):
-    """What a call asked for and was given: path, query and bodies, as they came and went."""
+    """What a call asked for and was given: path with its parameters, query and bodies, as they came and went."""
 
     path: str
     query: str
@@ -78,6 +79,7 @@ class Exchange(msgspec.Struct, gc=False):
     form: Any
     reply_type: str
     reply: bytes
+    params: Mapping[str, str] = {}  # msgspec copies defaults
 
 
 class Record(msgspec.Struct):
@@ -235,7 +237,7 @@ class Recorder:
                     "pipeline": pipeline,
                     "problem": problem,
                     "address": address[:64],
-                    "reason": reason,
+                    "reason": fit(reason, 255),
                     "consumer_id": consumer_id,
                 }
             )
@@ -312,7 +314,7 @@ class Recorder:
         return len(batch)
 
     def _record(self, batch: Sequence[Record]) -> None:
-        details = [self._detail(record.run, record.pipeline, record.steps, record.exchange) for record in batch]
+        details = [self._fit_detail(record.run, record.pipeline, record.steps, record.exchange) for record in batch]
         stored.record(self._engine, [self._row(record) for record in batch], [detail for detail in details if detail])
 
     def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
@@ -349,6 +351,14 @@ class Recorder:
             record.request_id,
         )
 
+    def _fit_detail(self, run: str, pipeline: Pipeline, steps: list[StepRecord] | None, exchange: Exchange | None) -> stored.DetailValues | None:
+        """Return steps and bodies of a run, or nothing where they can't be made: that must cost neither the record nor its batch."""
+        try:
+            return self._detail(run, pipeline, steps, exchange)
+        except Exception as error:  # noqa: BLE001  as above
+            self._tell("run detail not kept", run=run, exc_info=error)
+            return None
+
     def _detail(self, run: str, pipeline: Pipeline, steps: list[StepRecord] | None, exchange: Exchange | None) -> stored.DetailValues | None:
         if not steps and exchange is None:
             return None
@@ -365,7 +375,7 @@ class Recorder:
             sent = sensitive.form(exchange.form)
         else:
             sent = sensitive.body(exchange.content_type, exchange.body) if exchange.body is not None else {}
-        sent |= {"path": exchange.path, "query": sensitive.query(exchange.query)}
+        sent |= {"path": sensitive.path(exchange.path, exchange.params), "query": sensitive.query(exchange.query)}
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
         return self._box.seal(plain.as_json(kept))
 
@@ -422,7 +432,7 @@ class Recorder:
         return fresh
 
     def _end(self, event: Finished) -> stored.End:
-        made = self._detail(event.run, event.pipeline, event.steps, event.exchange)
+        made = self._fit_detail(event.run, event.pipeline, event.steps, event.exchange)
         steps, bodies = made[1:] if made else (None, None)
         problem, detail = fit(event.problem, 64), fit(event.detail, LONGEST_DETAIL)
         return stored.End(event.run, event.status.value, event.http_status, event.micros, problem, detail, steps, bodies)

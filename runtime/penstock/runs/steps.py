@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from penstock.contracts.masks import shortened
 from penstock.contracts.steps import Retry, Step, runner
 from penstock.errors import OutOfTime, PipelineError, StepTimedOut
 from penstock.runs.aside import TimeIsUp, run_aside
@@ -48,8 +49,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
 
 def told(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
-    text = " ".join(f"{type(error).__name__}: {said(error)}".split())
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return shortened(" ".join(f"{type(error).__name__}: {said(error)}".split()), LONGEST_TEXT)
 
 
 def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], deadline: float, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from penstock.contracts.call import Call
+from penstock.contracts.masks import masked
 from penstock.errors import Refusal
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import REQUEST_ID, new_run_id
@@ -18,16 +19,19 @@ Environ = dict[str, Any]
 class Passage:
     """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin."""
 
-    __slots__ = ("began", "call", "consumer_id", "endpoint", "environ", "method", "place", "rates", "recorded", "request_id", "run", "running")
+    __slots__ = (
+        "began", "call", "consumer_id", "endpoint", "environ", "method", "place", "rates", "recorded", "request_id", "run", "running", "values",
+    )  # fmt: skip
 
-    def __init__(self, environ: Environ, place: Place) -> None:
+    def __init__(self, environ: Environ, place: Place, values: list[str]) -> None:
         self.began = time.perf_counter()
         self.environ = environ
         self.place = place
+        self.values = values  # of the path's parameters
         self.method: str = environ["REQUEST_METHOD"]
         self.run = new_run_id()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) else None
+        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
         self.endpoint: Endpoint | None = None
         self.call: Call | None = None
         self.consumer_id: int | None = None
