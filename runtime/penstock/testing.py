@@ -6,14 +6,15 @@ calls go through the same dispatcher that gunicorn would hand them to.
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypedDict, cast
 from unittest import mock
 
 import click
@@ -30,20 +31,72 @@ from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.contracts.needs import Named
 from penstock.db import migrate
 from penstock.db.engine import open_engine
+from penstock.errors import Mistaken, Unknown
 from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs import operating
 from penstock.runs.engine_straight import Straight
+from penstock.runs.records import Status
+from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.ticks import tick_id
 from penstock.settings import Settings
 from penstock.steering import Steering
 from penstock.web import create_app
 from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
+__all__ = ["Attempt", "CallerClient", "ChildRecord", "RunRecord", "Runtime", "StartRuntime", "StepRecord", "a_call", "penstock_runtime"]
+
 ACTOR = "test"
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
+
+
+class ChildRecord(TypedDict):
+    """A run that another one has started."""
+
+    id: str
+    pipeline: str
+    route: str
+    status: str
+    ms: float | None
+
+
+class InlineRunRecord(TypedDict):
+    """The record of any run, as operators see it."""
+
+    id: str
+    pipeline: str
+    version: str
+    route: str
+    durable: bool
+    consumer: str | None
+    subject: str | None
+    environment: str | None
+    status: str
+    http_status: int | None
+    problem: str | None
+    detail: str | None
+    parent: str | None
+    redelivers: str | None
+    request_id: str | None
+    at: datetime
+    started_at: datetime | None
+    ms: float | None
+    children: list[ChildRecord]
+    steps: list[StepRecord]
+    bodies: dict[str, Any] | None
+
+
+class RunRecord(InlineRunRecord, total=False):
+    """The record of a run, as operators see it; what is not in any record is in those of durable runs."""
+
+    recoveries: int
+    progress: dict[str, Any] | None
+    cancelled_by: str | None
+    callback_url: str | None
+    callback_status: str | None
 
 
 class CallerClient(Client):
@@ -76,6 +129,11 @@ class Runtime:
     """
 
     def __init__(self, folder: Path, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> None:  # noqa: ANN401  each has its type
+        for plugin in plugins:
+            if isinstance(plugin, str | Path):
+                raise TypeError(f"{str(plugin)!r} is no plugin: import the module and give that, or an object with hooks")
+        if unknown := settings.keys() - set(Settings.__dataclass_fields__):
+            raise Unknown("setting", min(unknown), Settings.__dataclass_fields__, mend="`penstock settings` lists them, here without PENSTOCK_")
         secret = make_secret_key()
         self._box = Box((secret,))
         url = f"sqlite:///{folder / f'penstock-{time.monotonic_ns()}.db'}"
@@ -96,7 +154,10 @@ class Runtime:
         self.policy(policy)
 
     def policy(self, option: str, *, internal: bool = False) -> None:
-        """Set the environment's external access policy, or the internal one."""
+        """Set the environment's external access policy, or the internal one. Raises Unknown."""
+        options = self._host.judge.options
+        if options and option not in options:
+            raise Unknown("policy", option, options, mend=f"there are: {', '.join(options)}")
         environments.set_policy(self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal)
         self._host.catch_up(self._engine)
 
@@ -124,17 +185,60 @@ class Runtime:
         self.flush()
         return number
 
-    def tick(self, pipeline: str, moment: datetime | None = None) -> None:
-        """Start a pipeline (`v1/report`) as its first schedule would at a moment, by default now; `work` performs it."""
-        schedule = self._host.loaded[pipeline].pipeline.schedules[0]
-        moment = moment or datetime.now(UTC)
-        self._worker.tick({"pipeline": pipeline, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
+    def tick(self, pipeline: str, moment: datetime | None = None) -> str | None:
+        """Start a pipeline (`report`, or `v1/report`) as its first schedule would at a moment, by default now; `work` performs it.
 
-    def runs(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  those of penstock.runs.operating.list_runs
-        """Return the records of runs, newest first, for example `runs(status="failed")`; each has `steps` and `bodies` too."""
+        Return the run's id, or None where the clock would have started none: an operator disabled it, or the clocks are set back.
+        Raises Mistaken where it has no schedule or is not served, and Unknown.
+        """
+        identifier = self._identifier(pipeline)
+        item, moment = self._host.loaded[identifier], moment or datetime.now(UTC)
+        if moment.tzinfo is None:
+            raise Mistaken("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
+        states = {judged[identifier].state for judged in (self._host.judged, self._host.judged_internal)}
+        if State.REFUSED in states and not states & SERVED:
+            raise Mistaken(f"{identifier} is not started by its schedule, for it is refused: {'; '.join(self.refused()[identifier])}")
+        if not item.pipeline.schedules:
+            raise Mistaken(f'{identifier} has no schedule: give it trigger=Schedule("0 6 * * *")')
+        schedule = item.pipeline.schedules[0]
+        run = tick_id(ENVIRONMENT, identifier, schedule, moment)
+        self._worker.tick({"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
+        return run if self._runs.look([run]) else None
+
+    def _identifier(self, name: str) -> str:
+        """Return the id of a pipeline that is named with or without its major version. Raises Mistaken, Unknown."""
+        found = [identifier for identifier, item in self._host.loaded.items() if name in {identifier, item.pipeline.name}]
+        if len(found) > 1:
+            raise Mistaken(f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}")
+        if not found:
+            faults = "; ".join(self.mistakes())
+            raise Unknown("pipeline", name, {*self._host.loaded, *self._host.names}, mend=faults or "give the runtime the plugin that offers it")
+        return found[0]
+
+    def runs(
+        self,
+        *,
+        pipeline: str | None = None,
+        consumer: str | None = None,
+        status: str | None = None,
+        request_id: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """Return the records of runs, newest first, for example `runs(pipeline="report", status="failed")`. Raises Mistaken, Unknown."""
+        if status is not None and status not in set(Status):
+            raise Unknown("status", status, map(str, Status), mend=f"there are: {', '.join(Status)}")
         self.flush()
-        found = operating.list_runs(self._engine, **filters)
-        return [operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"]) for row in found]
+        found = operating.list_runs(
+            self._engine,
+            pipelines=() if pipeline is None else (self._identifier(pipeline),),
+            consumer=consumer,
+            status=status,
+            request_id=request_id,
+            since=None if since is None else since.timestamp(),
+            limit=limit,
+        )
+        return [cast(RunRecord, operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"])) for row in found]
 
     def flush(self) -> None:
         """Write the records that wait."""
@@ -153,7 +257,7 @@ class Runtime:
         self,
         consumer: str = "acme",
         *,
-        pipelines: Iterable[str] | None = None,
+        pipelines: str | Iterable[str] | None = None,
         key: bool = True,
         token: bool = True,
         subject: str = "ann",
@@ -161,13 +265,13 @@ class Runtime:
     ) -> CallerClient:
         """Return a client that calls for a consumer, made where it is new and associated with all pipelines or those named.
 
-        Its calls carry a key, and a token with these scopes, unless told not to.
+        Its calls carry a key, and a token with these scopes, unless told not to. Raises Mistaken where no token can be made, and Unknown.
         """
         headers: dict[str, str] = {}
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = self._host.names if pipelines is None else pipelines
+        associated = self._host.names if pipelines is None else {pipelines} if isinstance(pipelines, str) else pipelines
         consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.names)
         if key:
             headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
@@ -181,8 +285,12 @@ class Runtime:
         return CallerClient(self.application, {})
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
-        (issuer,) = self._host.plugins.issuers
-        return issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
+        issuers = self._host.plugins.issuers
+        if len(issuers) != 1:
+            raise Mistaken(
+                f"{len(issuers)} plugins issue tokens, and a client's token needs one (penstock_jwt): load it, or write client(token=False)"
+            )
+        return issuers[0].issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time()).access_token
 
     def refused(self) -> dict[str, list[str]]:
         """Return what is not served here, by pipeline (`v1/orders`), each with its reasons and mends."""
@@ -210,6 +318,9 @@ class Runtime:
 
 def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[str, str] | None = None, **parts: Any) -> Call:  # noqa: ANN401  any part of a Call
     """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test."""
+    known = set(inspect.signature(Call).parameters)
+    if unknown := parts.keys() - known:
+        raise Unknown("part of a call", min(unknown), known, mend=f"there are: {', '.join(sorted(known))}")
     usual: dict[str, Any] = {
         "method": "GET",
         "path": "/v1/example/",
@@ -227,8 +338,15 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
 
 
+class StartRuntime(Protocol):
+    """The type of the fixture `penstock_runtime`; its arguments are those of `Runtime`, without the folder."""
+
+    def __call__(self, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> Runtime:  # noqa: ANN401  each has its type
+        """Start a runtime."""
+
+
 @pytest.fixture
-def penstock_runtime(tmp_path: Path) -> Iterator[Callable[..., Runtime]]:
+def penstock_runtime(tmp_path: Path) -> Iterator[StartRuntime]:
     """Start runtimes, `penstock_runtime(my_plugin, policy="api-key")`; they end with the test."""
     with ExitStack() as stack:
         yield lambda *plugins, **more: stack.enter_context(Runtime(tmp_path, *plugins, **more))

@@ -42,7 +42,9 @@ LONGEST_DETAIL = 2000  # characters
 
 def fit(text: str | None, most: int) -> str | None:
     """Return a text as a column takes it: no longer, of whole characters, and without API keys and tokens, none cut in two either."""
-    return None if text is None else plain.text(shortened(text.replace("\0", ""), most))
+    if text is None or len(text) <= most:
+        return None if text is None else plain.text(text)[:most]
+    return plain.text(shortened(text.replace("\0", ""), most))
 
 
 class Status(StrEnum):
