@@ -31,7 +31,7 @@ from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import Cors, HttpTrigger, Schedule
-from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
+from penstock.errors import CredentialRejected, OutOfTime, PipelineCallError, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
 from penstock.hookspecs import hookimpl
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "HttpTrigger",
     "OutOfTime",
     "Pipeline",
+    "PipelineCallError",
     "PipelineError",
     "Rate",
     "Reply",

@@ -14,7 +14,7 @@ import structlog
 
 from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
-from penstock.errors import NotStarted, OutOfTime, PipelineError, Refusal
+from penstock.errors import CalledPipelineFailed, NotStarted, OutOfTime, PipelineCallError, PipelineError, Refusal
 from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs.accepting import Wanted
@@ -85,7 +85,10 @@ def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answe
 def _handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
     runner.set(run)
     current_call.set(call)
-    return answer(endpoint.run(call))
+    try:
+        return answer(endpoint.run(call))
+    except PipelineCallError as error:  # its own caller did nothing that the other one refuses
+        raise CalledPipelineFailed(str(error)) from error
 
 
 def client_of(run: str, deadline: float, traceparent: str | None) -> Callable[[], Client]:
@@ -183,9 +186,12 @@ class Starter:
         call = self._call(child, deadline, parent.caller, context.traceparent)
         within = Context(call, (*context.ancestors, child.identifier), context.traceparent)
         outcome = self._perform(call, child.endpoint, run.within(deadline, self.start(within)), parent=parent.run)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return _value(outcome[0], outcome[2])
+        if isinstance(outcome, OutOfTime) and time.monotonic() >= run.deadline:
+            raise outcome  # the time of both is up
+        try:
+            return _value(outcome)
+        except Refusal as error:
+            raise PipelineCallError(child.identifier, error) from error
 
     def again(self, endpoint: Endpoint, asked: Recorded, caller: Caller, redelivers: str) -> tuple[str, str]:
         """Run a handler in this thread with what was recorded of a call; return the new run and what became of it."""
@@ -298,7 +304,14 @@ class Starter:
         # The id is what the step left: a run that was started again from a later step has its child from the run before.
         left = run.once(f"call_pipeline {identifier}", accept)
         started = left if isinstance(left, str) else child.run
-        return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome) if wait else started
+        if not wait:
+            return started
+        try:
+            return run.once(f"wait for {identifier}", lambda: self._wait(started, run.deadline), decode=_outcome)
+        except OutOfTime:
+            raise
+        except Refusal as error:
+            raise PipelineCallError(identifier, error) from error
 
     def _wait(self, run: str, deadline: float) -> Document:
         """Return how a run ended. Raises OutOfTime where that comes too late."""
@@ -318,13 +331,14 @@ class Starter:
 
 
 def _outcome(left: Any) -> object:  # noqa: ANN401  what the engine kept
-    if "problem" in left:
-        raise refusal_of(left["problem"])
-    return _value(left["status"], left["body"])
+    return _value(refusal_of(left["problem"]) if "problem" in left else (left["status"], [], left["body"]))
 
 
-def _value(status: int, body: bytes) -> object:
-    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises PipelineError for a status of an error."""
+def _value(outcome: Answer | Refusal) -> object:
+    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises Refusal, also for a reply with an error's status."""
+    if isinstance(outcome, Refusal):
+        raise outcome
+    status, _, body = outcome
     try:
         value: object = msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, UnicodeDecodeError):
