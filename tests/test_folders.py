@@ -259,28 +259,42 @@ def test_a_hook_that_raises_anything_is_a_fault_at_load_and_harms_no_other(tmp_p
     assert mistake.problem.endswith(f"({tmp_path}/bad.py, line 4)")
 
 
-def told(place: Place) -> list[dict[str, str]]:
-    """Return what a server's log says of plugins and pipelines at its start, without the moments."""
-    lines = (json.loads(line) for path in place.folder.glob("server-*.log") for line in path.read_text().splitlines() if line.startswith("{"))
-    return [line for line in lines if line["event"].startswith(("plugin ", "pipeline "))]
+SHARED = """
+import logging
+ANSWER = {}
+
+def told():
+    logging.getLogger(__name__).info("told", extra={{"order": 7}})
+"""
 
 
-def test_helpers_are_loaded_anew_at_a_hangup_and_faults_are_logged_once_a_start(sqlite_place: Place, serve: Callable[..., Server]) -> None:
+def logged(place: Place) -> list[dict[str, str]]:
+    """Return the lines of a server's log."""
+    return [json.loads(line) for path in place.folder.glob("server-*.log") for line in path.read_text().splitlines() if line.startswith("{")]
+
+
+def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_logged_once_a_start(
+    sqlite_place: Place, serve: Callable[..., Server]
+) -> None:
     place, folder = sqlite_place, sqlite_place.folder / "plugins"
-    plugin(folder, "orders", "from shared import ANSWER", 'return {"answer": ANSWER}')
-    put(folder, "shared.py", "ANSWER = 41\n")
+    plugin(folder, "orders", "from shared import ANSWER, told", 'return {"answer": ANSWER}')
+    with (folder / "orders.py").open("a", encoding="utf-8") as file:
+        file.write('pipeline.post("/", mode="durable")(lambda call: told())\n')
+    put(folder, "shared.py", SHARED.format(41))
     put(folder, "bad.py", "import nowhere_at_all\n")
     os.utime(folder / "shared.py", (1e9, 1e9))
     place.policy("api-key")
     place.consumer("acme", "orders")
     key = place.key("acme").key
-    server = serve(place, workers=2, PENSTOCK_LOG_LEVEL="info")
+    server = serve(place, workers=2, worker=1, PENSTOCK_LOG_LEVEL="info")
 
     def answer() -> object:
         return server.call("GET", "/v1/orders/", key=key).json()
 
     assert answer() == {"answer": 41}
-    put(folder, "shared.py", "ANSWER = 42\n")
+    run = server.call("POST", "/v1/orders/", key=key, headers={"Prefer": "wait=15"}).json()
+    assert run["status"] == "succeeded"
+    put(folder, "shared.py", SHARED.format(42))
     os.utime(folder / "shared.py", (1e9, 1e9))
     server.process.send_signal(signal.SIGHUP)
     for _ in range(200):
@@ -289,5 +303,8 @@ def test_helpers_are_loaded_anew_at_a_hangup_and_faults_are_logged_once_a_start(
         time.sleep(0.1)
     assert answer() == {"answer": 42}
     server.stop()
-    lines = [(line["event"], line["plugin"], line["file"]) for line in told(place)]
-    assert lines == [("plugin mistake", "bad", "plugins/bad.py")] * 2  # once at the start, once at the reload
+    lines = logged(place)
+    faults = [(line["event"], line["plugin"], line["file"]) for line in lines if line["event"].startswith(("plugin ", "pipeline "))]
+    assert faults == [("plugin mistake", "bad", "plugins/bad.py")] * 2  # once at the start, once at the reload
+    (line,) = [line for line in lines if line["event"] == "told"]
+    assert (line["logger"], line["level"], line["order"], line["run"], line["pipeline"]) == ("shared", "info", 7, run["id"], "v1/orders")
