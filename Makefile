@@ -1,8 +1,8 @@
-# One word an intent: run, test, lint, bench, bench-check, chaos, lock.
+# One word an intent: run, test, lint, mutations, bench, bench-check, chaos, lock.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: run test lint bench bench-check chaos lock clean
+.PHONY: run test lint mutations bench bench-check chaos lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -22,6 +22,9 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutations: .venv/ready
+	$(BIN)/python tests/contracts/mutations.py $(ARGS)
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.hot_path

@@ -271,8 +271,9 @@ class Runtime:
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = self._host.names if pipelines is None else {pipelines} if isinstance(pipelines, str) else pipelines
-        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.names)
+        associated = self._host.names if pipelines is None else {pipelines} if isinstance(pipelines, str) else set(pipelines)
+        if associated:
+            consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.names)
         if key:
             headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
         self._host.catch_up(self._engine)
