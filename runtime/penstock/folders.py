@@ -19,11 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import CodeType, ModuleType
-
-from penstock.hookspecs import PROJECT
 
 NO_PLUGIN = ("_", ".", "test_", "conftest")  # beginnings of names that are no plugin's
 STANDARD = "Python's standard library"
@@ -75,11 +73,12 @@ class PluginFolders(MetaPathFinder):
     conflicts: dict[str, str] = field(default_factory=dict)  # by name, what else it means
     copies: dict[str, str] = field(default_factory=dict)  # by name, where else the plugin is
     twice: dict[str, list[Module]] = field(default_factory=dict)
+    installed: Sequence[EntryPoint] = ()  # plugins that came with packages
 
     def __post_init__(self) -> None:
         present: dict[str, list[Module]] = {}
         self.folders = tuple(dict.fromkeys(self.folders))
-        installed = {entry.module.partition(".")[0] for entry in entry_points(group=PROJECT)}  # nothing may stand in for these
+        installed = {entry.module.partition(".")[0] for entry in self.installed}  # nothing may stand in for these
         for module in (module for folder in self.folders for module in _modules(folder)):
             present.setdefault(module.name, []).append(module)
         for name, modules in present.items():

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
@@ -64,9 +64,10 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    plugins = Plugins(manager, PluginFolders(settings.plugin_path))
+    installed = tuple(entry_points(group=hookspecs.PROJECT))
+    plugins = Plugins(manager, PluginFolders(settings.plugin_path, installed=installed))
     plugins.folders.install()
-    found = _installed()
+    found: dict[str, Load] = {entry.name: entry.load for entry in installed}
     helpers = _in_folders(plugins, found, settings)
     for name, plugin in extra:
         found[name] = lambda plugin=plugin: plugin  # type: ignore[misc]  # mypy can't infer a lambda with a default
@@ -75,8 +76,7 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         near = get_close_matches(min(missing), sorted(found), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(found)) or 'none'}"
         raise BadSetting(f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}")
-    installed = {entry.module.partition(".")[0] for entry in entry_points(group=hookspecs.PROJECT)}
-    logs.of_plugins(installed | plugins.folders.modules.keys() - plugins.folders.conflicts.keys())
+    logs.of_plugins({entry.module.partition(".")[0] for entry in installed} | plugins.folders.modules.keys() - plugins.folders.conflicts.keys())
     loading = _Loading(plugins, helpers - settings.allow)
     for name in sorted(found):
         if _wanted(name, settings):
@@ -94,18 +94,10 @@ def _wanted(name: str, settings: Settings) -> bool:
     return (not settings.allow or name in settings.allow) and name not in settings.deny
 
 
-def _installed() -> dict[str, Load]:
-    return {entry.name: _entry_loader(entry) for entry in entry_points(group=hookspecs.PROJECT)}
-
-
-def _entry_loader(entry: EntryPoint) -> Load:
-    return entry.load
-
-
 def _in_folders(plugins: Plugins, found: dict[str, Load], settings: Settings) -> frozenset[str]:
     """Add the modules of the plugin folders that may be plugins, and return their names; those whose name means something else are reported."""
     folders, added = plugins.folders, set()
-    installed = {entry.name: entry.module for entry in entry_points(group=hookspecs.PROJECT)}
+    installed = {entry.name: entry.module for entry in folders.installed}
     for name, module in folders.modules.items():
         file = shown(module.place)
         if name in installed:

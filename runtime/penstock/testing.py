@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
 from datetime import UTC, datetime
+from functools import cache
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol, Self, TypedDict, cast
 from unittest import mock
@@ -136,9 +138,10 @@ class Runtime:
             raise Unknown("setting", min(unknown), Settings.__dataclass_fields__, mend="`penstock settings` lists them, here without PENSTOCK_")
         secret = make_secret_key()
         self._box = Box((secret,))
-        url = f"sqlite:///{folder / f'penstock-{time.monotonic_ns()}.db'}"
+        database = folder / f"penstock-{time.monotonic_ns()}.db"
+        database.write_bytes(_upgraded_database())
+        url = f"sqlite:///{database}"
         self._engine = open_engine(url)
-        migrate.upgrade(self._engine)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
         chosen = Settings(
@@ -337,6 +340,17 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
     sent = {name.lower(): value for name, value in (headers or {}).items()}
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
+
+
+@cache
+def _upgraded_database() -> bytes:
+    """Return an empty database of this release; all runtimes of a process begin with a copy, for the migrations take most of their start."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "upgraded.db"
+        engine = open_engine(f"sqlite:///{path}")
+        migrate.upgrade(engine)
+        engine.dispose()  # what is in the write-ahead log goes into the file
+        return path.read_bytes()
 
 
 class StartRuntime(Protocol):

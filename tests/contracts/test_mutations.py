@@ -12,6 +12,11 @@ def test_each_mutation_can_be_planted() -> None:
     assert [problem for mutation in MUTATIONS for problem in mutation.problems(ROOT)] == []
 
 
+def test_each_leaves_python() -> None:
+    for edit in (edit for mutation in MUTATIONS for edit in mutation.edits):
+        compile((ROOT / edit.file).read_text(encoding="utf-8").replace(edit.old, edit.new), edit.file, "exec")
+
+
 def test_each_has_a_name_of_its_own_and_there_are_many() -> None:
     names = [mutation.name for mutation in MUTATIONS]
 
