@@ -18,6 +18,7 @@ from penstock.runs.redact import Sensitive, hidden_in
 KEY = "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"
 HEADER, CLAIMS, SIGNATURE = "eyJhbGciOiJFZERTQSIsImtpZCI6ImMxOSJ9", "eyJzdWIiOiJhbm4iLCJleHAiOjF9", "c2lnbmF0dXJlLW9mLWl0LWFsbA"
 TOKEN = f"{HEADER}.{CLAIMS}.{SIGNATURE}"
+PART = KEY[8:16]
 SECRETS = {KEY: "AbCdEfGhIjKlMnOp", TOKEN: "eyJhbGciOiJFZERT", f"{HEADER}.{CLAIMS}.": CLAIMS}
 
 
@@ -61,6 +62,13 @@ def test_a_credential_that_a_cut_would_divide_leaves_nothing_behind(secret: str)
             shown = shortened("é" * before + secret + " and more" * 100, most)
             assert len(shown) <= most
             assert not any(secret[start : start + 12] in shown for start in range(8, len(secret) - 12))
+
+
+def test_one_that_ends_beyond_what_is_looked_at_leaves_nothing_behind_either() -> None:
+    for most in range(2, 200, 7):
+        assert "aaaa" not in shortened(f"x eyJ{'a' * 5000}.{'b' * 5000}.c", most)
+        assert PART not in shortened(f"{KEY} " * 500, most)
+        assert PART not in shortened(f"{TOKEN} " * 500, most)
 
 
 def test_a_mask_makes_no_text_longer_than_it_may_be() -> None:

@@ -167,7 +167,7 @@ MUTATIONS = (
     # What is never written.
     mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/test_masks.py"),
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/test_masks.py"),
-    mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/test_masks.py", "cut"),
+    mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/test_masks.py", "beyond"),
     mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/test_credentials_nowhere.py"),
     mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redact.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
     mutation("a secret shows itself", "runtime/penstock/contracts/needs.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
