@@ -235,6 +235,8 @@ class Host:
             self.replies = Replies(engine, box)
             self._open_runs(engine, box)
             self._report()
+            served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
+            self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
             if kind is not None:
                 self._process = new_run_id()
                 runs.appear(engine, self._process, kind=kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
@@ -346,8 +348,6 @@ class Host:
         for level, event, facts in lines if not quiet else ():
             self.log.log(level, event, **facts)
         self._report_counts(quiet=quiet)
-        served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
-        self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
         return digest
 
     def _lines(self) -> Iterator[tuple[int, str, dict[str, str]]]:

@@ -7,7 +7,6 @@ import hmac
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from kit import Place, Server
+from kit import ZYGOTE, Place, Server
+from zygote import Started
 
 from penstock.host import open_dbos
 
@@ -138,15 +138,12 @@ def made(url: str, folder: Path) -> Place:
 
 
 @pytest.fixture
-def worker() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def worker() -> Iterator[Callable[..., Started]]:
     """Start worker processes; they end with the test."""
     with ExitStack() as stack:
 
-        def start(place: Place, **more: str) -> subprocess.Popen[bytes]:
-            log = stack.enter_context((place.folder / f"worker-{time.monotonic_ns()}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "worker"], env=place.environ(**more), stdout=log, stderr=log, cwd=place.folder
-            )
+        def start(place: Place, **more: str) -> Started:
+            process = ZYGOTE.start(("worker",), place.environ(**more), place.folder, place.folder / f"worker-{time.monotonic_ns()}.log")
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process
@@ -192,7 +189,7 @@ def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Ser
 
 
 def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
-    place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
+    place: Place, serve: Serve, worker: Callable[..., Started]
 ) -> None:
     key = place.key("acme").key
     server = serve(place)
@@ -218,7 +215,7 @@ def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_i
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
 
 
-def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: Callable[..., Started]) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -233,9 +230,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, se
     assert server.call("GET", location, key=key).json()["status"] == "succeeded"
 
 
-def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
-    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place: Place, serve: Serve, worker: Callable[..., Started]) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -284,9 +279,7 @@ def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(sqlite_place
     assert [document["status"] for document in others] == ["succeeded"] * 2
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
-    sqlite_place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]
-) -> None:
+def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(sqlite_place: Place, serve: Serve, worker: Callable[..., Started]) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -360,7 +353,7 @@ def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_pla
     assert again["result"] == first["result"]
 
 
-def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: Callable[..., Started]) -> None:
     other = place.folder / "other"
     other.mkdir()
     (other / "lame.py").write_text(PLUGIN.replace(", clock]", "]"))
@@ -407,7 +400,7 @@ def test_a_run_that_takes_too_long_is_timed_out(sqlite_place: Place, serve: Serv
     assert (document["status"], document["problem"]["type"]) == ("timed_out", "timed-out")
 
 
-def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: Callable[..., Started]) -> None:
     key = place.key("acme").key
     server = serve(place)
     for _ in range(2):
@@ -446,7 +439,7 @@ def test_environments_of_one_database_perform_their_own_runs(place: Place, serve
         assert other.call("GET", answered.headers["Location"], key=keys["prod" if env == "test" else "test"]).status_code == 404
 
 
-def test_a_tick_is_one_run_over_all_workers(place: Place, worker: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_tick_is_one_run_over_all_workers(place: Place, worker: Callable[..., Started]) -> None:
     for _ in range(2):
         worker(place)
 
