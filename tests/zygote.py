@@ -41,6 +41,7 @@ class Zygote:
 
     def start(self, words: tuple[str, ...], env: dict[str, str], folder: Path, log: Path) -> Started:
         """Start `penstock` with these words, and do not wait for it."""
+        log.touch()
         return Started(self._ask(do="start", words=words, env=env, folder=str(folder), streams=[os.devnull, str(log), str(log)]), self)
 
     def ended(self, pid: int) -> int | None:
