@@ -1,8 +1,8 @@
-# One word an intent: run, test, lint, generators, bench, bench-check, soak, chaos, lock.
+# One word an intent: run, test, lint, generators, mutations, bench, bench-check, soak, chaos, lock.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: run test lint generators bench bench-check soak chaos lock clean
+.PHONY: run test lint generators mutations bench bench-check soak chaos lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -32,6 +32,9 @@ generators: .generators/ready
 	cp tests/generators/package.json .generators/
 	cd .generators && npm install --silent --no-audit --no-fund --no-package-lock
 	touch $@
+
+mutations: .venv/ready
+	$(BIN)/python tests/contracts/mutations.py $(ARGS)
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.hot_path

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from kit import Place, Server
+from kit import ZYGOTE, Place, Server
+from zygote import Started
 
 Serve = Callable[..., Server]
-StartWorker = Callable[..., subprocess.Popen[bytes]]
+StartWorker = Callable[..., Started]
 
 NOTE = """
 import os, time
@@ -31,11 +30,8 @@ def workers() -> Iterator[StartWorker]:
     """Yield what starts worker processes; they end with the block."""
     with ExitStack() as stack:
 
-        def start(place: Place, **more: str) -> subprocess.Popen[bytes]:
-            log = stack.enter_context((place.folder / f"worker-{time.monotonic_ns()}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "worker"], env=place.environ(**more), stdout=log, stderr=log, cwd=place.folder
-            )
+        def start(place: Place, **more: str) -> Started:
+            process = ZYGOTE.start(("worker",), place.environ(**more), place.folder, place.folder / f"worker-{time.monotonic_ns()}.log")
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -57,6 +58,17 @@ def test_whoever_answers_drop_by_drop_is_cut_off_and_holds_no_thread(monkeypatch
 
     assert cut.wait(20)
     listener.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.7", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fd00::1]", "[::]"])
+def test_nothing_is_sent_to_a_private_address_unless_that_is_allowed(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("httpx.Client.stream", lambda self, method, url, **more: asked.append(url) or nullcontext())
+
+    with pytest.raises(callbacks.Undeliverable, match="on a private network, which is not allowed") as refused:
+        callbacks.deliver(f"https://{host}/hooks", CallbackTarget(f"https://{host}/hooks", private=False, secret=b"x"), "run", b"{}")
+
+    assert (refused.value.final, asked) == (True, [])
 
 
 def test_what_is_no_url_is_undeliverable_for_good() -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
 from penstock.db.engine import open_engine, writing
-from penstock.logs import FEW, MINUTE, ROOM, Sparing
+from penstock.logs.sparing import FEW, MINUTE, ROOM, Sparing
 from penstock.settings import Settings
 from penstock.testing import Runtime
 
@@ -199,8 +199,8 @@ class TestStrangers:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("penstock.host.FLUSH", 0.0)
-        monkeypatch.setattr("penstock.logs.MINUTE", 0.1)
-        monkeypatch.setattr("penstock.logs.FEW", 0)
+        monkeypatch.setattr("penstock.logs.sparing.MINUTE", 0.1)
+        monkeypatch.setattr("penstock.logs.sparing.FEW", 0)
         with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
             runtime.anonymous().post("/v1/guarded/")
             for _ in range(300):

@@ -241,3 +241,38 @@ def test_a_deployment_is_checked_mended_and_served(place: Place, serve: Callable
     assert answered.json() == {"url": "https://erp.example", "token": VALUE}
     assert place.run("check", "--env", "test").returncode == 0
     assert VALUE not in server.log.read_text() + place.run("audit", "--format", "json").stdout + place.run("secret", "list").stdout
+
+
+VARIABLE_MISSING = (
+    "the variable 'nope' is not set in environment 'test'; set it: `penstock variable set nope VALUE --env test`,"
+    ' and name it in the pipeline\'s needs={"nope"}, so that `penstock check` tells before a call does'
+)
+SECRET_MISSING = (
+    "the secret 'nope' is not set, has expired or is kept for other pipelines in environment 'test'; set it:"
+    " `penstock secret set nope --env test`,"
+    ' and name it in the pipeline\'s needs={secret("nope")}, so that `penstock check` tells before a call does'
+)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"), [(lambda call: call.variables["nope"], VARIABLE_MISSING), (lambda call: call.secrets["nope"], SECRET_MISSING)]
+)
+def test_a_name_that_is_not_set_says_where_and_how_to_set_and_declare_it(penstock_runtime: Start, ask: Callable[[Call], object], said: str) -> None:
+    raised: list[str] = []
+
+    def handler(call: Call) -> None:
+        try:
+            ask(call)
+        except KeyError as error:
+            raised.append(str(error))
+
+    runtime = penstock_runtime(offering(handler), policy="any")
+    for set_before in (False, True):
+        if set_before:
+            runtime.operate("variable", "set", "erp_url", "x", "--env", "test")
+            runtime.operate("secret", "set", "erp_token", "--env", "test", given=VALUE)
+        runtime.anonymous().get("/v1/sync/")
+    handler(a_call())
+
+    assert raised == [said] * 3
+    assert a_call(variables={"a": "b"}).variables.get("nope") is None

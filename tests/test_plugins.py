@@ -7,6 +7,9 @@ import json
 import pytest
 from kit import Place
 
+from penstock.host import Host
+from penstock.settings import Settings
+
 GOOD = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 good = Pipeline("good", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
@@ -92,9 +95,9 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
 @pytest.mark.parametrize(
     ("source", "problem", "mend"),
     [
-        ("import nowhere_at_all\n", "can't be imported: ModuleNotFoundError", "mend the import"),
-        ("def broken(:\n", "can't be imported: SyntaxError", "mend the import"),
-        ("raise SystemExit(4)\n", "can't be imported: SystemExit", "mend the import"),
+        ("import nowhere_at_all\n", "can't be imported: ModuleNotFoundError", "correct the import"),
+        ("def broken(:\n", "can't be imported: SyntaxError: invalid syntax (plugins/bad.py, line 1)", "correct the syntax"),
+        ("raise SystemExit(4)\n", "can't be imported: SystemExit", "correct what the module does"),
         (
             "from penstock import hookimpl\n@hookimpl\ndef penstock_pipeline():\n    return []\n",
             "unknown hook penstock_pipeline",
@@ -105,10 +108,9 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
         ("from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines():\n    return [1]\n", "offers a int", "Pipeline"),
         (
             "from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines():\n    raise OSError('disk')\n",
-            "OSError: disk (bad.py, line 4)",
-            "mend",
+            "OSError: disk (plugins/bad.py, line 4)",
+            "correct it",
         ),
-        ("x = 1\n", "implements no hook", "@hookimpl"),
     ],
 )
 def test_a_plugin_that_does_not_load_is_named(sqlite_place: Place, source: str, problem: str, mend: str) -> None:
@@ -119,7 +121,7 @@ def test_a_plugin_that_does_not_load_is_named(sqlite_place: Place, source: str, 
 
     (mistake,) = said["mistakes"]  # type: ignore[misc]  # JSON
     assert code == 1
-    assert mistake["plugin"] == "bad"
+    assert (mistake["plugin"], mistake["file"]) == ("bad", "plugins/bad.py")
     assert problem in mistake["problem"]
     assert mend in mistake["mend"]
     assert [item["name"] for item in said["pipelines"]] == ["good"]  # type: ignore[attr-defined]  # JSON
@@ -204,10 +206,47 @@ def test_a_plugin_adds_a_command_that_gets_its_arguments_and_gives_the_exit_code
         "@hookimpl\ndef penstock_commands():\n    return [Command('greet', 'Greets.', run)]\n",
     )
 
-    done = sqlite_place.run("greet", "ann", "--loud")
-
-    assert (done.returncode, done.stdout.strip()) == (5, "got ann --loud")
+    for words in (("ann", "--loud"), ("--help",), ("-h",), ("ann", "--help"), ("--", "--actor", "x")):
+        done = sqlite_place.run("greet", *words)
+        assert (done.returncode, done.stdout.strip()) == (5, " ".join(["got", *words[words[0] == "--" :]]))
     assert "greet" in sqlite_place.run("--help").stdout
+
+
+def test_a_command_whose_name_is_taken_is_a_fault_of_its_plugin(sqlite_place: Place) -> None:
+    for plugin, name in (("one", "greet"), ("two", "greet"), ("three", "check")):
+        sqlite_place.plugin(
+            plugin,
+            f"from penstock import Command, hookimpl\n@hookimpl\ndef penstock_commands():\n    return [Command({name!r}, '', lambda given: 5)]\n",
+        )
+
+    code, said = checked(sqlite_place)
+
+    assert code == 1
+    assert [(item["plugin"], item["problem"]) for item in said["mistakes"]] == [  # type: ignore[attr-defined, index]  # JSON
+        ("one", "the command 'greet' is there twice"),
+        ("two", "the command 'greet' is there twice"),
+        ("three", "the command 'check' is one of Penstock's"),
+    ]
+    assert sqlite_place.run("greet").returncode == 2
+
+
+BROKEN = HEAD + PIPELINE + '@p.get("orders")\ndef f(call: Call) -> dict: ...\n' + TAIL
+NEEDY = GOOD.replace('"good"', '"bad"').replace("jwt=True)", 'jwt=True, internal=True), needs={"erp_url"}')
+
+
+@pytest.mark.parametrize(("source", "reason"), [(BROKEN, "can't be reached"), (NEEDY, "it needs the variable 'erp_url'")])
+def test_a_fault_is_listed_once_and_a_disabled_pipeline_fails_no_check(sqlite_place: Place, source: str, reason: str) -> None:
+    sqlite_place.plugin("good", GOOD)
+    sqlite_place.plugin("bad", source)
+
+    before = sqlite_place.run("check")
+    disabled = sqlite_place.run("pipeline", "disable", "bad", "--env", "test")
+    after, listed = sqlite_place.run("check"), checked(sqlite_place)
+
+    assert (before.returncode, before.stdout.count(f"{reason}"), disabled.returncode) == (1, 1, 0)
+    assert (after.returncode, "mistake" in after.stdout, listed[0], listed[1]["good"]) == (0, False, 0, True)
+    assert {row["name"]: row["state"] for row in listed[1]["pipelines"]} == {"good": "served", "bad": "disabled"}  # type: ignore[attr-defined]  # JSON
+    Host(Settings.from_env(sqlite_place.environ(PENSTOCK_STRICT="true"))).rehearse()
 
 
 def test_the_listing_says_what_is_deprecated(sqlite_place: Place) -> None:

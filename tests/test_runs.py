@@ -21,7 +21,7 @@ from penstock.db.engine import open_engine, reading, writing
 from penstock.errors import Unknown
 from penstock.runs import records
 from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import Finished, Record, Recorder, Status, first_id, steps_of
+from penstock.runs.records import Exchange, Finished, Record, Recorder, Status, first_id, steps_of
 from penstock.runs.redact import Sensitive
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
@@ -330,6 +330,28 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             assert {row["id"] for row in stored.page(connection)} == {record.run for record in good}
+
+    def test_one_whose_bodies_can_not_be_made_safe_costs_neither_its_record_nor_its_batch(
+        self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def query(self: Sensitive, text: str) -> dict[str, object]:
+            if text == "bad":
+                raise KeyError("***")
+            return {}
+
+        monkeypatch.setattr(Sensitive, "query", query)
+        written: list[int] = []
+        write = stored.record
+        monkeypatch.setattr(stored, "record", lambda engine, rows, details: written.append(len(rows)) or write(engine, rows, details))
+        good, bad = (self.record(exchange=Exchange("/v1/example/", text, "", b"", None, "", b"")) for text in ("good", "bad"))
+
+        with recorder._writing:  # noqa: SLF001  so that both are in one batch
+            recorder.over(bad)
+            recorder.over(good)
+        recorder.flush()
+
+        assert written == [2]
+        assert [self.found(place, record.run)["bodies"] is not None for record in (good, bad)] == [True, False]
 
     def test_what_there_is_no_room_for_is_dropped_and_said(
         self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

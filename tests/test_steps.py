@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from penstock import (
     Durable,
     HttpTrigger,
     Pipeline,
+    PipelineCallError,
     PipelineError,
+    Reply,
     Retry,
     Schedule,
     Step,
@@ -37,7 +40,7 @@ from penstock.db.engine import DatabaseAway
 from penstock.errors import OutOfTime
 from penstock.runs.engine import EngineTrouble, LetGo
 from penstock.runs.steps import side_by_side
-from penstock.testing import Runtime, a_call
+from penstock.testing import RunRecord, Runtime, a_call
 
 Start = Callable[..., Runtime]
 QUICK = Retry(attempts=3, backoff=0.001)
@@ -581,6 +584,135 @@ def test_pipelines_that_start_one_another_for_ever_end(outcome_of: Callable[...,
     reply, _ = outcome_of(handler, pipeline_with(again, name="again", trigger=HttpTrigger(external=False)))
 
     assert reply == {"status": 500}
+
+
+def wants_a_number(call: Call, body: dict[str, int]) -> None: ...
+
+
+def refuses(call: Call) -> None:
+    raise PipelineError(409, "Sold out", "None is left.", type="sold-out", headers={"Retry-After": "7"}, left=0)
+
+
+def replies(call: Call) -> Reply:
+    return Reply(418, {}, {"tea": True})
+
+
+def fails(call: Call) -> None:
+    raise KeyError("of the inner one")
+
+
+def takes_too_long(call: Call) -> None:
+    sleep(0.5)
+
+
+INNER: dict[str, tuple[Callable[..., Any], int, str]] = {
+    "its body": (wants_a_number, 400, "body-malformed"),
+    "a refusal": (refuses, 409, "sold-out"),
+    "a reply": (replies, 418, "pipeline-failed"),
+    "a failure": (fails, 500, "pipeline-failed"),
+    "its time": (takes_too_long, 504, "timed-out"),
+}
+
+
+@pytest.mark.parametrize("mode", ["inline", "durable"])
+@pytest.mark.parametrize("case", INNER)
+class TestWhatAnInnerPipelineRefuses:
+    def called(self, runtime: Runtime, mode: str, how: str) -> tuple[dict[str, Any], RunRecord, list[RunRecord]]:
+        """Call the outer pipeline; return its answer, its record, and those of the runs within."""
+        client = runtime.client(token=False)
+        answered = client.post(f"/v1/example/?{how}=1")
+        runtime.work()
+        answer: dict[str, Any] = answered.json or {}
+        if mode == "durable":
+            answer = (client.get(answered.headers["Location"]).json or {})["problem"]
+        outer = next(run for run in runtime.runs() if run["pipeline"] == "v1/example")
+        return answer, outer, [run for run in runtime.runs() if run["pipeline"] == "v1/inner"]
+
+    def outer(self, penstock_runtime: Start, case: str, mode: str, name: str = "inner") -> tuple[Runtime, list[PipelineCallError]]:
+        caught: list[PipelineCallError] = []
+
+        def handler(call: Call) -> object:
+            try:
+                return call_pipeline(name)
+            except PipelineCallError as error:
+                caught.append(error)
+                if "own" in call.query:
+                    raise PipelineError(error.status, "Mine", error.detail, type="mine") from error
+                if "pass" in call.query:
+                    raise error.passed_on() from error
+                raise
+
+        inner = pipeline_with(INNER[case][0], name="inner", trigger=HttpTrigger(external=False, timeout=0.2))
+        middle = pipeline_with(lambda call: call_pipeline("inner"), name="middle", trigger=HttpTrigger(external=False))
+        pipelines = offering(pipeline_with(handler, mode=mode), middle, inner)
+        return penstock_runtime(pipelines, policy="api-key", log_format="json"), caught
+
+    @pytest.mark.parametrize("name", ["inner", "middle"])
+    def test_is_a_failure_of_the_outer_one_with_the_reason_for_operators(
+        self, penstock_runtime: Start, capfd: pytest.CaptureFixture[str], case: str, mode: str, name: str
+    ) -> None:
+        _, status, code = INNER[case]
+        runtime, caught = self.outer(penstock_runtime, case, mode, name)
+
+        answer, outer, (within,) = self.called(runtime, mode, "let")
+
+        assert (answer["status"], answer["type"], answer["run"]) == (500, "pipeline-failed", outer["id"])
+        assert (outer["status"], outer["http_status"]) == ("failed", 500)
+        assert (within["http_status"], within["problem"]) == (status, code if case != "a reply" else None)
+        told = (status, code) if name == "inner" else (500, "pipeline-failed")
+        assert (caught[0].pipeline, caught[0].status, caught[0].code) == (f"v1/{name}", *told)
+        logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        why = next(line["exception"] for line in logged if line["event"] == "pipeline failed" and line["run"] == outer["id"])
+        assert f"CalledPipelineFailed: v1/{name} answered {told[0]} {told[1]}: " in why
+
+    @pytest.mark.parametrize("how", ["pass", "own"])
+    def test_is_the_outer_one_s_answer_where_that_passes_it_on(self, penstock_runtime: Start, case: str, mode: str, how: str) -> None:
+        _, status, code = INNER[case]
+        runtime, _ = self.outer(penstock_runtime, case, mode)
+
+        answer, outer, _ = self.called(runtime, mode, how)
+
+        assert (answer["status"], answer["type"], answer["run"]) == (status, code if how == "pass" else "mine", outer["id"])
+        if how == "pass" and case == "a refusal":
+            assert (answer["left"], answer["title"], answer["detail"]) == (0, "Sold out", "None is left.")
+        if how == "pass" and case == "a reply":
+            assert answer["reply"] == {"tea": True}
+
+
+@pytest.mark.parametrize("mode", ["inline", "durable"])
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"problem": {"status": 409, "code": "sold-out", "title": "No", "detail": "Out.", "headers": [], "extra": {"a b": 1}}}, "409 sold-out: Out."),
+        ({"status": 404, "headers": [], "body": b"{}"}, "404 pipeline-failed: It answered 404."),
+        (PipelineError(500, "Not ended well", "It was cancelled."), "500 pipeline-failed: It was cancelled."),
+    ],
+)
+def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, mode: str, left: Any, said: str
+) -> None:
+    caught: list[str] = []
+
+    def wait(*_: object) -> Any:
+        if isinstance(left, Exception):
+            raise left
+        return left
+
+    def handler(call: Call) -> object:
+        try:
+            return call_pipeline("inner")
+        except PipelineCallError as error:
+            caught.append(str(error))
+            raise
+
+    monkeypatch.setattr("penstock.perform.Starter._wait", wait)
+    inner = pipeline_with(lambda call: None, mode="durable", name="inner")
+    runtime = penstock_runtime(offering(pipeline_with(handler, mode=mode), inner), policy="api-key")
+    runtime.client(token=False).post("/v1/example/")
+    runtime.work()
+
+    assert caught == [f"v1/inner answered {said}"]
+    assert [run["http_status"] for run in runtime.runs(pipeline="example")] == [500]
 
 
 @pytest.mark.parametrize("name", ["missing", "refused"])

@@ -15,7 +15,7 @@ import pytest
 
 import penstock_demo
 from penstock import Caller, PipelineError
-from penstock.testing import CallerClient, Runtime, a_call
+from penstock.testing import CallerClient, RunRecord, Runtime, a_call
 from penstock_demo import login, orders
 from penstock_demo.orders import Line, Order, price
 from penstock_demo.store import Store
@@ -343,9 +343,13 @@ def test_what_is_no_file_of_orders_is_refused(demo: Runtime, content_type: str, 
 def test_the_nightly_report_counts_orders_and_nobody_can_call_it(demo: Runtime) -> None:
     partner(demo).post("/v1/orders/", json=an_order())
 
-    demo.tick("v1/report")
-    demo.work()
+    started: str | None = demo.tick("report")
+    performed: int = demo.work()
 
-    report = next(run for run in demo.runs() if run["pipeline"] == "v1/report")
+    runs: list[RunRecord] = demo.runs(pipeline="report", status="succeeded")
+    (report,) = runs
+    errors: list[str] = [attempt.error for step in report["steps"] for attempt in step.attempts]
+    assert (started, performed, errors) == (report["id"], 1, [""])
+    assert report["bodies"] is not None
     assert (report["status"], report["bodies"]["output"]["json"]) == ("succeeded", {"orders": 1, "partners": {"acme": 1}})
     assert demo.anonymous().post("/v1/report/").status_code == 404

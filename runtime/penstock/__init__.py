@@ -34,7 +34,7 @@ from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import HttpTrigger, Schedule
-from penstock.errors import CredentialRejected, OutOfTime, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
+from penstock.errors import CredentialRejected, OutOfTime, PipelineCallError, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
 from penstock.fields import attachment
 from penstock.hookspecs import hookimpl
 
@@ -61,6 +61,7 @@ __all__ = [
     "Once",
     "OutOfTime",
     "Pipeline",
+    "PipelineCallError",
     "PipelineError",
     "PublicKey",
     "Rate",

@@ -91,6 +91,31 @@ class ReplyError(PenstockError):
     """Raised when the reply or the refusal of a handler can't be sent; the text names the handler and the reason."""
 
 
+class PipelineCallError(PipelineError):
+    """Raised by `call_pipeline` where the other pipeline refused or failed.
+
+    It has the other's `status`, `code`, `title`, `detail` and `extra`; `pipeline` is its id. A handler that does not catch it has failed: its
+    own caller gets 500, for that one sent nothing of what the other refused. `raise error.passed_on()` gives the answer to the caller.
+    """
+
+    def __init__(self, pipeline: str, answer: Refusal) -> None:
+        super().__init__(answer.status, answer.title, answer.detail, type=answer.code, permanent=getattr(answer, "permanent", None))
+        self.args = (f"{pipeline} answered {answer.status} {answer.code}: {answer.detail}",)
+        self.pipeline = pipeline
+        self.headers = answer.headers
+        self.extra = dict(answer.extra)
+
+    def passed_on(self) -> PipelineError:
+        """Return the other pipeline's answer as one of this pipeline's own, to be raised."""
+        error = PipelineError(self.status, self.title, self.detail, type=self.code, permanent=self.permanent)
+        error.headers, error.extra = self.headers, dict(self.extra)
+        return error
+
+
+class CalledPipelineFailed(PenstockError):
+    """A handler did not catch what `call_pipeline` raised; the text is what the other pipeline answered, for operators."""
+
+
 class OutOfTime(Refusal):
     """The run's own time is up; no retry can help."""
 

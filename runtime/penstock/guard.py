@@ -7,21 +7,19 @@ take long either.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from penstock.contracts.keys import LIKE_A_KEY
 from penstock.contracts.offered import Misfit
 from penstock.errors import CannotStart, PenstockError
+from penstock.folders import place_of
 
 LOOK = 0.05  # seconds between two looks at work that is waited for
 LONGEST_TEXT = 300  # characters of an exception's text that are told
-OWN_FOLDER = str(Path(__file__).parent)
 Answer = TypeVar("Answer")
 
 
@@ -70,7 +68,7 @@ def described(error: BaseException, *, text: bool = True) -> str:
 
 def _said(error: BaseException) -> str:
     try:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     except BaseException:  # noqa: BLE001  plugin code may define that too
         return ""
     shown = "".join(character if character.isprintable() else "?" for character in LIKE_A_KEY.sub("***", said))
@@ -79,14 +77,8 @@ def _said(error: BaseException) -> str:
 
 def where(error: BaseException) -> str:
     """Return the file and line of plugin code that an exception comes from, in brackets; nothing where there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({Path(error.filename).name}, line {error.lineno})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_plugin(frame.filename)]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-
-
-def _is_plugin(filename: str) -> bool:
-    return not filename.startswith(OWN_FOLDER) and re.search(r"importlib|<frozen", filename) is None
+    place = place_of(error)
+    return f" ({place})" if place else ""
 
 
 def bounded(

@@ -57,6 +57,7 @@ except CannotStart as error:
     sys.exit(error.exit_code)
 
 _made_for_metrics = metrics.share()
+_told = b""  # what the last rehearsal has reported, so that no worker says it again
 _access: Snapshot | None = None  # read once, here, for all workers: what is forked is shared memory
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
@@ -173,18 +174,19 @@ def _rehearsed() -> bool:
 
     A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the child, and its exit code.
     """
+    global _told  # noqa: PLW0603  as above
     told, tell = os.pipe()
     child = os.fork()
     if child:
         os.close(tell)
         with os.fdopen(told, "rb") as pipe:
-            good = pipe.read() == GOOD
+            answer = pipe.read()
         with suppress(ChildProcessError):
             os.waitpid(child, 0)
-        return good
+        _told = answer.removeprefix(GOOD)
+        return answer.startswith(GOOD)
     try:
-        Host(_settings).rehearse(_access)
-        os.write(tell, GOOD)
+        os.write(tell, GOOD + Host(_settings).rehearse(_access))
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
     except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
@@ -197,6 +199,7 @@ def _rehearsed() -> bool:
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     """Start the host in the worker, after the fork; what can't start ends the server with exit code 3."""
     app = worker.wsgi
+    app.host.told = _told
     try:
         app.host.start(kind="serve", access=_access)
     except CannotStart as error:

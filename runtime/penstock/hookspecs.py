@@ -85,7 +85,7 @@ def penstock_openapi(document: dict[str, object]) -> None:
 def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a hook has no body
     """Add subcommands to the command line.
 
-    Called when `penstock` does not know the subcommand it was given, or lists them all. Names already taken are ignored.
+    Called once, at load. A name that is one of ours, or another plugin's, is a fault of the plugin and adds nothing.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -13,11 +14,12 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from urllib.parse import urlsplit
 
 import structlog
 
-from penstock import forks, metrics
+from penstock import forks, logs, metrics
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
@@ -110,6 +112,7 @@ class Host:
         self._judging = Judging(self.plugins, self.judge, self.loaded)
         self.mistakes: list[Mistake] = list(self.plugins.mistakes)
         self.withheld = _withheld(settings, self.plugins)
+        self.notes = self.plugins.notes
         self._load()
         self.access: Snapshot | None = None
         self.judged: Mapping[str, Judged] = {}
@@ -130,6 +133,7 @@ class Host:
         self.asking: Asking | None = None
         self.attendance = Attendance()
         self.fork: int | None = None
+        self.told: bytes | None = b""  # what of the report another process of this start has written; None: all that there is
         self._process: str | None = None
         self._gates_version = -1
         self._trouble: str | None = None
@@ -161,7 +165,7 @@ class Host:
             found += self._credential_problems(pipeline, endpoints)
             if others := sorted(plugins[name] - {offer.plugin}):
                 found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
-            self.mistakes += [Mistake(offer.plugin, name, *item) for item in found]
+            self.mistakes += [self._mistake(offer, name, *item, identifier=identifier) for item in found]
             if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
@@ -191,7 +195,7 @@ class Host:
             wrong, identifier, name = ask(offer.plugin, "the declaration of a pipeline", found)
         except PluginFault as fault:
             wrong, identifier, name = [(fault.problem, "give name and version as their documentation says")], "", ""
-        self.mistakes += [Mistake(offer.plugin, name, *item) for item in wrong]
+        self.mistakes += [self._mistake(offer, name, *item) for item in wrong]
         return None if wrong else (identifier, name)
 
     def _asking(self) -> Asking:
@@ -199,6 +203,13 @@ class Host:
         if self.asking is None:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.")
         return self.asking
+
+    def _mistake(self, offer: Offer, name: str, problem: str, mend: str, *, identifier: str = "") -> Mistake:
+        return Mistake(offer.plugin, name, problem, mend, file=self.plugins.files.get(offer.plugin, ""), id=identifier)
+
+    def faults(self, judged: Mapping[str, Judged]) -> list[Mistake]:
+        """Return what is wrong with the plugins, without the faults of pipelines that operators disabled: those stop nothing."""
+        return [item for item in self.mistakes if item.id not in judged or judged[item.id].state is not State.DISABLED]
 
     @property
     def offered(self) -> dict[str, str]:
@@ -263,6 +274,8 @@ class Host:
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
+            served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
+            self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
             if kind is not None:
                 self._process = new_run_id()
                 runs.appear(engine, self._process, kind=kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
@@ -325,9 +338,10 @@ class Host:
         runs = [Queue(queue_of(environment, identifier), pipeline.durable.concurrency) for identifier, pipeline in durable.items()]
         return runs + [Queue(ticks_of(environment, identifier), patient=True) for identifier, pipeline in durable.items() if pipeline.schedules]
 
-    def rehearse(self, access: Snapshot | None = None) -> None:
-        """Do all that a start needs, without staying. Raises CannotStart."""
+    def rehearse(self, access: Snapshot | None = None) -> bytes:
+        """Do all that a start needs, without staying; report what is not served, and return what `told` is then. Raises CannotStart."""
         self._open(access).dispose()
+        return self._report()
 
     def _open(self, access: Snapshot | None) -> Engine:
         try:
@@ -380,31 +394,45 @@ class Host:
 
     def _refuse_to_start_if_refused(self) -> None:
         refused = sorted(name for judged in (self.judged, self.judged_internal) for name, item in judged.items() if item.state is State.REFUSED)
-        if refused or self.mistakes:
-            what = ", ".join(refused) or str(self.mistakes[0])
+        faults = self.faults(self.judged)
+        if refused or faults:
+            what = ", ".join(refused) or str(faults[0])
             raise CannotStart(
                 f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why"
             )
 
-    def _report(self) -> None:
-        """Say at start what is not served, and how to mend it."""
-        for mistake in self.mistakes:
-            self._log_mistake(mistake)
-        for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
-            for violation in judged.violations:
-                self.log.warning(f"pipeline {judged.state}", pipeline=identifier, reason=violation.reason, mend=violation.mend)
-            for warning in judged.warnings:
-                self.log.warning("pipeline warning", pipeline=identifier, reason=warning)
-        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
-            self.log.warning("internal pipelines are not reachable", mend="set PENSTOCK_INTERNAL_BIND")
-        if self.settings.client_cert_header and not self.settings.trusted_proxies:
-            self.log.warning("no client certificate is read from a header: no proxy is trusted", mend="set PENSTOCK_TRUSTED_PROXIES")
-        self._report_counts()
-        self._report_doubts()
-        served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
-        self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+    def _report(self) -> bytes:
+        """Say at start what is not served, and how to correct it; each fault once a start, and not in each process. Return a digest of it."""
+        lines = list(self._lines())
+        digest = sha256(repr(lines).encode("utf-8", "replace")).digest()
+        quiet = self.told is None or self.told == digest
+        for level, event, facts in lines if not quiet else ():
+            self.log.log(level, event, **facts)
+        self._report_counts(quiet=quiet)
+        self._report_doubts(quiet=quiet)
+        return digest
 
-    def _report_counts(self) -> None:
+    def _lines(self) -> Iterator[tuple[int, str, dict[str, str]]]:
+        """Yield what there is to say at start: level, event and facts. A fault of a declaration is no second time one of its pipeline."""
+        for kind, items in (("plugin mistake", self.faults(self.judged)), ("plugin note", self.notes)):
+            for item in items:
+                yield from _lines_of(kind, item)
+        told = set()
+        for identifier, judged in (*self.judged.items(), *self.judged_internal.items()):
+            for violation in () if identifier in self.broken else judged.violations:
+                if (identifier, violation) not in told:
+                    told.add((identifier, violation))
+                    facts = {"pipeline": identifier, "reason": violation.reason, "mend": violation.mend}
+                    yield logging.INFO if judged.state is State.DISABLED else logging.WARNING, f"pipeline {judged.state}", facts
+            for warning in judged.warnings:
+                yield logging.WARNING, "pipeline warning", {"pipeline": identifier, "reason": warning}
+        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
+            yield logging.WARNING, "internal pipelines are not reachable", {"mend": "set PENSTOCK_INTERNAL_BIND"}
+        if self.settings.client_cert_header and not self.settings.trusted_proxies:
+            mend = "set PENSTOCK_TRUSTED_PROXIES"
+            yield logging.WARNING, "no client certificate is read from a header: no proxy is trusted", {"mend": mend}
+
+    def _report_counts(self, *, quiet: bool = False) -> None:
         """Say what each worker counts alone, so that there are as many times so many calls as there are workers; limits may be set later."""
         if self.limiter is None or self.limiter.shared or self.settings.workers == 1:
             return
@@ -414,14 +442,14 @@ class Host:
             "failed credentials": self.settings.failed_auth_rate != "off",
         }
         what = ", ".join(name for name, there in counted.items() if there)
-        if what and what != self._counted_alone:
+        if what and what != self._counted_alone and not quiet:
             self.log.warning("each worker counts alone", what=what, workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
         self._counted_alone = what
 
-    def _report_doubts(self) -> None:
+    def _report_doubts(self, *, quiet: bool = False) -> None:
         """Log which rows can't be read, each once; what they might grant is closed, and what they might restrict."""
         doubts = frozenset(self._access().doubts)
-        for doubt in sorted(doubts - self._doubts):
+        for doubt in sorted(doubts - self._doubts) if not quiet else ():
             self.log.error("access data can't be read", row=doubt, mend="set it again with the command that made it, or correct the row")
         self._doubts = doubts
 
@@ -467,9 +495,8 @@ class Host:
         return True
 
     def _log_mistake(self, mistake: Mistake) -> None:
-        self.log.error("plugin mistake", plugin=mistake.plugin, pipeline=mistake.pipeline, problem=mistake.problem, mend=mistake.mend)
-        if mistake.trace:
-            self.log.debug("plugin traceback", plugin=mistake.plugin, trace=mistake.trace)
+        for level, event, facts in _lines_of("plugin mistake", mistake):
+            self.log.log(level, event, **facts)
 
     def _tell_changes(self, before: Mapping[str, Judged], judged: Mapping[str, Judged]) -> None:
         """Log what became of pipelines that were judged before."""
@@ -557,6 +584,7 @@ class Host:
         self._speak(engine)
         self._purge(engine)
         self.sparing.sweep(time.monotonic())
+        logs.sweep(time.monotonic())
 
     def _due(self) -> bool:
         now = time.time()
@@ -679,6 +707,15 @@ class Host:
         if item is None or item.broken:
             return None
         return [str(rate) for rate in item.pipeline.trigger.rate if rate.by in STOOD_IN_FOR]
+
+
+def _lines_of(kind: str, item: Mistake) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Yield what the log has of a plugin's fault, or of a note about one: level, event and facts."""
+    known = {"plugin": item.plugin, "file": item.file, "pipeline": item.pipeline}
+    facts = {name: value for name, value in known.items() if value}
+    yield logging.ERROR if kind == "plugin mistake" else logging.WARNING, kind, {**facts, "problem": item.problem, "mend": item.mend}
+    if item.trace:
+        yield logging.DEBUG, "plugin traceback", {"plugin": item.plugin, "trace": item.trace}
 
 
 def _withheld(settings: Settings, plugins: Plugins) -> Withheld:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ import msgspec
 import pluggy
 import structlog
 
-from penstock.contracts.call import Call, Caller
+from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
-from penstock.errors import NotStarted, OutOfTime, PipelineError, Refusal
+from penstock.errors import CalledPipelineFailed, NotStarted, OutOfTime, PipelineCallError, PipelineError, Refusal
 from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs.accepting import Wanted
@@ -79,14 +80,22 @@ def failed() -> Refusal:
 
 
 def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
-    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what it raises, or ReplyError."""
-    token = runner.set(run)
+    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what it raises, or ReplyError.
+
+    It runs in a context of its own: what it, or a library, binds to the thread's is not there for the next call.
+    """
+    return copy_context().run(_handle, endpoint, call, run)
+
+
+def _handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
+    runner.set(run)
+    current_call.set(call)
     try:
         return response_of(endpoint.run(call), endpoint.where, endpoint.check)
+    except PipelineCallError as error:  # its own caller did nothing that the other one refuses
+        raise CalledPipelineFailed(str(error)) from error
     except Refusal as error:
         raise checked_refusal(error, endpoint.where)  # noqa: B904  it is the same
-    finally:
-        runner.reset(token)
 
 
 def why_failed(error: BaseException, endpoint: Endpoint) -> Failure | None:
@@ -120,9 +129,13 @@ class Observers:
         if self._finished is not None:
             self._tell(self._finished, call=call, status=status, seconds=seconds)
 
-    def _tell(self, hook: pluggy.HookCaller, **facts: object) -> None:
+    def _tell(self, hook: pluggy.HookCaller, call: Call, **facts: object) -> None:
+        def tell() -> None:
+            current_call.set(call)
+            hook(call=call, **facts)
+
         try:
-            hook(**facts)
+            copy_context().run(tell)
         except BaseException:  # noqa: BLE001  a stranger's observer may raise anything; it must not change the answer
             self._log.exception("observer failed")
 
@@ -187,9 +200,12 @@ class Starter:
         call = self._call(child, deadline, parent.caller, context.traceparent)
         within = Context(call, (*context.ancestors, child.identifier), context.traceparent)
         outcome = self._perform(call, child.endpoint, run.within(deadline, self.start(within)), parent=parent.run)
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return _value(outcome[0], outcome[2])
+        if isinstance(outcome, OutOfTime) and time.monotonic() >= run.deadline:
+            raise outcome  # the time of both is up
+        try:
+            return _value(outcome)
+        except Refusal as error:
+            raise PipelineCallError(child.identifier, error) from error
 
     def again(self, endpoint: Endpoint, asked: Recorded, caller: Caller, redelivers: str) -> tuple[str, str]:
         """Run a handler in this thread with what was recorded of a call; return the new run and what became of it."""
@@ -250,7 +266,7 @@ class Starter:
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
             answered = (PROBLEM, as_json(refused.document(call.run))) if refused is not None else (JSON, outcome[2])  # type: ignore[index]  # the same
-            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, *answered)
+            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, *answered, call.params)
         recorder.over(
             Record(
                 call.run,
@@ -307,7 +323,14 @@ class Starter:
         # The id is what the step left: a run that was started again from a later step has its child from the run before.
         left = run.once(f"call_pipeline {identifier}", accept)
         started = left if isinstance(left, str) else child.run
-        return run.once(f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome) if wait else started
+        if not wait:
+            return started
+        try:
+            return run.once(f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome)
+        except OutOfTime:
+            raise
+        except Refusal as error:
+            raise PipelineCallError(identifier, error) from error
 
     def _wait(self, child: str, run: Inline | DurableRunner) -> Document:
         """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where that one is to stop."""
@@ -324,13 +347,14 @@ class Starter:
 
 
 def _outcome(left: Any) -> object:  # noqa: ANN401  what the engine kept
-    if "problem" in left:
-        raise refusal_of(left["problem"])
-    return _value(left["status"], left["body"])
+    return _value(refusal_of(left["problem"]) if "problem" in left else (left["status"], [], left["body"]))
 
 
-def _value(status: int, body: bytes) -> object:
-    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises PipelineError for a status of an error."""
+def _value(outcome: Answer | Refusal) -> object:
+    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises Refusal, also for a reply with an error's status."""
+    if isinstance(outcome, Refusal):
+        raise outcome
+    status, _, body = outcome
     try:
         value: object = msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, UnicodeDecodeError):

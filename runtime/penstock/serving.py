@@ -61,7 +61,9 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None) ->
         os.set_inheritable(ready_fd, False)
     from penstock.runs.engine_dbos import DbosBench  # noqa: PLC0415  what only serves need not load it
 
-    worker = Worker(Host(settings), DbosBench(settings.database_url, settings.environment, open_box(settings)))
+    host = Host(settings)
+    host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
+    worker = Worker(host, DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
         return _not_needed(settings)
     for number in ENDING:

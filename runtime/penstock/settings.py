@@ -116,7 +116,9 @@ SETTINGS = (
     Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
-    Setting("PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Setting(
+        "PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error: what Penstock and plugin code write; libraries write warnings and errors alone"
+    ),
     Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
 )
 SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET"})

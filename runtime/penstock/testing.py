@@ -6,14 +6,17 @@ calls go through the same dispatcher that gunicorn would hand them to.
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
 from datetime import UTC, datetime
+from functools import cache
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypedDict, cast
 from unittest import mock
 
 import click
@@ -29,24 +32,77 @@ from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.contracts.handed import Withheld
+from penstock.contracts.needs import Named
 from penstock.contracts.offered import is_token
 from penstock.db import migrate
 from penstock.db.engine import open_engine
+from penstock.errors import Mistaken, Unknown
 from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs import operating
 from penstock.runs.engine_straight import Straight
+from penstock.runs.records import Status
+from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.ticks import tick_id
 from penstock.settings import Settings
 from penstock.steering import Steering
 from penstock.web import create_app
 from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
+__all__ = ["Attempt", "CallerClient", "ChildRecord", "RunRecord", "Runtime", "StartRuntime", "StepRecord", "a_call", "penstock_runtime"]
+
 ACTOR = "test"
 WITHHELD = Withheld.of(Settings().api_key_headers)
 ENVIRONMENT = "test"
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
+
+
+class ChildRecord(TypedDict):
+    """A run that another one has started."""
+
+    id: str
+    pipeline: str
+    route: str
+    status: str
+    ms: float | None
+
+
+class InlineRunRecord(TypedDict):
+    """The record of any run, as operators see it."""
+
+    id: str
+    pipeline: str
+    version: str
+    route: str
+    durable: bool
+    consumer: str | None
+    subject: str | None
+    environment: str | None
+    status: str
+    http_status: int | None
+    problem: str | None
+    detail: str | None
+    parent: str | None
+    redelivers: str | None
+    request_id: str | None
+    at: datetime
+    started_at: datetime | None
+    ms: float | None
+    children: list[ChildRecord]
+    steps: list[StepRecord]
+    bodies: dict[str, Any] | None
+
+
+class RunRecord(InlineRunRecord, total=False):
+    """The record of a run, as operators see it; what is not in any record is in those of durable runs."""
+
+    recoveries: int
+    progress: dict[str, Any] | None
+    cancelled_by: str | None
+    callback_url: str | None
+    callback_status: str | None
 
 
 class CallerClient(Client):
@@ -80,11 +136,17 @@ class Runtime:
     """
 
     def __init__(self, folder: Path, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> None:  # noqa: ANN401  each has its type
+        for plugin in plugins:
+            if isinstance(plugin, str | Path):
+                raise TypeError(f"{str(plugin)!r} is no plugin: import the module and give that, or an object with hooks")
+        if unknown := settings.keys() - set(Settings.__dataclass_fields__):
+            raise Unknown("setting", min(unknown), Settings.__dataclass_fields__, mend="`penstock settings` lists them, here without PENSTOCK_")
         secret = make_secret_key()
         self._box = Box((secret,))
-        url = f"sqlite:///{folder / f'penstock-{time.monotonic_ns()}.db'}"
+        database = folder / f"penstock-{time.monotonic_ns()}.db"
+        database.write_bytes(_upgraded_database())
+        url = f"sqlite:///{database}"
         self._engine = open_engine(url)
-        migrate.upgrade(self._engine)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
         usual = {"log_format": "text", "failed_auth_rate": "off", "check_replies": "fail", "openapi": "true"}  # nobody but the test can read it
@@ -99,7 +161,10 @@ class Runtime:
         self.policy(policy)
 
     def policy(self, option: str, *, internal: bool = False) -> None:
-        """Set the environment's external access policy, or the internal one."""
+        """Set the environment's external access policy, or the internal one. Raises Unknown."""
+        options = self._host.judge.options
+        if options and option not in options:
+            raise Unknown("policy", option, options, mend=f"there are: {', '.join(options)}")
         environments.set_policy(self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal)
         self._host.catch_up(self._engine)
 
@@ -127,17 +192,60 @@ class Runtime:
         self.flush()
         return number
 
-    def tick(self, pipeline: str, moment: datetime | None = None) -> None:
-        """Start a pipeline (`v1/report`) as its first schedule would at a moment, by default now; `work` performs it."""
-        schedule = self._host.loaded[pipeline].pipeline.schedules[0]
-        moment = moment or datetime.now(UTC)
-        self._worker.tick({"pipeline": pipeline, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
+    def tick(self, pipeline: str, moment: datetime | None = None) -> str | None:
+        """Start a pipeline (`report`, or `v1/report`) as its first schedule would at a moment, by default now; `work` performs it.
 
-    def runs(self, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN401  those of penstock.runs.operating.list_runs
-        """Return the records of runs, newest first, for example `runs(status="failed")`; each has `steps` and `bodies` too."""
+        Return the run's id, or None where the clock would have started none: an operator disabled it, or the clocks are set back.
+        Raises Mistaken where it has no schedule or is not served, and Unknown.
+        """
+        identifier = self._identifier(pipeline)
+        item, moment = self._host.loaded[identifier], moment or datetime.now(UTC)
+        if moment.tzinfo is None:
+            raise Mistaken("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
+        states = {judged[identifier].state for judged in (self._host.judged, self._host.judged_internal)}
+        if State.REFUSED in states and not states & SERVED:
+            raise Mistaken(f"{identifier} is not started by its schedule, for it is refused: {'; '.join(self.refused()[identifier])}")
+        if not item.pipeline.schedules:
+            raise Mistaken(f'{identifier} has no schedule: give it trigger=Schedule("0 6 * * *")')
+        schedule = item.pipeline.schedules[0]
+        run = tick_id(ENVIRONMENT, identifier, schedule, moment)
+        self._worker.tick({"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
+        return run if self._runs.look([run]) else None
+
+    def _identifier(self, name: str) -> str:
+        """Return the id of a pipeline that is named with or without its major version. Raises Mistaken, Unknown."""
+        found = [identifier for identifier, item in self._host.loaded.items() if name in {identifier, item.pipeline.name}]
+        if len(found) > 1:
+            raise Mistaken(f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}")
+        if not found:
+            faults = "; ".join(self.mistakes())
+            raise Unknown("pipeline", name, {*self._host.loaded, *self._host.names}, mend=faults or "give the runtime the plugin that offers it")
+        return found[0]
+
+    def runs(
+        self,
+        *,
+        pipeline: str | None = None,
+        consumer: str | None = None,
+        status: str | None = None,
+        request_id: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """Return the records of runs, newest first, for example `runs(pipeline="report", status="failed")`. Raises Mistaken, Unknown."""
+        if status is not None and status not in set(Status):
+            raise Unknown("status", status, map(str, Status), mend=f"there are: {', '.join(Status)}")
         self.flush()
-        found = operating.list_runs(self._engine, **filters)
-        return [operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"]) for row in found]
+        found = operating.list_runs(
+            self._engine,
+            pipelines=() if pipeline is None else (self._identifier(pipeline),),
+            consumer=consumer,
+            status=status,
+            request_id=request_id,
+            since=None if since is None else since.timestamp(),
+            limit=limit,
+        )
+        return [cast(RunRecord, operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"])) for row in found]
 
     def flush(self) -> None:
         """Write the records that wait."""
@@ -156,7 +264,7 @@ class Runtime:
         self,
         consumer: str = "acme",
         *,
-        pipelines: Iterable[str] | None = None,
+        pipelines: str | Iterable[str] | None = None,
         key: bool = True,
         token: bool = True,
         subject: str = "ann",
@@ -164,14 +272,15 @@ class Runtime:
     ) -> CallerClient:
         """Return a client that calls for a consumer, made where it is new and associated with all pipelines, or those named (by id or name).
 
-        Its calls carry a key, and a token with these scopes, unless told not to.
+        Its calls carry a key, and a token with these scopes, unless told not to. Raises Mistaken where no token can be made, and Unknown.
         """
         headers: dict[str, str] = {}
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = self._host.offered if pipelines is None else pipelines
-        consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered)
+        associated = set(self._host.offered) if pipelines is None else {pipelines} if isinstance(pipelines, str) else set(pipelines)
+        if associated:
+            consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered)
         if key:
             headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
         self._host.catch_up(self._engine)
@@ -184,10 +293,14 @@ class Runtime:
         return CallerClient(self.application, {})
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
-        (issuer,) = self._host.plugins.issuers
-        token = issuer.issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time())
+        issuers = self._host.plugins.issuers
+        if len(issuers) != 1:
+            raise Mistaken(
+                f"{len(issuers)} plugins issue tokens, and a client's token needs one (penstock_jwt): load it, or write client(token=False)"
+            )
+        token = issuers[0].issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time())
         if not is_token(token):
-            raise TypeError(f"the token issuer of {issuer.plugin} returned {type(token).__name__}")
+            raise TypeError(f"the token issuer of {issuers[0].plugin} returned {type(token).__name__}")
         return token.access_token
 
     def refused(self) -> dict[str, list[str]]:
@@ -219,6 +332,9 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
 
     Credentials among the headers are left out, as they are for a handler that is called.
     """
+    known = set(inspect.signature(Call).parameters)
+    if unknown := parts.keys() - known:
+        raise Unknown("part of a call", min(unknown), known, mend=f"there are: {', '.join(sorted(known))}")
     usual: dict[str, Any] = {
         "method": "GET",
         "path": "/v1/example/",
@@ -228,13 +344,34 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
+    parts["variables"] = Named("variable", ENVIRONMENT, parts.get("variables", {}))
+    secrets = parts.get("read_secrets", dict)
+    parts["read_secrets"] = lambda: Named("secret", ENVIRONMENT, secrets())
     sent = WITHHELD.without({name.lower(): value for name, value in (headers or {}).items()})
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)
 
 
+@cache
+def _upgraded_database() -> bytes:
+    """Return an empty database of this release; all runtimes of a process begin with a copy, for the migrations take most of their start."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "upgraded.db"
+        engine = open_engine(f"sqlite:///{path}")
+        migrate.upgrade(engine)
+        engine.dispose()  # what is in the write-ahead log goes into the file
+        return path.read_bytes()
+
+
+class StartRuntime(Protocol):
+    """The type of the fixture `penstock_runtime`; its arguments are those of `Runtime`, without the folder."""
+
+    def __call__(self, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> Runtime:  # noqa: ANN401  each has its type
+        """Start a runtime."""
+
+
 @pytest.fixture
-def penstock_runtime(tmp_path: Path) -> Iterator[Callable[..., Runtime]]:
+def penstock_runtime(tmp_path: Path) -> Iterator[StartRuntime]:
     """Start runtimes, `penstock_runtime(my_plugin, policy="api-key")`; they end with the test."""
     with ExitStack() as stack:
         yield lambda *plugins, **more: stack.enter_context(Runtime(tmp_path, *plugins, **more))

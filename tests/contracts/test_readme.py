@@ -172,6 +172,19 @@ def test_the_first_plugin_runs_as_it_stands(tmp_path: Path, shell: dict[str, str
     assert len([line for line in plugin.splitlines() if line.strip()]) <= 20
 
 
+def test_the_first_test_passes_as_it_stands(tmp_path: Path, shell: dict[str, str]) -> None:
+    (plugin,) = re.findall(r"```python\n(.*?)```", section("Your first plugin"), re.DOTALL)
+    (test,) = re.findall(r"```python\n(.*?)```", section("Test your plugin"), re.DOTALL)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "greeting.py").write_text(plugin, encoding="utf-8")
+    (tmp_path / "plugins" / "test_greeting.py").write_text(test, encoding="utf-8")
+
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-W", "error"], cwd=tmp_path, env=shell, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
 class Bank(BaseHTTPRequestHandler):
     """A bank that is away at first, each time."""
 

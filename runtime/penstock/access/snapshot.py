@@ -25,7 +25,7 @@ from penstock.access.needs import StoredSecret
 from penstock.access.parsing import Grace, PipelineState, Unreadable
 from penstock.access.secrets import Box
 from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
-from penstock.contracts.needs import Secret
+from penstock.contracts.needs import Named, Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Connection, DatabaseAway, Engine, reading
@@ -69,7 +69,7 @@ class Snapshot:
         self._in_doubt: dict[str, set[int]] = {}  # consumers of whom a table's rows can't be read
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
-        self.variables: Mapping[str, str] = {}
+        self.variables: Mapping[str, str] = Named("variable", self._name)
         self.secrets: Mapping[str, StoredSecret] = {}
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
@@ -133,7 +133,7 @@ class Snapshot:
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
         """Return the secrets that a pipeline may have now, by its id."""
         now = time.time()
-        return {name: stored.value for name, stored in self.secrets.items() if stored.usable(pipeline, now)}
+        return Named("secret", self._name, ((name, stored.value) for name, stored in self.secrets.items() if stored.usable(pipeline, now)))
 
     def age(self) -> float:
         """Return the seconds since the database last confirmed this view."""
@@ -347,7 +347,7 @@ class Snapshot:
     def _take_needs(self, changed: Changed) -> None:
         """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
         if changed["variables"]:
-            self.variables = MappingProxyType(dict(self._whole("variables", changed["variables"], parsing.variable_of)))
+            self.variables = MappingProxyType(Named("variable", self._name, self._whole("variables", changed["variables"], parsing.variable_of)))
         if changed["pipeline_secrets"]:
             secrets = dict(self._whole("pipeline_secrets", changed["pipeline_secrets"], parsing.secret_of, sealed=True))
             self.secrets = MappingProxyType(secrets)

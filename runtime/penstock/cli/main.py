@@ -38,7 +38,7 @@ class Commands(click.Group):
     def _added(ctx: click.Context) -> dict[str, click.Command]:
         context = ctx.find_object(Context) or Context(login_name())
         try:
-            return {command.name: _adapted(command) for command in context.host.plugins.commands()}
+            return {command.name: _adapted(command) for _, command in context.host.plugins.commands}
         except PenstockError:
             return {}  # a bad setting is reported by the command that needs it; help and unknown names need none
 
@@ -51,8 +51,10 @@ def _adapted(command: Command) -> click.Command:
             return error.code if isinstance(error.code, int) else int(error.code is not None)
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
-    settings = {"ignore_unknown_options": True}
-    return click.Command(command.name, params=[arguments], callback=run, help=command.help, context_settings=settings)
+    settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    return click.Command(
+        command.name, params=[arguments], callback=run, help=command.help, context_settings=settings, add_help_option=False
+    )  # help is the plugin's to give
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

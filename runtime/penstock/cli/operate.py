@@ -14,7 +14,9 @@ from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
+from penstock.contracts.pipeline import Mistake
 from penstock.db import migrate
+from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
 
@@ -67,8 +69,9 @@ def check(context: Context, environment: str | None, form: str) -> int:
     """
     name = context.environment(environment)
     access, judged = _judged(context, name)
-    refused = [item for _, _, item in judged if item.violations]
-    good = not (refused or context.host.mistakes or access.doubts)
+    faults = [*context.host.faults({identifier: item for identifier, _, item in judged}), *_taken_commands(context)]
+    refused = [item for _, _, item in judged if item.violations and item.state is not State.DISABLED]
+    good = not (refused or faults or access.doubts)
     if form == "json":
         show_json(
             {
@@ -77,26 +80,44 @@ def check(context: Context, environment: str | None, form: str) -> int:
                 "internal_policy": access.environment.internal_policy,
                 "good": good,
                 "pipelines": [described(*row, context.host.loaded[row[0]].plugin) for row in judged],
-                "mistakes": [{key: getattr(item, key) for key in ("plugin", "pipeline", "problem", "mend")} for item in context.host.mistakes],
+                "mistakes": [_told(item) for item in faults],
+                "notes": [_told(item) for item in context.host.notes],
                 "unreadable": list(access.doubts),
             }
         )
         return int(not good)
-    for mistake in context.host.mistakes:
-        click.echo(f"mistake: {mistake}")
+    for item in faults:
+        click.echo(f"mistake: {item}")
+    for item in context.host.notes:
+        click.echo(f"note: {item}")
     for doubt in access.doubts:
         click.echo(f"unreadable: {doubt}; set it again with the command that made it, or correct the row")
-    for identifier, exposure, item in judged:
+    said: set[tuple[str, str]] = set()
+    for identifier, exposure, judgement in judged:
         where = f"{identifier} (internal)" if exposure == "internal" else identifier
-        for violation in item.violations:
-            click.echo(f"{item.state}: {where}: {violation.reason}; {violation.mend}")
-        for warning in item.warnings:
-            click.echo(f"warning: {where}: {warning}")
-        if item.pipeline.trigger.forward_token:
-            click.echo(f"note: {where}: its handlers get the token itself (forward_token=True)")
+        broken = identifier in context.host.broken  # which is said above
+        told = [(judgement.state.value, f"{item.reason}; {item.mend}") for item in judgement.violations if not broken]
+        notes = ["its handlers get the token itself (forward_token=True)"] if judgement.pipeline.trigger.forward_token else []
+        for kind, text in [*told, *(("warning", text) for text in judgement.warnings), *(("note", text) for text in notes)]:
+            if (identifier, text) not in said:
+                said.add((identifier, text))
+                click.echo(f"{kind}: {where}: {text}")
     served = sum(item.state in SERVED for _, _, item in judged)
     click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
     return int(not good)
+
+
+def _told(mistake: Mistake) -> dict[str, str]:
+    return {key: getattr(mistake, key) for key in ("plugin", "file", "pipeline", "problem", "mend")}
+
+
+def _taken_commands(context: Context) -> list[Mistake]:
+    """Return the commands of plugins that have the name of one of ours, and so are never run."""
+    root = click.get_current_context().find_root().command
+    ours = root.commands if isinstance(root, click.Group) else {}
+    plugins = context.host.plugins
+    taken = [(plugin, command.name) for plugin, command in plugins.commands if command.name in ours]
+    return [plugins.fault(plugin, f"the command {name!r} is one of Penstock's", "give it another name") for plugin, name in taken]
 
 
 @click.command()
@@ -110,7 +131,7 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     rows = [{**described(*row, context.host.loaded[row[0]].plugin), "policy": policies[row[1]]} for row in judged]
     columns = ("name", "version", "url", "exposure", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
-    for mistake in context.host.mistakes:
+    for mistake in context.host.faults({identifier: item for identifier, _, item in judged}):
         click.echo(f"mistake: {mistake}", err=True)
     for doubt in access.doubts:
         click.echo(f"unreadable: {doubt}", err=True)

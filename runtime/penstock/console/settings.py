@@ -12,8 +12,8 @@ from penstock.access import callbacks, environments, needs, sensitive
 from penstock.access.users import Role
 from penstock.console.desk import desk
 from penstock.console.pages import Form, done, environment, page, render, show_form, user
+from penstock.contracts.masks import ALWAYS
 from penstock.errors import Mistaken
-from penstock.runs.redact import ALWAYS
 
 PER_PAGE = 50
 LONGEST_DAYS = 36_500

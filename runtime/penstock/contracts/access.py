@@ -359,7 +359,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A subcommand that a plugin adds: `run` gets the remaining arguments and returns the exit code."""
+    """A subcommand that a plugin adds: `run` gets all remaining arguments, `--help` too, and returns the exit code.
+
+    `help` is its line in `penstock --help`.
+    """
 
     name: str
     help: str

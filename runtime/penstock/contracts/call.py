@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -288,6 +289,10 @@ class Call:
     def __repr__(self) -> str:
         """Name the call; never its headers or its body."""
         return f"<Call {self.run} {self.method} {self.path}>"
+
+
+current_call: ContextVar[Call | None] = ContextVar("penstock_call", default=None)
+"""The call whose handler runs here, for the log."""
 
 
 def _number(value: Any) -> float:  # noqa: ANN401  a Decimal too

@@ -14,8 +14,6 @@ CHECKSUM = 6  # characters of base62 hold a CRC32
 PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 KEY = re.compile(r"pk_([a-z][a-z0-9-]{0,30})_([0-9A-Za-z]{22,})([0-9A-Za-z]{6})", re.ASCII)
 
-LIKE_A_KEY = re.compile(r"pk_[a-z][a-z0-9-]{0,30}_[0-9A-Za-z]{22,}")  # what is shown to nobody
-
 
 class ParsedKey(NamedTuple):
     """A well-formed key: the environment it names and the SHA-256 digest it is looked up by."""

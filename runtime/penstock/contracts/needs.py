@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+Value = TypeVar("Value")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
@@ -30,6 +31,32 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         raise TypeError("a secret can't be pickled; reveal() it where it is used")
+
+
+class NotSet(KeyError):
+    """A variable or secret that a pipeline asked for is not there; the text says how to set it."""
+
+    def __str__(self) -> str:
+        """Return the text, without the quotes of a KeyError."""
+        return str(self.args[0])
+
+
+class Named(dict[str, Value]):
+    """Variables or secrets by name; asking for one that is not there raises NotSet, which says where and how to set it."""
+
+    def __init__(self, kind: str, environment: str, values: Mapping[str, Value] | Iterable[tuple[str, Value]] = ()) -> None:
+        super().__init__(values)
+        self._kind, self._environment = kind, environment
+
+    def __missing__(self, name: str) -> NoReturn:
+        secret = self._kind == "secret"
+        why = "is not set, has expired or is kept for other pipelines" if secret else "is not set"
+        command = f"penstock {self._kind} set {name}{'' if secret else ' VALUE'} --env {self._environment}"
+        need = f'secret("{name}")' if secret else f'"{name}"'
+        raise NotSet(
+            f"the {self._kind} {name!r} {why} in environment {self._environment!r}; set it: `{command}`,"
+            f" and name it in the pipeline's needs={{{need}}}, so that `penstock check` tells before a call does"
+        )
 
 
 @dataclass(frozen=True, slots=True)

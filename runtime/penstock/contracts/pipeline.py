@@ -28,17 +28,23 @@ URGENT, USUAL, LEAST = 1, 5, 9  # priorities of durable runs
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """Something a plugin got wrong: where, what, and how its developer mends it."""
+    """A fault of a plugin: where it is, what it is, and how its developer corrects it. `id` is that of the pipeline it stops, if any."""
 
     plugin: str
     pipeline: str
     problem: str
     mend: str
     trace: str = field(default="", repr=False, compare=False)
+    file: str = ""
+    id: str = ""
 
     def __str__(self) -> str:
         """Say it in one line."""
-        where = f"plugin {self.plugin}" + (f", pipeline {self.pipeline}" if self.pipeline else "")
+        where = f"plugin {self.plugin}"
+        if self.file and self.file not in self.problem:
+            where += f" ({self.file})"
+        if self.pipeline:
+            where += f", pipeline {self.pipeline}"
         return f"{where}: {self.problem}; {self.mend}"
 
 

@@ -189,7 +189,9 @@ def call_pipeline(name: str, body: object = None, *, path: str = "/", method: st
     disabled here can't. With `wait=False` it must be a durable one: it is accepted, and the id of its run is returned.
 
     Raises:
-        PipelineError: It refused, failed, or can't be started here.
+        PipelineCallError: It refused or failed. Where that is not caught, this pipeline has failed (500); `raise error.passed_on()` answers
+            as the other did.
+        PipelineError: It is refused, disabled or busy here (503).
         RuntimeError: It was called outside of a run.
 
     """

@@ -146,11 +146,11 @@ class Judge:
         unmet += tuple(also) + self._silent
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
+        if not state.enabled:
+            return Judged(pipeline, State.DISABLED, CLOSED, requires, violations, warnings, again_at=again_at)
         if not violations:
-            if not state.enabled:
-                return Judged(pipeline, State.DISABLED, CLOSED, requires, warnings=warnings, again_at=again_at)
             return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=warnings, again_at=again_at)
-        grace = access.graces.get(pipeline.id) if policy is None and state.enabled and sound and not unmet else None
+        grace = access.graces.get(pipeline.id) if policy is None and sound and not unmet else None
         if grace is not None and grace.until > time.time():
             kept, lacking = self._closure(grace.requires | toggles)
             if not lacking:
@@ -166,7 +166,7 @@ class Judge:
         if internal or pipeline.trigger.internal:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
-        state = State.REFUSED if unmet else State.INTERNAL if access.pipeline(pipeline.id).enabled else State.DISABLED
+        state = State.DISABLED if not access.pipeline(pipeline.id).enabled else State.REFUSED if unmet else State.INTERNAL
         return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
 
     def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:

@@ -13,6 +13,7 @@ import msgspec
 from penstock import audit
 from penstock.access.find import environment_row, named
 from penstock.access.secrets import Box
+from penstock.contracts.masks import masked
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
@@ -96,6 +97,7 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
     shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
     if row["durable"]:
         shown |= {name: row[name] for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")}
+        shown["callback_url"] = masked(shown["callback_url"] or "") or None
         held = ledger(shown["environment"]).look([run], outcomes=True).get(run)
         shown |= _now(row, held)
         if held is not None:
@@ -181,7 +183,7 @@ def recorded_input(shown: Shown) -> tuple[str, str, bytes, str]:
     sent = bodies["input"] if bodies else None
     if not sent:
         raise PenstockError(f"what run {run} was given is not recorded; record_bodies of its pipeline says which are")
-    hidden = hidden_in(sent.get("json")) + hidden_in(sent["query"], "?")
+    hidden = hidden_in(sent.get("json")) + hidden_in(sent["query"], "?") + hidden_in(sent["path"], "its path")
     if hidden:
         raise PenstockError(f"what run {run} was given is not complete: {', '.join(hidden)} is sensitive, and was not recorded")
     if sent.get("type") == "form" or ("json" not in sent and sent.get("size")):

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.contracts.keys import LIKE_A_KEY
-from penstock.runs.redact import HIDDEN
+from penstock.contracts.masks import masked
 
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers, in MessagePack
@@ -18,12 +17,12 @@ UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def text(value: str) -> str:
-    """Return a text as any encoder and database takes it, and without API keys: no NUL, no half of a character."""
+    """Return a text as any encoder and database takes it, and without API keys and tokens: no NUL, no half of a character."""
     if not value.isascii():
         value = SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
     if "\0" in value:
         value = value.replace("\0", "")
-    return LIKE_A_KEY.sub(HIDDEN, value) if "pk_" in value else value
+    return masked(value)
 
 
 def said(value: object) -> str:

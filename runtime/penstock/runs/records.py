@@ -18,6 +18,7 @@ import structlog
 from penstock import metrics
 from penstock.access.secrets import Box
 from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
 from penstock.db import counts
 from penstock.db import runs as stored
@@ -41,8 +42,10 @@ LONGEST_DETAIL = 2000  # characters
 
 
 def fit(text: str | None, most: int) -> str | None:
-    """Return a text as a column takes it: no longer, of whole characters, and without API keys."""
-    return None if text is None else plain.text(text)[:most]
+    """Return a text as a column takes it: no longer, of whole characters, and without API keys and tokens, none cut in two either."""
+    if text is None or len(text) <= most:
+        return None if text is None else plain.text(text)[:most]
+    return plain.text(shortened(text.replace("\0", ""), most))
 
 
 class Status(StrEnum):
@@ -70,7 +73,7 @@ def status_of(http_status: int, problem: str | None) -> Status:
 
 
 class Exchange(msgspec.Struct, gc=False):
-    """What a call asked for and was given: path, query and bodies, as they came and went."""
+    """What a call asked for and was given: path with its parameters, query and bodies, as they came and went."""
 
     path: str
     query: str
@@ -79,6 +82,7 @@ class Exchange(msgspec.Struct, gc=False):
     form: Any
     reply_type: str
     reply: bytes
+    params: Mapping[str, str] = {}  # msgspec copies defaults
 
 
 class Record(msgspec.Struct):
@@ -243,7 +247,7 @@ class Recorder:
                     "pipeline": pipeline,
                     "problem": problem,
                     "address": address[:64],
-                    "reason": reason,
+                    "reason": fit(reason, 255),
                     "consumer_id": consumer_id,
                 }
             )
@@ -378,7 +382,7 @@ class Recorder:
             sent = sensitive.form(exchange.form)
         else:
             sent = sensitive.body(exchange.content_type, exchange.body) if exchange.body is not None else {}
-        sent |= {"path": exchange.path, "query": sensitive.query(exchange.query)}
+        sent |= {"path": sensitive.path(exchange.path, exchange.params), "query": sensitive.query(exchange.query)}
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
         return self._box.seal(plain.as_json(kept))
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
 from penstock.contracts.forms import Upload
-from penstock.contracts.keys import LIKE_A_KEY as API_KEY
+from penstock.contracts.masks import ALWAYS, HIDDEN, masked, masked_fields
 
-HIDDEN = "***"
-ALWAYS = frozenset(
-    {
-        "access_token", "api_key", "apikey", "authorization", "client_secret", "id_token", "passwd", "password", "private_key", "refresh_token",
-        "secret", "token",
-    }
-)  # fmt: skip
 LARGEST = 64 * 1024  # bytes of a body that is kept
 
 
@@ -47,23 +38,27 @@ class Sensitive:
         if place in self.places:
             return HIDDEN
         if isinstance(value, dict):
-            return {
-                API_KEY.sub(HIDDEN, str(name)): HIDDEN if str(name).casefold() in self.names else self.hide(item, (*place, str(name)))
-                for name, item in value.items()
-            }
+            return {masked(str(name)): self._field(str(name), item, place) for name, item in value.items()}
         if isinstance(value, list):
             return [self.hide(item, (*place, str(index))) for index, item in enumerate(value)]
-        return API_KEY.sub(HIDDEN, value) if isinstance(value, str) else value
+        return masked(value) if isinstance(value, str) else value
+
+    def _field(self, name: str, value: object, place: tuple[str, ...] = ()) -> object:
+        return HIDDEN if name.casefold() in self.names else self.hide(value, (*place, name))
 
     def text(self, text: str) -> str:
-        """Return a text without API keys, and without what it says of fields by name, as `password=…` or `"password": …`."""
-        shown = API_KEY.sub(HIDDEN, text) if "pk_" in text else text
-        return _named(self.names).sub(rf"\1{HIDDEN}", shown)
+        """Return a text without API keys and tokens, and without what it says of fields by name, as `password=…` or `"password": …`."""
+        return masked_fields(text, self.names)
+
+    def path(self, path: str, params: Mapping[str, str]) -> str:
+        """Return the path of a call without credentials, and without those of its parameters that are sensitive by name."""
+        hidden = {value for name, value in params.items() if name.casefold() in self.names or (name,) in self.places}
+        return masked("/".join(HIDDEN if part in hidden else part for part in path.split("/")) if hidden else path)
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
         """Return what may be kept of a body: its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields."""
         kind = content_type.partition(";")[0].strip().lower() or "application/json"
-        said: dict[str, object] = {"type": kind, "size": len(body)}
+        said: dict[str, object] = {"type": masked(kind), "size": len(body)}
         if not body or len(body) > LARGEST or not (kind == "application/json" or kind.endswith("+json")):
             return said
         try:
@@ -78,22 +73,26 @@ class Sensitive:
 
     def query(self, text: str) -> dict[str, object]:
         """Return what may be kept of a query: each name with all its values."""
-        return {name: self.hide({name: values})[name] for name, values in parse_qs(text, keep_blank_values=True).items()}  # type: ignore[index]  # a dict stays one
-
-
-@lru_cache(maxsize=256)
-def _named(names: frozenset[str]) -> re.Pattern[str]:
-    """Return what finds fields by name in a text, as people and programs write them there, with their values."""
-    any_of = "|".join(re.escape(name) for name in sorted(names))
-    return re.compile(rf"""((?<![\w-])(?:{any_of})["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s,;&"']+)""", re.IGNORECASE)
+        kept: dict[str, object] = {}
+        for name, values in parse_qs(text, keep_blank_values=True).items():
+            shown, value = masked(name), self._field(name, values)
+            before = kept.get(shown, [])
+            kept[shown] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else HIDDEN
+        return kept
 
 
 def hidden_in(value: object, place: str = "") -> list[str]:
-    """Return the pointers of what was hidden in a value."""
-    if value == HIDDEN:
-        return [place]
+    """Return the pointers of what was hidden in a value, in full or in part."""
+    if isinstance(value, str):
+        return [place] if HIDDEN in value else []
     if isinstance(value, dict):
-        return [found for name, item in value.items() for found in hidden_in(item, f"{place}/{str(name).replace('~', '~0').replace('/', '~1')}")]
+        found = [place] if any(HIDDEN in str(name) for name in value) else []
+        return found + [pointer for name, item in value.items() for pointer in hidden_in(item, f"{place}/{_escaped(str(name))}")]
     if isinstance(value, list):
-        return [found for index, item in enumerate(value) for found in hidden_in(item, f"{place}/{index}")]
+        return [pointer for index, item in enumerate(value) for pointer in hidden_in(item, f"{place}/{index}")]
     return []
+
+
+def _escaped(name: str) -> str:
+    """Return a name as part of a JSON Pointer."""
+    return name.replace("~", "~0").replace("/", "~1")

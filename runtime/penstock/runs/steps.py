@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from penstock.contracts.masks import shortened
 from penstock.contracts.steps import Retry, Step, runner
 from penstock.errors import OutOfTime, PipelineError, StepTimedOut
 from penstock.runs.aside import TimeIsUp, run_aside
@@ -129,8 +130,7 @@ def shifted(record: StepRecord, ms: float) -> StepRecord:
 
 def told(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
-    text = " ".join(f"{type(error).__name__}: {said(error)}".split())
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return shortened(" ".join(f"{type(error).__name__}: {said(error)}".split()), LONGEST_TEXT)
 
 
 def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], term: Term, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns

@@ -98,7 +98,7 @@ class Dispatcher:
     def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
         """Answer one call, or say that its body is needed first."""
         place, values = found
-        passage = Passage(environ, place)
+        passage = Passage(environ, place, values)
         return self._go_on(passage, start_response, partial(self._run, passage, values))
 
     def _go_on(self, passage: Passage, start_response: StartResponse, run: Callable[[], Answer | AwaitBody[Answer]]) -> Iterable[bytes]:
@@ -120,7 +120,8 @@ class Dispatcher:
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            self._log.exception("call failed before its handler", pipeline=passage.place.pipeline, run=passage.run, error=type(error).__name__)
+            if self._host.sparing.may(time.monotonic(), problem="internal", address=caller_network(self._address(passage.environ))):
+                self._log.exception("call failed before its handler", pipeline=passage.place.pipeline, run=passage.run, error=type(error).__name__)
             refusal = _internal()
         return _refused(refusal, passage.run), refusal, last
 
@@ -197,7 +198,7 @@ class Dispatcher:
             return
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(call.path, call.query_string, call.content_type, *call.so_far(), _content_type(headers), body)
+            kept = Exchange(call.path, call.query_string, call.content_type, *call.so_far(), _content_type(headers), body, call.params)
         recorder.over(
             Record(
                 passage.run,
@@ -469,6 +470,14 @@ class Dispatcher:
             return True
         return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=caller_network(self._address(passage.environ)))
 
+    def _shown_path(self, passage: Passage) -> str:
+        """Return the path for the log: a parameter can be sensitive, and the call one that the gate refused."""
+        path = _path(passage.environ)
+        endpoint = passage.endpoint or next(iter(passage.place.endpoints.values()), None)
+        if not passage.values or endpoint is None:
+            return path
+        return self._host.sensitive(endpoint.pipeline).path(path, dict(zip(endpoint.in_path, passage.values, strict=False)))
+
     def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}
         if refusal is not None and (reason := reason_of(refusal)) is not None:
@@ -478,7 +487,7 @@ class Dispatcher:
         self._log.info(
             "call",
             method=passage.method,
-            path=_path(passage.environ),
+            path=self._shown_path(passage),
             pipeline=passage.place.pipeline,
             status=status,
             run=passage.run,

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.access.marks import Mark
 from penstock.contracts.call import Call
+from penstock.contracts.masks import masked
 from penstock.errors import Refusal
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import REQUEST_ID, new_run_id
@@ -37,16 +38,18 @@ class Passage:
         "request_id",
         "run",
         "running",
+        "values",
     )
 
-    def __init__(self, environ: Environ, place: Place) -> None:
+    def __init__(self, environ: Environ, place: Place, values: list[str]) -> None:
         self.began = time.perf_counter()
         self.environ = environ
         self.place = place
+        self.values = values  # of the path's parameters
         self.method: str = environ["REQUEST_METHOD"]
         self.run = new_run_id()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) else None
+        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
         self.endpoint: Endpoint | None = None
         self.call: Call | None = None
         self.consumer_id: int | None = None

@@ -142,7 +142,7 @@ class Performer:
     def _record(run: str, item: Loaded, call: Call, outcome: Document, runner: DurableRunner, recorder: Recorder) -> Finished:
         exchange = None
         if recorder.keeps(item.pipeline, outcome["status"]):
-            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, *body_of(outcome, run))
+            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, *body_of(outcome, run), call.params)
         return Finished(run, item.pipeline, **ending_of(outcome), steps=runner.steps, exchange=exchange)
 
 

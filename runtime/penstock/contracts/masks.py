@@ -1,0 +1,67 @@
+"""Credentials in text: what is never written, wherever it stands. One place for records, the console, replies and the log.
+
+API keys and tokens (JWT, RFC 7519) are known by their shape. Passwords and the like have none: they are known by the name that stands
+before them, as in `password=…`, `"password": "…"` or `Authorization: Basic …`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+HIDDEN = "***"
+ALWAYS = frozenset(
+    {
+        "access_token", "api_key", "apikey", "authorization", "client_secret", "id_token", "passwd", "password", "private_key", "refresh_token",
+        "secret", "token",
+    }
+)  # fmt: skip
+BEYOND = 512  # characters behind a cut that are looked at, so that no credential is cut in two and then not known
+
+_UNDERSCORE, _DOT = r"(?:_|%(?:25)*5[Ff])", r"(?:\.|%(?:25)*2[Ee])"  # also escaped for a URL, once or more
+_PART = r"[A-Za-z0-9_-]"
+_TOKEN_START = rf"(?:ey[JA]|ew[o0k]){_PART}{{8,}}"  # base64url of `{"`, `{ ` or `{` and an end of line
+_KEY = re.compile(rf"pk{_UNDERSCORE}[a-z][a-z0-9-]{{0,30}}{_UNDERSCORE}(?:(?!pk{_UNDERSCORE})[0-9A-Za-z]){{22,}}")  # another may follow at once
+_TOKEN = re.compile(rf"{_TOKEN_START}(?:{_DOT}{_PART}*){{2,}}")
+_CUT = re.compile(rf"(?:pk{_UNDERSCORE}[a-z][a-z0-9-]{{0,30}}(?:{_UNDERSCORE}[0-9A-Za-z]*)?|{_TOKEN_START}(?:{_DOT}{_PART}*)?)\Z")
+_VALUE = (
+    r"(?:"
+    r'[bBrRuUfF]{0,2}"(?:[^"\\]|\\.)*(?:"|\\?\Z)'
+    r"|[bBrRuUfF]{0,2}'(?:[^'\\]|\\.)*(?:'|\\?\Z)"
+    r"|(?P<quote>\\+[\"'])(?:(?!(?P=quote)).)*(?:(?P=quote)|\Z)"  # a text within a text
+    r"|[\[{(][^\n]*"
+    r"|(?:(?:basic|bearer|token|digest|negotiate|apikey)\s+)?\S*[^\s,;]"
+    r")"
+)
+
+
+def masked(text: str) -> str:
+    """Return a text without API keys and tokens."""
+    if "pk" in text:
+        text = _KEY.sub(HIDDEN, text)
+    if "ey" in text or "ew" in text:
+        text = _TOKEN.sub(HIDDEN, text)
+    return text
+
+
+def masked_fields(text: str, names: Iterable[str] = ALWAYS) -> str:
+    """Return a text without API keys and tokens, and without what it says of fields by name. Names are in lower case."""
+    return _named(frozenset(names)).sub(rf"\1{HIDDEN}", masked(text))
+
+
+def shortened(text: str, most: int, *, names: Iterable[str] = ()) -> str:
+    """Return a text without credentials, of `most` characters at most: what is cut off is told by `…`."""
+    long = len(text) > most
+    if long:
+        text = text[: most + BEYOND]
+    shown = masked_fields(text, names) if names else masked(text)
+    if not long:
+        return shown if len(shown) <= most else shown[: most - 1] + "…"  # a mask can be longer than what it hides
+    return _CUT.sub("", shown)[: most - 1] + "…"
+
+
+@lru_cache(maxsize=256)
+def _named(names: frozenset[str]) -> re.Pattern[str]:
+    any_of = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+    return re.compile(rf"""((?<![\w-])(?:{any_of})(?:\\*["'])?\s*[=:]\s*){_VALUE}""", re.IGNORECASE | re.DOTALL)

@@ -1,0 +1,261 @@
+"""Planted mutations: each breaks one rule of access, and tests must notice. `make mutations` plants each in a copy of the tree.
+
+A mutation is a text of the source, what stands in its place, and the tests that must then fail. Where a rename makes a text stale,
+`tests/contracts/test_mutations.py` fails and names the line that is most like it: change `old` (and `new`) here. A mutation is never
+weakened: where its rule moved, it moves along.
+"""
+
+# ruff: noqa: E501  a text of the source stands as it is there
+# ruff: noqa: T201  the result
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("runtime", "plugins", "tests", "migrations", "pyproject.toml", "wsgi.py", "README.md", "Makefile")
+AT_ONCE = 2
+LONGEST = 240.0  # seconds that the tests of one mutation may take
+FAILED = 1  # pytest's exit code where tests ran, and some failed
+
+GATE, COMPLIANCE = "runtime/penstock/gate/gate.py", "runtime/penstock/gate/compliance.py"
+DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/passage.py"
+HOST, ROWS = "runtime/penstock/host.py", "runtime/penstock/db/rows.py"
+API_KEY, JWT, OUTSIDE = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py", "plugins/penstock_jwt/outside.py"
+BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
+SIGNATURE, POLICY = "plugins/penstock_webhook_signature/__init__.py", "plugins/penstock_access_policy/__init__.py"
+KEY_TESTS, JWT_TESTS = "plugins/penstock_api_key", "plugins/penstock_jwt/test_penstock_jwt.py"
+OUTSIDE_TESTS, GATE_TESTS = "plugins/penstock_jwt/test_outside.py", "tests/test_gate_rows.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A text of a file, which must be there exactly once, and what stands in its place."""
+
+    file: str
+    old: str
+    new: str
+
+    def problem(self, root: Path) -> str | None:
+        """Say why it can't be made, and what it may have become."""
+        path = root / self.file
+        if not path.is_file():
+            return f"{self.file} is not there any more"
+        source = path.read_text(encoding="utf-8")
+        number = source.count(self.old)
+        if number == 1:
+            return None
+        near = get_close_matches(self.old.strip().splitlines()[0], [line.strip() for line in source.splitlines()], n=1, cutoff=0.3)
+        return f"{self.file} has {self.old!r} {number} times" + (f"; most like it is: {near[0]}" if near and not number else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A broken rule, and the tests that must fail: files, and with `only` those whose names match (pytest's `-k`)."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    tests: str
+    only: str = ""
+
+    def problems(self, root: Path) -> list[str]:
+        """Say what keeps it from being planted, or its tests from being run."""
+        gone = [f"{test} is not there any more" for test in self.tests.split() if not (root / test).exists()]
+        return [f"{self.name}: {problem}" for problem in (*(edit.problem(root) for edit in self.edits), *gone) if problem]
+
+
+def mutation(name: str, file: str, old: str, new: str, tests: str, only: str = "") -> Mutation:
+    """Return a mutation of one edit."""
+    return Mutation(name, (Edit(file, old, new),), tests, only)
+
+
+ADMIT = "caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))"
+MUTATIONS = (
+    # Which calls meet a gate at all.
+    mutation("HEAD is not gated", DISPATCHER, ADMIT, f"caller = Caller() if passage.method == 'HEAD' else {ADMIT[9:]}", GATE_TESTS, "gated"),
+    mutation("a path with a trailing slash is not gated", DISPATCHER, ADMIT, f"caller = Caller() if _path(environ)[-1] == '/' else {ADMIT[9:]}", GATE_TESTS, "gated"),
+    mutation("a CORS preflight runs the handler", DISPATCHER, 'return 204, [], b""', "return 204, [], next(iter(endpoints.values())).route.handler(passage)", GATE_TESTS, "preflight"),
+    mutation("a preflight is answered without CORS", DISPATCHER, 'if passage.method == "OPTIONS" and cors is not None and', 'if passage.method == "OPTIONS" and', GATE_TESTS, "preflight"),
+    mutation("X-HTTP-Method-Override is obeyed", PASSAGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
+    mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
+    mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/test_listeners.py"),
+    mutation("a stale view of access answers calls", DISPATCHER, " or not host.fresh():", ":", GATE_TESTS, "too_old"),
+    mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/test_needs.py", "not_set_refuses"),
+    mutation("a gate that ended goes on", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
+    mutation("a body is read before the gate", DISPATCHER, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
+    # What a gate asks.
+    mutation("missing credentials pass", GATE, "        if missing:", "        if False:", GATE_TESTS, "gated"),
+    mutation("a credential that can't be read passes", GATE, "if rejected is not None:", "if False:", KEY_TESTS, "forbids or different"),
+    mutation("what is sent without being asked for is not checked", COMPLIANCE, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
+    mutation("the toggles ask for nothing", COMPLIANCE, "self._closure(verdict.requires | trigger.toggles)", "self._closure(verdict.requires)", GATE_TESTS, "gated"),
+    mutation("what a policy requires beyond the toggles is not added", COMPLIANCE, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
+    mutation("an unmet need does not refuse", COMPLIANCE, "violations = verdict.violations + lacking + unmet", "violations = verdict.violations + lacking", "tests/test_needs.py", "not_set_refuses"),
+    mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/test_plugins.py", "disabled_pipeline"),
+    mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/test_plugins.py", "product_plugins"),
+    mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
+    mutation("an undesignated login flow issues tokens", HOST, "or not access.pipeline(pipeline.name).login_flow:", "or False:", JWT_TESTS, "login_flow"),
+    mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
+    # Who may call.
+    mutation("associations are not looked at", GATE, " or not access.associated(caller.consumer_id, self._pipeline)", "", KEY_TESTS, "may_not_call"),
+    mutation("a disabled consumer may call", GATE, "not consumer.enabled or ", "", KEY_TESTS, "may_not_call"),
+    mutation("scopes are not looked at", GATE, "if not self._scopes <= caller.scopes:", "if False:", "plugins/penstock_demo", "reader"),
+    mutation("a refusal says why", GATE, "is not valid here.", "is not valid here: {error}.", KEY_TESTS, "whatever_is_wrong"),
+    mutation("a pipeline's networks are not looked at", DISPATCHER, "if networks is not None and judged.gate is not CLOSED and", "if False and", "tests/test_bounds.py", "takes_calls_from_its_networks"),
+    mutation("a consumer's networks are not looked at", DISPATCHER, "if access.networks and caller.consumer_id in access.networks and", "if False and", "tests/test_bounds.py", "its_networks_alone"),
+    mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/test_rates.py tests/test_bounds.py", "one_call_too_many or stands_in_place"),
+    mutation("bad credentials are not counted", DISPATCHER, "if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):", "if False:", "tests/test_rates.py", "fails_too_often"),
+    mutation("any peer is believed whom it calls for", "runtime/penstock/web/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/test_rates.py", "header_means_nothing or believed"),
+    # API keys.
+    mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
+    mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
+    Mutation(
+        "keys of other environments are good",
+        (
+            Edit(API_KEY, "if parsed is None or parsed.environment != access.environment.name:", "if parsed is None:"),
+            Edit(ROWS, ".where(keys.c.environment_id == environment_id, keys.c.revision > since)", ".where(keys.c.revision > since)"),
+        ),
+        KEY_TESTS,
+        "whatever_is_wrong",
+    ),
+    mutation("of two keys one counts", API_KEY, "if len(sent) > 1:", "if False:", KEY_TESTS, "different"),
+    mutation("keys in the query are taken everywhere", API_KEY, "if not access.environment.keys_in_query:", "if False:", KEY_TESTS, "a_key_in_it"),
+    # Tokens.
+    mutation("a token is not bound to the key's consumer", JWT, "if caller.consumer is None or caller.consumer != proven.consumer:", "if caller.consumer is None:", JWT_TESTS, "key_of_its_consumer_alone"),
+    mutation("tokens live an hour longer", JWT, "if now >= proven.ends + LEEWAY or", "if now >= proven.ends + 3600 or", JWT_TESTS, "leeway"),
+    mutation("a token is good before its time", JWT, "if now < proven.starts - LEEWAY:", "if False:", JWT_TESTS, "leeway"),
+    mutation("a token may live longer than the environment says", JWT, "if proven.ends - proven.issued_at > access.environment.token_lifetime:", "if False:", JWT_TESTS, "whatever_is_wrong or ends_at_once"),
+    mutation("revoked tokens pass", JWT, "if access.token_revoked(proven.jti, proven.consumer, proven.issued_at):", "if False:", JWT_TESTS, "revocation"),
+    mutation("a token that was seen passes whatever became of its key", JWT, "if version != self._cache_version:", "if self._cache_version == -1:", JWT_TESTS, "dropped_key or ends_at_once"),
+    mutation("a retired key verifies for ever", JWT, " or now >= proven.verify_until:", ":", JWT_TESTS, "rotated_away"),
+    mutation("a token of another kind passes", JWT, ' or str(header.get("typ", "")).lower() != TYPE:', ":", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a token for another environment passes", JWT, 'if claims["aud"] != access.environment.name:', "if False:", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a token's header is obeyed", JWT, "if not DANGEROUS.isdisjoint(header):", "if False:", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a login flow sets any lifetime", JWT, "if not 1 <= lifetime <= limit:", "if lifetime < 1:", JWT_TESTS, "impossible_life"),
+    mutation("a login flow sets registered claims", JWT, "        if taken:", "        if False:", JWT_TESTS, "claim_that_is_ours"),
+    mutation("an outside token is good for every audience", JWT, "audience=trusted.audience,\n                options={", 'options={"verify_aud": False, ', OUTSIDE_TESTS, "do_not_hold or elsewhere"),
+    mutation("an outside token names its consumer itself", JWT, 'return trusted.consumers.get(value, "") if trusted.consumers else value', "return value", OUTSIDE_TESTS, "mean_a_consumer"),
+    mutation("an outside set may hold private keys", OUTSIDE, ' or {"d", "k"} & item.keys():', ":", OUTSIDE_TESTS, "public_keys_that_verify"),
+    # Further proofs.
+    mutation("any password is right", BASIC, "if not self._matches(known.secret.decode() if known else NOBODY, password) or known is None:", "if known is None:", "plugins/penstock_basic", "a_wrong_one"),
+    mutation("a user may be another consumer's than the key", BASIC, " or (caller.consumer_id is not None and caller.consumer_id != consumer.id):", ":", "plugins/penstock_basic", "of_one_consumer"),
+    mutation("any signature is right", SIGNATURE, "if any(compare_digest(expected, signature) for signature in signatures):", "if expected:", "plugins/penstock_webhook_signature", "changed_byte"),
+    mutation("a signed message counts twice", SIGNATURE, "if self.timed and not access.once(", "if False and not access.once(", "plugins/penstock_webhook_signature", "replay"),
+    mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
+    mutation("a certificate is believed from any peer", "runtime/penstock/web/certificates.py", " or not from_trusted_proxy(environ, proxies):", ":", "plugins/penstock_mtls", "stranger or trusted_proxies"),
+    mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
+    # What one consumer sees of another.
+    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(call.caller.consumer_id), call.caller.subject", '"", call.caller.subject', "tests/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'call.caller.subject or ""', '""', "tests/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/test_idempotency.py", "another_request"),
+    mutation("runs of others are shown", "runtime/penstock/runs/asking.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/test_runs.py", "consumer_s_alone"),
+    mutation("secrets of other pipelines are handed out", "runtime/penstock/access/needs.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/test_needs.py", "for_some_pipelines"),
+    mutation("callbacks go to private addresses", "runtime/penstock/runs/callbacks.py", "if not private and any(", "if False and any(", "tests/test_callbacks.py", "private"),
+    mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "return same and below and", "return same and", "tests/test_callbacks.py", "leads_out"),
+    # The console.
+    mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
+    mutation("a role may do anything", "runtime/penstock/console/pages.py", "if needed is None or not who.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
+    # What is never written.
+    mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/test_masks.py"),
+    mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/test_masks.py"),
+    mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/test_masks.py", "beyond"),
+    mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/test_credentials_nowhere.py"),
+    mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redact.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
+    mutation("a secret shows itself", "runtime/penstock/contracts/needs.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
+    mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if name.casefold() in self._names else", "", "tests/test_plugin_logs.py", "credential"),
+    # Plugins.
+    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/test_steps.py", "operators"),
+    mutation("a file replaces a module of Python", "runtime/penstock/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/test_folders.py", "replaces"),
+    mutation("a file replaces an installed plugin", "runtime/penstock/folders.py", "name in installed or ", "", "tests/test_folders.py", "installed"),
+)  # fmt: skip
+
+
+def plant(mutation: Mutation, tree: Path) -> dict[Path, str]:
+    """Make a mutation's edits in a copy of the tree, and return the files as they were. Raises SystemExit where one is stale."""
+    problems = mutation.problems(tree)
+    if problems:
+        raise SystemExit("\n".join(problems))
+    before: dict[Path, str] = {}
+    for edit in mutation.edits:
+        path = tree / edit.file
+        source = path.read_text(encoding="utf-8")
+        before.setdefault(path, source)
+        path.write_text(source.replace(edit.old, edit.new), encoding="utf-8")
+    return before
+
+
+def is_caught(mutation: Mutation, tree: Path) -> tuple[bool, str]:
+    """Plant a mutation, run its tests, take it out again; return whether a test failed, and how it went."""
+    before = plant(mutation, tree)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", *mutation.tests.split()]
+    paths = os.pathsep.join(str(tree / part) for part in ("runtime", "plugins"))
+    env = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            [*command, *(["-k", mutation.only] if mutation.only else [])],
+            cwd=tree,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"its tests took longer than {LONGEST:g} s"
+    finally:
+        for path, source in before.items():
+            path.write_text(source, encoding="utf-8")
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return done.returncode == FAILED and bool(failed), failed[0][:150] if failed else done.stdout[-300:]
+
+
+def copy(folder: Path) -> Path:
+    """Copy what is needed of the tree."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.db", "*.db-*"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def main(words: list[str]) -> int:
+    """Plant all mutations, or those whose names contain one of the words, and say which were caught."""
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    stale = [problem for mutation in chosen for problem in mutation.problems(ROOT)]
+    if stale:
+        print("\n".join(stale))
+        return 1
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="penstock-mutations-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        trees: SimpleQueue[Path] = SimpleQueue()
+        for number in range(AT_ONCE):
+            trees.put(copy(Path(folder) / str(number)))
+
+        def work(mutation: Mutation) -> tuple[Mutation, bool, str, float]:
+            tree, began = trees.get(), time.monotonic()
+            try:
+                return mutation, *is_caught(mutation, tree), time.monotonic() - began
+            finally:
+                trees.put(tree)
+
+        for mutation, caught, how, seconds in pool.map(work, chosen):
+            print(f"{'caught  ' if caught else 'SURVIVED'} {seconds:5.1f} s  {mutation.name}{'' if caught else f': {how}'}", flush=True)
+            if not caught:
+                survivors.append(mutation.name)
+    print(f"planted {len(chosen)}, caught {len(chosen) - len(survivors)}")
+    return int(bool(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
