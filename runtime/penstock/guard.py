@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from penstock.contracts.keys import LIKE_A_KEY
+from penstock.contracts.masks import shortened
 from penstock.contracts.offered import Misfit
 from penstock.errors import CannotStart, PenstockError
 from penstock.folders import place_of
@@ -71,8 +71,8 @@ def _said(error: BaseException) -> str:
         said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     except BaseException:  # noqa: BLE001  plugin code may define that too
         return ""
-    shown = "".join(character if character.isprintable() else "?" for character in LIKE_A_KEY.sub("***", said))
-    return f": {shown[:LONGEST_TEXT]}" if shown else ""
+    shown = "".join(character if character.isprintable() else "?" for character in shortened(said, LONGEST_TEXT))
+    return f": {shown}" if shown else ""
 
 
 def where(error: BaseException) -> str:

@@ -219,7 +219,12 @@ class Runtime:
             raise Mistaken(f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}")
         if not found:
             faults = "; ".join(self.mistakes())
-            raise Unknown("pipeline", name, {*self._host.loaded, *self._host.names}, mend=faults or "give the runtime the plugin that offers it")
+            raise Unknown(
+                "pipeline",
+                name,
+                {*self._host.loaded, *(item.pipeline.name for item in self._host.loaded.values())},
+                mend=faults or "give the runtime the plugin that offers it",
+            )
         return found[0]
 
     def runs(

@@ -16,15 +16,14 @@ from urllib.parse import quote
 
 import msgspec
 
+from penstock.contracts.masks import HIDDEN, masked
 from penstock.runs.plain import said
-from penstock.runs.redact import HIDDEN
 
 MOST_FRAMES = 30
 MOST_CAUSES = 4
 LONGEST_TEXT = 2000  # characters that are kept of an exception's text
 LONGEST_READ = 20_000  # characters that are looked through for secrets: one that is cut there is cut again above
 LEAST_SECRET = 6  # characters: what is shorter is found in any text
-TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){1,4}")  # a JWS or JWE in compact form, whose header is JSON
 SCHEME = re.compile(r"\b(Bearer|Basic|DPoP)\s+(?=[a-z._~+/-]*[A-Z0-9=])[A-Za-z0-9._~+/=-]{6,}")  # no word follows, such as "Bearer tokens"
 ORIGIN = "__penstock_failure__"  # where an exception that a step raised keeps why, when it is raised again
 NOT_PLUGINS = tuple(
@@ -120,8 +119,7 @@ def without(secrets: Iterable[str], text: str) -> str:
     for secret in secrets:
         for written in {secret, quote(secret, safe="")} if len(secret) >= LEAST_SECRET else ():
             text = text.replace(written, HIDDEN)
-    text = TOKEN.sub(HIDDEN, text) if "eyJ" in text else text
-    return SCHEME.sub(rf"\1 {HIDDEN}", text)
+    return SCHEME.sub(rf"\1 {HIDDEN}", masked(text))
 
 
 def remember(error: BaseException, failure: Failure) -> None:
