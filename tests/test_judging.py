@@ -17,6 +17,7 @@ from penstock import AccessPolicy, Call, EnvironmentFacts, HttpTrigger, Pipeline
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
+from penstock.folders import PluginFolders
 from penstock.gate import judging as judging_module
 from penstock.gate import verdicts
 from penstock.gate.compliance import Judge, Judged, State
@@ -66,7 +67,7 @@ def judging_beside(act: Callable[[Any, Any], Any]) -> Judging:
     policies = [rogue, OfferedPolicy.of("penstock_access_policy", ExternalAccess()), rogue]  # it is asked before and after
     proofs = [OfferedAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))), OfferedAuthenticator.of("penstock_jwt", Tokens("penstock"))]
     loaded = {f"v1/{name}": Loaded("mine", a_pipeline(name, **trigger), ()) for name, trigger in TOGGLES.items()}
-    return Judging(Plugins(manager), Judge(policies, proofs), loaded)
+    return Judging(Plugins(manager, PluginFolders(())), Judge(policies, proofs), loaded)
 
 
 def judged_beside(act: Callable[[Any, Any], Any], policy: str, **more: Any) -> Judgement:
@@ -268,7 +269,7 @@ class TestNoEnd:
         manager = pluggy.PluginManager("penstock")
         manager.add_hookspecs(hookspecs)
         judge = Judge([OfferedPolicy.of("penstock_access_policy", ExternalAccess()), OfferedPolicy.of("other", Rogue(act))], [])
-        judging = Judging(Plugins(manager), judge, {"v1/open": Loaded("mine", a_pipeline("open"), ())})
+        judging = Judging(Plugins(manager, PluginFolders(())), judge, {"v1/open": Loaded("mine", a_pipeline("open"), ())})
         states = [judging.judge_all(a_view("any")).external["v1/open"].state for _ in range(3)]
         waited_for = len(asked)
         hang.set()

@@ -365,7 +365,7 @@ def _guarded(plugin: str, document: Document) -> Document:
 
 
 def _command(item: Command) -> Command:
-    return replace(item, name=text(item.name, "its name"), help=text(item.help, "its help"))
+    return replace(item, name=text(item.name, "its name"), help=text(item.help, "its help") if item.help != "" else "")
 
 
 def _drop_commands(plugins: Plugins, doubled: Collection[str]) -> None:
