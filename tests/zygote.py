@@ -6,6 +6,7 @@ interpreters. `tests/functional/test_serving.py` starts them as operators do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -100,19 +101,29 @@ class Started:
 class Forked:
     """A program of Python that was started as a fork of this process: what `subprocess.Popen` is to one that has to import everything."""
 
-    def __init__(self, command: Sequence[str], *, preexec_fn: Callable[[], object]) -> None:
+    def __init__(self, command: Sequence[str], *, preexec_fn: Callable[[], object], pass_fds: Sequence[int] = ()) -> None:
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            become(lambda: self._run(command, preexec_fn))
+            become(lambda: self._run(command, preexec_fn, pass_fds))
 
     @staticmethod
-    def _run(command: Sequence[str], preexec_fn: Callable[[], object]) -> None:
+    def _run(command: Sequence[str], preexec_fn: Callable[[], object], pass_fds: Sequence[int]) -> None:
+        for number in sorted({int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, *pass_fds}):
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(number)
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         preexec_fn()
         sys.argv = list(command[2:])  # the interpreter and -m come first
         runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
 
     def wait(self) -> int:
         """Wait for its end, and return its exit code."""
@@ -185,7 +196,7 @@ def run_in_fork(request: dict[str, Any], main: Callable[[], object]) -> None:
     os.chdir(request["folder"])
     for number, path in enumerate(request["streams"]):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | (os.O_APPEND if number else 0)), number)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, 1, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
     sys.argv = ["penstock", *request["words"]]
     if request["do"] == "start":
         import penstock.serving

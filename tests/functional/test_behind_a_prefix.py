@@ -55,7 +55,7 @@ def served(sqlite_place: Place, serve: Serve, tmp_path: Path) -> Iterator[tuple[
     base = f"http://127.0.0.1:{port}/api"
     sqlite_place.policy("api-key")
     sqlite_place.plugin("hard", PLUGIN)
-    sqlite_place.consumer("acme", "jobs", "orders")
+    sqlite_place.consumer("acme", "jobs", "orders", "v2/orders")
     key = sqlite_place.key("acme").key
     people(sqlite_place)
     server = serve(sqlite_place, worker=1, PENSTOCK_URL=f"{base}/", PENSTOCK_CONSOLE="true")

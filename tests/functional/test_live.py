@@ -210,6 +210,7 @@ def test_a_graceful_stop_lets_calls_in_flight_end(sqlite_place: Place, serve: Se
         code = server.stop()
 
         assert slow.result().json() == {"slow": True}
+        assert slow.result().headers["Connection"] == "close"  # nobody waits for another call on it
     assert code == 0
 
 

@@ -237,7 +237,7 @@ class Http1:
             body.keep_at_most(reply.limit)
             yield from self._receive_body(connection, request, body, reply.deadline)
             reply = reply.resume()
-        if not _can_go_on(request, body):
+        if not self._worker.alive or not _can_go_on(request, body):  # it may have been told to stop meanwhile
             response.force_close()
         return reply  # type: ignore[no-any-return]  # what the application returns is taken for one
 

@@ -98,11 +98,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._look_around()
         self.alive = False
         self._adjust()
-        now = time.monotonic()
-        for connection in list(self._connections.values()):
-            if connection.phase is Phase.IDLE:  # its next request is answered, and told that it is the last
-                connection.deadline = min(connection.deadline, now + LAST_REQUEST_S)
-        while self._connections and time.monotonic() < now + self.cfg.graceful_timeout:
+        end = time.monotonic() + self.cfg.graceful_timeout
+        while self._connections and (now := time.monotonic()) < end:
+            for connection in list(self._connections.values()):
+                if connection.phase is Phase.IDLE:  # its next request is answered, and told that it is the last
+                    connection.deadline = min(connection.deadline, now + LAST_REQUEST_S)
             self._pause(SLOT_S / 2)
             self.notify()
             self._look_around()
