@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from kit import ACTOR, Place, environments, signing
+from structlog.testing import CapturingLogger
 
 from penstock import Rate, parse_api_key
 from penstock.access import bounds, callbacks, consumers, credentials, issuers, needs, sensitive, users
@@ -287,14 +288,13 @@ class TestFollowing:
     @pytest.fixture
     def host(self, sqlite_place: Place) -> Any:
         host = Host(Settings.from_env(sqlite_place.environ()))
+        host.log = CapturingLogger()
         host.start()
         yield host
         host.stop()
 
     @pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RuntimeError("damaged")], ids=repr)
-    def test_nothing_that_is_raised_ends_it_and_all_of_it_is_told(
-        self, host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
-    ) -> None:
+    def test_nothing_that_is_raised_ends_it_and_all_of_it_is_told(self, host: Host, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         def fail(*_: object) -> bool:
             host.access.broken = "damaged"  # type: ignore[union-attr]  # it was started
             raise error
@@ -309,7 +309,7 @@ class TestFollowing:
         assert not ready
         assert "can't be applied" in checks["database"]
         assert checks["snapshot"] != "ok"
-        assert "changes can't be applied" in "".join(capsys.readouterr())
+        assert "changes can't be applied" in "".join(str(call.args) for call in host.log.calls)
         assert next(thread for thread in threading.enumerate() if thread.name == "penstock-follow").is_alive()
 
     def test_housekeeping_that_fails_ends_it_no_more_than_following(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

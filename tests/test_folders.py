@@ -74,7 +74,10 @@ def answers(plugins: Plugins) -> dict[str, object]:
         ("shared.py", "import importlib; ANSWER = importlib.import_module('shared').ANSWER"),
     ],
 )
-def test_a_helper_is_importable_whatever_its_name_and_is_no_broken_plugin(tmp_path: Path, file: str, imports: str) -> None:
+def test_a_helper_is_importable_whatever_its_name_and_is_no_broken_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, imports: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "conftest", raising=False)  # pytest's own
     plugin(tmp_path, "orders", imports, 'return {"answer": ANSWER}')
     put(tmp_path, file, "ANSWER = 42\n")
     if file.startswith("tools/deep"):

@@ -70,7 +70,7 @@ def _said(error: BaseException) -> str:
     try:
         said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     except BaseException:  # noqa: BLE001  plugin code may define that too
-        return ""
+        return ": it can't be told what"
     shown = "".join(character if character.isprintable() else "?" for character in shortened(said, LONGEST_TEXT))
     return f": {shown}" if shown else ""
 

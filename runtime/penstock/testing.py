@@ -41,6 +41,7 @@ from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs import operating
 from penstock.runs.engine_straight import Straight
+from penstock.runs.failures import Failure
 from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.runs.ticks import tick_id
@@ -89,7 +90,9 @@ class InlineRunRecord(TypedDict):
     request_id: str | None
     at: datetime
     started_at: datetime | None
+    ended_at: datetime | None
     ms: float | None
+    failure: Failure | None
     children: list[ChildRecord]
     steps: list[StepRecord]
     bodies: dict[str, Any] | None

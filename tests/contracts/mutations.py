@@ -28,10 +28,10 @@ AT_ONCE = 2
 LONGEST = 240.0  # seconds that the tests of one mutation may take
 FAILED = 1  # pytest's exit code where tests ran, and some failed
 
-GATE, COMPLIANCE = "runtime/penstock/gate/gate.py", "runtime/penstock/gate/compliance.py"
+GATE, COMPLIANCE, VERDICTS = "runtime/penstock/gate/gate.py", "runtime/penstock/gate/compliance.py", "runtime/penstock/gate/verdicts.py"
 DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/passage.py"
 HOST, ROWS = "runtime/penstock/host.py", "runtime/penstock/db/rows.py"
-API_KEY, JWT, OUTSIDE = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py", "plugins/penstock_jwt/outside.py"
+API_KEY, JWT = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py"
 BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
 SIGNATURE, POLICY = "plugins/penstock_webhook_signature/__init__.py", "plugins/penstock_access_policy/__init__.py"
 KEY_TESTS, JWT_TESTS = "plugins/penstock_api_key", "plugins/penstock_jwt/test_penstock_jwt.py"
@@ -79,7 +79,7 @@ def mutation(name: str, file: str, old: str, new: str, tests: str, only: str = "
     return Mutation(name, (Edit(file, old, new),), tests, only)
 
 
-ADMIT = "caller = judged.gate.admit(head, access, now, signed, partial(self._before_guess, environ))"
+ADMIT = "caller = self._ask_gate(judged.gate, passage, endpoint, body, access, now, deadline)"
 MUTATIONS = (
     # Which calls meet a gate at all.
     mutation("HEAD is not gated", DISPATCHER, ADMIT, f"caller = Caller() if passage.method == 'HEAD' else {ADMIT[9:]}", GATE_TESTS, "gated"),
@@ -97,23 +97,30 @@ MUTATIONS = (
     mutation("missing credentials pass", GATE, "        if missing:", "        if False:", GATE_TESTS, "gated"),
     mutation("a credential that can't be read passes", GATE, "if rejected is not None:", "if False:", KEY_TESTS, "forbids or different"),
     mutation("what is sent without being asked for is not checked", COMPLIANCE, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
-    mutation("the toggles ask for nothing", COMPLIANCE, "self._closure(verdict.requires | trigger.toggles)", "self._closure(verdict.requires)", GATE_TESTS, "gated"),
-    mutation("what a policy requires beyond the toggles is not added", COMPLIANCE, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
+    mutation("the toggles ask for nothing", COMPLIANCE, "self._closure(verdict.requires | toggles)", "self._closure(verdict.requires)", GATE_TESTS, "gated"),
+    mutation("what a policy requires beyond the toggles is not added", VERDICTS, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
     mutation("an unmet need does not refuse", COMPLIANCE, "violations = verdict.violations + lacking + unmet", "violations = verdict.violations + lacking", "tests/test_needs.py", "not_set_refuses"),
     mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/test_plugins.py", "disabled_pipeline"),
     mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/test_plugins.py", "product_plugins"),
     mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
-    mutation("an undesignated login flow issues tokens", HOST, "or not access.pipeline(pipeline.name).login_flow:", "or False:", JWT_TESTS, "login_flow"),
+    mutation("an undesignated login flow issues tokens", HOST, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
     mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
+    mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(asking.failed(fault))\n", "            asking.failed(fault)\n", "tests/test_judging.py"),
+    mutation("access data that can't be applied goes on answering calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/test_damaged_data.py"),
+    mutation("a name that two plugins share is served", HOST, "if others := sorted(plugins[name] - {offer.plugin}):", "if others := sorted(plugins[name] - plugins[name]):", "tests/test_by_id.py"),
+    mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/test_authorization.py"),
+    mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/test_guesses.py"),
+    mutation("handlers get the credentials", "runtime/penstock/contracts/handed.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/test_withheld.py"),
+    mutation("handlers get a key from the query", "runtime/penstock/contracts/handed.py", "if not text or not self.parameters:", "if True:", "tests/test_withheld.py"),
     # Who may call.
     mutation("associations are not looked at", GATE, " or not access.associated(caller.consumer_id, self._pipeline)", "", KEY_TESTS, "may_not_call"),
-    mutation("a disabled consumer may call", GATE, "not consumer.enabled or ", "", KEY_TESTS, "may_not_call"),
+    mutation("a disabled consumer may call", GATE, "consumer is not None and consumer.enabled and ", "consumer is not None and ", KEY_TESTS, "may_not_call"),
     mutation("scopes are not looked at", GATE, "if not self._scopes <= caller.scopes:", "if False:", "plugins/penstock_demo", "reader"),
     mutation("a refusal says why", GATE, "is not valid here.", "is not valid here: {error}.", KEY_TESTS, "whatever_is_wrong"),
     mutation("a pipeline's networks are not looked at", DISPATCHER, "if networks is not None and judged.gate is not CLOSED and", "if False and", "tests/test_bounds.py", "takes_calls_from_its_networks"),
     mutation("a consumer's networks are not looked at", DISPATCHER, "if access.networks and caller.consumer_id in access.networks and", "if False and", "tests/test_bounds.py", "its_networks_alone"),
     mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/test_rates.py tests/test_bounds.py", "one_call_too_many or stands_in_place"),
-    mutation("bad credentials are not counted", DISPATCHER, "if host.limiter is not None and isinstance(error.__cause__, CredentialRejected):", "if False:", "tests/test_rates.py", "fails_too_often"),
+    mutation("bad credentials are not counted", DISPATCHER, "if host.limiter is not None and isinstance(error.__cause__, CredentialRejected) and not error.counted:", "if False:", "tests/test_rates.py", "fails_too_often"),
     mutation("any peer is believed whom it calls for", "runtime/penstock/web/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
@@ -144,18 +151,18 @@ MUTATIONS = (
     mutation("a login flow sets registered claims", JWT, "        if taken:", "        if False:", JWT_TESTS, "claim_that_is_ours"),
     mutation("an outside token is good for every audience", JWT, "audience=trusted.audience,\n                options={", 'options={"verify_aud": False, ', OUTSIDE_TESTS, "do_not_hold or elsewhere"),
     mutation("an outside token names its consumer itself", JWT, 'return trusted.consumers.get(value, "") if trusted.consumers else value', "return value", OUTSIDE_TESTS, "mean_a_consumer"),
-    mutation("an outside set may hold private keys", OUTSIDE, ' or {"d", "k"} & item.keys():', ":", OUTSIDE_TESTS, "public_keys_that_verify"),
+    mutation("an outside set may hold private keys", "runtime/penstock/contracts/jwks.py", 'kind == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk)', 'kind == "oct"', OUTSIDE_TESTS + " tests/test_jwks.py", "private"),
     # Further proofs.
     mutation("any password is right", BASIC, "if not self._matches(known.secret.decode() if known else NOBODY, password) or known is None:", "if known is None:", "plugins/penstock_basic", "a_wrong_one"),
     mutation("a user may be another consumer's than the key", BASIC, " or (caller.consumer_id is not None and caller.consumer_id != consumer.id):", ":", "plugins/penstock_basic", "of_one_consumer"),
     mutation("any signature is right", SIGNATURE, "if any(compare_digest(expected, signature) for signature in signatures):", "if expected:", "plugins/penstock_webhook_signature", "changed_byte"),
-    mutation("a signed message counts twice", SIGNATURE, "if self.timed and not access.once(", "if False and not access.once(", "plugins/penstock_webhook_signature", "replay"),
+    mutation("a signed message counts twice", SIGNATURE, "2 * TOLERANCE) if self.timed else None", "2 * TOLERANCE) if False else None", "plugins/penstock_webhook_signature", "replay"),
     mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
     mutation("a certificate is believed from any peer", "runtime/penstock/web/certificates.py", " or not from_trusted_proxy(environ, proxies):", ":", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
-    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(call.caller.consumer_id), call.caller.subject", '"", call.caller.subject', "tests/test_idempotency.py", "one_consumer_and_one_person"),
-    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'call.caller.subject or ""', '""', "tests/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(caller.consumer_id), caller.subject", '"", caller.subject', "tests/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'caller.subject or ""', '""', "tests/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/test_idempotency.py", "another_request"),
     mutation("runs of others are shown", "runtime/penstock/runs/asking.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/test_runs.py", "consumer_s_alone"),
     mutation("secrets of other pipelines are handed out", "runtime/penstock/access/needs.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/test_needs.py", "for_some_pipelines"),

@@ -22,7 +22,7 @@ from kit import ROOT, Place, Server, upgrade
 TOOLS = ROOT / ".generators"
 SOURCES = ROOT / "tests" / "generators"
 SCOPES = {"hard": {"read", "write"}, "demo": {"orders:read", "orders:write"}}
-PIPELINES = {"hard": ("orders", "files", "animals", "jobs"), "demo": ("login", "orders")}
+PIPELINES = {"hard": ("orders", "v2/orders", "files", "animals", "jobs"), "demo": ("login", "orders")}
 
 
 @dataclass

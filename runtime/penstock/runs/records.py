@@ -324,7 +324,7 @@ class Recorder:
         return len(batch)
 
     def _record(self, batch: Sequence[Record]) -> None:
-        details = [self._detail(record) for record in batch]
+        details = [self._fit_detail(record) for record in batch]
         stored.record(self._engine, [self._row(record) for record in batch], [detail for detail in details if detail])
 
     def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
@@ -360,6 +360,14 @@ class Recorder:
             record.redelivers,
             record.request_id,
         )
+
+    def _fit_detail(self, told: Record | Finished) -> stored.DetailValues | None:
+        """Return steps and bodies of a run, or None where they can't be made: that must cost neither the record nor its batch."""
+        try:
+            return self._detail(told)
+        except Exception as error:  # noqa: BLE001  as above
+            self._tell("run detail not kept", run=told.run, exc_info=error)
+            return None
 
     def _detail(self, told: Record | Finished) -> stored.DetailValues | None:
         steps, exchange, failure = told.steps, told.exchange, told.failure
@@ -439,7 +447,7 @@ class Recorder:
         return fresh
 
     def _end(self, event: Finished) -> stored.End:
-        details = (self._detail(event) or (None,) * 4)[1:]
+        details = (self._fit_detail(event) or (None,) * 4)[1:]
         problem, detail = fit(event.problem, 64), fit(event.detail, LONGEST_DETAIL)
         return stored.End(
             event.run,

@@ -120,8 +120,7 @@ def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judg
     for response in operation["responses"].values() if headers else ():
         response["headers"] = {**response.get("headers", {}), **headers}
     if endpoint.body is not None:
-        required = endpoint.body.kind not in {str, bytes}  # of those an empty one is a body
-        operation["requestBody"] = {"required": required, "content": _sent(name, endpoint.body, schemas)}
+        operation["requestBody"] = {"required": True, "content": _sent(name, endpoint.body, schemas)}
     if endpoint.route.durable:
         operation["callbacks"] = parts.told_at(run_of(endpoint, schemas), operation["operationId"])
     return operation
