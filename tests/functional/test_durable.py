@@ -16,9 +16,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from durable_kit import Serve, StartWorker, noted, over, until, workers
 from kit import Place
+from zygote import Started
 
+from penstock.db.engine import DatabaseAway, writing
 from penstock.host import open_dbos
 
 PLUGIN = """
@@ -195,6 +198,21 @@ def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, se
     assert server.call("GET", location, key=key).json()["status"] == "succeeded"
 
 
+def freeze(process: Started, place: Place) -> None:
+    """Stop a process at a moment at which it does not hold SQLite's lock: nobody could write then."""
+
+    def stopped() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with writing(place.engine):
+                return True
+        except DatabaseAway:
+            process.send_signal(signal.SIGCONT)
+            return False
+
+    until(stopped)
+
+
 def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
     place = sqlite_place
     key = place.key("acme").key
@@ -203,7 +221,7 @@ def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place
     location = server.call("POST", "/v1/jobs/", key=key, json={"first": 3, "second": 0}).headers["Location"]
     until(lambda: noted(place))
 
-    frozen.send_signal(signal.SIGSTOP)
+    freeze(frozen, place)
     living = worker(place)
     document = until(over(server, location, key))
     frozen.send_signal(signal.SIGCONT)
@@ -316,6 +334,23 @@ def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_pla
     again = until(over(server, f"/v1/jobs/runs/{accepted.split()[1]}", key))
 
     assert again["result"] == first["result"]
+
+
+def test_a_run_whose_end_is_not_recorded_yet_is_over_for_operators_too(sqlite_place: Place, serve: Serve) -> None:
+    """Its consumer was told so: the engine knows first."""
+    place = sqlite_place
+    key = place.key("acme").key
+    server = serve(place, worker=1)
+    first = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"}).json()
+    until(lambda: place.run("runs", "show", first["id"], "--format", "json").stdout.count('"ended_at": "'))
+    with writing(place.engine) as connection:
+        connection.execute(sa.text("UPDATE runs SET status = 'running' WHERE id = :run"), {"run": first["id"]})
+
+    cancelled = place.run("runs", "cancel", first["id"])
+    again = place.run("runs", "redeliver", first["id"])
+
+    assert (cancelled.returncode, "is over already: succeeded" in cancelled.stderr) == (1, True)
+    assert again.returncode == 0, again.stderr
 
 
 def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: StartWorker) -> None:

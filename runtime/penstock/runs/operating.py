@@ -135,9 +135,11 @@ def cancel_run(engine: Engine, actor: str, accepting: Callable[[str], Accepting]
         environment = _named(Reader(connection), [row])[0]["environment"]
     if not row["durable"]:
         raise Mistaken(f"run {run} was answered at once; only a durable run can be cancelled")
-    if row["status"] not in UNFINISHED:
-        raise PenstockError(f"run {run} is over already: {row['status']}")
-    accepting(environment).cancel(run, actor)
+    accept = accepting(environment)
+    status = status_now(row, accept.ledger.look([run], outcomes=True).get(run))
+    if status not in UNFINISHED:
+        raise PenstockError(f"run {run} is over already: {status}")
+    accept.cancel(run, actor)
     with audit.change(engine, actor, audit.Action.RUN_CANCELLED, run, environment=environment) as (_, detail):
         detail["pipeline"] = row["pipeline"]
 
@@ -150,9 +152,9 @@ def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting],
     with reading(engine) as connection:
         row = _found(connection, run)
         environment = _named(Reader(connection), [row])[0]["environment"]
-    if row["status"] in UNFINISHED:
-        raise PenstockError(f"run {run} is not over; cancel it first, or wait for its end")
     accept = accepting(environment)
+    if status_now(row, accept.ledger.look([run], outcomes=True).get(run)) in UNFINISHED:
+        raise PenstockError(f"run {run} is not over; cancel it first, or wait for its end")
     document = accept.ledger.document(run)
     if document is None:
         raise PenstockError(f"what run {run} was given is not remembered any more")
