@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,24 @@ def test_a_key_that_has_another_digest_is_known_again_by_its_id() -> None:
     assert not keys.moved(moved, (7).to_bytes(32))
     keys.forget({moved})
     assert (keys.get((7).to_bytes(32)), len(keys)) == (None, 99)
+
+
+def test_no_other_key_is_looked_at_where_none_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at all of them would end what processes share: a million keys would be there once in each."""
+    keys = Keys()
+    for number in range(20_000):
+        keys.put(number.to_bytes(32), f"key_{number:012x}", 1, None, usable=True)
+
+    class Untouched(dict[bytes, bytes]):
+        def items(self) -> Any:
+            raise AssertionError("all keys were looked at")
+
+    monkeypatch.setattr(keys, "_packed", Untouched(keys._packed))  # noqa: SLF001
+    new = [f"key_{number:012x}" for number in range(1_000_000, 1_010_000)]
+    moved = {key_id for key_id in new if keys.moved(key_id, b"\xff" * 32)}
+    keys.forget(set())
+
+    assert len(moved) < 10
 
 
 def test_what_changes_is_seen_at_once_also_where_it_was_asked_for_before() -> None:
