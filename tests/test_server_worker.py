@@ -327,3 +327,37 @@ def test_what_clients_have_not_taken_is_bounded_for_all_together() -> None:
     unsent.add(20)
 
     assert (before, relieved) == ([], [7])
+
+
+def test_pipelined_requests_wait_once_they_have_taken_their_share(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends thousands at once must not delay the calls of others."""
+    made = rig()
+    monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 0.0)
+    client, connection = made.connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    made.event(connection)
+
+    assert client.recv(65_536).count(b"HTTP/1.1 200") == 1
+    other, fresh = made.connect()
+    other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    made.event(fresh)
+    assert other.recv(65_536).startswith(b"HTTP/1.1 200")
+
+    monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 1.0)
+    made.worker._look_around()
+    made.settle()
+    assert client.recv(65_536).count(b"HTTP/1.1 200") == 2
+
+
+def test_replies_to_pipelined_requests_go_out_together_and_none_waits_for_a_request_that_is_not_whole(rig: Callable[..., Rig]) -> None:
+    made = rig()
+    client, connection = made.connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET / HTTP/1.1\r\n")
+    made.event(connection)
+    client.settimeout(0.1)  # the system itself would hold it for 0.2
+
+    received = b""
+    while received.count(b"HTTP/1.1 200") < 2:
+        received += client.recv(65_536)
+
+    assert connection.more == 0

@@ -45,7 +45,22 @@ class Connection:
     at which it is resumed in any case.
     """
 
-    __slots__ = ("_claimable", "arrived", "client", "conversation", "deadline", "facts", "number", "phase", "server", "sock", "unsent", "wants")
+    __slots__ = (
+        "_claimable",
+        "arrived",
+        "client",
+        "conversation",
+        "deadline",
+        "facts",
+        "follows",
+        "more",
+        "number",
+        "phase",
+        "server",
+        "sock",
+        "unsent",
+        "wants",
+    )
 
     conversation: Generator[int, None, None]
     phase: Phase
@@ -62,6 +77,8 @@ class Connection:
         self.unsent: memoryview = memoryview(b"")
         self.work()
         self.wants = READ
+        self.more = 0  # MSG_MORE while another request has come: then replies go out together
+        self.follows = False  # whether the request was there before the reply to the one before had gone
         self._claimable: list[bool] = []
 
     def release(self) -> None:
@@ -105,7 +122,7 @@ class Connection:
             self.unsent = memoryview(bytes(self.unsent) + data)
             return 0
         try:
-            sent = self.sock.send(data, flags)
+            sent = self.sock.send(data, flags | self.more)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -114,6 +131,13 @@ class Connection:
             self.unsent = memoryview(data)[sent:]
             self.wants = WRITE
         return sent
+
+    def flush(self) -> None:
+        """Send at once what waits for more, for no more may come."""
+        if self.more:
+            self.more = 0
+            with contextlib.suppress(OSError):  # a local socket has waited for nothing
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send_more(self) -> int:
         """Send what is unsent, as far as it goes, and return how many bytes that were. Raises Disconnected."""

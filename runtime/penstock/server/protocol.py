@@ -115,9 +115,19 @@ class Http1:
             number, patience = 0, FIRST_WAIT_S
             while (request := (yield from self._next_request(connection, number, patience))) is not None:
                 number, patience = number + 1, self._config.keepalive
+                began, following = time.monotonic(), connection.follows
                 if not (yield from self._exchange(connection, request)):
                     break
-                if connection.arrived and not number % FAIR:
+                if following:
+                    self._worker.followed(time.monotonic() - began)
+                connection.follows = bool(connection.arrived)
+                if not connection.arrived:
+                    continue
+                while not self._worker.may_follow():
+                    connection.flush()
+                    connection.wait(Phase.IDLE, patience)
+                    yield NEITHER
+                if not number % FAIR:
                     yield WRITE  # at once, but after those that have waited meanwhile
             if connection.phase is not Phase.IDLE:
                 yield from self._part(connection)
@@ -148,6 +158,7 @@ class Http1:
                     request = self._read_head(connection, data, number)
                     if request is not None or connection.phase is Phase.CLOSING:
                         return request
+            connection.flush()
             more = yield from _receive(connection)
             if more is None and connection.phase is Phase.HEAD:
                 self._refuse(connection, 408, "silence")
@@ -184,6 +195,7 @@ class Http1:
         """Answer a request; return whether the connection may have another."""
         connection.work()
         body, connection.arrived = RequestBody.of(request, connection.arrived)
+        connection.more = socket.MSG_MORE if connection.arrived and not isinstance(connection, TlsConnection) else 0
         try:
             if not self._takes_heads and not body.complete:
                 yield from self._receive_body(connection, request, body, time.monotonic() + BODY_S)

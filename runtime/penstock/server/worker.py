@@ -40,7 +40,8 @@ from penstock.web.turns import Turns
 
 EVENTS = 16  # events that are taken from epoll at once
 TICK_S = 1.0  # between two looks at whose time is up
-SLOT_S = 0.1  # the same, while somebody sends what nobody reads
+SLOT_S = 0.1  # the same, while a connection is paused
+MAX_PIPELINED_S = 0.01  # that pipelined requests may take in such a slot, of all connections together
 MAX_DROPPED = 8 * 1024 * 1024  # bytes that are dropped in such a slot, of all connections together
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of replies that clients have not taken yet, in one process
 SPARE = 64  # connections beyond worker_connections that those which are being ended may take
@@ -81,6 +82,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self._victims: list[tuple[float, int, Phase, Connection]] = []
         self._paused: list[Connection] = []
         self._dropped = 0
+        self._pipelined_s = 0.0
         self._tls: ssl.SSLContext | None = None
 
     # The life of the worker.
@@ -91,7 +93,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self._turns.start()
         while self.alive:
             self.notify()
-            self._pause(SLOT_S if self._paused else TICK_S)
+            self._pause(TICK_S)
+            if self._paused:
+                time.sleep(SLOT_S)
             if self.ppid != os.getppid():
                 self.log.info("Parent changed, shutting down: %s", self)
                 break
@@ -136,7 +140,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
 
     def _look_around(self) -> None:
         """Wake connections whose time is up, and such as may go on dropping; accept again where there is room."""
-        self._dropped = 0
+        self._pipelined_s, self._dropped = 0.0, 0
         paused, self._paused = self._paused, []
         now = time.monotonic()
         for connection in paused:
@@ -276,6 +280,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self.alive = False
         if not self.alive or not self.cfg.keepalive or len(self._connections) > self.capacity:
             response.force_close()
+
+    def may_follow(self) -> bool:
+        """Return whether a pipelined request may be answered now: clients that send thousands at once must not delay others."""
+        return self._pipelined_s < MAX_PIPELINED_S
+
+    def followed(self, seconds: float) -> None:
+        """Note how long a pipelined request took: to a client that reads nothing one small reply can cost the system milliseconds."""
+        self._pipelined_s += seconds
 
     def may_drop(self, size: int) -> bool:
         """Count bytes that were dropped, and return whether there may be more of them for now."""
