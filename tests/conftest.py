@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kit import Place, Redis, Server, free_port, initdb, upgrade
+from kit import Place, Postgres, Redis, Server, initdb, upgrade
 from playwright.sync_api import Browser, sync_playwright
 
 CI = os.environ.get("CI") == "true"
@@ -27,20 +25,22 @@ def postgres() -> Iterator[str]:
         if CI:
             pytest.fail("PostgreSQL is missing, and CI must not skip")
         pytest.skip("PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="penstock-pg-"))
-    user = {"user": "postgres"} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, "postgres")
-    port = free_port()
-    subprocess.run(
-        [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "penstock", "-N"], check=True, capture_output=True, cwd="/", **user
-    )
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    start = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start"]
-    subprocess.run(start, check=True, capture_output=True, cwd="/", **user)
-    yield f"postgresql://penstock@127.0.0.1:{port}"
-    subprocess.run([programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/", **user)
-    shutil.rmtree(folder, ignore_errors=True)
+    server = Postgres(programs)
+    server.start()
+    yield server.url
+    server.remove()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that runs, for one test that stops it."""
+    programs = initdb()
+    if programs is None:
+        _ = pytest.fail("PostgreSQL is missing, and CI must not skip") if CI else pytest.skip("PostgreSQL is not installed")
+    server = Postgres(programs)
+    server.start()
+    yield server
+    server.remove()
 
 
 @pytest.fixture

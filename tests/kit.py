@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import psycopg
 from zygote import Started, Zygote
 
 from penstock.access import consumers, environments, pipelines, signing
@@ -228,6 +231,43 @@ class Server:
             self.process.wait()
 
 
+class Postgres:
+    """A PostgreSQL server of our own, without a database of ours, which can be stopped and started."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self._folder = Path(tempfile.mkdtemp(prefix="penstock-pg-"))
+        self._user = {"user": "postgres"} if os.getuid() == 0 else {}
+        if self._user:
+            shutil.chown(self._folder, "postgres")
+        self.port = free_port()
+        self.url = f"postgresql://penstock@127.0.0.1:{self.port}"
+        self._run("initdb", "-D", self._folder / "data", "-A", "trust", "-U", "penstock", "-N")
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        subprocess.run([self._programs / program, *words], check=True, capture_output=True, cwd="/", **self._user)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-D", self._folder / "data", "-w", "-l", self._folder / "log", "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it as a crash does."""
+        self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
+
+    def run(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement of an administrator."""
+        with psycopg.connect(f"{self.url}/{database}", autocommit=True) as connection:
+            connection.execute(statement)
+
+    def remove(self) -> None:
+        """Stop it, where it runs, and remove its files."""
+        with suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 class Redis:
     """A Redis server in a process of its own."""
 
@@ -255,4 +295,19 @@ class Redis:
             self._process = None
 
 
-__all__ = ["ACTOR", "ROOT", "Place", "Redis", "Server", "consumers", "dribble", "environments", "free_port", "ids", "initdb", "signing", "wait_for"]
+__all__ = [
+    "ACTOR",
+    "ROOT",
+    "Place",
+    "Postgres",
+    "Redis",
+    "Server",
+    "consumers",
+    "dribble",
+    "environments",
+    "free_port",
+    "ids",
+    "initdb",
+    "signing",
+    "wait_for",
+]

@@ -126,6 +126,17 @@ def test_files_come_with_their_fields(post: Callable[..., TestResponse]) -> None
     }
 
 
+def test_a_file_input_that_nothing_was_chosen_for_is_no_file(post: Callable[..., TestResponse]) -> None:
+    boundary = b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n\r\n--x--\r\n'
+    answered = post(looks, data=boundary, content_type="multipart/form-data; boundary=x")
+
+    assert answered.json == {"fields": []}
+
+
+def looks(call: Call) -> dict[str, list[str]]:
+    return {"fields": sorted(call.form)}
+
+
 def test_text_is_no_file_and_a_file_no_text(post: Callable[..., TestResponse]) -> None:
     answered = post(upload, data={"title": (BytesIO(b"x"), "t"), "image": "text"}, content_type="multipart/form-data")
 

@@ -205,7 +205,6 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words
         ({"PENSTOCK_BIND": "unix:/nowhere/x"}, "there is no folder /nowhere"),
         ({"PENSTOCK_WORKERS": "many"}, "PENSTOCK_WORKERS must be a whole number"),
         ({"PENSTOCK_DATABASE_URL": "mysql://x/y"}, "runs on sqlite and postgresql"),
-        ({"PENSTOCK_DATABASE_URL": "postgresql://nobody:hunter2@127.0.0.1:1/x"}, "can't be used"),
         ({"PENSTOCK_SECRET_KEY": "short"}, "no Fernet key"),
         ({"PENSTOCK_ENVIRONMENT": "prd"}, "did you mean 'prod'?"),
         ({"PENSTOCK_PLUGIN_PATH": "/nowhere"}, "/nowhere is no folder"),

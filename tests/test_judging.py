@@ -233,6 +233,16 @@ def test_operators_are_told_which_plugin_returned_what_it_must_not(answer: objec
     assert judgement.external["v1/key"].again_at is not None
 
 
+def test_what_a_policy_says_is_one_line() -> None:
+    forged = Verdict(violations=(Violation("a\nserved: all\x1b[2J", "b\r\nc"),), warnings=("d\ne",))
+
+    judged = judged_beside(lambda *_: forged, "any").external[f"v1/{next(iter(TOGGLES))}"]
+
+    assert "a served: all [2J" in [item.reason for item in judged.violations]
+    assert all(text.isprintable() for item in judged.violations for text in (item.reason, item.mend))
+    assert all(text.isprintable() for text in judged.warnings)
+
+
 class TestNoEnd:
     """A policy that does not return."""
 

@@ -108,7 +108,28 @@ def test_a_password_is_known_by_the_name_before_it(text: str) -> None:
 
 def test_what_stands_beside_a_password_stays() -> None:
     assert masked_fields("user=ann, password=x, total=3; token: y; id=7") == "user=ann, password=***, total=3; token: ***; id=7"
-    assert masked_fields("db_password=x passwords=2 the password is") == "db_password=x passwords=2 the password is"
+    assert masked_fields("passwords=2 the password is") == "passwords=2 the password is"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["new_password", "passwordConfirm", "refreshToken", "X-API-Key", "pwd", "db_password", "clientSecret", "jwt", "otp", "session-id", "accessKey"],
+)
+def test_usual_names_of_credentials_are_known_also_within_longer_ones(sensitive_nothing: Sensitive, name: str) -> None:
+    assert "hunter2" not in str(sensitive_nothing.body("application/json", json.dumps({"a": {name: "hunter2"}}).encode()))
+    assert "hunter2" not in str(sensitive_nothing.query(f"{name}=hunter2"))
+    assert "hunter2" not in masked_fields(f"it failed with {name}: hunter2")
+
+
+@pytest.mark.parametrize("name", ["tokens", "token_type", "secretary", "passage", "pinned", "key", "spin", "author"])
+def test_other_names_are_kept(sensitive_nothing: Sensitive, name: str) -> None:
+    assert "lake" in str(sensitive_nothing.body("application/json", json.dumps({name: "lake"}).encode()))
+    assert "lake" in masked_fields(f"{name}: lake")
+
+
+@pytest.fixture
+def sensitive_nothing() -> Sensitive:
+    return Sensitive.of(())
 
 
 TEXTS = st.text(max_size=20) | st.sampled_from([KEY, TOKEN, f"a {KEY}b", "password", "iban", "***", "\ud800", "\0", "a/b~c", ""])

@@ -115,6 +115,19 @@ def test_no_token_reaches_a_handler(penstock_runtime: Start) -> None:
     assert token not in kept(runtime)
 
 
+@pytest.mark.parametrize("name", ["access_token", "API_KEY", "x_api_key", "mine"])
+def test_a_credential_that_is_sent_a_second_time_elsewhere_reaches_no_handler_either(penstock_runtime: Start, name: str) -> None:
+    runtime = penstock_runtime(offering(jwt=True), policy="jwt-api-key")
+    client = runtime.client("acme", subject="ann")
+    key, token = client.headers["X-API-Key"], client.headers["Authorization"].partition(" ")[2]
+    more = {"X-Auth-Token": token, "Api-Key": key, "X-Authorization": f"Bearer {token}", "Referer": f"https://x.example/?k={key}", "X-Mine": "yes"}
+
+    for found in called(runtime, client, f"/v1/orders/?{name}={token}&again={key}&page=2", headers=more):
+        assert (found["headers"]["x-mine"], found["query"]) == ("yes", {"page": ["2"]})
+        assert key not in str(found)
+        assert token not in str(found)
+
+
 def test_no_password_reaches_a_handler(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(basic=True), policy="api-key")
     client = runtime.client("acme", token=False)

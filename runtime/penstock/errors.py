@@ -119,8 +119,8 @@ class CalledPipelineFailed(PenstockError):
 class OutOfTime(Refusal):
     """The run's own time is up; no retry can help."""
 
-    def __init__(self) -> None:
-        super().__init__(504, "timed-out", "The pipeline took longer than it may.")
+    def __init__(self, detail: str = "The pipeline took longer than it may.") -> None:
+        super().__init__(504, "timed-out", detail)
 
 
 class StepTimedOut(PenstockError):
@@ -173,6 +173,12 @@ class CannotStart(PenstockError):
     """The process must not serve: the text says why and what to do."""
 
     exit_code = 3
+
+
+class StartDelayed(CannotStart):
+    """The process can't serve now, and nobody has to change anything for it to start later: the exit code is EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
 
 
 class BadSetting(CannotStart):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import select
 import shutil
+import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -22,13 +26,18 @@ from gunicorn.util import load_class
 from penstock import logs, metrics
 from penstock.access.secrets import open_box
 from penstock.access.snapshot import Snapshot
-from penstock.db.engine import open_engine
-from penstock.errors import CannotStart
+from penstock.db.engine import DatabaseAway, open_engine
+from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
 from penstock.settings import Settings
 from penstock.web.watchdog import TlsSocket
 
-GOOD = b"good"
+GOOD, LATER, TOLD = b"good", b"later", b"told"  # what a rehearsal answers; told: why it can't start
+DIGEST = 32  # bytes of what a rehearsal has reported
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two tries to start while the database is away
+LOOK = 0.2  # seconds between two looks at what is waited for
 OURS = "penstock.server.worker.Worker"
 TESTED = ((26, 2),)  # the releases of gunicorn that our worker was held against, byte by byte (tests/wire)
 
@@ -57,6 +66,10 @@ except CannotStart as error:
     sys.exit(error.exit_code)
 
 _made_for_metrics = metrics.share()
+_ready, _tell_ready = os.pipe()  # a byte for each worker that answers calls
+os.set_blocking(_ready, False)
+_draining = mmap.mmap(-1, 1)  # 1 once this server is about to end; workers see it
+_ending: set[int] = set()  # signals that end this process and have come
 _told = b""  # what the last rehearsal has reported, so that no worker says it again
 _access: Snapshot | None = None  # read once, here, for all workers: what is forked is shared memory
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
@@ -101,28 +114,92 @@ def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLCo
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt."""
+    """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt.
+
+    While the database is away it is tried again and again: nobody has to do anything here for that to end.
+    """
     if _warning:
         server.log.warning(_warning)
-    _read_access()
-    if not _speaks_http1(server.cfg) or not _free(server) or not _rehearsed():
+    if not _speaks_http1(server.cfg) or not _free(server) or not _started(server):
         if server.pidfile is not None:
             server.pidfile.unlink()
         sys.exit(CannotStart.exit_code)
-    reload = server.reload
+    reload, handle, stop = server.reload, server.signal, server.stop
+
+    def noted(number: int, frame: FrameType | None) -> None:
+        if number in ENDING:
+            _ending.add(number)
+        handle(number, frame)
 
     def careful() -> None:
         _read_access()
-        if _rehearsed():
-            reload()
+        if _rehearsed(server) == GOOD:
+            _replace(server, reload)
         else:
             server.log.error("not reloaded: the workers go on with what they have")
 
-    server.reload = careful
+    def drained(graceful: bool = True) -> None:
+        if graceful:
+            _drain(server)
+        stop(graceful)
+
+    server.reload, server.signal, server.stop = careful, noted, drained
+
+
+def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
+    """Rehearse a start until it is known whether it can succeed. Signals that would end this process end it; a reload means nothing yet."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    pause = FIRST_PAUSE
+    try:
+        while True:
+            _read_access()
+            answer = _rehearsed(server)
+            if answer != LATER:
+                return answer == GOOD
+            server.log.warning("not started yet: the database is away; trying again in %g s", pause)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  gunicorn's type
+    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once."""
+    with suppress(BlockingIOError):
+        os.read(_ready, 4096)  # those of before
+    manage = server.manage_workers
+
+    def manage_later() -> None:
+        until, ready = time.monotonic() + LONGEST_REHEARSAL, 0
+        while ready < server.num_workers and time.monotonic() < until and not _is_to_end():
+            if select.select([_ready], [], [], LOOK)[0]:
+                ready += len(os.read(_ready, 4096))
+            server.reap_workers()
+        manage()
+
+    server.manage_workers = manage_later
+    try:
+        reload()
+    finally:
+        server.manage_workers = manage
+
+
+def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Answer `/-/ready` with 503 for a while before anything else ends, so that load balancers send their calls elsewhere."""
+    _draining[0] = 1
+    until = time.monotonic() + _settings.drain_delay
+    if server.WORKERS and _settings.drain_delay:
+        server.log.info("draining for %g s: not ready, and answering calls", _settings.drain_delay)
+    while server.WORKERS and time.monotonic() < until:
+        time.sleep(LOOK)
+        server.reap_workers()
 
 
 def _read_access() -> None:
-    """Read what changed of the access data. Neither plugins, threads nor connections come into this process, or stay there."""
+    """Read what changed of the access data. Neither plugins, threads nor connections come into this process, or stay there.
+
+    While the database is away what was read before is kept: its age is known.
+    """
     global _access  # noqa: PLW0603  gunicorn's hooks have nowhere else to keep it
     try:
         engine = open_engine(_settings.database_url)
@@ -131,6 +208,8 @@ def _read_access() -> None:
             access.refresh(engine)
         finally:
             engine.dispose()
+    except DatabaseAway:
+        return
     except Exception:  # noqa: BLE001  the rehearsal, and each worker, reads all of it then, and says what is wrong
         _access = None
         return
@@ -169,26 +248,30 @@ def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
     return True
 
 
-def _rehearsed() -> bool:
-    """Try a start in a child, so that neither plugins nor threads come into this process.
+def _rehearsed(server: Any) -> bytes:  # noqa: ANN401  gunicorn's type
+    """Try a start in a child, so that neither plugins nor threads come into this process; return GOOD, LATER, or nothing where it can't.
 
-    A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the child, and its exit code.
+    A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the child, and its exit code. Plugin code may
+    hang while it is imported: the child is waited for so long and no longer, and not at all once this process is told to stop.
     """
     global _told  # noqa: PLW0603  as above
     told, tell = os.pipe()
     child = os.fork()
     if child:
         os.close(tell)
-        with os.fdopen(told, "rb") as pipe:
-            answer = pipe.read()
-        with suppress(ChildProcessError):
-            os.waitpid(child, 0)
+        answer = _answer_of(server, child, told)
+        os.close(told)
         _told = answer.removeprefix(GOOD)
-        return answer.startswith(GOOD)
+        return GOOD if answer.startswith(GOOD) else answer
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.write(tell, GOOD + Host(_settings).rehearse(_access))
+    except StartDelayed as error:
+        sys.stderr.write(f"penstock: {error}\n")
+        os.write(tell, LATER)
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
+        os.write(tell, TOLD)
     except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
         structlog.get_logger("penstock").exception("can't start", error=type(error).__name__)
     finally:
@@ -196,17 +279,60 @@ def _rehearsed() -> bool:
         os._exit(0)
 
 
+def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gunicorn's type
+    """Return what a child has written once it has ended, or nothing: then why is in the log."""
+    answer, until = b"", time.monotonic() + LONGEST_REHEARSAL
+    while time.monotonic() < until and not _is_to_end():
+        if select.select([told], [], [], LOOK)[0]:
+            part = os.read(told, 4096)
+            answer += part
+            if not part or answer in {LATER, TOLD} or len(answer) == len(GOOD) + DIGEST:  # what it has forked may hold the pipe open
+                break
+        if server.WORKERS:  # one that has ended meanwhile is replaced
+            server.reap_workers()
+            server.manage_workers()
+    else:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        if not _is_to_end():
+            server.log.error("plugins were not loaded in %g s: one of them hangs while it is imported or registered", LONGEST_REHEARSAL)
+        answer = b""
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+    if not answer and not _is_to_end() and time.monotonic() < until:
+        server.log.error("a plugin ended the process while it was loaded, as os._exit and crashes do")
+    return answer
+
+
+def _is_to_end() -> bool:
+    """Say whether a signal that ends this process has come."""
+    return bool(_ending)
+
+
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """Start the host in the worker, after the fork; what can't start ends the server with exit code 3."""
+    """Start the host in the worker, after the fork.
+
+    A start was rehearsed, so nothing that ends a worker here may end the others: what the database does, or an operator changes, is waited
+    for. A worker without a view of access that is fresh accepts nothing before the others' views are as old as its own.
+    """
     app = worker.wsgi
     app.host.told = _told
-    try:
-        app.host.start(kind="serve", access=_access)
-    except CannotStart as error:
-        sys.stderr.write(f"penstock: {error}\n")
-        sys.exit(error.exit_code)
+    app.host.is_draining = lambda: _draining[0] == 1
+    until, tell_at = time.monotonic() + _settings.max_staleness, 0.0
+    while worker.alive:
+        fresh = _access is not None and (_access.age() <= _settings.max_staleness or time.monotonic() >= until)
+        try:
+            app.host.start(kind="serve", access=_access, respawned=True, without_database=fresh)
+            break
+        except CannotStart as error:  # what a start can't do was rehearsed, so this has come to be since, and may pass
+            if time.monotonic() >= tell_at:
+                tell_at = time.monotonic() + LONGEST_PAUSE
+                worker.log.error("a worker waits to start: %s", error)
+            worker.notify()
+            time.sleep(FIRST_PAUSE)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it
+    os.write(_tell_ready, b"1")
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types

@@ -32,10 +32,10 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
-from penstock.db.engine import DatabaseAway, Engine, listen, open_engine
+from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, listen, open_engine
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
-from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, TokenNotIssued, Unknown
+from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, StartDelayed, TokenNotIssued, Unknown
 from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.judging import WHAT_IT_READS, Judgement, Judging
@@ -63,6 +63,7 @@ FLUSH = 15.0  # seconds between writes of when keys were last used, between rene
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
+AWAY = "database away"
 MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -133,7 +134,9 @@ class Host:
         self.asking: Asking | None = None
         self.attendance = Attendance()
         self.fork: int | None = None
+        self.is_draining: Callable[[], bool] = bool  # whether this process is about to end
         self.told: bytes | None = b""  # what of the report another process of this start has written; None: all that there is
+        self._kind: str | None = None
         self._process: str | None = None
         self._gates_version = -1
         self._trouble: str | None = None
@@ -258,17 +261,18 @@ class Host:
         now, then = self.judge_all(access).on(internal=internal), self.judge_all(access, policy=policy).on(internal=internal)
         return change_of(facts.name, policies, now, then, internal=internal)
 
-    def start(self, *, kind: str | None = None, access: Snapshot | None = None) -> None:
-        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart.
+    def start(self, *, kind: str | None = None, access: Snapshot | None = None, respawned: bool = False, without_database: bool = False) -> None:
+        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart, StartDelayed among it.
 
         A process of a kind says from then on that it is alive. `access` is what is known already, such as by the process that this one
-        was forked from: only what changed since is read.
+        was forked from: only what changed since is read. A process that was `respawned` is not judged by PENSTOCK_STRICT, for nobody
+        waits for what it says. `without_database` lets it answer calls by `access` where the database is away.
         """
         with self._starting:
             if self.fork == forks.number():
                 return
             self._stop, self._wake = threading.Event(), threading.Event()
-            engine = self._open(access)
+            engine = self._open(access, strict=not respawned, without_database=without_database)
             box = open_box(self.settings)
             self.replies = Replies(engine, box)
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
@@ -276,9 +280,9 @@ class Host:
             self._report()
             served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
             self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
-            if kind is not None:
-                self._process = new_run_id()
-                runs.appear(engine, self._process, kind=kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
+            self._kind = kind
+            if self._trouble is None:
+                self._speak(engine)
             targets = [("penstock-follow", self._follow)]
             if engine.dialect.name == "postgresql":
                 targets.append(("penstock-listen", self._listen))
@@ -293,10 +297,7 @@ class Host:
         environment = access.environment
         if any(item.durable for item in self.loaded.values()):
             self.ledger = self._open_ledger(self.settings.database_url, environment.name, box)
-            try:
-                self.ledger.look([new_run_id()])
-            except DatabaseAway as error:
-                raise CannotStart(f"durable runs can't be held: {error}") from error
+            self._check_ledger(self.ledger)
             self.accepting = Accepting(engine, self.ledger, environment.name, environment.id)
             self.asking = Asking(self.accepting, environment.id, max(1, self.settings.threads // 4))
         relaxed = open_engine(self.settings.database_url, relaxed=True)
@@ -309,6 +310,16 @@ class Host:
             finish=self.accepting.finish_in if self.accepting is not None else noted,
             clean=self.cleaner,
         )
+
+    def _check_ledger(self, ledger: Ledger) -> None:
+        """See whether the engine of durable runs can be asked, unless the database is known to be away. Raises CannotStart."""
+        try:
+            if self._trouble is None:
+                ledger.look([new_run_id()])
+        except DatabaseUnfit as error:
+            raise CannotStart(f"durable runs can't be held: {error}") from error
+        except DatabaseAway as error:
+            raise StartDelayed(f"durable runs can't be held: {error}") from error
 
     @property
     def environment_id(self) -> int:
@@ -340,32 +351,41 @@ class Host:
 
     def rehearse(self, access: Snapshot | None = None) -> bytes:
         """Do all that a start needs, without staying; report what is not served, and return what `told` is then. Raises CannotStart."""
-        self._open(access).dispose()
+        self._open(access, strict=True).dispose()
         return self._report()
 
-    def _open(self, access: Snapshot | None) -> Engine:
+    def _open(self, access: Snapshot | None, *, strict: bool, without_database: bool = False) -> Engine:
+        engine = open_engine(self.settings.database_url)
         try:
-            engine = open_engine(self.settings.database_url)
             self._read(engine, access)
         except (DatabaseAway, Unknown) as error:
-            raise CannotStart(str(error)) from error
+            if not without_database or access is None:
+                kind = CannotStart if isinstance(error, DatabaseUnfit | Unknown) else StartDelayed
+                raise kind(str(error)) from error
+            self._trouble = AWAY
+            self.log.error(AWAY, error=str(error), max_staleness=self.settings.max_staleness)
+            self._use(access)
         except PenstockError:
             raise
         except Exception as error:
             raise CannotStart(f"the access data can't be read: {described(error)}") from error
-        if self.settings.strict:
+        if strict and self.settings.strict:
             self._refuse_to_start_if_refused()
         return engine
 
     def _read(self, engine: Engine, access: Snapshot | None) -> None:
         at = migrate.current(engine)
         if at is None:
-            raise CannotStart("the database is empty; run `penstock db upgrade`")
+            raise DatabaseUnfit("the database is empty; run `penstock db upgrade`")
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.refresh(engine)
         self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.refresh(engine)
+        self._use(access)
+
+    def _use(self, access: Snapshot) -> None:
+        """Judge the pipelines by a view of access, and answer calls by it from now on."""
         self.access = access
         self._rejudge()
         self.limiter = Limiter(
@@ -563,7 +583,7 @@ class Host:
         try:
             self.catch_up(engine)
         except (DatabaseAway, Unknown) as error:
-            self._trouble = "database away"
+            self._trouble = AWAY
             if before != self._trouble:
                 self.log.error(self._trouble, error=str(error), max_staleness=self.settings.max_staleness)
             return False
@@ -607,12 +627,17 @@ class Host:
 
     def _speak(self, engine: Engine, *, ended: bool = False) -> None:
         """Say that this process is alive, or ends."""
-        if self._process is not None:
-            with suppress(PenstockError):
-                if ended:
-                    runs.disappear(engine, self._process)
-                else:
-                    runs.beat(engine, self._process)
+        if self._kind is None:
+            return
+        with suppress(PenstockError):
+            if self._process is None:  # at the start, or as soon as the database is there
+                process = new_run_id()
+                runs.appear(engine, process, kind=self._kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
+                self._process = process
+            elif ended:
+                runs.disappear(engine, self._process)
+            else:
+                runs.beat(engine, self._process)
 
     def _renew(self) -> None:
         """Keep the claims of calls that still run."""
@@ -671,7 +696,9 @@ class Host:
             checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
-        ready = checks["database"] == checks["snapshot"] == "ok" and bool(self.plugins.loaded)
+        ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()
+        if self.is_draining():
+            checks["process"] = "about to end"
         if not self.plugins.loaded:
             checks["plugins"] = "none loaded"
         return ready, checks

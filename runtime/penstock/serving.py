@@ -16,13 +16,15 @@ from types import FrameType
 
 from penstock import logs, metrics
 from penstock.access.secrets import open_box
-from penstock.errors import CannotStart
+from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
 from penstock.settings import Settings
 from penstock.worker import Taken, Worker
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "penstock.wsgi:app")
 WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
+REHEARSAL = (sys.executable, "-m", "penstock", "worker", "--rehearse")
+LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
 NOT_NEEDED = 0
 STOPPED = 143  # as a shell says of what was told to stop
 TAKEN = 75  # EX_TEMPFAIL
@@ -51,10 +53,23 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
 
 
-def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None) -> int:
+def rehearse(settings: Settings) -> int:
+    """Return the exit code of a start with these settings and plugins: 0 where it would succeed. Why it would not is on standard error."""
+    logs.configure(settings)
+    try:
+        host = Host(settings)
+        host.told = None  # gunicorn reports what there is
+        host.rehearse()
+    except CannotStart as error:
+        sys.stderr.write(f"penstock: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, respawned: bool = False) -> int:
     """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers.
 
-    A byte is written to `ready_fd` once runs are taken.
+    A byte is written to `ready_fd` once runs are taken. A worker that was `respawned` is not judged by PENSTOCK_STRICT.
     """
     logs.configure(settings)
     if ready_fd is not None:
@@ -65,14 +80,14 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None) ->
     host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
     worker = Worker(host, DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
-        return _not_needed(settings)
+        return NOT_NEEDED if respawned else _not_needed(settings)
     for number in ENDING:
         signal.signal(number, lambda *_: worker.stop())
     # Who started it under `penstock serve` decides on a reload; by itself it ends in order, and whoever keeps it starts it anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN if if_needed else lambda *_: worker.stop())
     code = 0 if not if_needed else STOPPED
     try:
-        worker.run(ready=lambda: _say_ready(ready_fd))
+        worker.run(ready=lambda: _say_ready(ready_fd), respawned=respawned)
     except CannotStart as error:
         sys.stderr.write(f"penstock: {error}\n")
         code = error.exit_code
@@ -104,9 +119,9 @@ def _say_ready(ready_fd: int | None) -> None:
 class Child:
     """A worker process, and the pipe by which it says that it takes runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, respawned: bool = False) -> None:
         self._ready, ready = os.pipe()
-        command = [*WORKER, "--ready-fd", str(ready)]
+        command = [*WORKER, "--ready-fd", str(ready), *(["--respawned"] if respawned else [])]
         self.began = time.monotonic()
         self.process = subprocess.Popen(command, pass_fds=(ready,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
         os.close(ready)
@@ -155,10 +170,11 @@ class Keeper:
 
     def run(self) -> None:
         """Keep a worker running until the end."""
-        pause = FIRST_PAUSE
+        pause, respawned = FIRST_PAUSE, False
         while not self._ending.is_set():
             self._again.clear()
-            child = self._start()
+            child = self._start(respawned=respawned)
+            respawned = True
             while (code := child.ended()) is None:
                 if self._again.wait(LOOK) and not self._ending.is_set():
                     self._again.clear()
@@ -173,8 +189,8 @@ class Keeper:
                 pause = FIRST_PAUSE if time.monotonic() - child.began > STEADY else min(pause * 2, LONGEST_PAUSE)
                 self._again.wait(pause)
 
-    def _start(self) -> Child:
-        child = Child()
+    def _start(self, *, respawned: bool = False) -> Child:
+        child = Child(respawned=respawned)
         self._children.append(child)
         if self._ending.is_set():
             child.send(signal.SIGTERM)
@@ -212,6 +228,7 @@ class Supervisor:
         self._gunicorn: subprocess.Popen[bytes] | None = None
         self._ending = threading.Event()
         self._keepers = [Keeper(self._ending) for _ in range(workers)]
+        self._reloading = threading.Lock()
 
     def run(self) -> int:
         """Serve until gunicorn ends, and return its exit code."""
@@ -239,9 +256,39 @@ class Supervisor:
             keeper.send(number)
 
     def _reload(self, number: int, frame: FrameType | None) -> None:
-        for keeper in self._keepers:
-            keeper.reload()
-        self._pass_on(number, frame)
+        threading.Thread(target=self._reload_all, args=(number, frame), name="penstock-reload", daemon=True).start()
+
+    def _reload_all(self, number: int, frame: FrameType | None) -> None:
+        """Reload all processes, or none: a start is tried first, for a time, in a process of its own. Plugin code may hang or end that."""
+        if not self._reloading.acquire(blocking=False):
+            sys.stderr.write("penstock: not reloaded: another reload is under way\n")
+            return
+        try:
+            if self._rehearsed():
+                for keeper in self._keepers:
+                    keeper.reload()
+                self._pass_on(number, frame)
+            elif not self._ending.is_set():
+                sys.stderr.write("penstock: not reloaded: all processes go on with what they have\n")
+        finally:
+            self._reloading.release()
+
+    def _rehearsed(self) -> bool:
+        """Return whether a start succeeds now; where plugin code ended it, or hangs, standard error says so."""
+        child = subprocess.Popen(REHEARSAL, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+        until = time.monotonic() + LONGEST_REHEARSAL
+        while (code := child.poll()) is None and time.monotonic() < until and not self._ending.is_set():
+            time.sleep(LOOK)
+        if code is None:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            if not self._ending.is_set():
+                sys.stderr.write(
+                    f"penstock: plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is imported or registered\n"
+                )
+        elif code not in {0, CannotStart.exit_code, StartDelayed.exit_code}:
+            sys.stderr.write(f"penstock: a plugin ended the process while it was loaded (exit code {code})\n")
+        return code == 0
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         if self._gunicorn is not None:

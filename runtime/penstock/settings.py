@@ -114,6 +114,11 @@ SETTINGS = (
         "PENSTOCK_MAX_HEADER", "8190", "bytes of the longest header field, name and line end included: past it 431; tokens made here fit into it"
     ),
     Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
+    Setting(
+        "PENSTOCK_DRAIN_DELAY",
+        "0",
+        "seconds in which a server that is told to stop is not ready (`/-/ready` is 503) and answers calls; longer than a load balancer's check",
+    ),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
     Setting(
@@ -174,6 +179,7 @@ class Settings:
     worker_class: str = "penstock"
     max_header: int = 8190
     graceful_timeout: int = 30
+    drain_delay: int = 0
     keep_alive: int = 75
     log_format: str = "auto"
     log_level: str = "info"
@@ -243,6 +249,7 @@ class Settings:
             worker_class=read.text("PENSTOCK_WORKER_CLASS"),
             max_header=read.number("PENSTOCK_MAX_HEADER", 2048, 32_768),
             graceful_timeout=read.number("PENSTOCK_GRACEFUL_TIMEOUT", 1, 3600),
+            drain_delay=read.number("PENSTOCK_DRAIN_DELAY", 0, 3600),
             keep_alive=read.number("PENSTOCK_KEEP_ALIVE", 0, 3600),
             log_format=read.choice("PENSTOCK_LOG_FORMAT", "auto", "json", "text"),
             log_level=read.choice("PENSTOCK_LOG_LEVEL", "debug", "info", "warning", "error"),

@@ -48,14 +48,15 @@ def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sql
     first = performed()
     place.plugin("broken", "def x(:\n")
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: server.log.read_text().count("not reloaded") == 2)
+    until(lambda: "not reloaded" in server.log.read_text())
 
     assert performed() == first
     until(lambda: gauges().get("penstock_workers") == 1)
     assert runs() == "ok"
 
     until(lambda: place.run("runs", "list", "--status", "succeeded", "--format", "json").stdout.count('"id"') == 2)
-    os.kill(int(str(first["pid"])), signal.SIGKILL)  # it can't start again
+    place.plugin("sound", "def x(:\n")  # the next worker has nothing to perform
+    os.kill(int(str(first["pid"])), signal.SIGKILL)
     location = server.call("POST", "/v1/sound/", key=key).headers["Location"]
     until(lambda: runs() == "no worker is alive for 1 accepted runs of v1/sound")
     until(lambda: gauges()["penstock_runs_unattended"] == 1)

@@ -231,7 +231,8 @@ def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place
         time.sleep(0.3)
         plugin.write_text(PLUGIN.replace('"pid": os.getpid()', '"edition": 2'), encoding="utf-8")
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(4)
+        while server.log.read_text().count("Worker exiting") < 2:
+            time.sleep(0.1)
         done.set()
         for call in running:
             call.result()

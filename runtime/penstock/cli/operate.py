@@ -50,12 +50,16 @@ def serve(
 @env_option
 @click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write a byte to this file descriptor once runs are taken.")
+@click.option("--respawned", is_flag=True, hidden=True, help="Do not judge by PENSTOCK_STRICT: a worker before this one was.")
+@click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
 @pass_context
-def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None) -> int:
+def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None, respawned: bool, rehearse: bool) -> int:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
-    return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd)
+    if rehearse:
+        return serving.rehearse(context.settings)
+    return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned)
 
 
 @click.command()
@@ -219,6 +223,9 @@ def db() -> None:
 def upgrade(context: Context) -> None:
     """Run the migrations that are missing."""
     before, after = migrate.upgrade(context.engine)
+    if not migrate.knows(after):
+        click.echo(f"at {after} already, by a newer release; this one ({migrate.head()}) works with that schema, and nothing was changed")
+        return
     from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
     engine_dbos.migrate(context.settings.database_url)
@@ -234,6 +241,9 @@ def upgrade(context: Context) -> None:
 def current(context: Context) -> int:
     """Say which migration the database is at; exit code 1 if that is not the newest."""
     at, newest = migrate.current(context.engine), migrate.head()
+    if at is not None and not migrate.knows(at):
+        click.echo(f"{at}, by a newer release; this one ({newest}) works with that schema")
+        return 0
     click.echo(f"{at or 'empty'}" + ("" if at == newest else f"; this release needs {newest}: run `penstock db upgrade`"))
     return int(at != newest)
 

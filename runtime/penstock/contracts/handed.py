@@ -7,7 +7,7 @@ cookies but for the console's own, which pipelines may use for themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import unquote_plus
@@ -15,6 +15,7 @@ from urllib.parse import unquote_plus
 CONSOLE_COOKIE = "penstock_console"
 ALWAYS = frozenset({"authorization", "proxy-authorization", "client-cert", "client-cert-chain"})  # the latter two: RFC 9440
 BEARER = "bearer"
+LEAST_CREDENTIAL = 8  # characters: what is shorter is found in any value
 OWS = " \t"  # RFC 9110 section 5.6.3: no other white space surrounds a value
 
 
@@ -42,6 +43,8 @@ class Withheld:
     def without(self, fields: Mapping[str, str], *, forward_token: bool = False) -> dict[str, str]:
         """Return headers, by names in lower case, without credentials; `forward_token` leaves a bearer token where it is."""
         kept = {name: value for name, value in fields.items() if name not in self.headers}
+        if shown := self._presented(fields):  # once more, under a name of the caller's own
+            kept = {name: value for name, value in kept.items() if not _holds(value, shown)}
         if "cookie" in kept and CONSOLE_COOKIE in kept["cookie"]:
             pairs = [pair for pair in kept.pop("cookie").split(";") if pair.partition("=")[0].strip() != CONSOLE_COOKIE]
             if pairs:
@@ -50,8 +53,28 @@ class Withheld:
             kept["authorization"] = fields["authorization"]
         return kept
 
-    def query(self, text: str) -> str:
-        """Return a query string without the parameters that hold credentials."""
-        if not text or not self.parameters:
+    def query(self, text: str, headers: Callable[[], Mapping[str, str]] = dict) -> str:
+        """Return a query string without the parameters that hold credentials, by their names or by what the headers hold."""
+        if not text:
             return text
-        return "&".join(pair for pair in text.split("&") if unquote_plus(pair.partition("=")[0]) not in self.parameters)
+        shown = self._presented(headers())
+
+        def kept(pair: str) -> bool:
+            name, _, value = pair.partition("=")
+            return unquote_plus(name) not in self.parameters and not _holds(unquote_plus(value), shown)
+
+        return "&".join(pair for pair in text.split("&") if kept(pair))
+
+    def _presented(self, fields: Mapping[str, str]) -> list[str]:
+        """Return the credentials among headers."""
+        values = [value for name in self.headers & fields.keys() for value in _parts(name, fields[name])]
+        return [value for value in values if len(value) >= LEAST_CREDENTIAL]
+
+
+def _parts(name: str, value: str) -> list[str]:
+    return [split_authorization(value)[1]] if name == "authorization" else [part.strip(OWS) for part in value.split(",")]
+
+
+def _holds(value: str, credentials: Iterable[str]) -> bool:
+    """Say whether a value holds one of these credentials."""
+    return any(credential in value for credential in credentials)

@@ -7,7 +7,7 @@ before them, as in `password=…`, `"password": "…"` or `Authorization: Basic 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import lru_cache
 
 HIDDEN = "***"
@@ -17,8 +17,14 @@ ALWAYS = frozenset(
         "secret", "token",
     }
 )  # fmt: skip
+# Names that end like these are as usual: new_password, refreshToken, x-api-key, passwordConfirm.
+_USUAL = (
+    r"(?:[\w-]{0,40}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|credentials?|authorization)"
+    r"(?:[_-]?(?:confirm(?:ation)?|repeat|again|old|new))?|pwd|otp|pin|cvv|cvc|jwt|session[_-]?id)"
+)
 BEYOND = 512  # characters behind a cut that are looked at, so that no credential is cut in two and then not known
 
+_USUAL_NAME = re.compile(_USUAL, re.IGNORECASE)
 _UNDERSCORE, _DOT = r"(?:_|%(?:25)*5[Ff])", r"(?:\.|%(?:25)*2[Ee])"  # also escaped for a URL, once or more
 _PART = r"[A-Za-z0-9_-]"
 _TOKEN_START = rf"(?:ey[JA]|ew[o0k]){_PART}{{8,}}"  # base64url of `{"`, `{ ` or `{` and an end of line
@@ -61,7 +67,18 @@ def shortened(text: str, most: int, *, names: Iterable[str] = ()) -> str:
     return _CUT.sub("", shown)[: most - 1] + "…"
 
 
+@lru_cache(maxsize=4096)
+def is_usual(name: str) -> bool:
+    """Say whether a field of that name holds a credential, as people usually name them."""
+    return _USUAL_NAME.fullmatch(name) is not None
+
+
+def is_sensitive(name: str, names: Container[str]) -> bool:
+    """Say whether a field is never written: its name is usual for credentials, or is one of these, which are in lower case."""
+    return name.casefold() in names or is_usual(name)
+
+
 @lru_cache(maxsize=256)
 def _named(names: frozenset[str]) -> re.Pattern[str]:
     any_of = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
-    return re.compile(rf"""((?<![\w-])(?:{any_of})(?:\\*["'])?\s*[=:]\s*){_VALUE}""", re.IGNORECASE | re.DOTALL)
+    return re.compile(rf"""((?<![\w-])(?:{_USUAL}|{any_of})(?:\\*["'])?\s*[=:]\s*){_VALUE}""", re.IGNORECASE | re.DOTALL)

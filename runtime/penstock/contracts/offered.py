@@ -26,6 +26,12 @@ def text(value: object, what: str) -> str:
     return str.__str__(value)
 
 
+def line(value: object, what: str) -> str:
+    """Return a text in one line, for whoever reads it takes a second line for another's. Raises Misfit."""
+    shown = "".join(character if character.isprintable() else " " for character in text(value, what))
+    return " ".join(shown.split()) or "?"
+
+
 def texts(value: object, what: str) -> tuple[str, ...]:
     """Return a collection of texts; one text is none. Raises Misfit."""
     if type(value) not in {tuple, list, set, frozenset}:

@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from penstock.errors import BadSetting, PenstockError
 
+APPLICATION = "penstock"
+IDLE_IN_TRANSACTION_MS = 60_000
 CHANNEL = "penstock_access"
 WRITE = "penstock_write"
-LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors
+LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors (https://www.postgresql.org/docs/current/errcodes-appendix.html)
+READ_ONLY = "25006"
+LOGIN = "28"  # begins the codes of a login that was refused
+NO_TABLES = frozenset({"42P01", "42703", "3F000"})  # no such table, column or schema
+NOT_OURS = NO_TABLES | {"42501", "3D000"}  # also: no privilege, no such database
+UNUSABLE = ("25", "53", "55", "57", "58", "XX")  # the state of the server or of the transaction, whatever class a driver raises
+# psycopg gives a failed connection no code.
+UNFIT_WORDS = ("no such table", "no such column", "authentication failed", "no password supplied", "no pg_hba.conf entry", "file is not a database")
 Engine = sa.Engine
 Connection = sa.Connection
 
 
 class DatabaseAway(PenstockError):
-    """The database can't be reached, or is not what we expect; the text says which."""
+    """The database can't be used now, through no fault of a statement or a value; the text says why. Waiting may be enough.
+
+    The exit code is EX_TEMPFAIL of sysexits.h: whoever starts the process may try again.
+    """
+
+    exit_code = 75
+
+
+class DatabaseReadOnly(DatabaseAway):
+    """The database answers and takes no changes: a standby, or a primary that was set to read only."""
+
+
+class DatabaseUnfit(DatabaseAway):
+    """The database is not what this release expects, or lets this user in: somebody must change that before a start can succeed."""
 
     exit_code = 3
 
@@ -41,16 +64,45 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
         if parsed.database in (None, "", ":memory:"):
             raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
         engine = sa.create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
+        event.listen(engine, "do_connect", _sqlite_create)
         event.listen(engine, "connect", _sqlite_relaxed if relaxed else _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if kind == "postgresql":
         try:
             parsed = parsed.set(drivername="postgresql+psycopg")
-            return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5}, hide_parameters=True)
+            return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args=patience(parsed), hide_parameters=True)
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
+
+
+def patience(url: sa.URL) -> dict[str, Any]:
+    """Return how long connections to PostgreSQL wait for a server that is silent; what the URL says itself goes first.
+
+    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is sent, keepalives while it is waited for),
+    within 15 s. `idle_in_transaction_session_timeout` has the server end a transaction whose client is gone: else its locks would stay for hours.
+    """
+    wanted = {
+        "connect_timeout": 5,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+        "application_name": APPLICATION,
+        "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
+    }
+    return {name: value for name, value in wanted.items() if name not in url.query}
+
+
+def patient_url(url: str) -> str:
+    """Return a database URL whose connections wait no longer for a silent server than ours do; for the engine of durable runs."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        return url
+    wanted = {name: str(value) for name, value in patience(parsed).items() if name != "options"}  # the engine limits transactions itself
+    return parsed.update_query_dict(wanted).render_as_string(hide_password=False)
 
 
 def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
@@ -73,6 +125,12 @@ def sqlite_file(url: str) -> Path | None:
     """Return the file of an SQLite URL, None for any other database."""
     parsed = sa.make_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def _sqlite_create(_dialect: object, _record: object, arguments: list[Any], _more: object) -> None:
+    """Create the file for its owner alone: it holds password hashes and the audit trail. SQLite gives the files beside it the same mode."""
+    with suppress(OSError):  # the driver says what is wrong with it
+        os.close(os.open(str(arguments[0]), os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
@@ -118,25 +176,46 @@ def _name(engine: Engine) -> str:
 
 @contextmanager
 def translated(database: str) -> Iterator[None]:
-    """Turn the driver's errors into DatabaseAway, which names the database."""
+    """Turn the driver's errors into DatabaseAway, which names the database.
+
+    The rule: what is wrong with a value, a constraint or a statement of ours is raised as it is. Every other error of a driver says that
+    the database can't be used now, whatever its class: a failover alone raises seven of them.
+    """
     try:
         yield
-    except OperationalError as error:
-        if too_much(error):
-            raise
-        reason = " ".join(str(error.orig).split())
-        mend = "; run `penstock db upgrade`" if "no such table" in reason else ""
-        raise DatabaseAway(f"{database} can't be used: {reason}{mend}") from error
-    except sa.exc.ProgrammingError as error:
-        if "does not exist" in str(error.orig):
-            raise DatabaseAway("the database has no tables of ours; run `penstock db upgrade`") from error
-        raise
     except sa.exc.TimeoutError as error:
         raise DatabaseAway("all connections to the database are busy") from error
-    except SQLAlchemyError as error:
-        if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
-            raise DatabaseAway("the connection to the database was lost; try again") from error
-        raise
+    except sa.exc.DBAPIError as error:
+        if _ours(error):
+            raise
+        reason = " ".join(str(error.orig).split())
+        raise _away(error, reason)(f"{database} can't be used: {reason}{_mend(error, reason)}") from error
+
+
+def _ours(error: sa.exc.DBAPIError) -> bool:
+    """Say whether an error is of a value, a constraint or a statement, and no sign of the database's state."""
+    if error.connection_invalidated:
+        return False
+    if too_much(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.NotSupportedError):
+        return True
+    code = _code(error)
+    return isinstance(error, sa.exc.ProgrammingError) and code not in NOT_OURS and not code.startswith(UNUSABLE)
+
+
+def _code(error: sa.exc.DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
+    code = _code(error)
+    if code == READ_ONLY or "readonly database" in reason:
+        return DatabaseReadOnly
+    unfit = code in NOT_OURS or code.startswith(LOGIN) or any(words in reason for words in UNFIT_WORDS)
+    return DatabaseUnfit if unfit else DatabaseAway
+
+
+def _mend(error: sa.exc.DBAPIError, reason: str) -> str:
+    return "; run `penstock db upgrade`" if _code(error) in NO_TABLES or "no such table" in reason or "no such column" in reason else ""
 
 
 def too_much(error: Exception) -> bool:
@@ -152,7 +231,7 @@ def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]
 
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(url, autocommit=True, **patience(engine.url)) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             wake()
             while not stopped():

@@ -13,6 +13,7 @@ from penstock.db.engine import Engine, reading, writing
 if TYPE_CHECKING:
     from alembic.config import Config
 
+LOCK_TIMEOUT_S = 10
 VERSION = sa.table("alembic_version", sa.column("version_num"))  # where Alembic notes it
 
 
@@ -38,6 +39,13 @@ def head() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
+def knows(revision: str) -> bool:
+    """Return whether a migration is one of this release, or of one before it."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415  as above
+
+    return any(script.revision == revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def current(engine: Engine) -> str | None:
     """Return the migration that a database is at, None if it has none. Raises DatabaseAway."""
     with reading(engine) as connection:
@@ -45,14 +53,20 @@ def current(engine: Engine) -> str | None:
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
-    """Run what is missing and return where the database was and is. Raises DatabaseAway."""
+    """Run what is missing and return where the database was and is. Raises DatabaseAway.
+
+    A newer release may have upgraded the database already: then nothing is run, for each release works with the schema of the next one.
+    """
     from alembic import command  # noqa: PLC0415  as above
 
     before = current(engine)
+    if before is not None and not knows(before):
+        return before, before
     config = _config()
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7363001)")  # two upgrades at once take turns
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")  # calls wait behind a table that is waited for
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return before, head()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.contracts.access import Candidate, EnvironmentFacts, Verdict, Violation
-from penstock.contracts.offered import Misfit, OfferedPolicy, text, texts
+from penstock.contracts.offered import Misfit, OfferedPolicy, line, texts
 from penstock.guard import PluginFault, ask
 
 LONGEST_ANSWER = 1.0  # seconds that a policy may take over one pipeline
@@ -58,8 +58,8 @@ def read_verdict(answer: object) -> Verdict | None:
         raise Misfit("the violations of its Verdict are no tuple of Violation values")
     return Verdict(
         frozenset(texts(answer.requires, "what its Verdict requires")),
-        tuple(Violation(text(item.reason, "the reason of a violation"), text(item.mend, "the mend of a violation")) for item in violations),
-        texts(answer.warnings, "the warnings of its Verdict"),
+        tuple(Violation(line(item.reason, "the reason of a violation"), line(item.mend, "the mend of a violation")) for item in violations),
+        tuple(line(item, "a warning of its Verdict") for item in texts(answer.warnings, "the warnings of its Verdict")),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from penstock.contracts.masks import ALWAYS, HIDDEN, shortened
+from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, shortened
 
 LONGEST_LINE = 16 * 1024  # bytes
 LONGEST_TEXT, SHORT_TEXT, NAME = 2048, 256, 64  # characters of a value, of one in a line that is too long, and of a name
@@ -43,7 +43,7 @@ class Plain:
 
     def field(self, name: str, value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
         """Return the value of a field."""
-        return HIDDEN if name.casefold() in self._names else self.value(value, deep)
+        return HIDDEN if is_sensitive(name, self._names) else self.value(value, deep)
 
     def value(self, value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  as above
         """Return a value as JSON can hold it."""

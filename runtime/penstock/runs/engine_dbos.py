@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 from dbos import error as faults
 
 from penstock.access.secrets import Box
-from penstock.db.engine import Connection, DatabaseAway, Engine, open_sqlite, sqlite_file, too_much, translated
+from penstock.db.engine import Connection, DatabaseAway, Engine, open_sqlite, patient_url, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
 from penstock.runs.plain import as_msgpack
@@ -106,7 +106,7 @@ class DbosLedger(Ledger):
         self._version = version(environment)
         self._application = application(environment)
         self._client = DBOSClient(
-            system_database_url=url,
+            system_database_url=patient_url(url),
             serializer=Sealed(box),
             application_name=application(environment),
             lazy=True,
@@ -268,7 +268,7 @@ class DbosBench(Bench):
         declared = list(queues)
         config: DBOSConfig = {
             "name": application(self._environment),
-            "system_database_url": self._url,
+            "system_database_url": patient_url(self._url),
             "executor_id": process,
             "application_version": version(self._environment),
             "serializer": Sealed(self._box),

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from penstock.contracts.forms import Upload
-from penstock.contracts.masks import ALWAYS, HIDDEN, masked, masked_fields
+from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, masked, masked_fields
 
 LARGEST = 64 * 1024  # bytes of a body that is kept
 
@@ -44,7 +44,7 @@ class Sensitive:
         return masked(value) if isinstance(value, str) else value
 
     def _field(self, name: str, value: object, place: tuple[str, ...] = ()) -> object:
-        return HIDDEN if name.casefold() in self.names else self.hide(value, (*place, name))
+        return HIDDEN if is_sensitive(name, self.names) else self.hide(value, (*place, name))
 
     def text(self, text: str) -> str:
         """Return a text without API keys and tokens, and without what it says of fields by name, as `password=…` or `"password": …`."""
@@ -52,7 +52,7 @@ class Sensitive:
 
     def path(self, path: str, params: Mapping[str, str]) -> str:
         """Return the path of a call without credentials, and without those of its parameters that are sensitive by name."""
-        hidden = {value for name, value in params.items() if name.casefold() in self.names or (name,) in self.places}
+        hidden = {value for name, value in params.items() if is_sensitive(name, self.names) or (name,) in self.places}
         return masked("/".join(HIDDEN if part in hidden else part for part in path.split("/")) if hidden else path)
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:

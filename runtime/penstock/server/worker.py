@@ -102,6 +102,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._look_around()
         self.alive = False
         self._adjust()
+        self._close_listeners()
         end = time.monotonic() + self.cfg.graceful_timeout
         while self._connections and (now := time.monotonic()) < end:
             for connection in list(self._connections.values()):
@@ -110,7 +111,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._pause(SLOT_S / 2)
             self.notify()
             self._look_around()
+
+    def _close_listeners(self) -> None:
+        """Refuse connections from now on, but for those that have come: the system would reset them with what they have sent."""
         for listener in self.sockets:
+            while self._accept(listener):
+                pass
             listener.close()
 
     def prepare(self) -> None:
@@ -186,20 +192,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         elif number in self._listeners and self.alive:
             self._accept(self._listeners[number])
 
-    def _accept(self, listener: Any) -> None:  # noqa: ANN401  gunicorn's type
+    def _accept(self, listener: Any) -> bool:  # noqa: ANN401  gunicorn's type
+        """Accept a connection, and return whether there was one."""
         try:
             client, address = listener.accept()
         except OSError as error:  # another worker was first, or the client is gone
             if error.errno in OUT_OF_FILES:
                 self._evict()
                 time.sleep(0.01)
-            return
+            return False
         server = listener.getsockname()
         try:
             connection = Connection(client, address, server) if self._tls is None else TlsConnection(client, address, server, self._tls)
         except OSError:
             client.close()
-            return
+            return True
         if len(self._connections) >= self.capacity:
             self._evict()
         self._connections[connection.number] = connection
@@ -208,6 +215,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         connection.conversation = self.http.converse(connection)
         self._epoll.register(connection.number, 0)
         self._resume(connection)
+        return True
 
     def _resume(self, connection: Connection) -> None:
         """Go on with a connection that this thread has claimed, until it waits for something."""

@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from penstock.contracts.forms import Fields, Upload, close_files
-from penstock.errors import Refusal
+from penstock.errors import OutOfTime, Refusal
 from penstock.runs.aside import TimeIsUp
 from penstock.runs.media import UTF_8, charset_of, media_type, parameters_of
 from penstock.web.arrival import BodyFault, fault_of
@@ -42,6 +42,13 @@ class BrokenBody(Refusal):
 
     def __init__(self) -> None:
         super().__init__(400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks.")
+
+
+class LateBody(OutOfTime):
+    """The body did not arrive within the pipeline's time; the connection can't be used again."""
+
+    def __init__(self) -> None:
+        super().__init__("The body did not arrive in the time that the pipeline has.")
 
 
 def _too_large(limit: int) -> Refusal:
@@ -233,6 +240,14 @@ class _Parts:
             upload.size += upload.file.write(event.data)
             if not event.more_data:
                 upload.file.seek(0)
+                if not upload.size and not upload.filename:  # how a browser sends a file input that nothing was chosen for (WHATWG HTML)
+                    self._forget(part.name, upload)
+
+    def _forget(self, name: str, upload: Upload) -> None:
+        upload.file.close()
+        self.fields[name].remove(upload)
+        if not self.fields[name]:
+            del self.fields[name]
 
     def _keep(self, part: Field, text: bytes, event: Data) -> None:
         self._in_memory += len(event.data)

@@ -37,8 +37,8 @@ from penstock.runs.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
-from penstock.web.arrival import AwaitBody, BodyNeeded, arrived, unread_elsewhere
-from penstock.web.bodies import Body, BrokenBody
+from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, arrived, fault_of, unread_elsewhere
+from penstock.web.bodies import Body, BrokenBody, LateBody
 from penstock.web.certificates import client_certificate
 from penstock.web.cors import cors_headers
 from penstock.web.durable import ACCEPTED, accept
@@ -116,7 +116,7 @@ class Dispatcher:
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
-            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody)
+            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody | LateBody)
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
@@ -276,7 +276,7 @@ class Dispatcher:
             deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
-            query_string=host.withheld.query(_query(environ)),
+            query_string=host.withheld.query(_query(environ), lambda: _headers(environ)),
             content_type=environ.get("CONTENT_TYPE", ""),
             read_headers=lambda: host.withheld.without(_headers(environ), forward_token=trigger.forward_token and bool(caller.claims)),
             read_body=body.read,
@@ -288,7 +288,13 @@ class Dispatcher:
         )
         passage.endpoint, passage.call = endpoint, call
         if not arrived(environ) and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body:
-            return AwaitBody(trigger.max_body, deadline, partial(self._handle, endpoint, call, passage))
+            return AwaitBody(trigger.max_body, deadline, partial(self._received, endpoint, call, passage))
+        return self._handle(endpoint, call, passage)
+
+    def _received(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+        """Have a call handled whose body was waited for."""
+        if fault_of(passage.environ) is BodyFault.LATE:  # its sender took the time, and no handler has begun
+            raise LateBody
         return self._handle(endpoint, call, passage)
 
     def _ask_gate(self, gate: Gate, passage: Passage, endpoint: Endpoint, body: Body, access: Snapshot, now: float, deadline: float) -> Caller:

@@ -81,13 +81,13 @@ class Worker:
         """Have `run` end."""
         self._stop.set()
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None, *, respawned: bool = False) -> None:
         """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken.
 
         `ready` is called when runs are taken.
         """
         host = self._host
-        host.start()
+        host.start(respawned=respawned)
         environment_id = host.environment_id
         durable = [identifier for identifier, item in host.loaded.items() if item.durable]
         name = socket.gethostname()
