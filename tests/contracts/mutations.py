@@ -111,7 +111,7 @@ MUTATIONS = (
     mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/test_authorization.py"),
     mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/test_guesses.py"),
     mutation("handlers get the credentials", "runtime/penstock/contracts/handed.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/test_withheld.py"),
-    mutation("handlers get a key from the query", "runtime/penstock/contracts/handed.py", "if not text or not self.parameters:", "if True:", "tests/test_withheld.py"),
+    mutation("handlers get a key from the query", "runtime/penstock/contracts/handed.py", "        if not text:\n            return text\n", "        return text\n", "tests/test_withheld.py"),
     # Who may call.
     mutation("associations are not looked at", GATE, " or not access.associated(caller.consumer_id, self._pipeline)", "", KEY_TESTS, "may_not_call"),
     mutation("a disabled consumer may call", GATE, "consumer is not None and consumer.enabled and ", "consumer is not None and ", KEY_TESTS, "may_not_call"),
@@ -178,7 +178,7 @@ MUTATIONS = (
     mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/test_credentials_nowhere.py"),
     mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redact.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
     mutation("a secret shows itself", "runtime/penstock/contracts/needs.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
-    mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if name.casefold() in self._names else", "", "tests/test_plugin_logs.py", "credential"),
+    mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/test_plugin_logs.py", "credential"),
     # Plugins.
     mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/test_steps.py", "operators"),
     mutation("a file replaces a module of Python", "runtime/penstock/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/test_folders.py", "replaces"),

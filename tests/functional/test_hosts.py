@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,6 +302,19 @@ class TestSchema:
         assert "by a newer release" in upgraded.stdout
         assert "by a newer release" in current.stdout
         assert migrate.current(place.engine) == "29991231_later"
+
+    def test_another_connection_of_a_process_drops_no_lock_of_sqlite(self, sqlite_place: Place) -> None:
+        """To open and close the file by hand would, and two processes would write at a time."""
+        path = sqlite_place.url.removeprefix("sqlite:///")
+        begin = f"import sqlite3; sqlite3.connect({path!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+        with writing(sqlite_place.engine):
+            other = open_engine(sqlite_place.url)
+            with reading(other):
+                pass
+            done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=False)
+            other.dispose()
+
+        assert "database is locked" in done.stderr
 
     def test_the_files_of_sqlite_are_their_owner_s(self, new_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = tmp_path_factory.mktemp("private")

@@ -128,9 +128,12 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _sqlite_create(_dialect: object, _record: object, arguments: list[Any], _more: object) -> None:
-    """Create the file for its owner alone: it holds password hashes and the audit trail. SQLite gives the files beside it the same mode."""
-    with suppress(OSError):  # the driver says what is wrong with it
-        os.close(os.open(str(arguments[0]), os.O_CREAT | os.O_RDWR, 0o600))
+    """Create the file for its owner alone: it holds password hashes and the audit trail. SQLite gives the files beside it the same mode.
+
+    A file that is there is never opened here: closing it would drop the locks that SQLite holds on it in this process (POSIX fcntl).
+    """
+    with suppress(OSError):  # it is there, or the driver says what is wrong with it
+        os.close(os.open(str(arguments[0]), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
