@@ -115,10 +115,10 @@ class Http1:
             number, patience = 0, FIRST_WAIT_S
             while (request := (yield from self._next_request(connection, number, patience))) is not None:
                 number, patience = number + 1, self._config.keepalive
-                began, following = time.monotonic(), connection.follows
+                began = time.monotonic() if connection.follows else None
                 if not (yield from self._exchange(connection, request)):
                     break
-                if following:
+                if began is not None:
                     self._worker.followed(time.monotonic() - began)
                 connection.follows = bool(connection.arrived)
                 if not connection.arrived:
