@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from struct import Struct
 
@@ -10,10 +9,10 @@ from penstock.contracts.access import ApiKey
 
 AT_HAND = 10_000  # keys that are kept as they are asked for
 SEEN_MASK = (1 << 25) - 1  # of a Bloom filter of the ids that have been put in: three bits each, wrong for one new id in 1,400 at a million
-USABLE, SHORT = 1, 2  # flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes
+USABLE, SHORT, ENDS = 1, 2, 4  # flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes; ENDS: it has an end
 PREFIX, ORDINARY = "key_", 16  # how an ordinary id begins, and its length
 
-_HEAD = Struct("<QdB")  # consumer, end, flags; the id follows
+_HEAD, _END = Struct("<BQ"), Struct("<d")  # flags and consumer, then the end of those that have one; the id follows
 
 
 class Keys:
@@ -36,8 +35,9 @@ class Keys:
         packed = self._packed.get(digest)
         if packed is None:
             return None
-        consumer_id, expires, flags = _HEAD.unpack_from(packed)
-        key = ApiKey(_id_of(packed), consumer_id, None if expires == math.inf else expires, bool(flags & USABLE))
+        flags, consumer_id = _HEAD.unpack_from(packed)
+        expires_at = _END.unpack_from(packed, _HEAD.size)[0] if flags & ENDS else None
+        key = ApiKey(_id_of(packed), consumer_id, expires_at, bool(flags & USABLE))
         if len(self._at_hand) >= AT_HAND:
             self._at_hand = {}
         at_hand = self._at_hand
@@ -49,7 +49,8 @@ class Keys:
     def put(self, digest: bytes, key_id: str, consumer_id: int, expires_at: float | None, *, usable: bool) -> None:
         """Keep a key, in place of what was known of it."""
         name, flags = _named(key_id)
-        self._packed[digest] = _HEAD.pack(consumer_id, math.inf if expires_at is None else expires_at, flags | usable) + name
+        end = b"" if expires_at is None else _END.pack(expires_at)
+        self._packed[digest] = _HEAD.pack(flags | usable | (ENDS if end else 0), consumer_id) + end + name
         seen, number = self._seen, hash(key_id)
         seen[(number & SEEN_MASK) >> 3] |= 1 << (number & 7)
         number >>= 20
@@ -96,5 +97,5 @@ def _named(key_id: str) -> tuple[bytes, int]:
 
 
 def _id_of(packed: bytes) -> str:
-    name = packed[_HEAD.size :]
-    return PREFIX + name.hex() if packed[_HEAD.size - 1] & SHORT else name.decode()
+    name = packed[_HEAD.size + (_END.size if packed[0] & ENDS else 0) :]
+    return PREFIX + name.hex() if packed[0] & SHORT else name.decode()
