@@ -36,7 +36,7 @@ def quick(call: Call) -> str:
 
 @sound.get("/slow")
 def slow(call: Call) -> str:
-    time.sleep(2)
+    time.sleep(5)
     return "slow"
 
 @sound.post("/", mode="durable")
@@ -270,7 +270,7 @@ class TestStop:
         time.sleep(0.5)
 
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: _refused(server.port), 1.4)
+        until(lambda: _refused(server.port), 4)
         caller.join()
 
         assert answers == [200]
