@@ -18,8 +18,7 @@ from gunicorn.config import Config
 from penstock.server import connection as connection_module
 from penstock.server import protocol
 from penstock.server import worker as worker_module
-from penstock.server.connection import READ, WRITE, Connection, Phase
-from penstock.server.protocol import Unsent
+from penstock.server.connection import READ, WRITE, Connection, Phase, Unsent
 from penstock.server.worker import SPARE, Worker
 
 

@@ -68,29 +68,28 @@ def stored_in(rows: Reader, environment_id: int) -> set[str]:
 def set_pipeline_enabled(engine: Engine, actor: str, environment: str, word: str, offered: Offered, *, enabled: bool) -> list[str]:
     """Enable or disable the pipelines that a name or an id means, and return their ids."""
     action = audit.Action.PIPELINE_ENABLED if enabled else audit.Action.PIPELINE_DISABLED
-    with audit.change(engine, actor, action, word, environment=environment) as (rows, detail):
-        environment_id = environment_row(rows, environment)["id"]
-        stored = stored_in(rows, environment_id)
-        found = meant_by(word, offered, stored) if enabled else among(word, {*offered, *stored}, "pipeline")
-        detail["pipelines"] = found
-        for identifier in found:
-            _decide(rows, environment_id, identifier, enabled=enabled)
-        by_name.decided(rows, environment_id, found)
-    return found
+    return _set(engine, actor, action, environment, word, offered, grants=enabled, enabled=enabled)
 
 
 def set_login_flow(engine: Engine, actor: str, environment: str, word: str, offered: Offered, *, designated: bool) -> list[str]:
     """Designate the pipelines that a name or an id means as login flows, or withdraw that; return their ids."""
     action = audit.Action.LOGIN_FLOW_DESIGNATED if designated else audit.Action.LOGIN_FLOW_WITHDRAWN
+    return _set(engine, actor, action, environment, word, offered, grants=designated, login_flow=designated)
+
+
+def _set(
+    engine: Engine, actor: str, action: audit.Action, environment: str, word: str, offered: Offered, *, grants: bool, **values: bool
+) -> list[str]:
+    """Store what operators decided about pipelines. What grants nothing may name pipelines that no plugin offers any more."""
     with audit.change(engine, actor, action, word, environment=environment) as (rows, detail):
         environment_id = environment_row(rows, environment)["id"]
         stored = stored_in(rows, environment_id)
-        found = meant_by(word, offered, stored) if designated else among(word, {*offered, *stored}, "pipeline")
-        detail["pipelines"] = found
-        for identifier in found:
-            _decide(rows, environment_id, identifier, login_flow=designated)
-        by_name.decided(rows, environment_id, found)
-    return found
+        identifiers = meant_by(word, offered, stored) if grants else among(word, {*offered, *stored}, "pipeline")
+        detail["pipelines"] = identifiers
+        for identifier in identifiers:
+            _decide(rows, environment_id, identifier, **values)
+        by_name.decided(rows, environment_id, identifiers)
+    return identifiers
 
 
 def _decide(rows: Change, environment_id: int, identifier: str, **values: bool) -> None:

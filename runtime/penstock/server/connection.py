@@ -7,8 +7,9 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from enum import IntEnum
 from typing import Any
 
@@ -35,6 +36,25 @@ class Phase(IntEnum):
 
 class Disconnected(OSError):
     """The client is gone, or can't be spoken to any more."""
+
+
+class Unsent:
+    """The bytes of replies that clients have not taken yet, all together."""
+
+    def __init__(self, most: int, relieve: Callable[[int], object]) -> None:
+        """Take the most there may be, and what is called with the number of bytes that are too many."""
+        self._most = most
+        self._relieve = relieve
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        """Count bytes that wait, or with a negative number such as went out."""
+        with self._lock:
+            self._bytes += size
+            too_many = self._bytes - self._most
+        if too_many > 0 and size > 0:
+            self._relieve(too_many)
 
 
 class Connection:

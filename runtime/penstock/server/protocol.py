@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from datetime import timedelta
@@ -19,7 +18,7 @@ from gunicorn.util import unquote_to_wsgi_str
 
 from penstock.logs import Sparing
 from penstock.server.body import RequestBody
-from penstock.server.connection import NEITHER, READ, WRITE, Connection, Disconnected, Phase, TlsConnection
+from penstock.server.connection import NEITHER, READ, WRITE, Connection, Disconnected, Phase, TlsConnection, Unsent
 from penstock.server.request import HeadIncomplete, Request, read_head
 from penstock.server.response import CONTINUE, Response, refusal_of
 from penstock.web.arrival import CLIENT, TAKES_HEADS, AwaitBody, BodyFault
@@ -65,25 +64,6 @@ class Pace:
         """Return until when the next bytes must have gone out, now that `sent` more have."""
         self._sent += sent
         return min(time.monotonic() + SEND_SILENCE_S, self._began + SEND_GRACE_S + self._sent / MIN_SEND_RATE)
-
-
-class Unsent:
-    """The bytes of replies that clients have not taken yet, all together."""
-
-    def __init__(self, most: int, relieve: Callable[[int], object]) -> None:
-        """Take the most there may be, and what is called with the number of bytes that are too many."""
-        self._most = most
-        self._relieve = relieve
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def add(self, size: int) -> None:
-        """Count bytes that wait, or with a negative number such as went out."""
-        with self._lock:
-            self._bytes += size
-            too_many = self._bytes - self._most
-        if too_many > 0 and size > 0:
-            self._relieve(too_many)
 
 
 class Http1:

@@ -34,8 +34,8 @@ from typing import Any
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
-from penstock.server.connection import NEITHER, WRITE, Connection, Phase, TlsConnection
-from penstock.server.protocol import Http1, Unsent
+from penstock.server.connection import NEITHER, WRITE, Connection, Phase, TlsConnection, Unsent
+from penstock.server.protocol import Http1
 from penstock.web.turns import Turns
 
 EVENTS = 16  # events that are taken from epoll at once
