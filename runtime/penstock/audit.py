@@ -58,6 +58,7 @@ class Action(StrEnum):
     ADDRESSES_REMOVED = "address:removed"
     SENSITIVE_ADDED = "sensitive-field:added"
     SENSITIVE_REMOVED = "sensitive-field:removed"
+    DATABASE_RESTORED = "database:restored"
     CALLBACK_ALLOWED = "callback:allowed"
     CALLBACK_REMOVED = "callback:removed"
     RUN_CANCELLED = "run:cancelled"

@@ -205,7 +205,7 @@ def _read_access() -> None:
         engine = open_engine(_settings.database_url)
         try:
             access = _access or Snapshot(_settings.environment, open_box(_settings))
-            access.refresh(engine)
+            access.read(engine)
         finally:
             engine.dispose()
     except DatabaseAway:

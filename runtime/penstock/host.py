@@ -23,7 +23,7 @@ from penstock import forks, logs, metrics
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
-from penstock.access.snapshot import Snapshot
+from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.contracts.access import Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.handed import Withheld
@@ -234,7 +234,7 @@ class Host:
             access = copy(self.access)
         else:
             access = Snapshot(environment, box)
-            access.refresh(engine)
+            access.read(engine)
         before = self._judging.response_violations(access)
         access.variables = {**access.variables, name: value}
         for violation in self._judging.response_violations(access):
@@ -245,7 +245,7 @@ class Host:
     def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, Judgement]:
         """Read an environment's access data once and judge every pipeline there; for commands."""
         access = Snapshot(environment, box)
-        access.refresh(engine)
+        access.read(engine)
         judgement = self.judge_all(access)
         for fault in judgement.faults:
             self.note_fault(fault)
@@ -379,9 +379,9 @@ class Host:
             raise DatabaseUnfit("the database is empty; run `penstock db upgrade`")
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
-        access.refresh(engine)
+        access.read(engine)
         self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
-        access.refresh(engine)
+        access.read(engine)
         self._use(access)
 
     def _use(self, access: Snapshot) -> None:
@@ -582,6 +582,10 @@ class Host:
         before = self._trouble
         try:
             self.catch_up(engine)
+        except HistoryChanged as error:
+            self._trouble = AWAY
+            self.log.warning("database restored: all access data is read anew; calls are answered 503 meanwhile", error=str(error))
+            return False
         except (DatabaseAway, Unknown) as error:
             self._trouble = AWAY
             if before != self._trouble:
@@ -636,8 +640,8 @@ class Host:
                 self._process = process
             elif ended:
                 runs.disappear(engine, self._process)
-            else:
-                runs.beat(engine, self._process)
+            elif not runs.beat(engine, self._process):  # it was counted as gone, or the database was restored
+                self._process = None
 
     def _renew(self) -> None:
         """Keep the claims of calls that still run."""

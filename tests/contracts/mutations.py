@@ -125,6 +125,22 @@ MUTATIONS = (
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
     mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
+    mutation(
+        "a restored database is told by its revision alone",
+        ROWS,
+        "return self.revision <= now.revision and self.mark == mark",
+        "return self.revision <= now.revision",
+        "tests/test_history.py",
+        "comes_again and sqlite",
+    ),
+    mutation(
+        "half of a restore is read",
+        ROWS,
+        'if connection.scalar(keyed, {"names": names}) != len(names):',
+        'if connection.scalar(keyed, {"names": names}) is None:',
+        "tests/test_history.py",
+        "half_of_a_restore",
+    ),
     Mutation(
         "keys of other environments are good",
         (

@@ -3,6 +3,8 @@
 Threads: one refreshes, all others read without a lock. Each thing that is looked up is replaced as a whole, by one assignment, and what is
 taken away goes before what is granted comes: whoever reads in between is granted no more than the old and the new state both grant.
 
+History: a database that was restored has another history than this view. The view breaks then, and is read anew as a whole.
+
 Damage: a row that can't be read counts as if it granted nothing. Where a row restricts (a limit, a network, a revocation), not to know it
 closes what it may concern. A refresh that fails half-way leaves a view that nobody may use (`broken`) until one has gone through.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -29,7 +32,7 @@ from penstock.contracts.needs import Named, Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Connection, DatabaseAway, Engine, reading
-from penstock.db.rows import KeyRow, Reader, Row, changed_since, current_revision, keys_since
+from penstock.db.rows import KeyRow, Point, Reader, Row, changed_since, keys_since, look_at_history, wait_for_restore
 from penstock.errors import CannotStart, Unknown
 
 UNTOUCHED = PipelineState()
@@ -37,6 +40,10 @@ NOWHERE = Networks.of(["255.255.255.255"], ["0.0.0.0/0", "::/0"])
 DIGEST = 32  # bytes
 Value = TypeVar("Value")
 Changed = Mapping[str, list[Row]]
+
+
+class HistoryChanged(DatabaseAway):
+    """The database was restored: a view of it is that of another history, and is read anew at its next refresh."""
 
 
 class Snapshot:
@@ -50,6 +57,7 @@ class Snapshot:
         self.tokens_version = 0
         self.checked_at = float("-inf")
         self.broken: str | None = None
+        self._id: int | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -76,7 +84,7 @@ class Snapshot:
         self.pipelines: dict[str, PipelineState] = {}
         self._named: dict[str, PipelineState] = {}  # by the release before
         self.graces: dict[str, Grace] = {}
-        self.revision = -1
+        self._point = Point(-1, None)
         self.gates_version += 1
         self.tokens_version += 1
 
@@ -87,6 +95,11 @@ class Snapshot:
             message = "the snapshot was never read"
             raise RuntimeError(message)
         return self._environment
+
+    @property
+    def revision(self) -> int:
+        """The revision that this view was read at, -1 before it was."""
+        return self._point.revision
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -142,8 +155,8 @@ class Snapshot:
     def refresh(self, engine: Engine) -> bool:
         """Read what changed since the last time and return whether anything did.
 
-        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as it was, and it grows stale. Whatever else
-        is raised breaks it, for what has changed is not known then.
+        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as it was, and it grows stale. HistoryChanged
+        among them, and whatever else is raised, breaks it, for what has changed is not known then.
         """
         if self.broken is not None:  # it may hold one half of what has changed
             self._forget()
@@ -155,24 +168,34 @@ class Snapshot:
             self.broken = str(error) if isinstance(error, Unreadable) else type(error).__name__
             raise
 
+    def read(self, engine: Engine) -> None:
+        """Refresh, also where the database has another history than this view; for whoever answers no calls by it meanwhile."""
+        with suppress(HistoryChanged):
+            self.refresh(engine)
+            return
+        self.refresh(engine)
+
     def _refresh(self, engine: Engine) -> bool:
         asked_at = time.monotonic()
         first = self.revision < 0
         with reading(engine) as connection:
-            revision = current_revision(connection)
-            if revision == self.revision:
+            now, mark = look_at_history(connection, self.revision)
+            if not first and not self._point.leads_to(now, mark):
+                wait_for_restore(connection)
+                # From here on no call begins; those that were being judged by this view are, for it is forgotten at the next refresh.
+                self.broken = f"the database was restored: its revision {now.revision} does not follow ours, {self.revision}"
+                raise HistoryChanged(self.broken)
+            if now.revision == self.revision:
                 self.checked_at = asked_at
                 return False
-            if revision < self.revision:  # the database was put back to an earlier state: what we know may be too much
-                self._forget()
-                first = True
+            wait_for_restore(connection)
             environment, changed = self._read(connection)
             keys: Iterable[KeyRow] = keys_since(connection, environment["id"], self.revision)
             if first:  # there may be a million, and nobody asks yet
                 self._take_keys(keys)
             keys = [] if first else list(keys)
         self._take(environment, changed, keys)
-        self.revision = revision
+        self._point = now
         self.broken = None
         self.checked_at = asked_at
         return True
@@ -182,6 +205,9 @@ class Snapshot:
         environment = reader.find("environments", name=self._name)
         if environment is None:
             raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
+        if self._id not in (None, environment["id"]):  # what this process writes is of the one that it began with
+            raise Unreadable(f"environment {self._name} is another one than this process began with; restart it")
+        self._id = environment["id"]
         return environment, changed_since(connection, environment["id"], self.revision)
 
     def _take(self, environment: Row, changed: Changed, keys: list[KeyRow]) -> None:

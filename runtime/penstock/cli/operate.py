@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from penstock import audit, serving
+from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
@@ -215,7 +216,7 @@ def secret_key() -> None:
 
 @click.group()
 def db() -> None:
-    """Bring the database to this release's schema."""
+    """Bring the database to this release's schema, or say that it was restored."""
 
 
 @db.command()
@@ -234,6 +235,17 @@ def upgrade(context: Context) -> None:
             for name, identifiers in names.items():
                 click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
     click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
+
+
+@db.command()
+@pass_context
+def restored(context: Context) -> None:
+    """Say that the database was restored from a backup, so that every process reads it anew."""
+    done = history.restored(context.engine, context.actor)
+    click.echo(f"revision {done.revision} begins a new history: every process reads all access data anew")
+    for environment, number in done.unfinished.items():
+        click.echo(f"{environment}: {number} runs had not ended when the backup was made; workers perform them, some for the second time")
+    click.echo("what was revoked since the backup was made is in force again: see the log of that time, and revoke it again", err=True)
 
 
 @db.command()

@@ -131,7 +131,7 @@ class Desk:
         with self._lock:
             version, known = self._views.get(environment, (-1, None))
             access = known.access if known is not None else Snapshot(environment, self.box)
-            access.refresh(engine)
+            access.read(engine)
             host = self.host
             if known is None or access.gates_version != version or _due(known):
                 judgement = host.judge_all(access)

@@ -1,19 +1,27 @@
-"""Read and write rows. Everything that changes access data goes through a `Change`, which stamps one revision on all of it."""
+"""Read and write rows. Everything that changes access data goes through a `Change`, which stamps one revision on all of it.
+
+A revision belongs to a *history*. A database that is restored from a backup goes on from an earlier revision, and its next changes come to the
+numbers of those that were lost. So each change also writes a random mark: a process whose revision has another mark in the database, or none,
+knows another history than the database has.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from penstock.db import tables
-from penstock.db.engine import CHANNEL, Engine, writing
+from penstock.db.engine import CHANNEL, DatabaseAway, Engine, writing
 
 Row = sa.RowMapping
 AT_A_TIME = 10_000  # keys that are fetched together
+MARK = 16  # bytes
+REMEMBERED = 10_000  # revisions whose marks are kept: who knows an older one reads everything anew
 
 # Tables that are read as a whole where any row has changed: what a row said before is forgotten, however it was changed.
 SMALL = (
@@ -105,6 +113,10 @@ class Change(Reader):
         query = sa.select(*values.values()).filter_by(**match).where(~there)
         self._connection.execute(sa.insert(source).from_select(list(values), query))
 
+    def forget_history(self) -> None:
+        """Forget the marks of all earlier revisions, so that every process reads all access data anew."""
+        self._connection.execute(sa.delete(tables.history).where(tables.history.c.revision < self.revision))
+
     def end_sessions(self, user_id: int, *, session_id: int | None = None, keep: int | None = None) -> int:
         """Delete one session of a user of the console, or all of them but the one to keep; return how many there were."""
         query = sa.delete(tables.user_sessions).filter_by(user_id=user_id)
@@ -129,17 +141,51 @@ def changing(engine: Engine) -> Iterator[Change]:
 
     The bump locks the revision's row until the end, so revisions become visible in their order.
     """
+    history = tables.history
     with writing(engine) as connection:
         bump = sa.update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
         number = connection.execute(bump).scalar_one()
+        connection.execute(sa.delete(history).where((history.c.revision <= number - REMEMBERED) | (history.c.revision >= number)))
+        connection.execute(sa.insert(history).values(revision=number, mark=secrets.token_bytes(MARK)))
         yield Change(connection, number)
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_notify(:channel, :revision)"), {"channel": CHANNEL, "revision": str(number)})
 
 
-def current_revision(connection: sa.Connection) -> int:
-    """Return the revision of the last change."""
-    return connection.scalar(sa.select(tables.revision.c.value)) or 0
+class Point(NamedTuple):
+    """A point in the history of access data. There is no mark where the release before wrote the revision, or its mark was forgotten."""
+
+    revision: int
+    mark: bytes | None
+
+    def leads_to(self, now: Point, mark: bytes | None) -> bool:
+        """Say whether the database has come from here to `now`; `mark` is what it has for this revision."""
+        return self.revision <= now.revision and self.mark == mark
+
+
+def look_at_history(connection: sa.Connection, since: int) -> tuple[Point, bytes | None]:
+    """Return the point of the last change, and the mark of another revision."""
+    last, before = tables.history.alias(), tables.history.alias()
+    value = tables.revision.c.value
+    source = tables.revision.outerjoin(last, last.c.revision == value).outerjoin(before, before.c.revision == since)
+    row = connection.execute(sa.select(value, last.c.mark, before.c.mark).select_from(source)).first()
+    return (Point(row[0], row[1]), row[2]) if row is not None else (Point(0, None), None)
+
+
+def wait_for_restore(connection: sa.Connection) -> None:
+    """Raise DatabaseAway while a PostgreSQL database is being restored in several transactions.
+
+    pg_restore fills a table before it gives it its primary key, also with several jobs: rows may be missing of a table that has none.
+    (pg_dump writes a table's data ahead of its constraints: https://www.postgresql.org/docs/current/app-pgdump.html, --section.)
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    names = [tables.history.name, "environments", "api_keys", *SMALL, *LARGE]
+    keyed = sa.text(
+        "SELECT count(*) FROM pg_index WHERE indisprimary AND indrelid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:names AS text[])) AS name)"
+    )
+    if connection.scalar(keyed, {"names": names}) != len(names):
+        raise DatabaseAway("the database is being restored: not every table has its primary key yet")
 
 
 def changed_since(connection: sa.Connection, environment_id: int, since: int) -> dict[str, list[Row]]:

@@ -257,6 +257,12 @@ def unfinished(connection: sa.Connection, environment_id: int, *, after: str | N
     return list(connection.execute(query).mappings())
 
 
+def count_unfinished(connection: sa.Connection) -> dict[int, int]:
+    """Return how many runs are not over, by environment."""
+    query = sa.select(runs.c.environment_id, sa.func.count()).where(_qualified_in_flight()).group_by(runs.c.environment_id)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def _qualified_in_flight() -> sa.ColumnElement[bool]:
     return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
 

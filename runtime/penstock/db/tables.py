@@ -42,6 +42,14 @@ def _revision() -> Column[int]:
 
 revision = Table("revision", metadata, Column("id", Integer, primary_key=True), Column("value", BigInteger, nullable=False))
 
+# A random mark for each of the last revisions. A database that was put back and changed again comes to the same revision with another mark.
+history = Table(
+    "history",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("mark", LargeBinary(16), nullable=False),
+)
+
 environments = Table(
     "environments",
     metadata,
