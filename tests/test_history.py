@@ -242,6 +242,37 @@ class TestViews:
             assert [knows(view, key.key) for key in keys] == [False, False, False, False, True]
 
 
+class TestFiles:
+    def test_a_file_that_takes_the_place_of_another_is_read(self, sqlite_place: Place) -> None:
+        """The old one is open still, and says for ever what it said."""
+        place = sqlite_place
+        place.consumer("acme")
+        file = Path(place.engine.url.database or "")
+        Backup(place)
+        key = place.key("acme")
+        view = place.snapshot()
+        backup = place.folder / "backup"
+        for name in ("-wal", "-shm"):
+            file.with_name(file.name + name).unlink(missing_ok=True)
+        backup.rename(file)
+        view.read(place.engine)
+        assert not knows(view, key.key)
+        place.consumer("next")
+        with closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("SELECT count(*) FROM consumers").fetchone() == (2,)
+
+    def test_no_empty_file_takes_the_place_of_one_that_is_gone(self, sqlite_place: Place) -> None:
+        file = Path(sqlite_place.engine.url.database or "")
+        view = sqlite_place.snapshot()
+        aside = file.rename(file.with_name("aside"))
+        for _ in range(2):
+            with pytest.raises(DatabaseAway, match="file"):
+                view.refresh(sqlite_place.engine)
+        assert not file.exists()
+        aside.rename(file)
+        assert not view.refresh(sqlite_place.engine)
+
+
 class TestHalfRestored:
     @pytest.fixture
     def place(self, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:

@@ -64,6 +64,7 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
         if parsed.database in (None, "", ":memory:"):
             raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
         engine = sa.create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
+        _sqlite_follow_file(engine)
         event.listen(engine, "do_connect", _sqlite_create)
         event.listen(engine, "connect", _sqlite_relaxed if relaxed else _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
@@ -118,6 +119,7 @@ def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
 
     event.listen(engine, "connect", connect)
     event.listen(engine, "begin", begin)
+    _sqlite_follow_file(engine)
     return engine
 
 
@@ -134,6 +136,36 @@ def _sqlite_create(_dialect: object, _record: object, arguments: list[Any], _mor
     """
     with suppress(OSError):  # it is there, or the driver says what is wrong with it
         os.close(os.open(str(arguments[0]), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _sqlite_follow_file(engine: Engine) -> None:
+    """Open the file anew where another one has its name, as after a restore: SQLite would go on with the one that is gone."""
+    path = str(engine.url.database)
+    connected = False
+
+    def identity() -> tuple[int, int]:
+        try:
+            found = os.stat(path)  # noqa: PTH116  at each transaction: the path is text already
+        except OSError as error:
+            raise DatabaseAway(f"the database's file can't be found any more: {error}") from error
+        return found.st_dev, found.st_ino
+
+    def expect(*_arguments: object) -> None:
+        if connected:  # SQLite would make an empty one
+            identity()
+
+    def note(_connection: object, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's type is private
+        nonlocal connected
+        record.info["file"] = identity()
+        connected = True
+
+    def compare(_connection: object, record: Any, _proxy: object) -> None:  # noqa: ANN401  as above
+        if record.info["file"] != identity():
+            raise sa.exc.DisconnectionError("another file has the database's name")
+
+    event.listen(engine, "do_connect", expect)
+    event.listen(engine, "connect", note)
+    event.listen(engine, "checkout", compare)
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection has no common type
