@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def limiter(**more: Any) -> Limiter:
-    return Limiter("memory://", pass_when_away=True, **more)
+    return Limiter("memory://", **more)
 
 
 def passes(made: Limiter, address: str, rate: str = "2/minute") -> bool:

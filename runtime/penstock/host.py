@@ -389,7 +389,10 @@ class Host:
         self.access = access
         self._rejudge()
         self.limiter = Limiter(
-            self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass", failures=_failures(self.settings.failed_auth_rate)
+            self.settings.rate_limit_url,
+            failures=_failures(self.settings.failed_auth_rate),
+            processes=self.settings.workers,
+            refuse_when_away=self.settings.rate_limit_away == "refuse",
         )
 
     def _report_names(self, names: Mapping[str, list[str]]) -> None:
@@ -407,6 +410,8 @@ class Host:
         self._wake.set()
         for thread in self._threads:
             thread.join(timeout=3)
+        if self.limiter is not None:
+            self.limiter.stop()
         if self.recorder is not None:
             self.recorder.stop()
         if self.ledger is not None:
@@ -692,8 +697,8 @@ class Host:
         }
         if not followed:
             checks["database"] = "not followed: the thread that does it has ended; restart this process"
-        if self.limiter is not None and self.limiter.away:
-            checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+        if self.limiter is not None and self.limiter.away is not None:
+            checks["rates"] = f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
         ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()

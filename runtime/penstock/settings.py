@@ -56,7 +56,11 @@ SETTINGS = (
         "memory://",
         "where calls are counted: memory:// for each process alone, redis://HOST:PORT for all together (`_FILE` too)",
     ),
-    Setting("PENSTOCK_RATE_LIMIT_AWAY", "pass", "what becomes of rated calls while Redis can't be reached: pass, or refuse (503)"),
+    Setting(
+        "PENSTOCK_RATE_LIMIT_AWAY",
+        "share",
+        "what becomes of rated calls while Redis can't be reached: share (each process of a host counts its share of each limit), or refuse (503)",
+    ),
     Setting("PENSTOCK_FAILED_AUTH_RATE", "20/minute", "how many bad credentials one address may send before it is told 429; off for no limit"),
     Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
     Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
@@ -155,7 +159,7 @@ class Settings:
     issuer: str = "penstock"
     api_key_headers: tuple[str, ...] = ("X-API-Key", "apikey")
     rate_limit_url: str = field(default="memory://", repr=False)
-    rate_limit_away: str = "pass"
+    rate_limit_away: str = "share"
     failed_auth_rate: str = "20/minute"
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
@@ -225,7 +229,7 @@ class Settings:
             issuer=read.text("PENSTOCK_ISSUER"),
             api_key_headers=headers,
             rate_limit_url=read.text("PENSTOCK_RATE_LIMIT_URL"),
-            rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "pass", "refuse"),
+            rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "share", "refuse"),
             failed_auth_rate=read.text("PENSTOCK_FAILED_AUTH_RATE"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
