@@ -60,7 +60,9 @@ def _storage(url: str) -> Storage:
     except Exception:  # noqa: BLE001  each library behind it has errors of its own, and their texts may hold the URL
         storage = None
     if not isinstance(storage, Storage):
-        raise CannotStart("PENSTOCK_RATE_LIMIT_URL can't be used; write memory://, or redis://HOST:PORT")
+        raise CannotStart(
+            "PENSTOCK_RATE_LIMIT_URL can't be used; write memory://, or redis://HOST:PORT, which needs `pip install 'limits[redis]'` beside Penstock"
+        )
     return storage
 
 
