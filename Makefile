@@ -51,8 +51,11 @@ soak: .venv/ready
 chaos: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos $(ARGS)
 
+# Needs uv. The second file is what a server installs: the versions of the first, without tools for development.
+COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal
 lock:
-	uv pip compile --quiet --upgrade --all-extras --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade --extra redis --constraint requirements.lock pyproject.toml -o requirements-prod.lock
 
 clean:
 	rm -rf .venv .generators .penstock

@@ -294,6 +294,11 @@ class Redis:
             self._process.wait()
             self._process = None
 
+    def hang(self) -> None:
+        """Have it take connections and answer nothing, until it is stopped."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
 
 __all__ = [
     "ACTOR",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from types import FrameType
 from typing import Any
 
 import pytest
+import structlog
 from limits import RateLimitItemPerSecond
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
@@ -36,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def limiter(**more: Any) -> Limiter:
-    return Limiter("memory://", pass_when_away=True, **more)
+    return Limiter("memory://", **more)
 
 
 def passes(made: Limiter, address: str, rate: str = "2/minute") -> bool:
@@ -146,15 +147,24 @@ def test_a_call_takes_no_more_steps_for_callers_beside_it(clock: Clock, monkeypa
     assert steps(lambda: passes(made, "192.0.2.1", "100/hour")) <= alone + 60
 
 
-def test_that_memory_is_full_is_told_once_a_minute(clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged, whatever tests before have configured of the log."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    with structlog.testing.capture_logs() as written:
+        yield written
+    structlog.configure(**before)
+
+
+def test_that_memory_is_full_is_told_once_a_minute(clock: Clock, monkeypatch: pytest.MonkeyPatch, lines: list[MutableMapping[str, Any]]) -> None:
     monkeypatch.setattr("penstock.gate.rates.MOST", 5)
     made = limiter()
 
     for number in range(50):
         passes(made, f"192.0.2.{number}")
 
-    written = capsys.readouterr()
-    assert (written.out + written.err).count("more callers than memory has room for") == 1
+    assert [line["event"] for line in lines] == ["more callers than memory has room for"]
 
 
 def test_a_caller_can_be_forgotten_on_purpose(clock: Clock) -> None:

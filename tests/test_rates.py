@@ -283,7 +283,7 @@ def test_nobody_has_to_present_anything_to_be_told_that_it_is_missing(penstock_r
     assert statuses(runtime.anonymous(), 4) == [401] * 4
 
 
-@pytest.mark.parametrize(("away", "rated", "guessed"), [("pass", 200, 401), ("refuse", 503, 503)])
+@pytest.mark.parametrize(("away", "rated", "guessed"), [("share", 200, 401), ("refuse", 503, 503)])
 def test_while_no_storage_can_be_reached_a_setting_decides_and_says_when_to_come_again(
     penstock_runtime: Start, away: str, rated: int, guessed: int
 ) -> None:

@@ -68,10 +68,10 @@ def described(error: BaseException, *, text: bool = True) -> str:
 
 def _said(error: BaseException) -> str:
     try:
-        said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+        said = shortened(str(error.msg if isinstance(error, SyntaxError) else error), LONGEST_TEXT)  # first: a line may break within a token
     except BaseException:  # noqa: BLE001  plugin code may define that too
         return ": it can't be told what"
-    shown = "".join(character if character.isprintable() else "?" for character in shortened(said, LONGEST_TEXT))
+    shown = "".join(character if character.isprintable() else "?" for character in " ".join(said.split()))
     return f": {shown}" if shown else ""
 
 

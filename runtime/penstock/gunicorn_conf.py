@@ -26,7 +26,7 @@ from gunicorn.util import load_class
 from penstock import logs, metrics
 from penstock.access.secrets import open_box
 from penstock.access.snapshot import Snapshot
-from penstock.db.engine import DatabaseAway, open_engine
+from penstock.db.engine import DatabaseAway, open_existing
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
 from penstock.settings import Settings
@@ -202,7 +202,7 @@ def _read_access() -> None:
     """
     global _access  # noqa: PLW0603  gunicorn's hooks have nowhere else to keep it
     try:
-        engine = open_engine(_settings.database_url)
+        engine = open_existing(_settings.database_url, _settings.database_from)
         try:
             access = _access or Snapshot(_settings.environment, open_box(_settings))
             access.read(engine)

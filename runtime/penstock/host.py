@@ -32,7 +32,7 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
-from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, listen, open_engine
+from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, listen, open_engine, open_existing
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, StartDelayed, TokenNotIssued, Unknown
@@ -110,6 +110,7 @@ class Host:
         self.plugins: Plugins = load_plugins(settings, extra=extra)
         self.judge = Judge(self.plugins.policies, self.plugins.authenticators, self.plugins.silent)
         self.loaded: dict[str, Loaded] = {}
+        self._offered: defaultdict[str, list[Offer]] = defaultdict(list)
         self._judging = Judging(self.plugins, self.judge, self.loaded)
         self.mistakes: list[Mistake] = list(self.plugins.mistakes)
         self.withheld = _withheld(settings, self.plugins)
@@ -165,6 +166,7 @@ class Host:
                 endpoints, found = [], [(f"its declaration can't be understood: {problem}", "give each option what its documentation says")]
             if count[identifier] > 1:
                 found.append((f"{identifier} is declared {count[identifier]} times", "keep one, or give them different major versions"))
+            self._offered[identifier].append(offer)
             found += self._credential_problems(pipeline, endpoints)
             if others := sorted(plugins[name] - {offer.plugin}):
                 found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
@@ -218,6 +220,10 @@ class Host:
     def offered(self) -> dict[str, str]:
         """All pipelines that were loaded, served or not: the plugin of each, by id."""
         return {identifier: item.plugin for identifier, item in self.loaded.items()}
+
+    def offers(self, identifier: str) -> list[Offer]:
+        """Return all that was offered as one pipeline: two, which are both refused, where plugins share an id."""
+        return self._offered[identifier]
 
     @property
     def broken(self) -> frozenset[str]:
@@ -278,7 +284,7 @@ class Host:
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
-            served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values())
+            served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values()) if self.settings.pipelines else 0
             self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
             self._kind = kind
             if self._trouble is None:
@@ -355,8 +361,8 @@ class Host:
         return self._report()
 
     def _open(self, access: Snapshot | None, *, strict: bool, without_database: bool = False) -> Engine:
-        engine = open_engine(self.settings.database_url)
         try:
+            engine = open_existing(self.settings.database_url, self.settings.database_from)
             self._read(engine, access)
         except (DatabaseAway, Unknown) as error:
             if not without_database or access is None:
@@ -389,7 +395,10 @@ class Host:
         self.access = access
         self._rejudge()
         self.limiter = Limiter(
-            self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass", failures=_failures(self.settings.failed_auth_rate)
+            self.settings.rate_limit_url,
+            failures=_failures(self.settings.failed_auth_rate),
+            processes=self.settings.workers,
+            refuse_when_away=self.settings.rate_limit_away == "refuse",
         )
 
     def _report_names(self, names: Mapping[str, list[str]]) -> None:
@@ -407,6 +416,8 @@ class Host:
         self._wake.set()
         for thread in self._threads:
             thread.join(timeout=3)
+        if self.limiter is not None:
+            self.limiter.stop()
         if self.recorder is not None:
             self.recorder.stop()
         if self.ledger is not None:
@@ -451,6 +462,10 @@ class Host:
         if self.settings.client_cert_header and not self.settings.trusted_proxies:
             mend = "set PENSTOCK_TRUSTED_PROXIES"
             yield logging.WARNING, "no client certificate is read from a header: no proxy is trusted", {"mend": mend}
+
+        if self.settings.console and not self.settings.console_url and not self.settings.local:
+            mend = "set PENSTOCK_CONSOLE_URL=https://…"
+            yield logging.WARNING, "the console's cookie is Secure only where a trusted proxy sends X-Forwarded-Proto: https", {"mend": mend}
 
     def _report_counts(self, *, quiet: bool = False) -> None:
         """Say what each worker counts alone, so that there are as many times so many calls as there are workers; limits may be set later."""
@@ -696,8 +711,8 @@ class Host:
         }
         if not followed:
             checks["database"] = "not followed: the thread that does it has ended; restart this process"
-        if self.limiter is not None and self.limiter.away:
-            checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+        if self.limiter is not None and self.limiter.away is not None:
+            checks["rates"] = f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
         ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()

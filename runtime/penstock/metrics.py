@@ -26,7 +26,7 @@ class _Metrics:
     """The metrics of this process, made at first use: the library looks for the folder when it is imported."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415  see above
+        from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: PLC0415  see above
 
         self.registry = CollectorRegistry()
 
@@ -36,18 +36,19 @@ class _Metrics:
         self.calls = counter("calls", "Calls and durable runs that are over, by pipeline and outcome.", ("pipeline", "outcome"))
         self.seconds = Histogram("penstock_call_seconds", "How long they took.", ("pipeline",), buckets=BOUNDS, registry=self.registry)
         self.dropped = counter("records_dropped", "Records of runs that were not written, for too many waited.")
-        self.uncounted = counter("calls_uncounted", "Calls that passed their rates uncounted, for the storage was away.")
+        self.counted_alone = counter("calls_counted_alone", "Calls counted in the memory of their process, for the storage of rates was away.")
         self.taken_over = counter("runs_taken_over", "Durable runs that were taken over from a worker that had ended.")
         self.waiting = self._gauge("runs_waiting", "Accepted durable runs that have not begun.", ("pipeline",))
         self.unattended = self._gauge("runs_unattended", "Of these, those that no living worker has the pipeline of.", ("pipeline",))
         self.workers = self._gauge("workers", "Worker processes that are alive.")
-        says = "How old the oldest view of access is."
-        self.age = Gauge("penstock_snapshot_age_seconds", says, registry=self.registry, multiprocess_mode="livemax")
+        self.age = self._gauge("snapshot_age_seconds", "How old the oldest view of access is.", mode="livemax")
+        says = "1 while a process can't reach the storage of PENSTOCK_RATE_LIMIT_URL, else 0."
+        self.rate_storage_away = self._gauge("rate_storage_away", says, mode="livemax")
 
-    def _gauge(self, name: str, says: str, labels: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  with labels or without
+    def _gauge(self, name: str, says: str, labels: tuple[str, ...] = (), mode: Any = "livemostrecent") -> Any:  # noqa: ANN401  with labels or without
         from prometheus_client import Gauge  # noqa: PLC0415  see above
 
-        return Gauge(f"penstock_{name}", says, labels, registry=self.registry, multiprocess_mode="livemostrecent")
+        return Gauge(f"penstock_{name}", says, labels, registry=self.registry, multiprocess_mode=mode)
 
 
 @functools.cache
@@ -74,9 +75,14 @@ def dropped(records: int) -> None:
     _made().dropped.inc(records)
 
 
-def uncounted() -> None:
-    """Count a call that passed uncounted."""
-    _made().uncounted.inc()
+def counted_alone() -> None:
+    """Count a call whose rates this process counted in its own memory."""
+    _made().counted_alone.inc()
+
+
+def rate_storage_away(away: int) -> None:
+    """Note whether the storage of rates is away: 1 or 0."""
+    _made().rate_storage_away.set(away)
 
 
 def taken_over() -> None:

@@ -89,7 +89,8 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, re
     try:
         worker.run(ready=lambda: _say_ready(ready_fd), respawned=respawned)
     except CannotStart as error:
-        sys.stderr.write(f"penstock: {error}\n")
+        if not (if_needed and not respawned and host.replies is None):  # gunicorn's rehearsal meets the same before that, and says it
+            sys.stderr.write(f"penstock: {error}\n")
         code = error.exit_code
     except Taken as error:
         sys.stderr.write(f"penstock: {error}\n")

@@ -56,7 +56,11 @@ SETTINGS = (
         "memory://",
         "where calls are counted: memory:// for each process alone, redis://HOST:PORT for all together (`_FILE` too)",
     ),
-    Setting("PENSTOCK_RATE_LIMIT_AWAY", "pass", "what becomes of rated calls while Redis can't be reached: pass, or refuse (503)"),
+    Setting(
+        "PENSTOCK_RATE_LIMIT_AWAY",
+        "share",
+        "what becomes of rated calls while Redis can't be reached: share (each process of a host counts its share of each limit), or refuse (503)",
+    ),
     Setting("PENSTOCK_FAILED_AUTH_RATE", "20/minute", "how many bad credentials one address may send before it is told 429; off for no limit"),
     Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
     Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
@@ -129,6 +133,11 @@ SETTINGS = (
 SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET"})
 
 
+NO_DATABASE_URL = "the default: PENSTOCK_DATABASE_URL is not set"
+LOCAL = frozenset({"dev", "local", "test"})
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
 @dataclass(frozen=True, slots=True)
 class Oidc:
     """An OpenID Connect provider through which users of the console sign in."""
@@ -145,6 +154,7 @@ class Settings:
 
     environment: str = "test"
     database_url: str = field(default="sqlite:///penstock.db", repr=False)
+    database_from: str = NO_DATABASE_URL  # where that URL comes from
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
     plugin_path: tuple[Path, ...] = ()
     allow: frozenset[str] = frozenset()
@@ -155,7 +165,7 @@ class Settings:
     issuer: str = "penstock"
     api_key_headers: tuple[str, ...] = ("X-API-Key", "apikey")
     rate_limit_url: str = field(default="memory://", repr=False)
-    rate_limit_away: str = "pass"
+    rate_limit_away: str = "share"
     failed_auth_rate: str = "20/minute"
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     forwarded_header: str = "X-Forwarded-For"
@@ -190,6 +200,11 @@ class Settings:
         """The path in front of the console's pages, where a proxy has one for them."""
         return urlsplit(self.console_url or self.url).path
 
+    @property
+    def local(self) -> bool:
+        """Whether this is a developer's own server."""
+        return self.environment in LOCAL and self.bind.startswith(LOOPBACK)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
         """Read the settings; raise BadSetting for what is unknown, malformed or unreadable."""
@@ -215,6 +230,7 @@ class Settings:
         return cls(
             environment=environment,
             database_url=read.text("PENSTOCK_DATABASE_URL"),
+            database_from=read.source("PENSTOCK_DATABASE_URL") or NO_DATABASE_URL,
             secret_keys=read.words("PENSTOCK_SECRET_KEY"),
             plugin_path=read.folders("PENSTOCK_PLUGIN_PATH"),
             allow=frozenset(read.words("PENSTOCK_PLUGINS_ALLOW")),
@@ -225,7 +241,7 @@ class Settings:
             issuer=read.text("PENSTOCK_ISSUER"),
             api_key_headers=headers,
             rate_limit_url=read.text("PENSTOCK_RATE_LIMIT_URL"),
-            rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "pass", "refuse"),
+            rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "share", "refuse"),
             failed_auth_rate=read.text("PENSTOCK_FAILED_AUTH_RATE"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
             forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
@@ -283,6 +299,10 @@ class _Reader:
                 raise BadSetting(f"{name}_FILE: can't read {file}: {error.__class__.__name__}") from None
         value = self._env.get(name, "").strip()
         return value or self._defaults[name]
+
+    def source(self, name: str) -> str:
+        """Return the name of the variable that a setting comes from, or nothing where it is not set."""
+        return next((wanted for wanted in (f"{name}_FILE", name) if self._env.get(wanted, "").strip()), "")
 
     def words(self, name: str) -> tuple[str, ...]:
         return tuple(word for word in re.split(r"[,\s]+", self.text(name)) if word)

@@ -63,29 +63,6 @@ def test_workers_that_count_alone_say_so_at_start(sqlite_place: Place, key: str,
     assert "each worker counts alone" in server.log.read_text()
 
 
-@pytest.mark.parametrize(("away", "meanwhile"), [("pass", 200), ("refuse", 503)])
-def test_while_redis_is_away_a_setting_decides_and_afterwards_calls_are_counted_again(
-    sqlite_place: Place, key: str, serve: Serve, redis: Redis, away: str, meanwhile: int
-) -> None:
-    server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url, PENSTOCK_RATE_LIMIT_AWAY=away)
-    before = statuses(server, key, 1)
-    redis.stop()
-    during = statuses(server, key, 12)
-    again = server.call("GET", "/v1/rated/", key=key).headers.get("Retry-After")
-    told = server.client.get("/-/ready").json()["checks"]
-    redis.start()
-    after: list[int] = []
-    while 429 not in after and len(after) < 200_000:
-        after += statuses(server, key, 1)
-        if len(after) > 2000:
-            break
-
-    assert told["rates"].startswith("not counted")
-    assert (before, during, again) == ([200], [meanwhile] * 12, None if away == "pass" else "1")
-    assert after[-1] == 429
-    assert server.log.read_text().count("rate limit storage away") <= 12
-
-
 def test_a_server_starts_while_redis_is_away(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
     redis.stop()
     server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url)

@@ -16,7 +16,7 @@ import click
 
 from penstock.access.durations import read_duration
 from penstock.access.secrets import Box, open_box
-from penstock.db.engine import Engine, open_engine
+from penstock.db.engine import Engine, open_existing, shown_url
 from penstock.errors import Mistaken
 from penstock.host import Host
 from penstock.settings import Settings
@@ -36,8 +36,13 @@ class Context:
 
     @cached_property
     def engine(self) -> Engine:
-        """The database."""
-        return open_engine(self.settings.database_url)
+        """The database, which must be there."""
+        return open_existing(self.settings.database_url, self.settings.database_from)
+
+    @property
+    def database(self) -> str:
+        """Which database that is, without its password, and where the setting comes from."""
+        return f"{shown_url(self.settings.database_url)} ({self.settings.database_from})"
 
     @cached_property
     def box(self) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
 from penstock.db import migrate
+from penstock.db.engine import NoDatabase, open_engine
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
@@ -43,6 +45,7 @@ def serve(
     chosen = {"ENVIRONMENT": environment, "BIND": bind, "INTERNAL_BIND": internal_bind, "WORKERS": workers, "THREADS": threads, "WORKER": worker}
     os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
     settings = context.settings  # what is wrong with them is said before anything is started
+    context.engine.dispose()  # its file must be there
     sys.stdout.flush()
     return serving.serve(settings.worker if settings.pipelines else 0)
 
@@ -58,6 +61,7 @@ def worker(context: Context, environment: str | None, if_needed: bool, ready_fd:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
+    context.engine.dispose()  # its file must be there
     if rehearse:
         return serving.rehearse(context.settings)
     return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned)
@@ -133,7 +137,11 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     """List pipelines: version, URL, toggles, policy, and what became of them."""
     access, judged = _judged(context, context.environment(environment))
     policies = {"external": access.environment.policy, "internal": access.environment.internal_policy, "none": None}
-    rows = [{**described(*row, context.host.loaded[row[0]].plugin), "policy": policies[row[1]]} for row in judged]
+    rows = [
+        {**described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin), "policy": policies[exposure]}
+        for identifier, exposure, item in judged
+        for offer in context.host.offers(identifier)
+    ]
     columns = ("name", "version", "url", "exposure", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.faults({identifier: item for identifier, _, item in judged}):
@@ -223,7 +231,9 @@ def db() -> None:
 @pass_context
 def upgrade(context: Context) -> None:
     """Run the migrations that are missing."""
-    before, after = migrate.upgrade(context.engine)
+    engine = open_engine(context.settings.database_url)  # the one command that may create a database file
+    click.echo(f"database: {context.database}")
+    before, after = migrate.upgrade(engine)
     if not migrate.knows(after):
         click.echo(f"at {after} already, by a newer release; this one ({migrate.head()}) works with that schema, and nothing was changed")
         return
@@ -252,7 +262,11 @@ def restored(context: Context) -> None:
 @pass_context
 def current(context: Context) -> int:
     """Say which migration the database is at; exit code 1 if that is not the newest."""
-    at, newest = migrate.current(context.engine), migrate.head()
+    try:
+        at, newest = migrate.current(context.engine), migrate.head()
+    except NoDatabase as error:
+        click.echo(str(error))
+        return 1
     if at is not None and not migrate.knows(at):
         click.echo(f"{at}, by a newer release; this one ({newest}) works with that schema")
         return 0

@@ -198,10 +198,14 @@ def runs_cancel(context: Context, run: str) -> None:
 def runs_redeliver(context: Context, run: str, from_step: int) -> int:
     """Start a run again with what it was given; a call that was answered at once is run here and now."""
     new, status = context.steering.redeliver(context.actor, run, step=from_step)
+    first = context.steering.show(run)
+    consumer = f" for {first['consumer']}" if first["consumer"] else ""
+    kept = f", and the results of its steps before step {from_step}" if from_step > 1 else ""
+    what = f"{first['route']} of {first['pipeline']} in {first['environment']}{consumer}, with the input of run {run}{kept}"
     if status is None:
-        click.echo(f"run {new} accepted; `penstock runs follow {new}` follows it")
+        click.echo(f"run {new} accepted: {what}; `penstock runs follow {new}` follows it")
         return 0
-    click.echo(f"run {new}: {status}")
+    click.echo(f"run {new}: {status}: {what}; `penstock runs show {new}` shows it")
     return int(status != Status.SUCCEEDED)
 
 

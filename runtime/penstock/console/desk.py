@@ -81,7 +81,8 @@ class Desk:
         rate = Rate(self.settings.console_sign_in_rate, by="address")
         for problem, mend in rate.problems():
             raise BadSetting(f"PENSTOCK_CONSOLE_SIGN_IN_RATE: {problem}; {mend}")
-        limiter = partial(Limiter, self.settings.rate_limit_url, pass_when_away=self.settings.rate_limit_away == "pass")
+        refuse = self.settings.rate_limit_away == "refuse"
+        limiter = partial(Limiter, self.settings.rate_limit_url, processes=self.settings.workers, refuse_when_away=refuse)
         self.by_address = limiter(failures=rate)
         self.by_user = limiter(failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address"))
 

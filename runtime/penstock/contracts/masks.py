@@ -1,7 +1,8 @@
 """Credentials in text: what is never written, wherever it stands. One place for records, the console, replies and the log.
 
-API keys and tokens (JWT, RFC 7519) are known by their shape. Passwords and the like have none: they are known by the name that stands
-before them, as in `password=…`, `"password": "…"` or `Authorization: Basic …`.
+API keys and tokens (JWT, RFC 7519) are known by their shape, also where lines are broken within them. Passwords and the like have none: they are
+known by the name before them, as in `password=…`, `"password": "…"`, `("password", "…")` or `Authorization: Basic …`. In texts for people, such as
+the log, four more places are known: what follows a scheme (`Bearer …`), the password of a URL, cookies, and private keys in PEM.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ ALWAYS = frozenset(
 )  # fmt: skip
 # Names that end like these are as usual: new_password, refreshToken, x-api-key, passwordConfirm.
 _USUAL = (
-    r"(?:[\w-]{0,40}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|credentials?|authorization)"
+    r"(?:[\w-]{0,40}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|secret[_-]?key|credentials?|authorization)"
     r"(?:[_-]?(?:confirm(?:ation)?|repeat|again|old|new))?|pwd|otp|pin|cvv|cvc|jwt|session[_-]?id)"
 )
+_STEMS = "pass|secret|token|key|credential|auth|pwd|otp|pin|cv[cv]|jwt|session"  # one of them is in each of these
 BEYOND = 512  # characters behind a cut that are looked at, so that no credential is cut in two and then not known
 
 _USUAL_NAME = re.compile(_USUAL, re.IGNORECASE)
 _UNDERSCORE, _DOT = r"(?:_|%(?:25)*5[Ff])", r"(?:\.|%(?:25)*2[Ee])"  # also escaped for a URL, once or more
 _PART = r"[A-Za-z0-9_-]"
+_BROKEN = r"(?:(?:\r?\n|(?:\\r)?\\n)[ \t]*(?=[A-Za-z]*(?:[0-9_]|[a-z][A-Z])))"  # a line that ends; what follows is not a word
 _TOKEN_START = rf"(?:ey[JA]|ew[o0k]){_PART}{{8,}}"  # base64url of `{"`, `{ ` or `{` and an end of line
 _KEY = re.compile(rf"pk{_UNDERSCORE}[a-z][a-z0-9-]{{0,30}}{_UNDERSCORE}(?:(?!pk{_UNDERSCORE})[0-9A-Za-z]){{22,}}")  # another may follow at once
-_TOKEN = re.compile(rf"{_TOKEN_START}(?:{_DOT}{_PART}*){{2,}}")
+_LINES = rf"(?:{_BROKEN}{_PART}++){{0,60}}+"
+_TOKEN = re.compile(rf"{_TOKEN_START}+{_LINES}(?:(?:(?:\s|\\[rn])++(?=\.))?{_DOT}{_PART}*+{_LINES}){{2,}}")
 _CUT = re.compile(rf"(?:pk{_UNDERSCORE}[a-z][a-z0-9-]{{0,30}}(?:{_UNDERSCORE}[0-9A-Za-z]*)?|{_TOKEN_START}(?:{_DOT}{_PART}*)?)\Z")
 _VALUE = (
     r"(?:"
@@ -40,6 +44,12 @@ _VALUE = (
     r"|(?:(?:basic|bearer|token|digest|negotiate|apikey)\s+)?\S*[^\s,;]"
     r")"
 )
+_IS = r"(?>(?:\\*[\"'])?\s*(?:=>|:=|=+|:|%3[AD])\s*)(?!(?:true|false|none|null)\b)"  # no secret: `api_key=True`
+_BESIDE = r"[\"']\s*,\s*(?=[bBrRuUfF]{0,2}[\"'][^\"']*[\"']\s*[)\]])"  # a header as a pair: (b'X-API-Key', b'…')
+_SCHEME = re.compile(r"\b((?i:Bearer|Basic|DPoP|Negotiate))(\s+)(?=[a-z._~+/-]*[A-Z0-9=])[A-Za-z0-9._~+/=-]{6,}")  # not "Bearer tokens"
+_USERINFO = re.compile(r"(//[^\s:/?#@\"'<>\[]{0,99}:)(?!\d{1,5}[/?#])[^\s\"'<>]{0,256}@")  # a password, and no port before a path with an @
+_COOKIE = re.compile(r"""((?<![\w-])(?:set-)?cookie\\*["']?(?:\s*[:=]\s*b?|\s*,\s*b?(?=["'])))(?:(["'])[^\r\n]*?\2|[^\r\n]+)""", re.IGNORECASE)
+_PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.DOTALL)
 
 
 def masked(text: str) -> str:
@@ -53,7 +63,23 @@ def masked(text: str) -> str:
 
 def masked_fields(text: str, names: Iterable[str] = ALWAYS) -> str:
     """Return a text without API keys and tokens, and without what it says of fields by name. Names are in lower case."""
-    return _named(frozenset(names)).sub(rf"\1{HIDDEN}", masked(text))
+    text = masked(text)
+    if not ("=" in text or ":" in text or "," in text or "%" in text):
+        return text
+    hint, named = _named(frozenset(names))
+    return named.sub(rf"\1{HIDDEN}", text) if hint.search(text) else text
+
+
+def masked_text(text: str, names: Iterable[str] = ()) -> str:
+    """Return a text for people without credentials; where names are given also without what it says of those fields, and of usual ones."""
+    text = masked_fields(text, names) if names else masked(text)
+    if "@" in text and "//" in text:
+        text = _USERINFO.sub(rf"\1{HIDDEN}@", text)
+    if "ookie" in text or "OOKIE" in text:
+        text = _COOKIE.sub(rf"\1{HIDDEN}", text)
+    if "PRIVATE KEY-----" in text:
+        text = _PEM.sub(rf"\1{HIDDEN}", text)
+    return _SCHEME.sub(rf"\1\2{HIDDEN}", text) if " " in text else text
 
 
 def shortened(text: str, most: int, *, names: Iterable[str] = ()) -> str:
@@ -61,7 +87,7 @@ def shortened(text: str, most: int, *, names: Iterable[str] = ()) -> str:
     long = len(text) > most
     if long:
         text = text[: most + BEYOND]
-    shown = masked_fields(text, names) if names else masked(text)
+    shown = masked_text(text, names)
     if not long:
         return shown if len(shown) <= most else shown[: most - 1] + "…"  # a mask can be longer than what it hides
     return _CUT.sub("", shown)[: most - 1] + "…"
@@ -79,6 +105,8 @@ def is_sensitive(name: str, names: Container[str]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _named(names: frozenset[str]) -> re.Pattern[str]:
+def _named(names: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return what a text has where it may say something of fields by name, which is found faster, and what finds that."""
     any_of = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
-    return re.compile(rf"""((?<![\w-])(?:{_USUAL}|{any_of})(?:\\*["'])?\s*[=:]\s*){_VALUE}""", re.IGNORECASE | re.DOTALL)
+    hint = re.compile(rf"{_STEMS}|{any_of}" if any_of else _STEMS, re.IGNORECASE)
+    return hint, re.compile(rf"((?<![\w-])(?:{_USUAL}|{any_of})(?:{_IS}|{_BESIDE})){_VALUE}", re.IGNORECASE | re.DOTALL)

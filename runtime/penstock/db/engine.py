@@ -49,6 +49,10 @@ class DatabaseUnfit(DatabaseAway):
     exit_code = 3
 
 
+class NoDatabase(DatabaseUnfit):
+    """The file of an SQLite database is not there."""
+
+
 def open_engine(url: str, *, relaxed: bool = False) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
@@ -76,6 +80,20 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
+
+
+def open_existing(url: str, source: str) -> Engine:
+    """Return an engine for a database that is there; `source` says where the URL comes from. Raises BadSetting, and NoDatabase.
+
+    Connecting would create the file of an SQLite database, and whoever forgot a setting would look at an empty one.
+    """
+    engine = open_engine(url)
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        raise NoDatabase(
+            f"there is no database {file.absolute()} ({source}); run `penstock db upgrade` to create it, or give this command the server's settings"
+        )
+    return engine
 
 
 def patience(url: sa.URL) -> dict[str, Any]:
@@ -127,6 +145,12 @@ def sqlite_file(url: str) -> Path | None:
     """Return the file of an SQLite URL, None for any other database."""
     parsed = sa.make_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def shown_url(url: str) -> str:
+    """Return a database URL without its password, or the whole path of an SQLite database."""
+    file = sqlite_file(url)
+    return sa.make_url(url).render_as_string(hide_password=True) if file is None else str(file.absolute())
 
 
 def _sqlite_create(_dialect: object, _record: object, arguments: list[Any], _more: object) -> None:

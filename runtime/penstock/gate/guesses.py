@@ -12,10 +12,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItem
 from limits.storage import Storage
 
-from penstock.contracts.rates import Rate
 from penstock.errors import Refusal
 
 PATIENCE = 0.5  # seconds that a look waits for those before it
@@ -35,9 +34,9 @@ class Look:
 class Guesses:
     """Looks at credentials, by place and address, in a storage of the `limits` library."""
 
-    def __init__(self, storage: Storage, failures: Rate) -> None:
+    def __init__(self, storage: Storage, failures: RateLimitItem) -> None:
         self._storage = storage
-        self._item = RateLimitItemPerSecond(failures.count, failures.seconds)
+        self._item = failures
         self._under_way: Counter[str] = Counter()
         self._changed = threading.Condition()
 

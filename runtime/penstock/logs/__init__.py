@@ -66,7 +66,7 @@ def configure_events(settings: Settings) -> None:
             error if isinstance(error, BaseException) else error[1] if isinstance(error, tuple) else sys.exception() if error else None
         )
         if _ours(output.name):
-            return line_of({"logger": output.name, **facts}, render)
+            return line_of({"logger": output.name, **facts}, render, ALWAYS)
         own = {f"{name}_" if name in {"logger", "run", "pipeline"} else name: value for name, value in facts.items()}
         return line_of(_in_run(own, output.name), render, ALWAYS)
 

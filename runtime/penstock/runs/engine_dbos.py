@@ -21,8 +21,9 @@ from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 from dbos import error as faults
 
 from penstock.access.secrets import Box
-from penstock.db.engine import Connection, DatabaseAway, Engine, open_sqlite, patient_url, sqlite_file, too_much, translated
+from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_sqlite, patient_url, shown_url, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
+from penstock.guard import described
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
 from penstock.runs.plain import as_msgpack
 from penstock.runs.steps import told
@@ -62,12 +63,15 @@ def version(environment: str) -> str:
 
 
 def migrate(url: str) -> None:
-    """Bring the engine's tables to its release. Raises DatabaseAway."""
+    """Bring the engine's tables to its release. Raises DatabaseAway; where waiting can't help, DatabaseUnfit."""
     _quiet()
     try:
-        DBOS.migrate(url)
+        with translated(f"the database {shown_url(url)}, for the tables of durable runs,"):
+            DBOS.migrate(url)
+    except DatabaseAway:
+        raise
     except Exception as error:
-        raise DatabaseAway(f"the engine's tables can't be made: {type(error).__name__}: {error}") from error
+        raise DatabaseUnfit(f"the tables of durable runs can't be made: {described(error)}") from error
 
 
 def _quiet() -> None:

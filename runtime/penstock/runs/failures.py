@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import sysconfig
 import traceback
@@ -16,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from penstock.contracts.masks import HIDDEN, masked
+from penstock.contracts.masks import HIDDEN, masked_text
 from penstock.runs.plain import said
 
 MOST_FRAMES = 30
@@ -24,7 +23,6 @@ MOST_CAUSES = 4
 LONGEST_TEXT = 2000  # characters that are kept of an exception's text
 LONGEST_READ = 20_000  # characters that are looked through for secrets: one that is cut there is cut again above
 LEAST_SECRET = 6  # characters: what is shorter is found in any text
-SCHEME = re.compile(r"\b(Bearer|Basic|DPoP)\s+(?=[a-z._~+/-]*[A-Z0-9=])[A-Za-z0-9._~+/=-]{6,}")  # no word follows, such as "Bearer tokens"
 ORIGIN = "__penstock_failure__"  # where an exception that a step raised keeps why, when it is raised again
 NOT_PLUGINS = tuple(
     str(Path(folder)) + "/"
@@ -119,7 +117,7 @@ def without(secrets: Iterable[str], text: str) -> str:
     for secret in secrets:
         for written in {secret, quote(secret, safe="")} if len(secret) >= LEAST_SECRET else ():
             text = text.replace(written, HIDDEN)
-    return SCHEME.sub(rf"\1 {HIDDEN}", masked(text))
+    return masked_text(text)
 
 
 def remember(error: BaseException, failure: Failure) -> None:

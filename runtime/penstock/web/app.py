@@ -17,12 +17,13 @@ from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
 from penstock.web.addresses import client_address, from_trusted_proxy
-from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of
+from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of, unread_elsewhere
 from penstock.web.description import add_description
 from penstock.web.dispatcher import Dispatcher
 from penstock.web.listeners import is_internal
 from penstock.web.openapi import describe
 from penstock.web.problems import problem_response
+from penstock.web.urls import has_escaped_slash
 from penstock.web.watchdog import announce_close
 
 MAX_FORM = 1024 * 1024  # bytes of a form of the console
@@ -58,6 +59,10 @@ class Penstock(Flask):
                 self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
+        if has_escaped_slash(environ):
+            if unread_elsewhere(environ):
+                announce_close(start_response)
+            return problem_response(_not_found())(environ, start_response)
         if self._pipelines:
             dispatcher = self._internal if is_internal(environ, self._internal_bind) else self._external
             found = dispatcher.find(environ)
@@ -118,7 +123,7 @@ def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
         """Tell Prometheus what is counted; who may not know is told that there is nothing."""
         if host.settings.metrics == "internal" and not is_internal(request.environ, host.settings.internal_bind):
-            return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
+            return problem_response(_not_found())
         text, content_type = metrics.render()
         return Response(text, content_type=content_type)
 
@@ -146,10 +151,14 @@ def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Fl
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 404:  # noqa: PLR2004
-        return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
+        return problem_response(_not_found())
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
     return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
+
+
+def _not_found() -> Refusal:
+    return Refusal(404, "not-found", "There is nothing at this path.")
 
 
 def _failure(error: Exception) -> Response:
