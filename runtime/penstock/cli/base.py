@@ -40,6 +40,11 @@ class Context:
         return open_engine(self.settings.database_url)
 
     @cached_property
+    def direct_engine(self) -> Engine:
+        """The database past any pooler."""
+        return open_engine(self.settings.direct_url)
+
+    @cached_property
     def box(self) -> Box:
         """The box of secrets."""
         return open_box(self.settings)

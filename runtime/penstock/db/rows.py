@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from penstock.db import tables
-from penstock.db.engine import CHANNEL, Engine, writing
+from penstock.db.engine import Engine, writing
+from penstock.db.postgres import CHANNEL
 
 Row = sa.RowMapping
 AT_A_TIME = 10_000  # keys that are fetched together
