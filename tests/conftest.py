@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kit import Place, Postgres, Redis, Server, initdb, upgrade
+from kit import PgBouncer, Place, Postgres, Redis, Server, initdb, upgrade
 from playwright.sync_api import Browser, sync_playwright
 
 CI = os.environ.get("CI") == "true"
@@ -41,6 +41,17 @@ def own_postgres() -> Iterator[Postgres]:
     server.start()
     yield server
     server.remove()
+
+
+@pytest.fixture
+def pgbouncer(postgres: str) -> Iterator[str]:
+    """PgBouncer in transaction mode before the PostgreSQL server of all tests: its URL without a database."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        _ = pytest.fail("PgBouncer is missing, and CI must not skip") if CI else pytest.skip("PgBouncer is not installed")
+    pooler = PgBouncer(program, postgres)
+    yield pooler.url
+    pooler.remove()
 
 
 @pytest.fixture

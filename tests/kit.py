@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -268,6 +269,48 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class PgBouncer:
+    """PgBouncer in transaction mode before a PostgreSQL server, with its own defaults for all else."""
+
+    def __init__(self, program: str, postgres: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="penstock-bouncer-"))
+        self.port = free_port()
+        self.url = f"postgresql://penstock@127.0.0.1:{self.port}"
+        server = urlsplit(postgres)
+        users = self._folder / "users"
+        users.write_text('"penstock" ""\n')
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": users,
+            "pool_mode": "transaction",
+            "default_pool_size": 8,
+            "logfile": self._folder / "log",
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        config = self._folder / "pgbouncer.ini"
+        config.write_text("\n".join([f"[databases]\n* = host={server.hostname} port={server.port}\n[pgbouncer]", *lines]))
+        more: dict[str, Any] = {}
+        if os.getuid() == 0:  # it does not run as root
+            shutil.chown(self._folder, "postgres")
+            more["user"] = "postgres"
+        self._process = subprocess.Popen([program, "-q", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **more)
+        for _ in range(100):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            time.sleep(0.05)
+        raise AssertionError("PgBouncer did not start")
+
+    def remove(self) -> None:
+        """Stop it and remove its files."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 class Redis:
     """A Redis server in a process of its own."""
 
@@ -303,6 +346,7 @@ class Redis:
 __all__ = [
     "ACTOR",
     "ROOT",
+    "PgBouncer",
     "Place",
     "Postgres",
     "Redis",

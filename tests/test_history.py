@@ -77,12 +77,30 @@ class Backup:
         assert programs is not None
         return subprocess.run([programs / program, *words], check=True, capture_output=True, text=True).stdout
 
+    @staticmethod
+    def _again(work: Callable[[], object]) -> None:
+        """Do what takes locks from hosts that read, until they were no obstacle: PostgreSQL ends one side of a deadlock."""
+        for _ in range(10):
+            try:
+                work()
+            except (sa.exc.OperationalError, subprocess.CalledProcessError):
+                continue
+            return
+        work()
+
+    def _drop(self) -> None:
+        with self._place.engine.begin() as connection:
+            for schema in ("public", "dbos"):
+                connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
+            connection.execute(sa.text("CREATE SCHEMA public"))
+
     def restore(self) -> None:
         """Put it back, in one transaction."""
         if self._sqlite:
             self._copy(self._file, self._live)
         else:
-            self._run("pg_restore", "--clean", "--if-exists", "--single-transaction", "-d", self._url, str(self._file))
+            words = ("--clean", "--if-exists", "--single-transaction", "-d", self._url, str(self._file))
+            self._again(lambda: self._run("pg_restore", *words))
 
     @contextmanager
     def half_restored(self, without: str) -> Iterator[None]:
@@ -90,10 +108,7 @@ class Backup:
         entries = self._run("pg_restore", "-l", str(self._file)).splitlines()
         late = next(entry for entry in entries if f" TABLE DATA public {without} " in entry)
         chosen = self._place.folder / "entries"
-        with self._place.engine.begin() as connection:
-            for schema in ("public", "dbos"):
-                connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
-            connection.execute(sa.text("CREATE SCHEMA public"))
+        self._again(self._drop)
         self._run("pg_restore", "--section=pre-data", "-d", self._url, str(self._file))
         chosen.write_text("\n".join(entry for entry in entries if " TABLE DATA " in entry and entry != late))
         self._run("pg_restore", "-L", str(chosen), "-d", self._url, str(self._file))

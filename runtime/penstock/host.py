@@ -32,7 +32,8 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
-from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, listen, open_engine, open_existing
+from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, open_existing, trim
+from penstock.db.postgres import listen
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import touch_keys
 from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, StartDelayed, TokenNotIssued, Unknown
@@ -148,6 +149,7 @@ class Host:
         self._catching_up = threading.Lock()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._listening = False  # else changes are looked for more often
         self._threads: list[threading.Thread] = []
 
     def _load(self) -> None:
@@ -289,10 +291,12 @@ class Host:
             self._kind = kind
             if self._trouble is None:
                 self._speak(engine)
-            targets = [("penstock-follow", self._follow)]
-            if engine.dialect.name == "postgresql":
-                targets.append(("penstock-listen", self._listen))
-            self._threads = [threading.Thread(target=target, args=(engine,), name=name, daemon=True) for name, target in targets]
+            targets: list[tuple[str, Callable[[], None]]] = [("penstock-follow", partial(self._follow, engine))]
+            self._listening = engine.dialect.name == "postgresql"
+            if self._listening:
+                vital = open_engine(self.settings.database_url, reserved=True)
+                targets = [("penstock-follow", partial(self._follow, vital)), ("penstock-listen", self._listen)]
+            self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets]
             for thread in self._threads:
                 thread.start()
             self.fork = forks.number()
@@ -343,7 +347,7 @@ class Host:
 
     def _known_secrets(self) -> list[str]:
         settings = self.settings
-        urls = (urlsplit(url).password for url in (settings.database_url, settings.rate_limit_url))
+        urls = (urlsplit(url).password for url in (settings.database_url, settings.database_direct_url, settings.rate_limit_url))
         known = (*settings.secret_keys, *urls, settings.oidc.client_secret if settings.oidc is not None else None)
         return [secret for secret in known if secret] + [stored.value.reveal() for stored in self._access().secrets.values()]
 
@@ -566,7 +570,7 @@ class Host:
                 flushed = time.monotonic()
                 with self._told("housekeeping"):
                     self._keep_house(engine)
-            pause = POLL if engine.dialect.name == "sqlite" else POLL_BESIDE_LISTENING
+            pause = POLL_BESIDE_LISTENING if self._listening else POLL
             self._wake.wait(pause if self._access().broken is None else PAUSE_WHEN_BROKEN)
             self._wake.clear()
         with self._told("housekeeping"):
@@ -622,6 +626,8 @@ class Host:
         self._flush(engine)
         self._speak(engine)
         self._purge(engine)
+        with suppress(PenstockError):
+            trim(open_engine(self.settings.database_url))
         self.sparing.sweep(time.monotonic())
         logs.sweep(time.monotonic())
 
@@ -629,12 +635,16 @@ class Host:
         now = time.time()
         return any(item.again_at is not None and item.again_at <= now for judged in (self.judged, self.judged_internal) for item in judged.values())
 
-    def _listen(self, engine: Engine) -> None:
+    def _listen(self) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""
         while not self._stop.is_set():
             with self._told("listening to the database"), suppress(OSError):
-                listen(engine, self._wake.set, self._stop.is_set)
-                continue
+                if listen(self.settings.direct_url, self._wake.set, self._stop.is_set):
+                    continue
+                self._listening = False
+                mend = "set PENSTOCK_DATABASE_DIRECT_URL to the server itself"
+                self.log.warning("changes of access are polled: a connection pooler passes no notifications on", mend=mend)
+                return
             self._stop.wait(1)
 
     def _flush(self, engine: Engine) -> None:

@@ -35,6 +35,12 @@ SETTINGS = (
     Setting("PENSTOCK_ENVIRONMENT", "test", "the environment this process serves"),
     Setting("PENSTOCK_DATABASE_URL", "sqlite:///penstock.db", "where access data is kept: SQLite for one host, postgresql:// for more (`_FILE` too)"),
     Setting(
+        "PENSTOCK_DATABASE_DIRECT_URL",
+        "",
+        "the PostgreSQL server itself, where PENSTOCK_DATABASE_URL is a pooler's (PgBouncer): for migrations and notifications (`_FILE` too); "
+        "empty: PENSTOCK_DATABASE_URL",
+    ),
+    Setting(
         "PENSTOCK_SECRET_KEY",
         "",
         "Fernet keys that encrypt secrets at rest, newest first, separated by commas (`_FILE` too); on SQLite made at first use",
@@ -130,7 +136,15 @@ SETTINGS = (
     ),
     Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
 )
-SECRET = frozenset({"PENSTOCK_SECRET_KEY", "PENSTOCK_DATABASE_URL", "PENSTOCK_RATE_LIMIT_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET"})
+SECRET = frozenset(
+    {
+        "PENSTOCK_SECRET_KEY",
+        "PENSTOCK_DATABASE_URL",
+        "PENSTOCK_DATABASE_DIRECT_URL",
+        "PENSTOCK_RATE_LIMIT_URL",
+        "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET",
+    }
+)
 
 
 NO_DATABASE_URL = "the default: PENSTOCK_DATABASE_URL is not set"
@@ -155,6 +169,7 @@ class Settings:
     environment: str = "test"
     database_url: str = field(default="sqlite:///penstock.db", repr=False)
     database_from: str = NO_DATABASE_URL  # where that URL comes from
+    database_direct_url: str = field(default="", repr=False)
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
     plugin_path: tuple[Path, ...] = ()
     allow: frozenset[str] = frozenset()
@@ -196,6 +211,11 @@ class Settings:
     log_calls: str = "failed"
 
     @property
+    def direct_url(self) -> str:
+        """The database past any pooler."""
+        return self.database_direct_url or self.database_url
+
+    @property
     def console_prefix(self) -> str:
         """The path in front of the console's pages, where a proxy has one for them."""
         return urlsplit(self.console_url or self.url).path
@@ -231,6 +251,7 @@ class Settings:
             environment=environment,
             database_url=read.text("PENSTOCK_DATABASE_URL"),
             database_from=read.source("PENSTOCK_DATABASE_URL") or NO_DATABASE_URL,
+            database_direct_url=read.direct_url(),
             secret_keys=read.words("PENSTOCK_SECRET_KEY"),
             plugin_path=read.folders("PENSTOCK_PLUGIN_PATH"),
             allow=frozenset(read.words("PENSTOCK_PLUGINS_ALLOW")),
@@ -347,6 +368,14 @@ class _Reader:
         if value and (match is None or int(match["port"] or 0) > 65_535):  # noqa: PLR2004  the largest port
             raise BadSetting(f"{name} must be like {example}: scheme, host and at most a path, in ASCII, without user, query or fragment")
         return value.rstrip("/")
+
+    def direct_url(self) -> str:
+        value = self.text("PENSTOCK_DATABASE_DIRECT_URL")
+        if value and not all(url.startswith("postgresql") for url in (value, self.text("PENSTOCK_DATABASE_URL"))):
+            raise BadSetting(
+                "PENSTOCK_DATABASE_DIRECT_URL is for PostgreSQL: write postgresql://user@host/name, and in PENSTOCK_DATABASE_URL the pooler's"
+            )
+        return value
 
     def oidc(self) -> Oidc | None:
         issuer = self.url("PENSTOCK_CONSOLE_OIDC_ISSUER")

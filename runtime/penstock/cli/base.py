@@ -16,7 +16,7 @@ import click
 
 from penstock.access.durations import read_duration
 from penstock.access.secrets import Box, open_box
-from penstock.db.engine import Engine, open_existing, shown_url
+from penstock.db.engine import Engine, open_engine, open_existing, shown_url
 from penstock.errors import Mistaken
 from penstock.host import Host
 from penstock.settings import Settings
@@ -43,6 +43,11 @@ class Context:
     def database(self) -> str:
         """Which database that is, without its password, and where the setting comes from."""
         return f"{shown_url(self.settings.database_url)} ({self.settings.database_from})"
+
+    @cached_property
+    def direct_engine(self) -> Engine:
+        """The database past any pooler."""
+        return open_engine(self.settings.direct_url)
 
     @cached_property
     def box(self) -> Box:

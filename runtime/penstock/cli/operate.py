@@ -18,7 +18,8 @@ from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
 from penstock.db import migrate
-from penstock.db.engine import NoDatabase, open_engine
+from penstock.db.engine import NoDatabase, through_pooler
+from penstock.errors import BadSetting
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
@@ -231,15 +232,17 @@ def db() -> None:
 @pass_context
 def upgrade(context: Context) -> None:
     """Run the migrations that are missing."""
-    engine = open_engine(context.settings.database_url)  # the one command that may create a database file
+    engine = context.direct_engine  # the one command that may create a database file
     click.echo(f"database: {context.database}")
+    if not context.settings.database_direct_url and through_pooler(engine):
+        raise BadSetting("PENSTOCK_DATABASE_URL leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
     before, after = migrate.upgrade(engine)
     if not migrate.knows(after):
         click.echo(f"at {after} already, by a newer release; this one ({migrate.head()}) works with that schema, and nothing was changed")
         return
     from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
-    engine_dbos.migrate(context.settings.database_url)
+    engine_dbos.migrate(context.settings.direct_url)
     if waiting_names(context.engine):
         for environment, names in settle_names(context.engine, context.actor, context.host.offered).items():
             for name, identifiers in names.items():

@@ -12,11 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from penstock.db.postgres import close_idle, is_pooled, shared_engine
 from penstock.errors import BadSetting, PenstockError
 
-APPLICATION = "penstock"
-IDLE_IN_TRANSACTION_MS = 60_000
-CHANNEL = "penstock_access"
 WRITE = "penstock_write"
 LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 READ_ONLY = "25006"
@@ -53,9 +51,10 @@ class NoDatabase(DatabaseUnfit):
     """The file of an SQLite database is not there."""
 
 
-def open_engine(url: str, *, relaxed: bool = False) -> Engine:
+def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
+    On PostgreSQL all of a process share one, except for what is `reserved`: work that must not wait for sessions that other work has.
     What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records. Errors do not quote
     the values of a statement.
     """
@@ -75,8 +74,7 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
         return engine
     if kind == "postgresql":
         try:
-            parsed = parsed.set(drivername="postgresql+psycopg")
-            return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args=patience(parsed), hide_parameters=True)
+            return shared_engine(parsed, reserved=reserved)
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
@@ -96,32 +94,17 @@ def open_existing(url: str, source: str) -> Engine:
     return engine
 
 
-def patience(url: sa.URL) -> dict[str, Any]:
-    """Return how long connections to PostgreSQL wait for a server that is silent; what the URL says itself goes first.
-
-    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is sent, keepalives while it is waited for),
-    within 15 s. `idle_in_transaction_session_timeout` has the server end a transaction whose client is gone: else its locks would stay for hours.
-    """
-    wanted = {
-        "connect_timeout": 5,
-        "keepalives": 1,
-        "keepalives_idle": 5,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 15_000,
-        "application_name": APPLICATION,
-        "options": f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
-    }
-    return {name: value for name, value in wanted.items() if name not in url.query}
+def trim(engine: Engine) -> None:
+    """Close the sessions of PostgreSQL that are idle. Raises DatabaseAway."""
+    if engine.dialect.name == "postgresql":
+        with translated(_name(engine)):
+            close_idle(engine)
 
 
-def patient_url(url: str) -> str:
-    """Return a database URL whose connections wait no longer for a silent server than ours do; for the engine of durable runs."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "postgresql":
-        return url
-    wanted = {name: str(value) for name, value in patience(parsed).items() if name != "options"}  # the engine limits transactions itself
-    return parsed.update_query_dict(wanted).render_as_string(hide_password=False)
+def through_pooler(engine: Engine) -> bool:
+    """Return whether a database is reached through a connection pooler. Raises DatabaseAway."""
+    with translated(_name(engine)):
+        return is_pooled(engine)
 
 
 def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
@@ -282,19 +265,3 @@ def too_much(error: Exception) -> bool:
     if isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, sa.exc.DataError) or str(getattr(error.orig, "sqlstate", "")).startswith(LIMIT_EXCEEDED)
     return isinstance(error, OverflowError | UnicodeError)
-
-
-def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:
-    """Call `wake` for each notification on PostgreSQL until `stopped` says so. Raises OSError when the connection is lost."""
-    import psycopg  # noqa: PLC0415  who has SQLite need not load it
-
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    try:
-        with psycopg.connect(url, autocommit=True, **patience(engine.url)) as connection:
-            connection.execute(f"LISTEN {CHANNEL}")
-            wake()
-            while not stopped():
-                for _ in connection.notifies(timeout=0.5, stop_after=1):
-                    wake()
-    except psycopg.Error as error:
-        raise OSError("the listening connection was lost") from error

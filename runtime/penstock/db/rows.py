@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from penstock.db import tables
-from penstock.db.engine import CHANNEL, DatabaseAway, Engine, writing
+from penstock.db.engine import DatabaseAway, Engine, writing
+from penstock.db.postgres import CHANNEL
 
 Row = sa.RowMapping
 AT_A_TIME = 10_000  # keys that are fetched together

@@ -21,7 +21,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 from dbos import error as faults
 
 from penstock.access.secrets import Box
-from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_sqlite, patient_url, shown_url, sqlite_file, too_much, translated
+from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_engine, open_sqlite, shown_url, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
 from penstock.guard import described
 from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
@@ -110,7 +110,8 @@ class DbosLedger(Ledger):
         self._version = version(environment)
         self._application = application(environment)
         self._client = DBOSClient(
-            system_database_url=patient_url(url),
+            system_database_url=url,
+            system_database_engine=open_engine(url) if sqlite_file(url) is None else None,  # this process's sessions, and none besides
             serializer=Sealed(box),
             application_name=application(environment),
             lazy=True,
@@ -272,7 +273,8 @@ class DbosBench(Bench):
         declared = list(queues)
         config: DBOSConfig = {
             "name": application(self._environment),
-            "system_database_url": patient_url(self._url),
+            "system_database_url": self._url,
+            "use_listen_notify": False,  # it is for messages and events, which nothing here sends; that costs a session, and no pooler passes it on
             "executor_id": process,
             "application_version": version(self._environment),
             "serializer": Sealed(self._box),
@@ -285,6 +287,8 @@ class DbosBench(Bench):
             takers = {TAKER + queue.name for queue in declared if queue.concurrency}
             self._sqlite = open_sqlite(self._url, at_once=lambda: threading.current_thread().name in takers)
             config["system_database_engine"] = self._sqlite
+        else:
+            config["system_database_engine"] = open_engine(self._url)
         DBOS(config=config)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)

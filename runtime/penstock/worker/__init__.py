@@ -59,6 +59,7 @@ class Worker:
         settings = host.settings
         self._host = host
         self._engine: Engine = open_engine(settings.database_url)
+        self._vital: Engine = open_engine(settings.database_url, reserved=True)
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
@@ -126,7 +127,7 @@ class Worker:
     def _speak(self) -> bool:
         """Give a sign of life; return False where others have taken over from this process."""
         began = time.monotonic()
-        if not stored.beat(self._engine, self._process):
+        if not stored.beat(self._vital, self._process):
             return False
         self._spoke = began
         return True

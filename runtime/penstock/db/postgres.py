@@ -1,0 +1,145 @@
+"""Connections to PostgreSQL: few for each process, impatient with a silent server, and fit for a pooler in transaction mode (PgBouncer).
+
+Such a pooler sends each transaction to any session of the server, so nothing may outlive its transaction there: no prepared statement, no
+session setting, no session lock, no LISTEN. It also rejects startup parameters that it does not know, `options` among them; settings are
+made after connecting instead. A pooler is recognised by the process id in the greeting: a pooler invents one, a server's own is what
+`pg_backend_pid()` returns. Prepared statements save a tenth of the CPU time of accepting a run, so direct connections keep them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+APPLICATION = "penstock"
+CHANNEL = "penstock_access"
+IDLE_IN_TRANSACTION = "idle_in_transaction_session_timeout"
+IDLE_IN_TRANSACTION_MS = 60_000
+POOLED = "penstock_pooled"
+KEPT, AT_MOST = 3, 6  # sessions for all the work of a process: those that stay open, and all at a time
+RESERVED_KEPT, RESERVED_AT_MOST = 1, 2  # for what must not wait for other work: following access, and heartbeats
+IDLE_S = 60.0  # after which a session is closed
+USED = "penstock_used"
+_engines: WeakValueDictionary[tuple[int, str, bool], sa.Engine] = WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def shared_engine(url: sa.URL, *, reserved: bool) -> sa.Engine:
+    """Return this process's engine for a URL: whoever asks for it shares one pool, so that a process has a known number of sessions."""
+    key = (os.getpid(), url.render_as_string(hide_password=False), reserved)
+    with _opening:
+        engine = _engines.get(key)
+        if engine is None:
+            engine = _engines[key] = _engine(url, *((RESERVED_KEPT, RESERVED_AT_MOST) if reserved else (KEPT, AT_MOST)))
+    return engine
+
+
+def _engine(url: sa.URL, kept: int, at_most: int) -> sa.Engine:
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=kept,
+        max_overflow=at_most - kept,
+        pool_use_lifo=True,
+        connect_args=patience(url),
+        hide_parameters=True,
+    )
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "connect", _greet)
+    event.listen(engine, "begin", _limit_idle)
+    return engine
+
+
+def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's record of a connection
+    record.info[USED] = time.monotonic()
+
+
+def close_idle(engine: sa.Engine, seconds: float = IDLE_S) -> None:
+    """Close the sessions that nothing has used for so long."""
+    now, pool = time.monotonic(), engine.pool
+    idle = pool.checkedin() if isinstance(pool, sa.QueuePool) else 0
+    for connection in [engine.raw_connection() for _ in range(idle)]:
+        info = connection.info
+        used = info.get(USED, now)
+        if now - used >= seconds:
+            connection.invalidate()
+        else:
+            connection.close()
+            info[USED] = used
+
+
+def patience(url: sa.URL) -> dict[str, Any]:
+    """Return how long connections wait for a server that is silent; what the URL says itself goes first.
+
+    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is sent, keepalives while it is waited for),
+    within 15 s.
+    """
+    wanted: dict[str, Any] = {
+        "connect_timeout": 5,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+        "application_name": APPLICATION,
+    }
+    return {name: value for name, value in wanted.items() if name not in url.query}
+
+
+def _greet(connection: Any, record: Any) -> None:  # noqa: ANN401  a DBAPI connection and SQLAlchemy's record of it
+    """Find out whether a pooler is in between; if not, have the server end a transaction whose client is gone: its locks would stay for hours."""
+    connection.autocommit = True
+    pooled = record.info[POOLED] = _is_pooled(connection)
+    if pooled:
+        connection.prepare_threshold = None
+    elif connection.execute("SELECT current_setting(%s)", [IDLE_IN_TRANSACTION]).fetchone()[0] == "0":
+        connection.execute(f"SET {IDLE_IN_TRANSACTION} = {IDLE_IN_TRANSACTION_MS}")
+    connection.autocommit = False
+
+
+def _limit_idle(connection: sa.Connection) -> None:
+    """Limit each transaction by itself where the session is a pooler's, and other clients have it next."""
+    if connection.info.get(POOLED):
+        connection.exec_driver_sql(f"SET LOCAL {IDLE_IN_TRANSACTION} = {IDLE_IN_TRANSACTION_MS}")
+
+
+def _is_pooled(connection: Any) -> bool:  # noqa: ANN401  psycopg's, which is not loaded here
+    return bool(connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid)
+
+
+def is_pooled(engine: sa.Engine) -> bool:
+    """Return whether a database is reached through a pooler; never on SQLite."""
+    if engine.dialect.name != "postgresql":
+        return False
+    with engine.connect() as connection:
+        return bool(connection.info[POOLED])
+
+
+def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> bool:
+    """Call `wake` for each notification until `stopped` says so; return False at once where a pooler would not pass notifications on.
+
+    Raises OSError when the connection is lost.
+    """
+    import psycopg  # noqa: PLC0415  who has SQLite need not load it
+
+    parsed = sa.make_url(url)
+    address = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        with psycopg.connect(address, autocommit=True, **patience(parsed)) as connection:
+            if _is_pooled(connection):
+                return False
+            connection.execute(f"LISTEN {CHANNEL}")
+            wake()
+            while not stopped():
+                for _ in connection.notifies(timeout=0.5, stop_after=1):
+                    wake()
+            return True
+    except psycopg.Error as error:
+        raise OSError("the listening connection was lost") from error
