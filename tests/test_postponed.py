@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import sqlalchemy as sa
 from kit import Place
 
+from penstock.access.secrets import Box, make_secret_key
 from penstock.db import held
 from penstock.db.engine import reading, writing
 from penstock.runs.engine import State
-from penstock.runs.engine_dbos import DbosLedger
+from penstock.runs.engine_dbos import DbosLedger, Sealed, UnopenedCall
 
 COLUMNS = ("workflow_uuid", "status", "executor_id", "workflow_deadline_epoch_ms", "delay_until_epoch_ms")
 
@@ -41,3 +43,14 @@ def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_wit
 
     assert [row(run)["delay_until_epoch_ms"] <= time.time() * 1000 for run in ("new", "begun", "later")] == [True, True, False]
     ledger.close()
+
+
+def test_what_there_is_no_key_for_stands_for_itself(sqlite_place: Place) -> None:
+    mine, other = Sealed(sqlite_place.box), Sealed(Box((make_secret_key(),)))
+
+    unopened = mine.deserialize(other.serialize({"args": ("moment", "context"), "kwargs": {}}))
+
+    assert isinstance(unopened, UnopenedCall)
+    assert (unopened["args"], unopened["kwargs"]) == ((unopened,), {})  # a run gets it as what it is given, and gives itself back
+    with pytest.raises(UnopenedCall):  # a schedule has no tick of it
+        mine.serialize({"args": ("moment", unopened), "kwargs": {}})
