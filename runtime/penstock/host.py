@@ -144,6 +144,7 @@ class Host:
         self._trouble: str | None = None
         self._doubts: frozenset[str] = frozenset()
         self._counted_alone = ""
+        self._keys: tuple[str, ...] = ()  # of PENSTOCK_SECRET_KEY, as they are called in the log
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
         self._catching_up = threading.Lock()
@@ -282,12 +283,14 @@ class Host:
             self._stop, self._wake = threading.Event(), threading.Event()
             engine = self._open(access, strict=not respawned, without_database=without_database)
             box = open_box(self.settings)
+            self._keys = box.fingerprints
             self.replies = Replies(engine, box)
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
             served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values()) if self.settings.pipelines else 0
-            self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+            facts = {"environment": self.settings.environment, "plugins": self.plugins.loaded, "secret_keys": list(self._keys)}
+            self.log.info("loaded", **facts, pipelines=len(self.judged), served=served)
             self._kind = kind
             if self._trouble is None:
                 self._speak(engine)
@@ -489,7 +492,10 @@ class Host:
         """Log which rows can't be read, each once; what they might grant is closed, and what they might restrict."""
         doubts = frozenset(self._access().doubts)
         for doubt in sorted(doubts - self._doubts) if not quiet else ():
-            self.log.error("access data can't be read", row=doubt, mend="set it again with the command that made it, or correct the row")
+            mend = "set it again with the command that made it, or correct the row"
+            if doubt.endswith("PENSTOCK_SECRET_KEY"):
+                mend = f"add that key to PENSTOCK_SECRET_KEY of this host, which has {', '.join(self._keys)}, and restart it"
+            self.log.error("access data can't be read", row=doubt, mend=mend)
         self._doubts = doubts
 
     def catch_up(self, engine: Engine) -> None:

@@ -43,7 +43,7 @@ def commands(group: click.Group, words: str) -> Iterator[tuple[str, str]]:
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
             yield from commands(command, f"{words} {name}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             usage = " ".join([f"{words} {name}", *parameters(command)])
             yield f"`{usage}`", (command.help or "").splitlines()[0]
 

@@ -13,7 +13,6 @@ import click
 from penstock import audit, serving
 from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
-from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
@@ -217,12 +216,6 @@ def settings(form: str) -> None:
     show([row._asdict() for row in SETTINGS], form, ("name", "default", "help"))
 
 
-@click.command("secret-key")
-def secret_key() -> None:
-    """Make a key for PENSTOCK_SECRET_KEY."""
-    click.echo(make_secret_key())
-
-
 @click.group()
 def db() -> None:
     """Bring the database to this release's schema, or say that it was restored."""
@@ -277,4 +270,4 @@ def current(context: Context) -> int:
     return int(at != newest)
 
 
-COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, secret_key, db)
+COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, db)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,11 +21,28 @@ from croniter import croniter
 from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
 from dbos import error as faults
 
-from penstock.access.secrets import Box
+from penstock.access.secrets import Box, UnknownKey
+from penstock.db import held
 from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_engine, open_sqlite, shown_url, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
 from penstock.guard import described
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
+from penstock.runs.engine import (
+    Bench,
+    Document,
+    EngineTrouble,
+    Held,
+    KeyMissing,
+    Ledger,
+    LetGo,
+    NotKept,
+    Perform,
+    PipelineChanged,
+    Queue,
+    State,
+    StepHeld,
+    Tick,
+    Unopened,
+)
 from penstock.runs.plain import as_msgpack
 from penstock.runs.steps import told
 
@@ -82,6 +100,14 @@ def _quiet() -> None:
     logger.setLevel(logging.ERROR)
 
 
+class UnopenedCall(Unopened):
+    """What we have no key for, also as the call of a run: the engine gives us its arguments then, and ends a run for good where it can't."""
+
+    def __getitem__(self, name: str) -> object:
+        """Return the arguments of a call, of which this is the only one."""
+        return (self,) if name == "args" else {}
+
+
 class Sealed(Serializer):
     """Keeps what runs were given and what steps left sealed, as MessagePack: it is customers' data, and never a pickle."""
 
@@ -89,12 +115,18 @@ class Sealed(Serializer):
         self._box = box
 
     def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
-        """Return a value as the engine keeps it."""
+        """Return a value as the engine keeps it. Raises Unopened: a schedule of which we have no key is for workers that have it."""
+        for argument in data["args"] if isinstance(data, dict) and "args" in data else ():
+            if isinstance(argument, Unopened):
+                raise argument
         return self._box.seal(as_msgpack({RAISED: told(data)} if isinstance(data, BaseException) else data)).decode("ascii")
 
     def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
-        """Return a value as it was, exceptions as errors that say the same."""
-        value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
+        """Return a value as it was, exceptions as errors that say the same; an UnopenedCall where we have no key."""
+        try:
+            value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
+        except UnknownKey as error:
+            return UnopenedCall(str(error))
         return RuntimeError(value[RAISED]) if isinstance(value, dict) and RAISED in value else value
 
     def name(self) -> str:
@@ -153,10 +185,12 @@ class DbosLedger(Ledger):
         return {item.workflow_id: _held(item) for item in found}
 
     def document(self, run: str) -> Document | None:
-        """Return what a run was given."""
+        """Return what a run was given. Raises UnknownKey."""
         with _translated():
             found = self._client.list_workflows(workflow_ids=[run], load_input=True, load_output=False)
         given = found[0].input if found else None
+        if isinstance(given, Unopened):
+            raise UnknownKey(str(given))
         return given["args"][0] if isinstance(given, dict) and given["args"] else None
 
     def steps(self, run: str) -> list[StepHeld]:
@@ -183,6 +217,17 @@ class DbosLedger(Ledger):
         """Take a run from a worker process that has it."""
         with _translated():
             return bool(self._reenqueue(run, [holder], queue))
+
+    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Take a run from a worker process that has no key for it."""
+        with _translated():
+            engine = self._client._sys_db.engine  # noqa: SLF001  as above
+            return held.postpone(engine, run, holder, time.time() + seconds, times, keep_deadline=begun)
+
+    def hasten(self) -> None:
+        """Let all that was postponed begin now."""
+        with _translated():
+            held.hasten(self._client._sys_db.engine, self._application)  # noqa: SLF001  as above
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
@@ -240,6 +285,8 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         item.dequeued_at / 1000 if item.dequeued_at else None,
         _ended_at(item),
         item.executor_id or "",
+        next((str(value) for value in (item.output, item.error) if isinstance(value, Unopened)), ""),
+        (item.attributes or {}).get(held.POSTPONED, 0),
     )
 
 
@@ -292,12 +339,15 @@ class DbosBench(Bench):
         DBOS(config=config)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
-        def run(document: Document) -> Document:
+        def run(document: Document | Unopened) -> Document:
             return perform(DBOS.workflow_id or "", document)
 
         @DBOS.workflow(name=TICK, max_recovery_attempts=None)
-        def ticked(moment: datetime, context: Mapping[str, object]) -> None:
-            tick(context, moment)
+        def ticked(moment: datetime | Unopened, context: Mapping[str, object] = MappingProxyType({})) -> None:
+            if isinstance(moment, Unopened):
+                perform(DBOS.workflow_id or "", moment)
+            else:
+                tick(context, moment)
 
         self._scheduled = ticked
         DBOS.listen_queues([queue.name for queue in declared])
@@ -324,7 +374,7 @@ class DbosBench(Bench):
     def once(self, name: str, work: Callable[[], object]) -> object:
         """Return what a step leaves."""
         with _engine():
-            return DBOS.run_step({"name": name}, work)
+            return _opened(DBOS.run_step({"name": name}, work))
 
     def later(self, name: str) -> Callable[[Callable[[], object]], object]:
         """Take a step's turn now."""
@@ -332,7 +382,7 @@ class DbosBench(Bench):
 
         def run(work: Callable[[], object]) -> object:
             with _engine():
-                return reserved.run({"name": name}, work)
+                return _opened(reserved.run({"name": name}, work))
 
         return run
 
@@ -371,6 +421,13 @@ class DbosBench(Bench):
                 DBOS.delete_schedule(name)
 
 
+def _opened(left: object) -> object:
+    """Return what a step left. Raises Unopened."""
+    if isinstance(left, Unopened):
+        raise left
+    return left
+
+
 @contextmanager
 def _engine() -> Iterator[None]:
     """Tell the engine's faults from those of steps, which never raise here: they leave what they raised."""
@@ -380,6 +437,8 @@ def _engine() -> Iterator[None]:
         raise LetGo(str(error)) from error
     except (faults.DBOSUnexpectedStepError, faults.DBOSStepNondeterminismError) as error:
         raise PipelineChanged(str(error)) from error
+    except Unopened as error:
+        raise KeyMissing(str(error)) from error
     except Exception as error:
         kind = NotKept if too_much(error) else EngineTrouble
         raise kind(f"{type(error).__name__}: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from penstock.access.secrets import Box
+from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db import replies
@@ -105,7 +105,8 @@ class Replies:
         `whose` names environment, pipeline, caller and key; `request` is what must be the same in a repeat; `seconds` is the call's
         time limit. The work of a call whose time ran out goes on, its claim renewed by the host, and what it replies in the end is kept too. What
         failed (500 and above), asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal:
-        409 while the first call runs, 422 for another request, 503 where the database can't be asked.
+        409 while the first call runs, 422 for another request, 503 where the database can't be asked, or the reply was encrypted with a key
+        that this process does not have.
         """
         digest = identity(whose)
         claim = secrets.token_hex(16)
@@ -157,7 +158,13 @@ class Replies:
             raise Refusal(422, "idempotency-key-reused", "This Idempotency-Key came with another request before; use a new one for each request.")
         if reply is None:
             raise still_running()
-        kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+        try:
+            kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+        except UnknownKey as error:
+            self._log.error("a kept reply can't be read", reason=str(error))
+            raise Refusal(
+                503, "pipeline-unavailable", "The reply to the first call can't be read at the moment.", headers=[("Retry-After", "10")]
+            ) from error
         if kept.problem is not None:
             said = kept.problem
             raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)

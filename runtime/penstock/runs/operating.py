@@ -12,7 +12,7 @@ import msgspec
 
 from penstock import audit
 from penstock.access.find import environment_row, named
-from penstock.access.secrets import Box
+from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.masks import masked
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
@@ -21,7 +21,7 @@ from penstock.db.rows import Reader, Row
 from penstock.errors import Mistaken, PenstockError, Unknown
 from penstock.runs.accepting import Accepting, Wanted, all_held, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Held, Ledger
+from penstock.runs.engine import Held, Ledger, State
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
 from penstock.runs.redact import hidden_in
@@ -94,7 +94,11 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
         ]
     shown["steps"] = steps_of(row["steps"])
     shown["failure"] = failure_from(row["failure"])
-    shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
+    shown["unreadable"] = None
+    try:
+        shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
+    except UnknownKey as error:
+        shown["bodies"], shown["unreadable"] = None, str(error)
     if row["durable"]:
         shown |= {name: row[name] for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")}
         shown["callback_url"] = masked(shown["callback_url"] or "") or None
@@ -114,11 +118,20 @@ def _now(row: Row, held: Held | None) -> Shown:
         "status": status.value,
         "http_status": outcome["status"] if outcome is not None else row["http_status"],
         "progress": progress_of(row, held),
+        "waits_for": _waits_for(held),
+        **({"unreadable": held.unopened} if held is not None and held.unopened else {}),
         "failure": failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None),
         "started_at": started,
         "ended_at": ended,
         "ms": (ended - started) / MILLISECOND if ended is not None and started is not None else None,
     }
+
+
+def _waits_for(held: Held | None) -> str | None:
+    """Return what a run waits for that no worker has taken so far, but for its turn."""
+    if held is None or held.state is not State.WAITING or not held.postponed:
+        return None
+    return f"a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with; {held.postponed} times one without it gave it back"
 
 
 def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db

@@ -22,7 +22,7 @@ from penstock.errors import OutOfTime, PenstockError
 from penstock.host import Host, Loaded
 from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, Queue, State
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, KeyMissing, Ledger, LetGo, Queue, State, Unopened
 from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
@@ -30,6 +30,7 @@ from penstock.runs.recovering import Recovery
 from penstock.runs.showing import ending_of, started_of, steps_held
 from penstock.runs.steps import StepRecord, StopSignal
 from penstock.worker import ticking
+from penstock.worker.keyless import Keyless
 from penstock.worker.performing import Performance, Performer
 from penstock.worker.telling import call_back
 
@@ -63,6 +64,7 @@ class Worker:
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
+        self._keyless = Keyless(self._process, self._find, host.sparing)
         self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
@@ -97,6 +99,8 @@ class Worker:
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         ticking.declare(host, self._bench)
+        with suppress(DatabaseAway):  # they begin later then
+            self._ledger.hasten()
         threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
         threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
@@ -258,24 +262,30 @@ class Worker:
             if row["cancelled_by"] and not item.state.over:
                 self._ledger.cancel([row["id"]])
                 self._accepting.close_cancelled([row["id"]])
-            elif item.state.over:
+            elif item.state.over and not item.unopened:  # else one with the key notes how it ended
                 self._recorder.ended(_finished(row, item, loaded, self._steps(row, item)))
 
     # Work
 
-    def perform(self, run: str, document: Document) -> Document:
+    def perform(self, run: str, document: Document | Unopened) -> Document:
         """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
         stop = StopSignal()
         active = self._active[run] = Performance(stop, threading.get_ident())
         try:
             if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
                 raise LetGo  # noqa: TRY301  as what ends a run later
+            if isinstance(document, Unopened):
+                raise KeyMissing(str(document))  # noqa: TRY301  as where a step of it can't be opened
             if "callback" in document:
                 done = call_back(self._host, self._accepting, self._find(document["callback"]), document)
             else:
                 done = self._performer.perform(run, Given.of(document), active, self._recorder, self._ledger)
             self._starved.pop(run, None)
         except LetGo:
+            raise
+        except KeyMissing as error:
+            with suppress(DatabaseAway):  # else it is an orphan
+                self._keyless.give_back(self._ledger, run, str(error))
             raise
         except (EngineTrouble, DatabaseAway) as error:
             self._starved[run] = self._starved.get(run, 0) + 1
