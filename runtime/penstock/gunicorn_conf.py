@@ -30,7 +30,7 @@ from penstock.db.engine import DatabaseAway, open_existing
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
 from penstock.settings import Settings
-from penstock.web.watchdog import TlsSocket
+from penstock.web.watchdog import TlsSocket, last_moments
 
 GOOD, LATER, TOLD = b"good", b"later", b"told"  # what a rehearsal answers; told: why it can't start
 DIGEST = 32  # bytes of what a rehearsal has reported
@@ -124,7 +124,12 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
         if server.pidfile is not None:
             server.pidfile.unlink()
         sys.exit(CannotStart.exit_code)
-    reload, handle, stop = server.reload, server.signal, server.stop
+    _take_over(server)
+
+
+def _take_over(server: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Replace how gunicorn reloads, stops and notes signals."""
+    reload, handle, stop, manage = server.reload, server.signal, server.stop, server.manage_workers
 
     def noted(number: int, frame: FrameType | None) -> None:
         if number in ENDING:
@@ -143,7 +148,11 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
             _drain(server)
         stop(graceful)
 
-    server.reload, server.signal, server.stop = careful, noted, drained
+    def managed() -> None:
+        if not _is_to_end():  # within a reload the old workers may be the only ones that answer while this server drains
+            manage()
+
+    server.reload, server.signal, server.stop, server.manage_workers = careful, noted, drained, managed
 
 
 def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
@@ -163,25 +172,38 @@ def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
         signal.signal(signal.SIGHUP, before)
 
 
+class _ToEnd(Exception):
+    """A reload is broken off: this server is to end."""
+
+
 def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  gunicorn's type
-    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once."""
+    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once.
+
+    gunicorn then waits until they have ended, which takes as long as their calls. A signal that ends this server ends that too.
+    """
     with suppress(BlockingIOError):
         os.read(_ready, 4096)  # those of before
-    manage = server.manage_workers
+    manage, reap = server.manage_workers, server.reap_workers
 
     def manage_later() -> None:
         until, ready = time.monotonic() + LONGEST_REHEARSAL, 0
-        while ready < server.num_workers and time.monotonic() < until and not _is_to_end():
+        while ready < server.num_workers and time.monotonic() < until:
             if select.select([_ready], [], [], LOOK)[0]:
                 ready += len(os.read(_ready, 4096))
             server.reap_workers()
         manage()
 
-    server.manage_workers = manage_later
+    def reap_until_end() -> None:
+        reap()
+        if _is_to_end():
+            raise _ToEnd
+
+    server.manage_workers, server.reap_workers = manage_later, reap_until_end
     try:
-        reload()
+        with suppress(_ToEnd):
+            reload()
     finally:
-        server.manage_workers = manage
+        server.manage_workers, server.reap_workers = manage, reap
 
 
 def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
@@ -330,9 +352,26 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
                 worker.log.error("a worker waits to start: %s", error)
             worker.notify()
             time.sleep(FIRST_PAUSE)
+    if worker_class != OURS:
+        _end_in_order(worker)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it
     os.write(_tell_ready, b"1")
+
+
+def _end_in_order(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Have gunicorn's own worker answer what has not ended, and leave, shortly before it is killed; ours does so by itself."""
+    answer, leave = last_moments(graceful_timeout)
+    worker.cfg.set("graceful_timeout", max(1, int(leave)))
+    stop = worker.handle_exit
+
+    def handle_exit(number: int, frame: FrameType | None) -> None:
+        first = worker.alive
+        stop(number, frame)
+        if first:
+            worker.wsgi.end_calls(time.monotonic() + answer)
+
+    signal.signal(signal.SIGTERM, handle_exit)
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types

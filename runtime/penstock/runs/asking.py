@@ -42,6 +42,11 @@ class Asking:
         self._environment_id = environment_id
         self._waiters = threading.BoundedSemaphore(waiters)
         self._log = structlog.get_logger("penstock")
+        self._end = float("inf")
+
+    def end(self, moment: float) -> None:
+        """Answer callers that wait for a run by that moment, a `time.monotonic()` reading, though the run goes on."""
+        self._end = moment - MARGIN
 
     def show(self, call: Call, pipeline: str, run: str) -> Reply:
         """Return a run of the consumer that calls. Raises Refusal: 404 where there is none, whoever else has one of that id."""
@@ -64,7 +69,7 @@ class Asking:
             return None
         try:
             until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
-            while document["status"] in UNFINISHED and (left := until - time.monotonic()) > 0:
+            while document["status"] in UNFINISHED and (left := min(until, self._end) - time.monotonic()) > 0:
                 time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
                 look += 1
                 document = self._document(call, document["pipeline"], run)

@@ -31,6 +31,7 @@ FORM_S = 30.0  # in which a form must have come
 FAULTS = {
     BodyFault.BROKEN: (400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks."),
     BodyFault.TOO_LARGE: (413, "body-too-large", f"The body may have {MAX_FORM} bytes."),
+    BodyFault.STOPPED: (503, "host-stopping", "The host is stopping. The form had not arrived."),
     BodyFault.LATE: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
 }
 
@@ -52,6 +53,13 @@ class Penstock(Flask):
         self._pipelines = host.settings.pipelines
         self._prefix = host.settings.console_prefix
 
+    def end_calls(self, moment: float) -> None:
+        """Answer every call that has not ended at that moment, a `time.monotonic()` reading: this process is about to end."""
+        if self.host.asking is not None:
+            self.host.asking.end(moment)
+        self._external.end_calls(moment)
+        self._internal.end_calls(moment)
+
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         if self.host.fork != forks.number():
@@ -59,6 +67,8 @@ class Penstock(Flask):
                 self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
+        if self.host.is_draining():
+            announce_close(start_response)  # a proxy that has not looked at /-/ready yet must not keep its connections for later
         if has_escaped_slash(environ):
             if unread_elsewhere(environ):
                 announce_close(start_response)
