@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from penstock.db.silence import Silence, connection_class, limit
 from penstock.errors import BadSetting, PenstockError
 
 APPLICATION = "penstock"
@@ -20,6 +22,8 @@ CHANNEL = "penstock_access"
 WRITE = "penstock_write"
 LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 READ_ONLY = "25006"
+DISK_FULL = "53100"
+FULL_S = 60.0  # that a disk counts as full after it was
 LOGIN = "28"  # begins the codes of a login that was refused
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})  # no such table, column or schema
 NOT_OURS = NO_TABLES | {"42501", "3D000"}  # also: no privilege, no such database
@@ -43,17 +47,52 @@ class DatabaseReadOnly(DatabaseAway):
     """The database answers and takes no changes: a standby, or a primary that was set to read only."""
 
 
+class DatabaseFull(DatabaseAway):
+    """The database answers and has no room left on its disk."""
+
+
 class DatabaseUnfit(DatabaseAway):
     """The database is not what this release expects, or lets this user in: somebody must change that before a start can succeed."""
 
     exit_code = 3
 
 
-def open_engine(url: str, *, relaxed: bool = False) -> Engine:
+class Writes:
+    """What became of the last transactions of this process that write: whether the database took them."""
+
+    def __init__(self) -> None:
+        self._full_at = self._read_only_at = self._written_at = float("-inf")
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk of the database is full. A small write may still succeed then, so a full disk counts for a while."""
+        return self._full_at > self._written_at or time.monotonic() - self._full_at < FULL_S
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the database takes no changes."""
+        return self._read_only_at > self._written_at
+
+    def failed(self, error: DatabaseAway) -> None:
+        """Note why a transaction failed."""
+        if isinstance(error, DatabaseFull):
+            self._full_at = time.monotonic()
+        elif isinstance(error, DatabaseReadOnly):
+            self._read_only_at = time.monotonic()
+
+    def succeeded(self) -> None:
+        """Note that a transaction was committed."""
+        self._written_at = time.monotonic()
+
+
+writes = Writes()
+
+
+def open_engine(url: str, *, relaxed: bool = False, silence: Silence | None = None) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
     What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records. Errors do not quote
-    the values of a statement.
+    the values of a statement. With `silence` no query waits for ever for a PostgreSQL server that is silent.
     """
     try:
         parsed = sa.make_url(url)
@@ -71,9 +110,12 @@ def open_engine(url: str, *, relaxed: bool = False) -> Engine:
     if kind == "postgresql":
         try:
             parsed = parsed.set(drivername="postgresql+psycopg")
-            return sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args=patience(parsed), hide_parameters=True)
+            engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=2, connect_args=patience(parsed), hide_parameters=True)
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
+        if silence is not None:
+            limit(engine, silence)
+        return engine
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
 
 
@@ -167,10 +209,15 @@ def reading(engine: Engine) -> Iterator[sa.Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[sa.Connection]:
     """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseAway."""
-    with translated(_name(engine)), engine.connect() as connection:
-        connection.execution_options(**{WRITE: True})
-        with connection.begin():
-            yield connection
+    try:
+        with translated(_name(engine)), engine.connect() as connection:
+            connection.execution_options(**{WRITE: True})
+            with connection.begin():
+                yield connection
+    except DatabaseAway as error:
+        writes.failed(error)
+        raise
+    writes.succeeded()
 
 
 def _name(engine: Engine) -> str:
@@ -213,6 +260,8 @@ def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
     code = _code(error)
     if code == READ_ONLY or "readonly database" in reason:
         return DatabaseReadOnly
+    if code == DISK_FULL or "disk is full" in reason:
+        return DatabaseFull
     unfit = code in NOT_OURS or code.startswith(LOGIN) or any(words in reason for words in UNFIT_WORDS)
     return DatabaseUnfit if unfit else DatabaseAway
 
@@ -229,12 +278,12 @@ def too_much(error: Exception) -> bool:
 
 
 def listen(engine: Engine, wake: Callable[[], None], stopped: Callable[[], bool]) -> None:
-    """Call `wake` for each notification on PostgreSQL until `stopped` says so. Raises OSError when the connection is lost."""
+    """Call `wake` for each notification on PostgreSQL until `stopped`, asked twice a second, says so. Raises OSError when the connection is lost."""
     import psycopg  # noqa: PLC0415  who has SQLite need not load it
 
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with psycopg.connect(url, autocommit=True, **patience(engine.url)) as connection:
+        with connection_class(Silence()).connect(url, autocommit=True, **patience(engine.url)) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             wake()
             while not stopped():
