@@ -266,6 +266,14 @@ class Postgres:
         """Stop it as a crash does."""
         self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
 
+    def pause(self, *, over: bool = False) -> None:
+        """Stop all its processes where they are, as a frozen machine does, or let them go on: connections stay open, and say nothing."""
+        postmaster = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], check=False, capture_output=True, text=True).stdout
+        for pid in (postmaster, *map(int, found.split())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT if over else signal.SIGSTOP)
+
     def run(self, statement: str, database: str = "postgres") -> None:
         """Run a statement of an administrator."""
         with psycopg.connect(f"{self.url}/{database}", autocommit=True) as connection:

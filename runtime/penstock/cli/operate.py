@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ParamSpec
 
 import click
 
-from penstock import audit, serving
+from penstock import audit, logs, serving
 from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.snapshot import Snapshot
@@ -18,10 +20,26 @@ from penstock.cli.base import DURATION, Context, env_option, format_option, pass
 from penstock.contracts.pipeline import Mistake
 from penstock.db import migrate
 from penstock.db.engine import NoDatabase, through_pooler
-from penstock.errors import BadSetting
+from penstock.errors import BadSetting, PenstockError
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
+
+Options = ParamSpec("Options")
+
+
+def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
+    """Have a command that runs for long tell as its log does why it can't start."""
+
+    @functools.wraps(command)
+    def run(*arguments: Options.args, **options: Options.kwargs) -> int:
+        try:
+            return command(*arguments, **options)
+        except PenstockError as error:
+            logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+            return error.exit_code
+
+    return run
 
 
 @click.command()
@@ -32,6 +50,7 @@ from penstock.settings import SETTINGS
 @click.option("--threads", type=click.IntRange(1, 4096), help="Calls that each answers at a time; default PENSTOCK_THREADS.")
 @click.option("--worker", type=click.IntRange(0, 64), help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.")
 @pass_context
+@_logged
 def serve(
     context: Context,
     environment: str | None,
@@ -47,7 +66,7 @@ def serve(
     settings = context.settings  # what is wrong with them is said before anything is started
     context.engine.dispose()  # its file must be there
     sys.stdout.flush()
-    return serving.serve(settings.worker if settings.pipelines else 0)
+    return serving.serve(settings)
 
 
 @click.command()
@@ -57,13 +76,14 @@ def serve(
 @click.option("--respawned", is_flag=True, hidden=True, help="Do not judge by PENSTOCK_STRICT: a worker before this one was.")
 @click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
 @pass_context
+@_logged
 def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None, respawned: bool, rehearse: bool) -> int:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # its file must be there
     if rehearse:
-        return serving.rehearse(context.settings)
+        return serving.rehearse(context.settings, ready_fd)
     return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned)
 
 

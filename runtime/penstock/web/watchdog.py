@@ -16,12 +16,13 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
-from penstock import forks
+from penstock import forks, threads
 from penstock.runs.aside import TimeIsUp
 from penstock.web.arrival import CLIENT
 
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
+STUCK = 60.0  # seconds beyond its sleep without a heartbeat, and the watchdog counts as stuck
 SILENCE = 30  # seconds that a client may send nothing within a request
 NEVER = float("inf")
 ENDED_LOOK = 0.05  # seconds between two looks at calls of a process whose end has come
@@ -105,11 +106,12 @@ class Watchdog:
         with self._starting:
             if self._fork != forks.number():
                 self._watched.clear()  # a parent's calls are not ours
-                threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True).start()
+                threads.start("penstock-watchdog", self._watch, limit=self._shortest + STUCK)
                 self._fork = forks.number()
 
-    def _watch(self) -> None:
+    def _watch(self, thread: threads.Watched) -> None:
         while True:
+            thread.beat()
             now = self._now()
             pause = min(self._shortest, LINGER) if self._lingering else self._shortest
             self._let_go(now)

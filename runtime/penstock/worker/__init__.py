@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from penstock import threads
 from penstock.contracts.pipeline import Handler
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
@@ -34,6 +35,8 @@ from penstock.worker.keyless import Keyless
 from penstock.worker.performing import Performance, Performer
 from penstock.worker.telling import call_back
 
+STUCK = 120.0  # seconds without a heartbeat, and a thread counts as stuck
+STUCK_CODE = 75  # EX_TEMPFAIL: who keeps the process starts it anew
 BEAT = 1.0  # seconds between two signs of life, each with a look around
 LOOK = 0.25  # seconds between two looks whether a run under way was cancelled
 SILENT = 6.0  # seconds without one, and a worker counts as dead
@@ -70,6 +73,7 @@ class Worker:
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
         self._checked: str | None = None
+        self._looked_at = float("inf")  # when the main thread last began a round; a `time.monotonic()` reading
         self._spoke = float("inf")  # when the last sign of life was given that nobody took over before; a `time.monotonic()` reading
         self._stop = threading.Event()
         self._closed = threading.Event()
@@ -101,8 +105,8 @@ class Worker:
         ticking.declare(host, self._bench)
         with suppress(DatabaseAway):  # they begin later then
             self._ledger.hasten()
-        threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
-        threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
+        threads.start("penstock-tidy", self._tidy_on, limit=None, essential=False)
+        threads.start("penstock-let-go", self._let_go_on, limit=STUCK)
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
         ready()
         try:
@@ -112,7 +116,7 @@ class Worker:
             raise
         finally:
             self._end_runs(StopSignal.drain)
-            threading.Thread(target=self._beat_on, name="penstock-beat", daemon=True).start()
+            threads.start("penstock-beat", self._beat_on, limit=None)  # for the graceful time
             self._bench.close(host.settings.graceful_timeout)
             self._closed.set()
             host.stop()
@@ -136,8 +140,25 @@ class Worker:
         self._spoke = began
         return True
 
+    def _end_if_stuck(self) -> None:
+        """End this process where one of its threads, or the main one, is stuck: who keeps it starts it anew, and others take its runs.
+
+        What waits for the database is not stuck. While that is away all may wait, and for a while after it is back.
+        """
+        up_since = self._host.up_since
+        if up_since is None or time.monotonic() - up_since < STUCK:
+            return
+        stuck = [thread.name for thread in threads.stuck()]
+        if time.monotonic() - self._looked_at > STUCK:
+            stuck.append("main")
+        if stuck:
+            self._log.critical("this worker ends, for a thread is stuck", threads=stuck, limit=STUCK)
+            os._exit(STUCK_CODE)
+
     def _watch(self, environment_id: int) -> None:
         while not self._stop.is_set():
+            self._looked_at = time.monotonic()
+            self._end_if_stuck()
             before = self._spoke
             try:
                 if not self._speak():
@@ -154,7 +175,7 @@ class Worker:
                 self._log.exception("worker can't look around")
             self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
 
-    def _beat_on(self) -> None:
+    def _beat_on(self, _: threads.Watched) -> None:
         """Speak while the last runs end; nobody is to take them then."""
         while not self._closed.wait(BEAT):
             with suppress(PenstockError):
@@ -192,12 +213,15 @@ class Worker:
                 self._recovery.give_up(item, row, "not-kept", f"The engine could not go on with it, {number} times; the log of its worker says why.")
         self._starved = {run: number for run, number in self._starved.items() if run in self._active or run in before or run in self._orphans}
 
-    def _let_go_on(self) -> None:
+    def _let_go_on(self, thread: threads.Watched) -> None:
         """Stop the runs that this process performs and has no more: they were cancelled, their time was up, or others have them.
 
         A thread of its own: none of them may wait for what else there is to look after.
         """
         while not self._closed.wait(LOOK):
+            thread.beat()
+            if not self._stop.is_set():
+                self._end_if_stuck()
             with suppress(PenstockError):
                 self._let_go()
 
@@ -306,7 +330,7 @@ class Worker:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
         ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
-    def _tidy_on(self) -> None:
+    def _tidy_on(self, _: threads.Watched) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
         since = 0.0
         while not self._stop.is_set():
