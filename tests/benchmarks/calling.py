@@ -49,7 +49,7 @@ class Calls:
         connection: socket.socket | None = None
         while not self._done.is_set():
             millis = SLOW_MS if not chance.randrange(SLOW_OF) else chance.randrange(10)
-            name = f"{number}-{next(self._numbers)}" if chance.randrange(2) else ""
+            name = f"{self._port}-{next(self._numbers)}" if chance.randrange(2) else ""
             began = time.monotonic()
             try:
                 connection = connection or socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE_S)

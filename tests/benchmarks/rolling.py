@@ -17,9 +17,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -214,11 +214,11 @@ class Hosts:
 class Result:
     """What came of a trial. `wait` is the longest time that a call took beyond what its handler did, in seconds."""
 
-    calls: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    wait: float = 0.0
-    reloads: int = 0
-    restarts: int = 0
+    calls: int
+    failed: Counter[str]
+    wait: float
+    reloads: int
+    restarts: int
 
     def row(self, name: str) -> str:
         failed = ", ".join(f"{number} {kind}" for kind, number in self.failed.items()) or "0"
@@ -227,16 +227,17 @@ class Result:
 
 
 @contextmanager
-def running(place: Place, variant: Variant, folder: Path) -> Iterator[tuple[Hosts, Proxy, Path]]:
-    """Run two hosts, and a proxy before them."""
+def running(place: Place, variants: Sequence[Variant], folder: Path) -> Iterator[tuple[Hosts, list[Proxy], Path]]:
+    """Run two hosts, and proxies before them."""
     folder.mkdir()
     done = folder / "done.log"
     with ExitStack() as stack:
         hosts = Hosts(place, done, stack)
-        kind: Callable[..., Proxy] = Nginx if variant.proxy == "nginx" else Haproxy
-        proxy = kind(variant, hosts.ports, folder)
-        stack.callback(proxy.stop)
-        yield hosts, proxy, done
+        proxies: list[Proxy] = []
+        for variant in variants:
+            proxies.append((Nginx if variant.proxy == "nginx" else Haproxy)(variant, hosts.ports, folder))
+            stack.callback(proxies[-1].stop)
+        yield hosts, proxies, done
 
 
 def prepared(place: Place) -> str:
@@ -247,30 +248,35 @@ def prepared(place: Place) -> str:
     return place.key("acme").key
 
 
-def trial(place: Place, key: str, variant: Variant, *, calls: int, restarts: int, pause: float = 0.0) -> Result:
-    """Send that many calls, and at least as many as fit into that many restarts of both hosts."""
-    result = Result()
-    with running(place, variant, place.folder / f"{variant.proxy}-{time.time_ns()}") as (hosts, proxy, done):
-        load = Calls(proxy.port, key, keep_alive=not variant.drained, pause=pause)  # a reload of nginx ends the connections of its clients
-        load.start()
+def trial(
+    place: Place, key: str, variants: Sequence[Variant], *, calls: int, restarts: int, between: float = 3.0, pause: float = 0.0
+) -> list[Result]:
+    """Send at least that many calls through each variant, while one host after the other is restarted at least that often in all."""
+    with running(place, variants, place.folder / f"trial-{time.time_ns()}") as (hosts, proxies, done):
+        # A reload of nginx ends the connections of its clients.
+        loads = [Calls(proxy.port, key, keep_alive=not proxy.variant.drained, pause=pause) for proxy in proxies]
+        for load in loads:
+            load.start()
+        restarted = 0
         with hosts.reloading():
-            while (load.sent < calls or result.restarts < 2 * restarts) and not load.hopeless():
-                host = result.restarts % 2
-                time.sleep(2 * RELOAD_S)
-                proxy.down(host)
-                hosts.restart(host)
-                proxy.down(None)
+            while (min(load.sent for load in loads) < calls or restarted < restarts) and not any(load.hopeless() for load in loads):
+                time.sleep(between)
+                for proxy in proxies:
+                    proxy.down(restarted % 2)
+                hosts.restart(restarted % 2)
+                for proxy in proxies:
+                    proxy.down(None)
                 time.sleep(1.0)
-                result.restarts += 1
-        load.stop()
-        result.reloads = hosts.reloads()
-        result.calls, result.failed, result.wait = load.sent, load.failed, load.wait
+                restarted += 1
+        for load in loads:
+            load.stop()
         performed = Counter(done.read_text().split())
-    twice = {name for name, times in performed.items() if times > 1}
-    for kind, names in (("POST lost", load.posted - set(performed)), ("POST performed twice", twice)):
-        if names:
-            result.failed[kind] = len(names)
-    return result
+        results = [Result(load.sent, load.failed, load.wait, hosts.reloads(), restarted) for load in loads]
+    for load, result in zip(loads, results, strict=True):
+        lost = [name for name in load.posted if not performed[name]]
+        twice = [name for name in load.posted if performed[name] > 1]
+        result.failed += Counter({"POST lost": len(lost), "POST performed twice": len(twice)})
+    return results
 
 
 def main() -> None:
@@ -297,7 +303,7 @@ def main() -> None:
         results = []
         for variant in VARIANTS:
             if chosen.only in variant.name:
-                results.append(trial(place, key, variant, calls=chosen.calls, restarts=chosen.restarts))
+                results += trial(place, key, [variant], calls=chosen.calls, restarts=2 * chosen.restarts)
                 print(results[-1].row(variant.name), flush=True)  # noqa: T201
         place.engine.dispose()
     print(f"{sum(result.calls for result in results):,} calls, {sum(result.failed.total() for result in results)} failed; see {folder}")  # noqa: T201
