@@ -44,8 +44,9 @@ def share() -> str | None:
     memory = Path("/dev/shm")  # noqa: S108  counters need no disk
     place = memory if memory.is_dir() else Path(tempfile.gettempdir())
     for left in place.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # it is another user's, or another server removes it at this moment
-            _remove_if_free(left)
+        with suppress(OSError):  # another server removes it at this moment
+            if left.lstat().st_uid == os.getuid():  # anybody may make a folder of such a name
+                _remove_if_free(left)
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=place)
     _owner[:] = [_own(Path(folder))]
     os.environ[VARIABLE] = folder
@@ -67,7 +68,7 @@ def _own(folder: Path) -> int:
 
 
 def _remove_if_free(folder: Path) -> None:
-    number = os.open(folder / OWNER, os.O_RDWR)
+    number = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)
