@@ -70,6 +70,20 @@ def migrate(url: str) -> None:
         raise DatabaseAway(f"the engine's tables can't be made: {type(error).__name__}: {error}") from error
 
 
+def is_migrated(url: str) -> bool:
+    """Return whether the engine's tables are of its release, or a later one. Raises DatabaseAway."""
+    _quiet()
+    client = DBOSClient(system_database_url=url, lazy=True, retry_connection_errors=False)
+    try:
+        with _translated():
+            client._sys_db.verify_migrations()  # noqa: SLF001  its client has no door to it; the engine's minor is pinned
+    except faults.DBOSInitializationError:
+        return False
+    finally:
+        client.destroy()
+    return True
+
+
 def _quiet() -> None:
     """Send what the engine has to say to our log; it would write to standard error by itself."""
     logger = logging.getLogger("dbos")
