@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from penstock import forks, logs, metrics
+from penstock import clock, forks, logs, metrics
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Violation
+from penstock.contracts.access import LEEWAY, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.handed import Withheld
 from penstock.contracts.offered import is_token
@@ -32,6 +32,7 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
+from penstock.db.clock import measure
 from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, trim
 from penstock.db.postgres import listen
 from penstock.db.replies import PURGED_AT_A_TIME, purge
@@ -65,6 +66,8 @@ BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
 AWAY = "database away"
+CLOCK_LEVELS = (LEEWAY.total_seconds(), logging.ERROR), (2.0, logging.WARNING)  # seconds that a host's clock may differ by
+CLOCK_UNFIT = 60.0  # seconds past which a host is not ready: credentials would be accepted for so long after their end
 MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -148,6 +151,7 @@ class Host:
         self._catching_up = threading.Lock()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._clock_level = logging.INFO
         self._listening = False  # else changes are looked for more often
         self._threads: list[threading.Thread] = []
 
@@ -384,6 +388,7 @@ class Host:
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.refresh(engine)
+        measure(engine)
         self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.refresh(engine)
         self._use(access)
@@ -544,6 +549,7 @@ class Host:
         while not self._stop.is_set():
             with self._told("following the database"):
                 metrics.aged(min(self._access().age(), 1e9))
+                self._look_at_clock()
                 back = self._catch_up_or_tell(engine)
                 if self._trouble is None:
                     if self.marks is not None:
@@ -564,6 +570,18 @@ class Host:
             engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
+
+    def _look_at_clock(self) -> None:
+        """Log once when this host's clock begins to differ from the database's, louder past the leeway, and once when it no longer does."""
+        seconds = clock.difference()
+        metrics.clock_differs(seconds)
+        level = next((level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO)
+        before, self._clock_level = self._clock_level, level
+        if level > before:
+            mend = "synchronise this host's clock (NTP): credentials expire by it"
+            self.log.log(level, "clock differs from the database's", seconds=round(seconds, 1), mend=mend)
+        elif level == logging.INFO and before > level:
+            self.log.info("clock agrees with the database's again")
 
     def _attend(self, engine: Engine) -> None:
         """See whether accepted runs have a worker, where this process answers calls; what can't be read now is read later."""
@@ -607,6 +625,8 @@ class Host:
         self._flush(engine)
         self._speak(engine)
         self._purge(engine)
+        with suppress(PenstockError):
+            measure(engine)
         with suppress(PenstockError):
             trim(open_engine(self.settings.database_url))
         self.sparing.sweep(time.monotonic())
@@ -658,10 +678,10 @@ class Host:
     def _purge(self, engine: Engine) -> None:
         """Forget replies and runs that were kept long enough, a few at a time."""
         with suppress(PenstockError):
-            while purge(engine, datetime.now(UTC)) == PURGED_AT_A_TIME and not self._stop.is_set():
+            while purge(engine, clock.moment()) == PURGED_AT_A_TIME and not self._stop.is_set():
                 pass
             environment = self._access().environment
-            now = time.time()
+            now = clock.now()
             oldest = first_id(now - environment.run_retention)
             while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
                 time.sleep(BREATH)
@@ -706,7 +726,10 @@ class Host:
             checks["rates"] = "not counted: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
-        ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()
+        clock_fits = abs(seconds := clock.difference()) <= CLOCK_UNFIT
+        if not clock_fits:
+            checks["clock"] = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"
+        ready = checks["snapshot"] == "ok" and followed and clock_fits and bool(self.plugins.loaded) and not self.is_draining()
         if self.is_draining():
             checks["process"] = "about to end"
         if not self.plugins.loaded:

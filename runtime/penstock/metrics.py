@@ -41,6 +41,7 @@ class _Metrics:
         self.waiting = self._gauge("runs_waiting", "Accepted durable runs that have not begun.", ("pipeline",))
         self.unattended = self._gauge("runs_unattended", "Of these, those that no living worker has the pipeline of.", ("pipeline",))
         self.workers = self._gauge("workers", "Worker processes that are alive.")
+        self.clock = self._gauge("clock_difference_seconds", "Seconds that the database's clock is ahead of this host's.")
         says = "How old the oldest view of access is."
         self.age = Gauge("penstock_snapshot_age_seconds", says, registry=self.registry, multiprocess_mode="livemax")
 
@@ -93,6 +94,11 @@ def waiting(pipeline: str, runs: int, unattended: int) -> None:
 def workers(number: int) -> None:
     """Note how many worker processes are alive."""
     _made().workers.set(number)
+
+
+def clock_differs(seconds: float) -> None:
+    """Note how far the database's clock is ahead of this host's."""
+    _made().clock.set(seconds)
 
 
 def aged(seconds: float) -> None:

@@ -11,15 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import msgspec
 from croniter import croniter
-from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID, _core, _enqueue_options, _scheduler, _sys_db
 from dbos import error as faults
 
+from penstock import clock
 from penstock.access.secrets import Box
 from penstock.db.engine import Connection, DatabaseAway, Engine, open_engine, open_sqlite, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
@@ -45,6 +46,29 @@ STATES = {
     "CANCELLED": State.CANCELLED,
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": State.BROKEN,
 }
+
+
+class SharedTime:
+    """The module `time`, with the time that hosts share: the engine tells deadlines by that of the host it is on."""
+
+    time = staticmethod(clock.now)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever the module has
+        return getattr(time, name)
+
+
+class SharedDatetime(datetime):
+    """Datetimes of which `now` is the time that hosts share: the engine's ticks are told by it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the shared time."""
+        return cls.fromtimestamp(clock.now(), tz)
+
+
+for _module in (_core, _enqueue_options, _sys_db):  # the engine has no setting for its clock; its minor is pinned
+    vars(_module)["time"] = SharedTime()
+vars(_scheduler)["datetime"] = SharedDatetime
 
 
 def application(environment: str) -> str:
@@ -348,7 +372,7 @@ class DbosBench(Bench):
 
     def pause(self, until: float) -> float:
         """Return the seconds to wait until a moment."""
-        return max(0.0, until - time.time())
+        return max(0.0, until - clock.now())
 
     def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
         """Have `tick` called for each tick of a schedule."""
@@ -367,7 +391,7 @@ class DbosBench(Bench):
         )
         fired = before["last_fired_at"] if before is not None else None
         if make_up and fired:
-            now = datetime.now(ZoneInfo(timezone))
+            now = clock.moment().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
             if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
                 DBOS.backfill_schedule(name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1))
