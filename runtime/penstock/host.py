@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from penstock import forks, logs, metrics, threads
+from penstock import clock, forks, logs, metrics, threads
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import HistoryChanged, Snapshot
-from penstock.contracts.access import Violation
+from penstock.contracts.access import LEEWAY, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.handed import Withheld
 from penstock.contracts.offered import is_token
@@ -32,6 +32,7 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
+from penstock.db.clock import measure
 from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, open_existing, trim, writes
 from penstock.db.postgres import listen
 from penstock.db.replies import PURGED_AT_A_TIME, purge
@@ -73,6 +74,8 @@ SLOW = 0.5  # seconds: a refresh that takes longer is logged at level debug
 NEVER = 1e9  # seconds that something is old that never was, or can't be used
 AWAY = "database away"
 STATES = {State.SERVED: "served", State.NON_CONFORMANT: "non-conformant", State.REFUSED: "blocked", State.DISABLED: "disabled"}
+CLOCK_LEVELS = (LEEWAY.total_seconds(), logging.ERROR), (2.0, logging.WARNING)  # seconds that a host's clock may differ by
+CLOCK_UNFIT = 60.0  # seconds past which a host is not ready: credentials would be accepted for so long after their end
 MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -162,6 +165,7 @@ class Host:
         self._starting = threading.Lock()
         self._catching_up = threading.Lock()
         self._stop, self._wake, self._due_again = threading.Event(), threading.Event(), threading.Event()  # the last: housekeeping is due at once
+        self._clock_level = logging.INFO
         self._listening = False  # else changes are looked for more often
         self._engine: Engine | None = None
         self._threads: list[threads.Watched] = []
@@ -414,6 +418,7 @@ class Host:
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.read(engine)
+        measure(engine)
         self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.read(engine)
         self._use(access)
@@ -593,6 +598,7 @@ class Host:
         while not self._stop.is_set():
             thread.beat()
             with self._told("following the database"):
+                self._look_at_clock()
                 back = self._catch_up_or_tell(engine)
                 self._put_moments()
                 if self._trouble is None:
@@ -661,6 +667,18 @@ class Host:
         metrics.put("penstock_snapshot_age_seconds", access.checked_at if access.broken is None else time.monotonic() - NEVER)
         metrics.put("penstock_database_answered_age_seconds", max(self.answered_at, time.monotonic() - NEVER))
 
+    def _look_at_clock(self) -> None:
+        """Log once when this host's clock begins to differ from the database's, louder past the leeway, and once when it no longer does."""
+        seconds = clock.difference()
+        metrics.put("penstock_clock_difference_seconds", seconds)
+        level = next((level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO)
+        before, self._clock_level = self._clock_level, level
+        if level > before:
+            mend = "synchronise this host's clock (NTP): credentials expire by it"
+            self.log.log(level, "clock differs from the database's", seconds=round(seconds, 1), mend=mend)
+        elif level == logging.INFO and before > level:
+            self.log.info("clock agrees with the database's again")
+
     def _attend(self, engine: Engine) -> None:
         """See which processes are alive and which runs wait, where this process answers calls; what can't be read now is read later."""
         if self._process is not None:
@@ -722,6 +740,8 @@ class Host:
         self._speak(engine)
         self._purge(engine)
         with suppress(PenstockError):
+            measure(engine)
+        with suppress(PenstockError):
             trim(open_engine(self.settings.database_url))
         self.sparing.sweep(time.monotonic())
         logs.sweep(time.monotonic())
@@ -778,10 +798,10 @@ class Host:
         """Forget replies and runs that were kept long enough, a few at a time; what is left after a while is for the next time."""
         until = time.monotonic() + PURGE
         with suppress(PenstockError):
-            while purge(engine, datetime.now(UTC)) == PURGED_AT_A_TIME and self._goes_on(until):
+            while purge(engine, clock.moment()) == PURGED_AT_A_TIME and self._goes_on(until):
                 pass
             environment = self._access().environment
-            now = time.time()
+            now = clock.now()
             oldest = first_id(now - environment.run_retention)
             while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and self._goes_on(until):
                 time.sleep(BREATH)
@@ -836,7 +856,10 @@ class Host:
             checks["rates"] = f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
-        ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()
+        clock_fits = abs(seconds := clock.difference()) <= CLOCK_UNFIT
+        if not clock_fits:
+            checks["clock"] = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"
+        ready = checks["snapshot"] == "ok" and followed and clock_fits and bool(self.plugins.loaded) and not self.is_draining()
         if self.is_draining():
             checks["process"] = "about to end"
         if not self.plugins.loaded:

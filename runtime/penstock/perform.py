@@ -13,6 +13,7 @@ import msgspec
 import pluggy
 import structlog
 
+from penstock import clock
 from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
 from penstock.errors import CalledPipelineFailed, NotStarted, OutOfTime, PipelineCallError, PipelineError, Refusal
@@ -301,7 +302,7 @@ class Starter:
             route=endpoint.route.path,
             path=child.path,
             environment=context.call.environment,
-            accepted_at=time.time(),
+            accepted_at=clock.now(),
             params=child.params,
             content_type=child.content_type,
             body=child.body,

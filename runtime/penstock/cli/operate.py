@@ -18,9 +18,9 @@ from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
-from penstock.db import migrate
+from penstock.db import fit, migrate
 from penstock.db.engine import NoDatabase, through_pooler
-from penstock.errors import BadSetting, PenstockError
+from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
@@ -243,24 +243,27 @@ def db() -> None:
 
 @db.command()
 @pass_context
-def upgrade(context: Context) -> None:
+def upgrade(context: Context) -> int:
     """Run the migrations that are missing."""
     engine = context.direct_engine  # the one command that may create a database file
     click.echo(f"database: {context.database}")
     if not context.settings.database_direct_url and through_pooler(engine):
         raise BadSetting("PENSTOCK_DATABASE_URL leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
-    before, after = migrate.upgrade(engine)
-    if not migrate.knows(after):
-        click.echo(f"at {after} already, by a newer release; this one ({migrate.head()}) works with that schema, and nothing was changed")
-        return
-    from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
+    with migrate.alone(engine):
+        before, after = migrate.upgrade(engine)
+        if not migrate.knows(after):
+            safe, text = _verdict(context)
+            click.echo(f"nothing was changed; {text}")
+            return 0 if safe else CannotStart.exit_code
+        from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
-    engine_dbos.migrate(context.settings.direct_url)
-    if waiting_names(context.engine):
-        for environment, names in settle_names(context.engine, context.actor, context.host.offered).items():
-            for name, identifiers in names.items():
-                click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
+        engine_dbos.migrate(context.settings.direct_url)
+        if waiting_names(engine):
+            for environment, names in settle_names(engine, context.actor, context.host.offered).items():
+                for name, identifiers in names.items():
+                    click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
     click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
+    return 0
 
 
 @db.command()
@@ -279,7 +282,8 @@ def restored(context: Context) -> None:
 def current(context: Context) -> int:
     """Say which migration the database is at; exit code 1 if that is not the newest."""
     try:
-        at, newest = migrate.current(context.engine), migrate.head()
+        context.engine.dispose()  # its file must be there
+        at, newest = migrate.current(context.direct_engine), migrate.head()
     except NoDatabase as error:
         click.echo(str(error))
         return 1
@@ -288,6 +292,35 @@ def current(context: Context) -> int:
         return 0
     click.echo(f"{at or 'empty'}" + ("" if at == newest else f"; this release needs {newest}: run `penstock db upgrade`"))
     return int(at != newest)
+
+
+@db.command("check")
+@pass_context
+def check_schema(context: Context) -> int:
+    """Say whether this release can start on the schema of the database.
+
+    Exit code 1 if not. Before a rollback, run it with the release that you go back to.
+    """
+    safe, text = _verdict(context)
+    click.echo(text)
+    return int(not safe)
+
+
+def _verdict(context: Context) -> tuple[bool, str]:
+    """Return whether this release works with the schema of the database, and a line that says so."""
+    from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
+
+    context.engine.dispose()  # its file must be there
+    at, own = migrate.current(context.direct_engine), migrate.head()
+    newer = at is not None and not migrate.knows(at)
+    if not newer and (at != own or not engine_dbos.is_migrated(context.settings.direct_url)):
+        return False, f"not safe: the schema is older ({at or 'empty'}); this release needs {own}: run `penstock db upgrade`"
+    problems = fit.contracted(context.direct_engine)
+    schema = f"the schema is at {at}, by a newer release" if newer else f"the schema is at {at}, as this release has it"
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        return False, f"not safe: {schema}; {problems[0]}{more}"
+    return True, f"safe: {schema}" + (f" that only added to that of this one ({own})" if newer else "")
 
 
 COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, db)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from penstock import clock
 from penstock.db.engine import Engine, writing
 from penstock.db.rows import Row
 from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
@@ -156,7 +157,7 @@ def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | No
     started = end.started_at or started
     if started is None or end.micros is not None:
         return started, end.micros
-    return started, max(0, ((end.ended_at or datetime.now(UTC)) - started) // timedelta(microseconds=1))
+    return started, max(0, ((end.ended_at or clock.moment()) - started) // timedelta(microseconds=1))
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:

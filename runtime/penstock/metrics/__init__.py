@@ -55,6 +55,7 @@ TABLE = (
     Row("penstock_database_up", "gauge", "1 while the database answers all processes, else 0.", (), "livemin"),
     Row("penstock_database_answered_age_seconds", "gauge", "How long the process that has waited longest has had no answer.", (), "livemin"),
     Row("penstock_database_read_only", "gauge", "1 while the database answers and takes no changes.", (), "livemax"),
+    Row("penstock_clock_difference_seconds", "gauge", "Seconds that the database's clock is ahead of this host's.", (), "livemostrecent"),
     Row("penstock_database_disk_full", "gauge", "1 while the database's disk is full, or was a minute ago.", (), "livemax"),
     Row("penstock_redis_up", "gauge", "1 while Redis answers, else 0; absent where calls are not counted there.", (), "livemin"),
     Row("penstock_threads_stuck", "gauge", "Background threads without a heartbeat within their limits.", (), "livesum"),

@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import msgspec
 from croniter import croniter
-from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID, _core, _enqueue_options, _scheduler, _sys_db
 from dbos import error as faults
 
+from penstock import clock
 from penstock.access.secrets import Box, UnknownKey
 from penstock.db import held
 from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_engine, open_sqlite, shown_url, sqlite_file, too_much, translated
@@ -66,6 +67,29 @@ STATES = {
 }
 
 
+class SharedTime:
+    """The module `time`, with the time that hosts share: the engine tells deadlines by that of the host it is on."""
+
+    time = staticmethod(clock.now)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever the module has
+        return getattr(time, name)
+
+
+class SharedDatetime(datetime):
+    """Datetimes of which `now` is the time that hosts share: the engine's ticks are told by it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the shared time."""
+        return cls.fromtimestamp(clock.now(), tz)
+
+
+for _module in (_core, _enqueue_options, _sys_db):  # the engine has no setting for its clock; its minor is pinned
+    vars(_module)["time"] = SharedTime()
+vars(_scheduler)["datetime"] = SharedDatetime
+
+
 def application(environment: str) -> str:
     """Return the name that an environment's runs are kept apart by."""
     return f"penstock-{environment}"
@@ -90,6 +114,20 @@ def migrate(url: str) -> None:
         raise
     except Exception as error:
         raise DatabaseUnfit(f"the tables of durable runs can't be made: {described(error)}") from error
+
+
+def is_migrated(url: str) -> bool:
+    """Return whether the engine's tables are of its release, or a later one. Raises DatabaseAway."""
+    _quiet()
+    client = DBOSClient(system_database_url=url, lazy=True, retry_connection_errors=False)
+    try:
+        with _translated():
+            client._sys_db.verify_migrations()  # noqa: SLF001  its client has no door to it; the engine's minor is pinned
+    except faults.DBOSInitializationError:
+        return False
+    finally:
+        client.destroy()
+    return True
 
 
 def _quiet() -> None:
@@ -388,7 +426,7 @@ class DbosBench(Bench):
 
     def pause(self, until: float) -> float:
         """Return the seconds to wait until a moment."""
-        return max(0.0, until - time.time())
+        return max(0.0, until - clock.now())
 
     def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
         """Have `tick` called for each tick of a schedule."""
@@ -407,7 +445,7 @@ class DbosBench(Bench):
         )
         fired = before["last_fired_at"] if before is not None else None
         if make_up and fired:
-            now = datetime.now(ZoneInfo(timezone))
+            now = clock.moment().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
             if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
                 DBOS.backfill_schedule(name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1))

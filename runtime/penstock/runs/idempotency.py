@@ -6,13 +6,14 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 import structlog
 
+from penstock import clock
 from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
@@ -97,7 +98,7 @@ class Replies:
         """Lengthen the claims of calls that still run here: one that was left behind may go on for hours. Raises DatabaseAway."""
         running = dict(self._running)
         if running:
-            replies.renew(self._engine, running, datetime.now(UTC) + MARGIN)
+            replies.renew(self._engine, running, clock.moment() + MARGIN)
 
     def once(self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]) -> Answer:
         """Do the work for the first call of its kind and keep its reply; return that to each repeat.
@@ -110,7 +111,7 @@ class Replies:
         """
         digest = identity(whose)
         claim = secrets.token_hex(16)
-        now = datetime.now(UTC)
+        now = clock.moment()
         try:
             found = replies.claim(self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN)
         except DatabaseAway as error:
@@ -131,7 +132,7 @@ class Replies:
                 if kept is None or not answered(status, None):
                     replies.release(self._engine, digest, claim)
                 else:
-                    replies.keep(self._engine, digest, claim, self._sealed(kept), datetime.now(UTC) + KEPT)
+                    replies.keep(self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT)
             except DatabaseAway as error:  # it stays claimed until its lease ends: better a 409 than a second run
                 self._log.error("reply not kept", error=str(error))
         return kept
@@ -143,7 +144,7 @@ class Replies:
         """
         digest = identity(whose)
         for _ in range(ATTEMPTS):
-            now = datetime.now(UTC)
+            now = clock.moment()
             with suppress(replies.Taken), writing(self._engine) as connection:
                 found = replies.find(connection, digest, now)
                 if found is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from penstock import audit
+from penstock import audit, clock
 from penstock.access.find import environment_row, named
 from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.masks import masked
@@ -174,7 +173,7 @@ def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting],
     given = Given.of(document)
     pipeline, route = find(given.pipeline, given.method, given.route)
     new = new_run_id()
-    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=time.time()), pipeline, route, row["callback_url"], redelivers=run)
+    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=clock.now()), pipeline, route, row["callback_url"], redelivers=run)
     if step > 1:
         _check_step(accept.ledger, run, step)
         accept.accept_record(wanted)
@@ -211,7 +210,7 @@ def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, 
     """Forget runs older than so many seconds, a few at a time; return how many."""
     with reading(engine) as connection:
         environment_id = environment_row(Reader(connection), environment)["id"]
-    before, total = first_id(time.time() - older_than), 0
+    before, total = first_id(clock.now() - older_than), 0
     while True:
         number, durable = stored.purge(engine, environment_id, before)
         total += number

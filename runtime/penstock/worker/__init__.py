@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from penstock import threads
+from penstock import clock, threads
 from penstock.contracts.pipeline import Handler
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
@@ -269,7 +269,7 @@ class Worker:
     def _reconcile(self, environment_id: int) -> None:
         """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
         with reading(self._engine) as connection:
-            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(time.time() - YOUNG), limit=CHECKED)
+            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(clock.now() - YOUNG), limit=CHECKED)
         self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
         held = self._ledger.look([row["id"] for row in rows], outcomes=True)
         for row in rows:
@@ -279,7 +279,7 @@ class Worker:
             if row["id"] in self._active and (item is None or item.state is not State.CANCELLED):
                 continue
             if item is None:
-                if row["id"] < first_id(time.time() - LOST):
+                if row["id"] < first_id(clock.now() - LOST):
                     detail = "The engine does not know this run."
                     self._recorder.ended(Finished(row["id"], loaded.pipeline, Status.FAILED, 500, problem="not-begun", detail=detail))
                 continue
@@ -334,7 +334,7 @@ class Worker:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
         since = 0.0
         while not self._stop.is_set():
-            now = time.time()
+            now = clock.now()
             with suppress(PenstockError):
                 while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
                     pass
