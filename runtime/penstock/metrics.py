@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
+Arguments = ParamSpec("Arguments")
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 
@@ -56,11 +58,24 @@ def _made() -> _Metrics:
     return _Metrics()
 
 
+def _harmless(count: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Return a function that counts, and counts nothing where the folder is gone or full: calls, records and the view of access go on."""
+
+    @functools.wraps(count)
+    def counted(*args: Arguments.args, **named: Arguments.kwargs) -> None:
+        with suppress(OSError):
+            count(*args, **named)
+
+    return counted
+
+
+@_harmless
 def called(pipeline: str, outcome: str, number: int) -> None:
     """Count calls."""
     _made().calls.labels(pipeline, outcome).inc(number)
 
 
+@_harmless
 def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
     """Note how long calls took: all together, and how many of them were within each bound but not the one before."""
     histogram = _made().seconds.labels(pipeline)
@@ -70,42 +85,50 @@ def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
             bucket.inc(number)
 
 
+@_harmless
 def dropped(records: int) -> None:
     """Count records that were not written."""
     _made().dropped.inc(records)
 
 
+@_harmless
 def counted_alone() -> None:
     """Count a call whose rates this process counted in its own memory."""
     _made().counted_alone.inc()
 
 
+@_harmless
 def rate_storage_away(away: int) -> None:
     """Note whether the storage of rates is away: 1 or 0."""
     _made().rate_storage_away.set(away)
 
 
+@_harmless
 def taken_over() -> None:
     """Count a run that was taken over."""
     _made().taken_over.inc()
 
 
+@_harmless
 def waiting(pipeline: str, runs: int, unattended: int) -> None:
     """Note how many accepted runs of a pipeline have not begun, and how many of them have no worker."""
     _made().waiting.labels(pipeline).set(runs)
     _made().unattended.labels(pipeline).set(unattended)
 
 
+@_harmless
 def workers(number: int) -> None:
     """Note how many worker processes are alive."""
     _made().workers.set(number)
 
 
+@_harmless
 def aged(seconds: float) -> None:
     """Note how old the view of access is."""
     _made().age.set(seconds)
 
 
+@_harmless
 def gone(pid: int) -> None:
     """Forget what only a living process can say."""
     if os.environ.get(SHARED):
