@@ -1,8 +1,8 @@
-# One word an intent: run, test, lint, generators, mutations, bench, bench-check, soak, chaos, lock.
+# One word an intent: run, test, lint, generators, mutations, bench, bench-check, soak, chaos, rolling, lock.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: run test lint generators mutations bench bench-check soak chaos lock clean
+.PHONY: run test lint generators mutations bench bench-check soak chaos rolling lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -50,6 +50,9 @@ soak: .venv/ready
 
 chaos: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos $(ARGS)
+
+rolling: .venv/ready
+	PYTHONPATH=$(CURDIR)/tests $(BIN)/python -m benchmarks.rolling $(ARGS)
 
 # Needs uv. The second file is what a server installs: the versions of the first, without tools for development.
 COMPILE := uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal

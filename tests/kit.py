@@ -188,12 +188,21 @@ class Place:
 
 
 class Server:
-    """`penstock serve` in real processes, on a free port."""
+    """`penstock serve` in real processes, on a free port where none is given."""
 
     def __init__(
-        self, place: Place, env: str = "test", *, workers: int = 1, threads: int = 8, worker: int = 0, wait: bool = True, **more: str
+        self,
+        place: Place,
+        env: str = "test",
+        *,
+        workers: int = 1,
+        threads: int = 8,
+        worker: int = 0,
+        wait: bool = True,
+        port: int = 0,
+        **more: str,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"server-{self.port}.log"
         counts = {"workers": workers, "threads": threads, "worker": worker}
@@ -202,7 +211,7 @@ class Server:
         if "PYTEST_VERSION" in os.environ:
             self.process: subprocess.Popen[bytes] | Started = ZYGOTE.start(words, environ, place.folder, self.log)
         else:  # a benchmark: what it measures is to be what operators start
-            with self.log.open("w") as log:
+            with self.log.open("a") as log:  # a port may be used again
                 command = [sys.executable, "-m", "penstock", *words]
                 self.process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=place.folder)
         if wait:
@@ -216,6 +225,7 @@ class Server:
         return self.client.request(method, path, headers=headers, **more)  # type: ignore[arg-type]  # httpx's own
 
     def stop(self) -> int:
+        self.client.close()  # its idle connections would be waited for
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
@@ -224,7 +234,6 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.client.close()
         try:
             self.stop()
         except subprocess.TimeoutExpired:
@@ -256,6 +265,14 @@ class Postgres:
     def stop(self) -> None:
         """Stop it as a crash does."""
         self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
+
+    def pause(self, *, over: bool = False) -> None:
+        """Stop all its processes where they are, as a frozen machine does, or let them go on: connections stay open, and say nothing."""
+        postmaster = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], check=False, capture_output=True, text=True).stdout
+        for pid in (postmaster, *map(int, found.split())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT if over else signal.SIGSTOP)
 
     def run(self, statement: str, database: str = "postgres") -> None:
         """Run a statement of an administrator."""

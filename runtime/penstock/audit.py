@@ -42,6 +42,7 @@ class Action(StrEnum):
     KEY_DISABLED = "key:disabled"
     CREDENTIAL_ADDED = "credential:added"
     CREDENTIAL_REVOKED = "credential:revoked"
+    SECRET_KEY_ROTATED = "secret-key:rotated"  # noqa: S105  a word, no secret
     SIGNING_KEY_ROTATED = "signing-key:rotated"
     SIGNING_KEY_DROPPED = "signing-key:dropped"
     ISSUER_TRUSTED = "issuer:trusted"

@@ -123,6 +123,13 @@ class OutOfTime(Refusal):
         super().__init__(504, "timed-out", detail)
 
 
+class HostStopping(Refusal):
+    """The process ends before the call does, or before all of the call has arrived."""
+
+    def __init__(self, detail: str = "The host stopped before the call ended. The call may or may not have been performed.") -> None:
+        super().__init__(503, "host-stopping", detail)
+
+
 class StepTimedOut(PenstockError):
     """A step took longer than its `timeout`; what it was doing goes on by itself, and counts for nothing."""
 

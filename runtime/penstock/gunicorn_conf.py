@@ -24,15 +24,14 @@ from gunicorn.glogging import Logger as _GunicornLogger
 from gunicorn.util import load_class
 
 from penstock import logs, metrics
-from penstock.access.secrets import open_box
-from penstock.access.snapshot import Snapshot
-from penstock.db.engine import DatabaseAway, open_existing
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
+from penstock.inherited import InheritedView
 from penstock.settings import Settings
-from penstock.web.watchdog import TlsSocket
+from penstock.web.watchdog import TlsSocket, last_moments
 
 GOOD, LATER, TOLD = b"good", b"later", b"told"  # what a rehearsal answers; told: why it can't start
+REASON = 1000  # bytes of why it can't start
 DIGEST = 32  # bytes of what a rehearsal has reported
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
@@ -48,7 +47,7 @@ def _worker_class(wanted: str) -> tuple[str, str]:
         try:
             load_class(wanted)
         except Exception:  # noqa: BLE001  gunicorn raises several kinds
-            sys.stderr.write(f"penstock: PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or gthread\n")
+            logs.say(f"PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or gthread", _settings.log_format)
             sys.exit(CannotStart.exit_code)
         return wanted, ""
     if version_info[:2] not in TESTED:
@@ -62,7 +61,7 @@ def _worker_class(wanted: str) -> tuple[str, str]:
 try:
     _settings = Settings.from_env(os.environ)
 except CannotStart as error:
-    sys.stderr.write(f"penstock: {error}\n")
+    logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
     sys.exit(error.exit_code)
 
 _made_for_metrics = metrics.share()
@@ -71,7 +70,7 @@ os.set_blocking(_ready, False)
 _draining = mmap.mmap(-1, 1)  # 1 once this server is about to end; workers see it
 _ending: set[int] = set()  # signals that end this process and have come
 _told = b""  # what the last rehearsal has reported, so that no worker says it again
-_access: Snapshot | None = None  # read once, here, for all workers: what is forked is shared memory
+_view = InheritedView(_settings)  # read here, for all workers: what is forked is shared memory
 bind = [_settings.bind, *([_settings.internal_bind] if _settings.internal_bind else [])]
 workers = _settings.workers
 threads = _settings.threads
@@ -124,7 +123,12 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
         if server.pidfile is not None:
             server.pidfile.unlink()
         sys.exit(CannotStart.exit_code)
-    reload, handle, stop = server.reload, server.signal, server.stop
+    _adapt(server)
+
+
+def _adapt(server: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Have the arbiter rehearse reloads, drain before it stops, and keep its view of access fresh."""
+    reload, handle, stop, manage = server.reload, server.signal, server.stop, server.manage_workers
 
     def noted(number: int, frame: FrameType | None) -> None:
         if number in ENDING:
@@ -132,18 +136,33 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
         handle(number, frame)
 
     def careful() -> None:
-        _read_access()
-        if _rehearsed(server) == GOOD:
+        server.log.debug("reload: reading the access data and rehearsing a start")
+        _view.read()
+        answer = _rehearsed(server)
+        if answer == GOOD:
+            server.log.debug("reload: the rehearsal succeeded; starting new workers")
             _replace(server, reload)
         else:
             server.log.error("not reloaded: the workers go on with what they have")
+            metrics.reload_rejected(answer.removeprefix(TOLD).decode("utf-8", "replace") or "a start did not succeed; the log says why")
+
+    murder = server.murder_workers
+
+    def looked_after() -> None:
+        murder()
+        _view.keep_up()
 
     def drained(graceful: bool = True) -> None:
         if graceful:
             _drain(server)
         stop(graceful)
 
-    server.reload, server.signal, server.stop = careful, noted, drained
+    def managed() -> None:
+        if not _is_to_end():  # within a reload the old workers may be the only ones that answer while this server drains
+            manage()
+
+    server.reload, server.signal, server.stop, server.manage_workers = careful, noted, drained, managed
+    server.murder_workers = looked_after
 
 
 def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
@@ -152,7 +171,7 @@ def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
     pause = FIRST_PAUSE
     try:
         while True:
-            _read_access()
+            _view.read()
             answer = _rehearsed(server)
             if answer != LATER:
                 return answer == GOOD
@@ -163,25 +182,38 @@ def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
         signal.signal(signal.SIGHUP, before)
 
 
+class _ToEnd(Exception):
+    """A reload is broken off: this server is to end."""
+
+
 def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  gunicorn's type
-    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once."""
+    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once.
+
+    gunicorn then waits until they have ended, which takes as long as their calls. A signal that ends this server ends that too.
+    """
     with suppress(BlockingIOError):
         os.read(_ready, 4096)  # those of before
-    manage = server.manage_workers
+    manage, reap = server.manage_workers, server.reap_workers
 
     def manage_later() -> None:
         until, ready = time.monotonic() + LONGEST_REHEARSAL, 0
-        while ready < server.num_workers and time.monotonic() < until and not _is_to_end():
+        while ready < server.num_workers and time.monotonic() < until:
             if select.select([_ready], [], [], LOOK)[0]:
                 ready += len(os.read(_ready, 4096))
             server.reap_workers()
         manage()
 
-    server.manage_workers = manage_later
+    def reap_until_end() -> None:
+        reap()
+        if _is_to_end():
+            raise _ToEnd
+
+    server.manage_workers, server.reap_workers = manage_later, reap_until_end
     try:
-        reload()
+        with suppress(_ToEnd):
+            reload()
     finally:
-        server.manage_workers = manage
+        server.manage_workers, server.reap_workers = manage, reap
 
 
 def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
@@ -195,33 +227,14 @@ def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
         server.reap_workers()
 
 
-def _read_access() -> None:
-    """Read what changed of the access data. Neither plugins, threads nor connections come into this process, or stay there.
-
-    While the database is away what was read before is kept: its age is known.
-    """
-    global _access  # noqa: PLW0603  gunicorn's hooks have nowhere else to keep it
-    try:
-        engine = open_existing(_settings.database_url, _settings.database_from)
-        try:
-            access = _access or Snapshot(_settings.environment, open_box(_settings))
-            access.read(engine)
-        finally:
-            engine.dispose()
-    except DatabaseAway:
-        return
-    except Exception:  # noqa: BLE001  the rehearsal, and each worker, reads all of it then, and says what is wrong
-        _access = None
-        return
-    _access = access
-    gc.collect()
-    gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
+def _say(text: str) -> None:
+    logs.say(text, _settings.log_format)
 
 
 def _speaks_http1(config: Any) -> bool:  # noqa: ANN401  gunicorn's type
     """Return whether the workers can speak what gunicorn is configured to."""
     if worker_class == OURS and ("h2" in config.http_protocols or config.http2_cleartext != "off"):
-        sys.stderr.write("penstock: Penstock's worker speaks HTTP/1.1 alone; for HTTP/2 put a proxy in front, or set PENSTOCK_WORKER_CLASS=gthread\n")
+        _say("Penstock's worker speaks HTTP/1.1 alone; for HTTP/2 put a proxy in front, or set PENSTOCK_WORKER_CLASS=gthread")
         return False
     return True
 
@@ -233,7 +246,7 @@ def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
     for address in server.cfg.address:
         if not isinstance(address, tuple):
             if isinstance(address, str) and not Path(address).parent.is_dir():
-                sys.stderr.write(f"penstock: unix:{address} can't be listened on: there is no folder {Path(address).parent}\n")
+                _say(f"unix:{address} can't be listened on: there is no folder {Path(address).parent}")
                 return False
             continue
         host, port = address[0], address[1]
@@ -243,7 +256,7 @@ def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(where)
         except OSError as error:
-            sys.stderr.write(f"penstock: {host}:{port} can't be listened on: {error.strerror}; choose another with --bind\n")
+            _say(f"{host}:{port} can't be listened on: {error.strerror}; choose another with --bind")
             return False
     return True
 
@@ -265,13 +278,13 @@ def _rehearsed(server: Any) -> bytes:  # noqa: ANN401  gunicorn's type
         return GOOD if answer.startswith(GOOD) else answer
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.write(tell, GOOD + Host(_settings).rehearse(_access))
+        os.write(tell, GOOD + Host(_settings).rehearse(_view.access))
     except StartDelayed as error:
-        sys.stderr.write(f"penstock: {error}\n")
+        _say(str(error))
         os.write(tell, LATER)
     except CannotStart as error:
-        sys.stderr.write(f"penstock: {error}\n")
-        os.write(tell, TOLD)
+        _say(str(error))
+        os.write(tell, TOLD + str(error).encode("utf-8", "replace")[:REASON])
     except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
         structlog.get_logger("penstock").exception("can't start", error=type(error).__name__)
     finally:
@@ -286,7 +299,7 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
         if select.select([told], [], [], LOOK)[0]:
             part = os.read(told, 4096)
             answer += part
-            if not part or answer in {LATER, TOLD} or len(answer) == len(GOOD) + DIGEST:  # what it has forked may hold the pipe open
+            if not part or answer.startswith((LATER, TOLD)) or len(answer) == len(GOOD) + DIGEST:  # what it has forked may hold the pipe open
                 break
         if server.WORKERS:  # one that has ended meanwhile is replaced
             server.reap_workers()
@@ -318,25 +331,49 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     app = worker.wsgi
     app.host.told = _told
     app.host.is_draining = lambda: _draining[0] == 1
+    app.host.confirmed = _view.confirm
+    access = _view.inherit()
     until, tell_at = time.monotonic() + _settings.max_staleness, 0.0
     while worker.alive:
-        fresh = _access is not None and (_access.age() <= _settings.max_staleness or time.monotonic() >= until)
+        usable = access is not None and not _view.contradicted and access.age() <= _settings.max_staleness
+        fresh = usable or (access is not None and time.monotonic() >= until)
         try:
-            app.host.start(kind="serve", access=_access, respawned=True, without_database=fresh)
+            app.host.start(kind="serve", access=access, respawned=True, without_database=fresh)
             break
         except CannotStart as error:  # what a start can't do was rehearsed, so this has come to be since, and may pass
             if time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + LONGEST_PAUSE
-                worker.log.error("a worker waits to start: %s", error)
+                why = "" if access is None else f" (its view of access is {'outdated' if _view.contradicted else f'{access.age():.0f} s old'})"
+                worker.log.error("a worker waits to start%s: %s", why, error)
+            metrics.put("penstock_processes_waiting", 1)
             worker.notify()
             time.sleep(FIRST_PAUSE)
+    if worker_class != OURS:
+        _end_in_order(worker)
+    if tell_at:
+        metrics.put("penstock_processes_waiting", 0)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it
     os.write(_tell_ready, b"1")
 
 
+def _end_in_order(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
+    """Have gunicorn's own worker answer what has not ended, and leave, shortly before it is killed; ours does so by itself."""
+    answer, leave = last_moments(graceful_timeout)
+    worker.cfg.set("graceful_timeout", max(1, int(leave)))
+    stop = worker.handle_exit
+
+    def handle_exit(number: int, frame: FrameType | None) -> None:
+        first = worker.alive
+        stop(number, frame)
+        if first:
+            worker.wsgi.end_calls(time.monotonic() + answer)
+
+    signal.signal(signal.SIGTERM, handle_exit)
+
+
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
-    """Forget what only a living worker can say."""
+    """Forget what only a living worker can say, and go on counting what it has counted."""
     metrics.gone(worker.pid)
 
 

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from penstock import forks, logs, metrics
+from penstock import clock, forks, logs, metrics, threads
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.secrets import Box, open_box
 from penstock.access.snapshot import HistoryChanged, Snapshot
-from penstock.contracts.access import Violation
+from penstock.contracts.access import LEEWAY, Violation
 from penstock.contracts.call import Caller, Token
 from penstock.contracts.handed import Withheld
 from penstock.contracts.offered import is_token
@@ -32,10 +32,12 @@ from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
-from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, open_existing, trim
+from penstock.db.clock import measure
+from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, open_existing, trim, writes
 from penstock.db.postgres import listen
 from penstock.db.replies import PURGED_AT_A_TIME, purge
-from penstock.db.rows import touch_keys
+from penstock.db.rows import Point, touch_keys
+from penstock.db.silence import SILENCE
 from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, StartDelayed, TokenNotIssued, Unknown
 from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
@@ -64,7 +66,16 @@ FLUSH = 15.0  # seconds between writes of when keys were last used, between rene
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
+WATCH = 0.5  # seconds between two looks at the other threads and at the database
+SILENT_S = 4.0  # seconds for which a query may wait for a sign of the database before that is logged
+STUCK = 120.0  # seconds without a heartbeat, and a thread counts as stuck; with all time limits of the database no round takes half of it
+PURGE = 5.0  # seconds that one clearing takes at most
+SLOW = 0.5  # seconds: a refresh that takes longer is logged at level debug
+NEVER = 1e9  # seconds that something is old that never was, or can't be used
 AWAY = "database away"
+STATES = {State.SERVED: "served", State.NON_CONFORMANT: "non-conformant", State.REFUSED: "blocked", State.DISABLED: "disabled"}
+CLOCK_LEVELS = (LEEWAY.total_seconds(), logging.ERROR), (2.0, logging.WARNING)  # seconds that a host's clock may differ by
+CLOCK_UNFIT = 60.0  # seconds past which a host is not ready: credentials would be accepted for so long after their end
 MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -137,6 +148,11 @@ class Host:
         self.attendance = Attendance()
         self.fork: int | None = None
         self.is_draining: Callable[[], bool] = bool  # whether this process is about to end
+        self.confirmed: Callable[[Point, float], object] = lambda _point, _moment: None  # told when the database has confirmed the view
+        self.started_at = time.time()
+        self.answered_at = float("-inf")  # when the database last answered the follower; a `time.monotonic()` reading
+        self.up_since: float | None = None  # since when it does; None: it does not
+        self.away_since: float | None = None  # seconds since the epoch
         self.told: bytes | None = b""  # what of the report another process of this start has written; None: all that there is
         self._kind: str | None = None
         self._process: str | None = None
@@ -144,13 +160,16 @@ class Host:
         self._trouble: str | None = None
         self._doubts: frozenset[str] = frozenset()
         self._counted_alone = ""
+        self._keys: tuple[str, ...] = ()  # of PENSTOCK_SECRET_KEY, as they are called in the log
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
         self._catching_up = threading.Lock()
-        self._stop = threading.Event()
-        self._wake = threading.Event()
+        self._stop, self._wake, self._due_again = threading.Event(), threading.Event(), threading.Event()  # the last: housekeeping is due at once
+        self._clock_level = logging.INFO
         self._listening = False  # else changes are looked for more often
-        self._threads: list[threading.Thread] = []
+        self._engine: Engine | None = None
+        self._threads: list[threads.Watched] = []
+        self._stuck: frozenset[str] = frozenset()
 
     def _load(self) -> None:
         """Compile every pipeline that was offered; what is wrong with one refuses that one."""
@@ -279,27 +298,35 @@ class Host:
         with self._starting:
             if self.fork == forks.number():
                 return
-            self._stop, self._wake = threading.Event(), threading.Event()
-            engine = self._open(access, strict=not respawned, without_database=without_database)
+            self._stop, self._wake, self._due_again = threading.Event(), threading.Event(), threading.Event()
+            engine = self._engine = self._open(access, strict=not respawned, without_database=without_database)
             box = open_box(self.settings)
+            self._keys = box.fingerprints
             self.replies = Replies(engine, box)
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
             self._report()
             served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values()) if self.settings.pipelines else 0
-            self.log.info("loaded", environment=self.settings.environment, plugins=self.plugins.loaded, pipelines=len(self.judged), served=served)
+            facts = {"environment": self.settings.environment, "plugins": self.plugins.loaded, "secret_keys": list(self._keys)}
+            self.log.info("loaded", **facts, pipelines=len(self.judged), served=served)
             self._kind = kind
             if self._trouble is None:
                 self._speak(engine)
-            targets: list[tuple[str, Callable[[], None]]] = [("penstock-follow", partial(self._follow, engine))]
-            self._listening = engine.dialect.name == "postgresql"
-            if self._listening:
-                vital = open_engine(self.settings.database_url, reserved=True)
-                targets = [("penstock-follow", partial(self._follow, vital)), ("penstock-listen", self._listen)]
-            self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets]
-            for thread in self._threads:
-                thread.start()
+            self._start_threads(engine)
             self.fork = forks.number()
+
+    def _start_threads(self, engine: Engine) -> None:
+        """Start what goes on besides calls; the first thread is the one that follows the database."""
+        self._listening = engine.dialect.name == "postgresql"
+        vital = open_engine(self.settings.database_url, reserved=True) if self._listening else engine
+        targets: list[tuple[str, Callable[[Engine, threads.Watched], None], bool]] = [
+            ("penstock-follow", self._follow, True),
+            ("penstock-house", self._keep, True),
+            ("penstock-watch", self._watch, True),
+        ]
+        if self._listening:
+            targets.append(("penstock-listen", self._listen, False))  # without it the follower looks more often
+        self._threads = [threads.start(name, partial(target, vital), limit=STUCK, essential=essential) for name, target, essential in targets]
 
     def _open_runs(self, engine: Engine, box: Box) -> None:
         """Begin to record runs, and get ready to accept durable ones where a pipeline has any."""
@@ -368,12 +395,13 @@ class Host:
         try:
             engine = open_existing(self.settings.database_url, self.settings.database_from)
             self._read(engine, access)
+            self._answered()
         except (DatabaseAway, Unknown) as error:
             if not without_database or access is None:
                 kind = CannotStart if isinstance(error, DatabaseUnfit | Unknown) else StartDelayed
                 raise kind(str(error)) from error
-            self._trouble = AWAY
-            self.log.error(AWAY, error=str(error), max_staleness=self.settings.max_staleness)
+            self._lost(str(error))
+            self.answered_at = access.checked_at
             self._use(access)
         except PenstockError:
             raise
@@ -390,6 +418,7 @@ class Host:
         if access is None:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.read(engine)
+        measure(engine)
         self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
         access.read(engine)
         self._use(access)
@@ -418,10 +447,13 @@ class Host:
         """End the threads and write what is left."""
         self._stop.set()
         self._wake.set()
+        self._due_again.set()
         for thread in self._threads:
             thread.join(timeout=3)
         if self.limiter is not None:
             self.limiter.stop()
+        if self._engine is not None:
+            self._engine.dispose()
         if self.recorder is not None:
             self.recorder.stop()
         if self.ledger is not None:
@@ -489,14 +521,22 @@ class Host:
         """Log which rows can't be read, each once; what they might grant is closed, and what they might restrict."""
         doubts = frozenset(self._access().doubts)
         for doubt in sorted(doubts - self._doubts) if not quiet else ():
-            self.log.error("access data can't be read", row=doubt, mend="set it again with the command that made it, or correct the row")
+            mend = "set it again with the command that made it, or correct the row"
+            if doubt.endswith("PENSTOCK_SECRET_KEY"):
+                mend = f"add that key to PENSTOCK_SECRET_KEY of this host, which has {', '.join(self._keys)}, and restart it"
+            self.log.error("access data can't be read", row=doubt, mend=mend)
         self._doubts = doubts
 
     def catch_up(self, engine: Engine) -> None:
         """Read what changed in the database and judge the pipelines anew where that matters. Raises DatabaseAway."""
         with self._catching_up:
             access = self._access()
-            if access.refresh(engine):
+            before, began_at = access.revision, time.monotonic()
+            changed = access.refresh(engine)
+            took = time.monotonic() - began_at
+            if changed or took > SLOW:
+                self.log.debug("revision read", revision=access.revision, before=before, ms=round(took * 1000, 1))
+            if changed:
                 self._report_counts()
                 self._report_doubts()
             if access.gates_version != self._gates_version or self._due():
@@ -553,36 +593,95 @@ class Host:
             raise RuntimeError(message)
         return self.access
 
-    def _follow(self, engine: Engine) -> None:
+    def _follow(self, engine: Engine, thread: threads.Watched) -> None:
         """Keep the snapshot at the database's revision, until stopped. Nothing ends it sooner: a view that nobody follows is a stale one."""
-        flushed = time.monotonic()
         while not self._stop.is_set():
+            thread.beat()
             with self._told("following the database"):
-                metrics.aged(min(self._access().age(), 1e9))
+                self._look_at_clock()
                 back = self._catch_up_or_tell(engine)
+                self._put_moments()
                 if self._trouble is None:
+                    access = self._access()
+                    self.confirmed(access.point, access.checked_at)
                     if self.marks is not None:
                         self.marks.flush()
                     self._attend(engine)
                 if back:
-                    flushed = float("-inf")  # claims may be about to end
-            if time.monotonic() - flushed >= FLUSH:
-                flushed = time.monotonic()
-                with self._told("housekeeping"):
-                    self._keep_house(engine)
+                    self._due_again.set()  # claims may be about to end
             pause = POLL_BESIDE_LISTENING if self._listening else POLL
             self._wake.wait(pause if self._access().broken is None else PAUSE_WHEN_BROKEN)
             self._wake.clear()
+
+    def _keep(self, engine: Engine, thread: threads.Watched) -> None:
+        """Do what is due now and then, until stopped; in a thread of its own, for a view that waits for it would be a stale one."""
+        due_at = time.monotonic() + FLUSH
+        while not self._stop.is_set():
+            thread.beat()
+            if not self._due_again.wait(WATCH) and time.monotonic() < due_at:
+                continue
+            self._due_again.clear()
+            due_at = time.monotonic() + FLUSH
+            if self._trouble != AWAY and not self._stop.is_set():
+                with self._told("housekeeping"):
+                    self._keep_house(engine)
         with self._told("housekeeping"):
             self._flush(engine)
             self._speak(engine, ended=True)
-            engine.dispose()
         with suppress(ValueError, OSError):  # at the end standard error may be closed
             self.sparing.sweep(float("inf"))
 
+    def _watch(self, _engine: Engine, thread: threads.Watched) -> None:
+        """Look at what would otherwise fail unseen, until stopped: a database that is silent, and threads that are stuck."""
+        while not self._stop.wait(WATCH):
+            thread.beat()
+            silent = SILENCE.of(self._threads[0].ident) if self._threads else 0.0
+            if silent >= SILENT_S:
+                since = datetime.fromtimestamp(time.time() - silent, UTC)
+                self._lost(f"the database has not answered since {since:%H:%M:%S} UTC", since.timestamp())
+            stuck = frozenset(item.name for item in threads.stuck())
+            for name in sorted(stuck - self._stuck):
+                self.log.error("a thread is stuck: /-/health is 503, restart this process", thread=name, limit=STUCK)
+            self._stuck = stuck
+            with self._told("telling the metrics"):
+                self._put_gauges()
+
+    def _put_gauges(self) -> None:
+        """Have the metrics say how this process is."""
+        away = self._trouble == AWAY
+        metrics.put("penstock_start_time_seconds", self.started_at)
+        metrics.put("penstock_database_up", not away)
+        metrics.put("penstock_database_read_only", writes.read_only and not away)
+        metrics.put("penstock_database_disk_full", writes.full)
+        metrics.put("penstock_threads_stuck", sum(thread.stuck for thread in threads.running()))
+        if self.limiter is not None and self.limiter.shared:
+            metrics.put("penstock_redis_up", not self.limiter.away)
+        for listener, judged in (("external", self.judged), ("internal", self.judged_internal)):
+            states = Counter(STATES[item.state] for item in judged.values() if item.state in STATES)
+            for state in STATES.values():
+                metrics.put("penstock_pipelines", states[state], listener, state)
+
+    def _put_moments(self) -> None:
+        """Have the metrics say since when the view of access and the answer of the database count; ages are computed when they are read."""
+        access = self._access()
+        metrics.put("penstock_snapshot_age_seconds", access.checked_at if access.broken is None else time.monotonic() - NEVER)
+        metrics.put("penstock_database_answered_age_seconds", max(self.answered_at, time.monotonic() - NEVER))
+
+    def _look_at_clock(self) -> None:
+        """Log once when this host's clock begins to differ from the database's, louder past the leeway, and once when it no longer does."""
+        seconds = clock.difference()
+        metrics.put("penstock_clock_difference_seconds", seconds)
+        level = next((level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO)
+        before, self._clock_level = self._clock_level, level
+        if level > before:
+            mend = "synchronise this host's clock (NTP): credentials expire by it"
+            self.log.log(level, "clock differs from the database's", seconds=round(seconds, 1), mend=mend)
+        elif level == logging.INFO and before > level:
+            self.log.info("clock agrees with the database's again")
+
     def _attend(self, engine: Engine) -> None:
-        """See whether accepted runs have a worker, where this process answers calls; what can't be read now is read later."""
-        if self._process is not None and self.accepting is not None:
+        """See which processes are alive and which runs wait, where this process answers calls; what can't be read now is read later."""
+        if self._process is not None:
             with suppress(PenstockError):
                 self.attendance.look(engine, self.environment_id)
 
@@ -606,19 +705,33 @@ class Host:
             self.log.warning("database restored: all access data is read anew; calls are answered 503 meanwhile", error=str(error))
             return False
         except (DatabaseAway, Unknown) as error:
-            self._trouble = AWAY
-            if before != self._trouble:
-                self.log.error(self._trouble, error=str(error), max_staleness=self.settings.max_staleness)
+            self._lost(str(error))
             return False
         except BaseException as error:
+            self._answered()
             self._trouble = f"changes can't be applied: {self._access().broken or type(error).__name__}"
             if before != self._trouble:
                 self.log.exception("changes can't be applied: all calls are answered 503", error=described(error), access=self._access().broken)
             return False
+        before = self._trouble
+        away_since = self.away_since
         self._trouble = None
+        self._answered()
         if before is not None:
-            self.log.info("database back")
+            self.log.info("database back", away_s=round(time.time() - away_since, 1) if away_since is not None else None)
         return before is not None
+
+    def _answered(self) -> None:
+        """Note that the database has answered."""
+        self.answered_at = time.monotonic()
+        self.up_since, self.away_since = self.up_since or self.answered_at, None
+
+    def _lost(self, error: str, since: float | None = None) -> None:
+        """Note that the database does not answer, and log it once an episode."""
+        if self._trouble == AWAY:
+            return
+        self._trouble, self.up_since, self.away_since = AWAY, None, since or time.time()
+        self.log.error(AWAY, error=error, max_staleness=self.settings.max_staleness)
 
     def _keep_house(self, engine: Engine) -> None:
         """Do what is due now and then."""
@@ -626,6 +739,8 @@ class Host:
         self._flush(engine)
         self._speak(engine)
         self._purge(engine)
+        with suppress(PenstockError):
+            measure(engine)
         with suppress(PenstockError):
             trim(open_engine(self.settings.database_url))
         self.sparing.sweep(time.monotonic())
@@ -635,11 +750,16 @@ class Host:
         now = time.time()
         return any(item.again_at is not None and item.again_at <= now for judged in (self.judged, self.judged_internal) for item in judged.values())
 
-    def _listen(self) -> None:
+    def _listen(self, _engine: Engine, thread: threads.Watched) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""
-        while not self._stop.is_set():
+
+        def stopped() -> bool:
+            thread.beat()
+            return self._stop.is_set()
+
+        while not stopped():
             with self._told("listening to the database"), suppress(OSError):
-                if listen(self.settings.direct_url, self._wake.set, self._stop.is_set):
+                if listen(self.settings.direct_url, self._wake.set, stopped):
                     continue
                 self._listening = False
                 mend = "set PENSTOCK_DATABASE_DIRECT_URL to the server itself"
@@ -675,20 +795,26 @@ class Host:
                 self.replies.renew()
 
     def _purge(self, engine: Engine) -> None:
-        """Forget replies and runs that were kept long enough, a few at a time."""
+        """Forget replies and runs that were kept long enough, a few at a time; what is left after a while is for the next time."""
+        until = time.monotonic() + PURGE
         with suppress(PenstockError):
-            while purge(engine, datetime.now(UTC)) == PURGED_AT_A_TIME and not self._stop.is_set():
+            while purge(engine, clock.moment()) == PURGED_AT_A_TIME and self._goes_on(until):
                 pass
             environment = self._access().environment
-            now = time.time()
+            now = clock.now()
             oldest = first_id(now - environment.run_retention)
-            while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
+            while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and self._goes_on(until):
                 time.sleep(BREATH)
-            while runs.purge_refusals(engine, environment.id, oldest) == runs.PURGED_AT_A_TIME and not self._stop.is_set():
+            while runs.purge_refusals(engine, environment.id, oldest) == runs.PURGED_AT_A_TIME and self._goes_on(until):
                 time.sleep(BREATH)
             runs.forget_silent(engine, environment.id, silent=FORGOTTEN)
             counts.roll_up(engine, environment.id, now)
             counts.purge(engine, environment.id, int(now - max(environment.run_retention, COUNTED)))
+            if time.monotonic() >= until:
+                self._due_again.set()
+
+    def _goes_on(self, until: float) -> bool:
+        return not self._stop.is_set() and time.monotonic() < until
 
     def purge_runs(self, engine: Engine, before: str) -> int:
         """Forget runs older than an id, a few at a time; return how many."""
@@ -705,6 +831,11 @@ class Host:
         """Say whether the view of access is young enough to answer calls by."""
         access = self.access
         return access is not None and access.age() <= self.settings.max_staleness
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps this process from following the database; None while nothing does."""
+        return self._trouble
 
     def reachable(self) -> bool:
         """Say whether the database confirmed the view just now: false from the first second that it is away."""
@@ -725,7 +856,10 @@ class Host:
             checks["rates"] = f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
         if self.accepting is not None:
             checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
-        ready = checks["snapshot"] == "ok" and followed and bool(self.plugins.loaded) and not self.is_draining()
+        clock_fits = abs(seconds := clock.difference()) <= CLOCK_UNFIT
+        if not clock_fits:
+            checks["clock"] = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"
+        ready = checks["snapshot"] == "ok" and followed and clock_fits and bool(self.plugins.loaded) and not self.is_draining()
         if self.is_draining():
             checks["process"] = "about to end"
         if not self.plugins.loaded:

@@ -13,6 +13,7 @@ import msgspec
 import pluggy
 import structlog
 
+from penstock import clock
 from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
 from penstock.errors import CalledPipelineFailed, NotStarted, OutOfTime, PipelineCallError, PipelineError, Refusal
@@ -20,7 +21,7 @@ from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs.accepting import Wanted
 from penstock.runs.durable import DurableRunner, Given, refusal_of
-from penstock.runs.engine import Document, Interrupted
+from penstock.runs.engine import Document, Interrupted, KeyMissing
 from penstock.runs.engine import State as Far
 from penstock.runs.failures import Failure, failure_of
 from penstock.runs.handlers import Endpoint
@@ -301,7 +302,7 @@ class Starter:
             route=endpoint.route.path,
             path=child.path,
             environment=context.call.environment,
-            accepted_at=time.time(),
+            accepted_at=clock.now(),
             params=child.params,
             content_type=child.content_type,
             body=child.body,
@@ -333,13 +334,15 @@ class Starter:
             raise PipelineCallError(identifier, error) from error
 
     def _wait(self, child: str, run: Inline | DurableRunner) -> Document:
-        """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where that one is to stop."""
+        """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where it is to stop, KeyMissing."""
         ledger = self._host.ledger
         looks = itertools.chain(LOOK, itertools.repeat(LOOK[-1]))
         while ledger is not None:
             held = ledger.look([child], outcomes=True).get(child)
             if held is not None and held.state is Far.DONE and held.outcome is not None:
                 return held.outcome
+            if held is not None and held.unopened:
+                raise KeyMissing(held.unopened)
             if held is None or held.state.over:
                 raise PipelineError(500, "Not ended well", f"The run {child} was cancelled, or could not go on.")
             run.pause(next(looks))

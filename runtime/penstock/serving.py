@@ -14,7 +14,9 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from penstock import logs, metrics
+import structlog
+
+from penstock import logs, metrics, threads
 from penstock.access.secrets import open_box
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host import Host
@@ -24,6 +26,7 @@ from penstock.worker import Taken, Worker
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "penstock.wsgi:app")
 WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
 REHEARSAL = (sys.executable, "-m", "penstock", "worker", "--rehearse")
+REASON = 1000  # bytes of why a start does not succeed
 LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
 NOT_NEEDED = 0
 STOPPED = 143  # as a shell says of what was told to stop
@@ -35,13 +38,15 @@ STEADY = 60.0  # seconds after which a worker's end is no sign of trouble
 PDEATHSIG = 1  # prctl's: what a child is sent when its parent dies
 TO_GUNICORN = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_log = structlog.get_logger("penstock")
 
 
-def serve(workers: int) -> int:
+def serve(settings: Settings) -> int:
     """Serve until told to stop, and return gunicorn's exit code."""
+    logs.configure(settings)
     made = metrics.share()
     try:
-        return Supervisor(workers).run()
+        return Supervisor(settings.worker if settings.pipelines else 0).run()
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
@@ -53,15 +58,22 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
 
 
-def rehearse(settings: Settings) -> int:
-    """Return the exit code of a start with these settings and plugins: 0 where it would succeed. Why it would not is on standard error."""
+def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
+    """Return the exit code of a start with these settings and plugins: 0 where it would succeed.
+
+    Why it would not is in the log, and is written to `reason_fd`.
+    """
     logs.configure(settings)
+    if reason_fd is not None:
+        os.set_inheritable(reason_fd, False)
     try:
         host = Host(settings)
         host.told = None  # gunicorn reports what there is
         host.rehearse()
     except CannotStart as error:
-        sys.stderr.write(f"penstock: {error}\n")
+        logs.say(str(error), settings.log_format)
+        if reason_fd is not None:
+            os.write(reason_fd, str(error).encode("utf-8", "replace")[:REASON])
         return error.exit_code
     return 0
 
@@ -90,10 +102,10 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, re
         worker.run(ready=lambda: _say_ready(ready_fd), respawned=respawned)
     except CannotStart as error:
         if not (if_needed and not respawned and host.replies is None):  # gunicorn's rehearsal meets the same before that, and says it
-            sys.stderr.write(f"penstock: {error}\n")
+            logs.say(str(error), settings.log_format)
         code = error.exit_code
     except Taken as error:
-        sys.stderr.write(f"penstock: {error}\n")
+        logs.say(str(error), settings.log_format)
         code = TAKEN
     sys.stdout.flush()
     sys.stderr.flush()
@@ -117,6 +129,12 @@ def _say_ready(ready_fd: int | None) -> None:
             os.close(ready_fd)
 
 
+def _rejected(what: str, why: str) -> None:
+    """Log that a reload was rejected, and have the status and the metrics say why."""
+    _log.error(f"not reloaded: {what}", reason=why)
+    metrics.reload_rejected(why)
+
+
 class Child:
     """A worker process, and the pipe by which it says that it takes runs."""
 
@@ -124,8 +142,14 @@ class Child:
         self._ready, ready = os.pipe()
         command = [*WORKER, "--ready-fd", str(ready), *(["--respawned"] if respawned else [])]
         self.began = time.monotonic()
-        self.process = subprocess.Popen(command, pass_fds=(ready,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-        os.close(ready)
+        inherited = (ready, *metrics.owner())
+        try:
+            self.process = subprocess.Popen(command, pass_fds=inherited, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+        except OSError:
+            os.close(self._ready)
+            raise
+        finally:
+            os.close(ready)
 
     def ended(self) -> int | None:
         """Return its exit code once it has ended."""
@@ -145,6 +169,7 @@ class Child:
         """Wait for its end, and return its exit code."""
         code = self.process.wait()
         os.close(self._ready)
+        metrics.gone(self.process.pid)
         return code
 
 
@@ -158,6 +183,7 @@ class Keeper:
         self._ending = ending
         self._again = threading.Event()
         self._children: list[Child] = []
+        self._respawned = False
 
     def reload(self) -> None:
         """Replace the worker, or start one that was not needed before."""
@@ -169,13 +195,13 @@ class Keeper:
         for child in list(self._children):
             child.send(number)
 
-    def run(self) -> None:
-        """Keep a worker running until the end."""
-        pause, respawned = FIRST_PAUSE, False
+    def run(self, _: threads.Watched) -> None:
+        """Keep a worker running until the end. It may be called again after it failed, as where no process can be started."""
+        pause = FIRST_PAUSE
         while not self._ending.is_set():
             self._again.clear()
-            child = self._start(respawned=respawned)
-            respawned = True
+            child = self._children[0] if self._children else self._start(respawned=self._respawned)
+            self._respawned = True
             while (code := child.ended()) is None:
                 if self._again.wait(LOOK) and not self._ending.is_set():
                     self._again.clear()
@@ -218,7 +244,7 @@ class Keeper:
         successor.send(signal.SIGTERM if self._ending.is_set() else signal.SIGKILL)
         self._close(successor)
         if not self._ending.is_set():
-            sys.stderr.write("penstock: not reloaded: the durable worker goes on with what it has\n")
+            _rejected("the durable worker goes on with what it has", "the new durable worker did not start; the log says why")
         return child
 
 
@@ -238,15 +264,13 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._reload)
         for number in TO_GUNICORN:
             signal.signal(number, self._pass_on)
-        self._gunicorn = subprocess.Popen(GUNICORN, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-        threads = [threading.Thread(target=keeper.run, daemon=True) for keeper in self._keepers]
-        for thread in threads:
-            thread.start()
+        self._gunicorn = subprocess.Popen(GUNICORN, pass_fds=metrics.owner(), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+        running = [threads.start(f"penstock-keeper-{number}", keeper.run, limit=None) for number, keeper in enumerate(self._keepers, 1)]
         code = self._gunicorn.wait()
         self._ending.set()
         for keeper in self._keepers:
             keeper.send(signal.SIGTERM)
-        for thread in threads:
+        for thread in running:
             thread.join()
         return code if code >= 0 else 128 - code
 
@@ -262,34 +286,47 @@ class Supervisor:
     def _reload_all(self, number: int, frame: FrameType | None) -> None:
         """Reload all processes, or none: a start is tried first, for a time, in a process of its own. Plugin code may hang or end that."""
         if not self._reloading.acquire(blocking=False):
-            sys.stderr.write("penstock: not reloaded: another reload is under way\n")
+            _rejected("another reload is under way", "another reload was under way")
             return
         try:
-            if self._rehearsed():
+            _log.debug("reload: rehearsing a start")
+            fault = self._rehearsed()
+            if fault is None:
+                _log.debug("reload: the rehearsal succeeded; replacing the processes")
                 for keeper in self._keepers:
                     keeper.reload()
                 self._pass_on(number, frame)
             elif not self._ending.is_set():
-                sys.stderr.write("penstock: not reloaded: all processes go on with what they have\n")
+                _rejected("all processes go on with what they have", fault)
         finally:
             self._reloading.release()
 
-    def _rehearsed(self) -> bool:
-        """Return whether a start succeeds now; where plugin code ended it, or hangs, standard error says so."""
-        child = subprocess.Popen(REHEARSAL, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-        until = time.monotonic() + LONGEST_REHEARSAL
-        while (code := child.poll()) is None and time.monotonic() < until and not self._ending.is_set():
-            time.sleep(LOOK)
+    def _rehearsed(self) -> str | None:
+        """Try a start, and return why it does not succeed now, None where it does. Where plugin code ended it, or hangs, that is logged here."""
+        told, tell = os.pipe()
+        os.set_blocking(told, False)
+        try:
+            command = [*REHEARSAL, "--ready-fd", str(tell)]
+            child = subprocess.Popen(command, pass_fds=(tell,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+            until = time.monotonic() + LONGEST_REHEARSAL
+            while (code := child.poll()) is None and time.monotonic() < until and not self._ending.is_set():
+                time.sleep(LOOK)
+            if code in {CannotStart.exit_code, StartDelayed.exit_code}:
+                with suppress(BlockingIOError):
+                    return os.read(told, REASON).decode("utf-8", "replace")
+        finally:
+            os.close(told)
+            os.close(tell)
+        if code == 0:
+            return None
+        fault = f"a plugin ended the process while it was loaded (exit code {code})"
         if code is None:
             child.send_signal(signal.SIGKILL)
             child.wait()
-            if not self._ending.is_set():
-                sys.stderr.write(
-                    f"penstock: plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is imported or registered\n"
-                )
-        elif code not in {0, CannotStart.exit_code, StartDelayed.exit_code}:
-            sys.stderr.write(f"penstock: a plugin ended the process while it was loaded (exit code {code})\n")
-        return code == 0
+            fault = f"plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is imported or registered"
+        if not self._ending.is_set():
+            _log.error(fault)
+        return fault
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         if self._gunicorn is not None:

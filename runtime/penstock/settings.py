@@ -43,7 +43,7 @@ SETTINGS = (
     Setting(
         "PENSTOCK_SECRET_KEY",
         "",
-        "Fernet keys that encrypt secrets at rest, newest first, separated by commas (`_FILE` too); on SQLite made at first use",
+        "Fernet keys, separated by commas: the first encrypts what is stored, each decrypts it (`_FILE` too); on SQLite made at first use",
     ),
     Setting("PENSTOCK_PLUGIN_PATH", "plugins", "folders of plugins, separated by colons; the default counts where it is there"),
     Setting("PENSTOCK_PLUGINS_ALLOW", "", "load these plugins alone, separated by commas; empty: all that are found"),

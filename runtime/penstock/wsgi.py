@@ -14,5 +14,5 @@ try:
     logs.configure(settings)
     app = create_app(Host(settings))
 except CannotStart as error:
-    sys.stderr.write(f"penstock: {error}\n")
+    logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
     sys.exit(error.exit_code)

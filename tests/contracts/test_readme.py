@@ -22,9 +22,10 @@ import httpx
 import pytest
 from kit import ROOT, free_port
 
-from penstock import HttpTrigger, Pipeline, hookspecs
+from penstock import HttpTrigger, Pipeline, hookspecs, metrics
 from penstock.cli.main import penstock
 from penstock.settings import SETTINGS
+from penstock.status import status_of
 from penstock.testing import Runtime
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def commands(group: click.Group, words: str) -> Iterator[tuple[str, str]]:
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
             yield from commands(command, f"{words} {name}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             usage = " ".join([f"{words} {name}", *parameters(command)])
             yield f"`{usage}`", (command.help or "").splitlines()[0]
 
@@ -84,6 +85,15 @@ def test_every_hook_is_listed_with_its_arguments() -> None:
     ]
 
     assert table(section("Hooks")) == hooks
+
+
+def test_every_metric_and_every_member_of_the_status_is_listed(penstock_runtime: Callable[..., Runtime]) -> None:
+    metric_rows, status_rows = (table("|" + part) for part in section("Metrics and status").split("\n\n|")[1:])
+    expected = [(f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.says) for row in metrics.TABLE]
+
+    assert [tuple(cell.strip() for cell in row) for row in metric_rows] == expected
+    listed = [name for row in status_rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert listed == list(status_of(penstock_runtime().application.host))
 
 
 @pytest.mark.parametrize("kind", [HttpTrigger, Pipeline])

@@ -99,7 +99,7 @@ def test_a_taken_address_ends_the_start(sqlite_place: Place, key: str) -> None:
         done = sqlite_place.run("serve", "--bind", address)
 
     assert done.returncode == 3
-    assert f"penstock: {address} can't be listened on: Address already in use" in done.stderr
+    assert f"\"{address} can't be listened on: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -15,11 +15,12 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 
 import structlog
 
+from penstock import clock
 from penstock.contracts.access import Once
 from penstock.db import replies
 from penstock.db.engine import DatabaseAway, Engine
@@ -54,7 +55,7 @@ class Marks:
         digest = sha256(f"once {self._environment} {kind} {consumer_id} ".encode() + once.message).digest()
         if digest in self._waiting:
             self.flush()
-        claim, now = secrets.token_hex(16), datetime.now(UTC)
+        claim, now = secrets.token_hex(16), clock.moment()
         row = replies.claim(self._engine, digest, key, claim, now, now + timedelta(seconds=once.seconds))
         if row is None:
             return Mark(digest, claim, owned=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -16,30 +19,64 @@ from penstock.settings import Settings
 HOW = "make one with `penstock secret-key` and set PENSTOCK_SECRET_KEY or PENSTOCK_SECRET_KEY_FILE"
 
 
+class UnknownKey(CannotStart):
+    """Something stored was encrypted with a key that this process does not have; the text says when, and which keys there are."""
+
+
 class Box:
     """Seals and opens secrets; the newest key seals, any opens."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         try:
-            self._fernet = MultiFernet([Fernet(key) for key in keys])
+            self._newest, *self._older = [Fernet(key) for key in keys]
         except ValueError:
             raise CannotStart(f"PENSTOCK_SECRET_KEY holds a key that is no Fernet key; {HOW}") from None
+        self._fernet = MultiFernet([self._newest, *self._older])
         self._keys = keys
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """What each of our keys may be called in a log, newest first: eight digits that say nothing of the key."""
+        return tuple(key[:8] for key in self.derived("fingerprint"))
 
     def seal(self, secret: bytes) -> bytes:
         """Encrypt."""
         return self._fernet.encrypt(secret)
 
     def open(self, sealed: bytes) -> bytes:
-        """Decrypt; raise CannotStart if none of our keys sealed it."""
+        """Decrypt; raise UnknownKey if none of our keys sealed it."""
         try:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
-            raise CannotStart("a stored secret was sealed with another PENSTOCK_SECRET_KEY; add that key to the list") from None
+            when = _moment_of(sealed)
+            raise UnknownKey(
+                f"what is stored was encrypted {f'at {when} ' if when else ''}with another PENSTOCK_SECRET_KEY"
+                f" than those of this process ({', '.join(self.fingerprints)}); add that key to the list"
+            ) from None
+
+    def renewed(self, sealed: bytes) -> bytes | None:
+        """Return the same secret, encrypted with the newest key; None where it is that already. Raises UnknownKey.
+
+        What is encrypted does not name its key: whether the newest one opens it is the only way to know.
+        """
+        try:
+            self._newest.decrypt(sealed)
+        except InvalidToken:
+            return self._newest.encrypt(self.open(sealed))
+        return None
 
     def derived(self, purpose: str) -> list[str]:
         """Return keys of their own for a purpose, one from each of our keys, newest first."""
         return [HKDF(SHA256(), 32, salt=None, info=f"penstock {purpose}".encode()).derive(key.encode()).hex() for key in self._keys]
+
+
+def _moment_of(sealed: bytes) -> str:
+    """Return when something was encrypted, which a Fernet token says in the clear; empty text where it is no such token."""
+    try:
+        head = base64.urlsafe_b64decode(sealed[:12])
+        return f"{datetime.fromtimestamp(int.from_bytes(head[1:9]), UTC):%Y-%m-%d %H:%M:%SZ}"
+    except (binascii.Error, ValueError, OverflowError, OSError):
+        return ""
 
 
 def make_secret_key() -> str:

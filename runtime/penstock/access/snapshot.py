@@ -97,6 +97,11 @@ class Snapshot:
         return self._environment
 
     @property
+    def point(self) -> Point:
+        """The point in the database's history that this view was read at."""
+        return self._point
+
+    @property
     def revision(self) -> int:
         """The revision that this view was read at, -1 before it was."""
         return self._point.revision

@@ -46,8 +46,8 @@ class Context:
 
     @cached_property
     def direct_engine(self) -> Engine:
-        """The database past any pooler."""
-        return open_engine(self.settings.direct_url)
+        """The database past any pooler, for queries that may take long."""
+        return open_engine(self.settings.direct_url, silence=None)
 
     @cached_property
     def box(self) -> Box:

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from penstock import logs
-from penstock.cli import access, consumers, needs, operate, runs, users
+from penstock.cli import access, consumers, needs, operate, runs, secret_keys, users
 from penstock.cli.base import Context, login_name
 from penstock.contracts.access import Command
 from penstock.errors import CannotStart, PenstockError, Unknown
@@ -73,7 +73,7 @@ def penstock(context: click.Context, actor: str | None) -> None:
 
 STEERING = (*access.COMMANDS, *consumers.COMMANDS, *needs.COMMANDS, *runs.COMMANDS, *users.COMMANDS)
 
-for command in (*operate.COMMANDS, *STEERING):
+for command in (*operate.COMMANDS, *secret_keys.COMMANDS, *STEERING):
     penstock.add_command(command)
 
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ParamSpec
 
 import click
 
-from penstock import audit, serving
+from penstock import audit, logs, serving
 from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
-from penstock.access.secrets import make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
-from penstock.db import migrate
+from penstock.db import fit, migrate
 from penstock.db.engine import NoDatabase, through_pooler
-from penstock.errors import BadSetting
+from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
 from penstock.settings import SETTINGS
+
+Options = ParamSpec("Options")
+
+
+def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
+    """Have a command that runs for long tell as its log does why it can't start."""
+
+    @functools.wraps(command)
+    def run(*arguments: Options.args, **options: Options.kwargs) -> int:
+        try:
+            return command(*arguments, **options)
+        except PenstockError as error:
+            logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+            return error.exit_code
+
+    return run
 
 
 @click.command()
@@ -33,6 +50,7 @@ from penstock.settings import SETTINGS
 @click.option("--threads", type=click.IntRange(1, 4096), help="Calls that each answers at a time; default PENSTOCK_THREADS.")
 @click.option("--worker", type=click.IntRange(0, 64), help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.")
 @pass_context
+@_logged
 def serve(
     context: Context,
     environment: str | None,
@@ -48,7 +66,7 @@ def serve(
     settings = context.settings  # what is wrong with them is said before anything is started
     context.engine.dispose()  # its file must be there
     sys.stdout.flush()
-    return serving.serve(settings.worker if settings.pipelines else 0)
+    return serving.serve(settings)
 
 
 @click.command()
@@ -58,13 +76,14 @@ def serve(
 @click.option("--respawned", is_flag=True, hidden=True, help="Do not judge by PENSTOCK_STRICT: a worker before this one was.")
 @click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
 @pass_context
+@_logged
 def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None, respawned: bool, rehearse: bool) -> int:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # its file must be there
     if rehearse:
-        return serving.rehearse(context.settings)
+        return serving.rehearse(context.settings, ready_fd)
     return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned)
 
 
@@ -217,12 +236,6 @@ def settings(form: str) -> None:
     show([row._asdict() for row in SETTINGS], form, ("name", "default", "help"))
 
 
-@click.command("secret-key")
-def secret_key() -> None:
-    """Make a key for PENSTOCK_SECRET_KEY."""
-    click.echo(make_secret_key())
-
-
 @click.group()
 def db() -> None:
     """Bring the database to this release's schema, or say that it was restored."""
@@ -230,24 +243,27 @@ def db() -> None:
 
 @db.command()
 @pass_context
-def upgrade(context: Context) -> None:
+def upgrade(context: Context) -> int:
     """Run the migrations that are missing."""
     engine = context.direct_engine  # the one command that may create a database file
     click.echo(f"database: {context.database}")
     if not context.settings.database_direct_url and through_pooler(engine):
         raise BadSetting("PENSTOCK_DATABASE_URL leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
-    before, after = migrate.upgrade(engine)
-    if not migrate.knows(after):
-        click.echo(f"at {after} already, by a newer release; this one ({migrate.head()}) works with that schema, and nothing was changed")
-        return
-    from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
+    with migrate.alone(engine):
+        before, after = migrate.upgrade(engine)
+        if not migrate.knows(after):
+            safe, text = _verdict(context)
+            click.echo(f"nothing was changed; {text}")
+            return 0 if safe else CannotStart.exit_code
+        from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
-    engine_dbos.migrate(context.settings.direct_url)
-    if waiting_names(context.engine):
-        for environment, names in settle_names(context.engine, context.actor, context.host.offered).items():
-            for name, identifiers in names.items():
-                click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
+        engine_dbos.migrate(context.settings.direct_url)
+        if waiting_names(engine):
+            for environment, names in settle_names(engine, context.actor, context.host.offered).items():
+                for name, identifiers in names.items():
+                    click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
     click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
+    return 0
 
 
 @db.command()
@@ -266,7 +282,8 @@ def restored(context: Context) -> None:
 def current(context: Context) -> int:
     """Say which migration the database is at; exit code 1 if that is not the newest."""
     try:
-        at, newest = migrate.current(context.engine), migrate.head()
+        context.engine.dispose()  # its file must be there
+        at, newest = migrate.current(context.direct_engine), migrate.head()
     except NoDatabase as error:
         click.echo(str(error))
         return 1
@@ -277,4 +294,33 @@ def current(context: Context) -> int:
     return int(at != newest)
 
 
-COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, secret_key, db)
+@db.command("check")
+@pass_context
+def check_schema(context: Context) -> int:
+    """Say whether this release can start on the schema of the database.
+
+    Exit code 1 if not. Before a rollback, run it with the release that you go back to.
+    """
+    safe, text = _verdict(context)
+    click.echo(text)
+    return int(not safe)
+
+
+def _verdict(context: Context) -> tuple[bool, str]:
+    """Return whether this release works with the schema of the database, and a line that says so."""
+    from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
+
+    context.engine.dispose()  # its file must be there
+    at, own = migrate.current(context.direct_engine), migrate.head()
+    newer = at is not None and not migrate.knows(at)
+    if not newer and (at != own or not engine_dbos.is_migrated(context.settings.direct_url)):
+        return False, f"not safe: the schema is older ({at or 'empty'}); this release needs {own}: run `penstock db upgrade`"
+    problems = fit.contracted(context.direct_engine)
+    schema = f"the schema is at {at}, by a newer release" if newer else f"the schema is at {at}, as this release has it"
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        return False, f"not safe: {schema}; {problems[0]}{more}"
+    return True, f"safe: {schema}" + (f" that only added to that of this one ({own})" if newer else "")
+
+
+COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, db)

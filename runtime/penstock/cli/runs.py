@@ -37,7 +37,10 @@ COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status",
 COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
 BAR = 40  # characters of a waterfall; half as many where a line has fewer than
 WIDE = 110
-SAID = ("consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress", "callback_url", "callback_status")
+SAID = (
+    "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress", "waits_for", "unreadable", "callback_url",
+    "callback_status",
+)  # fmt: skip
 LOOK = 0.5  # seconds between two looks at a run that is followed
 
 

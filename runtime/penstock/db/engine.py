@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,11 +14,14 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from penstock.db.postgres import close_idle, is_pooled, shared_engine
+from penstock.db.silence import SILENCE, Silence
 from penstock.errors import BadSetting, PenstockError
 
 WRITE = "penstock_write"
 LIMIT_EXCEEDED = "54"  # begins PostgreSQL's codes of such errors (https://www.postgresql.org/docs/current/errcodes-appendix.html)
 READ_ONLY = "25006"
+DISK_FULL = "53100"
+FULL_S = 60.0  # that a disk counts as full after it was
 LOGIN = "28"  # begins the codes of a login that was refused
 NO_TABLES = frozenset({"42P01", "42703", "3F000"})  # no such table, column or schema
 NOT_OURS = NO_TABLES | {"42501", "3D000"}  # also: no privilege, no such database
@@ -41,6 +45,10 @@ class DatabaseReadOnly(DatabaseAway):
     """The database answers and takes no changes: a standby, or a primary that was set to read only."""
 
 
+class DatabaseFull(DatabaseAway):
+    """The database answers and has no room left on its disk."""
+
+
 class DatabaseUnfit(DatabaseAway):
     """The database is not what this release expects, or lets this user in: somebody must change that before a start can succeed."""
 
@@ -51,12 +59,44 @@ class NoDatabase(DatabaseUnfit):
     """The file of an SQLite database is not there."""
 
 
-def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False) -> Engine:
+class Writes:
+    """What became of the last transactions of this process that write: whether the database took them."""
+
+    def __init__(self) -> None:
+        self._full_at = self._read_only_at = self._written_at = float("-inf")
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk of the database is full. A small write may still succeed then, so a full disk counts for a while."""
+        return self._full_at > self._written_at or time.monotonic() - self._full_at < FULL_S
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the database takes no changes."""
+        return self._read_only_at > self._written_at
+
+    def failed(self, error: DatabaseAway) -> None:
+        """Note why a transaction failed."""
+        if isinstance(error, DatabaseFull):
+            self._full_at = time.monotonic()
+        elif isinstance(error, DatabaseReadOnly):
+            self._read_only_at = time.monotonic()
+
+    def succeeded(self) -> None:
+        """Note that a transaction was committed."""
+        self._written_at = time.monotonic()
+
+
+writes = Writes()
+
+
+def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False, silence: Silence | None = SILENCE) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
     On PostgreSQL all of a process share one, except for what is `reserved`: work that must not wait for sessions that other work has.
     What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records. Errors do not quote
-    the values of a statement.
+    the values of a statement. With `silence` no query waits for ever for a PostgreSQL server that is silent; without it a
+    query may take as long as it does.
     """
     try:
         parsed = sa.make_url(url)
@@ -74,18 +114,18 @@ def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False) -> E
         return engine
     if kind == "postgresql":
         try:
-            return shared_engine(parsed, reserved=reserved)
+            return shared_engine(parsed, reserved=reserved, silence=silence)
         except (ArgumentError, NoSuchModuleError):
             raise BadSetting("PENSTOCK_DATABASE_URL can't be understood; write postgresql://user@host/name") from None
     raise BadSetting(f"PENSTOCK_DATABASE_URL names a {kind} database; Penstock runs on sqlite and postgresql")
 
 
-def open_existing(url: str, source: str) -> Engine:
+def open_existing(url: str, source: str, *, silence: Silence | None = SILENCE) -> Engine:
     """Return an engine for a database that is there; `source` says where the URL comes from. Raises BadSetting, and NoDatabase.
 
     Connecting would create the file of an SQLite database, and whoever forgot a setting would look at an empty one.
     """
-    engine = open_engine(url)
+    engine = open_engine(url, silence=silence)
     file = sqlite_file(url)
     if file is not None and not file.exists():
         raise NoDatabase(
@@ -206,10 +246,15 @@ def reading(engine: Engine) -> Iterator[sa.Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[sa.Connection]:
     """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseAway."""
-    with translated(_name(engine)), engine.connect() as connection:
-        connection.execution_options(**{WRITE: True})
-        with connection.begin():
-            yield connection
+    try:
+        with translated(_name(engine)), engine.connect() as connection:
+            connection.execution_options(**{WRITE: True})
+            with connection.begin():
+                yield connection
+    except DatabaseAway as error:
+        writes.failed(error)
+        raise
+    writes.succeeded()
 
 
 def _name(engine: Engine) -> str:
@@ -252,6 +297,8 @@ def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
     code = _code(error)
     if code == READ_ONLY or "readonly database" in reason:
         return DatabaseReadOnly
+    if code == DISK_FULL or "disk is full" in reason:
+        return DatabaseFull
     unfit = code in NOT_OURS or code.startswith(LOGIN) or any(words in reason for words in UNFIT_WORDS)
     return DatabaseUnfit if unfit else DatabaseAway
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 import penstock
-from penstock.db.engine import Engine, reading, writing
+from penstock.db.engine import Engine, reading, sqlite_file, translated, writing
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 LOCK_TIMEOUT_S = 10
+TURN_S = 0.2
+ALONE = 7363001  # names our lock on PostgreSQL
 VERSION = sa.table("alembic_version", sa.column("version_num"))  # where Alembic notes it
 
 
@@ -52,6 +59,29 @@ def current(engine: Engine) -> str | None:
         return connection.scalar(sa.select(VERSION.c.version_num)) if sa.inspect(connection).has_table(VERSION.name) else None
 
 
+@contextmanager
+def alone(engine: Engine) -> Iterator[None]:
+    """Let one process at a time upgrade a database, all of it; the others wait. Raises DatabaseAway.
+
+    On SQLite the lock is a file of its own: to close the database's file would drop the locks that SQLite holds on it in this process.
+    """
+    if (file := sqlite_file(engine.url.render_as_string(hide_password=False))) is not None:
+        with os.fdopen(os.open(f"{file}-upgrade", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    with translated("the database"):
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        # To wait in a statement would hold a snapshot, which the engine's CREATE INDEX CONCURRENTLY in the other process waits for.
+        while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ALONE})").scalar():
+            time.sleep(TURN_S)
+    try:
+        yield
+    finally:
+        connection.invalidate()  # the lock ends with the session
+        connection.close()
+
+
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Run what is missing and return where the database was and is. Raises DatabaseAway.
 
@@ -65,7 +95,6 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     config = _config()
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7363001)")  # two upgrades at once take turns
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")  # calls wait behind a table that is waited for
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

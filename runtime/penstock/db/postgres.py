@@ -18,6 +18,8 @@ from weakref import WeakValueDictionary
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from penstock.db.silence import SILENCE, Silence, connection_class, limit
+
 APPLICATION = "penstock"
 CHANNEL = "penstock_access"
 IDLE_IN_TRANSACTION = "idle_in_transaction_session_timeout"
@@ -27,17 +29,19 @@ KEPT, AT_MOST = 3, 6  # sessions for all the work of a process: those that stay 
 RESERVED_KEPT, RESERVED_AT_MOST = 1, 2  # for what must not wait for other work: following access, and heartbeats
 IDLE_S = 60.0  # after which a session is closed
 USED = "penstock_used"
-_engines: WeakValueDictionary[tuple[int, str, bool], sa.Engine] = WeakValueDictionary()
+_engines: WeakValueDictionary[tuple[int, str, bool, float | None], sa.Engine] = WeakValueDictionary()
 _opening = threading.Lock()
 
 
-def shared_engine(url: sa.URL, *, reserved: bool) -> sa.Engine:
+def shared_engine(url: sa.URL, *, reserved: bool, silence: Silence | None) -> sa.Engine:
     """Return this process's engine for a URL: whoever asks for it shares one pool, so that a process has a known number of sessions."""
-    key = (os.getpid(), url.render_as_string(hide_password=False), reserved)
+    key = (os.getpid(), url.render_as_string(hide_password=False), reserved, silence.limit if silence else None)
     with _opening:
         engine = _engines.get(key)
         if engine is None:
             engine = _engines[key] = _engine(url, *((RESERVED_KEPT, RESERVED_AT_MOST) if reserved else (KEPT, AT_MOST)))
+            if silence is not None:
+                limit(engine, silence)
     return engine
 
 
@@ -123,7 +127,7 @@ def is_pooled(engine: sa.Engine) -> bool:
 
 
 def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> bool:
-    """Call `wake` for each notification until `stopped` says so; return False at once where a pooler would not pass notifications on.
+    """Call `wake` for each notification until `stopped`, asked twice a second, says so; return False at once behind a pooler, which passes none on.
 
     Raises OSError when the connection is lost.
     """
@@ -132,7 +136,7 @@ def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> b
     parsed = sa.make_url(url)
     address = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with psycopg.connect(address, autocommit=True, **patience(parsed)) as connection:
+        with connection_class(SILENCE).connect(address, autocommit=True, **patience(parsed)) as connection:
             if _is_pooled(connection):
                 return False
             connection.execute(f"LISTEN {CHANNEL}")

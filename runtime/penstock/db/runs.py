@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from penstock import clock
 from penstock.db.engine import Engine, writing
 from penstock.db.rows import Row
 from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
@@ -156,7 +157,7 @@ def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | No
     started = end.started_at or started
     if started is None or end.micros is not None:
         return started, end.micros
-    return started, max(0, ((end.ended_at or datetime.now(UTC)) - started) // timedelta(microseconds=1))
+    return started, max(0, ((end.ended_at or clock.moment()) - started) // timedelta(microseconds=1))
 
 
 def progress(connection: sa.Connection, said: Iterable[tuple[str, object]]) -> None:
@@ -373,10 +374,12 @@ def forget_silent(engine: Engine, environment_id: int, *, silent: float) -> None
         connection.execute(sa.delete(processes).where(processes.c.environment_id == environment_id, processes.c.kind == "serve", gone))
 
 
-def waiting_by_pipeline(connection: sa.Connection, environment_id: int) -> dict[str, int]:
-    """Return how many accepted runs have not begun, by pipeline."""
-    query = sa.select(runs.c.pipeline, sa.func.count()).where(runs.c.environment_id == environment_id, runs.c.status == "accepted", _in_flight())
-    return {row[0]: row[1] for row in connection.execute(query.group_by(runs.c.pipeline))}
+def waiting_by_pipeline(connection: sa.Connection, environment_id: int) -> dict[str, tuple[int, str]]:
+    """Return how many accepted runs have not begun, and the id of the oldest of them, by pipeline."""
+    oldest = sa.func.min(sa.cast(runs.c.id, sa.Text) if connection.dialect.name == "postgresql" else runs.c.id)  # PostgreSQL 15 has no min(uuid)
+    query = sa.select(runs.c.pipeline, sa.func.count(), oldest)
+    query = query.where(runs.c.environment_id == environment_id, runs.c.status == "accepted", _in_flight())
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(runs.c.pipeline))}
 
 
 def process_ids(connection: sa.Connection) -> set[str]:

@@ -226,7 +226,6 @@ class Limiter:
             if self.away is not None:
                 return
             self.away = REFUSED if self._refuse_when_away else ALONE
-            metrics.rate_storage_away(1)
             self._log.error("rate limit storage away", error=str(error), calls=self.away)
             threading.Thread(target=self._regain, name="penstock-rates", daemon=True).start()
 
@@ -237,7 +236,6 @@ class Limiter:
             except Exception:  # noqa: BLE001, S112  whatever it is, the storage can't be used yet; that was logged when it began
                 continue
             self.away = None
-            metrics.rate_storage_away(0)
             self._log.info("rate limit storage back")
             return
 

@@ -8,6 +8,8 @@ library's where the first part of its name is a module that is neither a plugin'
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 import threading
 import time
@@ -24,15 +26,18 @@ from penstock.logs.lines import as_json, as_seen, line_of
 from penstock.logs.sparing import Sparing
 from penstock.settings import Settings
 
-__all__ = ["Sparing", "configure", "configure_events", "kept", "of_plugins", "sweep"]
+__all__ = ["Sparing", "configure", "configure_events", "kept", "of_plugins", "say", "sweep"]
 
 OURS = "penstock"
 SERVER = "gunicorn.error"
-RESERVED = frozenset({"event", "timestamp", "level", "logger", "run", "pipeline", "exception", "stack", "cut"})
+ORIGIN = ("environment", "host", "pid")
+OF_LINE = frozenset({"logger", "run", "pipeline", *ORIGIN})
+RESERVED = frozenset({"event", "timestamp", "level", "exception", "stack", "cut"}) | OF_LINE
 USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 Facts = MutableMapping[str, Any]
 Render = Callable[[dict[str, Any]], str]
 
+_environment = ""
 _plugin_modules: set[str] = set()
 _quieted: set[str] = set()  # loggers of libraries whose level was set here
 _server_lines = Sparing(structlog.get_logger("penstock.server"), "lines of the server left out of the log")
@@ -58,6 +63,8 @@ def configure(settings: Settings) -> None:
 
 def configure_events(settings: Settings) -> None:
     """Set up structlog alone: our own events, and those of plugin code that uses it."""
+    global _environment  # noqa: PLW0603  a process has one log
+    _environment = settings.environment
     render = _renderer(settings)
 
     def finish(output: Any, _method: str, facts: Facts) -> str:  # noqa: ANN401  structlog's type
@@ -66,8 +73,8 @@ def configure_events(settings: Settings) -> None:
             error if isinstance(error, BaseException) else error[1] if isinstance(error, tuple) else sys.exception() if error else None
         )
         if _ours(output.name):
-            return line_of({"logger": output.name, **facts}, render, ALWAYS)
-        own = {f"{name}_" if name in {"logger", "run", "pipeline"} else name: value for name, value in facts.items()}
+            return line_of({"logger": output.name, **_origin(), **facts}, render, ALWAYS)
+        own = {f"{name}_" if name in OF_LINE else name: value for name, value in facts.items()}
         return line_of(_in_run(own, output.name), render, ALWAYS)
 
     structlog.configure(
@@ -168,7 +175,8 @@ def _facts(record: logging.LogRecord) -> Facts:
 
 
 def _in_run(facts: Facts, logger: str) -> Facts:
-    """Add whose line it is, and in which run and pipeline it was written."""
+    """Add whose line it is, which process wrote it, and in which run and pipeline."""
+    facts.update(_origin())
     if logger:
         facts["logger"] = logger
     call = current_call.get()
@@ -194,11 +202,32 @@ class _Output(structlog.WriteLogger):
     fatal = failure = err = error = critical = exception = msg
 
 
+def say(text: str, log_format: str = "auto") -> None:
+    """Write why this process can't start or reload: a line of JSON where the log has such lines, else text. The log need not be configured."""
+    if _is_json(log_format):
+        moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        facts = {"event": text, "level": "error", "timestamp": moment, "logger": OURS, **_origin()}
+        _Output(sys.stderr).msg(line_of(facts, as_json))
+    else:
+        sys.stderr.write(f"penstock: {text}\n")
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+
+
+def _origin() -> dict[str, Any]:
+    """Return where a line comes from: hosts and processes write to one place."""
+    return {"environment": _environment or os.environ.get("PENSTOCK_ENVIRONMENT", "test"), "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _is_json(log_format: str) -> bool:
+    return log_format == "json" or (log_format != "text" and not sys.stderr.isatty())
+
+
 def _renderer(settings: Settings) -> Render:
-    if settings.log_format != "text" and not (settings.log_format == "auto" and sys.stderr.isatty()):
+    if _is_json(settings.log_format):
         return as_json
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return lambda made: str(console(None, "", as_seen(made)))
+    return lambda made: str(console(None, "", as_seen({name: value for name, value in made.items() if name not in ORIGIN})))
 
 
 def _level(settings: Settings) -> int:

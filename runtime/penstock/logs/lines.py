@@ -20,7 +20,7 @@ LONGEST_TEXT, SHORT_TEXT, NAME = 2048, 256, 64  # characters of a value, of one 
 LONGEST_TRACE, SHORT_TRACE, LEAST_TRACE = 8 * 1024, 4 * 1024, 700  # characters of a traceback; the least fits however it is escaped
 MOST_ITEMS, MOST_PARTS, DEEPEST = 50, 500, 4  # items of a value, of all values of a line, and values within values
 MOST_FRAMES, MOST_CAUSES = 20, 8  # of one exception, and of exceptions in one traceback
-LEAST = ("event", "timestamp", "level", "logger", "run", "pipeline", "exc_info")  # what a line has in any case
+LEAST = ("event", "timestamp", "level", "logger", "environment", "host", "pid", "run", "pipeline", "exc_info")  # what a line has in any case
 LARGE = 10**30
 
 Facts = Mapping[str, Any]

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
+
 from penstock.contracts.call import Call, Reply
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
@@ -39,6 +41,12 @@ class Asking:
         self._accepting = accepting
         self._environment_id = environment_id
         self._waiters = threading.BoundedSemaphore(waiters)
+        self._log = structlog.get_logger("penstock")
+        self._end = float("inf")
+
+    def end(self, moment: float) -> None:
+        """Answer callers that wait for a run by that moment, a `time.monotonic()` reading, though the run goes on."""
+        self._end = moment - MARGIN
 
     def show(self, call: Call, pipeline: str, run: str) -> Reply:
         """Return a run of the consumer that calls. Raises Refusal: 404 where there is none, whoever else has one of that id."""
@@ -61,7 +69,7 @@ class Asking:
             return None
         try:
             until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
-            while document["status"] in UNFINISHED and (left := until - time.monotonic()) > 0:
+            while document["status"] in UNFINISHED and (left := min(until, self._end) - time.monotonic()) > 0:
                 time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
                 look += 1
                 document = self._document(call, document["pipeline"], run)
@@ -76,7 +84,11 @@ class Asking:
             mine = row is not None and row["durable"] and row["pipeline"] == pipeline and row["consumer_id"] == call.caller.consumer_id
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
-            return told_run(row, self._accepting.ledger.look([run], outcomes=True).get(run))
+            held = self._accepting.ledger.look([run], outcomes=True).get(run)
+            if held is not None and held.unopened:
+                self._log.error("a run's result can't be read", run=run, reason=held.unopened)
+                raise Refusal(503, "pipeline-unavailable", "This run can't be looked up at the moment.", headers=[("Retry-After", "10")])
+            return told_run(row, held)
         except DatabaseAway as error:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.", headers=[("Retry-After", "1")]) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from penstock import clock
 from penstock.contracts.call import Caller
 from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseAway
@@ -183,7 +184,7 @@ class DurableRunner:
         """Wait: until when is kept, so that a run that is taken up again waits for what is left of it. Raises OutOfTime, as inline."""
 
         def until() -> Document:
-            return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": time.time() + seconds}
+            return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": clock.now() + seconds}
 
         self._term.check()
         left: Any = self._bench.once("sleep", until)

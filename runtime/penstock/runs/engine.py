@@ -12,7 +12,13 @@ from typing import Any
 from penstock.db.engine import Connection
 
 Document = dict[str, Any]  # plain values, bytes among them; the engine keeps it sealed
-Perform = Callable[[str, Document], Document]
+
+
+class Unopened(Exception):
+    """Stands for what the engine holds and this process has no key for; the text says so. An exception, for it may stand for one."""
+
+
+Perform = Callable[[str, Document | Unopened], Document]
 Tick = Callable[[Mapping[str, Any], datetime], None]
 
 
@@ -35,7 +41,8 @@ class State(StrEnum):
 class Held:
     """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch.
 
-    `holder` is the worker process that began it last, where the engine knows it.
+    `holder` is the worker process that began it last, where the engine knows it. `unopened` says that there is an outcome which this
+    process has no key for, and `postponed` how often a worker gave the run back because it had none.
     """
 
     run: str
@@ -46,6 +53,8 @@ class Held:
     started_at: float | None = None
     ended_at: float | None = None
     holder: str = ""
+    unopened: str = ""
+    postponed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,10 @@ class EngineTrouble(Interrupted):
     """The engine can't go on with a run now, and it will be taken up again."""
 
 
+class KeyMissing(EngineTrouble):
+    """What the engine holds of a run is encrypted with a key that this process does not have; another worker may have it."""
+
+
 class LetGo(EngineTrouble):
     """A run is not this process's any more: it was cancelled, its time was up, others have it, or this process ends."""
 
@@ -114,7 +127,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def document(self, run: str) -> Document | None:
-        """Return what a run was given."""
+        """Return what a run was given. Raises UnknownKey."""
 
     @abstractmethod
     def steps(self, run: str) -> list[StepHeld]:
@@ -130,6 +143,17 @@ class Ledger(ABC):
 
         Who asks late, by what it knew before, takes nothing from the worker that has the run by now.
         """
+
+    @abstractmethod
+    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Take a run from a worker process that has no key for it, and let nobody begin it for some seconds; return False as `requeue` does.
+
+        `times` is how often that was. The time of a run that was not `begun` yet does not pass.
+        """
+
+    @abstractmethod
+    def hasten(self) -> None:
+        """Let all that was postponed begin now."""
 
     @abstractmethod
     def fork(self, run: str, new: str, step: int, queue: str) -> None:

@@ -11,20 +11,39 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from types import MappingProxyType
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import msgspec
 from croniter import croniter
-from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID, _core, _enqueue_options, _scheduler, _sys_db
 from dbos import error as faults
 
-from penstock.access.secrets import Box
+from penstock import clock
+from penstock.access.secrets import Box, UnknownKey
+from penstock.db import held
 from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_engine, open_sqlite, shown_url, sqlite_file, too_much, translated
 from penstock.errors import CannotStart
 from penstock.guard import described
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, NotKept, Perform, PipelineChanged, Queue, State, StepHeld, Tick
+from penstock.runs.engine import (
+    Bench,
+    Document,
+    EngineTrouble,
+    Held,
+    KeyMissing,
+    Ledger,
+    LetGo,
+    NotKept,
+    Perform,
+    PipelineChanged,
+    Queue,
+    State,
+    StepHeld,
+    Tick,
+    Unopened,
+)
 from penstock.runs.plain import as_msgpack
 from penstock.runs.steps import told
 
@@ -46,6 +65,29 @@ STATES = {
     "CANCELLED": State.CANCELLED,
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": State.BROKEN,
 }
+
+
+class SharedTime:
+    """The module `time`, with the time that hosts share: the engine tells deadlines by that of the host it is on."""
+
+    time = staticmethod(clock.now)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever the module has
+        return getattr(time, name)
+
+
+class SharedDatetime(datetime):
+    """Datetimes of which `now` is the time that hosts share: the engine's ticks are told by it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the shared time."""
+        return cls.fromtimestamp(clock.now(), tz)
+
+
+for _module in (_core, _enqueue_options, _sys_db):  # the engine has no setting for its clock; its minor is pinned
+    vars(_module)["time"] = SharedTime()
+vars(_scheduler)["datetime"] = SharedDatetime
 
 
 def application(environment: str) -> str:
@@ -74,12 +116,34 @@ def migrate(url: str) -> None:
         raise DatabaseUnfit(f"the tables of durable runs can't be made: {described(error)}") from error
 
 
+def is_migrated(url: str) -> bool:
+    """Return whether the engine's tables are of its release, or a later one. Raises DatabaseAway."""
+    _quiet()
+    client = DBOSClient(system_database_url=url, lazy=True, retry_connection_errors=False)
+    try:
+        with _translated():
+            client._sys_db.verify_migrations()  # noqa: SLF001  its client has no door to it; the engine's minor is pinned
+    except faults.DBOSInitializationError:
+        return False
+    finally:
+        client.destroy()
+    return True
+
+
 def _quiet() -> None:
     """Send what the engine has to say to our log; it would write to standard error by itself."""
     logger = logging.getLogger("dbos")
     logger.handlers[:] = [logging.NullHandler()]
     logger.propagate = True
     logger.setLevel(logging.ERROR)
+
+
+class UnopenedCall(Unopened):
+    """What we have no key for, also as the call of a run: the engine gives us its arguments then, and ends a run for good where it can't."""
+
+    def __getitem__(self, name: str) -> object:
+        """Return the arguments of a call, of which this is the only one."""
+        return (self,) if name == "args" else {}
 
 
 class Sealed(Serializer):
@@ -89,12 +153,18 @@ class Sealed(Serializer):
         self._box = box
 
     def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
-        """Return a value as the engine keeps it."""
+        """Return a value as the engine keeps it. Raises Unopened: a schedule of which we have no key is for workers that have it."""
+        for argument in data["args"] if isinstance(data, dict) and "args" in data else ():
+            if isinstance(argument, Unopened):
+                raise argument
         return self._box.seal(as_msgpack({RAISED: told(data)} if isinstance(data, BaseException) else data)).decode("ascii")
 
     def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
-        """Return a value as it was, exceptions as errors that say the same."""
-        value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
+        """Return a value as it was, exceptions as errors that say the same; an UnopenedCall where we have no key."""
+        try:
+            value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
+        except UnknownKey as error:
+            return UnopenedCall(str(error))
         return RuntimeError(value[RAISED]) if isinstance(value, dict) and RAISED in value else value
 
     def name(self) -> str:
@@ -153,10 +223,12 @@ class DbosLedger(Ledger):
         return {item.workflow_id: _held(item) for item in found}
 
     def document(self, run: str) -> Document | None:
-        """Return what a run was given."""
+        """Return what a run was given. Raises UnknownKey."""
         with _translated():
             found = self._client.list_workflows(workflow_ids=[run], load_input=True, load_output=False)
         given = found[0].input if found else None
+        if isinstance(given, Unopened):
+            raise UnknownKey(str(given))
         return given["args"][0] if isinstance(given, dict) and given["args"] else None
 
     def steps(self, run: str) -> list[StepHeld]:
@@ -183,6 +255,17 @@ class DbosLedger(Ledger):
         """Take a run from a worker process that has it."""
         with _translated():
             return bool(self._reenqueue(run, [holder], queue))
+
+    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Take a run from a worker process that has no key for it."""
+        with _translated():
+            engine = self._client._sys_db.engine  # noqa: SLF001  as above
+            return held.postpone(engine, run, holder, time.time() + seconds, times, keep_deadline=begun)
+
+    def hasten(self) -> None:
+        """Let all that was postponed begin now."""
+        with _translated():
+            held.hasten(self._client._sys_db.engine, self._application)  # noqa: SLF001  as above
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
@@ -240,6 +323,8 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         item.dequeued_at / 1000 if item.dequeued_at else None,
         _ended_at(item),
         item.executor_id or "",
+        next((str(value) for value in (item.output, item.error) if isinstance(value, Unopened)), ""),
+        (item.attributes or {}).get(held.POSTPONED, 0),
     )
 
 
@@ -292,12 +377,15 @@ class DbosBench(Bench):
         DBOS(config=config)
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
-        def run(document: Document) -> Document:
+        def run(document: Document | Unopened) -> Document:
             return perform(DBOS.workflow_id or "", document)
 
         @DBOS.workflow(name=TICK, max_recovery_attempts=None)
-        def ticked(moment: datetime, context: Mapping[str, object]) -> None:
-            tick(context, moment)
+        def ticked(moment: datetime | Unopened, context: Mapping[str, object] = MappingProxyType({})) -> None:
+            if isinstance(moment, Unopened):
+                perform(DBOS.workflow_id or "", moment)
+            else:
+                tick(context, moment)
 
         self._scheduled = ticked
         DBOS.listen_queues([queue.name for queue in declared])
@@ -324,7 +412,7 @@ class DbosBench(Bench):
     def once(self, name: str, work: Callable[[], object]) -> object:
         """Return what a step leaves."""
         with _engine():
-            return DBOS.run_step({"name": name}, work)
+            return _opened(DBOS.run_step({"name": name}, work))
 
     def later(self, name: str) -> Callable[[Callable[[], object]], object]:
         """Take a step's turn now."""
@@ -332,13 +420,13 @@ class DbosBench(Bench):
 
         def run(work: Callable[[], object]) -> object:
             with _engine():
-                return reserved.run({"name": name}, work)
+                return _opened(reserved.run({"name": name}, work))
 
         return run
 
     def pause(self, until: float) -> float:
         """Return the seconds to wait until a moment."""
-        return max(0.0, until - time.time())
+        return max(0.0, until - clock.now())
 
     def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
         """Have `tick` called for each tick of a schedule."""
@@ -357,7 +445,7 @@ class DbosBench(Bench):
         )
         fired = before["last_fired_at"] if before is not None else None
         if make_up and fired:
-            now = datetime.now(ZoneInfo(timezone))
+            now = clock.moment().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
             if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
                 DBOS.backfill_schedule(name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1))
@@ -371,6 +459,13 @@ class DbosBench(Bench):
                 DBOS.delete_schedule(name)
 
 
+def _opened(left: object) -> object:
+    """Return what a step left. Raises Unopened."""
+    if isinstance(left, Unopened):
+        raise left
+    return left
+
+
 @contextmanager
 def _engine() -> Iterator[None]:
     """Tell the engine's faults from those of steps, which never raise here: they leave what they raised."""
@@ -380,6 +475,8 @@ def _engine() -> Iterator[None]:
         raise LetGo(str(error)) from error
     except (faults.DBOSUnexpectedStepError, faults.DBOSStepNondeterminismError) as error:
         raise PipelineChanged(str(error)) from error
+    except Unopened as error:
+        raise KeyMissing(str(error)) from error
     except Exception as error:
         kind = NotKept if too_much(error) else EngineTrouble
         raise kind(f"{type(error).__name__}: {error}") from error

@@ -70,6 +70,13 @@ class Straight(Ledger, Bench):
         self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
         return True
 
+    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Let a run go on; no time is waited for."""
+        return self.requeue(run, holder, "")
+
+    def hasten(self) -> None:
+        """Have nothing that waits for its time."""
+
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id; what it did before is done again here."""
         self._runs[new] = _Run(Held(new, State.WAITING, queue), self._runs[run].document, self._runs[run].priority)

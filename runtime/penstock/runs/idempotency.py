@@ -6,14 +6,15 @@ import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 import structlog
 
-from penstock.access.secrets import Box
+from penstock import clock
+from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db import replies
@@ -97,7 +98,7 @@ class Replies:
         """Lengthen the claims of calls that still run here: one that was left behind may go on for hours. Raises DatabaseAway."""
         running = dict(self._running)
         if running:
-            replies.renew(self._engine, running, datetime.now(UTC) + MARGIN)
+            replies.renew(self._engine, running, clock.moment() + MARGIN)
 
     def once(self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]) -> Answer:
         """Do the work for the first call of its kind and keep its reply; return that to each repeat.
@@ -105,11 +106,12 @@ class Replies:
         `whose` names environment, pipeline, caller and key; `request` is what must be the same in a repeat; `seconds` is the call's
         time limit. The work of a call whose time ran out goes on, its claim renewed by the host, and what it replies in the end is kept too. What
         failed (500 and above), asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal:
-        409 while the first call runs, 422 for another request, 503 where the database can't be asked.
+        409 while the first call runs, 422 for another request, 503 where the database can't be asked, or the reply was encrypted with a key
+        that this process does not have.
         """
         digest = identity(whose)
         claim = secrets.token_hex(16)
-        now = datetime.now(UTC)
+        now = clock.moment()
         try:
             found = replies.claim(self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN)
         except DatabaseAway as error:
@@ -130,7 +132,7 @@ class Replies:
                 if kept is None or not answered(status, None):
                     replies.release(self._engine, digest, claim)
                 else:
-                    replies.keep(self._engine, digest, claim, self._sealed(kept), datetime.now(UTC) + KEPT)
+                    replies.keep(self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT)
             except DatabaseAway as error:  # it stays claimed until its lease ends: better a 409 than a second run
                 self._log.error("reply not kept", error=str(error))
         return kept
@@ -142,7 +144,7 @@ class Replies:
         """
         digest = identity(whose)
         for _ in range(ATTEMPTS):
-            now = datetime.now(UTC)
+            now = clock.moment()
             with suppress(replies.Taken), writing(self._engine) as connection:
                 found = replies.find(connection, digest, now)
                 if found is not None:
@@ -157,7 +159,13 @@ class Replies:
             raise Refusal(422, "idempotency-key-reused", "This Idempotency-Key came with another request before; use a new one for each request.")
         if reply is None:
             raise still_running()
-        kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+        try:
+            kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+        except UnknownKey as error:
+            self._log.error("a kept reply can't be read", reason=str(error))
+            raise Refusal(
+                503, "pipeline-unavailable", "The reply to the first call can't be read at the moment.", headers=[("Retry-After", "10")]
+            ) from error
         if kept.problem is not None:
             said = kept.problem
             raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)

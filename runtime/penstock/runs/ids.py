@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from hashlib import sha256
+
+from penstock import clock
 
 RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
@@ -16,7 +17,7 @@ def new_run_id() -> str:
 
     Not from `os.urandom`: that lets go of the interpreter's lock in every call, and so hands a busy worker to another thread.
     """
-    return _uuid7(time.time_ns() // 1_000_000, random.getrandbits(80))
+    return _uuid7(int(clock.now() * 1000), random.getrandbits(80))
 
 
 def derived_run_id(millis: int, *parts: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,9 +9,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from penstock import audit
+from penstock import audit, clock
 from penstock.access.find import environment_row, named
-from penstock.access.secrets import Box
+from penstock.access.secrets import Box, UnknownKey
 from penstock.contracts.masks import masked
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.db import runs as stored
@@ -21,7 +20,7 @@ from penstock.db.rows import Reader, Row
 from penstock.errors import Mistaken, PenstockError, Unknown
 from penstock.runs.accepting import Accepting, Wanted, all_held, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Held, Ledger
+from penstock.runs.engine import Held, Ledger, State
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
 from penstock.runs.redact import hidden_in
@@ -94,7 +93,11 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
         ]
     shown["steps"] = steps_of(row["steps"])
     shown["failure"] = failure_from(row["failure"])
-    shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
+    shown["unreadable"] = None
+    try:
+        shown["bodies"] = msgspec.json.decode(box.open(row["bodies"])) if row["bodies"] else None
+    except UnknownKey as error:
+        shown["bodies"], shown["unreadable"] = None, str(error)
     if row["durable"]:
         shown |= {name: row[name] for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")}
         shown["callback_url"] = masked(shown["callback_url"] or "") or None
@@ -114,11 +117,20 @@ def _now(row: Row, held: Held | None) -> Shown:
         "status": status.value,
         "http_status": outcome["status"] if outcome is not None else row["http_status"],
         "progress": progress_of(row, held),
+        "waits_for": _waits_for(held),
+        **({"unreadable": held.unopened} if held is not None and held.unopened else {}),
         "failure": failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None),
         "started_at": started,
         "ended_at": ended,
         "ms": (ended - started) / MILLISECOND if ended is not None and started is not None else None,
     }
+
+
+def _waits_for(held: Held | None) -> str | None:
+    """Return what a run waits for that no worker has taken so far, but for its turn."""
+    if held is None or held.state is not State.WAITING or not held.postponed:
+        return None
+    return f"a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with; {held.postponed} times one without it gave it back"
 
 
 def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db
@@ -161,7 +173,7 @@ def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting],
     given = Given.of(document)
     pipeline, route = find(given.pipeline, given.method, given.route)
     new = new_run_id()
-    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=time.time()), pipeline, route, row["callback_url"], redelivers=run)
+    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=clock.now()), pipeline, route, row["callback_url"], redelivers=run)
     if step > 1:
         _check_step(accept.ledger, run, step)
         accept.accept_record(wanted)
@@ -198,7 +210,7 @@ def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, 
     """Forget runs older than so many seconds, a few at a time; return how many."""
     with reading(engine) as connection:
         environment_id = environment_row(Reader(connection), environment)["id"]
-    before, total = first_id(time.time() - older_than), 0
+    before, total = first_id(clock.now() - older_than), 0
     while True:
         number, durable = stored.purge(engine, environment_id, before)
         total += number

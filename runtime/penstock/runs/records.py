@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from penstock import metrics
+from penstock import metrics, threads
 from penstock.access.secrets import Box
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.masks import shortened
@@ -37,6 +37,7 @@ PAUSE = 0.25  # seconds between two batches
 SOON = 2_000  # records that wake the writer earlier
 SAMPLE = 10.0  # seconds between two samples of the same refusal
 SAMPLES = 60  # in a minute, of all refusals
+STUCK = 120.0  # seconds without a heartbeat, and the thread that writes counts as stuck
 TELL = 60.0  # seconds between two lines of the log about what was dropped
 LONGEST_DETAIL = 2000  # characters
 
@@ -205,8 +206,7 @@ class Recorder:
         self._stop = False
         self._writing = threading.Lock()
         self._log = structlog.get_logger("penstock")
-        self._thread = threading.Thread(target=self._write_on, name="penstock-records", daemon=True)
-        self._thread.start()
+        self._thread = threads.start("penstock-records", self._write_on, limit=STUCK)
 
     # What calls do: a few microseconds, and no waiting.
 
@@ -276,8 +276,9 @@ class Recorder:
 
     # What the writer does.
 
-    def _write_on(self) -> None:
+    def _write_on(self, thread: threads.Watched) -> None:
         while not self._stop:
+            thread.beat()
             self._wake.wait(PAUSE)
             self._wake.clear()
             self.flush()
@@ -288,7 +289,7 @@ class Recorder:
             for write in (self._write_over, self._write_durable, self._write_counts):
                 try:
                     while write() == AT_ONCE:
-                        pass
+                        self._thread.beat()
                 except PenstockError as error:
                     self._tell("run records wait", error=str(error), waiting=len(self._over) + len(self._durable))
                     break

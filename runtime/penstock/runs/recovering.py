@@ -72,7 +72,8 @@ class Recovery:
         for item in going:
             self._requeue(item)
         if not dead.again:
-            self._log.warning("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
+            tell = self._log.info if dead.ended else self._log.warning  # the first is what each deployment does
+            tell("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
         if suspects and self._decided():
             self._release(dead, suspects[0])
             suspects = suspects[1:]

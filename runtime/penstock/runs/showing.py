@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from penstock import clock
 from penstock.db.rows import Row
 from penstock.runs.engine import Held, State, StepHeld
 from penstock.runs.failures import Failure
@@ -169,7 +169,7 @@ def steps_held(held: Sequence[StepHeld], started: datetime | None) -> list[StepR
         at, ms = round((item.started_at - first) * 1000, 3), round(max(0.0, item.ended_at - item.started_at) * 1000, 3)
         name = ENGINE.get(item.name, item.name)
         if name == "sleep" and "left" in left:  # what is kept is until when
-            ms = round(max(0.0, min(left["left"], time.time()) - item.started_at) * 1000, 3)
+            ms = round(max(0.0, min(left["left"], clock.now()) - item.started_at) * 1000, 3)
         steps.append(StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number))
     return steps
 

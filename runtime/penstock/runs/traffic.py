@@ -18,7 +18,7 @@ ALL = ""  # where the calls of all pipelines stand together
 SETTLED = 300  # seconds after which no process adds to a minute any more
 KEPT = 8 * 86_400  # seconds that settled counts are kept in memory
 SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}  # seconds, and seconds of one point
-FAULTS = frozenset({Status.FAILED, Status.TIMED_OUT, "pipeline-busy", "pipeline-unavailable", "given-up", "not-begun"})
+FAULTS = frozenset({Status.FAILED, Status.TIMED_OUT, "pipeline-busy", "pipeline-unavailable", "host-stopping", "given-up", "not-begun"})
 
 
 @dataclass(slots=True)

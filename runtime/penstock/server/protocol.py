@@ -48,6 +48,7 @@ REFUSALS: dict[type[BaseException], int] = {
     http_errors.ConfigurationProblem: 500,
     http_errors.ParseException: 400,
 }
+UNFIT = {BodyFault.LATE: 408, BodyFault.STOPPED: 503}  # where the application is only called when a body is whole
 END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -109,7 +110,7 @@ class Http1:
                     yield NEITHER
                 if not number % FAIR:
                     yield WRITE  # at once, but after those that have waited meanwhile
-            if connection.phase is not Phase.IDLE:
+            if connection.phase is not Phase.IDLE or connection.late:
                 yield from self._part(connection)
         except Disconnected:
             pass
@@ -141,7 +142,7 @@ class Http1:
             connection.flush()
             more = yield from _receive(connection)
             if more is None and connection.phase is Phase.HEAD:
-                self._refuse(connection, 408, "silence")
+                self._refuse(connection, *((503, "the host is stopping") if self._worker.must_end else (408, "silence")))
             elif not more and data:
                 self._read_head(connection, data, number)  # it may be wrong before it is whole
             if not more:
@@ -180,7 +181,7 @@ class Http1:
             if not self._takes_heads and not body.complete:
                 yield from self._receive_body(connection, request, body, time.monotonic() + BODY_S)
                 if body.fault is not None:
-                    self._refuse(connection, 408 if body.fault is BodyFault.LATE else 400, body.fault.value)
+                    self._refuse(connection, UNFIT.get(body.fault, 400), body.fault.value)
                     return False
             response = Response(request, self._config, connection.send)
             if not (yield from self._answer(connection, request, body, response)) or response.should_close():
@@ -245,8 +246,7 @@ class Http1:
         if connection.unsent:
             yield from self._send_rest(connection, pace or Pace())
 
-    @staticmethod
-    def _receive_body(connection: Connection, request: Request, body: RequestBody, deadline: float) -> Conversation:
+    def _receive_body(self, connection: Connection, request: Request, body: RequestBody, deadline: float) -> Conversation:
         """Receive what is still to come of a body, until it is whole or has a fault."""
         connection.phase, connection.deadline = Phase.BODY, deadline
         if request.expects_continue and not body.size and not body.ended:
@@ -257,7 +257,8 @@ class Http1:
             if data:
                 connection.arrived = body.feed(data)
             else:
-                body.end(BodyFault.LATE if data is None else BodyFault.BROKEN)
+                late = BodyFault.STOPPED if self._worker.must_end else BodyFault.LATE
+                body.end(late if data is None else BodyFault.BROKEN)
         connection.work()
 
     def _send_rest(self, connection: Connection, pace: Pace) -> Conversation:

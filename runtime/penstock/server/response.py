@@ -11,7 +11,7 @@ from typing import Any
 from gunicorn.http.wsgi import HEADER_VALUE_RE
 from gunicorn.http.wsgi import Response as GunicornResponse
 
-from penstock.errors import Refusal
+from penstock.errors import HostStopping, Refusal
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.watchdog import last_response
 
@@ -91,6 +91,9 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
 
 def refusal_of(status: int) -> bytes:
     """Return the response, as it goes over the wire, to what can't be read as a request."""
-    body = problem(Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read."), None)
+    refusal: Refusal = HostStopping("The host is stopping. The request had not arrived.")
+    if status != refusal.status:
+        refusal = Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read.")
+    body = problem(refusal, None)
     headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
     return last_response(status_line(status), headers, body)

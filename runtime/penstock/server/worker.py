@@ -37,6 +37,7 @@ from gunicorn.workers import base
 from penstock.server.connection import NEITHER, WRITE, Connection, Phase, TlsConnection, Unsent
 from penstock.server.protocol import Http1
 from penstock.web.turns import Turns
+from penstock.web.watchdog import last_moments
 
 EVENTS = 16  # events that are taken from epoll at once
 TICK_S = 1.0  # between two looks at whose time is up
@@ -46,9 +47,12 @@ MAX_DROPPED = 8 * 1024 * 1024  # bytes that are dropped in such a slot, of all c
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of replies that clients have not taken yet, in one process
 SPARE = 64  # connections beyond worker_connections that those which are being ended may take
 VICTIMS, AT_ONCE = 64, 4  # connections that are picked to be ended, and that are ended at most where there is no room for another
-LAST_REQUEST_S = 1.0  # that a connection of a worker that stops may wait for one more request
+# That an idle connection of a worker that stops may wait for one more request: a proxy whose own idle timeout is shorter (4 s in docs/examples)
+# never sends one on a connection that is being closed.
+LAST_REQUEST_S = 5.0
 # glibc keeps what is freed of large replies for each thread, hundreds of megabytes in all, unless it is told from what size on it is not to.
 M_MMAP_THRESHOLD, LARGE = -3, 1024 * 1024
+ARRIVING = frozenset({Phase.HEAD, Phase.BODY})
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -83,6 +87,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self._paused: list[Connection] = []
         self._dropped = 0
         self._pipelined_s = 0.0
+        self.must_end = False  # whether requests that have not arrived are given up
         self._tls: ssl.SSLContext | None = None
 
     # The life of the worker.
@@ -103,11 +108,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self.alive = False
         self._adjust()
         self._close_listeners()
-        end = time.monotonic() + self.cfg.graceful_timeout
-        while self._connections and (now := time.monotonic()) < end:
+        self._finish()
+
+    def _finish(self) -> None:
+        """Serve what is under way, and answer what has not ended shortly before the graceful timeout has."""
+        now = time.monotonic()
+        answer, leave = (now + seconds for seconds in last_moments(self.cfg.graceful_timeout))
+        if hasattr(self.wsgi, "end_calls"):
+            self.wsgi.end_calls(answer)
+        while self._connections and (now := time.monotonic()) < leave:
+            self.must_end = now >= answer
             for connection in list(self._connections.values()):
                 if connection.phase is Phase.IDLE:  # its next request is answered, and told that it is the last
-                    connection.deadline = min(connection.deadline, now + LAST_REQUEST_S)
+                    connection.deadline = min(connection.deadline, now + LAST_REQUEST_S, answer)
+                elif self.must_end and connection.phase in ARRIVING:
+                    connection.deadline = now
             self._pause(SLOT_S / 2)
             self.notify()
             self._look_around()

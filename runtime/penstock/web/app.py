@@ -11,11 +11,12 @@ import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from penstock import forks, metrics
+from penstock import forks, metrics, threads
 from penstock.console import Peer, add_console
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
+from penstock.status import status_of
 from penstock.web.addresses import client_address, from_trusted_proxy
 from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of, unread_elsewhere
 from penstock.web.description import add_description
@@ -31,6 +32,7 @@ FORM_S = 30.0  # in which a form must have come
 FAULTS = {
     BodyFault.BROKEN: (400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks."),
     BodyFault.TOO_LARGE: (413, "body-too-large", f"The body may have {MAX_FORM} bytes."),
+    BodyFault.STOPPED: (503, "host-stopping", "The host is stopping. The form had not arrived."),
     BodyFault.LATE: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
 }
 
@@ -52,6 +54,13 @@ class Penstock(Flask):
         self._pipelines = host.settings.pipelines
         self._prefix = host.settings.console_prefix
 
+    def end_calls(self, moment: float) -> None:
+        """Answer every call that has not ended at that moment, a `time.monotonic()` reading: this process is about to end."""
+        if self.host.asking is not None:
+            self.host.asking.end(moment)
+        self._external.end_calls(moment)
+        self._internal.end_calls(moment)
+
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         if self.host.fork != forks.number():
@@ -59,6 +68,8 @@ class Penstock(Flask):
                 self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
+        if self.host.is_draining():
+            announce_close(start_response)  # a proxy that has not looked at /-/ready yet must not keep its connections for later
         if has_escaped_slash(environ):
             if unread_elsewhere(environ):
                 announce_close(start_response)
@@ -88,8 +99,9 @@ def create_app(host: Host) -> Penstock:
     """Build the application around a host."""
     app = Penstock(host)
     app.config["MAX_CONTENT_LENGTH"] = MAX_FORM
-    app.add_url_rule("/-/health", "health", lambda: jsonify(status="alive"))
+    app.add_url_rule("/-/health", "health", _health)
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
+    app.add_url_rule("/-/status", "status", _status_view(host))
     if host.settings.metrics != "off":
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.console:
@@ -111,6 +123,22 @@ def _peer(host: Host) -> Peer:
         return request.is_secure or said
 
     return Peer(lambda: client_address(request.environ, proxies, header), secure)
+
+
+def _health() -> tuple[Response, int]:
+    """Say whether this process works: 503 once an essential thread is stuck, which a restart alone can change."""
+    stuck = bool(threads.stuck())
+    return jsonify(status="stuck" if stuck else "alive"), 503 if stuck else 200
+
+
+def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
+    def view() -> Response:
+        """Tell operators how this process and its server are, on the internal listener alone."""
+        if not is_internal(request.environ, host.settings.internal_bind):
+            return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
+        return jsonify(status_of(host))
+
+    return view
 
 
 def _ready(host: Host) -> tuple[Response, int]:

@@ -24,6 +24,7 @@ class BodyFault(Enum):
     BROKEN = "broken"  # its framing is, or the connection ended within it
     TOO_LARGE = "too large"
     LATE = "late"
+    STOPPED = "not awaited: the host is stopping"
 
 
 class BodyNeeded(BaseException):

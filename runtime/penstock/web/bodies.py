@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from penstock.contracts.forms import Fields, Upload, close_files
-from penstock.errors import OutOfTime, Refusal
+from penstock.errors import HostStopping, OutOfTime, Refusal
 from penstock.runs.aside import TimeIsUp
 from penstock.runs.media import UTF_8, charset_of, media_type, parameters_of
 from penstock.web.arrival import BodyFault, fault_of
@@ -51,6 +51,13 @@ class LateBody(OutOfTime):
         super().__init__("The body did not arrive in the time that the pipeline has.")
 
 
+class StoppedBody(HostStopping):
+    """The body had not arrived when the host stopped; the connection can't be used again."""
+
+    def __init__(self) -> None:
+        super().__init__("The host is stopping. The call was not performed: its body had not arrived.")
+
+
 def _too_large(limit: int) -> Refusal:
     return Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
 
@@ -73,6 +80,8 @@ class _Incoming:
             raise _too_large(limit)
         if fault is BodyFault.LATE:
             raise TimeIsUp
+        if fault is BodyFault.STOPPED:
+            raise StoppedBody
         if fault is BodyFault.BROKEN:
             raise BrokenBody
 

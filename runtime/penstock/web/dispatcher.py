@@ -21,7 +21,7 @@ from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS
-from penstock.errors import CredentialRejected, OutOfTime, Refusal, ReplyError
+from penstock.errors import CredentialRejected, HostStopping, OutOfTime, Refusal, ReplyError
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
@@ -38,7 +38,7 @@ from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
 from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, arrived, fault_of, unread_elsewhere
-from penstock.web.bodies import Body, BrokenBody, LateBody
+from penstock.web.bodies import Body, BrokenBody, LateBody, StoppedBody
 from penstock.web.certificates import client_certificate
 from penstock.web.cors import cors_headers
 from penstock.web.durable import ACCEPTED, accept
@@ -95,6 +95,10 @@ class Dispatcher:
         except UnicodeDecodeError:
             return None
 
+    def end_calls(self, moment: float) -> None:
+        """Answer every call that has not ended at that moment, a `time.monotonic()` reading."""
+        self._watchdog.end(moment)
+
     def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
         """Answer one call, or say that its body is needed first."""
         place, values = found
@@ -116,7 +120,7 @@ class Dispatcher:
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
-            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody | LateBody)
+            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody | LateBody | StoppedBody)
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
@@ -293,8 +297,11 @@ class Dispatcher:
 
     def _received(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
         """Have a call handled whose body was waited for."""
-        if fault_of(passage.environ) is BodyFault.LATE:  # its sender took the time, and no handler has begun
+        fault = fault_of(passage.environ)
+        if fault is BodyFault.LATE:  # its sender took the time, and no handler has begun
             raise LateBody
+        if fault is BodyFault.STOPPED:
+            raise StoppedBody
         return self._handle(endpoint, call, passage)
 
     def _ask_gate(self, gate: Gate, passage: Passage, endpoint: Endpoint, body: Body, access: Snapshot, now: float, deadline: float) -> Caller:
@@ -383,10 +390,9 @@ class Dispatcher:
             done = self._in_time(endpoint, call, passage)
             status = done[0]
         except (Answered, TimeIsUp):
-            status = 504
-            self._log.warning(
-                "pipeline over its time limit", pipeline=endpoint.pipeline.id, run=call.run, seconds=round(time.perf_counter() - began, 3)
-            )
+            status = passage.refusal.status if passage.refusal is not None else 504
+            event = "host stopped before a call ended" if isinstance(passage.refusal, HostStopping) else "pipeline over its time limit"
+            self._log.warning(event, pipeline=endpoint.pipeline.id, run=call.run, seconds=round(time.perf_counter() - began, 3))
             raise
         except Refusal as error:
             status = error.status
@@ -451,8 +457,9 @@ class Dispatcher:
         return run_aside(self._work(endpoint, call, passage), call.deadline)
 
     def _late(self, passage: Passage) -> bytes:
-        """Return the response, as it goes over the wire, to a call whose time is up."""
-        refusal = OutOfTime()
+        """Return the response, as it goes over the wire, to a call whose time is up, or whose process ends."""
+        in_time = passage.deadline is not None and time.monotonic() < passage.deadline
+        refusal = passage.refusal = HostStopping() if in_time else OutOfTime()
         status, headers, body = _refused(refusal, passage.run)
         if self._host.marks is not None:
             self._host.marks.give_back_soon(passage.marks)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
+from penstock import clock
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db.engine import Connection, DatabaseAway
@@ -88,7 +88,7 @@ def _given(passage: Passage, endpoint: Endpoint, call: Call) -> Given:
         route=endpoint.route.path,
         path=call.path,
         environment=call.environment,
-        accepted_at=time.time(),
+        accepted_at=clock.now(),
         params=dict(call.params),
         query_string=call.query_string,
         headers=lasting(call.headers),

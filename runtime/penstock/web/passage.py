@@ -35,6 +35,7 @@ class Passage:
         "place",
         "rates",
         "recorded",
+        "refusal",
         "request_id",
         "run",
         "running",
@@ -58,6 +59,7 @@ class Passage:
         self.marks: tuple[Mark, ...] = ()
         self.rates: list[tuple[str, str]] = []
         self.recorded = False
+        self.refusal: Refusal | None = None  # what the caller was answered while the handler was still busy
 
     @property
     def repeats(self) -> bool:

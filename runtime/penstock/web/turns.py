@@ -9,13 +9,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Generic, TypeVar
+
+from penstock import threads
 
 Item = TypeVar("Item")
 PASS_ON = "penstock.pass_on"  # noqa: S105  no password: the environ's name of what passes the turn on
 PATIENCE = 0.005  # seconds that the one whose turn it is may be busy with one thing before another goes on
 LONG = 2 * PATIENCE  # seconds after which it is said to take long the next time too
 LOOK = 0.0025  # seconds between two looks at how long that is, as long as there is something to do
+BEAT, STUCK = 15.0, 60.0  # seconds between two heartbeats of the thread that looks on, and without one until it counts as stuck
 QUIET = 50  # looks in a row at somebody who only waits, after which there are none until something comes
 
 
@@ -50,7 +54,7 @@ class Turns(Generic[Item]):
 
     def start(self) -> None:
         """Begin. There is no end: the threads go with the process."""
-        threading.Thread(target=self._look_on, name="penstock-turns", daemon=True).start()
+        threads.start("penstock-turns", self._look_on, limit=STUCK)
         with self._lock:
             self._choose()
 
@@ -69,11 +73,11 @@ class Turns(Generic[Item]):
         elif self._threads < self._most:
             self._threads += 1
             self._leader = _Baton()
-            threading.Thread(target=self._take_part, args=(self._leader,), name=f"penstock-calls-{self._threads}", daemon=True).start()
+            threads.start(f"penstock-calls-{self._threads}", partial(self._take_part, self._leader), limit=None)  # a call may take long
         else:
             self._leader = None  # who is done first goes on
 
-    def _take_part(self, baton: _Baton) -> None:
+    def _take_part(self, baton: _Baton, _: threads.Watched) -> None:
         baton.thread = threading.get_ident()
         ready, handle, stirring = self._ready, self._handle, self._stirring
         while True:
@@ -100,13 +104,15 @@ class Turns(Generic[Item]):
             self._followers.append(baton)
         baton.passed.acquire()
 
-    def _look_on(self) -> None:
+    def _look_on(self, thread: threads.Watched) -> None:
         """Pass the turn on for one that is busy for too long."""
         while True:
-            self._stirring.wait()
+            while not self._stirring.wait(BEAT):
+                thread.beat()
             quiet = 0
             while quiet < QUIET:
                 time.sleep(LOOK)
+                thread.beat()
                 since = self._busy_since
                 quiet = 0 if since else quiet + 1
                 if since and time.monotonic() - since > PATIENCE:

@@ -16,13 +16,17 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
-from penstock import forks
+from penstock import forks, threads
 from penstock.runs.aside import TimeIsUp
 from penstock.web.arrival import CLIENT
 
 Result = TypeVar("Result")
 SOCKET = "gunicorn.socket"
+STUCK = 60.0  # seconds beyond its sleep without a heartbeat, and the watchdog counts as stuck
 SILENCE = 30  # seconds that a client may send nothing within a request
+NEVER = float("inf")
+ENDED_LOOK = 0.05  # seconds between two looks at calls of a process whose end has come
+MARGIN = 1.0  # seconds before the end of the graceful timeout at which a process leaves, and as long before that it answers what is left
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
 
 
@@ -37,10 +41,19 @@ class Channel(Protocol):
 
 
 class Answered(ConnectionResetError):
-    """The caller was answered at the time limit: nothing may be written any more. Servers take it for a lost connection."""
+    """The watchdog answered the caller: nothing may be written any more. Servers take it for a lost connection."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, "the caller was answered at the time limit")
+        super().__init__(errno.ECONNRESET, "the watchdog answered the caller")
+
+
+def last_moments(graceful_timeout: float) -> tuple[float, float]:
+    """Return after how many seconds of stopping calls are answered, and after how many their process leaves.
+
+    It has to be gone before the graceful timeout is over, for then it is killed; and its records are to be written by then.
+    """
+    margin = min(MARGIN, graceful_timeout / 4)
+    return graceful_timeout - 2 * margin, graceful_timeout - margin
 
 
 class Watchdog:
@@ -51,11 +64,13 @@ class Watchdog:
     The watchdog answers on the call's connection and shuts it down, for writing at once, for reading a little later.
     """
 
-    def __init__(self, shortest: float, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, shortest: float, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] | None = None) -> None:
         """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
         self._shortest = shortest
         self._now = now
-        self._sleep = sleep
+        self._woken = threading.Event()
+        self._sleep = sleep or self._woken.wait
+        self._end = NEVER
         self._watched: dict[int, tuple[float, Channel, Callable[[], bytes]]] = {}
         self._lingering: deque[tuple[float, Channel]] = deque()
         self._tickets = itertools.count()
@@ -64,9 +79,9 @@ class Watchdog:
         self._fork: int | None = None
 
     def run(self, work: Callable[[], Result], connection: Channel, deadline: float, late: Callable[[], bytes]) -> Result:
-        """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it passes.
+        """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it or the end passes.
 
-        Raises Answered when it has passed.
+        Raises Answered when one has passed.
         """
         if self._fork != forks.number():
             self._start()
@@ -78,6 +93,11 @@ class Watchdog:
             if self._watched.pop(ticket, None) is None:
                 self._leave()
 
+    def end(self, moment: float) -> None:
+        """Have every call answered at that moment, a `time.monotonic()` reading, whatever its own deadline."""
+        self._end = moment
+        self._woken.set()
+
     def _leave(self) -> NoReturn:
         with self._answering:  # the answer is on its way: the connection must not be closed under it
             raise Answered
@@ -86,20 +106,25 @@ class Watchdog:
         with self._starting:
             if self._fork != forks.number():
                 self._watched.clear()  # a parent's calls are not ours
-                threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True).start()
+                threads.start("penstock-watchdog", self._watch, limit=self._shortest + STUCK)
                 self._fork = forks.number()
 
-    def _watch(self) -> None:
+    def _watch(self, thread: threads.Watched) -> None:
         while True:
+            thread.beat()
             now = self._now()
             pause = min(self._shortest, LINGER) if self._lingering else self._shortest
             self._let_go(now)
+            end = self._end
+            if end < NEVER:
+                pause = min(pause, max(end - now, ENDED_LOOK))  # calls may still begin
             for ticket, (deadline, connection, late) in list(self._watched.items()):
-                if deadline <= now:
+                if min(deadline, end) <= now:
                     self._answer(ticket, connection, late)
                 else:
                     pause = min(pause, deadline - now)
             self._sleep(pause)
+            self._woken.clear()
 
     def _answer(self, ticket: int, connection: Channel, late: Callable[[], bytes]) -> None:
         with self._answering:

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from penstock import clock, threads
 from penstock.contracts.pipeline import Handler
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
@@ -22,7 +23,7 @@ from penstock.errors import OutOfTime, PenstockError
 from penstock.host import Host, Loaded
 from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, Ledger, LetGo, Queue, State
+from penstock.runs.engine import Bench, Document, EngineTrouble, Held, KeyMissing, Ledger, LetGo, Queue, State, Unopened
 from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
@@ -30,9 +31,12 @@ from penstock.runs.recovering import Recovery
 from penstock.runs.showing import ending_of, started_of, steps_held
 from penstock.runs.steps import StepRecord, StopSignal
 from penstock.worker import ticking
+from penstock.worker.keyless import Keyless
 from penstock.worker.performing import Performance, Performer
 from penstock.worker.telling import call_back
 
+STUCK = 120.0  # seconds without a heartbeat, and a thread counts as stuck
+STUCK_CODE = 75  # EX_TEMPFAIL: who keeps the process starts it anew
 BEAT = 1.0  # seconds between two signs of life, each with a look around
 LOOK = 0.25  # seconds between two looks whether a run under way was cancelled
 SILENT = 6.0  # seconds without one, and a worker counts as dead
@@ -63,11 +67,13 @@ class Worker:
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
+        self._keyless = Keyless(self._process, self._find, host.sparing)
         self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
         self._checked: str | None = None
+        self._looked_at = float("inf")  # when the main thread last began a round; a `time.monotonic()` reading
         self._spoke = float("inf")  # when the last sign of life was given that nobody took over before; a `time.monotonic()` reading
         self._stop = threading.Event()
         self._closed = threading.Event()
@@ -97,8 +103,10 @@ class Worker:
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
         self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
         ticking.declare(host, self._bench)
-        threading.Thread(target=self._tidy_on, name="penstock-tidy", daemon=True).start()
-        threading.Thread(target=self._let_go_on, name="penstock-let-go", daemon=True).start()
+        with suppress(DatabaseAway):  # they begin later then
+            self._ledger.hasten()
+        threads.start("penstock-tidy", self._tidy_on, limit=None, essential=False)
+        threads.start("penstock-let-go", self._let_go_on, limit=STUCK)
         self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
         ready()
         try:
@@ -108,7 +116,7 @@ class Worker:
             raise
         finally:
             self._end_runs(StopSignal.drain)
-            threading.Thread(target=self._beat_on, name="penstock-beat", daemon=True).start()
+            threads.start("penstock-beat", self._beat_on, limit=None)  # for the graceful time
             self._bench.close(host.settings.graceful_timeout)
             self._closed.set()
             host.stop()
@@ -132,8 +140,25 @@ class Worker:
         self._spoke = began
         return True
 
+    def _end_if_stuck(self) -> None:
+        """End this process where one of its threads, or the main one, is stuck: who keeps it starts it anew, and others take its runs.
+
+        What waits for the database is not stuck. While that is away all may wait, and for a while after it is back.
+        """
+        up_since = self._host.up_since
+        if up_since is None or time.monotonic() - up_since < STUCK:
+            return
+        stuck = [thread.name for thread in threads.stuck()]
+        if time.monotonic() - self._looked_at > STUCK:
+            stuck.append("main")
+        if stuck:
+            self._log.critical("this worker ends, for a thread is stuck", threads=stuck, limit=STUCK)
+            os._exit(STUCK_CODE)
+
     def _watch(self, environment_id: int) -> None:
         while not self._stop.is_set():
+            self._looked_at = time.monotonic()
+            self._end_if_stuck()
             before = self._spoke
             try:
                 if not self._speak():
@@ -150,7 +175,7 @@ class Worker:
                 self._log.exception("worker can't look around")
             self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
 
-    def _beat_on(self) -> None:
+    def _beat_on(self, _: threads.Watched) -> None:
         """Speak while the last runs end; nobody is to take them then."""
         while not self._closed.wait(BEAT):
             with suppress(PenstockError):
@@ -188,12 +213,15 @@ class Worker:
                 self._recovery.give_up(item, row, "not-kept", f"The engine could not go on with it, {number} times; the log of its worker says why.")
         self._starved = {run: number for run, number in self._starved.items() if run in self._active or run in before or run in self._orphans}
 
-    def _let_go_on(self) -> None:
+    def _let_go_on(self, thread: threads.Watched) -> None:
         """Stop the runs that this process performs and has no more: they were cancelled, their time was up, or others have them.
 
         A thread of its own: none of them may wait for what else there is to look after.
         """
         while not self._closed.wait(LOOK):
+            thread.beat()
+            if not self._stop.is_set():
+                self._end_if_stuck()
             with suppress(PenstockError):
                 self._let_go()
 
@@ -241,7 +269,7 @@ class Worker:
     def _reconcile(self, environment_id: int) -> None:
         """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
         with reading(self._engine) as connection:
-            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(time.time() - YOUNG), limit=CHECKED)
+            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(clock.now() - YOUNG), limit=CHECKED)
         self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
         held = self._ledger.look([row["id"] for row in rows], outcomes=True)
         for row in rows:
@@ -251,31 +279,37 @@ class Worker:
             if row["id"] in self._active and (item is None or item.state is not State.CANCELLED):
                 continue
             if item is None:
-                if row["id"] < first_id(time.time() - LOST):
+                if row["id"] < first_id(clock.now() - LOST):
                     detail = "The engine does not know this run."
                     self._recorder.ended(Finished(row["id"], loaded.pipeline, Status.FAILED, 500, problem="not-begun", detail=detail))
                 continue
             if row["cancelled_by"] and not item.state.over:
                 self._ledger.cancel([row["id"]])
                 self._accepting.close_cancelled([row["id"]])
-            elif item.state.over:
+            elif item.state.over and not item.unopened:  # else one with the key notes how it ended
                 self._recorder.ended(_finished(row, item, loaded, self._steps(row, item)))
 
     # Work
 
-    def perform(self, run: str, document: Document) -> Document:
+    def perform(self, run: str, document: Document | Unopened) -> Document:
         """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
         stop = StopSignal()
         active = self._active[run] = Performance(stop, threading.get_ident())
         try:
             if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
                 raise LetGo  # noqa: TRY301  as what ends a run later
+            if isinstance(document, Unopened):
+                raise KeyMissing(str(document))  # noqa: TRY301  as where a step of it can't be opened
             if "callback" in document:
                 done = call_back(self._host, self._accepting, self._find(document["callback"]), document)
             else:
                 done = self._performer.perform(run, Given.of(document), active, self._recorder, self._ledger)
             self._starved.pop(run, None)
         except LetGo:
+            raise
+        except KeyMissing as error:
+            with suppress(DatabaseAway):  # else it is an orphan
+                self._keyless.give_back(self._ledger, run, str(error))
             raise
         except (EngineTrouble, DatabaseAway) as error:
             self._starved[run] = self._starved.get(run, 0) + 1
@@ -296,11 +330,11 @@ class Worker:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
         ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
-    def _tidy_on(self) -> None:
+    def _tidy_on(self, _: threads.Watched) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
         since = 0.0
         while not self._stop.is_set():
-            now = time.time()
+            now = clock.now()
             with suppress(PenstockError):
                 while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
                     pass

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from penstock import clock
 from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler
 from penstock.db.rows import Row
@@ -59,7 +60,7 @@ class Performer:
             return outcome_of(_changed("its handler is not there any more"), [], 0)
         active.handler = endpoint.route.handler
         started = self._started(run, given, ledger)
-        began = time.monotonic() - max(0.0, time.time() - started)
+        began = time.monotonic() - max(0.0, clock.now() - started)
         recorder.began(run, datetime.fromtimestamp(started, UTC))
         deadline = began + item.pipeline.durable.timeout
         call = self._call(run, given, endpoint, deadline)
@@ -105,7 +106,7 @@ class Performer:
 
     def _started(self, run: str, given: Given, ledger: Ledger) -> float:
         """Return when a run was first begun, perhaps in another worker, in seconds since the epoch: never before it came."""
-        now, came = time.time(), millis_of(run) / 1000
+        now, came = clock.now(), millis_of(run) / 1000
         row = self._find(run)
         known: datetime | None = row["started_at"] if row is not None else None
         if known is not None:

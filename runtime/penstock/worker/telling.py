@@ -10,15 +10,17 @@ from penstock.db.rows import Row
 from penstock.host import Host
 from penstock.runs import callbacks
 from penstock.runs.accepting import Accepting
-from penstock.runs.engine import Document, Held, Ledger
+from penstock.runs.engine import Document, Held, KeyMissing, Ledger
 from penstock.runs.plain import as_json
 from penstock.runs.showing import told_run
 
 
 def call_back(host: Host, accepting: Accepting, row: Row | None, document: Document) -> Document:
-    """Make one attempt to tell a consumer of its run's end, and see to the next one. `row` is the run's record."""
+    """Make one attempt to tell a consumer of its run's end, and see to the next one. `row` is the run's record. Raises KeyMissing."""
     run, attempt, access = document["callback"], document["attempt"], host.access
     held = _ended(accepting.ledger, run)
+    if held is not None and held.unopened:
+        raise KeyMissing(held.unopened)
     target = callbacks.target_of(document["url"], access.callbacks.get(document["consumer_id"], ()) if access is not None else ())
     delay: float | None = None
     if row is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import structlog
 
+from penstock import clock
 from penstock.contracts.triggers import Schedule
 from penstock.errors import Refusal
 from penstock.host import Host, Loaded
@@ -49,7 +49,7 @@ def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[st
         reason = "the pipeline is refused, disabled or not loaded"
         _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
         return
-    why = left_out(schedule, moment, now or datetime.now(UTC))
+    why = left_out(schedule, moment, now or clock.moment())
     if why is not None:
         _log.info("schedule skipped", pipeline=identifier, cron=context["cron"], tick=moment.isoformat(), reason=why)
         return
@@ -60,7 +60,7 @@ def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[st
         route=endpoint.route.path,
         path=f"/{identifier}{endpoint.route.path}",
         environment=environment,
-        accepted_at=time.time(),
+        accepted_at=clock.now(),
         content_type="application/json" if body else "",
         body=body,
         ancestors=[identifier],

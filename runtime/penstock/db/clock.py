@@ -1,0 +1,21 @@
+"""Measure the database's clock, which all hosts share."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+from penstock import clock
+from penstock.db.engine import Engine, reading
+
+
+def measure(engine: Engine) -> None:
+    """Compare this process's time with the database's; SQLite has none of its own, and one host. Raises DatabaseAway."""
+    if engine.dialect.name == "sqlite":
+        return
+    with reading(engine) as connection:
+        connection.exec_driver_sql("SELECT 1")  # the way of the answer alone is to count, and not that of BEGIN
+        asked = time.monotonic()
+        answer = connection.scalar(sa.select(sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)))
+        clock.measured(asked, float(answer or 0.0), time.monotonic())
