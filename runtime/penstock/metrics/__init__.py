@@ -12,9 +12,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import structlog
 
@@ -23,6 +24,7 @@ from penstock.metrics.shared import Rejected, fold, locked, owner, rejected, rel
 
 __all__ = ["BOUNDS", "TABLE", "Rejected", "fold", "owner", "rejected", "reload_rejected", "share"]
 
+Arguments = ParamSpec("Arguments")
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 LONGEST_ROUND_S = 30.0  # without an answer of the database to any one process, and it counts as away whatever the processes say
 
@@ -112,11 +114,24 @@ def _made() -> _Metrics:
     return _Metrics()
 
 
+def _harmless(count: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Return a function that counts, and counts nothing where the folder is gone or full: starts, calls and records go on."""
+
+    @functools.wraps(count)
+    def counted(*args: Arguments.args, **named: Arguments.kwargs) -> None:
+        with suppress(OSError):
+            count(*args, **named)
+
+    return counted
+
+
+@_harmless
 def called(pipeline: str, outcome: str, number: int) -> None:
     """Count calls."""
     _made().calls.labels(pipeline, outcome).inc(number)
 
 
+@_harmless
 def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
     """Note how long calls took: all together, and how many of them were within each bound but not the one before."""
     histogram = _made().seconds.labels(pipeline)
@@ -126,21 +141,25 @@ def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
             bucket.inc(number)
 
 
+@_harmless
 def dropped(records: int) -> None:
     """Count records that were not written."""
     _made().dropped.inc(records)
 
 
+@_harmless
 def counted_alone() -> None:
     """Count a call whose rates this process counted in its own memory."""
     _made().counted_alone.inc()
 
 
+@_harmless
 def taken_over() -> None:
     """Count a run that was taken over."""
     _made().taken_over.inc()
 
 
+@_harmless
 def put(name: str, value: float, *labels: str) -> None:
     """Set a gauge of this process. For one that is shown as an age it is the moment from which that counts, 0 for none.
 
