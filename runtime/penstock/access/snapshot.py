@@ -249,10 +249,10 @@ class Snapshot:
             doubts.pop(identifier, None)
             try:
                 value = parse(row)
-            except CannotStart:
+            except CannotStart as error:
                 if self.revision < 0:
                     raise  # a process is told at its start that its key is another one
-                doubts[identifier] = f"{table} {identifier}: it was encrypted with another PENSTOCK_SECRET_KEY"
+                doubts[identifier] = f"{table} {identifier}: {error}"
             except Exception as error:  # noqa: BLE001  a damaged row may hold anything
                 doubts[identifier] = f"{table} {identifier}: {error if isinstance(error, Unreadable) else type(error).__name__}"
             else:

@@ -116,7 +116,7 @@ def _made() -> _Metrics:
 
 
 def _harmless(count: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Return a function that counts, and counts nothing where the folder is gone or full: calls, records and the view of access go on."""
+    """Return a function that counts, and counts nothing where the folder is gone or full: starts, calls and records go on."""
 
     @functools.wraps(count)
     def counted(*args: Arguments.args, **named: Arguments.kwargs) -> None:

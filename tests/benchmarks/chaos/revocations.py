@@ -19,7 +19,7 @@ ROUNDS, SHORT_ROUNDS = 50, 1  # of each kind of change, one of which is an opera
 WATCHERS = 2  # threads for each host, so that each of its processes is asked
 PAUSE_S = 0.02
 WATCHED_S, LONGEST_S = 0.8, 15.0  # so long after the last accepted call, and at most
-PROMISED_S, BUSY_S = 1.0, 5.0  # the README's second; what a busy machine of CI may need
+PROMISED_S, BUSY_S = 1.0, 5.0  # the README's second; what a busy machine may need: all processes read the change at once
 SEEN_S = 30.0
 ACCEPTED = 200
 KEYED = """
@@ -160,7 +160,7 @@ def revocations(trial: Trial) -> None:
     load, _, _ = os.getloadavg()
     trial.notes.append(f"the machine: {os.cpu_count()} processors, a load of {load:.0f}")
     longest = max(max(found) for found in ages.values())
-    promised = BUSY_S if trial.short else PROMISED_S
+    promised = PROMISED_S if load <= 2 * (os.cpu_count() or 1) and not trial.short else BUSY_S
     trial.expect(f"every change reaches every process within {promised:g} s, not {longest:.2f} s", held=longest <= promised)
     trial.expect(f"good calls of others are accepted all the time: {callers.tally.failed}", held=callers.tally.failed == 0)
 
