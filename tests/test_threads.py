@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from penstock import threads
 from penstock.access.snapshot import Snapshot
+from penstock.db.rows import Point
 from penstock.inherited import InheritedView
 from penstock.settings import Settings
 
@@ -90,6 +91,9 @@ def test_every_thread_that_goes_on_is_one_of_these() -> None:
     assert starting == ONE_SHOT
 
 
+MARK = b"m" * 16
+
+
 class TestInheritedView:
     """What a worker is forked with."""
 
@@ -97,11 +101,12 @@ class TestInheritedView:
     def view(self) -> InheritedView:
         view = InheritedView(Settings(max_staleness=60, database_url="sqlite:////nowhere/at/all.db"))
         view.access = Snapshot("test", None)  # type: ignore[arg-type]  # nothing is decrypted
-        view.access.revision, view.access.checked_at = 5, time.monotonic() - 300
+        view.access._point = Point(5, MARK)  # noqa: SLF001  it is read from a database otherwise
+        view.access.checked_at = time.monotonic() - 300
         return view
 
     def test_it_is_as_fresh_as_the_workers_while_nothing_changed(self, view: InheritedView) -> None:
-        view.confirm(5, time.monotonic() - 3)
+        view.confirm(Point(5, MARK), time.monotonic() - 3)
         view.keep_up()
         access = view.inherit()
 
@@ -115,9 +120,13 @@ class TestInheritedView:
         assert access is not None
         assert access.age() > 250
 
-    @pytest.mark.parametrize("revision", [4, 6], ids=["the database was put back", "something was revoked"])
-    def test_it_is_no_view_to_start_with_where_a_worker_knew_another(self, view: InheritedView, revision: int) -> None:
-        view.confirm(revision, time.monotonic() - 3)
+    @pytest.mark.parametrize(
+        "point",
+        [Point(4, MARK), Point(6, MARK), Point(5, bytes(16)), Point(5, None)],
+        ids=["the database was put back", "something was revoked", "another history", "no history"],
+    )
+    def test_it_is_no_view_to_start_with_where_a_worker_knew_another(self, view: InheritedView, point: Point) -> None:
+        view.confirm(point, time.monotonic() - 3)
         view.keep_up()
         access = view.inherit()
 
@@ -125,7 +134,7 @@ class TestInheritedView:
         assert (view.contradicted, access.age() > 250) == (True, True)
 
     def test_what_was_told_too_long_ago_counts_no_more(self, view: InheritedView) -> None:
-        view.confirm(6, time.monotonic() - 61)
+        view.confirm(Point(6, MARK), time.monotonic() - 61)
         view.keep_up()
 
         assert not view.contradicted

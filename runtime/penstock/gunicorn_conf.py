@@ -30,7 +30,8 @@ from penstock.inherited import InheritedView
 from penstock.settings import Settings
 from penstock.web.watchdog import TlsSocket, last_moments
 
-GOOD, LATER, TOLD = b"good", b"later", b"told"  # what a rehearsal answers; told: why it can't start
+GOOD, LATER, TOLD, KILLED = b"good", b"later", b"told", b"killed"  # what a rehearsal answers; told: why it can't start
+WHY_LATER = {LATER: "the database is away", KILLED: "it was killed while plugins were loaded, as the kernel does where memory runs out"}
 REASON = 1000  # bytes of why it can't start
 DIGEST = 32  # bytes of what a rehearsal has reported
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -173,9 +174,9 @@ def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
         while True:
             _view.read()
             answer = _rehearsed(server)
-            if answer != LATER:
+            if answer not in WHY_LATER:
                 return answer == GOOD
-            server.log.warning("not started yet: the database is away; trying again in %g s", pause)
+            server.log.warning("not started yet: %s; trying again in %g s", WHY_LATER[answer], pause)
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
     finally:
@@ -310,9 +311,12 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
         if not _is_to_end():
             server.log.error("plugins were not loaded in %g s: one of them hangs while it is imported or registered", LONGEST_REHEARSAL)
         answer = b""
+    status = 0
     with suppress(ChildProcessError):
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
     if not answer and not _is_to_end() and time.monotonic() < until:
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return KILLED
         server.log.error("a plugin ended the process while it was loaded, as os._exit and crashes do")
     return answer
 

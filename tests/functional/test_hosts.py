@@ -207,6 +207,15 @@ class TestReload:
         assert "a plugin ended the process while it was loaded" in server.log.read_text()
         assert server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()["status"] == "succeeded"
 
+    def test_a_start_that_was_killed_is_tried_again(self, sqlite_place: Place, serve: Serve) -> None:
+        """As the kernel does where memory runs out: nobody has to change anything for the next try."""
+        filled(sqlite_place)
+        once = "import os, pathlib, signal\nmark = pathlib.Path(__file__).with_suffix('.mark')\n"
+        sqlite_place.plugin("heavy", once + "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+        server = serve(sqlite_place)
+
+        assert "not started yet: it was killed" in server.log.read_text()
+
     def test_a_plugin_that_leaves_a_process_behind_holds_no_start(self, sqlite_place: Place, serve: Serve) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         place.plugin("forking", "import os, time\nif os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n" + PLUGIN.replace('"sound"', '"other"'))

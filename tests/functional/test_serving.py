@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -81,7 +82,8 @@ def test_what_can_not_start_says_why_and_exits_3_leaving_no_process(
     printed = process.communicate(timeout=30)[0].decode()
 
     assert process.returncode == 3
-    assert [said in line for line in printed.splitlines() if line.startswith("penstock:")] == [True]
+    reasons = [event for event in map(json.loads, printed.splitlines()) if event["level"] == "error"]
+    assert [said in event["event"] for event in reasons] == [True]
     assert "Traceback" not in printed
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

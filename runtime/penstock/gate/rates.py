@@ -20,7 +20,7 @@ from limits.errors import StorageError
 from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
-from penstock import metrics
+from penstock import metrics, threads
 from penstock.cidr import caller_network
 from penstock.contracts.call import Caller
 from penstock.contracts.rates import Rate
@@ -227,10 +227,11 @@ class Limiter:
                 return
             self.away = REFUSED if self._refuse_when_away else ALONE
             self._log.error("rate limit storage away", error=str(error), calls=self.away)
-            threading.Thread(target=self._regain, name="penstock-rates", daemon=True).start()
+            threads.start("penstock-rates", self._regain, limit=PAUSE * 10, essential=False)
 
-    def _regain(self) -> None:
+    def _regain(self, thread: threads.Watched) -> None:
         while not self._stopped.wait(PAUSE):
+            thread.beat()
             try:
                 self._shared.probe()
             except Exception:  # noqa: BLE001, S112  whatever it is, the storage can't be used yet; that was logged when it began
