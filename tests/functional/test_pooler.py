@@ -169,9 +169,12 @@ class TestSessions:
 
         sessions.close_idle(engine)
         still = _open(engine)
+        with engine.connect():
+            sessions.close_idle(engine, 0)
+            in_use = _open(engine)
         sessions.close_idle(engine, 0)
 
-        assert (still, _open(engine)) == (sessions.KEPT, 0)
+        assert (still, in_use, _open(engine)) == (sessions.KEPT, sessions.KEPT, 0)
 
     def test_what_is_vital_waits_for_nothing_else(self, direct: Place) -> None:
         taken = [direct.engine.connect() for _ in range(sessions.AT_MOST)]
