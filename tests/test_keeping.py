@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock import serving
+from penstock import serving, threads
 from penstock.serving import Keeper
 
 WORKER = """
@@ -43,8 +43,7 @@ class Kept:
         self.ending = threading.Event()
         self.keeper = Keeper(self.ending)
         self.mode(mode)
-        self.thread = threading.Thread(target=self.keeper.run)
-        self.thread.start()
+        self.thread = threads.start("penstock-keeper", self.keeper.run, limit=None)
 
     def mode(self, mode: str) -> None:
         (self.folder / "mode").write_text(mode)

@@ -96,7 +96,7 @@ def test_no_run_ends_before_it_began_or_begins_before_it_came_whatever_clocks_sa
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     real = time.time
-    monkeypatch.setattr(performing, "time", SimpleNamespace(time=lambda: real() + hours * 3600, monotonic=time.monotonic))
+    monkeypatch.setattr(performing, "clock", SimpleNamespace(now=lambda: real() + hours * 3600))
 
     at_once, later, record = performed(runtime)
 

@@ -29,6 +29,12 @@ def difference() -> float:
     return 0.0 if _offset is None else now() - time.time()
 
 
+def forget() -> None:
+    """Go by the host's clock from now on."""
+    global _offset  # noqa: PLW0603  one clock a process
+    _offset = None
+
+
 def measured(asked: float, answer: float, answered: float) -> None:
     """Take the database's time, read between two readings of the monotonic clock: as exact as the way there and back was short.
 

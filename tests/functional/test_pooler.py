@@ -155,7 +155,7 @@ class TestSessions:
         done.set()
         watcher.join()
 
-        formula = re.search(r"`(\d+) . PENSTOCK_WORKERS \+ (\d+) . PENSTOCK_WORKER \+ (\d+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+        formula = re.search(r"`(\d+) . PENSTOCK_WORKERS \+ (\d+) . PENSTOCK_WORKER \+ (\d+)`", (ROOT / "docs/runbook.md").read_text(encoding="utf-8"))
         assert formula is not None
         web, durable, more = map(int, formula.groups())
         assert 6 <= most <= 2 * web + 1 * durable + more
@@ -169,9 +169,12 @@ class TestSessions:
 
         sessions.close_idle(engine)
         still = _open(engine)
+        with engine.connect():
+            sessions.close_idle(engine, 0)
+            in_use = _open(engine)
         sessions.close_idle(engine, 0)
 
-        assert (still, _open(engine)) == (sessions.KEPT, 0)
+        assert (still, in_use, _open(engine)) == (sessions.KEPT, sessions.KEPT, 0)
 
     def test_what_is_vital_waits_for_nothing_else(self, direct: Place) -> None:
         taken = [direct.engine.connect() for _ in range(sessions.AT_MOST)]

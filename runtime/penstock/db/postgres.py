@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -28,8 +28,8 @@ POOLED = "penstock_pooled"
 KEPT, AT_MOST = 3, 6  # sessions for all the work of a process: those that stay open, and all at a time
 RESERVED_KEPT, RESERVED_AT_MOST = 1, 2  # for what must not wait for other work: following access, and heartbeats
 IDLE_S = 60.0  # after which a session is closed
-USED = "penstock_used"
 _engines: WeakValueDictionary[tuple[int, str, bool, float | None], sa.Engine] = WeakValueDictionary()
+_together: WeakKeyDictionary[sa.Engine, float] = WeakKeyDictionary()  # when more than one of its sessions was last in use
 _opening = threading.Lock()
 
 
@@ -55,28 +55,25 @@ def _engine(url: sa.URL, kept: int, at_most: int) -> sa.Engine:
         connect_args=patience(url),
         hide_parameters=True,
     )
-    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", lambda *_: _note_use(engine))
     event.listen(engine, "connect", _greet)
     event.listen(engine, "begin", _limit_idle)
     return engine
 
 
-def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401  SQLAlchemy's record of a connection
-    record.info[USED] = time.monotonic()
+def _note_use(engine: sa.Engine) -> None:
+    if isinstance(engine.pool, sa.QueuePool) and engine.pool.checkedout() > 1:
+        _together[engine] = time.monotonic()
 
 
 def close_idle(engine: sa.Engine, seconds: float = IDLE_S) -> None:
-    """Close the sessions that nothing has used for so long."""
-    now, pool = time.monotonic(), engine.pool
-    idle = pool.checkedin() if isinstance(pool, sa.QueuePool) else 0
-    for connection in [engine.raw_connection() for _ in range(idle)]:
-        info = connection.info
-        used = info.get(USED, now)
-        if now - used >= seconds:
-            connection.invalidate()
-        else:
-            connection.close()
-            info[USED] = used
+    """Close the sessions that more than one at a time was last needed of so long ago; the next use opens one anew."""
+    pool, used = engine.pool, _together.get(engine)
+    if used is None or not isinstance(pool, sa.QueuePool) or time.monotonic() - used < seconds:
+        return
+    if pool.checkedout() == 0:  # what is in use would be closed only when it comes back, and others be opened beside it
+        del _together[engine]
+        engine.dispose()
 
 
 def patience(url: sa.URL) -> dict[str, Any]:
