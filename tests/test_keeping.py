@@ -121,7 +121,7 @@ def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(kept: Callabl
     time.sleep(0.3)
 
     assert here.started()[1:] == [("exit 3", here.started()[1][1])]
-    assert "not reloaded: the durable worker goes on with what it has" in capfd.readouterr().err
+    assert "not reloaded: the durable worker goes on with what it has" in "".join(capfd.readouterr())
 
 
 def test_one_that_does_not_take_runs_in_time_is_given_up(kept: Callable[[str], Kept], monkeypatch: pytest.MonkeyPatch) -> None:

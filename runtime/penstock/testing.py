@@ -96,6 +96,7 @@ class InlineRunRecord(TypedDict):
     children: list[ChildRecord]
     steps: list[StepRecord]
     bodies: dict[str, Any] | None
+    unreadable: str | None
 
 
 class RunRecord(InlineRunRecord, total=False):
@@ -103,6 +104,7 @@ class RunRecord(InlineRunRecord, total=False):
 
     recoveries: int
     progress: dict[str, Any] | None
+    waits_for: str | None
     cancelled_by: str | None
     callback_url: str | None
     callback_status: str | None

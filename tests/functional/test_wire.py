@@ -99,7 +99,7 @@ def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(ser
 
     assert head.startswith(b"HTTP/1.1 %d" % status)
     assert json.loads(body)["type"] == "request-refused"
-    assert "secret" not in server.log.read_text() + received.decode()
+    assert "pk_test_secret" not in server.log.read_text() + received.decode()
     assert "Traceback" not in server.log.read_text()
 
 
