@@ -116,6 +116,9 @@ class CalledPipelineFailed(PenstockError):
     """A handler did not catch what `call_pipeline` raised; the text is what the other pipeline answered, for operators."""
 
 
+MAYBE_ACCEPTED = "The run may have been accepted all the same: repeat the call with its Idempotency-Key, and there is one run."
+
+
 class OutOfTime(Refusal):
     """The run's own time is up; no retry can help."""
 

@@ -96,6 +96,7 @@ class TestDatabaseAway:
 
         assert during == [200] * 20
         assert (durable.status_code, durable.json()["type"]) == (503, "pipeline-unavailable")
+        assert "repeat the call with its Idempotency-Key" in durable.json()["detail"]
         until(lambda: server.call("POST", "/v1/sound/", key=key).status_code == 202)
         until(lambda: place.run("runs", "list", "--limit", "100", "--format", "json").stdout.count('"succeeded"') >= 21)
         revoked = place.key("acme")

@@ -21,7 +21,7 @@ from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS
-from penstock.errors import CredentialRejected, HostStopping, OutOfTime, Refusal, ReplyError
+from penstock.errors import MAYBE_ACCEPTED, CredentialRejected, HostStopping, OutOfTime, Refusal, ReplyError
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
@@ -459,7 +459,9 @@ class Dispatcher:
     def _late(self, passage: Passage) -> bytes:
         """Return the response, as it goes over the wire, to a call whose time is up, or whose process ends."""
         in_time = passage.deadline is not None and time.monotonic() < passage.deadline
-        refusal = passage.refusal = HostStopping() if in_time else OutOfTime()
+        durable = passage.endpoint is not None and passage.endpoint.route.durable
+        late = OutOfTime(f"The database took too long to answer. {MAYBE_ACCEPTED}") if durable else OutOfTime()
+        refusal = passage.refusal = HostStopping() if in_time else late
         status, headers, body = _refused(refusal, passage.run)
         if self._host.marks is not None:
             self._host.marks.give_back_soon(passage.marks)

@@ -8,7 +8,7 @@ from penstock import clock
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db.engine import Connection, DatabaseAway
-from penstock.errors import Refusal
+from penstock.errors import MAYBE_ACCEPTED, Refusal
 from penstock.gate.gate import unavailable
 from penstock.host import Host
 from penstock.runs.accepting import Accepting, Wanted
@@ -46,7 +46,7 @@ def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: 
         else:
             accepted = host.replies.accept(whose, fingerprint(call, form=endpoint.body is not None and endpoint.body.form), hold)
     except DatabaseAway as error:
-        raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")]) from error
+        raise Refusal(503, "pipeline-unavailable", f"The database did not answer. {MAYBE_ACCEPTED}", headers=[("Retry-After", "1")]) from error
     return _after_waiting(asking, call, accepted)
 
 
