@@ -522,7 +522,7 @@ class Host:
         doubts = frozenset(self._access().doubts)
         for doubt in sorted(doubts - self._doubts) if not quiet else ():
             mend = "set it again with the command that made it, or correct the row"
-            if doubt.endswith("PENSTOCK_SECRET_KEY"):
+            if "another PENSTOCK_SECRET_KEY" in doubt:
                 mend = f"add that key to PENSTOCK_SECRET_KEY of this host, which has {', '.join(self._keys)}, and restart it"
             self.log.error("access data can't be read", row=doubt, mend=mend)
         self._doubts = doubts

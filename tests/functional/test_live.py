@@ -204,7 +204,7 @@ def test_a_graceful_stop_lets_calls_in_flight_end(sqlite_place: Place, serve: Se
     key, _ = prepared(place)
     server = serve(place)
     with ThreadPoolExecutor() as pool:
-        slow = pool.submit(server.call, "GET", "/v1/orders/slow", key=key)
+        slow = pool.submit(httpx.get, f"{server.url}/v1/orders/slow", headers={"X-API-Key": key}, timeout=20)
         time.sleep(0.5)
 
         code = server.stop()
