@@ -44,7 +44,7 @@ def penstock_pipelines(): return [slow, kept]
 SLOW_IN_WORKERS = """
 import os, signal, time
 if os.path.exists(__file__ + ".slow") and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-    time.sleep(20)  # and not where a start is rehearsed
+    time.sleep(8)  # and not where a start is rehearsed
 """
 GRACE = {"PENSTOCK_GRACEFUL_TIMEOUT": "4"}
 MAYBE = "The host stopped before the call ended. The call may or may not have been performed."
@@ -200,7 +200,7 @@ def test_connections_end_with_their_next_reply_while_a_host_drains(open_place: P
 
 def test_a_stop_within_a_reload_leaves_workers_that_answer(open_place: Place, serve: Serve) -> None:
     open_place.plugin("slow", SLOW_IN_WORKERS + PLUGIN)
-    server = serve(open_place, PENSTOCK_DRAIN_DELAY="8")
+    server = serve(open_place, PENSTOCK_DRAIN_DELAY="3")
     (open_place.folder / "plugins" / "slow.py.slow").touch()
 
     server.process.send_signal(signal.SIGHUP)
@@ -213,7 +213,7 @@ def test_a_stop_within_a_reload_leaves_workers_that_answer(open_place: Place, se
 
 def test_a_stop_within_a_reload_does_not_wait_for_the_calls_of_old_workers(open_place: Place, serve: Serve) -> None:
     server = serve(open_place, PENSTOCK_DRAIN_DELAY="3")
-    connection = dial(server, get("/v1/slow/15"))
+    connection = dial(server, get("/v1/slow/8"))
     time.sleep(0.5)
     server.process.send_signal(signal.SIGHUP)
     until(lambda: server.log.read_text().count('"event": "loaded"') == 2, 20)
