@@ -25,6 +25,9 @@ with (here / "log").open("a") as log:
     log.write(f"{mode} {os.getpid()}\\n")
 ending = []
 signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
+if mode == "not needed":
+    os.write(int(sys.argv[-1]), b"0")
+    sys.exit(0)
 if mode.startswith("exit"):
     sys.exit(int(mode.split()[1]))
 if mode == "ready":
@@ -140,7 +143,7 @@ def test_a_worker_that_is_not_needed_any_more_ends_and_comes_back_at_a_reload(ke
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
 
-    here.reload("exit 0")
+    here.reload("not needed")
     until(lambda: here.alive() == [] and len(here.started()) == 2)
     time.sleep(0.3)
     quiet = len(here.started())
@@ -156,3 +159,20 @@ def test_a_worker_that_ends_by_itself_is_started_again_ever_later(kept: Callable
 
     here.reload("ready")  # at once, and not when the pause is over
     until(lambda: len(here.alive()) == 1 and here.started()[-1][0] == "ready")
+
+
+def test_a_worker_that_plugin_code_ends_without_a_fault_is_started_again(kept: Callable[[str], Kept]) -> None:
+    """`os._exit(0)` is no word of a worker that has nothing to do."""
+    here = kept("exit 0")
+
+    until(lambda: len(here.started()) >= 2)
+
+
+def test_a_successor_that_plugin_code_ends_leaves_the_worker_as_it_is(kept: Callable[[str], Kept]) -> None:
+    here = kept("ready")
+    until(lambda: len(here.started()) == 1)
+    here.reload("exit 0")
+    until(lambda: len(here.started()) == 2)
+    time.sleep(0.5)
+
+    assert here.alive() == [here.started()[0][1]]

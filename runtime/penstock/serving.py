@@ -28,7 +28,7 @@ WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
 REHEARSAL = (sys.executable, "-m", "penstock", "worker", "--rehearse")
 REASON = 1000  # bytes of why a start does not succeed
 LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
-NOT_NEEDED = 0
+READY, NOT_NEEDED, LOADED = b"1", b"0", b"2"  # what a child says: its exit code may be that of plugin code that ended it
 STOPPED = 143  # as a shell says of what was told to stop
 TAKEN = 75  # EX_TEMPFAIL
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
@@ -75,13 +75,14 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
         if reason_fd is not None:
             os.write(reason_fd, str(error).encode("utf-8", "replace")[:REASON])
         return error.exit_code
+    _tell(reason_fd, LOADED)
     return 0
 
 
 def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, respawned: bool = False) -> int:
     """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers.
 
-    A byte is written to `ready_fd` once runs are taken. A worker that was `respawned` is not judged by PENSTOCK_STRICT.
+    READY is written to `ready_fd` once runs are taken, or NOT_NEEDED where there are none to take. A worker that was `respawned` is not judged by PENSTOCK_STRICT.
     """
     logs.configure(settings)
     if ready_fd is not None:
@@ -92,14 +93,14 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, re
     host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
     worker = Worker(host, DbosBench(settings.database_url, settings.environment, open_box(settings)))
     if if_needed and not worker.needed:
-        return NOT_NEEDED if respawned else _not_needed(settings)
+        return _not_needed(settings, ready_fd, judge=not respawned)
     for number in ENDING:
         signal.signal(number, lambda *_: worker.stop())
     # Who started it under `penstock serve` decides on a reload; by itself it ends in order, and whoever keeps it starts it anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN if if_needed else lambda *_: worker.stop())
     code = 0 if not if_needed else STOPPED
     try:
-        worker.run(ready=lambda: _say_ready(ready_fd), respawned=respawned)
+        worker.run(ready=lambda: _tell(ready_fd, READY), respawned=respawned)
     except CannotStart as error:
         if not (if_needed and not respawned and host.replies is None):  # gunicorn's rehearsal meets the same before that, and says it
             logs.say(str(error), settings.log_format)
@@ -112,21 +113,22 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, re
     os._exit(code)  # threads of runs that did not end in time would be waited for
 
 
-def _not_needed(settings: Settings) -> int:
-    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be refused, as gunicorn says."""
+def _not_needed(settings: Settings, ready_fd: int | None, *, judge: bool) -> int:
+    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be blocked, as gunicorn says."""
     try:
-        if settings.strict:
+        if judge and settings.strict:
             Host(settings).rehearse()
     except CannotStart as error:
         return error.exit_code
-    return NOT_NEEDED
+    _tell(ready_fd, NOT_NEEDED)
+    return 0
 
 
-def _say_ready(ready_fd: int | None) -> None:
-    if ready_fd is not None:
+def _tell(fd: int | None, word: bytes) -> None:
+    if fd is not None:
         with suppress(OSError):
-            os.write(ready_fd, b"1")
-            os.close(ready_fd)
+            os.write(fd, word)
+            os.close(fd)
 
 
 def _rejected(what: str, why: str) -> None:
@@ -140,6 +142,7 @@ class Child:
 
     def __init__(self, *, respawned: bool = False) -> None:
         self._ready, ready = os.pipe()
+        self._word = b""
         command = [*WORKER, "--ready-fd", str(ready), *(["--respawned"] if respawned else [])]
         self.began = time.monotonic()
         inherited = (ready, *metrics.owner())
@@ -156,9 +159,19 @@ class Child:
         return self.process.poll()
 
     def ready(self, seconds: float) -> bool:
-        """Say whether it takes runs, and wait so long for that; one that has ended takes none."""
-        told, _, _ = select.select([self._ready], [], [], seconds)
-        return bool(told) and os.read(self._ready, 1) == b"1"
+        """Return whether it takes runs, and wait so long for that; one that has ended takes none."""
+        self._hear(seconds)
+        return self._word == READY
+
+    @property
+    def not_needed(self) -> bool:
+        """Whether it said that it has nothing to do."""
+        self._hear(0)
+        return self._word == NOT_NEEDED
+
+    def _hear(self, seconds: float) -> None:
+        if not self._word and select.select([self._ready], [], [], seconds)[0]:
+            self._word = os.read(self._ready, 1)
 
     def send(self, number: int) -> None:
         """Send it a signal."""
@@ -207,10 +220,10 @@ class Keeper:
                     self._again.clear()
                     child = self._succeeded(child)
                 elif self._ending.is_set():
-                    code = self._close(child)
-            if child in self._children:
-                self._close(child)
-            if code == NOT_NEEDED:
+                    child.process.wait()
+            idle = code == 0 and child.not_needed
+            self._close(child)
+            if idle:
                 self._again.wait()
             elif not self._ending.is_set():
                 pause = FIRST_PAUSE if time.monotonic() - child.began > STEADY else min(pause * 2, LONGEST_PAUSE)
@@ -237,7 +250,7 @@ class Keeper:
                 child.send(signal.SIGTERM)
                 self._close(child)
                 return successor
-        if successor.ended() == NOT_NEEDED:
+        if successor.ended() == 0 and successor.not_needed:
             child.send(signal.SIGTERM)
             self._close(child)
             return successor
@@ -311,13 +324,15 @@ class Supervisor:
             until = time.monotonic() + LONGEST_REHEARSAL
             while (code := child.poll()) is None and time.monotonic() < until and not self._ending.is_set():
                 time.sleep(LOOK)
-            if code in {CannotStart.exit_code, StartDelayed.exit_code}:
-                with suppress(BlockingIOError):
-                    return os.read(told, REASON).decode("utf-8", "replace")
+            word = b""
+            with suppress(BlockingIOError):
+                word = os.read(told, REASON)
         finally:
             os.close(told)
             os.close(tell)
-        if code == 0:
+        if code in {CannotStart.exit_code, StartDelayed.exit_code} and word:
+            return word.decode("utf-8", "replace")
+        if code == 0 and word == LOADED:
             return None
         fault = f"a plugin ended the process while it was loaded (exit code {code})"
         if code is None:
