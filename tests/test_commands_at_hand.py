@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from kit import ZYGOTE, Place, Postgres, Server
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
+from penstock.cli import apart
 from penstock.testing import Runtime
 
 Serve = Callable[..., Server]
@@ -44,7 +46,7 @@ def test_no_command_makes_a_database_by_the_way(sqlite_place: Place, words: str)
     done = started(sqlite_place, *words.split())
 
     said = done.stdout + done.stderr
-    assert (done.returncode, list((sqlite_place.folder / "plugins").iterdir())) == (1 if words == "db current" else 3, [])
+    assert (done.returncode, list((sqlite_place.folder / "plugins").iterdir())) == (3, [])
     assert f"there is no database {sqlite_place.folder}/plugins/penstock.db (the default: PENSTOCK_DATABASE_URL is not set)" in said
     assert said.count("there is no database") == 1
 
@@ -180,3 +182,38 @@ class TestDurableTables:
         assert "too many connections" in full[1]
         assert "permission denied" in no_right[1]
         assert "read-only transaction" in read_only[1]
+
+
+class TestPluginsThatEndTheProcess:
+    def test_the_gate_of_deployments_names_it(self, sqlite_place: Place) -> None:
+        sqlite_place.plugin("ends", "import os\nos._exit(0)\n")
+        done = sqlite_place.run("check", "--env", "test")
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "a plugin ended the process while it was loaded" in done.stderr
+
+    def test_one_that_hangs_is_given_up(self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(apart, "LONGEST_LOAD_S", 0.3)
+
+        with pytest.raises(apart.Failed, match="hangs while it is imported"):
+            apart.apart(lambda: time.sleep(60), lambda: 0)
+
+
+@pytest.mark.parametrize("name", ["PENSTOCK_DATABASE_URL", "PENSTOCK_DATABASE_DIRECT_URL"])
+def test_a_url_with_a_wrong_port_names_its_setting(sqlite_place: Place, name: str) -> None:
+    done = sqlite_place.run("env", "list", **{name: "postgresql://u:p@h:1x/db"})
+
+    assert (done.returncode, name in done.stderr, "Error" in done.stderr) == (3, True, False)
+
+
+@pytest.mark.parametrize("change", ["/nodb", "?nonsense=1"])
+def test_a_database_that_can_not_be_there_is_not_waited_for(postgres: str, sqlite_place: Place, change: str) -> None:
+    done = sqlite_place.run("env", "list", PENSTOCK_DATABASE_URL=f"{postgres}{change if change[0] == '/' else '/postgres' + change}")
+
+    assert (done.returncode, done.stderr.count("\n"), "sqlalche.me" in done.stderr) == (3, 1, False)
+
+
+def test_an_empty_database_is_told_without_a_statement(new_database: Callable[..., str], sqlite_place: Place) -> None:
+    done = sqlite_place.run("db", "restored", PENSTOCK_DATABASE_URL=new_database("postgresql"))
+
+    assert (done.returncode, "UPDATE" in done.stderr, "penstock db upgrade" in done.stderr) == (3, False, True)

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from kit import ACTOR, Place, Server, initdb
 
 from penstock.access import consumers
+from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.db.engine import DatabaseAway
 from penstock.db.rows import REMEMBERED
@@ -325,6 +326,23 @@ def until(found: Callable[[], bool], seconds: float = 15) -> None:
     while not found():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+class TestKeys:
+    def test_a_backup_from_before_a_rotation_leaves_what_can_be_read(self, place: Place) -> None:
+        """A process that runs goes on without the secrets whose key it does not have; others are served."""
+        place.consumer("acme")
+        key = place.key("acme")
+        backup = Backup(place)
+        place.consumer("lost")
+        view = place.snapshot()
+        view._box = Box((make_secret_key(),))  # noqa: SLF001  it has the new key alone
+        backup.restore()
+        view.read(place.engine)
+
+        assert knows(view, key.key)
+        assert view.age() < 60
+        assert any("another PENSTOCK_SECRET_KEY" in doubt for doubt in view.doubts)
 
 
 class TestHosts:

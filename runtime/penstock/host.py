@@ -337,7 +337,7 @@ class Host:
             self._check_ledger(self.ledger)
             self.accepting = Accepting(engine, self.ledger, environment.name, environment.id)
             self.asking = Asking(self.accepting, environment.id, max(1, self.settings.threads // 4))
-        relaxed = open_engine(self.settings.database_url, relaxed=True)
+        relaxed = open_engine(self.settings.database_url, relaxed=True, create=False)
         self.recorder = Recorder(
             relaxed,
             environment.id,

@@ -82,7 +82,8 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
 def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, respawned: bool = False) -> int:
     """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers.
 
-    READY is written to `ready_fd` once runs are taken, or NOT_NEEDED where there are none to take. A worker that was `respawned` is not judged by PENSTOCK_STRICT.
+    READY is written to `ready_fd` once runs are taken, or NOT_NEEDED where there are none to take. A worker that was `respawned` is not
+    judged by PENSTOCK_STRICT.
     """
     logs.configure(settings)
     if ready_fd is not None:

@@ -249,7 +249,7 @@ class Settings:
                 raise BadSetting(f"{name} is sign-in, and there is none: set PENSTOCK_CONSOLE=true too")
         return cls(
             environment=environment,
-            database_url=read.text("PENSTOCK_DATABASE_URL"),
+            database_url=read.database("PENSTOCK_DATABASE_URL"),
             database_from=read.source("PENSTOCK_DATABASE_URL") or NO_DATABASE_URL,
             database_direct_url=read.direct_url(),
             secret_keys=read.words("PENSTOCK_SECRET_KEY"),
@@ -369,8 +369,16 @@ class _Reader:
             raise BadSetting(f"{name} must be like {example}: scheme, host and at most a path, in ASCII, without user, query or fragment")
         return value.rstrip("/")
 
+    def database(self, name: str) -> str:
+        value = self.text(name)
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            raise BadSetting(f"{name} has no port that there can be; write postgresql://user@host:5432/name") from None
+        return value
+
     def direct_url(self) -> str:
-        value = self.text("PENSTOCK_DATABASE_DIRECT_URL")
+        value = self.database("PENSTOCK_DATABASE_DIRECT_URL")
         if value and not all(url.startswith("postgresql") for url in (value, self.text("PENSTOCK_DATABASE_URL"))):
             raise BadSetting(
                 "PENSTOCK_DATABASE_DIRECT_URL is for PostgreSQL: write postgresql://user@host/name, and in PENSTOCK_DATABASE_URL the pooler's"

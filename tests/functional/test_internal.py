@@ -160,3 +160,18 @@ def test_listeners_that_could_be_mixed_up_end_the_start(ready: Place, bind: str)
     assert (done.returncode, "PENSTOCK_INTERNAL_BIND must" in done.stderr) == (3, True)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+@pytest.mark.parametrize("path", ["/-/status", "/-/metrics"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE", "PROPFIND"])
+def test_no_method_tells_the_outside_that_a_path_of_operators_is_there(
+    sqlite_place: Place, serve: Callable[..., Server], path: str, method: str
+) -> None:
+    inside = f"127.0.0.1:{free_port()}"
+    server = serve(sqlite_place, PENSTOCK_INTERNAL_BIND=inside)
+
+    def statuses(url: str) -> list[int]:
+        return [httpx.request(method, f"{url}{item}", timeout=20).status_code for item in (path, path.replace("/-/", "/-//"), "/-/nothing")]
+
+    assert statuses(server.url) == [404, 404, 404]
+    assert statuses(f"http://{inside}")[0] == (200 if method in {"GET", "HEAD"} else 405)

@@ -250,7 +250,7 @@ class Snapshot:
             try:
                 value = parse(row)
             except CannotStart as error:
-                if self.revision < 0:
+                if self._environment is None:
                     raise  # a process is told at its start that its key is another one
                 doubts[identifier] = f"{table} {identifier}: {error}"
             except Exception as error:  # noqa: BLE001  a damaged row may hold anything

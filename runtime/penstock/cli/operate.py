@@ -16,10 +16,11 @@ from penstock import audit, logs, serving
 from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.snapshot import Snapshot
+from penstock.cli.apart import apart
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
 from penstock.contracts.pipeline import Mistake
 from penstock.db import fit, migrate
-from penstock.db.engine import NoDatabase, through_pooler
+from penstock.db.engine import same_database, through_pooler
 from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
 from penstock.gate.listing import SERVED, Listed, described, exposures
@@ -96,6 +97,10 @@ def check(context: Context, environment: str | None, form: str) -> int:
 
     Exit code 1 if anything is refused, with what to change.
     """
+    return apart(lambda: context.host, lambda: _check(context, environment, form))
+
+
+def _check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
     access, judged = _judged(context, name)
     faults = [*context.host.faults({identifier: item for identifier, _, item in judged}), *_taken_commands(context)]
@@ -247,8 +252,12 @@ def upgrade(context: Context) -> int:
     """Run the migrations that are missing."""
     engine = context.direct_engine  # the one command that may create a database file
     click.echo(f"database: {context.database}")
-    if not context.settings.database_direct_url and through_pooler(engine):
-        raise BadSetting("PENSTOCK_DATABASE_URL leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
+    direct = context.settings.database_direct_url
+    if through_pooler(engine):
+        which = "PENSTOCK_DATABASE_DIRECT_URL" if direct else "PENSTOCK_DATABASE_URL"
+        raise BadSetting(f"{which} leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
+    if direct and not same_database(engine, context.engine):
+        raise BadSetting("PENSTOCK_DATABASE_DIRECT_URL leads to another database than PENSTOCK_DATABASE_URL")
     with migrate.alone(engine):
         before, after = migrate.upgrade(engine)
         if not migrate.knows(after):
@@ -281,12 +290,8 @@ def restored(context: Context) -> None:
 @pass_context
 def current(context: Context) -> int:
     """Say which migration the database is at; exit code 1 if that is not the newest."""
-    try:
-        context.engine.dispose()  # its file must be there
-        at, newest = migrate.current(context.direct_engine), migrate.head()
-    except NoDatabase as error:
-        click.echo(str(error))
-        return 1
+    context.engine.dispose()  # its file must be there
+    at, newest = migrate.current(context.direct_engine), migrate.head()
     if at is not None and not migrate.knows(at):
         click.echo(f"{at}, by a newer release; this one ({newest}) works with that schema")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,17 @@ NO_TABLES = frozenset({"42P01", "42703", "3F000"})  # no such table, column or s
 NOT_OURS = NO_TABLES | {"42501", "3D000"}  # also: no privilege, no such database
 UNUSABLE = ("25", "53", "55", "57", "58", "XX")  # the state of the server or of the transaction, whatever class a driver raises
 # psycopg gives a failed connection no code.
-UNFIT_WORDS = ("no such table", "no such column", "authentication failed", "no password supplied", "no pg_hba.conf entry", "file is not a database")
+INVALID_OPTION = "invalid connection option"  # of a URL
+UNFIT_WORDS = (
+    "no such table",
+    "no such column",
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "file is not a database",
+    INVALID_OPTION,
+)
+NOT_THERE = re.compile(r'FATAL: +(?:database|role) ".*" does not exist')
 Engine = sa.Engine
 Connection = sa.Connection
 
@@ -90,24 +101,24 @@ class Writes:
 writes = Writes()
 
 
-def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False, silence: Silence | None = SILENCE) -> Engine:
+def open_engine(url: str, *, relaxed: bool = False, reserved: bool = False, silence: Silence | None = SILENCE, create: bool = True) -> Engine:
     """Return an engine for a database URL; nothing is connected yet. Raises BadSetting.
 
     On PostgreSQL all of a process share one, except for what is `reserved`: work that must not wait for sessions that other work has.
-    What is committed survives the loss of power. On SQLite `relaxed` gives that up for what may be lost, such as records. Errors do not quote
-    the values of a statement. With `silence` no query waits for ever for a PostgreSQL server that is silent; without it a
-    query may take as long as it does.
+    `create` lets it make the file of an SQLite database. What is committed survives the loss of power; on SQLite `relaxed` gives that up
+    for what may be lost, such as records. With `silence` no query waits for ever for a PostgreSQL server that is silent; without it a query
+    may take as long as it does. Errors do not quote the values of a statement.
     """
     try:
         parsed = sa.make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise BadSetting("PENSTOCK_DATABASE_URL is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
     kind = parsed.get_backend_name()
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise BadSetting("PENSTOCK_DATABASE_URL must name a file: processes can't share a database in memory")
         engine = sa.create_engine(parsed, connect_args={"timeout": 10}, hide_parameters=True)
-        _sqlite_follow_file(engine)
+        _sqlite_follow_file(engine, create=create)
         event.listen(engine, "do_connect", _sqlite_create)
         event.listen(engine, "connect", _sqlite_relaxed if relaxed else _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
@@ -125,7 +136,7 @@ def open_existing(url: str, source: str, *, silence: Silence | None = SILENCE) -
 
     Connecting would create the file of an SQLite database, and whoever forgot a setting would look at an empty one.
     """
-    engine = open_engine(url, silence=silence)
+    engine = open_engine(url, silence=silence, create=False)
     file = sqlite_file(url)
     if file is not None and not file.exists():
         raise NoDatabase(
@@ -139,6 +150,15 @@ def trim(engine: Engine) -> None:
     if engine.dialect.name == "postgresql":
         with translated(_name(engine)):
             close_idle(engine)
+
+
+def same_database(one: Engine, other: Engine) -> bool:
+    """Return whether two engines lead to one database of one PostgreSQL server. Raises DatabaseAway."""
+    known = set()
+    for engine in (one, other):
+        with reading(engine) as connection:
+            known.add(tuple(connection.execute(sa.text("SELECT current_database(), pg_postmaster_start_time()")).one()))
+    return len(known) == 1
 
 
 def through_pooler(engine: Engine) -> bool:
@@ -160,7 +180,7 @@ def open_sqlite(url: str, *, at_once: Callable[[], bool]) -> Engine:
 
     event.listen(engine, "connect", connect)
     event.listen(engine, "begin", begin)
-    _sqlite_follow_file(engine)
+    _sqlite_follow_file(engine, create=False)
     return engine
 
 
@@ -185,10 +205,13 @@ def _sqlite_create(_dialect: object, _record: object, arguments: list[Any], _mor
         os.close(os.open(str(arguments[0]), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def _sqlite_follow_file(engine: Engine) -> None:
-    """Open the file anew where another one has its name, as after a restore: SQLite would go on with the one that is gone."""
+def _sqlite_follow_file(engine: Engine, *, create: bool) -> None:
+    """Create no file but at the first connection, where that may.
+
+    Open the file anew where another one has its name, as after a restore: SQLite would go on with the one that is gone.
+    """
     path = str(engine.url.database)
-    connected = False
+    connected = not create
 
     def identity() -> tuple[int, int]:
         try:
@@ -275,13 +298,13 @@ def translated(database: str) -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         if _ours(error):
             raise
-        reason = " ".join(str(error.orig).split())
+        reason = " ".join(str(error.orig).partition("\nLINE ")[0].split())  # without our statement
         raise _away(error, reason)(f"{database} can't be used: {reason}{_mend(error, reason)}") from error
 
 
 def _ours(error: sa.exc.DBAPIError) -> bool:
     """Say whether an error is of a value, a constraint or a statement, and no sign of the database's state."""
-    if error.connection_invalidated:
+    if error.connection_invalidated or (not _code(error) and INVALID_OPTION in str(error.orig)):
         return False
     if too_much(error) or isinstance(error, sa.exc.IntegrityError | sa.exc.NotSupportedError):
         return True
@@ -299,7 +322,7 @@ def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
         return DatabaseReadOnly
     if code == DISK_FULL or "disk is full" in reason:
         return DatabaseFull
-    unfit = code in NOT_OURS or code.startswith(LOGIN) or any(words in reason for words in UNFIT_WORDS)
+    unfit = code in NOT_OURS or code.startswith(LOGIN) or any(words in reason for words in UNFIT_WORDS) or NOT_THERE.search(reason)
     return DatabaseUnfit if unfit else DatabaseAway
 
 

@@ -8,11 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, current_app, jsonify, request
+from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException
 
 from penstock import forks, metrics, threads
 from penstock.console import Peer, add_console
+from penstock.console.pages import ROOT as CONSOLE
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host import Host
@@ -99,6 +101,8 @@ def create_app(host: Host) -> Penstock:
     """Build the application around a host."""
     app = Penstock(host)
     app.config["MAX_CONTENT_LENGTH"] = MAX_FORM
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a redirect would repeat the Host that was sent
     app.add_url_rule("/-/health", "health", _health)
     app.add_url_rule("/-/ready", "ready", lambda: _ready(host))
     app.add_url_rule("/-/status", "status", _status_view(host))
@@ -178,11 +182,24 @@ def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Fl
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    if status == 404:  # noqa: PLR2004
+    if status == 404 or (status == 405 and _is_hidden()):  # noqa: PLR2004
         return problem_response(_not_found())
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
     return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
+
+
+def _is_hidden() -> bool:
+    """Return whether a GET of the same path finds nothing here: then other methods don't either."""
+    adapter = request_ctx.url_adapter
+    if adapter is None or not request.path.startswith("/-/") or request.path.startswith(f"{CONSOLE}/"):
+        return False
+    try:
+        endpoint, values = adapter.match(method="GET")
+    except HTTPException:
+        return False
+    reply: Any = current_app.view_functions[endpoint](**values)
+    return current_app.make_response(reply).status_code == 404  # noqa: PLR2004
 
 
 def _not_found() -> Refusal:

@@ -62,8 +62,8 @@ class Worker:
         """Take where runs are performed."""
         settings = host.settings
         self._host = host
-        self._engine: Engine = open_engine(settings.database_url)
-        self._vital: Engine = open_engine(settings.database_url, reserved=True)
+        self._engine: Engine = open_engine(settings.database_url, create=False)
+        self._vital: Engine = open_engine(settings.database_url, reserved=True, create=False)
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
