@@ -305,6 +305,8 @@ class Host:
             self.replies = Replies(engine, box)
             self.marks = Marks(engine, self.settings.environment, self._wake.set)
             self._open_runs(engine, box)
+            if self.limiter is not None:
+                self.limiter.look()
             self._report()
             served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values()) if self.settings.pipelines else 0
             facts = {"environment": self.settings.environment, "plugins": self.plugins.loaded, "secret_keys": list(self._keys)}

@@ -104,6 +104,13 @@ def test_only_the_first_calls_wait_for_a_silent_redis(sqlite_place: Place, key: 
     assert server.client.get("/-/ready").json()["checks"]["rates"].startswith("counted by each process alone")
 
 
+def test_a_redis_that_is_away_at_the_start_is_told_of_before_a_call(sqlite_place: Place, serve: Serve, redis: Redis) -> None:
+    redis.stop()
+    server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url)
+
+    assert server.client.get("/-/ready").json()["checks"]["rates"].startswith("counted by each process alone")
+
+
 def test_refused_is_refused_until_redis_is_back(sqlite_place: Place, key: str, serve: Serve, redis: Redis) -> None:
     server = serve(sqlite_place, PENSTOCK_RATE_LIMIT_URL=redis.url, PENSTOCK_RATE_LIMIT_AWAY="refuse")
     redis.stop()

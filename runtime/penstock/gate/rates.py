@@ -117,6 +117,14 @@ class Limiter:
         """Say whether several processes count together."""
         return not isinstance(self._shared.storage, Memory)
 
+    def look(self) -> None:
+        """Find out whether the storage answers, before a call has to."""
+        try:
+            if self.shared:
+                self._shared.probe()
+        except StorageError as error:
+            self._lose(error)
+
     def stop(self) -> None:
         """Ask for a storage that is away no more."""
         self._stopped.set()
