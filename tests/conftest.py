@@ -36,7 +36,11 @@ def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that runs, for one test that stops it."""
     programs = initdb()
     if programs is None:
-        _ = pytest.fail("PostgreSQL is missing, and CI must not skip") if CI else pytest.skip("PostgreSQL is not installed")
+        _ = (
+            pytest.fail("PostgreSQL is missing, and CI must not skip")
+            if CI
+            else pytest.skip("PostgreSQL is not installed")
+        )
     server = Postgres(programs)
     server.start()
     yield server
@@ -45,10 +49,15 @@ def own_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def pgbouncer(postgres: str) -> Iterator[str]:
-    """PgBouncer in transaction mode before the PostgreSQL server of all tests: its URL without a database."""
+    """PgBouncer in transaction mode before the PostgreSQL server of all tests: its URL without a
+    database."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
-        _ = pytest.fail("PgBouncer is missing, and CI must not skip") if CI else pytest.skip("PgBouncer is not installed")
+        _ = (
+            pytest.fail("PgBouncer is missing, and CI must not skip")
+            if CI
+            else pytest.skip("PgBouncer is not installed")
+        )
     pooler = PgBouncer(program, postgres)
     yield pooler.url
     pooler.remove()
@@ -119,7 +128,9 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[...
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path
+) -> Iterator[Place]:
     """An upgraded database on each kind, with environments `test` and `prod`."""
     made = Place.make(new_database(request.param, upgraded=True), tmp_path)
     yield made

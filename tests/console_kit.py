@@ -28,7 +28,8 @@ from penstock.web import Penstock, create_app
 
 PASSWORD = "correct horse staple"
 ROOT = "/-/console"
-HASH = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)  # cheap, for tests sign in often
+# Cheap, for tests sign in often.
+HASH = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
 AXE = Path(__file__).parent / "console" / "axe" / "axe.min.js"
 USERS = {"vic": Role.VIEWER, "oli": Role.OPERATOR, "ann": Role.ADMIN}
 
@@ -48,7 +49,7 @@ def tell(call: Call): return {"up": True}
 
 @hookimpl
 def penstock_pipelines(): return [orders, status]
-"""
+"""  # noqa: E501  text as it is
 
 
 class _Forms(HTMLParser):
@@ -87,9 +88,15 @@ class Visitor:
         assert found is not None
         return found[1]
 
-    def post(self, path: str, form: dict[str, str] | None = None, *, token: str | None = None) -> httpx.Response:
-        """Send a form below the console, with the CSRF token that a page of it holds; what answers is not followed."""
-        return self.client.post(ROOT + path, data={"csrf_token": token if token is not None else self.token(), **(form or {})})
+    def post(
+        self, path: str, form: dict[str, str] | None = None, *, token: str | None = None
+    ) -> httpx.Response:
+        """Send a form below the console, with the CSRF token that a page of it holds; what
+        answers is not followed."""
+        return self.client.post(
+            ROOT + path,
+            data={"csrf_token": token if token is not None else self.token(), **(form or {})},
+        )
 
     def sign_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
         """Sign in with the form."""
@@ -118,14 +125,33 @@ class Console:
             assert made.sign_in(name).status_code == 303
         return made
 
-    def page(self, name: str | None = None, *, width: int = 1280, scheme: str = "light", **more: object) -> Page:
-        """Return a page of a real browser in which a user is signed in. What it complains about fails the test."""
-        context: BrowserContext = self.browser().new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)  # type: ignore[arg-type]
+    def page(
+        self, name: str | None = None, *, width: int = 1280, scheme: str = "light", **more: object
+    ) -> Page:
+        """Return a page of a real browser in which a user is signed in. What it complains about
+        fails the test."""
+        context: BrowserContext = self.browser().new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, **more
+        )  # type: ignore[arg-type]
         self.stack.callback(context.close)
         page = context.new_page()
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type in {"error", "warning"} else None)
+        page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text)
+                if message.type in {"error", "warning"}
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda sent: None if sent.url.startswith((self.server.url, "data:")) else self.complaints.append(f"asks {sent.url}"))
+        page.on(
+            "request",
+            lambda sent: (
+                None
+                if sent.url.startswith((self.server.url, "data:"))
+                else self.complaints.append(f"asks {sent.url}")
+            ),
+        )
         if name is not None:
             page.goto(f"{self.url}/sign-in")
             page.get_by_label("User").fill(name)
@@ -136,9 +162,13 @@ class Console:
 
 
 def accessible(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical on a page, and whether it is wider than its window."""
+    """Return what axe-core finds serious or critical on a page, and whether it is wider than its
+    window."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})")
+    found = page.evaluate(
+        "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa',"
+        " 'best-practice']})"
+    )
     serious = [
         f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
         for item in found["violations"]
@@ -158,15 +188,23 @@ def people(place: Place) -> None:
 
 
 @pytest.fixture
-def console(sqlite_place: Place, request: pytest.FixtureRequest) -> Iterator[Callable[..., Console]]:
-    """Start a server with the console on; what its pages complain about in a browser fails the test."""
+def console(
+    sqlite_place: Place, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Console]]:
+    """Start a server with the console on; what its pages complain about in a browser fails the
+    test."""
     with ExitStack() as stack:
         made: list[Console] = []
 
-        def start(place: Place = sqlite_place, *, plugin: str = PLUGIN, workers: int = 1, **more: str) -> Console:
+        def start(
+            place: Place = sqlite_place, *, plugin: str = PLUGIN, workers: int = 1, **more: str
+        ) -> Console:
             place.plugin("shop", plugin)
             people(place)
-            settings = {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "1000/minute"} | more
+            settings = {
+                "PENSTOCK_CONSOLE": "true",
+                "PENSTOCK_CONSOLE_SIGN_IN_RATE": "1000/minute",
+            } | more
             server = stack.enter_context(Server(place, workers=workers, **settings))
             made.append(Console(place, server, stack, lambda: request.getfixturevalue("browser")))
             return made[-1]
@@ -192,7 +230,11 @@ class Quick:
     def events(self, limit: int = 20) -> list[tuple[str, str, str | None, str]]:
         """Return who did what where to whom, newest first."""
         found = audit.events(self.place.engine, limit=limit)
-        return [(event.actor, event.action, event.environment, event.subject) for event in found if event.action != audit.Action.USER_SIGNED_IN]
+        return [
+            (event.actor, event.action, event.environment, event.subject)
+            for event in found
+            if event.action != audit.Action.USER_SIGNED_IN
+        ]
 
 
 @dataclass
@@ -226,7 +268,11 @@ def quick(sqlite_place: Place) -> Iterator[Callable[..., Quick]]:
     def make(*, plugin: str = PLUGIN) -> Quick:
         sqlite_place.plugin(f"quick_{next(NUMBERS)}", plugin)  # a process imports a name once
         people(sqlite_place)
-        given = {name: value for name, value in sqlite_place.environ().items() if name.startswith("PENSTOCK_")}
+        given = {
+            name: value
+            for name, value in sqlite_place.environ().items()
+            if name.startswith("PENSTOCK_")
+        }
         made.append(create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"}))))
         return Quick(sqlite_place, made[-1])
 

@@ -1,4 +1,5 @@
-"""The console of a runtime in this process, and users who are signed in to it: quick, for there is neither server nor browser."""
+"""The console of a runtime in this process, and users who are signed in to it: quick, for there
+is neither server nor browser."""
 
 from __future__ import annotations
 
@@ -31,9 +32,13 @@ class Hand:
     def of(cls, runtime: Runtime, name: str) -> Hand:
         """Sign a user in."""
         made = cls(runtime.application.test_client())
-        made.csrf = made.get("/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+        made.csrf = (
+            made.get("/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+        )
         assert made.post("/sign-in", name=name, password=PASSWORD).status_code == 303
-        made.csrf = made.get("/account").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+        made.csrf = (
+            made.get("/account").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+        )
         return made
 
     def get(self, path: str, **query: object) -> TestResponse:
@@ -69,7 +74,9 @@ def desk(penstock_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
     """Start a runtime with the console on, users of every role, and a second environment."""
 
     def start(*plugins: object, **more: object) -> Runtime:
-        runtime = penstock_runtime(*plugins, console=True, console_sign_in_rate="1000/minute", **more)
+        runtime = penstock_runtime(
+            *plugins, console=True, console_sign_in_rate="1000/minute", **more
+        )
         people(cast(Place, SimpleNamespace(engine=engine_of(runtime))))
         environments.create_environment(engine_of(runtime), "tester", "prod", runtime._box)  # noqa: SLF001  the same
         return runtime

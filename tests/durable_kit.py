@@ -1,4 +1,5 @@
-"""Set-up for tests of durable runs in real processes: worker processes, what plugins noted, and waiting for what comes."""
+"""Set-up for tests of durable runs in real processes: worker processes, what plugins noted, and
+waiting for what comes."""
 
 from __future__ import annotations
 
@@ -31,7 +32,12 @@ def workers() -> Iterator[StartWorker]:
     with ExitStack() as stack:
 
         def start(place: Place, **more: str) -> Started:
-            process = ZYGOTE.start(("worker",), place.environ(**more), place.folder, place.folder / f"worker-{time.monotonic_ns()}.log")
+            process = ZYGOTE.start(
+                ("worker",),
+                place.environ(**more),
+                place.folder,
+                place.folder / f"worker-{time.monotonic_ns()}.log",
+            )
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process

@@ -1,4 +1,5 @@
-"""Set-up as factories: a place with access data, plugins in a folder, a server of real processes."""
+"""Set-up as factories: a place with access data, plugins in a folder, a server of real
+processes."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def ids(*words: str) -> list[str]:
 
 
 def dribble(connection: socket.socket, head: bytes) -> bytes:
-    """Send the head of a call and then its body byte by byte, for as long as nobody answers (15 s at most); return what comes back."""
+    """Send the head of a call and then its body byte by byte, for as long as nobody answers (15
+    s at most); return what comes back."""
     connection.sendall(head)
     received = b""
     with suppress(OSError):  # what was answered and ended can't be sent on
@@ -142,7 +144,9 @@ class Place:
 
     def enable(self, name: str, env: str = "test", *, enabled: bool = True) -> None:
         (found,) = ids(name)
-        pipelines.set_pipeline_enabled(self.engine, ACTOR, env, found, {found: "tests"}, enabled=enabled)
+        pipelines.set_pipeline_enabled(
+            self.engine, ACTOR, env, found, {found: "tests"}, enabled=enabled
+        )
 
     def dissociate(self, consumer: str, *pipelines: str, env: str = "test") -> None:
         consumers.dissociate(self.engine, ACTOR, consumer, ids(*pipelines), env)
@@ -160,13 +164,26 @@ class Place:
         """Make several tokens, each another."""
         from penstock_jwt.tokens import Issuer
 
-        wanted: dict[str, object] = {"subject": "ann", "scopes": frozenset[str](), "lifetime": None, "claims": {}, "now": time.time(), **more}
+        wanted: dict[str, object] = {
+            "subject": "ann",
+            "scopes": frozenset[str](),
+            "lifetime": None,
+            "claims": {},
+            "now": time.time(),
+            **more,
+        }
         access = self.snapshot(env)
-        return [Issuer("penstock").issue(access, consumer, **wanted).access_token for _ in range(number)]  # type: ignore[arg-type]  # a test may break the types
+        return [
+            Issuer("penstock").issue(access, consumer, **wanted).access_token for _ in range(number)
+        ]  # type: ignore[arg-type]  # a test may break the types
 
     def environ(self, env: str = "test", **more: str) -> dict[str, str]:
         """Return the process environment that points at this place."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "ORDERS_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PENSTOCK_", "ORDERS_"))
+        }
         plugins = self.folder / "plugins"
         plugins.mkdir(exist_ok=True)
         return (
@@ -182,7 +199,9 @@ class Place:
             | more
         )
 
-    def run(self, *words: str, env: str = "test", given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, env: str = "test", given: str | None = None, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `penstock` command."""
         return ZYGOTE.run(words, self.environ(env, **more), self.folder, given)
 
@@ -206,19 +225,36 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"server-{self.port}.log"
         counts = {"workers": workers, "threads": threads, "worker": worker}
-        words = ("serve", "--bind", f"127.0.0.1:{self.port}", *(f"--{name}={number}" for name, number in counts.items()))
+        words = (
+            "serve",
+            "--bind",
+            f"127.0.0.1:{self.port}",
+            *(f"--{name}={number}" for name, number in counts.items()),
+        )
         environ = place.environ(env, **more)
         if "PYTEST_VERSION" in os.environ:
-            self.process: subprocess.Popen[bytes] | Started = ZYGOTE.start(words, environ, place.folder, self.log)
+            self.process: subprocess.Popen[bytes] | Started = ZYGOTE.start(
+                words, environ, place.folder, self.log
+            )
         else:  # a benchmark: what it measures is to be what operators start
             with self.log.open("a") as log:  # a port may be used again
                 command = [sys.executable, "-m", "penstock", *words]
-                self.process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=place.folder)
+                self.process = subprocess.Popen(
+                    command, env=environ, stdout=log, stderr=log, cwd=place.folder
+                )
         if wait:
             wait_for(f"{self.url}/-/health", self.process)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 
-    def call(self, method: str, path: str, *, key: str | None = None, token: str | None = None, **more: object) -> httpx.Response:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = None,
+        token: str | None = None,
+        **more: object,
+    ) -> httpx.Response:
         headers = {"X-API-Key": key} if key else {}
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         headers |= more.pop("headers", {})  # type: ignore[arg-type]  # headers are a dict
@@ -233,7 +269,12 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.stop()
         except subprocess.TimeoutExpired:
@@ -242,7 +283,8 @@ class Server:
 
 
 class Postgres:
-    """A PostgreSQL server of our own, without a database of ours, which can be stopped and started."""
+    """A PostgreSQL server of our own, without a database of ours, which can be stopped and
+    started."""
 
     def __init__(self, programs: Path) -> None:
         self._programs = programs
@@ -255,21 +297,43 @@ class Postgres:
         self._run("initdb", "-D", self._folder / "data", "-A", "trust", "-U", "penstock", "-N")
 
     def _run(self, program: str, *words: str | Path) -> None:
-        subprocess.run([self._programs / program, *words], check=True, capture_output=True, cwd="/", **self._user)
+        subprocess.run(
+            [self._programs / program, *words],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **self._user,
+        )
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._run("pg_ctl", "-D", self._folder / "data", "-w", "-l", self._folder / "log", "-o", options, "start")
+        self._run(
+            "pg_ctl",
+            "-D",
+            self._folder / "data",
+            "-w",
+            "-l",
+            self._folder / "log",
+            "-o",
+            options,
+            "start",
+        )
 
     def stop(self) -> None:
         """Stop it as a crash does."""
         self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
 
     def pause(self, *, over: bool = False) -> None:
-        """Stop all its processes where they are, as a frozen machine does, or let them go on: connections stay open, and say nothing."""
+        """Stop all its processes where they are, as a frozen machine does, or let them go on:
+        connections stay open, and say nothing."""
         postmaster = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
-        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(postmaster)], check=False, capture_output=True, text=True).stdout
+        found = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(postmaster)],
+            check=False,
+            capture_output=True,
+            text=True,
+        ).stdout
         for pid in (postmaster, *map(int, found.split())):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT if over else signal.SIGSTOP)
@@ -287,7 +351,8 @@ class Postgres:
 
 
 class PgBouncer:
-    """PgBouncer in transaction mode before a PostgreSQL server, with its own defaults for all else."""
+    """PgBouncer in transaction mode before a PostgreSQL server, with its own defaults for all
+    else."""
 
     def __init__(self, program: str, postgres: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-bouncer-"))
@@ -308,12 +373,22 @@ class PgBouncer:
         }
         lines = [f"{name} = {value}" for name, value in settings.items()]
         config = self._folder / "pgbouncer.ini"
-        config.write_text("\n".join([f"[databases]\n* = host={server.hostname} port={server.port}\n[pgbouncer]", *lines]))
+        config.write_text(
+            "\n".join(
+                [f"[databases]\n* = host={server.hostname} port={server.port}\n[pgbouncer]", *lines]
+            )
+        )
         more: dict[str, Any] = {}
         if os.getuid() == 0:  # it does not run as root
             shutil.chown(self._folder, "postgres")
             more["user"] = "postgres"
-        self._process = subprocess.Popen([program, "-q", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **more)
+        self._process = subprocess.Popen(
+            [program, "-q", config],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **more,
+        )
         for _ in range(100):
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -334,7 +409,19 @@ class Redis:
     def __init__(self, program: str, folder: Path) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", "redis.log"]
+        self._command = [
+            program,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--logfile",
+            "redis.log",
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

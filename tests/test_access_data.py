@@ -1,4 +1,5 @@
-"""Access data on SQLite and PostgreSQL alike: one change is one transaction, one revision, one event."""
+"""Access data on SQLite and PostgreSQL alike: one change is one transaction, one revision, one
+event."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def revision(place: Place) -> int:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_the_migrations_make_exactly_the_tables_of_the_code(kind: str, new_database: Callable[..., str]) -> None:
+def test_the_migrations_make_exactly_the_tables_of_the_code(
+    kind: str, new_database: Callable[..., str]
+) -> None:
     engine = open_engine(new_database(kind))
     migrate.upgrade(engine)
     with engine.connect() as connection:
@@ -47,7 +50,9 @@ def test_an_upgrade_twice_changes_nothing(place: Place) -> None:
 
 
 def test_a_new_environment_has_the_strictest_policy(place: Place) -> None:
-    assert {row["policy"] for row in environments.list_environments(place.engine)} == {"jwt-api-key"}
+    assert {row["policy"] for row in environments.list_environments(place.engine)} == {
+        "jwt-api-key"
+    }
 
 
 def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) -> None:
@@ -59,7 +64,11 @@ def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) 
     trail = audit.events(place.engine, limit=100)
     assert revision(place) == before + 2
     assert len(trail) == events + 2
-    assert (trail[0].actor, trail[0].action, trail[0].environment) == ("olga", "key:created", "test")
+    assert (trail[0].actor, trail[0].action, trail[0].environment) == (
+        "olga",
+        "key:created",
+        "test",
+    )
     assert made.key not in str(trail)
 
 
@@ -70,7 +79,14 @@ def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
     with pytest.raises(Exists):
         consumers.create_consumer(place.engine, ACTOR, "acme")
     with pytest.raises(Unknown, match="did you mean 'orders'"):
-        consumers.associate(place.engine, ACTOR, "acme", ["good", "ordres"], "test", {"v1/good": "shop", "v1/orders": "shop"})
+        consumers.associate(
+            place.engine,
+            ACTOR,
+            "acme",
+            ["good", "ordres"],
+            "test",
+            {"v1/good": "shop", "v1/orders": "shop"},
+        )
 
     assert (revision(place), len(audit.events(place.engine, limit=100))) == (before, events)
     assert consumers.show_consumer(place.engine, "acme")["associations"] == {}
@@ -91,7 +107,11 @@ def test_a_key_is_kept_as_its_digest_only_and_never_in_a_repr(place: Place) -> N
 
 def test_signing_keys_are_sealed_at_rest_and_open_with_the_right_secret_only(place: Place) -> None:
     with place.engine.connect() as connection:
-        stored = connection.execute(sa.text("SELECT private_encrypted FROM signing_keys")).scalars().all()
+        stored = (
+            connection.execute(sa.text("SELECT private_encrypted FROM signing_keys"))
+            .scalars()
+            .all()
+        )
     assert not any(b"PRIVATE" in bytes(item) for item in stored)
     assert all(b"PRIVATE KEY" in key.private for key in place.snapshot().signing_keys().values())
     assert "PRIVATE" not in repr(place.snapshot().signing_keys())
@@ -193,9 +213,13 @@ SERVED = {"v1/old": frozenset({"api_key"})}
 class TestGrace:
     """Grace never loosens."""
 
-    def set(self, place: Place, policy: str, days: float | None, stopping: tuple[str, ...] = ("v1/old",)) -> None:
+    def set(
+        self, place: Place, policy: str, days: float | None, stopping: tuple[str, ...] = ("v1/old",)
+    ) -> None:
         grace = timedelta(days=days) if days else None
-        set_policy(place.engine, ACTOR, "test", policy, served=SERVED, stopping=stopping, grace=grace)
+        set_policy(
+            place.engine, ACTOR, "test", policy, served=SERVED, stopping=stopping, grace=grace
+        )
 
     def until(self, place: Place) -> float | None:
         grace = place.snapshot().graces.get("v1/old")
@@ -252,7 +276,9 @@ def test_a_dropped_signing_key_is_wiped_and_replaced(place: Place) -> None:
     (after,) = place.snapshot().signing_keys()
     assert after != before
     with place.engine.connect() as connection:
-        sealed = connection.execute(sa.text("SELECT private_encrypted FROM signing_keys WHERE kid = :kid"), {"kid": before}).scalar_one()
+        sealed = connection.execute(
+            sa.text("SELECT private_encrypted FROM signing_keys WHERE kid = :kid"), {"kid": before}
+        ).scalar_one()
     assert bytes(sealed) == b""
 
 
@@ -270,7 +296,9 @@ def test_a_token_that_was_refused_for_its_key_is_taken_once_the_key_is_known(pla
     assert tokens.verify(token, behind, caller, time.time()).subject == "ann"
 
 
-def test_a_token_that_is_bad_for_good_is_not_verified_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_bad_for_good_is_not_verified_twice(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.consumer("acme")
     access, tokens, caller = place.snapshot(), Tokens("penstock"), Caller("acme", 1, "key_1")
     forged = place.token("acme")[:-6] + "AAAAAA"

@@ -1,4 +1,5 @@
-"""Annotations that can never work are told at load, with where and what to write, in every place where one may stand."""
+"""Annotations that can never work are told at load, with where and what to write, in every place
+where one may stand."""
 
 from __future__ import annotations
 
@@ -83,7 +84,9 @@ class Nested:
     person: Person
 
 
-def compiled(handler: Callable[..., object], path: str = "/", method: str = "POST") -> tuple[list[Endpoint], str]:
+def compiled(
+    handler: Callable[..., object], path: str = "/", method: str = "POST"
+) -> tuple[list[Endpoint], str]:
     pipeline = Pipeline("example", version="1.0.0", trigger=HttpTrigger())
     pipeline.route(method, path)(handler)
     endpoints, problems = compile_routes(pipeline)
@@ -100,8 +103,19 @@ def with_hint(place: str, kind: Any) -> str:
 
     if place == "header":
         kind = Annotated[kind, Header()]
-    handler: Any = {"path": in_path, "query": in_query, "header": in_query, "body": as_body, "form": as_body, "reply": as_reply}[place]
-    handler.__annotations__ = {"return" if place == "reply" else "value": Annotated[kind, Form()] if place == "form" else kind}
+    handler: Any = {
+        "path": in_path,
+        "query": in_query,
+        "header": in_query,
+        "body": as_body,
+        "form": as_body,
+        "reply": as_reply,
+    }[place]
+    handler.__annotations__ = {
+        "return" if place == "reply" else "value": (
+            Annotated[kind, Form()] if place == "form" else kind
+        )
+    }
     endpoints, problems = compiled(handler, "/{value}" if place == "path" else "/")
     assert bool(endpoints) is not bool(problems)
     return problems
@@ -136,8 +150,30 @@ LISTS: list[Any] = [
     Annotated[list[int], "x"],
     int | list[int],
 ]
-NO_TEXTS: list[Any] = [dict, dict[str, int], Person, Named, Node, Model, Thing, Path, Row, Upload, Thing | None, None, msgspec.Raw]
-NO_LISTS: list[Any] = [list[Person], list[dict[str, int]], list[list[int]], tuple[int, Thing], list[Thing] | None, set[list[str]], list[Model]]
+NO_TEXTS: list[Any] = [
+    dict,
+    dict[str, int],
+    Person,
+    Named,
+    Node,
+    Model,
+    Thing,
+    Path,
+    Row,
+    Upload,
+    Thing | None,
+    None,
+    msgspec.Raw,
+]
+NO_LISTS: list[Any] = [
+    list[Person],
+    list[dict[str, int]],
+    list[list[int]],
+    tuple[int, Thing],
+    list[Thing] | None,
+    set[list[str]],
+    list[Model],
+]
 
 
 @pytest.mark.parametrize("kind", TEXTS, ids=str)
@@ -231,7 +267,18 @@ def test_what_a_body_can_never_become_is_told(kind: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Person, Named, Picture, dict, dict[str, str], dict[str, list[str]], dict[str, Any], Mapping[str, Upload | str]], ids=str
+    "kind",
+    [
+        Person,
+        Named,
+        Picture,
+        dict,
+        dict[str, str],
+        dict[str, list[str]],
+        dict[str, Any],
+        Mapping[str, Upload | str],
+    ],
+    ids=str,
 )
 def test_what_a_form_can_become_works(kind: Any) -> None:
     assert with_hint("form", kind) == ""
@@ -328,7 +375,10 @@ def test_a_handler_that_yields_is_told() -> None:
     def stream(call: Call):  # type: ignore[no-untyped-def]  # noqa: ANN202
         yield b"a"
 
-    assert "handler stream of POST / yields: a reply is sent as a whole; return a dict" in compiled(stream)[1]
+    assert (
+        "handler stream of POST / yields: a reply is sent as a whole; return a dict"
+        in compiled(stream)[1]
+    )
 
 
 @pytest.mark.parametrize("name", ["X Trace", "X_Trace", "Größe", "X:"])
@@ -365,7 +415,8 @@ def test_a_list_in_the_query_may_be_optional() -> None:
 
     assert get(find) == [None, None, None, 0, None]
     assert get(find, query_string="opt=a&numbers=1&either=5") == [["a"], {1}, None, [5], None]
-    assert get(find, query_string="opt=a&opt=b&numbers=1&numbers=2&pair=1&pair=x", headers={"X-Wanted": "a,, b ,"}) == [
+    query = "opt=a&opt=b&numbers=1&numbers=2&pair=1&pair=x"
+    assert get(find, query_string=query, headers={"X-Wanted": "a,, b ,"}) == [
         ["a", "b"], {1, 2}, ["a", "b"], 0, (1, "x"),
     ]  # fmt: skip
 
@@ -381,7 +432,11 @@ def test_a_parameter_that_fits_no_choice_is_told_the_choices_and_not_what_was_se
     ) -> None: ...
 
     with pytest.raises(Refusal) as raised:
-        get(find, query_string="colour=c4n4ry&kind=c4n4ry&many=dark&many=c4n4ry", headers={"Level": "3"})
+        get(
+            find,
+            query_string="colour=c4n4ry&kind=c4n4ry&many=dark&many=c4n4ry",
+            headers={"Level": "3"},
+        )
     assert {item["parameter"]: item["detail"] for item in raised.value.extra["errors"]} == {  # type: ignore[attr-defined]  a list of dicts
         "colour": 'Expected one of "red"',
         "kind": 'Expected one of "a", "b"',

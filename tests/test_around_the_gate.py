@@ -1,4 +1,5 @@
-"""No way of writing a call goes around its gate: other methods, other spellings of a path, headers that ask for another method."""
+"""No way of writing a call goes around its gate: other methods, other spellings of a path,
+headers that ask for another method."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ class Stricter(AccessPolicy):
 
 
 def offering(*names: str, cors: Cors | None = None) -> type:
-    made = [Pipeline(name, version="1.0.0", trigger=HttpTrigger(api_key=True, cors=cors)) for name in names]
+    made = [
+        Pipeline(name, version="1.0.0", trigger=HttpTrigger(api_key=True, cors=cors))
+        for name in names
+    ]
 
     for pipeline in made:
 
@@ -88,7 +92,11 @@ def test_head_passes_the_gate_of_get(runtime: Runtime, path: str) -> None:
 
 
 def test_a_preflight_runs_no_handler_and_needs_no_credentials(runtime: Runtime) -> None:
-    asks = {"Origin": SHOP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    asks = {
+        "Origin": SHOP,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key",
+    }
 
     answer = runtime.anonymous().options("/v1/orders/", headers=asks)
 
@@ -106,7 +114,10 @@ def test_what_only_looks_like_a_preflight_passes_the_gate(runtime: Runtime, meth
 
 
 def test_an_option_s_call_that_is_no_preflight_is_a_405(runtime: Runtime) -> None:
-    assert told(runtime.anonymous().options("/v1/orders/", headers={"Origin": SHOP})) == (405, "method-not-allowed")
+    assert told(runtime.anonymous().options("/v1/orders/", headers={"Origin": SHOP})) == (
+        405,
+        "method-not-allowed",
+    )
     assert told(runtime.anonymous().options("/v1/orders/")) == (405, "method-not-allowed")
 
 
@@ -135,7 +146,9 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("path", SPELLINGS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-def test_no_spelling_of_a_path_is_served_without_a_key(runtime: Runtime, path: str, method: str) -> None:
+def test_no_spelling_of_a_path_is_served_without_a_key(
+    runtime: Runtime, path: str, method: str
+) -> None:
     answer = runtime.anonymous().open(path, method=method)
 
     assert answer.status_code in {401, 404, 405, 308}, answer.status_code
@@ -151,12 +164,21 @@ def test_a_slash_more_or_less_is_gated_as_the_path_is(runtime: Runtime, path: st
     assert with_key in {200, 404}
 
 
-@pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"])
-@pytest.mark.parametrize(("method", "wanted"), [("POST", "DELETE"), ("GET", "DELETE"), ("GET", "POST"), ("POST", "GET"), ("PUT", "GET")])
-def test_no_header_or_parameter_asks_for_another_method(runtime: Runtime, header: str, method: str, wanted: str) -> None:
+@pytest.mark.parametrize(
+    "header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"]
+)
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [("POST", "DELETE"), ("GET", "DELETE"), ("GET", "POST"), ("POST", "GET"), ("PUT", "GET")],
+)
+def test_no_header_or_parameter_asks_for_another_method(
+    runtime: Runtime, header: str, method: str, wanted: str
+) -> None:
     client = runtime.client("acme", pipelines=["orders"], token=False)
 
-    client.open("/v1/orders/", method=method, headers={header: wanted}, query_string={"_method": wanted})
+    client.open(
+        "/v1/orders/", method=method, headers={header: wanted}, query_string={"_method": wanted}
+    )
 
     assert [run.partition(" ")[0] for run in RUNS] == ([method] if method != "PUT" else [])
 

@@ -22,7 +22,9 @@ PATHS = ("/-/openapi.json", "/-/docs", "/-/docs/page.js")
 
 def shop(handler: Callable[..., object] = lambda: "here", **trigger: Any) -> SimpleNamespace:
     """Make a plugin of one pipeline with one handler."""
-    pipeline = Pipeline("shop", version="1.0.0", trigger=HttpTrigger(**{"api_key": True, **trigger}))
+    pipeline = Pipeline(
+        "shop", version="1.0.0", trigger=HttpTrigger(**{"api_key": True, **trigger})
+    )
     pipeline.get("/")(handler)
 
     @hookimpl
@@ -56,7 +58,12 @@ def statuses(client: Client, paths: tuple[str, ...] = PATHS) -> list[int]:
     ],
 )
 def test_the_description_is_for_whom_the_environment_is_for(
-    penstock_runtime: Start, openapi: str, docs: str, policy: str, console: bool, expected: list[int]
+    penstock_runtime: Start,
+    openapi: str,
+    docs: str,
+    policy: str,
+    console: bool,
+    expected: list[int],
 ) -> None:
     runtime = penstock_runtime(shop(), policy=policy, openapi=openapi, docs=docs, console=console)
 
@@ -81,9 +88,16 @@ def test_a_change_of_policy_acts_at_once(penstock_runtime: Start) -> None:
 
 
 def test_who_may_not_read_it_learns_nothing_of_it(penstock_runtime: Start) -> None:
-    answered = penstock_runtime(shop(), policy="api-key", openapi="auto").anonymous().get("/-/openapi.json")
+    answered = (
+        penstock_runtime(shop(), policy="api-key", openapi="auto")
+        .anonymous()
+        .get("/-/openapi.json")
+    )
 
-    assert (answered.content_type, answered.json["type"]) == ("application/problem+json", "not-found")
+    assert (answered.content_type, answered.json["type"]) == (
+        "application/problem+json",
+        "not-found",
+    )
     assert answered.json["detail"] == "The description of this environment is not public."
     assert b"shop" not in answered.data
 
@@ -98,7 +112,9 @@ def test_each_listener_goes_by_its_own_policy(penstock_runtime: Start) -> None:
     assert [statuses(client), statuses(client.internal())] == [[404] * 3, [200] * 3]
 
 
-def test_a_stale_view_of_access_opens_nothing(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_view_of_access_opens_nothing(
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from penstock.host import Host
 
     runtime = penstock_runtime(shop(), policy="any", openapi="auto")
@@ -107,7 +123,9 @@ def test_a_stale_view_of_access_opens_nothing(penstock_runtime: Start, monkeypat
     assert statuses(runtime.anonymous()) == [404] * 3
 
 
-def reply_with(penstock_runtime: Start, headers: dict[str, str], *, url: str = BASE, internal: bool = False) -> TestResponse:
+def reply_with(
+    penstock_runtime: Start, headers: dict[str, str], *, url: str = BASE, internal: bool = False
+) -> TestResponse:
     def handler(call: Call) -> Reply:
         return Reply(200, headers, "here")
 
@@ -126,15 +144,22 @@ def reply_with(penstock_runtime: Start, headers: dict[str, str], *, url: str = B
         ("Location", "//elsewhere.example/v1", "//elsewhere.example/v1"),
         ("Location", "7", "7"),
         ("Link", "</v1/shop?after=7>; rel=next", f"<{BASE}/v1/shop?after=7>; rel=next"),
-        ("Link", '</a>; rel="next", </b>; rel=prev,<https://x/y>; rel=up', f'<{BASE}/a>; rel="next", <{BASE}/b>; rel=prev,<https://x/y>; rel=up'),
+        (
+            "Link",
+            '</a>; rel="next", </b>; rel=prev,<https://x/y>; rel=up',
+            f'<{BASE}/a>; rel="next", <{BASE}/b>; rel=prev,<https://x/y>; rel=up',
+        ),
         ("Link", "<//x/y>; rel=next, <z>; rel=prev", "<//x/y>; rel=next, <z>; rel=prev"),
         ("X-Path", "/v1/shop", "/v1/shop"),
     ],
 )
-def test_urls_in_headers_of_replies_lead_where_callers_can_go(penstock_runtime: Start, name: str, value: str, expected: str) -> None:
+def test_urls_in_headers_of_replies_lead_where_callers_can_go(
+    penstock_runtime: Start, name: str, value: str, expected: str
+) -> None:
     assert reply_with(penstock_runtime, {name: value}).headers[name] == expected
     assert reply_with(penstock_runtime, {name: value}, url="").headers[name] == value
-    assert reply_with(penstock_runtime, {name: value}, internal=True).headers[name] == value  # they did not come that way
+    # They did not come that way.
+    assert reply_with(penstock_runtime, {name: value}, internal=True).headers[name] == value
 
 
 def test_a_durable_run_is_where_callers_can_go(penstock_runtime: Start) -> None:
@@ -145,15 +170,23 @@ def test_a_durable_run_is_where_callers_can_go(penstock_runtime: Start) -> None:
     def penstock_pipelines() -> list[Pipeline]:
         return [jobs]
 
-    runtime = penstock_runtime(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key", url=BASE)
+    runtime = penstock_runtime(
+        SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines),
+        policy="api-key",
+        url=BASE,
+    )
     client = runtime.client(token=False)
     replies = [client.post("/v1/jobs/", headers={"Idempotency-Key": "a"}) for _ in range(2)]
     replies.append(client.post("/v1/jobs/", headers={"Idempotency-Key": "a", "Prefer": "wait=1"}))
 
-    assert {reply.headers["Location"] for reply in replies} == {f"{BASE}/v1/jobs/runs/{replies[0].json['id']}"}
+    assert {reply.headers["Location"] for reply in replies} == {
+        f"{BASE}/v1/jobs/runs/{replies[0].json['id']}"
+    }
 
 
-def test_the_document_names_the_address_on_the_external_listener_alone(penstock_runtime: Start) -> None:
+def test_the_document_names_the_address_on_the_external_listener_alone(
+    penstock_runtime: Start,
+) -> None:
     runtime = penstock_runtime(shop(internal=True), policy="any", url=BASE)
     client = runtime.anonymous()
 
@@ -165,12 +198,25 @@ def test_the_document_names_the_address_on_the_external_listener_alone(penstock_
 
 
 def test_the_docs_page_may_call_that_address_and_no_other(penstock_runtime: Start) -> None:
-    policy = penstock_runtime(shop(), policy="any", url=BASE).anonymous().get("/-/docs").headers["Content-Security-Policy"]
+    policy = (
+        penstock_runtime(shop(), policy="any", url=BASE)
+        .anonymous()
+        .get("/-/docs")
+        .headers["Content-Security-Policy"]
+    )
 
     assert "connect-src 'self' https://api.example.com;" in policy
 
 
-@pytest.mark.parametrize("value", ["https://api.example.com", "https://api.example.com/", "http://10.0.0.1:8080/a/b-c", "http://[::1]:8000"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://api.example.com",
+        "https://api.example.com/",
+        "http://10.0.0.1:8080/a/b-c",
+        "http://[::1]:8000",
+    ],
+)
 def test_an_address_that_callers_may_have(value: str) -> None:
     assert Settings.from_env({"PENSTOCK_URL": value}).url == value.rstrip("/")
 
@@ -196,6 +242,8 @@ def test_an_address_that_callers_may_have(value: str) -> None:
     ],
 )
 def test_an_address_that_nobody_can_have_ends_the_start(value: str) -> None:
-    with pytest.raises(BadSetting, match=r"PENSTOCK_URL must be like https://api\.example\.com/orders") as caught:
+    with pytest.raises(
+        BadSetting, match=r"PENSTOCK_URL must be like https://api\.example\.com/orders"
+    ) as caught:
         Settings.from_env({"PENSTOCK_URL": value})
     assert "made-up" not in str(caught.value)

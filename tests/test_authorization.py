@@ -1,4 +1,5 @@
-"""The header Authorization and what surrounds credentials: nothing that looks like a credential is taken for none."""
+"""The header Authorization and what surrounds credentials: nothing that looks like a credential
+is taken for none."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ class Plugin:
     @staticmethod
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
-        made = [Pipeline("open", version="1.0.0", trigger=HttpTrigger()), Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True))]
+        made = [
+            Pipeline("open", version="1.0.0", trigger=HttpTrigger()),
+            Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True)),
+        ]
         for pipeline in made:
 
             @pipeline.get("/")
@@ -51,7 +55,9 @@ class WithDemo(Plugin):
 
 
 def told(answer: Any) -> tuple[int, str]:
-    return answer.status_code, (answer.json or {}).get("type", "") if answer.status_code != 200 else answer.text
+    return answer.status_code, (
+        (answer.json or {}).get("type", "") if answer.status_code != 200 else answer.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,9 @@ def told(answer: Any) -> tuple[int, str]:
         ("Bearer\vx", ("bearer\vx", "")),
     ],
 )
-def test_a_scheme_ends_at_a_space_or_a_tab_and_nothing_else_is_stripped(value: str, split: tuple[str, str]) -> None:
+def test_a_scheme_ends_at_a_space_or_a_tab_and_nothing_else_is_stripped(
+    value: str, split: tuple[str, str]
+) -> None:
     assert split_authorization(value) == split
 
 
@@ -88,7 +96,9 @@ def test_a_scheme_ends_at_a_space_or_a_tab_and_nothing_else_is_stripped(value: s
         ("", "unsupported-scheme"),
     ],
 )
-def test_what_nothing_here_can_check_is_a_401_also_on_an_open_pipeline(penstock_runtime: Start, value: str, problem: str) -> None:
+def test_what_nothing_here_can_check_is_a_401_also_on_an_open_pipeline(
+    penstock_runtime: Start, value: str, problem: str
+) -> None:
     runtime = penstock_runtime(Plugin, policy="any")
     client = runtime.client("acme", token=False)
 
@@ -96,16 +106,28 @@ def test_what_nothing_here_can_check_is_a_401_also_on_an_open_pipeline(penstock_
 
     assert told(on_open) == (401, problem)
     assert told(client.get("/v1/keyed/", headers={"Authorization": value})) == (401, problem)
-    assert "Bearer" in on_open.headers["WWW-Authenticate"] or "Basic" in on_open.headers["WWW-Authenticate"]
+    assert (
+        "Bearer" in on_open.headers["WWW-Authenticate"]
+        or "Basic" in on_open.headers["WWW-Authenticate"]
+    )
     assert value == "" or value not in on_open.text
 
 
 def test_without_the_header_an_open_pipeline_is_open(penstock_runtime: Start) -> None:
-    assert told(penstock_runtime(Plugin, policy="any").anonymous().get("/v1/open/")) == (200, "None")
+    assert told(penstock_runtime(Plugin, policy="any").anonymous().get("/v1/open/")) == (
+        200,
+        "None",
+    )
 
 
-def test_a_missing_key_is_told_before_a_scheme_that_is_not_supported(penstock_runtime: Start) -> None:
-    answer = penstock_runtime(Plugin, policy="any").anonymous().get("/v1/keyed/", headers={"Authorization": "Token abc"})
+def test_a_missing_key_is_told_before_a_scheme_that_is_not_supported(
+    penstock_runtime: Start,
+) -> None:
+    answer = (
+        penstock_runtime(Plugin, policy="any")
+        .anonymous()
+        .get("/v1/keyed/", headers={"Authorization": "Token abc"})
+    )
 
     assert told(answer) == (401, "credentials-missing")
 
@@ -114,15 +136,22 @@ def test_a_scheme_of_a_plugin_is_its_own(penstock_runtime: Start) -> None:
     client = penstock_runtime(WithDemo, policy="any").anonymous()
 
     assert told(client.get("/v1/open/", headers={"Authorization": "Demo abc"})) == (200, "None")
-    assert told(client.get("/v1/open/", headers={"Authorization": "Token abc"})) == (401, "unsupported-scheme")
+    assert told(client.get("/v1/open/", headers={"Authorization": "Token abc"})) == (
+        401,
+        "unsupported-scheme",
+    )
 
 
 @pytest.mark.parametrize("around", ["\u00a0", "\u0085", "\v", "\f", "\x1c", "\u00ad"])
-def test_only_spaces_and_tabs_may_surround_a_credential(penstock_runtime: Start, around: str) -> None:
+def test_only_spaces_and_tabs_may_surround_a_credential(
+    penstock_runtime: Start, around: str
+) -> None:
     runtime = penstock_runtime(Plugin, policy="any")
     client = runtime.client("acme")
     key, token = client.headers["X-API-Key"], client.headers["Authorization"].partition(" ")[2]
-    runtime.operate("credential", "add", "basic", "acme", "--env", "test", "--name", "ann", given=PASSWORD)
+    runtime.operate(
+        "credential", "add", "basic", "acme", "--env", "test", "--name", "ann", given=PASSWORD
+    )
     login = base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
 
     def ask(**headers: str) -> tuple[int, str]:
@@ -130,7 +159,11 @@ def test_only_spaces_and_tabs_may_surround_a_credential(penstock_runtime: Start,
         return told(runtime.anonymous().get("/v1/keyed/", environ_overrides=sent))
 
     assert ask(x_api_key=f" \t{key}\t ") == (200, "acme")
-    assert ask(x_api_key=f"{around}{key}") == ask(x_api_key=f"{key}{around}") == (401, "invalid-api-key")
+    assert (
+        ask(x_api_key=f"{around}{key}")
+        == ask(x_api_key=f"{key}{around}")
+        == (401, "invalid-api-key")
+    )
     assert ask(x_api_key=key, authorization=f"Bearer \t{token} ") == (200, "acme")
     assert ask(x_api_key=key, authorization=f"Bearer {around}{token}") == (401, "invalid-token")
     assert ask(x_api_key=key, authorization=f"Bearer {token}{around}") == (401, "invalid-token")

@@ -1,4 +1,5 @@
-"""Forms, files, XML, text in any charset, Pydantic models and typed headers, through the real dispatcher."""
+"""Forms, files, XML, text in any charset, Pydantic models and typed headers, through the real
+dispatcher."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from penstock.testing import Runtime
 Start = Callable[..., Runtime]
 
 
-def offering(*handlers: Callable[..., object], method: str = "POST", **trigger: Any) -> SimpleNamespace:
+def offering(
+    *handlers: Callable[..., object], method: str = "POST", **trigger: Any
+) -> SimpleNamespace:
     """Make a plugin of one pipeline, with each handler at a path of its own name."""
     pipeline = Pipeline("example", version="1.0.0", trigger=HttpTrigger(**trigger))
     for handler in handlers:
@@ -40,8 +43,15 @@ def offering(*handlers: Callable[..., object], method: str = "POST", **trigger: 
 def post(penstock_runtime: Start) -> Callable[..., TestResponse]:
     """Post once to a handler of the test's own."""
 
-    def send(handler: Callable[..., object], method: str = "POST", trigger: dict[str, Any] | None = None, **call: Any) -> TestResponse:
-        runtime = penstock_runtime(offering(handler, method=method, **(trigger or {})), policy="any")
+    def send(
+        handler: Callable[..., object],
+        method: str = "POST",
+        trigger: dict[str, Any] | None = None,
+        **call: Any,
+    ) -> TestResponse:
+        runtime = penstock_runtime(
+            offering(handler, method=method, **(trigger or {})), policy="any"
+        )
         assert runtime.mistakes() == []
         return runtime.anonymous().open(f"/v1/example/{handler.__name__}", method=method, **call)
 
@@ -73,16 +83,32 @@ def sign_up(call: Call, body: Annotated[SignUp, Form()]) -> SignUp:
 
 def upload(call: Call, picture: Annotated[Picture, Form()]) -> dict[str, object]:
     files = [picture.image, *picture.more]
-    return {"title": picture.title, "files": [[item.filename, item.content_type, item.size, len(item.read())] for item in files]}
+    return {
+        "title": picture.title,
+        "files": [
+            [item.filename, item.content_type, item.size, len(item.read())] for item in files
+        ],
+    }
 
 
-def test_a_form_comes_url_encoded_or_multipart_and_is_typed(post: Callable[..., TestResponse]) -> None:
+def test_a_form_comes_url_encoded_or_multipart_and_is_typed(
+    post: Callable[..., TestResponse],
+) -> None:
     sent = {"name": "Jörg & Ann", "age": "41", "news": "on", "tags": ["a", "b"]}
 
     encoded = post(sign_up, data=sent)
     multipart = post(sign_up, data=sent, content_type="multipart/form-data")
 
-    assert encoded.json == multipart.json == {"name": "Jörg & Ann", "age": 41, "news": True, "tags": ["a", "b"]}
+    assert (
+        encoded.json
+        == multipart.json
+        == {
+            "name": "Jörg & Ann",
+            "age": 41,
+            "news": True,
+            "tags": ["a", "b"],
+        }
+    )
 
 
 def test_every_fault_of_a_form_is_listed(post: Callable[..., TestResponse]) -> None:
@@ -94,7 +120,9 @@ def test_every_fault_of_a_form_is_listed(post: Callable[..., TestResponse]) -> N
         "/age": "Expected `int`, got `str`",
         "/news": "Expected `bool`, got `str`",
     }
-    assert post(sign_up, data={"name": ["a", "b"], "age": "1"}).json["errors"] == [{"pointer": "/name", "detail": "Given more than once"}]  # type: ignore[index]
+    assert post(sign_up, data={"name": ["a", "b"], "age": "1"}).json["errors"] == [
+        {"pointer": "/name", "detail": "Given more than once"}
+    ]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -104,30 +132,53 @@ def test_every_fault_of_a_form_is_listed(post: Callable[..., TestResponse]) -> N
         ("", b"name=a", 415),
         ("multipart/form-data", b"--x\r\n", 400),
         ("multipart/form-data; boundary=x", b"no form at all", 400),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nAnn', 400),
-        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xff\r\n--x--\r\n', 400),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nAnn',
+            400,
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xff\r\n--x--\r\n',
+            400,
+        ),
         ("application/x-www-form-urlencoded", b"name=%ff", 400),
         ("application/x-www-form-urlencoded", b"name=\xff", 400),
         ("application/x-www-form-urlencoded", b"a&" * 1001, 400),
     ],
 )
-def test_what_is_no_form_is_refused(post: Callable[..., TestResponse], kind: str, body: bytes, status: int) -> None:
+def test_what_is_no_form_is_refused(
+    post: Callable[..., TestResponse], kind: str, body: bytes, status: int
+) -> None:
     assert post(sign_up, data=body, content_type=kind).status_code == status
 
 
 def test_files_come_with_their_fields(post: Callable[..., TestResponse]) -> None:
-    sent = {"title": "Us", "image": (BytesIO(b"x" * 200_000), "us.png", "image/png"), "more": [(BytesIO(b"1"), "a.txt"), (BytesIO(b""), "b.txt")]}
+    sent = {
+        "title": "Us",
+        "image": (BytesIO(b"x" * 200_000), "us.png", "image/png"),
+        "more": [(BytesIO(b"1"), "a.txt"), (BytesIO(b""), "b.txt")],
+    }
 
     answered = post(upload, data=sent)
 
     assert answered.json == {
         "title": "Us",
-        "files": [["us.png", "image/png", 200_000, 200_000], ["a.txt", "text/plain", 1, 1], ["b.txt", "text/plain", 0, 0]],
+        "files": [
+            ["us.png", "image/png", 200_000, 200_000],
+            ["a.txt", "text/plain", 1, 1],
+            ["b.txt", "text/plain", 0, 0],
+        ],
     }
 
 
-def test_a_file_input_that_nothing_was_chosen_for_is_no_file(post: Callable[..., TestResponse]) -> None:
-    boundary = b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n\r\n--x--\r\n'
+def test_a_file_input_that_nothing_was_chosen_for_is_no_file(
+    post: Callable[..., TestResponse],
+) -> None:
+    boundary = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\nContent-Type:'
+        b" application/octet-stream\r\n\r\n\r\n--x--\r\n"
+    )
     answered = post(looks, data=boundary, content_type="multipart/form-data; boundary=x")
 
     assert answered.json == {"fields": []}
@@ -138,10 +189,17 @@ def looks(call: Call) -> dict[str, list[str]]:
 
 
 def test_text_is_no_file_and_a_file_no_text(post: Callable[..., TestResponse]) -> None:
-    answered = post(upload, data={"title": (BytesIO(b"x"), "t"), "image": "text"}, content_type="multipart/form-data")
+    answered = post(
+        upload,
+        data={"title": (BytesIO(b"x"), "t"), "image": "text"},
+        content_type="multipart/form-data",
+    )
 
     assert problem(answered) == (422, "body-invalid")
-    assert sorted(fault["pointer"] for fault in (answered.json or {})["errors"]) == ["/image", "/title"]
+    assert sorted(fault["pointer"] for fault in (answered.json or {})["errors"]) == [
+        "/image",
+        "/title",
+    ]
 
 
 def test_a_form_is_bounded_in_bytes_fields_and_files(post: Callable[..., TestResponse]) -> None:
@@ -152,12 +210,23 @@ def test_a_form_is_bounded_in_bytes_fields_and_files(post: Callable[..., TestRes
         return post(take, data=fields, content_type="multipart/form-data", trigger=trigger)
 
     assert send({str(n): (BytesIO(b""), "f") for n in range(100)}).status_code == 200
-    assert problem(send({str(n): (BytesIO(b""), "f") for n in range(101)})) == (413, "body-too-large")
+    assert problem(send({str(n): (BytesIO(b""), "f") for n in range(101)})) == (
+        413,
+        "body-too-large",
+    )
     assert problem(send({str(n): "x" for n in range(1002)})) == (413, "body-too-large")
     part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"x" * 600_000 + b"\r\n"
-    much = post(take, data=part * 2 + b"--x--\r\n", content_type="multipart/form-data; boundary=x", trigger={"max_body": 10_000_000})
+    much = post(
+        take,
+        data=part * 2 + b"--x--\r\n",
+        content_type="multipart/form-data; boundary=x",
+        trigger={"max_body": 10_000_000},
+    )
     assert problem(much) == (413, "body-too-large")
-    assert problem(send({"a": (BytesIO(b"x" * 20_000), "f")}, max_body=10_000)) == (413, "body-too-large")
+    assert problem(send({"a": (BytesIO(b"x" * 20_000), "f")}, max_body=10_000)) == (
+        413,
+        "body-too-large",
+    )
 
 
 def test_a_form_may_come_as_gzip_and_a_bomb_is_a_413(post: Callable[..., TestResponse]) -> None:
@@ -168,7 +237,10 @@ def test_a_form_may_come_as_gzip_and_a_bomb_is_a_413(post: Callable[..., TestRes
         headers = {"Content-Encoding": coding, "Content-Type": "multipart/form-data; boundary=x"}
         return post(upload, data=data, headers=headers, trigger={"max_body": 100_000})
 
-    assert send(gzip.compress(head + b"y" * 90_000 + title)).json == {"title": "Us", "files": [["f", "application/octet-stream", 90_000, 90_000]]}
+    assert send(gzip.compress(head + b"y" * 90_000 + title)).json == {
+        "title": "Us",
+        "files": [["f", "application/octet-stream", 90_000, 90_000]],
+    }
     assert problem(send(gzip.compress(head + b"y" * 10_000_000 + title))) == (413, "body-too-large")
     assert problem(send(gzip.compress(head + title)[:-9])) == (400, "body-malformed")
     assert problem(send(head + title)) == (400, "body-malformed")
@@ -181,7 +253,10 @@ def test_files_are_gone_when_the_call_has_ended(post: Callable[..., TestResponse
     def keep(call: Call, picture: Annotated[Picture, Form()]) -> None:
         kept.append(picture.image)
 
-    assert post(keep, data={"title": "Us", "image": (BytesIO(b"x" * 200_000), "us.png")}).status_code == 204
+    assert (
+        post(keep, data={"title": "Us", "image": (BytesIO(b"x" * 200_000), "us.png")}).status_code
+        == 204
+    )
     assert kept[0].file.closed
     assert "x" not in repr(kept[0]).replace("octet", "").replace("text", "")
 
@@ -217,13 +292,26 @@ def test_xml_comes_as_an_element_in_any_charset(post: Callable[..., TestResponse
     text = "<book><title>Größe</title></book>"
     declared = f'<?xml version="1.0" encoding="iso-8859-1"?>{text}'.encode("latin-1")
 
-    assert post(title_of, data=text.encode(), content_type="application/xml").json == {"title": "Größe"}
+    assert post(title_of, data=text.encode(), content_type="application/xml").json == {
+        "title": "Größe"
+    }
     assert post(title_of, data=declared, content_type="text/xml").json == {"title": "Größe"}
-    assert post(title_of, data=text.encode("cp1252"), content_type="application/atom+xml; charset=windows-1252").json == {"title": "Größe"}
-    assert problem(post(title_of, data=b"{}", content_type="application/json")) == (415, "unsupported-media-type")
+    assert post(
+        title_of,
+        data=text.encode("cp1252"),
+        content_type="application/atom+xml; charset=windows-1252",
+    ).json == {"title": "Größe"}
+    assert problem(post(title_of, data=b"{}", content_type="application/json")) == (
+        415,
+        "unsupported-media-type",
+    )
 
 
-BILLION = '<!DOCTYPE b [<!ENTITY a "ha">' + "".join(f'<!ENTITY a{n} "{"&a;" * 10}">' for n in range(9)) + "]><b>&a8;</b>"
+BILLION = (
+    '<!DOCTYPE b [<!ENTITY a "ha">'
+    + "".join(f'<!ENTITY a{n} "{"&a;" * 10}">' for n in range(9))
+    + "]><b>&a8;</b>"
+)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +330,10 @@ BILLION = '<!DOCTYPE b [<!ENTITY a "ha">' + "".join(f'<!ENTITY a{n} "{"&a;" * 10
     ],
 )
 def test_xml_that_is_a_bomb_or_none_is_a_400(post: Callable[..., TestResponse], body: str) -> None:
-    assert problem(post(title_of, data=body.encode(), content_type="application/xml")) == (400, "body-malformed")
+    assert problem(post(title_of, data=body.encode(), content_type="application/xml")) == (
+        400,
+        "body-malformed",
+    )
 
 
 def test_text_comes_in_its_charset(post: Callable[..., TestResponse]) -> None:
@@ -265,8 +356,16 @@ def test_json_is_taken_in_utf_8_alone(post: Callable[..., TestResponse]) -> None
     def take(call: Call, body: dict[str, str]) -> dict[str, str]:
         return body
 
-    assert post(take, data='{"a": "ü"}'.encode(), content_type="application/json; charset=UTF-8").json == {"a": "ü"}
-    assert problem(post(take, data='{"a": "ü"}'.encode("latin-1"), content_type="application/json; charset=latin-1")) == (
+    assert post(
+        take, data='{"a": "ü"}'.encode(), content_type="application/json; charset=UTF-8"
+    ).json == {"a": "ü"}
+    assert problem(
+        post(
+            take,
+            data='{"a": "ü"}'.encode("latin-1"),
+            content_type="application/json; charset=latin-1",
+        )
+    ) == (
         415,
         "unsupported-media-type",
     )
@@ -288,13 +387,27 @@ def test_pydantic_models_are_bodies_and_replies(post: Callable[..., TestResponse
         return person.model_copy(update={"name": person.name.upper()})
 
     good = post(meet, json={"name": "Ann", "addresses": [{"street": "A", "zip": 1}]})
-    bad = post(meet, json={"name": "A", "kind": "x", "addresses": [{"street": "A", "zip": 1}, {"zip": "many"}]})
+    bad = post(
+        meet,
+        json={"name": "A", "kind": "x", "addresses": [{"street": "A", "zip": 1}, {"zip": "many"}]},
+    )
 
     assert good.json == {"name": "ANN", "kind": "friend", "addresses": [{"street": "A", "zip": 1}]}
     assert problem(bad) == (422, "body-invalid")
-    assert [fault["pointer"] for fault in (bad.json or {})["errors"]] == ["/name", "/kind", "/addresses/1/street", "/addresses/1/zip"]
-    assert problem(post(meet, data=b"{", content_type="application/json")) == (400, "body-malformed")
-    assert problem(post(meet, data=b"[" * 100_000, content_type="application/json")) == (400, "body-malformed")
+    assert [fault["pointer"] for fault in (bad.json or {})["errors"]] == [
+        "/name",
+        "/kind",
+        "/addresses/1/street",
+        "/addresses/1/zip",
+    ]
+    assert problem(post(meet, data=b"{", content_type="application/json")) == (
+        400,
+        "body-malformed",
+    )
+    assert problem(post(meet, data=b"[" * 100_000, content_type="application/json")) == (
+        400,
+        "body-malformed",
+    )
 
 
 def test_pydantic_models_may_lie_inside_of_other_types(post: Callable[..., TestResponse]) -> None:
@@ -333,7 +446,9 @@ def test_headers_are_typed_parameters(post: Callable[..., TestResponse]) -> None
 def test_openapi_describes_forms_files_headers_xml_and_pydantic(penstock_runtime: Start) -> None:
     from openapi_spec_validator import validate  # heavy, and only needed here
 
-    def meet(call: Call, person: Person, *, trace: Annotated[str, Header("X-Trace")] = "") -> list[Address]: ...
+    def meet(
+        call: Call, person: Person, *, trace: Annotated[str, Header("X-Trace")] = ""
+    ) -> list[Address]: ...
 
     runtime = penstock_runtime(offering(sign_up, upload, title_of, meet), policy="any")
     document: Any = runtime.anonymous().get("/-/openapi.json").json
@@ -341,11 +456,24 @@ def test_openapi_describes_forms_files_headers_xml_and_pydantic(penstock_runtime
     validate(document)
     paths = document["paths"]
     schemas = document["components"]["schemas"]
-    assert list(paths["/v1/example/sign_up"]["post"]["requestBody"]["content"]) == ["application/x-www-form-urlencoded"]
-    assert list(paths["/v1/example/upload"]["post"]["requestBody"]["content"]) == ["multipart/form-data"]
+    assert list(paths["/v1/example/sign_up"]["post"]["requestBody"]["content"]) == [
+        "application/x-www-form-urlencoded"
+    ]
+    assert list(paths["/v1/example/upload"]["post"]["requestBody"]["content"]) == [
+        "multipart/form-data"
+    ]
     assert schemas["Picture"]["properties"]["image"] == {"type": "string", "format": "binary"}
-    assert list(paths["/v1/example/title_of"]["post"]["requestBody"]["content"]) == ["application/xml"]
-    trace = {"name": "X-Trace", "in": "header", "required": False, "schema": {"type": "string", "default": ""}}
+    assert list(paths["/v1/example/title_of"]["post"]["requestBody"]["content"]) == [
+        "application/xml"
+    ]
+    trace = {
+        "name": "X-Trace",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "default": ""},
+    }
     assert paths["/v1/example/meet"]["post"]["parameters"] == [trace]
-    assert schemas["Person"]["properties"]["addresses"]["items"] == {"$ref": "#/components/schemas/Address"}
+    assert schemas["Person"]["properties"]["addresses"]["items"] == {
+        "$ref": "#/components/schemas/Address"
+    }
     assert "$defs" not in json.dumps(document)

@@ -1,4 +1,5 @@
-"""The command line, as operators type it: one line and an exit code for whatever is wrong, never a traceback."""
+"""The command line, as operators type it: one line and an exit code for whatever is wrong, never
+a traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def made(name, **trigger):
 @hookimpl
 def penstock_pipelines():
     return [made("orders", api_key=True, jwt=True), made("stock", api_key=True), made("login", api_key=True, login=True)]
-"""
+"""  # noqa: E501  text as it is
 
 
 @pytest.fixture
@@ -34,10 +35,15 @@ def shop(sqlite_place: Place) -> Place:
 
 
 def states(place: Place, env: str = "test") -> dict[str, str]:
-    return {row["name"]: row["state"] for row in json.loads(place.run("pipelines", "--env", env, "--format", "json").stdout)}
+    return {
+        row["name"]: row["state"]
+        for row in json.loads(place.run("pipelines", "--env", env, "--format", "json").stdout)
+    }
 
 
-def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(sqlite_place: Place) -> None:
+def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(
+    sqlite_place: Place,
+) -> None:
     place = sqlite_place
     shutil.copytree(ROOT / "plugins" / "penstock_demo", place.folder / "plugins" / "penstock_demo")
     place.designate("login", "prod")
@@ -89,9 +95,13 @@ def test_grace_keeps_what_was_served_and_marks_it_until_it_complies(shop: Place)
     done = shop.run("policy", "set", "test", "jwt-api-key", "--grace", "7d", "--reason", "audit 12")
 
     assert done.returncode == 0
-    assert states(shop) == {"orders": "served", "stock": "non-conformant", "login": "non-conformant"}
+    assert states(shop) == {
+        "orders": "served",
+        "stock": "non-conformant",
+        "login": "non-conformant",
+    }
     assert "non-conformant: v1/stock" in shop.run("check").stdout
-    (version, *_) = json.loads(shop.run("policy", "show", "test", "--format", "json").stdout)
+    version, *_ = json.loads(shop.run("policy", "show", "test", "--format", "json").stdout)
     assert (version["version"], version["reason"]) == (3, "audit 12")
     assert version["grace_until"]
     shop.run("policy", "set", "test", "jwt-api-key", "--yes")
@@ -108,11 +118,40 @@ def test_a_disabled_pipeline_is_marked_and_can_be_enabled(shop: Place) -> None:
 
 def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
     assert shop.run("consumer", "create", "acme", "--description", "ACME Ltd").returncode == 0
-    assert shop.run("consumer", "associate", "acme", "orders", "stock", "--env", "test", "--new-pipelines", "on").returncode == 0
+    assert (
+        shop.run(
+            "consumer",
+            "associate",
+            "acme",
+            "orders",
+            "stock",
+            "--env",
+            "test",
+            "--new-pipelines",
+            "on",
+        ).returncode
+        == 0
+    )
     assert shop.run("consumer", "dissociate", "acme", "stock", "--env", "test").returncode == 0
-    made = json.loads(shop.run("key", "create", "acme", "--env", "test", "--expires", "90d", "--note", "erp", "--format", "json").stdout)
+    made = json.loads(
+        shop.run(
+            "key",
+            "create",
+            "acme",
+            "--env",
+            "test",
+            "--expires",
+            "90d",
+            "--note",
+            "erp",
+            "--format",
+            "json",
+        ).stdout
+    )
     assert re.fullmatch(r"pk_test_[0-9A-Za-z]{30}", made["key"])
-    rotated = json.loads(shop.run("key", "rotate", made["id"], "--grace", "2d", "--format", "json").stdout)
+    rotated = json.loads(
+        shop.run("key", "rotate", made["id"], "--grace", "2d", "--format", "json").stdout
+    )
     assert shop.run("key", "disable", rotated["id"]).returncode == 0
     assert shop.run("key", "enable", rotated["id"]).returncode == 0
     assert shop.run("key", "revoke", made["id"]).returncode == 0
@@ -122,18 +161,28 @@ def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
 
     assert shown["associations"] == {"test": ["v1/orders"]}
     assert shown["new_pipelines"] == ["test"]
-    assert {row["id"]: row["state"] for row in shown["keys"]} == {made["id"]: "revoked", rotated["id"]: "usable"}
+    assert {row["id"]: row["state"] for row in shown["keys"]} == {
+        made["id"]: "revoked",
+        rotated["id"]: "usable",
+    }
     assert made["key"] not in listed.stdout
     assert f"pk_test_…{made['key'][-4:]}" in listed.stdout
     trail = json.loads(shop.run("audit", "--format", "json").stdout)
-    assert [event["action"] for event in trail[:3]] == ["key:revoked", "key:enabled", "key:disabled"]
+    assert [event["action"] for event in trail[:3]] == [
+        "key:revoked",
+        "key:enabled",
+        "key:disabled",
+    ]
     assert made["key"] not in json.dumps(trail)
 
 
 def test_the_actor_of_a_change_is_whom_the_option_names(shop: Place) -> None:
     shop.run("--actor", "olga", "consumer", "create", "acme")
 
-    assert json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["actor"] == "olga"
+    assert (
+        json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["actor"]
+        == "olga"
+    )
 
 
 def test_the_trail_is_filtered_and_exported(shop: Place) -> None:
@@ -141,28 +190,48 @@ def test_the_trail_is_filtered_and_exported(shop: Place) -> None:
     shop.run("--actor", "olga", "variable", "set", "region", "=1+1", "--env", "prod")
 
     def found(*words: str) -> list[str]:
-        return [event["action"] for event in json.loads(shop.run("audit", *words, "--format", "json").stdout)]
+        return [
+            event["action"]
+            for event in json.loads(shop.run("audit", *words, "--format", "json").stdout)
+        ]
 
     assert found("--by", "olga") == ["variable:set", "consumer:created"]
-    assert found("--by", "olga", "--action", "consumer") == found("--subject", "acme", "--since", "1h") == ["consumer:created"]
+    assert (
+        found("--by", "olga", "--action", "consumer")
+        == found("--subject", "acme", "--since", "1h")
+        == ["consumer:created"]
+    )
     assert found("--by", "olga", "--env", "prod") == ["variable:set"]
     newest = json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["id"]
     assert found("--before", str(newest), "--by", "olga") == ["consumer:created"]
     wrong = shop.run("audit", "--action", "varable:set")
     assert (wrong.returncode, "did you mean variable:set?" in wrong.stderr) == (2, True)
-    lines = [json.loads(line) for line in shop.run("audit", "--by", "olga", "--export", "jsonl").stdout.splitlines()]
+    lines = [
+        json.loads(line)
+        for line in shop.run("audit", "--by", "olga", "--export", "jsonl").stdout.splitlines()
+    ]
     assert [line["action"] for line in lines] == ["variable:set", "consumer:created"]
-    assert shop.run("audit", "--by", "olga", "--export", "csv").stdout.splitlines()[0] == "id,at,actor,action,environment,subject,detail"
+    assert (
+        shop.run("audit", "--by", "olga", "--export", "csv").stdout.splitlines()[0]
+        == "id,at,actor,action,environment,subject,detail"
+    )
 
 
 def test_signing_keys_rotate_and_drop(shop: Place) -> None:
-    (first,) = json.loads(shop.run("signing-key", "list", "--env", "test", "--format", "json").stdout)
-    assert shop.run("signing-key", "rotate", "--env", "test", "--algorithm", "RS256").returncode == 0
+    (first,) = json.loads(
+        shop.run("signing-key", "list", "--env", "test", "--format", "json").stdout
+    )
+    assert (
+        shop.run("signing-key", "rotate", "--env", "test", "--algorithm", "RS256").returncode == 0
+    )
     assert shop.run("signing-key", "drop", first["kid"], "--env", "test").returncode == 0
 
     rows = json.loads(shop.run("signing-key", "list", "--env", "test", "--format", "json").stdout)
 
-    assert [(row["algorithm"], row["state"]) for row in rows] == [("EdDSA", "dropped"), ("RS256", "signs")]
+    assert [(row["algorithm"], row["state"]) for row in rows] == [
+        ("EdDSA", "dropped"),
+        ("RS256", "signs"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +254,9 @@ def test_signing_keys_rotate_and_drop(shop: Place) -> None:
         (["chekc"], 2, "did you mean 'check'?"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words: list[str], code: int, said: str) -> None:
+def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(
+    shop: Place, words: list[str], code: int, said: str
+) -> None:
     shop.consumer("acme")
 
     done = shop.run(*words)
@@ -211,7 +282,9 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(shop: Place, words
         ({"PENSTOCK_STRICT": "true"}, "not everything can be served"),
     ],
 )
-def test_a_server_that_can_not_start_says_why_and_exits_3(shop: Place, settings: dict[str, str], said: str) -> None:
+def test_a_server_that_can_not_start_says_why_and_exits_3(
+    shop: Place, settings: dict[str, str], said: str
+) -> None:
     done = shop.run("serve", **{"PENSTOCK_BIND": "127.0.0.1:0"} | settings)
 
     assert done.returncode == 3, done.stderr
@@ -221,13 +294,19 @@ def test_a_server_that_can_not_start_says_why_and_exits_3(shop: Place, settings:
 
 
 def test_on_postgresql_a_secret_key_must_be_given(place: Place) -> None:
-    done = place.run("serve", "--bind", "127.0.0.1:0", PENSTOCK_SECRET_KEY="", PENSTOCK_STRICT="true")
+    done = place.run(
+        "serve", "--bind", "127.0.0.1:0", PENSTOCK_SECRET_KEY="", PENSTOCK_STRICT="true"
+    )
 
     assert done.returncode == 3
-    assert ("is not set; make one with `penstock secret-key`" in done.stderr) == place.url.startswith("postgresql")
+    assert (
+        "is not set; make one with `penstock secret-key`" in done.stderr
+    ) == place.url.startswith("postgresql")
 
 
-def test_on_sqlite_a_secret_key_is_made_beside_the_database_for_its_owner_alone(shop: Place) -> None:
+def test_on_sqlite_a_secret_key_is_made_beside_the_database_for_its_owner_alone(
+    shop: Place,
+) -> None:
     assert shop.run("env", "create", "stage", PENSTOCK_SECRET_KEY="").returncode == 0
 
     (path,) = shop.folder.glob("*.db.key")

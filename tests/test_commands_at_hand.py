@@ -1,4 +1,5 @@
-"""What commands say to operators: which database they mean, what they did, and everything that is offered; each once."""
+"""What commands say to operators: which database they mean, what they did, and everything that
+is offered; each once."""
 
 from __future__ import annotations
 
@@ -35,19 +36,37 @@ def penstock_pipelines(): return [jobs]
 
 def started(place: Place, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command in an empty folder, without the setting of a database unless one is given."""
-    environ = {name: value for name, value in place.environ().items() if name not in {"PENSTOCK_DATABASE_URL", "PENSTOCK_SECRET_KEY"}} | more
+    environ = {
+        name: value
+        for name, value in place.environ().items()
+        if name not in {"PENSTOCK_DATABASE_URL", "PENSTOCK_SECRET_KEY"}
+    } | more
     return ZYGOTE.run(words, environ, place.folder / "plugins", None)
 
 
 @pytest.mark.parametrize(
-    "words", ["env list", "env create x", "check", "pipelines", "runs list", "key create acme --env test", "serve", "worker", "db current"]
+    "words",
+    [
+        "env list",
+        "env create x",
+        "check",
+        "pipelines",
+        "runs list",
+        "key create acme --env test",
+        "serve",
+        "worker",
+        "db current",
+    ],
 )
 def test_no_command_makes_a_database_by_the_way(sqlite_place: Place, words: str) -> None:
     done = started(sqlite_place, *words.split())
 
     said = done.stdout + done.stderr
     assert (done.returncode, list((sqlite_place.folder / "plugins").iterdir())) == (3, [])
-    assert f"there is no database {sqlite_place.folder}/plugins/penstock.db (the default: PENSTOCK_DATABASE_URL is not set)" in said
+    assert (
+        f"there is no database {sqlite_place.folder}/plugins/penstock.db (the default:"
+        " PENSTOCK_DATABASE_URL is not set)" in said
+    )
     assert said.count("there is no database") == 1
 
 
@@ -56,23 +75,39 @@ def test_the_setting_that_names_a_missing_database_is_named(sqlite_place: Place)
 
     done = [
         started(sqlite_place, "env", "list", PENSTOCK_DATABASE_URL="sqlite:///other.db"),
-        started(sqlite_place, "env", "list", PENSTOCK_DATABASE_URL_FILE=f"{sqlite_place.folder}/url"),
+        started(
+            sqlite_place, "env", "list", PENSTOCK_DATABASE_URL_FILE=f"{sqlite_place.folder}/url"
+        ),
     ]
 
-    assert [item.stderr.partition("other.db ")[2].partition(";")[0] for item in done] == ["(PENSTOCK_DATABASE_URL)", "(PENSTOCK_DATABASE_URL_FILE)"]
+    assert [item.stderr.partition("other.db ")[2].partition(";")[0] for item in done] == [
+        "(PENSTOCK_DATABASE_URL)",
+        "(PENSTOCK_DATABASE_URL_FILE)",
+    ]
 
 
 def test_an_upgrade_says_of_which_database(sqlite_place: Place) -> None:
     done = started(sqlite_place, "db", "upgrade")
 
-    assert done.stdout.splitlines()[0] == f"database: {sqlite_place.folder}/plugins/penstock.db (the default: PENSTOCK_DATABASE_URL is not set)"
+    assert (
+        done.stdout.splitlines()[0]
+        == f"database: {sqlite_place.folder}/plugins/penstock.db (the default:"
+        " PENSTOCK_DATABASE_URL is not set)"
+    )
     assert done.returncode == 0
 
 
 def test_an_environment_that_is_not_there_is_told_of_once(sqlite_place: Place) -> None:
     sqlite_place.plugin("jobs", DURABLE.format(version="1.0.0"))
 
-    done = started(sqlite_place, "serve", "--env", "nope", PENSTOCK_DATABASE_URL=sqlite_place.url, PENSTOCK_SECRET_KEY=sqlite_place.secret)
+    done = started(
+        sqlite_place,
+        "serve",
+        "--env",
+        "nope",
+        PENSTOCK_DATABASE_URL=sqlite_place.url,
+        PENSTOCK_SECRET_KEY=sqlite_place.secret,
+    )
 
     assert (done.returncode, done.stderr.count("no environment is named 'nope'")) == (3, 1)
 
@@ -83,7 +118,10 @@ def test_two_plugins_that_share_an_id_are_both_listed_with_the_reason(sqlite_pla
 
     rows = json.loads(sqlite_place.run("pipelines", "--format", "json").stdout)
 
-    assert sorted((row["plugin"], row["version"], row["state"]) for row in rows) == [("one", "1.0.0", "refused"), ("two", "1.2.0", "refused")]
+    assert sorted((row["plugin"], row["version"], row["state"]) for row in rows) == [
+        ("one", "1.0.0", "refused"),
+        ("two", "1.2.0", "refused"),
+    ]
     for row in rows:
         assert any("v1/jobs is declared 2 times" in why for why in row["why"])
 
@@ -109,16 +147,27 @@ def offering() -> SimpleNamespace:
 def test_a_redelivery_says_of_what_to_where_and_how_to_follow_it(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
     acme = runtime.client("acme", token=False)
-    durable, inline = (acme.post(path).headers["X-Run-Id"] for path in ("/v1/jobs/later", "/v1/jobs/"))
+    durable, inline = (
+        acme.post(path).headers["X-Run-Id"] for path in ("/v1/jobs/later", "/v1/jobs/")
+    )
     runtime.work()
     runtime.runs()
 
-    later, now = runtime.operate("runs", "redeliver", durable).strip(), runtime.operate("runs", "redeliver", inline).strip()
+    later, now = (
+        runtime.operate("runs", "redeliver", durable).strip(),
+        runtime.operate("runs", "redeliver", inline).strip(),
+    )
 
     new, other = later.split()[1], now.split()[1].strip(":")
     what = f"of v1/jobs in test for acme, with the input of run {durable}"
-    assert later == f"run {new} accepted: POST /later {what}; `penstock runs follow {new}` follows it"
-    assert now == f"run {other}: succeeded: POST / {what.replace(durable, inline)}; `penstock runs show {other}` shows it"
+    assert (
+        later == f"run {new} accepted: POST /later {what}; `penstock runs follow {new}` follows it"
+    )
+    assert (
+        now
+        == f"run {other}: succeeded: POST / {what.replace(durable, inline)}; `penstock runs show"
+        f" {other}` shows it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,27 +180,49 @@ def test_a_redelivery_says_of_what_to_where_and_how_to_follow_it(penstock_runtim
     ],
 )
 def test_a_console_whose_cookie_may_not_be_secure_is_told_of(
-    penstock_runtime: Start, capsys: pytest.CaptureFixture[str], more: dict[str, object], warns: bool
+    penstock_runtime: Start,
+    capsys: pytest.CaptureFixture[str],
+    more: dict[str, object],
+    warns: bool,
 ) -> None:
-    penstock_runtime(offering(), policy="api-key", log_format="json", log_level="warning", **({"console": True} | more))
+    penstock_runtime(
+        offering(),
+        policy="api-key",
+        log_format="json",
+        log_level="warning",
+        **({"console": True} | more),
+    )
 
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "cookie is Secure only where" in line]
+    lines = [
+        json.loads(line)
+        for line in capsys.readouterr().err.splitlines()
+        if "cookie is Secure only where" in line
+    ]
 
-    assert [(line["level"], line["mend"]) for line in lines] == [("warning", "set PENSTOCK_CONSOLE_URL=https://…")] * warns
+    assert [(line["level"], line["mend"]) for line in lines] == [
+        ("warning", "set PENSTOCK_CONSOLE_URL=https://…")
+    ] * warns
 
 
-def test_a_process_for_the_console_alone_serves_no_pipeline_and_says_so(sqlite_place: Place, serve: Serve) -> None:
+def test_a_process_for_the_console_alone_serves_no_pipeline_and_says_so(
+    sqlite_place: Place, serve: Serve
+) -> None:
     sqlite_place.policy("api-key")
     sqlite_place.plugin("jobs", DURABLE.format(version="1.0.0"))
     server = serve(sqlite_place, PENSTOCK_PIPELINES="false", PENSTOCK_CONSOLE="true")
 
-    (loaded,) = [line for line in map(json.loads, server.log.read_text().splitlines()) if line["event"] == "loaded"]
+    (loaded,) = [
+        line
+        for line in map(json.loads, server.log.read_text().splitlines())
+        if line["event"] == "loaded"
+    ]
 
     assert (loaded["pipelines"], loaded["served"]) == (1, 0)
 
 
 class TestDurableTables:
-    """The engine of durable runs has migrations of its own, which may fail when ours have nothing to do."""
+    """The engine of durable runs has migrations of its own, which may fail when ours have
+    nothing to do."""
 
     @pytest.fixture
     def url(self, own_postgres: Postgres, sqlite_place: Place) -> str:
@@ -164,7 +235,9 @@ class TestDurableTables:
         own_postgres.run("grant select on all tables in schema public to weak", "a")
         return url
 
-    def test_a_failure_is_one_line_and_says_whether_waiting_helps(self, own_postgres: Postgres, sqlite_place: Place, url: str) -> None:
+    def test_a_failure_is_one_line_and_says_whether_waiting_helps(
+        self, own_postgres: Postgres, sqlite_place: Place, url: str
+    ) -> None:
         def upgrade(url: str) -> tuple[int, str]:
             done = sqlite_place.run("db", "upgrade", PENSTOCK_DATABASE_URL=url)
             assert done.stderr.count("\n") == 1
@@ -192,7 +265,9 @@ class TestPluginsThatEndTheProcess:
         assert (done.returncode, done.stdout) == (1, "")
         assert "a plugin ended the process while it was loaded" in done.stderr
 
-    def test_one_that_hangs_is_given_up(self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_hangs_is_given_up(
+        self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(apart, "LONGEST_LOAD_S", 0.3)
 
         with pytest.raises(apart.Failed, match="hangs while it is imported"):
@@ -207,13 +282,25 @@ def test_a_url_with_a_wrong_port_names_its_setting(sqlite_place: Place, name: st
 
 
 @pytest.mark.parametrize("change", ["/nodb", "?nonsense=1"])
-def test_a_database_that_can_not_be_there_is_not_waited_for(postgres: str, sqlite_place: Place, change: str) -> None:
-    done = sqlite_place.run("env", "list", PENSTOCK_DATABASE_URL=f"{postgres}{change if change[0] == '/' else '/postgres' + change}")
+def test_a_database_that_can_not_be_there_is_not_waited_for(
+    postgres: str, sqlite_place: Place, change: str
+) -> None:
+    done = sqlite_place.run(
+        "env",
+        "list",
+        PENSTOCK_DATABASE_URL=f"{postgres}{change if change[0] == '/' else '/postgres' + change}",
+    )
 
     assert (done.returncode, done.stderr.count("\n"), "sqlalche.me" in done.stderr) == (3, 1, False)
 
 
-def test_an_empty_database_is_told_without_a_statement(new_database: Callable[..., str], sqlite_place: Place) -> None:
+def test_an_empty_database_is_told_without_a_statement(
+    new_database: Callable[..., str], sqlite_place: Place
+) -> None:
     done = sqlite_place.run("db", "restored", PENSTOCK_DATABASE_URL=new_database("postgresql"))
 
-    assert (done.returncode, "UPDATE" in done.stderr, "penstock db upgrade" in done.stderr) == (3, False, True)
+    assert (done.returncode, "UPDATE" in done.stderr, "penstock db upgrade" in done.stderr) == (
+        3,
+        False,
+        True,
+    )

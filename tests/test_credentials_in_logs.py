@@ -1,4 +1,5 @@
-"""No credential reaches the log, whoever writes the line and whatever stands around it; and what is none stays legible."""
+"""No credential reaches the log, whoever writes the line and whatever stands around it; and what
+is none stays legible."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from penstock.contracts.masks import masked_text
 from penstock.settings import Settings
 
 SECRET = "hunter2Secretvalue"
-HEADER, CLAIMS, SIGNATURE = "eyJhbGciOiJFZERTQSIsImtpZCI6ImMxOSJ9", "eyJzdWIiOiJhbm4iLCJleHAiOjF9", "c2lnbmF0dXJlLW9mLWl0LWFsbA"
+HEADER, CLAIMS, SIGNATURE = (
+    "eyJhbGciOiJFZERTQSIsImtpZCI6ImMxOSJ9",
+    "eyJzdWIiOiJhbm4iLCJleHAiOjF9",
+    "c2lnbmF0dXJlLW9mLWl0LWFsbA",
+)
 TOKEN = f"{HEADER}.{CLAIMS}.{SIGNATURE}"
 TEXTS = [
     f"Authorization: Bearer {SECRET}",
@@ -95,7 +100,9 @@ WRITERS: list[Callable[[str], object]] = [
     lambda text: structlog.get_logger("penstock").error(text),
     lambda text: structlog.get_logger("penstock").error("failed", error=text),
     lambda text: logging.getLogger("my_plugin").error("it said %s", text),
-    lambda text: logging.getLogger("dbos").error(f"Exception in workflow: {text}", exc_info=ValueError(text)),
+    lambda text: logging.getLogger("dbos").error(
+        f"Exception in workflow: {text}", exc_info=ValueError(text)
+    ),
 ]
 
 
@@ -118,7 +125,9 @@ def test_no_line_has_it(capsys: pytest.CaptureFixture[str], form: str, text: str
         written = capsys.readouterr().err
 
         assert "***" in written
-        assert not any(part in written for part in (SECRET, CLAIMS[:12], CLAIMS[-12:], SIGNATURE[:12]))
+        assert not any(
+            part in written for part in (SECRET, CLAIMS[:12], CLAIMS[-12:], SIGNATURE[:12])
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,11 +152,24 @@ def test_what_follows_a_token_stays() -> None:
     assert masked_text(f"bad token {TOKEN}\nTraceback of it") == "bad token ***\nTraceback of it"
 
 
-@pytest.mark.parametrize("part", ["eyJaaaaaaaaaa\n1", "//a:b@", "cookie: ", "token=", "Bearer ", "('token', ", "-----BEGIN PRIVATE KEY-----", "a-"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "eyJaaaaaaaaaa\n1",
+        "//a:b@",
+        "cookie: ",
+        "token=",
+        "Bearer ",
+        "('token', ",
+        "-----BEGIN PRIVATE KEY-----",
+        "a-",
+    ],
+)
 def test_no_text_takes_long(part: str) -> None:
     text = part * (20_000 // len(part))
     begins = time.perf_counter()
 
     masked_text(text, {"password"})
 
-    assert time.perf_counter() - begins < 2.0  # a search that looks again at what it has seen takes ten times as long
+    # A search that looks again at what it has seen takes ten times as long.
+    assert time.perf_counter() - begins < 2.0

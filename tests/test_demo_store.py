@@ -22,10 +22,17 @@ assert Store(sys.argv[1]).add("acme", sys.argv[2], sys.argv[2], b"{}")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_the_table_is_made_once_by_processes_that_start_together(new_database: Callable[[str], str], kind: str) -> None:
+def test_the_table_is_made_once_by_processes_that_start_together(
+    new_database: Callable[[str], str], kind: str
+) -> None:
     url = new_database(kind)
     processes = [
-        subprocess.Popen([sys.executable, "-c", ADD, url, f"PO-{number}"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for number in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", ADD, url, f"PO-{number}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(4)
     ]
     time.sleep(1)  # all have imported what they need and wait for the word
     for process in processes:
@@ -40,8 +47,12 @@ def test_the_table_is_made_once_by_processes_that_start_together(new_database: C
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_one_reference_is_taken_once_however_many_ask_at_a_time(new_database: Callable[[str], str], kind: str) -> None:
+def test_one_reference_is_taken_once_however_many_ask_at_a_time(
+    new_database: Callable[[str], str], kind: str
+) -> None:
     with closing(Store(new_database(kind))) as store, ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda number: store.add("acme", f"id-{number}", "PO-1", b"{}"), range(8)))
+        taken = list(
+            pool.map(lambda number: store.add("acme", f"id-{number}", "PO-1", b"{}"), range(8))
+        )
 
     assert sorted(taken) == [False] * 7 + [True]

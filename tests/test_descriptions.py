@@ -1,4 +1,5 @@
-"""Schemas of an OpenAPI document: names, titles, types, formats and defaults that client generators can use."""
+"""Schemas of an OpenAPI document: names, titles, types, formats and defaults that client
+generators can use."""
 
 from __future__ import annotations
 
@@ -103,7 +104,11 @@ def offering(*pipelines: Pipeline) -> SimpleNamespace:
 @pytest.fixture
 def document(penstock_runtime: Start) -> Callable[..., Document]:
     def read(*pipelines: Pipeline, plugin: object = None, policy: str = "any") -> Document:
-        answered = penstock_runtime(plugin or offering(*pipelines), policy=policy).anonymous().get("/-/openapi.json")
+        answered = (
+            penstock_runtime(plugin or offering(*pipelines), policy=policy)
+            .anonymous()
+            .get("/-/openapi.json")
+        )
         found: Document = json.loads(answered.data)
         validate(found)
         return found
@@ -113,7 +118,9 @@ def document(penstock_runtime: Start) -> Callable[..., Document]:
 
 @pytest.fixture(scope="module")
 def hard() -> ModuleType:
-    spec = spec_from_file_location("hard_of_the_descriptions", ROOT / "tests" / "generators" / "hard.py")
+    spec = spec_from_file_location(
+        "hard_of_the_descriptions", ROOT / "tests" / "generators" / "hard.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -141,47 +148,87 @@ def reference(document: Document, path: str) -> str:
 
 
 def orders(major: int, **fields: type) -> Pipeline:
-    return pipeline("orders", taking("take", make_dataclass("NewOrder", fields.items())), version=f"{major}.0.0")
+    return pipeline(
+        "orders", taking("take", make_dataclass("NewOrder", fields.items())), version=f"{major}.0.0"
+    )
 
 
-def test_each_schema_has_one_name_and_that_is_its_title(document: Callable[..., Document], hard: ModuleType) -> None:
+def test_each_schema_has_one_name_and_that_is_its_title(
+    document: Callable[..., Document], hard: ModuleType
+) -> None:
     schemas = document(plugin=hard)["components"]["schemas"]
 
-    assert {name: schema["title"] for name, schema in schemas.items()} == {name: name for name in schemas}
+    assert {name: schema["title"] for name, schema in schemas.items()} == {
+        name: name for name in schemas
+    }
     assert all(re.fullmatch(r"[A-Z][A-Za-z0-9_]*", name) for name in schemas)
-    assert {"NewOrder", "OrdersV2NewOrder", "OrdersV2NewOrderReply", "Page_NewOrder", "Colour", "Level"} <= set(schemas)
+    assert {
+        "NewOrder",
+        "OrdersV2NewOrder",
+        "OrdersV2NewOrderReply",
+        "Page_NewOrder",
+        "Colour",
+        "Level",
+    } <= set(schemas)
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_what_is_there_keeps_its_name_when_another_major_version_comes(document: Callable[..., Document], turned: bool) -> None:
+def test_what_is_there_keeps_its_name_when_another_major_version_comes(
+    document: Callable[..., Document], turned: bool
+) -> None:
     alone = document(orders(1, a=int))
-    both = document(*sorted([orders(1, a=int), orders(2, b=int)], key=lambda item: item.major, reverse=turned))
+    both = document(
+        *sorted([orders(1, a=int), orders(2, b=int)], key=lambda item: item.major, reverse=turned)
+    )
 
     assert reference(alone, "/v1/orders/take") == reference(both, "/v1/orders/take") == "NewOrder"
     assert reference(both, "/v2/orders/take") == "OrdersV2NewOrder"
     assert list(both["paths"]) == ["/v1/orders/take", "/v2/orders/take"]
 
 
-def test_two_classes_that_are_described_alike_are_one_schema(document: Callable[..., Document]) -> None:
+def test_two_classes_that_are_described_alike_are_one_schema(
+    document: Callable[..., Document],
+) -> None:
     found = document(orders(1, a=int), orders(2, a=int))
 
     assert reference(found, "/v1/orders/take") == reference(found, "/v2/orders/take") == "NewOrder"
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_an_enum_of_a_dataclass_and_a_pydantic_model_is_one_schema(document: Callable[..., Document], turned: bool) -> None:
+def test_an_enum_of_a_dataclass_and_a_pydantic_model_is_one_schema(
+    document: Callable[..., Document], turned: bool
+) -> None:
     handlers = [taking("car", Car), taking("bike", Bike)]
-    schemas = document(pipeline("shop", *(reversed(handlers) if turned else handlers)))["components"]["schemas"]
+    schemas = document(pipeline("shop", *(reversed(handlers) if turned else handlers)))[
+        "components"
+    ]["schemas"]
 
     assert set(schemas) == {"Problem", "Car", "Bike", "Colour"}
-    assert schemas["Colour"] == {"title": "Colour", "type": "string", "enum": ["red", "green"], "x-enum-varnames": ["RED", "GREEN"]}
+    assert schemas["Colour"] == {
+        "title": "Colour",
+        "type": "string",
+        "enum": ["red", "green"],
+        "x-enum-varnames": ["RED", "GREEN"],
+    }
 
 
 def test_names_differ_in_more_than_case_and_signs(document: Callable[..., Document]) -> None:
-    kinds = [make_dataclass(name, [(f"f{index}", int)]) for index, name in enumerate(("Order_Line", "OrderLine", "orderline", "Größe", "Заказ"))]
-    schemas = document(pipeline("shop", *(taking(f"h{index}", kind) for index, kind in enumerate(kinds))))["components"]["schemas"]
+    kinds = [
+        make_dataclass(name, [(f"f{index}", int)])
+        for index, name in enumerate(("Order_Line", "OrderLine", "orderline", "Größe", "Заказ"))
+    ]
+    schemas = document(
+        pipeline("shop", *(taking(f"h{index}", kind) for index, kind in enumerate(kinds)))
+    )["components"]["schemas"]
 
-    assert set(schemas) == {"Problem", "Order_Line", "ShopV1OrderLine", "ShopV1orderline2", "Groe", "Type"}
+    assert set(schemas) == {
+        "Problem",
+        "Order_Line",
+        "ShopV1OrderLine",
+        "ShopV1orderline2",
+        "Groe",
+        "Type",
+    }
 
 
 @pytest.mark.parametrize(
@@ -196,11 +243,29 @@ def test_names_differ_in_more_than_case_and_signs(document: Callable[..., Docume
         (UUID, {"type": "string", "format": "uuid"}),
         (Decimal, {"type": "string", "format": "decimal"}),
         (bytes, {"type": "string", "contentEncoding": "base64"}),
-        (Annotated[bytes, msgspec.Meta(max_length=4)], {"type": "string", "contentEncoding": "base64", "maxLength": 8}),
-        (Annotated[int, msgspec.Meta(ge=1, lt=9, multiple_of=2)], {"type": "integer", "minimum": 1, "exclusiveMaximum": 9, "multipleOf": 2}),
-        (Annotated[str, msgspec.Meta(pattern="^a", description="Text")], {"description": "Text", "type": "string", "pattern": "^a"}),
+        (
+            Annotated[bytes, msgspec.Meta(max_length=4)],
+            {"type": "string", "contentEncoding": "base64", "maxLength": 8},
+        ),
+        (
+            Annotated[int, msgspec.Meta(ge=1, lt=9, multiple_of=2)],
+            {"type": "integer", "minimum": 1, "exclusiveMaximum": 9, "multipleOf": 2},
+        ),
+        (
+            Annotated[str, msgspec.Meta(pattern="^a", description="Text")],
+            {"description": "Text", "type": "string", "pattern": "^a"},
+        ),
         (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
-        (Literal["a", 1] | None, {"anyOf": [{"type": "integer", "enum": [1]}, {"type": "string", "enum": ["a"]}, {"type": "null"}]}),
+        (
+            Literal["a", 1] | None,
+            {
+                "anyOf": [
+                    {"type": "integer", "enum": [1]},
+                    {"type": "string", "enum": ["a"]},
+                    {"type": "null"},
+                ]
+            },
+        ),
         (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
         (dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
         (dict, {"type": "object", "additionalProperties": True}),
@@ -232,16 +297,29 @@ def part(kind: Any) -> Document:
 
 def test_enums_and_classes_that_are_arrays_have_a_type() -> None:
     assert (part(Level)["type"], part(Level)["enum"]) == ("integer", [1, 2])
-    assert (part(Point)["minItems"], part(Point)["maxItems"], part(Point)["items"]) == (1, 2, {"type": "number"})
-    assert (part(Pair)["minItems"], "maxItems" in part(Pair), part(Pair)["items"]) == (1, False, {})  # it may have more
+    assert (part(Point)["minItems"], part(Point)["maxItems"], part(Point)["items"]) == (
+        1,
+        2,
+        {"type": "number"},
+    )
+    # It may have more.
+    assert (part(Pair)["minItems"], "maxItems" in part(Pair), part(Pair)["items"]) == (1, False, {})
 
 
 def test_only_unions_that_are_told_apart_by_text_have_a_discriminator() -> None:
-    texts = msgspec.defstruct("A", [("x", int)], tag="a"), msgspec.defstruct("B", [("x", int)], tag="b")
+    texts = (
+        msgspec.defstruct("A", [("x", int)], tag="a"),
+        msgspec.defstruct("B", [("x", int)], tag="b"),
+    )
     told = describe_type(texts[0] | texts[1] | None, reply=False)[0]["anyOf"][0]  # type: ignore[operator]  # two types
 
-    assert (told["discriminator"]["propertyName"], set(told["discriminator"]["mapping"])) == ("type", {"a", "b"})
-    assert list(told["discriminator"]["mapping"].values()) == [option["$ref"] for option in told["oneOf"]]
+    assert (told["discriminator"]["propertyName"], set(told["discriminator"]["mapping"])) == (
+        "type",
+        {"a", "b"},
+    )
+    assert list(told["discriminator"]["mapping"].values()) == [
+        option["$ref"] for option in told["oneOf"]
+    ]
     assert "discriminator" not in json.dumps(describe_type(Numbered | Other, reply=False)[0])
 
 
@@ -251,7 +329,8 @@ def test_what_pydantic_says_has_the_same_form() -> None:
     assert fields["kind"] == {"default": "bike", "type": "string", "enum": ["bike"]}
     assert fields["pair"]["items"] == {"anyOf": [{"type": "integer"}, TEXT]}
     assert "format" not in fields["raw"]  # text within JSON
-    assert fields["since"] == {"type": "string", "format": "date-time"}  # its default has no zone, which the format asks for
+    # Its default has no zone, which the format asks for.
+    assert fields["since"] == {"type": "string", "format": "date-time"}
 
 
 def listing(  # noqa: PLR0913  one of each kind
@@ -277,7 +356,11 @@ def test_parameters_have_their_types_and_defaults(document: Callable[..., Docume
     found = document(pipeline("shop", listing))["paths"]["/v1/shop/listing"]["post"]["parameters"]
     by_name = {item["name"]: item for item in found}
 
-    defaults = {name: item["schema"]["default"] for name, item in by_name.items() if "default" in item["schema"]}
+    defaults = {
+        name: item["schema"]["default"]
+        for name, item in by_name.items()
+        if "default" in item["schema"]
+    }
     assert defaults == {
         "limit": 50,
         "colour": "green",
@@ -291,7 +374,11 @@ def test_parameters_have_their_types_and_defaults(document: Callable[..., Docume
     }
     assert [name for name, item in by_name.items() if item["required"]] == ["needed"]
     assert by_name["after"]["schema"] == TEXT  # a query has no null: it is left out
-    assert by_name["level"]["schema"] == by_name["needed"]["schema"] == {"$ref": "#/components/schemas/Level"}
+    assert (
+        by_name["level"]["schema"]
+        == by_name["needed"]["schema"]
+        == {"$ref": "#/components/schemas/Level"}
+    )
     assert by_name["X-Trace"]["in"] == "header"
 
 
@@ -310,29 +397,56 @@ def test_parameters_have_their_types_and_defaults(document: Callable[..., Docume
         (Car | Bike, {"200": ["application/json"]}),
     ],
 )
-def test_replies_are_described_by_what_a_handler_returns(document: Callable[..., Document], returns: Any, expected: Document) -> None:
-    found = document(pipeline("shop", taking("give", bytes, returns)))["paths"]["/v1/shop/give"]["post"]["responses"]
+def test_replies_are_described_by_what_a_handler_returns(
+    document: Callable[..., Document], returns: Any, expected: Document
+) -> None:
+    found = document(pipeline("shop", taking("give", bytes, returns)))["paths"]["/v1/shop/give"][
+        "post"
+    ]["responses"]
 
-    assert {status: list(reply.get("content", {})) for status, reply in found.items() if status.startswith("2")} == expected
+    assert {
+        status: list(reply.get("content", {}))
+        for status, reply in found.items()
+        if status.startswith("2")
+    } == expected
     assert all("schema" in media for media in every(found, "content") for media in media.values())
 
 
-def test_every_media_type_has_a_schema_and_every_operation_a_summary_and_its_security(document: Callable[..., Document], hard: ModuleType) -> None:
+def test_every_media_type_has_a_schema_and_every_operation_a_summary_and_its_security(
+    document: Callable[..., Document], hard: ModuleType
+) -> None:
     found = document(plugin=hard, policy="api-key")
-    contents = [media for content in every(found, "content") if isinstance(content, dict) for media in content.values()]
+    contents = [
+        media
+        for content in every(found, "content")
+        if isinstance(content, dict)
+        for media in content.values()
+    ]
     operations = [item for path in found["paths"].values() for item in path.values()]
-    operations += [item for callbacks in every(found, "callbacks") for told in callbacks.values() for path in told.values() for item in path.values()]
+    operations += [
+        item
+        for callbacks in every(found, "callbacks")
+        for told in callbacks.values()
+        for path in told.values()
+        for item in path.values()
+    ]
 
     assert len(contents) > 100
     assert all("schema" in media for media in contents)
-    assert all(item["summary"] and item["operationId"] and "security" in item for item in operations)
-    assert len({re.sub("[^a-z0-9]", "", item["operationId"].lower()) for item in operations}) == len(operations)
+    assert all(
+        item["summary"] and item["operationId"] and "security" in item for item in operations
+    )
+    assert len(
+        {re.sub("[^a-z0-9]", "", item["operationId"].lower()) for item in operations}
+    ) == len(operations)
     assert found["servers"] == [{"url": "/"}]
     assert all(tag["description"] for tag in found["tags"])
     assert not any(path.endswith("/") for path in found["paths"])
 
 
-def test_a_body_is_required_also_of_text_and_bytes_which_may_be_empty(document: Callable[..., Document]) -> None:
+def test_a_body_is_required_also_of_text_and_bytes_which_may_be_empty(
+    document: Callable[..., Document],
+) -> None:
     raw = Pipeline("raw", version="1.0.0", trigger=HttpTrigger())
 
     def give_back(call: Call, body: bytes) -> bytearray:
@@ -347,9 +461,12 @@ def test_a_body_is_required_also_of_text_and_bytes_which_may_be_empty(document: 
 
     paths = document(raw)["paths"]["/v1/raw"]
 
-    assert paths["post"]["requestBody"]["required"] is True  # openapi-generator takes no bytes for one that is not
+    # openapi-generator takes no bytes for one that is not.
+    assert paths["post"]["requestBody"]["required"] is True
     assert paths["put"]["requestBody"]["required"] is True
-    assert paths["post"]["responses"]["200"]["content"] == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    assert paths["post"]["responses"]["200"]["content"] == {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+    }
 
 
 def test_a_handler_without_a_docstring_is_named_in_words(document: Callable[..., Document]) -> None:
@@ -366,10 +483,20 @@ def test_a_handler_without_a_docstring_is_named_in_words(document: Callable[...,
     shop.get("/")(lambda: "unnamed")
     found = document(shop)["paths"]
 
-    assert [found[f"/v1/shop/{name}"]["post"]["summary"] for name in ("take_order", "wrapped")] == ["Take order", "Take an order that has two lines."]
+    assert [found[f"/v1/shop/{name}"]["post"]["summary"] for name in ("take_order", "wrapped")] == [
+        "Take order",
+        "Take an order that has two lines.",
+    ]
     assert found["/v1/shop/wrapped"]["post"]["description"] == "And more."
-    assert (found["/v1/shop"]["get"]["operationId"], found["/v1/shop"]["get"]["summary"]) == ("v1-shop-handler-get", "GET /v1/shop")
-    assert list(found["/v1/shop"]["get"]["responses"]["2XX"]["content"]) == ["application/json", "*/*"]  # it says nothing of its reply
+    assert (found["/v1/shop"]["get"]["operationId"], found["/v1/shop"]["get"]["summary"]) == (
+        "v1-shop-handler-get",
+        "GET /v1/shop",
+    )
+    # It says nothing of its reply.
+    assert list(found["/v1/shop"]["get"]["responses"]["2XX"]["content"]) == [
+        "application/json",
+        "*/*",
+    ]
 
 
 @dataclass
@@ -378,7 +505,9 @@ class Filled:
     tags: list[str] = field(default_factory=list)
 
 
-def test_a_form_is_described_as_most_send_it_and_its_lists_as_repeated(document: Callable[..., Document], penstock_runtime: Start) -> None:
+def test_a_form_is_described_as_most_send_it_and_its_lists_as_repeated(
+    document: Callable[..., Document], penstock_runtime: Start
+) -> None:
     def fill(call: Call, form: Annotated[Filled, Form()]) -> list[str]:
         return form.tags
 
@@ -387,39 +516,79 @@ def test_a_form_is_described_as_most_send_it_and_its_lists_as_repeated(document:
     client = penstock_runtime(offering(made), policy="any").anonymous()
 
     assert list(content) == ["application/x-www-form-urlencoded"]
-    assert content["application/x-www-form-urlencoded"]["encoding"] == {"tags": {"style": "form", "explode": True}}
+    assert content["application/x-www-form-urlencoded"]["encoding"] == {
+        "tags": {"style": "form", "explode": True}
+    }
     assert client.post("/v1/shop/fill", data={"name": "a", "tags": ["b", "c"]}).json == ["b", "c"]
-    assert client.post("/v1/shop/fill", data={"name": "a", "tags": ["b", "c"]}, content_type="multipart/form-data").json == ["b", "c"]
+    assert client.post(
+        "/v1/shop/fill", data={"name": "a", "tags": ["b", "c"]}, content_type="multipart/form-data"
+    ).json == ["b", "c"]
 
 
-def test_the_server_takes_a_path_with_and_without_a_slash_at_its_end(penstock_runtime: Start) -> None:
+def test_the_server_takes_a_path_with_and_without_a_slash_at_its_end(
+    penstock_runtime: Start,
+) -> None:
     shop = Pipeline("shop", version="1.0.0", trigger=HttpTrigger())
     shop.get("/")(lambda: "all")
     shop.get("/{number}")(lambda call, number: number)
     client = penstock_runtime(offering(shop), policy="any").anonymous()
 
-    assert [client.get(path).text for path in ("/v1/shop", "/v1/shop/", "/v1/shop/7", "/v1/shop/7/")] == ["all", "all", "7", "7"]
+    assert [
+        client.get(path).text for path in ("/v1/shop", "/v1/shop/", "/v1/shop/7", "/v1/shop/7/")
+    ] == ["all", "all", "7", "7"]
 
 
-@pytest.mark.parametrize("key", ["a", "a" * 255, "!~#", '"quoted"', "a" * 256, "", " ", "a b", "ü", 'a"b', '"', '"a', '""', "a\tb", "a\x7f"])
-def test_an_idempotency_key_is_described_as_the_server_takes_it(document: Callable[..., Document], penstock_runtime: Start, key: str) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a",
+        "a" * 255,
+        "!~#",
+        '"quoted"',
+        "a" * 256,
+        "",
+        " ",
+        "a b",
+        "ü",
+        'a"b',
+        '"',
+        '"a',
+        '""',
+        "a\tb",
+        "a\x7f",
+    ],
+)
+def test_an_idempotency_key_is_described_as_the_server_takes_it(
+    document: Callable[..., Document], penstock_runtime: Start, key: str
+) -> None:
     keyed = Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True, idempotent="key"))
     keyed.post("/")(lambda: "here")
-    (schema,) = [item["schema"] for item in document(keyed)["paths"]["/v1/keyed"]["post"]["parameters"] if item["name"] == "Idempotency-Key"]
+    (schema,) = [
+        item["schema"]
+        for item in document(keyed)["paths"]["/v1/keyed"]["post"]["parameters"]
+        if item["name"] == "Idempotency-Key"
+    ]
     client = penstock_runtime(offering(keyed), policy="api-key").client(token=False)
-    allowed = re.search(schema["pattern"], key) is not None and schema["minLength"] <= len(key) <= schema["maxLength"]
+    allowed = (
+        re.search(schema["pattern"], key) is not None
+        and schema["minLength"] <= len(key) <= schema["maxLength"]
+    )
 
     status = client.post("/v1/keyed/", environ_overrides={"HTTP_IDEMPOTENCY_KEY": key}).status_code
 
     assert (status == 200) is allowed
 
 
-def test_a_run_is_typed_where_one_route_alone_can_have_started_it(document: Callable[..., Document]) -> None:
+def test_a_run_is_typed_where_one_route_alone_can_have_started_it(
+    document: Callable[..., Document],
+) -> None:
     def looked_up(*routes: str) -> str:
         jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
         for route in routes:
             jobs.post(route, mode="durable")(taking(f"work{route[1:]}", Car, Car))
-        found = document(jobs)["paths"]["/v1/jobs/runs/{run_id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        found = document(jobs)["paths"]["/v1/jobs/runs/{run_id}"]["get"]["responses"]["200"][
+            "content"
+        ]["application/json"]["schema"]
         return str(found["$ref"]).rpartition("/")[2]
 
     assert looked_up("/") == "WorkRun"
@@ -428,12 +597,17 @@ def test_a_run_is_typed_where_one_route_alone_can_have_started_it(document: Call
 
 def test_every_process_describes_an_environment_with_the_same_bytes(sqlite_place: Place) -> None:
     sqlite_place.policy("api-key")
-    sqlite_place.plugin("hard", (ROOT / "tests" / "generators" / "hard.py").read_text(encoding="utf-8"))
+    sqlite_place.plugin(
+        "hard", (ROOT / "tests" / "generators" / "hard.py").read_text(encoding="utf-8")
+    )
     command = [sys.executable, "-m", "penstock", "openapi", "--env", "test"]
 
     printed = [
         subprocess.run(
-            command, env={**sqlite_place.environ(), "PYTHONHASHSEED": seed, "PATH": os.environ["PATH"]}, capture_output=True, check=True
+            command,
+            env={**sqlite_place.environ(), "PYTHONHASHSEED": seed, "PATH": os.environ["PATH"]},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("1", "2", "3")
     ]

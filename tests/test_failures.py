@@ -1,4 +1,5 @@
-"""Why a handler failed is in the record of its run, for operators: type, text and places, without secrets; its caller learns nothing of it."""
+"""Why a handler failed is in the record of its run, for operators: type, text and places,
+without secrets; its caller learns nothing of it."""
 
 from __future__ import annotations
 
@@ -12,8 +13,26 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Retry, call_pipeline, hookimpl, step
-from penstock.runs.failures import LONGEST_TEXT, MOST_FRAMES, Failure, Frame, cleaned, failure_at, failure_of, without
+from penstock import (
+    Call,
+    HttpTrigger,
+    Pipeline,
+    PipelineError,
+    Retry,
+    call_pipeline,
+    hookimpl,
+    step,
+)
+from penstock.runs.failures import (
+    LONGEST_TEXT,
+    MOST_FRAMES,
+    Failure,
+    Frame,
+    cleaned,
+    failure_at,
+    failure_of,
+    without,
+)
 from penstock.testing import Runtime
 
 HERE = str(Path(__file__))
@@ -72,7 +91,10 @@ def leaks(call: Call) -> None:
     try:
         leaks_in_a_step(f"url https://x.example/?k=opensesame-0815 {KEY}")
     except ValueError as error:
-        raise RuntimeError(f"opensesame-0815 Authorization: Bearer abcDEF123456 {TOKEN} {KEY} password=hunter2 pin: 4711") from error
+        raise RuntimeError(
+            f"opensesame-0815 Authorization: Bearer abcDEF123456 {TOKEN} {KEY} password=hunter2"
+            " pin: 4711"
+        ) from error
 
 
 def busy() -> None:
@@ -83,11 +105,20 @@ def is_late(call: Call) -> None:
     busy()
 
 
-HANDLERS = (fails, fails_in_a_step, fails_on_purpose, refuses, replies_with_a_lock, waits_for_another, leaks)
+HANDLERS = (
+    fails,
+    fails_in_a_step,
+    fails_on_purpose,
+    refuses,
+    replies_with_a_lock,
+    waits_for_another,
+    leaks,
+)
 
 
 class Ran:
-    """A handler that was called once, inline or durable: what its caller was told, and its record."""
+    """A handler that was called once, inline or durable: what its caller was told, and its
+    record."""
 
     def __init__(self, runtime: Runtime, handler: Callable[..., object], mode: str) -> None:
         client = runtime.client(token=False)
@@ -108,7 +139,12 @@ class Ran:
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
     pipelines = [
-        Pipeline("inline", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=10), sensitive=["pin"]),
+        Pipeline(
+            "inline",
+            version="1.0.0",
+            trigger=HttpTrigger(api_key=True, timeout=10),
+            sensitive=["pin"],
+        ),
         Pipeline("durable", version="1.0.0", trigger=HttpTrigger(api_key=True), sensitive=["pin"]),
         Pipeline("inner", version="1.0.0", trigger=HttpTrigger(external=False)),
         Pipeline("late", version="1.0.0", trigger=HttpTrigger(api_key=True, timeout=0.3)),
@@ -140,7 +176,11 @@ Run = Callable[[Callable[..., object]], Ran]
 def test_what_was_raised_and_where_in_the_plugin_is_in_the_record(run: Run) -> None:
     ran = run(fails)
 
-    assert (ran.record["status"], ran.failure.type, ran.failure.text) == ("failed", "KeyError", "'name'")
+    assert (ran.record["status"], ran.failure.type, ran.failure.text) == (
+        "failed",
+        "KeyError",
+        "'name'",
+    )
     assert ran.functions == ["fails", "helper"]
     assert {frame.file for frame in ran.failure.frames} == {HERE}
     assert ran.failure.frames[-1].line == helper.__code__.co_firstlineno + 1
@@ -155,7 +195,11 @@ def test_what_was_raised_and_where_in_the_plugin_is_in_the_record(run: Run) -> N
 def test_what_a_step_raised_says_where_in_the_step(run: Run) -> None:
     ran = run(fails_in_a_step)
 
-    assert (ran.failure.type, ran.failure.text, ran.functions) == ("ConnectionError", "made up", ["fails_in_a_step", "pay"])
+    assert (ran.failure.type, ran.failure.text, ran.functions) == (
+        "ConnectionError",
+        "made up",
+        ["fails_in_a_step", "pay"],
+    )
     (cause,) = ran.failure.causes
     assert (cause.type, cause.frames[-1].function) == ("KeyError", "helper")
 
@@ -163,14 +207,22 @@ def test_what_a_step_raised_says_where_in_the_step(run: Run) -> None:
 def test_a_failure_on_purpose_has_its_place_and_a_refusal_is_none(run: Run) -> None:
     failed, refused = run(fails_on_purpose), run(refuses)
 
-    assert (failed.record["status"], failed.failure.type, failed.functions) == ("failed", "PipelineError", ["fails_on_purpose"])
+    assert (failed.record["status"], failed.failure.type, failed.functions) == (
+        "failed",
+        "PipelineError",
+        ["fails_on_purpose"],
+    )
     assert (refused.record["status"], refused.failure) == ("refused", None)
 
 
 def test_a_reply_that_can_not_be_sent_names_its_handler(run: Run) -> None:
     ran = run(replies_with_a_lock)
 
-    assert (ran.failure.type, "lock" in ran.failure.text, ran.functions) == ("ReplyError", True, ["replies_with_a_lock"])
+    assert (ran.failure.type, "lock" in ran.failure.text, ran.functions) == (
+        "ReplyError",
+        True,
+        ["replies_with_a_lock"],
+    )
 
 
 def test_a_pipeline_that_another_one_waits_for_has_a_failure_of_its_own(run: Run) -> None:
@@ -183,7 +235,9 @@ def test_a_pipeline_that_another_one_waits_for_has_a_failure_of_its_own(run: Run
 
 def test_no_secret_is_in_it(run: Run) -> None:
     ran = run(leaks)
-    kept = msgspec.json.encode([ran.failure, ran.record["steps"]]).decode() + ran.runtime.operate("runs", "show", ran.record["id"])
+    kept = msgspec.json.encode([ran.failure, ran.record["steps"]]).decode() + ran.runtime.operate(
+        "runs", "show", ran.record["id"]
+    )
 
     assert [word for word in SECRETS if word in kept] == []
     assert (ran.failure.type, ran.failure.causes[0].type) == ("RuntimeError", "ValueError")
@@ -192,7 +246,11 @@ def test_no_secret_is_in_it(run: Run) -> None:
 def test_at_the_time_limit_the_place_of_the_handler_is_in_the_record(runtime: Runtime) -> None:
     ran = Ran(runtime, is_late, "late")
 
-    assert (ran.record["status"], ran.failure.type, ran.functions) == ("timed_out", "OutOfTime", ["is_late", "busy"])
+    assert (ran.record["status"], ran.failure.type, ran.functions) == (
+        "timed_out",
+        "OutOfTime",
+        ["is_late", "busy"],
+    )
 
 
 def recurse() -> None:
@@ -234,9 +292,13 @@ def test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins() -> None
         within = failure_of(error)
     installed = failure_of(_raised_by_library(), json.loads)
 
-    assert [frame.function for frame in (*here.frames, *within.frames)] == ["test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins"] * 2
+    assert [frame.function for frame in (*here.frames, *within.frames)] == [
+        "test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins"
+    ] * 2
     assert installed.frames[-1].file.endswith("json/decoder.py")
-    assert failure_of(ValueError("never raised"), helper).frames == [Frame(HERE, helper.__code__.co_firstlineno, "helper")]
+    assert failure_of(ValueError("never raised"), helper).frames == [
+        Frame(HERE, helper.__code__.co_firstlineno, "helper")
+    ]
 
 
 def _raised_by_library() -> Exception:
@@ -252,8 +314,12 @@ def test_the_place_of_a_thread_that_is_gone_is_that_of_its_handler() -> None:
     thread.start()
     thread.join()
 
-    assert failure_at(ValueError("late"), thread.ident or 0, helper).frames == [Frame(HERE, helper.__code__.co_firstlineno, "helper")]
-    functions = [frame.function for frame in failure_at(ValueError("late"), threading.get_ident()).frames]
+    assert failure_at(ValueError("late"), thread.ident or 0, helper).frames == [
+        Frame(HERE, helper.__code__.co_firstlineno, "helper")
+    ]
+    functions = [
+        frame.function for frame in failure_at(ValueError("late"), threading.get_ident()).frames
+    ]
     assert functions[-1] == "test_the_place_of_a_thread_that_is_gone_is_that_of_its_handler"
 
 

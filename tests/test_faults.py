@@ -1,4 +1,5 @@
-"""Faults of bodies: each with where it is, a hundred at most, and without more work than decoding was."""
+"""Faults of bodies: each with where it is, a hundred at most, and without more work than
+decoding was."""
 
 from __future__ import annotations
 
@@ -6,7 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, NotRequired, Optional, Self, TypedDict, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Optional,
+    Self,
+    TypedDict,
+    TypeVar,
+)
 from uuid import UUID
 
 import msgspec
@@ -134,7 +148,11 @@ def read(kind: Any, body: bytes) -> dict[str, str]:
     return {fault["pointer"]: fault["detail"] for fault in told}
 
 
-INT, TEXT, MISSING = "Expected `int`, got `str`", "Expected `str`, got `int`", "Required, and missing"
+INT, TEXT, MISSING = (
+    "Expected `int`, got `str`",
+    "Expected `str`, got `int`",
+    "Required, and missing",
+)
 CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
 
 
@@ -144,16 +162,40 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
         (
             list[Person],
             b'[{"name":"a"},{"name":1,"home":{"street":2},"work":{"zip":"x","street":3}},{}]',
-            {"/1/name": TEXT, "/1/home/street": TEXT, "/1/home/zip": MISSING, "/1/work/zip": INT, "/1/work/street": TEXT, "/2/name": MISSING},
+            {
+                "/1/name": TEXT,
+                "/1/home/street": TEXT,
+                "/1/home/zip": MISSING,
+                "/1/work/zip": INT,
+                "/1/work/street": TEXT,
+                "/2/name": MISSING,
+            },
         ),
-        (Change, b'{"size":"x","tags":[1,"x",2,"y"]}', {"/size": INT, "/tags/1": INT, "/tags/3": INT, "/path": MISSING}),
-        (Everything, b'{"counts":{"1":"a","2":3},"kind":"c"}', {"/counts/2": TEXT, "/kind": CHOICES}),
+        (
+            Change,
+            b'{"size":"x","tags":[1,"x",2,"y"]}',
+            {"/size": INT, "/tags/1": INT, "/tags/3": INT, "/path": MISSING},
+        ),
+        (
+            Everything,
+            b'{"counts":{"1":"a","2":3},"kind":"c"}',
+            {"/counts/2": TEXT, "/kind": CHOICES},
+        ),
         (Everything, b'{"counts":{"1":"a"},"number":"x"}', {"/number": INT}),
-        (Everything, b'{"counts":{"1":"a","x/y":"b","z":"c"}}', {"/counts/x~1y": INT, "/counts/z": INT}),
+        (
+            Everything,
+            b'{"counts":{"1":"a","x/y":"b","z":"c"}}',
+            {"/counts/x~1y": INT, "/counts/z": INT},
+        ),
         (
             Everything,
             b'{"maps":{"a":{"b":{"street":"s","zip":1},"c":{"street":1,"zip":"x"}},"d":5},"kind":"c"}',
-            {"/maps/a/c/street": TEXT, "/maps/a/c/zip": INT, "/maps/d": "Expected `object`, got `int`", "/kind": CHOICES},
+            {
+                "/maps/a/c/street": TEXT,
+                "/maps/a/c/zip": INT,
+                "/maps/d": "Expected `object`, got `int`",
+                "/kind": CHOICES,
+            },
         ),
         (
             Everything,
@@ -169,15 +211,35 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
         (
             Everything,
             b'{"pair":[1,2],"many":[1,"x","y"],"few":[1,2,3],"plus":{"number":-1},"number":"x"}',
-            {"/pair/1": TEXT, "/many/1": INT, "/many/2": INT, "/few": "Expected `array` of length <= 2", "/plus": "below zero", "/number": INT},
+            {
+                "/pair/1": TEXT,
+                "/many/1": INT,
+                "/many/2": INT,
+                "/few": "Expected `array` of length <= 2",
+                "/plus": "below zero",
+                "/number": INT,
+            },
         ),
-        (Everything, b'{"number":"x","raw":{"any":"thing"},"either":["x",1,"y"]}', {"/number": INT, "/either/0": INT, "/either/2": INT}),
+        (
+            Everything,
+            b'{"number":"x","raw":{"any":"thing"},"either":["x",1,"y"]}',
+            {"/number": INT, "/either/0": INT, "/either/2": INT},
+        ),
         (
             Strict,
             b'{"type":"strict","a.b[0]/c":"x","zz":1,"aa":2}',
-            {"/a.b[0]~1c": INT, "/first-name": MISSING, "/aa": "Not known here", "/zz": "Not known here"},
+            {
+                "/a.b[0]~1c": INT,
+                "/first-name": MISSING,
+                "/aa": "Not known here",
+                "/zz": "Not known here",
+            },
         ),
-        (Strict, b'{"type":"loose","first-name":1}', {"/type": 'Expected one of "strict"', "/first-name": TEXT}),
+        (
+            Strict,
+            b'{"type":"loose","first-name":1}',
+            {"/type": 'Expected one of "strict"', "/first-name": TEXT},
+        ),
         (
             list[Model],
             b'[{"street":5},{"street":"a","zip":1},{"street":"a","zip":1,"packed":"{"}]',
@@ -187,19 +249,35 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
                 "/2/packed": "Invalid JSON: EOF while parsing an object at line 1 column 1",
             },
         ),
-        (dict[str, dict[str, Model]], b'{"a":{"b":{"street":5,"zip":1}}}', {"/a/b/street": "Input should be a valid string"}),
+        (
+            dict[str, dict[str, Model]],
+            b'{"a":{"b":{"street":5,"zip":1}}}',
+            {"/a/b/street": "Input should be a valid string"},
+        ),
         (Person, b"[]", {"": "Expected `object`, got `array`"}),
         (Person, b'{"":1}', {"/name": MISSING}),
         (Strict, b'{"":1,"type":"strict"}', {"/first-name": MISSING, "/": "Not known here"}),
-        (Page[int], b'{"items":["x",1,"y"],"next":"z"}', {"/items/0": INT, "/items/2": INT, "/next": "Expected `int | null`, got `str`"}),
+        (
+            Page[int],
+            b'{"items":["x",1,"y"],"next":"z"}',
+            {"/items/0": INT, "/items/2": INT, "/next": "Expected `int | null`, got `str`"},
+        ),
         (Page[Person], b'{"items":[{"name":1}]}', {"/items/0/name": TEXT}),
         (list[Place], b'[[1,{"a/b":"x"}],["a"]]', {"/0/0": TEXT, "/0/1/a~1b": INT}),
-        (list[Row], b'[["row",1,[1,"x"]],["row"]]', {"/0/1": TEXT, "/0/2/1": INT, "/1": "Expected `array` of at least length 2, got 1"}),
+        (
+            list[Row],
+            b'[["row",1,[1,"x"]],["row"]]',
+            {"/0/1": TEXT, "/0/2/1": INT, "/1": "Expected `array` of at least length 2, got 1"},
+        ),
         (list[Grade], b'["good","worst"]', {"/1": 'Expected one of "good", "bad"'}),
         (dict[Grade, int], b'{"worst":1}', {"/worst": 'Expected one of "good", "bad"'}),
         (Literal[1, 2] | None, b"3", {"": "Expected one of 1, 2"}),
         (set[Any], b'[1,[2],{"a":3}]', {"/1": faults.UNHASHABLE, "/2": faults.UNHASHABLE}),
-        (Annotated[dict[str, int], msgspec.Meta(max_length=1)], b'{"a":"x","b":1}', {"/a": INT, "": "Expected `object` of length <= 1"}),
+        (
+            Annotated[dict[str, int], msgspec.Meta(max_length=1)],
+            b'{"a":"x","b":1}',
+            {"/a": INT, "": "Expected `object` of length <= 1"},
+        ),
         (Person, b'{"name":1,"name":"a"}', {"/name": TEXT}),
     ],
 )
@@ -214,12 +292,15 @@ def test_a_fault_in_json_within_json_is_no_malformed_body() -> None:
 def test_a_hundred_are_told_and_no_more_are_looked_for() -> None:
     Looked.times = 0
 
-    assert list(read(list[Looked], b"[" + b",".join([b"false"] * 50_000) + b"]")) == [f"/{number}" for number in range(faults.MAX_FAULTS)]
+    assert list(read(list[Looked], b"[" + b",".join([b"false"] * 50_000) + b"]")) == [
+        f"/{number}" for number in range(faults.MAX_FAULTS)
+    ]
     assert Looked.times <= faults.MAX_FAULTS + 1
 
 
 def test_what_lies_before_a_fault_is_not_converted_again_however_deep_it_is() -> None:
-    """Each leaf is decoded once to meet the fault; the walk to it and past it may look at each once more, not once a level."""
+    """Each leaf is decoded once to meet the fault; the walk to it and past it may look at each
+    once more, not once a level."""
     body = b'{"leaves":[' + b",".join([b"true"] * 5_000) + b",false" + b",true" * 5_000 + b"]}"
     for _ in range(150):
         body = b'{"kids":[' + body + b',{"leaves":[true]}]}'
@@ -237,7 +318,9 @@ def test_the_members_of_dicts_within_dicts_are_found_however_deep_they_are() -> 
     assert read(Tree, body) == {"/named/a~1b" * 150 + "/leaves/0": "does not fit"}
 
 
-def test_large_dicts_within_dicts_are_gone_through_a_few_times_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_dicts_within_dicts_are_gone_through_a_few_times_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(faults, "MIN_REREAD_BYTES", 0)
     body = b'{"leaves":[' + b"true," * 5_000 + b"false]}"
     for _ in range(100):
@@ -254,23 +337,36 @@ def test_a_fault_too_deep_to_walk_to_is_told_all_the_same() -> None:
         value = {"kids": [value]}
     met = msgspec.ValidationError(f"does not fit - at `${'.kids[0]' * 1_000}.leaves[0]`")
 
-    assert faults.all_faults(Tree, value, met) == [{"pointer": "/kids/0" * 1_000 + "/leaves/0", "detail": "does not fit"}]
+    assert faults.all_faults(Tree, value, met) == [
+        {"pointer": "/kids/0" * 1_000 + "/leaves/0", "detail": "does not fit"}
+    ]
 
 
-def test_what_pydantic_found_is_listed_unless_it_is_far_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pydantic_found_is_listed_unless_it_is_far_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Names(pydantic.BaseModel):
         names: list[str]
 
     def body(count: int) -> bytes:
         return b'{"names":[' + b",".join([b"1"] * count) + b"]}"
 
-    assert list(read(Names, body(faults.MAX_FAULTS + 20))) == [f"/names/{number}" for number in range(faults.MAX_FAULTS)]
-    assert read(Names, body(models.MAX_COUNTED + 1)) == {"": f"{models.MAX_COUNTED + 1} faults, too many to list"}
+    assert list(read(Names, body(faults.MAX_FAULTS + 20))) == [
+        f"/names/{number}" for number in range(faults.MAX_FAULTS)
+    ]
+    assert read(Names, body(models.MAX_COUNTED + 1)) == {
+        "": f"{models.MAX_COUNTED + 1} faults, too many to list"
+    }
 
 
 def test_the_answer_says_when_there_may_be_more() -> None:
-    assert faults.invalid([{"pointer": "", "detail": "x"}]).detail == "The body does not fit: 1 fault."
-    assert faults.invalid([{"pointer": "", "detail": "x"}] * faults.MAX_FAULTS).detail == "The body does not fit: 100 faults or more."
+    assert (
+        faults.invalid([{"pointer": "", "detail": "x"}]).detail == "The body does not fit: 1 fault."
+    )
+    assert (
+        faults.invalid([{"pointer": "", "detail": "x"}] * faults.MAX_FAULTS).detail
+        == "The body does not fit: 100 faults or more."
+    )
 
 
 def test_numbers_that_are_whole_may_be_written_with_a_point() -> None:
@@ -326,13 +422,25 @@ class Owner(pydantic.BaseModel):
             },
         ),
         (b'{"id":"c4n4ry"}', {"/id": "Input should be a valid UUID"}),
-        (b'{"born":"2026-13-01"}', {"/born": "Input should be a valid date or datetime, month value is outside expected range of 1-12"}),
+        (
+            b'{"born":"2026-13-01"}',
+            {
+                "/born": (
+                    "Input should be a valid date or datetime, month value is outside expected"
+                    " range of 1-12"
+                )
+            },
+        ),
         (b'{"fullName":"c4n4ry"}', {"/fullName": "String should have at most 3 characters"}),
     ],
 )
-def test_what_pydantic_found_is_told_where_it_is_in_the_body_and_without_it(body: bytes, told: Mapping[str, str]) -> None:
+def test_what_pydantic_found_is_told_where_it_is_in_the_body_and_without_it(
+    body: bytes, told: Mapping[str, str]
+) -> None:
     assert read(Owner, body) == told
-    assert read(list[Owner], b"[" + body + b"]") == {"/0" + pointer: detail for pointer, detail in told.items()}
+    assert read(list[Owner], b"[" + body + b"]") == {
+        "/0" + pointer: detail for pointer, detail in told.items()
+    }
 
 
 def test_the_part_of_a_union_that_pydantic_tried_is_no_place_in_the_body() -> None:

@@ -1,4 +1,5 @@
-"""Random types and random JSON: a body is never an outage, and each fault is where another look at the value finds it."""
+"""Random types and random JSON: a body is never an outage, and each fault is where another look
+at the value finds it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,23 @@ from penstock.testing import a_call
 
 Faults = set[str]
 Look = Callable[[object, str], Faults]  # where a value does not fit, from its pointer on
-NAMES = ["a", "b", "", "a.b", "a/b", "~", "[0]", "a[0]", ".a", "$", "`", " - at `$.a`", "key", "ü", "type"]
+NAMES = [
+    "a",
+    "b",
+    "",
+    "a.b",
+    "a/b",
+    "~",
+    "[0]",
+    "a[0]",
+    ".a",
+    "$",
+    "`",
+    " - at `$.a`",
+    "key",
+    "ü",
+    "type",
+]
 WORDS = ["", "x", "1", "-5", "cat", "cow", "NaN", "\u2028", "é", "\x00", " - at `$.b`", "null"]
 numbers = itertools.count()
 
@@ -35,7 +52,13 @@ numbers = itertools.count()
 def examples(number: int) -> settings:
     """The same examples each time; EXPLORE=10 tries ten times as many new ones."""
     more = int(os.environ.get("EXPLORE", "0"))
-    return settings(max_examples=number * max(1, more), derandomize=not more, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=number * max(1, more),
+        derandomize=not more,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @dataclass(frozen=True)
@@ -53,8 +76,12 @@ def below(pointer: str, name: str) -> str:
     return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
 
 
-def leaf(type_: Any, fits: Callable[[Any], bool], text_key: Callable[[str], bool] | None = None) -> Kind:
-    return Kind(type_, lambda value, pointer: set() if fits(value) else {pointer}, text_key=text_key)
+def leaf(
+    type_: Any, fits: Callable[[Any], bool], text_key: Callable[[str], bool] | None = None
+) -> Kind:
+    return Kind(
+        type_, lambda value, pointer: set() if fits(value) else {pointer}, text_key=text_key
+    )
 
 
 def is_int(value: object) -> bool:
@@ -79,10 +106,17 @@ LEAVES = [
     leaf(bool, lambda value: isinstance(value, bool)),
     leaf(Colour, lambda value: value in ("x", "cat"), lambda text: text in ("x", "cat")),
     leaf(Level, lambda value: is_int(value) and value in (1, 2)),
-    leaf(Literal["x", "1"], lambda value: isinstance(value, str) and value in ("x", "1"), lambda text: text in ("x", "1")),
+    leaf(
+        Literal["x", "1"],
+        lambda value: isinstance(value, str) and value in ("x", "1"),
+        lambda text: text in ("x", "1"),
+    ),
     leaf(Literal[1] | None, lambda value: value is None or (is_int(value) and value == 1)),
     leaf(Annotated[int, msgspec.Meta(ge=0)], lambda value: is_int(value) and value >= 0),
-    leaf(Annotated[str, msgspec.Meta(max_length=1)], lambda value: isinstance(value, str) and len(value) <= 1),
+    leaf(
+        Annotated[str, msgspec.Meta(max_length=1)],
+        lambda value: isinstance(value, str) and len(value) <= 1,
+    ),
     leaf(int | str, lambda value: is_int(value) or isinstance(value, str)),
     leaf(None, lambda value: value is None),
 ]
@@ -93,7 +127,9 @@ def a_list(item: Kind) -> Kind:
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, list):
             return {pointer}
-        return {fault for at, one in enumerate(value) for fault in item.look(one, f"{pointer}/{at}")}
+        return {
+            fault for at, one in enumerate(value) for fault in item.look(one, f"{pointer}/{at}")
+        }
 
     return Kind(list[item.type], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
 
@@ -102,16 +138,24 @@ def a_short_list(item: Kind) -> Kind:
     inner = a_list(item).look
 
     def look(value: object, pointer: str) -> Faults:
-        return inner(value, pointer) | ({pointer} if isinstance(value, list) and len(value) > 1 else set())
+        return inner(value, pointer) | (
+            {pointer} if isinstance(value, list) and len(value) > 1 else set()
+        )
 
-    return Kind(Annotated[list[item.type], msgspec.Meta(max_length=1)], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
+    return Kind(
+        Annotated[list[item.type], msgspec.Meta(max_length=1)], look, hashable=False, shape="list"
+    )  # type: ignore[name-defined]  made here
 
 
 def a_set(item: Kind) -> Kind:
     inner = a_list(item).look
 
     def look(value: object, pointer: str) -> Faults:
-        unfit = {f"{pointer}/{at}" for at, one in enumerate(value) if isinstance(one, list | dict)} if isinstance(value, list) else set()
+        unfit = (
+            {f"{pointer}/{at}" for at, one in enumerate(value) if isinstance(one, list | dict)}
+            if isinstance(value, list)
+            else set()
+        )
         return inner(value, pointer) | unfit
 
     return Kind(set[item.type], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
@@ -121,7 +165,11 @@ def a_pair(first: Kind, second: Kind) -> Kind:
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, list):
             return {pointer}
-        found = {fault for at, (kind, one) in enumerate(zip((first, second), value, strict=False)) for fault in kind.look(one, f"{pointer}/{at}")}
+        found = {
+            fault
+            for at, (kind, one) in enumerate(zip((first, second), value, strict=False))
+            for fault in kind.look(one, f"{pointer}/{at}")
+        }
         return found | ({pointer} if len(value) != 2 else set())
 
     return Kind(tuple[first.type, second.type], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
@@ -134,16 +182,32 @@ def a_dict(key: Kind, item: Kind) -> Kind:
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, dict):
             return {pointer}
-        return {fault for name, one in value.items() for fault in (item.look(one, below(pointer, name)) if fits(name) else {below(pointer, name)})}
+        return {
+            fault
+            for name, one in value.items()
+            for fault in (
+                item.look(one, below(pointer, name)) if fits(name) else {below(pointer, name)}
+            )
+        }
 
     return Kind(dict[key.type, item.type], look, hashable=False, shape="dict")  # type: ignore[name-defined]  made here
 
 
 def maybe(kind: Kind) -> Kind:
-    return Kind(Optional[kind.type], lambda value, pointer: set() if value is None else kind.look(value, pointer), hashable=False, shape="none")  # noqa: UP045  made here
+    return Kind(
+        Optional[kind.type],  # noqa: UP045  made here
+        lambda value, pointer: set() if value is None else kind.look(value, pointer),
+        hashable=False,
+        shape="none",
+    )
 
 
-def object_look(members: Mapping[str, tuple[Kind, bool]], *, strict: bool = False, tag: tuple[str, str] | None = None) -> Look:
+def object_look(
+    members: Mapping[str, tuple[Kind, bool]],
+    *,
+    strict: bool = False,
+    tag: tuple[str, str] | None = None,
+) -> Look:
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, dict):
             return {pointer}
@@ -156,46 +220,77 @@ def object_look(members: Mapping[str, tuple[Kind, bool]], *, strict: bool = Fals
         if tag is not None and tag[0] in value and value[tag[0]] != tag[1]:
             found.add(below(pointer, tag[0]))
         if strict:
-            found |= {below(pointer, name) for name in value.keys() - members.keys() - ({tag[0]} if tag else set())}
+            found |= {
+                below(pointer, name)
+                for name in value.keys() - members.keys() - ({tag[0]} if tag else set())
+            }
         return found
 
     return look
 
 
 def a_typed_dict(members: Mapping[str, tuple[Kind, bool]]) -> Kind:
-    hints = {name: kind.type if required else NotRequired[kind.type] for name, (kind, required) in members.items()}
-    return Kind(TypedDict(f"T{next(numbers)}", hints), object_look(members), hashable=False, shape="dict")  # type: ignore[operator]  made here
+    hints = {
+        name: kind.type if required else NotRequired[kind.type]
+        for name, (kind, required) in members.items()
+    }
+    return Kind(
+        TypedDict(f"T{next(numbers)}", hints), object_look(members), hashable=False, shape="dict"
+    )  # type: ignore[operator]  made here
 
 
-def a_struct(members: Mapping[str, tuple[Kind, bool]], *, strict: bool, tag: str | None = None) -> Kind:
+def a_struct(
+    members: Mapping[str, tuple[Kind, bool]], *, strict: bool, tag: str | None = None
+) -> Kind:
     ordered = sorted(members.items(), key=lambda item: not item[1][1])
     plain = {name: f"f{at}" for at, (name, _) in enumerate(ordered)}
     made = msgspec.defstruct(
         f"S{next(numbers)}",
-        [(plain[name], kind.type) if required else (plain[name], kind.type, None) for name, (kind, required) in ordered],
+        [
+            (plain[name], kind.type) if required else (plain[name], kind.type, None)
+            for name, (kind, required) in ordered
+        ],
         rename={plain: name for name, plain in plain.items()},
         forbid_unknown_fields=strict,
         tag=tag,
         tag_field="type" if tag else None,
     )
-    return Kind(made, object_look(members, strict=strict, tag=("type", tag) if tag else None), hashable=False, shape="dict")
+    return Kind(
+        made,
+        object_look(members, strict=strict, tag=("type", tag) if tag else None),
+        hashable=False,
+        shape="dict",
+    )
 
 
 def a_dataclass(members: Mapping[str, tuple[Kind, bool]]) -> Kind:
     named = {name: member for name, member in members.items() if name.isidentifier()}
     ordered = sorted(named.items(), key=lambda item: not item[1][1])
-    made = make_dataclass(f"D{next(numbers)}", [(name, kind.type) if required else (name, kind.type, None) for name, (kind, required) in ordered])
+    made = make_dataclass(
+        f"D{next(numbers)}",
+        [
+            (name, kind.type) if required else (name, kind.type, None)
+            for name, (kind, required) in ordered
+        ],
+    )
     return Kind(made, object_look(named), hashable=False, shape="dict")
 
 
 def either(cat: Mapping[str, tuple[Kind, bool]], cow: Mapping[str, tuple[Kind, bool]]) -> Kind:
-    parts = {"cat": a_struct(cat, strict=False, tag="cat"), "cow": a_struct(cow, strict=False, tag="cow")}
+    parts = {
+        "cat": a_struct(cat, strict=False, tag="cat"),
+        "cow": a_struct(cow, strict=False, tag="cow"),
+    }
 
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, dict):
             return {pointer}
         tag = value.get("type")
-        return parts[tag].look(value, pointer) if isinstance(tag, str) and tag in parts else {below(pointer, "type")}
+        return (
+            parts[tag].look(value, pointer)
+            if isinstance(tag, str) and tag in parts
+            else {below(pointer, "type")}
+        )
 
     return Kind(Union[parts["cat"].type, parts["cow"].type], look, hashable=False, shape="dict")  # noqa: UP007  made here
 
@@ -204,7 +299,11 @@ def list_or_dict(one: Kind, other: Kind) -> Kind:
     as_list, as_dict = a_list(one), a_dict(LEAVES[1], other)
 
     def look(value: object, pointer: str) -> Faults:
-        return as_list.look(value, pointer) if isinstance(value, list) else as_dict.look(value, pointer)
+        return (
+            as_list.look(value, pointer)
+            if isinstance(value, list)
+            else as_dict.look(value, pointer)
+        )
 
     return Kind(as_list.type | as_dict.type, look, hashable=False)
 
@@ -212,13 +311,23 @@ def list_or_dict(one: Kind, other: Kind) -> Kind:
 def a_model(members: Mapping[str, tuple[Kind, bool]]) -> Kind:
     """A model of Pydantic, with leaves that it reads as msgspec does."""
     known = {"a": str, "b": bool}
-    fields = {name: (known[name], ... if required else None) for name, (_, required) in members.items() if name in known}
-    made = pydantic.create_model(f"M{next(numbers)}", __config__=pydantic.ConfigDict(strict=True), **fields)  # type: ignore[call-overload]  made here
-    look = object_look({name: (LEAVES[1 if name == "a" else 3], members[name][1]) for name in fields})
+    fields = {
+        name: (known[name], ... if required else None)
+        for name, (_, required) in members.items()
+        if name in known
+    }
+    made = pydantic.create_model(
+        f"M{next(numbers)}", __config__=pydantic.ConfigDict(strict=True), **fields
+    )  # type: ignore[call-overload]  made here
+    look = object_look(
+        {name: (LEAVES[1 if name == "a" else 3], members[name][1]) for name in fields}
+    )
     return Kind(made, look, hashable=False, shape="model")
 
 
-def members_of(kinds: st.SearchStrategy[Kind], names: list[str] = NAMES) -> st.SearchStrategy[dict[str, tuple[Kind, bool]]]:
+def members_of(
+    kinds: st.SearchStrategy[Kind], names: list[str] = NAMES
+) -> st.SearchStrategy[dict[str, tuple[Kind, bool]]]:
     return st.dictionaries(st.sampled_from(names), st.tuples(kinds, st.booleans()), max_size=4)
 
 
@@ -241,7 +350,10 @@ def larger(kinds: st.SearchStrategy[Kind]) -> st.SearchStrategy[Kind]:
     )
 
 
-kinds = st.recursive(st.sampled_from([*LEAVES, ANYTHING]), larger, max_leaves=12).filter(lambda kind: kind.type is not str)  # which is a text body
+# Which is a text body.
+kinds = st.recursive(st.sampled_from([*LEAVES, ANYTHING]), larger, max_leaves=12).filter(
+    lambda kind: kind.type is not str
+)
 atoms = st.one_of(
     st.none(),
     st.booleans(),
@@ -254,15 +366,21 @@ atoms = st.one_of(
 )
 values = st.recursive(
     atoms,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*NAMES, "x", "1", "-5", "cat"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*NAMES, "x", "1", "-5", "cat"]), inner, max_size=5)
+    ),
     max_leaves=20,
 )
 
 
 def met(kind: Any, body: bytes) -> list[dict[str, str]] | None:
-    """Return the faults that are told of a body, None where it was taken. Anything else than a fault of the caller's is raised."""
+    """Return the faults that are told of a body, None where it was taken. Anything else than a
+    fault of the caller's is raised."""
     try:
-        compile_body("body", kind).read(a_call(body=body, headers={"Content-Type": "application/json"}))
+        compile_body("body", kind).read(
+            a_call(body=body, headers={"Content-Type": "application/json"})
+        )
     except Refusal as refusal:
         refused = refusal
     else:
@@ -297,7 +415,20 @@ def test_every_fault_is_told_and_no_other_wherever_it_is(kind: Kind, value: obje
             list(resolved(value, fault["pointer"].rpartition("/")[0]))
 
 
-SCRAPS = [*'[]{},:1"', '{"":', '{"a":', "1e999", "NaN", "-Infinity", "9" * 5000, '"\\ud800"', '"\\udc00x"', '"a"', "null", "\ufeff"]
+SCRAPS = [
+    *'[]{},:1"',
+    '{"":',
+    '{"a":',
+    "1e999",
+    "NaN",
+    "-Infinity",
+    "9" * 5000,
+    '"\\ud800"',
+    '"\\udc00x"',
+    '"a"',
+    "null",
+    "\ufeff",
+]
 TEXTS = st.one_of(
     st.binary(max_size=40),
     values.map(lambda value: json.dumps(value).encode()),
@@ -315,8 +446,14 @@ def test_no_body_is_an_outage(kind: Kind, body: bytes) -> None:
 
 
 @examples(150)
-@given(values.filter(lambda value: isinstance(value, dict)), values.filter(lambda value: isinstance(value, dict)), kinds)
-def test_what_comes_twice_is_no_outage(one: dict[str, object], other: dict[str, object], kind: Kind) -> None:
+@given(
+    values.filter(lambda value: isinstance(value, dict)),
+    values.filter(lambda value: isinstance(value, dict)),
+    kinds,
+)
+def test_what_comes_twice_is_no_outage(
+    one: dict[str, object], other: dict[str, object], kind: Kind
+) -> None:
     body = json.dumps(one)[:-1] + ("," if one and other else "") + json.dumps(other)[1:]
     told = met(kind.type, body.encode())
 
@@ -337,15 +474,23 @@ class Nested(pydantic.BaseModel):
 
 
 trees = st.recursive(
-    st.fixed_dictionaries({}, optional={"number": atoms, "either": atoms, "kids": atoms, "named": atoms}),
+    st.fixed_dictionaries(
+        {}, optional={"number": atoms, "either": atoms, "kids": atoms, "named": atoms}
+    ),
     lambda inner: st.fixed_dictionaries(
         {},
         optional={
             "number": atoms,
             "kids": st.lists(inner, max_size=3),
             "named": st.dictionaries(st.sampled_from([*NAMES, "Nested", "int"]), inner, max_size=3),
-            "either": st.dictionaries(st.sampled_from(["Nested", "list[Nested]", "int", "kids", "a"]), inner, max_size=3)
-            | st.lists(inner, max_size=2),
+            "either": (
+                st.dictionaries(
+                    st.sampled_from(["Nested", "list[Nested]", "int", "kids", "a"]),
+                    inner,
+                    max_size=3,
+                )
+                | st.lists(inner, max_size=2)
+            ),
         },
     ),
     max_leaves=30,
@@ -373,13 +518,40 @@ def test_nothing_of_a_body_is_in_what_is_told_of_it(kind: Kind, value: object) -
             return value + CANARY
         if isinstance(value, list):
             return [marked(item) for item in value]
-        return {name: marked(item) for name, item in value.items()} if isinstance(value, dict) else value
+        return (
+            {name: marked(item) for name, item in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
 
     for fault in met(kind.type, json.dumps(marked(value)).encode()) or ():
         assert CANARY not in fault["detail"]
 
 
-FORMS = st.lists(st.sampled_from(["a", "b", "=", "&", "+", "%", "%ff", "%C3%A9", "é", "\ufeff", "1", "x", "true", "on", "null", ";", "[0]", "\x00"]))
+FORMS = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            "=",
+            "&",
+            "+",
+            "%",
+            "%ff",
+            "%C3%A9",
+            "é",
+            "\ufeff",
+            "1",
+            "x",
+            "true",
+            "on",
+            "null",
+            ";",
+            "[0]",
+            "\x00",
+        ]
+    )
+)
 
 
 @dataclass
@@ -390,7 +562,12 @@ class Fields:
 
 
 @examples(200)
-@given(FORMS.map("".join), st.sampled_from(["", "; charset=utf-8", "; charset=latin-1", "; charset=shift_jis", "; charset=us-ascii"]))
+@given(
+    FORMS.map("".join),
+    st.sampled_from(
+        ["", "; charset=utf-8", "; charset=latin-1", "; charset=shift_jis", "; charset=us-ascii"]
+    ),
+)
 def test_no_form_is_an_outage(text: str, charset: str) -> None:
     from penstock.web.bodies import Body
 
@@ -423,6 +600,10 @@ def test_the_walk_can_not_fail_whatever_plugin_code_raises(monkeypatch: pytest.M
         odd: list[Any]
 
     Slip.__annotations__["odd"] = list[Odd]
-    monkeypatch.setattr(faults, "object_fields", lambda kind: (_ for _ in ()).throw(LookupError("a slip of ours")))
+    monkeypatch.setattr(
+        faults, "object_fields", lambda kind: (_ for _ in ()).throw(LookupError("a slip of ours"))
+    )
 
-    assert met(Slip, b'{"first":"x","odd":[{"a":1,"b":1}]}') == [{"pointer": "/first", "detail": "Expected `int`, got `str`"}]
+    assert met(Slip, b'{"first":"x","odd":[{"a":1,"b":1}]}') == [
+        {"pointer": "/first", "detail": "Expected `int`, got `str`"}
+    ]

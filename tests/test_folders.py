@@ -1,4 +1,5 @@
-"""Plugin folders: helpers are importable whatever their order and names, and a name that means two things is never taken silently."""
+"""Plugin folders: helpers are importable whatever their order and names, and a name that means
+two things is never taken silently."""
 
 from __future__ import annotations
 
@@ -30,7 +31,15 @@ def show(call: Call) -> dict:
 def penstock_pipelines():
     return [pipeline]
 """
-PRODUCT = frozenset({"penstock_access_policy", "penstock_api_key", "penstock_basic", "penstock_jwt", "penstock_mtls"})
+PRODUCT = frozenset(
+    {
+        "penstock_access_policy",
+        "penstock_api_key",
+        "penstock_basic",
+        "penstock_jwt",
+        "penstock_mtls",
+    }
+)
 PRODUCT |= {"penstock_response_headers", "penstock_webhook_signature"}
 
 
@@ -39,7 +48,9 @@ def forgotten() -> Iterator[None]:
     before = set(sys.modules)
     yield
     PluginFolders(()).install()
-    assert not [name for name in set(sys.modules) - before if name in {"shared", "orders", "common"}]
+    assert not [
+        name for name in set(sys.modules) - before if name in {"shared", "orders", "common"}
+    ]
 
 
 def plugin(folder: Path, name: str, imports: str = "", code: str = "return {}") -> None:
@@ -52,7 +63,9 @@ def put(folder: Path, name: str, source: str) -> None:
     path.write_text(source, encoding="utf-8")
 
 
-def loaded(*folders: Path, allow: frozenset[str] = frozenset(), deny: frozenset[str] = PRODUCT) -> Plugins:
+def loaded(
+    *folders: Path, allow: frozenset[str] = frozenset(), deny: frozenset[str] = PRODUCT
+) -> Plugins:
     return load_plugins(Settings(plugin_path=folders, allow=allow, deny=deny))
 
 
@@ -86,7 +99,11 @@ def test_a_helper_is_importable_whatever_its_name_and_is_no_broken_plugin(
 
     plugins = loaded(tmp_path)
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == ({"orders": {"answer": 42}}, [], [])
+    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+        {"orders": {"answer": 42}},
+        [],
+        [],
+    )
 
 
 def test_a_helper_that_a_handler_imports_when_it_runs_is_one_too(tmp_path: Path) -> None:
@@ -96,17 +113,30 @@ def test_a_helper_that_a_handler_imports_when_it_runs_is_one_too(tmp_path: Path)
 
     plugins = loaded(tmp_path)
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == ({"orders": {"answer": 42}}, [], [])
+    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+        {"orders": {"answer": 42}},
+        [],
+        [],
+    )
 
 
 def test_a_plugin_may_import_another_and_helpers_of_other_folders(tmp_path: Path) -> None:
-    plugin(tmp_path / "a", "orders", "from billing import RATE; from shared import ANSWER", "return [RATE, ANSWER]")
+    plugin(
+        tmp_path / "a",
+        "orders",
+        "from billing import RATE; from shared import ANSWER",
+        "return [RATE, ANSWER]",
+    )
     plugin(tmp_path / "b", "billing", "RATE = 7")
     put(tmp_path / "b", "shared.py", "ANSWER = 42\n")
 
     plugins = loaded(tmp_path / "a", tmp_path / "b", tmp_path / "a")
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == ({"orders": [7, 42], "billing": {}}, [], [])
+    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+        {"orders": [7, 42], "billing": {}},
+        [],
+        [],
+    )
 
 
 def test_a_module_without_a_hook_that_nobody_imports_is_a_note_and_no_fault(tmp_path: Path) -> None:
@@ -117,7 +147,10 @@ def test_a_module_without_a_hook_that_nobody_imports_is_a_note_and_no_fault(tmp_
 
     assert (plugins.mistakes, plugins.loaded) == ([], ["orders"])
     (note,) = plugins.notes
-    assert str(note).startswith(f"plugin left_over ({tmp_path}/left_over.py): it implements no hook, and no plugin imports it; ")
+    assert str(note).startswith(
+        f"plugin left_over ({tmp_path}/left_over.py): it implements no hook, and no plugin imports"
+        " it; "
+    )
 
 
 def test_a_module_that_an_operator_names_as_a_plugin_must_have_a_hook(tmp_path: Path) -> None:
@@ -151,7 +184,9 @@ def test_of_two_helpers_of_one_name_none_is_taken_silently(tmp_path: Path, helpe
     plugins = loaded(tmp_path / "a", tmp_path / "b")
 
     assert plugins.loaded == ["sound"]
-    problems = [str(mistake) for mistake in plugins.mistakes if mistake.plugin in {"orders", "billing"}]
+    problems = [
+        str(mistake) for mistake in plugins.mistakes if mistake.plugin in {"orders", "billing"}
+    ]
     assert len(problems) == 2
     for problem in problems:
         assert f"there are two modules named {name!r}, {tmp_path}/a/" in problem
@@ -160,9 +195,16 @@ def test_of_two_helpers_of_one_name_none_is_taken_silently(tmp_path: Path, helpe
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("json", "Python's standard library"), ("email", "Python's standard library"), ("_json", "Python's"), ("httpx", "an installed package")],
+    [
+        ("json", "Python's standard library"),
+        ("email", "Python's standard library"),
+        ("_json", "Python's"),
+        ("httpx", "an installed package"),
+    ],
 )
-def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_nothing(tmp_path: Path, name: str, what: str) -> None:
+def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_nothing(
+    tmp_path: Path, name: str, what: str
+) -> None:
     plugin(tmp_path, "orders", f"import {name}", f'return hasattr({name}, "ANSWER")')
     plugin(tmp_path, "billing", f"from {name} import ANSWER")
     put(tmp_path, f"{name}.py", "ANSWER = 42\n")
@@ -172,7 +214,10 @@ def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_n
     assert answers(plugins) == {"orders": False}
     first, second = sorted(plugins.mistakes, key=lambda mistake: mistake.plugin != name)
     assert f"{tmp_path}/{name}.py has the name of the module {name} of {what}" in first.problem
-    assert (second.plugin, f"cannot import name 'ANSWER' from '{name}'" in second.problem) == ("billing", True)
+    assert (second.plugin, f"cannot import name 'ANSWER' from '{name}'" in second.problem) == (
+        "billing",
+        True,
+    )
 
 
 def test_a_plugin_named_as_a_package_that_it_imports_is_told_so(tmp_path: Path) -> None:
@@ -190,7 +235,9 @@ def test_two_plugins_of_one_name_are_both_left_out(tmp_path: Path) -> None:
     plugins = loaded(tmp_path / "a", tmp_path / "b")
 
     assert (plugins.loaded, len(plugins.mistakes)) == ([], 1)
-    assert f"two modules of its name, {tmp_path}/a/orders.py and {tmp_path}/b/orders.py" in str(plugins.mistakes[0])
+    assert f"two modules of its name, {tmp_path}/a/orders.py and {tmp_path}/b/orders.py" in str(
+        plugins.mistakes[0]
+    )
 
 
 def test_an_installed_plugin_wins_over_a_file_of_its_name_and_that_is_said(tmp_path: Path) -> None:
@@ -198,8 +245,14 @@ def test_an_installed_plugin_wins_over_a_file_of_its_name_and_that_is_said(tmp_p
 
     plugins = loaded(tmp_path, deny=frozenset())
 
-    assert ("penstock_api_key" in plugins.loaded, plugins.offers, plugins.mistakes) == (True, [], [])
-    assert "penstock_api_key.py is not loaded: the installed plugin penstock_api_key is" in str(plugins.notes[0])
+    assert ("penstock_api_key" in plugins.loaded, plugins.offers, plugins.mistakes) == (
+        True,
+        [],
+        [],
+    )
+    assert "penstock_api_key.py is not loaded: the installed plugin penstock_api_key is" in str(
+        plugins.notes[0]
+    )
 
 
 @pytest.mark.parametrize("helper", ["shared", "_shared"])
@@ -211,7 +264,12 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
     plugins = loaded(tmp_path)
 
     said = "\n".join(map(str, plugins.mistakes))
-    assert said.count("SyntaxError") == said.count("line 1") == said.count(f"{helper}.py, line 1)") == 1
+    assert (
+        said.count("SyntaxError")
+        == said.count("line 1")
+        == said.count(f"{helper}.py, line 1)")
+        == 1
+    )
     assert "orders" in said
     assert "for the same reason as billing; see billing" in said
 
@@ -225,18 +283,50 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
             "ModuleNotFoundError: No module named 'nowhere_at_all'",
             "install nowhere_at_all, or correct the import",
         ),
-        ("from os import nothing\n", 1, "ImportError: cannot import name 'nothing'", "correct the import and reload"),
-        ("x = 1\ndef broken(:\n", 2, "SyntaxError: invalid syntax (", "correct the syntax and reload"),
+        (
+            "from os import nothing\n",
+            1,
+            "ImportError: cannot import name 'nothing'",
+            "correct the import and reload",
+        ),
+        (
+            "x = 1\ndef broken(:\n",
+            2,
+            "SyntaxError: invalid syntax (",
+            "correct the syntax and reload",
+        ),
         ("\n\nx = {}['a']\n", 3, "KeyError: 'a' (", "correct what the module does"),
-        ("import json\njson.loads('{')\n", 2, "JSONDecodeError: Expecting property name", "correct what the module does"),
+        (
+            "import json\njson.loads('{')\n",
+            2,
+            "JSONDecodeError: Expecting property name",
+            "correct what the module does",
+        ),
         ("raise SystemExit(4)\n", 1, "SystemExit: 4", "correct what the module does"),
         ("raise GeneratorExit\n", 1, "GeneratorExit", "correct what the module does"),
-        ("class E(Exception):\n    def __str__(self): raise OSError\nraise E\n", 3, "E: it can't be told what (", "correct what"),
-        ("from penstock import step\n@step\ndef f(): ...\n", 2, "TypeError: write @step() above a step, with parentheses (", "correct what"),
-        ("from penstock import Retry\n\nr = Retry(attempts=0)\n", 3, "ValueError: Retry(attempts=0)", "correct what"),
+        (
+            "class E(Exception):\n    def __str__(self): raise OSError\nraise E\n",
+            3,
+            "E: it can't be told what (",
+            "correct what",
+        ),
+        (
+            "from penstock import step\n@step\ndef f(): ...\n",
+            2,
+            "TypeError: write @step() above a step, with parentheses (",
+            "correct what",
+        ),
+        (
+            "from penstock import Retry\n\nr = Retry(attempts=0)\n",
+            3,
+            "ValueError: Retry(attempts=0)",
+            "correct what",
+        ),
     ],
 )
-def test_what_a_module_raises_is_told_at_its_own_line_with_the_right_fix(tmp_path: Path, source: str, line: int, problem: str, mend: str) -> None:
+def test_what_a_module_raises_is_told_at_its_own_line_with_the_right_fix(
+    tmp_path: Path, source: str, line: int, problem: str, mend: str
+) -> None:
     put(tmp_path, "bad.py", source)
 
     (mistake,) = loaded(tmp_path).mistakes
@@ -247,11 +337,21 @@ def test_what_a_module_raises_is_told_at_its_own_line_with_the_right_fix(tmp_pat
     assert mistake.problem.endswith(f"({tmp_path}/bad.py, line {line})")
 
 
-@pytest.mark.parametrize("hook", ["penstock_pipelines", "penstock_commands", "penstock_documents", "penstock_policies(setup)"])
+@pytest.mark.parametrize(
+    "hook",
+    ["penstock_pipelines", "penstock_commands", "penstock_documents", "penstock_policies(setup)"],
+)
 @pytest.mark.parametrize("raised", ["SystemExit(0)", "OSError('disk')"])
-def test_a_hook_that_raises_anything_is_a_fault_at_load_and_harms_no_other(tmp_path: Path, hook: str, raised: str) -> None:
+def test_a_hook_that_raises_anything_is_a_fault_at_load_and_harms_no_other(
+    tmp_path: Path, hook: str, raised: str
+) -> None:
     name, _, rest = hook.partition("(")
-    put(tmp_path, "bad.py", f"from penstock import hookimpl\n@hookimpl\ndef {name}({rest or ')'}:\n    raise {raised}\n")
+    put(
+        tmp_path,
+        "bad.py",
+        f"from penstock import hookimpl\n@hookimpl\ndef {name}({rest or ')'}:\n    raise"
+        f" {raised}\n",
+    )
     plugin(tmp_path, "orders")
 
     plugins = loaded(tmp_path)
@@ -273,7 +373,12 @@ def told():
 
 def logged(place: Place) -> list[dict[str, str]]:
     """Return the lines of a server's log."""
-    return [json.loads(line) for path in place.folder.glob("server-*.log") for line in path.read_text().splitlines() if line.startswith("{")]
+    return [
+        json.loads(line)
+        for path in place.folder.glob("server-*.log")
+        for line in path.read_text().splitlines()
+        if line.startswith("{")
+    ]
 
 
 def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_logged_once_a_start(
@@ -301,13 +406,25 @@ def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_l
     os.utime(folder / "shared.py", (1e9, 1e9))
     server.process.send_signal(signal.SIGHUP)
     for _ in range(200):
-        if server.log.read_text().count("Worker exiting") == 2:  # until then old workers answer beside new ones
+        # Until then old workers answer beside new ones.
+        if server.log.read_text().count("Worker exiting") == 2:
             break
         time.sleep(0.1)
     assert answer() == {"answer": 42}
     server.stop()
     lines = logged(place)
-    faults = [(line["event"], line["plugin"], line["file"]) for line in lines if line["event"].startswith(("plugin ", "pipeline "))]
-    assert faults == [("plugin mistake", "bad", "plugins/bad.py")] * 2  # once at the start, once at the reload
+    faults = [
+        (line["event"], line["plugin"], line["file"])
+        for line in lines
+        if line["event"].startswith(("plugin ", "pipeline "))
+    ]
+    # Once at the start, once at the reload.
+    assert faults == [("plugin mistake", "bad", "plugins/bad.py")] * 2
     (line,) = [line for line in lines if line["event"] == "told"]
-    assert (line["logger"], line["level"], line["order"], line["run"], line["pipeline"]) == ("shared", "info", 7, run["id"], "v1/orders")
+    assert (line["logger"], line["level"], line["order"], line["run"], line["pipeline"]) == (
+        "shared",
+        "info",
+        7,
+        run["id"],
+        "v1/orders",
+    )

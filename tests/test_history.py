@@ -1,4 +1,5 @@
-"""A database that was restored is read anew, whatever its revision says; by views, and by real hosts that go on serving."""
+"""A database that was restored is read anew, whatever its revision says; by views, and by real
+hosts that go on serving."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ class Backup:
 
     @property
     def _url(self) -> str:
-        return self._place.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return self._place.engine.url.set(drivername="postgresql").render_as_string(
+            hide_password=False
+        )
 
     @staticmethod
     def _copy(source: Path, target: Path) -> None:
@@ -76,11 +79,14 @@ class Backup:
     def _run(program: str, *words: str) -> str:
         programs = initdb()
         assert programs is not None
-        return subprocess.run([programs / program, *words], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [programs / program, *words], check=True, capture_output=True, text=True
+        ).stdout
 
     @staticmethod
     def _again(work: Callable[[], object]) -> None:
-        """Do what takes locks from hosts that read, until they were no obstacle: PostgreSQL ends one side of a deadlock."""
+        """Do what takes locks from hosts that read, until they were no obstacle: PostgreSQL ends
+        one side of a deadlock."""
         for _ in range(10):
             try:
                 work()
@@ -100,18 +106,28 @@ class Backup:
         if self._sqlite:
             self._copy(self._file, self._live)
         else:
-            words = ("--clean", "--if-exists", "--single-transaction", "-d", self._url, str(self._file))
+            words = (
+                "--clean",
+                "--if-exists",
+                "--single-transaction",
+                "-d",
+                self._url,
+                str(self._file),
+            )
             self._again(lambda: self._run("pg_restore", *words))
 
     @contextmanager
     def half_restored(self, without: str) -> Iterator[None]:
-        """Put it back as pg_restore does by default: a table after the other. One table's rows come after the block, and all keys."""
+        """Put it back as pg_restore does by default: a table after the other. One table's rows
+        come after the block, and all keys."""
         entries = self._run("pg_restore", "-l", str(self._file)).splitlines()
         late = next(entry for entry in entries if f" TABLE DATA public {without} " in entry)
         chosen = self._place.folder / "entries"
         self._again(self._drop)
         self._run("pg_restore", "--section=pre-data", "-d", self._url, str(self._file))
-        chosen.write_text("\n".join(entry for entry in entries if " TABLE DATA " in entry and entry != late))
+        chosen.write_text(
+            "\n".join(entry for entry in entries if " TABLE DATA " in entry and entry != late)
+        )
         self._run("pg_restore", "-L", str(chosen), "-d", self._url, str(self._file))
         yield
         chosen.write_text(late)
@@ -132,7 +148,8 @@ def knows(view: Snapshot, key: str) -> bool:
 class TestViews:
     @pytest.mark.parametrize("more", [0, 1, 2])
     def test_a_revision_that_comes_again_is_another_one(self, place: Place, more: int) -> None:
-        """What was revoked after the restore stays revoked, also where the new revision is that of the view, or beyond it."""
+        """What was revoked after the restore stays revoked, also where the new revision is that
+        of the view, or beyond it."""
         place.consumer("acme")
         key = place.key("acme")
         backup = Backup(place)
@@ -151,7 +168,8 @@ class TestViews:
         assert view.age() < 60
 
     def test_a_view_that_waits_for_its_next_refresh_is_whole(self, place: Place) -> None:
-        """Who is being judged by it when the restore is seen is not told that a good key is unknown."""
+        """Who is being judged by it when the restore is seen is not told that a good key is
+        unknown."""
         place.consumer("acme")
         backup = Backup(place)
         key = place.key("acme")
@@ -210,7 +228,8 @@ class TestViews:
         place.consumer("acme")
         key = place.key("acme")
         view = place.snapshot()
-        with place.engine.begin() as connection:  # as a restore into tables that kept their keys may leave a view: half
+        # As a restore into tables that kept their keys may leave a view: half.
+        with place.engine.begin() as connection:
             connection.execute(sa.update(metadata.tables["api_keys"]).values(enabled=False))
         assert not view.refresh(place.engine)
         done = place.run("db", "restored")
@@ -238,7 +257,9 @@ class TestViews:
             connection.execute(sa.text(f"UPDATE revision SET value = value + {REMEMBERED}"))
         place.consumer("acme")
         with place.engine.connect() as connection:
-            assert list(connection.scalars(sa.select(history.c.revision))) == [view.revision + REMEMBERED + 1]
+            assert list(connection.scalars(sa.select(history.c.revision))) == [
+                view.revision + REMEMBERED + 1
+            ]
         view.read(place.engine)
         assert view.consumer_named("acme") is not None
 
@@ -296,7 +317,18 @@ class TestHalfRestored:
         yield made
         made.engine.dispose()
 
-    @pytest.mark.parametrize("late", ["signing_keys", "api_keys", "revocations", "environments", "associations", "revision", "history"])
+    @pytest.mark.parametrize(
+        "late",
+        [
+            "signing_keys",
+            "api_keys",
+            "revocations",
+            "environments",
+            "associations",
+            "revision",
+            "history",
+        ],
+    )
     def test_half_of_a_restore_is_not_read(self, place: Place, late: str) -> None:
         place.consumer("acme")
         key = place.key("acme")
@@ -318,7 +350,9 @@ class TestHalfRestored:
 
 
 def pids(server: Server) -> list[int]:
-    return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log.read_text())]
+    return [
+        int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log.read_text())
+    ]
 
 
 def until(found: Callable[[], bool], seconds: float = 15) -> None:
@@ -330,7 +364,7 @@ def until(found: Callable[[], bool], seconds: float = 15) -> None:
 
 class TestKeys:
     def test_a_backup_from_before_a_rotation_leaves_what_can_be_read(self, place: Place) -> None:
-        """A process that runs goes on without the secrets whose key it does not have; others are served."""
+        """A process that runs goes on without the secrets whose key it does not have."""
         place.consumer("acme")
         key = place.key("acme")
         backup = Backup(place)
@@ -348,7 +382,11 @@ class TestKeys:
 class TestHosts:
     @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
     def test_a_host_that_was_cut_off_serves_what_the_restored_database_says(
-        self, kind: str, new_database: Callable[..., str], tmp_path: Path, serve: Callable[..., Server]
+        self,
+        kind: str,
+        new_database: Callable[..., str],
+        tmp_path: Path,
+        serve: Callable[..., Server],
     ) -> None:
         """H5 a: its revision has been passed, and a key was revoked meanwhile."""
         place = Place.make(new_database(kind, upgraded=True), tmp_path)
@@ -359,7 +397,12 @@ class TestHosts:
         server = serve(place, workers=2)
 
         def statuses(key: str) -> set[int]:
-            return {httpx.get(f"{server.url}/v1/things/", headers={"X-API-Key": key}, timeout=20).status_code for _ in range(8)}
+            return {
+                httpx.get(
+                    f"{server.url}/v1/things/", headers={"X-API-Key": key}, timeout=20
+                ).status_code
+                for _ in range(8)
+            }
 
         assert statuses(revoked.key) == statuses(good.key) == {200}
         backup = Backup(place)

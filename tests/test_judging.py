@@ -1,4 +1,5 @@
-"""Judging is total: whatever a policy returns, raises or does, no call gets through with less than the rules of access ask for."""
+"""Judging is total: whatever a policy returns, raises or does, no call gets through with less
+than the rules of access ask for."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import AccessPolicy, Call, EnvironmentFacts, HttpTrigger, Pipeline, Verdict, Violation, hookimpl, hookspecs
+from penstock import (
+    AccessPolicy,
+    Call,
+    EnvironmentFacts,
+    HttpTrigger,
+    Pipeline,
+    Verdict,
+    Violation,
+    hookimpl,
+    hookspecs,
+)
 from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
@@ -31,7 +42,12 @@ from penstock_api_key import ApiKeys
 from penstock_jwt.tokens import Tokens
 
 POLICIES = ("api-key", "jwt-api-key", "any")
-TOGGLES = {"none": {}, "key": {"api_key": True}, "jwt": {"jwt": True}, "both": {"api_key": True, "jwt": True}}
+TOGGLES = {
+    "none": {},
+    "key": {"api_key": True},
+    "jwt": {"jwt": True},
+    "both": {"api_key": True, "jwt": True},
+}
 DEMANDS = {"api-key": {"api_key"}, "jwt-api-key": {"api_key", "jwt"}, "any": set()}
 
 
@@ -43,7 +59,9 @@ def a_pipeline(name: str, **trigger: Any) -> Pipeline:
 
 def a_view(policy: str) -> Snapshot:
     access = Snapshot("test", Box((make_secret_key(),)))
-    access._environment = EnvironmentFacts(1, "test", policy, 1, 3600, keys_in_query=False, algorithm="EdDSA")  # noqa: SLF001  no database is needed
+    access._environment = EnvironmentFacts(  # noqa: SLF001  no database is needed
+        1, "test", policy, 1, 3600, keys_in_query=False, algorithm="EdDSA"
+    )
     return access
 
 
@@ -60,13 +78,21 @@ class Rogue(AccessPolicy):
 
 
 def judging_beside(act: Callable[[Any, Any], Any]) -> Judging:
-    """Return what judges a pipeline of each kind by the policy that ships, and around it by one that does anything."""
+    """Return what judges a pipeline of each kind by the policy that ships, and around it by one
+    that does anything."""
     manager = pluggy.PluginManager("penstock")
     manager.add_hookspecs(hookspecs)
     rogue = OfferedPolicy.of("other", Rogue(act))
-    policies = [rogue, OfferedPolicy.of("penstock_access_policy", ExternalAccess()), rogue]  # it is asked before and after
-    proofs = [OfferedAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))), OfferedAuthenticator.of("penstock_jwt", Tokens("penstock"))]
-    loaded = {f"v1/{name}": Loaded("mine", a_pipeline(name, **trigger), ()) for name, trigger in TOGGLES.items()}
+    # It is asked before and after.
+    policies = [rogue, OfferedPolicy.of("penstock_access_policy", ExternalAccess()), rogue]
+    proofs = [
+        OfferedAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))),
+        OfferedAuthenticator.of("penstock_jwt", Tokens("penstock")),
+    ]
+    loaded = {
+        f"v1/{name}": Loaded("mine", a_pipeline(name, **trigger), ())
+        for name, trigger in TOGGLES.items()
+    }
     return Judging(Plugins(manager, PluginFolders(())), Judge(policies, proofs), loaded)
 
 
@@ -138,8 +164,12 @@ class Raises(Exception):
 
 
 garbage = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.text(), st.binary(), st.dictionaries(st.text(), st.text()), st.lists(st.text()),
-    st.sampled_from([Weird(), Violation("a", "b"), Verdict, object(), LooseVerdict(), {"requires": []}, ..., NotImplemented]),
+    st.none(), st.booleans(), st.integers(), st.text(), st.binary(),
+    st.dictionaries(st.text(), st.text()), st.lists(st.text()),
+    st.sampled_from([
+        Weird(), Violation("a", "b"), Verdict, object(), LooseVerdict(), {"requires": []}, ...,
+        NotImplemented,
+    ]),
 )  # fmt: skip
 names = st.sampled_from(["api_key", "jwt", "basic", "nothing", "", "API_KEY"])
 answers = st.one_of(
@@ -147,7 +177,9 @@ answers = st.one_of(
     st.builds(
         Verdict,
         requires=st.one_of(st.frozensets(names), garbage),
-        violations=st.one_of(st.just(()), garbage, st.tuples(st.builds(Violation, reason=garbage, mend=garbage))),
+        violations=st.one_of(
+            st.just(()), garbage, st.tuples(st.builds(Violation, reason=garbage, mend=garbage))
+        ),
         warnings=st.one_of(st.just(()), garbage),
     ),
 )
@@ -174,7 +206,9 @@ def test_whatever_a_policy_returns_no_gate_asks_for_less(policy: str, answer: ob
 
 @settings(max_examples=60, deadline=None)
 @given(policy=st.sampled_from(POLICIES), error=ends, live=st.booleans())
-def test_whatever_a_policy_raises_closes_every_gate(policy: str, error: BaseException, live: bool) -> None:
+def test_whatever_a_policy_raises_closes_every_gate(
+    policy: str, error: BaseException, live: bool
+) -> None:
     def act(*_: object) -> object:
         raise error
 
@@ -182,7 +216,10 @@ def test_whatever_a_policy_raises_closes_every_gate(policy: str, error: BaseExce
 
     assert {opened(item) for item in judgement.external.values()} == {None}
     assert [fault.plugin for fault in judgement.faults] == ["other"]
-    assert "plugin other: the policy rogue raised " in judgement.external["v1/both"].violations[-1].reason
+    assert (
+        "plugin other: the policy rogue raised "
+        in judgement.external["v1/both"].violations[-1].reason
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -210,7 +247,10 @@ def test_what_a_policy_requires_and_no_authenticator_proves_closes() -> None:
     judgement = judged_beside(lambda *_: Verdict(requires=frozenset({"retina"})), "any")
 
     assert {opened(item) for item in judgement.external.values()} == {None}
-    assert "no authenticator for 'retina' is loaded" in judgement.external["v1/key"].violations[0].reason
+    assert (
+        "no authenticator for 'retina' is loaded"
+        in judgement.external["v1/key"].violations[0].reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,16 +260,27 @@ def test_what_a_policy_requires_and_no_authenticator_proves_closes() -> None:
         (True, "it returned bool, not a Verdict or None"),
         (Verdict(requires=["x", 1]), "an item of what its Verdict requires is no text"),  # type: ignore[list-item, arg-type]  # it is wrong
         (Verdict(requires="api_key"), "what its Verdict requires is no list of texts"),  # type: ignore[arg-type]  # the same
-        (Verdict(violations=None), "the violations of its Verdict are no tuple of Violation values"),  # type: ignore[arg-type]  # the same
-        (Verdict(violations=("no",)), "the violations of its Verdict are no tuple of Violation values"),  # type: ignore[arg-type]  # the same
+        (
+            Verdict(violations=None),
+            "the violations of its Verdict are no tuple of Violation values",
+        ),  # type: ignore[arg-type]  # the same
+        (
+            Verdict(violations=("no",)),
+            "the violations of its Verdict are no tuple of Violation values",
+        ),  # type: ignore[arg-type]  # the same
         (Verdict(warnings=None), "the warnings of its Verdict is no list of texts"),  # type: ignore[arg-type]  # the same
     ],
 )
-def test_operators_are_told_which_plugin_returned_what_it_must_not(answer: object, said: str) -> None:
+def test_operators_are_told_which_plugin_returned_what_it_must_not(
+    answer: object, said: str
+) -> None:
     judgement = judged_beside(lambda *_: answer, "any")
 
     assert {opened(item) for item in judgement.external.values()} == {None}
-    assert judgement.external["v1/key"].violations[0].reason == f"plugin other: the policy rogue: {said}"
+    assert (
+        judgement.external["v1/key"].violations[0].reason
+        == f"plugin other: the policy rogue: {said}"
+    )
     assert judgement.external["v1/key"].again_at is not None
 
 
@@ -239,7 +290,9 @@ def test_what_a_policy_says_is_one_line() -> None:
     judged = judged_beside(lambda *_: forged, "any").external[f"v1/{next(iter(TOGGLES))}"]
 
     assert "a served: all [2J" in [item.reason for item in judged.violations]
-    assert all(text.isprintable() for item in judged.violations for text in (item.reason, item.mend))
+    assert all(
+        text.isprintable() for item in judged.violations for text in (item.reason, item.mend)
+    )
     assert all(text.isprintable() for text in judged.warnings)
 
 
@@ -261,13 +314,17 @@ class TestNoEnd:
         hang, closed = threading.Event(), list[float]()
         began = time.monotonic()
 
-        judged_beside(lambda *_: hang.wait(20), "any", live=lambda: closed.append(time.monotonic() - began))
+        judged_beside(
+            lambda *_: hang.wait(20), "any", live=lambda: closed.append(time.monotonic() - began)
+        )
 
         assert len(closed) == 1
         assert judging_module.SOON <= closed[0] < judging_module.LIVE + 0.3
         hang.set()
 
-    def test_is_not_asked_again_before_it_has_returned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_not_asked_again_before_it_has_returned(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(verdicts, "LONGEST_ANSWER", 0.2)
         hang, asked = threading.Event(), list[int]()
 
@@ -278,8 +335,18 @@ class TestNoEnd:
 
         manager = pluggy.PluginManager("penstock")
         manager.add_hookspecs(hookspecs)
-        judge = Judge([OfferedPolicy.of("penstock_access_policy", ExternalAccess()), OfferedPolicy.of("other", Rogue(act))], [])
-        judging = Judging(Plugins(manager, PluginFolders(())), judge, {"v1/open": Loaded("mine", a_pipeline("open"), ())})
+        judge = Judge(
+            [
+                OfferedPolicy.of("penstock_access_policy", ExternalAccess()),
+                OfferedPolicy.of("other", Rogue(act)),
+            ],
+            [],
+        )
+        judging = Judging(
+            Plugins(manager, PluginFolders(())),
+            judge,
+            {"v1/open": Loaded("mine", a_pipeline("open"), ())},
+        )
         states = [judging.judge_all(a_view("any")).external["v1/open"].state for _ in range(3)]
         waited_for = len(asked)
         hang.set()
@@ -315,7 +382,9 @@ def offering(act: Callable[[Any, Any], Any], **more: Any) -> type:
     return Plugin
 
 
-@pytest.mark.parametrize("act", ["yes", None, SystemExit(0), KeyboardInterrupt(), Verdict(violations=None)], ids=repr)  # type: ignore[arg-type]  # it is wrong
+@pytest.mark.parametrize(
+    "act", ["yes", None, SystemExit(0), KeyboardInterrupt(), Verdict(violations=None)], ids=repr
+)  # type: ignore[arg-type]  # it is wrong
 def test_a_stricter_policy_closes_a_running_process_also_where_a_plugin_misbehaves_then(
     penstock_runtime: Callable[..., Runtime], act: object
 ) -> None:
@@ -337,7 +406,9 @@ def test_a_stricter_policy_closes_a_running_process_also_where_a_plugin_misbehav
     assert client.get("/v1/orders/").status_code == 200
 
 
-def test_a_policy_that_recovers_is_heard_again_by_itself(penstock_runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_that_recovers_is_heard_again_by_itself(
+    penstock_runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("penstock.gate.compliance.AGAIN", 0.1)
     broken = [True]
 
@@ -360,7 +431,8 @@ def test_a_policy_that_recovers_is_heard_again_by_itself(penstock_runtime: Calla
 
 
 class Hooks:
-    """Plugins whose hook of access itself misbehaves: nobody knows what their policies would refuse."""
+    """Plugins whose hook of access itself misbehaves: nobody knows what their policies would
+    refuse."""
 
     class Raising:
         @staticmethod
@@ -395,8 +467,12 @@ class Hooks:
             return [policy]
 
 
-@pytest.mark.parametrize("plugin", [Hooks.Raising, Hooks.Garbage, Hooks.Scalar, Hooks.Misspelt, Hooks.Unnamed])
-def test_policies_that_can_not_be_asked_for_refuse_everything(penstock_runtime: Callable[..., Runtime], plugin: type) -> None:
+@pytest.mark.parametrize(
+    "plugin", [Hooks.Raising, Hooks.Garbage, Hooks.Scalar, Hooks.Misspelt, Hooks.Unnamed]
+)
+def test_policies_that_can_not_be_asked_for_refuse_everything(
+    penstock_runtime: Callable[..., Runtime], plugin: type
+) -> None:
     class Plain:
         @staticmethod
         @hookimpl
@@ -406,4 +482,6 @@ def test_policies_that_can_not_be_asked_for_refuse_everything(penstock_runtime: 
     runtime = penstock_runtime(Plain, plugin, policy="api-key")
 
     assert runtime.client(token=False).get("/v1/orders/").status_code == 503
-    assert f"the access policies of plugin {plugin.__name__} can't be asked" in str(runtime.refused()["v1/orders"])
+    assert f"the access policies of plugin {plugin.__name__} can't be asked" in str(
+        runtime.refused()["v1/orders"]
+    )

@@ -18,7 +18,8 @@ from penstock.contracts.jwks import KeyRejected, read_key
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P
-Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7  # of a point whose double has y = 0
+# Of a point whose double has y = 0.
+Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 
 
 def b64(raw: bytes) -> str:
@@ -37,8 +38,19 @@ def ec_jwk(curve: ec.EllipticCurve | None = None, **more: object) -> dict[str, A
     curve = curve or ec.SECP256R1()
     point = ec.generate_private_key(curve).public_key().public_numbers()
     size = (curve.key_size + 7) // 8
-    names = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "secp256k1"}
-    return {"kty": "EC", "crv": names[curve.name], "x": b64(point.x.to_bytes(size)), "y": b64(point.y.to_bytes(size)), **more}
+    names = {
+        "secp256r1": "P-256",
+        "secp384r1": "P-384",
+        "secp521r1": "P-521",
+        "secp256k1": "secp256k1",
+    }
+    return {
+        "kty": "EC",
+        "crv": names[curve.name],
+        "x": b64(point.x.to_bytes(size)),
+        "y": b64(point.y.to_bytes(size)),
+        **more,
+    }
 
 
 def ed_jwk(x: bytes | None = None, **more: object) -> dict[str, Any]:
@@ -53,7 +65,10 @@ GOOD = {
     "RSA": (rsa_jwk(MODULUS), {"RS256", "PS256"}),
     "RSA for PS256": (rsa_jwk(MODULUS, alg="PS256"), {"PS256"}),
     "RSA with the exponent 3": (rsa_jwk(MODULUS, 3), {"RS256", "PS256"}),
-    "RSA with a zero in front": ({"kty": "RSA", "n": b64(b"\0" + MODULUS.to_bytes(301)), "e": "AQAB"}, {"RS256", "PS256"}),
+    "RSA with a zero in front": (
+        {"kty": "RSA", "n": b64(b"\0" + MODULUS.to_bytes(301)), "e": "AQAB"},
+        {"RS256", "PS256"},
+    ),
     "P-256": (ec_jwk(), {"ES256"}),
     "P-384": (ec_jwk(ec.SECP384R1(), alg="ES384"), {"ES384"}),
     "Ed25519": (ed_jwk(alg="EdDSA", use="sig"), {"EdDSA"}),
@@ -80,12 +95,19 @@ def off_curve() -> dict[str, Any]:
 
 
 def roca_modulus() -> int:
-    """Make a modulus as the flawed generator did: each prime is a power of 65537, modulo the product of the first 126 primes."""
-    product = math.prod(number for number in range(2, 702) if all(number % other for other in range(2, math.isqrt(number) + 1)))
+    """Make a modulus as the flawed generator did: each prime is a power of 65537, modulo the
+    product of the first 126 primes."""
+    product = math.prod(
+        number
+        for number in range(2, 702)
+        if all(number % other for other in range(2, math.isqrt(number) + 1))
+    )
 
     def prime() -> int:
         while True:
-            candidate = (secrets.randbits(1024 - product.bit_length()) | 1 << (1023 - product.bit_length())) * product
+            candidate = (
+                secrets.randbits(1024 - product.bit_length()) | 1 << (1023 - product.bit_length())
+            ) * product
             candidate += pow(65537, secrets.randbits(64), product)
             if candidate.bit_length() == 1024 and pow(2, candidate - 1, candidate) == 1:
                 return candidate
@@ -96,7 +118,8 @@ def roca_modulus() -> int:
 
 
 def small_order() -> list[bytes]:
-    """Return all encodings of points of small order, with either sign, and with a y above the field's where there is room."""
+    """Return all encodings of points of small order, with either sign, and with a y above the
+    field's where there is room."""
     points = [0, 1, P - 1, Y8, P - Y8, P, P + 1]
     return [(y | sign << 255).to_bytes(32, "little") for y in points for sign in (0, 1)]
 
@@ -106,7 +129,10 @@ BAD: dict[str, tuple[object, str]] = {
     "null": (None, "no JSON object"),
     "nothing": ({}, "kty is missing"),
     "kty of another type": ({"kty": ["RSA"]}, "kty is missing, or is no text"),
-    "an unknown kty": ({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}, "kty 'AKP' is not supported"),
+    "an unknown kty": (
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+        "kty 'AKP' is not supported",
+    ),
     "kty in lower case": (rsa_jwk(MODULUS) | {"kty": "rsa"}, "kty 'rsa' is not supported"),
     "a symmetric key": ({"kty": "oct", "k": "AAAA"}, "private or symmetric"),
     "a symmetric key without its secret": ({"kty": "oct"}, "private or symmetric"),
@@ -134,7 +160,10 @@ BAD: dict[str, tuple[object, str]] = {
     "alg in lower case": (ec_jwk(alg="es256"), "alg 'es256' does not fit"),
     "alg of another type": (ec_jwk(alg=["ES256"]), "does not fit"),
     "alg null": (ec_jwk(alg=None), "does not fit"),
-    **{f"RSA of {bits} bits": (rsa_jwk(2 ** (bits - 1) + 1), f"{bits} bits; 2048 to 8192") for bits in (1024, 1536, 2040)},
+    **{
+        f"RSA of {bits} bits": (rsa_jwk(2 ** (bits - 1) + 1), f"{bits} bits; 2048 to 8192")
+        for bits in (1024, 1536, 2040)
+    },
     "RSA of 2047 bits": (rsa_jwk(2**2046 + 1), "2047 bits"),
     "RSA of 8193 bits": (rsa_jwk(2**8192 + 1), "8193 bits"),
     "RSA of no size": (rsa_jwk(MODULUS) | {"n": "AA"}, "0 bits"),
@@ -142,17 +171,34 @@ BAD: dict[str, tuple[object, str]] = {
     "a modulus with a small factor": (rsa_jwk(M2203 * 751), "small factor"),
     "a modulus that is a prime": (rsa_jwk(M2203), "prime or a square"),
     "a modulus that is a square": (rsa_jwk(M1279**2), "prime or a square"),
-    **{f"the exponent {e}": (rsa_jwk(MODULUS, e), "exponent") for e in (1, 2, 4, 65536, 2**64 + 1, MODULUS - 2, MODULUS + 2)},
+    **{
+        f"the exponent {e}": (rsa_jwk(MODULUS, e), "exponent")
+        for e in (1, 2, 4, 65536, 2**64 + 1, MODULUS - 2, MODULUS + 2)
+    },
     "the exponent 0": (rsa_jwk(MODULUS) | {"e": "AA"}, "exponent"),
-    **{f"RSA without {name}": (without(rsa_jwk(MODULUS), name), f"{name} is missing") for name in ("n", "e")},
+    **{
+        f"RSA without {name}": (without(rsa_jwk(MODULUS), name), f"{name} is missing")
+        for name in ("n", "e")
+    },
     "a point off its curve": (off_curve(), "not on the curve P-256"),
     "the point 0": (ec_jwk() | {"x": b64(bytes(32)), "y": b64(bytes(32))}, "not on the curve"),
     "a coordinate above the field": (ec_jwk() | {"x": b64(b"\xff" * 32)}, "not on the curve"),
-    "coordinates of another curve": (ec_jwk(ec.SECP384R1()) | {"crv": "P-256"}, "x has 48 bytes; 32 are required"),
+    "coordinates of another curve": (
+        ec_jwk(ec.SECP384R1()) | {"crv": "P-256"},
+        "x has 48 bytes; 32 are required",
+    ),
     "a coordinate cut short": (ec_jwk() | {"y": b64(b"\1" * 31)}, "y has 31 bytes"),
-    "a coordinate with a zero in front": (ec_jwk() | {"y": b64(bytes(1) + b"\1" * 32)}, "y has 33 bytes"),
-    **{f"EC without {name}": (without(ec_jwk(), name), f"{name} is missing") for name in ("x", "y")},
-    **{f"crv {crv!r}": (ec_jwk() | {"crv": crv}, "is not supported") for crv in ("P-999", "Ed25519", "p-256", None, 5, ["P-256"])},
+    "a coordinate with a zero in front": (
+        ec_jwk() | {"y": b64(bytes(1) + b"\1" * 32)},
+        "y has 33 bytes",
+    ),
+    **{
+        f"EC without {name}": (without(ec_jwk(), name), f"{name} is missing") for name in ("x", "y")
+    },
+    **{
+        f"crv {crv!r}": (ec_jwk() | {"crv": crv}, "is not supported")
+        for crv in ("P-999", "Ed25519", "p-256", None, 5, ["P-256"])
+    },
     "P-521": (ec_jwk(ec.SECP521R1()), "crv 'P-521' is not supported"),
     "secp256k1": (ec_jwk(ec.SECP256K1()), "crv 'secp256k1' is not supported"),
     "Ed25519 of 5 bytes": (ed_jwk(b"12345"), "x has 5 bytes; 32 are required"),
@@ -160,9 +206,18 @@ BAD: dict[str, tuple[object, str]] = {
     "Ed25519 without x": (without(ed_jwk(), "x"), "x is missing"),
     "Ed448": (ed_jwk() | {"crv": "Ed448"}, "crv 'Ed448' is not supported"),
     "X25519": (ed_jwk() | {"crv": "X25519"}, "crv 'X25519' is not supported"),
-    "an Ed25519 point off its curve": (ed_jwk((2).to_bytes(32, "little")), "not on the curve Ed25519"),
-    "an Ed25519 point written in another way": (ed_jwk((P + 3).to_bytes(32, "little")), "not on the curve Ed25519"),
-    **{f"Ed25519 of small order, {index}": (ed_jwk(x), "small order") for index, x in enumerate(small_order())},
+    "an Ed25519 point off its curve": (
+        ed_jwk((2).to_bytes(32, "little")),
+        "not on the curve Ed25519",
+    ),
+    "an Ed25519 point written in another way": (
+        ed_jwk((P + 3).to_bytes(32, "little")),
+        "not on the curve Ed25519",
+    ),
+    **{
+        f"Ed25519 of small order, {index}": (ed_jwk(x), "small order")
+        for index, x in enumerate(small_order())
+    },
 }
 GARBLED: dict[str, Callable[[str], object]] = {
     "other characters": lambda _: "!!!",
@@ -177,7 +232,10 @@ GARBLED: dict[str, Callable[[str], object]] = {
 NO_TEXT: dict[str, object] = {"empty": "", "null": None, "a number": 5, "a list": ["AQAB"]}
 
 
-@pytest.mark.parametrize(("kind", "member"), [("RSA", "n"), ("RSA", "e"), ("P-256", "x"), ("P-256", "y"), ("Ed25519", "x")])
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [("RSA", "n"), ("RSA", "e"), ("P-256", "x"), ("P-256", "y"), ("Ed25519", "x")],
+)
 def test_members_are_base64url_without_padding(kind: str, member: str) -> None:
     jwk = dict(GOOD[kind][0])
 
@@ -207,7 +265,9 @@ def test_a_key_of_the_generator_that_infineon_had_is_left_out() -> None:
     with pytest.raises(KeyRejected, match="ROCA"):
         read_key(rsa_jwk(modulus))
     for _ in range(5):
-        assert read_key(rsa_jwk(rsa.generate_private_key(65537, 2048).public_key().public_numbers().n))
+        assert read_key(
+            rsa_jwk(rsa.generate_private_key(65537, 2048).public_key().public_numbers().n)
+        )
 
 
 def test_bits_that_mean_nothing_make_no_second_spelling_of_a_key() -> None:
@@ -261,7 +321,9 @@ class TestNames:
             (["A"], "a", []),
         ],
     )
-    def test_a_token_s_kid_is_the_key_s(self, kids: list[Any], kid: str | None, positions: list[int]) -> None:
+    def test_a_token_s_kid_is_the_key_s(
+        self, kids: list[Any], kid: str | None, positions: list[int]
+    ) -> None:
         jwks = self.names(*kids)
 
         found = read_key_set({"keys": jwks}).named(kid)
@@ -271,10 +333,15 @@ class TestNames:
     @pytest.mark.parametrize("kid", ["a", None])
     def test_a_token_is_tried_with_four_keys_of_an_algorithm_at_most(self, kid: str | None) -> None:
         alike = {} if kid is None else {"kid": kid}
-        found = read_key_set({"keys": [*self.names(*[kid] * 6), ec_jwk(**alike), rsa_jwk(MODULUS, **alike)]})
+        found = read_key_set(
+            {"keys": [*self.names(*[kid] * 6), ec_jwk(**alike), rsa_jwk(MODULUS, **alike)]}
+        )
 
         assert len(found.named(kid)) == 6
-        assert [len([key for key in found.named(kid) if algorithm in key.algorithms]) for algorithm in ("EdDSA", "ES256", "RS256")] == [4, 1, 1]
+        assert [
+            len([key for key in found.named(kid) if algorithm in key.algorithms])
+            for algorithm in ("EdDSA", "ES256", "RS256")
+        ] == [4, 1, 1]
         assert [key.position for key in found.rejected] == [5, 6]
         assert "a token is tried with no more" in str(found.rejected[0])
 
@@ -286,14 +353,18 @@ class TestNames:
 
 
 def test_a_reason_names_the_key_and_shows_no_control_characters() -> None:
-    (rejected,) = read_key_set({"keys": [{"kty": "x\x1b[31m" + "y" * 500, "kid": "k\x1b]0;" + "z" * 500}]}).rejected
+    (rejected,) = read_key_set(
+        {"keys": [{"kty": "x\x1b[31m" + "y" * 500, "kid": "k\x1b]0;" + "z" * 500}]}
+    ).rejected
 
     assert str(rejected).startswith("key 1 (kid 'k\\x1b]0;zz")
     assert str(rejected).isprintable()
     assert len(str(rejected)) < 250
 
 
-@pytest.mark.parametrize("document", [None, 5, "keys", [], {}, {"keys": None}, {"keys": []}, {"keys": {}}, {"keys": "x"}])
+@pytest.mark.parametrize(
+    "document", [None, 5, "keys", [], {}, {"keys": None}, {"keys": []}, {"keys": {}}, {"keys": "x"}]
+)
 def test_what_is_no_set_is_no_set(document: object) -> None:
     with pytest.raises(ValueError, match="no JWK set"):
         read_key_set(document)

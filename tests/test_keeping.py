@@ -1,4 +1,5 @@
-"""What keeps a worker running beside gunicorn: it starts one again, and replaces it at a reload by one that takes runs, or not at all."""
+"""What keeps a worker running beside gunicorn: it starts one again, and replaces it at a reload
+by one that takes runs, or not at all."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ class Kept:
 
     def started(self) -> list[tuple[str, int]]:
         log = self.folder / "log"
-        lines = [line.rpartition(" ") for line in log.read_text().splitlines()] if log.exists() else []
+        lines = (
+            [line.rpartition(" ") for line in log.read_text().splitlines()] if log.exists() else []
+        )
         return [(mode, int(pid)) for mode, _, pid in lines]
 
     def alive(self) -> list[int]:
@@ -98,7 +101,7 @@ def until(says: Callable[[], object]) -> None:
 def test_a_worker_is_replaced_once_its_successor_takes_runs(kept: Callable[[str], Kept]) -> None:
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
-    (_, first) = here.started()[0]
+    _, first = here.started()[0]
 
     here.reload("hang")
     until(lambda: len(here.started()) == 2)
@@ -113,10 +116,12 @@ def test_a_worker_is_replaced_once_its_successor_takes_runs(kept: Callable[[str]
     assert here.alive() == [here.started()[2][1]]
 
 
-def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(kept: Callable[[str], Kept], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(
+    kept: Callable[[str], Kept], capfd: pytest.CaptureFixture[str]
+) -> None:
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
-    (_, first) = here.started()[0]
+    _, first = here.started()[0]
 
     here.reload("exit 3")
     until(lambda: len(here.started()) == 2)
@@ -124,14 +129,18 @@ def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(kept: Callabl
     time.sleep(0.3)
 
     assert here.started()[1:] == [("exit 3", here.started()[1][1])]
-    assert "not reloaded: the durable worker goes on with what it has" in "".join(capfd.readouterr())
+    assert "not reloaded: the durable worker goes on with what it has" in "".join(
+        capfd.readouterr()
+    )
 
 
-def test_one_that_does_not_take_runs_in_time_is_given_up(kept: Callable[[str], Kept], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_take_runs_in_time_is_given_up(
+    kept: Callable[[str], Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving, "LONGEST_START", 0.5)
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
-    (_, first) = here.started()[0]
+    _, first = here.started()[0]
 
     here.reload("hang")
     until(lambda: len(here.started()) == 2)
@@ -139,7 +148,9 @@ def test_one_that_does_not_take_runs_in_time_is_given_up(kept: Callable[[str], K
     until(lambda: here.alive() == [first])
 
 
-def test_a_worker_that_is_not_needed_any_more_ends_and_comes_back_at_a_reload(kept: Callable[[str], Kept]) -> None:
+def test_a_worker_that_is_not_needed_any_more_ends_and_comes_back_at_a_reload(
+    kept: Callable[[str], Kept],
+) -> None:
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
 
@@ -153,7 +164,9 @@ def test_a_worker_that_is_not_needed_any_more_ends_and_comes_back_at_a_reload(ke
     assert quiet == 2
 
 
-def test_a_worker_that_ends_by_itself_is_started_again_ever_later(kept: Callable[[str], Kept]) -> None:
+def test_a_worker_that_ends_by_itself_is_started_again_ever_later(
+    kept: Callable[[str], Kept],
+) -> None:
     here = kept("exit 1")
     until(lambda: len(here.started()) == 4)
 
@@ -161,14 +174,18 @@ def test_a_worker_that_ends_by_itself_is_started_again_ever_later(kept: Callable
     until(lambda: len(here.alive()) == 1 and here.started()[-1][0] == "ready")
 
 
-def test_a_worker_that_plugin_code_ends_without_a_fault_is_started_again(kept: Callable[[str], Kept]) -> None:
+def test_a_worker_that_plugin_code_ends_without_a_fault_is_started_again(
+    kept: Callable[[str], Kept],
+) -> None:
     """`os._exit(0)` is no word of a worker that has nothing to do."""
     here = kept("exit 0")
 
     until(lambda: len(here.started()) >= 2)
 
 
-def test_a_successor_that_plugin_code_ends_leaves_the_worker_as_it_is(kept: Callable[[str], Kept]) -> None:
+def test_a_successor_that_plugin_code_ends_leaves_the_worker_as_it_is(
+    kept: Callable[[str], Kept],
+) -> None:
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
     here.reload("exit 0")

@@ -26,7 +26,18 @@ def test_a_key_comes_out_as_it_was_put_in() -> None:
     assert len(keys) == 2
 
 
-@pytest.mark.parametrize("key_id", ["key_7b1ccdd35262", "key_7B1CCDD35262", "key_7b 1cdd 3526", "key_7b1ccdd3526g", "abc_7b1ccdd35262", "key_", ""])
+@pytest.mark.parametrize(
+    "key_id",
+    [
+        "key_7b1ccdd35262",
+        "key_7B1CCDD35262",
+        "key_7b 1cdd 3526",
+        "key_7b1ccdd3526g",
+        "abc_7b1ccdd35262",
+        "key_",
+        "",
+    ],
+)
 def test_an_id_comes_out_as_it_was_put_in_however_it_is_packed(key_id: str) -> None:
     keys = Keys()
     keys.put(DIGEST, key_id, 7, None, usable=True)
@@ -47,7 +58,8 @@ def test_a_key_that_has_another_digest_is_known_again_by_its_id() -> None:
 
 
 def test_no_other_key_is_looked_at_where_none_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at all of them would end what processes share: a million keys would be there once in each."""
+    """A look at all of them would end what processes share: a million keys would be there once
+    in each."""
     keys = Keys()
     for number in range(20_000):
         keys.put(number.to_bytes(32), f"key_{number:012x}", 1, None, usable=True)
@@ -91,7 +103,9 @@ def test_a_key_takes_little_memory() -> None:
     keys = Keys()
     tracemalloc.start()
     for number in range(10_000):
-        keys.put(sha256(str(number).encode()).digest(), f"key_{number:012x}", number, None, usable=True)
+        keys.put(
+            sha256(str(number).encode()).digest(), f"key_{number:012x}", number, None, usable=True
+        )
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

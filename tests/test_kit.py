@@ -49,17 +49,33 @@ NIGHTLY = Schedule("0 6 * * *")
 @pytest.fixture
 def shop(penstock_runtime: StartRuntime) -> Runtime:
     api_key = HttpTrigger(api_key=True)
-    pipelines = [a_pipeline("orders", api_key), a_pipeline("report", NIGHTLY), a_pipeline("twice", api_key, NIGHTLY)]
-    return penstock_runtime(offering(*pipelines, a_pipeline("twice", NIGHTLY, version="2.0.0")), policy="api-key")
+    pipelines = [
+        a_pipeline("orders", api_key),
+        a_pipeline("report", NIGHTLY),
+        a_pipeline("twice", api_key, NIGHTLY),
+    ]
+    return penstock_runtime(
+        offering(*pipelines, a_pipeline("twice", NIGHTLY, version="2.0.0")), policy="api-key"
+    )
 
 
-@pytest.mark.parametrize(("name", "identifier"), [("report", "v1/report"), ("v1/report", "v1/report"), ("v2/twice", "v2/twice")])
-def test_a_tick_starts_the_run_of_a_schedule_by_name_or_by_id(shop: Runtime, name: str, identifier: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "identifier"),
+    [("report", "v1/report"), ("v1/report", "v1/report"), ("v2/twice", "v2/twice")],
+)
+def test_a_tick_starts_the_run_of_a_schedule_by_name_or_by_id(
+    shop: Runtime, name: str, identifier: str
+) -> None:
     run = shop.tick(name)
 
     assert shop.work() == 1
     (record,) = shop.runs(pipeline=name)
-    assert (record["id"], record["pipeline"], record["status"], record["consumer"]) == (run, identifier, "succeeded", None)
+    assert (record["id"], record["pipeline"], record["status"], record["consumer"]) == (
+        run,
+        identifier,
+        "succeeded",
+        None,
+    )
     assert [(item.name, item.attempts[0].error) for item in record["steps"]] == [("count", "")]
 
 
@@ -79,9 +95,19 @@ def test_runs_are_found_by_pipeline_consumer_status_request_and_time(shop: Runti
         return [run["pipeline"] for run in shop.runs(**wanted)]
 
     assert found() == ["v1/twice", "v1/orders"]
-    assert found(pipeline="orders") == found(pipeline="v1/orders") == found(consumer="acme") == found(request_id="request-77") == ["v1/orders"]
+    assert (
+        found(pipeline="orders")
+        == found(pipeline="v1/orders")
+        == found(consumer="acme")
+        == found(request_id="request-77")
+        == ["v1/orders"]
+    )
     assert found(status="succeeded", limit=1) == ["v1/twice"]
-    assert (found(since=began), found(since=datetime.now(UTC) + timedelta(minutes=1)), found(status="failed")) == (found(), [], [])
+    assert (
+        found(since=began),
+        found(since=datetime.now(UTC) + timedelta(minutes=1)),
+        found(status="failed"),
+    ) == (found(), [], [])
 
 
 def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
@@ -99,41 +125,85 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "said"),
     [
-        (lambda shop: shop.tick("reprot"), Unknown, "no pipeline is named 'reprot'; did you mean 'report'?"),
-        (lambda shop: shop.tick("twice"), Mistaken, "there are several pipelines named 'twice': write v1/twice or v2/twice"),
-        (lambda shop: shop.tick("orders"), Mistaken, 'v1/orders has no schedule: give it trigger=Schedule("0 6 * * *")'),
-        (lambda shop: shop.tick("report", datetime(2026, 1, 1)), Mistaken, "a moment needs a time zone"),  # noqa: DTZ001  the point
-        (lambda shop: (shop.policy("jwt-api-key"), shop.tick("v1/twice")), Mistaken, "set jwt=True on its HttpTrigger"),
-        (lambda shop: shop.runs(pipeline="nope"), Unknown, "no pipeline is named 'nope'; give the runtime the plugin that offers it"),
+        (
+            lambda shop: shop.tick("reprot"),
+            Unknown,
+            "no pipeline is named 'reprot'; did you mean 'report'?",
+        ),
+        (
+            lambda shop: shop.tick("twice"),
+            Mistaken,
+            "there are several pipelines named 'twice': write v1/twice or v2/twice",
+        ),
+        (
+            lambda shop: shop.tick("orders"),
+            Mistaken,
+            'v1/orders has no schedule: give it trigger=Schedule("0 6 * * *")',
+        ),
+        (
+            lambda shop: shop.tick("report", datetime(2026, 1, 1)),  # noqa: DTZ001  the point
+            Mistaken,
+            "a moment needs a time zone",
+        ),
+        (
+            lambda shop: (shop.policy("jwt-api-key"), shop.tick("v1/twice")),
+            Mistaken,
+            "set jwt=True on its HttpTrigger",
+        ),
+        (
+            lambda shop: shop.runs(pipeline="nope"),
+            Unknown,
+            "no pipeline is named 'nope'; give the runtime the plugin that offers it",
+        ),
         (lambda shop: shop.runs(status="sucess"), Unknown, "did you mean 'succeeded'?"),
         (lambda shop: shop.runs(consumer="nobody"), Unknown, "no consumer is named 'nobody'"),
         (lambda shop: shop.policy("api_key"), Unknown, "did you mean 'api-key'?"),
         (lambda shop: shop.client(pipelines=["ordres"]), Unknown, "did you mean 'orders'?"),
         (lambda shop: shop.designate("logn"), Unknown, "no pipeline is named 'logn'"),
         (lambda shop: a_call(parms={}), Unknown, "did you mean 'params'?"),
-        (lambda shop: Runtime(Path("/nowhere"), "shop"), TypeError, "'shop' is no plugin: import the module and give that"),
-        (lambda shop: Runtime(Path("/nowhere"), log_call="all"), Unknown, "no setting is named 'log_call'; did you mean 'log_calls'?"),
+        (
+            lambda shop: Runtime(Path("/nowhere"), "shop"),
+            TypeError,
+            "'shop' is no plugin: import the module and give that",
+        ),
+        (
+            lambda shop: Runtime(Path("/nowhere"), log_call="all"),
+            Unknown,
+            "no setting is named 'log_call'; did you mean 'log_calls'?",
+        ),
     ],
 )
-def test_what_is_asked_wrongly_is_told_with_what_to_do(shop: Runtime, wrong: Callable[[Runtime], object], kind: type[Exception], said: str) -> None:
+def test_what_is_asked_wrongly_is_told_with_what_to_do(
+    shop: Runtime, wrong: Callable[[Runtime], object], kind: type[Exception], said: str
+) -> None:
     with pytest.raises(kind) as raised:
         wrong(shop)
 
     assert said in str(raised.value)
 
 
-def test_a_pipeline_that_was_not_loaded_is_told_with_the_fault_of_its_plugin(penstock_runtime: StartRuntime) -> None:
+def test_a_pipeline_that_was_not_loaded_is_told_with_the_fault_of_its_plugin(
+    penstock_runtime: StartRuntime,
+) -> None:
     def penstock_pipelines() -> list[Pipeline]:
         return []
 
-    runtime = penstock_runtime(SimpleNamespace(__name__="broken", penstock_pipelines=penstock_pipelines), policy="any")
+    runtime = penstock_runtime(
+        SimpleNamespace(__name__="broken", penstock_pipelines=penstock_pipelines), policy="any"
+    )
 
-    with pytest.raises(Unknown, match="penstock_pipelines is not marked as a hook; put @hookimpl above it"):
+    with pytest.raises(
+        Unknown, match="penstock_pipelines is not marked as a hook; put @hookimpl above it"
+    ):
         runtime.tick("report")
 
 
 def test_a_client_s_token_needs_an_issuer(penstock_runtime: StartRuntime) -> None:
-    runtime = penstock_runtime(offering(a_pipeline("orders", HttpTrigger(api_key=True))), policy="api-key", deny=frozenset({"penstock_jwt"}))
+    runtime = penstock_runtime(
+        offering(a_pipeline("orders", HttpTrigger(api_key=True))),
+        policy="api-key",
+        deny=frozenset({"penstock_jwt"}),
+    )
 
     with pytest.raises(Mistaken, match=r"0 plugins issue tokens.*client\(token=False\)"):
         runtime.client()

@@ -56,7 +56,9 @@ def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], form
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_an_api_key_in_what_a_stranger_raised_is_not_written(capsys: pytest.CaptureFixture[str], form: str) -> None:
+def test_an_api_key_in_what_a_stranger_raised_is_not_written(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     key = "pk_test_ABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
     logs.configure(Settings(log_format=form))
     try:
@@ -82,8 +84,12 @@ def test_json_is_one_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     assert (second["event"], second["level"]) == ("from a library", "warning")
 
 
-@pytest.mark.parametrize(("level", "seen"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
-def test_the_level_decides_what_is_written(capsys: pytest.CaptureFixture[str], level: str, seen: int) -> None:
+@pytest.mark.parametrize(
+    ("level", "seen"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)]
+)
+def test_the_level_decides_what_is_written(
+    capsys: pytest.CaptureFixture[str], level: str, seen: int
+) -> None:
     logs.configure(Settings(log_format="json", log_level=level))
     logger = structlog.get_logger("x")
     logger.debug("a")
@@ -102,14 +108,20 @@ class Told:
 
 
 class TestSparing:
-    def test_a_few_lines_of_a_kind_pass_in_a_minute_and_then_one_says_how_many_did_not(self) -> None:
+    def test_a_few_lines_of_a_kind_pass_in_a_minute_and_then_one_says_how_many_did_not(
+        self,
+    ) -> None:
         told = Told()
         sparing = Sparing(told)
 
-        assert [sparing.may(1.0 + number, address="a") for number in range(50)] == [True] * FEW + [False] * (50 - FEW)
+        assert [sparing.may(1.0 + number, address="a") for number in range(50)] == [True] * FEW + [
+            False
+        ] * (50 - FEW)
         assert sparing.may(2.0, address="b")
         assert told.lines == []
-        assert [sparing.may(1.0 + MINUTE, address="a") for _ in range(FEW + 1)] == [True] * FEW + [False]
+        assert [sparing.may(1.0 + MINUTE, address="a") for _ in range(FEW + 1)] == [True] * FEW + [
+            False
+        ]
         assert told.lines == [(50 - FEW, "a")]
 
     def test_minutes_that_are_over_are_told_when_nobody_calls_any_more(self) -> None:
@@ -156,17 +168,27 @@ def offering() -> SimpleNamespace:
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    return [
+        json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")
+    ]
 
 
 class TestStrangers:
-    def test_can_not_flood_the_log_with_refusals_of_any_kind(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+    def test_can_not_flood_the_log_with_refusals_of_any_kind(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with Runtime(
+            tmp_path, offering(), policy="any", log_format="json", log_level="info"
+        ) as runtime:
             stranger = runtime.anonymous()
             for number in range(50):
                 address = {"REMOTE_ADDR": f"2001:db8::{number}"}
                 stranger.post("/v1/guarded/", environ_overrides=address)
-                stranger.post("/v1/guarded/", headers={"X-API-Key": f"guess {number}"}, environ_overrides=address)
+                stranger.post(
+                    "/v1/guarded/",
+                    headers={"X-API-Key": f"guess {number}"},
+                    environ_overrides=address,
+                )
                 stranger.delete("/v1/guarded/", environ_overrides=address)
                 stranger.post("/v1/open/", data=b"{", environ_overrides=address)
             stranger.post("/v1/guarded/", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
@@ -175,11 +197,19 @@ class TestStrangers:
         calls = [line["problem"] for line in lines if line["event"] == "call"]
         kinds = ("credentials-missing", "invalid-api-key", "method-not-allowed", "body-malformed")
         assert [calls.count(kind) for kind in kinds] == [FEW + 1, FEW, FEW, FEW]
-        left_out = [(line["problem"], line["address"], line["number"]) for line in lines if line["event"] == "calls left out of the log"]
+        left_out = [
+            (line["problem"], line["address"], line["number"])
+            for line in lines
+            if line["event"] == "calls left out of the log"
+        ]
         assert left_out == [(kind, "2001:db8::/64", 50 - FEW) for kind in kinds]
 
-    def test_what_is_refused_to_consumers_and_what_fails_is_logged_each_time(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+    def test_what_is_refused_to_consumers_and_what_fails_is_logged_each_time(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with Runtime(
+            tmp_path, offering(), policy="any", log_format="json", log_level="info"
+        ) as runtime:
             acme = runtime.client("acme", token=False)
             for _ in range(20):
                 acme.post("/v1/guarded/")
@@ -189,7 +219,9 @@ class TestStrangers:
         assert (statuses.count(409), statuses.count(500)) == (20, 20)
 
     def test_all_means_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info", log_calls="all") as runtime:
+        with Runtime(
+            tmp_path, offering(), policy="any", log_format="json", log_level="info", log_calls="all"
+        ) as runtime:
             for _ in range(20):
                 runtime.anonymous().post("/v1/guarded/")
 
@@ -201,7 +233,9 @@ class TestStrangers:
         monkeypatch.setattr("penstock.host.FLUSH", 0.0)
         monkeypatch.setattr("penstock.logs.sparing.MINUTE", 0.1)
         monkeypatch.setattr("penstock.logs.sparing.FEW", 0)
-        with Runtime(tmp_path, offering(), policy="any", log_format="json", log_level="info") as runtime:
+        with Runtime(
+            tmp_path, offering(), policy="any", log_format="json", log_level="info"
+        ) as runtime:
             runtime.anonymous().post("/v1/guarded/")
             for _ in range(300):
                 if any(line["event"] == "calls left out of the log" for line in logged(capsys)):

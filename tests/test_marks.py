@@ -88,7 +88,10 @@ def test_a_call_that_shares_a_mark_gives_nothing_back(place: Place) -> None:
 
     marks.give_back([repeat])
 
-    assert [marks.claim("hmac_signature", 1, MESSAGE, key) for key in (b"", b"o" * 32)] == [None, None]
+    assert [marks.claim("hmac_signature", 1, MESSAGE, key) for key in (b"", b"o" * 32)] == [
+        None,
+        None,
+    ]
 
 
 def test_while_the_database_is_away_it_waits_and_is_given_back_later(place: Place) -> None:
@@ -104,7 +107,9 @@ def test_while_the_database_is_away_it_waits_and_is_given_back_later(place: Plac
     assert rows(place) == []
 
 
-def test_a_copy_that_comes_before_it_was_given_back_in_its_own_process_is_the_first_again(place: Place) -> None:
+def test_a_copy_that_comes_before_it_was_given_back_in_its_own_process_is_the_first_again(
+    place: Place,
+) -> None:
     marks = Marks(place.engine, "test")
     mark = marks.claim("hmac_signature", 1, MESSAGE)
     assert mark is not None
@@ -120,13 +125,20 @@ def test_a_copy_that_comes_before_it_was_given_back_in_its_own_process_is_the_fi
 
 @pytest.mark.parametrize("away", [False, True])
 def test_a_process_gives_back_what_waits(sqlite_place: Place, away: bool) -> None:
-    host = Host(Settings(environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)))
+    host = Host(
+        Settings(
+            environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)
+        )
+    )
     host.start()
     try:
         assert host.marks is not None
         mark = host.marks.claim("hmac_signature", 1, MESSAGE)
         assert mark is not None
-        with mock.patch("penstock.db.replies.release", side_effect=first_fails(replies.release) if away else replies.release):
+        with mock.patch(
+            "penstock.db.replies.release",
+            side_effect=first_fails(replies.release) if away else replies.release,
+        ):
             host.marks.give_back_soon([mark])
             until = time.monotonic() + 5
             while rows(sqlite_place) and time.monotonic() < until:

@@ -1,4 +1,5 @@
-"""Credentials are hidden wherever they stand, and hiding them never fails: in texts, bodies, queries, forms and paths."""
+"""Credentials are hidden wherever they stand, and hiding them never fails: in texts, bodies,
+queries, forms and paths."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from penstock.runs.plain import as_json
 from penstock.runs.redact import Sensitive, hidden_in
 
 KEY = "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"
-HEADER, CLAIMS, SIGNATURE = "eyJhbGciOiJFZERTQSIsImtpZCI6ImMxOSJ9", "eyJzdWIiOiJhbm4iLCJleHAiOjF9", "c2lnbmF0dXJlLW9mLWl0LWFsbA"
+HEADER, CLAIMS, SIGNATURE = (
+    "eyJhbGciOiJFZERTQSIsImtpZCI6ImMxOSJ9",
+    "eyJzdWIiOiJhbm4iLCJleHAiOjF9",
+    "c2lnbmF0dXJlLW9mLWl0LWFsbA",
+)
 TOKEN = f"{HEADER}.{CLAIMS}.{SIGNATURE}"
 PART = KEY[8:16]
 SECRETS = {KEY: "AbCdEfGhIjKlMnOp", TOKEN: "eyJhbGciOiJFZERT", f"{HEADER}.{CLAIMS}.": CLAIMS}
@@ -24,7 +29,20 @@ SECRETS = {KEY: "AbCdEfGhIjKlMnOp", TOKEN: "eyJhbGciOiJFZERT", f"{HEADER}.{CLAIM
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize(
-    "text", ["{}", "a{}", "%3D{}&b", "/v1/x/{}/y", '"{}"', "b'{}'", "Bearer {}", "{}\n{}", "invalid literal: '{}'", "\x1b[31m{}\x1b[0m", "ü{}ü"]
+    "text",
+    [
+        "{}",
+        "a{}",
+        "%3D{}&b",
+        "/v1/x/{}/y",
+        '"{}"',
+        "b'{}'",
+        "Bearer {}",
+        "{}\n{}",
+        "invalid literal: '{}'",
+        "\x1b[31m{}\x1b[0m",
+        "ü{}ü",
+    ],
 )
 def test_keys_and_tokens_are_known_by_their_shape(text: str, secret: str) -> None:
     shown = masked(text.replace("{}", secret))
@@ -50,7 +68,17 @@ def test_they_are_known_when_they_are_escaped_or_stand_together(written: str) ->
     assert masked(f"x={written}&y").replace(HIDDEN * 2, HIDDEN) == f"x={HIDDEN}&y"
 
 
-@pytest.mark.parametrize("text", ["monkey.business.here", "penstock.keys.of.all", "pk_test_short", "they, hey.you.there", "eyJ.x.y", "v1.2.3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "monkey.business.here",
+        "penstock.keys.of.all",
+        "pk_test_short",
+        "they, hey.you.there",
+        "eyJ.x.y",
+        "v1.2.3",
+    ],
+)
 def test_what_only_looks_a_little_like_them_stays(text: str) -> None:
     assert masked(text) == text
 
@@ -61,7 +89,9 @@ def test_a_credential_that_a_cut_would_divide_leaves_nothing_behind(secret: str)
         for before in (0, 40):
             shown = shortened("é" * before + secret + " and more" * 100, most)
             assert len(shown) <= most
-            assert not any(secret[start : start + 12] in shown for start in range(8, len(secret) - 12))
+            assert not any(
+                secret[start : start + 12] in shown for start in range(8, len(secret) - 12)
+            )
 
 
 def test_one_that_ends_beyond_what_is_looked_at_leaves_nothing_behind_either() -> None:
@@ -107,23 +137,46 @@ def test_a_password_is_known_by_the_name_before_it(text: str) -> None:
 
 
 def test_what_stands_beside_a_password_stays() -> None:
-    assert masked_fields("user=ann, password=x, total=3; token: y; id=7") == "user=ann, password=***, total=3; token: ***; id=7"
+    assert (
+        masked_fields("user=ann, password=x, total=3; token: y; id=7")
+        == "user=ann, password=***, total=3; token: ***; id=7"
+    )
     assert masked_fields("passwords=2 the password is") == "passwords=2 the password is"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["new_password", "passwordConfirm", "refreshToken", "X-API-Key", "pwd", "db_password", "clientSecret", "jwt", "otp", "session-id", "accessKey"],
+    [
+        "new_password",
+        "passwordConfirm",
+        "refreshToken",
+        "X-API-Key",
+        "pwd",
+        "db_password",
+        "clientSecret",
+        "jwt",
+        "otp",
+        "session-id",
+        "accessKey",
+    ],
 )
-def test_usual_names_of_credentials_are_known_also_within_longer_ones(sensitive_nothing: Sensitive, name: str) -> None:
-    assert "hunter2" not in str(sensitive_nothing.body("application/json", json.dumps({"a": {name: "hunter2"}}).encode()))
+def test_usual_names_of_credentials_are_known_also_within_longer_ones(
+    sensitive_nothing: Sensitive, name: str
+) -> None:
+    assert "hunter2" not in str(
+        sensitive_nothing.body("application/json", json.dumps({"a": {name: "hunter2"}}).encode())
+    )
     assert "hunter2" not in str(sensitive_nothing.query(f"{name}=hunter2"))
     assert "hunter2" not in masked_fields(f"it failed with {name}: hunter2")
 
 
-@pytest.mark.parametrize("name", ["tokens", "token_type", "secretary", "passage", "pinned", "key", "spin", "author"])
+@pytest.mark.parametrize(
+    "name", ["tokens", "token_type", "secretary", "passage", "pinned", "key", "spin", "author"]
+)
 def test_other_names_are_kept(sensitive_nothing: Sensitive, name: str) -> None:
-    assert "lake" in str(sensitive_nothing.body("application/json", json.dumps({name: "lake"}).encode()))
+    assert "lake" in str(
+        sensitive_nothing.body("application/json", json.dumps({name: "lake"}).encode())
+    )
     assert "lake" in masked_fields(f"{name}: lake")
 
 
@@ -132,9 +185,15 @@ def sensitive_nothing() -> Sensitive:
     return Sensitive.of(())
 
 
-TEXTS = st.text(max_size=20) | st.sampled_from([KEY, TOKEN, f"a {KEY}b", "password", "iban", "***", "\ud800", "\0", "a/b~c", ""])
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    [KEY, TOKEN, f"a {KEY}b", "password", "iban", "***", "\ud800", "\0", "a/b~c", ""]
+)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=20,
 )
@@ -149,7 +208,9 @@ def leaks(kept: object) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(sensitive=SENSITIVE, value=VALUES)
-def test_no_body_stops_redaction_and_none_keeps_a_credential(sensitive: Sensitive, value: Any) -> None:
+def test_no_body_stops_redaction_and_none_keeps_a_credential(
+    sensitive: Sensitive, value: Any
+) -> None:
     kept = sensitive.body("application/json", json.dumps(value).encode("utf-8"))
 
     assert not leaks(kept)
@@ -157,9 +218,18 @@ def test_no_body_stops_redaction_and_none_keeps_a_credential(sensitive: Sensitiv
 
 
 @settings(max_examples=300, deadline=None)
-@given(sensitive=SENSITIVE, pairs=st.lists(st.tuples(TEXTS, TEXTS), max_size=5), tail=st.text(alphabet=string.printable, max_size=20))
-def test_no_query_stops_redaction_and_none_keeps_a_credential(sensitive: Sensitive, pairs: list[tuple[str, str]], tail: str) -> None:
-    for query in (urlencode(pairs, errors="replace") + tail, "&".join(f"{name}={value}" for name, value in pairs) + tail):
+@given(
+    sensitive=SENSITIVE,
+    pairs=st.lists(st.tuples(TEXTS, TEXTS), max_size=5),
+    tail=st.text(alphabet=string.printable, max_size=20),
+)
+def test_no_query_stops_redaction_and_none_keeps_a_credential(
+    sensitive: Sensitive, pairs: list[tuple[str, str]], tail: str
+) -> None:
+    for query in (
+        urlencode(pairs, errors="replace") + tail,
+        "&".join(f"{name}={value}" for name, value in pairs) + tail,
+    ):
         kept = sensitive.query(query)
         assert not leaks(kept)
         assert isinstance(hidden_in(kept, "?"), list)
@@ -176,7 +246,12 @@ def test_no_query_stops_redaction_and_none_keeps_a_credential(sensitive: Sensiti
 def test_nothing_else_that_a_call_brings_stops_redaction(
     sensitive: Sensitive, fields: dict[str, list[str]], text: str, kind: str, body: bytes
 ) -> None:
-    kept = [sensitive.form(fields), sensitive.text(text), sensitive.body(kind, body), sensitive.path(f"/v1/x/{text}/y", {"a": text, "iban": kind})]
+    kept = [
+        sensitive.form(fields),
+        sensitive.text(text),
+        sensitive.body(kind, body),
+        sensitive.path(f"/v1/x/{text}/y", {"a": text, "iban": kind}),
+    ]
 
     assert not leaks(kept)
 
@@ -198,12 +273,16 @@ def test_a_parameter_may_be_named_like_a_key(query: str, kept: dict[str, object]
 def test_parameters_of_a_path_are_hidden_by_name_and_by_shape() -> None:
     sensitive = Sensitive.of(["iban", "/order"])
 
-    assert sensitive.path("/v1/x/DE12/items/DE12", {"IBAN": "DE12", "n": "1"}) == "/v1/x/***/items/***"
+    assert (
+        sensitive.path("/v1/x/DE12/items/DE12", {"IBAN": "DE12", "n": "1"}) == "/v1/x/***/items/***"
+    )
     assert sensitive.path("/v1/x/7/items", {"order": "7"}) == "/v1/x/***/items"
     assert sensitive.path(f"/v1/x/{KEY}", {"id": KEY}) == "/v1/x/***"
 
 
 def test_what_is_hidden_in_part_is_known_to_be_incomplete() -> None:
-    kept = Sensitive.of(()).body("application/json", json.dumps({"a": [f"x {KEY}"], KEY: 1, "b": "c"}).encode())
+    kept = Sensitive.of(()).body(
+        "application/json", json.dumps({"a": [f"x {KEY}"], KEY: 1, "b": "c"}).encode()
+    )
 
     assert hidden_in(kept["json"]) == ["", "/a/0"]

@@ -1,4 +1,5 @@
-"""Counting in memory: windows, the room there is, and what a call costs with many callers beside it."""
+"""Counting in memory: windows, the room there is, and what a call costs with many callers beside
+it."""
 
 from __future__ import annotations
 
@@ -77,16 +78,27 @@ def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(cl
     memory = Memory(most=3)
     windows, twice = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(2, 60)
 
-    assert [windows.hit(twice, name) for name in ("a", "b", "c", "a", "c", "a")] == [True] * 5 + [False]
+    assert [windows.hit(twice, name) for name in ("a", "b", "c", "a", "c", "a")] == [True] * 5 + [
+        False
+    ]
     assert not memory.forgotten
     assert windows.hit(twice, "d")
     assert memory.forgotten
-    assert [windows.get_window_stats(twice, name).remaining for name in ("a", "b", "c", "d")] == [0, 2, 0, 1]
+    assert [windows.get_window_stats(twice, name).remaining for name in ("a", "b", "c", "d")] == [
+        0,
+        2,
+        0,
+        1,
+    ]
 
 
 def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Clock) -> None:
     memory = Memory(most=3)
-    windows, second, day = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 1), RateLimitItemPerSecond(1, 86_400)
+    windows, second, day = (
+        MovingWindowRateLimiter(memory),
+        RateLimitItemPerSecond(1, 1),
+        RateLimitItemPerSecond(1, 86_400),
+    )
 
     assert windows.hit(day, "patient")
     for number in range(50):
@@ -99,7 +111,11 @@ def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Cloc
 
 def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Clock) -> None:
     memory = Memory(most=10)
-    windows, minute, day = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60), RateLimitItemPerSecond(1, 86_400)
+    windows, minute, day = (
+        MovingWindowRateLimiter(memory),
+        RateLimitItemPerSecond(1, 60),
+        RateLimitItemPerSecond(1, 86_400),
+    )
     assert windows.hit(day, "patient")
 
     for number in range(100):
@@ -114,7 +130,11 @@ def test_failures_have_bounded_room_too(clock: Clock) -> None:
 
     for number in range(100):
         assert fixed.hit(minute, f"address {number}")
-    assert (fixed.hit(minute, "address 99"), fixed.test(minute, "address 0"), memory.reset()) == (False, True, 10)
+    assert (fixed.hit(minute, "address 99"), fixed.test(minute, "address 0"), memory.reset()) == (
+        False,
+        True,
+        10,
+    )
 
 
 def steps(work: Callable[[], object]) -> int:
@@ -136,7 +156,9 @@ def steps(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("others", [1_000, 2_000])
-def test_a_call_takes_no_more_steps_for_callers_beside_it(clock: Clock, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+def test_a_call_takes_no_more_steps_for_callers_beside_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
     """With room for them, and with more of them than there is room for."""
     monkeypatch.setattr("penstock.gate.rates.MOST", 1_500)
     made = limiter()
@@ -157,7 +179,9 @@ def lines() -> Iterator[list[MutableMapping[str, Any]]]:
     structlog.configure(**before)
 
 
-def test_that_memory_is_full_is_told_once_a_minute(clock: Clock, monkeypatch: pytest.MonkeyPatch, lines: list[MutableMapping[str, Any]]) -> None:
+def test_that_memory_is_full_is_told_once_a_minute(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, lines: list[MutableMapping[str, Any]]
+) -> None:
     monkeypatch.setattr("penstock.gate.rates.MOST", 5)
     made = limiter()
 

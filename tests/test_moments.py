@@ -1,4 +1,5 @@
-"""When a run came, began and ended, how long it took and how far it was: the same in replies and records, and true whatever clocks say."""
+"""When a run came, began and ended, how long it took and how far it was: the same in replies and
+records, and true whatever clocks say."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from typing import Any
 import pytest
 from kit import Place
 
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Schedule, call_pipeline, hookimpl, step
+from penstock import (
+    Call,
+    HttpTrigger,
+    Pipeline,
+    PipelineError,
+    Schedule,
+    call_pipeline,
+    hookimpl,
+    step,
+)
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
 from penstock.runs.engine import Held, State, StepHeld
@@ -50,7 +60,9 @@ def fails(call: Call) -> None:
 @pytest.fixture
 def runtime(penstock_runtime: Start) -> Runtime:
     pipelines = [
-        Pipeline("durable", version="1.0.0", trigger=[HttpTrigger(api_key=True), Schedule("0 6 * * *")]),
+        Pipeline(
+            "durable", version="1.0.0", trigger=[HttpTrigger(api_key=True), Schedule("0 6 * * *")]
+        ),
         Pipeline("inline", version="1.0.0", trigger=HttpTrigger(api_key=True)),
         Pipeline("inner", version="1.0.0", trigger=HttpTrigger(external=False)),
     ]
@@ -64,11 +76,14 @@ def runtime(penstock_runtime: Start) -> Runtime:
     def penstock_pipelines() -> list[Pipeline]:
         return pipelines
 
-    return penstock_runtime(SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines), policy="api-key")
+    return penstock_runtime(
+        SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines), policy="api-key"
+    )
 
 
 def performed(runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Perform a run; return it as it is told at once, as it is told when its record is written, and that."""
+    """Perform a run; return it as it is told at once, as it is told when its record is written,
+    and that."""
     client = runtime.client(token=False)
     location = client.post("/v1/durable/").headers["Location"]
     runtime._runs.work(runtime._worker.perform)  # noqa: SLF001  `work` writes the records too
@@ -88,7 +103,9 @@ def test_a_run_is_told_at_once_as_it_is_told_later(runtime: Runtime) -> None:
     assert at_once["progress"] == record["progress"] == {"done": 2, "of": 2, "note": ""}
     assert at_once["accepted_at"] <= at_once["started_at"] < at_once["ended_at"]
     assert abs((record["ended_at"] - moment(at_once["ended_at"])).total_seconds()) < 0.001
-    assert record["ms"] == pytest.approx((record["ended_at"] - record["started_at"]) / timedelta(milliseconds=1))
+    assert record["ms"] == pytest.approx(
+        (record["ended_at"] - record["started_at"]) / timedelta(milliseconds=1)
+    )
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -132,23 +149,57 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         "problem": None,
         "http_status": None,
     }
-    outcome = {"status": 200, "headers": [], "body": b"", "micros": 1_500_000, "started_at": came + 0.7, "steps": []}
-    done = Held(run, State.DONE, "q", outcome, started_at=float(int(came)) - 1, ended_at=float(int(came)) - 1)
-    cut = Held(run, State.CANCELLED, "q", started_at=float(int(came)) - 1, ended_at=float(int(came)) - 1)
+    outcome = {
+        "status": 200,
+        "headers": [],
+        "body": b"",
+        "micros": 1_500_000,
+        "started_at": came + 0.7,
+        "steps": [],
+    }
+    done = Held(
+        run,
+        State.DONE,
+        "q",
+        outcome,
+        started_at=float(int(came)) - 1,
+        ended_at=float(int(came)) - 1,
+    )
+    cut = Held(
+        run, State.CANCELLED, "q", started_at=float(int(came)) - 1, ended_at=float(int(came)) - 1
+    )
 
     told = [told_run(row, held) for held in (done, cut)]
 
     assert all(str(one["accepted_at"]) <= str(one["ended_at"]) for one in told)
-    assert abs((ended_of(row, done) or datetime.max.replace(tzinfo=UTC)) - datetime.fromtimestamp(came + 2.2, UTC)) < timedelta(milliseconds=1)
-    assert started_of(row | {"started_at": datetime.fromtimestamp(came - 5, UTC)}, None) == datetime.fromtimestamp(came, UTC)
+    assert abs(
+        (ended_of(row, done) or datetime.max.replace(tzinfo=UTC))
+        - datetime.fromtimestamp(came + 2.2, UTC)
+    ) < timedelta(milliseconds=1)
+    assert started_of(
+        row | {"started_at": datetime.fromtimestamp(came - 5, UTC)}, None
+    ) == datetime.fromtimestamp(came, UTC)
 
 
 def test_the_end_of_a_run_that_was_cut_off_is_counted_from_its_beginning(place: Place) -> None:
-    run, began = derived_run_id(int((time.time() - 60) * 1000), place.url), datetime.now(UTC) - timedelta(seconds=30)
+    run, began = (
+        derived_run_id(int((time.time() - 60) * 1000), place.url),
+        datetime.now(UTC) - timedelta(seconds=30),
+    )
     with writing(place.engine) as connection:
-        stored.accept(connection, callback_url=None, id=run, environment_id=1, pipeline="v1/jobs", version="1", route="POST /")
+        stored.accept(
+            connection,
+            callback_url=None,
+            id=run,
+            environment_id=1,
+            pipeline="v1/jobs",
+            version="1",
+            route="POST /",
+        )
         stored.start(connection, [(run, began)])
-        stored.finish(connection, [stored.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))])
+        stored.finish(
+            connection, [stored.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))]
+        )
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
 
@@ -158,9 +209,20 @@ def test_the_end_of_a_run_that_was_cut_off_is_counted_from_its_beginning(place: 
 
 
 def test_the_beginning_is_known_though_its_record_was_lost_with_the_worker(place: Place) -> None:
-    run, began = derived_run_id(int((time.time() - 60) * 1000), place.url), datetime.now(UTC) - timedelta(seconds=30)
+    run, began = (
+        derived_run_id(int((time.time() - 60) * 1000), place.url),
+        datetime.now(UTC) - timedelta(seconds=30),
+    )
     with writing(place.engine) as connection:
-        stored.accept(connection, callback_url=None, id=run, environment_id=1, pipeline="v1/jobs", version="1", route="POST /")
+        stored.accept(
+            connection,
+            callback_url=None,
+            id=run,
+            environment_id=1,
+            pipeline="v1/jobs",
+            version="1",
+            route="POST /",
+        )
         stored.finish(connection, [stored.End(run, "succeeded", 200, micros=5, started_at=began)])
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
@@ -171,7 +233,12 @@ def test_the_beginning_is_known_though_its_record_was_lost_with_the_worker(place
 
 def test_steps_are_counted_from_when_the_run_first_began_in_whichever_worker() -> None:
     began = 1_700_000_000.0
-    record = {"name": "first", "at": 10.0, "ms": 5.0, "attempts": [{"at": 10.0, "ms": 5.0, "error": ""}]}
+    record = {
+        "name": "first",
+        "at": 10.0,
+        "ms": 5.0,
+        "attempts": [{"at": 10.0, "ms": 5.0, "error": ""}],
+    }
     later = {"name": "second", "at": 60_000.0, "ms": 5.0, "attempts": [{"at": 60_000.0, "ms": 5.0}]}
     held = [
         StepHeld(1, "first", {"record": record, "value": b""}, began + 0.01, began + 0.015),
@@ -181,10 +248,16 @@ def test_steps_are_counted_from_when_the_run_first_began_in_whichever_worker() -
 
     steps = steps_held(held, datetime.fromtimestamp(began, UTC))
 
-    assert [(step.name, step.at, step.ms) for step in steps] == [("first", 10.0, 5.0), ("sleep", 30_000.0, 10_000.0), ("second", 60_000.0, 5.0)]
+    assert [(step.name, step.at, step.ms) for step in steps] == [
+        ("first", 10.0, 5.0),
+        ("sleep", 30_000.0, 10_000.0),
+        ("second", 60_000.0, 5.0),
+    ]
 
 
-def test_a_pipeline_within_another_counts_its_steps_from_its_own_beginning(penstock_runtime: Start) -> None:
+def test_a_pipeline_within_another_counts_its_steps_from_its_own_beginning(
+    penstock_runtime: Start,
+) -> None:
     outer = Pipeline("outer", version="1.0.0", trigger=HttpTrigger(api_key=True))
     inner = Pipeline("inner", version="1.0.0", trigger=HttpTrigger(external=False))
 
@@ -202,7 +275,9 @@ def test_a_pipeline_within_another_counts_its_steps_from_its_own_beginning(penst
     def penstock_pipelines() -> list[Pipeline]:
         return [outer, inner]
 
-    runtime = penstock_runtime(SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines), policy="api-key")
+    runtime = penstock_runtime(
+        SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines), policy="api-key"
+    )
     runtime.client(token=False).post("/v1/outer/")
     runtime.work()
     steps = {run["pipeline"]: run["steps"] for run in runtime.runs()}
@@ -223,13 +298,25 @@ def test_what_is_kept_of_an_answer_has_one_shape(runtime: Runtime) -> None:
     assert len(kept) == 8
     for (_, _, run_id), output in kept.items():
         assert (output["type"], output["json"]["run"]) == ("application/problem+json", run_id)
-        assert set(output["json"]) - {"left", "reply"} == {"type", "title", "status", "detail", "run"}
-    assert {output["json"]["type"] for (_, route, _), output in kept.items() if route == "POST /refuses"} == {"not-like-this"}
+        assert set(output["json"]) - {"left", "reply"} == {
+            "type",
+            "title",
+            "status",
+            "detail",
+            "run",
+        }
+    assert {
+        output["json"]["type"] for (_, route, _), output in kept.items() if route == "POST /refuses"
+    } == {"not-like-this"}
 
 
 def test_a_schedule_has_no_tick_from_before_it_was_there(runtime: Runtime) -> None:
     before = runtime.operate("schedules", "--env", "test", "--format", "json")
-    runtime.tick("v1/durable", datetime.now(UTC).replace(hour=6, minute=0, second=0, microsecond=0) - timedelta(days=datetime.now(UTC).hour < 6))
+    runtime.tick(
+        "v1/durable",
+        datetime.now(UTC).replace(hour=6, minute=0, second=0, microsecond=0)
+        - timedelta(days=datetime.now(UTC).hour < 6),
+    )
     after = runtime.operate("schedules", "--env", "test", "--format", "json")
 
     assert '"last": null' in before

@@ -1,4 +1,5 @@
-"""Names of users are compared exactly: nothing that only looks like a name, or becomes one when it is normalised, is that name."""
+"""Names of users are compared exactly: nothing that only looks like a name, or becomes one when
+it is normalised, is that name."""
 
 from __future__ import annotations
 
@@ -50,10 +51,14 @@ def test_a_provider_vouches_for_nobody_of_another_name(place: Place, said: str, 
 def test_case_matters_but_for_the_ascii_letters_of_an_address(place: Place) -> None:
     assert users.find_vouched_for(place.engine, "Mark@Example.ORG", fold=True) == "mark@example.org"
     assert users.find_vouched_for(place.engine, "Mark@Example.ORG", fold=False) is None
-    assert users.find_vouched_for(place.engine, "mark@example.org", fold=False) == "mark@example.org"
+    assert (
+        users.find_vouched_for(place.engine, "mark@example.org", fold=False) == "mark@example.org"
+    )
 
 
-@pytest.mark.parametrize("typed", [text for text in LIKE_MARK if text.strip(" ") != "mark@example.org"])
+@pytest.mark.parametrize(
+    "typed", [text for text in LIKE_MARK if text.strip(" ") != "mark@example.org"]
+)
 def test_a_password_is_looked_at_for_no_other_name(place: Place, typed: str) -> None:
     assert users.check_password(place.engine, typed, PASSWORD) is None
 
@@ -63,13 +68,17 @@ def test_people_may_type_their_name_in_any_case(place: Place, typed: str) -> Non
     assert users.check_password(place.engine, typed, PASSWORD) == "mark@example.org"
 
 
-@pytest.mark.parametrize("name", [text for text in LIKE_MARK if text.strip(" ") not in {"mark@example.org", "mark"}])
+@pytest.mark.parametrize(
+    "name", [text for text in LIKE_MARK if text.strip(" ") not in {"mark@example.org", "mark"}]
+)
 def test_a_name_that_would_be_normalised_is_refused_at_creation(place: Place, name: str) -> None:
     with pytest.raises(Mistaken, match="can't name a user"):
         users.create_user(place.engine, ACTOR, name, Role.VIEWER, None)
 
 
-def test_a_user_whom_the_provider_alone_vouches_for_keeps_the_case_of_the_name(place: Place) -> None:
+def test_a_user_whom_the_provider_alone_vouches_for_keeps_the_case_of_the_name(
+    place: Place,
+) -> None:
     assert users.create_user(place.engine, ACTOR, "Ann.Smith", Role.VIEWER, None) == "Ann.Smith"
     assert users.create_user(place.engine, ACTOR, "Bea", Role.VIEWER, PASSWORD) == "bea"
 

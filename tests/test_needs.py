@@ -35,7 +35,10 @@ def offering(handler: Callable[..., object], *wanted: Any, name: str = "sync") -
 
 
 def show(call: Call) -> dict[str, object]:
-    return {"variables": dict(call.variables), "secrets": {name: value.reveal() for name, value in call.secrets.items()}}
+    return {
+        "variables": dict(call.variables),
+        "secrets": {name: value.reveal() for name, value in call.secrets.items()},
+    }
 
 
 def test_a_pipeline_gets_its_variables_and_secrets_live(penstock_runtime: Start) -> None:
@@ -43,7 +46,10 @@ def test_a_pipeline_gets_its_variables_and_secrets_live(penstock_runtime: Start)
     runtime.operate("variable", "set", "erp_url", "https://erp.example", "--env", "test")
     runtime.operate("secret", "set", "erp_token", "--env", "test", given=VALUE + "\n")
 
-    assert runtime.anonymous().get("/v1/sync/").json == {"variables": {"erp_url": "https://erp.example"}, "secrets": {"erp_token": VALUE}}
+    assert runtime.anonymous().get("/v1/sync/").json == {
+        "variables": {"erp_url": "https://erp.example"},
+        "secrets": {"erp_token": VALUE},
+    }
     runtime.operate("variable", "unset", "erp_url", "--env", "test")
     runtime.operate("secret", "unset", "erp_token", "--env", "test")
     assert runtime.anonymous().get("/v1/sync/").json == {"variables": {}, "secrets": {}}
@@ -54,8 +60,14 @@ def test_what_it_needs_and_is_not_set_refuses_it_with_the_mend(penstock_runtime:
 
     assert runtime.refused() == {
         "v1/sync": [
-            "it needs the variable 'erp_url', which is not set in 'test'; set it: `penstock variable set erp_url VALUE --env test`",
-            "it needs the secret 'erp_token', which is not set in 'test'; set it: `penstock secret set erp_token --env test`",
+            (
+                "it needs the variable 'erp_url', which is not set in 'test'; set it: `penstock"
+                " variable set erp_url VALUE --env test`"
+            ),
+            (
+                "it needs the secret 'erp_token', which is not set in 'test'; set it: `penstock"
+                " secret set erp_token --env test`"
+            ),
         ]
     }
     assert runtime.anonymous().get("/v1/sync/").status_code == 503
@@ -79,14 +91,23 @@ def test_grace_is_for_policies_not_for_what_is_missing(penstock_runtime: Start) 
 
 
 def test_a_secret_may_be_kept_for_some_pipelines(penstock_runtime: Start) -> None:
-    runtime = penstock_runtime(offering(show, secret("erp_token")), offering(show, name="other"), policy="any")
+    runtime = penstock_runtime(
+        offering(show, secret("erp_token")), offering(show, name="other"), policy="any"
+    )
 
-    runtime.operate("secret", "set", "erp_token", "--env", "test", "--pipeline", "other", given=VALUE)
+    runtime.operate(
+        "secret", "set", "erp_token", "--env", "test", "--pipeline", "other", given=VALUE
+    )
 
     assert "which is kept for other pipelines in 'test'" in runtime.refused()["v1/sync"][0]
-    assert runtime.anonymous().get("/v1/other/").json == {"variables": {}, "secrets": {"erp_token": VALUE}}
+    assert runtime.anonymous().get("/v1/other/").json == {
+        "variables": {},
+        "secrets": {"erp_token": VALUE},
+    }
     with pytest.raises(Mistaken, match="did you mean 'other'"):
-        runtime.operate("secret", "set", "erp_token", "--env", "test", "--pipeline", "othr", given=VALUE)
+        runtime.operate(
+            "secret", "set", "erp_token", "--env", "test", "--pipeline", "othr", given=VALUE
+        )
 
 
 def test_a_secret_that_expires_is_warned_about_and_then_refuses(penstock_runtime: Start) -> None:
@@ -101,7 +122,9 @@ def test_a_secret_that_expires_is_warned_about_and_then_refuses(penstock_runtime
         assert runtime.anonymous().get("/v1/sync/").status_code == 200
     with mock.patch("time.time", return_value=now + 21 * 86_400):
         runtime.operate("env", "list")
-        assert "it needs the secret 'erp_token', which has expired" in runtime.refused()["v1/sync"][0]
+        assert (
+            "it needs the secret 'erp_token', which has expired" in runtime.refused()["v1/sync"][0]
+        )
         assert runtime.anonymous().get("/v1/sync/").status_code == 503
 
 
@@ -115,10 +138,15 @@ def test_an_expired_secret_is_given_to_nobody(penstock_runtime: Start) -> None:
 
 @pytest.mark.parametrize("need", ["Erp", "", "1a", "a-b", secret("x y"), 5])
 def test_a_need_that_can_be_no_name_is_a_mistake(penstock_runtime: Start, need: Any) -> None:
-    assert "which can't be a name" in penstock_runtime(offering(show, need), policy="any").mistakes()[0]
+    assert (
+        "which can't be a name"
+        in penstock_runtime(offering(show, need), policy="any").mistakes()[0]
+    )
 
 
-def test_a_secret_shows_itself_nowhere(penstock_runtime: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_shows_itself_nowhere(
+    penstock_runtime: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
     def leak(call: Call) -> object:
         print(call, call.secrets, vars)  # noqa: T201  what a careless handler may do
         if call.query:
@@ -147,7 +175,9 @@ def test_a_secret_can_be_neither_pickled_nor_written() -> None:
 
 
 def test_the_kit_gives_a_handler_what_it_needs() -> None:
-    call = a_call(variables={"erp_url": "x"}, read_secrets=lambda: {"erp_token": Secret("erp_token", VALUE)})
+    call = a_call(
+        variables={"erp_url": "x"}, read_secrets=lambda: {"erp_token": Secret("erp_token", VALUE)}
+    )
 
     assert show(call) == {"variables": {"erp_url": "x"}, "secrets": {"erp_token": VALUE}}
 
@@ -174,11 +204,16 @@ class TestKept:
 
     def test_they_are_of_one_environment_and_audited_without_the_secret(self, place: Place) -> None:
         needs.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp.example")
-        needs.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box, expires=timedelta(days=3))
+        needs.set_secret(
+            place.engine, ACTOR, "test", "erp_token", VALUE, place.box, expires=timedelta(days=3)
+        )
 
         assert dict(place.snapshot("prod").variables) == dict(place.snapshot("prod").secrets) == {}
         events = audit.events(place.engine, limit=2)
-        assert [(event.action, event.subject) for event in events] == [("secret:set", "erp_token"), ("variable:set", "erp_url")]
+        assert [(event.action, event.subject) for event in events] == [
+            ("secret:set", "erp_token"),
+            ("variable:set", "erp_url"),
+        ]
         assert events[1].detail == {"value": "https://erp.example"}
         assert VALUE not in str(events)
         (listed,) = needs.list_secrets(place.engine)
@@ -197,7 +232,10 @@ class TestKept:
         assert follower.secrets_for("any")["erp_token"].reveal() == "2"
         assert follower.gates_version > version
 
-    @pytest.mark.parametrize(("name", "value"), [("Erp", "x"), ("", "x"), ("a" * 65, "x"), ("erp", "x" * 70_000), ("erp", "")])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("Erp", "x"), ("", "x"), ("a" * 65, "x"), ("erp", "x" * 70_000), ("erp", "")],
+    )
     def test_what_makes_no_sense_changes_nothing(self, place: Place, name: str, value: str) -> None:
         with pytest.raises(Mistaken):
             needs.set_secret(place.engine, ACTOR, "test", name, value, place.box)
@@ -218,10 +256,12 @@ def show(call: Call): return {"url": call.variables["erp_url"], "token": call.se
 
 @hookimpl
 def penstock_pipelines(): return [sync]
-"""
+"""  # noqa: E501  text as it is
 
 
-def test_a_deployment_is_checked_mended_and_served(place: Place, serve: Callable[..., Server]) -> None:
+def test_a_deployment_is_checked_mended_and_served(
+    place: Place, serve: Callable[..., Server]
+) -> None:
     place.plugin("sync", PLUGIN)
     place.policy("any")
 
@@ -236,28 +276,42 @@ def test_a_deployment_is_checked_mended_and_served(place: Place, serve: Callable
     assert (refused, done.returncode, done.stdout) == (503, 0, "secret erp_token set in test\n")
     wait_for(f"{server.url}/-/health")
     deadline = time.monotonic() + 10
-    while (answered := server.client.get("/v1/sync/")).status_code != 200 and time.monotonic() < deadline:
+    while (
+        answered := server.client.get("/v1/sync/")
+    ).status_code != 200 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert answered.json() == {"url": "https://erp.example", "token": VALUE}
     assert place.run("check", "--env", "test").returncode == 0
-    assert VALUE not in server.log.read_text() + place.run("audit", "--format", "json").stdout + place.run("secret", "list").stdout
+    assert (
+        VALUE
+        not in server.log.read_text()
+        + place.run("audit", "--format", "json").stdout
+        + place.run("secret", "list").stdout
+    )
 
 
 VARIABLE_MISSING = (
-    "the variable 'nope' is not set in environment 'test'; set it: `penstock variable set nope VALUE --env test`,"
-    ' and name it in the pipeline\'s needs={"nope"}, so that `penstock check` tells before a call does'
+    "the variable 'nope' is not set in environment 'test'; set it: `penstock variable set nope"
+    ' VALUE --env test`, and name it in the pipeline\'s needs={"nope"}, so that `penstock check`'
+    " tells before a call does"
 )
 SECRET_MISSING = (
-    "the secret 'nope' is not set, has expired or is kept for other pipelines in environment 'test'; set it:"
-    " `penstock secret set nope --env test`,"
-    ' and name it in the pipeline\'s needs={secret("nope")}, so that `penstock check` tells before a call does'
+    "the secret 'nope' is not set, has expired or is kept for other pipelines in environment"
+    " 'test'; set it: `penstock secret set nope --env test`, and name it in the pipeline's"
+    ' needs={secret("nope")}, so that `penstock check` tells before a call does'
 )
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"), [(lambda call: call.variables["nope"], VARIABLE_MISSING), (lambda call: call.secrets["nope"], SECRET_MISSING)]
+    ("ask", "said"),
+    [
+        (lambda call: call.variables["nope"], VARIABLE_MISSING),
+        (lambda call: call.secrets["nope"], SECRET_MISSING),
+    ],
 )
-def test_a_name_that_is_not_set_says_where_and_how_to_set_and_declare_it(penstock_runtime: Start, ask: Callable[[Call], object], said: str) -> None:
+def test_a_name_that_is_not_set_says_where_and_how_to_set_and_declare_it(
+    penstock_runtime: Start, ask: Callable[[Call], object], said: str
+) -> None:
     raised: list[str] = []
 
     def handler(call: Call) -> None:

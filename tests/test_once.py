@@ -1,4 +1,5 @@
-"""A signed message counts once for its consumer, and a message that was not taken can be sent again."""
+"""A signed message counts once for its consumer, and a message that was not taken can be sent
+again."""
 
 from __future__ import annotations
 
@@ -65,7 +66,12 @@ class Desk:
         return pipeline
 
     def _durable(self) -> Pipeline:
-        pipeline = Pipeline("later", version="1.0.0", trigger=HttpTrigger(signature="hmac", idempotent="key"), durable=Durable(backlog=1))
+        pipeline = Pipeline(
+            "later",
+            version="1.0.0",
+            trigger=HttpTrigger(signature="hmac", idempotent="key"),
+            durable=Durable(backlog=1),
+        )
 
         @pipeline.post("/", mode="durable")
         def later(call: Call, body: dict[str, str]) -> dict[str, str]:
@@ -105,7 +111,9 @@ def runtime(penstock_runtime: Start, desk: Desk) -> Runtime:
     return made
 
 
-def enrol(runtime: Runtime, kind: str, secret: str, consumer: str = "octo", name: str = "first") -> None:
+def enrol(
+    runtime: Runtime, kind: str, secret: str, consumer: str = "octo", name: str = "first"
+) -> None:
     words = ("credential", "add", f"{kind}_signature", consumer, "--env", "test", "--name", name)
     runtime.operate(*words, given=secret + "\n")
 
@@ -116,7 +124,10 @@ def mac(message: bytes, secret: str = SECRET) -> str:
 
 def signed(body: bytes, *, moment: float | None = None, secret: str = SECRET) -> dict[str, str]:
     at = str(int(time.time() if moment is None else moment))
-    return {"X-Signature-Timestamp": at, "X-Signature": "sha256=" + mac(f"{at}.".encode() + body, secret)}
+    return {
+        "X-Signature-Timestamp": at,
+        "X-Signature": "sha256=" + mac(f"{at}.".encode() + body, secret),
+    }
 
 
 def message(do: str) -> bytes:
@@ -124,8 +135,13 @@ def message(do: str) -> bytes:
 
 
 def sender(runtime: Runtime, path: str, body: bytes, **more: str) -> Callable[..., TestResponse]:
-    """Return what sends one signed message again and again, byte for byte the same but for further headers."""
-    headers = signed(body) | {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in more.items()}
+    """Return what sends one signed message again and again, byte for byte the same but for
+    further headers."""
+    headers = (
+        signed(body)
+        | {"Content-Type": "application/json"}
+        | {name.replace("_", "-"): value for name, value in more.items()}
+    )
 
     def send(**extra: str) -> TestResponse:
         further = {name.replace("_", "-"): value for name, value in extra.items()}
@@ -152,7 +168,10 @@ class TestGivenBack:
         assert desk.done == {"one": 1, "two": 1}
 
     def test_after_a_503_because_all_places_are_taken(self, runtime: Runtime, desk: Desk) -> None:
-        waits, other = sender(runtime, "/v1/narrow/", message("wait")), sender(runtime, "/v1/narrow/", message("other"))
+        waits, other = (
+            sender(runtime, "/v1/narrow/", message("wait")),
+            sender(runtime, "/v1/narrow/", message("other")),
+        )
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(waits)
             while not desk.done["wait"]:
@@ -171,8 +190,22 @@ class TestGivenBack:
         runtime.work()
         assert (second().status_code, problem(second()), problem(first())) == (202, REPLAY, REPLAY)
 
-    @pytest.mark.parametrize("do", ["raise", "reply 500", "reply 503", "refuse 500", "refuse 503", "refuse 429", "reply 408", "refuse 425"])
-    def test_after_a_failure_and_where_the_handler_asks_to_come_again(self, runtime: Runtime, desk: Desk, do: str) -> None:
+    @pytest.mark.parametrize(
+        "do",
+        [
+            "raise",
+            "reply 500",
+            "reply 503",
+            "refuse 500",
+            "refuse 503",
+            "refuse 429",
+            "reply 408",
+            "refuse 425",
+        ],
+    )
+    def test_after_a_failure_and_where_the_handler_asks_to_come_again(
+        self, runtime: Runtime, desk: Desk, do: str
+    ) -> None:
         send = sender(runtime, "/v1/plain/", message(do))
 
         assert len({send().status_code for _ in range(3)} - {401}) == 1
@@ -189,10 +222,16 @@ class TestGivenBack:
         [
             ("/v1/plain/", b'{"do": ', (400, "body-malformed")),
             ("/v1/plain/", b"[]", (422, "body-invalid")),
-            ("/v1/later/?callback_url=https://x.example", message("x"), (422, "parameters-invalid")),
+            (
+                "/v1/later/?callback_url=https://x.example",
+                message("x"),
+                (422, "parameters-invalid"),
+            ),
         ],
     )
-    def test_after_the_body_or_the_parameters_did_not_fit(self, runtime: Runtime, path: str, body: bytes, refusal: tuple[int, str]) -> None:
+    def test_after_the_body_or_the_parameters_did_not_fit(
+        self, runtime: Runtime, path: str, body: bytes, refusal: tuple[int, str]
+    ) -> None:
         send = sender(runtime, path, body)
 
         assert [problem(send()) for _ in range(2)] == [refusal] * 2
@@ -205,7 +244,9 @@ class TestGivenBack:
 
     def test_after_a_403(self, runtime: Runtime) -> None:
         send = sender(runtime, "/v1/both/", message("count"))
-        without, allowed = (runtime.client("octo", scopes=scopes).headers for scopes in ((), ("write",)))
+        without, allowed = (
+            runtime.client("octo", scopes=scopes).headers for scopes in ((), ("write",))
+        )
 
         assert problem(send(**without)) == (403, "insufficient-scope")
         runtime.operate("address", "allow", "octo", "192.0.2.1", "--env", "test")
@@ -216,19 +257,28 @@ class TestGivenBack:
 
 
 class TestKept:
-    @pytest.mark.parametrize("do", ["count", "reply 200", "reply 404", "reply 409", "refuse 404", "refuse 409", "refuse 422"])
-    def test_a_message_that_its_handler_answered_counts_whatever_the_answer(self, runtime: Runtime, desk: Desk, do: str) -> None:
+    @pytest.mark.parametrize(
+        "do",
+        ["count", "reply 200", "reply 404", "reply 409", "refuse 404", "refuse 409", "refuse 422"],
+    )
+    def test_a_message_that_its_handler_answered_counts_whatever_the_answer(
+        self, runtime: Runtime, desk: Desk, do: str
+    ) -> None:
         send = sender(runtime, "/v1/plain/", message(do))
 
         assert send().status_code != 401
         assert [problem(send()) for _ in range(2)] == [REPLAY] * 2
         assert desk.done[do] == 1
 
-    def test_also_at_another_path_and_pipeline_of_its_consumer(self, runtime: Runtime, desk: Desk) -> None:
+    def test_also_at_another_path_and_pipeline_of_its_consumer(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         headers = signed(message("count")) | {"Content-Type": "application/json"}
         paths = ("/v1/plain/", "/v1/plain/7", "/v1/narrow/", "/v1/kept/", "/v1/later/")
 
-        answers = [runtime.anonymous().post(path, data=message("count"), headers=headers) for path in paths]
+        answers = [
+            runtime.anonymous().post(path, data=message("count"), headers=headers) for path in paths
+        ]
 
         assert [answered.status_code for answered in answers] == [200, 401, 401, 401, 401]
         assert desk.done["count"] == 1
@@ -240,17 +290,31 @@ class TestKept:
         assert desk.done["count"] == 1
 
     @pytest.mark.parametrize("order", ["both first", "one first"])
-    def test_whichever_secret_of_the_consumer_matched(self, runtime: Runtime, desk: Desk, order: str) -> None:
+    def test_whichever_secret_of_the_consumer_matched(
+        self, runtime: Runtime, desk: Desk, order: str
+    ) -> None:
         """A sender that rolls its secret signs with the old and the new one."""
         enrol(runtime, "stripe", "another secret of octo", name="second")
         at = str(int(time.time()))
-        old, new = (mac(f"{at}.".encode() + message("count"), secret) for secret in (SECRET, "another secret of octo"))
-        both, alone = f"t={at},v1={old},v1={new}", [f"t={at},v1={new}", f"t={at},v1={old}", f"t={at},v1={new},v1={old}"]
-        sent = [both, *alone, both] if order == "both first" else [alone[0], both, alone[1], alone[2]]
+        old, new = (
+            mac(f"{at}.".encode() + message("count"), secret)
+            for secret in (SECRET, "another secret of octo")
+        )
+        both, alone = (
+            f"t={at},v1={old},v1={new}",
+            [f"t={at},v1={new}", f"t={at},v1={old}", f"t={at},v1={new},v1={old}"],
+        )
+        sent = (
+            [both, *alone, both] if order == "both first" else [alone[0], both, alone[1], alone[2]]
+        )
 
         def send(signature: str) -> int:
             headers = {"Stripe-Signature": signature, "Content-Type": "application/json"}
-            return runtime.anonymous().post("/v1/stripe/", data=message("count"), headers=headers).status_code
+            return (
+                runtime.anonymous()
+                .post("/v1/stripe/", data=message("count"), headers=headers)
+                .status_code
+            )
 
         assert [send(signature) for signature in sent] == [200] + [401] * (len(sent) - 1)
         assert desk.done["count"] == 1
@@ -261,10 +325,19 @@ class TestKept:
         now = time.time()
 
         def send(secret: str) -> int:
-            headers = signed(message("count"), moment=now, secret=secret) | {"Content-Type": "application/json"}
-            return runtime.anonymous().post("/v1/plain/", data=message("count"), headers=headers).status_code
+            headers = signed(message("count"), moment=now, secret=secret) | {
+                "Content-Type": "application/json"
+            }
+            return (
+                runtime.anonymous()
+                .post("/v1/plain/", data=message("count"), headers=headers)
+                .status_code
+            )
 
-        assert [send(secret) for secret in (SECRET, "the secret of the cat", SECRET, "the secret of the cat")] == [200, 200, 401, 401]
+        assert [
+            send(secret)
+            for secret in (SECRET, "the secret of the cat", SECRET, "the secret of the cat")
+        ] == [200, 200, 401, 401]
 
     def test_of_two_copies_at_once_one_is_performed(self, runtime: Runtime, desk: Desk) -> None:
         send = sender(runtime, "/v1/plain/", message("count"))
@@ -293,17 +366,28 @@ class TestKept:
 
 
 class TestIdempotencyKey:
-    @pytest.mark.parametrize(("do", "status"), [("count", 200), ("reply 201", 201), ("refuse 409", 409), ("reply 404", 404)])
-    def test_a_repeat_with_the_same_key_gets_the_stored_reply(self, runtime: Runtime, desk: Desk, do: str, status: int) -> None:
+    @pytest.mark.parametrize(
+        ("do", "status"),
+        [("count", 200), ("reply 201", 201), ("refuse 409", 409), ("reply 404", 404)],
+    )
+    def test_a_repeat_with_the_same_key_gets_the_stored_reply(
+        self, runtime: Runtime, desk: Desk, do: str, status: int
+    ) -> None:
         send = sender(runtime, "/v1/kept/", message(do), Idempotency_Key="k1")
 
         first, repeat = send(), send(Idempotency_Key='"k1"')
 
-        assert (first.status_code, repeat.status_code, repeat.headers["Idempotency-Replayed"]) == (status, status, "true")
+        assert (first.status_code, repeat.status_code, repeat.headers["Idempotency-Replayed"]) == (
+            status,
+            status,
+            "true",
+        )
         assert (first.json or {}).get("number") == (repeat.json or {}).get("number")
         assert desk.done[do] == 1
 
-    def test_with_another_key_or_none_or_elsewhere_it_is_a_replay(self, runtime: Runtime, desk: Desk) -> None:
+    def test_with_another_key_or_none_or_elsewhere_it_is_a_replay(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         headers = signed(message("count")) | {"Content-Type": "application/json"}
 
         def send(path: str = "/v1/kept/", **more: str) -> TestResponse:
@@ -312,29 +396,48 @@ class TestIdempotencyKey:
 
         assert send(Idempotency_Key="k1").status_code == 200
 
-        assert problem(send(Idempotency_Key="k2")) == problem(send()) == problem(send("/v1/plain/")) == REPLAY
+        assert (
+            problem(send(Idempotency_Key="k2"))
+            == problem(send())
+            == problem(send("/v1/plain/"))
+            == REPLAY
+        )
         assert problem(send(Idempotency_Key="")) == (400, "idempotency-key-invalid")
         assert problem(send("/v1/kept/7", Idempotency_Key="k1")) == (422, "idempotency-key-reused")
         assert send(Idempotency_Key="k1").headers["Idempotency-Replayed"] == "true"
         assert desk.done["count"] == 1
 
-    def test_a_message_without_a_key_is_no_first_call_for_one_with_a_key(self, runtime: Runtime, desk: Desk) -> None:
+    def test_a_message_without_a_key_is_no_first_call_for_one_with_a_key(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         send = sender(runtime, "/v1/kept/", message("count"))
 
-        assert (send().status_code, problem(send(Idempotency_Key="k1")), desk.done["count"]) == (200, REPLAY, 1)
+        assert (send().status_code, problem(send(Idempotency_Key="k1")), desk.done["count"]) == (
+            200,
+            REPLAY,
+            1,
+        )
 
-    def test_where_the_pipeline_keeps_no_replies_the_key_changes_nothing(self, runtime: Runtime) -> None:
+    def test_where_the_pipeline_keeps_no_replies_the_key_changes_nothing(
+        self, runtime: Runtime
+    ) -> None:
         send = sender(runtime, "/v1/plain/", message("count"), Idempotency_Key="k1")
 
         assert (send().status_code, problem(send())) == (200, REPLAY)
 
-    def test_a_failure_with_a_key_can_be_repeated_with_it_or_without(self, runtime: Runtime, desk: Desk) -> None:
+    def test_a_failure_with_a_key_can_be_repeated_with_it_or_without(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         send = sender(runtime, "/v1/kept/", message("raise"), Idempotency_Key="k1")
 
-        assert [send(**more).status_code for more in ({}, {}, {"Idempotency_Key": "k2"})] == [500] * 3
+        assert [send(**more).status_code for more in ({}, {}, {"Idempotency_Key": "k2"})] == [
+            500
+        ] * 3
         assert desk.done["raise"] == 3
 
-    def test_a_repeat_of_one_that_still_runs_is_told_so_and_gets_the_reply_in_the_end(self, runtime: Runtime, desk: Desk) -> None:
+    def test_a_repeat_of_one_that_still_runs_is_told_so_and_gets_the_reply_in_the_end(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         send = sender(runtime, "/v1/kept/", message("stick"), Idempotency_Key="k1")
 
         assert problem(send()) == (504, "timed-out")
@@ -343,7 +446,9 @@ class TestIdempotencyKey:
         assert (send().json, send().headers["Idempotency-Replayed"]) == ({"number": 1}, "true")
         assert (desk.done["stick"], problem(send(Idempotency_Key="k2"))) == (1, REPLAY)
 
-    def test_copies_at_once_with_one_key_are_performed_once(self, runtime: Runtime, desk: Desk) -> None:
+    def test_copies_at_once_with_one_key_are_performed_once(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         send = sender(runtime, "/v1/kept/", message("count"), Idempotency_Key="k1")
         at_once = threading.Barrier(6)
 
@@ -358,13 +463,24 @@ class TestIdempotencyKey:
         assert answers <= {(200, ""), (409, "idempotency-key-in-use")}
         assert desk.done["count"] == 1
 
-    def test_a_new_message_that_got_a_stored_reply_counts_too(self, runtime: Runtime, desk: Desk) -> None:
+    def test_a_new_message_that_got_a_stored_reply_counts_too(
+        self, runtime: Runtime, desk: Desk
+    ) -> None:
         """The sender signs each attempt anew: of none of them there is a second."""
         now = time.time()
-        attempts = [signed(message("refuse 409"), moment=now - age) | {"Content-Type": "application/json"} for age in (9, 5)]
+        attempts = [
+            signed(message("refuse 409"), moment=now - age) | {"Content-Type": "application/json"}
+            for age in (9, 5)
+        ]
 
         def send(headers: dict[str, str], key: str) -> tuple[int, str]:
-            return problem(runtime.anonymous().post("/v1/kept/", data=message("refuse 409"), headers=headers | {"Idempotency-Key": key}))
+            return problem(
+                runtime.anonymous().post(
+                    "/v1/kept/",
+                    data=message("refuse 409"),
+                    headers=headers | {"Idempotency-Key": key},
+                )
+            )
 
         assert [send(headers, "k1")[0] for headers in attempts] == [409, 409]
         assert [send(headers, "k2") for headers in attempts] == [REPLAY] * 2
@@ -379,36 +495,63 @@ class TestIdempotencyKey:
         assert (first.json or {})["id"] == (repeat.json or {})["id"]
         assert problem(send(Idempotency_Key="k2")) == REPLAY
 
-    def test_a_process_that_died_leaves_the_message_taken(self, runtime: Runtime, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_process_that_died_leaves_the_message_taken(
+        self, runtime: Runtime, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Nobody knows whether it was performed."""
         send = sender(runtime, "/v1/kept/", message("raise"), Idempotency_Key="k1")
         monkeypatch.setattr("penstock.access.marks.Marks.give_back", lambda *_: None)
         assert send().status_code == 500
 
-        assert (problem(send()), problem(send(Idempotency_Key="k2"))) == ((409, "idempotency-key-in-use"), REPLAY)
+        assert (problem(send()), problem(send(Idempotency_Key="k2"))) == (
+            (409, "idempotency-key-in-use"),
+            REPLAY,
+        )
         assert desk.done["raise"] == 1
 
 
 @pytest.mark.parametrize(
     ("kind", "scheme", "header"),
-    [("github", "sha256=", "X-Hub-Signature-256"), ("slack", "v0=", "X-Slack-Signature"), ("hmac", "sha256=", "X-Signature")],
+    [
+        ("github", "sha256=", "X-Hub-Signature-256"),
+        ("slack", "v0=", "X-Slack-Signature"),
+        ("hmac", "sha256=", "X-Signature"),
+    ],
 )
-def test_a_signature_without_the_name_of_its_scheme_is_a_401(runtime: Runtime, kind: str, scheme: str, header: str) -> None:
+def test_a_signature_without_the_name_of_its_scheme_is_a_401(
+    runtime: Runtime, kind: str, scheme: str, header: str
+) -> None:
     at, body = str(int(time.time())), message("count")
-    signature = mac({"github": body, "slack": f"v0:{at}:".encode() + body, "hmac": f"{at}.".encode() + body}[kind])
-    moments = {"X-Slack-Request-Timestamp": at, "X-Signature-Timestamp": at, "Content-Type": "application/json"}
+    signature = mac(
+        {"github": body, "slack": f"v0:{at}:".encode() + body, "hmac": f"{at}.".encode() + body}[
+            kind
+        ]
+    )
+    moments = {
+        "X-Slack-Request-Timestamp": at,
+        "X-Signature-Timestamp": at,
+        "Content-Type": "application/json",
+    }
     path = {"github": "/v1/github/", "slack": "/v1/slack/", "hmac": "/v1/plain/"}[kind]
 
     def send(sent: str) -> tuple[int, str]:
         return problem(runtime.anonymous().post(path, data=body, headers={header: sent, **moments}))
 
-    wrong = [signature, f"={signature}", f"{scheme.upper()}{signature}", f"{scheme} {signature}", f"v1={signature}", f"{scheme}{scheme}{signature}"]
+    wrong = [
+        signature,
+        f"={signature}",
+        f"{scheme.upper()}{signature}",
+        f"{scheme} {signature}",
+        f"v1={signature}",
+        f"{scheme}{scheme}{signature}",
+    ]
     assert [send(sent) for sent in wrong] == [REPLAY] * len(wrong)
     assert send(scheme + signature)[0] == 200
 
 
 def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
-    """The extension point: an authenticator that reads no body says what its proof holds once for."""
+    """The extension point: an authenticator that reads no body says what its proof holds once
+    for."""
 
     class Ticket(Authenticator):
         name, noun, refusal, challenge = "ticket_signature", "ticket", "invalid-ticket", "Ticket"
@@ -419,7 +562,9 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
             return head.header("X-Ticket")
 
         def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
-            (consumer_id,) = {item.consumer_id for item in access.credentials("hmac_signature").values()}
+            (consumer_id,) = {
+                item.consumer_id for item in access.credentials("hmac_signature").values()
+            }
             return Caller("octo", consumer_id)
 
         def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:
@@ -436,7 +581,11 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
     def penstock_authenticators(setup: Setup) -> list[Authenticator]:
         return [Ticket()]
 
-    plugin = SimpleNamespace(__name__="tickets", penstock_pipelines=penstock_pipelines, penstock_authenticators=penstock_authenticators)
+    plugin = SimpleNamespace(
+        __name__="tickets",
+        penstock_pipelines=penstock_pipelines,
+        penstock_authenticators=penstock_authenticators,
+    )
     runtime = penstock_runtime(plugin, policy="any")
     runtime.client("octo", key=False, token=False)
     enrol(runtime, "hmac", SECRET)
@@ -444,7 +593,20 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
     def send(ticket: str) -> tuple[int, str]:
         return problem(runtime.anonymous().post("/v1/tickets/", headers={"X-Ticket": ticket}))
 
-    assert [send(ticket) for ticket in ("a", "b", "a")] == [(200, ""), (200, ""), (401, "invalid-ticket")]
-    for odd in (True, b"a", ("a", 60), "a", Once("a", 60), Once(b"a", "60"), Once(b"a", float("inf")), Once(b"a", -1)):  # type: ignore[arg-type]  # what a careless plugin may say
+    assert [send(ticket) for ticket in ("a", "b", "a")] == [
+        (200, ""),
+        (200, ""),
+        (401, "invalid-ticket"),
+    ]
+    for odd in (
+        True,
+        b"a",
+        ("a", 60),
+        "a",
+        Once("a", 60),
+        Once(b"a", "60"),
+        Once(b"a", float("inf")),
+        Once(b"a", -1),
+    ):  # type: ignore[arg-type]  # what a careless plugin may say
         Ticket.said = odd
         assert send("c") == (500, "internal")

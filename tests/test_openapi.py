@@ -1,4 +1,5 @@
-"""The OpenAPI document says what the environment serves, and what its gates ask, no more and no less."""
+"""The OpenAPI document says what the environment serves, and what its gates ask, no more and no
+less."""
 
 from __future__ import annotations
 
@@ -50,8 +51,15 @@ class Chain(msgspec.Struct):
 
 
 def shop() -> SimpleNamespace:
-    orders = Pipeline("orders", version="2.1.0", summary="Takes orders", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"b", "a"}))
-    open_one = Pipeline("open", version="1.0.0", trigger=HttpTrigger(rate=Rate("5/minute", by="address")))
+    orders = Pipeline(
+        "orders",
+        version="2.1.0",
+        summary="Takes orders",
+        trigger=HttpTrigger(api_key=True, jwt=True, scopes={"b", "a"}),
+    )
+    open_one = Pipeline(
+        "open", version="1.0.0", trigger=HttpTrigger(rate=Rate("5/minute", by="address"))
+    )
     inside = Pipeline("inside", version="1.0.0", trigger=HttpTrigger(external=False))
 
     @orders.post("/")
@@ -63,7 +71,9 @@ def shop() -> SimpleNamespace:
         return order.lines[0]
 
     @orders.get("/")
-    def page(call: Call, *, limit: Annotated[int, msgspec.Meta(le=50)] = 50, tag: list[str]) -> list[Line]:
+    def page(
+        call: Call, *, limit: Annotated[int, msgspec.Meta(le=50)] = 50, tag: list[str]
+    ) -> list[Line]:
         return []
 
     @orders.get("/{number}")
@@ -95,7 +105,9 @@ def shop() -> SimpleNamespace:
 @pytest.fixture
 def document(penstock_runtime: Start) -> Callable[..., dict[str, Any]]:
     def read(*plugins: object, **more: Any) -> dict[str, Any]:
-        answered = penstock_runtime(*(plugins or (shop(),)), **more).anonymous().get("/-/openapi.json")
+        answered = (
+            penstock_runtime(*(plugins or (shop(),)), **more).anonymous().get("/-/openapi.json")
+        )
         assert answered.status_code == 200
         found: dict[str, Any] = json.loads(answered.data)
         validate(found)
@@ -110,24 +122,41 @@ def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_only_what_is_served_is_in_it(document: Callable[..., dict[str, Any]]) -> None:
-    assert list(document(policy="any")["paths"]) == ["/v1/open", "/v2/orders", "/v2/orders/{number}", "/v2/orders/{number}/file"]
-    assert list(document(policy="jwt-api-key")["paths"]) == ["/v2/orders", "/v2/orders/{number}", "/v2/orders/{number}/file"]
+    assert list(document(policy="any")["paths"]) == [
+        "/v1/open",
+        "/v2/orders",
+        "/v2/orders/{number}",
+        "/v2/orders/{number}/file",
+    ]
+    assert list(document(policy="jwt-api-key")["paths"]) == [
+        "/v2/orders",
+        "/v2/orders/{number}",
+        "/v2/orders/{number}/file",
+    ]
 
 
 def test_security_is_what_the_gate_requires_here(document: Callable[..., dict[str, Any]]) -> None:
     found = document(policy="any")
 
-    assert {json.dumps(operation["security"]) for operation in operations(found) if "v2/orders" in operation["tags"]} == {
-        '[{"api_key": [], "jwt": ["a", "b"]}]'
-    }
-    assert [operation.get("security") for operation in operations(found) if "v1/open" in operation["tags"]] == [[]]
+    assert {
+        json.dumps(operation["security"])
+        for operation in operations(found)
+        if "v2/orders" in operation["tags"]
+    } == {'[{"api_key": [], "jwt": ["a", "b"]}]'}
+    assert [
+        operation.get("security")
+        for operation in operations(found)
+        if "v1/open" in operation["tags"]
+    ] == [[]]
     assert found["components"]["securitySchemes"] == {
         "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     }
 
 
-def test_the_same_pipeline_asks_for_more_under_a_stricter_policy(document: Callable[..., dict[str, Any]]) -> None:
+def test_the_same_pipeline_asks_for_more_under_a_stricter_policy(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     keyed = Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True, login=True))
     keyed.get("/")(lambda: "here")
 
@@ -143,43 +172,99 @@ def test_the_same_pipeline_asks_for_more_under_a_stricter_policy(document: Calla
     assert document(plugin, policy="jwt-api-key")["paths"] == {}
 
 
-def test_bodies_replies_and_parameters_have_their_schemas(document: Callable[..., dict[str, Any]]) -> None:
+def test_bodies_replies_and_parameters_have_their_schemas(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     found = document(policy="any")
     take = found["paths"]["/v2/orders"]["post"]
-    show, drop = found["paths"]["/v2/orders/{number}"]["get"], found["paths"]["/v2/orders/{number}"]["delete"]
-    keep, look = found["paths"]["/v2/orders/{number}/file"]["put"], found["paths"]["/v1/open"]["get"]
+    show, drop = (
+        found["paths"]["/v2/orders/{number}"]["get"],
+        found["paths"]["/v2/orders/{number}"]["delete"],
+    )
+    keep, look = (
+        found["paths"]["/v2/orders/{number}/file"]["put"],
+        found["paths"]["/v1/open"]["get"],
+    )
 
     assert (take["summary"], take["description"]) == ("Take an order.", "It is priced at once.")
-    assert take["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Order"}
-    assert take["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Line"}
-    assert found["components"]["schemas"]["Line"]["properties"]["quantity"] == {"type": "integer", "minimum": 1}
+    assert take["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Order"
+    }
+    assert take["responses"]["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Line"
+    }
+    assert found["components"]["schemas"]["Line"]["properties"]["quantity"] == {
+        "type": "integer",
+        "minimum": 1,
+    }
     assert found["components"]["schemas"]["Line"]["additionalProperties"] is False
-    assert show["parameters"] == [{"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}]
+    assert show["parameters"] == [
+        {"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}
+    ]
     assert found["paths"]["/v2/orders"]["get"]["parameters"] == [
-        {"name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "maximum": 50, "default": 50}},
-        {"name": "tag", "in": "query", "required": True, "schema": {"type": "array", "items": {"type": "string"}}},
+        {
+            "name": "limit",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "integer", "maximum": 50, "default": 50},
+        },
+        {
+            "name": "tag",
+            "in": "query",
+            "required": True,
+            "schema": {"type": "array", "items": {"type": "string"}},
+        },
     ]
     assert "204" in drop["responses"]
-    assert keep["requestBody"]["content"] == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    assert keep["requestBody"]["content"] == {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+    }
     assert list(keep["responses"]["2XX"]["content"]) == ["application/json", "*/*"]
     assert look["responses"]["200"]["content"] == {"text/plain": {"schema": {"type": "string"}}}
 
 
-def test_each_operation_says_which_problems_it_may_answer(document: Callable[..., dict[str, Any]]) -> None:
+def test_each_operation_says_which_problems_it_may_answer(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     found = document(policy="any")
 
     def problems(path: str, method: str) -> set[str]:
         return {status for status in found["paths"][path][method]["responses"] if status[0] in "45"}
 
-    assert problems("/v1/open", "get") == {"401", "403", "429", "500", "503", "504"}  # a bad key, and operators' bounds
-    assert problems("/v2/orders", "post") == {"400", "401", "403", "413", "415", "422", "429", "500", "503", "504"}
-    assert problems("/v2/orders/{number}", "get") == {"401", "403", "404", "429", "500", "503", "504"}
+    # A bad key, and operators' bounds.
+    assert problems("/v1/open", "get") == {"401", "403", "429", "500", "503", "504"}
+    assert problems("/v2/orders", "post") == {
+        "400",
+        "401",
+        "403",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
+    assert problems("/v2/orders/{number}", "get") == {
+        "401",
+        "403",
+        "404",
+        "429",
+        "500",
+        "503",
+        "504",
+    }
 
 
-def test_what_a_handler_refuses_for_reasons_of_its_own_is_a_problem_too(document: Callable[..., dict[str, Any]]) -> None:
+def test_what_a_handler_refuses_for_reasons_of_its_own_is_a_problem_too(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
-    assert {json.dumps(operation["responses"]["default"]["content"]) for operation in operations(document(policy="any"))} == {json.dumps(problem)}
+    assert {
+        json.dumps(operation["responses"]["default"]["content"])
+        for operation in operations(document(policy="any"))
+    } == {json.dumps(problem)}
 
 
 def offering(*handlers: Callable[..., object], **trigger: Any) -> SimpleNamespace:
@@ -224,31 +309,70 @@ def sent(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def replied(document: dict[str, Any], name: str) -> dict[str, Any]:
-    (content,) = document["paths"][f"/v1/made/{name}"]["post"]["responses"]["200"]["content"].values()
+    (content,) = document["paths"][f"/v1/made/{name}"]["post"]["responses"]["200"][
+        "content"
+    ].values()
     return resolved(document, content["schema"])
 
 
-def test_types_that_share_a_name_have_a_schema_each(document: Callable[..., dict[str, Any]]) -> None:
-    streets, numbers = pydantic.create_model("Address", street=str), pydantic.create_model("Address", number=int)
+def test_types_that_share_a_name_have_a_schema_each(
+    document: Callable[..., dict[str, Any]],
+) -> None:
+    streets, numbers = (
+        pydantic.create_model("Address", street=str),
+        pydantic.create_model("Address", number=int),
+    )
     boxes = msgspec.defstruct("Address", [("box", bool)])
     outer = msgspec.defstruct("Outer", [("at", streets), ("number", boxes)])
-    others = [pydantic.create_model("Other", at=numbers), pydantic.create_model("Other", at=streets)]  # the same but for what they refer to
-    kinds = {"a": streets, "b": numbers, "c": boxes, "outer": outer, "other": others[0], "another": others[1], "lot": list[outer]}  # type: ignore[valid-type]  # made above
+    # The same but for what they refer to.
+    others = [
+        pydantic.create_model("Other", at=numbers),
+        pydantic.create_model("Other", at=streets),
+    ]
+    kinds = {
+        "a": streets,
+        "b": numbers,
+        "c": boxes,
+        "outer": outer,
+        "other": others[0],
+        "another": others[1],
+        "lot": list[outer],
+    }  # type: ignore[valid-type]  # made above
     found = document(offering(*(taking(name, kind) for name, kind in kinds.items())), policy="any")
 
     def fields(schema: dict[str, Any]) -> list[str]:
         return list(resolved(found, schema)["properties"])
 
     whole = {name: sent(found, name) for name in kinds}
-    assert (fields(whole["a"]), fields(whole["b"]), fields(whole["c"])) == (["street"], ["number"], ["box"])
-    assert (fields(whole["outer"]["properties"]["at"]), fields(whole["outer"]["properties"]["number"])) == (["street"], ["box"])
-    assert (fields(whole["other"]["properties"]["at"]), fields(whole["another"]["properties"]["at"])) == (["number"], ["street"])
+    assert (fields(whole["a"]), fields(whole["b"]), fields(whole["c"])) == (
+        ["street"],
+        ["number"],
+        ["box"],
+    )
+    assert (
+        fields(whole["outer"]["properties"]["at"]),
+        fields(whole["outer"]["properties"]["number"]),
+    ) == (["street"], ["box"])
+    assert (
+        fields(whole["other"]["properties"]["at"]),
+        fields(whole["another"]["properties"]["at"]),
+    ) == (["number"], ["street"])
     assert resolved(found, whole["lot"]["items"]) == whole["outer"]
-    names = {"Problem", "Address", "MadeV1Address", "MadeV1Address2", "Outer", "Other", "MadeV1Other"}
+    names = {
+        "Problem",
+        "Address",
+        "MadeV1Address",
+        "MadeV1Address2",
+        "Outer",
+        "Other",
+        "MadeV1Other",
+    }
     assert set(found["components"]["schemas"]) == names
 
 
-def test_a_plugin_s_own_problem_is_not_that_of_the_refusals(document: Callable[..., dict[str, Any]]) -> None:
+def test_a_plugin_s_own_problem_is_not_that_of_the_refusals(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     class Problem(msgspec.Struct):
         x: int
 
@@ -258,7 +382,9 @@ def test_a_plugin_s_own_problem_is_not_that_of_the_refusals(document: Callable[.
     assert "detail" in found["components"]["schemas"]["Problem"]["properties"]
 
 
-def test_a_pydantic_reply_is_described_as_it_is_sent(penstock_runtime: Start, document: Callable[..., dict[str, Any]]) -> None:
+def test_a_pydantic_reply_is_described_as_it_is_sent(
+    penstock_runtime: Start, document: Callable[..., dict[str, Any]]
+) -> None:
     class Place(pydantic.BaseModel):
         zip_code: int = pydantic.Field(alias="zipCode")
         country: str = pydantic.Field("DE", serialization_alias="land")
@@ -276,16 +402,25 @@ def test_a_pydantic_reply_is_described_as_it_is_sent(penstock_runtime: Start, do
     assert set(found["components"]["schemas"]) == {"Problem", "Place", "PlaceReply"}
 
 
-def test_types_that_refer_to_themselves_or_have_odd_names_are_described(document: Callable[..., dict[str, Any]]) -> None:
-    found = document(offering(taking("a", Tree, Tree), taking("b", Page[Tree]), taking("c", Chain)), policy="any")
+def test_types_that_refer_to_themselves_or_have_odd_names_are_described(
+    document: Callable[..., dict[str, Any]],
+) -> None:
+    found = document(
+        offering(taking("a", Tree, Tree), taking("b", Page[Tree]), taking("c", Chain)), policy="any"
+    )
 
     tree = sent(found, "a")
     assert resolved(found, tree["properties"]["below"]["items"]) == replied(found, "a") == tree
     assert resolved(found, sent(found, "b")["properties"]["items"]["items"]) == tree
-    assert {option.get("$ref") for option in sent(found, "c")["properties"]["next"]["anyOf"]} == {None, "#/components/schemas/Chain"}
+    assert {option.get("$ref") for option in sent(found, "c")["properties"]["next"]["anyOf"]} == {
+        None,
+        "#/components/schemas/Chain",
+    }
 
 
-def test_a_type_without_a_schema_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
+def test_a_type_without_a_schema_costs_nobody_the_document(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     class Strange(pydantic.BaseModel):
         what: Callable[[], int]
 
@@ -295,14 +430,22 @@ def test_a_type_without_a_schema_costs_nobody_the_document(document: Callable[..
     assert "sku" in sent(found, "b")["properties"]
 
 
-def test_a_gate_that_reads_the_body_says_what_can_be_wrong_with_it(document: Callable[..., dict[str, Any]]) -> None:
+def test_a_gate_that_reads_the_body_says_what_can_be_wrong_with_it(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     def hook(call: Call) -> None: ...
 
     found = document(offering(hook, signature="slack"), policy="any")
 
     assert {"400", "413"} <= set(found["paths"]["/v1/made/hook"]["post"]["responses"])
-    assert "X-Slack-Request-Timestamp" in found["components"]["securitySchemes"]["slack_signature"]["description"]
-    assert "413" not in document(offering(hook), policy="any")["paths"]["/v1/made/hook"]["post"]["responses"]
+    assert (
+        "X-Slack-Request-Timestamp"
+        in found["components"]["securitySchemes"]["slack_signature"]["description"]
+    )
+    assert (
+        "413"
+        not in document(offering(hook), policy="any")["paths"]["/v1/made/hook"]["post"]["responses"]
+    )
 
 
 def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:
@@ -317,13 +460,17 @@ def test_plugins_may_add_to_it(document: Callable[..., dict[str, Any]]) -> None:
     assert document(plugin, policy="any")["info"]["contact"] == {"email": "desk@example.com"}
 
 
-def test_what_a_plugin_changes_there_is_changed_in_one_place_and_once(document: Callable[..., dict[str, Any]]) -> None:
+def test_what_a_plugin_changes_there_is_changed_in_one_place_and_once(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     plugin = shop()
     before = document(plugin, policy="any")
 
     @hookimpl
     def penstock_openapi(document: dict[str, Any]) -> None:
-        document["paths"]["/v1/open"]["get"]["responses"]["200"]["content"]["text/plain"]["schema"]["description"] = "mine"
+        document["paths"]["/v1/open"]["get"]["responses"]["200"]["content"]["text/plain"]["schema"][
+            "description"
+        ] = "mine"
         document["components"]["schemas"]["Problem"]["properties"]["run"]["description"] = "mine"
 
     changed = shop()
@@ -333,7 +480,9 @@ def test_what_a_plugin_changes_there_is_changed_in_one_place_and_once(document: 
     assert document(plugin, policy="any") == before
 
 
-def test_one_that_raises_there_costs_nobody_the_document(document: Callable[..., dict[str, Any]]) -> None:
+def test_one_that_raises_there_costs_nobody_the_document(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     plugin = shop()
 
     @hookimpl
@@ -346,17 +495,27 @@ def test_one_that_raises_there_costs_nobody_the_document(document: Callable[...,
 
 
 def test_it_can_be_switched_off(penstock_runtime: Start) -> None:
-    assert penstock_runtime(shop(), openapi="false").anonymous().get("/-/openapi.json").status_code == 404
+    assert (
+        penstock_runtime(shop(), openapi="false").anonymous().get("/-/openapi.json").status_code
+        == 404
+    )
 
 
 def test_the_demo_is_described(document: Callable[..., dict[str, Any]]) -> None:
     found = document(penstock_demo)
 
-    orders = ["/v1/orders", "/v1/orders/import", "/v1/orders/{order_id}", "/v1/orders/runs/{run_id}"]
+    orders = [
+        "/v1/orders",
+        "/v1/orders/import",
+        "/v1/orders/{order_id}",
+        "/v1/orders/runs/{run_id}",
+    ]
     assert list(found["paths"]) == orders  # no login flow is designated, and status is refused
 
 
-def test_durable_runs_are_described_from_their_acceptance_to_their_end(document: Callable[..., dict[str, Any]]) -> None:
+def test_durable_runs_are_described_from_their_acceptance_to_their_end(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
 
     @jobs.post("/", mode="durable")
@@ -367,23 +526,37 @@ def test_durable_runs_are_described_from_their_acceptance_to_their_end(document:
     def penstock_pipelines() -> list[Pipeline]:
         return [jobs]
 
-    found = document(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key")
+    found = document(
+        SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key"
+    )
     started, run = found["paths"]["/v1/jobs"]["post"], found["paths"]["/v1/jobs/runs/{run_id}"]
     accepted = started["responses"]["202"]
     schema = accepted["content"]["application/json"]["schema"]
-    told = started["callbacks"]["ended"]["{$request.query.callback_url}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    told = started["callbacks"]["ended"]["{$request.query.callback_url}"]["post"]["requestBody"][
+        "content"
+    ]["application/json"]["schema"]
 
     assert set(accepted["headers"]) == {"Location", "Retry-After"}
-    assert told["properties"]["type"]["enum"] == [f"run.{status}" for status in ("succeeded", "failed", "refused", "timed_out", "cancelled")]
+    assert told["properties"]["type"]["enum"] == [
+        f"run.{status}" for status in ("succeeded", "failed", "refused", "timed_out", "cancelled")
+    ]
     data = told["properties"]["data"]
-    assert schema == data == started["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/WorkRun"}
+    assert (
+        schema
+        == data
+        == started["responses"]["200"]["content"]["application/json"]["schema"]
+        == {"$ref": "#/components/schemas/WorkRun"}
+    )
     assert run["get"]["responses"]["200"]["content"]["application/json"]["schema"] == schema
     assert found["components"]["schemas"]["WorkRun"]["allOf"] == [
         {"$ref": "#/components/schemas/Run"},
         {"type": "object", "properties": {"result": {"$ref": "#/components/schemas/Line"}}},
     ]
     assert {item["name"] for item in started["parameters"]} == {"callback_url", "Prefer"}
-    assert {method: [item["name"] for item in operation["parameters"]] for method, operation in run.items()} == {
+    assert {
+        method: [item["name"] for item in operation["parameters"]]
+        for method, operation in run.items()
+    } == {
         "get": ["run_id", "Prefer"],
         "delete": ["run_id"],
     }
@@ -402,7 +575,9 @@ def test_what_happens_is_as_described(penstock_runtime: Start) -> None:
     def penstock_pipelines() -> list[Pipeline]:
         return [jobs]
 
-    runtime = penstock_runtime(SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key")
+    runtime = penstock_runtime(
+        SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines), policy="api-key"
+    )
     client = runtime.client(token=False)
     document = json.loads(client.get("/-/openapi.json").data)
     schema = document["components"]["schemas"]["Run"]
@@ -416,7 +591,9 @@ def test_what_happens_is_as_described(penstock_runtime: Start) -> None:
         assert answered.json["status"] in schema["properties"]["status"]["enum"]
 
 
-def test_a_handler_on_several_routes_has_an_operation_for_each(document: Callable[..., dict[str, Any]]) -> None:
+def test_a_handler_on_several_routes_has_an_operation_for_each(
+    document: Callable[..., dict[str, Any]],
+) -> None:
     twice = Pipeline("twice", version="1.0.0", trigger=HttpTrigger())
 
     def look() -> str:
@@ -429,13 +606,22 @@ def test_a_handler_on_several_routes_has_an_operation_for_each(document: Callabl
     def penstock_pipelines() -> list[Pipeline]:
         return [twice]
 
-    found = document(SimpleNamespace(__name__="twice", penstock_pipelines=penstock_pipelines), policy="any")
+    found = document(
+        SimpleNamespace(__name__="twice", penstock_pipelines=penstock_pipelines), policy="any"
+    )
 
-    assert sorted(operation["operationId"] for operation in operations(found)) == ["v1-twice-look-get", "v1-twice-look-get.2"]
+    assert sorted(operation["operationId"] for operation in operations(found)) == [
+        "v1-twice-look-get",
+        "v1-twice-look-get.2",
+    ]
 
 
-def test_a_change_of_policy_changes_the_document_of_a_running_server(sqlite_place: Place, serve: Callable[..., Server]) -> None:
-    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true")
+def test_a_change_of_policy_changes_the_document_of_a_running_server(
+    sqlite_place: Place, serve: Callable[..., Server]
+) -> None:
+    server = serve(
+        sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true"
+    )
     before = list(httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()["paths"])
     sqlite_place.policy("any")
     for _ in range(50):
@@ -447,8 +633,13 @@ def test_a_change_of_policy_changes_the_document_of_a_running_server(sqlite_plac
     assert after["/v1/status"]["get"]["security"] == []
 
 
-def test_the_command_prints_the_same_offline(sqlite_place: Place, serve: Callable[..., Server]) -> None:
-    plugins = {"PENSTOCK_PLUGIN_PATH": str(ROOT / "plugins"), "PENSTOCK_URL": "https://api.example.com/orders/"}
+def test_the_command_prints_the_same_offline(
+    sqlite_place: Place, serve: Callable[..., Server]
+) -> None:
+    plugins = {
+        "PENSTOCK_PLUGIN_PATH": str(ROOT / "plugins"),
+        "PENSTOCK_URL": "https://api.example.com/orders/",
+    }
     server = serve(sqlite_place, **plugins, PENSTOCK_OPENAPI="true")
     served = httpx.get(f"{server.url}/-/openapi.json", timeout=10).json()
 

@@ -22,18 +22,26 @@ class Mute(Exception):
 
 
 def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
-    assert text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é") == "a\N{REPLACEMENT CHARACTER}bc *** é"
+    assert (
+        text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é") == "a\N{REPLACEMENT CHARACTER}bc *** é"
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "kept"),
     [
         ("\ud800", "\N{REPLACEMENT CHARACTER}"),
-        ({"\udfff": [1, ("\ud800",)]}, {"\N{REPLACEMENT CHARACTER}": [1, ["\N{REPLACEMENT CHARACTER}"]]}),
+        (
+            {"\udfff": [1, ("\ud800",)]},
+            {"\N{REPLACEMENT CHARACTER}": [1, ["\N{REPLACEMENT CHARACTER}"]]},
+        ),
         (2**80, str(2**80)),
         (-(2**64), str(-(2**64))),
         (2**64 - 1, 2**64 - 1),
-        ({(1, 2): date(2026, 1, 2), None: Decimal("1.10")}, {"(1, 2)": "2026-01-02", "None": "1.10"}),
+        (
+            {(1, 2): date(2026, 1, 2), None: Decimal("1.10")},
+            {"(1, 2)": "2026-01-02", "None": "1.10"},
+        ),
         (Mute(), "<Mute>"),
         ([b"\xff", None, True, 1.5], [b"\xff", None, True, 1.5]),
     ],
@@ -54,7 +62,10 @@ def test_what_has_no_end_is_cut_off() -> None:
 
 def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None:
     assert told(Mute()) == "Mute: <Mute>"
-    assert told(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV")) == "ValueError: bad \N{REPLACEMENT CHARACTER} ***"
+    assert (
+        told(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV"))
+        == "ValueError: bad \N{REPLACEMENT CHARACTER} ***"
+    )
 
 
 def test_what_a_database_never_takes_is_told_from_a_database_that_is_away() -> None:
@@ -62,8 +73,12 @@ def test_what_a_database_never_takes_is_told_from_a_database_that_is_away() -> N
 
     assert too_much(OperationalError("INSERT", {}, large))
     assert too_much(DataError("INSERT", {}, ValueError("string or blob too big")))
-    assert not too_much(OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection")))
+    assert not too_much(
+        OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection"))
+    )
     with pytest.raises(OperationalError), translated("the database"):
         raise OperationalError("INSERT", {}, large)
     with pytest.raises(DatabaseAway), translated("the database"):
-        raise OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection"))
+        raise OperationalError(
+            "INSERT", {}, psycopg.OperationalError("server closed the connection")
+        )

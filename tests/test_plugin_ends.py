@@ -1,4 +1,5 @@
-"""Plugin code that tries to end the process: no command succeeds by it, each names the plugin, and a server goes on closed."""
+"""Plugin code that tries to end the process: no command succeeds by it, each names the plugin,
+and a server goes on closed."""
 
 from __future__ import annotations
 
@@ -20,22 +21,33 @@ def show(call: Call) -> dict:
 def penstock_pipelines():
     return [good]
 """
-ENDS = ("sys.exit(0)", "raise SystemExit", "raise KeyboardInterrupt", "raise GeneratorExit", "raise MemoryError", "raise StopIteration")
+ENDS = (
+    "sys.exit(0)",
+    "raise SystemExit",
+    "raise KeyboardInterrupt",
+    "raise GeneratorExit",
+    "raise MemoryError",
+    "raise StopIteration",
+)
 PLACES = {
     "its import": "import sys\n{end}\n",
-    "a hook": "import sys\nfrom penstock import hookimpl\n@hookimpl\ndef penstock_{hook}():\n    {end}\n",
+    "a hook": (
+        "import sys\nfrom penstock import hookimpl\n@hookimpl\ndef penstock_{hook}():\n    {end}\n"
+    ),
     "a policy": (
-        "import sys\nfrom penstock import AccessPolicy, hookimpl\nclass Other(AccessPolicy):\n    name = 'other'\n"
-        "    def judge(self, candidate, environment):\n        {end}\n@hookimpl\ndef penstock_policies():\n    return [Other()]\n"
+        "import sys\nfrom penstock import AccessPolicy, hookimpl\nclass Other(AccessPolicy):\n   "
+        " name = 'other'\n    def judge(self, candidate, environment):\n       "
+        " {end}\n@hookimpl\ndef penstock_policies():\n    return [Other()]\n"
     ),
     "a declaration": (
-        "import sys\nfrom penstock import HttpTrigger, Pipeline, hookimpl\nclass Odd(Pipeline):\n    def problems(self):\n        {end}\n"
-        "odd = Odd('odd', version='1.0.0', trigger=HttpTrigger(api_key=True, jwt=True))\nodd.get('/')(lambda: 'here')\n"
-        "@hookimpl\ndef penstock_pipelines():\n    return [odd]\n"
+        "import sys\nfrom penstock import HttpTrigger, Pipeline, hookimpl\nclass Odd(Pipeline):\n  "
+        "  def problems(self):\n        {end}\nodd = Odd('odd', version='1.0.0',"
+        " trigger=HttpTrigger(api_key=True, jwt=True))\nodd.get('/')(lambda:"
+        " 'here')\n@hookimpl\ndef penstock_pipelines():\n    return [odd]\n"
     ),
     "a text": (
-        "import sys\nfrom penstock import hookimpl\nclass Odd(Exception):\n    def __str__(self):\n        {end}\n"
-        "@hookimpl\ndef penstock_pipelines():\n    raise Odd\n"
+        "import sys\nfrom penstock import hookimpl\nclass Odd(Exception):\n    def __str__(self):\n"
+        "        {end}\n@hookimpl\ndef penstock_pipelines():\n    raise Odd\n"
     ),
 }
 
@@ -46,7 +58,9 @@ def plugin(where: str, end: str) -> str:
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("where", PLACES)
-def test_a_check_never_succeeds_for_a_plugin_that_ended_it_and_names_it(sqlite_place: Place, where: str, end: str) -> None:
+def test_a_check_never_succeeds_for_a_plugin_that_ended_it_and_names_it(
+    sqlite_place: Place, where: str, end: str
+) -> None:
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("ending", plugin(where, end))
 
@@ -57,7 +71,18 @@ def test_a_check_never_succeeds_for_a_plugin_that_ended_it_and_names_it(sqlite_p
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("hook", ["pipelines", "policies", "authenticators", "token_issuers", "documents", "response_policy", "commands"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "pipelines",
+        "policies",
+        "authenticators",
+        "token_issuers",
+        "documents",
+        "response_policy",
+        "commands",
+    ],
+)
 def test_every_hook_that_ends_is_named(sqlite_place: Place, hook: str) -> None:
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("ending", PLACES["a hook"].format(end="sys.exit(0)", hook=hook))
@@ -69,12 +94,19 @@ def test_every_hook_that_ends_is_named(sqlite_place: Place, hook: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-COMMANDS = (("pipelines",), ("policy", "set", "test", "any", "--yes"), ("consumer", "associate", "acme", "good", "--env", "test"), ("openapi",))
+COMMANDS = (
+    ("pipelines",),
+    ("policy", "set", "test", "any", "--yes"),
+    ("consumer", "associate", "acme", "good", "--env", "test"),
+    ("openapi",),
+)
 
 
 @pytest.mark.parametrize("where", ["its import", "a policy"])
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_other_commands_do_what_they_say_or_fail(sqlite_place: Place, where: str, words: tuple[str, ...]) -> None:
+def test_other_commands_do_what_they_say_or_fail(
+    sqlite_place: Place, where: str, words: tuple[str, ...]
+) -> None:
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("ending", plugin(where, "sys.exit(0)"))
     sqlite_place.consumer("acme")
@@ -83,7 +115,12 @@ def test_other_commands_do_what_they_say_or_fail(sqlite_place: Place, where: str
 
     said = done.stdout + done.stderr
     assert "Traceback" not in said
-    assert done.returncode != 0 or "good" in said or "set" in said.splitlines()[-1] or '"openapi"' in said
+    assert (
+        done.returncode != 0
+        or "good" in said
+        or "set" in said.splitlines()[-1]
+        or '"openapi"' in said
+    )
 
 
 @pytest.mark.parametrize("end", ["sys.exit(0)", "raise KeyboardInterrupt"])
@@ -100,8 +137,9 @@ def test_a_command_of_a_plugin_gives_its_exit_code_by_sys_exit_as_well(sqlite_pl
     for number, end in enumerate(("sys.exit(4)", "sys.exit()", "sys.exit('no')")):
         sqlite_place.plugin(
             f"tool{number}",
-            f"import sys\nfrom penstock import Command, hookimpl\n@hookimpl\ndef penstock_commands():\n"
-            f"    def run(arguments):\n        {end}\n    return [Command('tool{number}', 'Ends.', run)]\n",
+            "import sys\nfrom penstock import Command, hookimpl\n@hookimpl\ndef"
+            f" penstock_commands():\n    def run(arguments):\n        {end}\n    return"
+            f" [Command('tool{number}', 'Ends.', run)]\n",
         )
 
     assert [sqlite_place.run(f"tool{number}").returncode for number in range(3)] == [4, 0, 1]
@@ -139,7 +177,9 @@ def penstock_pipelines():
 
 
 @pytest.mark.parametrize("mood", ["exit", "garbage", "hang"])
-def test_a_running_server_is_closed_within_seconds_and_goes_on_following(sqlite_place: Place, serve: Callable[..., Server], mood: str) -> None:
+def test_a_running_server_is_closed_within_seconds_and_goes_on_following(
+    sqlite_place: Place, serve: Callable[..., Server], mood: str
+) -> None:
     place = sqlite_place
     path = place.plugin("moody", MOODY).with_suffix(".mood")
     path.write_text(mood)

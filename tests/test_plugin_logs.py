@@ -1,4 +1,5 @@
-"""What plugin code logs is written: at the level that is set, with its run, and in lines that nothing in it can break."""
+"""What plugin code logs is written: at the level that is set, with its run, and in lines that
+nothing in it can break."""
 
 from __future__ import annotations
 
@@ -86,7 +87,12 @@ HELPING = "import logging\n\ndef help():\n    logging.getLogger(__name__).info('
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level, kind, hook = list(root.handlers), root.level, logging.getLoggerClass(), threading.excepthook
+    handlers, level, kind, hook = (
+        list(root.handlers),
+        root.level,
+        logging.getLoggerClass(),
+        threading.excepthook,
+    )
     yield
     structlog.reset_defaults()
     logging.captureWarnings(capture=False)
@@ -113,17 +119,38 @@ def shop(tmp_path: Path, level: str) -> Runtime:
     (folder / "shop.py").write_text(SHOP, encoding="utf-8")
     (folder / "helping.py").write_text(HELPING, encoding="utf-8")
     logs.configure(Settings(log_format="json", log_level=level))
-    return Runtime(tmp_path, policy="api-key", plugin_path=(folder,), log_format="json", log_level=level)
+    return Runtime(
+        tmp_path, policy="api-key", plugin_path=(folder,), log_format="json", log_level=level
+    )
 
 
 def events(lines: Lines, **wanted: object) -> list[str]:
-    return sorted(line["event"] for line in lines if all(line.get(name) == value for name, value in wanted.items()))
+    return sorted(
+        line["event"]
+        for line in lines
+        if all(line.get(name) == value for name, value in wanted.items())
+    )
 
 
-INFO = ["any", "bound", "helped", "nameless", "priced", "priced", "priced", "root", "slow", "started", "sub", "warned"]
+INFO = [
+    "any",
+    "bound",
+    "helped",
+    "nameless",
+    "priced",
+    "priced",
+    "priced",
+    "root",
+    "slow",
+    "started",
+    "sub",
+    "warned",
+]
 
 
-def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_are_written(tmp_path: Path, written: Callable[[], Lines]) -> None:
+def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_are_written(
+    tmp_path: Path, written: Callable[[], Lines]
+) -> None:
     with shop(tmp_path, "info") as runtime:
         client = runtime.client(token=False)
         written()
@@ -135,19 +162,37 @@ def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_a
 
     runs = answered.headers["X-Run-Id"], accepted.json["id"]
     assert events(lines, run=runs[0], pipeline="v2/shop") == sorted([*INFO, "observed"])
-    assert events(lines, run=runs[1], pipeline="v2/shop") == sorted([*INFO, "observed", "observed"])  # accepted, and performed
+    # Accepted, and performed.
+    assert events(lines, run=runs[1], pipeline="v2/shop") == sorted([*INFO, "observed", "observed"])
     assert events(lines, run=inner, pipeline="v1/inner") == ["within"]
     by_event = {line["event"]: line for line in lines}
-    assert (by_event["started"]["order"], by_event["started"]["logger"], by_event["started"]["level"]) == (7, "shop", "info")
+    assert (
+        by_event["started"]["order"],
+        by_event["started"]["logger"],
+        by_event["started"]["level"],
+    ) == (7, "shop", "info")
     assert (by_event["bound"]["order"], by_event["bound"]["logger"]) == (8, "shop")
-    assert (by_event["helped"]["logger"], by_event["any"]["logger"], by_event["root"]["logger"]) == ("helping", "any.name.at.all", "root")
-    assert sorted(line["article"] for line in lines if line["event"] == "priced" and line["run"] == runs[0]) == ["a", "b", "one"]
+    assert (
+        by_event["helped"]["logger"],
+        by_event["any"]["logger"],
+        by_event["root"]["logger"],
+    ) == ("helping", "any.name.at.all", "root")
+    assert sorted(
+        line["article"] for line in lines if line["event"] == "priced" and line["run"] == runs[0]
+    ) == ["a", "b", "one"]
 
 
 @pytest.mark.parametrize(
-    ("level", "seen"), [("debug", sorted([*INFO, "bound low", "debugged 1", "observed"])), ("warning", ["warned"]), ("error", [])]
+    ("level", "seen"),
+    [
+        ("debug", sorted([*INFO, "bound low", "debugged 1", "observed"])),
+        ("warning", ["warned"]),
+        ("error", []),
+    ],
 )
-def test_the_level_is_the_one_that_is_set(tmp_path: Path, written: Callable[[], Lines], level: str, seen: list[str]) -> None:
+def test_the_level_is_the_one_that_is_set(
+    tmp_path: Path, written: Callable[[], Lines], level: str, seen: list[str]
+) -> None:
     with shop(tmp_path, level) as runtime:
         client = runtime.client(token=False)
         written()
@@ -156,10 +201,14 @@ def test_the_level_is_the_one_that_is_set(tmp_path: Path, written: Callable[[], 
     assert events(written(), run=run, pipeline="v2/shop") == seen
 
 
-def test_what_a_handler_binds_is_gone_with_its_call(tmp_path: Path, written: Callable[[], Lines]) -> None:
+def test_what_a_handler_binds_is_gone_with_its_call(
+    tmp_path: Path, written: Callable[[], Lines]
+) -> None:
     with shop(tmp_path, "info") as runtime:
         (tmp_path / "plugins" / "helping.py").write_text("", encoding="utf-8")
-        sys.modules["helping"].help = lambda: structlog.contextvars.bind_contextvars(customer="northwind")  # type: ignore[attr-defined]
+        sys.modules["helping"].help = lambda: structlog.contextvars.bind_contextvars(
+            customer="northwind"
+        )  # type: ignore[attr-defined]
         client = runtime.client(token=False)
         written()
         client.post("/v2/shop/")
@@ -175,7 +224,14 @@ def test_the_level_is_for_plugin_code_and_not_for_libraries(written: Callable[[]
     logging.setLoggerClass(logging.Logger)
     early = logging.getLogger("werkzeug.made.before")
     logs.configure(Settings(log_format="json", log_level="debug"))
-    for name in ("httpx", "sqlalchemy.engine.Engine", "concurrent.futures", "asyncio", "json", early.name):
+    for name in (
+        "httpx",
+        "sqlalchemy.engine.Engine",
+        "concurrent.futures",
+        "asyncio",
+        "json",
+        early.name,
+    ):
         logging.getLogger(name).info("flood of %s", name)
         logging.getLogger(name).warning("trouble of %s", name)
     logging.getLogger("httpx").setLevel("INFO")  # who asks for it gets it
@@ -184,7 +240,10 @@ def test_the_level_is_for_plugin_code_and_not_for_libraries(written: Callable[[]
 
     said = [line["event"] for line in written()]
     assert [event for event in said if event.startswith("flood")] == []
-    assert (len([event for event in said if event.startswith("trouble")]), "wanted" in said) == (6, True)
+    assert (len([event for event in said if event.startswith("trouble")]), "wanted" in said) == (
+        6,
+        True,
+    )
 
 
 class Odd:
@@ -199,11 +258,29 @@ def endless() -> list[object]:
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_nothing_that_is_logged_stops_who_logs_or_shows_a_credential(capsys: pytest.CaptureFixture[str], form: str) -> None:
+def test_nothing_that_is_logged_stops_who_logs_or_shows_a_credential(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     logs.configure(Settings(log_format=form, log_level="info"))
     log, structured = logging.getLogger("shop"), structlog.get_logger("shop")
-    values = [Odd(), endless(), {(1, 2): {3}}, b"\xff" * 9, float("nan"), 10**5000, "\ud800", {"password": "hunter2"}, object]
-    values += [f"key {KEY}", {KEY: TOKEN}, [TOKEN], f"Authorization: Basic hunter2, {KEY}", {"Authorization": "Bearer hunter2"}]
+    values = [
+        Odd(),
+        endless(),
+        {(1, 2): {3}},
+        b"\xff" * 9,
+        float("nan"),
+        10**5000,
+        "\ud800",
+        {"password": "hunter2"},
+        object,
+    ]
+    values += [
+        f"key {KEY}",
+        {KEY: TOKEN},
+        [TOKEN],
+        f"Authorization: Basic hunter2, {KEY}",
+        {"Authorization": "Bearer hunter2"},
+    ]
     for value in values:
         log.info("%s", value)
         log.info("%d", value)
@@ -218,25 +295,47 @@ def test_nothing_that_is_logged_stops_who_logs_or_shows_a_credential(capsys: pyt
     captured = capsys.readouterr().err
 
     assert "Logging error" not in captured
-    assert not [part for part in (KEY[8:20], TOKEN[:20], TOKEN[21:40], "hunter2") if part in captured]
+    assert not [
+        part for part in (KEY[8:20], TOKEN[:20], TOKEN[21:40], "hunter2") if part in captured
+    ]
     if form == "json":
         assert len([json.loads(line) for line in captured.splitlines()]) == 7 * len(values)
 
 
-def test_a_plugin_can_not_give_a_line_another_run_pipeline_or_level(tmp_path: Path, written: Callable[[], Lines]) -> None:
+def test_a_plugin_can_not_give_a_line_another_run_pipeline_or_level(
+    tmp_path: Path, written: Callable[[], Lines]
+) -> None:
     logs.configure(Settings(log_format="json", log_level="info"))
-    fake = {"run": "fake", "pipeline": "fake", "level": "fake", "event": "fake", "timestamp": "fake", "logger": "fake"}
+    fake = {
+        "run": "fake",
+        "pipeline": "fake",
+        "level": "fake",
+        "event": "fake",
+        "timestamp": "fake",
+        "logger": "fake",
+    }
     logging.getLogger("shop").warning("real", extra=fake)
     structlog.get_logger("shop").warning("real", run="fake", pipeline="fake", logger="fake")
 
     for line in written():
-        assert (line["event"], line["level"], line["logger"], line.get("run"), line["run_"]) == ("real", "warning", "shop", None, "fake")
+        assert (line["event"], line["level"], line["logger"], line.get("run"), line["run_"]) == (
+            "real",
+            "warning",
+            "shop",
+            None,
+            "fake",
+        )
 
 
-EVIL = "a\x1b]0;x\x07b\r\n2026-01-01T00:00:00Z [error    ] forged\x9b31m\u202eabc\u2066\u200f\u2028c\x7f\0d"
+EVIL = (
+    "a\x1b]0;x\x07b\r\n2026-01-01T00:00:00Z [error    ]"
+    " forged\x9b31m\u202eabc\u2066\u200f\u2028c\x7f\0d"
+)
 
 
-def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.configure(Settings(log_format="text", log_level="info"))
     log = logging.getLogger("shop")
     log.warning(EVIL)
@@ -260,7 +359,9 @@ def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(capsys
 
 @pytest.mark.parametrize("form", ["json", "text"])
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f600", "\x1b", '"'])
-def test_no_line_is_longer_than_its_bound_whatever_it_is_made_of(capsys: pytest.CaptureFixture[str], form: str, character: str) -> None:
+def test_no_line_is_longer_than_its_bound_whatever_it_is_made_of(
+    capsys: pytest.CaptureFixture[str], form: str, character: str
+) -> None:
     logs.configure(Settings(log_format=form, log_level="info"))
     large = character * 3_000_000
     log = logging.getLogger("shop")
@@ -286,7 +387,11 @@ def test_no_line_is_longer_than_its_bound_whatever_it_is_made_of(capsys: pytest.
         log.exception("group")
     captured = capsys.readouterr().err
 
-    parts = captured.splitlines() if form == "json" else captured.split("\n\x1b[2m2026-" if "\x1b[2m" in captured else "\n20")
+    parts = (
+        captured.splitlines()
+        if form == "json"
+        else captured.split("\n\x1b[2m2026-" if "\x1b[2m" in captured else "\n20")
+    )
     assert len(parts) >= 9
     assert max(len(part.encode()) for part in parts) <= LONGEST_LINE
     if form == "json":
@@ -308,7 +413,11 @@ def test_a_traceback_names_causes_and_frames_in_order(capsys: pytest.CaptureFixt
         logging.getLogger("shop").exception("failed")
 
     trace = json.loads(capsys.readouterr().err)["exception"]
-    assert trace.index("KeyError: 'first'; look here") < trace.index("which led to:") < trace.index("ValueError: second")
+    assert (
+        trace.index("KeyError: 'first'; look here")
+        < trace.index("which led to:")
+        < trace.index("ValueError: second")
+    )
     assert trace.count("Traceback (most recent call last):") == 2
     assert f'File "{__file__}", line ' in trace
 
@@ -317,12 +426,20 @@ def test_a_traceback_names_causes_and_frames_in_order(capsys: pytest.CaptureFixt
     "source",
     [
         "import logging\nlogging.basicConfig(level='DEBUG', force=True)\n",
-        "import logging.config\nlogging.config.dictConfig({'version': 1, 'root': {'level': 'DEBUG'}})\n",
+        (
+            "import logging.config\nlogging.config.dictConfig({'version': 1, 'root': {'level':"
+            " 'DEBUG'}})\n"
+        ),
         "import structlog\nstructlog.configure(processors=[structlog.processors.JSONRenderer()])\n",
     ],
 )
-def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(tmp_path: Path, written: Callable[[], Lines], source: str) -> None:
-    (tmp_path / "shop.py").write_text(source + "from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines(): return []\n", encoding="utf-8")
+def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
+    tmp_path: Path, written: Callable[[], Lines], source: str
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        source + "from penstock import hookimpl\n@hookimpl\ndef penstock_pipelines(): return []\n",
+        encoding="utf-8",
+    )
     server = logging.getLogger("gunicorn.error")
     server.setLevel(logging.INFO)  # as gunicorn does
     logs.configure(Settings(log_format="json", log_level="info"))
@@ -332,7 +449,10 @@ def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(tmp_path: 
     logging.getLogger("shop").debug("too low")
 
     assert "which was put back" in str(plugins.notes[0])
-    assert [(line["event"], line["level"]) for line in written()] == [("still here", "warning"), ("ours", "info")]
+    assert [(line["event"], line["level"]) for line in written()] == [
+        ("still here", "warning"),
+        ("ours", "info"),
+    ]
 
 
 def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], Lines]) -> None:
@@ -350,7 +470,10 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
     logs.sweep(float("inf"))
     left_out = written()
 
-    counted = [sum(word in line["event"] for line in lines) for word in ("can't be read", "Socket error", "Booting")]
+    counted = [
+        sum(word in line["event"] for line in lines)
+        for word in ("can't be read", "Socket error", "Booting")
+    ]
     assert counted == [logs.sparing.FEW, logs.sparing.FEW, 100]
     assert [(line["number"], line["what"]) for line in left_out] == [
         (100 - logs.sparing.FEW, "request from %s can't be read: %s"),
@@ -358,7 +481,9 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
     ]
 
 
-def test_a_log_that_can_not_be_written_stops_no_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_can_not_be_written_stops_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
@@ -367,7 +492,9 @@ def test_a_log_that_can_not_be_written_stops_no_call(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_what_ends_a_thread_of_plugin_code_is_a_line_like_any_other(written: Callable[[], Lines]) -> None:
+def test_what_ends_a_thread_of_plugin_code_is_a_line_like_any_other(
+    written: Callable[[], Lines],
+) -> None:
     logs.configure(Settings(log_format="json", log_level="info"))
 
     def fail() -> None:

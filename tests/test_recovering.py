@@ -42,7 +42,11 @@ class Cellar(Straight):
         return [StepHeld(number, "work", None, 0.0, 0.0) for number in range(self.done.get(run, 0))]
 
     def held_by(self, process: str) -> list[Held]:
-        return [item for run, item in sorted(self.held.items()) if self.owner[run] == process and item.state is State.RUNNING]
+        return [
+            item
+            for run, item in sorted(self.held.items())
+            if self.owner[run] == process and item.state is State.RUNNING
+        ]
 
     def requeue(self, run: str, holder: str, queue: str) -> bool:
         if (self.held[run].state, self.owner[run]) != (State.RUNNING, holder):
@@ -63,17 +67,28 @@ class Scene:
         self.cellar = Cellar()
         self.clock = 1000.0
         accepting = Accepting(place.engine, self.cellar, "test", 1)
-        self.recovery = Recovery(place.engine, accepting, "test", lambda _: MOST, lambda _: None, now=lambda: self.clock)
+        self.recovery = Recovery(
+            place.engine, accepting, "test", lambda _: MOST, lambda _: None, now=lambda: self.clock
+        )
         self.workers = 0
 
     def run(self) -> str:
         run = new_run_id()
         with writing(self.place.engine) as connection:
-            stored.accept(connection, callback_url=None, id=run, environment_id=1, pipeline="v1/jobs", version="1", route="POST /")
+            stored.accept(
+                connection,
+                callback_url=None,
+                id=run,
+                environment_id=1,
+                pipeline="v1/jobs",
+                version="1",
+                route="POST /",
+            )
         return run
 
     def end(self, *runs: str, ended: bool = False, after: float = 2.0) -> stored.Dead:
-        """Let a worker end that performed runs, each begun a moment after the one before; return it, as it is taken over from."""
+        """Let a worker end that performed runs, each begun a moment after the one before; return
+        it, as it is taken over from."""
         self.workers += 1
         now = time.time()
         for index, run in enumerate(runs):
@@ -125,7 +140,9 @@ def test_a_step_that_ended_in_between_starts_the_count_again(scene: Scene) -> No
     assert (scene.found(run)["status"], scene.count(run), scene.waiting()) == ("accepted", 1, {run})
 
 
-def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(scene: Scene) -> None:
+def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
+    scene: Scene,
+) -> None:
     runs = [scene.run() for _ in range(4)]
     poison = runs[2]
     dead = scene.end(*runs)
@@ -145,10 +162,17 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(s
         scene.clock += 1.0
 
     assert together == set(runs)
-    assert [scene.found(run)["status"] for run in runs] == ["accepted", "accepted", "failed", "accepted"]
+    assert [scene.found(run)["status"] for run in runs] == [
+        "accepted",
+        "accepted",
+        "failed",
+        "accepted",
+    ]
 
 
-def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_be_harmless(scene: Scene) -> None:
+def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_be_harmless(
+    scene: Scene,
+) -> None:
     first, second = sorted([scene.run(), scene.run()])
     for _ in range(MOST - 1):
         scene.recovery.take_over(scene.end(first, second))
@@ -193,7 +217,10 @@ def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Pla
     stored.beat(place.engine, "dead", ended=True)
 
     def over(by: str, lease: float) -> list[tuple[str, bool, bool]]:
-        return [(item.id, item.ended, item.again) for item in stored.overdue(place.engine, 1, by, silent=60, lease=lease)]
+        return [
+            (item.id, item.ended, item.again)
+            for item in stored.overdue(place.engine, 1, by, silent=60, lease=lease)
+        ]
 
     assert over("one", 60) == [("dead", True, False)]
     assert over("two", 60) == []
@@ -202,7 +229,9 @@ def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Pla
 
 
 @pytest.mark.parametrize(("by", "status"), [(None, "timed_out"), ("consumer acme", "cancelled")])
-def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(scene: Scene, by: str | None, status: str) -> None:
+def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
+    scene: Scene, by: str | None, status: str
+) -> None:
     run, other = scene.run(), scene.run()
     scene.end(run, other)
     scene.cellar.cancel([run])
@@ -210,7 +239,9 @@ def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(scene: Sc
 
     with writing(scene.place.engine) as connection:
         stored.set_durable(connection, run, cancelled_by=by)
-        written = accepting.finish_in(connection, [stored.End(run, "succeeded", 200), stored.End(other, "succeeded", 200)])
+        written = accepting.finish_in(
+            connection, [stored.End(run, "succeeded", 200), stored.End(other, "succeeded", 200)]
+        )
 
     assert written == {run: status, other: "succeeded"}
     assert scene.found(run)["status"] == status

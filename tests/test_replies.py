@@ -1,4 +1,5 @@
-"""What may leave: headers, statuses and values of replies and refusals; the rest is a failed run, whoever set it and however it runs."""
+"""What may leave: headers, statuses and values of replies and refusals; the rest is a failed
+run, whoever set it and however it runs."""
 
 from __future__ import annotations
 
@@ -79,9 +80,22 @@ UNSENDABLE: list[Any] = [
     ["fine", "a\r\nb"],
     [["a"]],
 ]
-UNNAMEABLE: list[Any] = ["", "Bad Name", "X:", "X\r\nY", "Größe", "X\0", "\tX", 5, None, b"X", ("X",)]
+UNNAMEABLE: list[Any] = [
+    "",
+    "Bad Name",
+    "X:",
+    "X\r\nY",
+    "Größe",
+    "X\0",
+    "\tX",
+    5,
+    None,
+    b"X",
+    ("X",),
+]
 OF_THE_SERVER = [
-    "Connection", "content-length", "Date", "Keep-Alive", "Proxy-Connection", "SERVER", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "X-Run-Id",
+    "Connection", "content-length", "Date", "Keep-Alive", "Proxy-Connection", "SERVER", "TE",
+    "Trailer", "Transfer-Encoding", "Upgrade", "X-Run-Id",
 ]  # fmt: skip
 
 
@@ -104,7 +118,16 @@ def test_a_name_that_is_none_or_that_the_server_sets_is_a_fault(name: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "headers", [5, "X-A: b", [("a",)], [5], {"etag": "a", "ETag": "b"}, {"Location": ["/a", "/b"]}, {"Content-Type": ["a/b"] * 2}]
+    "headers",
+    [
+        5,
+        "X-A: b",
+        [("a",)],
+        [5],
+        {"etag": "a", "ETag": "b"},
+        {"Location": ["/a", "/b"]},
+        {"Content-Type": ["a/b"] * 2},
+    ],
 )
 def test_what_is_no_headers_at_all_or_can_be_sent_once_is_a_fault(headers: Any) -> None:
     with pytest.raises(ValueError, match="header"):
@@ -112,14 +135,23 @@ def test_what_is_no_headers_at_all_or_can_be_sent_once_is_a_fault(headers: Any) 
 
 
 def test_numbers_become_text_lists_become_several_and_latin_1_goes_as_it_is() -> None:
-    assert header_fields({"Retry-After": 30, "X-Ratio": 0.5, "Set-Cookie": ["a=1", "b=2"], "Link": []}) == (
+    assert header_fields(
+        {"Retry-After": 30, "X-Ratio": 0.5, "Set-Cookie": ["a=1", "b=2"], "Link": []}
+    ) == (
         ("Retry-After", "30"),
         ("X-Ratio", "0.5"),
         ("Set-Cookie", "a=1"),
         ("Set-Cookie", "b=2"),
     )
-    assert header_fields({"X": "Überblick\xff\x80\ta", "Y": "  around\t", "Z": ""}) == (("X", "Überblick\xff\x80\ta"), ("Y", "around"), ("Z", ""))
-    assert [f"{name}: {value}" for name, value in header_fields({"X-Mood": Mood.GOOD, "X-Status": HTTPStatus.OK})] == [
+    assert header_fields({"X": "Überblick\xff\x80\ta", "Y": "  around\t", "Z": ""}) == (
+        ("X", "Überblick\xff\x80\ta"),
+        ("Y", "around"),
+        ("Z", ""),
+    )
+    assert [
+        f"{name}: {value}"
+        for name, value in header_fields({"X-Mood": Mood.GOOD, "X-Status": HTTPStatus.OK})
+    ] == [
         "X-Mood: good",
         "X-Status: 200",
     ]
@@ -128,7 +160,8 @@ def test_numbers_become_text_lists_become_several_and_latin_1_goes_as_it_is() ->
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(
     st.dictionaries(
-        st.text(max_size=5) | st.sampled_from(["X", "Set-Cookie", "Te"]), st.text(max_size=9) | st.lists(st.text(max_size=5)) | st.integers()
+        st.text(max_size=5) | st.sampled_from(["X", "Set-Cookie", "Te"]),
+        st.text(max_size=9) | st.lists(st.text(max_size=5)) | st.integers(),
     )
 )
 def test_what_passes_is_what_the_server_sends_word_for_word(headers: dict[str, Any]) -> None:
@@ -152,7 +185,10 @@ def test_what_passes_is_what_the_server_sends_word_for_word(headers: dict[str, A
         ("Łódź.pdf", "attachment; filename=\"_odz.pdf\"; filename*=UTF-8''%C5%81%C3%B3d%C5%BA.pdf"),
         ("報告.pdf", "attachment; filename=\"__.pdf\"; filename*=UTF-8''%E5%A0%B1%E5%91%8A.pdf"),
         ("50%25.txt", "attachment; filename=\"50_25.txt\"; filename*=UTF-8''50%2525.txt"),
-        ('say "hi".txt', "attachment; filename=\"say _hi_.txt\"; filename*=UTF-8''say%20%22hi%22.txt"),
+        (
+            'say "hi".txt',
+            "attachment; filename=\"say _hi_.txt\"; filename*=UTF-8''say%20%22hi%22.txt",
+        ),
         ("../../etc/passwd", 'attachment; filename=".._.._etc_passwd"'),
         ("a\r\nSet-Cookie: b\0\x85.txt", 'attachment; filename="a__Set-Cookie: b__.txt"'),
         ("a\ud800", 'attachment; filename="a_"'),
@@ -169,16 +205,24 @@ def test_any_file_name_can_be_sent(filename: str, sent: str) -> None:
 @given(st.text())
 def test_a_file_name_comes_back_as_it_was_but_for_what_no_name_has(filename: str) -> None:
     sent = attachment(filename)
-    found = re.fullmatch(r"""attachment(?:; filename="([ -~]*)"(?:; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]*))?)?""", sent)
+    found = re.fullmatch(
+        r'attachment(?:; filename="([ -~]*)"'
+        r"""(?:; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]*))?)?""",
+        sent,
+    )
 
     assert found is not None
     told = unquote(found[2]) if found[2] is not None else found[1] or ""
-    assert told == re.sub("[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\ud800-\udfff]", "_", filename).strip()
+    assert (
+        told == re.sub("[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\ud800-\udfff]", "_", filename).strip()
+    )
     assert '"' not in (found[1] or "")
     assert "\\" not in (found[1] or "")
 
 
-@pytest.mark.parametrize("status", [True, 0, 99, 100, 101, 103, 199, 600, 999, -1, "200", 200.0, None])
+@pytest.mark.parametrize(
+    "status", [True, 0, 99, 100, 101, 103, 199, 600, 999, -1, "200", 200.0, None]
+)
 def test_a_status_that_ends_no_call_is_a_fault(status: Any) -> None:
     with pytest.raises(ValueError, match="200 to 599"):
         answer(Reply(status))
@@ -199,10 +243,15 @@ def test_bytes_of_any_kind_are_bytes() -> None:
 
 
 def test_a_handler_s_content_type_takes_the_place_of_the_usual_one() -> None:
-    assert answer(Reply(200, {"content-type": "text/csv"}, "a,b"))[1] == [("content-type", "text/csv")]
+    assert answer(Reply(200, {"content-type": "text/csv"}, "a,b"))[1] == [
+        ("content-type", "text/csv")
+    ]
 
 
-@pytest.mark.parametrize("name", ["Content-Type", "content-encoding", "Content-Range", "Repr-Digest", "Digest", *OF_THE_SERVER])
+@pytest.mark.parametrize(
+    "name",
+    ["Content-Type", "content-encoding", "Content-Range", "Repr-Digest", "Digest", *OF_THE_SERVER],
+)
 def test_a_problem_document_is_described_by_who_writes_it(name: str) -> None:
     with pytest.raises(ValueError, match="can't be set"):
         PipelineError(409, "Taken", headers={name: "27"})
@@ -254,7 +303,10 @@ class Line(msgspec.Struct):
     [
         (threading.Lock(), "a lock is nothing to reply with"),
         ({"a/b": [1, {"c": threading.Lock()}]}, "a lock is nothing to reply with, at /a~1b/1/c"),
-        (Line({"x": [Order(1, threading.Lock())]}), "a lock is nothing to reply with, at /orders/x/0/lock"),
+        (
+            Line({"x": [Order(1, threading.Lock())]}),
+            "a lock is nothing to reply with, at /orders/x/0/lock",
+        ),
         (Reply(200, {}, [object()]), "a object is nothing to reply with, at /0"),
         ((number for number in (1, 2)), "a generator is nothing to reply with"),
     ],
@@ -289,7 +341,9 @@ class Odd:
 
 
 def offering() -> SimpleNamespace:
-    odd = Pipeline("odd", version="1.0.0", trigger=HttpTrigger(api_key=True, idempotent="key", rate=[]))
+    odd = Pipeline(
+        "odd", version="1.0.0", trigger=HttpTrigger(api_key=True, idempotent="key", rate=[])
+    )
     outer = Pipeline("outer", version="1.0.0", trigger=HttpTrigger(api_key=True))
 
     @step()
@@ -348,26 +402,44 @@ BROKEN: list[Callable[[], object]] = [
 ]
 
 
-def test_what_can_not_be_sent_is_a_failed_run_however_it_runs_and_is_not_kept(penstock_runtime: Start, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_not_be_sent_is_a_failed_run_however_it_runs_and_is_not_kept(
+    penstock_runtime: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
     client = runtime.client(token=False)
     for number, broken in enumerate(BROKEN):
         Odd.answer, Odd.times = broken, 0
         again = {"Idempotency-Key": f"key-{number}"}
 
-        answered = [client.get("/v1/odd/"), client.post("/v1/odd/", headers=again), client.post("/v1/odd/", headers=again), client.post("/v1/outer/")]
-        hows = ("durable", "step") if broken.__name__ == "fail" else ("durable",)  # what a step returns is a value, no reply
+        answered = [
+            client.get("/v1/odd/"),
+            client.post("/v1/odd/", headers=again),
+            client.post("/v1/odd/", headers=again),
+            client.post("/v1/outer/"),
+        ]
+        # What a step returns is a value, no reply.
+        hows = ("durable", "step") if broken.__name__ == "fail" else ("durable",)
         locations = [client.post(f"/v1/odd/{how}").headers["Location"] for how in hows]
         runtime.work()
         ended = [client.get(location).json for location in locations]
 
-        assert [(item.status_code, (item.json or {})["type"]) for item in answered] == [(500, "pipeline-failed")] * 4
-        assert [item.json["run"] for item in answered] == [item.headers["X-Run-Id"] for item in answered]
+        assert [(item.status_code, (item.json or {})["type"]) for item in answered] == [
+            (500, "pipeline-failed")
+        ] * 4
+        assert [item.json["run"] for item in answered] == [
+            item.headers["X-Run-Id"] for item in answered
+        ]
         assert Odd.times == 4
-        assert [(run["status"], run["problem"]["type"]) for run in ended if run is not None] == [("failed", "pipeline-failed")] * len(hows)
+        assert [(run["status"], run["problem"]["type"]) for run in ended if run is not None] == [
+            ("failed", "pipeline-failed")
+        ] * len(hows)
     log = capsys.readouterr().err
     assert "handler inline of " in log
-    assert re.search(r"handler inline of \w+ / \(tests/test_replies\.py:\d+\): the header X-E holds characters outside of Latin-1", log)
+    assert re.search(
+        r"handler inline of \w+ / \(tests/test_replies\.py:\d+\): the header X-E holds characters"
+        r" outside of Latin-1",
+        log,
+    )
     assert {run["status"] for run in runtime.runs()} == {"failed"}
 
 
@@ -379,25 +451,54 @@ def test_what_can_be_sent_is_the_same_replayed_and_raised_again(penstock_runtime
         Odd.answer = make
         return [client.post("/v1/odd/", headers={"Idempotency-Key": key}) for _ in range(2)]
 
-    good = twice(lambda: Reply(201, {"Set-Cookie": ["a=1", "b=2"], "X-Number": 5}, {"a": 1}), "good")
+    good = twice(
+        lambda: Reply(201, {"Set-Cookie": ["a=1", "b=2"], "X-Number": 5}, {"a": 1}), "good"
+    )
     refused = twice(
-        raising(lambda: PipelineError(409, "Taken", headers={"Set-Cookie": ["a=1", "b=2"], "Retry-After": 5}, big=2**70, odd="\ud800")), "bad"
+        raising(
+            lambda: PipelineError(
+                409,
+                "Taken",
+                headers={"Set-Cookie": ["a=1", "b=2"], "Retry-After": 5},
+                big=2**70,
+                odd="\ud800",
+            )
+        ),
+        "bad",
     )
 
     for answered in (*good, *refused):
         assert answered.headers.getlist("Set-Cookie") == ["a=1", "b=2"]
-    assert (good[0].data, good[0].headers["X-Number"]) == (good[1].data, good[1].headers["X-Number"])
-    assert [(item.status_code, item.headers["Retry-After"], (item.json or {})["title"]) for item in refused] == [(409, "5", "Taken")] * 2
-    assert [item.headers.get("Idempotency-Replayed") for item in (*good, *refused)] == [None, "true"] * 2
+    assert (good[0].data, good[0].headers["X-Number"]) == (
+        good[1].data,
+        good[1].headers["X-Number"],
+    )
+    assert [
+        (item.status_code, item.headers["Retry-After"], (item.json or {})["title"])
+        for item in refused
+    ] == [(409, "5", "Taken")] * 2
+    assert [item.headers.get("Idempotency-Replayed") for item in (*good, *refused)] == [
+        None,
+        "true",
+    ] * 2
 
 
 def test_a_handler_s_own_header_stands_in_place_of_the_usual_one(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
-    Odd.answer = raising(lambda: PipelineError(404, "Gone", headers={"Cache-Control": "max-age=60", "X-Request-Id": "mine"}))
+    Odd.answer = raising(
+        lambda: PipelineError(
+            404, "Gone", headers={"Cache-Control": "max-age=60", "X-Request-Id": "mine"}
+        )
+    )
 
-    answered = runtime.client(token=False).get("/v1/odd/", headers={"X-Request-Id": "theirs-to-tell"})
+    answered = runtime.client(token=False).get(
+        "/v1/odd/", headers={"X-Request-Id": "theirs-to-tell"}
+    )
 
-    assert (answered.headers.getlist("Cache-Control"), answered.headers.getlist("X-Request-Id")) == (["max-age=60"], ["mine"])
+    assert (
+        answered.headers.getlist("Cache-Control"),
+        answered.headers.getlist("X-Request-Id"),
+    ) == (["max-age=60"], ["mine"])
 
 
 def test_a_reply_that_an_earlier_release_kept_is_looked_at_when_it_is_sent_again() -> None:
@@ -405,13 +506,19 @@ def test_a_reply_that_an_earlier_release_kept_is_looked_at_when_it_is_sent_again
 
     box = Box((make_secret_key(),))
     replies = Replies(None, box)  # type: ignore[arg-type]  nothing of it is asked here
-    kept = box.seal(msgspec.msgpack.encode({"status": 201, "headers": [["Location", "/Łódź"]], "body": b"", "problem": None}))
+    kept = box.seal(
+        msgspec.msgpack.encode(
+            {"status": 201, "headers": [["Location", "/Łódź"]], "body": b"", "problem": None}
+        )
+    )
 
     with pytest.raises(ValueError, match="Location"):
         replies._repeat(b"same", kept, b"same")  # noqa: SLF001  there is no release to keep it
 
 
-def test_a_challenge_that_can_not_be_sent_lets_nobody_in_and_is_logged(penstock_runtime: Start, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_challenge_that_can_not_be_sent_lets_nobody_in_and_is_logged(
+    penstock_runtime: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Careless(Authenticator):
         name, noun, refusal, challenge = "careless", "thing", "invalid-thing", "Łódź\r\nX: 1"
 
@@ -435,21 +542,42 @@ def test_a_challenge_that_can_not_be_sent_lets_nobody_in_and_is_logged(penstock_
 def test_cors_that_names_no_header_is_a_mistake_at_load(item: Any) -> None:
     for option in ("expose", "headers", "methods"):
         if isinstance(item, str) or option == "expose":
-            assert any(problem.startswith("CORS") for problem, _ in Cors("https://a.example", **{option: [item]}).problems())
+            assert any(
+                problem.startswith("CORS")
+                for problem, _ in Cors("https://a.example", **{option: [item]}).problems()
+            )
 
 
-@pytest.mark.parametrize("name", ["X A", "Content-Encoding", "Content-Range", "date", "Proxy-Authenticate", "X-Run-Id", "keep-alive"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X A",
+        "Content-Encoding",
+        "Content-Range",
+        "date",
+        "Proxy-Authenticate",
+        "X-Run-Id",
+        "keep-alive",
+    ],
+)
 def test_a_header_of_all_replies_has_the_same_limits(name: str) -> None:
     with pytest.raises(ValueError, match=r"header's name|set by the runtime"):
         ResponseHeader(name, "a")
 
 
-def test_a_public_document_whose_media_type_can_not_be_sent_is_a_mistake_at_load(penstock_runtime: Start) -> None:
+def test_a_public_document_whose_media_type_can_not_be_sent_is_a_mistake_at_load(
+    penstock_runtime: Start,
+) -> None:
     plugin = offering()
-    plugin.penstock_documents = hookimpl(lambda setup: [Document("/.well-known/odd", "text/plain\r\nX: Łódź", lambda access: b"x")])
+    plugin.penstock_documents = hookimpl(
+        lambda setup: [Document("/.well-known/odd", "text/plain\r\nX: Łódź", lambda access: b"x")]
+    )
     runtime = penstock_runtime(plugin, policy="api-key")
 
-    assert "the document /.well-known/odd: the header Content-Type holds a control character" in runtime.mistakes()[0]
+    assert (
+        "the document /.well-known/odd: the header Content-Type holds a control character"
+        in runtime.mistakes()[0]
+    )
     assert runtime.anonymous().get("/.well-known/odd").status_code == 404
 
 
@@ -471,7 +599,11 @@ def reply_of(value: object, annotation: Any, *, status: int | None = None) -> st
     from penstock.runs.checking import FAIL, reply_check
 
     try:
-        response_of(Reply(status, {}, value) if status else value, "here", reply_check(annotation, FAIL, "here"))
+        response_of(
+            Reply(status, {}, value) if status else value,
+            "here",
+            reply_check(annotation, FAIL, "here"),
+        )
     except ReplyError as error:
         return str(error)
     return ""
@@ -509,10 +641,17 @@ def reply_of(value: object, annotation: Any, *, status: int | None = None) -> st
         (Reply(204), Out, "it returned None"),
     ],
 )
-def test_a_reply_is_compared_with_its_annotation_where_that_is_asked_for(value: object, annotation: Any, said: str) -> None:
+def test_a_reply_is_compared_with_its_annotation_where_that_is_asked_for(
+    value: object, annotation: Any, said: str
+) -> None:
     told = reply_of(value, annotation if annotation is not None else type(None))
 
-    assert told == "" if not said else told.startswith("here: the reply does not match the return annotation ") and told.endswith(f": {said}")
+    assert (
+        told == ""
+        if not said
+        else told.startswith("here: the reply does not match the return annotation ")
+        and told.endswith(f": {said}")
+    )
 
 
 def test_the_test_kit_compares_replies_and_can_be_told_not_to(penstock_runtime: Start) -> None:
@@ -529,12 +668,16 @@ def test_the_test_kit_compares_replies_and_can_be_told_not_to(penstock_runtime: 
     plugin = SimpleNamespace(__name__="out", penstock_pipelines=penstock_pipelines)
 
     def status(**more: str) -> int:
-        return penstock_runtime(plugin, policy="any", **more).anonymous().get("/v1/out/").status_code
+        return (
+            penstock_runtime(plugin, policy="any", **more).anonymous().get("/v1/out/").status_code
+        )
 
     assert (status(), status(check_replies="log"), status(check_replies="off")) == (500, 200, 200)
 
 
 def test_a_refusal_of_the_runtime_itself_is_as_it_was() -> None:
-    refusal = Refusal(415, "unsupported-media-type", "Send JSON.", headers=[("Accept", "application/json")])
+    refusal = Refusal(
+        415, "unsupported-media-type", "Send JSON.", headers=[("Accept", "application/json")]
+    )
 
     assert checked_refusal(refusal, "here").headers == (("Accept", "application/json"),)

@@ -1,4 +1,5 @@
-"""How the body of a request is taken from the bytes that arrive: framed strictly, bounded, and readable once it is whole."""
+"""How the body of a request is taken from the bytes that arrive: framed strictly, bounded, and
+readable once it is whole."""
 
 # ruff: noqa: SLF001  whether something is kept can't be seen from outside
 
@@ -12,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.server.body import IN_MEMORY, MAX_EXTENSIONS, MAX_SIZE_LINE, MAX_TRAILERS, ChunkedFraming, LengthFraming, RequestBody
+from penstock.server.body import (
+    IN_MEMORY,
+    MAX_EXTENSIONS,
+    MAX_SIZE_LINE,
+    MAX_TRAILERS,
+    ChunkedFraming,
+    LengthFraming,
+    RequestBody,
+)
 from penstock.web.arrival import BodyFault, BodyNeeded
 
 NEXT = b"GET /next HTTP/1.1\r\n"
@@ -48,7 +57,9 @@ def fed(body: RequestBody, data: bytes, size: int) -> bytes:
         (b"2\t;\x80\r\n\r\n\r\n0\r\n\r\n", b"\r\n"),
     ],
 )
-def test_chunks_are_put_together_however_they_arrive(framed: bytes, content: bytes, size: int) -> None:
+def test_chunks_are_put_together_however_they_arrive(
+    framed: bytes, content: bytes, size: int
+) -> None:
     body = chunked_body()
 
     rest = fed(body, framed + NEXT, size)
@@ -83,7 +94,9 @@ def test_chunks_are_put_together_however_they_arrive(framed: bytes, content: byt
         b"0\r\nContent-Length: 3\r\n\r\n",
     ],
 )
-def test_what_is_not_framed_as_it_should_be_is_broken_and_nothing_follows_it(framed: bytes, size: int) -> None:
+def test_what_is_not_framed_as_it_should_be_is_broken_and_nothing_follows_it(
+    framed: bytes, size: int
+) -> None:
     body = chunked_body()
 
     rest = fed(body, framed + NEXT, size)
@@ -112,9 +125,17 @@ def test_what_is_no_content_is_bounded(endless: bytes) -> None:
     assert body._file is None
 
 
-@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.lists(st.integers(0, 600), max_size=6), st.binary(max_size=20))
-def test_any_chunks_cut_anywhere_are_the_content(chunks: list[bytes], cuts: list[int], after: bytes) -> None:
-    wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n" + after
+@given(
+    st.lists(st.binary(min_size=1, max_size=50), max_size=8),
+    st.lists(st.integers(0, 600), max_size=6),
+    st.binary(max_size=20),
+)
+def test_any_chunks_cut_anywhere_are_the_content(
+    chunks: list[bytes], cuts: list[int], after: bytes
+) -> None:
+    wire = (
+        b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n" + after
+    )
     body, rest = chunked_body(), b""
     places = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
 
@@ -133,7 +154,12 @@ def test_a_body_can_be_read_when_it_is_whole_and_not_before() -> None:
     rest = body.feed(b"cd\nGET")
 
     assert (rest, body.left) == (b"GET", 0)
-    assert (body.readline(), body.read(1), list(body), body.read()) == (b"ab\n", b"c", [b"d\n"], b"")
+    assert (body.readline(), body.read(1), list(body), body.read()) == (
+        b"ab\n",
+        b"c",
+        [b"d\n"],
+        b"",
+    )
 
 
 def test_a_request_without_a_body_has_an_empty_one() -> None:
@@ -149,14 +175,21 @@ def test_a_body_that_came_with_its_head_is_there_at_once(came: bytes) -> None:
     assert (body.complete, body.size, body.read(), rest) == (True, 3, b"abc", came[3:])
 
 
-@pytest.mark.parametrize("framing", [LengthFraming(10), ChunkedFraming(trailers_taken)], ids=["length", "chunks"])
+@pytest.mark.parametrize(
+    "framing", [LengthFraming(10), ChunkedFraming(trailers_taken)], ids=["length", "chunks"]
+)
 def test_nothing_is_kept_of_a_body_that_is_too_large(framing: Any) -> None:
     body = RequestBody(framing)
     body.keep_at_most(4)
 
     rest = body.feed(b"0123456789GET" if framing.left else b"a\r\n0123456789\r\n0\r\n\r\nGET")
 
-    assert (body.fault, body.complete, body.ended, rest) == (BodyFault.TOO_LARGE, False, True, b"GET")
+    assert (body.fault, body.complete, body.ended, rest) == (
+        BodyFault.TOO_LARGE,
+        False,
+        True,
+        b"GET",
+    )
     assert body._file is None
 
 

@@ -1,4 +1,5 @@
-"""The runbook tells operators what is there: each command, setting, metric and log event of docs/ exists, and the examples parse."""
+"""The runbook tells operators what is there: each command, setting, metric and log event of
+docs/ exists, and the examples parse."""
 
 from __future__ import annotations
 
@@ -20,9 +21,14 @@ from penstock.settings import SECRET, SETTINGS, Settings
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 PAGES = sorted(DOCS.rglob("*.md"))
-SOURCE = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "runtime" / "penstock").rglob("*.py")))
+SOURCE = "".join(
+    path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "runtime" / "penstock").rglob("*.py"))
+)
 METRICS = "".join(
-    path.read_text(encoding="utf-8") for path in (ROOT / "runtime" / "penstock").rglob("*.py") if "metrics" in {path.stem, path.parent.name}
+    path.read_text(encoding="utf-8")
+    for path in (ROOT / "runtime" / "penstock").rglob("*.py")
+    if "metrics" in {path.stem, path.parent.name}
 )
 NAMES = {row.name for row in SETTINGS} | {f"{name}_FILE" for name in SECRET}
 
@@ -57,7 +63,11 @@ def fault_of(words: list[str]) -> str | None:
     name = " ".join(path)
     if isinstance(command, click.Group) and rest:
         return f"{name} has no command {rest[0]}"
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    known = {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     unknown = [word for word in rest if word.startswith("--") and word not in known]
     return f"{name} has no option {unknown[0]}" if unknown else None
 
@@ -93,7 +103,11 @@ def test_every_setting_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_metric_exists(page: Path) -> None:
     roles = {"penstock_a", "penstock_b"}  # of the database
-    found = {match for snippet in snippets(text_of(page)) for match in re.findall(r"penstock_[a-z_]+[a-z]", snippet)} - roles
+    found = {
+        match
+        for snippet in snippets(text_of(page))
+        for match in re.findall(r"penstock_[a-z_]+[a-z]", snippet)
+    } - roles
 
     assert len(found) > 5
     assert {name for name in found if not metric(name)} == set()
@@ -127,7 +141,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert file.exists(), target
         if anchor:
             titles = re.findall(r"^#+ (.+)$", text_of(file), re.MULTILINE)
-            assert anchor in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+            assert anchor in {
+                re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles
+            }, target
 
 
 def unit() -> configparser.ConfigParser:
@@ -152,13 +168,19 @@ def test_the_unit_runs_commands_that_exist_and_waits_long_enough() -> None:
 
 def test_the_shell_and_systemd_read_the_same_settings(tmp_path: Path) -> None:
     """Each line is a name and one word: what both take literally."""
-    lines = [line for line in text_of(EXAMPLES / "penstock.env").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in text_of(EXAMPLES / "penstock.env").splitlines()
+        if line and not line.startswith("#")
+    ]
 
     assert all(re.fullmatch(r"[A-Z_]+=[A-Za-z0-9_./:,-]+", line) for line in lines)
     values = dict(line.split("=", 1) for line in lines)
     files = {name.removesuffix("_FILE") for name in values if name.endswith("_FILE")}
     assert files == {"PENSTOCK_DATABASE_URL", "PENSTOCK_SECRET_KEY"}
-    here = {name: value for name, value in values.items() if not name.endswith("_FILE")} | {"PENSTOCK_PLUGIN_PATH": str(tmp_path)}
+    here = {name: value for name, value in values.items() if not name.endswith("_FILE")} | {
+        "PENSTOCK_PLUGIN_PATH": str(tmp_path)
+    }
     settings = Settings.from_env(here)
     assert (settings.environment, settings.strict) == ("prod", True)
 
@@ -166,7 +188,9 @@ def test_the_shell_and_systemd_read_the_same_settings(tmp_path: Path) -> None:
 def test_the_command_runs_with_the_settings_of_the_unit(tmp_path: Path) -> None:
     """Its paths and its change of user are those of a host; here they lead into a folder."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "penstock").write_text('#!/bin/sh\necho "$PENSTOCK_ENVIRONMENT|$(umask)|$PWD|$*"\n')
+    (tmp_path / "bin" / "penstock").write_text(
+        '#!/bin/sh\necho "$PENSTOCK_ENVIRONMENT|$(umask)|$PWD|$*"\n'
+    )
     (tmp_path / "bin" / "penstock").chmod(0o755)
     script = text_of(EXAMPLES / "penstock.sh")
     for known, own in (
@@ -178,7 +202,13 @@ def test_the_command_runs_with_the_settings_of_the_unit(tmp_path: Path) -> None:
         script = script.replace(known, own)
 
     environ = {"PATH": "/usr/bin:/bin", "SUDO_USER": "ann", "RELEASE": str(tmp_path)}
-    done = subprocess.run(["sh", "-c", script, "penstock", "key", "list", "a b"], env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", script, "penstock", "key", "list", "a b"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     assert done.stdout == f"prod|0077|{tmp_path}|--actor ann key list a b\n"
 
@@ -187,7 +217,11 @@ def test_the_command_runs_with_the_settings_of_the_unit(tmp_path: Path) -> None:
 def certificate(tmp_path: Path) -> Path:
     """A certificate and its key in one file, as both proxies take it."""
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=api.example.com"]
-    subprocess.run(["openssl", "req", *words, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", *words, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate"],
+        check=True,
+        capture_output=True,
+    )
     both = tmp_path / "both.pem"
     both.write_text((tmp_path / "certificate").read_text() + (tmp_path / "key").read_text())
     return both
@@ -202,15 +236,25 @@ def program(name: str) -> str:
 
 
 def replaced(name: str, certificate: Path) -> str:
-    return re.sub(r"/etc/\S+/api\.example\.com\.(?:pem|key)", str(certificate), text_of(EXAMPLES / name))
+    return re.sub(
+        r"/etc/\S+/api\.example\.com\.(?:pem|key)", str(certificate), text_of(EXAMPLES / name)
+    )
 
 
 def test_nginx_takes_its_example(tmp_path: Path, certificate: Path) -> None:
     (tmp_path / "site.conf").write_text(replaced("nginx-two-hosts.conf", certificate))
-    whole = f"pid {tmp_path}/pid; error_log stderr; events {{}}\nhttp {{ access_log off; include {tmp_path}/site.conf; }}\n"
+    whole = (
+        f"pid {tmp_path}/pid; error_log stderr; events {{}}\nhttp {{ access_log off; include"
+        f" {tmp_path}/site.conf; }}\n"
+    )
     (tmp_path / "nginx.conf").write_text(whole)
 
-    done = subprocess.run([program("nginx"), "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("nginx"), "-t", "-c", tmp_path / "nginx.conf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
 
@@ -218,6 +262,11 @@ def test_nginx_takes_its_example(tmp_path: Path, certificate: Path) -> None:
 def test_haproxy_takes_its_example(tmp_path: Path, certificate: Path) -> None:
     (tmp_path / "haproxy.cfg").write_text(replaced("haproxy-two-hosts.cfg", certificate))
 
-    done = subprocess.run([program("haproxy"), "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("haproxy"), "-c", "-f", tmp_path / "haproxy.cfg"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr

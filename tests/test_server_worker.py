@@ -1,4 +1,5 @@
-"""The server's worker: what several threads do to connections and listeners at once, and whom it ends where there is no room."""
+"""The server's worker: what several threads do to connections and listeners at once, and whom it
+ends where there is no room."""
 
 # ruff: noqa: SLF001  the races are within it
 
@@ -50,19 +51,35 @@ class Rig:
 
     def __init__(self, stack: ExitStack, application: Any, capacity: int) -> None:
         config = Config()
-        for name, value in {"forwarder_headers": "", "forwarded_allow_ips": "", "worker_connections": capacity, "threads": 2}.items():
+        for name, value in {
+            "forwarder_headers": "",
+            "forwarded_allow_ips": "",
+            "worker_connections": capacity,
+            "threads": 2,
+        }.items():
             config.set(name, value)
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(1000)
-        log = SimpleNamespace(access_log_enabled=False, exception=self._raised, warning=lambda *_: None, info=lambda *_: None)
+        log = SimpleNamespace(
+            access_log_enabled=False,
+            exception=self._raised,
+            warning=lambda *_: None,
+            info=lambda *_: None,
+        )
         self.worker = Worker(0, 0, [listener], None, 30, config, log)
         self.worker.PIPE = [-1, -1]
         self.worker.wsgi = application
         self.worker.prepare()
         stack.callback(self.worker._epoll.close)
         stack.callback(self.worker.tmp.close)
-        stack.callback(lambda: [connection.close() for connection in self.worker._connections.values() if isinstance(connection, Connection)])
+        stack.callback(
+            lambda: [
+                connection.close()
+                for connection in self.worker._connections.values()
+                if isinstance(connection, Connection)
+            ]
+        )
         self.epoll = Epoll()
         self.epoll.registered = {listener.fileno(): select.EPOLLIN}
         self.worker._epoll = self.epoll
@@ -75,7 +92,9 @@ class Rig:
 
     def dial(self) -> socket.socket:
         """Connect."""
-        return self.stack.enter_context(socket.create_connection(self.listener.getsockname(), timeout=5))
+        return self.stack.enter_context(
+            socket.create_connection(self.listener.getsockname(), timeout=5)
+        )
 
     def connect(self, client: socket.socket | None = None) -> tuple[socket.socket, Connection]:
         """Have the worker accept a connection."""
@@ -92,7 +111,11 @@ class Rig:
     def settle(self) -> None:
         """Report what was woken up, until nothing is."""
         for _ in range(50):
-            woken = [number for number, mask in self.epoll.registered.items() if mask == WRITE and number in self.worker._connections]
+            woken = [
+                number
+                for number, mask in self.epoll.registered.items()
+                if mask == WRITE and number in self.worker._connections
+            ]
             if not woken:
                 return
             for number in woken:
@@ -111,7 +134,9 @@ def rig() -> Iterator[Callable[..., Rig]]:
         yield lambda application=application, capacity=10: Rig(stack, application, capacity)
 
 
-def test_the_flag_and_the_registration_of_the_listeners_change_together(rig: Callable[..., Rig]) -> None:
+def test_the_flag_and_the_registration_of_the_listeners_change_together(
+    rig: Callable[..., Rig],
+) -> None:
     here = rig(capacity=1)
     worker, epoll = here.worker, here.epoll
     full = {number: object() for number in range(-1 - SPARE - 1, -1)}
@@ -130,7 +155,8 @@ def test_the_flag_and_the_registration_of_the_listeners_change_together(rig: Cal
     opening.start()
     within.wait(5)
     worker._connections = full
-    closing = threading.Thread(target=worker._adjust)  # ... another reaches the limit, while the first is in the middle of it
+    # ... another reaches the limit, while the first is in the middle of it.
+    closing = threading.Thread(target=worker._adjust)
     closing.start()
     closing.join(0.2)
     epoll.during = lambda: None
@@ -145,14 +171,17 @@ def test_the_flag_and_the_registration_of_the_listeners_change_together(rig: Cal
     assert (worker._accepting, here.listener.fileno() in epoll.registered) == (True, True)
 
 
-def test_a_fresh_connection_with_the_number_of_one_whose_time_was_up_is_served(rig: Callable[..., Rig]) -> None:
+def test_a_fresh_connection_with_the_number_of_one_whose_time_was_up_is_served(
+    rig: Callable[..., Rig],
+) -> None:
     here = rig()
     _, old = here.connect()
     old.deadline = 0.0
     seen = here.worker._connections
 
     class AsItWas(dict[int, Connection]):
-        """While the worker looks at whose time is up, another thread ends that connection and accepts one with its number."""
+        """While the worker looks at whose time is up, another thread ends that connection and
+        accepts one with its number."""
 
         def values(self) -> Any:
             values, client = list(super().values()), here.dial()
@@ -203,7 +232,9 @@ def test_only_one_thread_has_a_connection(rig: Callable[..., Rig]) -> None:
     assert here.epoll.registered[connection.number] == READ
 
 
-def test_where_there_is_no_room_the_longest_silent_connection_makes_it(rig: Callable[..., Rig]) -> None:
+def test_where_there_is_no_room_the_longest_silent_connection_makes_it(
+    rig: Callable[..., Rig],
+) -> None:
     here = rig(capacity=3)
     silent = [here.connect()[0] for _ in range(3)]
     newest, connection = here.connect()
@@ -219,7 +250,9 @@ def test_where_there_is_no_room_the_longest_silent_connection_makes_it(rig: Call
         silent[1].recv(1)
 
 
-def test_a_request_that_is_on_its_way_outlives_connections_that_say_nothing(rig: Callable[..., Rig]) -> None:
+def test_a_request_that_is_on_its_way_outlives_connections_that_say_nothing(
+    rig: Callable[..., Rig],
+) -> None:
     here = rig(capacity=3)
     begun, connection = here.connect()
     begun.sendall(b"GET / HTTP/1.1\r\n")
@@ -234,7 +267,9 @@ def test_a_request_that_is_on_its_way_outlives_connections_that_say_nothing(rig:
     assert begun.recv(1000).endswith(b"ok")
 
 
-def test_what_came_half_behind_a_slow_call_is_not_late(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_came_half_behind_a_slow_call_is_not_late(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -254,7 +289,9 @@ def test_what_came_half_behind_a_slow_call_is_not_late(rig: Callable[..., Rig], 
     assert client.recv(1000).count(b"HTTP/1.1 204") == 2
 
 
-def test_a_client_that_takes_its_reply_too_slowly_is_given_up(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_takes_its_reply_too_slowly_is_given_up(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = []
 
     class Endless(list[bytes]):
@@ -282,7 +319,9 @@ def test_a_client_that_takes_its_reply_too_slowly_is_given_up(rig: Callable[...,
     assert not here.worker._connections
 
 
-def test_the_replies_that_nobody_takes_make_room_for_others(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replies_that_nobody_takes_make_room_for_others(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_module, "MAX_UNSENT", 10_000_000)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -301,7 +340,9 @@ def test_the_replies_that_nobody_takes_make_room_for_others(rig: Callable[..., R
     assert sum(len(connection.unsent) for connection in waiting) <= 10_000_000
 
 
-def test_a_reply_has_a_deadline_however_steadily_it_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_has_a_deadline_however_steadily_it_trickles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: now[0]))
     pace = protocol.Pace()
@@ -328,7 +369,9 @@ def test_what_clients_have_not_taken_is_bounded_for_all_together() -> None:
     assert (before, relieved) == ([], [7])
 
 
-def test_pipelined_requests_wait_once_they_have_taken_their_share(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipelined_requests_wait_once_they_have_taken_their_share(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that sends thousands at once must not delay the calls of others."""
     made = rig()
     monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 0.0)
@@ -348,7 +391,9 @@ def test_pipelined_requests_wait_once_they_have_taken_their_share(rig: Callable[
     assert client.recv(65_536).count(b"HTTP/1.1 200") == 2
 
 
-def test_replies_to_pipelined_requests_go_out_together_and_none_waits_for_a_request_that_is_not_whole(rig: Callable[..., Rig]) -> None:
+def test_replies_to_pipelined_requests_go_out_together_and_none_waits_for_half_a_request(
+    rig: Callable[..., Rig],
+) -> None:
     made = rig()
     client, connection = made.connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET / HTTP/1.1\r\n")

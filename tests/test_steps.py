@@ -1,4 +1,5 @@
-"""Steps of handlers: retries, time limits, side by side, pauses, other pipelines; what is recorded of them, inline and durable alike."""
+"""Steps of handlers: retries, time limits, side by side, pauses, other pipelines; what is
+recorded of them, inline and durable alike."""
 
 from __future__ import annotations
 
@@ -54,21 +55,33 @@ def offering(*pipelines: Pipeline) -> SimpleNamespace:
     return SimpleNamespace(__name__="example", penstock_pipelines=penstock_pipelines)
 
 
-def pipeline_with(handler: Callable[..., Any], *, mode: str = "inline", name: str = "example", **more: Any) -> Pipeline:
+def pipeline_with(
+    handler: Callable[..., Any], *, mode: str = "inline", name: str = "example", **more: Any
+) -> Pipeline:
     made = Pipeline(name, version="1.0.0", **{"trigger": HttpTrigger(api_key=True), **more})
     made.post("/", mode=mode)(handler)
     return made
 
 
 @pytest.fixture(params=["inline", "durable"])
-def outcome_of(request: pytest.FixtureRequest, penstock_runtime: Start) -> Callable[..., tuple[Any, dict[str, Any]]]:
+def outcome_of(
+    request: pytest.FixtureRequest, penstock_runtime: Start
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Run a handler once, inline or durable, and return what it replied and its record."""
 
-    def run(handler: Callable[..., Any], *others: Pipeline, **more: Any) -> tuple[Any, dict[str, Any]]:
-        runtime = penstock_runtime(offering(pipeline_with(handler, mode=request.param, **more), *others), policy="api-key")
+    def run(
+        handler: Callable[..., Any], *others: Pipeline, **more: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        runtime = penstock_runtime(
+            offering(pipeline_with(handler, mode=request.param, **more), *others), policy="api-key"
+        )
         answered = runtime.client(token=False).post("/v1/example/")
         runtime.work()
-        record = next(item for item in runtime.runs() if item["pipeline"] == "v1/example" and item["parent"] is None)
+        record = next(
+            item
+            for item in runtime.runs()
+            if item["pipeline"] == "v1/example" and item["parent"] is None
+        )
         if request.param == "inline":
             return answered.json, record
         assert answered.status_code == 202
@@ -78,7 +91,9 @@ def outcome_of(request: pytest.FixtureRequest, penstock_runtime: Start) -> Calla
     return run
 
 
-def test_a_step_that_fails_is_tried_again_and_each_attempt_is_recorded(outcome_of: Callable[..., Any]) -> None:
+def test_a_step_that_fails_is_tried_again_and_each_attempt_is_recorded(
+    outcome_of: Callable[..., Any],
+) -> None:
     tried: list[str] = []
 
     @step(retry=QUICK)
@@ -110,7 +125,12 @@ def test_what_no_retry_can_help_is_tried_once(outcome_of: Callable[..., Any]) ->
         tried.append(how)
         if how == "other":
             raise KeyError(how)
-        raise PipelineError(503 if how == "permanent" else 422, "No", "never", permanent=True if how == "permanent" else None)
+        raise PipelineError(
+            503 if how == "permanent" else 422,
+            "No",
+            "never",
+            permanent=True if how == "permanent" else None,
+        )
 
     def handler(call: Call) -> dict[str, int]:
         for how in ("other", "permanent", "refused"):
@@ -123,7 +143,9 @@ def test_what_no_retry_can_help_is_tried_once(outcome_of: Callable[..., Any]) ->
     assert reply == {"tried": 3}
 
 
-def test_a_failure_that_may_pass_is_tried_as_often_as_it_says(outcome_of: Callable[..., Any]) -> None:
+def test_a_failure_that_may_pass_is_tried_as_often_as_it_says(
+    outcome_of: Callable[..., Any],
+) -> None:
     tried: list[int] = []
 
     @step(retry=Retry(attempts=4, backoff=0.001))
@@ -137,7 +159,11 @@ def test_a_failure_that_may_pass_is_tried_as_often_as_it_says(outcome_of: Callab
     reply, record = outcome_of(handler)
 
     assert len(tried) == 4
-    assert (reply["status"], record["status"], record["problem"]) == (503, "failed", "pipeline-failed")
+    assert (reply["status"], record["status"], record["problem"]) == (
+        503,
+        "failed",
+        "pipeline-failed",
+    )
 
 
 class Odd(Exception):
@@ -163,7 +189,9 @@ HOSTILE: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_whatever_a_step_raises_ends_its_run_and_is_recorded(outcome_of: Callable[..., Any], kind: str) -> None:
+def test_whatever_a_step_raises_ends_its_run_and_is_recorded(
+    outcome_of: Callable[..., Any], kind: str
+) -> None:
     @step()
     def boom() -> None:
         error = HOSTILE[kind]()
@@ -174,23 +202,31 @@ def test_whatever_a_step_raises_ends_its_run_and_is_recorded(outcome_of: Callabl
     wanted = ("refused", 422) if kind == "refusal" else ("failed", 500)
     assert (record["status"], record["http_status"]) == wanted
     assert answered["status"] == wanted[1]
-    assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [(True, True)]
+    assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [
+        (True, True)
+    ]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_whatever_a_handler_raises_ends_its_run_and_is_recorded(outcome_of: Callable[..., Any], kind: str) -> None:
+def test_whatever_a_handler_raises_ends_its_run_and_is_recorded(
+    outcome_of: Callable[..., Any], kind: str
+) -> None:
     def handler(call: Call) -> None:
         error = HOSTILE[kind]()
         raise error
 
     answered, record = outcome_of(handler)
 
-    assert (record["status"], answered["status"]) == (("refused", 422) if kind == "refusal" else ("failed", 500))
+    assert (record["status"], answered["status"]) == (
+        ("refused", 422) if kind == "refusal" else ("failed", 500)
+    )
     if kind == "refusal":
         assert (answered["detail"], record["detail"]) == ("bad \N{REPLACEMENT CHARACTER}",) * 2
 
 
-def test_a_handler_catches_what_its_step_raised_with_what_is_plain_of_it(outcome_of: Callable[..., Any]) -> None:
+def test_a_handler_catches_what_its_step_raised_with_what_is_plain_of_it(
+    outcome_of: Callable[..., Any],
+) -> None:
     @step()
     def boom(kind: str) -> None:
         if kind == "odd":
@@ -216,7 +252,13 @@ def test_a_handler_catches_what_its_step_raised_with_what_is_plain_of_it(outcome
             seen.append(str(error))
         return seen
 
-    assert outcome_of(handler)[0] == [42, "odd 42", 2, "/x", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"]
+    assert outcome_of(handler)[0] == [
+        42,
+        "odd 42",
+        2,
+        "/x",
+        "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+    ]
 
 
 def test_a_handler_catches_a_group_of_what_its_step_raised(outcome_of: Callable[..., Any]) -> None:
@@ -249,13 +291,18 @@ ODD: dict[str, object] = {
     "numbers": [Decimal("1.10"), Fraction(1, 3)],
     "bytes": {"b": b"\xff"},
     "sets": [{1, 2}, frozenset({(1, 2)})],
-    "moments": [datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, seconds=7))), timedelta(-1, 2)],
+    "moments": [
+        datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, seconds=7))),
+        timedelta(-1, 2),
+    ],
     "enum": {"grade": Grade.PAIR},
     "path": Path("/a/\udcff"),
 }
 
 
-def test_a_handler_gets_what_its_step_returned_whatever_that_is(outcome_of: Callable[..., Any]) -> None:
+def test_a_handler_gets_what_its_step_returned_whatever_that_is(
+    outcome_of: Callable[..., Any],
+) -> None:
     @step()
     def odd(name: str) -> Any:
         return ODD[name]
@@ -269,7 +316,11 @@ def test_a_handler_gets_what_its_step_returned_whatever_that_is(outcome_of: Call
         return [float("nan"), 1]
 
     def handler(call: Call) -> dict[str, object]:
-        return {"same": [name for name in ODD if odd(name) == ODD[name]], "mean": repr(mean()), "means": repr(means())}
+        return {
+            "same": [name for name in ODD if odd(name) == ODD[name]],
+            "mean": repr(mean()),
+            "means": repr(means()),
+        }
 
     reply, record = outcome_of(handler)
 
@@ -278,8 +329,18 @@ def test_a_handler_gets_what_its_step_returned_whatever_that_is(outcome_of: Call
     assert reply["means"].startswith("[nan, 1")
 
 
-def test_a_reply_and_what_another_pipeline_gets_are_the_nearest_that_json_can_hold(outcome_of: Callable[..., Any]) -> None:
-    sent = {"nan": float("nan"), "text": "\ud800", True: 1, None: 2, (1, 2): 3, "big": 2**80, "set": {1}}
+def test_a_reply_and_what_another_pipeline_gets_are_the_nearest_that_json_can_hold(
+    outcome_of: Callable[..., Any],
+) -> None:
+    sent = {
+        "nan": float("nan"),
+        "text": "\ud800",
+        True: 1,
+        None: 2,
+        (1, 2): 3,
+        "big": 2**80,
+        "set": {1},
+    }
 
     def inner(call: Call, body: dict[str, object]) -> dict[str, object]:
         return body
@@ -287,22 +348,39 @@ def test_a_reply_and_what_another_pipeline_gets_are_the_nearest_that_json_can_ho
     def handler(call: Call) -> object:
         return {"own": sent, "inner": call_pipeline("inner", sent)}
 
-    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+    reply, record = outcome_of(
+        handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False))
+    )
 
     assert record["status"] == "succeeded"
     assert reply["own"] == reply["inner"]
-    assert reply["own"] == {"nan": None, "text": "\ufffd", "true": 1, "null": 2, "(1, 2)": 3, "big": 2**80, "set": [1]}
+    assert reply["own"] == {
+        "nan": None,
+        "text": "\ufffd",
+        "true": 1,
+        "null": 2,
+        "(1, 2)": 3,
+        "big": 2**80,
+        "set": [1],
+    }
 
 
-def test_a_text_of_half_characters_is_replied_as_whole_ones(outcome_of: Callable[..., Any], penstock_runtime: Start) -> None:
+def test_a_text_of_half_characters_is_replied_as_whole_ones(
+    outcome_of: Callable[..., Any], penstock_runtime: Start
+) -> None:
     runtime = penstock_runtime(offering(pipeline_with(lambda call: "a\ud800\0b")), policy="api-key")
 
     assert runtime.client(token=False).post("/v1/example/").data == "a\ufffd\0b".encode()
     assert outcome_of(lambda call: {"text": "\ud800"})[0] == {"text": "\ufffd"}
 
 
-@pytest.mark.parametrize(("kind", "says"), [("lock", "is nothing to reply with"), ("text", "does not fit its annotation int")])
-def test_a_result_that_can_not_be_kept_is_a_failure_of_its_step(penstock_runtime: Start, kind: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("lock", "is nothing to reply with"), ("text", "does not fit its annotation int")],
+)
+def test_a_result_that_can_not_be_kept_is_a_failure_of_its_step(
+    penstock_runtime: Start, kind: str, says: str
+) -> None:
     done: list[str] = []
 
     @step()
@@ -340,14 +418,20 @@ def test_progress_is_numbers_and_a_note_of_whole_characters(outcome_of: Callable
     answered, record = outcome_of(handler)
 
     assert answered == "done" or record["status"] == "succeeded"
-    assert record.get("progress") in (None, {"done": 1.5, "of": 3, "note": "half \N{REPLACEMENT CHARACTER} ***"})
+    assert record.get("progress") in (
+        None,
+        {"done": 1.5, "of": 3, "note": "half \N{REPLACEMENT CHARACTER} ***"},
+    )
 
 
 def test_a_durable_run_does_not_wait_longer_than_it_has(penstock_runtime: Start) -> None:
     def handler(call: Call) -> None:
         sleep(100)
 
-    runtime = penstock_runtime(offering(pipeline_with(handler, mode="durable", durable=Durable(timeout=3))), policy="api-key")
+    runtime = penstock_runtime(
+        offering(pipeline_with(handler, mode="durable", durable=Durable(timeout=3))),
+        policy="api-key",
+    )
     runtime.client(token=False).post("/v1/example/")
     runtime.work()
 
@@ -391,7 +475,10 @@ def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
         finally:
             ended.append(time.monotonic())
 
-    runtime = penstock_runtime(offering(pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.3))), policy="api-key")
+    runtime = penstock_runtime(
+        offering(pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.3))),
+        policy="api-key",
+    )
     began = time.monotonic()
 
     answered = runtime.client(token=False).post("/v1/example/")
@@ -404,8 +491,12 @@ def test_a_step_has_no_more_time_than_its_call(penstock_runtime: Start) -> None:
     assert ended[0] - began < 6
 
 
-def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = penstock_runtime(offering(pipeline_with(lambda call: "done", mode="durable")), policy="api-key")
+def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = penstock_runtime(
+        offering(pipeline_with(lambda call: "done", mode="durable")), policy="api-key"
+    )
     location = runtime.client(token=False).post("/v1/example/").headers["Location"]
 
     def away(run: str) -> None:
@@ -421,7 +512,9 @@ def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(pens
     assert (runtime.client(token=False).get(location).json or {})["result"] == "done"
 
 
-def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock_runtime: Start) -> None:
+def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(
+    penstock_runtime: Start,
+) -> None:
     done: list[str] = []
     over = threading.Event()
 
@@ -436,7 +529,12 @@ def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock
 
     def handler(call: Call) -> None:
         try:
-            for work in (again, more, partial(gather, partial(more)), partial(call_pipeline, "later", wait=False)):
+            for work in (
+                again,
+                more,
+                partial(gather, partial(more)),
+                partial(call_pipeline, "later", wait=False),
+            ):
                 with pytest.raises((PipelineError, ConnectionError, OutOfTime)):
                     work()
                 time.sleep(max(0.0, call.remaining()))
@@ -445,7 +543,10 @@ def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(penstock
             over.set()
 
     late = pipeline_with(handler, trigger=HttpTrigger(api_key=True, timeout=0.4))
-    runtime = penstock_runtime(offering(late, pipeline_with(lambda call: None, mode="durable", name="later")), policy="api-key")
+    runtime = penstock_runtime(
+        offering(late, pipeline_with(lambda call: None, mode="durable", name="later")),
+        policy="api-key",
+    )
 
     answered = runtime.client(token=False).post("/v1/example/")
     tried = len(done)
@@ -475,7 +576,9 @@ def test_steps_run_side_by_side_and_come_back_in_order(outcome_of: Callable[...,
     assert [done.name for done in record["steps"]] == ["meet"] * 3
 
 
-def test_of_steps_side_by_side_all_end_and_the_first_failure_is_raised(outcome_of: Callable[..., Any]) -> None:
+def test_of_steps_side_by_side_all_end_and_the_first_failure_is_raised(
+    outcome_of: Callable[..., Any],
+) -> None:
     done: list[int] = []
 
     @step()
@@ -545,14 +648,18 @@ def test_a_pipeline_starts_an_internal_one_and_waits_for_it(outcome_of: Callable
     def handler(call: Call) -> object:
         return call_pipeline("inner", {"number": 4})
 
-    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+    reply, record = outcome_of(
+        handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False))
+    )
 
     assert reply == {"doubled": 8, "for": "acme"}
     (child,) = record["children"]
     assert (child["pipeline"], child["status"]) == ("v1/inner", "succeeded")
 
 
-def test_what_the_other_pipeline_refuses_is_raised_as_it_was(outcome_of: Callable[..., Any]) -> None:
+def test_what_the_other_pipeline_refuses_is_raised_as_it_was(
+    outcome_of: Callable[..., Any],
+) -> None:
     def inner(call: Call) -> None:
         raise PipelineError(409, "Sold out", "None is left.", type="sold-out", left=0)
 
@@ -563,7 +670,9 @@ def test_what_the_other_pipeline_refuses_is_raised_as_it_was(outcome_of: Callabl
             return {"code": error.code, "left": error.extra["left"], "status": error.status}
         return {}
 
-    reply, record = outcome_of(handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False)))
+    reply, record = outcome_of(
+        handler, pipeline_with(inner, name="inner", trigger=HttpTrigger(external=False))
+    )
 
     assert reply == {"code": "sold-out", "left": 0, "status": 409}
     assert record["children"][0]["status"] == "refused"
@@ -582,7 +691,9 @@ def test_pipelines_that_start_one_another_for_ever_end(outcome_of: Callable[...,
             return {"status": 500}
         return {}
 
-    reply, _ = outcome_of(handler, pipeline_with(again, name="again", trigger=HttpTrigger(external=False)))
+    reply, _ = outcome_of(
+        handler, pipeline_with(again, name="again", trigger=HttpTrigger(external=False))
+    )
 
     assert reply == {"status": 500}
 
@@ -591,7 +702,9 @@ def wants_a_number(call: Call, body: dict[str, int]) -> None: ...
 
 
 def refuses(call: Call) -> None:
-    raise PipelineError(409, "Sold out", "None is left.", type="sold-out", headers={"Retry-After": "7"}, left=0)
+    raise PipelineError(
+        409, "Sold out", "None is left.", type="sold-out", headers={"Retry-After": "7"}, left=0
+    )
 
 
 def replies(call: Call) -> Reply:
@@ -618,7 +731,9 @@ INNER: dict[str, tuple[Callable[..., Any], int, str]] = {
 @pytest.mark.parametrize("mode", ["inline", "durable"])
 @pytest.mark.parametrize("case", INNER)
 class TestWhatAnInnerPipelineRefuses:
-    def called(self, runtime: Runtime, mode: str, how: str) -> tuple[dict[str, Any], RunRecord, list[RunRecord]]:
+    def called(
+        self, runtime: Runtime, mode: str, how: str
+    ) -> tuple[dict[str, Any], RunRecord, list[RunRecord]]:
         """Call the outer pipeline; return its answer, its record, and those of the runs within."""
         client = runtime.client(token=False)
         answered = client.post(f"/v1/example/?{how}=1")
@@ -629,7 +744,9 @@ class TestWhatAnInnerPipelineRefuses:
         outer = next(run for run in runtime.runs() if run["pipeline"] == "v1/example")
         return answer, outer, [run for run in runtime.runs() if run["pipeline"] == "v1/inner"]
 
-    def outer(self, penstock_runtime: Start, case: str, mode: str, name: str = "inner") -> tuple[Runtime, list[PipelineCallError]]:
+    def outer(
+        self, penstock_runtime: Start, case: str, mode: str, name: str = "inner"
+    ) -> tuple[Runtime, list[PipelineCallError]]:
         caught: list[PipelineCallError] = []
 
         def handler(call: Call) -> object:
@@ -643,39 +760,69 @@ class TestWhatAnInnerPipelineRefuses:
                     raise error.passed_on() from error
                 raise
 
-        inner = pipeline_with(INNER[case][0], name="inner", trigger=HttpTrigger(external=False, timeout=0.2))
-        middle = pipeline_with(lambda call: call_pipeline("inner"), name="middle", trigger=HttpTrigger(external=False))
+        inner = pipeline_with(
+            INNER[case][0], name="inner", trigger=HttpTrigger(external=False, timeout=0.2)
+        )
+        middle = pipeline_with(
+            lambda call: call_pipeline("inner"), name="middle", trigger=HttpTrigger(external=False)
+        )
         pipelines = offering(pipeline_with(handler, mode=mode), middle, inner)
         return penstock_runtime(pipelines, policy="api-key", log_format="json"), caught
 
     @pytest.mark.parametrize("name", ["inner", "middle"])
     def test_is_a_failure_of_the_outer_one_with_the_reason_for_operators(
-        self, penstock_runtime: Start, capfd: pytest.CaptureFixture[str], case: str, mode: str, name: str
+        self,
+        penstock_runtime: Start,
+        capfd: pytest.CaptureFixture[str],
+        case: str,
+        mode: str,
+        name: str,
     ) -> None:
         _, status, code = INNER[case]
         runtime, caught = self.outer(penstock_runtime, case, mode, name)
 
         answer, outer, (within,) = self.called(runtime, mode, "let")
 
-        assert (answer["status"], answer["type"], answer["run"]) == (500, "pipeline-failed", outer["id"])
+        assert (answer["status"], answer["type"], answer["run"]) == (
+            500,
+            "pipeline-failed",
+            outer["id"],
+        )
         assert (outer["status"], outer["http_status"]) == ("failed", 500)
-        assert (within["http_status"], within["problem"]) == (status, code if case != "a reply" else None)
+        assert (within["http_status"], within["problem"]) == (
+            status,
+            code if case != "a reply" else None,
+        )
         told = (status, code) if name == "inner" else (500, "pipeline-failed")
         assert (caught[0].pipeline, caught[0].status, caught[0].code) == (f"v1/{name}", *told)
         logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-        why = next(line["exception"] for line in logged if line["event"] == "pipeline failed" and line["run"] == outer["id"])
+        why = next(
+            line["exception"]
+            for line in logged
+            if line["event"] == "pipeline failed" and line["run"] == outer["id"]
+        )
         assert f"CalledPipelineFailed: v1/{name} answered {told[0]} {told[1]}: " in why
 
     @pytest.mark.parametrize("how", ["pass", "own"])
-    def test_is_the_outer_one_s_answer_where_that_passes_it_on(self, penstock_runtime: Start, case: str, mode: str, how: str) -> None:
+    def test_is_the_outer_one_s_answer_where_that_passes_it_on(
+        self, penstock_runtime: Start, case: str, mode: str, how: str
+    ) -> None:
         _, status, code = INNER[case]
         runtime, _ = self.outer(penstock_runtime, case, mode)
 
         answer, outer, _ = self.called(runtime, mode, how)
 
-        assert (answer["status"], answer["type"], answer["run"]) == (status, code if how == "pass" else "mine", outer["id"])
+        assert (answer["status"], answer["type"], answer["run"]) == (
+            status,
+            code if how == "pass" else "mine",
+            outer["id"],
+        )
         if how == "pass" and case == "a refusal":
-            assert (answer["left"], answer["title"], answer["detail"]) == (0, "Sold out", "None is left.")
+            assert (answer["left"], answer["title"], answer["detail"]) == (
+                0,
+                "Sold out",
+                "None is left.",
+            )
         if how == "pass" and case == "a reply":
             assert answer["reply"] == {"tea": True}
 
@@ -684,9 +831,24 @@ class TestWhatAnInnerPipelineRefuses:
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        ({"problem": {"status": 409, "code": "sold-out", "title": "No", "detail": "Out.", "headers": [], "extra": {"a b": 1}}}, "409 sold-out: Out."),
+        (
+            {
+                "problem": {
+                    "status": 409,
+                    "code": "sold-out",
+                    "title": "No",
+                    "detail": "Out.",
+                    "headers": [],
+                    "extra": {"a b": 1},
+                }
+            },
+            "409 sold-out: Out.",
+        ),
         ({"status": 404, "headers": [], "body": b"{}"}, "404 pipeline-failed: It answered 404."),
-        (PipelineError(500, "Not ended well", "It was cancelled."), "500 pipeline-failed: It was cancelled."),
+        (
+            PipelineError(500, "Not ended well", "It was cancelled."),
+            "500 pipeline-failed: It was cancelled.",
+        ),
     ],
 )
 def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
@@ -737,7 +899,9 @@ def test_a_disabled_internal_pipeline_is_not_started(penstock_runtime: Start) ->
     def handler(call: Call) -> object:
         return call_pipeline("inner")
 
-    inner = pipeline_with(lambda call: {"in": True}, name="inner", trigger=HttpTrigger(external=False))
+    inner = pipeline_with(
+        lambda call: {"in": True}, name="inner", trigger=HttpTrigger(external=False)
+    )
     runtime = penstock_runtime(offering(pipeline_with(handler), inner), policy="api-key")
     client = runtime.client(token=False)
 
@@ -766,10 +930,16 @@ def test_a_durable_pipeline_can_be_left_alone_and_any_other_not(penstock_runtime
     assert (left.status_code, refused.status_code) == (200, 500)
     assert seen == [{"n": 1}]
     child = next(run for run in runtime.runs() if run["id"] == (left.json or {})["run"])
-    assert (child["status"], child["parent"], child["durable"]) == ("succeeded", left.headers["X-Run-Id"], True)
+    assert (child["status"], child["parent"], child["durable"]) == (
+        "succeeded",
+        left.headers["X-Run-Id"],
+        True,
+    )
 
 
-def test_the_http_client_says_for_which_run_it_asks(outcome_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_http_client_says_for_which_run_it_asks(
+    outcome_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -794,7 +964,9 @@ def test_the_http_client_says_for_which_run_it_asks(outcome_of: Callable[..., An
 
 def test_a_trace_goes_on(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    transport = httpx.MockTransport(lambda request: seen.append(request.headers["traceparent"]) or httpx.Response(204))  # type: ignore[func-returns-value]
+    transport = httpx.MockTransport(
+        lambda request: seen.append(request.headers["traceparent"]) or httpx.Response(204)
+    )  # type: ignore[func-returns-value]
     monkeypatch.setattr("penstock.runs.outgoing._transport", lambda: transport)
 
     def handler(call: Call) -> None:
@@ -803,8 +975,12 @@ def test_a_trace_goes_on(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatc
     runtime = penstock_runtime(offering(pipeline_with(handler)), policy="api-key")
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-    runtime.client(token=False).post("/v1/example/", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-00"})
-    runtime.client(token=False).post("/v1/example/", headers={"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-00"})
+    runtime.client(token=False).post(
+        "/v1/example/", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-00"}
+    )
+    runtime.client(token=False).post(
+        "/v1/example/", headers={"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-00"}
+    )
 
     assert (seen[0].split("-")[1], seen[0].split("-")[3]) == (trace, "00")
     assert seen[0].split("-")[2] != "00f067aa0ba902b7"
@@ -826,7 +1002,8 @@ def test_a_pause_longer_than_the_call_has_left_is_refused_at_once(penstock_runti
 
 
 class TestElsewhere:
-    """Outside of a run steps are the functions they were, so that handlers can be tested as functions."""
+    """Outside of a run steps are the functions they were, so that handlers can be tested as
+    functions."""
 
     def test_a_step_is_its_function(self) -> None:
         @step(retry=QUICK)
@@ -863,7 +1040,9 @@ class TestElsewhere:
             (lambda: gather(at_once=0), "from 1 to 64"),
         ],
     )
-    def test_what_makes_no_sense_is_said_where_it_is_written(self, make: Callable[[], object], says: str) -> None:
+    def test_what_makes_no_sense_is_said_where_it_is_written(
+        self, make: Callable[[], object], says: str
+    ) -> None:
         with pytest.raises((ValueError, TypeError), match=says):
             make()
 
@@ -875,28 +1054,94 @@ class TestDeclarations:
         ("declare", "says"),
         [
             (lambda: pipeline_with(lambda call: None, mode="later"), "mode='later' is not known"),
-            (lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger()), "does not ask who calls"),
-            (lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger(api_key=True, login=True)), "a login flow answers at once"),
-            (lambda: pipeline_with(lambda call: None, durable=Durable(concurrency=-1)), "is no number of runs"),
-            (lambda: pipeline_with(lambda call: None, durable=Durable(backlog=0)), "is no number of runs"),
-            (lambda: pipeline_with(lambda call: None, durable=Durable(timeout=0)), "is out of bounds"),
-            (lambda: pipeline_with(lambda call: None, durable=Durable(recoveries=-1)), "is no number"),
-            (lambda: pipeline_with(lambda call: None, record_bodies="some"), "record_bodies='some' is not known"),
+            (
+                lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger()),
+                "does not ask who calls",
+            ),
+            (
+                lambda: pipeline_with(
+                    lambda call: None, mode="durable", trigger=HttpTrigger(api_key=True, login=True)
+                ),
+                "a login flow answers at once",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, durable=Durable(concurrency=-1)),
+                "is no number of runs",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, durable=Durable(backlog=0)),
+                "is no number of runs",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, durable=Durable(timeout=0)),
+                "is out of bounds",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, durable=Durable(recoveries=-1)),
+                "is no number",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, record_bodies="some"),
+                "record_bodies='some' is not known",
+            ),
             (lambda: pipeline_with(lambda call: None, sensitive=["/a~2b"]), "names nothing"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("61 * * * *")), "can't be understood"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", timezone="Europe/Atlantis")), "is not known"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", missed="all")), "missed='all' is not known"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 6 * * *", path="/other")), "has no handler"),
-            (lambda: pipeline_with(_takes_number, trigger=Schedule("0 6 * * *", body={"n": "x"})), "does not fit its handler"),
-            (lambda: pipeline_with(lambda call: None, trigger=[HttpTrigger(), HttpTrigger()]), "the trigger is no trigger"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 0 30 2 *")), "never ticks"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("R * * * *")), "is another one in each process"),
-            (lambda: pipeline_with(lambda call: None, trigger=Schedule("0 R(1-5) * * *")), "is another one in each process"),
-            (lambda: pipeline_with(lambda call: None, trigger=[Schedule("0 6 * * *", body=1), Schedule("0 6 * * *", body=2)]), "is there 2 times"),
+            (
+                lambda: pipeline_with(lambda call: None, trigger=Schedule("61 * * * *")),
+                "can't be understood",
+            ),
+            (
+                lambda: pipeline_with(
+                    lambda call: None, trigger=Schedule("0 6 * * *", timezone="Europe/Atlantis")
+                ),
+                "is not known",
+            ),
+            (
+                lambda: pipeline_with(
+                    lambda call: None, trigger=Schedule("0 6 * * *", missed="all")
+                ),
+                "missed='all' is not known",
+            ),
+            (
+                lambda: pipeline_with(
+                    lambda call: None, trigger=Schedule("0 6 * * *", path="/other")
+                ),
+                "has no handler",
+            ),
+            (
+                lambda: pipeline_with(
+                    _takes_number, trigger=Schedule("0 6 * * *", body={"n": "x"})
+                ),
+                "does not fit its handler",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, trigger=[HttpTrigger(), HttpTrigger()]),
+                "the trigger is no trigger",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, trigger=Schedule("0 0 30 2 *")),
+                "never ticks",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, trigger=Schedule("R * * * *")),
+                "is another one in each process",
+            ),
+            (
+                lambda: pipeline_with(lambda call: None, trigger=Schedule("0 R(1-5) * * *")),
+                "is another one in each process",
+            ),
+            (
+                lambda: pipeline_with(
+                    lambda call: None,
+                    trigger=[Schedule("0 6 * * *", body=1), Schedule("0 6 * * *", body=2)],
+                ),
+                "is there 2 times",
+            ),
             (lambda: pipeline_with(_with_unknown_step()), "its annotation can't be understood"),
         ],
     )
-    def test_it_is_refused(self, penstock_runtime: Start, declare: Callable[[], Pipeline], says: str) -> None:
+    def test_it_is_refused(
+        self, penstock_runtime: Start, declare: Callable[[], Pipeline], says: str
+    ) -> None:
         runtime = penstock_runtime(offering(declare()), policy="api-key")
 
         assert says in " ".join(runtime.mistakes())
@@ -906,13 +1151,17 @@ class TestDeclarations:
         pipeline = pipeline_with(lambda call: None, mode="durable")
         pipeline.get("/runs/mine")(lambda call: None)
 
-        assert "GET /runs/mine is in the way" in " ".join(penstock_runtime(offering(pipeline)).mistakes())
+        assert "GET /runs/mine is in the way" in " ".join(
+            penstock_runtime(offering(pipeline)).mistakes()
+        )
 
     def test_an_urgent_run_goes_first(self, penstock_runtime: Start) -> None:
         order: list[str] = []
         pipeline = Pipeline("example", version="1.0.0", trigger=HttpTrigger(api_key=True))
         for name, priority in (("usual", 5), ("urgent", 1), ("idle", 9)):
-            pipeline.post(f"/{name}", mode="durable", priority=priority)(lambda call: order.append(call.path.rpartition("/")[2]))
+            pipeline.post(f"/{name}", mode="durable", priority=priority)(
+                lambda call: order.append(call.path.rpartition("/")[2])
+            )
         runtime = penstock_runtime(offering(pipeline), policy="api-key")
         client = runtime.client(token=False)
 

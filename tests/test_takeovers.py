@@ -1,4 +1,5 @@
-"""Takeovers on the real engine's tables, with what may come between forced to come: crash recipes of the engine's users, and of our own.
+"""Takeovers on the real engine's tables, with what may come between forced to come: crash recipes
+of the engine's users, and of our own.
 
 The numbers are issues of dbos-inc/dbos-transact-py: what happened there must not happen here.
 """
@@ -57,9 +58,18 @@ class Ledger(DbosLedger):
         """Leave a run as a worker does that has begun it."""
         database = self._client._sys_db  # noqa: SLF001  there is no other way to be a worker without one
         table = database.tables.workflow_status
-        values = {"status": "PENDING", "executor_id": worker, "owner_xid": uuid.uuid4().hex, "started_at_epoch_ms": int(time.time() * 1000)}
+        values = {
+            "status": "PENDING",
+            "executor_id": worker,
+            "owner_xid": uuid.uuid4().hex,
+            "started_at_epoch_ms": int(time.time() * 1000),
+        }
         with database.engine.begin() as connection:
-            claimed = connection.execute(sa.update(table).where(table.c.workflow_uuid == run, table.c.status == "ENQUEUED").values(**values))
+            claimed = connection.execute(
+                sa.update(table)
+                .where(table.c.workflow_uuid == run, table.c.status == "ENQUEUED")
+                .values(**values)
+            )
         assert claimed.rowcount == 1
 
     def held(self, run: str) -> tuple[State, str]:
@@ -80,7 +90,14 @@ class Scene:
         ledger = Ledger(self.place)
         self.ledgers.append(ledger)
         accepting = Accepting(self.place.engine, ledger, "test", 1)
-        return ledger, Recovery(self.place.engine, accepting, "test", lambda _: MOST, lambda _: None, now=lambda: self.clock)
+        return ledger, Recovery(
+            self.place.engine,
+            accepting,
+            "test",
+            lambda _: MOST,
+            lambda _: None,
+            now=lambda: self.clock,
+        )
 
     def runs(self, number: int, worker: str) -> list[str]:
         """Accept runs, and have a worker begin them."""
@@ -116,8 +133,11 @@ def scene(place: Place) -> Iterator[Scene]:
 
 
 @pytest.mark.parametrize("where", ["steps", "requeue"])
-def test_a_database_that_goes_away_during_a_takeover_leaves_no_run_behind(scene: Scene, where: str) -> None:
-    """#716: what was not reached stayed pending for ever; here it would have gone on one by one, each in up to a minute."""
+def test_a_database_that_goes_away_during_a_takeover_leaves_no_run_behind(
+    scene: Scene, where: str
+) -> None:
+    """#716: what was not reached stayed pending for ever; here it would have gone on one by one,
+    each in up to a minute."""
     runs = scene.runs(6, "dead")
 
     def away() -> None:
@@ -153,8 +173,11 @@ def test_who_takes_over_in_place_of_one_that_died_at_it_counts_nothing_twice(sce
 
 
 @pytest.mark.parametrize("where", ["steps", "requeue"])
-def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_by_now(scene: Scene, where: str) -> None:
-    """#742: what a second takeover knew from before was begun a second time, beside the one that had it."""
+def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_by_now(
+    scene: Scene, where: str
+) -> None:
+    """#742: what a second takeover knew from before was begun a second time, beside the one that
+    had it."""
     (run,) = scene.runs(1, "dead")
 
     def overtaken() -> None:
@@ -170,7 +193,8 @@ def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_
 
 
 def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene: Scene) -> None:
-    """#804: a worker that is about to end takes what recovery has just put back, and it stays with a process that is gone."""
+    """#804: a worker that is about to end takes what recovery has just put back, and it stays
+    with a process that is gone."""
     stored.appear(scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1)
     stray, own = scene.runs(1, "gone")[0], scene.runs(1, "living")[0]
 
@@ -180,13 +204,18 @@ def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene:
     scene.recovery.take_strays()
 
     assert at_once == (State.RUNNING, "gone")
-    assert (scene.ledger.held(stray)[0], scene.ledger.held(own)) == (State.WAITING, (State.RUNNING, "living"))
+    assert (scene.ledger.held(stray)[0], scene.ledger.held(own)) == (
+        State.WAITING,
+        (State.RUNNING, "living"),
+    )
     assert scene.recoveries(stray) == 0
 
 
 def test_a_worker_that_ends_begins_nothing_more(sqlite_place: Place) -> None:
     straight = Straight()
-    settings = Settings(environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,))
+    settings = Settings(
+        environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)
+    )
     worker = Worker(Host(settings, open_ledger=lambda *_: straight), straight)
     given = Given("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
 
@@ -195,7 +224,9 @@ def test_a_worker_that_ends_begins_nothing_more(sqlite_place: Place) -> None:
         worker.perform(new_run_id(), given.document())
 
 
-def test_what_was_taken_over_too_often_is_given_up_also_if_that_is_begun_twice(scene: Scene) -> None:
+def test_what_was_taken_over_too_often_is_given_up_also_if_that_is_begun_twice(
+    scene: Scene,
+) -> None:
     (run,) = scene.runs(1, "dead 0")
     for number in range(MOST + 1):
         taken = dead(f"dead {number}")

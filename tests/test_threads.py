@@ -43,7 +43,9 @@ def until(says: Callable[[], object]) -> None:
     raise AssertionError("it did not come")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("damaged"), SystemExit(0), KeyboardInterrupt(), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("damaged"), SystemExit(0), KeyboardInterrupt(), MemoryError()], ids=repr
+)
 def test_work_that_fails_is_logged_with_its_cause_and_called_again(error: BaseException) -> None:
     called: list[threads.Watched] = []
     done = threading.Event()
@@ -86,7 +88,11 @@ def test_one_that_hangs_is_stuck_until_it_goes_on() -> None:
 
 def test_every_thread_that_goes_on_is_one_of_these() -> None:
     package = ROOT / "runtime" / "penstock"
-    starting = {str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(r"\bThread\(", path.read_text(encoding="utf-8"))}
+    starting = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"\bThread\(", path.read_text(encoding="utf-8"))
+    }
 
     assert starting == ONE_SHOT
 
@@ -99,7 +105,9 @@ class TestInheritedView:
 
     @pytest.fixture
     def view(self) -> InheritedView:
-        view = InheritedView(Settings(max_staleness=60, database_url="sqlite:////nowhere/at/all.db"))
+        view = InheritedView(
+            Settings(max_staleness=60, database_url="sqlite:////nowhere/at/all.db")
+        )
         view.access = Snapshot("test", None)  # type: ignore[arg-type]  # nothing is decrypted
         view.access._point = Point(5, MARK)  # noqa: SLF001  it is read from a database otherwise
         view.access.checked_at = time.monotonic() - 300
@@ -125,7 +133,9 @@ class TestInheritedView:
         [Point(4, MARK), Point(6, MARK), Point(5, bytes(16)), Point(5, None)],
         ids=["the database was put back", "something was revoked", "another history", "no history"],
     )
-    def test_it_is_no_view_to_start_with_where_a_worker_knew_another(self, view: InheritedView, point: Point) -> None:
+    def test_it_is_no_view_to_start_with_where_a_worker_knew_another(
+        self, view: InheritedView, point: Point
+    ) -> None:
         view.confirm(point, time.monotonic() - 3)
         view.keep_up()
         access = view.inherit()

@@ -1,4 +1,5 @@
-"""Ticks of schedules: as cron(8) does where the clocks are changed, and not long after they were due."""
+"""Ticks of schedules: as cron(8) does where the clocks are changed, and not long after they were
+due."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from penstock import Schedule
 from penstock.runs.ticks import left_out
 
 BERLIN = "Europe/Berlin"
-FIRST, SECOND = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 30, tzinfo=UTC)  # 02:30 twice
+# 02:30 twice.
+FIRST, SECOND = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("cron", ["30 2 * * *", "30 1-3 * * *", "0 30 2 * * *"])
@@ -28,7 +30,11 @@ def test_what_runs_all_day_goes_on_all_day(cron: str) -> None:
 
 def test_a_tick_that_waited_long_for_a_worker_is_missed() -> None:
     moment = datetime(2026, 3, 2, 6, tzinfo=UTC)
-    soon, same_day, next_day = moment + timedelta(seconds=50), moment + timedelta(hours=3), moment + timedelta(days=1, seconds=70)
+    soon, same_day, next_day = (
+        moment + timedelta(seconds=50),
+        moment + timedelta(hours=3),
+        moment + timedelta(days=1, seconds=70),
+    )
     skip, once = Schedule("0 6 * * *"), Schedule("0 6 * * *", missed="once")
 
     assert [left_out(schedule, moment, soon) for schedule in (skip, once)] == [None, None]

@@ -1,4 +1,5 @@
-"""What people are shown of calls adds up, whether it stands in minutes or in hours, and whoever looked before."""
+"""What people are shown of calls adds up, whether it stands in minutes or in hours, and whoever
+looked before."""
 
 from __future__ import annotations
 
@@ -12,8 +13,21 @@ from penstock.runs.traffic import Sum, Traffic
 NOW = int(time.time()) // 3600 * 3600 + 1800
 
 
-def count(place: Place, since: int, outcome: str = "succeeded", calls: int = 10, pipeline: str = "v1/orders") -> None:
-    key = {"environment_id": 1, "span": 60, "since": since // 60 * 60, "pipeline": pipeline, "outcome": outcome, "process": "p"}
+def count(
+    place: Place,
+    since: int,
+    outcome: str = "succeeded",
+    calls: int = 10,
+    pipeline: str = "v1/orders",
+) -> None:
+    key = {
+        "environment_id": 1,
+        "span": 60,
+        "since": since // 60 * 60,
+        "pipeline": pipeline,
+        "outcome": outcome,
+        "process": "p",
+    }
     counts.write(place.engine, [key | {"calls": calls, "micros": 0, "buckets": [0, 0, 0, calls]}])
 
 
@@ -23,7 +37,10 @@ def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> Non
     kept = Traffic()
 
     def looked(traffic: Traffic) -> dict[str, int]:
-        return {span: traffic.seen(place.engine, 1, span, NOW).total.calls for span in ("hour", "day", "week")}
+        return {
+            span: traffic.seen(place.engine, 1, span, NOW).total.calls
+            for span in ("hour", "day", "week")
+        }
 
     before = looked(kept)
     counts.roll_up(place.engine, 1, NOW)
@@ -38,13 +55,18 @@ def test_points_outcomes_and_pipelines_are_told_apart(sqlite_place: Place) -> No
     count(sqlite_place, NOW - 120, "failed", 4)
     count(sqlite_place, NOW - 60, "invalid-api-key", 1, pipeline="v1/status")
     seen = Traffic().seen(sqlite_place.engine, 1, "hour", NOW)
-    one = Traffic().seen(sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}), apart=True)
+    one = Traffic().seen(
+        sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}), apart=True
+    )
 
     assert len(seen.points) == 60
     assert [item.calls for _, item in seen.points[-3:]] == [99, 1, 0]
     assert (seen.total.succeeded, seen.total.faults, seen.total.turned_away) == (95, 4, 1)
     assert seen.total.errors() == [("failed", 4, True), ("invalid-api-key", 1, False)]
-    assert (one.total.calls, {name: item.calls for name, item in one.pipelines.items()}) == (1, {"v1/orders": 99, "v1/status": 1})
+    assert (one.total.calls, {name: item.calls for name, item in one.pipelines.items()}) == (
+        1,
+        {"v1/orders": 99, "v1/status": 1},
+    )
 
 
 def test_quantiles_come_from_the_histogram() -> None:

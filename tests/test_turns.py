@@ -29,7 +29,8 @@ class Row:
             return
 
     def done_by(self) -> int | None:
-        """Return the thread that does what comes next; None where nobody does within two seconds."""
+        """Return the thread that does what comes next; None where nobody does within two
+        seconds."""
         told: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.coming.put(lambda: told.put(threading.get_ident()))
         try:

@@ -1,4 +1,5 @@
-"""What steps return comes back as it was, and what handlers return becomes JSON, whatever JSON and MessagePack themselves can hold."""
+"""What steps return comes back as it was, and what handlers return becomes JSON, whatever JSON
+and MessagePack themselves can hold."""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ SCALARS = st.one_of(
     st.decimals(allow_nan=False),
     st.sampled_from([Colour.RED, Level.HIGH, *Mixed, Rights.READ | Rights.WRITE, Path("/a/b")]),
 )
-HASHABLES = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4)
+HASHABLES = st.recursive(
+    SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4
+)
 VALUES = st.recursive(
     SCALARS | st.floats() | st.complex_numbers(allow_nan=False) | st.decimals(),
     lambda inner: st.one_of(
@@ -104,7 +107,8 @@ VALUES = st.recursive(
 
 
 def told(value: Any) -> object:
-    """Return something that is equal where two values are the same to whoever uses them; NaN is NaN."""
+    """Return something that is equal where two values are the same to whoever uses them; NaN is
+    NaN."""
     inner: object = value
     if isinstance(value, float | Decimal):
         inner = str(value)
@@ -141,9 +145,21 @@ def test_a_reply_is_json_whatever_is_in_it(value: Any) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats()), st.dictionaries(st.integers(), st.decimals()), st.sets(st.datetimes()), st.tuples(st.integers(), st.binary()))
-def test_an_annotated_result_comes_back_as_it_was(floats: Any, prices: Any, moments: Any, pair: Any) -> None:
-    for value, kind in ((floats, list[float]), (prices, dict[int, Decimal]), (moments, set[datetime]), (pair, tuple[int, bytes])):
+@given(
+    st.lists(st.floats()),
+    st.dictionaries(st.integers(), st.decimals()),
+    st.sets(st.datetimes()),
+    st.tuples(st.integers(), st.binary()),
+)
+def test_an_annotated_result_comes_back_as_it_was(
+    floats: Any, prices: Any, moments: Any, pair: Any
+) -> None:
+    for value, kind in (
+        (floats, list[float]),
+        (prices, dict[int, Decimal]),
+        (moments, set[datetime]),
+        (pair, tuple[int, bytes]),
+    ):
         assert same(unpack(pack(value), kind), value)
 
 
@@ -185,9 +201,19 @@ def test_an_object_of_a_class_that_is_not_there_any_more_is_what_it_was_made_of(
     assert unpack(packed, dict[str, Wanted]) == {"local": Wanted(math.inf)}
 
 
-@pytest.mark.parametrize("make", [threading.Lock, object, lambda: (item for item in "x"), lambda: {"deep": [{1: threading.Lock()}]}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        threading.Lock,
+        object,
+        lambda: (item for item in "x"),
+        lambda: {"deep": [{1: threading.Lock()}]},
+    ],
+)
 @pytest.mark.parametrize("keep", [pack, encode_json])
-def test_what_is_no_value_is_refused(make: Callable[[], object], keep: Callable[[object], bytes]) -> None:
+def test_what_is_no_value_is_refused(
+    make: Callable[[], object], keep: Callable[[object], bytes]
+) -> None:
     with pytest.raises(TypeError, match="is nothing to reply with"):
         keep(make())
 
@@ -206,11 +232,17 @@ class Loud(str):
     [
         ([math.nan, math.inf, -math.inf], "[null,null,null]"),
         ({"a\ud800": "\udfff"}, '{"a\N{REPLACEMENT CHARACTER}":"\N{REPLACEMENT CHARACTER}"}'),
-        ({True: 1, False: 0, None: 2, (1, 2): 3, 1.5: 4, 7: 5}, '{"true":1,"false":0,"null":2,"(1, 2)":3,"1.5":4,"7":5}'),
+        (
+            {True: 1, False: 0, None: 2, (1, 2): 3, 1.5: 4, 7: 5},
+            '{"true":1,"false":0,"null":2,"(1, 2)":3,"1.5":4,"7":5}',
+        ),
         ({Mixed.PAIR: Mixed.WORD, Colour.RED: Level.HIGH}, None),
         (2**80, str(2**80)),
         (Decimal("1.10"), '"1.10"'),
-        ({"a": {1}, "b": frozenset("x"), "c": deque([1]), "d": {"k": 1}.values(), "e": range(2)}, '{"a":[1],"b":["x"],"c":[1],"d":[1],"e":[0,1]}'),
+        (
+            {"a": {1}, "b": frozenset("x"), "c": deque([1]), "d": {"k": 1}.values(), "e": range(2)},
+            '{"a":[1],"b":["x"],"c":[1],"d":[1],"e":[0,1]}',
+        ),
         ([OrderedDict(a=1), ChainMap({"b": 2})], '[{"a":1},{"b":2}]'),
         ([b"\xff", bytearray(b"x"), memoryview(b"y")], '["/w==","eA==","eQ=="]'),
         ([Fraction(1, 3), 1 + 2j, Path("/x/\udcff"), ip_address("::1"), UUID(int=5)], None),

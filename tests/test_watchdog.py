@@ -24,7 +24,9 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = ends
     watchdog = Watchdog(0.05)
 
@@ -40,11 +42,16 @@ def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(ends: tuple[s
     assert theirs.recv(100) == b"late"
 
 
-def test_what_is_done_in_time_is_returned_and_nothing_is_written(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_what_is_done_in_time_is_returned_and_nothing_is_written(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = ends
     watchdog = Watchdog(0.05)
 
-    done = [watchdog.run(lambda: "done", ours, time.monotonic() + 0.1, lambda: b"late") for _ in range(100)]
+    done = [
+        watchdog.run(lambda: "done", ours, time.monotonic() + 0.1, lambda: b"late")
+        for _ in range(100)
+    ]
     time.sleep(0.3)
     theirs.setblocking(False)
 
@@ -53,7 +60,9 @@ def test_what_is_done_in_time_is_returned_and_nothing_is_written(ends: tuple[soc
         theirs.recv(1)
 
 
-def test_a_caller_that_is_gone_costs_nobody_anything(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_caller_that_is_gone_costs_nobody_anything(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
     ours, theirs = ends
     theirs.close()
 
@@ -83,7 +92,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("limits", [(0.3,), (0.35, 0.31, 0.9), (2.0, 0.3, 300.0)])
-def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(limits: tuple[float, ...]) -> None:
+def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
+    limits: tuple[float, ...],
+) -> None:
     clock = Clock()
     watchdog = Watchdog(min(limits), now=lambda: clock.now, sleep=clock.sleep)
     late: dict[float, float] = {}
@@ -102,7 +113,9 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(limits:
                 late[limit] = clock.now - deadline
                 return b"late"
 
-            pool.submit(watchdog.run, lambda: began.set() or release.wait(30), ours, deadline, answer)
+            pool.submit(
+                watchdog.run, lambda: began.set() or release.wait(30), ours, deadline, answer
+            )
             assert began.wait(10)
 
         call(1000.0)

@@ -1,7 +1,9 @@
-"""A process that has imported everything once: the commands and servers of tests are its forks, for imports take most of a second.
+"""A process that has imported everything once: the commands and servers of tests are its forks, for
+imports take most of a second.
 
-A server is what `penstock serve` starts: the supervisor is a fork, and so are the gunicorn and the workers that it starts, in place of new
-interpreters. `tests/functional/test_serving.py` starts them as operators do.
+A server is what `penstock serve` starts: the supervisor is a fork, and so are the gunicorn and the
+workers that it starts, in place of new interpreters. `tests/functional/test_serving.py` starts them
+as operators do.
 """
 
 from __future__ import annotations
@@ -26,24 +28,49 @@ PAUSE = 0.02  # seconds between two looks whether a server has ended
 
 
 class Zygote:
-    """Runs commands in forks of a process of its own, each with its own environment, folder and standard streams."""
+    """Runs commands in forks of a process of its own, each with its own environment, folder and
+    standard streams."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, words: tuple[str, ...], env: dict[str, str], folder: Path, given: str | None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, words: tuple[str, ...], env: dict[str, str], folder: Path, given: str | None
+    ) -> subprocess.CompletedProcess[str]:
         """Run `penstock` with these words."""
         with tempfile.TemporaryDirectory() as streams:
             paths = [Path(streams) / name for name in ("in", "out", "err")]
             paths[0].write_text(given or "", encoding="utf-8")
-            status = self._ask(do="run", words=words, env=env, folder=str(folder), streams=[str(path) for path in paths])
-            return subprocess.CompletedProcess(["penstock", *words], status, paths[1].read_text("utf-8"), paths[2].read_text("utf-8"))
+            status = self._ask(
+                do="run",
+                words=words,
+                env=env,
+                folder=str(folder),
+                streams=[str(path) for path in paths],
+            )
+            return subprocess.CompletedProcess(
+                ["penstock", *words],
+                status,
+                paths[1].read_text("utf-8"),
+                paths[2].read_text("utf-8"),
+            )
 
-    def start(self, words: tuple[str, ...], env: dict[str, str], folder: Path, log: Path) -> Started:
+    def start(
+        self, words: tuple[str, ...], env: dict[str, str], folder: Path, log: Path
+    ) -> Started:
         """Start `penstock` with these words, and do not wait for it."""
         log.touch()
-        return Started(self._ask(do="start", words=words, env=env, folder=str(folder), streams=[os.devnull, str(log), str(log)]), self)
+        return Started(
+            self._ask(
+                do="start",
+                words=words,
+                env=env,
+                folder=str(folder),
+                streams=[os.devnull, str(log), str(log)],
+            ),
+            self,
+        )
 
     def ended(self, pid: int) -> int | None:
         """Return the exit code of what was started, or None while it runs."""
@@ -53,7 +80,12 @@ class Zygote:
     def _ask(self, **request: object) -> Any:
         with self._turn:
             if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                self._process = subprocess.Popen(
+                    [sys.executable, __file__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -99,20 +131,40 @@ class Started:
 
 
 class Forked:
-    """A program of Python that was started as a fork of this process: what `subprocess.Popen` is to one that has to import everything."""
+    """A program of Python that was started as a fork of this process: what `subprocess.Popen` is
+    to one that has to import everything."""
 
-    def __init__(self, command: Sequence[str], *, preexec_fn: Callable[[], object], pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        preexec_fn: Callable[[], object],
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             become(lambda: self._run(command, preexec_fn, pass_fds))
 
     @staticmethod
-    def _run(command: Sequence[str], preexec_fn: Callable[[], object], pass_fds: Sequence[int]) -> None:
-        for number in sorted({int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, *pass_fds}):
+    def _run(
+        command: Sequence[str], preexec_fn: Callable[[], object], pass_fds: Sequence[int]
+    ) -> None:
+        for number in sorted(
+            {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {0, 1, 2, *pass_fds}
+        ):
             with contextlib.suppress(OSError):  # the one that listed them
                 os.close(number)
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCHLD):
+        for number in (
+            signal.SIGHUP,
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGWINCH,
+            signal.SIGCHLD,
+        ):
             signal.signal(number, signal.SIG_DFL)
         preexec_fn()
         sys.argv = list(command[2:])  # the interpreter and -m come first
@@ -165,7 +217,9 @@ def serve() -> None:
     import penstock.web
     import penstock.worker
 
-    assert jwt  # what plugins import; plugins themselves are for each process to load, and so is gunicorn, which keeps the folder it is in
+    # What plugins import; plugins themselves are for each process to load, and so is gunicorn,
+    # which keeps the folder it is in.
+    assert jwt
     assert "gunicorn" not in sys.modules
     ended: dict[int, int] = {}
     for line in sys.stdin:
@@ -174,8 +228,11 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def handle(request: dict[str, Any], main: Callable[[], object], ended: dict[int, int]) -> int | None:
-    """Run a command and return its exit code, start one and return its process id, or look whether one has ended."""
+def handle(
+    request: dict[str, Any], main: Callable[[], object], ended: dict[int, int]
+) -> int | None:
+    """Run a command and return its exit code, start one and return its process id, or look
+    whether one has ended."""
     if request["do"] == "look":
         if request["pid"] not in ended:
             pid, status = os.waitpid(request["pid"], os.WNOHANG)
@@ -196,7 +253,9 @@ def run_in_fork(request: dict[str, Any], main: Callable[[], object]) -> None:
     os.chdir(request["folder"])
     for number, path in enumerate(request["streams"]):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | (os.O_APPEND if number else 0)), number)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, 1, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, 1, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
     sys.argv = ["penstock", *request["words"]]
     if request["do"] == "start":
         import penstock.serving

@@ -70,8 +70,14 @@ def upgrade() -> None:
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_api_keys_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_api_keys_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_api_keys_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_api_keys_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("digest", name=op.f("uq_api_keys_digest")),
     )
@@ -85,10 +91,21 @@ def upgrade() -> None:
         sa.Column("pipeline", sa.String(length=63), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_associations_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_associations_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_associations_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_associations_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_associations")),
-        sa.UniqueConstraint("environment_id", "consumer_id", "pipeline", name=op.f("uq_associations_environment_id_consumer_id_pipeline")),
+        sa.UniqueConstraint(
+            "environment_id",
+            "consumer_id",
+            "pipeline",
+            name=op.f("uq_associations_environment_id_consumer_id_pipeline"),
+        ),
     )
     op.create_index(op.f("ix_associations_revision"), "associations", ["revision"], unique=False)
     op.create_table(
@@ -100,9 +117,15 @@ def upgrade() -> None:
         sa.Column("until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_graces_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_graces_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_graces")),
-        sa.UniqueConstraint("environment_id", "pipeline", name=op.f("uq_graces_environment_id_pipeline")),
+        sa.UniqueConstraint(
+            "environment_id", "pipeline", name=op.f("uq_graces_environment_id_pipeline")
+        ),
     )
     op.create_index(op.f("ix_graces_revision"), "graces", ["revision"], unique=False)
     op.create_table(
@@ -111,10 +134,20 @@ def upgrade() -> None:
         sa.Column("environment_id", sa.Integer(), nullable=False),
         sa.Column("consumer_id", sa.Integer(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_new_pipelines_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_new_pipelines_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_new_pipelines_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_new_pipelines_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_new_pipelines")),
-        sa.UniqueConstraint("environment_id", "consumer_id", name=op.f("uq_new_pipelines_environment_id_consumer_id")),
+        sa.UniqueConstraint(
+            "environment_id",
+            "consumer_id",
+            name=op.f("uq_new_pipelines_environment_id_consumer_id"),
+        ),
     )
     op.create_table(
         "pipelines",
@@ -125,9 +158,15 @@ def upgrade() -> None:
         sa.Column("login_flow", sa.Boolean(), nullable=False),
         sa.Column("seen", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_pipelines_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_pipelines_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pipelines")),
-        sa.UniqueConstraint("environment_id", "name", name=op.f("uq_pipelines_environment_id_name")),
+        sa.UniqueConstraint(
+            "environment_id", "name", name=op.f("uq_pipelines_environment_id_name")
+        ),
     )
     op.create_index(op.f("ix_pipelines_revision"), "pipelines", ["revision"], unique=False)
     op.create_table(
@@ -140,9 +179,15 @@ def upgrade() -> None:
         sa.Column("actor", sa.String(length=255), nullable=False),
         sa.Column("grace_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_policy_versions_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_policy_versions_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policy_versions")),
-        sa.UniqueConstraint("environment_id", "version", name=op.f("uq_policy_versions_environment_id_version")),
+        sa.UniqueConstraint(
+            "environment_id", "version", name=op.f("uq_policy_versions_environment_id_version")
+        ),
     )
     op.create_table(
         "revocations",
@@ -153,7 +198,11 @@ def upgrade() -> None:
         sa.Column("issued_before", sa.DateTime(timezone=True), nullable=True),
         sa.Column("forget_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_revocations_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_revocations_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_revocations")),
     )
     op.create_index(op.f("ix_revocations_revision"), "revocations", ["revision"], unique=False)
@@ -168,8 +217,15 @@ def upgrade() -> None:
         sa.Column("verify_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("dropped_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_signing_keys_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_signing_keys_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_keys")),
     )
     op.create_index(op.f("ix_signing_keys_revision"), "signing_keys", ["revision"], unique=False)
-    op.bulk_insert(sa.table("revision", sa.column("id", sa.Integer), sa.column("value", sa.BigInteger)), [{"id": 1, "value": 0}])
+    op.bulk_insert(
+        sa.table("revision", sa.column("id", sa.Integer), sa.column("value", sa.BigInteger)),
+        [{"id": 1, "value": 0}],
+    )

@@ -20,7 +20,9 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_kept_replies")),
     )
-    op.create_index(op.f("ix_kept_replies_expires_at"), "kept_replies", ["expires_at"], unique=False)
+    op.create_index(
+        op.f("ix_kept_replies_expires_at"), "kept_replies", ["expires_at"], unique=False
+    )
     op.create_table(
         "address_rules",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -30,10 +32,21 @@ def upgrade() -> None:
         sa.Column("allowed", sa.Boolean(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_address_rules_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_address_rules_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_address_rules_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_address_rules_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_address_rules")),
-        sa.UniqueConstraint("environment_id", "consumer_id", "network", name=op.f("uq_address_rules_environment_id_consumer_id_network")),
+        sa.UniqueConstraint(
+            "environment_id",
+            "consumer_id",
+            "network",
+            name=op.f("uq_address_rules_environment_id_consumer_id_network"),
+        ),
     )
     op.create_index(op.f("ix_address_rules_revision"), "address_rules", ["revision"], unique=False)
     op.create_table(
@@ -49,8 +62,14 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_credentials_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_credentials_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_credentials_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_credentials_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_credentials")),
     )
     op.create_index(op.f("ix_credentials_revision"), "credentials", ["revision"], unique=False)
@@ -68,9 +87,15 @@ def upgrade() -> None:
         sa.Column("scope_claim", sa.String(length=255), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_issuers_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_issuers_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_issuers")),
-        sa.UniqueConstraint("environment_id", "issuer", name=op.f("uq_issuers_environment_id_issuer")),
+        sa.UniqueConstraint(
+            "environment_id", "issuer", name=op.f("uq_issuers_environment_id_issuer")
+        ),
     )
     op.create_index(op.f("ix_issuers_revision"), "issuers", ["revision"], unique=False)
     op.create_table(
@@ -84,11 +109,22 @@ def upgrade() -> None:
         sa.Column("rate", sa.String(length=32), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_limits_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_limits_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"], ["consumers.id"], name=op.f("fk_limits_consumer_id_consumers")
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_limits_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_limits")),
         sa.UniqueConstraint(
-            "environment_id", "consumer_id", "pipeline", "by", "seconds", name=op.f("uq_limits_environment_id_consumer_id_pipeline_by_seconds")
+            "environment_id",
+            "consumer_id",
+            "pipeline",
+            "by",
+            "seconds",
+            name=op.f("uq_limits_environment_id_consumer_id_pipeline_by_seconds"),
         ),
     )
     op.create_index(op.f("ix_limits_revision"), "limits", ["revision"], unique=False)
@@ -102,11 +138,19 @@ def upgrade() -> None:
         sa.Column("pipelines", sa.JSON(), nullable=True),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_pipeline_secrets_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_pipeline_secrets_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pipeline_secrets")),
-        sa.UniqueConstraint("environment_id", "name", name=op.f("uq_pipeline_secrets_environment_id_name")),
+        sa.UniqueConstraint(
+            "environment_id", "name", name=op.f("uq_pipeline_secrets_environment_id_name")
+        ),
     )
-    op.create_index(op.f("ix_pipeline_secrets_revision"), "pipeline_secrets", ["revision"], unique=False)
+    op.create_index(
+        op.f("ix_pipeline_secrets_revision"), "pipeline_secrets", ["revision"], unique=False
+    )
     op.create_table(
         "variables",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -115,10 +159,24 @@ def upgrade() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_variables_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_variables_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_variables")),
-        sa.UniqueConstraint("environment_id", "name", name=op.f("uq_variables_environment_id_name")),
+        sa.UniqueConstraint(
+            "environment_id", "name", name=op.f("uq_variables_environment_id_name")
+        ),
     )
     op.create_index(op.f("ix_variables_revision"), "variables", ["revision"], unique=False)
-    op.add_column("environments", sa.Column("internal_policy", sa.String(length=64), server_default="api-key", nullable=False))
-    op.add_column("policy_versions", sa.Column("exposure", sa.String(length=16), server_default="external", nullable=False))
+    op.add_column(
+        "environments",
+        sa.Column(
+            "internal_policy", sa.String(length=64), server_default="api-key", nullable=False
+        ),
+    )
+    op.add_column(
+        "policy_versions",
+        sa.Column("exposure", sa.String(length=16), server_default="external", nullable=False),
+    )

@@ -24,7 +24,15 @@ def upgrade() -> None:
         sa.Column("calls", sa.BigInteger(), nullable=False),
         sa.Column("micros", sa.BigInteger(), nullable=False),
         sa.Column("buckets", sa.JSON(), nullable=False),
-        sa.PrimaryKeyConstraint("environment_id", "span", "since", "pipeline", "outcome", "process", name=op.f("pk_call_counts")),
+        sa.PrimaryKeyConstraint(
+            "environment_id",
+            "span",
+            "since",
+            "pipeline",
+            "outcome",
+            "process",
+            name=op.f("pk_call_counts"),
+        ),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -94,10 +102,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_runs_consumer", "runs", ["environment_id", "consumer_id", "id"], unique=False)
+    op.create_index(
+        "ix_runs_consumer", "runs", ["environment_id", "consumer_id", "id"], unique=False
+    )
     op.create_index("ix_runs_environment", "runs", ["environment_id", "id"], unique=False)
     op.create_index(
-        "ix_runs_parent", "runs", ["parent"], unique=False, sqlite_where=sa.text("parent IS NOT NULL"), postgresql_where=sa.text("parent IS NOT NULL")
+        "ix_runs_parent",
+        "runs",
+        ["parent"],
+        unique=False,
+        sqlite_where=sa.text("parent IS NOT NULL"),
+        postgresql_where=sa.text("parent IS NOT NULL"),
     )
     op.create_index("ix_runs_pipeline", "runs", ["environment_id", "pipeline", "id"], unique=False)
     op.create_index(
@@ -134,12 +149,27 @@ def upgrade() -> None:
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["consumer_id"], ["consumers.id"], name=op.f("fk_callback_targets_consumer_id_consumers")),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_callback_targets_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["consumer_id"],
+            ["consumers.id"],
+            name=op.f("fk_callback_targets_consumer_id_consumers"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_callback_targets_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_callback_targets")),
-        sa.UniqueConstraint("environment_id", "consumer_id", "prefix", name=op.f("uq_callback_targets_environment_id_consumer_id_prefix")),
+        sa.UniqueConstraint(
+            "environment_id",
+            "consumer_id",
+            "prefix",
+            name=op.f("uq_callback_targets_environment_id_consumer_id_prefix"),
+        ),
     )
-    op.create_index(op.f("ix_callback_targets_revision"), "callback_targets", ["revision"], unique=False)
+    op.create_index(
+        op.f("ix_callback_targets_revision"), "callback_targets", ["revision"], unique=False
+    )
     op.create_table(
         "sensitive_fields",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -147,10 +177,24 @@ def upgrade() -> None:
         sa.Column("field", sa.String(length=255), nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name=op.f("fk_sensitive_fields_environment_id_environments")),
+        sa.ForeignKeyConstraint(
+            ["environment_id"],
+            ["environments.id"],
+            name=op.f("fk_sensitive_fields_environment_id_environments"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sensitive_fields")),
-        sa.UniqueConstraint("environment_id", "field", name=op.f("uq_sensitive_fields_environment_id_field")),
+        sa.UniqueConstraint(
+            "environment_id", "field", name=op.f("uq_sensitive_fields_environment_id_field")
+        ),
     )
-    op.create_index(op.f("ix_sensitive_fields_revision"), "sensitive_fields", ["revision"], unique=False)
-    op.add_column("environments", sa.Column("run_retention", sa.Integer(), server_default="2592000", nullable=False))
-    op.add_column("environments", sa.Column("record_bodies", sa.String(length=8), server_default="all", nullable=False))
+    op.create_index(
+        op.f("ix_sensitive_fields_revision"), "sensitive_fields", ["revision"], unique=False
+    )
+    op.add_column(
+        "environments",
+        sa.Column("run_retention", sa.Integer(), server_default="2592000", nullable=False),
+    )
+    op.add_column(
+        "environments",
+        sa.Column("record_bodies", sa.String(length=8), server_default="all", nullable=False),
+    )

@@ -11,4 +11,6 @@ depends_on = None
 
 def upgrade() -> None:
     """Go forward; safe beside processes of the previous release."""
-    op.add_column("durable_runs", sa.Column("steps_seen", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column(
+        "durable_runs", sa.Column("steps_seen", sa.Integer(), nullable=False, server_default="0")
+    )

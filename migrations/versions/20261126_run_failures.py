@@ -1,4 +1,4 @@
-"""Why runs failed, whose runs a worker performs, and which worker's end was counted against a run."""
+"""Why runs failed, whose runs a worker performs, and whose end was counted against a run."""
 
 import sqlalchemy as sa
 from alembic import op

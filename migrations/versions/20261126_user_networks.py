@@ -16,6 +16,8 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column("network", sa.String(length=64), nullable=False),
         sa.Column("signed_in_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_user_networks_user_id_users")),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_user_networks_user_id_users")
+        ),
         sa.PrimaryKeyConstraint("user_id", "network", name=op.f("pk_user_networks")),
     )

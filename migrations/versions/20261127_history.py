@@ -10,7 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Go forward; safe beside processes of the previous release, which write no marks and ask for none."""
+    """Go forward.
+
+    Safe beside processes of the previous release, which write no marks and ask for none.
+    """
     op.create_table(
         "history",
         sa.Column("revision", sa.BigInteger(), autoincrement=False, nullable=False),

@@ -1,4 +1,7 @@
-"""The external access policy: `api-key`, `jwt-api-key` or `any`, and what each asks of a pipeline."""
+"""The external access policy.
+
+`api-key`, `jwt-api-key` or `any`, and what each asks of a pipeline.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,74 @@ API_KEY = "api-key"
 JWT_API_KEY = "jwt-api-key"
 ANY = "any"
 MEANINGS = {
-    API_KEY: "Each call carries an API key of an associated consumer. Pipelines without api_key=True are refused.",
-    JWT_API_KEY: "Each call carries an API key and a token of the same consumer. Pipelines without api_key=True and jwt=True are refused;"
-    " a designated login flow needs no token.",
-    ANY: "Each pipeline decides for itself what its calls carry. One that asks for nothing is open to anyone.",
+    API_KEY: (
+        "Each call carries an API key of an associated consumer. Pipelines without api_key=True are"
+        " refused."
+    ),
+    JWT_API_KEY: (
+        "Each call carries an API key and a token of the same consumer. Pipelines without"
+        " api_key=True and jwt=True are refused; a designated login flow needs no token."
+    ),
+    ANY: (
+        "Each pipeline decides for itself what its calls carry. One that asks for nothing is open"
+        " to anyone."
+    ),
 }
-DEMANDS = {API_KEY: frozenset({"api_key"}), JWT_API_KEY: frozenset({"api_key", "jwt"}), ANY: frozenset[str]()}
+DEMANDS = {
+    API_KEY: frozenset({"api_key"}),
+    JWT_API_KEY: frozenset({"api_key", "jwt"}),
+    ANY: frozenset[str](),
+}
 
 
 class ExternalAccess(AccessPolicy):
-    """Refuses an external pipeline whose toggles ask for less than the environment's policy demands."""
+    """Refuses an external pipeline whose toggles ask for less than the policy demands."""
 
     name = "external access"
     options = tuple(DEMANDS)
     meanings = MEANINGS
 
     def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:
-        """Compare toggles with demands; a designated login flow needs no token, for it is where tokens come from."""
+        """Compare toggles with demands.
+
+        A designated login flow needs no token, for it is where tokens come from.
+        """
         demands = DEMANDS.get(environment.policy)
         if demands is None:
             return None
         trigger = candidate.trigger
         if trigger.login and candidate.designated:
             demands -= {"jwt"}
-        violations = tuple(self._violation(name, candidate, environment) for name in sorted(demands - trigger.toggles))
+        violations = tuple(
+            self._violation(name, candidate, environment)
+            for name in sorted(demands - trigger.toggles)
+        )
         warnings: tuple[str, ...] = ()
         if not demands and not trigger.toggles:
             warnings = ("open to anyone: set api_key=True, or a stricter policy, to change that",)
         elif trigger.jwt and not trigger.api_key and not violations:
-            warnings = ("jwt=True alone: a token is usable only together with an API key of its consumer, so calls need both",)
+            warnings = (
+                (
+                    "jwt=True alone: a token is usable only together with an API key of its"
+                    " consumer, so calls need both"
+                ),
+            )
         return Verdict(demands, violations, warnings)
 
     @staticmethod
     def _violation(toggle: str, candidate: Candidate, environment: EnvironmentFacts) -> Violation:
         mend = f"set {toggle}=True on its HttpTrigger"
         if toggle == "jwt" and candidate.trigger.login:
-            mend = f"designate it: `penstock login-flow designate {candidate.id} --env {environment.name}`"
+            mend = (
+                f"designate it: `penstock login-flow designate {candidate.id} --env"
+                f" {environment.name}`"
+            )
         which = "internal policy" if candidate.internal else "policy"
-        return Violation(f"the {which} {environment.policy!r} of environment {environment.name!r} asks for {toggle}=True, which is off", mend)
+        return Violation(
+            f"the {which} {environment.policy!r} of environment {environment.name!r} asks for"
+            f" {toggle}=True, which is off",
+            mend,
+        )
 
 
 @hookimpl

@@ -1,4 +1,5 @@
-"""The external access policy: the table of the access rules, written down a second time, and what developers are told."""
+"""The external access policy: the table of the access rules, written down a second time, and
+what developers are told."""
 
 from __future__ import annotations
 
@@ -11,17 +12,45 @@ from penstock_access_policy import ExternalAccess, penstock_policies
 
 POLICIES = ("api-key", "jwt-api-key", "any")
 BOOLEANS = (False, True)
-DEMANDS = {"api-key": frozenset({"api_key"}), "jwt-api-key": frozenset({"api_key", "jwt"}), "any": frozenset[str]()}
+DEMANDS = {
+    "api-key": frozenset({"api_key"}),
+    "jwt-api-key": frozenset({"api_key", "jwt"}),
+    "any": frozenset[str](),
+}
 TABLE = {  # by (api_key, jwt)
-    "api-key": {(False, False): "refused", (True, False): "loads", (False, True): "refused", (True, True): "loads"},
-    "jwt-api-key": {(False, False): "refused", (True, False): "refused", (False, True): "refused", (True, True): "loads"},
-    "any": {(False, False): "warns", (True, False): "loads", (False, True): "warns", (True, True): "loads"},
+    "api-key": {
+        (False, False): "refused",
+        (True, False): "loads",
+        (False, True): "refused",
+        (True, True): "loads",
+    },
+    "jwt-api-key": {
+        (False, False): "refused",
+        (True, False): "refused",
+        (False, True): "refused",
+        (True, True): "loads",
+    },
+    "any": {
+        (False, False): "warns",
+        (True, False): "loads",
+        (False, True): "warns",
+        (True, True): "loads",
+    },
 }
 CASES = list(product(POLICIES, BOOLEANS, BOOLEANS))
 
 
-def heard(policy: str, *, api_key: bool = False, jwt: bool = False, login: bool = False, designated: bool = False) -> Verdict | None:
-    environment = EnvironmentFacts(3, "prod", policy, 1, token_lifetime=3600, keys_in_query=False, algorithm="EdDSA")
+def heard(
+    policy: str,
+    *,
+    api_key: bool = False,
+    jwt: bool = False,
+    login: bool = False,
+    designated: bool = False,
+) -> Verdict | None:
+    environment = EnvironmentFacts(
+        3, "prod", policy, 1, token_lifetime=3600, keys_in_query=False, algorithm="EdDSA"
+    )
     trigger = HttpTrigger(api_key=api_key, jwt=jwt, login=login)
     return ExternalAccess().judge(Candidate("orders", "1.0.0", trigger, designated), environment)
 
@@ -44,32 +73,46 @@ def test_a_pipeline_loads_or_not_as_the_table_says(policy: str, api_key: bool, j
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
-def test_calls_must_present_what_the_policy_demands_whatever_the_toggles_say(policy: str, api_key: bool, jwt: bool) -> None:
+def test_calls_must_present_what_the_policy_demands_whatever_the_toggles_say(
+    policy: str, api_key: bool, jwt: bool
+) -> None:
     assert judged(policy, api_key=api_key, jwt=jwt).requires == DEMANDS[policy]
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
-def test_each_missing_toggle_is_one_violation_that_names_it_and_its_mend(policy: str, api_key: bool, jwt: bool) -> None:
+def test_each_missing_toggle_is_one_violation_that_names_it_and_its_mend(
+    policy: str, api_key: bool, jwt: bool
+) -> None:
     off = {name for name, on in {"api_key": api_key, "jwt": jwt}.items() if not on}
 
-    told = [(violation.reason, violation.mend) for violation in judged(policy, api_key=api_key, jwt=jwt).violations]
+    told = [
+        (violation.reason, violation.mend)
+        for violation in judged(policy, api_key=api_key, jwt=jwt).violations
+    ]
 
     assert told == [
-        (f"the policy {policy!r} of environment 'prod' asks for {name}=True, which is off", f"set {name}=True on its HttpTrigger")
+        (
+            f"the policy {policy!r} of environment 'prod' asks for {name}=True, which is off",
+            f"set {name}=True on its HttpTrigger",
+        )
         for name in sorted(DEMANDS[policy] & off)
     ]
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
 @pytest.mark.parametrize(("login", "designated"), [(False, False), (True, False), (False, True)])
-def test_no_one_alone_exempts_a_pipeline_from_a_policy(policy: str, api_key: bool, jwt: bool, login: bool, designated: bool) -> None:
+def test_no_one_alone_exempts_a_pipeline_from_a_policy(
+    policy: str, api_key: bool, jwt: bool, login: bool, designated: bool
+) -> None:
     verdict = judged(policy, api_key=api_key, jwt=jwt, login=login, designated=designated)
 
     assert (outcome(verdict), verdict.requires) == (TABLE[policy][api_key, jwt], DEMANDS[policy])
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
-def test_a_designated_login_flow_needs_no_token_but_its_key_all_the_same(policy: str, api_key: bool, jwt: bool) -> None:
+def test_a_designated_login_flow_needs_no_token_but_its_key_all_the_same(
+    policy: str, api_key: bool, jwt: bool
+) -> None:
     verdict = judged(policy, api_key=api_key, jwt=jwt, login=True, designated=True)
 
     as_if = "api-key" if policy == "jwt-api-key" else policy
@@ -85,17 +128,26 @@ def test_a_login_flow_that_lacks_a_token_is_told_how_to_be_designated() -> None:
 def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
     mends = [violation.mend for violation in judged("jwt-api-key", login=True).violations]
 
-    assert mends == ["set api_key=True on its HttpTrigger", "designate it: `penstock login-flow designate v1/orders --env prod`"]
+    assert mends == [
+        "set api_key=True on its HttpTrigger",
+        "designate it: `penstock login-flow designate v1/orders --env prod`",
+    ]
 
 
 def test_a_designated_login_flow_without_its_key_is_told_to_set_it() -> None:
-    mends = [violation.mend for violation in judged("jwt-api-key", login=True, designated=True).violations]
+    mends = [
+        violation.mend
+        for violation in judged("jwt-api-key", login=True, designated=True).violations
+    ]
 
     assert mends == ["set api_key=True on its HttpTrigger"]
 
 
 def test_designating_what_is_no_login_flow_does_not_spare_it_the_token() -> None:
-    mends = [violation.mend for violation in judged("jwt-api-key", api_key=True, designated=True).violations]
+    mends = [
+        violation.mend
+        for violation in judged("jwt-api-key", api_key=True, designated=True).violations
+    ]
 
     assert mends == ["set jwt=True on its HttpTrigger"]
 
@@ -108,7 +160,9 @@ def test_one_login_flow_loosens_the_policy_for_no_other_pipeline(login: bool) ->
 
 
 def test_a_pipeline_that_is_open_to_anyone_is_warned_of() -> None:
-    assert judged("any").warnings == ("open to anyone: set api_key=True, or a stricter policy, to change that",)
+    assert judged("any").warnings == (
+        "open to anyone: set api_key=True, or a stricter policy, to change that",
+    )
 
 
 @pytest.mark.parametrize("designated", BOOLEANS)
@@ -129,7 +183,9 @@ def test_what_is_refused_is_not_warned_of_besides(policy: str) -> None:
     assert judged(policy).warnings == ()
 
 
-@pytest.mark.parametrize("policy", ["", "none", "ANY", "any ", "api_key", "jwt", "API-KEY", "jwt-api-key,any", "mtls"])
+@pytest.mark.parametrize(
+    "policy", ["", "none", "ANY", "any ", "api_key", "jwt", "API-KEY", "jwt-api-key,any", "mtls"]
+)
 @pytest.mark.parametrize("toggle", BOOLEANS)
 def test_on_an_unknown_policy_it_has_no_opinion(policy: str, toggle: bool) -> None:
     assert heard(policy, api_key=toggle, jwt=toggle, login=toggle, designated=toggle) is None

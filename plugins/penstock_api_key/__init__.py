@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penstock import AccessView, Authenticator, Caller, CredentialRejected, RequestHead, Setup, hookimpl, parse_api_key
+from penstock import (
+    AccessView,
+    Authenticator,
+    Caller,
+    CredentialRejected,
+    RequestHead,
+    Setup,
+    hookimpl,
+    parse_api_key,
+)
 
 QUERY = ("api_key", "apikey")
-OWS = " \t"  # what may surround a value (RFC 9110 section 5.6.3); str.strip takes other characters away as well
+# What may surround a value (RFC 9110 section 5.6.3); str.strip takes other characters away as well.
+OWS = " \t"
 
 
 class ApiKeys(Authenticator):
-    """Takes a key from one of the header names, or from the query string where the environment allows it."""
+    """Takes a key from one of the header names.
+
+    Where the environment allows it, also from the query string.
+    """
 
     name = "api_key"
     noun = "API key"
@@ -24,7 +37,10 @@ class ApiKeys(Authenticator):
         self.credential_parameters = QUERY
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:
-        """Return the key as sent. One sent twice must be the same; one in the query string must be allowed there."""
+        """Return the key as sent.
+
+        One sent twice must be the same; one in the query string must be allowed there.
+        """
         sent: set[str] = set()
         for header in self._headers:
             value = head.header(header)
@@ -33,7 +49,9 @@ class ApiKeys(Authenticator):
         for parameter in QUERY:
             for value in head.query(parameter):
                 if not access.environment.keys_in_query:
-                    raise CredentialRejected("a key in the query string, which this environment does not allow")
+                    raise CredentialRejected(
+                        "a key in the query string, which this environment does not allow"
+                    )
                 sent.add(value)
         if not sent:
             return None

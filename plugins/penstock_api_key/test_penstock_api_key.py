@@ -1,4 +1,5 @@
-"""API keys at the gate: whatever is wrong with one, the answer is the same, and no key is ever shown or logged."""
+"""API keys at the gate: whatever is wrong with one, the answer is the same, and no key is ever
+shown or logged."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ Headers = dict[str, str]
 
 
 class Shop:
-    """A plugin with one pipeline that says who calls, and how the parts of a call look when they are printed."""
+    """A plugin with one pipeline that says who calls, and how the parts of a call look when they
+    are printed."""
 
     @hookimpl
     def penstock_pipelines(self) -> list[Pipeline]:
@@ -45,7 +47,11 @@ class Shop:
 
         @orders.get("/")
         def show(call: Call) -> dict[str, object]:
-            return {"consumer": call.caller.consumer, "key": call.caller.key_id, "printed": f"{call!r} {call.caller!r} {call.headers!r}"}
+            return {
+                "consumer": call.caller.consumer,
+                "key": call.caller.key_id,
+                "printed": f"{call!r} {call.caller!r} {call.headers!r}",
+            }
 
         return [orders]
 
@@ -73,13 +79,25 @@ class World:
     good: Made = field(repr=False)
 
     def make(self, consumer: str = "acme", *more: str, env: str = "test") -> Made:
-        made = json.loads(self.runtime.operate("key", "create", consumer, "--env", env, "--format", "json", *more))
+        made = json.loads(
+            self.runtime.operate("key", "create", consumer, "--env", env, "--format", "json", *more)
+        )
         return Made(made["id"], made["key"])
 
     def knock(self, headers: Headers | None = None, query: str = "") -> Answer:
-        answered = self.runtime.anonymous().get("/v1/orders/", headers=headers or {}, query_string=query)
-        seen = {name: value for name, value in answered.headers.items() if name not in {"X-Run-Id", "Content-Length"}}
-        return Answer(answered.status_code, {name: value for name, value in (answered.json or {}).items() if name != "run"}, seen)
+        answered = self.runtime.anonymous().get(
+            "/v1/orders/", headers=headers or {}, query_string=query
+        )
+        seen = {
+            name: value
+            for name, value in answered.headers.items()
+            if name not in {"X-Run-Id", "Content-Length"}
+        }
+        return Answer(
+            answered.status_code,
+            {name: value for name, value in (answered.json or {}).items() if name != "run"},
+            seen,
+        )
 
     def take(self, key: str) -> int:
         return self.knock({"X-API-Key": key}).status
@@ -139,10 +157,16 @@ def test_a_bad_key_is_a_401_that_says_so_and_no_more(refusal: Answer) -> None:
 
 @pytest.mark.parametrize("header", ["X-API-Key", "x-api-key", "apikey", "ApiKey"])
 @pytest.mark.parametrize("form", ["{}", " {}", "{}  ", "\t{}\t", "{0}, {0}", "{0},{0} , {0}"])
-def test_a_good_key_is_taken_from_either_header_with_spaces_around_and_more_than_once(world: World, header: str, form: str) -> None:
+def test_a_good_key_is_taken_from_either_header_with_spaces_around_and_more_than_once(
+    world: World, header: str, form: str
+) -> None:
     answer = world.knock({header: form.format(world.good.key)})
 
-    assert (answer.status, answer.body["consumer"], answer.body["key"]) == (200, "acme", world.good.id)
+    assert (answer.status, answer.body["consumer"], answer.body["key"]) == (
+        200,
+        "acme",
+        world.good.id,
+    )
 
 
 def test_the_same_key_in_two_headers_is_one_key(world: World) -> None:
@@ -167,7 +191,24 @@ def changed(change: Callable[[str], str]) -> Attack:
     return lambda world: change(world.good.key)
 
 
-GARBAGE = ("", " ", "\t", ",", "pk_", "pk_test_", "pk_test_short", "pk__", "null", "Bearer", "\xe9" * 40, "%", "*", "' OR 1=1 --", "../../keys", "{}")
+GARBAGE = (
+    "",
+    " ",
+    "\t",
+    ",",
+    "pk_",
+    "pk_test_",
+    "pk_test_short",
+    "pk__",
+    "null",
+    "Bearer",
+    "\xe9" * 40,
+    "%",
+    "*",
+    "' OR 1=1 --",
+    "../../keys",
+    "{}",
+)
 MISSHAPEN = {
     "a random part that is short": summed("pk_test_" + "a" * 21),
     "a character that is no base62": summed("pk_test_" + "a" * 23 + "-"),
@@ -184,8 +225,12 @@ ATTACKS: dict[str, Attack] = {
     **{f"well-formed but for {what}": just(text) for what, text in MISSHAPEN.items()},
     "of an environment that is not": lambda _: make_api_key("nowhere"),
     "of another environment": lambda world: world.make(env="prod").key,
-    "of another environment, made out to be of this one": lambda world: summed(world.make(env="prod").key.replace("prod", "test", 1)[:-6]),
-    "of this environment, made out to be of another": changed(lambda key: summed(key.replace("test", "prod", 1)[:-6])),
+    "of another environment, made out to be of this one": lambda world: summed(
+        world.make(env="prod").key.replace("prod", "test", 1)[:-6]
+    ),
+    "of this environment, made out to be of another": changed(
+        lambda key: summed(key.replace("test", "prod", 1)[:-6])
+    ),
     "without its prefix": changed(lambda key: key.removeprefix("pk_")),
     "without its end": changed(lambda key: key[:-1]),
     "without its checksum": changed(lambda key: key[:-6]),
@@ -205,7 +250,9 @@ ATTACKS: dict[str, Attack] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("header", ["X-API-Key", "apikey"])
-def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(world: World, refusal: Answer, attack: str, header: str) -> None:
+def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(
+    world: World, refusal: Answer, attack: str, header: str
+) -> None:
     key = ATTACKS[attack](world)
 
     answer = world.knock({header: key})
@@ -216,7 +263,9 @@ def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(world: World, refus
 
 def test_a_key_with_any_one_character_changed_is_no_key(world: World, refusal: Answer) -> None:
     key = world.good.key
-    mistyped = [key[:at] + ("a" if key[at] != "a" else "b") + key[at + 1 :] for at in range(len(key))]
+    mistyped = [
+        key[:at] + ("a" if key[at] != "a" else "b") + key[at + 1 :] for at in range(len(key))
+    ]
 
     assert [world.knock({"X-API-Key": text}) for text in mistyped] == [refusal] * len(key)
 
@@ -228,7 +277,9 @@ class View:
     expires_at: float | None = None
     usable: bool = True
     known: bool = True
-    environment: EnvironmentFacts = field(default_factory=lambda: EnvironmentFacts(1, "test", "api-key", 1, 3600, False, "EdDSA"))
+    environment: EnvironmentFacts = field(
+        default_factory=lambda: EnvironmentFacts(1, "test", "api-key", 1, 3600, False, "EdDSA")
+    )
     tokens_version: int = 1
     asked: list[bytes] = field(default_factory=list)
 
@@ -262,7 +313,9 @@ class View:
 
 def verified(view: View, key: str, now: float = 0.0) -> bool:
     try:
-        return ApiKeys(("X-API-Key",)).verify(key, view, Caller(), now) == Caller("acme", 7, "key_1")
+        return ApiKeys(("X-API-Key",)).verify(key, view, Caller(), now) == Caller(
+            "acme", 7, "key_1"
+        )
     except CredentialRejected:
         return False
 
@@ -315,7 +368,9 @@ def test_a_key_that_is_not_usable_or_has_no_consumer_proves_nothing() -> None:
 
 
 class TestEnds:
-    def test_an_expired_key_is_refused(self, fresh: World, refusal: Answer, later: Callable[[float], None]) -> None:
+    def test_an_expired_key_is_refused(
+        self, fresh: World, refusal: Answer, later: Callable[[float], None]
+    ) -> None:
         made = fresh.make("acme", "--expires", "1h")
         before = fresh.take(made.key)
 
@@ -325,7 +380,9 @@ class TestEnds:
         assert fresh.knock({"X-API-Key": made.key}) == refusal
         assert fresh.take(fresh.good.key) == 200
 
-    def test_a_revoked_key_is_refused_at_once_and_no_other_with_it(self, fresh: World, refusal: Answer) -> None:
+    def test_a_revoked_key_is_refused_at_once_and_no_other_with_it(
+        self, fresh: World, refusal: Answer
+    ) -> None:
         other = fresh.make()
         before = fresh.take(fresh.good.key)
 
@@ -335,7 +392,9 @@ class TestEnds:
         assert fresh.knock({"X-API-Key": fresh.good.key}) == refusal
         assert fresh.take(other.key) == 200
 
-    def test_a_disabled_key_is_refused_until_it_is_enabled(self, fresh: World, refusal: Answer) -> None:
+    def test_a_disabled_key_is_refused_until_it_is_enabled(
+        self, fresh: World, refusal: Answer
+    ) -> None:
         fresh.runtime.operate("key", "disable", fresh.good.id)
         disabled = fresh.knock({"X-API-Key": fresh.good.key})
         fresh.runtime.operate("key", "enable", fresh.good.id)
@@ -346,7 +405,11 @@ class TestEnds:
     def test_a_rotated_key_goes_on_beside_its_successor_until_its_grace_ends(
         self, fresh: World, refusal: Answer, later: Callable[[float], None]
     ) -> None:
-        successor = json.loads(fresh.runtime.operate("key", "rotate", fresh.good.id, "--grace", "1h", "--format", "json"))["key"]
+        successor = json.loads(
+            fresh.runtime.operate(
+                "key", "rotate", fresh.good.id, "--grace", "1h", "--format", "json"
+            )
+        )["key"]
         beside = [fresh.take(fresh.good.key), fresh.take(successor)]
 
         later(3600)
@@ -355,8 +418,14 @@ class TestEnds:
         assert fresh.knock({"X-API-Key": fresh.good.key}) == refusal
         assert fresh.take(successor) == 200
 
-    @pytest.mark.parametrize("way", [("disable", "acme"), ("dissociate", "acme", "orders", "--env", "test")], ids=lambda way: way[0])
-    def test_a_good_key_whose_consumer_may_not_call_is_a_403(self, fresh: World, refusal: Answer, way: tuple[str, ...]) -> None:
+    @pytest.mark.parametrize(
+        "way",
+        [("disable", "acme"), ("dissociate", "acme", "orders", "--env", "test")],
+        ids=lambda way: way[0],
+    )
+    def test_a_good_key_whose_consumer_may_not_call_is_a_403(
+        self, fresh: World, refusal: Answer, way: tuple[str, ...]
+    ) -> None:
         fresh.runtime.operate("consumer", *way)
 
         answer = fresh.knock({"X-API-Key": fresh.good.key})
@@ -365,7 +434,11 @@ class TestEnds:
         assert fresh.knock({"X-API-Key": make_api_key("test")}) == refusal
 
     def test_what_is_undone_lets_the_key_in_again(self, fresh: World) -> None:
-        for way in (("disable", "acme"), ("enable", "acme"), ("dissociate", "acme", "orders", "--env", "test")):
+        for way in (
+            ("disable", "acme"),
+            ("enable", "acme"),
+            ("dissociate", "acme", "orders", "--env", "test"),
+        ):
             fresh.runtime.operate("consumer", *way)
         fresh.runtime.operate("consumer", "associate", "acme", "orders", "--env", "test")
 
@@ -375,48 +448,98 @@ class TestEnds:
 class TestTwoKeys:
     @pytest.mark.parametrize("second", ["{other}", "garbage", "", "{good}0"])
     @pytest.mark.parametrize("first", ["X-API-Key", "apikey"])
-    def test_different_ones_in_two_headers_are_refused_however_good_each_is(self, world: World, refusal: Answer, first: str, second: str) -> None:
+    def test_different_ones_in_two_headers_are_refused_however_good_each_is(
+        self, world: World, refusal: Answer, first: str, second: str
+    ) -> None:
         other = world.make()
-        headers = {first: world.good.key, ({"X-API-Key", "apikey"} - {first}).pop(): second.format(other=other.key, good=world.good.key)}
+        headers = {
+            first: world.good.key,
+            ({"X-API-Key", "apikey"} - {first}).pop(): second.format(
+                other=other.key, good=world.good.key
+            ),
+        }
 
         assert world.take(other.key) == 200
         assert world.knock(headers) == refusal
 
     @pytest.mark.parametrize(
-        "form", ["{good}, {other}", "{good},{other}", "{good}, garbage", "{good},", ", {good}", "{good}, , {good}", "{good} {other}"]
+        "form",
+        [
+            "{good}, {other}",
+            "{good},{other}",
+            "{good}, garbage",
+            "{good},",
+            ", {good}",
+            "{good}, , {good}",
+            "{good} {other}",
+        ],
     )
-    def test_different_ones_in_one_header_are_refused(self, world: World, refusal: Answer, form: str) -> None:
-        assert world.knock({"X-API-Key": form.format(good=world.good.key, other=world.make().key)}) == refusal
+    def test_different_ones_in_one_header_are_refused(
+        self, world: World, refusal: Answer, form: str
+    ) -> None:
+        assert (
+            world.knock({"X-API-Key": form.format(good=world.good.key, other=world.make().key)})
+            == refusal
+        )
 
 
-QUERIES = ("api_key={}", "apikey={}", "api%5Fkey={}", "x=1&api_key={}", "api_key={0}&api_key={0}", "api_key={0}&apikey={0}")
+QUERIES = (
+    "api_key={}",
+    "apikey={}",
+    "api%5Fkey={}",
+    "x=1&api_key={}",
+    "api_key={0}&api_key={0}",
+    "api_key={0}&apikey={0}",
+)
 
 
 class TestQueryString:
-    @pytest.mark.parametrize("query", [*QUERIES, "api_key=garbage", "api_key=", "api_key", "apikey"])
+    @pytest.mark.parametrize(
+        "query", [*QUERIES, "api_key=garbage", "api_key=", "api_key", "apikey"]
+    )
     @pytest.mark.parametrize("with_header", [False, True])
-    def test_a_key_in_it_is_refused_even_beside_a_good_one(self, world: World, refusal: Answer, query: str, with_header: bool) -> None:
+    def test_a_key_in_it_is_refused_even_beside_a_good_one(
+        self, world: World, refusal: Answer, query: str, with_header: bool
+    ) -> None:
         headers = {"X-API-Key": world.good.key} if with_header else {}
 
         assert world.knock(headers, query.format(world.good.key)) == refusal
 
     @pytest.mark.parametrize("query", QUERIES)
     @pytest.mark.parametrize("with_header", [False, True])
-    def test_it_is_taken_where_the_environment_allows_that(self, in_query: World, query: str, with_header: bool) -> None:
+    def test_it_is_taken_where_the_environment_allows_that(
+        self, in_query: World, query: str, with_header: bool
+    ) -> None:
         headers = {"X-API-Key": in_query.good.key} if with_header else {}
 
         assert in_query.knock(headers, query.format(in_query.good.key)).status == 200
 
     @pytest.mark.parametrize(
-        "query", ["api_key={0}&api_key={1}", "api_key={0}&apikey={1}", "api_key={0}&api_key=", "api_key={0},{0}", "api_key={0}%20"]
+        "query",
+        [
+            "api_key={0}&api_key={1}",
+            "api_key={0}&apikey={1}",
+            "api_key={0}&api_key=",
+            "api_key={0},{0}",
+            "api_key={0}%20",
+        ],
     )
-    def test_different_ones_in_it_are_refused_though_it_is_allowed(self, in_query: World, refusal: Answer, query: str) -> None:
+    def test_different_ones_in_it_are_refused_though_it_is_allowed(
+        self, in_query: World, refusal: Answer, query: str
+    ) -> None:
         assert in_query.knock(query=query.format(in_query.good.key, in_query.make().key)) == refusal
 
-    def test_one_that_differs_from_the_header_is_refused_though_it_is_allowed(self, in_query: World, refusal: Answer) -> None:
-        assert in_query.knock({"X-API-Key": in_query.good.key}, f"api_key={in_query.make().key}") == refusal
+    def test_one_that_differs_from_the_header_is_refused_though_it_is_allowed(
+        self, in_query: World, refusal: Answer
+    ) -> None:
+        assert (
+            in_query.knock({"X-API-Key": in_query.good.key}, f"api_key={in_query.make().key}")
+            == refusal
+        )
 
-    def test_it_is_refused_again_once_the_environment_forbids_it(self, in_query: World, refusal: Answer) -> None:
+    def test_it_is_refused_again_once_the_environment_forbids_it(
+        self, in_query: World, refusal: Answer
+    ) -> None:
         query = f"api_key={in_query.good.key}"
         before = in_query.knock(query=query).status
 
@@ -425,12 +548,27 @@ class TestQueryString:
         assert before == 200
         assert in_query.knock(query=query) == refusal
 
-    @pytest.mark.parametrize("query", ["API_KEY={}", "key={}", "x-api-key={}", "X-API-Key={}", "api_key%00={}", "q=api_key={}"])
+    @pytest.mark.parametrize(
+        "query",
+        ["API_KEY={}", "key={}", "x-api-key={}", "X-API-Key={}", "api_key%00={}", "q=api_key={}"],
+    )
     def test_other_parameters_are_no_keys(self, in_query: World, query: str) -> None:
-        assert in_query.knock(query=query.format(in_query.good.key)).body["type"] == "credentials-missing"
+        assert (
+            in_query.knock(query=query.format(in_query.good.key)).body["type"]
+            == "credentials-missing"
+        )
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "{}"}, {"Authorization": "Bearer {}"}, {"Cookie": "api_key={}"}, {"X-Api-Keys": "{}"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "{}"},
+        {"Authorization": "Bearer {}"},
+        {"Cookie": "api_key={}"},
+        {"X-Api-Keys": "{}"},
+    ],
+)
 def test_a_key_elsewhere_is_none(world: World, headers: Headers) -> None:
     answer = world.knock({name: value.format(world.good.key) for name, value in headers.items()})
 
@@ -438,23 +576,39 @@ def test_a_key_elsewhere_is_none(world: World, headers: Headers) -> None:
 
 
 def test_the_operator_names_the_headers(penstock_runtime: Start) -> None:
-    world = opened(penstock_runtime(Shop(), policy="api-key", api_key_headers=("X-Partner-Key", "X-Old-Key")))
+    world = opened(
+        penstock_runtime(Shop(), policy="api-key", api_key_headers=("X-Partner-Key", "X-Old-Key"))
+    )
     key = world.good.key
 
     taken = [world.knock({name: key}).status for name in ("X-Partner-Key", "x-old-key")]
 
     assert taken == [200, 200]
-    assert [world.knock({name: key}).body["type"] for name in ("X-API-Key", "apikey")] == ["credentials-missing"] * 2
-    assert world.knock({"X-Partner-Key": key, "X-Old-Key": make_api_key("test")}).body["type"] == "invalid-api-key"
+    assert [world.knock({name: key}).body["type"] for name in ("X-API-Key", "apikey")] == [
+        "credentials-missing"
+    ] * 2
+    assert (
+        world.knock({"X-Partner-Key": key, "X-Old-Key": make_api_key("test")}).body["type"]
+        == "invalid-api-key"
+    )
     assert world.knock({"X-Partner-Key": key, "X-API-Key": make_api_key("test")}).status == 200
 
 
 def test_no_key_is_ever_logged(capfd: pytest.CaptureFixture[str], penstock_runtime: Start) -> None:
-    runtime = penstock_runtime(Shop(), policy="api-key", log_calls="all", log_level="debug", log_format="json")
+    runtime = penstock_runtime(
+        Shop(), policy="api-key", log_calls="all", log_level="debug", log_format="json"
+    )
     world = opened(runtime)
     revoked, other = world.make(), world.make()
     runtime.operate("key", "revoke", revoked.id)
-    keys = [world.good.key, revoked.key, other.key, make_api_key("test"), make_api_key("prod"), world.good.key[:-1] + "-"]
+    keys = [
+        world.good.key,
+        revoked.key,
+        other.key,
+        make_api_key("test"),
+        make_api_key("prod"),
+        world.good.key[:-1] + "-",
+    ]
 
     for allowed in ("off", "on"):
         runtime.operate("env", "set", "test", "--keys-in-query", allowed)
@@ -482,7 +636,10 @@ def test_no_key_is_in_any_repr(world: World) -> None:
     caller = Caller("acme", 1, world.good.id)
     told = world.knock({"X-API-Key": key, "apikey": key}).body["printed"]
 
-    shown = f"{head!r} {head} {parsed!r} {parsed} {caller!r} {ApiKeys(('X-API-Key',))!r} {world.runtime.client()!r} {world.runtime!r} {told}"
+    shown = (
+        f"{head!r} {head} {parsed!r} {parsed} {caller!r} {ApiKeys(('X-API-Key',))!r}"
+        f" {world.runtime.client()!r} {world.runtime!r} {told}"
+    )
 
     assert parsed is not None
     assert "acme" in told

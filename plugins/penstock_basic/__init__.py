@@ -11,19 +11,35 @@ from hashlib import sha256
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from penstock import AccessView, Authenticator, Caller, CredentialRejected, PipelineError, RequestHead, Setup, hookimpl
+from penstock import (
+    AccessView,
+    Authenticator,
+    Caller,
+    CredentialRejected,
+    PipelineError,
+    RequestHead,
+    Setup,
+    hookimpl,
+)
 
 SHORTEST = 12
 LONGEST = 1024
 CACHED = 1024
 PATIENCE = 0.5  # seconds that a call waits for its turn
-AT_ONCE = 2  # each takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
+# Each takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all.
+AT_ONCE = 2
 # An unknown user costs as much time as a wrong password.
-NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
+NOBODY = (
+    "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg"
+    "$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
+)
 
 
 class Basic(Authenticator):
-    """Takes a user and a password. A password that was right is not hashed again, for as long as its hash stays the same."""
+    """Takes a user and a password.
+
+    A password that was right is not hashed again, for as long as its hash stays the same.
+    """
 
     name = "basic"
     noun = "user and password"
@@ -48,7 +64,9 @@ class Basic(Authenticator):
         if len(credential) > LONGEST:
             raise CredentialRejected("too long")
         try:
-            user, colon, password = base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
+            user, colon, password = (
+                base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
+            )
         except ValueError:  # of either; also for a character that is no ASCII
             raise CredentialRejected("not base64 of UTF-8") from None
         if not colon:
@@ -59,8 +77,12 @@ class Basic(Authenticator):
         if known.expires_at is not None and known.expires_at <= now:
             raise CredentialRejected(f"{known.id} has expired")
         consumer = access.consumer(known.consumer_id)
-        if consumer is None or (caller.consumer_id is not None and caller.consumer_id != consumer.id):
-            raise CredentialRejected(f"{known.id} is not of the consumer that the other credentials prove")
+        if consumer is None or (
+            caller.consumer_id is not None and caller.consumer_id != consumer.id
+        ):
+            raise CredentialRejected(
+                f"{known.id} is not of the consumer that the other credentials prove"
+            )
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
     def _matches(self, hashed: str, password: str) -> bool:
@@ -70,7 +92,13 @@ class Basic(Authenticator):
                 self._right.move_to_end(digest)
                 return True
         if not self._hashing.acquire(timeout=PATIENCE):
-            raise PipelineError(503, "Busy", "Too many passwords are being checked; try again.", type="pipeline-busy", headers={"Retry-After": "1"})
+            raise PipelineError(
+                503,
+                "Busy",
+                "Too many passwords are being checked; try again.",
+                type="pipeline-busy",
+                headers={"Retry-After": "1"},
+            )
         try:
             self._hasher.verify(hashed, password)
         except (VerificationError, InvalidHashError):
@@ -88,11 +116,16 @@ class Basic(Authenticator):
         if not name or ":" in name or not name.isprintable():
             raise ValueError("a user's name has no colon and only visible characters (RFC 7617)")
         if not SHORTEST <= len(secret) <= LONGEST // 2:
-            raise ValueError(f"a password has at least {SHORTEST} characters, and at most {LONGEST // 2}; --generate makes a good one")
+            raise ValueError(
+                f"a password has at least {SHORTEST} characters, and at most {LONGEST // 2};"
+                " --generate makes a good one"
+            )
         return name, self._hasher.hash(secret).encode()
 
 
 @hookimpl
-def penstock_authenticators(setup: Setup) -> list[Authenticator]:  # noqa: ARG001  the hook's argument
+def penstock_authenticators(
+    setup: Setup,  # noqa: ARG001  the hook's argument
+) -> list[Authenticator]:
     """Offer the Basic authenticator."""
     return [Basic()]

@@ -1,4 +1,8 @@
-"""The demo: a login flow, orders from partners, a nightly report, and a pipeline that the default policy refuses."""
+"""The demo.
+
+A login flow, orders from partners, a nightly report, and a pipeline that the default policy
+refuses.
+"""
 
 from __future__ import annotations
 

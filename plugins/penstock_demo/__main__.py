@@ -1,4 +1,7 @@
-"""`make run`: set the demo up with the `penstock` command alone, print three lines to paste, and serve."""
+"""`make run`.
+
+Set the demo up with the `penstock` command alone, print three lines to paste, and serve.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,21 @@ def main() -> None:
             _penstock("consumer", "associate", "demo", "v1/login", "v1/orders", "--env", name)
     os.environ.setdefault("PENSTOCK_CONSOLE", "true")
     _say(port, _key(), _user())
-    os.execv(sys.executable, [sys.executable, "-m", "penstock", "serve", "--env", "test", "--bind", f"127.0.0.1:{port}", "--workers", "2"])  # noqa: S606  it replaces this process
+    os.execv(  # noqa: S606  it replaces this process
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "penstock",
+            "serve",
+            "--env",
+            "test",
+            "--bind",
+            f"127.0.0.1:{port}",
+            "--workers",
+            "2",
+        ],
+    )
 
 
 def _refuse_taken(port: str) -> None:
@@ -42,12 +59,16 @@ def _refuse_taken(port: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", int(port)))
     except (OSError, ValueError, OverflowError):
-        sys.stderr.write(f"demo: port {port} is taken or is no port; choose another: make run PORT=8001\n")
+        sys.stderr.write(
+            f"demo: port {port} is taken or is no port; choose another: make run PORT=8001\n"
+        )
         sys.exit(3)
 
 
 def _penstock(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "penstock", *words], capture_output=True, text=True, check=False)  # noqa: S603  our own command
+    done = subprocess.run(  # noqa: S603  our own command
+        [sys.executable, "-m", "penstock", *words], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         sys.stderr.write(done.stderr or done.stdout)
         sys.exit(done.returncode)
@@ -60,48 +81,82 @@ def _listing(*words: str) -> list[dict[str, str]]:
 
 
 def _key() -> str:
-    """Return the key of the last time if it still works, else a new one; the file is never readable to others."""
+    """Return the key of the last time if it still works, else a new one.
+
+    The file is never readable to others.
+    """
     kept = json.loads(KEY.read_text(encoding="utf-8")) if KEY.is_file() else {}
-    mine = [row for row in _listing("key", "list", "--env", "test", "--consumer", "demo") if row["note"] == NOTE and row["state"] == "usable"]
+    mine = [
+        row
+        for row in _listing("key", "list", "--env", "test", "--consumer", "demo")
+        if row["note"] == NOTE and row["state"] == "usable"
+    ]
     if kept.get("id") in {row["id"] for row in mine}:
         return str(kept["key"])
     for row in mine:
         _penstock("key", "revoke", row["id"])
-    made = json.loads(_penstock("key", "create", "demo", "--env", "test", "--note", NOTE, "--format", "json"))
+    made = json.loads(
+        _penstock("key", "create", "demo", "--env", "test", "--note", NOTE, "--format", "json")
+    )
     KEY.unlink(missing_ok=True)
-    with os.fdopen(os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(
+        os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+    ) as file:
         json.dump({"id": made["id"], "key": made["key"]}, file)
     return str(made["key"])
 
 
 def _user() -> str:
-    """Return how to sign in to the console; its user is made once, with a password that is shown once."""
+    """Return how to sign in to the console.
+
+    Its user is made once, with a password that is shown once.
+    """
     if "demo" in {row["name"] for row in _listing("user", "list")}:
-        return "user demo, with the password of the first time; another one: penstock user password demo --generate"
-    return f"user demo, password {_penstock('user', 'create', 'demo', '--role', 'admin', '--generate').splitlines()[-1]} (shown this once)"
+        return (
+            "user demo, with the password of the first time; another one: penstock user password"
+            " demo --generate"
+        )
+    return (
+        "user demo, password"
+        f" {_penstock('user', 'create', 'demo', '--role', 'admin', '--generate').splitlines()[-1]}"
+        " (shown this once)"
+    )
 
 
 def _say(port: str, key: str, user: str) -> None:
     url = f"http://127.0.0.1:{port}/v1"
     send = f"-H 'X-API-Key: {key}' -H 'Content-Type: application/json'"
-    lines = '"country": "PT", "currency": "EUR", "lines": [{"sku": "PEN-01", "quantity": 3, "unit_price": "1.25"}]'
+    lines = (
+        '"country": "PT", "currency": "EUR", "lines": [{"sku": "PEN-01", "quantity": 3,'
+        ' "unit_price": "1.25"}]'
+    )
     body = '\'{"reference": "\'$(date +%s%N)\'", ' + lines + "}'"
     login = '\'{"user": "demo", "password": "demo"}\''
     extract = """| sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/'"""
-    lines = '"country":"PT","currency":"EUR","lines":[{"sku":"INK-02","quantity":1,"unit_price":"4.50"}]'
-    file = "$(for n in 1 2 3; do echo '{\"reference\":\"'$(date +%s%N)'-'$n'\"," + lines + "}'; done)"
+    lines = (
+        '"country":"PT","currency":"EUR",'
+        '"lines":[{"sku":"INK-02","quantity":1,"unit_price":"4.50"}]'
+    )
+    file = (
+        "$(for n in 1 2 3; do echo '{\"reference\":\"'$(date +%s%N)'-'$n'\"," + lines + "}'; done)"
+    )
     sys.stdout.write(
-        "\nLog in, post an order with key and token (201), the same without the token (401), and a file of orders as a durable run whose end is"
+        "\nLog in, post an order with key and token (201), the same without the token (401), and a"
+        " file of orders as a durable run whose end is"
         " waited for (200);\npaste these into another terminal:\n\n"
         f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"
         f'curl -i {url}/orders/ {send} -H "Authorization: Bearer $TOKEN" -d {body}\n\n'
         f"curl -i {url}/orders/ {send} -d {body}\n\n"
-        f"curl -i {url}/orders/import -H 'X-API-Key: {key}' -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/x-ndjson'"
+        f"curl -i {url}/orders/import -H 'X-API-Key: {key}' -H \"Authorization: Bearer $TOKEN\" -H"
+        " 'Content-Type: application/x-ndjson'"
         f" -H 'Prefer: wait=20' --data-binary \"{file}\"\n\n"
-        "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock runs list\n\n"
+        "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
+        " .venv/bin/penstock runs list\n\n"
         f"The console: http://127.0.0.1:{port}/-/console ({user})\n\n"
-        f"API documentation, with trial calls (sign in as the console's user): http://127.0.0.1:{port}/-/docs\n\n"
-        "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db .venv/bin/penstock check --env prod\n\n"
+        "API documentation, with trial calls (sign in as the console's user):"
+        f" http://127.0.0.1:{port}/-/docs\n\n"
+        "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
+        " .venv/bin/penstock check --env prod\n\n"
     )
     sys.stdout.flush()
 

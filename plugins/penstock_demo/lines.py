@@ -20,23 +20,55 @@ def read_lines(content_type: str, file: bytes) -> list[bytes]:
         text = file.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PipelineError(400, "Not text", "The file is not UTF-8.", type="not-text") from None
-    lines = _from_csv(text) if kind == "text/csv" else [line.encode() for line in text.splitlines() if line.strip()]
-    if kind not in {"text/csv", "application/x-ndjson", "application/octet-stream"}:  # the last one is what OpenAPI says of bytes
-        raise PipelineError(415, "Unknown kind of file", "Send application/x-ndjson or text/csv.", type="unknown-file")
+    lines = (
+        _from_csv(text)
+        if kind == "text/csv"
+        else [line.encode() for line in text.splitlines() if line.strip()]
+    )
+    # The last one is what OpenAPI says of bytes.
+    if kind not in {"text/csv", "application/x-ndjson", "application/octet-stream"}:
+        raise PipelineError(
+            415,
+            "Unknown kind of file",
+            "Send application/x-ndjson or text/csv.",
+            type="unknown-file",
+        )
     if not 0 < len(lines) <= MOST:
-        raise PipelineError(422, "Nothing to do", f"The file has {len(lines)} lines; it may have 1 to {MOST}.", type="no-lines")
+        raise PipelineError(
+            422,
+            "Nothing to do",
+            f"The file has {len(lines)} lines; it may have 1 to {MOST}.",
+            type="no-lines",
+        )
     return lines
 
 
 def _from_csv(text: str) -> list[bytes]:
     rows = csv.DictReader(io.StringIO(text))
     if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise PipelineError(422, "Other columns", f"The first line must be {','.join(COLUMNS)}.", type="other-columns")
+        raise PipelineError(
+            422,
+            "Other columns",
+            f"The first line must be {','.join(COLUMNS)}.",
+            type="other-columns",
+        )
     return [msgspec.json.encode(_order(row)) for row in rows]
 
 
 def _order(row: dict[str, str]) -> dict[str, object]:
-    """Return a row as an order of one line; what is no number stays a text, and is refused as such."""
+    """Return a row as an order of one line.
+
+    What is no number stays a text, and is refused as such.
+    """
     quantity = row["quantity"] or ""
-    line = {"sku": row["sku"], "quantity": int(quantity) if quantity.isdecimal() else quantity, "unit_price": row["unit_price"]}
-    return {"reference": row["reference"], "country": row["country"], "currency": row["currency"], "lines": [line]}
+    line = {
+        "sku": row["sku"],
+        "quantity": int(quantity) if quantity.isdecimal() else quantity,
+        "unit_price": row["unit_price"],
+    }
+    return {
+        "reference": row["reference"],
+        "country": row["country"],
+        "currency": row["currency"],
+        "lines": [line],
+    }

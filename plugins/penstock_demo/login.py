@@ -1,4 +1,7 @@
-"""The demo's login flow: user and password against argon2 hashes, a token for the consumer that calls."""
+"""The demo's login flow.
+
+User and password against argon2 hashes, a token for the consumer that calls.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,25 @@ from argon2.exceptions import VerificationError
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Token
 
-GUESSES = Rate("60/minute")  # a password can be guessed: each call counts before its handler looks at one
-login = Pipeline("login", version="1.0.0", summary="Signs a person in", trigger=HttpTrigger(api_key=True, login=True, rate=GUESSES))
+# A password can be guessed: each call counts before its handler looks at one.
+GUESSES = Rate("60/minute")
+login = Pipeline(
+    "login",
+    version="1.0.0",
+    summary="Signs a person in",
+    trigger=HttpTrigger(api_key=True, login=True, rate=GUESSES),
+)
 
 _COST = "$argon2id$v=19$m=19456,t=2,p=1$"
 USERS = {
-    "demo": (_COST + "7AqB4I7O9qI2WTZA5/maNA$Sy5tWQjLX35Y0gsOldLTL89Sz+cG0L0i4EcRQmzfrmc", ("orders:read", "orders:write")),
-    "reader": (_COST + "RhUz03vZ2xP7R+vW4Gp6uw$v3TiEYqSNuNGm5sbaSEJ2NU9/NGEddnc7Rv5Jg1/ve4", ("orders:read",)),
+    "demo": (
+        _COST + "7AqB4I7O9qI2WTZA5/maNA$Sy5tWQjLX35Y0gsOldLTL89Sz+cG0L0i4EcRQmzfrmc",
+        ("orders:read", "orders:write"),
+    ),
+    "reader": (
+        _COST + "RhUz03vZ2xP7R+vW4Gp6uw$v3TiEYqSNuNGm5sbaSEJ2NU9/NGEddnc7Rv5Jg1/ve4",
+        ("orders:read",),
+    ),
 }
 # Nobody's password: an unknown user costs as much time as a wrong password.
 NOBODY = (_COST + "bhZKEge9GoscOar83Yg4wA$hKc8yuhYsZGbtkaeOQftZMoCqcBW/Lrdic/n8A5PBIE", ())
@@ -39,5 +54,7 @@ def sign_in(call: Call, credentials: Credentials) -> Token:
     try:
         _hasher.verify(hashed, credentials.password)
     except VerificationError:
-        raise PipelineError(401, "Wrong login", "User or password is wrong.", type="wrong-login") from None
+        raise PipelineError(
+            401, "Wrong login", "User or password is wrong.", type="wrong-login"
+        ) from None
     return call.issue_token(subject=credentials.user, scopes=scopes)

@@ -1,4 +1,8 @@
-"""Partners' orders: validated, priced with tax, looked for in the supplier's stock, and kept in a table of our own; one by one, or as a file."""
+"""Partners' orders.
+
+Validated, priced with tax, looked for in the supplier's stock, and kept in a table of our own; one
+by one, or as a file.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ orders = Pipeline(
     "orders",
     version="1.4.0",
     summary="Takes orders from partners",
-    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:write"}, idempotent="key", max_body=8 * 1024 * 1024),
+    trigger=HttpTrigger(
+        api_key=True, jwt=True, scopes={"orders:write"}, idempotent="key", max_body=8 * 1024 * 1024
+    ),
 )
 
 TAX = {"PT": Decimal("0.23"), "ES": Decimal("0.21"), "DE": Decimal("0.19"), "FR": Decimal("0.20")}
@@ -32,7 +38,10 @@ SUPPLIER = "supplier_url"  # the variable; where it is not set, everything is in
 _store = Store()
 
 PRICE = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,2})?$"}
-Price = Annotated[Decimal, msgspec.Meta(description="Net price of one, in the order's currency", extra_json_schema=PRICE)]
+Price = Annotated[
+    Decimal,
+    msgspec.Meta(description="Net price of one, in the order's currency", extra_json_schema=PRICE),
+]
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,17 +75,44 @@ class Receipt(msgspec.Struct):
 
 
 def price(order: Order, order_id: str) -> Receipt:
-    """Add an order up; tax is rounded once, on the sum. Raises PipelineError for what we don't sell."""
+    """Add an order up; tax is rounded once, on the sum.
+
+    Raises PipelineError for what we don't sell.
+    """
     for index, line in enumerate(order.lines):
         if line.sku not in CATALOGUE:
-            fault = {"pointer": f"/lines/{index}/sku", "detail": f"{line.sku} is not in our catalogue"}
-            raise PipelineError(422, "Unknown article", "The order has an article that we don't sell.", type="unknown-article", errors=[fault])
-        if not line.unit_price.is_finite() or not 0 < line.unit_price < DEAREST or line.unit_price != line.unit_price.quantize(CENT):
-            fault = {"pointer": f"/lines/{index}/unit_price", "detail": f"A price is above 0 and below {DEAREST}, with at most two decimals"}
-            raise PipelineError(422, "Impossible price", "The order has a price that can't be.", type="impossible-price", errors=[fault])
+            fault = {
+                "pointer": f"/lines/{index}/sku",
+                "detail": f"{line.sku} is not in our catalogue",
+            }
+            raise PipelineError(
+                422,
+                "Unknown article",
+                "The order has an article that we don't sell.",
+                type="unknown-article",
+                errors=[fault],
+            )
+        if (
+            not line.unit_price.is_finite()
+            or not 0 < line.unit_price < DEAREST
+            or line.unit_price != line.unit_price.quantize(CENT)
+        ):
+            fault = {
+                "pointer": f"/lines/{index}/unit_price",
+                "detail": f"A price is above 0 and below {DEAREST}, with at most two decimals",
+            }
+            raise PipelineError(
+                422,
+                "Impossible price",
+                "The order has a price that can't be.",
+                type="impossible-price",
+                errors=[fault],
+            )
     net = net_of(order.lines)
     tax = tax_of(net, order.country)
-    return Receipt(order_id, order.reference, order.country, order.currency, net, tax, net + tax, order.lines)
+    return Receipt(
+        order_id, order.reference, order.country, order.currency, net, tax, net + tax, order.lines
+    )
 
 
 @step()
@@ -107,10 +143,26 @@ def look_for(call: Call, order: Order) -> None:
         there = gather(*(partial(in_stock, call, line.sku, line.quantity) for line in order.lines))
     except httpx.HTTPError:
         headers = {"Retry-After": "10"}
-        raise PipelineError(503, "Supplier away", "Stock can't be asked for now; try again.", type="supplier-away", headers=headers) from None
-    missing = [{"pointer": f"/lines/{index}", "detail": "Not in stock"} for index, left in enumerate(there) if not left]
+        raise PipelineError(
+            503,
+            "Supplier away",
+            "Stock can't be asked for now; try again.",
+            type="supplier-away",
+            headers=headers,
+        ) from None
+    missing = [
+        {"pointer": f"/lines/{index}", "detail": "Not in stock"}
+        for index, left in enumerate(there)
+        if not left
+    ]
     if missing:
-        raise PipelineError(409, "Not in stock", "The order has more than there is.", type="not-in-stock", errors=missing)
+        raise PipelineError(
+            409,
+            "Not in stock",
+            "The order has more than there is.",
+            type="not-in-stock",
+            errors=missing,
+        )
 
 
 @orders.post("/")
@@ -119,12 +171,20 @@ def take_order(call: Call, order: Order) -> Reply:
     receipt = price(order, uuid.uuid4().hex)
     look_for(call, order)
     if not _store.add(_partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt)):
-        raise PipelineError(409, "Already ordered", f"There is an order with the reference {order.reference!r}.", type="already-ordered")
+        raise PipelineError(
+            409,
+            "Already ordered",
+            f"There is an order with the reference {order.reference!r}.",
+            type="already-ordered",
+        )
     return Reply(201, {"Location": f"/v1/orders/{receipt.id}"}, receipt)
 
 
 class Imported(msgspec.Struct):
-    """What became of a file of orders: how many were taken, and the first lines that were not, each with its number and why."""
+    """What became of a file of orders.
+
+    How many were taken, and the first lines that were not, each with its number and why.
+    """
 
     lines: int
     taken: int
@@ -133,7 +193,11 @@ class Imported(msgspec.Struct):
 
 @orders.post("/import", mode="durable")
 def import_orders(call: Call, file: bytes) -> Imported:
-    """Take a file of orders: NDJSON, one order a line, or CSV with the columns reference, country, currency, sku, quantity, unit_price."""
+    """Take a file of orders.
+
+    NDJSON, one order a line, or CSV with the columns reference, country, currency, sku, quantity,
+    unit_price.
+    """
     lines = read_lines(call.content_type, file)
     done = Imported(len(lines), 0, [])
     for start in range(0, len(lines), BATCH):
@@ -146,28 +210,49 @@ def import_orders(call: Call, file: bytes) -> Imported:
 
 @step()
 def take_lines(call: Call, first: int, lines: list[bytes]) -> tuple[int, list[dict[str, str]]]:
-    """Take some lines; those that a worker took before it died are known by their ids, which the run and the number make."""
+    """Take some lines.
+
+    Those that a worker took before it died are known by their ids, which the run and the number
+    make.
+    """
     taken, refused = 0, []
     for number, line in enumerate(lines, first):
         try:
-            receipt = price(msgspec.json.decode(line, type=Order), uuid.uuid5(uuid.UUID(call.run), str(number)).hex)
+            receipt = price(
+                msgspec.json.decode(line, type=Order),
+                uuid.uuid5(uuid.UUID(call.run), str(number)).hex,
+            )
         except (msgspec.MsgspecError, PipelineError) as error:
             refused.append({"line": str(number), "detail": getattr(error, "detail", str(error))})
             continue
-        fresh = _store.add(_partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt))
+        fresh = _store.add(
+            _partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt)
+        )
         if fresh or _store.get(_partner(call), receipt.id) is not None:
             taken += 1
         else:
-            refused.append({"line": str(number), "detail": f"There is an order with the reference {receipt.reference!r}."})
+            refused.append(
+                {
+                    "line": str(number),
+                    "detail": f"There is an order with the reference {receipt.reference!r}.",
+                }
+            )
     return taken, refused
 
 
 @orders.get("/")
-def list_orders(call: Call, *, limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE)] = PAGE, after: str | None = None) -> dict[str, object]:
+def list_orders(
+    call: Call,
+    *,
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE)] = PAGE,
+    after: str | None = None,
+) -> dict[str, object]:
     """List the partner's own orders, newest first; `?limit=` and `?after=` page through them."""
     found = _store.page(_partner(call), limit, after)
     if found is None:
-        raise PipelineError(422, "Impossible page", "after names no order of yours.", type="impossible-page")
+        raise PipelineError(
+            422, "Impossible page", "after names no order of yours.", type="impossible-page"
+        )
     return {"orders": [msgspec.Raw(document) for document in found]}
 
 
@@ -176,7 +261,9 @@ def show_order(call: Call, order_id: str) -> Receipt:
     """Show one of the partner's own orders."""
     document = _store.get(_partner(call), order_id)
     if document is None:
-        raise PipelineError(404, "No such order", "There is no such order of yours.", type="no-such-order")
+        raise PipelineError(
+            404, "No such order", "There is no such order of yours.", type="no-such-order"
+        )
     return msgspec.json.decode(document, type=Receipt)
 
 

@@ -1,4 +1,7 @@
-"""A pipeline that asks for no credentials: refused under the default policy on purpose, to show the reminder."""
+"""A pipeline that asks for no credentials.
+
+Refused under the default policy on purpose, to show the reminder.
+"""
 
 from __future__ import annotations
 

@@ -46,23 +46,41 @@ class Store:
         """Keep an order; return False if the partner used the reference before."""
         try:
             with self._engine.begin() as connection:
-                connection.execute(_orders.insert().values(id=order_id, partner=partner, reference=reference, document=document))
+                connection.execute(
+                    _orders.insert().values(
+                        id=order_id, partner=partner, reference=reference, document=document
+                    )
+                )
         except sa.exc.IntegrityError:
             return False
         return True
 
     def get(self, partner: str, order_id: str) -> bytes | None:
         """Return an order of that partner."""
-        query = sa.select(_orders.c.document).where(_orders.c.partner == partner, _orders.c.id == order_id)
+        query = sa.select(_orders.c.document).where(
+            _orders.c.partner == partner, _orders.c.id == order_id
+        )
         with self._engine.connect() as connection:
             return connection.scalar(query)
 
     def page(self, partner: str, limit: int, after: str | None) -> list[bytes] | None:
-        """Return a partner's orders, newest first, older than `after`; None if that is no order of theirs."""
-        query = sa.select(_orders.c.document).where(_orders.c.partner == partner).order_by(_orders.c.number.desc()).limit(limit)
+        """Return a partner's orders, newest first, older than `after`.
+
+        None if that is no order of theirs.
+        """
+        query = (
+            sa.select(_orders.c.document)
+            .where(_orders.c.partner == partner)
+            .order_by(_orders.c.number.desc())
+            .limit(limit)
+        )
         with self._engine.connect() as connection:
             if after is not None:
-                number = connection.scalar(sa.select(_orders.c.number).where(_orders.c.partner == partner, _orders.c.id == after))
+                number = connection.scalar(
+                    sa.select(_orders.c.number).where(
+                        _orders.c.partner == partner, _orders.c.id == after
+                    )
+                )
                 if number is None:
                     return None
                 query = query.where(_orders.c.number < number)
@@ -70,7 +88,11 @@ class Store:
 
     def counted(self) -> dict[str, int]:
         """Return how many orders each partner has."""
-        query = sa.select(_orders.c.partner, sa.func.count().label("orders")).group_by(_orders.c.partner).order_by(_orders.c.partner)
+        query = (
+            sa.select(_orders.c.partner, sa.func.count().label("orders"))
+            .group_by(_orders.c.partner)
+            .order_by(_orders.c.partner)
+        )
         with self._engine.connect() as connection:
             return {row.partner: row.orders for row in connection.execute(query)}
 

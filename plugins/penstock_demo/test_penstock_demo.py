@@ -24,7 +24,9 @@ Start = Callable[..., Runtime]
 
 
 @pytest.fixture
-def demo(penstock_runtime: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+def demo(
+    penstock_runtime: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Runtime]:
     runtime = penstock_runtime(penstock_demo)
     runtime.designate("login")
     with closing(Store(f"sqlite:///{tmp_path}/orders.db")) as store:
@@ -48,7 +50,11 @@ def test_an_order_is_priced_with_tax_and_can_be_read_again(demo: Runtime) -> Non
 
     assert taken.status_code == 201
     assert taken.json is not None
-    assert {name: taken.json[name] for name in ("net", "tax", "total")} == {"net": "3.75", "tax": "0.86", "total": "4.61"}
+    assert {name: taken.json[name] for name in ("net", "tax", "total")} == {
+        "net": "3.75",
+        "tax": "0.86",
+        "total": "4.61",
+    }
     assert client.get(taken.headers["Location"]).json == taken.json
 
 
@@ -61,20 +67,27 @@ def test_an_order_is_priced_with_tax_and_can_be_read_again(demo: Runtime) -> Non
         ("FR", 3, "0.10", "0.30", "0.06"),  # floats would say 0.30000000000000004
     ],
 )
-def test_amounts_are_exact(country: Any, quantity: int, unit_price: str, net: str, tax: str) -> None:
-    receipt = price(Order("PO-1", country, "EUR", [Line("PEN-01", quantity, Decimal(unit_price))]), "id")
+def test_amounts_are_exact(
+    country: Any, quantity: int, unit_price: str, net: str, tax: str
+) -> None:
+    receipt = price(
+        Order("PO-1", country, "EUR", [Line("PEN-01", quantity, Decimal(unit_price))]), "id"
+    )
 
     assert (str(receipt.net), str(receipt.tax)) == (net, tax)
     assert receipt.total == receipt.net + receipt.tax
 
 
-@pytest.mark.parametrize(("unit_price"), ["0", "-1", "1.001", "NaN", "Infinity", "1e-30"])
+@pytest.mark.parametrize("unit_price", ["0", "-1", "1.001", "NaN", "Infinity", "1e-30"])
 def test_an_impossible_price_is_refused_by_name(unit_price: str) -> None:
     with pytest.raises(PipelineError) as refused:
         price(Order("PO-1", "PT", "EUR", [Line("PEN-01", 1, Decimal(unit_price))]), "id")
 
     assert refused.value.extra["errors"] == [
-        {"pointer": "/lines/0/unit_price", "detail": "A price is above 0 and below 1000000, with at most two decimals"}
+        {
+            "pointer": "/lines/0/unit_price",
+            "detail": "A price is above 0 and below 1000000, with at most two decimals",
+        }
     ]
 
 
@@ -94,13 +107,20 @@ def test_an_unknown_article_is_refused_with_its_pointer(demo: Runtime) -> None:
 
     assert answered.status_code == 422
     assert answered.json is not None
-    assert answered.json["errors"] == [{"pointer": "/lines/1/sku", "detail": "NOPE is not in our catalogue"}]
+    assert answered.json["errors"] == [
+        {"pointer": "/lines/1/sku", "detail": "NOPE is not in our catalogue"}
+    ]
 
 
 def test_every_fault_of_an_order_is_listed(demo: Runtime) -> None:
-    lines = [{"sku": "lower", "quantity": 0}, {"sku": "PEN-01", "quantity": 1, "unit_price": "1", "colour": "red"}]
+    lines = [
+        {"sku": "lower", "quantity": 0},
+        {"sku": "PEN-01", "quantity": 1, "unit_price": "1", "colour": "red"},
+    ]
 
-    answered = partner(demo).post("/v1/orders/", json={"country": "XX", "currency": "EUR", "lines": lines})
+    answered = partner(demo).post(
+        "/v1/orders/", json={"country": "XX", "currency": "EUR", "lines": lines}
+    )
 
     assert answered.status_code == 422
     assert answered.json is not None
@@ -117,7 +137,10 @@ def test_every_fault_of_an_order_is_listed(demo: Runtime) -> None:
 def test_a_reference_is_taken_once_by_each_partner(demo: Runtime) -> None:
     acme, bolt = partner(demo, "acme"), partner(demo, "bolt")
 
-    answers = [client.post("/v1/orders/", json=an_order("PO-7")).status_code for client in (acme, acme, bolt)]
+    answers = [
+        client.post("/v1/orders/", json=an_order("PO-7")).status_code
+        for client in (acme, acme, bolt)
+    ]
 
     assert answers == [201, 409, 201]
 
@@ -139,7 +162,13 @@ def test_orders_are_listed_newest_first_page_by_page(demo: Runtime) -> None:
     first = (client.get("/v1/orders/?limit=3").json or {})["orders"]
     second = (client.get(f"/v1/orders/?limit=3&after={first[-1]['id']}").json or {})["orders"]
 
-    assert [order["reference"] for order in first + second] == ["PO-4", "PO-3", "PO-2", "PO-1", "PO-0"]
+    assert [order["reference"] for order in first + second] == [
+        "PO-4",
+        "PO-3",
+        "PO-2",
+        "PO-1",
+        "PO-0",
+    ]
 
 
 @pytest.mark.parametrize("limit", ["0", "51", "x", "-1", "", "9" * 5000, "٣"])
@@ -154,28 +183,43 @@ def test_a_login_gives_a_token_that_takes_orders(demo: Runtime) -> None:
     token = (signed_in.json or {})["access_token"]
 
     assert signed_in.headers["Cache-Control"] == "no-store"
-    assert with_key.post("/v1/orders/", json=an_order(), headers={"Authorization": f"Bearer {token}"}).status_code == 201
+    assert (
+        with_key.post(
+            "/v1/orders/", json=an_order(), headers={"Authorization": f"Bearer {token}"}
+        ).status_code
+        == 201
+    )
     assert with_key.post("/v1/orders/", json=an_order()).status_code == 401
 
 
 def test_a_reader_may_not_take_orders(demo: Runtime) -> None:
     with_key = demo.client(token=False)
-    token = (with_key.post("/v1/login/", json={"user": "reader", "password": "reader"}).json or {})["access_token"]
+    token = (with_key.post("/v1/login/", json={"user": "reader", "password": "reader"}).json or {})[
+        "access_token"
+    ]
 
-    answered = with_key.post("/v1/orders/", json=an_order(), headers={"Authorization": f"Bearer {token}"})
+    answered = with_key.post(
+        "/v1/orders/", json=an_order(), headers={"Authorization": f"Bearer {token}"}
+    )
 
     assert (answered.status_code, (answered.json or {})["type"]) == (403, "insufficient-scope")
 
 
-@pytest.mark.parametrize(("user", "password"), [("demo", "wrong"), ("nobody", "demo"), ("", ""), ("demo", "x" * 100_000)])
+@pytest.mark.parametrize(
+    ("user", "password"), [("demo", "wrong"), ("nobody", "demo"), ("", ""), ("demo", "x" * 100_000)]
+)
 def test_a_wrong_login_is_one_and_the_same_401(demo: Runtime, user: str, password: str) -> None:
-    answered = demo.client(token=False).post("/v1/login/", json={"user": user, "password": password})
+    answered = demo.client(token=False).post(
+        "/v1/login/", json={"user": user, "password": password}
+    )
 
     assert answered.status_code == 401
     assert (answered.json or {})["detail"] == "User or password is wrong."
 
 
-def test_an_unknown_user_costs_a_hash_as_a_known_one_does(demo: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_costs_a_hash_as_a_known_one_does(
+    demo: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked: list[str] = []
     real = login._hasher  # noqa: SLF001  what costs the time
 
@@ -249,7 +293,9 @@ def supplier(demo: Runtime) -> Iterator[Callable[..., Supplier]]:
         one.server.server_close()
 
 
-def test_a_supplier_that_is_away_now_and_then_is_asked_again(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+def test_a_supplier_that_is_away_now_and_then_is_asked_again(
+    demo: Runtime, supplier: Callable[..., Supplier]
+) -> None:
     flaky = supplier(failures=2)
 
     taken = partner(demo).post("/v1/orders/", json=an_order())
@@ -260,20 +306,31 @@ def test_a_supplier_that_is_away_now_and_then_is_asked_again(demo: Runtime, supp
     assert steps == {"net_of": [False], "tax_of": [False], "in_stock": [True, True, False]}
 
 
-def test_a_supplier_that_stays_away_is_told_as_such(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+def test_a_supplier_that_stays_away_is_told_as_such(
+    demo: Runtime, supplier: Callable[..., Supplier]
+) -> None:
     supplier(failures=99)
 
     answered = partner(demo).post("/v1/orders/", json=an_order())
 
-    assert (answered.status_code, (answered.json or {})["type"], answered.headers["Retry-After"]) == (503, "supplier-away", "10")
+    assert (
+        answered.status_code,
+        (answered.json or {})["type"],
+        answered.headers["Retry-After"],
+    ) == (503, "supplier-away", "10")
 
 
-def test_what_is_not_in_stock_is_not_ordered(demo: Runtime, supplier: Callable[..., Supplier]) -> None:
+def test_what_is_not_in_stock_is_not_ordered(
+    demo: Runtime, supplier: Callable[..., Supplier]
+) -> None:
     supplier(left=2)
 
     answered = partner(demo).post("/v1/orders/", json=an_order())
 
-    assert (answered.status_code, (answered.json or {})["errors"]) == (409, [{"pointer": "/lines/0", "detail": "Not in stock"}])
+    assert (answered.status_code, (answered.json or {})["errors"]) == (
+        409,
+        [{"pointer": "/lines/0", "detail": "Not in stock"}],
+    )
     assert (partner(demo).get("/v1/orders/").json or {})["orders"] == []
 
 
@@ -281,10 +338,14 @@ def ndjson(number: int) -> bytes:
     return b"\n".join(json.dumps(an_order(f"PO-{line}")).encode() for line in range(number))
 
 
-def test_a_file_of_thousands_of_orders_is_a_durable_run_whose_progress_is_seen(demo: Runtime) -> None:
+def test_a_file_of_thousands_of_orders_is_a_durable_run_whose_progress_is_seen(
+    demo: Runtime,
+) -> None:
     client = partner(demo)
 
-    accepted = client.post("/v1/orders/import", data=ndjson(2500), content_type="application/x-ndjson")
+    accepted = client.post(
+        "/v1/orders/import", data=ndjson(2500), content_type="application/x-ndjson"
+    )
     demo.work()
     document = client.get(accepted.headers["Location"]).json or {}
 
@@ -294,7 +355,9 @@ def test_a_file_of_thousands_of_orders_is_a_durable_run_whose_progress_is_seen(d
     assert [step.name for step in demo.runs()[0]["steps"]] == ["take_lines"] * 13
 
 
-def test_lines_that_are_no_orders_are_told_by_number_and_the_others_are_taken(demo: Runtime) -> None:
+def test_lines_that_are_no_orders_are_told_by_number_and_the_others_are_taken(
+    demo: Runtime,
+) -> None:
     client = partner(demo)
     rows = (
         "reference,country,currency,sku,quantity,unit_price",
@@ -305,11 +368,17 @@ def test_lines_that_are_no_orders_are_told_by_number_and_the_others_are_taken(de
     )
     file = "\n".join(rows).encode()
 
-    location = client.post("/v1/orders/import", data=file, content_type="text/csv").headers["Location"]
+    location = client.post("/v1/orders/import", data=file, content_type="text/csv").headers[
+        "Location"
+    ]
     demo.work()
     result = (client.get(location).json or {})["result"]
 
-    assert (result["lines"], result["taken"], [line["line"] for line in result["refused"]]) == (4, 1, ["2", "3", "4"])
+    assert (result["lines"], result["taken"], [line["line"] for line in result["refused"]]) == (
+        4,
+        1,
+        ["2", "3", "4"],
+    )
 
 
 def test_lines_that_an_earlier_attempt_took_are_taken_once(demo: Runtime) -> None:
@@ -331,10 +400,14 @@ def test_lines_that_an_earlier_attempt_took_are_taken_once(demo: Runtime) -> Non
         ("application/x-ndjson", b"\xff", "not-text"),
     ],
 )
-def test_what_is_no_file_of_orders_is_refused(demo: Runtime, content_type: str, file: bytes, code: str) -> None:
+def test_what_is_no_file_of_orders_is_refused(
+    demo: Runtime, content_type: str, file: bytes, code: str
+) -> None:
     client = partner(demo)
 
-    location = client.post("/v1/orders/import", data=file, content_type=content_type).headers["Location"]
+    location = client.post("/v1/orders/import", data=file, content_type=content_type).headers[
+        "Location"
+    ]
     demo.work()
 
     assert (client.get(location).json or {})["problem"]["type"] == code
@@ -351,5 +424,8 @@ def test_the_nightly_report_counts_orders_and_nobody_can_call_it(demo: Runtime) 
     errors: list[str] = [attempt.error for step in report["steps"] for attempt in step.attempts]
     assert (started, performed, errors) == (report["id"], 1, [""])
     assert report["bodies"] is not None
-    assert (report["status"], report["bodies"]["output"]["json"]) == ("succeeded", {"orders": 1, "partners": {"acme": 1}})
+    assert (report["status"], report["bodies"]["output"]["json"]) == (
+        "succeeded",
+        {"orders": 1, "partners": {"acme": 1}},
+    )
     assert demo.anonymous().post("/v1/report/").status_code == 404

@@ -1,4 +1,7 @@
-"""Tokens: verified at the gate, issued in designated login flows, their public keys published as a JWK set."""
+"""Tokens.
+
+Verified at the gate, issued in designated login flows, their public keys published as a JWK set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The public keys of outside issuers: fetched, kept, refreshed in the background, and once on a `kid` that is not known."""
+"""The public keys of outside issuers.
+
+Fetched, kept, refreshed in the background, and once on a `kid` that is not known.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ class _Set:
 
 
 class KeySets:
-    """The sets of all issuers, by where they come from. A call reads a dict; it waits for the network only where the key is not there."""
+    """The sets of all issuers, by where they come from.
+
+    A call reads a dict; it waits for the network only where the key is not there.
+    """
 
     def __init__(self, fetch: Callable[[str], object] | None = None) -> None:
         self._fetch = fetch or _fetch
@@ -46,7 +52,10 @@ class KeySets:
         self._lock = threading.Lock()
 
     def named(self, trusted: TrustedIssuer, kid: str | None) -> tuple[PublicKey, ...]:
-        """Return the keys of an issuer that a token with this `kid` may be signed with. Raises CredentialRejected where there is none."""
+        """Return the keys of an issuer that a token with this `kid` may be signed with.
+
+        Raises CredentialRejected where there is none.
+        """
         if trusted.keys is not None:
             if trusted not in self._files:
                 self._files[trusted] = _read(trusted, {"keys": list(trusted.keys)}, KeySet())
@@ -66,7 +75,7 @@ class KeySets:
         return found
 
     def _begin(self, trusted: TrustedIssuer, known: _Set) -> None:
-        """Begin to fetch a set beside the calls, unless that is going on or was tried a moment ago."""
+        """Fetch a set in the background, unless that is under way or was tried a moment ago."""
         if not known.fetching.acquire(blocking=False):
             return
         now = time.monotonic()
@@ -74,11 +83,15 @@ class KeySets:
             known.fetching.release()
             return
         known.tried_at = now
-        threading.Thread(target=self._refresh, args=(trusted, known), name="penstock-jwks", daemon=True).start()
+        threading.Thread(
+            target=self._refresh, args=(trusted, known), name="penstock-jwks", daemon=True
+        ).start()
 
     def _refresh(self, trusted: TrustedIssuer, known: _Set) -> None:
         try:
-            keys = _read(trusted, self._fetch(trusted.jwks_url or self._discover(trusted.issuer)), known.keys)
+            keys = _read(
+                trusted, self._fetch(trusted.jwks_url or self._discover(trusted.issuer)), known.keys
+            )
             known.keys = keys
             if keys.keys:
                 known.fetched_at = time.monotonic()
@@ -90,14 +103,21 @@ class KeySets:
     def _discover(self, issuer: str) -> str:
         """Return where an issuer's keys are (OpenID Connect Discovery 1.0 section 4)."""
         document = self._fetch(issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if not isinstance(document, dict) or document.get("issuer") != issuer or not isinstance(document.get("jwks_uri"), str):
+        if (
+            not isinstance(document, dict)
+            or document.get("issuer") != issuer
+            or not isinstance(document.get("jwks_uri"), str)
+        ):
             raise ValueError("the provider's configuration is not that of this issuer")
         url: str = document["jwks_uri"]
         return url
 
 
 def _read(trusted: TrustedIssuer, document: object, before: KeySet) -> KeySet:
-    """Return what a set holds, and log each key that is not used, unless it was so before. Raises ValueError."""
+    """Return what a set holds, and log each key that is not used, unless it was so before.
+
+    Raises ValueError.
+    """
     keys = read_key_set(document)
     for key in keys.rejected:
         if key not in before.rejected:
@@ -106,7 +126,10 @@ def _read(trusted: TrustedIssuer, document: object, before: KeySet) -> KeySet:
 
 
 def _unknown(keys: KeySet, kid: str | None) -> NoReturn:
-    why = next((f"its issuer's {key}" for key in keys.rejected if key.kid == kid), "its issuer has no such key, or can't be reached")
+    why = next(
+        (f"its issuer's {key}" for key in keys.rejected if key.kid == kid),
+        "its issuer has no such key, or can't be reached",
+    )
     raise CredentialRejected(why)
 
 
@@ -116,7 +139,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Bounded(http.client.HTTPConnection):
-    """A connection that ends after a time, whatever is still to come: a timeout bounds each read, and there may be many."""
+    """A connection that ends after a time, whatever is still to come.
+
+    A timeout bounds each read, and there may be many.
+    """
 
     def connect(self) -> None:
         """Connect, and have it ended."""
@@ -142,7 +168,8 @@ class _Https(urllib.request.HTTPSHandler):
 
 def _end(connection: socket.socket) -> None:
     with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, which another thread is reading
+        # Below TLS, which another thread is reading.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _fetch(url: str) -> object:
@@ -151,7 +178,9 @@ def _fetch(url: str) -> object:
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
         raise ValueError("not https")
     opener = urllib.request.build_opener(_NoRedirects, _Http, _Https)
-    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "penstock"})  # noqa: S310  checked above
+    request = urllib.request.Request(  # noqa: S310  checked above
+        url, headers={"Accept": "application/json", "User-Agent": "penstock"}
+    )
     with opener.open(request, timeout=PATIENCE) as response:
         body = response.read(LARGEST + 1)
     if len(body) > LARGEST:

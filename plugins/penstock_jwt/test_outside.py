@@ -31,7 +31,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from werkzeug.test import TestResponse
 
-from penstock import Call, Caller, CredentialRejected, HttpTrigger, Pipeline, TrustedIssuer, hookimpl, read_key_set
+from penstock import (
+    Call,
+    Caller,
+    CredentialRejected,
+    HttpTrigger,
+    Pipeline,
+    TrustedIssuer,
+    hookimpl,
+    read_key_set,
+)
 from penstock.testing import CallerClient, Runtime
 from penstock_jwt import outside
 from penstock_jwt.outside import KeySets
@@ -46,29 +55,64 @@ ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 
 def jwk(key: Any, kid: str | None, **more: object) -> dict[str, Any]:
-    kinds: dict[type, Any] = {rsa.RSAPublicKey: RSAAlgorithm, ec.EllipticCurvePublicKey: ECAlgorithm, ed25519.Ed25519PublicKey: OKPAlgorithm}
+    kinds: dict[type, Any] = {
+        rsa.RSAPublicKey: RSAAlgorithm,
+        ec.EllipticCurvePublicKey: ECAlgorithm,
+        ed25519.Ed25519PublicKey: OKPAlgorithm,
+    }
     public = key.public_key()
     kind = next(algorithm for wanted, algorithm in kinds.items() if isinstance(public, wanted))
-    made = {name: value for name, value in kind.to_jwk(public, as_dict=True).items() if name != "key_ops"}
+    made = {
+        name: value
+        for name, value in kind.to_jwk(public, as_dict=True).items()
+        if name != "key_ops"
+    }
     return made | ({"kid": kid} if kid is not None else {}) | more
 
 
 KEYS = [jwk(RSA_KEY, "r1"), jwk(EC_KEY, "e1"), jwk(ED_KEY, "d1", alg="EdDSA", use="sig")]
 
 
-def token(key: Any = RSA_KEY, algorithm: str = "RS256", kid: str | None = "r1", header: dict[str, Any] | None = None, **claims: Any) -> str:
+def token(
+    key: Any = RSA_KEY,
+    algorithm: str = "RS256",
+    kid: str | None = "r1",
+    header: dict[str, Any] | None = None,
+    **claims: Any,
+) -> str:
     now = int(time.time())
-    usual = {"iss": ISSUER, "aud": "penstock", "sub": "ann", "client_id": "acme", "iat": now, "exp": now + 600, "scope": "orders:read"}
+    usual = {
+        "iss": ISSUER,
+        "aud": "penstock",
+        "sub": "ann",
+        "client_id": "acme",
+        "iat": now,
+        "exp": now + 600,
+        "scope": "orders:read",
+    }
     payload = {name: value for name, value in (usual | claims).items() if value is not None}
-    return jwt.encode(payload, key, algorithm=algorithm, headers={**({"kid": kid} if kid is not None else {}), **(header or {})})
+    return jwt.encode(
+        payload,
+        key,
+        algorithm=algorithm,
+        headers={**({"kid": kid} if kid is not None else {}), **(header or {})},
+    )
 
 
 def offering() -> SimpleNamespace:
-    pipeline = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:read"}))
+    pipeline = Pipeline(
+        "orders",
+        version="1.0.0",
+        trigger=HttpTrigger(api_key=True, jwt=True, scopes={"orders:read"}),
+    )
 
     @pipeline.get("/")
     def show(call: Call) -> dict[str, Any]:
-        return {"consumer": call.caller.consumer, "subject": call.caller.subject, "issuer": call.caller.claims["iss"]}
+        return {
+            "consumer": call.caller.consumer,
+            "subject": call.caller.subject,
+            "issuer": call.caller.claims["iss"],
+        }
 
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
@@ -90,10 +134,23 @@ def acme(runtime: Runtime) -> CallerClient:
     return runtime.client("acme", token=False)
 
 
-def trust(runtime: Runtime, folder: Path, *words: str, issuer: str = ISSUER, keys: Any = None) -> None:
+def trust(
+    runtime: Runtime, folder: Path, *words: str, issuer: str = ISSUER, keys: Any = None
+) -> None:
     path = folder / "keys.json"
     path.write_text(json.dumps({"keys": KEYS if keys is None else keys}))
-    runtime.operate("issuer", "trust", issuer, "--env", "test", "--audience", "penstock", "--jwks-file", str(path), *words)
+    runtime.operate(
+        "issuer",
+        "trust",
+        issuer,
+        "--env",
+        "test",
+        "--audience",
+        "penstock",
+        "--jwks-file",
+        str(path),
+        *words,
+    )
 
 
 def get(client: CallerClient, sent: str) -> TestResponse:
@@ -108,10 +165,17 @@ def taken(client: CallerClient, sent: str) -> bool:
 
 
 def test_its_tokens_pass_the_same_gate_as_ours(runtime: Runtime, acme: CallerClient) -> None:
-    for sent in (token(), token(algorithm="PS256"), token(EC_KEY, "ES256", "e1"), token(ED_KEY, "EdDSA", "d1")):
+    for sent in (
+        token(),
+        token(algorithm="PS256"),
+        token(EC_KEY, "ES256", "e1"),
+        token(ED_KEY, "EdDSA", "d1"),
+    ):
         assert get(acme, sent).json == {"consumer": "acme", "subject": "ann", "issuer": ISSUER}
     assert get(runtime.client("acme"), "").status_code == 401
-    assert (runtime.client("acme", scopes=["orders:read"]).get("/v1/orders/").json or {})["issuer"] == "penstock"
+    assert (runtime.client("acme", scopes=["orders:read"]).get("/v1/orders/").json or {})[
+        "issuer"
+    ] == "penstock"
 
 
 def test_a_key_of_the_consumer_is_still_needed(runtime: Runtime) -> None:
@@ -120,7 +184,9 @@ def test_a_key_of_the_consumer_is_still_needed(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt", None])
-def test_access_tokens_are_taken_whatever_they_are_called(acme: CallerClient, typ: str | None) -> None:
+def test_access_tokens_are_taken_whatever_they_are_called(
+    acme: CallerClient, typ: str | None
+) -> None:
     assert taken(acme, token(header={"typ": typ}))
 
 
@@ -163,7 +229,9 @@ class Moment(int):
 def test_claims_that_do_not_hold_are_a_401(acme: CallerClient, claims: dict[str, Any]) -> None:
     assert taken(acme, token())
     now = int(time.time())
-    timed: dict[str, Any] = {name: now + value if isinstance(value, Moment) else value for name, value in claims.items()}
+    timed: dict[str, Any] = {
+        name: now + value if isinstance(value, Moment) else value for name, value in claims.items()
+    }
     assert not taken(acme, token(**timed))
 
 
@@ -198,41 +266,62 @@ def test_what_its_keys_did_not_sign_as_they_should_is_a_401(acme: CallerClient, 
 
 def test_a_public_key_is_no_shared_secret(acme: CallerClient) -> None:
     """RFC 8725 section 2.1: the algorithm is the key's, not the token's."""
-    pem = RSA_KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pem = RSA_KEY.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     head = {"alg": "HS256", "typ": "JWT", "kid": "r1"}
 
     def part(value: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
     now = int(time.time())
-    signed = f"{part(head)}.{part({'iss': ISSUER, 'aud': 'penstock', 'sub': 'a', 'client_id': 'acme', 'iat': now, 'exp': now + 60})}"
+    claims = {"iss": ISSUER, "aud": "penstock", "sub": "a", "client_id": "acme"}
+    signed = f"{part(head)}.{part({**claims, 'iat': now, 'exp': now + 60})}"
     mac = base64.urlsafe_b64encode(hmac.digest(pem, signed.encode(), "sha256")).decode().rstrip("=")
 
     assert not taken(acme, f"{signed}.{mac}")
 
 
-def test_our_keys_make_no_outside_tokens_and_theirs_none_of_ours(runtime: Runtime, acme: CallerClient) -> None:
+def test_our_keys_make_no_outside_tokens_and_theirs_none_of_ours(
+    runtime: Runtime, acme: CallerClient
+) -> None:
     (own,) = runtime.access.signing_keys().values()
     private = serialization.load_pem_private_key(own.private, None)
     theirs = token(private, "EdDSA", own.kid)
-    ours = token(iss="penstock", aud="test", jti="x", nbf=int(time.time()), header={"typ": "at+jwt"})
+    ours = token(
+        iss="penstock", aud="test", jti="x", nbf=int(time.time()), header={"typ": "at+jwt"}
+    )
 
     assert not taken(acme, theirs)
     assert not taken(acme, ours)
 
 
-def test_what_it_is_trusted_for_elsewhere_is_not_taken_here(penstock_runtime: Start, tmp_path: Path) -> None:
+def test_what_it_is_trusted_for_elsewhere_is_not_taken_here(
+    penstock_runtime: Start, tmp_path: Path
+) -> None:
     runtime = penstock_runtime(offering())
     acme = runtime.client("acme", token=False)
     runtime.operate("env", "create", "prod")
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": KEYS}))
-    runtime.operate("issuer", "trust", ISSUER, "--env", "prod", "--audience", "penstock", "--jwks-file", str(path))
+    runtime.operate(
+        "issuer",
+        "trust",
+        ISSUER,
+        "--env",
+        "prod",
+        "--audience",
+        "penstock",
+        "--jwks-file",
+        str(path),
+    )
 
     assert not taken(acme, token())
 
 
-def test_distrust_is_immediate_and_so_is_another_key(runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+def test_distrust_is_immediate_and_so_is_another_key(
+    runtime: Runtime, acme: CallerClient, tmp_path: Path
+) -> None:
     assert taken(acme, token())
     trust(runtime, tmp_path, keys=[jwk(OTHER_RSA, "r1")])
     assert (taken(acme, token()), taken(acme, token(OTHER_RSA))) == (False, True)
@@ -250,18 +339,39 @@ def test_tokens_can_be_revoked_by_jti_and_by_consumer(runtime: Runtime, acme: Ca
 
 
 class TestMapping:
-    def test_a_claim_may_mean_a_consumer(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
-        trust(runtime, tmp_path, "--consumer-claim", "azp", "--map", "app=1=acme", "--map", "app2=acme")
+    def test_a_claim_may_mean_a_consumer(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path
+    ) -> None:
+        trust(
+            runtime,
+            tmp_path,
+            "--consumer-claim",
+            "azp",
+            "--map",
+            "app=1=acme",
+            "--map",
+            "app2=acme",
+        )
 
-        assert [taken(acme, token(azp=value)) for value in ("app=1", "app2", "acme", "", None)] == [True, True, False, False, False]
+        assert [taken(acme, token(azp=value)) for value in ("app=1", "app2", "acme", "", None)] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
 
-    def test_all_its_tokens_may_be_of_one(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+    def test_all_its_tokens_may_be_of_one(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path
+    ) -> None:
         trust(runtime, tmp_path, "--consumer", "acme")
 
         assert taken(acme, token(client_id="whatever"))
         assert not taken(runtime.client("other", token=False), token(client_id="other"))
 
-    def test_scopes_come_from_the_claim_that_holds_them(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+    def test_scopes_come_from_the_claim_that_holds_them(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path
+    ) -> None:
         trust(runtime, tmp_path, "--scope-claim", "scp")
 
         assert get(acme, token(scp=["orders:read", "x"])).status_code == 200
@@ -275,7 +385,10 @@ class TestMapping:
     [
         (("https://id.example", "--jwks-url", "http://id.example/jwks"), "is no https URL"),
         (("https://id.example", "--jwks-url", "ftp://id.example/jwks"), "is no https URL"),
-        (("https://id.example", "--jwks-url", "https://u:p@id.example/jwks"), "must not hold a user or a password"),
+        (
+            ("https://id.example", "--jwks-url", "https://u:p@id.example/jwks"),
+            "must not hold a user or a password",
+        ),
         (("http://id.example",), "is no https URL"),
         (("id.example",), "is no https URL"),
         (("penstock",), "is the issuer of our own tokens"),
@@ -285,13 +398,27 @@ class TestMapping:
         (("https://id.example", "--consumer", "acme", "--map", "x=acme"), "not both"),
     ],
 )
-def test_what_makes_no_sense_is_not_trusted(runtime: Runtime, words: tuple[str, ...], said: str) -> None:
+def test_what_makes_no_sense_is_not_trusted(
+    runtime: Runtime, words: tuple[str, ...], said: str
+) -> None:
     with pytest.raises(Exception, match=said):
         runtime.operate("issuer", "trust", *words, "--env", "test", "--audience", "penstock")
 
 
 def test_what_can_be_no_issuer_is_not_trusted(runtime: Runtime, tmp_path: Path) -> None:
-    for issuer in ("", " ", "a b", "https://", "https:///x", ":x", "a:b c", " https://id.example", "https://id.example\n", "é", "x" * 256):
+    for issuer in (
+        "",
+        " ",
+        "a b",
+        "https://",
+        "https:///x",
+        ":x",
+        "a:b c",
+        " https://id.example",
+        "https://id.example\n",
+        "é",
+        "x" * 256,
+    ):
         with pytest.raises(Exception, match="can be no issuer"):
             trust(runtime, tmp_path, issuer=issuer)
         with pytest.raises(Exception, match="can be no issuer"):
@@ -299,26 +426,59 @@ def test_what_can_be_no_issuer_is_not_trusted(runtime: Runtime, tmp_path: Path) 
     assert runtime.operate("issuer", "list", "--format", "json").count('"issuer"') == 1
 
 
-def test_with_its_keys_at_hand_an_issuer_may_have_any_name(runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
-    for issuer in ("accounts.example.com", "urn:example:issuer", "http://id.example/realms/x", "https://id.example/", "x"):
+def test_with_its_keys_at_hand_an_issuer_may_have_any_name(
+    runtime: Runtime, acme: CallerClient, tmp_path: Path
+) -> None:
+    for issuer in (
+        "accounts.example.com",
+        "urn:example:issuer",
+        "http://id.example/realms/x",
+        "https://id.example/",
+        "x",
+    ):
         trust(runtime, tmp_path, issuer=issuer)
         assert taken(acme, token(iss=issuer))
 
 
 def test_an_audience_and_claims_have_names(runtime: Runtime, tmp_path: Path) -> None:
-    for words in (("--audience", ""), ("--audience", " "), ("--audience", "a\nb"), ("--consumer-claim", ""), ("--scope-claim", "")):
+    for words in (
+        ("--audience", ""),
+        ("--audience", " "),
+        ("--audience", "a\nb"),
+        ("--consumer-claim", ""),
+        ("--scope-claim", ""),
+    ):
         with pytest.raises(Exception, match=r"an audience is needed|a claim has a name"):
             trust(runtime, tmp_path, *words)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"keys": []}', '{"keys": [5]}', '{"keys": [{"kty": "oct", "k": "AA"}]}', '{"keys": [{"kty": "EC", "d": "AA"}]}', "[" * 9999]
+    "text",
+    [
+        "",
+        "{}",
+        '{"keys": []}',
+        '{"keys": [5]}',
+        '{"keys": [{"kty": "oct", "k": "AA"}]}',
+        '{"keys": [{"kty": "EC", "d": "AA"}]}',
+        "[" * 9999,
+    ],
 )
 def test_a_file_without_public_keys_is_refused(runtime: Runtime, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
 
     with pytest.raises(Exception, match="JWK set"):
-        runtime.operate("issuer", "trust", ISSUER, "--env", "test", "--audience", "a", "--jwks-file", str(tmp_path / "bad.json"))
+        runtime.operate(
+            "issuer",
+            "trust",
+            ISSUER,
+            "--env",
+            "test",
+            "--audience",
+            "a",
+            "--jwks-file",
+            str(tmp_path / "bad.json"),
+        )
 
 
 def test_only_public_keys_that_verify_are_read_from_a_set() -> None:
@@ -346,25 +506,43 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "n is no base64url": (jwk(RSA_KEY, "k") | {"n": "!!!"}, "n is not base64url"),
     "n is missing": ({"kty": "RSA", "kid": "k"}, "n is missing"),
     "off its curve": (jwk(EC_KEY, "k") | {"x": jwk(EC_KEY, "k")["y"]}, "not on the curve P-256"),
-    "Ed25519 of 5 bytes": ({"kty": "OKP", "crv": "Ed25519", "x": "AAAAAAA", "kid": "k"}, "x has 5 bytes"),
-    "Ed25519 of small order": ({"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41, "kid": "k"}, "small order"),
+    "Ed25519 of 5 bytes": (
+        {"kty": "OKP", "crv": "Ed25519", "x": "AAAAAAA", "kid": "k"},
+        "x has 5 bytes",
+    ),
+    "Ed25519 of small order": (
+        {"kty": "OKP", "crv": "Ed25519", "x": "AQ" + "A" * 41, "kid": "k"},
+        "small order",
+    ),
     "an unknown curve": (jwk(EC_KEY, "k") | {"crv": "P-999"}, "crv 'P-999' is not supported"),
     "for encryption": (jwk(RSA_KEY, "k", use="enc"), "use is 'enc'"),
-    "key_ops without verify": (jwk(RSA_KEY, "k", key_ops=["encrypt"]), "key_ops does not include verify"),
-    "key_ops of derivation": (jwk(EC_KEY, "k", key_ops=["deriveKey"]), "key_ops does not include verify"),
+    "key_ops without verify": (
+        jwk(RSA_KEY, "k", key_ops=["encrypt"]),
+        "key_ops does not include verify",
+    ),
+    "key_ops of derivation": (
+        jwk(EC_KEY, "k", key_ops=["deriveKey"]),
+        "key_ops does not include verify",
+    ),
     "alg that does not fit": (jwk(RSA_KEY, "k", alg="ES256"), "alg 'ES256' does not fit"),
     "alg of encryption": (jwk(RSA_KEY, "k", alg="RSA-OAEP-256"), "does not fit"),
     "a kid that is a number": (jwk(RSA_KEY, None) | {"kid": 1}, "kid is no text"),
-    "an unknown kty": ({"kty": "AKP", "kid": "k", "alg": "ML-DSA-44", "pub": "AA"}, "kty 'AKP' is not supported"),
+    "an unknown kty": (
+        {"kty": "AKP", "kid": "k", "alg": "ML-DSA-44", "pub": "AA"},
+        "kty 'AKP' is not supported",
+    ),
 }
 
 
 class TestUnusableKeys:
-    """Keys that are too weak, for something else or no keys at all, when an operator trusts them and at use."""
+    """Keys that are too weak, for something else or no keys at all, when an operator trusts them
+    and at use."""
 
     def test_a_file_of_nothing_else_is_not_trusted(self, runtime: Runtime, tmp_path: Path) -> None:
         for key, reason in UNUSABLE.values():
-            with pytest.raises(Exception, match=f"no key of the JWK set can verify tokens: key 1.*{reason}") as error:
+            with pytest.raises(
+                Exception, match=f"no key of the JWK set can verify tokens: key 1.*{reason}"
+            ) as error:
                 trust(runtime, tmp_path, issuer="https://weak.example", keys=[key])
             assert getattr(error.value, "exit_code", 0) == 2
         assert "weak.example" not in runtime.operate("issuer", "list")
@@ -374,34 +552,68 @@ class TestUnusableKeys:
             trust(runtime, tmp_path, keys=[key for key, _ in UNUSABLE.values()])
         said = str(error.value)
 
-        assert [number for number in range(1, len(UNUSABLE) + 1) if f"key {number}" not in said] == []
+        assert [
+            number for number in range(1, len(UNUSABLE) + 1) if f"key {number}" not in said
+        ] == []
         assert [reason for _, reason in UNUSABLE.values() if reason not in said] == []
 
     def test_beside_a_good_one_they_are_told_and_not_used(
-        self, runtime: Runtime, acme: CallerClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        runtime: Runtime,
+        acme: CallerClient,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         trust(runtime, tmp_path, keys=[*(key for key, _ in UNUSABLE.values()), jwk(ED_KEY, "good")])
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: not used: key ")]
+        said = [
+            line
+            for line in capsys.readouterr().err.splitlines()
+            if line.startswith("warning: not used: key ")
+        ]
 
-        assert [reason for (_, reason), line in zip(UNUSABLE.values(), said, strict=True) if reason not in line] == []
+        assert [
+            reason
+            for (_, reason), line in zip(UNUSABLE.values(), said, strict=True)
+            if reason not in line
+        ] == []
         assert "1 from a file" in runtime.operate("issuer", "list")
         assert taken(acme, token(ED_KEY, "EdDSA", "good"))
         assert not any(taken(acme, sent) for kid in ("k", "1") for sent in signed_with(kid))
 
     def test_in_a_set_that_is_fetched_they_are_logged_once_and_not_used(
-        self, runtime: Runtime, acme: CallerClient, provider: Provider, caplog: pytest.LogCaptureFixture
+        self,
+        runtime: Runtime,
+        acme: CallerClient,
+        provider: Provider,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        provider.keys = [*(key for key, _ in UNUSABLE.values()), {"kty": "oct", "k": "AAAA"}, jwk(ED_KEY, "good")]
+        provider.keys = [
+            *(key for key, _ in UNUSABLE.values()),
+            {"kty": "oct", "k": "AAAA"},
+            jwk(ED_KEY, "good"),
+        ]
         runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock")
 
-        assert not any(taken(acme, sent) for kid in ("k", "1") for sent in signed_with(kid, iss=provider.url))
+        assert not any(
+            taken(acme, sent) for kid in ("k", "1") for sent in signed_with(kid, iss=provider.url)
+        )
         assert taken(acme, token(ED_KEY, "EdDSA", "good", iss=provider.url))
-        logged = [record.getMessage() for record in caplog.records if record.name == "penstock_jwt.outside"]
-        assert {line.partition(": key")[0] for line in logged} == {f"not used of the keys of {provider.url}"}
+        logged = [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == "penstock_jwt.outside"
+        ]
+        assert {line.partition(": key")[0] for line in logged} == {
+            f"not used of the keys of {provider.url}"
+        }
         reasons = [*(reason for _, reason in UNUSABLE.values()), "private or symmetric"]
-        assert [reason for reason, line in zip(reasons, logged, strict=True) if reason not in line] == []
+        assert [
+            reason for reason, line in zip(reasons, logged, strict=True) if reason not in line
+        ] == []
 
-    def test_a_set_of_nothing_else_ends_the_keys_before(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_set_of_nothing_else_ends_the_keys_before(
+        self, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
         assert known(sets, trusted)
         provider.keys = [jwk(WEAK, "r1")]
@@ -412,20 +624,40 @@ class TestUnusableKeys:
 
         assert not known(sets, trusted)
 
-    @pytest.mark.parametrize("private", [RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True) | {"kid": "p"}, {"kty": "oct", "k": "AAAA", "kid": "s"}])
-    def test_a_file_with_a_private_key_is_not_trusted_at_all(self, runtime: Runtime, tmp_path: Path, private: dict[str, Any]) -> None:
-        with pytest.raises(Exception, match="private or symmetric; give public keys alone: key 2") as error:
+    @pytest.mark.parametrize(
+        "private",
+        [
+            RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True) | {"kid": "p"},
+            {"kty": "oct", "k": "AAAA", "kid": "s"},
+        ],
+    )
+    def test_a_file_with_a_private_key_is_not_trusted_at_all(
+        self, runtime: Runtime, tmp_path: Path, private: dict[str, Any]
+    ) -> None:
+        with pytest.raises(
+            Exception, match="private or symmetric; give public keys alone: key 2"
+        ) as error:
             trust(runtime, tmp_path, keys=[jwk(ED_KEY, "good"), private])
         assert str(private.get("d", "AAAA")) not in str(error.value)
 
-    def test_a_key_that_was_trusted_by_an_earlier_release_is_judged_at_use(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_key_that_was_trusted_by_an_earlier_release_is_judged_at_use(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         sets = KeySets()
         trusted = TrustedIssuer(ISSUER, "penstock", keys=(jwk(WEAK, "w"), jwk(ED_KEY, "good")))
 
-        assert (known(sets, trusted, "good"), known(sets, trusted, "w"), known(sets, trusted, "other")) == (True, False, False)
-        with pytest.raises(CredentialRejected, match=r"its issuer's key 1 .kid 'w'.: an RSA key of 1024 bits"):
+        assert (
+            known(sets, trusted, "good"),
+            known(sets, trusted, "w"),
+            known(sets, trusted, "other"),
+        ) == (True, False, False)
+        with pytest.raises(
+            CredentialRejected, match=r"its issuer's key 1 .kid 'w'.: an RSA key of 1024 bits"
+        ):
             sets.named(trusted, "w")
-        assert len([record for record in caplog.records if record.name == "penstock_jwt.outside"]) == 1
+        assert (
+            len([record for record in caplog.records if record.name == "penstock_jwt.outside"]) == 1
+        )
 
 
 def signed_with(kid: str, **claims: Any) -> list[str]:
@@ -446,27 +678,50 @@ def weakly_signed(kid: str, **claims: Any) -> str:
 
 
 def forged_of_small_order(kid: str, **claims: Any) -> str:
-    """Return a token that nobody signed, such as a key of small order verifies about every eighth of."""
+    """Return a token that nobody signed, such as a key of small order verifies about every
+    eighth of."""
     text = token(ED_KEY, "EdDSA", kid, jti=secrets.token_hex(4), **claims).rpartition(".")[0]
-    return f"{text}.{base64.urlsafe_b64encode((1).to_bytes(32, 'little') + bytes(32)).decode().rstrip('=')}"
+    return (
+        f"{text}."
+        f"{base64.urlsafe_b64encode((1).to_bytes(32, 'little') + bytes(32)).decode().rstrip('=')}"
+    )
 
 
 class TestKids:
-    """The rule: the keys with the token's `kid`; for a token without one the keys without one, or the only key."""
+    """The rule: the keys with the token's `kid`; for a token without one the keys without one,
+    or the only key."""
 
-    def test_keys_without_a_kid_are_told_apart_by_what_they_sign(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
-        trust(runtime, tmp_path, keys=[jwk(RSA_KEY, None), jwk(EC_KEY, None), jwk(OTHER_RSA, None), jwk(ED_KEY, "d1")])
+    def test_keys_without_a_kid_are_told_apart_by_what_they_sign(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path
+    ) -> None:
+        trust(
+            runtime,
+            tmp_path,
+            keys=[jwk(RSA_KEY, None), jwk(EC_KEY, None), jwk(OTHER_RSA, None), jwk(ED_KEY, "d1")],
+        )
 
-        for sent in (token(kid=None), token(EC_KEY, "ES256", None), token(OTHER_RSA, kid=None), token(ED_KEY, "EdDSA", "d1")):
+        for sent in (
+            token(kid=None),
+            token(EC_KEY, "ES256", None),
+            token(OTHER_RSA, kid=None),
+            token(ED_KEY, "EdDSA", "d1"),
+        ):
             assert taken(acme, sent)
         assert not taken(acme, token(ED_KEY, "EdDSA", None))
         assert not taken(acme, token(kid="r1"))
         assert not taken(acme, token(rsa.generate_private_key(65537, 2048), kid=None))
 
-    def test_keys_that_share_a_kid_are_tried(self, runtime: Runtime, acme: CallerClient, tmp_path: Path) -> None:
+    def test_keys_that_share_a_kid_are_tried(
+        self, runtime: Runtime, acme: CallerClient, tmp_path: Path
+    ) -> None:
         trust(runtime, tmp_path, keys=[jwk(key, "same") for key in (RSA_KEY, EC_KEY, OTHER_RSA)])
 
-        for sent in (token(kid="same"), token(EC_KEY, "ES256", "same"), token(OTHER_RSA, kid="same"), token(OTHER_RSA, "PS256", "same")):
+        for sent in (
+            token(kid="same"),
+            token(EC_KEY, "ES256", "same"),
+            token(OTHER_RSA, kid="same"),
+            token(OTHER_RSA, "PS256", "same"),
+        ):
             assert taken(acme, sent)
         assert not taken(acme, token(ED_KEY, "EdDSA", "same"))
         assert not taken(acme, weakly_signed("same"))
@@ -485,16 +740,23 @@ class TestKids:
 
         monkeypatch.setattr(jwt, "decode", decode)
 
-        assert [taken(acme, token(key, "EdDSA", "same")) for key in private] == [True] * 4 + [False] * 3
+        assert [taken(acme, token(key, "EdDSA", "same")) for key in private] == [True] * 4 + [
+            False
+        ] * 3
         tried.clear()
         assert not taken(acme, token(ED_KEY, "EdDSA", "same"))
         assert len(tried) == 4
 
-    def test_a_kid_that_is_a_number_is_found_by_no_text(self, runtime: Runtime, acme: CallerClient, provider: Provider) -> None:
+    def test_a_kid_that_is_a_number_is_found_by_no_text(
+        self, runtime: Runtime, acme: CallerClient, provider: Provider
+    ) -> None:
         provider.keys = [jwk(RSA_KEY, None) | {"kid": 1}, jwk(EC_KEY, "e1")]
         runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock")
 
-        assert [taken(acme, token(kid=kid, iss=provider.url)) for kid in ("1", None)] == [False, False]
+        assert [taken(acme, token(kid=kid, iss=provider.url)) for kid in ("1", None)] == [
+            False,
+            False,
+        ]
         assert taken(acme, token(EC_KEY, "ES256", "e1", iss=provider.url))
 
 
@@ -508,7 +770,10 @@ def respelled(sent: str, part: int, change: Callable[[bytes], bytes]) -> str:
 
 
 SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
-    **{encoding: lambda raw, encoding=encoding: raw.decode().encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")},  # type: ignore[misc]  # mypy knows no defaults of lambdas
+    **{
+        encoding: lambda raw, encoding=encoding: raw.decode().encode(encoding)  # type: ignore[misc]  # mypy knows no defaults of lambdas
+        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+    },
     "utf-8 with a byte order mark": lambda raw: b"\xef\xbb\xbf" + raw,
     "latin-1": lambda raw: raw[:-1] + b', "x": "\xe9"}',
     "a name twice": lambda raw: raw[:-1] + b', "kid": "d1", "kid": "d1"}',
@@ -524,7 +789,11 @@ def test_header_and_claims_are_strictly_json_in_utf_8(acme: CallerClient, part: 
     good = token(ED_KEY, "EdDSA", "d1")
 
     assert taken(acme, respelled(good, part, lambda raw: raw.replace(b",", b" , ") + b"\n"))
-    assert [spelling for spelling, change in SPELLINGS.items() if taken(acme, respelled(good, part, change))] == []
+    assert [
+        spelling
+        for spelling, change in SPELLINGS.items()
+        if taken(acme, respelled(good, part, change))
+    ] == []
 
 
 def test_a_kid_is_the_very_text(acme: CallerClient) -> None:
@@ -547,7 +816,9 @@ def test_scopes_are_separated_by_the_space_alone(acme: CallerClient) -> None:
 
     assert [scope for scope in held if get(acme, token(scope=scope)).status_code != 200] == []
     answers = [get(acme, token(scope=scope)) for scope in lacking]
-    assert {(answered.status_code, (answered.json or {}).get("type")) for answered in answers} == {(403, "insufficient-scope")}
+    assert {(answered.status_code, (answered.json or {}).get("type")) for answered in answers} == {
+        (403, "insufficient-scope")
+    }
 
 
 class Provider:
@@ -582,7 +853,11 @@ class Provider:
         if path == "/jwks":
             return 200, {}, json.dumps({"keys": self.keys}).encode()
         if path == "/.well-known/openid-configuration":
-            return 200, {}, json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}).encode()
+            return (
+                200,
+                {},
+                json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}).encode(),
+            )
         return 404, {}, b""
 
     def end(self) -> None:
@@ -619,7 +894,9 @@ def raw_provider(parts: Iterable[bytes], context: ssl.SSLContext | None = None) 
 
     def answer(connection: socket.socket) -> None:
         with suppress(OSError):
-            plain = connection if context is None else context.wrap_socket(connection, server_side=True)
+            plain = (
+                connection if context is None else context.wrap_socket(connection, server_side=True)
+            )
             with plain:
                 plain.recv(9999)
                 for part in parts:
@@ -643,11 +920,17 @@ def certified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """Return a server's context with a certificate that this process trusts from now on."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider")])
     now = datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, EC_KEY.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
-    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+    made = x509.CertificateBuilder(
+        name, name, EC_KEY.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1)
+    )
+    made = made.add_extension(
+        x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+    )
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     pem = made.sign(EC_KEY, SHA256()).public_bytes(serialization.Encoding.PEM)
-    private = EC_KEY.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = EC_KEY.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     (folder / "provider.pem").write_bytes(pem + private)
     monkeypatch.setenv("SSL_CERT_FILE", str(folder / "provider.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -663,14 +946,22 @@ class TestFetching:
         assert provider.asked == ["/.well-known/openid-configuration", "/jwks"]
 
     def test_unknown_kids_cause_no_storm(self, provider: Provider) -> None:
-        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        sets, trusted = (
+            KeySets(),
+            TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
+        )
 
         assert not any(known(sets, trusted, f"kid{number}") for number in range(200))
         assert provider.asked == ["/jwks"]
         assert known(sets, trusted)
 
-    def test_a_new_key_is_found_at_its_first_token(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+    def test_a_new_key_is_found_at_its_first_token(
+        self, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sets, trusted = (
+            KeySets(),
+            TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
+        )
         assert known(sets, trusted)
         provider.keys = [jwk(OTHER_RSA, "r2")]
         assert not known(sets, trusted, "r2")
@@ -682,10 +973,15 @@ class TestFetching:
         assert provider.asked == ["/jwks"] * 2
 
     def test_many_calls_at_once_share_one_fetch(self, provider: Provider) -> None:
-        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        sets, trusted = (
+            KeySets(),
+            TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
+        )
         provider.hold.clear()
         results: list[bool] = []
-        threads = [threading.Thread(target=lambda: results.append(known(sets, trusted))) for _ in range(16)]
+        threads = [
+            threading.Thread(target=lambda: results.append(known(sets, trusted))) for _ in range(16)
+        ]
         for thread in threads:
             thread.start()
         while not provider.asked:
@@ -696,8 +992,13 @@ class TestFetching:
 
         assert (results, provider.asked) == ([True] * 16, ["/jwks"])
 
-    def test_a_set_is_refreshed_beside_the_calls(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+    def test_a_set_is_refreshed_beside_the_calls(
+        self, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sets, trusted = (
+            KeySets(),
+            TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
+        )
         assert known(sets, trusted)
         provider.keys = [jwk(RSA_KEY, "r1"), jwk(OTHER_RSA, "r2")]
         provider.hold.clear()
@@ -712,8 +1013,13 @@ class TestFetching:
         assert known(sets, trusted, "r2")
         assert provider.asked == ["/jwks"] * 2
 
-    def test_while_it_is_away_its_keys_go_on_for_a_day(self, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-        sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+    def test_while_it_is_away_its_keys_go_on_for_a_day(
+        self, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sets, trusted = (
+            KeySets(),
+            TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
+        )
         assert known(sets, trusted)
         provider.replies["/jwks"] = (500, {}, b"")
         now = time.monotonic()
@@ -735,16 +1041,35 @@ class TestFetching:
             (200, {}, b'{"keys": 5}'),
         ],
     )
-    def test_odd_replies_give_no_keys(self, provider: Provider, reply: tuple[int, dict[str, str], bytes]) -> None:
+    def test_odd_replies_give_no_keys(
+        self, provider: Provider, reply: tuple[int, dict[str, str], bytes]
+    ) -> None:
         provider.replies["/jwks"] = reply
 
-        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"))
+        assert not known(
+            KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
+        )
         assert provider.asked == ["/jwks"]
 
-    def test_a_token_is_held_against_the_keys_anew_after_a_while(self, runtime: Runtime, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-        runtime.operate("issuer", "trust", provider.url, "--env", "test", "--audience", "penstock", "--jwks-url", f"{provider.url}/jwks")
+    def test_a_token_is_held_against_the_keys_anew_after_a_while(
+        self, runtime: Runtime, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runtime.operate(
+            "issuer",
+            "trust",
+            provider.url,
+            "--env",
+            "test",
+            "--audience",
+            "penstock",
+            "--jwks-url",
+            f"{provider.url}/jwks",
+        )
         tokens, now, caller = Tokens("penstock"), time.time(), Caller("acme", 1, "key_1")
-        first, other = (token(key, kid=kid, iss=provider.url, exp=int(now) + 3000) for key, kid in ((RSA_KEY, "r1"), (OTHER_RSA, "r2")))
+        first, other = (
+            token(key, kid=kid, iss=provider.url, exp=int(now) + 3000)
+            for key, kid in ((RSA_KEY, "r1"), (OTHER_RSA, "r2"))
+        )
 
         def passes(sent: str, moment: float) -> bool:
             try:
@@ -758,7 +1083,10 @@ class TestFetching:
         monkeypatch.setattr(time, "monotonic", lambda: later)
         assert passes(other, now)
 
-        assert [passes(first, now + seconds) for seconds in (PROVE_AGAIN - 1, PROVE_AGAIN)] == [True, False]
+        assert [passes(first, now + seconds) for seconds in (PROVE_AGAIN - 1, PROVE_AGAIN)] == [
+            True,
+            False,
+        ]
 
     def test_no_call_waits_longer_than_its_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []
@@ -779,7 +1107,15 @@ class TestFetching:
         assert (answers, asked, known(sets, trusted)) == ([False] * 8, [f"{ISSUER}/jwks"], True)
 
     @pytest.mark.parametrize("tls", [False, True])
-    @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"", b"HTTP/1.1 200 OK\r\nX: "])
+    @pytest.mark.parametrize(
+        "begin",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"",
+            b"HTTP/1.1 200 OK\r\nX: ",
+        ],
+    )
     def test_a_provider_that_sends_a_little_now_and_then_is_left(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begin: bytes, tls: bool
     ) -> None:
@@ -789,10 +1125,14 @@ class TestFetching:
             assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
             fetches_end()  # while the provider goes on
 
-    def test_keys_come_over_tls_where_the_certificate_is_trusted(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_keys_come_over_tls_where_the_certificate_is_trusted(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         body = json.dumps({"keys": KEYS}).encode()
         context = certified(tmp_path, monkeypatch)
-        with raw_provider([b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body], context) as url:
+        with raw_provider(
+            [b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body], context
+        ) as url:
             assert known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
             monkeypatch.delenv("SSL_CERT_FILE")
             assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
@@ -808,22 +1148,42 @@ class TestFetching:
             b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}",
         ],
     )
-    def test_what_is_no_http_gives_no_keys(self, runtime: Runtime, acme: CallerClient, reply: bytes) -> None:
+    def test_what_is_no_http_gives_no_keys(
+        self, runtime: Runtime, acme: CallerClient, reply: bytes
+    ) -> None:
         with raw_provider([reply]) as url:
-            runtime.operate("issuer", "trust", url, "--env", "test", "--audience", "penstock", "--jwks-url", f"{url}/jwks")
+            runtime.operate(
+                "issuer",
+                "trust",
+                url,
+                "--env",
+                "test",
+                "--audience",
+                "penstock",
+                "--jwks-url",
+                f"{url}/jwks",
+            )
 
             assert not taken(acme, token(iss=url))
 
     def test_a_configuration_of_another_issuer_is_not_believed(self, provider: Provider) -> None:
-        other = json.dumps({"issuer": "https://evil.example", "jwks_uri": f"{provider.url}/jwks"}).encode()
+        other = json.dumps(
+            {"issuer": "https://evil.example", "jwks_uri": f"{provider.url}/jwks"}
+        ).encode()
         provider.replies["/.well-known/openid-configuration"] = (200, {}, other)
 
         assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
         assert provider.asked == ["/.well-known/openid-configuration"]
 
-    @pytest.mark.parametrize("url", ["http://id.example/jwks", "file:///etc/passwd", "ftp://127.0.0.1/jwks"])
+    @pytest.mark.parametrize(
+        "url", ["http://id.example/jwks", "file:///etc/passwd", "ftp://127.0.0.1/jwks"]
+    )
     def test_a_configuration_can_lead_nowhere_but_https(self, provider: Provider, url: str) -> None:
-        provider.replies["/.well-known/openid-configuration"] = (200, {}, json.dumps({"issuer": provider.url, "jwks_uri": url}).encode())
+        provider.replies["/.well-known/openid-configuration"] = (
+            200,
+            {},
+            json.dumps({"issuer": provider.url, "jwks_uri": url}).encode(),
+        )
 
         assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
 

@@ -1,4 +1,5 @@
-"""Tokens at the gate, in login flows and in the key set: what RFC 8725 warns of, and what the access rules promise."""
+"""Tokens at the gate, in login flows and in the key set: what RFC 8725 warns of, and what the
+access rules promise."""
 
 from __future__ import annotations
 
@@ -16,7 +17,18 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from penstock import Call, Caller, CredentialRejected, HttpTrigger, Pipeline, PipelineError, SigningKey, Token, TokenNotIssued, hookimpl
+from penstock import (
+    Call,
+    Caller,
+    CredentialRejected,
+    HttpTrigger,
+    Pipeline,
+    PipelineError,
+    SigningKey,
+    Token,
+    TokenNotIssued,
+    hookimpl,
+)
 from penstock.testing import Runtime
 from penstock_jwt import tokens
 from penstock_jwt.tokens import Issuer, Tokens
@@ -43,7 +55,12 @@ class Desk:
         @guarded.get("/")
         def show(call: Call) -> dict[str, object]:
             caller = call.caller
-            return {"consumer": caller.consumer, "subject": caller.subject, "scopes": sorted(caller.scopes), "claims": caller.claims}
+            return {
+                "consumer": caller.consumer,
+                "subject": caller.subject,
+                "scopes": sorted(caller.scopes),
+                "claims": caller.claims,
+            }
 
         return [
             guarded,
@@ -79,7 +96,8 @@ def b64(raw: bytes) -> str:
 
 
 def packed(part: object) -> str:
-    """Return a header or claims as a segment of a token; bytes are taken as they are, so that they need not be JSON."""
+    """Return a header or claims as a segment of a token; bytes are taken as they are, so that
+    they need not be JSON."""
     if isinstance(part, dict):
         part = {name: value for name, value in part.items() if value is not ABSENT}
     return b64(part if isinstance(part, bytes) else json.dumps(part).encode())
@@ -103,7 +121,9 @@ def macked(secret: bytes, header: object, claims: object, digest: str = "sha256"
 
 def read(token: str, part: int = 1) -> dict[str, Any]:
     segment = token.split(".")[part]
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    found: dict[str, Any] = json.loads(
+        base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    )
     return found
 
 
@@ -126,8 +146,19 @@ class World:
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Make claims that hold; say only what is wrong, times as seconds from now."""
         now = int(time.time())
-        changes = {name: now + change.seconds if isinstance(change, FromNow) else change for name, change in changes.items()}
-        right = {"iss": "penstock", "aud": "test", "sub": "ann", "client_id": "acme", "iat": now, "nbf": now, "exp": now + 600}
+        changes = {
+            name: now + change.seconds if isinstance(change, FromNow) else change
+            for name, change in changes.items()
+        }
+        right = {
+            "iss": "penstock",
+            "aud": "test",
+            "sub": "ann",
+            "client_id": "acme",
+            "iat": now,
+            "nbf": now,
+            "exp": now + 600,
+        }
         return {**right, "jti": f"jti-{time.monotonic_ns()}", "scope": "read", **changes}
 
     def token(self, key: SigningKey | None = None, /, **changes: Any) -> str:
@@ -137,7 +168,11 @@ class World:
         headers = {"Authorization": authorization, "X-API-Key": api_key or self.api_key}
         answered = self.runtime.anonymous().get("/v1/guarded/", headers=headers)
         seen = {name: value for name, value in answered.headers.items() if name != "X-Run-Id"}
-        return Answer(answered.status_code, {name: value for name, value in (answered.json or {}).items() if name != "run"}, seen)
+        return Answer(
+            answered.status_code,
+            {name: value for name, value in (answered.json or {}).items() if name != "run"},
+            seen,
+        )
 
     def take(self, token: str, api_key: str = "") -> int:
         return self.knock(f"Bearer {token}", api_key).status
@@ -151,7 +186,9 @@ class FromNow(NamedTuple):
 
 def make_key(runtime: Runtime, consumer: str) -> str:
     runtime.client(consumer, key=False, token=False)
-    key: str = json.loads(runtime.operate("key", "create", consumer, "--env", "test", "--format", "json"))["key"]
+    key: str = json.loads(
+        runtime.operate("key", "create", consumer, "--env", "test", "--format", "json")
+    )["key"]
     return key
 
 
@@ -168,7 +205,8 @@ def opened(runtime: Runtime, desk: Desk) -> World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world that all tests share, so none may change it; the EdDSA key signs, the others still verify."""
+    """A world that all tests share, so none may change it; the EdDSA key signs, the others still
+    verify."""
     desk = Desk()
     with Runtime(tmp_path_factory.mktemp("jwt"), desk) as runtime:
         for algorithm in ("ES256", "RS256", "HS256", "EdDSA"):
@@ -211,16 +249,26 @@ def saying_just(text: str) -> Attack:
 
 
 def twice(part: dict[str, Any], **again: object) -> bytes:
-    """Return JSON in which a name comes a second time; RFC 7519 section 4 lets the last one count."""
+    """Return JSON in which a name comes a second time; RFC 7519 section 4 lets the last one
+    count."""
     return (json.dumps(part)[:-1] + ", " + json.dumps(again)[1:]).encode()
 
 
 def written_as(encoding: str, part: int) -> Attack:
-    """Return a token whose header or claims are signed in another encoding; `json.loads` would know them."""
+    """Return a token whose header or claims are signed in another encoding; `json.loads` would
+    know them."""
 
     def attack(world: World) -> str:
         said = [proper(world.signer), world.claims()]
-        return signed(world.signer, *reversed([json.dumps(item).encode(encoding) if part == index else item for index, item in enumerate(said)]))
+        return signed(
+            world.signer,
+            *reversed(
+                [
+                    json.dumps(item).encode(encoding) if part == index else item
+                    for index, item in enumerate(said)
+                ]
+            ),
+        )
 
     return attack
 
@@ -244,7 +292,9 @@ def with_stray_bits(world: World) -> str:
 
 
 def unsigned(algorithm: str, signature: str = "") -> Attack:
-    return lambda world: f"{packed(proper(world.signer, alg=algorithm))}.{packed(world.claims())}.{signature}"
+    return lambda world: (
+        f"{packed(proper(world.signer, alg=algorithm))}.{packed(world.claims())}.{signature}"
+    )
 
 
 def reworked(change: Callable[[str, str, str], str]) -> Attack:
@@ -257,12 +307,16 @@ def flipped(segment: str, at: int) -> str:
 
 def confused(algorithm: str, material: Callable[[SigningKey], bytes]) -> Attack:
     """Return a MAC made with what everybody may know of an asymmetric key."""
-    return lambda world: macked(material(world.keys[algorithm]), proper(world.keys[algorithm], alg="HS256"), world.claims())
+    return lambda world: macked(
+        material(world.keys[algorithm]), proper(world.keys[algorithm], alg="HS256"), world.claims()
+    )
 
 
 def der(key: SigningKey) -> bytes:
     public = serialization.load_pem_public_key(key.public)
-    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def public_jwk(key: SigningKey) -> bytes:
@@ -284,12 +338,21 @@ def own_key(**header: object) -> Attack:
 
 
 def by_another_key(algorithm: str, *, kid_of: str) -> Attack:
-    return lambda world: signed(world.keys[algorithm], world.claims(), proper(world.keys[algorithm], kid=world.keys[kid_of].kid))
+    return lambda world: signed(
+        world.keys[algorithm],
+        world.claims(),
+        proper(world.keys[algorithm], kid=world.keys[kid_of].kid),
+    )
 
 
 def of_another_kind(algorithm: str, used: str) -> Attack:
     """Return a token that is signed in another way than its key is for."""
-    return lambda world: signed(world.keys[algorithm], world.claims(), proper(world.keys[algorithm], alg=used), algorithm=used)
+    return lambda world: signed(
+        world.keys[algorithm],
+        world.claims(),
+        proper(world.keys[algorithm], alg=used),
+        algorithm=used,
+    )
 
 
 def kid_as_path(kid: str) -> Attack:
@@ -301,7 +364,8 @@ def detached(world: World) -> str:
     header = packed(proper(world.signer, b64=False, crit=["b64"]))
     kind = jwt.get_algorithm_by_name(world.signer.algorithm)
     payload = json.dumps(world.claims()).encode()
-    return f"{header}..{b64(kind.sign(header.encode() + b'.' + payload, kind.prepare_key(world.signer.private)))}"
+    key = kind.prepare_key(world.signer.private)
+    return f"{header}..{b64(kind.sign(header.encode() + b'.' + payload, key))}"
 
 
 def psychic(world: World) -> str:
@@ -327,12 +391,27 @@ MATERIALS: dict[str, Callable[[SigningKey], bytes]] = {
     "nothing": lambda _: b"",
 }
 ALGORITHM_ATTACKS: dict[str, Attack] = {
-    **{f"alg {name!r}, no signature": unsigned(name) for name in ("none", "None", "NONE", "nOnE", "none ", "")},
-    **{f"alg {name!r}, some signature": unsigned(name, b64(b"x" * 64)) for name in ("none", "NONE")},
-    **{f"alg {value!r}": heading(alg=value) for value in ("none", None, 1, True, ["EdDSA"], {"EdDSA": 1}, "eddsa", "EdDSA ", "Ed448")},
+    **{
+        f"alg {name!r}, no signature": unsigned(name)
+        for name in ("none", "None", "NONE", "nOnE", "none ", "")
+    },
+    **{
+        f"alg {name!r}, some signature": unsigned(name, b64(b"x" * 64)) for name in ("none", "NONE")
+    },
+    **{
+        f"alg {value!r}": heading(alg=value)
+        for value in ("none", None, 1, True, ["EdDSA"], {"EdDSA": 1}, "eddsa", "EdDSA ", "Ed448")
+    },
     "no alg": heading(alg=ABSENT),
-    **{f"HS256 over {what} of {name}": confused(name, material) for name in PUBLISHED for what, material in MATERIALS.items()},
-    **{f"by the {name} key under the kid of {other}": by_another_key(name, kid_of=other) for name, other in permutations(ALGORITHMS, 2)},
+    **{
+        f"HS256 over {what} of {name}": confused(name, material)
+        for name in PUBLISHED
+        for what, material in MATERIALS.items()
+    },
+    **{
+        f"by the {name} key under the kid of {other}": by_another_key(name, kid_of=other)
+        for name, other in permutations(ALGORITHMS, 2)
+    },
     "RS512 by the RS256 key": of_another_kind("RS256", "RS512"),
     "PS256 by the RS256 key": of_another_kind("RS256", "PS256"),
     "HS512 by the HS256 key": of_another_kind("HS256", "HS512"),
@@ -341,7 +420,8 @@ ALGORITHM_ATTACKS: dict[str, Attack] = {
 }
 
 KIDS: tuple[object, ...] = (
-    None, "", "nobody", "\x00", 0, 1.5, True, [], ["a"], {}, {"kid": "a"}, "../../../../dev/null", "__class__", "' UNION SELECT 'secret' --",
+    None, "", "nobody", "\x00", 0, 1.5, True, [], ["a"], {}, {"kid": "a"}, "../../../../dev/null",
+    "__class__", "' UNION SELECT 'secret' --",
     "x' OR '1'='1", "kid; rm -rf /", "k" * 3000,
 )  # fmt: skip
 EXTRAS: dict[str, dict[str, object]] = {
@@ -362,7 +442,10 @@ ENCODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-
 HEADER_ATTACKS: dict[str, Attack] = {
     "no kid": heading(kid=ABSENT),
     **{f"kid {kid!r:.40}": heading(kid=kid) for kid in KIDS},
-    **{f"a MAC without a secret under kid {kid!r}": kid_as_path(kid) for kid in ("../../../../dev/null", "/dev/null", "")},
+    **{
+        f"a MAC without a secret under kid {kid!r}": kid_as_path(kid)
+        for kid in ("../../../../dev/null", "/dev/null", "")
+    },
     **{f"a header with {what}": heading(**extra) for what, extra in EXTRAS.items()},
     "a detached payload": detached,
     "the key in jwk": own_key(jwk=...),
@@ -372,22 +455,84 @@ HEADER_ATTACKS: dict[str, Attack] = {
     "the key behind an x5u": own_key(x5u="http://127.0.0.1:1/cert.pem"),
     "the key of nobody": own_key(),
     "no typ": heading(typ=ABSENT),
-    **{f"typ {value!r}": heading(typ=value) for value in (None, "", "JWT", "jwt", "at", "at+jwt ", "dpop+jwt", "id_token", ["at+jwt"], 1)},
-    "a header that is a list": lambda world: signed(world.signer, world.claims(), [proper(world.signer)]),
+    **{
+        f"typ {value!r}": heading(typ=value)
+        for value in (
+            None,
+            "",
+            "JWT",
+            "jwt",
+            "at",
+            "at+jwt ",
+            "dpop+jwt",
+            "id_token",
+            ["at+jwt"],
+            1,
+        )
+    },
+    "a header that is a list": lambda world: signed(
+        world.signer, world.claims(), [proper(world.signer)]
+    ),
     "a header that is empty": lambda world: signed(world.signer, world.claims(), b""),
     "a header that is no JSON": lambda world: signed(world.signer, world.claims(), b"{"),
-    "a header that is no UTF-8": lambda world: signed(world.signer, world.claims(), b'{"alg": "\xff"}'),
-    "a header that is nested deep": lambda world: signed(world.signer, world.claims(), b'{"a":' + b"[" * 4000),
-    "a name twice": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), typ="at+jwt")),
+    "a header that is no UTF-8": lambda world: signed(
+        world.signer, world.claims(), b'{"alg": "\xff"}'
+    ),
+    "a header that is nested deep": lambda world: signed(
+        world.signer, world.claims(), b'{"a":' + b"[" * 4000
+    ),
+    "a name twice": lambda world: signed(
+        world.signer, world.claims(), twice(proper(world.signer), typ="at+jwt")
+    ),
     **{f"a header in {encoding}": written_as(encoding, 0) for encoding in ENCODINGS},
-    "alg twice, the last one bad": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), alg="none")),
-    "typ twice, the last one bad": lambda world: signed(world.signer, world.claims(), twice(proper(world.signer), typ="JWT")),
+    "alg twice, the last one bad": lambda world: signed(
+        world.signer, world.claims(), twice(proper(world.signer), alg="none")
+    ),
+    "typ twice, the last one bad": lambda world: signed(
+        world.signer, world.claims(), twice(proper(world.signer), typ="JWT")
+    ),
 }
 
-NO_TIMES: tuple[object, ...] = ("9999999999", "", True, False, None, [9999999999], {}, float("nan"), float("inf"), float("-inf"), 10.0**300)
+NO_TIMES: tuple[object, ...] = (
+    "9999999999",
+    "",
+    True,
+    False,
+    None,
+    [9999999999],
+    {},
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    10.0**300,
+)
 NO_TEXTS: tuple[object, ...] = (7, 0, True, None, "", ["acme"], {"a": "acme"})
-ISSUERS: tuple[object, ...] = ("", "pen", "penstock2", "Penstock", "https://penstock", None, 1, ["penstock"], ["penstock", "x"], {"penstock": 1})
-AUDIENCES: tuple[object, ...] = ("prod", "", "TEST", "test ", "te", "https://test", None, 1, ["test"], ["prod", "test"], [], {"test": 1})
+ISSUERS: tuple[object, ...] = (
+    "",
+    "pen",
+    "penstock2",
+    "Penstock",
+    "https://penstock",
+    None,
+    1,
+    ["penstock"],
+    ["penstock", "x"],
+    {"penstock": 1},
+)
+AUDIENCES: tuple[object, ...] = (
+    "prod",
+    "",
+    "TEST",
+    "test ",
+    "te",
+    "https://test",
+    None,
+    1,
+    ["test"],
+    ["prod", "test"],
+    [],
+    {"test": 1},
+)
 CONSUMERS = ("bolt", "ACME", "acme ", "acme\x00", "nobody", "1")  # 1 is the row of acme
 PAYLOADS: dict[str, object] = {
     "a list": [],
@@ -404,25 +549,50 @@ PAYLOADS: dict[str, object] = {
 }
 CLAIM_ATTACKS: dict[str, Attack] = {
     **{f"no {name}": claiming(**{name: ABSENT}) for name in REGISTERED if name != "scope"},
-    **{f"{name} {value!r}": claiming(**{name: value}) for name in ("sub", "client_id", "jti") for value in NO_TEXTS},
-    **{f"{name} {value!r}": claiming(**{name: value}) for name in ("exp", "iat", "nbf") for value in NO_TIMES},
-    **{f"{name} {value!r}": claiming(**{name: value}) for name in ("exp", "iat") for value in (-1, -(10.0**300))},
-    **{f"scope {value!r}": claiming(scope=value) for value in (["read"], 5, True, None, {"read": 1})},
+    **{
+        f"{name} {value!r}": claiming(**{name: value})
+        for name in ("sub", "client_id", "jti")
+        for value in NO_TEXTS
+    },
+    **{
+        f"{name} {value!r}": claiming(**{name: value})
+        for name in ("exp", "iat", "nbf")
+        for value in NO_TIMES
+    },
+    **{
+        f"{name} {value!r}": claiming(**{name: value})
+        for name in ("exp", "iat")
+        for value in (-1, -(10.0**300))
+    },
+    **{
+        f"scope {value!r}": claiming(scope=value)
+        for value in (["read"], 5, True, None, {"read": 1})
+    },
     **{f"iss {value!r}": claiming(iss=value) for value in ISSUERS},
     **{f"aud {value!r}": claiming(aud=value) for value in AUDIENCES},
     **{f"client_id {value!r}": claiming(client_id=value) for value in CONSUMERS},
-    "expired a moment past the leeway": claiming(iat=FromNow(-100), nbf=FromNow(-100), exp=FromNow(-LEEWAY - 1)),
+    "expired a moment past the leeway": claiming(
+        iat=FromNow(-100), nbf=FromNow(-100), exp=FromNow(-LEEWAY - 1)
+    ),
     "expired long ago": claiming(iat=FromNow(-9000), nbf=FromNow(-9000), exp=FromNow(-8000)),
     "not before a moment past the leeway": claiming(nbf=FromNow(LEEWAY + 5)),
     "made a moment past the leeway": claiming(iat=FromNow(LEEWAY + 5)),
     "a second longer than a token may live": claiming(exp=FromNow(LIMIT + 1)),
-    "a second longer than a token may live, half of it over": claiming(iat=FromNow(-LIMIT // 2), exp=FromNow(LIMIT // 2 + 1)),
-    "a life that is short from its start but not from its making": claiming(iat=FromNow(-LIMIT), nbf=FromNow(0), exp=FromNow(60)),
+    "a second longer than a token may live, half of it over": claiming(
+        iat=FromNow(-LIMIT // 2), exp=FromNow(LIMIT // 2 + 1)
+    ),
+    "a life that is short from its start but not from its making": claiming(
+        iat=FromNow(-LIMIT), nbf=FromNow(0), exp=FromNow(60)
+    ),
     "a name twice": lambda world: signed(world.signer, twice(world.claims(), sub="ann")),
-    "a name twice further in": lambda world: signed(world.signer, json.dumps(world.claims()).encode()[:-1] + b', "x": {"a": 1, "a": 1}}'),
+    "a name twice further in": lambda world: signed(
+        world.signer, json.dumps(world.claims()).encode()[:-1] + b', "x": {"a": 1, "a": 1}}'
+    ),
     "a constant that is no JSON": claiming(x=float("inf")),
     **{f"claims in {encoding}": written_as(encoding, 1) for encoding in ENCODINGS},
-    "aud twice, the last one bad": lambda world: signed(world.signer, twice(world.claims(), aud="prod")),
+    "aud twice, the last one bad": lambda world: signed(
+        world.signer, twice(world.claims(), aud="prod")
+    ),
     "exp twice, the last one bad": lambda world: signed(world.signer, twice(world.claims(), exp=1)),
     **{f"claims that are {what}": saying(payload) for what, payload in PAYLOADS.items()},
 }
@@ -450,23 +620,43 @@ SHAPE_ATTACKS: dict[str, Attack] = {
     "no signature and no dot": reworked(lambda header, claims, _: f"{header}.{claims}"),
     "no claims": reworked(lambda header, _, signature: f"{header}..{signature}"),
     "no header": reworked(lambda _, claims, signature: f".{claims}.{signature}"),
-    "a signature cut short": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature[:-4]}"),
-    "a signature flipped at its start": reworked(lambda header, claims, signature: f"{header}.{claims}.{flipped(signature, 0)}"),
-    "a signature flipped in its middle": reworked(lambda header, claims, signature: f"{header}.{claims}.{flipped(signature, 40)}"),
-    "a signature with more after it": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}AAAA"),
-    "a signature with junk after it": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}!!!!"),
-    "a signature of zeros": reworked(lambda header, claims, _: f"{header}.{claims}.{b64(bytes(64))}"),
+    "a signature cut short": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{signature[:-4]}"
+    ),
+    "a signature flipped at its start": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{flipped(signature, 0)}"
+    ),
+    "a signature flipped in its middle": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{flipped(signature, 40)}"
+    ),
+    "a signature with more after it": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{signature}AAAA"
+    ),
+    "a signature with junk after it": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{signature}!!!!"
+    ),
+    "a signature of zeros": reworked(
+        lambda header, claims, _: f"{header}.{claims}.{b64(bytes(64))}"
+    ),
     **{
         f"{['header', 'claims', 'signature'][part]} and {padding}": padded(part, padding)
         for part in range(3)
         for padding in ("=", "==", "===", "%3D")
     },
     "a signature with stray bits": with_stray_bits,
-    "four segments": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}.{signature}"),
-    "five segments": reworked(lambda header, claims, signature: f"{header}.{claims}.{signature}.{claims}.{signature}"),
-    "claims flipped": reworked(lambda header, claims, signature: f"{header}.{flipped(claims, 20)}.{signature}"),
+    "four segments": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{signature}.{signature}"
+    ),
+    "five segments": reworked(
+        lambda header, claims, signature: f"{header}.{claims}.{signature}.{claims}.{signature}"
+    ),
+    "claims flipped": reworked(
+        lambda header, claims, signature: f"{header}.{flipped(claims, 20)}.{signature}"
+    ),
     "spaces within": reworked(lambda header, claims, signature: f"{header}. {claims}.{signature}"),
-    "claims under another token's signature": lambda world: ".".join([*world.token(sub="root").split(".")[:2], world.token().split(".")[2]]),
+    "claims under another token's signature": lambda world: ".".join(
+        [*world.token(sub="root").split(".")[:2], world.token().split(".")[2]]
+    ),
 }
 ATTACKS = ALGORITHM_ATTACKS | HEADER_ATTACKS | CLAIM_ATTACKS | SHAPE_ATTACKS
 
@@ -495,7 +685,9 @@ def test_the_token_that_all_attacks_start_from_is_good(world: World) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(world: World, refusal: Answer, attack: str) -> None:
+def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(
+    world: World, refusal: Answer, attack: str
+) -> None:
     token = ATTACKS[attack](world)
 
     answer = world.knock(f"Bearer {token}")
@@ -506,49 +698,76 @@ def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(world: World, ref
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_time_beyond_all_floats_is_an_invalid_token_and_no_failure(world: World, refusal: Answer, claim: str, sign: int) -> None:
+def test_a_time_beyond_all_floats_is_an_invalid_token_and_no_failure(
+    world: World, refusal: Answer, claim: str, sign: int
+) -> None:
     assert world.knock(f"Bearer {world.token(**{claim: sign * 10**400})}") == refusal
 
 
 @pytest.mark.parametrize(
     "authorization",
     [
-        "Bearer", "Bearer ", "Bearer   ", "bearer", "Bearer Bearer", "Bearer Bearer {0}", "Bearer bearer {0}", "Bearer {0}, Bearer {0}",
-        "Bearer {0},Bearer {1}", "Bearer {0}, Basic YTpi", "Bearer {0} Bearer {1}", "Bearer {0},", "Bearer {0} x", "Bearer token={0}", 'Bearer "{0}"',
+        "Bearer", "Bearer ", "Bearer   ", "bearer", "Bearer Bearer", "Bearer Bearer {0}",
+        "Bearer bearer {0}", "Bearer {0}, Bearer {0}",
+        "Bearer {0},Bearer {1}", "Bearer {0}, Basic YTpi", "Bearer {0} Bearer {1}", "Bearer {0},",
+        "Bearer {0} x", "Bearer token={0}", 'Bearer "{0}"',
         "Bearer {0};", "Bearer \xa0{0}\xe9",
     ],
 )  # fmt: skip
-def test_a_header_that_is_not_one_bearer_token_is_refused(world: World, refusal: Answer, authorization: str) -> None:
+def test_a_header_that_is_not_one_bearer_token_is_refused(
+    world: World, refusal: Answer, authorization: str
+) -> None:
     assert world.knock(authorization.format(world.token(), world.token())) == refusal
 
 
 @pytest.mark.parametrize("authorization", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {} "])
-def test_the_scheme_is_known_in_any_case_and_with_spaces_around_the_token(world: World, authorization: str) -> None:
+def test_the_scheme_is_known_in_any_case_and_with_spaces_around_the_token(
+    world: World, authorization: str
+) -> None:
     assert world.knock(authorization.format(world.token())).status == 200
 
 
 @pytest.mark.parametrize("space", ["\t", "\xa0", "\x85", " \xa0", "\t\t", " \t "])
-def test_what_separates_scheme_and_token_is_the_space_and_nothing_passes_for_no_token(world: World, refusal: Answer, space: str) -> None:
+def test_what_separates_scheme_and_token_is_the_space_and_nothing_passes_for_no_token(
+    world: World, refusal: Answer, space: str
+) -> None:
     answer = world.knock(f"Bearer{space}nonsense")
 
     assert answer == refusal
 
 
-@pytest.mark.parametrize("authorization", ["Basic YTpi", "Token {}", "{}", "Negotiate {}", "Bearer,{}"])
+@pytest.mark.parametrize(
+    "authorization", ["Basic YTpi", "Token {}", "{}", "Negotiate {}", "Bearer,{}"]
+)
 def test_another_scheme_is_no_token_at_all(world: World, authorization: str) -> None:
     assert world.knock(authorization.format(world.token())).body["type"] == "credentials-missing"
 
 
 def test_scopes_are_separated_by_the_space_alone(world: World) -> None:
-    said = {"a b": ["a", "b"], " a  b ": ["a", "b"], "a\u00a0b": ["a\u00a0b"], "a\tb c": ["a\tb", "c"], "a\u2003b": ["a\u2003b"]}
+    said = {
+        "a b": ["a", "b"],
+        " a  b ": ["a", "b"],
+        "a\u00a0b": ["a\u00a0b"],
+        "a\tb c": ["a\tb", "c"],
+        "a\u2003b": ["a\u2003b"],
+    }
 
-    assert {scope: world.knock(f"Bearer {world.token(scope=scope)}").body["scopes"] for scope in said} == said
+    assert {
+        scope: world.knock(f"Bearer {world.token(scope=scope)}").body["scopes"] for scope in said
+    } == said
 
 
 RIGHTS: dict[str, dict[str, Any]] = {
-    "expired within the leeway": {"iat": FromNow(-100), "nbf": FromNow(-100), "exp": FromNow(-LEEWAY + 10)},
+    "expired within the leeway": {
+        "iat": FromNow(-100),
+        "nbf": FromNow(-100),
+        "exp": FromNow(-LEEWAY + 10),
+    },
     "not before, within the leeway": {"nbf": FromNow(LEEWAY - 10)},
-    "made in the future, within the leeway": {"iat": FromNow(LEEWAY - 10), "nbf": FromNow(LEEWAY - 10)},
+    "made in the future, within the leeway": {
+        "iat": FromNow(LEEWAY - 10),
+        "nbf": FromNow(LEEWAY - 10),
+    },
     "as long as a token may live": {"exp": FromNow(LIMIT)},
     "times with fractions": {"exp": FromNow(60.5)},
     "no scope": {"scope": ABSENT},
@@ -569,9 +788,16 @@ def test_the_type_is_known_in_any_case(world: World, typ: str) -> None:
 
 @pytest.mark.parametrize(
     ("now", "good"),
-    [(1000 - LEEWAY - 0.001, False), (1000 - LEEWAY, True), (1600 + LEEWAY - 0.001, True), (1600 + LEEWAY, False)],
+    [
+        (1000 - LEEWAY - 0.001, False),
+        (1000 - LEEWAY, True),
+        (1600 + LEEWAY - 0.001, True),
+        (1600 + LEEWAY, False),
+    ],
 )
-def test_the_leeway_is_thirty_seconds_on_both_sides_and_not_more(world: World, now: float, good: bool) -> None:
+def test_the_leeway_is_thirty_seconds_on_both_sides_and_not_more(
+    world: World, now: float, good: bool
+) -> None:
     token = world.token(iat=900, nbf=1000, exp=1600)
 
     assert verified(world, token, now) == good
@@ -579,12 +805,17 @@ def test_the_leeway_is_thirty_seconds_on_both_sides_and_not_more(world: World, n
 
 def verified(world: World, token: str, now: float, consumer: str = "acme") -> bool:
     try:
-        return Tokens("penstock").verify(token, world.runtime.access, Caller(consumer, 1), now).subject == "ann"
+        return (
+            Tokens("penstock").verify(token, world.runtime.access, Caller(consumer, 1), now).subject
+            == "ann"
+        )
     except CredentialRejected:
         return False
 
 
-def test_a_token_is_good_with_a_key_of_its_consumer_alone_also_once_it_is_known(world: World, refusal: Answer) -> None:
+def test_a_token_is_good_with_a_key_of_its_consumer_alone_also_once_it_is_known(
+    world: World, refusal: Answer
+) -> None:
     token, bolt = world.token(), make_key(world.runtime, "bolt")
 
     taken = [world.take(token), world.take(token, make_key(world.runtime, "acme"))]
@@ -622,7 +853,10 @@ def issued(world: World, **wanted: object) -> dict[str, Any]:
 def refused_to_issue(world: World, pipeline: str = "login", **wanted: object) -> str:
     """Return why no token was made."""
     world.desk.wanted = {"subject": "ann", **wanted}
-    headers = {"X-API-Key": world.api_key, "Authorization": f"Bearer {world.token(exp=FromNow(60))}"}
+    headers = {
+        "X-API-Key": world.api_key,
+        "Authorization": f"Bearer {world.token(exp=FromNow(60))}",
+    }
     answered = world.runtime.anonymous().post(f"/v1/{pipeline}/", headers=headers)
     assert answered.status_code == 400, answered.text
     return str((answered.json or {})["detail"])
@@ -638,7 +872,9 @@ class TestKeys:
         assert read(new, 0)["kid"] != read(old, 0)["kid"]
         assert (fresh.take(old), fresh.take(new)) == (200, 200)
 
-    def test_a_dropped_key_takes_its_tokens_with_it_and_another_one_signs(self, fresh: World, refusal: Answer) -> None:
+    def test_a_dropped_key_takes_its_tokens_with_it_and_another_one_signs(
+        self, fresh: World, refusal: Answer
+    ) -> None:
         old, kid = fresh.token(), fresh.signer.kid
         assert fresh.take(old) == 200
 
@@ -662,16 +898,43 @@ class TestKeys:
 
 Ending = Callable[[str], tuple[str, ...]]
 ENDINGS: dict[str, Ending] = {
-    "it is revoked by its jti": lambda token: ("token", "revoke", read(token)["jti"], "--env", "test"),
-    "all of its consumer are revoked": lambda _: ("token", "revoke", "--env", "test", "--consumer", "acme"),
-    "its key is dropped": lambda token: ("signing-key", "drop", read(token, 0)["kid"], "--env", "test"),
-    "tokens may not live as long any more": lambda _: ("env", "set", "test", "--token-lifetime", "9m"),
+    "it is revoked by its jti": lambda token: (
+        "token",
+        "revoke",
+        read(token)["jti"],
+        "--env",
+        "test",
+    ),
+    "all of its consumer are revoked": lambda _: (
+        "token",
+        "revoke",
+        "--env",
+        "test",
+        "--consumer",
+        "acme",
+    ),
+    "its key is dropped": lambda token: (
+        "signing-key",
+        "drop",
+        read(token, 0)["kid"],
+        "--env",
+        "test",
+    ),
+    "tokens may not live as long any more": lambda _: (
+        "env",
+        "set",
+        "test",
+        "--token-lifetime",
+        "9m",
+    ),
 }
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("known", [False, True])
-def test_a_token_ends_at_once_also_when_its_verdict_is_known(fresh: World, refusal: Answer, ending: str, known: bool) -> None:
+def test_a_token_ends_at_once_also_when_its_verdict_is_known(
+    fresh: World, refusal: Answer, ending: str, known: bool
+) -> None:
     token = fresh.token()
     if known:
         assert fresh.take(token) == 200
@@ -681,7 +944,9 @@ def test_a_token_ends_at_once_also_when_its_verdict_is_known(fresh: World, refus
     assert fresh.knock(f"Bearer {token}") == refusal
 
 
-def test_a_token_ends_by_itself_also_when_its_verdict_is_known(fresh: World, refusal: Answer, later: Callable[[float], None]) -> None:
+def test_a_token_ends_by_itself_also_when_its_verdict_is_known(
+    fresh: World, refusal: Answer, later: Callable[[float], None]
+) -> None:
     token = fresh.token()
     assert fresh.take(token) == 200
 
@@ -725,7 +990,9 @@ class TestCache:
 
         assert (taken, decoded) == ([200] * 3, [token])
 
-    def test_it_is_bounded_and_the_oldest_goes_first(self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_bounded_and_the_oldest_goes_first(
+        self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(tokens, "CACHED", 4)
         gate, made = Tokens("penstock"), [world.token() for _ in range(5)]
 
@@ -734,7 +1001,9 @@ class TestCache:
 
         assert decoded == [*made, made[0]]
 
-    def test_a_refused_token_takes_no_place_in_it(self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_refused_token_takes_no_place_in_it(
+        self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(tokens, "CACHED", 1)
         gate, good = Tokens("penstock"), world.token()
 
@@ -766,7 +1035,8 @@ class TestKeySet:
 
         keys = (answered.json or {})["keys"]
         assert answered.content_type == "application/jwk-set+json"
-        assert sorted(key["alg"] for key in keys) == sorted([*PUBLISHED, "EdDSA"])  # one EdDSA key signs, an older one verifies
+        # One EdDSA key signs, an older one verifies.
+        assert sorted(key["alg"] for key in keys) == sorted([*PUBLISHED, "EdDSA"])
         parts = {"EdDSA": {"crv", "x"}, "ES256": {"crv", "x", "y"}, "RS256": {"n", "e"}}
         for key in keys:
             assert key.keys() == {"kty", "kid", "alg", "use"} | parts[key["alg"]]
@@ -782,7 +1052,12 @@ class TestKeySet:
 
         found = jwt.PyJWKSet.from_dict(document)[key.kid]
 
-        assert jwt.decode(token, found, algorithms=[algorithm], audience="test", issuer="penstock")["sub"] == "ann"
+        assert (
+            jwt.decode(token, found, algorithms=[algorithm], audience="test", issuer="penstock")[
+                "sub"
+            ]
+            == "ann"
+        )
 
     def test_it_follows_rotation_and_drops_what_is_dropped(self, fresh: World) -> None:
         first = fresh.signer.kid
@@ -794,7 +1069,9 @@ class TestKeySet:
         assert both == {first, second}
         assert published(fresh) == {second}
 
-    def test_a_key_whose_time_is_up_leaves_it(self, fresh: World, later: Callable[[float], None]) -> None:
+    def test_a_key_whose_time_is_up_leaves_it(
+        self, fresh: World, later: Callable[[float], None]
+    ) -> None:
         first = fresh.signer.kid
         second = rotate(fresh.runtime, "EdDSA").kid
         before = published(fresh)
@@ -806,7 +1083,10 @@ class TestKeySet:
 
 
 def published(world: World) -> set[str]:
-    return {key["kid"] for key in (world.runtime.anonymous().get("/.well-known/jwks.json").json or {})["keys"]}
+    return {
+        key["kid"]
+        for key in (world.runtime.anonymous().get("/.well-known/jwks.json").json or {})["keys"]
+    }
 
 
 class TestIssue:
@@ -817,18 +1097,31 @@ class TestIssue:
         assert reply.keys() == {"access_token", "expires_in", "scope", "token_type"}
         assert (reply["expires_in"], reply["scope"], reply["token_type"]) == (90, "a b", "Bearer")
         assert claims.keys() == {*REGISTERED, "tier"}
-        said = {"iss": "penstock", "aud": "test", "sub": "ann", "client_id": "acme", "scope": "a b", "tier": "gold"}
+        said = {
+            "iss": "penstock",
+            "aud": "test",
+            "sub": "ann",
+            "client_id": "acme",
+            "scope": "a b",
+            "tier": "gold",
+        }
         assert said.items() <= claims.items()
         assert claims["exp"] - claims["iat"] == 90
         assert claims["nbf"] == claims["iat"]
         assert abs(claims["iat"] - time.time()) < 5
 
     def test_it_lets_its_consumer_in(self, world: World) -> None:
-        token = issued(world, subject="bea", scopes=["orders:write", "read"], claims={"tier": "gold"})["access_token"]
+        token = issued(
+            world, subject="bea", scopes=["orders:write", "read"], claims={"tier": "gold"}
+        )["access_token"]
 
         answer = world.knock(f"Bearer {token}")
 
-        assert {"consumer": "acme", "subject": "bea", "scopes": ["orders:write", "read"]}.items() <= answer.body.items()
+        assert {
+            "consumer": "acme",
+            "subject": "bea",
+            "scopes": ["orders:write", "read"],
+        }.items() <= answer.body.items()
         assert answer.body["claims"] == read(token)
 
     def test_no_two_have_the_same_jti(self, world: World) -> None:
@@ -847,7 +1140,9 @@ class TestIssue:
         assert refused_to_issue(fresh, lifetime=301).endswith("1 to 300 seconds, not 301")
 
     @pytest.mark.parametrize("lifetime", [1, LIMIT])
-    def test_the_shortest_and_the_longest_life_are_within(self, world: World, lifetime: int) -> None:
+    def test_the_shortest_and_the_longest_life_are_within(
+        self, world: World, lifetime: int
+    ) -> None:
         assert issued(world, lifetime=lifetime)["expires_in"] == lifetime
 
     @pytest.mark.parametrize(
@@ -862,13 +1157,18 @@ class TestIssue:
 
     @pytest.mark.parametrize("claim", REGISTERED)
     def test_a_claim_that_is_ours_is_refused(self, world: World, claim: str) -> None:
-        assert refused_to_issue(world, claims={"tier": "gold", claim: "x"}) == f"the claim {claim!r} can't be set by a pipeline"
+        assert (
+            refused_to_issue(world, claims={"tier": "gold", claim: "x"})
+            == f"the claim {claim!r} can't be set by a pipeline"
+        )
 
     @pytest.mark.parametrize("subject", ["", None, 7, ["ann"]])
     def test_a_token_is_about_somebody(self, world: World, subject: object) -> None:
         assert refused_to_issue(world, subject=subject) == "a token needs a subject"
 
-    @pytest.mark.parametrize("scope", ["a b", "", " ", "a\tb", "a\n", "a\u00a0b", 'a"b', "a\\b", "é", "a\x7f", 7, None])
+    @pytest.mark.parametrize(
+        "scope", ["a b", "", " ", "a\tb", "a\n", "a\u00a0b", 'a"b', "a\\b", "é", "a\x7f", 7, None]
+    )
     def test_a_scope_is_one_word(self, world: World, scope: object) -> None:
         assert refused_to_issue(world, scopes=["fine", scope]) == "a scope is a word without spaces"
 
@@ -897,29 +1197,48 @@ class TestIssue:
         assert refused_to_issue(world, claims={"odd": deep}).startswith("a claim is no JSON")
 
     def test_a_token_too_long_for_the_gate_is_not_made(self, world: World) -> None:
-        assert "a header holds 8166 (PENSTOCK_MAX_HEADER)" in refused_to_issue(world, claims={"much": "x" * 9000})
+        assert "a header holds 8166 (PENSTOCK_MAX_HEADER)" in refused_to_issue(
+            world, claims={"much": "x" * 9000}
+        )
 
     @pytest.mark.parametrize("longest", [2048, 8190, 32_768])
-    def test_whatever_is_made_fits_into_the_header_and_through_the_gate(self, world: World, longest: int) -> None:
+    def test_whatever_is_made_fits_into_the_header_and_through_the_gate(
+        self, world: World, longest: int
+    ) -> None:
         issuer, gate = Issuer("penstock", longest), Tokens("penstock", longest)
 
         def length(padding: int) -> int:
             try:
                 made = issuer.issue(
-                    world.runtime.access, "acme", subject="ann", scopes=frozenset(), lifetime=None, claims={"x": "x" * padding}, now=time.time()
+                    world.runtime.access,
+                    "acme",
+                    subject="ann",
+                    scopes=frozenset(),
+                    lifetime=None,
+                    claims={"x": "x" * padding},
+                    now=time.time(),
                 )
             except TokenNotIssued:
                 return 0
-            assert gate.verify(made.access_token, world.runtime.access, Caller("acme", 1), time.time()).subject == "ann"
+            assert (
+                gate.verify(
+                    made.access_token, world.runtime.access, Caller("acme", 1), time.time()
+                ).subject
+                == "ann"
+            )
             return len(f"Authorization: Bearer {made.access_token}\r\n")
 
-        lengths = [length(padding) for padding in range(longest * 3 // 4 - 420, longest * 3 // 4 - 250)]
+        lengths = [
+            length(padding) for padding in range(longest * 3 // 4 - 420, longest * 3 // 4 - 250)
+        ]
         assert lengths[0] > 0
         assert lengths[-1] == 0
         assert longest - 4 <= max(lengths) <= longest
 
     @pytest.mark.parametrize("pipeline", ["undesignated", "pretender"])
-    def test_neither_the_developer_nor_the_operator_alone_makes_a_login_flow(self, world: World, pipeline: str) -> None:
+    def test_neither_the_developer_nor_the_operator_alone_makes_a_login_flow(
+        self, world: World, pipeline: str
+    ) -> None:
         reason = refused_to_issue(world, pipeline)
 
         assert reason.startswith(f"v1/{pipeline} is no login flow of test")
@@ -949,7 +1268,8 @@ class TestIssue:
 class TestReprs:
     def test_a_token_is_not_in_its_repr(self, world: World) -> None:
         token = Issuer("penstock").issue(
-            world.runtime.access, "acme", subject="ann", scopes=frozenset(), lifetime=None, claims={}, now=time.time()
+            world.runtime.access, "acme", subject="ann", scopes=frozenset(), lifetime=None,
+            claims={}, now=time.time()
         )  # fmt: skip
 
         assert token.access_token.count(".") == 2
@@ -964,12 +1284,16 @@ class TestReprs:
         assert key.kid in shown
         assert "PRIVATE" not in shown
         assert not any(
-            repr(line)[2:-1] in shown for line in key.private.splitlines() if b"-----" not in line and len(line) > 4
+            repr(line)[2:-1] in shown
+            for line in key.private.splitlines()
+            if b"-----" not in line and len(line) > 4
         )  # HS256 is random bytes, newlines among them
         assert repr(key.private)[2:-1] not in shown
 
     def test_a_callers_claims_are_not_in_its_repr(self, world: World) -> None:
-        caller = Tokens("penstock").verify(world.token(secret="hush"), world.runtime.access, Caller("acme", 1), time.time())
+        caller = Tokens("penstock").verify(
+            world.token(secret="hush"), world.runtime.access, Caller("acme", 1), time.time()
+        )
 
         assert caller.claims["secret"] == "hush"
         assert "hush" not in repr(caller)

@@ -1,4 +1,7 @@
-"""Sign and verify tokens; the only module that speaks PyJWT. RFC 8725 is the checklist, RFC 9068 the shape."""
+"""Sign and verify tokens.
+
+The only module that speaks PyJWT. RFC 8725 is the checklist, RFC 9068 the shape.
+"""
 
 from __future__ import annotations
 
@@ -39,29 +42,43 @@ Kept = TypeVar("Kept")
 LEEWAY = 30
 TYPE = "at+jwt"
 OUTSIDE_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt", ""})
-PROVE_AGAIN = 600.0  # seconds after which a token is held against its issuer's keys once more: they may have been withdrawn
+# Seconds after which a token is held against its issuer's keys once more: they may have been
+# withdrawn.
+PROVE_AGAIN = 600.0
 REGISTERED = frozenset({"iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "scope"})
 DANGEROUS = frozenset({"jku", "x5u", "x5c", "x5t", "jwk", "crit", "b64", "zip", "enc"})
-HARMLESS_OUTSIDE = frozenset({"x5t"})  # some providers send a certificate's thumbprint beside the `kid`; it is not looked at
+# Some providers send a certificate's thumbprint beside the `kid`; it is not looked at.
+HARMLESS_OUTSIDE = frozenset({"x5t"})
 CACHED = 8192
 MAX_HEADER = 8190  # bytes of a header field, where the setting says nothing else
-AROUND_TOKEN = len("Authorization: Bearer \r\n")  # what the server counts of the field beside the token
+# What the server counts of the field beside the token.
+AROUND_TOKEN = len("Authorization: Bearer \r\n")
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
-BEARER = re.compile(r"bearer(?=[^\x21-\x7e]|$)", re.IGNORECASE)  # whatever comes after it: what is no token then is refused
+# Whatever comes after it: what is no token then is refused.
+BEARER = re.compile(r"bearer(?=[^\x21-\x7e]|$)", re.IGNORECASE)
 LATEST = 2**53  # seconds since the epoch: whole numbers are exact up to here (RFC 8259 section 6)
 
 
 def _verifier(key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
-    return key.private if key.algorithm == "HS256" else serialization.load_pem_public_key(key.public)
+    return (
+        key.private if key.algorithm == "HS256" else serialization.load_pem_public_key(key.public)
+    )
 
 
 def _signer(key: SigningKey) -> Any:  # noqa: ANN401  PyJWT takes many kinds of key
-    return key.private if key.algorithm == "HS256" else serialization.load_pem_private_key(key.private, None)
+    return (
+        key.private
+        if key.algorithm == "HS256"
+        else serialization.load_pem_private_key(key.private, None)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Proven:
-    """A token whose signature and claims held: what is left to check is the clock, the key and revocation."""
+    """A token whose signature and claims held.
+
+    What is left to check is the clock, the key and revocation.
+    """
 
     consumer: str
     subject: str
@@ -76,7 +93,10 @@ class _Proven:
 
 
 class Tokens(Authenticator):
-    """Takes a bearer token (RFC 6750) that this environment's login flow made for the consumer whose key came with it."""
+    """Takes a bearer token (RFC 6750) of this environment's login flow.
+
+    The token must be of the consumer whose key came with it.
+    """
 
     name = "jwt"
     noun = "token"
@@ -89,7 +109,8 @@ class Tokens(Authenticator):
         self._issuer = issuer
         self._longest = max_header - AROUND_TOKEN
         self._cache: OrderedDict[bytes, _Proven] = OrderedDict()
-        self._bad: OrderedDict[bytes, str] = OrderedDict()  # tokens that no clock makes good, and why
+        # Tokens that no clock makes good, and why.
+        self._bad: OrderedDict[bytes, str] = OrderedDict()
         self._cache_version = -1
         self._lock = threading.Lock()
         self._keys: dict[str, tuple[SigningKey, Any]] = {}
@@ -119,7 +140,14 @@ class Tokens(Authenticator):
             raise CredentialRejected("revoked")
         if caller.consumer is None or caller.consumer != proven.consumer:
             raise CredentialRejected("not bound to the consumer of the key that came with it")
-        return Caller(caller.consumer, caller.consumer_id, caller.key_id, proven.subject, proven.scopes, proven.claims)
+        return Caller(
+            caller.consumer,
+            caller.consumer_id,
+            caller.key_id,
+            proven.subject,
+            proven.scopes,
+            proven.claims,
+        )
 
     def _known(self, credential: str, digest: bytes, access: AccessView, now: float) -> _Proven:
         """Return what a token proves, from memory if it was seen before."""
@@ -143,7 +171,9 @@ class Tokens(Authenticator):
         self._keep(self._cache, version, digest, proven)
         return proven
 
-    def _keep(self, cache: OrderedDict[bytes, Kept], version: int, digest: bytes, what: Kept) -> None:
+    def _keep(
+        self, cache: OrderedDict[bytes, Kept], version: int, digest: bytes, what: Kept
+    ) -> None:
         with self._lock:
             if self._cache_version == version:
                 cache[digest] = what
@@ -158,7 +188,9 @@ class Tokens(Authenticator):
         """Check all that does not change with time."""
         if len(token) > self._longest:
             raise CredentialRejected("too long")
-        if "=" in token:  # PyJWT refuses whatever else is not base64url; padding would be a second spelling (RFC 7515 section 2)
+        # PyJWT refuses whatever else is not base64url; padding would be a second spelling (RFC 7515
+        # section 2).
+        if "=" in token:
             raise CredentialRejected("padded")
         trusted = _trusted(token, access)
         if trusted is not None:
@@ -168,7 +200,11 @@ class Tokens(Authenticator):
             if not DANGEROUS.isdisjoint(header):
                 raise CredentialRejected("its header asks for more than we do")
             key = access.signing_keys().get(header.get("kid", ""))
-            if key is None or header.get("alg") != key.algorithm or str(header.get("typ", "")).lower() != TYPE:
+            if (
+                key is None
+                or header.get("alg") != key.algorithm
+                or str(header.get("typ", "")).lower() != TYPE
+            ):
                 raise CredentialRejected("unknown kid, or another alg or typ")
             claims = jwt.decode(
                 token,
@@ -192,14 +228,26 @@ class Tokens(Authenticator):
         return self._proven(claims, math.inf if key.verify_until is None else key.verify_until)
 
     def _prove_outside(self, token: str, trusted: TrustedIssuer, now: float) -> _Proven:
-        """Check a token of an outside issuer: with that issuer's keys alone, and nothing that the token says of keys but their `kid`."""
+        """Check a token of an outside issuer.
+
+        Only that issuer's keys count, and of what the token says of keys, only their `kid`.
+        """
         try:
             header = _object(token, 0)
-            if not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header) or str(header.get("typ", "")).lower() not in OUTSIDE_TYPES:
-                raise CredentialRejected("its header asks for more than we do, or is of another typ")
+            if (
+                not (DANGEROUS - HARMLESS_OUTSIDE).isdisjoint(header)
+                or str(header.get("typ", "")).lower() not in OUTSIDE_TYPES
+            ):
+                raise CredentialRejected(
+                    "its header asks for more than we do, or is of another typ"
+                )
             if "kid" in header and not isinstance(header["kid"], str):
                 raise CredentialRejected("a kid that is no text")
-            keys = [key for key in self._outside.named(trusted, header.get("kid")) if header.get("alg") in key.algorithms]
+            keys = [
+                key
+                for key in self._outside.named(trusted, header.get("kid"))
+                if header.get("alg") in key.algorithms
+            ]
             claims = _claims_outside(token, trusted, keys, header.get("alg"))
             _object(token, 1)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -207,7 +255,12 @@ class Tokens(Authenticator):
         scopes = claims.get(trusted.scope_claim) or ""
         if isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes):
             scopes = " ".join(scope for scope in scopes if SCOPE.fullmatch(scope))
-        ours = {"client_id": _consumer(claims, trusted), "nbf": claims.get("nbf", claims["iat"]), "jti": claims.get("jti") or "-", "scope": scopes}
+        ours = {
+            "client_id": _consumer(claims, trusted),
+            "nbf": claims.get("nbf", claims["iat"]),
+            "jti": claims.get("jti") or "-",
+            "scope": scopes,
+        }
         proven = self._proven({**claims, **ours}, math.inf)
         return replace(proven, claims=claims, prove_again_at=now + PROVE_AGAIN)
 
@@ -215,7 +268,12 @@ class Tokens(Authenticator):
     def _proven(claims: dict[str, Any], verify_until: float) -> _Proven:
         times = [claims["iat"], claims["nbf"], claims["exp"]]
         texts = [claims["sub"], claims["client_id"], claims["jti"], claims.get("scope", "")]
-        if not all(isinstance(moment, int | float) and not isinstance(moment, bool) and 0 <= moment < LATEST for moment in times):
+        if not all(
+            isinstance(moment, int | float)
+            and not isinstance(moment, bool)
+            and 0 <= moment < LATEST
+            for moment in times
+        ):
             raise CredentialRejected("a time that is no moment")
         if not all(isinstance(text, str) for text in texts) or not all(texts[:3]):
             raise CredentialRejected("a claim of the wrong type")
@@ -239,7 +297,9 @@ class Tokens(Authenticator):
 
 
 def _object(token: str, part: int) -> dict[str, Any]:
-    """Return a token's header (0) or claims (1): a JSON object in UTF-8, in which no name comes twice. Raises ValueError or TypeError.
+    """Return a token's header (0) or claims (1).
+
+    A JSON object in UTF-8, in which no name comes twice. Raises ValueError or TypeError.
 
     `jwt.decode` reads them once more; it would take other encodings, and the last of two members.
     """
@@ -264,8 +324,13 @@ def _no_json(constant: str) -> NoReturn:
 _JSON = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_json)
 
 
-def _claims_outside(token: str, trusted: TrustedIssuer, keys: list[PublicKey], algorithm: str | None) -> dict[str, Any]:
-    """Return the claims that one of these keys signed. Raises CredentialRejected, and what PyJWT raises."""
+def _claims_outside(
+    token: str, trusted: TrustedIssuer, keys: list[PublicKey], algorithm: str | None
+) -> dict[str, Any]:
+    """Return the claims that one of these keys signed.
+
+    Raises CredentialRejected, and what PyJWT raises.
+    """
     for key in keys:
         with suppress(jwt.InvalidSignatureError):
             return jwt.decode(
@@ -282,11 +347,16 @@ def _claims_outside(token: str, trusted: TrustedIssuer, keys: list[PublicKey], a
                     "verify_iat": False,
                 },
             )
-    raise CredentialRejected("not signed by its issuer's key" if keys else "another alg than its key's")
+    raise CredentialRejected(
+        "not signed by its issuer's key" if keys else "another alg than its key's"
+    )
 
 
 def _trusted(token: str, access: AccessView) -> TrustedIssuer | None:
-    """Return the outside issuer that a token says it is of; what it says is only believed as far as whose keys it is held against."""
+    """Return the outside issuer that a token says it is of.
+
+    What it says is only believed as far as whose keys it is held against.
+    """
     issuers = access.trusted_issuers()
     if not issuers:
         return None
@@ -331,7 +401,9 @@ class Issuer(TokenIssuer):
         if lifetime is None:
             lifetime = limit
         if not 1 <= lifetime <= limit:
-            raise TokenNotIssued(f"a token of this environment lives 1 to {limit} seconds, not {lifetime}")
+            raise TokenNotIssued(
+                f"a token of this environment lives 1 to {limit} seconds, not {lifetime}"
+            )
         seconds = int(lifetime)
         if not subject or not isinstance(subject, str):
             raise TokenNotIssued("a token needs a subject")
@@ -340,9 +412,13 @@ class Issuer(TokenIssuer):
         taken = REGISTERED.intersection(claims)
         if taken:
             raise TokenNotIssued(f"the claim {min(taken)!r} can't be set by a pipeline")
-        key = next((key for key in access.signing_keys().values() if key.verify_until is None), None)
+        key = next(
+            (key for key in access.signing_keys().values() if key.verify_until is None), None
+        )
         if key is None:
-            raise TokenNotIssued("this environment has no signing key; `penstock signing-key rotate` makes one")
+            raise TokenNotIssued(
+                "this environment has no signing key; `penstock signing-key rotate` makes one"
+            )
         issued_at = int(now)
         scope = " ".join(sorted(scopes))
         payload = {
@@ -358,13 +434,20 @@ class Issuer(TokenIssuer):
             "scope": scope,
         }
         try:
-            _JSON.decode(json.dumps(claims, allow_nan=False))  # PyJWT would sign NaN, and {1: 0, "1": 0}, which the gate rejects
-            signed = jwt.encode(payload, _signer(key), algorithm=key.algorithm, headers={"kid": key.kid, "typ": TYPE})
+            # PyJWT would sign NaN, and {1: 0, "1": 0}, which the gate rejects.
+            _JSON.decode(json.dumps(claims, allow_nan=False))
+            signed = jwt.encode(
+                payload,
+                _signer(key),
+                algorithm=key.algorithm,
+                headers={"kid": key.kid, "typ": TYPE},
+            )
         except (TypeError, ValueError, RecursionError) as error:
             raise TokenNotIssued(f"a claim is no JSON: {error}") from error
         if len(signed) > self._longest:
             raise TokenNotIssued(
-                f"the token would have {len(signed)} characters; a header holds {self._longest} (PENSTOCK_MAX_HEADER): leave some claims out"
+                f"the token would have {len(signed)} characters; a header holds {self._longest}"
+                " (PENSTOCK_MAX_HEADER): leave some claims out"
             )
         return Token(access_token=signed, expires_in=seconds, scope=scope)
 

@@ -1,4 +1,7 @@
-"""The client certificate authenticator (mutual TLS): a certificate of a consumer, known by its fingerprint or by a name in it."""
+"""The client certificate authenticator (mutual TLS).
+
+A certificate of a consumer, known by its fingerprint or by a name in it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,16 @@ from hashlib import sha256
 
 from cryptography import x509
 
-from penstock import AccessView, Authenticator, Caller, Credential, CredentialRejected, RequestHead, Setup, hookimpl
+from penstock import (
+    AccessView,
+    Authenticator,
+    Caller,
+    Credential,
+    CredentialRejected,
+    RequestHead,
+    Setup,
+    hookimpl,
+)
 
 FINGERPRINT = re.compile(r"(?:sha256:)?((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
 SUBJECT = re.compile(r"(dns|uri):(\S{1,240})", re.IGNORECASE)
@@ -44,28 +56,40 @@ class Certificates(Authenticator):
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
             raise CredentialRejected("expired, or not yet valid")
         known = access.credentials(self.name)
-        found = self._found(known, [f"sha256:{sha256(der).hexdigest()}"], now) or self._found(known, names, now)
+        found = self._found(known, [f"sha256:{sha256(der).hexdigest()}"], now) or self._found(
+            known, names, now
+        )
         owners = {item.consumer_id for item in found}
         if len(owners) != 1:
             raise CredentialRejected("of several consumers" if owners else "of no consumer")
         consumer = access.consumer(owners.pop())
-        if consumer is None or (caller.consumer_id is not None and caller.consumer_id != consumer.id):
+        if consumer is None or (
+            caller.consumer_id is not None and caller.consumer_id != consumer.id
+        ):
             raise CredentialRejected("not of the consumer that the other credentials prove")
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
     @staticmethod
-    def _found(known: Mapping[str, Credential], names: Iterable[str], now: float) -> list[Credential]:
+    def _found(
+        known: Mapping[str, Credential], names: Iterable[str], now: float
+    ) -> list[Credential]:
         found = [known[name] for name in names if name in known]
         return [item for item in found if item.expires_at is None or now < item.expires_at]
 
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  a certificate's name is all there is
-        """Return the name as it is looked up: `sha256:` and the fingerprint, or `dns:` or `uri:` and a subject alternative name."""
+        """Return the name as it is looked up.
+
+        `sha256:` and the fingerprint, or `dns:` or `uri:` and a subject alternative name.
+        """
         fingerprint = FINGERPRINT.fullmatch(name)
         if fingerprint:
             return f"sha256:{fingerprint[1].replace(':', '').lower()}", b""
         subject = SUBJECT.fullmatch(name)
         if subject is None or "*" in name or not name.isascii():
-            raise ValueError(f"{name!r} names no certificate; give its SHA-256 fingerprint, or dns:NAME or uri:NAME of its subject alternative names")
+            raise ValueError(
+                f"{name!r} names no certificate; give its SHA-256 fingerprint, or dns:NAME or"
+                " uri:NAME of its subject alternative names"
+            )
         return f"{subject[1].lower()}:{_comparable(subject[1], subject[2])}", b""
 
     def security_scheme(self) -> Mapping[str, object]:
@@ -75,7 +99,9 @@ class Certificates(Authenticator):
 
 def _names(certificate: x509.Certificate) -> Iterable[str]:
     try:
-        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        alternatives = certificate.extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        ).value
     except x509.ExtensionNotFound:
         return
     for name in alternatives.get_values_for_type(x509.DNSName):
@@ -86,10 +112,13 @@ def _names(certificate: x509.Certificate) -> Iterable[str]:
 
 def _comparable(kind: str, name: str) -> str:
     """Return a name as it is compared: those of DNS in any case."""
-    return name.lower() if kind.lower() == "dns" and name.isascii() else name  # other letters have no case in DNS: U+212A is no k
+    # Other letters have no case in DNS: U+212A is no k.
+    return name.lower() if kind.lower() == "dns" and name.isascii() else name
 
 
 @hookimpl
-def penstock_authenticators(setup: Setup) -> list[Authenticator]:  # noqa: ARG001  the hook's argument
+def penstock_authenticators(
+    setup: Setup,  # noqa: ARG001  the hook's argument
+) -> list[Authenticator]:
     """Offer the client certificate authenticator."""
     return [Certificates()]

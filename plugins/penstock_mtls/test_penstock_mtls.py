@@ -32,7 +32,9 @@ def certificate(*names: x509.GeneralName, days: tuple[float, float] = (-1, 1)) -
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "erp")])
     now = datetime.now(UTC)
     made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now + timedelta(days=days[0])).not_valid_after(now + timedelta(days=days[1]))
+    made = made.not_valid_before(now + timedelta(days=days[0])).not_valid_after(
+        now + timedelta(days=days[1])
+    )
     if names:
         made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return made.sign(key, SHA256())
@@ -58,7 +60,12 @@ def offering(**trigger: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(penstock_runtime: Start) -> Runtime:
-    made = penstock_runtime(offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),), client_cert_header="Client-Cert")
+    made = penstock_runtime(
+        offering(),
+        policy="any",
+        trusted_proxies=(ip_network("10.0.0.0/8"),),
+        client_cert_header="Client-Cert",
+    )
     for consumer in ("acme", "other"):
         made.client(consumer, key=False, token=False)
     return made
@@ -68,8 +75,12 @@ def enrol(runtime: Runtime, name: str, consumer: str = "acme") -> None:
     runtime.operate("credential", "add", "mtls", consumer, "--env", "test", "--name", name)
 
 
-def get(runtime: Runtime, said: str, peer: str = PROXY, header: str = "Client-Cert") -> TestResponse:
-    return runtime.anonymous().get("/v1/orders/", headers={header: said}, environ_overrides={"REMOTE_ADDR": peer})
+def get(
+    runtime: Runtime, said: str, peer: str = PROXY, header: str = "Client-Cert"
+) -> TestResponse:
+    return runtime.anonymous().get(
+        "/v1/orders/", headers={header: said}, environ_overrides={"REMOTE_ADDR": peer}
+    )
 
 
 def rfc9440(made: x509.Certificate) -> str:
@@ -93,7 +104,10 @@ def test_what_a_stranger_says_counts_as_nothing(runtime: Runtime) -> None:
     enrol(runtime, fingerprint(made))
 
     assert problem(get(runtime, rfc9440(made), STRANGER)) == (401, "credentials-missing")
-    assert problem(get(runtime, rfc9440(made), header="X-Client-Cert")) == (401, "credentials-missing")
+    assert problem(get(runtime, rfc9440(made), header="X-Client-Cert")) == (
+        401,
+        "credentials-missing",
+    )
 
 
 def test_without_trusted_proxies_nobody_is_believed(penstock_runtime: Start) -> None:
@@ -106,9 +120,15 @@ def test_without_trusted_proxies_nobody_is_believed(penstock_runtime: Start) -> 
         assert problem(get(runtime, rfc9440(made), peer)) == (401, "credentials-missing")
 
 
-@pytest.mark.parametrize("header", ["Client-Cert", "X-Client-Cert", "X-SSL-Cert", "X-Forwarded-Client-Cert"])
-def test_without_a_setting_no_header_is_read_whoever_sends_it(penstock_runtime: Start, header: str) -> None:
-    runtime = penstock_runtime(offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),))
+@pytest.mark.parametrize(
+    "header", ["Client-Cert", "X-Client-Cert", "X-SSL-Cert", "X-Forwarded-Client-Cert"]
+)
+def test_without_a_setting_no_header_is_read_whoever_sends_it(
+    penstock_runtime: Start, header: str
+) -> None:
+    runtime = penstock_runtime(
+        offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),)
+    )
     runtime.client("acme", key=False, token=False)
     made = certificate()
     enrol(runtime, fingerprint(made))
@@ -131,11 +151,16 @@ def test_names_in_it_are_looked_up_after_its_fingerprint(runtime: Runtime) -> No
     ]
 
 
-@pytest.mark.parametrize("name", ["acme.example", "xerp.acme.example", "erp.acme.example.evil", "*.acme.example"])
+@pytest.mark.parametrize(
+    "name", ["acme.example", "xerp.acme.example", "erp.acme.example.evil", "*.acme.example"]
+)
 def test_other_names_are_nobody_s(runtime: Runtime, name: str) -> None:
     enrol(runtime, "dns:erp.acme.example")
 
-    assert problem(get(runtime, rfc9440(certificate(x509.DNSName(name))))) == (401, "invalid-certificate")
+    assert problem(get(runtime, rfc9440(certificate(x509.DNSName(name))))) == (
+        401,
+        "invalid-certificate",
+    )
 
 
 def test_a_common_name_is_no_name(runtime: Runtime) -> None:
@@ -148,11 +173,15 @@ def test_names_of_two_consumers_in_one_certificate_are_a_401(runtime: Runtime) -
     enrol(runtime, "dns:a.example")
     enrol(runtime, "dns:b.example", "other")
 
-    assert problem(get(runtime, rfc9440(certificate(x509.DNSName("a.example"), x509.DNSName("b.example"))))) == (401, "invalid-certificate")
+    assert problem(
+        get(runtime, rfc9440(certificate(x509.DNSName("a.example"), x509.DNSName("b.example"))))
+    ) == (401, "invalid-certificate")
 
 
 @pytest.mark.parametrize("days", [(-2, -1), (1, 2)])
-def test_an_expired_one_and_one_of_tomorrow_are_a_401(runtime: Runtime, days: tuple[float, float]) -> None:
+def test_an_expired_one_and_one_of_tomorrow_are_a_401(
+    runtime: Runtime, days: tuple[float, float]
+) -> None:
     made = certificate(days=days)
     enrol(runtime, fingerprint(made))
 
@@ -160,10 +189,14 @@ def test_an_expired_one_and_one_of_tomorrow_are_a_401(runtime: Runtime, days: tu
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_one_whose_enrolment_has_expired_is_a_401(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+def test_one_whose_enrolment_has_expired_is_a_401(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
     made = certificate(x509.DNSName("erp.acme.example"))
     name = "dns:erp.acme.example" if named else fingerprint(made)
-    runtime.operate("credential", "add", "mtls", "acme", "--env", "test", "--name", name, "--expires", "1h")
+    runtime.operate(
+        "credential", "add", "mtls", "acme", "--env", "test", "--name", name, "--expires", "1h"
+    )
 
     before = get(runtime, rfc9440(made)).status_code
     later = time.time() + 3601
@@ -173,7 +206,15 @@ def test_one_whose_enrolment_has_expired_is_a_401(runtime: Runtime, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "said", [":AAAA:", "::", ":!:", "nonsense", "-----BEGIN CERTIFICATE-----", quote("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----")]
+    "said",
+    [
+        ":AAAA:",
+        "::",
+        ":!:",
+        "nonsense",
+        "-----BEGIN CERTIFICATE-----",
+        quote("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"),
+    ],
 )
 def test_what_is_no_certificate_is_a_401(runtime: Runtime, said: str) -> None:
     assert problem(get(runtime, said)) == (401, "invalid-certificate")
@@ -181,7 +222,12 @@ def test_what_is_no_certificate_is_a_401(runtime: Runtime, said: str) -> None:
 
 def test_one_nobody_asked_for_is_not_looked_at(penstock_runtime: Start) -> None:
     proxies = (ip_network("10.0.0.0/8"),)
-    runtime = penstock_runtime(offering(mtls=False), policy="any", trusted_proxies=proxies, client_cert_header="Client-Cert")
+    runtime = penstock_runtime(
+        offering(mtls=False),
+        policy="any",
+        trusted_proxies=proxies,
+        client_cert_header="Client-Cert",
+    )
 
     assert get(runtime, rfc9440(certificate())).status_code == 200
 
@@ -190,7 +236,9 @@ def test_several_certificates_of_one_consumer_rotate(runtime: Runtime) -> None:
     old, new = certificate(), certificate()
     enrol(runtime, fingerprint(old))
     enrol(runtime, sha256(new.public_bytes(Encoding.DER)).hexdigest())
-    first = runtime.operate("credential", "list", "--format", "json").split('"id": "')[1].split('"')[0]
+    first = (
+        runtime.operate("credential", "list", "--format", "json").split('"id": "')[1].split('"')[0]
+    )
 
     assert [get(runtime, rfc9440(item)).status_code for item in (old, new)] == [200, 200]
     runtime.operate("credential", "revoke", first)

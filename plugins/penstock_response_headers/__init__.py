@@ -1,4 +1,7 @@
-"""Header policies: response headers and CORS for all pipelines of an environment, as its variables say."""
+"""Header policies.
+
+Response headers and CORS for all pipelines of an environment, as its variables say.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,21 @@ CORS = "penstock_cors"
 
 
 def read_headers(text: str) -> tuple[ResponseHeader, ...]:
-    """Return the headers of a JSON object: by name a value, or a value and whether it overrides. Raises ValueError."""
+    """Return the headers of a JSON object: by name a value, or a value and whether it overrides.
+
+    Raises ValueError.
+    """
     rules = []
     for name, said in _object(HEADERS, text).items():
         rule = {"value": said} if isinstance(said, str) else said
-        if not isinstance(rule, dict) or not {"value"} <= rule.keys() <= {"value", "override"} or not isinstance(rule.get("override", False), bool):
-            raise ValueError(f'{HEADERS}: {name} wants a text, or {{"value": text, "override": true}}')
+        if (
+            not isinstance(rule, dict)
+            or not {"value"} <= rule.keys() <= {"value", "override"}
+            or not isinstance(rule.get("override", False), bool)
+        ):
+            raise ValueError(
+                f'{HEADERS}: {name} wants a text, or {{"value": text, "override": true}}'
+            )
         rules.append(ResponseHeader(name, rule["value"], rule.get("override", False)))
     if len({rule.name.lower() for rule in rules}) < len(rules):
         raise ValueError(f"{HEADERS}: a header is named twice")
@@ -26,15 +38,26 @@ def read_headers(text: str) -> tuple[ResponseHeader, ...]:
 
 
 def read_cors(text: str) -> tuple[Cors, bool]:
-    """Return the CORS of a JSON object with the fields of `Cors`, and whether it overrides. Raises ValueError."""
+    """Return the CORS of a JSON object with the fields of `Cors`, and whether it overrides.
+
+    Raises ValueError.
+    """
     said = _object(CORS, text)
     override = said.pop("override", False)
-    lists = {name: said.pop(name) for name in ("origins", "methods", "headers", "expose") if name in said}
+    lists = {
+        name: said.pop(name) for name in ("origins", "methods", "headers", "expose") if name in said
+    }
     further = {name: said.pop(name) for name in ("credentials", "max_age") if name in said}
     if said:
         raise ValueError(f"{CORS}: {min(said)!r} is not known")
-    if not all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists.values()) or not lists.get("origins"):
-        raise ValueError(f"{CORS}: origins, methods, headers and expose are lists of texts, and origins is needed")
+    if not all(
+        isinstance(items, list) and all(isinstance(item, str) for item in items)
+        for items in lists.values()
+    ) or not lists.get("origins"):
+        raise ValueError(
+            f"{CORS}: origins, methods, headers and expose are lists of texts, and origins is"
+            " needed"
+        )
     if not isinstance(override, bool):
         raise ValueError(f"{CORS}: override is true or false")  # noqa: TRY004  what was typed is wrong, not a type of ours
     cors = Cors(**lists, **further)

@@ -1,4 +1,8 @@
-"""Webhook signatures: a body that its sender signed with a secret of a consumer, as GitHub, Stripe and Slack do, or in a plain way for others."""
+"""Webhook signatures.
+
+A body that its sender signed with a secret of a consumer, as GitHub, Stripe and Slack do, or in a
+plain way for others.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,31 @@ from dataclasses import replace
 from hmac import compare_digest, digest
 from inspect import getdoc
 
-from penstock import AccessView, Authenticator, Caller, Credential, CredentialRejected, Once, RequestHead, Setup, hookimpl
+from penstock import (
+    AccessView,
+    Authenticator,
+    Caller,
+    Credential,
+    CredentialRejected,
+    Once,
+    RequestHead,
+    Setup,
+    hookimpl,
+)
 
 TOLERANCE = 300.0  # seconds between the sender's clock and ours
 SHORTEST = 16
-MOST = 1000  # secrets of a kind in an environment: a call is tried with those of all consumers that may make it
+# Secrets of a kind in an environment: a call is tried with those of all consumers that may make it.
+MOST = 1000
 HEX = re.compile(r"[0-9a-f]{64}")
 SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class Signature(Authenticator):
-    """Takes a signature over the body, an HMAC with SHA-256. A credential is what `find` packs: the moment, a colon, and the signatures."""
+    """Takes a signature over the body, an HMAC with SHA-256.
+
+    A credential is what `find` packs: the moment, a colon, and the signatures.
+    """
 
     noun = "signature"
     refusal = "invalid-signature"
@@ -65,22 +83,47 @@ class Signature(Authenticator):
             raise CredentialRejected("too old, or from the future")
         return caller
 
-    def verify_body(self, credential: str, body: bytes, head: RequestHead, access: AccessView, caller: Caller, now: float) -> Caller:
+    def verify_body(
+        self,
+        credential: str,
+        body: bytes,
+        head: RequestHead,
+        access: AccessView,
+        caller: Caller,
+        now: float,
+    ) -> Caller:
         """Return the consumer whose secret signed the body."""
         moment, _, text = credential.partition(":")
         signatures = [bytes.fromhex(item) for item in text.split(",")]
-        signer = self._signer(signatures, self.signed(moment, body), (item for item in self._candidates(head, access) if not _expired(item, now)))
+        signer = self._signer(
+            signatures,
+            self.signed(moment, body),
+            (item for item in self._candidates(head, access) if not _expired(item, now)),
+        )
         consumer = access.consumer(signer.consumer_id)
-        if consumer is None or (caller.consumer_id is not None and caller.consumer_id != consumer.id):
-            raise CredentialRejected(f"{signer.id} is not of the consumer that the other credentials prove")
+        if consumer is None or (
+            caller.consumer_id is not None and caller.consumer_id != consumer.id
+        ):
+            raise CredentialRejected(
+                f"{signer.id} is not of the consumer that the other credentials prove"
+            )
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
     def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  the message says it all
-        """Return the signed message, for as long as its moment is taken; without one a repeat can't be told from the first."""
-        return Once(self.signed(credential.partition(":")[0], body), 2 * TOLERANCE) if self.timed else None
+        """Return the signed message, for as long as its moment is taken.
+
+        Without one a repeat can't be told from the first.
+        """
+        return (
+            Once(self.signed(credential.partition(":")[0], body), 2 * TOLERANCE)
+            if self.timed
+            else None
+        )
 
     @staticmethod
-    def _signer(signatures: list[bytes], message: bytes, candidates: Iterable[Credential]) -> Credential:
+    def _signer(
+        signatures: list[bytes], message: bytes, candidates: Iterable[Credential]
+    ) -> Credential:
         for candidate in candidates:
             expected = digest(candidate.secret, message, "sha256")
             if any(compare_digest(expected, signature) for signature in signatures):
@@ -90,17 +133,29 @@ class Signature(Authenticator):
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:
         """Return the secret as its bytes."""
         if len(secret) < SHORTEST:
-            raise ValueError(f"a signing secret has at least {SHORTEST} characters; --generate makes a good one")
+            raise ValueError(
+                f"a signing secret has at least {SHORTEST} characters; --generate makes a good one"
+            )
         return name, secret.encode()
 
     def security_scheme(self) -> Mapping[str, object]:
         """Describe the header, and what is signed and where its moment stands."""
-        how = "An HMAC with SHA-256 in hexadecimal" + ("; the moment is in seconds since 1970." if self.timed else ".")
-        return {"type": "apiKey", "in": "header", "name": self.header, "description": f"{getdoc(type(self)) or ''} {how}".strip()}
+        how = "An HMAC with SHA-256 in hexadecimal" + (
+            "; the moment is in seconds since 1970." if self.timed else "."
+        )
+        return {
+            "type": "apiKey",
+            "in": "header",
+            "name": self.header,
+            "description": f"{getdoc(type(self)) or ''} {how}".strip(),
+        }
 
 
 def _prefixed(sent: str, scheme: str) -> list[str]:
-    """Return a signature without the name of its scheme; none where that is another one, or is not there."""
+    """Return a signature without the name of its scheme.
+
+    Return None where the scheme is another one or is missing.
+    """
     return [sent.removeprefix(scheme)] if sent.startswith(scheme) else []
 
 
@@ -109,7 +164,10 @@ def _expired(credential: Credential, now: float) -> bool:
 
 
 class GitHub(Signature):
-    """`X-Hub-Signature-256: sha256=…` over the body. It says no moment, so a repeat can't be told from the first."""
+    """`X-Hub-Signature-256: sha256=…` over the body.
+
+    It says no moment, so a repeat can't be told from the first.
+    """
 
     name = "github_signature"
     header = "X-Hub-Signature-256"
@@ -125,7 +183,10 @@ class GitHub(Signature):
 
 
 class Stripe(Signature):
-    """`Stripe-Signature: t=…,v1=…` over moment, dot and body; while a secret is rolled there are several `v1`."""
+    """`Stripe-Signature: t=…,v1=…` over moment, dot and body.
+
+    While a secret is rolled there are several `v1`.
+    """
 
     name = "stripe_signature"
     header = "Stripe-Signature"
@@ -134,7 +195,9 @@ class Stripe(Signature):
         """Return the moment and all signatures of the scheme v1."""
         pairs = [part.strip(" \t").partition("=")[::2] for part in sent.split(",")]
         moments = [value for name, value in pairs if name == "t"]
-        return moments[0] if len(moments) == 1 else "", [value for name, value in pairs if name == "v1"][:10]
+        return moments[0] if len(moments) == 1 else "", [
+            value for name, value in pairs if name == "v1"
+        ][:10]
 
     def signed(self, moment: str, body: bytes) -> bytes:
         """Return moment, dot and body."""
@@ -142,7 +205,10 @@ class Stripe(Signature):
 
 
 class Slack(Signature):
-    """`X-Slack-Signature: v0=…` over `v0:moment:body`, the moment in `X-Slack-Request-Timestamp`."""
+    """`X-Slack-Signature: v0=…`, with the moment in `X-Slack-Request-Timestamp`.
+
+    It is over `v0:moment:body`.
+    """
 
     name = "slack_signature"
     header = "X-Slack-Signature"
@@ -157,7 +223,10 @@ class Slack(Signature):
 
 
 class Hmac(Signature):
-    """`X-Signature: sha256=…` over moment, dot and body, the moment in `X-Signature-Timestamp`: for senders of one's own."""
+    """`X-Signature: sha256=…` over moment, dot and body, the moment in `X-Signature-Timestamp`.
+
+    For senders of one's own.
+    """
 
     name = "hmac_signature"
     header = "X-Signature"
@@ -172,6 +241,8 @@ class Hmac(Signature):
 
 
 @hookimpl
-def penstock_authenticators(setup: Setup) -> list[Authenticator]:  # noqa: ARG001  the hook's argument
+def penstock_authenticators(
+    setup: Setup,  # noqa: ARG001  the hook's argument
+) -> list[Authenticator]:
     """Offer an authenticator for each kind of signature."""
     return [GitHub(), Stripe(), Slack(), Hmac()]

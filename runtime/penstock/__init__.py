@@ -1,6 +1,7 @@
 """Penstock: HTTP-triggered pipelines as plugins, behind each environment's external access policy.
 
-This is the plugin author's whole surface; whatever else the package holds may change without notice.
+This is the plugin author's whole surface; whatever else the package holds may change without
+notice.
 """
 
 from penstock.contracts.access import (
@@ -34,7 +35,15 @@ from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import HttpTrigger, Schedule
-from penstock.errors import CredentialRejected, OutOfTime, PipelineCallError, PipelineError, StepFailed, StepTimedOut, TokenNotIssued
+from penstock.errors import (
+    CredentialRejected,
+    OutOfTime,
+    PipelineCallError,
+    PipelineError,
+    StepFailed,
+    StepTimedOut,
+    TokenNotIssued,
+)
 from penstock.fields import attachment
 from penstock.hookspecs import hookimpl
 

@@ -89,15 +89,28 @@ class Event:
 
 
 @contextmanager
-def change(engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None) -> Iterator[tuple[Change, dict[str, Any]]]:
-    """Open a change to access with its event; what is put into the yielded dict becomes the event's detail."""
+def change(
+    engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None
+) -> Iterator[tuple[Change, dict[str, Any]]]:
+    """Open a change to access with its event.
+
+    What is put into the yielded dict becomes the event's detail.
+    """
     detail: dict[str, Any] = {}
     with changing(engine) as rows:
         yield rows, detail
         note(rows, actor, action, subject, detail, environment=environment)
 
 
-def note(rows: Change, actor: str, action: Action, subject: str, detail: Mapping[str, Any], *, environment: str | None = None) -> None:
+def note(
+    rows: Change,
+    actor: str,
+    action: Action,
+    subject: str,
+    detail: Mapping[str, Any],
+    *,
+    environment: str | None = None,
+) -> None:
     """Write one event of a change that is open; a change that does several things has several."""
     rows.add(
         "audit_events",
@@ -111,7 +124,10 @@ def note(rows: Change, actor: str, action: Action, subject: str, detail: Mapping
 
 
 def kinds() -> list[str]:
-    """Return the kinds of things that actions are done to: each stands before an action's first colon."""
+    """Return the kinds of things that actions are done to.
+
+    Each stands before an action's first colon.
+    """
     return sorted({action.partition(":")[0] for action in Action})
 
 
@@ -126,14 +142,30 @@ def events(  # noqa: PLR0913  one argument a filter
     since: datetime | None = None,
     before: int | None = None,
 ) -> list[Event]:
-    """Return events, newest first; `action` is a whole one or its kind, `before` the id that the page before ended with. Raises Mistaken."""
+    """Return events, newest first.
+
+    `action` is a whole one or its kind, `before` the id that the page before ended with. Raises
+    Mistaken.
+    """
     if action in kinds():
         action = f"{action}:"
     elif action is not None and action not in set(Action):
         near = get_close_matches(action, [*Action, *kinds()], n=1)
-        raise Mistaken(f"there is no action {action!r}; " + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}"))
+        raise Mistaken(
+            f"there is no action {action!r}; "
+            + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}")
+        )
     with reading(engine) as connection:
-        found = trail.page(connection, actor=actor, action=action, environment=environment, subject=subject, since=since, before=before, limit=limit)
+        found = trail.page(
+            connection,
+            actor=actor,
+            action=action,
+            environment=environment,
+            subject=subject,
+            since=since,
+            before=before,
+            limit=limit,
+        )
         return [Event(**row) for row in found]
 
 
@@ -153,7 +185,10 @@ AT_ONCE = 1000  # events that are read together
 
 
 def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN401  those of events
-    """Yield all events that pass filters, newest first, without ever holding more than a page of them."""
+    """Yield all events that pass filters, newest first.
+
+    Never more than a page of them is in memory.
+    """
     before = None
     while found := events(engine, limit=AT_ONCE, before=before, **filters):
         yield from found
@@ -161,11 +196,26 @@ def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN
 
 
 COLUMNS = tuple(Event.__slots__)
-FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001  spreadsheets take what begins so for a formula
+FORMULAS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "＝",  # noqa: RUF001  spreadsheets take what begins so for a formula
+    "＋",  # noqa: RUF001  spreadsheets take what begins so for a formula
+    "－",  # noqa: RUF001  spreadsheets take what begins so for a formula
+    "＠",  # noqa: RUF001  spreadsheets take what begins so for a formula
+)
 
 
 def _plain(event: Event) -> dict[str, Any]:
-    return {**{name: getattr(event, name) for name in COLUMNS}, "at": event.at.isoformat(timespec="seconds").replace("+00:00", "Z")}
+    return {
+        **{name: getattr(event, name) for name in COLUMNS},
+        "at": event.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
 
 
 def as_json_lines(found: Iterable[Event]) -> Iterator[str]:
@@ -175,7 +225,10 @@ def as_json_lines(found: Iterable[Event]) -> Iterator[str]:
 
 
 def as_csv(found: Iterable[Event]) -> Iterator[str]:
-    """Yield events as CSV (RFC 4180); what a spreadsheet would take for a formula has an apostrophe before it."""
+    """Yield events as CSV (RFC 4180).
+
+    What a spreadsheet would take for a formula has an apostrophe before it.
+    """
     yield _csv_line(COLUMNS)
     for item in found:
         values = _plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
@@ -184,5 +237,7 @@ def as_csv(found: Iterable[Event]) -> Iterator[str]:
 
 def _csv_line(values: Iterable[str]) -> str:
     line = StringIO()
-    csv.writer(line).writerow([f"'{value}" if value.startswith(FORMULAS) else value for value in values])
+    csv.writer(line).writerow(
+        [f"'{value}" if value.startswith(FORMULAS) else value for value in values]
+    )
     return line.getvalue()

@@ -1,9 +1,10 @@
 """The time that hosts share: the database's, where they share one.
 
-What a host writes for another one to compare (when a run came, until when a claim or a pause holds, deadlines, ticks) is told by this clock,
-so hosts whose clocks differ end nothing early. It runs on the monotonic clock between two measurements: a host's clock that is set while
-it runs changes nothing. Until the first measurement, and on SQLite, it is the host's clock. The expiry of credentials is judged by the
-host's clock, as the issuers of outside tokens judge by theirs.
+What a host writes for another one to compare (when a run came, until when a claim or a pause holds,
+deadlines, ticks) is told by this clock, so hosts whose clocks differ end nothing early. It runs on
+the monotonic clock between two measurements: a host's clock that is set while it runs changes
+nothing. Until the first measurement, and on SQLite, it is the host's clock. The expiry of
+credentials is judged by the host's clock, as the issuers of outside tokens judge by theirs.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ def forget() -> None:
 
 
 def measured(asked: float, answer: float, answered: float) -> None:
-    """Take the database's time, read between two readings of the monotonic clock: as exact as the way there and back was short.
+    """Take the database's time, read between two readings of the monotonic clock.
 
-    What is known is corrected only as far as it contradicts that, so slow answers don't make the shared time jump.
+    It is as exact as the way there and back was short.
+
+    What is known is corrected only as far as it contradicts that, so slow answers don't make the
+    shared time jump.
     """
     global _offset  # noqa: PLW0603  one clock a process
     least, most = answer - answered, answer - asked

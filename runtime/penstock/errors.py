@@ -20,8 +20,9 @@ class PenstockError(Exception):
 class Refusal(PenstockError):
     """A call gets no further: the answer its caller receives, as RFC 9457 problem details.
 
-    `code` is the problem's stable `type`, `status` its HTTP status. `headers` go out with it, `extra` are further members
-    of the document. Neither ever holds a credential. `counted` says that it counts as a failed credential already.
+    `code` is the problem's stable `type`, `status` its HTTP status. `headers` go out with it,
+    `extra` are further members of the document. Neither ever holds a credential. `counted` says
+    that it counts as a failed credential already.
     """
 
     counted = False
@@ -46,7 +47,13 @@ class Refusal(PenstockError):
 
     def document(self, run: str | None) -> dict[str, object]:
         """Return the problem document (RFC 9457) that its caller receives."""
-        known: dict[str, object] = {**self.extra, "type": self.code, "title": self.title, "status": self.status, "detail": self.detail}
+        known: dict[str, object] = {
+            **self.extra,
+            "type": self.code,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
         return known if run is None else known | {"run": run}
 
 
@@ -58,8 +65,10 @@ class PipelineError(Refusal):
         title: What kind of problem it is, the same for each occurrence.
         detail: What went wrong this time, and how the caller can mend it.
         type: The problem's stable type, a URI reference (RFC 9457 section 3.1.1).
-        headers: Response headers, for example ``{"Retry-After": 30}``; a list is sent as several headers of that name.
-        permanent: Whether trying again can't help; by default so below 500, but for 408, 425 and 429.
+        headers: Response headers, for example ``{"Retry-After": 30}``; a list is sent as several
+            headers of that name.
+        permanent: Whether trying again can't help; by default so below 500, but for 408, 425 and
+            429.
         **extra: Further members of the problem document.
 
     Raises:
@@ -82,24 +91,47 @@ class PipelineError(Refusal):
             message = f"PipelineError takes a status from 400 to 599, not {status!r}"
             raise ValueError(message)
         if title is None:
-            title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"
-        super().__init__(int(status), str(type), str(detail or title), title=str(title), headers=header_fields(headers or (), PROBLEM), extra=extra)
-        self.permanent = status < 500 and status not in COME_AGAIN if permanent is None else permanent  # noqa: PLR2004  the server's faults
+            title = (
+                HTTPStatus(status).phrase
+                if status in HTTPStatus.__members__.values()
+                else "Refused"
+            )
+        super().__init__(
+            int(status),
+            str(type),
+            str(detail or title),
+            title=str(title),
+            headers=header_fields(headers or (), PROBLEM),
+            extra=extra,
+        )
+        self.permanent = (
+            status < 500 and status not in COME_AGAIN if permanent is None else permanent  # noqa: PLR2004  the server's faults
+        )
 
 
 class ReplyError(PenstockError):
-    """Raised when the reply or the refusal of a handler can't be sent; the text names the handler and the reason."""
+    """Raised when the reply or the refusal of a handler can't be sent.
+
+    The text names the handler and the reason.
+    """
 
 
 class PipelineCallError(PipelineError):
     """Raised by `call_pipeline` where the other pipeline refused or failed.
 
-    It has the other's `status`, `code`, `title`, `detail` and `extra`; `pipeline` is its id. A handler that does not catch it has failed: its
-    own caller gets 500, for that one sent nothing of what the other refused. `raise error.passed_on()` gives the answer to the caller.
+    It has the other's `status`, `code`, `title`, `detail` and `extra`; `pipeline` is its id. A
+    handler that does not catch it has failed: its own caller gets 500, for that one sent nothing of
+    what the other refused. `raise error.passed_on()` gives the answer to the caller.
     """
 
     def __init__(self, pipeline: str, answer: Refusal) -> None:
-        super().__init__(answer.status, answer.title, answer.detail, type=answer.code, permanent=getattr(answer, "permanent", None))
+        super().__init__(
+            answer.status,
+            answer.title,
+            answer.detail,
+            type=answer.code,
+            permanent=getattr(answer, "permanent", None),
+        )
         self.args = (f"{pipeline} answered {answer.status} {answer.code}: {answer.detail}",)
         self.pipeline = pipeline
         self.headers = answer.headers
@@ -107,16 +139,24 @@ class PipelineCallError(PipelineError):
 
     def passed_on(self) -> PipelineError:
         """Return the other pipeline's answer as one of this pipeline's own, to be raised."""
-        error = PipelineError(self.status, self.title, self.detail, type=self.code, permanent=self.permanent)
+        error = PipelineError(
+            self.status, self.title, self.detail, type=self.code, permanent=self.permanent
+        )
         error.headers, error.extra = self.headers, dict(self.extra)
         return error
 
 
 class CalledPipelineFailed(PenstockError):
-    """A handler did not catch what `call_pipeline` raised; the text is what the other pipeline answered, for operators."""
+    """A handler did not catch what `call_pipeline` raised.
+
+    The text is what the other pipeline answered, for operators.
+    """
 
 
-MAYBE_ACCEPTED = "The run may have been accepted all the same: repeat the call with its Idempotency-Key, and there is one run."
+MAYBE_ACCEPTED = (
+    "The run may have been accepted all the same: repeat the call with its Idempotency-Key, and"
+    " there is one run."
+)
 
 
 class OutOfTime(Refusal):
@@ -129,22 +169,34 @@ class OutOfTime(Refusal):
 class HostStopping(Refusal):
     """The process ends before the call does, or before all of the call has arrived."""
 
-    def __init__(self, detail: str = "The host stopped before the call ended. The call may or may not have been performed.") -> None:
+    def __init__(
+        self,
+        detail: str = (
+            "The host stopped before the call ended. The call may or may not have been performed."
+        ),
+    ) -> None:
         super().__init__(503, "host-stopping", detail)
 
 
 class StepTimedOut(PenstockError):
-    """A step took longer than its `timeout`; what it was doing goes on by itself, and counts for nothing."""
+    """A step took longer than its `timeout`.
+
+    What it was doing goes on by itself, and counts for nothing.
+    """
 
 
 class StepFailed(PenstockError):
-    """A step that failed before a run was taken up again; the text is what it raised then, of a type that can't be made again."""
+    """A step that failed before a run was taken up again.
+
+    The text is what it raised then, of a type that can't be made again.
+    """
 
 
 class CredentialRejected(PenstockError):
     """An authenticator knows this kind of credential, and this one is no good.
 
-    The text is for the log, never for the caller: which of several reasons it was would help an attacker.
+    The text is for the log, never for the caller: which of several reasons it was would help an
+    attacker.
     """
 
 
@@ -186,7 +238,10 @@ class CannotStart(PenstockError):
 
 
 class StartDelayed(CannotStart):
-    """The process can't serve now, and nobody has to change anything for it to start later: the exit code is EX_TEMPFAIL of sysexits.h."""
+    """The process can't serve now, and nobody has to change anything for it to start later.
+
+    The exit code is EX_TEMPFAIL of sysexits.h.
+    """
 
     exit_code = 75
 

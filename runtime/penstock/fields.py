@@ -1,7 +1,10 @@
-"""Validate header fields of responses (RFC 9110 section 5), and encode file names in them (RFC 6266, RFC 8187).
+"""Validate header fields of responses (RFC 9110 section 5).
 
-Every header that plugin code sets passes `header_fields` before its run is recorded. Without that the server would reject the header only
-after the run has succeeded, and answer as if the request were at fault.
+This module also encodes file names in them (RFC 6266, RFC 8187).
+
+Every header that plugin code sets passes `header_fields` before its run is recorded. Without that
+the server would reject the header only after the run has succeeded, and answer as if the request
+were at fault.
 """
 
 from __future__ import annotations
@@ -19,15 +22,25 @@ CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # The server sets these itself; gunicorn drops most of them silently.
 SERVER = frozenset(
     {
-        "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "server", "te",
+        "connection", "content-length", "date", "keep-alive", "proxy-authenticate",
+        "proxy-authorization", "proxy-connection", "server", "te",
         "trailer", "trailers", "transfer-encoding", "upgrade", "x-run-id",
     }
 )  # fmt: skip
 # The runtime writes the body of a problem, so it alone describes its bytes.
-PROBLEM = SERVER | {"content-digest", "content-encoding", "content-md5", "content-range", "content-type", "digest", "repr-digest"}
+PROBLEM = SERVER | {
+    "content-digest",
+    "content-encoding",
+    "content-md5",
+    "content-range",
+    "content-type",
+    "digest",
+    "repr-digest",
+}
 ONCE = frozenset(
     {
-        "age", "content-disposition", "content-location", "content-range", "content-type", "etag", "expires", "last-modified", "location",
+        "age", "content-disposition", "content-location", "content-range", "content-type", "etag",
+        "expires", "last-modified", "location",
         "retry-after",
     }
 )  # fmt: skip
@@ -42,19 +55,27 @@ Fields = tuple[tuple[str, str], ...]
 _known: dict[str, str] = {}
 
 
-def header_fields(headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]], reserved: frozenset[str] = SERVER) -> Fields:
+def header_fields(
+    headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]],
+    reserved: frozenset[str] = SERVER,
+) -> Fields:
     """Return headers as name and value of each field line.
 
     Numbers become text; a list becomes several fields of that name, as `Set-Cookie` needs it.
 
     Raises:
-        ValueError: HTTP can't carry a name or a value, or the name is one of `reserved`. The text names the header and the reason, not the value.
+        ValueError: HTTP can't carry a name or a value, or the name is one of `reserved`. The text
+            names the header and the reason, not the value.
 
     """
     if not headers:
         return ()
     try:
-        pairs = headers.items() if isinstance(headers, Mapping) else [(name, value) for name, value in headers]
+        pairs = (
+            headers.items()
+            if isinstance(headers, Mapping)
+            else [(name, value) for name, value in headers]
+        )
     except (TypeError, ValueError):
         raise ValueError("headers are a dict of names and values") from None
     fields: list[tuple[str, str]] = []
@@ -76,7 +97,9 @@ def header_fields(headers: Mapping[str, HeaderValue] | Iterable[tuple[str, Heade
 def _name(name: Any) -> str:  # noqa: ANN401  plugin code may give anything
     """Return a name in lower case."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError("a header's name is a token (RFC 9110 section 5.1): letters, digits and dashes")
+        raise ValueError(
+            "a header's name is a token (RFC 9110 section 5.1): letters, digits and dashes"
+        )
     lower = name.lower()
     if len(_known) < KNOWN_NAMES:
         _known[str(name)] = lower
@@ -90,8 +113,14 @@ def _text(name: str, value: Any) -> str:  # noqa: ANN401  as above
     if not VALUE.fullmatch(text):
         if CONTROL.search(text):
             raise ValueError(f"the header {name} holds a control character, which HTTP can't carry")
-        fix = "write attachment(filename)" if name.lower() == "content-disposition" else "percent-encode them (urllib.parse.quote)"
-        raise ValueError(f"the header {name} holds characters outside of Latin-1, which HTTP can't carry; {fix}")
+        fix = (
+            "write attachment(filename)"
+            if name.lower() == "content-disposition"
+            else "percent-encode them (urllib.parse.quote)"
+        )
+        raise ValueError(
+            f"the header {name} holds characters outside of Latin-1, which HTTP can't carry; {fix}"
+        )
     return text.strip(" \t")  # white space around a value is not part of it (RFC 9110 section 5.5)
 
 
@@ -109,9 +138,10 @@ def _as_text(name: str, value: Any) -> str:  # noqa: ANN401  as above
 def attachment(filename: str, *, inline: bool = False) -> str:
     """Return the value of a `Content-Disposition` header that saves a reply under a file name.
 
-    For example `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`. The name may hold any characters. One that is not ASCII
-    is sent as `filename*` (RFC 8187), with an ASCII fallback for old clients. Slashes and control characters become `_`. With `inline` the
-    browser shows the reply and offers the name when the user saves it.
+    For example `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`. The name may
+    hold any characters. One that is not ASCII is sent as `filename*` (RFC 8187), with an ASCII
+    fallback for old clients. Slashes and control characters become `_`. With `inline` the browser
+    shows the reply and offers the name when the user saves it.
     """
     kind = "inline" if inline else "attachment"
     name = NOT_IN_FILE_NAMES.sub("_", filename).strip()
@@ -119,6 +149,11 @@ def attachment(filename: str, *, inline: bool = False) -> str:
         return kind
     if PLAIN_FILE_NAME.fullmatch(name) and '"' not in name:
         return f'{kind}; filename="{name}"'
-    plain = "".join(character for character in unicodedata.normalize("NFKD", name) if not unicodedata.combining(character))
-    fallback = NOT_IN_FALLBACK.sub("_", plain).replace("/", "_").replace("\\", "_")  # a compatibility form may hold them
+    plain = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", name)
+        if not unicodedata.combining(character)
+    )
+    # A compatibility form may hold them.
+    fallback = NOT_IN_FALLBACK.sub("_", plain).replace("/", "_").replace("\\", "_")
     return f"{kind}; filename=\"{fallback}\"; filename*=UTF-8''{quote(name, safe='')}"

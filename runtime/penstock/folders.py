@@ -1,12 +1,17 @@
-"""Plugin folders: import the modules that lie there, plugins and their helpers, by name from anywhere in plugin code.
+"""Plugin folders.
 
-Python imports by one flat name for the whole process, and a server runs the plugins of several folders. So a module of a plugin folder is
-importable only while its name means one thing: one file in one folder, and no module of the standard library or of an installed package
-(another copy of the plugin itself apart). Any other name is reported, and means what it would mean without the folder; where two folders
-have it, importing it raises ImportError, for Python would return one of the two without a word.
+Import the modules that lie there, plugins and their helpers, by name from anywhere in plugin code.
 
-A finder is used in place of `sys.path`: a folder on `sys.path` would be searched for every import of every library, would let a plugin
-file replace a library's module, and the first of two equal names would win silently.
+Python imports by one flat name for the whole process, and a server runs the plugins of several
+folders. So a module of a plugin folder is importable only while its name means one thing: one file
+in one folder, and no module of the standard library or of an installed package (another copy of the
+plugin itself apart). Any other name is reported, and means what it would mean without the folder;
+where two folders have it, importing it raises ImportError, for Python would return one of the two
+without a word.
+
+A finder is used in place of `sys.path`: a folder on `sys.path` would be searched for every import
+of every library, would let a plugin file replace a library's module, and the first of two equal
+names would win silently.
 """
 
 from __future__ import annotations
@@ -18,7 +23,15 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -32,7 +45,8 @@ DYNAMIC = frozenset({"import_module", "__import__"})
 class SourceLoader(SourceFileLoader):
     """Compile a module from its source at each start.
 
-    A cached file counts as current when time (in seconds) and size agree, which a deployment that sets all times alike would fool.
+    A cached file counts as current when time (in seconds) and size agree, which a deployment that
+    sets all times alike would fool.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -47,7 +61,10 @@ DETAILS = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFF
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module or package in a plugin folder: its name, and the file that is run to import it (None for a folder of modules)."""
+    """A module or package in a plugin folder.
+
+    Its name, and the file that is run to import it (None for a folder of modules).
+    """
 
     name: str
     folder: Path
@@ -78,51 +95,86 @@ class PluginFolders(MetaPathFinder):
     def __post_init__(self) -> None:
         present: dict[str, list[Module]] = {}
         self.folders = tuple(dict.fromkeys(self.folders))
-        installed = {entry.module.partition(".")[0] for entry in self.installed}  # nothing may stand in for these
+        # Nothing may stand in for these.
+        installed = {entry.module.partition(".")[0] for entry in self.installed}
         for module in (module for folder in self.folders for module in _modules(folder)):
             present.setdefault(module.name, []).append(module)
         for name, modules in present.items():
             self.modules[name] = modules[0]
             origin = _elsewhere(modules)
             if origin and (name in installed or _in_use(modules[0]) or not _is_plugin(origin)):
-                self.conflicts[name] = f"the module {name} of " + (f"an installed package ({origin})" if origin != STANDARD else origin)
+                self.conflicts[name] = f"the module {name} of " + (
+                    f"an installed package ({origin})" if origin != STANDARD else origin
+                )
             elif len(modules) > 1:
                 self.twice[name] = modules
             elif origin:
                 self.copies[name] = origin
 
     def install(self) -> None:
-        """Answer imports of this process from now on, in place of an earlier one; modules that only that one knew are forgotten."""
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, PluginFolders)]
+        """Answer imports of this process from now on, in place of an earlier one.
+
+        Modules that only that one knew are forgotten.
+        """
+        sys.meta_path[:] = [
+            finder for finder in sys.meta_path if not isinstance(finder, PluginFolders)
+        ]
         for name, module in list(sys.modules.items()):
             loader = getattr(module, "__loader__", None)
             if isinstance(loader, SourceLoader) and not self.holds(loader.path):
                 del sys.modules[name]
         sys.meta_path.insert(0, self)
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002  importlib's
-        """Return how a module of a plugin folder is loaded. Raises ImportError where two have its name."""
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002  importlib's
+    ) -> ModuleSpec | None:
+        """Return how a module of a plugin folder is loaded.
+
+        Raises ImportError where two have its name.
+        """
         name = fullname.partition(".")[0]
         if name not in self.modules or name in self.conflicts:
             return None
         if name in self.twice:
             first, second = (shown(module.place) for module in self.twice[name][:2])
-            raise ImportError(f"there are two modules named {name!r}, {first} and {second}; rename one of them", name=name)
+            raise ImportError(
+                f"there are two modules named {name!r}, {first} and {second}; rename one of them",
+                name=name,
+            )
         if path is None:
             return FileFinder(str(self.modules[name].folder), *DETAILS).find_spec(fullname)
-        return next((spec for entry in path if (spec := FileFinder(entry, *DETAILS).find_spec(fullname)) is not None), None)
+        return next(
+            (
+                spec
+                for entry in path
+                if (spec := FileFinder(entry, *DETAILS).find_spec(fullname)) is not None
+            ),
+            None,
+        )
 
     def holds(self, filename: str) -> bool:
         """Say whether a file lies in one of the folders."""
         return any(Path(filename).is_relative_to(folder) for folder in self.folders)
 
     def imported(self) -> frozenset[str]:
-        """Return the names that the modules of the folders import from one another, wherever in their code they do so."""
-        return frozenset(name for module in self.modules.values() for file in _sources(module) for name in _imports(file) if name != module.name)
+        """Return the names that modules of the folders import from one another.
+
+        Imports anywhere in their code count.
+        """
+        return frozenset(
+            name
+            for module in self.modules.values()
+            for file in _sources(module)
+            for name in _imports(file)
+            if name != module.name
+        )
 
 
 def _modules(folder: Path) -> Iterator[Module]:
-    """Yield the modules and packages of a folder, and its folders of modules that are no package."""
+    """Yield the modules and packages of a folder, and its folders of modules without a package."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__")):
             continue
@@ -130,13 +182,22 @@ def _modules(folder: Path) -> Iterator[Module]:
             yield Module(path.stem, folder, path)
         elif (path / "__init__.py").is_file():
             yield Module(path.name, folder, path / "__init__.py")
-        elif path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")) and _is_free(path):
+        elif (
+            path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")) and _is_free(path)
+        ):
             yield Module(path.name, folder, None)
 
 
 def _is_free(path: Path) -> bool:
-    """Say whether nothing but this folder without an `__init__.py` has its name: Python takes anything else first."""
-    return not path.with_suffix(".py").exists() and path.name not in sys.stdlib_module_names and not _known_elsewhere(path.name, path)
+    """Say whether nothing but this folder without an `__init__.py` has its name.
+
+    Python takes anything else first.
+    """
+    return (
+        not path.with_suffix(".py").exists()
+        and path.name not in sys.stdlib_module_names
+        and not _known_elsewhere(path.name, path)
+    )
 
 
 def _elsewhere(modules: Sequence[Module]) -> str:
@@ -146,7 +207,9 @@ def _elsewhere(modules: Sequence[Module]) -> str:
         return ""
     if name in sys.stdlib_module_names:
         return STANDARD
-    return next((found for module in modules if (found := _known_elsewhere(name, module.place))), "")
+    return next(
+        (found for module in modules if (found := _known_elsewhere(name, module.place))), ""
+    )
 
 
 def _known_elsewhere(name: str, place: Path) -> str:
@@ -177,7 +240,10 @@ def _sources(module: Module) -> Iterable[Path]:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Yield the first parts of the names that a source imports; what can't be read imports nothing."""
+    """Yield the first parts of the names that a source imports.
+
+    What can't be read imports nothing.
+    """
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -187,9 +253,18 @@ def _imports(file: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.partition(".")[0]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+        elif (
+            isinstance(node, ast.Call)
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+            and isinstance(node.args[0].value, str)
+        ):
             function = node.func
-            if (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) in DYNAMIC:
+            if (
+                function.attr
+                if isinstance(function, ast.Attribute)
+                else getattr(function, "id", "")
+            ) in DYNAMIC:
                 yield node.args[0].value.partition(".")[0]
 
 
@@ -202,11 +277,18 @@ def shown(path: str | Path) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Return where plugin code raised an exception, as `plugins/orders.py, line 4`, or nothing where that can't be known."""
+    """Return where plugin code raised an exception, as `plugins/orders.py, line 4`.
+
+    Return nothing where that can't be known.
+    """
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{shown(error.filename)}, line {error.lineno}"
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    frames = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     frames = [frame for frame in frames if not frame[0].startswith(("<frozen ", OWN_CODE))]
     finders = [finder for finder in sys.meta_path if isinstance(finder, PluginFolders)]
-    frames = [frame for frame in frames if any(finder.holds(frame[0]) for finder in finders)] or frames
+    frames = [
+        frame for frame in frames if any(finder.holds(frame[0]) for finder in finders)
+    ] or frames
     return f"{shown(frames[-1][0])}, line {frames[-1][1]}" if frames else ""

@@ -1,4 +1,7 @@
-"""How many forks this process came out of: whoever starts threads looks at it at each call, and `os.getpid` is a system call."""
+"""How many forks this process came out of.
+
+Whoever starts threads looks at it at each call, and `os.getpid` is a system call.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Call plugin code so that whatever it raises is a fault of that plugin: told in one line, and the end of nothing else.
+"""Call plugin code so that whatever it raises is a fault of that plugin.
 
-`SystemExit` from a policy once ended the thread that follows the database, and `sys.exit(0)` in a plugin made `penstock check` succeed. Plugin
-code is therefore called through `ask` wherever its answer decides about access or about the process, and through `bounded` where it must not
-take long either.
+Told in one line, and the end of nothing else.
+
+`SystemExit` from a policy once ended the thread that follows the database, and `sys.exit(0)` in a
+plugin made `penstock check` succeed. Plugin code is therefore called through `ask` wherever its
+answer decides about access or about the process, and through `bounded` where it must not take long
+either.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ Answer = TypeVar("Answer")
 
 
 class PluginFault(PenstockError):
-    """Plugin code raised, or returned what it must not. The text says what; `plugin` is whose it is, `trace` where it was."""
+    """Plugin code raised, or returned what it must not.
+
+    The text says what; `plugin` is whose it is, `trace` where it was.
+    """
 
     def __init__(self, plugin: str, problem: str, trace: str = "") -> None:
         super().__init__(f"plugin {plugin}: {problem}")
@@ -34,10 +40,13 @@ class PluginFault(PenstockError):
 
 
 def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True) -> Answer:
-    """Return what plugin code returns; `what` names it, `text` says that the text of an exception may be told.
+    """Return what plugin code returns.
 
-    Raises PluginFault for whatever the code raises (Misfit among it, from who checks the answer within `call`), and CannotStart for
-    KeyboardInterrupt in the main thread, which may be an operator's.
+    `what` names it, `text` says that the text of an exception may be told.
+
+    Raises PluginFault for whatever the code raises (Misfit among it, from who checks the answer
+    within `call`), and CannotStart for KeyboardInterrupt in the main thread, which may be an
+    operator's.
     """
     try:
         return call()
@@ -68,15 +77,21 @@ def described(error: BaseException, *, text: bool = True) -> str:
 
 def _said(error: BaseException) -> str:
     try:
-        said = shortened(str(error.msg if isinstance(error, SyntaxError) else error), LONGEST_TEXT)  # first: a line may break within a token
+        # First: a line may break within a token.
+        said = shortened(str(error.msg if isinstance(error, SyntaxError) else error), LONGEST_TEXT)
     except BaseException:  # noqa: BLE001  plugin code may define that too
         return ": it can't be told what"
-    shown = "".join(character if character.isprintable() else "?" for character in " ".join(said.split()))
+    shown = "".join(
+        character if character.isprintable() else "?" for character in " ".join(said.split())
+    )
     return f": {shown}" if shown else ""
 
 
 def where(error: BaseException) -> str:
-    """Return the file and line of plugin code that an exception comes from, in brackets; nothing where there is none."""
+    """Return the file and line of plugin code that an exception comes from, in brackets.
+
+    Nothing where there is none.
+    """
     place = place_of(error)
     return f" ({place})" if place else ""
 
@@ -89,9 +104,12 @@ def bounded(
     soon: float = float("inf"),
     meanwhile: Callable[[], object] = lambda: None,
 ) -> threading.Thread | None:
-    """Run work in a thread of its own and wait for it; return the thread if it did not end in time. It is left to itself then.
+    """Run work in a thread of its own and wait for it; return the thread if it did not end in time.
 
-    Waiting ends after so many seconds, or when `stalled` says so. `meanwhile` is called once where work takes longer than `soon` seconds.
+    It is left to itself then.
+
+    Waiting ends after so many seconds, or when `stalled` says so. `meanwhile` is called once where
+    work takes longer than `soon` seconds.
     """
     thread = threading.Thread(target=work, name="penstock-plugin-code", daemon=True)
     began = time.monotonic()

@@ -1,4 +1,7 @@
-"""gunicorn's configuration: `gunicorn -c python:penstock.gunicorn_conf wsgi:app` serves as `penstock serve` does."""
+"""gunicorn's configuration.
+
+`gunicorn -c python:penstock.gunicorn_conf wsgi:app` serves as `penstock serve` does.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,22 @@ from penstock.inherited import InheritedView
 from penstock.settings import Settings
 from penstock.web.watchdog import TlsSocket, last_moments
 
-GOOD, LATER, TOLD, KILLED = b"good", b"later", b"told", b"killed"  # what a rehearsal answers; told: why it can't start
-WHY_LATER = {LATER: "the database is away", KILLED: "it was killed while plugins were loaded, as the kernel does where memory runs out"}
+# What a rehearsal answers; told: why it can't start.
+GOOD, LATER, TOLD, KILLED = b"good", b"later", b"told", b"killed"
+WHY_LATER = {
+    LATER: "the database is away",
+    KILLED: "it was killed while plugins were loaded, as the kernel does where memory runs out",
+}
 REASON = 1000  # bytes of why it can't start
 DIGEST = 32  # bytes of what a rehearsal has reported
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two tries to start while the database is away
+# Seconds between two tries to start while the database is away.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LOOK = 0.2  # seconds between two looks at what is waited for
 OURS = "penstock.server.worker.Worker"
-TESTED = ((26, 2),)  # the releases of gunicorn that our worker was held against, byte by byte (tests/wire)
+# The releases of gunicorn that our worker was held against, byte by byte (tests/wire).
+TESTED = ((26, 2),)
 
 
 def _worker_class(wanted: str) -> tuple[str, str]:
@@ -48,14 +57,27 @@ def _worker_class(wanted: str) -> tuple[str, str]:
         try:
             load_class(wanted)
         except Exception:  # noqa: BLE001  gunicorn raises several kinds
-            logs.say(f"PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or gthread", _settings.log_format)
+            logs.say(
+                f"PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or"
+                " gthread",
+                _settings.log_format,
+            )
             sys.exit(CannotStart.exit_code)
         return wanted, ""
     if version_info[:2] not in TESTED:
         known = ", ".join(f"{major}.{minor}" for major, minor in TESTED)
-        return "gthread", f"gunicorn {__version__} was not tested with Penstock's worker ({known} were): using gunicorn's gthread"
+        return (
+            "gthread",
+            (
+                f"gunicorn {__version__} was not tested with Penstock's worker ({known} were):"
+                " using gunicorn's gthread"
+            ),
+        )
     if not hasattr(select, "epoll"):
-        return "gthread", "this system has no epoll, which Penstock's worker needs: using gunicorn's gthread"
+        return (
+            "gthread",
+            "this system has no epoll, which Penstock's worker needs: using gunicorn's gthread",
+        )
     return OURS, ""
 
 
@@ -84,7 +106,8 @@ limit_request_line = 8190  # RFC 9112 section 3 recommends 8000 at least
 limit_request_field_size = _settings.max_header
 preload_app = False  # a HUP must load plugins anew
 control_socket_disable = True
-forwarded_allow_ips = ""  # else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path
+# Else headers of a loopback peer, SCRIPT_NAME and PATH_INFO among them, would rewrite the path.
+forwarded_allow_ips = ""
 forwarder_headers = ""
 accesslog = None  # calls are logged by the dispatcher, which never shows a query string
 logger_class = "penstock.gunicorn_conf.Logger"
@@ -114,9 +137,12 @@ def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLCo
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """End the start with exit code 3 where no worker could work, and refuse a reload then; gunicorn would end in a traceback or halt.
+    """End the start with exit code 3 where no worker could work, and refuse a reload then.
 
-    While the database is away it is tried again and again: nobody has to do anything here for that to end.
+    Gunicorn would end in a traceback or halt.
+
+    While the database is away it is tried again and again: nobody has to do anything here for that
+    to end.
     """
     if _warning:
         server.log.warning(_warning)
@@ -128,7 +154,7 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
 
 
 def _adapt(server: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """Have the arbiter rehearse reloads, drain before it stops, and keep its view of access fresh."""
+    """Have the arbiter rehearse reloads, drain before it stops, and refresh its view of access."""
     reload, handle, stop, manage = server.reload, server.signal, server.stop, server.manage_workers
 
     def noted(number: int, frame: FrameType | None) -> None:
@@ -145,7 +171,10 @@ def _adapt(server: Any) -> None:  # noqa: ANN401  gunicorn's type
             _replace(server, reload)
         else:
             server.log.error("not reloaded: the workers go on with what they have")
-            metrics.reload_rejected(answer.removeprefix(TOLD).decode("utf-8", "replace") or "a start did not succeed; the log says why")
+            metrics.reload_rejected(
+                answer.removeprefix(TOLD).decode("utf-8", "replace")
+                or "a start did not succeed; the log says why"
+            )
 
     murder = server.murder_workers
 
@@ -159,15 +188,24 @@ def _adapt(server: Any) -> None:  # noqa: ANN401  gunicorn's type
         stop(graceful)
 
     def managed() -> None:
-        if not _is_to_end():  # within a reload the old workers may be the only ones that answer while this server drains
+        # Within a reload the old workers may be the only ones that answer while this server drains.
+        if not _is_to_end():
             manage()
 
-    server.reload, server.signal, server.stop, server.manage_workers = careful, noted, drained, managed
+    server.reload, server.signal, server.stop, server.manage_workers = (
+        careful,
+        noted,
+        drained,
+        managed,
+    )
     server.murder_workers = looked_after
 
 
 def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
-    """Rehearse a start until it is known whether it can succeed. Signals that would end this process end it; a reload means nothing yet."""
+    """Rehearse a start until it is known whether it can succeed.
+
+    Signals that would end this process end it; a reload means nothing yet.
+    """
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     pause = FIRST_PAUSE
     try:
@@ -176,7 +214,9 @@ def _started(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
             answer = _rehearsed(server)
             if answer not in WHY_LATER:
                 return answer == GOOD
-            server.log.warning("not started yet: %s; trying again in %g s", WHY_LATER[answer], pause)
+            server.log.warning(
+                "not started yet: %s; trying again in %g s", WHY_LATER[answer], pause
+            )
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
     finally:
@@ -188,9 +228,12 @@ class _ToEnd(Exception):
 
 
 def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  gunicorn's type
-    """Reload, and tell the old workers to stop once as many new ones answer calls; gunicorn itself would tell them at once.
+    """Reload, and tell the old workers to stop once as many new ones answer calls.
 
-    gunicorn then waits until they have ended, which takes as long as their calls. A signal that ends this server ends that too.
+    Gunicorn itself would tell them at once.
+
+    gunicorn then waits until they have ended, which takes as long as their calls. A signal that
+    ends this server ends that too.
     """
     with suppress(BlockingIOError):
         os.read(_ready, 4096)  # those of before
@@ -218,7 +261,10 @@ def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  
 
 
 def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """Answer `/-/ready` with 503 for a while before anything else ends, so that load balancers send their calls elsewhere."""
+    """Answer `/-/ready` with 503 for a while before anything else ends.
+
+    Load balancers then send their calls elsewhere.
+    """
     _draining[0] = 1
     until = time.monotonic() + _settings.drain_delay
     if server.WORKERS and _settings.drain_delay:
@@ -235,38 +281,54 @@ def _say(text: str) -> None:
 def _speaks_http1(config: Any) -> bool:  # noqa: ANN401  gunicorn's type
     """Return whether the workers can speak what gunicorn is configured to."""
     if worker_class == OURS and ("h2" in config.http_protocols or config.http2_cleartext != "off"):
-        _say("Penstock's worker speaks HTTP/1.1 alone; for HTTP/2 put a proxy in front, or set PENSTOCK_WORKER_CLASS=gthread")
+        _say(
+            "Penstock's worker speaks HTTP/1.1 alone; for HTTP/2 put a proxy in front, or set"
+            " PENSTOCK_WORKER_CLASS=gthread"
+        )
         return False
     return True
 
 
 def _free(server: Any) -> bool:  # noqa: ANN401  gunicorn's type
-    """Say whether the addresses can be listened on; gunicorn itself would try for five seconds and then not say why."""
+    """Say whether the addresses can be listened on.
+
+    Gunicorn itself would try for five seconds and then not say why.
+    """
     if server.LISTENERS or server.master_pid or os.environ.get("LISTEN_FDS"):
         return True  # they come from the process before, or from systemd
     for address in server.cfg.address:
         if not isinstance(address, tuple):
             if isinstance(address, str) and not Path(address).parent.is_dir():
-                _say(f"unix:{address} can't be listened on: there is no folder {Path(address).parent}")
+                _say(
+                    f"unix:{address} can't be listened on: there is no folder"
+                    f" {Path(address).parent}"
+                )
                 return False
             continue
         host, port = address[0], address[1]
         try:
-            family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            family, kind, protocol, _, where = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            )[0]
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(where)
         except OSError as error:
-            _say(f"{host}:{port} can't be listened on: {error.strerror}; choose another with --bind")
+            _say(
+                f"{host}:{port} can't be listened on: {error.strerror}; choose another with --bind"
+            )
             return False
     return True
 
 
 def _rehearsed(server: Any) -> bytes:  # noqa: ANN401  gunicorn's type
-    """Try a start in a child, so that neither plugins nor threads come into this process; return GOOD, LATER, or nothing where it can't.
+    """Try a start in a child, so that neither plugins nor threads come into this process.
 
-    A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the child, and its exit code. Plugin code may
-    hang while it is imported: the child is waited for so long and no longer, and not at all once this process is told to stop.
+    Return GOOD, LATER, or nothing where it can't.
+
+    A pipe tells how it went: at a reload gunicorn's own handler may be the one that collects the
+    child, and its exit code. Plugin code may hang while it is imported: the child is waited for so
+    long and no longer, and not at all once this process is told to stop.
     """
     global _told  # noqa: PLW0603  as above
     told, tell = os.pipe()
@@ -300,7 +362,8 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
         if select.select([told], [], [], LOOK)[0]:
             part = os.read(told, 4096)
             answer += part
-            if not part or answer.startswith((LATER, TOLD)) or len(answer) == len(GOOD) + DIGEST:  # what it has forked may hold the pipe open
+            # What it has forked may hold the pipe open.
+            if not part or answer.startswith((LATER, TOLD)) or len(answer) == len(GOOD) + DIGEST:
                 break
         if server.WORKERS:  # one that has ended meanwhile is replaced
             server.reap_workers()
@@ -309,7 +372,11 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         if not _is_to_end():
-            server.log.error("plugins were not loaded in %g s: one of them hangs while it is imported or registered", LONGEST_REHEARSAL)
+            server.log.error(
+                "plugins were not loaded in %g s: one of them hangs while it is imported or"
+                " registered",
+                LONGEST_REHEARSAL,
+            )
         answer = b""
     status = 0
     with suppress(ChildProcessError):
@@ -317,7 +384,9 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
     if not answer and not _is_to_end() and time.monotonic() < until:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return KILLED
-        server.log.error("a plugin ended the process while it was loaded, as os._exit and crashes do")
+        server.log.error(
+            "a plugin ended the process while it was loaded, as os._exit and crashes do"
+        )
     return answer
 
 
@@ -329,8 +398,9 @@ def _is_to_end() -> bool:
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     """Start the host in the worker, after the fork.
 
-    A start was rehearsed, so nothing that ends a worker here may end the others: what the database does, or an operator changes, is waited
-    for. A worker without a view of access that is fresh accepts nothing before the others' views are as old as its own.
+    A start was rehearsed, so nothing that ends a worker here may end the others: what the database
+    does, or an operator changes, is waited for. A worker without a view of access that is fresh
+    accepts nothing before the others' views are as old as its own.
     """
     app = worker.wsgi
     app.host.told = _told
@@ -339,15 +409,27 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     access = _view.inherit()
     until, tell_at = time.monotonic() + _settings.max_staleness, 0.0
     while worker.alive:
-        usable = access is not None and not _view.contradicted and access.age() <= _settings.max_staleness
+        usable = (
+            access is not None
+            and not _view.contradicted
+            and access.age() <= _settings.max_staleness
+        )
         fresh = usable or (access is not None and time.monotonic() >= until)
         try:
             app.host.start(kind="serve", access=access, respawned=True, without_database=fresh)
             break
-        except CannotStart as error:  # what a start can't do was rehearsed, so this has come to be since, and may pass
+        # What a start can't do was rehearsed, so this has come to be since, and may pass.
+        except CannotStart as error:
             if time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + LONGEST_PAUSE
-                why = "" if access is None else f" (its view of access is {'outdated' if _view.contradicted else f'{access.age():.0f} s old'})"
+                why = (
+                    ""
+                    if access is None
+                    else (
+                        " (its view of access is"
+                        f" {'outdated' if _view.contradicted else f'{access.age():.0f} s old'})"
+                    )
+                )
                 worker.log.error("a worker waits to start%s: %s", why, error)
             metrics.put("penstock_processes_waiting", 1)
             worker.notify()
@@ -362,7 +444,10 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
 
 
 def _end_in_order(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
-    """Have gunicorn's own worker answer what has not ended, and leave, shortly before it is killed; ours does so by itself."""
+    """Have gunicorn's own worker answer what has not ended, and leave, shortly before it is killed.
+
+    Ours does so by itself.
+    """
     answer, leave = last_moments(graceful_timeout)
     worker.cfg.set("graceful_timeout", max(1, int(leave)))
     stop = worker.handle_exit

@@ -1,6 +1,7 @@
 """Every hook there is: when it is called, what to return, and what silence means.
 
-An implementation may take fewer arguments than its hook; arguments are added over time, never renamed or removed.
+An implementation may take fewer arguments than its hook; arguments are added over time, never
+renamed or removed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from penstock.contracts.access import AccessPolicy, AccessView, Authenticator, Command, Document, Setup, TokenIssuer
+    from penstock.contracts.access import (
+        AccessPolicy,
+        AccessView,
+        Authenticator,
+        Command,
+        Document,
+        Setup,
+        TokenIssuer,
+    )
     from penstock.contracts.call import Call
     from penstock.contracts.pipeline import Pipeline
     from penstock.contracts.responses import ResponsePolicy
@@ -25,8 +34,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a hook has no body
     """Offer pipelines.
 
-    Called once, when the process loads its plugins. Silence offers none. An id (`v1/orders`) that is offered twice is served for
-    neither, and a name that two plugins share refuses the pipelines of both.
+    Called once, when the process loads its plugins. Silence offers none. An id (`v1/orders`) that
+    is offered twice is served for neither, and a name that two plugins share refuses the pipelines
+    of both.
     """
 
 
@@ -34,8 +44,9 @@ def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a
 def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
     """Offer access policies.
 
-    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all refuses every external one. So does a hook that
-    raises or returns anything but `AccessPolicy` values: nobody knows what those policies would refuse.
+    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all
+    refuses every external one. So does a hook that raises or returns anything but `AccessPolicy`
+    values: nobody knows what those policies would refuse.
     """
 
 
@@ -43,7 +54,8 @@ def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[e
 def penstock_authenticators(setup: Setup) -> Iterable[Authenticator]:  # type: ignore[empty-body]  # a hook has no body
     """Offer authenticators.
 
-    Called once, at load. A pipeline whose gate needs one that nobody offers, or that two plugins offer, is refused.
+    Called once, at load. A pipeline whose gate needs one that nobody offers, or that two plugins
+    offer, is refused.
     """
 
 
@@ -67,9 +79,10 @@ def penstock_documents(setup: Setup) -> Iterable[Document]:  # type: ignore[empt
 def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
     """Set headers and CORS for the replies of all pipelines of an environment.
 
-    Called when a process starts, and whenever policies or variables of its environment change. Silence sets none; several add up, the
-    later plugin by name winning. CORS stands in place of what handlers say of it themselves. What it raises, or what makes no sense, refuses
-    every pipeline, with the reason, until it is mended.
+    Called when a process starts, and whenever policies or variables of its environment change.
+    Silence sets none; several add up, the later plugin by name winning. CORS stands in place of
+    what handlers say of it themselves. What it raises, or what makes no sense, refuses every
+    pipeline, with the reason, until it is mended.
     """
 
 
@@ -77,7 +90,8 @@ def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
 def penstock_openapi(document: dict[str, object]) -> None:
     """Add to the OpenAPI document of an environment, or change it.
 
-    Called whenever the document is made, with the document so far; what it raises is logged, and the document goes out without it.
+    Called whenever the document is made, with the document so far; what it raises is logged, and
+    the document goes out without it.
     """
 
 
@@ -85,7 +99,8 @@ def penstock_openapi(document: dict[str, object]) -> None:
 def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a hook has no body
     """Add subcommands to the command line.
 
-    Called once, at load. A name that is one of ours, or another plugin's, is a fault of the plugin and adds nothing.
+    Called once, at load. A name that is one of ours, or another plugin's, is a fault of the plugin
+    and adds nothing.
     """
 
 
@@ -93,7 +108,8 @@ def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a h
 def penstock_call_started(call: Call) -> None:
     """Observe a call that the gate has let through, before its handler runs.
 
-    Called in the call's own thread; what it raises is logged and changes nothing. Silence costs nothing.
+    Called in the call's own thread; what it raises is logged and changes nothing. Silence costs
+    nothing.
     """
 
 
@@ -101,5 +117,6 @@ def penstock_call_started(call: Call) -> None:
 def penstock_call_finished(call: Call, status: int, seconds: float) -> None:
     """Observe a call's end: the status sent and the seconds since it passed the gate.
 
-    Called in the call's own thread after the reply was made; what it raises is logged and changes nothing.
+    Called in the call's own thread after the reply was made; what it raises is logged and changes
+    nothing.
     """

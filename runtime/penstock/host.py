@@ -1,4 +1,7 @@
-"""The one place where it all meets: plugins, policies, the snapshot and the pipelines a process serves."""
+"""The one place where it all meets.
+
+Plugins, policies, the snapshot and the pipelines a process serves.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,29 @@ from penstock.contracts.rates import STOOD_IN_FOR, Rate
 from penstock.contracts.responses import ResponsePolicy
 from penstock.db import counts, migrate, runs
 from penstock.db.clock import measure
-from penstock.db.engine import DatabaseAway, DatabaseUnfit, Engine, open_engine, open_existing, trim, writes
+from penstock.db.engine import (
+    DatabaseAway,
+    DatabaseUnfit,
+    Engine,
+    open_engine,
+    open_existing,
+    trim,
+    writes,
+)
 from penstock.db.postgres import listen
 from penstock.db.replies import PURGED_AT_A_TIME, purge
 from penstock.db.rows import Point, touch_keys
 from penstock.db.silence import SILENCE
-from penstock.errors import BadSetting, CannotStart, Mistaken, PenstockError, Refusal, StartDelayed, TokenNotIssued, Unknown
+from penstock.errors import (
+    BadSetting,
+    CannotStart,
+    Mistaken,
+    PenstockError,
+    Refusal,
+    StartDelayed,
+    TokenNotIssued,
+    Unknown,
+)
 from penstock.gate.change import PolicyChange, change_of
 from penstock.gate.compliance import Judge, Judged, State
 from penstock.gate.judging import WHAT_IT_READS, Judgement, Judging
@@ -62,20 +82,32 @@ from penstock.settings import Settings
 POLL = 0.25  # seconds: well inside the bound of one second, also when a poll or two is slow
 POLL_BESIDE_LISTENING = 0.5
 PAUSE_WHEN_BROKEN = 1.0  # all of the access data is read anew then
-FLUSH = 15.0  # seconds between writes of when keys were last used, between renewals of claims, and between two clearings
+# Seconds between writes of when keys were last used, between renewals of claims, and between two
+# clearings.
+FLUSH = 15.0
 BREATH = 0.05  # seconds between two batches that are cleared: calls come first
 SILENT = 3 * FLUSH  # seconds without a sign of life, and a serving process counts as gone
 FORGOTTEN = 86_400.0  # seconds without one, and nobody mentions it any more
 WATCH = 0.5  # seconds between two looks at the other threads and at the database
-SILENT_S = 4.0  # seconds for which a query may wait for a sign of the database before that is logged
-STUCK = 120.0  # seconds without a heartbeat, and a thread counts as stuck; with all time limits of the database no round takes half of it
+# Seconds for which a query may wait for a sign of the database before that is logged.
+SILENT_S = 4.0
+# Seconds without a heartbeat, and a thread counts as stuck; with all time limits of the database no
+# round takes half of it.
+STUCK = 120.0
 PURGE = 5.0  # seconds that one clearing takes at most
 SLOW = 0.5  # seconds: a refresh that takes longer is logged at level debug
 NEVER = 1e9  # seconds that something is old that never was, or can't be used
 AWAY = "database away"
-STATES = {State.SERVED: "served", State.NON_CONFORMANT: "non-conformant", State.REFUSED: "blocked", State.DISABLED: "disabled"}
-CLOCK_LEVELS = (LEEWAY.total_seconds(), logging.ERROR), (2.0, logging.WARNING)  # seconds that a host's clock may differ by
-CLOCK_UNFIT = 60.0  # seconds past which a host is not ready: credentials would be accepted for so long after their end
+STATES = {
+    State.SERVED: "served",
+    State.NON_CONFORMANT: "non-conformant",
+    State.REFUSED: "blocked",
+    State.DISABLED: "disabled",
+}
+# Seconds that a host's clock may differ by.
+CLOCK_LEVELS = (LEEWAY.total_seconds(), logging.ERROR), (2.0, logging.WARNING)
+# Seconds past which a host is not ready: credentials would be accepted for so long after their end.
+CLOCK_UNFIT = 60.0
 MOST_MISTAKES = 500  # that are kept
 COUNTED = 8 * 86_400  # seconds that counts are kept at least
 
@@ -85,16 +117,22 @@ OpenLedger = Callable[[str, str, Box], Ledger]
 
 def open_dbos(url: str, environment: str, box: Box) -> Ledger:
     """Return the engine that holds an environment's durable runs."""
-    from penstock.runs.engine_dbos import DbosLedger  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
+    from penstock.runs.engine_dbos import (  # noqa: PLC0415  it takes half a second, which who has no durable runs need not spend
+        DbosLedger,
+    )
 
     return DbosLedger(url, environment, box)
 
 
-def _compiled(pipeline: Pipeline, check_replies: str) -> tuple[list[Endpoint], list[tuple[str, str]]]:
+def _compiled(
+    pipeline: Pipeline, check_replies: str
+) -> tuple[list[Endpoint], list[tuple[str, str]]]:
     """Return a pipeline's endpoints, and what is wrong with its declaration, each with its mend."""
     endpoints, problems = compile_routes(pipeline, check_replies=check_replies)
     wrong = list(pipeline.problems())
-    return endpoints, [(item.problem, item.mend) for item in problems] + [item for item in wrong if item[0] != "it has no handler" or not problems]
+    return endpoints, [(item.problem, item.mend) for item in problems] + [
+        item for item in wrong if item[0] != "it has no handler" or not problems
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +147,22 @@ class Loaded:
     @property
     def durable(self) -> bool:
         """Whether it has durable runs: of calls, or by a schedule."""
-        return bool(self.endpoints) and (bool(self.pipeline.schedules) or any(endpoint.route.durable for endpoint in self.endpoints))
+        return bool(self.endpoints) and (
+            bool(self.pipeline.schedules)
+            or any(endpoint.route.durable for endpoint in self.endpoints)
+        )
 
 
 class Host:
     """A ready runtime. Nothing of it runs before `start`, which belongs after a fork."""
 
-    def __init__(self, settings: Settings, *, extra: Iterable[tuple[str, object]] = (), open_ledger: OpenLedger = open_dbos) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        extra: Iterable[tuple[str, object]] = (),
+        open_ledger: OpenLedger = open_dbos,
+    ) -> None:
         self.settings = settings
         self._open_ledger = open_ledger
         self.log = structlog.get_logger("penstock")
@@ -148,12 +195,15 @@ class Host:
         self.attendance = Attendance()
         self.fork: int | None = None
         self.is_draining: Callable[[], bool] = bool  # whether this process is about to end
-        self.confirmed: Callable[[Point, float], object] = lambda _point, _moment: None  # told when the database has confirmed the view
+        # Told when the database has confirmed the view.
+        self.confirmed: Callable[[Point, float], object] = lambda _point, _moment: None
         self.started_at = time.time()
-        self.answered_at = float("-inf")  # when the database last answered the follower; a `time.monotonic()` reading
+        # When the database last answered the follower; a `time.monotonic()` reading.
+        self.answered_at = float("-inf")
         self.up_since: float | None = None  # since when it does; None: it does not
         self.away_since: float | None = None  # seconds since the epoch
-        self.told: bytes | None = b""  # what of the report another process of this start has written; None: all that there is
+        # What of the report another process of this start has written; None: all that there is.
+        self.told: bytes | None = b""
         self._kind: str | None = None
         self._process: str | None = None
         self._gates_version = -1
@@ -164,7 +214,12 @@ class Host:
         self._used: dict[str, float] = {}
         self._starting = threading.Lock()
         self._catching_up = threading.Lock()
-        self._stop, self._wake, self._due_again = threading.Event(), threading.Event(), threading.Event()  # the last: housekeeping is due at once
+        # The last: housekeeping is due at once.
+        self._stop, self._wake, self._due_again = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self._clock_level = logging.INFO
         self._listening = False  # else changes are looked for more often
         self._engine: Engine | None = None
@@ -173,7 +228,9 @@ class Host:
 
     def _load(self) -> None:
         """Compile every pipeline that was offered; what is wrong with one refuses that one."""
-        usable = [(offer, url) for offer in self.plugins.offers if (url := self._url(offer)) is not None]
+        usable = [
+            (offer, url) for offer in self.plugins.offers if (url := self._url(offer)) is not None
+        ]
         count = Counter(identifier for _, (identifier, _) in usable)
         plugins: defaultdict[str, set[str]] = defaultdict(set)
         for offer, (_, name) in usable:
@@ -181,33 +238,81 @@ class Host:
         for offer, (identifier, name) in usable:
             pipeline = offer.pipeline
             try:
-                endpoints, found = ask(offer.plugin, "the declaration", partial(_compiled, pipeline, self.settings.check_replies))
+                endpoints, found = ask(
+                    offer.plugin,
+                    "the declaration",
+                    partial(_compiled, pipeline, self.settings.check_replies),
+                )
             except PluginFault as fault:
                 problem = fault.problem.removeprefix("the declaration raised ")
-                endpoints, found = [], [(f"its declaration can't be understood: {problem}", "give each option what its documentation says")]
+                endpoints, found = (
+                    [],
+                    [
+                        (
+                            f"its declaration can't be understood: {problem}",
+                            "give each option what its documentation says",
+                        )
+                    ],
+                )
             if count[identifier] > 1:
-                found.append((f"{identifier} is declared {count[identifier]} times", "keep one, or give them different major versions"))
+                found.append(
+                    (
+                        f"{identifier} is declared {count[identifier]} times",
+                        "keep one, or give them different major versions",
+                    )
+                )
             self._offered[identifier].append(offer)
             found += self._credential_problems(pipeline, endpoints)
             if others := sorted(plugins[name] - {offer.plugin}):
-                found.append((f"the name {name} is also offered by plugin {', '.join(others)}", "a name belongs to one plugin: rename one of them"))
-            self.mistakes += [self._mistake(offer, name, *item, identifier=identifier) for item in found]
+                found.append(
+                    (
+                        f"the name {name} is also offered by plugin {', '.join(others)}",
+                        "a name belongs to one plugin: rename one of them",
+                    )
+                )
+            self.mistakes += [
+                self._mistake(offer, name, *item, identifier=identifier) for item in found
+            ]
             if any(endpoint.route.durable for endpoint in endpoints):
                 endpoints += run_endpoints(pipeline, self._asking)
             broken = tuple(Violation(*item) for item in found)
             before = self.loaded.get(identifier)
             broken += before.broken if before else ()
-            self.loaded[identifier] = Loaded(offer.plugin, pipeline, () if broken else tuple(endpoints), broken)
+            self.loaded[identifier] = Loaded(
+                offer.plugin, pipeline, () if broken else tuple(endpoints), broken
+            )
 
-    def _credential_problems(self, pipeline: Pipeline, endpoints: Iterable[Endpoint]) -> Iterable[tuple[str, str]]:
-        """Yield the parameters of handlers that would hold a credential, which no handler gets; each with its mend."""
+    def _credential_problems(
+        self, pipeline: Pipeline, endpoints: Iterable[Endpoint]
+    ) -> Iterable[tuple[str, str]]:
+        """Yield the parameters of handlers that would hold a credential, which no handler gets.
+
+        Each comes with its fix.
+        """
         for endpoint in endpoints:
             for item in endpoint.parameters:
                 name = item.sent_as.lower()
-                withheld = item.sent_as in self.withheld.parameters if item.place == "query" else name in self.withheld.headers
-                if withheld and not (item.place == "header" and name == "authorization" and pipeline.trigger.forward_token):
-                    mend = "use call.caller; to hand the token on, set forward_token=True on its HttpTrigger"
-                    yield f"{endpoint.route}: the {item.place} {item.sent_as} holds a credential, which handlers don't get", mend
+                withheld = (
+                    item.sent_as in self.withheld.parameters
+                    if item.place == "query"
+                    else name in self.withheld.headers
+                )
+                if withheld and not (
+                    item.place == "header"
+                    and name == "authorization"
+                    and pipeline.trigger.forward_token
+                ):
+                    mend = (
+                        "use call.caller; to hand the token on, set forward_token=True on its"
+                        " HttpTrigger"
+                    )
+                    yield (
+                        (
+                            f"{endpoint.route}: the {item.place} {item.sent_as} holds a credential,"
+                            " which handlers don't get"
+                        ),
+                        mend,
+                    )
 
     def _url(self, offer: Offer) -> tuple[str, str] | None:
         """Return a pipeline's id and name; None, and a mistake, where it has no URL."""
@@ -220,7 +325,11 @@ class Host:
         try:
             wrong, identifier, name = ask(offer.plugin, "the declaration of a pipeline", found)
         except PluginFault as fault:
-            wrong, identifier, name = [(fault.problem, "give name and version as their documentation says")], "", ""
+            wrong, identifier, name = (
+                [(fault.problem, "give name and version as their documentation says")],
+                "",
+                "",
+            )
         self.mistakes += [self._mistake(offer, name, *item) for item in wrong]
         return None if wrong else (identifier, name)
 
@@ -230,12 +339,28 @@ class Host:
             raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.")
         return self.asking
 
-    def _mistake(self, offer: Offer, name: str, problem: str, mend: str, *, identifier: str = "") -> Mistake:
-        return Mistake(offer.plugin, name, problem, mend, file=self.plugins.files.get(offer.plugin, ""), id=identifier)
+    def _mistake(
+        self, offer: Offer, name: str, problem: str, mend: str, *, identifier: str = ""
+    ) -> Mistake:
+        return Mistake(
+            offer.plugin,
+            name,
+            problem,
+            mend,
+            file=self.plugins.files.get(offer.plugin, ""),
+            id=identifier,
+        )
 
     def faults(self, judged: Mapping[str, Judged]) -> list[Mistake]:
-        """Return what is wrong with the plugins, without the faults of pipelines that operators disabled: those stop nothing."""
-        return [item for item in self.mistakes if item.id not in judged or judged[item.id].state is not State.DISABLED]
+        """Return what is wrong with the plugins.
+
+        Faults of pipelines that operators disabled are left out: those stop nothing.
+        """
+        return [
+            item
+            for item in self.mistakes
+            if item.id not in judged or judged[item.id].state is not State.DISABLED
+        ]
 
     @property
     def offered(self) -> dict[str, str]:
@@ -243,7 +368,10 @@ class Host:
         return {identifier: item.plugin for identifier, item in self.loaded.items()}
 
     def offers(self, identifier: str) -> list[Offer]:
-        """Return all that was offered as one pipeline: two, which are both refused, where plugins share an id."""
+        """Return all that was offered as one pipeline.
+
+        Two, which are both refused, where plugins share an id.
+        """
         return self._offered[identifier]
 
     @property
@@ -255,8 +383,13 @@ class Host:
         """Judge every pipeline for both listeners; `policy` asks what another policy would say."""
         return self._judging.judge_all(access, policy=policy)
 
-    def check_variable(self, engine: Engine, environment: str, box: Box, name: str, value: str) -> None:
-        """Refuse a variable's value that no header policy could work with: it would block every pipeline. Raises Mistaken."""
+    def check_variable(
+        self, engine: Engine, environment: str, box: Box, name: str, value: str
+    ) -> None:
+        """Refuse a variable's value that no header policy could work with.
+
+        It would block every pipeline. Raises Mistaken.
+        """
         if self.access is not None and self.access.environment.name == environment:
             access = copy(self.access)
         else:
@@ -267,7 +400,10 @@ class Host:
         for violation in self._judging.response_violations(access):
             if violation not in before:
                 mend = f"; {violation.mend}" if violation.mend != WHAT_IT_READS else ""
-                raise Mistaken(f"{name} was not set, for it would block every pipeline of {environment}: {violation.reason}{mend}")
+                raise Mistaken(
+                    f"{name} was not set, for it would block every pipeline of {environment}:"
+                    f" {violation.reason}{mend}"
+                )
 
     def look(self, engine: Engine, environment: str, box: Box) -> tuple[Snapshot, Judgement]:
         """Read an environment's access data once and judge every pipeline there; for commands."""
@@ -279,27 +415,51 @@ class Host:
         return access, judgement
 
     def preview(self, access: Snapshot, policy: str, *, internal: bool = False) -> PolicyChange:
-        """Say which pipelines of an environment would stop and start being served under another policy. Raises Unknown."""
+        """Say which pipelines would stop and start being served under another policy.
+
+        Raises Unknown.
+        """
         options = self.judge.options
         if policy not in options:
-            raise Unknown("policy", policy, options, mend=f"there are: {', '.join(options) or 'none loaded'}")
+            raise Unknown(
+                "policy", policy, options, mend=f"there are: {', '.join(options) or 'none loaded'}"
+            )
         facts = access.environment
         policies = facts.internal_policy if internal else facts.policy, policy
-        now, then = self.judge_all(access).on(internal=internal), self.judge_all(access, policy=policy).on(internal=internal)
+        now, then = (
+            self.judge_all(access).on(internal=internal),
+            self.judge_all(access, policy=policy).on(internal=internal),
+        )
         return change_of(facts.name, policies, now, then, internal=internal)
 
-    def start(self, *, kind: str | None = None, access: Snapshot | None = None, respawned: bool = False, without_database: bool = False) -> None:
-        """Connect, read the snapshot, judge the pipelines and follow the database from now on. Raises CannotStart, StartDelayed among it.
+    def start(
+        self,
+        *,
+        kind: str | None = None,
+        access: Snapshot | None = None,
+        respawned: bool = False,
+        without_database: bool = False,
+    ) -> None:
+        """Connect, read the snapshot, judge the pipelines and follow the database from now on.
 
-        A process of a kind says from then on that it is alive. `access` is what is known already, such as by the process that this one
-        was forked from: only what changed since is read. A process that was `respawned` is not judged by PENSTOCK_STRICT, for nobody
-        waits for what it says. `without_database` lets it answer calls by `access` where the database is away.
+        Raises CannotStart, StartDelayed among it.
+
+        A process of a kind says from then on that it is alive. `access` is what is known already,
+        such as by the process that this one was forked from: only what changed since is read. A
+        process that was `respawned` is not judged by PENSTOCK_STRICT, for nobody waits for what it
+        says. `without_database` lets it answer calls by `access` where the database is away.
         """
         with self._starting:
             if self.fork == forks.number():
                 return
-            self._stop, self._wake, self._due_again = threading.Event(), threading.Event(), threading.Event()
-            engine = self._engine = self._open(access, strict=not respawned, without_database=without_database)
+            self._stop, self._wake, self._due_again = (
+                threading.Event(),
+                threading.Event(),
+                threading.Event(),
+            )
+            engine = self._engine = self._open(
+                access, strict=not respawned, without_database=without_database
+            )
             box = open_box(self.settings)
             self._keys = box.fingerprints
             self.replies = Replies(engine, box)
@@ -308,8 +468,19 @@ class Host:
             if self.limiter is not None:
                 self.limiter.look()
             self._report()
-            served = sum(judged.state in {State.SERVED, State.NON_CONFORMANT} for judged in self.judged.values()) if self.settings.pipelines else 0
-            facts = {"environment": self.settings.environment, "plugins": self.plugins.loaded, "secret_keys": list(self._keys)}
+            served = (
+                sum(
+                    judged.state in {State.SERVED, State.NON_CONFORMANT}
+                    for judged in self.judged.values()
+                )
+                if self.settings.pipelines
+                else 0
+            )
+            facts = {
+                "environment": self.settings.environment,
+                "plugins": self.plugins.loaded,
+                "secret_keys": list(self._keys),
+            }
             self.log.info("loaded", **facts, pipelines=len(self.judged), served=served)
             self._kind = kind
             if self._trouble is None:
@@ -318,17 +489,26 @@ class Host:
             self.fork = forks.number()
 
     def _start_threads(self, engine: Engine) -> None:
-        """Start what goes on besides calls; the first thread is the one that follows the database."""
+        """Start what goes on besides calls.
+
+        The first thread is the one that follows the database.
+        """
         self._listening = engine.dialect.name == "postgresql"
-        vital = open_engine(self.settings.database_url, reserved=True) if self._listening else engine
+        vital = (
+            open_engine(self.settings.database_url, reserved=True) if self._listening else engine
+        )
         targets: list[tuple[str, Callable[[Engine, threads.Watched], None], bool]] = [
             ("penstock-follow", self._follow, True),
             ("penstock-house", self._keep, True),
             ("penstock-watch", self._watch, True),
         ]
         if self._listening:
-            targets.append(("penstock-listen", self._listen, False))  # without it the follower looks more often
-        self._threads = [threads.start(name, partial(target, vital), limit=STUCK, essential=essential) for name, target, essential in targets]
+            # Without it the follower looks more often.
+            targets.append(("penstock-listen", self._listen, False))
+        self._threads = [
+            threads.start(name, partial(target, vital), limit=STUCK, essential=essential)
+            for name, target, essential in targets
+        ]
 
     def _open_runs(self, engine: Engine, box: Box) -> None:
         """Begin to record runs, and get ready to accept durable ones where a pipeline has any."""
@@ -351,7 +531,10 @@ class Host:
         )
 
     def _check_ledger(self, ledger: Ledger) -> None:
-        """See whether the engine of durable runs can be asked, unless the database is known to be away. Raises CannotStart."""
+        """Check whether the engine of durable runs answers, unless the database is known down.
+
+        Raises CannotStart.
+        """
         try:
             if self._trouble is None:
                 ledger.look([new_run_id()])
@@ -366,34 +549,67 @@ class Host:
         return self._access().environment.id
 
     def sensitive(self, pipeline: Pipeline) -> Sensitive:
-        """Return what is hidden of a pipeline's bodies: what its developer says, and what operators do."""
+        """Return what is hidden of a pipeline's bodies.
+
+        What its developer says, and what operators do.
+        """
         return Sensitive.of(pipeline.sensitive | self._access().sensitive)
 
     def cleaner(self, pipeline: Pipeline) -> Clean:
-        """Return what takes out of a text whatever this process knows to be secret: tokens, secrets, keys and sensitive fields."""
+        """Return what takes out of a text whatever this process knows to be secret.
+
+        Tokens, secrets, keys and sensitive fields.
+        """
         sensitive, secrets = self.sensitive(pipeline), self._known_secrets()
         return lambda text: sensitive.text(without(secrets, text))
 
     def _known_secrets(self) -> list[str]:
         settings = self.settings
-        urls = (urlsplit(url).password for url in (settings.database_url, settings.database_direct_url, settings.rate_limit_url))
-        known = (*settings.secret_keys, *urls, settings.oidc.client_secret if settings.oidc is not None else None)
-        return [secret for secret in known if secret] + [stored.value.reveal() for stored in self._access().secrets.values()]
+        urls = (
+            urlsplit(url).password
+            for url in (
+                settings.database_url,
+                settings.database_direct_url,
+                settings.rate_limit_url,
+            )
+        )
+        known = (
+            *settings.secret_keys,
+            *urls,
+            settings.oidc.client_secret if settings.oidc is not None else None,
+        )
+        return [secret for secret in known if secret] + [
+            stored.value.reveal() for stored in self._access().secrets.values()
+        ]
 
     @property
     def queues(self) -> list[Queue]:
         """Where durable runs of this environment wait, by pipeline."""
         environment = self.settings.environment
-        durable = {identifier: item.pipeline for identifier, item in self.loaded.items() if item.durable}
-        runs = [Queue(queue_of(environment, identifier), pipeline.durable.concurrency) for identifier, pipeline in durable.items()]
-        return runs + [Queue(ticks_of(environment, identifier), patient=True) for identifier, pipeline in durable.items() if pipeline.schedules]
+        durable = {
+            identifier: item.pipeline for identifier, item in self.loaded.items() if item.durable
+        }
+        runs = [
+            Queue(queue_of(environment, identifier), pipeline.durable.concurrency)
+            for identifier, pipeline in durable.items()
+        ]
+        return runs + [
+            Queue(ticks_of(environment, identifier), patient=True)
+            for identifier, pipeline in durable.items()
+            if pipeline.schedules
+        ]
 
     def rehearse(self, access: Snapshot | None = None) -> bytes:
-        """Do all that a start needs, without staying; report what is not served, and return what `told` is then. Raises CannotStart."""
+        """Do all that a start needs, without staying.
+
+        Report what is not served, and return what `told` is then. Raises CannotStart.
+        """
         self._open(access, strict=True).dispose()
         return self._report()
 
-    def _open(self, access: Snapshot | None, *, strict: bool, without_database: bool = False) -> Engine:
+    def _open(
+        self, access: Snapshot | None, *, strict: bool, without_database: bool = False
+    ) -> Engine:
         try:
             engine = open_existing(self.settings.database_url, self.settings.database_from)
             self._read(engine, access)
@@ -421,7 +637,9 @@ class Host:
             access = Snapshot(self.settings.environment, open_box(self.settings))
         access.read(engine)
         measure(engine)
-        self._report_names(pipelines_seen(engine, "runtime", self.settings.environment, self.offered))
+        self._report_names(
+            pipelines_seen(engine, "runtime", self.settings.environment, self.offered)
+        )
         access.read(engine)
         self._use(access)
 
@@ -437,12 +655,18 @@ class Host:
         )
 
     def _report_names(self, names: Mapping[str, list[str]]) -> None:
-        """Log what became of names that the release before kept: ids, or nothing where no plugin, or more than one, offers such a pipeline."""
+        """Log what became of names that the release before kept.
+
+        Ids, or nothing where no plugin, or more than one, offers such a pipeline.
+        """
         for name, identifiers in names.items():
             if identifiers:
                 self.log.info("name became ids", name=name, pipelines=identifiers)
             else:
-                mend = "no plugin alone offers it; associate, designate or limit pipelines by their ids"
+                mend = (
+                    "no plugin alone offers it; associate, designate or limit pipelines by"
+                    " their ids"
+                )
                 self.log.warning("name counts for nothing any more", name=name, mend=mend)
 
     def stop(self) -> None:
@@ -462,16 +686,25 @@ class Host:
             self.ledger.close()
 
     def _refuse_to_start_if_refused(self) -> None:
-        refused = sorted(name for judged in (self.judged, self.judged_internal) for name, item in judged.items() if item.state is State.REFUSED)
+        refused = sorted(
+            name
+            for judged in (self.judged, self.judged_internal)
+            for name, item in judged.items()
+            if item.state is State.REFUSED
+        )
         faults = self.faults(self.judged)
         if refused or faults:
             what = ", ".join(refused) or str(faults[0])
             raise CannotStart(
-                f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check --env {self.settings.environment}` says why"
+                f"PENSTOCK_STRICT is on and not everything can be served: {what}; `penstock check"
+                f" --env {self.settings.environment}` says why"
             )
 
     def _report(self) -> bytes:
-        """Say at start what is not served, and how to correct it; each fault once a start, and not in each process. Return a digest of it."""
+        """Report at start what is not served, and how to correct it. Return a digest of it.
+
+        Each fault is reported once a start, and not in each process.
+        """
         lines = list(self._lines())
         digest = sha256(repr(lines).encode("utf-8", "replace")).digest()
         quiet = self.told is None or self.told == digest
@@ -482,8 +715,14 @@ class Host:
         return digest
 
     def _lines(self) -> Iterator[tuple[int, str, dict[str, str]]]:
-        """Yield what there is to say at start: level, event and facts. A fault of a declaration is no second time one of its pipeline."""
-        for kind, items in (("plugin mistake", self.faults(self.judged)), ("plugin note", self.notes)):
+        """Yield what there is to say at start: level, event and facts.
+
+        A fault of a declaration is no second time one of its pipeline.
+        """
+        for kind, items in (
+            ("plugin mistake", self.faults(self.judged)),
+            ("plugin note", self.notes),
+        ):
             for item in items:
                 yield from _lines_of(kind, item)
         told = set()
@@ -491,22 +730,54 @@ class Host:
             for violation in () if identifier in self.broken else judged.violations:
                 if (identifier, violation) not in told:
                     told.add((identifier, violation))
-                    facts = {"pipeline": identifier, "reason": violation.reason, "mend": violation.mend}
-                    yield logging.INFO if judged.state is State.DISABLED else logging.WARNING, f"pipeline {judged.state}", facts
+                    facts = {
+                        "pipeline": identifier,
+                        "reason": violation.reason,
+                        "mend": violation.mend,
+                    }
+                    yield (
+                        logging.INFO if judged.state is State.DISABLED else logging.WARNING,
+                        f"pipeline {judged.state}",
+                        facts,
+                    )
             for warning in judged.warnings:
-                yield logging.WARNING, "pipeline warning", {"pipeline": identifier, "reason": warning}
-        if not self.settings.internal_bind and any(item.pipeline.trigger.internal for item in self.loaded.values()):
-            yield logging.WARNING, "internal pipelines are not reachable", {"mend": "set PENSTOCK_INTERNAL_BIND"}
+                yield (
+                    logging.WARNING,
+                    "pipeline warning",
+                    {"pipeline": identifier, "reason": warning},
+                )
+        if not self.settings.internal_bind and any(
+            item.pipeline.trigger.internal for item in self.loaded.values()
+        ):
+            yield (
+                logging.WARNING,
+                "internal pipelines are not reachable",
+                {"mend": "set PENSTOCK_INTERNAL_BIND"},
+            )
         if self.settings.client_cert_header and not self.settings.trusted_proxies:
             mend = "set PENSTOCK_TRUSTED_PROXIES"
-            yield logging.WARNING, "no client certificate is read from a header: no proxy is trusted", {"mend": mend}
+            yield (
+                logging.WARNING,
+                "no client certificate is read from a header: no proxy is trusted",
+                {"mend": mend},
+            )
 
         if self.settings.console and not self.settings.console_url and not self.settings.local:
             mend = "set PENSTOCK_CONSOLE_URL=https://…"
-            yield logging.WARNING, "the console's cookie is Secure only where a trusted proxy sends X-Forwarded-Proto: https", {"mend": mend}
+            yield (
+                logging.WARNING,
+                (
+                    "the console's cookie is Secure only where a trusted proxy sends"
+                    " X-Forwarded-Proto: https"
+                ),
+                {"mend": mend},
+            )
 
     def _report_counts(self, *, quiet: bool = False) -> None:
-        """Say what each worker counts alone, so that there are as many times so many calls as there are workers; limits may be set later."""
+        """Report what each worker counts alone.
+
+        The limits then apply once for each worker. Limits may be set later.
+        """
         if self.limiter is None or self.limiter.shared or self.settings.workers == 1:
             return
         counted = {
@@ -516,28 +787,47 @@ class Host:
         }
         what = ", ".join(name for name, there in counted.items() if there)
         if what and what != self._counted_alone and not quiet:
-            self.log.warning("each worker counts alone", what=what, workers=self.settings.workers, mend="set PENSTOCK_RATE_LIMIT_URL")
+            self.log.warning(
+                "each worker counts alone",
+                what=what,
+                workers=self.settings.workers,
+                mend="set PENSTOCK_RATE_LIMIT_URL",
+            )
         self._counted_alone = what
 
     def _report_doubts(self, *, quiet: bool = False) -> None:
-        """Log which rows can't be read, each once; what they might grant is closed, and what they might restrict."""
+        """Log which rows can't be read, each once.
+
+        What they might grant is closed, and what they might restrict.
+        """
         doubts = frozenset(self._access().doubts)
         for doubt in sorted(doubts - self._doubts) if not quiet else ():
             mend = "set it again with the command that made it, or correct the row"
             if "another PENSTOCK_SECRET_KEY" in doubt:
-                mend = f"add that key to PENSTOCK_SECRET_KEY of this host, which has {', '.join(self._keys)}, and restart it"
+                mend = (
+                    "add that key to PENSTOCK_SECRET_KEY of this host, which has"
+                    f" {', '.join(self._keys)}, and restart it"
+                )
             self.log.error("access data can't be read", row=doubt, mend=mend)
         self._doubts = doubts
 
     def catch_up(self, engine: Engine) -> None:
-        """Read what changed in the database and judge the pipelines anew where that matters. Raises DatabaseAway."""
+        """Read what changed in the database and judge the pipelines anew where that matters.
+
+        Raises DatabaseAway.
+        """
         with self._catching_up:
             access = self._access()
             before, began_at = access.revision, time.monotonic()
             changed = access.refresh(engine)
             took = time.monotonic() - began_at
             if changed or took > SLOW:
-                self.log.debug("revision read", revision=access.revision, before=before, ms=round(took * 1000, 1))
+                self.log.debug(
+                    "revision read",
+                    revision=access.revision,
+                    before=before,
+                    ms=round(took * 1000, 1),
+                )
             if changed:
                 self._report_counts()
                 self._report_doubts()
@@ -545,7 +835,11 @@ class Host:
                 self._rejudge(live=True)
 
     def _rejudge(self, *, live: bool = False) -> None:
-        """Judge all pipelines anew. While calls are answered, they wait for it where it takes long, and are let through by no old gate."""
+        """Judge all pipelines anew.
+
+        While calls are answered, they wait for it where it takes long, and are let through by no
+        old gate.
+        """
         access = self._access()
         version = access.gates_version
         before = self.judged, self.judged_internal
@@ -555,15 +849,24 @@ class Host:
                 self._log_mistake(self.mistakes[-1])
         for old, new in zip(before, (judgement.external, judgement.internal), strict=True):
             self._tell_changes(old, new)
-        self.responses, self.judged, self.judged_internal = judgement.responses, judgement.external, judgement.internal
+        self.responses, self.judged, self.judged_internal = (
+            judgement.responses,
+            judgement.external,
+            judgement.internal,
+        )
         self._gates_version = version
 
     def _close_all(self) -> None:
         """Let no call through until all pipelines are judged."""
-        self.judged = self.judged_internal = self._judging.close_all("it is being judged, which takes longer than usual", "look at the log")
+        self.judged = self.judged_internal = self._judging.close_all(
+            "it is being judged, which takes longer than usual", "look at the log"
+        )
 
     def tell_fault(self, fault: PluginFault) -> None:
-        """Tell operators what plugin code did while it was called: in the log and among the mistakes, once."""
+        """Tell operators what plugin code did while it was called.
+
+        It is reported once, in the log and among the mistakes.
+        """
         if self.note_fault(fault):
             self._log_mistake(self.mistakes[-1])
 
@@ -587,7 +890,11 @@ class Host:
                 self.log.warning("pipeline warning", pipeline=identifier, reasons=sorted(fresh))
             if old is not None and old.state is not item.state:
                 tell = self.log.info if item.state is State.SERVED else self.log.warning
-                tell(f"pipeline {item.state}", pipeline=identifier, reasons=[violation.reason for violation in item.violations])
+                tell(
+                    f"pipeline {item.state}",
+                    pipeline=identifier,
+                    reasons=[violation.reason for violation in item.violations],
+                )
 
     def _access(self) -> Snapshot:
         if self.access is None:
@@ -596,7 +903,10 @@ class Host:
         return self.access
 
     def _follow(self, engine: Engine, thread: threads.Watched) -> None:
-        """Keep the snapshot at the database's revision, until stopped. Nothing ends it sooner: a view that nobody follows is a stale one."""
+        """Keep the snapshot at the database's revision, until stopped.
+
+        Nothing ends it sooner: a view that nobody follows is a stale one.
+        """
         while not self._stop.is_set():
             thread.beat()
             with self._told("following the database"):
@@ -616,7 +926,10 @@ class Host:
             self._wake.clear()
 
     def _keep(self, engine: Engine, thread: threads.Watched) -> None:
-        """Do what is due now and then, until stopped; in a thread of its own, for a view that waits for it would be a stale one."""
+        """Do what is due now and then, until stopped.
+
+        It has a thread of its own, because a view that waits for it would be stale.
+        """
         due_at = time.monotonic() + FLUSH
         while not self._stop.is_set():
             thread.beat()
@@ -634,16 +947,25 @@ class Host:
             self.sparing.sweep(float("inf"))
 
     def _watch(self, _engine: Engine, thread: threads.Watched) -> None:
-        """Look at what would otherwise fail unseen, until stopped: a database that is silent, and threads that are stuck."""
+        """Look at what would otherwise fail unseen, until stopped.
+
+        A database that is silent, and threads that are stuck.
+        """
         while not self._stop.wait(WATCH):
             thread.beat()
             silent = SILENCE.of(self._threads[0].ident) if self._threads else 0.0
             if silent >= SILENT_S:
                 since = datetime.fromtimestamp(time.time() - silent, UTC)
-                self._lost(f"the database has not answered since {since:%H:%M:%S} UTC", since.timestamp())
+                self._lost(
+                    f"the database has not answered since {since:%H:%M:%S} UTC", since.timestamp()
+                )
             stuck = frozenset(item.name for item in threads.stuck())
             for name in sorted(stuck - self._stuck):
-                self.log.error("a thread is stuck: /-/health is 503, restart this process", thread=name, limit=STUCK)
+                self.log.error(
+                    "a thread is stuck: /-/health is 503, restart this process",
+                    thread=name,
+                    limit=STUCK,
+                )
             self._stuck = stuck
             with self._told("telling the metrics"):
                 self._put_gauges()
@@ -664,63 +986,102 @@ class Host:
                 metrics.put("penstock_pipelines", states[state], listener, state)
 
     def _put_moments(self) -> None:
-        """Have the metrics say since when the view of access and the answer of the database count; ages are computed when they are read."""
+        """Have the metrics say since when the view of access and the answer of the database count.
+
+        Ages are computed when they are read.
+        """
         access = self._access()
-        metrics.put("penstock_snapshot_age_seconds", access.checked_at if access.broken is None else time.monotonic() - NEVER)
-        metrics.put("penstock_database_answered_age_seconds", max(self.answered_at, time.monotonic() - NEVER))
+        metrics.put(
+            "penstock_snapshot_age_seconds",
+            access.checked_at if access.broken is None else time.monotonic() - NEVER,
+        )
+        metrics.put(
+            "penstock_database_answered_age_seconds",
+            max(self.answered_at, time.monotonic() - NEVER),
+        )
 
     def _look_at_clock(self) -> None:
-        """Log once when this host's clock begins to differ from the database's, louder past the leeway, and once when it no longer does."""
+        """Log once when this host's clock begins to differ from the database's, and once after.
+
+        Past the leeway the level is higher.
+        """
         seconds = clock.difference()
         metrics.put("penstock_clock_difference_seconds", seconds)
-        level = next((level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO)
+        level = next(
+            (level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO
+        )
         before, self._clock_level = self._clock_level, level
         if level > before:
             mend = "synchronise this host's clock (NTP): credentials expire by it"
-            self.log.log(level, "clock differs from the database's", seconds=round(seconds, 1), mend=mend)
+            self.log.log(
+                level, "clock differs from the database's", seconds=round(seconds, 1), mend=mend
+            )
         elif level == logging.INFO and before > level:
             self.log.info("clock agrees with the database's again")
 
     def _attend(self, engine: Engine) -> None:
-        """See which processes are alive and which runs wait, where this process answers calls; what can't be read now is read later."""
+        """See which processes are alive and which runs wait, where this process answers calls.
+
+        What can't be read now is read later.
+        """
         if self._process is not None:
             with suppress(PenstockError):
                 self.attendance.look(engine, self.environment_id)
 
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
-        """Log what is raised, whatever it is, and go on; what is raised again and again is logged once in a while."""
+        """Log what is raised, whatever it is, and go on.
+
+        What is raised again and again is logged once in a while.
+        """
         try:
             yield
         except BaseException as error:
             with suppress(BaseException):  # a log that can't be written to is no reason either
                 if self.sparing.may(time.monotonic(), doing=doing, error=type(error).__name__):
-                    self.log.exception("background work failed", doing=doing, error=type(error).__name__)
+                    self.log.exception(
+                        "background work failed", doing=doing, error=type(error).__name__
+                    )
 
     def _catch_up_or_tell(self, engine: Engine) -> bool:
-        """Catch up with the database, and return whether it is back. What keeps us from it is logged when it begins, and shown by `checks`."""
+        """Catch up with the database, and return whether it is back.
+
+        What keeps us from it is logged when it begins, and shown by `checks`.
+        """
         before = self._trouble
         try:
             self.catch_up(engine)
         except HistoryChanged as error:
             self._trouble = AWAY
-            self.log.warning("database restored: all access data is read anew; calls are answered 503 meanwhile", error=str(error))
+            self.log.warning(
+                "database restored: all access data is read anew; calls are answered 503 meanwhile",
+                error=str(error),
+            )
             return False
         except (DatabaseAway, Unknown) as error:
             self._lost(str(error))
             return False
         except BaseException as error:
             self._answered()
-            self._trouble = f"changes can't be applied: {self._access().broken or type(error).__name__}"
+            self._trouble = (
+                f"changes can't be applied: {self._access().broken or type(error).__name__}"
+            )
             if before != self._trouble:
-                self.log.exception("changes can't be applied: all calls are answered 503", error=described(error), access=self._access().broken)
+                self.log.exception(
+                    "changes can't be applied: all calls are answered 503",
+                    error=described(error),
+                    access=self._access().broken,
+                )
             return False
         before = self._trouble
         away_since = self.away_since
         self._trouble = None
         self._answered()
         if before is not None:
-            self.log.info("database back", away_s=round(time.time() - away_since, 1) if away_since is not None else None)
+            self.log.info(
+                "database back",
+                away_s=round(time.time() - away_since, 1) if away_since is not None else None,
+            )
         return before is not None
 
     def _answered(self) -> None:
@@ -750,7 +1111,11 @@ class Host:
 
     def _due(self) -> bool:
         now = time.time()
-        return any(item.again_at is not None and item.again_at <= now for judged in (self.judged, self.judged_internal) for item in judged.values())
+        return any(
+            item.again_at is not None and item.again_at <= now
+            for judged in (self.judged, self.judged_internal)
+            for item in judged.values()
+        )
 
     def _listen(self, _engine: Engine, thread: threads.Watched) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""
@@ -765,14 +1130,19 @@ class Host:
                     continue
                 self._listening = False
                 mend = "set PENSTOCK_DATABASE_DIRECT_URL to the server itself"
-                self.log.warning("changes of access are polled: a connection pooler passes no notifications on", mend=mend)
+                self.log.warning(
+                    "changes of access are polled: a connection pooler passes no notifications on",
+                    mend=mend,
+                )
                 return
             self._stop.wait(1)
 
     def _flush(self, engine: Engine) -> None:
         used, self._used = self._used, {}
         if used:
-            moments = {key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()}
+            moments = {
+                key: datetime.fromtimestamp(minute * 60, UTC) for key, minute in used.items()
+            }
             with suppress(PenstockError):
                 touch_keys(engine, moments)
 
@@ -783,11 +1153,19 @@ class Host:
         with suppress(PenstockError):
             if self._process is None:  # at the start, or as soon as the database is there
                 process = new_run_id()
-                runs.appear(engine, process, kind=self._kind, environment_id=self.environment_id, host=socket.gethostname(), pid=os.getpid())
+                runs.appear(
+                    engine,
+                    process,
+                    kind=self._kind,
+                    environment_id=self.environment_id,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                )
                 self._process = process
             elif ended:
                 runs.disappear(engine, self._process)
-            elif not runs.beat(engine, self._process):  # it was counted as gone, or the database was restored
+            # It was counted as gone, or the database was restored.
+            elif not runs.beat(engine, self._process):
                 self._process = None
 
     def _renew(self) -> None:
@@ -797,7 +1175,10 @@ class Host:
                 self.replies.renew()
 
     def _purge(self, engine: Engine) -> None:
-        """Forget replies and runs that were kept long enough, a few at a time; what is left after a while is for the next time."""
+        """Forget replies and runs that were kept long enough, a few at a time.
+
+        What is left after a while is for the next time.
+        """
         until = time.monotonic() + PURGE
         with suppress(PenstockError):
             while purge(engine, clock.moment()) == PURGED_AT_A_TIME and self._goes_on(until):
@@ -807,7 +1188,9 @@ class Host:
             oldest = first_id(now - environment.run_retention)
             while self.purge_runs(engine, oldest) == runs.PURGED_AT_A_TIME and self._goes_on(until):
                 time.sleep(BREATH)
-            while runs.purge_refusals(engine, environment.id, oldest) == runs.PURGED_AT_A_TIME and self._goes_on(until):
+            while runs.purge_refusals(
+                engine, environment.id, oldest
+            ) == runs.PURGED_AT_A_TIME and self._goes_on(until):
                 time.sleep(BREATH)
             runs.forget_silent(engine, environment.id, silent=FORGOTTEN)
             counts.roll_up(engine, environment.id, now)
@@ -840,7 +1223,10 @@ class Host:
         return self._trouble
 
     def reachable(self) -> bool:
-        """Say whether the database confirmed the view just now: false from the first second that it is away."""
+        """Say whether the database confirmed the view just now.
+
+        False from the first second that it is away.
+        """
         return self.access is not None and self.access.age() <= 1.0
 
     def checks(self) -> tuple[bool, dict[str, str]]:
@@ -848,20 +1234,45 @@ class Host:
         followed = not self._threads or self._threads[0].is_alive()
         applied = self.access is None or self.access.broken is None
         checks = {
-            "database": "ok" if self.reachable() else "can't be reached" if applied else "its changes can't be applied; the log says why",
-            "snapshot": "ok" if self.fresh() else "too old" if applied else "not usable; the log says why",
-            "plugins": "ok" if not self.plugins.mistakes else f"{len(self.plugins.mistakes)} refused",
+            "database": (
+                "ok"
+                if self.reachable()
+                else (
+                    "can't be reached"
+                    if applied
+                    else "its changes can't be applied; the log says why"
+                )
+            ),
+            "snapshot": (
+                "ok" if self.fresh() else "too old" if applied else "not usable; the log says why"
+            ),
+            "plugins": (
+                "ok" if not self.plugins.mistakes else f"{len(self.plugins.mistakes)} refused"
+            ),
         }
         if not followed:
-            checks["database"] = "not followed: the thread that does it has ended; restart this process"
+            checks["database"] = (
+                "not followed: the thread that does it has ended; restart this process"
+            )
         if self.limiter is not None and self.limiter.away is not None:
-            checks["rates"] = f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+            checks["rates"] = (
+                f"{self.limiter.away}: the storage of PENSTOCK_RATE_LIMIT_URL can't be reached"
+            )
         if self.accepting is not None:
-            checks["runs"] = self.attendance.told()  # calls are answered all the same, and what is accepted is not lost
+            # Calls are answered all the same, and what is accepted is not lost.
+            checks["runs"] = self.attendance.told()
         clock_fits = abs(seconds := clock.difference()) <= CLOCK_UNFIT
         if not clock_fits:
-            checks["clock"] = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"
-        ready = checks["snapshot"] == "ok" and followed and clock_fits and bool(self.plugins.loaded) and not self.is_draining()
+            checks["clock"] = (
+                f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"
+            )
+        ready = (
+            checks["snapshot"] == "ok"
+            and followed
+            and clock_fits
+            and bool(self.plugins.loaded)
+            and not self.is_draining()
+        )
         if self.is_draining():
             checks["process"] = "about to end"
         if not self.plugins.loaded:
@@ -869,32 +1280,52 @@ class Host:
         return ready, checks
 
     def issue(self, pipeline: Pipeline, caller: Caller, **wanted: object) -> Token:
-        """Make a token for the consumer that calls a designated login flow. Raises TokenNotIssued."""
+        """Make a token for the consumer that calls a designated login flow.
+
+        Raises TokenNotIssued.
+        """
         access = self._access()
         issuers = self.plugins.issuers
         if not pipeline.trigger.login or not access.pipeline(pipeline.id).login_flow:
             raise TokenNotIssued(
-                f"{pipeline.id} is no login flow of {access.environment.name}: its trigger must say login=True, and an operator must designate it"
-                f" (`penstock login-flow designate {pipeline.id} --env {access.environment.name}`)"
+                f"{pipeline.id} is no login flow of {access.environment.name}: its trigger must say"
+                " login=True, and an operator must designate it (`penstock login-flow designate"
+                f" {pipeline.id} --env {access.environment.name}`)"
             )
         if caller.consumer is None:
-            raise TokenNotIssued(f"{pipeline.id} does not know its consumer: set api_key=True on its trigger")
+            raise TokenNotIssued(
+                f"{pipeline.id} does not know its consumer: set api_key=True on its trigger"
+            )
         if len(issuers) != 1:
-            raise TokenNotIssued(f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)")
+            raise TokenNotIssued(
+                f"{len(issuers)} token issuers are loaded, there must be one (penstock_jwt)"
+            )
         issuer = issuers[0]
         token = issuer.issue(access, caller.consumer, now=time.time(), **wanted)
         if not is_token(token):
-            self.tell_fault(PluginFault(issuer.plugin, f"its token issuer returned {type(token).__name__}, not a Token"))
-            raise TokenNotIssued("the token issuer made no token; the log says which plugin it is of")
+            self.tell_fault(
+                PluginFault(
+                    issuer.plugin, f"its token issuer returned {type(token).__name__}, not a Token"
+                )
+            )
+            raise TokenNotIssued(
+                "the token issuer made no token; the log says which plugin it is of"
+            )
         return token
 
     def may_log_in(self, identifier: str) -> bool:
-        """Say whether the trigger of a pipeline says login=True: without it, it can't issue tokens even where it is designated."""
+        """Say whether the trigger of a pipeline says login=True.
+
+        Without login=True a pipeline can't issue tokens, even where it is designated.
+        """
         item = self.loaded.get(identifier)
         return item is not None and item.pipeline.trigger.login
 
     def own_rates(self, identifier: str) -> list[str] | None:
-        """Return the rates of a pipeline that a consumer's limit there stands in for; None where they are not known."""
+        """Return the rates of a pipeline that a consumer's limit there stands in for.
+
+        None where they are not known.
+        """
         item = self.loaded.get(identifier)
         if item is None or item.broken:
             return None
@@ -902,10 +1333,17 @@ class Host:
 
 
 def _lines_of(kind: str, item: Mistake) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Yield what the log has of a plugin's fault, or of a note about one: level, event and facts."""
+    """Yield what the log has of a plugin's fault, or of a note about one.
+
+    Level, event and facts.
+    """
     known = {"plugin": item.plugin, "file": item.file, "pipeline": item.pipeline}
     facts = {name: value for name, value in known.items() if value}
-    yield logging.ERROR if kind == "plugin mistake" else logging.WARNING, kind, {**facts, "problem": item.problem, "mend": item.mend}
+    yield (
+        logging.ERROR if kind == "plugin mistake" else logging.WARNING,
+        kind,
+        {**facts, "problem": item.problem, "mend": item.mend},
+    )
     if item.trace:
         yield logging.DEBUG, "plugin traceback", {"plugin": item.plugin, "trace": item.trace}
 
@@ -913,7 +1351,11 @@ def _lines_of(kind: str, item: Mistake) -> Iterator[tuple[int, str, dict[str, st
 def _withheld(settings: Settings, plugins: Plugins) -> Withheld:
     """Return which headers and query parameters handlers don't get."""
     offered = plugins.authenticators
-    headers = [*settings.api_key_headers, settings.client_cert_header, *(name for item in offered for name in item.credential_headers)]
+    headers = [
+        *settings.api_key_headers,
+        settings.client_cert_header,
+        *(name for item in offered for name in item.credential_headers),
+    ]
     return Withheld.of(headers, (name for item in offered for name in item.credential_parameters))
 
 

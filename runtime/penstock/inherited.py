@@ -1,13 +1,17 @@
 """The view of access that a server's arbiter holds, and that each worker is forked with.
 
-A worker that must start while the database is away can answer calls by this view alone, within the bound of staleness. So it must be as fresh
-as those of the workers. A thread that follows the database would be forked with whatever locks it holds, and a query in each turn could stop
-the arbiter. Instead workers tell through a pipe which revision the database has confirmed to them, and when:
+A worker that must start while the database is away can answer calls by this view alone, within the
+bound of staleness. So it must be as fresh as those of the workers. A thread that follows the
+database would be forked with whatever locks it holds, and a query in each turn could stop the
+arbiter. Instead workers tell through a pipe which revision the database has confirmed to them, and
+when:
 
 - While that is the revision of this view, the view is as fresh as theirs, and nothing is asked.
-- Where it is another, this view is read anew: at most once a second, right after a worker had an answer, and with short limits.
-- While a worker, though it be dead now, was told of a revision that this view has not, the view is not confirmed: that revision may have
-  revoked a key. A worker that is forked then waits for the database.
+- Where it is another, this view is read anew: at most once a second, right after a worker had an
+  answer, and with short limits.
+- While a worker, though it be dead now, was told of a revision that this view has not, the view is
+  not confirmed: that revision may have revoked a key. A worker that is forked then waits for the
+  database.
 
 All moments are `time.monotonic()` readings, which are one clock for all processes of a host.
 """
@@ -27,11 +31,15 @@ from penstock.db.rows import MARK, Point
 from penstock.db.silence import SILENCE, Silence
 from penstock.settings import Settings
 
-CONFIRMATION = struct.Struct(f"qq{MARK}sd")  # process id, revision with its mark, and when it was confirmed
+# Process id, revision with its mark, and when it was confirmed.
+CONFIRMATION = struct.Struct(f"qq{MARK}sd")
 NO_MARK = bytes(MARK)
 AT_ONCE = 128 * CONFIRMATION.size  # bytes that are read at once
-RECENT_S = 2.0  # since a worker had an answer, in which the arbiter may ask too; also how long it waits for a server that is silent
-REFRESH_S, RETRY_S = 1.0, 5.0  # until the arbiter may read again what changed, after it could and could not
+# Since a worker had an answer, in which the arbiter may ask too; also how long it waits for a
+# server that is silent.
+RECENT_S = 2.0
+# Until the arbiter may read again what changed, after it could and could not.
+REFRESH_S, RETRY_S = 1.0, 5.0
 
 
 class InheritedView:
@@ -43,7 +51,8 @@ class InheritedView:
         self._told, self._tell = os.pipe()
         for end in (self._told, self._tell):
             os.set_blocking(end, False)
-        self._confirmed: dict[int, tuple[int, bytes, float]] = {}  # the last revision of each process with its mark, and when
+        # The last revision of each process with its mark, and when.
+        self._confirmed: dict[int, tuple[int, bytes, float]] = {}
         self._again_at = 0.0
 
     @property
@@ -53,19 +62,26 @@ class InheritedView:
             return False
         mine, mine_at = self.access.point, self.access.checked_at
         return any(
-            revision > mine.revision or ((revision, mark) != (mine.revision, mine.mark or NO_MARK) and checked_at > mine_at)
+            revision > mine.revision
+            or ((revision, mark) != (mine.revision, mine.mark or NO_MARK) and checked_at > mine_at)
             for revision, mark, checked_at in self._confirmed.values()
         )
 
     def read(self, silence: Silence = SILENCE) -> None:
-        """Read what changed. Neither plugins, threads nor connections come into this process, or stay there.
+        """Read what changed.
+
+        Neither plugins, threads nor connections come into this process, or stay there.
 
         While the database is away what was read before is kept: its age is known.
         """
         try:
-            engine = open_existing(self._settings.database_url, self._settings.database_from, silence=silence)
+            engine = open_existing(
+                self._settings.database_url, self._settings.database_from, silence=silence
+            )
             try:
-                access = self.access or Snapshot(self._settings.environment, open_box(self._settings))
+                access = self.access or Snapshot(
+                    self._settings.environment, open_box(self._settings)
+                )
                 access.read(engine)
             finally:
                 engine.dispose()
@@ -79,28 +95,52 @@ class InheritedView:
         gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
 
     def confirm(self, point: Point, checked_at: float) -> None:
-        """Tell the arbiter, from a worker, that the database has confirmed a view of a point in its history."""
+        """Tell the arbiter, from a worker, that the database confirmed a view at a revision."""
         with suppress(OSError):  # the pipe is full: the next one tells it
-            os.write(self._tell, CONFIRMATION.pack(os.getpid(), point.revision, point.mark or NO_MARK, checked_at))
+            os.write(
+                self._tell,
+                CONFIRMATION.pack(os.getpid(), point.revision, point.mark or NO_MARK, checked_at),
+            )
 
     def keep_up(self) -> None:
-        """Take what workers have told, and read what changed where that is due. The arbiter calls it in each of its turns."""
+        """Take what workers have told, and read what changed where that is due.
+
+        The arbiter calls it in each of its turns.
+        """
         with suppress(BlockingIOError):
             while told := os.read(self._told, AT_ONCE):
-                self._confirmed |= {pid: (revision, mark, checked_at) for pid, revision, mark, checked_at in CONFIRMATION.iter_unpack(told)}
+                self._confirmed |= {
+                    pid: (revision, mark, checked_at)
+                    for pid, revision, mark, checked_at in CONFIRMATION.iter_unpack(told)
+                }
         now = time.monotonic()
-        self._confirmed = {pid: told for pid, told in self._confirmed.items() if now - told[2] <= self._settings.max_staleness}
+        self._confirmed = {
+            pid: told
+            for pid, told in self._confirmed.items()
+            if now - told[2] <= self._settings.max_staleness
+        }
         newest = self._newest()
-        if now < self._again_at or now - newest > RECENT_S or (self.access is not None and not self.contradicted):
+        if (
+            now < self._again_at
+            or now - newest > RECENT_S
+            or (self.access is not None and not self.contradicted)
+        ):
             return
         self.read(Silence(RECENT_S))
-        self._again_at = time.monotonic() + (REFRESH_S if self.access is not None and self.access.checked_at > newest else RETRY_S)
+        self._again_at = time.monotonic() + (
+            REFRESH_S if self.access is not None and self.access.checked_at > newest else RETRY_S
+        )
 
     def inherit(self) -> Snapshot | None:
-        """Return the view, as fresh as workers have told; for a worker, right after it was forked."""
+        """Return the view, as fresh as workers have told.
+
+        For a worker, right after it was forked.
+        """
         if self.access is not None and not self.contradicted:
             self.access.checked_at = max(self.access.checked_at, self._newest())
         return self.access
 
     def _newest(self) -> float:
-        return max((checked_at for *_, checked_at in self._confirmed.values()), default=float("-inf"))
+        return max(
+            (checked_at for *_, checked_at in self._confirmed.values()), default=float("-inf")
+        )

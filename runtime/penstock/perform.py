@@ -1,4 +1,7 @@
-"""Perform one call that was let through: run its handler, and what its handler starts. The same for a call that waits and for a durable run."""
+"""Perform one call that was let through: run its handler, and what its handler starts.
+
+The same for a call that waits and for a durable run.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,14 @@ import structlog
 from penstock import clock
 from penstock.contracts.call import Call, Caller, current_call
 from penstock.contracts.steps import runner
-from penstock.errors import CalledPipelineFailed, NotStarted, OutOfTime, PipelineCallError, PipelineError, Refusal
+from penstock.errors import (
+    CalledPipelineFailed,
+    NotStarted,
+    OutOfTime,
+    PipelineCallError,
+    PipelineError,
+    Refusal,
+)
 from penstock.gate.compliance import State
 from penstock.host import Host
 from penstock.runs.accepting import Wanted
@@ -43,7 +53,10 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Context:
-    """What a pipeline that another one starts needs to know of that one: its call, and those that wait for it."""
+    """What a pipeline that another one starts needs to know of that one.
+
+    Its call, and those that wait for it.
+    """
 
     call: Call
     ancestors: tuple[str, ...]
@@ -77,13 +90,18 @@ class Recorded:
 
 def failed() -> Refusal:
     """Return the answer for a handler that raised: it does not say what."""
-    return Refusal(500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run.")
+    return Refusal(
+        500, "pipeline-failed", "The pipeline failed; its operator finds the reason under this run."
+    )
 
 
 def handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answer:
-    """Run a handler in this thread, its steps by `run`, and return its reply. Raises what it raises, or ReplyError.
+    """Run a handler in this thread, its steps by `run`, and return its reply.
 
-    It runs in a context of its own: what it, or a library, binds to the thread's is not there for the next call.
+    Raises what it raises, or ReplyError.
+
+    It runs in a context of its own: what it, or a library, binds to the thread's is not there for
+    the next call.
     """
     return copy_context().run(_handle, endpoint, call, run)
 
@@ -100,7 +118,10 @@ def _handle(endpoint: Endpoint, call: Call, run: Inline | DurableRunner) -> Answ
 
 
 def why_failed(error: BaseException, endpoint: Endpoint) -> Failure | None:
-    """Return why a handler failed, for its record; None where it refused its call, which is no failure."""
+    """Return why a handler failed, for its record.
+
+    None where it refused its call, which is no failure.
+    """
     if isinstance(error, Refusal) and error.status < 500:  # noqa: PLR2004  the least status of a fault of ours
         return None
     return failure_of(error, endpoint.route.handler)
@@ -116,8 +137,12 @@ class Observers:
 
     def __init__(self, host: Host) -> None:
         hooks = host.plugins.manager.hook
-        self._started = hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
-        self._finished = hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
+        self._started = (
+            hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
+        )
+        self._finished = (
+            hooks.penstock_call_finished if hooks.penstock_call_finished.get_hookimpls() else None
+        )
         self._log = structlog.get_logger("penstock.calls")
 
     def started(self, call: Call) -> None:
@@ -146,37 +171,76 @@ class Starter:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._routes = Routes(((identifier, endpoint) for identifier, item in host.loaded.items() for endpoint in item.endpoints), ())
+        self._routes = Routes(
+            (
+                (identifier, endpoint)
+                for identifier, item in host.loaded.items()
+                for endpoint in item.endpoints
+            ),
+            (),
+        )
         self._log = structlog.get_logger("penstock.calls")
 
     def start(self, context: Context) -> Callable[..., object]:
         """Return what starts pipelines for one call."""
 
-        def start(run: Inline | DurableRunner, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+        def start(
+            run: Inline | DurableRunner,
+            name: str,
+            body: object,
+            path: str,
+            method: str,
+            *,
+            wait: bool,
+        ) -> object:
             if len(context.ancestors) >= DEEPEST:
-                raise NotStarted(f"{name} was not started: {DEEPEST} pipelines wait for one another already")
+                raise NotStarted(
+                    f"{name} was not started: {DEEPEST} pipelines wait for one another already"
+                )
             identifier, endpoint, params = self._find(name, path, method)
             context.started += 1
             own = context.call.run
             made = derived_run_id(millis_of(own), own, "child", context.started)
-            child = Child(made, identifier, endpoint, params, f"/{identifier}{path}", b"" if body is None else encode_json(body))
+            child = Child(
+                made,
+                identifier,
+                endpoint,
+                params,
+                f"/{identifier}{path}",
+                b"" if body is None else encode_json(body),
+            )
             if endpoint.route.durable:
                 return self._start_durable(context, run, child, wait=wait)
             if not wait:
-                raise NotStarted(f'{endpoint.route} of {identifier} can\'t be left alone: give it mode="durable", or wait for it')
+                raise NotStarted(
+                    f"{endpoint.route} of {identifier} can't be left alone: give it"
+                    ' mode="durable", or wait for it'
+                )
             return self._start_here(context, run, child)
 
         return start
 
     def _find(self, name: str, path: str, method: str) -> tuple[str, Endpoint, dict[str, str]]:
-        """Return a handler of a pipeline that may be started here. Raises NotStarted, or PipelineError where it is refused or disabled."""
-        identifiers = [identifier for identifier, item in self._host.loaded.items() if name in {identifier, item.pipeline.name}]
+        """Return a handler of a pipeline that may be started here.
+
+        Raises NotStarted, or PipelineError where it is refused or disabled.
+        """
+        identifiers = [
+            identifier
+            for identifier, item in self._host.loaded.items()
+            if name in {identifier, item.pipeline.name}
+        ]
         if len(identifiers) != 1:
             known = f"{len(identifiers)} pipelines are" if identifiers else "no pipeline is"
             raise NotStarted(f"{known} named {name!r} here; write an id, such as v1/orders")
         identifier = identifiers[0]
         if not self.may_start(identifier):
-            raise PipelineError(503, "Pipeline unavailable", "A pipeline that this one needs is not available.", type="pipeline-unavailable")
+            raise PipelineError(
+                503,
+                "Pipeline unavailable",
+                "A pipeline that this one needs is not available.",
+                type="pipeline-unavailable",
+            )
         found = self._routes.find(f"/{identifier}{path}")
         endpoint = found[0].endpoints.get(method) if found is not None else None
         if found is None or endpoint is None:
@@ -184,23 +248,35 @@ class Starter:
         return identifier, endpoint, dict(zip(endpoint.in_path, found[1], strict=True))
 
     def may_start(self, identifier: str) -> bool:
-        """Say whether a pipeline may be started here, by another or by the clock: it is served, or for no listener, and not disabled."""
+        """Say whether a pipeline may be started here, by another or by the clock.
+
+        It is served, or for no listener, and not disabled.
+        """
         item = self._host.loaded.get(identifier)
         if item is None or item.broken:
             return False
-        judged, internal = self._host.judged.get(identifier), self._host.judged_internal.get(identifier)
+        judged, internal = (
+            self._host.judged.get(identifier),
+            self._host.judged_internal.get(identifier),
+        )
         if judged is None or internal is None:
             return False
         exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
-        return judged.state in SERVED or internal.state in SERVED or (not exposed and judged.state is State.INTERNAL)
+        return (
+            judged.state in SERVED
+            or internal.state in SERVED
+            or (not exposed and judged.state is State.INTERNAL)
+        )
 
     def _start_here(self, context: Context, run: Inline | DurableRunner, child: Child) -> object:
-        """Run a handler in the thread of the one that waits for it, within the time that one has left."""
+        """Run a handler in the thread of its caller, within the time that the caller has left."""
         parent = context.call
         deadline = min(run.deadline, time.monotonic() + child.endpoint.pipeline.trigger.timeout)
         call = self._call(child, deadline, parent.caller, context.traceparent)
         within = Context(call, (*context.ancestors, child.identifier), context.traceparent)
-        outcome = self._perform(call, child.endpoint, run.within(deadline, self.start(within)), parent=parent.run)
+        outcome = self._perform(
+            call, child.endpoint, run.within(deadline, self.start(within)), parent=parent.run
+        )
         if isinstance(outcome, OutOfTime) and time.monotonic() >= run.deadline:
             raise outcome  # the time of both is up
         try:
@@ -208,16 +284,34 @@ class Starter:
         except Refusal as error:
             raise PipelineCallError(child.identifier, error) from error
 
-    def again(self, endpoint: Endpoint, asked: Recorded, caller: Caller, redelivers: str) -> tuple[str, str]:
-        """Run a handler in this thread with what was recorded of a call; return the new run and what became of it."""
+    def again(
+        self, endpoint: Endpoint, asked: Recorded, caller: Caller, redelivers: str
+    ) -> tuple[str, str]:
+        """Run a handler in this thread with what was recorded of a call.
+
+        Return the new run and what became of it.
+        """
         found = self._routes.find(asked.path)
         params = dict(zip(endpoint.in_path, found[1], strict=True)) if found is not None else {}
-        child = Child(new_run_id(), endpoint.pipeline.id, endpoint, params, asked.path, asked.body, asked.query, asked.content_type)
+        child = Child(
+            new_run_id(),
+            endpoint.pipeline.id,
+            endpoint,
+            params,
+            asked.path,
+            asked.body,
+            asked.query,
+            asked.content_type,
+        )
         deadline = time.monotonic() + endpoint.pipeline.trigger.timeout
         call = self._call(child, deadline, caller, None)
         inner = Inline(deadline, self.start(Context(call, (child.identifier,))))
         outcome = self._perform(call, endpoint, inner, redelivers=redelivers)
-        status = status_of(outcome.status, outcome.code) if isinstance(outcome, Refusal) else status_of(outcome[0], None)
+        status = (
+            status_of(outcome.status, outcome.code)
+            if isinstance(outcome, Refusal)
+            else status_of(outcome[0], None)
+        )
         return child.run, status.value
 
     def _call(self, child: Child, deadline: float, caller: Caller, traceparent: str | None) -> Call:
@@ -241,7 +335,13 @@ class Starter:
         )
 
     def _perform(
-        self, call: Call, endpoint: Endpoint, run: Inline | DurableRunner, *, parent: str | None = None, redelivers: str | None = None
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        run: Inline | DurableRunner,
+        *,
+        parent: str | None = None,
+        redelivers: str | None = None,
     ) -> Answer | Refusal:
         """Run a handler and record it; return its reply, or how it refused or failed."""
         began = time.monotonic()
@@ -255,7 +355,12 @@ class Starter:
         except Interrupted:
             raise
         except BaseException as error:  # noqa: BLE001  a stranger's handler may raise anything; it ends its run, not the process
-            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.id, run=call.run, error=type(error).__name__)
+            self._log.exception(
+                "pipeline failed",
+                pipeline=endpoint.pipeline.id,
+                run=call.run,
+                error=type(error).__name__,
+            )
             failure = why_failed(error, endpoint)
         finally:
             call.end()
@@ -266,8 +371,20 @@ class Starter:
         status = refused.status if refused is not None else outcome[0]  # type: ignore[index]  # it is an answer
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            answered = (PROBLEM, as_json(refused.document(call.run))) if refused is not None else (JSON, outcome[2])  # type: ignore[index]  # the same
-            kept = Exchange(call.path, call.query_string, call.content_type, call.body, None, *answered, call.params)
+            answered = (
+                (PROBLEM, as_json(refused.document(call.run)))
+                if refused is not None
+                else (JSON, outcome[2])  # type: ignore[index]  # the same
+            )
+            kept = Exchange(
+                call.path,
+                call.query_string,
+                call.content_type,
+                call.body,
+                None,
+                *answered,
+                call.params,
+            )
         recorder.over(
             Record(
                 call.run,
@@ -288,8 +405,13 @@ class Starter:
         )
         return outcome
 
-    def _start_durable(self, context: Context, run: Inline | DurableRunner, child: Child, *, wait: bool) -> object:
-        """Have a run accepted, once however often it is asked for, and wait for its end or return its id."""
+    def _start_durable(
+        self, context: Context, run: Inline | DurableRunner, child: Child, *, wait: bool
+    ) -> object:
+        """Have a run accepted, once however often it is asked for.
+
+        Wait for its end, or return its id.
+        """
         identifier, endpoint = child.identifier, child.endpoint
         if wait and identifier in context.ancestors:
             raise NotStarted(f"{identifier} waits for this run, which can't wait for it in turn")
@@ -315,26 +437,34 @@ class Starter:
             traceparent=context.traceparent,
             ancestors=[*context.ancestors, identifier] if wait else [identifier],
         )
-        wanted = Wanted(child.run, given, endpoint.pipeline, endpoint.route, parent=context.call.run)
+        wanted = Wanted(
+            child.run, given, endpoint.pipeline, endpoint.route, parent=context.call.run
+        )
 
         def accept() -> str:
             accepting.accept(wanted)
             return child.run
 
-        # The id is what the step left: a run that was started again from a later step has its child from the run before.
+        # The id is what the step left: a run that was started again from a later step has its child
+        # from the run before.
         left = run.once(f"call_pipeline {identifier}", accept)
         started = left if isinstance(left, str) else child.run
         if not wait:
             return started
         try:
-            return run.once(f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome)
+            return run.once(
+                f"wait for {identifier}", lambda: self._wait(started, run), decode=_outcome
+            )
         except OutOfTime:
             raise
         except Refusal as error:
             raise PipelineCallError(identifier, error) from error
 
     def _wait(self, child: str, run: Inline | DurableRunner) -> Document:
-        """Return how a run ended that another one waits for. Raises OutOfTime where that comes too late, LetGo where it is to stop, KeyMissing."""
+        """Return how a run ended that another one waits for.
+
+        Raises OutOfTime where that comes too late, LetGo where it is to stop, KeyMissing.
+        """
         ledger = self._host.ledger
         looks = itertools.chain(LOOK, itertools.repeat(LOOK[-1]))
         while ledger is not None:
@@ -344,17 +474,24 @@ class Starter:
             if held is not None and held.unopened:
                 raise KeyMissing(held.unopened)
             if held is None or held.state.over:
-                raise PipelineError(500, "Not ended well", f"The run {child} was cancelled, or could not go on.")
+                raise PipelineError(
+                    500, "Not ended well", f"The run {child} was cancelled, or could not go on."
+                )
             run.pause(next(looks))
         raise OutOfTime
 
 
 def _outcome(left: Any) -> object:  # noqa: ANN401  what the engine kept
-    return _value(refusal_of(left["problem"]) if "problem" in left else (left["status"], [], left["body"]))
+    return _value(
+        refusal_of(left["problem"]) if "problem" in left else (left["status"], [], left["body"])
+    )
 
 
 def _value(outcome: Answer | Refusal) -> object:
-    """Return what a pipeline replied, as decoded JSON, or as text where it is none. Raises Refusal, also for a reply with an error's status."""
+    """Return what a pipeline replied, as decoded JSON, or as text where it is none.
+
+    Raises Refusal, also for a reply with an error's status.
+    """
     if isinstance(outcome, Refusal):
         raise outcome
     status, _, body = outcome

@@ -19,8 +19,23 @@ from typing import Any
 import pluggy
 
 from penstock import hookspecs, logs
-from penstock.contracts.access import AccessPolicy, AccessView, Authenticator, Command, Document, Setup, TokenIssuer
-from penstock.contracts.offered import Misfit, OfferedAuthenticator, OfferedIssuer, OfferedPolicy, read_document, text
+from penstock.contracts.access import (
+    AccessPolicy,
+    AccessView,
+    Authenticator,
+    Command,
+    Document,
+    Setup,
+    TokenIssuer,
+)
+from penstock.contracts.offered import (
+    Misfit,
+    OfferedAuthenticator,
+    OfferedIssuer,
+    OfferedPolicy,
+    read_document,
+    text,
+)
 from penstock.contracts.pipeline import Mistake, Pipeline
 from penstock.errors import BadSetting
 from penstock.fields import header_fields
@@ -41,9 +56,12 @@ class Offer:
 
 @dataclass(slots=True)
 class Plugins:
-    """What the loaded plugins offer together, and what is wrong with them. `notes` are remarks that stop nothing.
+    """What the loaded plugins offer together, and what is wrong with them.
 
-    `silent` are plugins whose access policies could not be asked for: nobody knows what they would refuse.
+    `notes` are remarks that stop nothing.
+
+    `silent` are plugins whose access policies could not be asked for: nobody knows what they would
+    refuse.
     """
 
     manager: pluggy.PluginManager
@@ -54,7 +72,8 @@ class Plugins:
     authenticators: list[OfferedAuthenticator] = field(default_factory=list)
     issuers: list[OfferedIssuer] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
-    commands: list[tuple[str, Command]] = field(default_factory=list)  # with the plugin that adds it
+    # With the plugin that adds it.
+    commands: list[tuple[str, Command]] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)
     notes: list[Mistake] = field(default_factory=list)
@@ -67,7 +86,11 @@ class Plugins:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A plugin that is there: what imports it, and the file that it is, as far as that is known without. `reported` says that it can't be loaded."""
+    """A plugin that is there.
+
+    What imports it, and the file that it is, as far as that is known without. `reported` says that
+    it can't be loaded.
+    """
 
     load: Callable[[], object]
     file: Callable[[], Path | None] = lambda: None
@@ -83,9 +106,10 @@ class _Found:
 
 
 def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()) -> Plugins:
-    """Load what is installed (entry points of group `penstock`) and what lies in the plugin folders.
+    """Load what is installed (entry points of group `penstock`) and the plugin folders.
 
-    `extra` are plugins given as objects, by name. Raises BadSetting if the allow list names what is not there.
+    `extra` are plugins given as objects, by name. Raises BadSetting if the allow list names what is
+    not there.
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -99,9 +123,18 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
     missing = settings.allow - set(found)
     if missing:
         near = get_close_matches(min(missing), sorted(found), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(found)) or 'none'}"
-        raise BadSetting(f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}")
-    logs.of_plugins({entry.module.partition(".")[0] for entry in installed} | plugins.folders.modules.keys() - plugins.folders.conflicts.keys())
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"there are: {', '.join(sorted(found)) or 'none'}"
+        )
+        raise BadSetting(
+            f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}"
+        )
+    logs.of_plugins(
+        {entry.module.partition(".")[0] for entry in installed}
+        | plugins.folders.modules.keys() - plugins.folders.conflicts.keys()
+    )
     loading = _Loading(plugins, helpers - settings.allow)
     for name in sorted(found):
         if _wanted(name, settings):
@@ -109,9 +142,19 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
                 loading.load(name, found[name])
             if changed:
                 problem = f"it configures {' and '.join(changed)}, which was put back"
-                plugins.notes.append(plugins.fault(name, problem, "leave the configuration of logs to Penstock; its settings are PENSTOCK_LOG_…"))
+                plugins.notes.append(
+                    plugins.fault(
+                        name,
+                        problem,
+                        "leave the configuration of logs to Penstock; its settings are"
+                        " PENSTOCK_LOG_…",
+                    )
+                )
     loading.tell_helpers()
-    _collect(plugins, Setup(settings.environment, settings.issuer, settings.api_key_headers, settings.max_header))
+    _collect(
+        plugins,
+        Setup(settings.environment, settings.issuer, settings.api_key_headers, settings.max_header),
+    )
     return plugins
 
 
@@ -125,7 +168,10 @@ def _file_of(entry: EntryPoint) -> Path | None:
 
 
 def _in_folders(plugins: Plugins, found: dict[str, _Found], settings: Settings) -> frozenset[str]:
-    """Add the modules of the plugin folders that may be plugins, and return their names; those whose name means something else are reported."""
+    """Add the modules of the plugin folders that may be plugins, and return their names.
+
+    Those whose name means something else are reported.
+    """
     folders, added = plugins.folders, set()
     installed = {entry.name: entry.module for entry in folders.installed}
     for name, module in folders.modules.items():
@@ -138,22 +184,38 @@ def _in_folders(plugins: Plugins, found: dict[str, _Found], settings: Settings) 
         clash = _clash(folders, module)
         if module.may_be_plugin:
             plugins.files[name] = file
-            found[name] = _Found(_folder_loader(module), partial(Path, module.place), reported=clash[0] if clash else "")
+            found[name] = _Found(
+                _folder_loader(module),
+                partial(Path, module.place),
+                reported=clash[0] if clash else "",
+            )
             if not clash:
                 added.add(name)
         if not _wanted(name, settings):
             continue
         if name in folders.copies:
-            plugins.notes.append(Mistake(name, "", f"{file} is loaded, not its copy {folders.copies[name]}", "remove one of them"))
+            plugins.notes.append(
+                Mistake(
+                    name,
+                    "",
+                    f"{file} is loaded, not its copy {folders.copies[name]}",
+                    "remove one of them",
+                )
+            )
         if clash:
-            plugins.mistakes.append(Mistake(name, "", *clash, file=file if name in folders.conflicts else ""))
+            plugins.mistakes.append(
+                Mistake(name, "", *clash, file=file if name in folders.conflicts else "")
+            )
     return frozenset(added)
 
 
 def _clash(folders: PluginFolders, module: Module) -> tuple[str, str] | None:
     """Return why the name of a module in a plugin folder can't mean it, and what to do."""
     if module.name in folders.conflicts:
-        return f"{shown(module.place)} has the name of {folders.conflicts[module.name]}", "rename the file"
+        return (
+            f"{shown(module.place)} has the name of {folders.conflicts[module.name]}",
+            "rename the file",
+        )
     if module.name in folders.twice and module.may_be_plugin:
         places = " and ".join(shown(item.place) for item in folders.twice[module.name])
         return f"there are two modules of its name, {places}", "rename one of them"
@@ -169,7 +231,9 @@ def _folder_loader(module: Module) -> Callable[[], ModuleType]:
                 return known
             raise ImportError(f"another module is named {name!r}; rename {path}")
         locations = [os.path.dirname(path)] if os.path.basename(path) == "__init__.py" else None  # noqa: PTH119, PTH120  importlib's are texts
-        spec = importlib.util.spec_from_file_location(name, path, loader=SourceLoader(name, path), submodule_search_locations=locations)
+        spec = importlib.util.spec_from_file_location(
+            name, path, loader=SourceLoader(name, path), submodule_search_locations=locations
+        )
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} can't be loaded")
         loaded = importlib.util.module_from_spec(spec)
@@ -185,7 +249,10 @@ def _folder_loader(module: Module) -> Callable[[], ModuleType]:
 
 
 class _Loading:
-    """Loads plugins one after the other; a fault that stops several is told in full once, of the first."""
+    """Loads plugins one after the other.
+
+    A fault that stops several is told in full once, of the first.
+    """
 
     def __init__(self, plugins: Plugins, may_be_helpers: frozenset[str]) -> None:
         self._plugins = plugins
@@ -234,11 +301,17 @@ class _Loading:
             if name in self._may_be_helpers:
                 self._without_hooks.append(name)
                 return None
-            return "it implements no hook", "offer something, such as penstock_pipelines, with @hookimpl above it"
+            return (
+                "it implements no hook",
+                "offer something, such as penstock_pipelines, with @hookimpl above it",
+            )
         try:
             plugins.manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            return " ".join(str(error).split()), "take only arguments that the hook has (penstock/hookspecs.py)"
+            return (
+                " ".join(str(error).split()),
+                "take only arguments that the hook has (penstock/hookspecs.py)",
+            )
         plugins.loaded.append(name)
         return None
 
@@ -246,16 +319,27 @@ class _Loading:
         what = fault.problem.removeprefix("its import raised ")
         first = self._told.setdefault(what, name)
         if first != name:
-            return self._plugins.fault(name, f"can't be imported, for the same reason as {first}", f"see {first}")
-        return self._plugins.fault(name, f"can't be imported: {what}", _import_mend(fault.__cause__), fault.trace)
+            return self._plugins.fault(
+                name, f"can't be imported, for the same reason as {first}", f"see {first}"
+            )
+        return self._plugins.fault(
+            name, f"can't be imported: {what}", _import_mend(fault.__cause__), fault.trace
+        )
 
     def tell_helpers(self) -> None:
         """Note the modules that have no hook and that no other module imports."""
         imported = self._plugins.folders.imported() if self._without_hooks else frozenset()
         for name in self._without_hooks:
             if name not in imported:
-                mend = "put @hookimpl above a hook if it is a plugin, import it if it is a helper, or remove it"
-                self._plugins.notes.append(self._plugins.fault(name, "it implements no hook, and no plugin imports it", mend))
+                mend = (
+                    "put @hookimpl above a hook if it is a plugin, import it if it is a helper, or"
+                    " remove it"
+                )
+                self._plugins.notes.append(
+                    self._plugins.fault(
+                        name, "it implements no hook, and no plugin imports it", mend
+                    )
+                )
 
 
 def _import_mend(error: BaseException | None) -> str:
@@ -277,7 +361,10 @@ def _may_judge(name: str, plugin: object) -> bool:
 
 
 def _hook_problem(manager: pluggy.PluginManager, plugin: object) -> tuple[str, str] | None:
-    """Say what is wrong with a plugin's hooks before it is registered; pluggy itself would only tell afterwards."""
+    """Say what is wrong with a plugin's hooks before it is registered.
+
+    Pluggy itself would only tell afterwards.
+    """
     known = {name for name in dir(hookspecs) if name.startswith("penstock_")}
     for name in dir(plugin):
         if name.startswith("__"):
@@ -287,23 +374,56 @@ def _hook_problem(manager: pluggy.PluginManager, plugin: object) -> tuple[str, s
             return f"{name} is not marked as a hook", "put @hookimpl above it"
         if marked and name not in known:
             near = get_close_matches(name, sorted(known), n=1)
-            return f"unknown hook {name}", f"did you mean {near[0]}?" if near else f"hooks are: {', '.join(sorted(known))}"
+            return (
+                f"unknown hook {name}",
+                f"did you mean {near[0]}?" if near else f"hooks are: {', '.join(sorted(known))}",
+            )
     return None
 
 
 def _offers(manager: pluggy.PluginManager, plugin: object) -> bool:
-    return any(not name.startswith("__") and manager.parse_hookimpl_opts(plugin, name) is not None for name in dir(plugin))
+    return any(
+        not name.startswith("__") and manager.parse_hookimpl_opts(plugin, name) is not None
+        for name in dir(plugin)
+    )
 
 
 def _collect(plugins: Plugins, setup: Setup) -> None:
-    """Ask all plugins for what they offer, and check it. What can't be understood is not there; of policies nobody may go without it."""
+    """Ask all plugins for what they offer, and check it.
+
+    What can't be understood is not there; of policies nobody may go without it.
+    """
     kinds: tuple[tuple[str, type[Any], Callable[[str, Any], None]], ...] = (
-        (POLICIES_HOOK, AccessPolicy, lambda name, item: plugins.policies.append(OfferedPolicy.of(name, item))),
-        ("penstock_authenticators", Authenticator, lambda name, item: plugins.authenticators.append(OfferedAuthenticator.of(name, item))),
-        ("penstock_token_issuers", TokenIssuer, lambda name, item: plugins.issuers.append(OfferedIssuer.of(name, item))),
-        ("penstock_documents", Document, lambda name, item: plugins.documents.append(_guarded(name, read_document(item)))),
-        ("penstock_commands", Command, lambda name, item: plugins.commands.append((name, _command(item)))),
-        ("penstock_pipelines", Pipeline, lambda name, item: plugins.offers.append(Offer(name, item))),
+        (
+            POLICIES_HOOK,
+            AccessPolicy,
+            lambda name, item: plugins.policies.append(OfferedPolicy.of(name, item)),
+        ),
+        (
+            "penstock_authenticators",
+            Authenticator,
+            lambda name, item: plugins.authenticators.append(OfferedAuthenticator.of(name, item)),
+        ),
+        (
+            "penstock_token_issuers",
+            TokenIssuer,
+            lambda name, item: plugins.issuers.append(OfferedIssuer.of(name, item)),
+        ),
+        (
+            "penstock_documents",
+            Document,
+            lambda name, item: plugins.documents.append(_guarded(name, read_document(item))),
+        ),
+        (
+            "penstock_commands",
+            Command,
+            lambda name, item: plugins.commands.append((name, _command(item))),
+        ),
+        (
+            "penstock_pipelines",
+            Pipeline,
+            lambda name, item: plugins.offers.append(Offer(name, item)),
+        ),
     )
     available = {"setup": setup}
     for hook, kind, keep in kinds:
@@ -312,7 +432,14 @@ def _collect(plugins: Plugins, setup: Setup) -> None:
             plugins.mistakes += wrong
             if wrong and hook == POLICIES_HOOK:
                 plugins.silent[implementation.plugin_name] = wrong[0].problem
-    _drop_commands(plugins, {name for name, number in Counter(command.name for _, command in plugins.commands).items() if number > 1})
+    _drop_commands(
+        plugins,
+        {
+            name
+            for name, number in Counter(command.name for _, command in plugins.commands).items()
+            if number > 1
+        },
+    )
 
 
 def _kept(
@@ -323,20 +450,31 @@ def _kept(
     keep: Callable[[str, Any], None],
     available: Mapping[str, object],
 ) -> list[Mistake]:
-    """Ask one plugin for one kind of thing and keep what it offers; return what is wrong with it."""
+    """Ask one plugin for one kind of thing and keep what it offers.
+
+    Return what is wrong with it.
+    """
     name, wrong = implementation.plugin_name, list[Mistake]()
 
     def offered() -> list[Any]:
-        answer: Any = implementation.function(*(available[argument] for argument in implementation.argnames))
+        answer: Any = implementation.function(
+            *(available[argument] for argument in implementation.argnames)
+        )
         return list(answer) if answer is not None else []
 
     def problem(item: object) -> tuple[str, str] | None:
         if not isinstance(item, kind):
-            return f"{hook} offers a {type(item).__name__}, not a {kind.__name__}", f"return a list of {kind.__name__} values"
+            return (
+                f"{hook} offers a {type(item).__name__}, not a {kind.__name__}",
+                f"return a list of {kind.__name__} values",
+            )
         try:
             keep(name, item)
         except Misfit as error:
-            return f"{hook} offers a {type(item).__name__} that can't be used: {error}", "give it what its documentation says"
+            return (
+                f"{hook} offers a {type(item).__name__} that can't be used: {error}",
+                "give it what its documentation says",
+            )
         return None
 
     try:
@@ -349,28 +487,45 @@ def _kept(
 
 
 def _guarded(plugin: str, document: Document) -> Document:
-    """Return a document whose `render` returns bytes, and raises PluginFault for anything else. Raises Misfit where its headers can't be sent."""
+    """Return a document whose `render` returns bytes, and raises PluginFault for anything else.
+
+    Raises Misfit where its headers can't be sent.
+    """
     try:
-        header_fields({"Content-Type": document.content_type, "Cache-Control": f"max-age={document.max_age}"})
+        header_fields(
+            {"Content-Type": document.content_type, "Cache-Control": f"max-age={document.max_age}"}
+        )
     except ValueError as error:
         raise Misfit(f"the document {document.path}: {error}") from None
 
     def render(access: AccessView) -> bytes:
         made: object = ask(plugin, document.path, lambda: document.render(access))
         if type(made) is not bytes:
-            raise PluginFault(plugin, f"{document.path} was rendered as {type(made).__name__}, not bytes")
+            raise PluginFault(
+                plugin, f"{document.path} was rendered as {type(made).__name__}, not bytes"
+            )
         return made
 
     return replace(document, render=render)
 
 
 def _command(item: Command) -> Command:
-    return replace(item, name=text(item.name, "its name"), help=text(item.help, "its help") if item.help != "" else "")
+    return replace(
+        item,
+        name=text(item.name, "its name"),
+        help=text(item.help, "its help") if item.help != "" else "",
+    )
 
 
 def _drop_commands(plugins: Plugins, doubled: Collection[str]) -> None:
     """Leave out commands whose name several plugins give: neither may stand in for the other."""
     for plugin, command in plugins.commands:
         if command.name in doubled:
-            plugins.mistakes.append(plugins.fault(plugin, f"the command {command.name!r} is there twice", "give it another name"))
-    plugins.commands[:] = [(plugin, command) for plugin, command in plugins.commands if command.name not in doubled]
+            plugins.mistakes.append(
+                plugins.fault(
+                    plugin, f"the command {command.name!r} is there twice", "give it another name"
+                )
+            )
+    plugins.commands[:] = [
+        (plugin, command) for plugin, command in plugins.commands if command.name not in doubled
+    ]

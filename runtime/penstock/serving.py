@@ -1,4 +1,7 @@
-"""`penstock serve`: gunicorn and the workers for durable runs, each in processes of its own, that live and end together."""
+"""`penstock serve`.
+
+Gunicorn and the workers for durable runs, each in processes of its own, that live and end together.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,20 @@ from penstock.host import Host
 from penstock.settings import Settings
 from penstock.worker import Taken, Worker
 
-GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "penstock.wsgi:app")
+GUNICORN = (
+    sys.executable,
+    "-m",
+    "gunicorn",
+    "-c",
+    "python:penstock.gunicorn_conf",
+    "penstock.wsgi:app",
+)
 WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
 REHEARSAL = (sys.executable, "-m", "penstock", "worker", "--rehearse")
 REASON = 1000  # bytes of why a start does not succeed
 LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
-READY, NOT_NEEDED, LOADED = b"1", b"0", b"2"  # what a child says: its exit code may be that of plugin code that ended it
+# What a child says: its exit code may be that of plugin code that ended it.
+READY, NOT_NEEDED, LOADED = b"1", b"0", b"2"
 STOPPED = 143  # as a shell says of what was told to stop
 TAKEN = 75  # EX_TEMPFAIL
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
@@ -79,31 +90,41 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
     return 0
 
 
-def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, respawned: bool = False) -> int:
-    """Perform durable runs until told to stop, and return the exit code. What is still under way then is left to other workers.
+def work(
+    settings: Settings, *, if_needed: bool, ready_fd: int | None = None, respawned: bool = False
+) -> int:
+    """Perform durable runs until told to stop, and return the exit code.
 
-    READY is written to `ready_fd` once runs are taken, or NOT_NEEDED where there are none to take. A worker that was `respawned` is not
-    judged by PENSTOCK_STRICT.
+    What is still under way then is left to other workers.
+
+    READY is written to `ready_fd` once runs are taken, or NOT_NEEDED where there are none to take.
+    A worker that was `respawned` is not judged by PENSTOCK_STRICT.
     """
     logs.configure(settings)
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
-    from penstock.runs.engine_dbos import DbosBench  # noqa: PLC0415  what only serves need not load it
+    from penstock.runs.engine_dbos import (  # noqa: PLC0415  what only serves need not load it
+        DbosBench,
+    )
 
     host = Host(settings)
     host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
-    worker = Worker(host, DbosBench(settings.database_url, settings.environment, open_box(settings)))
+    worker = Worker(
+        host, DbosBench(settings.database_url, settings.environment, open_box(settings))
+    )
     if if_needed and not worker.needed:
         return _not_needed(settings, ready_fd, judge=not respawned)
     for number in ENDING:
         signal.signal(number, lambda *_: worker.stop())
-    # Who started it under `penstock serve` decides on a reload; by itself it ends in order, and whoever keeps it starts it anew.
+    # Who started it under `penstock serve` decides on a reload; by itself it ends in order, and
+    # whoever keeps it starts it anew.
     signal.signal(signal.SIGHUP, signal.SIG_IGN if if_needed else lambda *_: worker.stop())
     code = 0 if not if_needed else STOPPED
     try:
         worker.run(ready=lambda: _tell(ready_fd, READY), respawned=respawned)
     except CannotStart as error:
-        if not (if_needed and not respawned and host.replies is None):  # gunicorn's rehearsal meets the same before that, and says it
+        # gunicorn's rehearsal meets the same before that, and says it.
+        if not (if_needed and not respawned and host.replies is None):
             logs.say(str(error), settings.log_format)
         code = error.exit_code
     except Taken as error:
@@ -115,7 +136,10 @@ def work(settings: Settings, *, if_needed: bool, ready_fd: int | None = None, re
 
 
 def _not_needed(settings: Settings, ready_fd: int | None, *, judge: bool) -> int:
-    """Return the exit code of a worker without anything to do: under PENSTOCK_STRICT its pipelines may only be blocked, as gunicorn says."""
+    """Return the exit code of a worker without anything to do.
+
+    Under PENSTOCK_STRICT its pipelines may only be blocked, as gunicorn says.
+    """
     try:
         if judge and settings.strict:
             Host(settings).rehearse()
@@ -148,7 +172,11 @@ class Child:
         self.began = time.monotonic()
         inherited = (ready, *metrics.owner())
         try:
-            self.process = subprocess.Popen(command, pass_fds=inherited, preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
+            self.process = subprocess.Popen(  # noqa: S603  our own command
+                command,
+                pass_fds=inherited,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  nothing but a system call
+            )
         except OSError:
             os.close(self._ready)
             raise
@@ -160,7 +188,10 @@ class Child:
         return self.process.poll()
 
     def ready(self, seconds: float) -> bool:
-        """Return whether it takes runs, and wait so long for that; one that has ended takes none."""
+        """Return whether it takes runs, and wait so long for that.
+
+        One that has ended takes none.
+        """
         self._hear(seconds)
         return self._word == READY
 
@@ -188,9 +219,12 @@ class Child:
 
 
 class Keeper:
-    """Keeps one worker running: one that ends is started again, and at a reload it is replaced once its successor takes runs.
+    """Keeps one worker running.
 
-    A successor that can't start leaves it as it is: that is what gunicorn does with its own workers.
+    One that ends is started again, and at a reload it is replaced once its successor takes runs.
+
+    A successor that can't start leaves it as it is: that is what gunicorn does with its own
+    workers.
     """
 
     def __init__(self, ending: threading.Event) -> None:
@@ -210,7 +244,10 @@ class Keeper:
             child.send(number)
 
     def run(self, _: threads.Watched) -> None:
-        """Keep a worker running until the end. It may be called again after it failed, as where no process can be started."""
+        """Keep a worker running until the end.
+
+        It may be called again after it failed, as where no process can be started.
+        """
         pause = FIRST_PAUSE
         while not self._ending.is_set():
             self._again.clear()
@@ -227,7 +264,11 @@ class Keeper:
             if idle:
                 self._again.wait()
             elif not self._ending.is_set():
-                pause = FIRST_PAUSE if time.monotonic() - child.began > STEADY else min(pause * 2, LONGEST_PAUSE)
+                pause = (
+                    FIRST_PAUSE
+                    if time.monotonic() - child.began > STEADY
+                    else min(pause * 2, LONGEST_PAUSE)
+                )
                 self._again.wait(pause)
 
     def _start(self, *, respawned: bool = False) -> Child:
@@ -258,7 +299,10 @@ class Keeper:
         successor.send(signal.SIGTERM if self._ending.is_set() else signal.SIGKILL)
         self._close(successor)
         if not self._ending.is_set():
-            _rejected("the durable worker goes on with what it has", "the new durable worker did not start; the log says why")
+            _rejected(
+                "the durable worker goes on with what it has",
+                "the new durable worker did not start; the log says why",
+            )
         return child
 
 
@@ -278,8 +322,15 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._reload)
         for number in TO_GUNICORN:
             signal.signal(number, self._pass_on)
-        self._gunicorn = subprocess.Popen(GUNICORN, pass_fds=metrics.owner(), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-        running = [threads.start(f"penstock-keeper-{number}", keeper.run, limit=None) for number, keeper in enumerate(self._keepers, 1)]
+        self._gunicorn = subprocess.Popen(  # noqa: S603  our own command
+            GUNICORN,
+            pass_fds=metrics.owner(),
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  nothing but a system call
+        )
+        running = [
+            threads.start(f"penstock-keeper-{number}", keeper.run, limit=None)
+            for number, keeper in enumerate(self._keepers, 1)
+        ]
         code = self._gunicorn.wait()
         self._ending.set()
         for keeper in self._keepers:
@@ -295,10 +346,16 @@ class Supervisor:
             keeper.send(number)
 
     def _reload(self, number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=self._reload_all, args=(number, frame), name="penstock-reload", daemon=True).start()
+        threading.Thread(
+            target=self._reload_all, args=(number, frame), name="penstock-reload", daemon=True
+        ).start()
 
     def _reload_all(self, number: int, frame: FrameType | None) -> None:
-        """Reload all processes, or none: a start is tried first, for a time, in a process of its own. Plugin code may hang or end that."""
+        """Reload all processes, or none.
+
+        A start is tried first, for a time, in a process of its own. Plugin code may hang or end
+        that.
+        """
         if not self._reloading.acquire(blocking=False):
             _rejected("another reload is under way", "another reload was under way")
             return
@@ -316,14 +373,21 @@ class Supervisor:
             self._reloading.release()
 
     def _rehearsed(self) -> str | None:
-        """Try a start, and return why it does not succeed now, None where it does. Where plugin code ended it, or hangs, that is logged here."""
+        """Try a start, and return why it does not succeed now, None where it does.
+
+        Where plugin code ended it, or hangs, that is logged here.
+        """
         told, tell = os.pipe()
         os.set_blocking(told, False)
         try:
             command = [*REHEARSAL, "--ready-fd", str(tell)]
             child = subprocess.Popen(command, pass_fds=(tell,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
             until = time.monotonic() + LONGEST_REHEARSAL
-            while (code := child.poll()) is None and time.monotonic() < until and not self._ending.is_set():
+            while (
+                (code := child.poll()) is None
+                and time.monotonic() < until
+                and not self._ending.is_set()
+            ):
                 time.sleep(LOOK)
             word = b""
             with suppress(BlockingIOError):
@@ -339,7 +403,10 @@ class Supervisor:
         if code is None:
             child.send_signal(signal.SIGKILL)
             child.wait()
-            fault = f"plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is imported or registered"
+            fault = (
+                f"plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is"
+                " imported or registered"
+            )
         if not self._ending.is_set():
             _log.error(fault)
         return fault

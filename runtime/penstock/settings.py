@@ -33,108 +33,206 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting("PENSTOCK_ENVIRONMENT", "test", "the environment this process serves"),
-    Setting("PENSTOCK_DATABASE_URL", "sqlite:///penstock.db", "where access data is kept: SQLite for one host, postgresql:// for more (`_FILE` too)"),
+    Setting(
+        "PENSTOCK_DATABASE_URL",
+        "sqlite:///penstock.db",
+        "where access data is kept: SQLite for one host, postgresql:// for more (`_FILE` too)",
+    ),
     Setting(
         "PENSTOCK_DATABASE_DIRECT_URL",
         "",
-        "the PostgreSQL server itself, where PENSTOCK_DATABASE_URL is a pooler's (PgBouncer): for migrations and notifications (`_FILE` too); "
-        "empty: PENSTOCK_DATABASE_URL",
+        "the PostgreSQL server itself, where PENSTOCK_DATABASE_URL is a pooler's (PgBouncer): for"
+        " migrations and notifications (`_FILE` too); empty: PENSTOCK_DATABASE_URL",
     ),
     Setting(
         "PENSTOCK_SECRET_KEY",
         "",
-        "Fernet keys, separated by commas: the first encrypts what is stored, each decrypts it (`_FILE` too); on SQLite made at first use",
+        "Fernet keys, separated by commas: the first encrypts what is stored, each decrypts it"
+        " (`_FILE` too); on SQLite made at first use",
     ),
-    Setting("PENSTOCK_PLUGIN_PATH", "plugins", "folders of plugins, separated by colons; the default counts where it is there"),
-    Setting("PENSTOCK_PLUGINS_ALLOW", "", "load these plugins alone, separated by commas; empty: all that are found"),
+    Setting(
+        "PENSTOCK_PLUGIN_PATH",
+        "plugins",
+        "folders of plugins, separated by colons; the default counts where it is there",
+    ),
+    Setting(
+        "PENSTOCK_PLUGINS_ALLOW",
+        "",
+        "load these plugins alone, separated by commas; empty: all that are found",
+    ),
     Setting("PENSTOCK_PLUGINS_DENY", "", "leave these plugins out, separated by commas"),
-    Setting("PENSTOCK_STRICT", "false", "true: do not start while any pipeline or plugin is refused (exit 3)"),
+    Setting(
+        "PENSTOCK_STRICT",
+        "false",
+        "true: do not start while any pipeline or plugin is refused (exit 3)",
+    ),
     Setting(
         "PENSTOCK_CHECK_REPLIES",
         "off",
-        "what happens to a reply that does not match its handler's return annotation: off (no check), log (a warning) or fail (500)",
+        "what happens to a reply that does not match its handler's return annotation: off (no"
+        " check), log (a warning) or fail (500)",
     ),
-    Setting("PENSTOCK_MAX_STALENESS", "60", "seconds that calls go on while the database can't be reached, then 503"),
+    Setting(
+        "PENSTOCK_MAX_STALENESS",
+        "60",
+        "seconds that calls go on while the database can't be reached, then 503",
+    ),
     Setting("PENSTOCK_ISSUER", "penstock", "the `iss` of tokens made here"),
-    Setting("PENSTOCK_API_KEY_HEADERS", "X-API-Key,apikey", "request headers that carry an API key"),
+    Setting(
+        "PENSTOCK_API_KEY_HEADERS", "X-API-Key,apikey", "request headers that carry an API key"
+    ),
     Setting(
         "PENSTOCK_RATE_LIMIT_URL",
         "memory://",
-        "where calls are counted: memory:// for each process alone, redis://HOST:PORT for all together (`_FILE` too)",
+        "where calls are counted: memory:// for each process alone, redis://HOST:PORT for all"
+        " together (`_FILE` too)",
     ),
     Setting(
         "PENSTOCK_RATE_LIMIT_AWAY",
         "share",
-        "what becomes of rated calls while Redis can't be reached: share (each process of a host counts its share of each limit), or refuse (503)",
+        "what becomes of rated calls while Redis can't be reached: share (each process of a host"
+        " counts its share of each limit), or refuse (503)",
     ),
-    Setting("PENSTOCK_FAILED_AUTH_RATE", "20/minute", "how many bad credentials one address may send before it is told 429; off for no limit"),
-    Setting("PENSTOCK_TRUSTED_PROXIES", "", "networks (CIDR, separated by commas) of proxies that are believed whom they call for; empty: nobody"),
-    Setting("PENSTOCK_FORWARDED_HEADER", "X-Forwarded-For", "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)"),
+    Setting(
+        "PENSTOCK_FAILED_AUTH_RATE",
+        "20/minute",
+        "how many bad credentials one address may send before it is told 429; off for no limit",
+    ),
+    Setting(
+        "PENSTOCK_TRUSTED_PROXIES",
+        "",
+        "networks (CIDR, separated by commas) of proxies that are believed whom they call for;"
+        " empty: nobody",
+    ),
+    Setting(
+        "PENSTOCK_FORWARDED_HEADER",
+        "X-Forwarded-For",
+        "the header in which they say it: X-Forwarded-For or Forwarded (RFC 7239)",
+    ),
     Setting(
         "PENSTOCK_CLIENT_CERT_HEADER",
         "",
-        "the header in which trusted proxies pass on a client's certificate, such as Client-Cert (RFC 9440, or escaped PEM); empty: none is read",
+        "the header in which trusted proxies pass on a client's certificate, such as Client-Cert"
+        " (RFC 9440, or escaped PEM); empty: none is read",
     ),
     Setting(
         "PENSTOCK_URL",
         "",
-        "where callers reach this environment, with any path prefix of a proxy: https://api.example.com/orders; empty: URLs in replies are relative",
+        "where callers reach this environment, with any path prefix of a proxy:"
+        " https://api.example.com/orders; empty: URLs in replies are relative",
     ),
     Setting(
         "PENSTOCK_OPENAPI",
         "auto",
-        "who may read the OpenAPI document at `/-/openapi.json`: auto (everyone under policy any, else users of the console), true (everyone), "
-        "sign-in (users of the console) or false (no one)",
+        "who may read the OpenAPI document at `/-/openapi.json`: auto (everyone under policy any,"
+        " else users of the console), true (everyone), sign-in (users of the console) or false (no"
+        " one)",
     ),
     Setting(
-        "PENSTOCK_DOCS", "auto", "who may open the page `/-/docs`, which shows that document and sends trial calls: auto, true, sign-in or false"
+        "PENSTOCK_DOCS",
+        "auto",
+        "who may open the page `/-/docs`, which shows that document and sends trial calls: auto,"
+        " true, sign-in or false",
     ),
     Setting("PENSTOCK_PIPELINES", "true", "false: serve the console alone, and no pipeline"),
     Setting("PENSTOCK_CONSOLE", "false", "true: serve the console at `/-/console`"),
-    Setting("PENSTOCK_CONSOLE_URL", "", "where people reach the console's host, such as https://ops.example.com; https makes its cookies Secure"),
-    Setting("PENSTOCK_CONSOLE_SESSION", "12", "hours after which users must sign in again; after one hour without a request they must in any case"),
     Setting(
-        "PENSTOCK_CONSOLE_SIGN_IN_RATE", "10/minute", "how many failed sign-ins one address, or all for one user, may make before they are told 429"
+        "PENSTOCK_CONSOLE_URL",
+        "",
+        "where people reach the console's host, such as https://ops.example.com; https makes its"
+        " cookies Secure",
+    ),
+    Setting(
+        "PENSTOCK_CONSOLE_SESSION",
+        "12",
+        "hours after which users must sign in again; after one hour without a request they must in"
+        " any case",
+    ),
+    Setting(
+        "PENSTOCK_CONSOLE_SIGN_IN_RATE",
+        "10/minute",
+        "how many failed sign-ins one address, or all for one user, may make before they are"
+        " told 429",
     ),
     Setting(
         "PENSTOCK_CONSOLE_OIDC_ISSUER",
         "",
-        "an OpenID Connect provider through which users sign in, such as https://id.example.com; empty: passwords alone",
+        "an OpenID Connect provider through which users sign in, such as https://id.example.com;"
+        " empty: passwords alone",
     ),
     Setting(
         "PENSTOCK_CONSOLE_OIDC_CLIENT_ID",
         "",
-        "the console's client at that provider; its redirect URI is PENSTOCK_CONSOLE_URL and `/-/console/oidc/back`",
+        "the console's client at that provider; its redirect URI is PENSTOCK_CONSOLE_URL and"
+        " `/-/console/oidc/back`",
     ),
     Setting("PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET", "", "the secret of that client (`_FILE` too)"),
-    Setting("PENSTOCK_CONSOLE_OIDC_CLAIM", "email", "the claim that names the user; email counts where email_verified is true"),
+    Setting(
+        "PENSTOCK_CONSOLE_OIDC_CLAIM",
+        "email",
+        "the claim that names the user; email counts where email_verified is true",
+    ),
     Setting("PENSTOCK_BIND", "127.0.0.1:8000", "address and port, or unix:PATH"),
-    Setting("PENSTOCK_INTERNAL_BIND", "", "address and port of a second listener, for internal pipelines alone; empty: they are not reachable"),
-    Setting("PENSTOCK_METRICS", "internal", "where `/-/metrics` is for Prometheus: internal (that listener alone), everywhere or off"),
+    Setting(
+        "PENSTOCK_INTERNAL_BIND",
+        "",
+        "address and port of a second listener, for internal pipelines alone; empty: they are not"
+        " reachable",
+    ),
+    Setting(
+        "PENSTOCK_METRICS",
+        "internal",
+        "where `/-/metrics` is for Prometheus: internal (that listener alone), everywhere or off",
+    ),
     Setting("PENSTOCK_WORKERS", "2", "processes that answer calls"),
     Setting("PENSTOCK_THREADS", "64", "calls that one of them answers at a time"),
-    Setting("PENSTOCK_WORKER", "1", "processes for durable runs that `penstock serve` starts beside them, where a pipeline has any"),
-    Setting("PENSTOCK_WORKER_RUNS", "16", "durable runs of a pipeline that one such process performs at a time"),
+    Setting(
+        "PENSTOCK_WORKER",
+        "1",
+        "processes for durable runs that `penstock serve` starts beside them, where a pipeline"
+        " has any",
+    ),
+    Setting(
+        "PENSTOCK_WORKER_RUNS",
+        "16",
+        "durable runs of a pipeline that one such process performs at a time",
+    ),
     Setting(
         "PENSTOCK_WORKER_CLASS",
         "penstock",
-        "the kind of worker process: penstock (no client holds a thread), gthread (stock gunicorn), or another class of gunicorn's",
+        "the kind of worker process: penstock (no client holds a thread), gthread (stock gunicorn),"
+        " or another class of gunicorn's",
     ),
     Setting(
-        "PENSTOCK_MAX_HEADER", "8190", "bytes of the longest header field, name and line end included: past it 431; tokens made here fit into it"
+        "PENSTOCK_MAX_HEADER",
+        "8190",
+        "bytes of the longest header field, name and line end included: past it 431; tokens made"
+        " here fit into it",
     ),
-    Setting("PENSTOCK_GRACEFUL_TIMEOUT", "30", "seconds that calls and runs under way get to end when a process stops"),
+    Setting(
+        "PENSTOCK_GRACEFUL_TIMEOUT",
+        "30",
+        "seconds that calls and runs under way get to end when a process stops",
+    ),
     Setting(
         "PENSTOCK_DRAIN_DELAY",
         "0",
-        "seconds in which a server that is told to stop is not ready (`/-/ready` is 503) and answers calls; longer than a load balancer's check",
+        "seconds in which a server that is told to stop is not ready (`/-/ready` is 503) and"
+        " answers calls; longer than a load balancer's check",
     ),
     Setting("PENSTOCK_KEEP_ALIVE", "75", "seconds that an idle connection stays open"),
     Setting("PENSTOCK_LOG_FORMAT", "auto", "json, text, or auto: text on a terminal, else json"),
     Setting(
-        "PENSTOCK_LOG_LEVEL", "info", "debug, info, warning or error: what Penstock and plugin code write; libraries write warnings and errors alone"
+        "PENSTOCK_LOG_LEVEL",
+        "info",
+        "debug, info, warning or error: what Penstock and plugin code write; libraries write"
+        " warnings and errors alone",
     ),
-    Setting("PENSTOCK_LOG_CALLS", "failed", "which calls are logged: none, failed (refused ones and errors) or all"),
+    Setting(
+        "PENSTOCK_LOG_CALLS",
+        "failed",
+        "which calls are logged: none, failed (refused ones and errors) or all",
+    ),
 )
 SECRET = frozenset(
     {
@@ -232,21 +330,38 @@ class Settings:
         read.refuse_unknown()
         environment = read.text("PENSTOCK_ENVIRONMENT")
         if not ENVIRONMENT.fullmatch(environment):
-            raise BadSetting(f"PENSTOCK_ENVIRONMENT is {environment!r}; an environment's name is like {ENVIRONMENT.pattern}")
+            raise BadSetting(
+                f"PENSTOCK_ENVIRONMENT is {environment!r}; an environment's name is like"
+                f" {ENVIRONMENT.pattern}"
+            )
         headers = read.words("PENSTOCK_API_KEY_HEADERS")
         if not headers or not all(HEADER.fullmatch(name) for name in headers):
-            raise BadSetting("PENSTOCK_API_KEY_HEADERS must name at least one header, letters, digits and dashes, separated by commas")
+            raise BadSetting(
+                "PENSTOCK_API_KEY_HEADERS must name at least one header, letters, digits and"
+                " dashes, separated by commas"
+            )
         if any(name.lower() in {"authorization", "cookie", "host"} for name in headers):
-            raise BadSetting("PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such as X-API-Key")
+            raise BadSetting(
+                "PENSTOCK_API_KEY_HEADERS can't be a header with a meaning of its own; use one such"
+                " as X-API-Key"
+            )
         certificate = read.text("PENSTOCK_CLIENT_CERT_HEADER")
         if certificate and not HEADER.fullmatch(certificate):
-            raise BadSetting("PENSTOCK_CLIENT_CERT_HEADER must be the name of a header, letters, digits and dashes")
+            raise BadSetting(
+                "PENSTOCK_CLIENT_CERT_HEADER must be the name of a header, letters, digits and"
+                " dashes"
+            )
         pipelines, console = read.flag("PENSTOCK_PIPELINES"), read.flag("PENSTOCK_CONSOLE")
         if not pipelines and not console:
-            raise BadSetting("PENSTOCK_PIPELINES is false and PENSTOCK_CONSOLE is not true: nothing would be served")
+            raise BadSetting(
+                "PENSTOCK_PIPELINES is false and PENSTOCK_CONSOLE is not true: nothing would be"
+                " served"
+            )
         for name in ("PENSTOCK_OPENAPI", "PENSTOCK_DOCS"):
             if read.text(name).lower() == "sign-in" and not console:
-                raise BadSetting(f"{name} is sign-in, and there is none: set PENSTOCK_CONSOLE=true too")
+                raise BadSetting(
+                    f"{name} is sign-in, and there is none: set PENSTOCK_CONSOLE=true too"
+                )
         return cls(
             environment=environment,
             database_url=read.database("PENSTOCK_DATABASE_URL"),
@@ -265,7 +380,9 @@ class Settings:
             rate_limit_away=read.choice("PENSTOCK_RATE_LIMIT_AWAY", "share", "refuse"),
             failed_auth_rate=read.text("PENSTOCK_FAILED_AUTH_RATE"),
             trusted_proxies=read.networks("PENSTOCK_TRUSTED_PROXIES"),
-            forwarded_header=read.choice("PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"),
+            forwarded_header=read.choice(
+                "PENSTOCK_FORWARDED_HEADER", "x-forwarded-for", "forwarded"
+            ),
             client_cert_header=certificate,
             url=read.url("PENSTOCK_URL", "https://api.example.com/orders"),
             openapi=read.choice("PENSTOCK_OPENAPI", "auto", "true", "sign-in", "false"),
@@ -317,13 +434,17 @@ class _Reader:
             try:
                 return Path(file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise BadSetting(f"{name}_FILE: can't read {file}: {error.__class__.__name__}") from None
+                raise BadSetting(
+                    f"{name}_FILE: can't read {file}: {error.__class__.__name__}"
+                ) from None
         value = self._env.get(name, "").strip()
         return value or self._defaults[name]
 
     def source(self, name: str) -> str:
-        """Return the name of the variable that a setting comes from, or nothing where it is not set."""
-        return next((wanted for wanted in (f"{name}_FILE", name) if self._env.get(wanted, "").strip()), "")
+        """Return the name of the variable that sets a setting, or nothing where none does."""
+        return next(
+            (wanted for wanted in (f"{name}_FILE", name) if self._env.get(wanted, "").strip()), ""
+        )
 
     def words(self, name: str) -> tuple[str, ...]:
         return tuple(word for word in re.split(r"[,\s]+", self.text(name)) if word)
@@ -334,7 +455,9 @@ class _Reader:
     def choice(self, name: str, *options: str) -> str:
         value = self.text(name).lower()
         if value not in options:
-            raise BadSetting(f"{name} must be {', '.join(options[:-1])} or {options[-1]}, not {value!r}")
+            raise BadSetting(
+                f"{name} must be {', '.join(options[:-1])} or {options[-1]}, not {value!r}"
+            )
         return value
 
     def number(self, name: str, least: int, most: int) -> int:
@@ -347,7 +470,10 @@ class _Reader:
         value = self.text(name)
         match = ADDRESS.fullmatch(value)
         if match is None or int(match["port"] or 0) > 65_535:  # noqa: PLR2004  the largest port
-            raise BadSetting(f"{name} must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not {value!r}")
+            raise BadSetting(
+                f"{name} must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not"
+                f" {value!r}"
+            )
         return value
 
     def second_address(self, name: str, first: str) -> str:
@@ -356,17 +482,27 @@ class _Reader:
             return ""
         match = ADDRESS.fullmatch(value)
         if match is None or value.startswith("fd:") or int(match["port"] or 0) > 65_535:  # noqa: PLR2004  the largest port
-            raise BadSetting(f"{name} must be like 127.0.0.1:9000, [::1]:9000 or unix:/run/penstock-internal.sock, not {value!r}")
+            raise BadSetting(
+                f"{name} must be like 127.0.0.1:9000, [::1]:9000 or"
+                f" unix:/run/penstock-internal.sock, not {value!r}"
+            )
         other = ADDRESS.fullmatch(self.address(first))
-        if value == self.text(first) or (other is not None and match["port"] and int(match["port"]) == int(other["port"] or 0)):
-            raise BadSetting(f"{name} must have another port than {first}: calls are told apart by it")
+        if value == self.text(first) or (
+            other is not None and match["port"] and int(match["port"]) == int(other["port"] or 0)
+        ):
+            raise BadSetting(
+                f"{name} must have another port than {first}: calls are told apart by it"
+            )
         return value
 
     def url(self, name: str, example: str = "https://ops.example.com") -> str:
         value = self.text(name)
         match = URL.fullmatch(value)
         if value and (match is None or int(match["port"] or 0) > 65_535):  # noqa: PLR2004  the largest port
-            raise BadSetting(f"{name} must be like {example}: scheme, host and at most a path, in ASCII, without user, query or fragment")
+            raise BadSetting(
+                f"{name} must be like {example}: scheme, host and at most a path, in ASCII, without"
+                " user, query or fragment"
+            )
         return value.rstrip("/")
 
     def database(self, name: str) -> str:
@@ -374,14 +510,19 @@ class _Reader:
         try:
             _ = urlsplit(value).port
         except ValueError:
-            raise BadSetting(f"{name} has no port that there can be; write postgresql://user@host:5432/name") from None
+            raise BadSetting(
+                f"{name} has no port that there can be; write postgresql://user@host:5432/name"
+            ) from None
         return value
 
     def direct_url(self) -> str:
         value = self.database("PENSTOCK_DATABASE_DIRECT_URL")
-        if value and not all(url.startswith("postgresql") for url in (value, self.text("PENSTOCK_DATABASE_URL"))):
+        if value and not all(
+            url.startswith("postgresql") for url in (value, self.text("PENSTOCK_DATABASE_URL"))
+        ):
             raise BadSetting(
-                "PENSTOCK_DATABASE_DIRECT_URL is for PostgreSQL: write postgresql://user@host/name, and in PENSTOCK_DATABASE_URL the pooler's"
+                "PENSTOCK_DATABASE_DIRECT_URL is for PostgreSQL: write postgresql://user@host/name,"
+                " and in PENSTOCK_DATABASE_URL the pooler's"
             )
         return value
 
@@ -389,18 +530,31 @@ class _Reader:
         issuer = self.url("PENSTOCK_CONSOLE_OIDC_ISSUER")
         if not issuer:
             return None
-        needed = ("PENSTOCK_CONSOLE_URL", "PENSTOCK_CONSOLE_OIDC_CLIENT_ID", "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET")
+        needed = (
+            "PENSTOCK_CONSOLE_URL",
+            "PENSTOCK_CONSOLE_OIDC_CLIENT_ID",
+            "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET",
+        )
         missing = [name for name in needed if not self.text(name)]
         if missing:
-            raise BadSetting(f"PENSTOCK_CONSOLE_OIDC_ISSUER is set; set {' and '.join(missing)} too")
+            raise BadSetting(
+                f"PENSTOCK_CONSOLE_OIDC_ISSUER is set; set {' and '.join(missing)} too"
+            )
         secret = self.text("PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET")
-        return Oidc(issuer, self.text("PENSTOCK_CONSOLE_OIDC_CLIENT_ID"), secret, self.text("PENSTOCK_CONSOLE_OIDC_CLAIM"))
+        return Oidc(
+            issuer,
+            self.text("PENSTOCK_CONSOLE_OIDC_CLIENT_ID"),
+            secret,
+            self.text("PENSTOCK_CONSOLE_OIDC_CLAIM"),
+        )
 
     def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
         try:
             return tuple(network_of(word) for word in self.words(name))
         except ValueError as error:
-            raise BadSetting(f"{name}: {error}; write networks such as 10.0.0.0/8, 127.0.0.1 or fd00::/8") from None
+            raise BadSetting(
+                f"{name}: {error}; write networks such as 10.0.0.0/8, 127.0.0.1 or fd00::/8"
+            ) from None
 
     def folders(self, name: str) -> tuple[Path, ...]:
         chosen = self._env.get(name, "").strip()

@@ -1,7 +1,8 @@
 """The state of a process and its server, for operators: what fails, since when, and why.
 
-It must be there when the database is not, so it asks nothing: everything comes from what the threads of this process last saw. It names
-pipelines, hosts and processes. It has no consumer, no key, and no value of a variable.
+It must be there when the database is not, so it asks nothing: everything comes from what the
+threads of this process last saw. It names pipelines, hosts and processes. It has no consumer, no
+key, and no value of a variable.
 """
 
 from __future__ import annotations
@@ -44,12 +45,24 @@ def status_of(host: Host) -> dict[str, Any]:
             "unattended_age_s": _age(attendance.unattended_since),
         },
         "processes": [
-            {"kind": row["kind"], "host": row["host"], "pid": row["pid"], "since": row["started_at"].isoformat(), "seen": row["seen_at"].isoformat()}
+            {
+                "kind": row["kind"],
+                "host": row["host"],
+                "pid": row["pid"],
+                "since": row["started_at"].isoformat(),
+                "seen": row["seen_at"].isoformat(),
+            }
             for row in attendance.processes
         ],
         "processes_waiting": int(metrics.value("penstock_processes_waiting") or 0),
         "threads": [
-            {"name": thread.name, "age_s": round(thread.age, 1), "limit_s": thread.limit, "essential": thread.essential, "failures": thread.failures}
+            {
+                "name": thread.name,
+                "age_s": round(thread.age, 1),
+                "limit_s": thread.limit,
+                "essential": thread.essential,
+                "failures": thread.failures,
+            }
             for thread in threads.running()
             if thread.limit is not None
         ],
@@ -70,14 +83,22 @@ def _snapshot(host: Host) -> dict[str, Any]:
     if access is None:
         return {"revision": None, "age_s": None, "fresh": False}
     usable = access.broken is None
-    return {"revision": access.revision, "age_s": round(access.age(), 1) if usable else None, "fresh": host.fresh()}
+    return {
+        "revision": access.revision,
+        "age_s": round(access.age(), 1) if usable else None,
+        "fresh": host.fresh(),
+    }
 
 
 def _database(host: Host) -> dict[str, Any]:
     return {
         "up": host.trouble != AWAY,
         "away_since": _moment(host.away_since),
-        "answered_age_s": round(time.monotonic() - host.answered_at, 1) if host.answered_at > float("-inf") else None,
+        "answered_age_s": (
+            round(time.monotonic() - host.answered_at, 1)
+            if host.answered_at > float("-inf")
+            else None
+        ),
         "trouble": host.trouble,
         "read_only": writes.read_only,
         "disk_full": writes.full,
@@ -91,8 +112,15 @@ def _redis(host: Host) -> dict[str, Any]:
 
 def _pipelines(host: Host) -> dict[str, Any]:
     sides = (("external", host.judged), ("internal", host.judged_internal))
-    served = {name for _, judged in sides for name, item in judged.items() if item.state in {State.SERVED, State.NON_CONFORMANT}}
-    disabled = {name for _, judged in sides for name, item in judged.items() if item.state is State.DISABLED}
+    served = {
+        name
+        for _, judged in sides
+        for name, item in judged.items()
+        if item.state in {State.SERVED, State.NON_CONFORMANT}
+    }
+    disabled = {
+        name for _, judged in sides for name, item in judged.items() if item.state is State.DISABLED
+    }
     blocked = [document for listener, judged in sides for document in _blocked(listener, judged)]
     return {"served": len(served), "disabled": sorted(disabled), "blocked": blocked}
 
@@ -100,7 +128,9 @@ def _pipelines(host: Host) -> dict[str, Any]:
 def _blocked(listener: str, judged: Mapping[str, Judged]) -> Iterator[dict[str, Any]]:
     for identifier, item in sorted(judged.items()):
         if item.state is State.REFUSED:
-            reasons = [{"reason": violation.reason, "fix": violation.mend} for violation in item.violations]
+            reasons = [
+                {"reason": violation.reason, "fix": violation.mend} for violation in item.violations
+            ]
             yield {"pipeline": identifier, "listener": listener, "reasons": reasons}
 
 
@@ -108,4 +138,8 @@ def _reloads() -> dict[str, Any]:
     rejected = metrics.rejected()
     if rejected is None:
         return {"rejected": 0, "last_at": None, "last_reason": None}
-    return {"rejected": rejected.number, "last_at": _moment(rejected.at), "last_reason": rejected.reason}
+    return {
+        "rejected": rejected.number,
+        "last_at": _moment(rejected.at),
+        "last_reason": rejected.reason,
+    }

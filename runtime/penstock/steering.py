@@ -23,7 +23,10 @@ from penstock.runs.handlers import Endpoint
 
 
 def identifiers(host: Host, name: str) -> list[str]:
-    """Return the ids of the pipelines that a name means; an id that is not loaded here may still have runs. Raises Unknown."""
+    """Return the ids of the pipelines that a name means.
+
+    An id that is not loaded here may still have runs. Raises Unknown.
+    """
     known = {identifier: item.pipeline.name for identifier, item in host.loaded.items()}
     found = [identifier for identifier, own in known.items() if name in {identifier, own}]
     if not found and "/" not in name:
@@ -32,9 +35,19 @@ def identifiers(host: Host, name: str) -> list[str]:
 
 
 class Steering:
-    """Looks at runs of every environment, cancels them and starts them again. What it needs is made when it is first asked for."""
+    """Looks at runs of every environment, cancels them and starts them again.
 
-    def __init__(self, engine: Engine, box: Box, host: Callable[[], Host], *, open_ledger: OpenLedger = open_dbos) -> None:
+    What it needs is made when it is first asked for.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        box: Box,
+        host: Callable[[], Host],
+        *,
+        open_ledger: OpenLedger = open_dbos,
+    ) -> None:
         self._engine = engine
         self._box = box
         self._host = host
@@ -44,7 +57,9 @@ class Steering:
     def ledger(self, environment: str) -> Ledger:
         """Return what the engine holds of an environment's durable runs."""
         if environment not in self._ledgers:
-            self._ledgers[environment] = self._open_ledger(self._host().settings.database_url, environment, self._box)
+            self._ledgers[environment] = self._open_ledger(
+                self._host().settings.database_url, environment, self._box
+            )
         return self._ledgers[environment]
 
     def accepting(self, environment: str) -> Accepting:
@@ -62,14 +77,27 @@ class Steering:
         operating.cancel_run(self._engine, actor, self.accepting, run)
 
     def redeliver(self, actor: str, run: str, *, step: int = 1) -> tuple[str, str | None]:
-        """Start a run again with what it was given; return the new one, and what became of it where it was run here and now."""
+        """Start a run again with what it was given.
+
+        Return the new one, and what became of it where it was run here and now.
+        """
         shown = self.show(run)
         if shown["durable"]:
-            return operating.redeliver(self._engine, actor, self.accepting, self._route, run, step=step), None
+            return (
+                operating.redeliver(
+                    self._engine, actor, self.accepting, self._route, run, step=step
+                ),
+                None,
+            )
         if step > 1:
-            raise Mistaken(f"run {run} was answered at once, and kept nothing of its steps; it can only be run again as a whole")
+            raise Mistaken(
+                f"run {run} was answered at once, and kept nothing of its steps; it can only be run"
+                " again as a whole"
+            )
         new, status = self._again(shown)
-        with audit.change(self._engine, actor, audit.Action.RUN_REDELIVERED, run, environment=shown["environment"]) as (_, detail):
+        with audit.change(
+            self._engine, actor, audit.Action.RUN_REDELIVERED, run, environment=shown["environment"]
+        ) as (_, detail):
             detail.update(new=new, step=step, pipeline=shown["pipeline"])
         return new, status
 
@@ -78,21 +106,39 @@ class Steering:
         return endpoint.pipeline, endpoint.route
 
     def _endpoint(self, pipeline: str, method: str, path: str) -> Endpoint:
-        """Return a handler by its pipeline's id, its method and its path as declared. Raises Mistaken."""
+        """Return a handler by its pipeline's id, its method and its path as declared.
+
+        Raises Mistaken.
+        """
         item = self._host().loaded.get(pipeline)
         for endpoint in item.endpoints if item is not None else ():
             if (endpoint.route.method, endpoint.route.path) == (method, path):
                 return endpoint
-        raise Mistaken(f"{method} {path} of {pipeline} is not loaded here; `penstock pipelines` lists what is")
+        raise Mistaken(
+            f"{method} {path} of {pipeline} is not loaded here; `penstock pipelines` lists what is"
+        )
 
     def _again(self, shown: operating.Shown) -> tuple[str, str]:
-        """Run a call that was answered at once again, with what it was given; return the new run and what became of it."""
+        """Run a call that was answered at once again, with what it was given.
+
+        Return the new run and what became of it.
+        """
         asked = Recorded(*operating.recorded_input(shown))
         method, _, route = shown["route"].partition(" ")
         endpoint = self._endpoint(shown["pipeline"], method, route)
         with self._started(shown["environment"]) as host:
-            known = host.access.consumer_named(shown["consumer"]) if host.access is not None and shown["consumer"] else None
-            caller = Caller(shown["consumer"], known.id if known else None, None, shown["subject"], endpoint.pipeline.trigger.scopes)
+            known = (
+                host.access.consumer_named(shown["consumer"])
+                if host.access is not None and shown["consumer"]
+                else None
+            )
+            caller = Caller(
+                shown["consumer"],
+                known.id if known else None,
+                None,
+                shown["subject"],
+                endpoint.pipeline.trigger.scopes,
+            )
             made = Starter(host).again(endpoint, asked, caller, shown["id"])
             if host.recorder is not None:
                 host.recorder.flush()  # who asked for it looks at it next
@@ -100,7 +146,10 @@ class Steering:
 
     @contextmanager
     def _started(self, environment: str) -> Iterator[Host]:
-        """Yield a host that serves an environment: our own where it does, else one for this alone."""
+        """Yield a host that serves an environment.
+
+        Our own where it does, else one for this alone.
+        """
         own = self._host()
         if own.settings.environment == environment and own.fork == forks.number():
             yield own

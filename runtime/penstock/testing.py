@@ -1,7 +1,10 @@
-"""The kit for tests of plugins: a runtime in this process, with real gates, a database of its own and callers at hand.
+"""The kit for tests of plugins.
 
-It is a pytest plugin and comes with Penstock; the fixture `penstock_runtime` is there without an import. No server and no network:
-calls go through the same dispatcher that gunicorn would hand them to.
+A runtime in this process, with real gates, a database of its own and callers at hand.
+
+It is a pytest plugin and comes with Penstock; the fixture `penstock_runtime` is there without an
+import. No server and no network: calls go through the same dispatcher that gunicorn would hand them
+to.
 """
 
 from __future__ import annotations
@@ -51,7 +54,17 @@ from penstock.web import create_app
 from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
-__all__ = ["Attempt", "CallerClient", "ChildRecord", "RunRecord", "Runtime", "StartRuntime", "StepRecord", "a_call", "penstock_runtime"]
+__all__ = [
+    "Attempt",
+    "CallerClient",
+    "ChildRecord",
+    "RunRecord",
+    "Runtime",
+    "StartRuntime",
+    "StepRecord",
+    "a_call",
+    "penstock_runtime",
+]
 
 ACTOR = "test"
 WITHHELD = Withheld.of(Settings().api_key_headers)
@@ -100,7 +113,10 @@ class InlineRunRecord(TypedDict):
 
 
 class RunRecord(InlineRunRecord, total=False):
-    """The record of a run, as operators see it; what is not in any record is in those of durable runs."""
+    """The record of a run, as operators see it.
+
+    What is not in any record is in those of durable runs.
+    """
 
     recoveries: int
     progress: dict[str, Any] | None
@@ -113,7 +129,13 @@ class RunRecord(InlineRunRecord, total=False):
 class CallerClient(Client):
     """A client whose calls carry its credentials; headers given with a call win."""
 
-    def __init__(self, application: Any, headers: Mapping[str, str], *, internal: bool = False) -> None:  # noqa: ANN401  any WSGI application
+    def __init__(
+        self,
+        application: Any,  # noqa: ANN401  any WSGI application
+        headers: Mapping[str, str],
+        *,
+        internal: bool = False,
+    ) -> None:
         super().__init__(application)
         self.headers = dict(headers)
         self._listener = {INTERNAL: True} if internal else {}
@@ -121,7 +143,14 @@ class CallerClient(Client):
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:  # noqa: ANN401  werkzeug's arguments
         """Make a call, for example `client.post("/v1/orders/", json={…})`."""
         environ = self._listener | dict(kwargs.get("environ_overrides") or {})
-        return super().open(*args, **kwargs | {"headers": self.headers | dict(kwargs.get("headers") or {}), "environ_overrides": environ})
+        return super().open(
+            *args,
+            **kwargs
+            | {
+                "headers": self.headers | dict(kwargs.get("headers") or {}),
+                "environ_overrides": environ,
+            },
+        )
 
     def internal(self) -> CallerClient:
         """Return a client with the same credentials that calls on the internal listener."""
@@ -129,23 +158,38 @@ class CallerClient(Client):
 
 
 class Runtime:
-    """A runtime with these plugins, beside those that are installed, in an environment named `test`.
+    """A runtime with these and the installed plugins, in an environment named `test`.
 
     Args:
         folder: Where its database lies.
         plugins: Modules or other objects with hooks.
         policy: The environment's external access policy.
-        **settings: Settings that are not as usual, named as in `penstock settings`: `log_calls="all"` for `PENSTOCK_LOG_CALLS=all`. A reply that
-            does not fit the return annotation of its handler is a 500 here; `check_replies="off"` leaves it.
+        **settings: Settings that are not as usual, named as in `penstock settings`:
+            `log_calls="all"` for `PENSTOCK_LOG_CALLS=all`. A reply that does not fit the return
+            annotation of its handler is a 500 here; `check_replies="off"` leaves it.
 
     """
 
-    def __init__(self, folder: Path, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> None:  # noqa: ANN401  each has its type
+    def __init__(
+        self,
+        folder: Path,
+        *plugins: object,
+        policy: str = "jwt-api-key",
+        **settings: Any,  # noqa: ANN401  each has its type
+    ) -> None:
         for plugin in plugins:
             if isinstance(plugin, str | Path):
-                raise TypeError(f"{str(plugin)!r} is no plugin: import the module and give that, or an object with hooks")
+                raise TypeError(
+                    f"{str(plugin)!r} is no plugin: import the module and give that, or an object"
+                    " with hooks"
+                )
         if unknown := settings.keys() - set(Settings.__dataclass_fields__):
-            raise Unknown("setting", min(unknown), Settings.__dataclass_fields__, mend="`penstock settings` lists them, here without PENSTOCK_")
+            raise Unknown(
+                "setting",
+                min(unknown),
+                Settings.__dataclass_fields__,
+                mend="`penstock settings` lists them, here without PENSTOCK_",
+            )
         secret = make_secret_key()
         self._box = Box((secret,))
         database = folder / f"penstock-{time.monotonic_ns()}.db"
@@ -154,8 +198,22 @@ class Runtime:
         self._engine = open_engine(url)
         environments.create_environment(self._engine, ACTOR, ENVIRONMENT, self._box)
         named = [(getattr(plugin, "__name__", type(plugin).__name__), plugin) for plugin in plugins]
-        usual = {"log_format": "text", "failed_auth_rate": "off", "check_replies": "fail", "openapi": "true"}  # nobody but the test can read it
-        chosen = Settings(**{"environment": ENVIRONMENT, "database_url": url, "secret_keys": (secret,), **usual, **settings})
+        # Nobody but the test can read it.
+        usual = {
+            "log_format": "text",
+            "failed_auth_rate": "off",
+            "check_replies": "fail",
+            "openapi": "true",
+        }
+        chosen = Settings(
+            **{
+                "environment": ENVIRONMENT,
+                "database_url": url,
+                "secret_keys": (secret,),
+                **usual,
+                **settings,
+            }
+        )
         logs.configure_events(chosen)
         self._runs = Straight()
         self._host = Host(chosen, extra=named, open_ledger=lambda *_: self._runs)
@@ -170,58 +228,99 @@ class Runtime:
         options = self._host.judge.options
         if options and option not in options:
             raise Unknown("policy", option, options, mend=f"there are: {', '.join(options)}")
-        environments.set_policy(self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal)
+        environments.set_policy(
+            self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal
+        )
         self._host.catch_up(self._engine)
 
     def designate(self, pipeline: str) -> None:
-        """Make a pipeline a login flow, as an operator would: by its id (`v1/login`), or by its name where that is clear."""
-        set_login_flow(self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.offered, designated=True)
+        """Make a pipeline a login flow, as an operator would.
+
+        Name it by its id (`v1/login`), or by its name where that is clear.
+        """
+        set_login_flow(
+            self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.offered, designated=True
+        )
         self._host.catch_up(self._engine)
 
     def operate(self, *words: str, given: str = "") -> str:
-        """Run a command that steers access, the words after `penstock`, and return what it prints; it is in force when this returns.
+        """Run a command that steers access, the words after `penstock`, and return what it prints.
 
-        For example `operate("signing-key", "rotate", "--env", "test")`; `given` is its standard input. Raises what the command would end with.
+        It is in force when this returns.
+
+        For example `operate("signing-key", "rotate", "--env", "test")`; `given` is its standard
+        input. Raises what the command would end with.
         """
         context = Context(ACTOR)
-        context.settings, context.engine, context.box, context.host = self._host.settings, self._engine, self._box, self._host
-        context.steering = Steering(self._engine, self._box, lambda: self._host, open_ledger=lambda *_: self._runs)
+        context.settings, context.engine, context.box, context.host = (
+            self._host.settings,
+            self._engine,
+            self._box,
+            self._host,
+        )
+        context.steering = Steering(
+            self._engine, self._box, lambda: self._host, open_ledger=lambda *_: self._runs
+        )
         with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
         self._host.catch_up(self._engine)
         return printed.getvalue()
 
     def work(self) -> int:
-        """Perform the durable runs that wait, in this thread, and return how many that were; pauses take no time, callbacks are sent."""
+        """Perform the durable runs that wait, in this thread, and return how many that were.
+
+        Pauses take no time, callbacks are sent.
+        """
         number = self._runs.work(self._worker.perform)
         self.flush()
         return number
 
     def tick(self, pipeline: str, moment: datetime | None = None) -> str | None:
-        """Start a pipeline (`report`, or `v1/report`) as its first schedule would at a moment, by default now; `work` performs it.
+        """Start a pipeline (`report`, or `v1/report`) as its first schedule would at a moment.
 
-        Return the run's id, or None where the clock would have started none: an operator disabled it, or the clocks are set back.
-        Raises Mistaken where it has no schedule or is not served, and Unknown.
+        The moment is now by default. `work` performs the run.
+
+        Return the run's id, or None where the clock would have started none: an operator disabled
+        it, or the clocks are set back. Raises Mistaken where it has no schedule or is not served,
+        and Unknown.
         """
         identifier = self._identifier(pipeline)
         item, moment = self._host.loaded[identifier], moment or datetime.now(UTC)
         if moment.tzinfo is None:
             raise Mistaken("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
-        states = {judged[identifier].state for judged in (self._host.judged, self._host.judged_internal)}
+        states = {
+            judged[identifier].state for judged in (self._host.judged, self._host.judged_internal)
+        }
         if State.REFUSED in states and not states & SERVED:
-            raise Mistaken(f"{identifier} is not started by its schedule, for it is refused: {'; '.join(self.refused()[identifier])}")
+            raise Mistaken(
+                f"{identifier} is not started by its schedule, for it is refused:"
+                f" {'; '.join(self.refused()[identifier])}"
+            )
         if not item.pipeline.schedules:
             raise Mistaken(f'{identifier} has no schedule: give it trigger=Schedule("0 6 * * *")')
         schedule = item.pipeline.schedules[0]
         run = tick_id(ENVIRONMENT, identifier, schedule, moment)
-        self._worker.tick({"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}, moment, now=moment)
+        self._worker.tick(
+            {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path},
+            moment,
+            now=moment,
+        )
         return run if self._runs.look([run]) else None
 
     def _identifier(self, name: str) -> str:
-        """Return the id of a pipeline that is named with or without its major version. Raises Mistaken, Unknown."""
-        found = [identifier for identifier, item in self._host.loaded.items() if name in {identifier, item.pipeline.name}]
+        """Return the id of a pipeline that is named with or without its major version.
+
+        Raises Mistaken, Unknown.
+        """
+        found = [
+            identifier
+            for identifier, item in self._host.loaded.items()
+            if name in {identifier, item.pipeline.name}
+        ]
         if len(found) > 1:
-            raise Mistaken(f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}")
+            raise Mistaken(
+                f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}"
+            )
         if not found:
             faults = "; ".join(self.mistakes())
             raise Unknown(
@@ -242,9 +341,14 @@ class Runtime:
         since: datetime | None = None,
         limit: int = 50,
     ) -> list[RunRecord]:
-        """Return the records of runs, newest first, for example `runs(pipeline="report", status="failed")`. Raises Mistaken, Unknown."""
+        """Return the records of runs, newest first.
+
+        Example: `runs(pipeline="report", status="failed")`. Raises Mistaken, Unknown.
+        """
         if status is not None and status not in set(Status):
-            raise Unknown("status", status, map(str, Status), mend=f"there are: {', '.join(Status)}")
+            raise Unknown(
+                "status", status, map(str, Status), mend=f"there are: {', '.join(Status)}"
+            )
         self.flush()
         found = operating.list_runs(
             self._engine,
@@ -255,7 +359,13 @@ class Runtime:
             since=None if since is None else since.timestamp(),
             limit=limit,
         )
-        return [cast(RunRecord, operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"])) for row in found]
+        return [
+            cast(
+                RunRecord,
+                operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"]),
+            )
+            for row in found
+        ]
 
     def flush(self) -> None:
         """Write the records that wait."""
@@ -280,19 +390,32 @@ class Runtime:
         subject: str = "ann",
         scopes: Iterable[str] = (),
     ) -> CallerClient:
-        """Return a client that calls for a consumer, made where it is new and associated with all pipelines, or those named (by id or name).
+        """Return a client that calls for a consumer, which is made where it is new.
 
-        Its calls carry a key, and a token with these scopes, unless told not to. Raises Mistaken where no token can be made, and Unknown.
+        The consumer is associated with all pipelines, or those named (by id or name).
+
+        Its calls carry a key, and a token with these scopes, unless told not to. Raises Mistaken
+        where no token can be made, and Unknown.
         """
         headers: dict[str, str] = {}
         if consumer not in self._known:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = set(self._host.offered) if pipelines is None else {pipelines} if isinstance(pipelines, str) else set(pipelines)
+        associated = (
+            set(self._host.offered)
+            if pipelines is None
+            else {pipelines}
+            if isinstance(pipelines, str)
+            else set(pipelines)
+        )
         if associated:
-            consumers.associate(self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered)
+            consumers.associate(
+                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered
+            )
         if key:
-            headers["X-API-Key"] = consumers.create_key(self._engine, ACTOR, consumer, ENVIRONMENT).key
+            headers["X-API-Key"] = consumers.create_key(
+                self._engine, ACTOR, consumer, ENVIRONMENT
+            ).key
         self._host.catch_up(self._engine)
         if token:
             headers["Authorization"] = f"Bearer {self._token(consumer, subject, frozenset(scopes))}"
@@ -306,15 +429,26 @@ class Runtime:
         issuers = self._host.plugins.issuers
         if len(issuers) != 1:
             raise Mistaken(
-                f"{len(issuers)} plugins issue tokens, and a client's token needs one (penstock_jwt): load it, or write client(token=False)"
+                f"{len(issuers)} plugins issue tokens, and a client's token needs one"
+                " (penstock_jwt): load it, or write client(token=False)"
             )
-        token = issuers[0].issue(self.access, consumer, subject=subject, scopes=scopes, lifetime=None, claims={}, now=time.time())
+        token = issuers[0].issue(
+            self.access,
+            consumer,
+            subject=subject,
+            scopes=scopes,
+            lifetime=None,
+            claims={},
+            now=time.time(),
+        )
         if not is_token(token):
-            raise TypeError(f"the token issuer of {issuers[0].plugin} returned {type(token).__name__}")
+            raise TypeError(
+                f"the token issuer of {issuers[0].plugin} returned {type(token).__name__}"
+            )
         return token.access_token
 
     def refused(self) -> dict[str, list[str]]:
-        """Return what is not served here, by pipeline (`v1/orders`), each with its reasons and mends."""
+        """Return what is not served here, with its reasons and mends, by pipeline (`v1/orders`)."""
         return {
             name: [f"{item.reason}; {item.mend}" for item in judged.violations]
             for name, judged in self._host.judged.items()
@@ -323,7 +457,11 @@ class Runtime:
 
     def warnings(self) -> dict[str, list[str]]:
         """Return what operators are warned about, by pipeline."""
-        return {name: list(judged.warnings) for name, judged in self._host.judged.items() if judged.warnings}
+        return {
+            name: list(judged.warnings)
+            for name, judged in self._host.judged.items()
+            if judged.warnings
+        }
 
     def mistakes(self) -> list[str]:
         """Return what the plugins got wrong, each in one line."""
@@ -332,19 +470,34 @@ class Runtime:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._host.stop()
         self._engine.dispose()
 
 
-def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[str, str] | None = None, **parts: Any) -> Call:  # noqa: ANN401  any part of a Call
-    """Make the `Call` that a handler gets, to call the handler as the function it is; say only what matters to the test.
+def a_call(
+    *,
+    caller: Caller = ANONYMOUS,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    **parts: Any,  # noqa: ANN401  any part of a Call
+) -> Call:
+    """Make the `Call` that a handler gets, to call the handler as the function it is.
+
+    Say only what matters to the test.
 
     Credentials among the headers are left out, as they are for a handler that is called.
     """
     known = set(inspect.signature(Call).parameters)
     if unknown := parts.keys() - known:
-        raise Unknown("part of a call", min(unknown), known, mend=f"there are: {', '.join(sorted(known))}")
+        raise Unknown(
+            "part of a call", min(unknown), known, mend=f"there are: {', '.join(sorted(known))}"
+        )
     usual: dict[str, Any] = {
         "method": "GET",
         "path": "/v1/example/",
@@ -364,7 +517,10 @@ def a_call(*, caller: Caller = ANONYMOUS, body: bytes = b"", headers: Mapping[st
 
 @cache
 def _upgraded_database() -> bytes:
-    """Return an empty database of this release; all runtimes of a process begin with a copy, for the migrations take most of their start."""
+    """Return an empty database of this release.
+
+    All runtimes of a process begin with a copy, for the migrations take most of their start.
+    """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "upgraded.db"
         engine = open_engine(f"sqlite:///{path}")
@@ -374,7 +530,10 @@ def _upgraded_database() -> bytes:
 
 
 class StartRuntime(Protocol):
-    """The type of the fixture `penstock_runtime`; its arguments are those of `Runtime`, without the folder."""
+    """The type of the fixture `penstock_runtime`.
+
+    Its arguments are those of `Runtime`, without the folder.
+    """
 
     def __call__(self, *plugins: object, policy: str = "jwt-api-key", **settings: Any) -> Runtime:  # noqa: ANN401  each has its type
         """Start a runtime."""

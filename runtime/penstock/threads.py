@@ -1,12 +1,15 @@
 """Threads that a process depends on: none of them dies or hangs unseen.
 
-**Why.** An exception that nobody catches ends a thread and leaves the process as it is: `/-/health` says "alive", and the view of access grows
-old. Threads of the runtime are therefore started here. An exception that escapes is logged with its cause, and the same thread calls its work
-again after a pause: no new thread has to be started, which may be what failed.
+**Why.** An exception that nobody catches ends a thread and leaves the process as it is: `/-/health`
+says "alive", and the view of access grows old. Threads of the runtime are therefore started here.
+An exception that escapes is logged with its cause, and the same thread calls its work again after a
+pause: no new thread has to be started, which may be what failed.
 
-**Heartbeats.** Work calls `beat` once a round; a thread that has not done so within its limit counts as stuck. A wait within a round must be
-shorter than the limit. Waiting for the database has time limits of its own (`db/silence.py`), so an outage makes no thread stuck. Threads
-without a limit, such as those that run handlers, may take as long as they like. Stuck essential threads fail `/-/health`.
+**Heartbeats.** Work calls `beat` once a round; a thread that has not done so within its limit
+counts as stuck. A wait within a round must be shorter than the limit. Waiting for the database has
+time limits of its own (`db/silence.py`), so an outage makes no thread stuck. Threads without a
+limit, such as those that run handlers, may take as long as they like. Stuck essential threads fail
+`/-/health`.
 
 **Forks.** Threads do not survive a fork, so a child begins with an empty list.
 """
@@ -31,7 +34,9 @@ _lock = threading.Lock()
 class Watched:
     """A thread that was started here. `join` and `is_alive` are those of `threading.Thread`."""
 
-    def __init__(self, name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool) -> None:
+    def __init__(
+        self, name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool
+    ) -> None:
         self.name = name
         self.limit = limit
         self.essential = essential
@@ -78,7 +83,8 @@ class Watched:
                 self.failures += 1
                 if time.monotonic() - began_at >= STEADY_S:
                     pause = FIRST_PAUSE_S
-                with suppress(BaseException):  # a log that can't be written to must not end it either
+                # A log that can't be written to must not end it either.
+                with suppress(BaseException):
                     self._log(error, pause)
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -87,13 +93,22 @@ class Watched:
 
     def _log(self, error: BaseException, pause: float) -> None:
         log = structlog.get_logger("penstock")
-        log.error("a thread failed and is started again", thread=self.name, error=type(error).__name__, again_in=pause, exc_info=error)
+        log.error(
+            "a thread failed and is started again",
+            thread=self.name,
+            error=type(error).__name__,
+            again_in=pause,
+            exc_info=error,
+        )
 
 
-def start(name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool = True) -> Watched:
+def start(
+    name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool = True
+) -> Watched:
     """Start a thread that calls `work`, again and again until it returns.
 
-    `limit` is the number of seconds between two heartbeats after which the thread counts as stuck, None where there is no such number.
+    `limit` is the number of seconds between two heartbeats after which the thread counts as stuck,
+    None where there is no such number.
     """
     thread = Watched(name, work, limit=limit, essential=essential)
     thread.start()

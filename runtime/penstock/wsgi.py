@@ -1,4 +1,7 @@
-"""The application of a server process, built from the environment; `wsgi.py` at the top hands it to gunicorn."""
+"""The application of a server process, built from the environment.
+
+`wsgi.py` at the top hands it to gunicorn.
+"""
 
 import os
 import sys

@@ -1,4 +1,5 @@
-"""The callers of `make rolling`: threads that call a proxy, and count each call that is not answered as it should be, by kind."""
+"""The callers of `make rolling`: threads that call a proxy, and count each call that is not
+answered as it should be, by kind."""
 
 from __future__ import annotations
 
@@ -12,18 +13,23 @@ from contextlib import suppress
 
 CLIENTS = 12
 PATIENCE_S = 30.0
-SLOW_MS, SLOW_OF = 1500, 40  # one call of so many takes that long: it is under way when its host is told to stop
+# One call of so many takes that long: it is under way when its host is told to stop.
+SLOW_MS, SLOW_OF = 1500, 40
 
 
 class Calls:
-    """Calls by several threads, GET and POST in turn; half of the threads keep their connections where `keep_alive` says so."""
+    """Calls by several threads, GET and POST in turn; half of the threads keep their connections
+    where `keep_alive` says so."""
 
     def __init__(self, port: int, key: str, *, keep_alive: bool, pause: float = 0.0) -> None:
         self._port, self._key, self._pause = port, key, pause
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._threads = [threading.Thread(target=self._run, args=(number, keep_alive and number % 2 == 0)) for number in range(CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, keep_alive and number % 2 == 0))
+            for number in range(CLIENTS)
+        ]
         self.sent = 0
         self.failed: Counter[str] = Counter()
         self.wait = 0.0
@@ -52,7 +58,9 @@ class Calls:
             name = f"{self._port}-{next(self._numbers)}" if chance.randrange(2) else ""
             began = time.monotonic()
             try:
-                connection = connection or socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE_S)
+                connection = connection or socket.create_connection(
+                    ("127.0.0.1", self._port), timeout=PATIENCE_S
+                )
                 status, connection = self._call(connection, name, millis, keep_alive)
                 kind = "" if status == b"200" else f"status {status.decode()}"
             except OSError as error:
@@ -73,9 +81,16 @@ class Calls:
             elif name:
                 self.posted.add(name)
 
-    def _call(self, connection: socket.socket, name: str, millis: int, keep_alive: bool) -> tuple[bytes, socket.socket | None]:
-        """Return the status of a call, and the connection where it may have another. Raises OSError where there is no whole answer."""
-        head = [f"{'POST' if name else 'GET'} /v1/rolling/{millis} HTTP/1.1", "Host: x", f"X-API-Key: {self._key}"]
+    def _call(
+        self, connection: socket.socket, name: str, millis: int, keep_alive: bool
+    ) -> tuple[bytes, socket.socket | None]:
+        """Return the status of a call, and the connection where it may have another. Raises
+        OSError where there is no whole answer."""
+        head = [
+            f"{'POST' if name else 'GET'} /v1/rolling/{millis} HTTP/1.1",
+            "Host: x",
+            f"X-API-Key: {self._key}",
+        ]
         head += [f"Content-Length: {len(name)}", "Content-Type: text/plain"] if name else []
         head += [] if keep_alive else ["Connection: close"]
         connection.sendall("\r\n".join([*head, "", name]).encode())

@@ -1,4 +1,5 @@
-"""How long the console's pages take: 200 pipelines, 1,000 consumers, counts of a week, 1,000,000 runs, 50,000 events.
+"""How long the console's pages take: 200 pipelines, 1,000 consumers, counts of a week, 1,000,000
+runs, 50,000 events.
 
 `PYTHONPATH=tests python -m benchmarks.console`.
 """
@@ -28,14 +29,21 @@ EACH = 20  # pipelines of a consumer, in each environment
 WEEK = 7 * 86_400
 PAGES = (
     "/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account",
-    "/pipelines", "/pipelines?sort=calls", "/pipelines?find=p1&state=served", "/pipelines/v1/p7", "/pipelines/v1/p7/points?span=week",
-    "/consumers", "/consumers?after=c0500", "/consumers?find=77", "/consumers/c0007", "/consumers/c0007/pipelines",
-    "/policies", "/policies/test", "/policies/test/change?policy=api-key", "/policies/test/change?policy=any", "/policies/prod/change?policy=any",
-    "/runs", "/runs/rows", "/runs?until=2020-01-01T00:00", "/runs?pipeline=p7", "/runs?consumer=c0007", "/runs?status=failed",
-    "/runs?status=timed_out", "/runs?pipeline=p7&status=failed", "/runs?pipeline=p7&consumer=c0008", "/runs?consumer=c0007&status=timed_out",
+    "/pipelines", "/pipelines?sort=calls", "/pipelines?find=p1&state=served", "/pipelines/v1/p7",
+    "/pipelines/v1/p7/points?span=week",
+    "/consumers", "/consumers?after=c0500", "/consumers?find=77", "/consumers/c0007",
+    "/consumers/c0007/pipelines",
+    "/policies", "/policies/test", "/policies/test/change?policy=api-key",
+    "/policies/test/change?policy=any", "/policies/prod/change?policy=any",
+    "/runs", "/runs/rows", "/runs?until=2020-01-01T00:00", "/runs?pipeline=p7",
+    "/runs?consumer=c0007", "/runs?status=failed",
+    "/runs?status=timed_out", "/runs?pipeline=p7&status=failed", "/runs?pipeline=p7&consumer=c0008",
+    "/runs?consumer=c0007&status=timed_out",
     "/runs?pipeline=p7&status=timed_out",
-    "/runs?status=succeeded&since=3600", "/runs?id=no-such-request", f"/runs?before={first_id(time.time() - 80_000)}", "/runs/{run}",
-    "/audit", "/audit?actor=nobody", "/audit?subject=c0007", "/audit?action=limit", "/audit?action=run:purged", "/audit?actor=x&before=40000",
+    "/runs?status=succeeded&since=3600", "/runs?id=no-such-request",
+    f"/runs?before={first_id(time.time() - 80_000)}", "/runs/{run}",
+    "/audit", "/audit?actor=nobody", "/audit?subject=c0007", "/audit?action=limit",
+    "/audit?action=run:purged", "/audit?actor=x&before=40000",
     "/tokens", "/limits", "/limits?consumer=c0007", "/settings",
 )  # fmt: skip
 PLUGIN = f"""
@@ -49,7 +57,7 @@ def made(number):
 
 @hookimpl
 def penstock_pipelines(): return [made(number) for number in range({PIPELINES})]
-"""
+"""  # noqa: E501  text as it is
 
 
 def fill(place: Place) -> None:
@@ -59,19 +67,48 @@ def fill(place: Place) -> None:
         *((60, now // 60 * 60 - 60 * ago) for ago in range(1, 60)),
         *((3600, now // 3600 * 3600 - 3600 * ago) for ago in range(2, 168)),
     ]:
-        row = {"environment_id": 1, "span": span, "since": since, "process": "p", "calls": 50, "micros": 500_000, "buckets": [0, 5, 20, 20, 5]}
-        counts.write(place.engine, [row | {"pipeline": f"v1/p{number}", "outcome": "succeeded"} for number in range(PIPELINES)])
+        row = {
+            "environment_id": 1,
+            "span": span,
+            "since": since,
+            "process": "p",
+            "calls": 50,
+            "micros": 500_000,
+            "buckets": [0, 5, 20, 20, 5],
+        }
+        counts.write(
+            place.engine,
+            [
+                row | {"pipeline": f"v1/p{number}", "outcome": "succeeded"}
+                for number in range(PIPELINES)
+            ],
+        )
     for batch in range(RUNS // AT_ONCE):
         moment = first_id(now - WEEK + (batch + 1) * WEEK * AT_ONCE // RUNS)[:18]
         numbers = range(batch * AT_ONCE, (batch + 1) * AT_ONCE)
-        runs.record(place.engine, [_run(f"{moment}-8000-{number:012x}", number) for number in numbers], [])
+        runs.record(
+            place.engine, [_run(f"{moment}-8000-{number:012x}", number) for number in numbers], []
+        )
     fill_access(place)
 
 
 def _run(run: str, number: int) -> tuple[object, ...]:
     status, http_status = ("failed", 500) if number % 100 == 77 else ("succeeded", 200)
     pipeline = f"v1/p{number * 7 % PIPELINES}"
-    return (run, 1, pipeline, "1.0.0", "GET /", False, number % CONSUMERS + 1, None, status, http_status, 900, *[None] * 6)
+    return (
+        run,
+        1,
+        pipeline,
+        "1.0.0",
+        "GET /",
+        False,
+        number % CONSUMERS + 1,
+        None,
+        status,
+        http_status,
+        900,
+        *[None] * 6,
+    )
 
 
 def fill_access(place: Place) -> None:
@@ -79,37 +116,80 @@ def fill_access(place: Place) -> None:
     with changing(place.engine) as rows:
         now, sealed = datetime.now(UTC), place.box.seal(b"0" * 32)
         for number in range(CONSUMERS):
-            consumer = rows.add("consumers", name=f"c{number:04}", description="made up", enabled=True, created_at=now)
+            consumer = rows.add(
+                "consumers",
+                name=f"c{number:04}",
+                description="made up",
+                enabled=True,
+                created_at=now,
+            )
             where = {"environment_id": 1, "consumer_id": consumer, "active": True}
             rows.add("limits", **where, pipeline="", by="consumer", seconds=60, rate="900/minute")
             rows.add("address_rules", **where, network="192.0.2.0/24", allowed=True)
-            rows.add("callback_targets", **where, prefix="https://hooks.example/", private=False, sealed=sealed)
+            rows.add(
+                "callback_targets",
+                **where,
+                prefix="https://hooks.example/",
+                private=False,
+                sealed=sealed,
+            )
             for environment in (1, 2):
                 where = {"environment_id": environment, "consumer_id": consumer}
                 digest = sha256(f"{where}".encode()).digest()
                 rows.add(
-                    "api_keys", id=f"key_{environment}_{number}", **where, digest=digest, last_four="abcd", note="", enabled=True, created_at=now
+                    "api_keys",
+                    id=f"key_{environment}_{number}",
+                    **where,
+                    digest=digest,
+                    last_four="abcd",
+                    note="",
+                    enabled=True,
+                    created_at=now,
                 )
                 for step in range(EACH):
-                    rows.add("associations", **where, pipeline=f"v1/p{(number + step * 7) % PIPELINES}", active=True)
+                    rows.add(
+                        "associations",
+                        **where,
+                        pipeline=f"v1/p{(number + step * 7) % PIPELINES}",
+                        active=True,
+                    )
         for number in range(EVENTS):
             subject, detail = f"c{number % CONSUMERS:04}", {"key": f"key_{number}"}
-            rows.add("audit_events", at=now, actor="ann", action="key:created", environment="test", subject=subject, detail=detail)
+            rows.add(
+                "audit_events",
+                at=now,
+                actor="ann",
+                action="key:created",
+                environment="test",
+                subject=subject,
+                detail=detail,
+            )
 
 
 def main() -> None:
-    """Fill a database, and time the pages in this process, after a first look that is told apart."""
+    """Fill a database, and time the pages in this process, after a first look that is told
+    apart."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place.make(f"sqlite:///{folder}/penstock.db", Path(folder))
         place.plugin("many", PLUGIN)
         people(place)
         fill(place)
-        given = {name: value for name, value in place.environ().items() if name.startswith("PENSTOCK_")}
+        given = {
+            name: value for name, value in place.environ().items() if name.startswith("PENSTOCK_")
+        }
         app = create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"})))
         client = app.test_client()
-        token = client.get(f"{ROOT}/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
-        client.post(f"{ROOT}/sign-in", data={"name": "ann", "password": PASSWORD, "csrf_token": token})
-        newest = client.get(f"{ROOT}/runs").text.partition(f'href="{ROOT}/runs/')[2].partition('"')[0]
+        token = (
+            client.get(f"{ROOT}/sign-in")
+            .text.partition('name="csrf-token" content="')[2]
+            .partition('"')[0]
+        )
+        client.post(
+            f"{ROOT}/sign-in", data={"name": "ann", "password": PASSWORD, "csrf_token": token}
+        )
+        newest = (
+            client.get(f"{ROOT}/runs").text.partition(f'href="{ROOT}/runs/')[2].partition('"')[0]
+        )
         for page in (page.format(run=newest) for page in PAGES):
             took = []
             for _ in range(ROUNDS + 1):
@@ -117,7 +197,9 @@ def main() -> None:
                 answered = client.get(ROOT + page)
                 took.append((time.perf_counter() - began) * 1000)
                 assert answered.status_code == 200, page
-            sys.stdout.write(f"{page:52} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n")
+            sys.stdout.write(
+                f"{page:52} first {took[0]:7.1f} ms   then {statistics.median(took[1:]):6.1f} ms\n"
+            )
         app.host.stop()
 
 

@@ -1,4 +1,5 @@
-"""`make bench`: durable runs against the engine used bare, same database, same settings, alternately in one run; and a worker's memory."""
+"""`make bench`: durable runs against the engine used bare, same database, same settings,
+alternately in one run; and a worker's memory."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def note(sent):
 
 @hookimpl
 def penstock_pipelines(): return [bench]
-"""
+"""  # noqa: E501  text as it is
 BARE = """
 import os, sys, threading, time
 from dbos import DBOS
@@ -63,7 +64,7 @@ DBOS.listen_queues(["bench"])
 DBOS.launch()
 DBOS.register_queue("bench", worker_concurrency=16, polling_interval_sec=0.1, on_conflict="always_update")
 threading.Event().wait()
-"""
+"""  # noqa: E501  text as it is
 
 
 class Plain:
@@ -94,13 +95,19 @@ class Contender:
 
 
 def drain(contender: Contender, number: int) -> None:
-    """Hand runs over, start a worker, and note how fast it does them; then how long single ones wait."""
+    """Hand runs over, start a worker, and note how fast it does them; then how long single ones
+    wait."""
     contender.log.write_text("")
     began = time.perf_counter()
     for _ in range(number):
         contender.accept()
     contender.accepted.append(number / (time.perf_counter() - began))
-    worker = subprocess.Popen(contender.command, env=contender.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        contender.command,
+        env=contender.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait(contender.log, number)
         ended = [float(line.split()[1]) for line in contender.log.read_text().splitlines()]
@@ -110,7 +117,10 @@ def drain(contender: Contender, number: int) -> None:
             contender.accept()
             time.sleep(0.12)
         wait(contender.log, SPACED)
-        times = [[float(part) for part in line.split()] for line in contender.log.read_text().splitlines()]
+        times = [
+            [float(part) for part in line.split()]
+            for line in contender.log.read_text().splitlines()
+        ]
         contender.started.append(statistics.median(begun - sent for sent, begun in times))
     finally:
         worker.terminate()
@@ -134,7 +144,12 @@ def resident(pid: int) -> int:
 def memory(contender: Contender) -> list[tuple[int, int]]:
     """Return a worker's memory in KiB after so many runs."""
     contender.log.write_text("")
-    worker = subprocess.Popen(contender.command, env=contender.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        contender.command,
+        env=contender.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     seen, done = [], 0
     try:
         for goal in (1000, 2500, 5000, 7500, 10_000):
@@ -154,7 +169,13 @@ def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
     """Return Penstock and the bare engine on one database."""
     place = Place.make(url, folder)
     place.plugin("bench", PLUGIN)
-    settings = Settings(environment="test", database_url=url, secret_keys=(place.secret,), plugin_path=(folder / "plugins",), log_level="error")
+    settings = Settings(
+        environment="test",
+        database_url=url,
+        secret_keys=(place.secret,),
+        plugin_path=(folder / "plugins",),
+        log_level="error",
+    )
     pipeline = Host(settings).loaded["v1/bench"].pipeline
     accepting = Accepting(place.engine, open_dbos(url, "test", place.box), "test", 1)
     client = DBOSClient(system_database_url=url, serializer=Plain(), application_name="bench")  # type: ignore[arg-type]  # it has what a serializer has
@@ -162,15 +183,29 @@ def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
     def ours() -> None:
         body = json.dumps({"t": time.time()}).encode()
         given = Given(
-            "v1/bench", "POST", "/", "/v1/bench/", "test", time.time(), body=body, content_type="application/json", consumer="acme", consumer_id=1
+            "v1/bench",
+            "POST",
+            "/",
+            "/v1/bench/",
+            "test",
+            time.time(),
+            body=body,
+            content_type="application/json",
+            consumer="acme",
+            consumer_id=1,
         )
         accepting.accept(Wanted(new_run_id(), given, pipeline, pipeline.routes[0]))
 
     def bare() -> None:
-        client.enqueue({"workflow_name": "bench", "queue_name": "bench", "app_version": "bare"}, {"t": time.time()})
+        client.enqueue(
+            {"workflow_name": "bench", "queue_name": "bench", "app_version": "bare"},
+            {"t": time.time()},
+        )
 
     logs = folder / "ours.log", folder / "bare.log"
-    environ = place.environ(BENCH_LOG=str(logs[0]), PENSTOCK_WORKER_RUNS=AT_ONCE, PENSTOCK_LOG_LEVEL="error")
+    environ = place.environ(
+        BENCH_LOG=str(logs[0]), PENSTOCK_WORKER_RUNS=AT_ONCE, PENSTOCK_LOG_LEVEL="error"
+    )
     path = str(Path(__file__).parent.parent)
     return (
         Contender("penstock", ours, [sys.executable, "-m", "penstock", "worker"], environ, logs[0]),
@@ -189,7 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", help="a database, by default SQLite in a temporary folder")
     parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("--memory", action="store_true", help="a worker's memory over 10,000 runs too")
+    parser.add_argument(
+        "--memory", action="store_true", help="a worker's memory over 10,000 runs too"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = chosen.url or f"sqlite:///{folder}/bench.db"
@@ -197,17 +234,30 @@ def main() -> None:
         for _ in range(ROUNDS):
             for contender in both:
                 drain(contender, chosen.runs)
-        print(f"\n{url.split(':')[0]}, medians of {ROUNDS} alternating rounds of {chosen.runs} trivial runs, {AT_ONCE} at a time\n")  # noqa: T201
+        print(  # noqa: T201
+            f"\n{url.split(':')[0]}, medians of {ROUNDS} alternating rounds of {chosen.runs}"
+            f" trivial runs, {AT_ONCE} at a time\n"
+        )
         print(f"{'':14}{'accepted/s':>12}{'done/s':>10}{'to start, ms':>14}")  # noqa: T201
         for one in both:
-            accepted, drained, started = (statistics.median(values) for values in (one.accepted, one.drained, one.started))
+            accepted, drained, started = (
+                statistics.median(values) for values in (one.accepted, one.drained, one.started)
+            )
             print(f"{one.name:14}{accepted:12.0f}{drained:10.0f}{started * 1000:14.1f}")  # noqa: T201
         ours, bare = both
-        ratios = [statistics.median(a) / statistics.median(b) for a, b in ((ours.accepted, bare.accepted), (ours.drained, bare.drained))]
+        ratios = [
+            statistics.median(a) / statistics.median(b)
+            for a, b in ((ours.accepted, bare.accepted), (ours.drained, bare.drained))
+        ]
         waits = statistics.median(bare.started) / statistics.median(ours.started)
         print(f"{'ratio':14}{ratios[0]:12.2f}{ratios[1]:10.2f}{waits:14.2f}")  # noqa: T201
         if chosen.memory:
-            print("\n" + "\n".join(f"after {runs:6} runs: {kib / 1024:.1f} MiB" for runs, kib in memory(ours)))  # noqa: T201
+            print(  # noqa: T201
+                "\n"
+                + "\n".join(
+                    f"after {runs:6} runs: {kib / 1024:.1f} MiB" for runs, kib in memory(ours)
+                )
+            )
 
 
 if __name__ == "__main__":

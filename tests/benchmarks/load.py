@@ -1,4 +1,5 @@
-"""A load generator for machines without wrk: keep-alive connections in threads, one process; prints what wrk's script prints."""
+"""A load generator for machines without wrk: keep-alive connections in threads, one process;
+prints what wrk's script prints."""
 
 from __future__ import annotations
 
@@ -10,17 +11,35 @@ from urllib.parse import urlsplit
 
 
 def main() -> None:
-    """Take URL, seconds, connections and the expected status as arguments; body and headers from standard input."""
-    url, seconds, connections, status = urlsplit(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4].encode()
+    """Take URL, seconds, connections and the expected status as arguments; body and headers from
+    standard input."""
+    url, seconds, connections, status = (
+        urlsplit(sys.argv[1]),
+        float(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4].encode(),
+    )
     body, *headers = sys.stdin.read().splitlines()
-    lines = [f"POST {url.path} HTTP/1.1", f"Host: {url.netloc}", f"Content-Length: {len(body)}", *headers, "", body]
+    lines = [
+        f"POST {url.path} HTTP/1.1",
+        f"Host: {url.netloc}",
+        f"Content-Length: {len(body)}",
+        *headers,
+        "",
+        body,
+    ]
     request = "\r\n".join(lines).encode()
     until = time.monotonic() + seconds
     taken: list[float] = []
     errors: list[bytes] = []
 
     def call() -> None:
-        with socket.create_connection((url.hostname or "", url.port or 80), timeout=10) as connection, connection.makefile("rb") as received:
+        with (
+            socket.create_connection(
+                (url.hostname or "", url.port or 80), timeout=10
+            ) as connection,
+            connection.makefile("rb") as received,
+        ):
             while time.monotonic() < until:
                 began = time.perf_counter()
                 connection.sendall(request)
@@ -43,7 +62,10 @@ def main() -> None:
     taken.sort()
     micros = [int(taken[int(len(taken) * share)] * 1e6) for share in (0.5, 0.99)]
     elapsed = int((time.monotonic() - began) * 1e6)
-    sys.stdout.write(f"requests {len(taken)} micros {elapsed} errors {len(errors)} p50 {micros[0]} p99 {micros[1]}\n")
+    sys.stdout.write(
+        f"requests {len(taken)} micros {elapsed} errors {len(errors)} p50 {micros[0]} p99"
+        f" {micros[1]}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""`make rolling`: calls through nginx and HAProxy while two hosts are reloaded and restarted all the time; none may fail.
+"""`make rolling`: calls through nginx and HAProxy while two hosts are reloaded and restarted all
+the time; none may fail.
 
-The proxies run with docs/examples/nginx-two-hosts.conf and docs/examples/haproxy-two-hosts.cfg, with other addresses and, unless a variant says
-so, without any retry: a call that fails once has failed.
+The proxies run with docs/examples/nginx-two-hosts.conf and docs/examples/haproxy-two-hosts.cfg,
+with other addresses and, unless a variant says so, without any retry: a call that fails once has
+failed.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ DRAIN_S = 2  # longer than HAProxy's inter * fall + timeout check here
 
 @dataclass(frozen=True)
 class Variant:
-    """A proxy and how it is run. `drained`: a host that is to stop is taken out of rotation by a reload of the proxy."""
+    """A proxy and how it is run. `drained`: a host that is to stop is taken out of rotation by a
+    reload of the proxy."""
 
     name: str
     proxy: str
@@ -65,7 +68,9 @@ class Variant:
 
 VARIANTS = (
     Variant("nginx, upstream keep-alive, drained", "nginx", drained=True),
-    Variant("nginx, new upstream connections, drained", "nginx", upstream_keep_alive=False, drained=True),
+    Variant(
+        "nginx, new upstream connections, drained", "nginx", upstream_keep_alive=False, drained=True
+    ),
     Variant("nginx as in the example, not drained", "nginx", retries=True),
     Variant("HAProxy, upstream keep-alive", "haproxy"),
     Variant("HAProxy, new upstream connections", "haproxy", upstream_keep_alive=False),
@@ -73,7 +78,8 @@ VARIANTS = (
 
 
 def replaced(text: str, *changes: tuple[str, str]) -> str:
-    """Return an example with regular expressions replaced; each must be there, or the trial is another one."""
+    """Return an example with regular expressions replaced; each must be there, or the trial is
+    another one."""
     for old, new in changes:
         text, number = re.subn(old, new, text, flags=re.MULTILINE)
         assert number, f"the example has no {old}"
@@ -91,7 +97,10 @@ class Proxy:
 
     def addresses(self) -> list[tuple[str, str]]:
         """Return what replaces the hosts of the examples."""
-        return [(rf"10\.0\.0\.{number}:8000", f"127.0.0.1:{port}") for number, port in zip((11, 12), self.hosts, strict=True)]
+        return [
+            (rf"10\.0\.0\.{number}:8000", f"127.0.0.1:{port}")
+            for number, port in zip((11, 12), self.hosts, strict=True)
+        ]
 
     def start(self, *command: str) -> None:
         with self.log.open("ab") as log:
@@ -104,7 +113,8 @@ class Proxy:
         raise AssertionError(f"{self.variant.proxy} does not answer: {self.log.read_text()}")
 
     def down(self, host: int | None) -> None:
-        """Take a host out of rotation, and all others into it, where the proxy does not see by itself which answer."""
+        """Take a host out of rotation, and all others into it, where the proxy does not see by
+        itself which answer."""
 
     def stop(self) -> None:
         self.process.terminate()
@@ -122,18 +132,27 @@ class Nginx(Proxy):
         self.start(program, "-c", str(self.config), "-p", str(folder))
 
     def write(self, down: int | None) -> None:
-        changes = [(r"^  listen 443 ssl;", f"  listen 127.0.0.1:{self.port} backlog=4096;"), (r"^  ssl_certificate.*\n", "")]
+        changes = [
+            (r"^  listen 443 ssl;", f"  listen 127.0.0.1:{self.port} backlog=4096;"),
+            (r"^  ssl_certificate.*\n", ""),
+        ]
         if not self.variant.upstream_keep_alive:
             changes += [(r"^  keepalive.*\n", ""), (r'Connection ""', "Connection close")]
         if not self.variant.retries:
             changes += [(r"^    proxy_next_upstream error;", "    proxy_next_upstream off;")]
         if down is not None:
             changes += [(rf"({self.hosts[down]}) max_fails=0;", r"\1 max_fails=0 down;")]
-        example = replaced((EXAMPLES / "nginx-two-hosts.conf").read_text(), *self.addresses(), *changes)
-        paths = "".join(f"  {name}_temp_path {self.folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        example = replaced(
+            (EXAMPLES / "nginx-two-hosts.conf").read_text(), *self.addresses(), *changes
+        )
+        paths = "".join(
+            f"  {name}_temp_path {self.folder}/{name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         self.config.write_text(
-            f"pid {self.folder}/nginx.pid;\nerror_log {self.folder}/nginx.log;\ndaemon off;\nworker_processes 2;\n"
-            f"events {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n{paths}{example}}}\n"
+            f"pid {self.folder}/nginx.pid;\nerror_log {self.folder}/nginx.log;\ndaemon"
+            " off;\nworker_processes 2;\nevents { worker_connections 4096; }\nhttp {\n "
+            f" access_log off;\n{paths}{example}}}\n"
         )
 
     def down(self, host: int | None) -> None:
@@ -149,12 +168,22 @@ class Haproxy(Proxy):
 
     def __init__(self, variant: Variant, hosts: tuple[int, int], folder: Path) -> None:
         super().__init__(variant, hosts, folder)
-        changes = [(r"bind :443 ssl crt \S+", f"bind 127.0.0.1:{self.port} backlog 4096"), ("inter 1s", "inter 200ms")]
+        changes = [
+            (r"bind :443 ssl crt \S+", f"bind 127.0.0.1:{self.port} backlog 4096"),
+            ("inter 1s", "inter 200ms"),
+        ]
         if not self.variant.upstream_keep_alive:
             changes += [(r"^  http-reuse safe", "  option http-server-close")]
         if not self.variant.retries:
-            changes += [(r"^  retries 2\n  option redispatch 1\n  retry-on conn-failure\n", "  retries 0\n  no option redispatch\n")]
-        self.config.write_text(replaced((EXAMPLES / "haproxy-two-hosts.cfg").read_text(), *self.addresses(), *changes))
+            changes += [
+                (
+                    r"^  retries 2\n  option redispatch 1\n  retry-on conn-failure\n",
+                    "  retries 0\n  no option redispatch\n",
+                )
+            ]
+        self.config.write_text(
+            replaced((EXAMPLES / "haproxy-two-hosts.cfg").read_text(), *self.addresses(), *changes)
+        )
         program = shutil.which("haproxy")
         assert program is not None, "HAProxy is not installed"
         self.start(program, "-db", "-f", str(self.config))
@@ -166,7 +195,9 @@ class Hosts:
     def __init__(self, place: Place, done: Path, stack: ExitStack) -> None:
         self._place, self._done, self._stack = place, done, stack
         self.ports = (free_port(), free_port())
-        self._servers: dict[int, Server] = {host: self._start(port) for host, port in enumerate(self.ports)}
+        self._servers: dict[int, Server] = {
+            host: self._start(port) for host, port in enumerate(self.ports)
+        }
 
     def _start(self, port: int) -> Server:
         more = {"PENSTOCK_DRAIN_DELAY": str(DRAIN_S), "ROLLING_LOG": str(self._done)}
@@ -200,19 +231,27 @@ class Hosts:
         self._servers[host] = self._start(self.ports[host])
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            with suppress(OSError), urlopen(f"http://127.0.0.1:{self.ports[host]}/-/ready", timeout=20):
+            with (
+                suppress(OSError),
+                urlopen(f"http://127.0.0.1:{self.ports[host]}/-/ready", timeout=20),
+            ):
                 return
         raise AssertionError("a host does not get ready")
 
     def reloads(self) -> int:
         """Return how often hosts have loaded their plugins anew."""
-        logs = [log.read_text() for log in self._place.folder.glob("server-*.log") if log.stem.rpartition("-")[2] in map(str, self.ports)]
+        logs = [
+            log.read_text()
+            for log in self._place.folder.glob("server-*.log")
+            if log.stem.rpartition("-")[2] in map(str, self.ports)
+        ]
         return sum(log.count("Handling signal: hup") for log in logs)
 
 
 @dataclass
 class Result:
-    """What came of a trial. `wait` is the longest time that a call took beyond what its handler did, in seconds."""
+    """What came of a trial. `wait` is the longest time that a call took beyond what its handler
+    did, in seconds."""
 
     calls: int
     failed: Counter[str]
@@ -227,7 +266,9 @@ class Result:
 
 
 @contextmanager
-def running(place: Place, variants: Sequence[Variant], folder: Path) -> Iterator[tuple[Hosts, list[Proxy], Path]]:
+def running(
+    place: Place, variants: Sequence[Variant], folder: Path
+) -> Iterator[tuple[Hosts, list[Proxy], Path]]:
     """Run two hosts, and proxies before them."""
     folder.mkdir()
     done = folder / "done.log"
@@ -235,7 +276,9 @@ def running(place: Place, variants: Sequence[Variant], folder: Path) -> Iterator
         hosts = Hosts(place, done, stack)
         proxies: list[Proxy] = []
         for variant in variants:
-            proxies.append((Nginx if variant.proxy == "nginx" else Haproxy)(variant, hosts.ports, folder))
+            proxies.append(
+                (Nginx if variant.proxy == "nginx" else Haproxy)(variant, hosts.ports, folder)
+            )
             stack.callback(proxies[-1].stop)
         yield hosts, proxies, done
 
@@ -249,17 +292,34 @@ def prepared(place: Place) -> str:
 
 
 def trial(
-    place: Place, key: str, variants: Sequence[Variant], *, calls: int, restarts: int, between: float = 3.0, pause: float = 0.0
+    place: Place,
+    key: str,
+    variants: Sequence[Variant],
+    *,
+    calls: int,
+    restarts: int,
+    between: float = 3.0,
+    pause: float = 0.0,
 ) -> list[Result]:
-    """Send at least that many calls through each variant, while one host after the other is restarted at least that often in all."""
-    with running(place, variants, place.folder / f"trial-{time.time_ns()}") as (hosts, proxies, done):
+    """Send at least that many calls through each variant, while one host after the other is
+    restarted at least that often in all."""
+    with running(place, variants, place.folder / f"trial-{time.time_ns()}") as (
+        hosts,
+        proxies,
+        done,
+    ):
         # A reload of nginx ends the connections of its clients.
-        loads = [Calls(proxy.port, key, keep_alive=not proxy.variant.drained, pause=pause) for proxy in proxies]
+        loads = [
+            Calls(proxy.port, key, keep_alive=not proxy.variant.drained, pause=pause)
+            for proxy in proxies
+        ]
         for load in loads:
             load.start()
         restarted = 0
         with hosts.reloading():
-            while (min(load.sent for load in loads) < calls or restarted < restarts) and not any(load.hopeless() for load in loads):
+            while (min(load.sent for load in loads) < calls or restarted < restarts) and not any(
+                load.hopeless() for load in loads
+            ):
                 time.sleep(between)
                 for proxy in proxies:
                     proxy.down(restarted % 2)
@@ -271,7 +331,9 @@ def trial(
         for load in loads:
             load.stop()
         performed = Counter(done.read_text().split())
-        results = [Result(load.sent, load.failed, load.wait, hosts.reloads(), restarted) for load in loads]
+        results = [
+            Result(load.sent, load.failed, load.wait, hosts.reloads(), restarted) for load in loads
+        ]
     for load, result in zip(loads, results, strict=True):
         lost = [name for name in load.posted if not performed[name]]
         twice = [name for name in load.posted if performed[name] > 1]
@@ -284,7 +346,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a PostgreSQL database; by default a server of its own")
     parser.add_argument("--calls", type=int, default=12_000, help="of each variant, at least")
-    parser.add_argument("--restarts", type=int, default=3, help="of each host in each variant, at least")
+    parser.add_argument(
+        "--restarts", type=int, default=3, help="of each host in each variant, at least"
+    )
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="penstock-rolling-"))
@@ -303,10 +367,15 @@ def main() -> None:
         results = []
         for variant in VARIANTS:
             if chosen.only in variant.name:
-                results += trial(place, key, [variant], calls=chosen.calls, restarts=2 * chosen.restarts)
+                results += trial(
+                    place, key, [variant], calls=chosen.calls, restarts=2 * chosen.restarts
+                )
                 print(results[-1].row(variant.name), flush=True)  # noqa: T201
         place.engine.dispose()
-    print(f"{sum(result.calls for result in results):,} calls, {sum(result.failed.total() for result in results)} failed; see {folder}")  # noqa: T201
+    print(  # noqa: T201
+        f"{sum(result.calls for result in results):,} calls,"
+        f" {sum(result.failed.total() for result in results)} failed; see {folder}"
+    )
     sys.exit(any(result.failed for result in results))
 
 

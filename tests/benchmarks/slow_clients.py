@@ -1,4 +1,5 @@
-"""What `make soak` sends: clients that are slow, silent or greedy, many at a time, each kind from a process of its own."""
+"""What `make soak` sends: clients that are slow, silent or greedy, many at a time, each kind
+from a process of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ LIFE = 20.0  # seconds that a client stays, where the server lets it
 
 @dataclass(frozen=True)
 class Kind:
-    """How a client behaves: what it sends at first, and then once a second, and whether it reads what comes."""
+    """How a client behaves: what it sends at first, and then once a second, and whether it reads
+    what comes."""
 
     sent: bytes = b""
     drip: bytes = b""
@@ -28,7 +30,10 @@ class Kind:
 HEAD = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n%b\r\n\r\n"
 OPEN, NOWHERE = b"/v1/open/", b"/v1/nowhere/"
-FORM = b"POST /-/console/sign-in HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10000\r\n\r\nname="
+FORM = (
+    b"POST /-/console/sign-in HTTP/1.1\r\nHost: x\r\nContent-Type:"
+    b" application/x-www-form-urlencoded\r\nContent-Length: 10000\r\n\r\nname="
+)
 PAGE = b"GET /-/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = b"GET /v1/open/large HTTP/1.1\r\nHost: x\r\n\r\n"
 UPLOAD = POST % (NOWHERE, b"Content-Length: 1000000000") + b"x" * 200_000

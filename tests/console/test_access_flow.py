@@ -1,4 +1,5 @@
-"""The way of an operator in a real browser, against real processes: from a new consumer to a call that passes, and to one that does not any more."""
+"""The way of an operator in a real browser, against real processes: from a new consumer to a
+call that passes, and to one that does not any more."""
 
 from __future__ import annotations
 
@@ -34,13 +35,17 @@ def count(call: Call): return {}
 
 @hookimpl
 def penstock_pipelines(): return [orders, status, stock]
-"""
+"""  # noqa: E501  text as it is
 
 
 def curl(line: str, **variables: str) -> tuple[int, str]:
     """Run a line of curl in a shell; return the status and the body."""
     done = subprocess.run(
-        ["sh", "-c", f"{line} -s -w '\\n%{{http_code}}'"], env={"PATH": "/usr/bin:/bin", **variables}, capture_output=True, text=True, check=True
+        ["sh", "-c", f"{line} -s -w '\\n%{{http_code}}'"],
+        env={"PATH": "/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     body, _, status = done.stdout.rpartition("\n")
     return int(status), body
@@ -90,7 +95,9 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     assert held == {"prod": ["v1/status"], "test": ["v1/orders", "v1/status"]}
 
     page.goto(f"{here.url}/pipelines/v1/status?env=test")
-    expect(page.locator(".card").nth(1)).to_contain_text("A call needs an API key of an associated consumer.")
+    expect(page.locator(".card").nth(1)).to_contain_text(
+        "A call needs an API key of an associated consumer."
+    )
     line = page.locator("#curl").inner_text()
     assert key not in page.content()
     answered = curl(line, API_KEY=key)
@@ -114,13 +121,32 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     page.get_by_role("dialog").get_by_role("button", name="Set the policy").click()
     page.wait_for_url("**/policies/test")
     set_at = time.monotonic()
-    while (now := [here.server.call("GET", f"/v1/{name}/", key=key).status_code for name in ("orders", "status")]) != [401, 503]:
+    while (
+        now := [
+            here.server.call("GET", f"/v1/{name}/", key=key).status_code
+            for name in ("orders", "status")
+        ]
+    ) != [401, 503]:
         assert time.monotonic() - set_at < 1, now
     assert curl(line.replace("v1/status", "v1/orders"), API_KEY=key)[0] == 401
-    assert here.server.call("GET", "/v1/orders/", key=key, token=here.place.token("acme")).status_code == 200
-    expect(page.get_by_role("row", name=re.compile("^3 .*oli external .*jwt-api-key.* callers have tokens now"))).to_be_visible()
-    actions = {event.action for event in audit.events(here.place.engine, limit=20) if event.actor == "oli"}
-    assert {"consumer:created", "key:created", "consumer:associated", "environment:policy:set"} <= actions
+    assert (
+        here.server.call("GET", "/v1/orders/", key=key, token=here.place.token("acme")).status_code
+        == 200
+    )
+    expect(
+        page.get_by_role(
+            "row", name=re.compile("^3 .*oli external .*jwt-api-key.* callers have tokens now")
+        )
+    ).to_be_visible()
+    actions = {
+        event.action for event in audit.events(here.place.engine, limit=20) if event.actor == "oli"
+    }
+    assert {
+        "consumer:created",
+        "key:created",
+        "consumer:associated",
+        "environment:policy:set",
+    } <= actions
 
 
 def test_a_revoked_key_is_refused_within_a_second(console: Start) -> None:

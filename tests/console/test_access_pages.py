@@ -1,4 +1,5 @@
-"""Tokens, limits and settings in the console: each change is in force, is its user's, and says beside its field what is wrong with it."""
+"""Tokens, limits and settings in the console: each change is in force, is its user's, and says
+beside its field what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,20 +13,35 @@ from console_kit import Console, accessible
 from desk_kit import Hand, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
-from penstock.access import bounds, callbacks, consumers, environments, issuers, needs, sensitive, signing
+from penstock.access import (
+    bounds,
+    callbacks,
+    consumers,
+    environments,
+    issuers,
+    needs,
+    sensitive,
+    signing,
+)
 from penstock.db.engine import Engine
 from penstock.testing import Runtime
 
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 PAGES = (
-    "/runs", "/audit", "/audit/1", "/tokens", "/tokens/issuers/new", "/limits", "/limits/new", "/limits/networks/new", "/settings",
-    "/settings/environment", "/settings/variables/new", "/settings/secrets/new", "/settings/callbacks/new",
+    "/runs", "/audit", "/audit/1", "/tokens", "/tokens/issuers/new", "/limits", "/limits/new",
+    "/limits/networks/new", "/settings",
+    "/settings/environment", "/settings/variables/new", "/settings/secrets/new",
+    "/settings/callbacks/new",
 )  # fmt: skip
 VALUE = "line one\nline two of a secret"
 
 
 def shop() -> SimpleNamespace:
-    orders = Pipeline("orders", version="1.2.0", trigger=HttpTrigger(api_key=True, rate=[Rate("2/minute"), Rate("900/hour", by="pipeline")]))
+    orders = Pipeline(
+        "orders",
+        version="1.2.0",
+        trigger=HttpTrigger(api_key=True, rate=[Rate("2/minute"), Rate("900/hour", by="pipeline")]),
+    )
     login = Pipeline("login", version="1.0.0", trigger=HttpTrigger(api_key=True, login=True))
 
     @orders.get("/")
@@ -76,8 +92,12 @@ def test_every_page_is_accessible(console: Callable[..., Console], width: int, s
     needs.set_variable(place.engine, "tester", "test", "region", "porto " * 50)
     needs.set_secret(place.engine, "tester", "test", "erp", "x", place.box)
     sensitive.add_fields(place.engine, "tester", "test", ["card_number"])
-    callbacks.allow_callbacks(place.engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False)
-    issuers.trust_issuer(place.engine, "tester", "test", issuers.said_of("https://id.example", "p"), own="penstock")
+    callbacks.allow_callbacks(
+        place.engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False
+    )
+    issuers.trust_issuer(
+        place.engine, "tester", "test", issuers.said_of("https://id.example", "p"), own="penstock"
+    )
     place.designate("orders")
     page, found = here.page("ann", width=width, scheme=scheme), dict[str, list[str]]()
     for path in PAGES:
@@ -94,7 +114,10 @@ class TestTokens:
         event = last(engine)
         withdrawn = oli.follow(oli.post("/tokens/flows/v1/login/withdraw?env=prod"))
 
-        assert "login not designated It says login=True, but may issue no tokens here until you designate it." in before
+        assert (
+            "login not designated It says login=True, but may issue no tokens here until you"
+            " designate it." in before
+        )
         assert "login is a login flow of prod now." in said
         assert "login designated It issues tokens" in said
         assert event == ("oli", "login-flow:designated", "prod", "v1/login")
@@ -106,7 +129,10 @@ class TestTokens:
         unknown = oli.post("/tokens/flows/v1/ordres/designate?env=test")
 
         assert "But its trigger does not say login=True, so it can't issue tokens." in said
-        assert (unknown.status_code, "did you mean 'v1/orders'" in words_of(unknown.text)) == (422, True)
+        assert (unknown.status_code, "did you mean 'v1/orders'" in words_of(unknown.text)) == (
+            422,
+            True,
+        )
 
     def test_signing_keys_rotate_and_drop(self, oli: Hand, engine: Engine) -> None:
         (first,) = signing.list_signing_keys(engine, "test")
@@ -114,10 +140,16 @@ class TestTokens:
         event = last(engine)
         said = oli.follow(oli.post(f"/tokens/keys/{first['kid']}/drop?env=test"))
         keys = signing.list_signing_keys(engine, "test")
-        bad = [oli.post("/tokens/keys/rotate?env=test", algorithm="none"), oli.post("/tokens/keys/nope/drop?env=test")]
+        bad = [
+            oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
+            oli.post("/tokens/keys/nope/drop?env=test"),
+        ]
 
         assert event == ("oli", "signing-key:rotated", "test", "test")
-        assert [(key["algorithm"], key["state"]) for key in keys] == [("EdDSA", "dropped"), ("ES256", "signs")]
+        assert [(key["algorithm"], key["state"]) for key in keys] == [
+            ("EdDSA", "dropped"),
+            ("ES256", "signs"),
+        ]
         assert f"{first['kid']} is dropped, and its tokens with it." in said
         assert last(engine) == ("oli", "signing-key:dropped", "test", first["kid"])
         assert [answered.status_code for answered in bad] == [422, 422]
@@ -128,7 +160,10 @@ class TestTokens:
         one = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
         all_ = oli.follow(oli.post("/tokens/revoke?env=prod", jti="", consumer="acme"))
         event = last(engine)
-        both, unknown = oli.post("/tokens/revoke?env=prod", jti="a", consumer="acme"), oli.post("/tokens/revoke?env=prod", jti="", consumer="acmee")
+        both, unknown = (
+            oli.post("/tokens/revoke?env=prod", jti="a", consumer="acme"),
+            oli.post("/tokens/revoke?env=prod", jti="", consumer="acmee"),
+        )
 
         assert "Revoked in prod: abc." in one
         assert "Revoked in prod: all tokens of acme up to now." in all_
@@ -136,32 +171,82 @@ class TestTokens:
         assert (both.status_code, 'id="e-jti"' in both.text) == (422, True)
         assert (unknown.status_code, 'id="e-consumer"' in unknown.text) == (422, True)
 
-    def test_an_outside_issuer_is_trusted_in_each_way_and_distrusted(self, oli: Hand, engine: Engine) -> None:
-        keys = json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]})
-        usual = {"issuer": "https://id.example", "audience": "penstock", "consumer_claim": "azp", "scope_claim": "scp"}
+    def test_an_outside_issuer_is_trusted_in_each_way_and_distrusted(
+        self, oli: Hand, engine: Engine
+    ) -> None:
+        keys = json.dumps(
+            {
+                "keys": [
+                    {
+                        "kty": "OKP",
+                        "crv": "Ed25519",
+                        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+                    }
+                ]
+            }
+        )
+        usual = {
+            "issuer": "https://id.example",
+            "audience": "penstock",
+            "consumer_claim": "azp",
+            "scope_claim": "scp",
+        }
         for more, keys_said, consumer_said in (
             ({"found": "discovery", "whose": "claim"}, "by discovery", "claim azp"),
-            ({"found": "url", "jwks_url": "https://id.example/keys", "whose": "one", "consumer": "acme"}, "https://id.example/keys", "acme"),
-            ({"found": "set", "jwks": keys, "whose": "map", "mapped": "a=acme\r\n\r\nb=globex"}, "1 from a file", "claim azp: a=acme, b=globex"),
+            (
+                {
+                    "found": "url",
+                    "jwks_url": "https://id.example/keys",
+                    "whose": "one",
+                    "consumer": "acme",
+                },
+                "https://id.example/keys",
+                "acme",
+            ),
+            (
+                {"found": "set", "jwks": keys, "whose": "map", "mapped": "a=acme\r\n\r\nb=globex"},
+                "1 from a file",
+                "claim azp: a=acme, b=globex",
+            ),
         ):
             said = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
 
             (row,) = issuers.list_issuers(engine, "test")
-            assert (row["keys"], row["consumer"], row["scope_claim"]) == (keys_said, consumer_said, "scp")
+            assert (row["keys"], row["consumer"], row["scope_claim"]) == (
+                keys_said,
+                consumer_said,
+                "scp",
+            )
             assert "https://id.example penstock" in said
         assert last(engine) == ("oli", "issuer:trusted", "test", "https://id.example")
-        more = {"found": "set", "jwks": keys.replace("]", ', {"kty": "RSA", "kid": "old", "n": "AQAB", "e": "AQAB"}]'), "whose": "claim"}
-        assert "Not used: key 2 (kid 'old'): an RSA key of 17 bits" in words_of(oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more)))
+        more = {
+            "found": "set",
+            "jwks": keys.replace("]", ', {"kty": "RSA", "kid": "old", "n": "AQAB", "e": "AQAB"}]'),
+            "whose": "claim",
+        }
+        assert "Not used: key 2 (kid 'old'): an RSA key of 17 bits" in words_of(
+            oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
+        )
         oli.follow(oli.post("/tokens/issuers/distrust?env=test", issuer="https://id.example"))
         assert issuers.list_issuers(engine, "test") == []
 
-    def test_what_is_wrong_with_an_issuer_is_said_beside_its_field(self, oli: Hand, engine: Engine) -> None:
-        good = {"issuer": "https://id.example", "audience": "p", "found": "discovery", "whose": "claim"}
+    def test_what_is_wrong_with_an_issuer_is_said_beside_its_field(
+        self, oli: Hand, engine: Engine
+    ) -> None:
+        good = {
+            "issuer": "https://id.example",
+            "audience": "p",
+            "found": "discovery",
+            "whose": "claim",
+        }
         for field, more in (
             ("issuer", {"issuer": "http://id.example"}),
             ("issuer", {"issuer": ""}),
             ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}'}),
-            ("jwks", {"found": "set", "jwks": '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}'}),
+            (
+                "jwks",
+                {"found": "set", "jwks": '{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}'},
+            ),
             ("jwks_url", {"found": "url"}),
             ("found", {"found": "odd"}),
             ("whose", {"whose": "odd"}),
@@ -171,55 +256,119 @@ class TestTokens:
         ):
             answered = oli.post("/tokens/issuers/new?env=test", **{**good, **more})
 
-            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (422, [field])
+            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (
+                422,
+                [field],
+            )
         assert issuers.list_issuers(engine) == []
 
 
 class TestLimits:
     def test_a_limit_is_set_shown_and_removed(self, oli: Hand, engine: Engine) -> None:
-        said = oli.follow(oli.post("/limits/new?env=prod", consumer="acme", rate="5/minute", by="key", pipeline="orders"))
+        said = oli.follow(
+            oli.post(
+                "/limits/new?env=prod",
+                consumer="acme",
+                rate="5/minute",
+                by="key",
+                pipeline="orders",
+            )
+        )
         event = last(engine)
-        oli.follow(oli.post("/limits/new?env=prod", consumer="acme", rate="9/hour", by="consumer", pipeline=""))
-        removed = oli.follow(oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders"))
+        oli.follow(
+            oli.post(
+                "/limits/new?env=prod", consumer="acme", rate="9/hour", by="consumer", pipeline=""
+            )
+        )
+        removed = oli.follow(
+            oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
+        )
         again = oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
-        unused = oli.post("/limits/new?env=prod", consumer="acme", rate="9/minute", by="consumer", pipeline="")
+        unused = oli.post(
+            "/limits/new?env=prod", consumer="acme", rate="9/minute", by="consumer", pipeline=""
+        )
 
         assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
         assert "That stands in for the rates of its own: 2/minute by consumer." in said
         assert "acme v1/orders 5/minute key" in said
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
-        assert [(row["environment"], row["pipeline"], row["rate"]) for row in bounds.list_limits(engine)] == [("prod", "", "9/hour")]
+        assert [
+            (row["environment"], row["pipeline"], row["rate"]) for row in bounds.list_limits(engine)
+        ] == [("prod", "", "9/hour")]
         assert (again.status_code, "has no limit at orders" in words_of(again.text)) == (422, True)
 
-    def test_what_is_wrong_with_a_limit_is_said_beside_its_field(self, oli: Hand, engine: Engine) -> None:
+    def test_what_is_wrong_with_a_limit_is_said_beside_its_field(
+        self, oli: Hand, engine: Engine
+    ) -> None:
         good = {"consumer": "acme", "rate": "5/minute", "by": "consumer", "pipeline": ""}
         for field, value in (("consumer", "acmee"), ("rate", "often"), ("pipeline", "ordres")):
             answered = oli.post("/limits/new?env=test", **{**good, field: value})
 
-            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (422, [field])
+            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (
+                422,
+                [field],
+            )
         assert oli.post("/limits/new?env=test", **{**good, "by": "pipeline"}).status_code == 422
         assert bounds.list_limits(engine) == []
 
     def test_networks_are_allowed_denied_and_removed(self, oli: Hand, engine: Engine) -> None:
-        said = oli.follow(oli.post("/limits/networks/new?env=test", consumer="acme", networks="192.0.2.0/24\r\n2001:db8::/32", allowed="yes"))
-        oli.follow(oli.post("/limits/networks/new?env=test", consumer="globex", networks="198.51.100.7", allowed="no"))
+        said = oli.follow(
+            oli.post(
+                "/limits/networks/new?env=test",
+                consumer="acme",
+                networks="192.0.2.0/24\r\n2001:db8::/32",
+                allowed="yes",
+            )
+        )
+        oli.follow(
+            oli.post(
+                "/limits/networks/new?env=test",
+                consumer="globex",
+                networks="198.51.100.7",
+                allowed="no",
+            )
+        )
         event = last(engine)
-        oli.follow(oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24"))
-        rows = [(row["consumer"], row["network"], row["allowed"]) for row in bounds.list_networks(engine)]
+        oli.follow(
+            oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24")
+        )
+        rows = [
+            (row["consumer"], row["network"], row["allowed"])
+            for row in bounds.list_networks(engine)
+        ]
         bad = [
-            oli.post("/limits/networks/new?env=test", consumer="acme", networks="nowhere", allowed="yes"),
+            oli.post(
+                "/limits/networks/new?env=test", consumer="acme", networks="nowhere", allowed="yes"
+            ),
             oli.post("/limits/networks/new?env=test", consumer="acme", networks=" ", allowed="yes"),
-            oli.post("/limits/networks/new?env=test", consumer="acmee", networks="192.0.2.1", allowed="yes"),
-            oli.post("/limits/networks/new?env=test", consumer="acme", networks="192.0.2.1", allowed="odd"),
+            oli.post(
+                "/limits/networks/new?env=test",
+                consumer="acmee",
+                networks="192.0.2.1",
+                allowed="yes",
+            ),
+            oli.post(
+                "/limits/networks/new?env=test",
+                consumer="acme",
+                networks="192.0.2.1",
+                allowed="odd",
+            ),
         ]
 
         assert "acme may call from 192.0.2.0/24, 2001:db8::/32 in test." in said
         assert event == ("oli", "address:denied", "test", "globex")
         assert rows == [("acme", "2001:db8::/32", True), ("globex", "198.51.100.7/32", False)]
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in bad] == [["networks"], ["networks"], ["consumer"], ["allowed"]]
+        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in bad] == [
+            ["networks"],
+            ["networks"],
+            ["consumer"],
+            ["allowed"],
+        ]
 
-    def test_pages_go_on_after_the_last_row_and_one_consumer_can_be_looked_at(self, oli: Hand, engine: Engine) -> None:
+    def test_pages_go_on_after_the_last_row_and_one_consumer_can_be_looked_at(
+        self, oli: Hand, engine: Engine
+    ) -> None:
         for index in range(12):
             consumers.create_consumer(engine, "tester", f"c{index:02}")
             for rate in ("1/second", "2/minute", "3/hour", "5/day", "4/12 hours"):
@@ -232,21 +381,40 @@ class TestLimits:
             path = match[1].replace("&amp;", "&") if match else ""
 
         assert names == sorted(f"c{index:02}" for index in range(12) for _ in range(5))
-        assert set(re.findall(r'<th scope="row">(c\d\d)</th>', oli.get("/limits", env="test", consumer="c07").text)) == {"c07"}
+        assert set(
+            re.findall(
+                r'<th scope="row">(c\d\d)</th>', oli.get("/limits", env="test", consumer="c07").text
+            )
+        ) == {"c07"}
         wrong = oli.get("/limits", env="test", consumer="c77")
         assert (wrong.status_code, 'id="e-consumer"' in wrong.text) == (422, True)
 
 
 class TestSettings:
     def test_an_environment_is_changed_in_what_differs(self, oli: Hand, engine: Engine) -> None:
-        usual = {"token_minutes": "60", "run_days": "30", "record_bodies": "all", "keys_in_query": "off"}
+        usual = {
+            "token_minutes": "60",
+            "run_days": "30",
+            "record_bodies": "all",
+            "keys_in_query": "off",
+        }
         same = oli.follow(oli.post("/settings/environment?env=prod", **usual))
         none = last(engine)[1]
-        said = oli.follow(oli.post("/settings/environment?env=prod", **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"}))
+        said = oli.follow(
+            oli.post(
+                "/settings/environment?env=prod",
+                **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"},
+            )
+        )
         event = audit.events(engine, limit=1)[0]
         bad = [
             oli.post("/settings/environment?env=prod", **{**usual, field: value})
-            for field, value in (("token_minutes", "1441"), ("token_minutes", "soon"), ("run_days", "0"), ("record_bodies", "some"))
+            for field, value in (
+                ("token_minutes", "1441"),
+                ("token_minutes", "soon"),
+                ("run_days", "0"),
+                ("record_bodies", "some"),
+            )
         ]
 
         assert "Nothing of prod was changed." in same
@@ -254,8 +422,14 @@ class TestSettings:
         assert "A token lives at most 30 seconds Runs are remembered 90 days" in said
         assert "are taken: they leak" in said
         assert (event.actor, event.action, event.subject) == ("oli", "environment:changed", "prod")
-        assert event.detail == {"token_lifetime": 30, "run_retention": 7_776_000, "keys_in_query": True}
-        assert [(answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad] == [
+        assert event.detail == {
+            "token_lifetime": 30,
+            "run_retention": 7_776_000,
+            "keys_in_query": True,
+        }
+        assert [
+            (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
+        ] == [
             (422, ["token_minutes"]),
             (422, ["token_minutes"]),
             (422, ["run_days"]),
@@ -265,14 +439,20 @@ class TestSettings:
         assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
 
     def test_a_variable_is_set_changed_and_unset(self, oli: Hand, engine: Engine) -> None:
-        oli.follow(oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon"))
+        oli.follow(
+            oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon")
+        )
         event = last(engine)
         (row,) = needs.list_variables(engine)
         form = oli.get("/settings/variables/new", env="prod", name="region").text
         bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
         oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
 
-        wrong = oli.post("/settings/variables/new?env=prod", name="penstock_cors", value='{"origins": ["shop.example"]}')
+        wrong = oli.post(
+            "/settings/variables/new?env=prod",
+            name="penstock_cors",
+            value='{"origins": ["shop.example"]}',
+        )
 
         assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
         assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
@@ -282,28 +462,48 @@ class TestSettings:
         assert (bad.status_code, 'id="e-name"' in bad.text) == (422, True)
         assert needs.list_variables(engine) == []
 
-    def test_the_value_of_a_secret_is_shown_nowhere_again(self, oli: Hand, engine: Engine, runtime: Runtime) -> None:
-        sent = {"name": "erp", "value": VALUE.replace("\n", "\r\n"), "days": "30", "pipelines": "orders, login"}
+    def test_the_value_of_a_secret_is_shown_nowhere_again(
+        self, oli: Hand, engine: Engine, runtime: Runtime
+    ) -> None:
+        sent = {
+            "name": "erp",
+            "value": VALUE.replace("\n", "\r\n"),
+            "days": "30",
+            "pipelines": "orders, login",
+        }
         said = oli.follow(oli.post("/settings/secrets/new?env=test", **sent))
         wrong = [
-            oli.post("/settings/secrets/new?env=test", **{**sent, **more}) for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
+            oli.post("/settings/secrets/new?env=test", **{**sent, **more})
+            for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
         ]
         empty = oli.post("/settings/secrets/new?env=test", **{**sent, "value": ""})
         runtime.operate("variable", "list")  # what is in force is read
-        pages = [oli.get(path).text for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")]
+        pages = [
+            oli.get(path).text
+            for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")
+        ]
 
         assert "erp" in said
         assert "v1/login, v1/orders" in said
         assert runtime.access.secrets["erp"].value.reveal() == VALUE  # type: ignore[attr-defined]  # the snapshot has it
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (*wrong, empty)] == [["name"], ["days"], ["pipelines"], ["value"]]
-        assert not any("line two" in text for text in (said, *(answered.text for answered in wrong), *pages))
+        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (*wrong, empty)] == [
+            ["name"],
+            ["days"],
+            ["pipelines"],
+            ["value"],
+        ]
+        assert not any(
+            "line two" in text for text in (said, *(answered.text for answered in wrong), *pages)
+        )
         assert "line two" not in str([event.detail for event in audit.events(engine, limit=50)])
         assert last(engine)[:3] == ("oli", "secret:set", "test")
         oli.follow(oli.post("/settings/secrets/erp/unset?env=test"))
         assert needs.list_secrets(engine) == []
 
     def test_sensitive_fields_are_added_and_removed(self, oli: Hand, engine: Engine) -> None:
-        oli.follow(oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n"))
+        oli.follow(
+            oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n")
+        )
         event = last(engine)
         said = oli.follow(oli.post("/settings/fields/remove?env=test", field="card_number"))
         bad = [oli.post("/settings/fields/add?env=test", fields=text) for text in (" ", "/a/~2")]
@@ -311,28 +511,58 @@ class TestSettings:
         assert event == ("oli", "sensitive-field:added", "test", "test")
         assert "card_number is not hidden in test any more." in said
         assert [row["field"] for row in sensitive.list_fields(engine)] == ["/customer/name"]
-        assert [(answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad] == [(422, ["fields"])] * 2
+        assert [
+            (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
+        ] == [(422, ["fields"])] * 2
 
-    def test_callbacks_are_allowed_with_a_secret_that_is_shown_once(self, oli: Hand, engine: Engine) -> None:
-        made = oli.post("/settings/callbacks/new?env=test", consumer="acme", url="https://hooks.example/in", private="no")
+    def test_callbacks_are_allowed_with_a_secret_that_is_shown_once(
+        self, oli: Hand, engine: Engine
+    ) -> None:
+        made = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acme",
+            url="https://hooks.example/in",
+            private="no",
+        )
         secret = re.search(r"whsec_[\w+/=]+", made.text)
         event = last(engine)
         later = oli.get("/settings", env="test").text
-        plain = oli.post("/settings/callbacks/new?env=test", consumer="acme", url="http://10.0.0.1/in", private="no")
-        nobody = oli.post("/settings/callbacks/new?env=test", consumer="acmee", url="https://hooks.example/in", private="no")
-        oli.follow(oli.post("/settings/callbacks/remove?env=test", consumer="acme", url="https://hooks.example/in"))
+        plain = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acme",
+            url="http://10.0.0.1/in",
+            private="no",
+        )
+        nobody = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acmee",
+            url="https://hooks.example/in",
+            private="no",
+        )
+        oli.follow(
+            oli.post(
+                "/settings/callbacks/remove?env=test",
+                consumer="acme",
+                url="https://hooks.example/in",
+            )
+        )
 
         assert secret is not None
         assert event == ("oli", "callback:allowed", "test", "acme")
         assert "https://hooks.example/in" in later
         assert "whsec_" not in later
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (plain, nobody)] == [["url"], ["consumer"]]
+        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (plain, nobody)] == [
+            ["url"],
+            ["consumer"],
+        ]
         assert callbacks.list_callbacks(engine) == []
 
 
 def test_empty_pages_say_what_to_do_next(runtime: Runtime) -> None:
     vic = Hand.of(runtime, "vic")
-    said = " ".join(words_of(vic.get(path, env="prod").text) for path in ("/tokens", "/limits", "/settings"))
+    said = " ".join(
+        words_of(vic.get(path, env="prod").text) for path in ("/tokens", "/limits", "/settings")
+    )
 
     for text in (
         "Trust one, and its tokens pass the same gate",
@@ -344,7 +574,9 @@ def test_empty_pages_say_what_to_do_next(runtime: Runtime) -> None:
         assert text in said
 
 
-def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(runtime: Runtime, engine: Engine) -> None:
+def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
+    runtime: Runtime, engine: Engine
+) -> None:
     needs.set_variable(engine, "tester", "test", "region", "porto")
     bounds.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
     vic = Hand.of(runtime, "vic")
@@ -353,17 +585,28 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(runtime: Runt
         "/tokens/flows/v1/login/designate": {},
         "/tokens/keys/rotate": {},
         "/tokens/revoke": {"jti": "a"},
-        "/tokens/issuers/new": {"issuer": "https://id.example", "audience": "p", "found": "discovery", "whose": "claim"},
+        "/tokens/issuers/new": {
+            "issuer": "https://id.example",
+            "audience": "p",
+            "found": "discovery",
+            "whose": "claim",
+        },
         "/limits/new": {"consumer": "acme", "rate": "900/second", "by": "consumer"},
         "/limits/remove": {"consumer": "acme", "pipeline": ""},
         "/limits/networks/new": {"consumer": "acme", "networks": "0.0.0.0/0", "allowed": "yes"},
         "/settings/variables/region/unset": {},
         "/settings/secrets/new": {"name": "a", "value": "b"},
         "/settings/fields/add": {"fields": "a"},
-        "/settings/callbacks/new": {"consumer": "acme", "url": "https://evil.example", "private": "no"},
+        "/settings/callbacks/new": {
+            "consumer": "acme",
+            "url": "https://evil.example",
+            "private": "no",
+        },
     }
 
-    assert {path: vic.post(f"{path}?env=test", **form).status_code for path, form in forms.items()} == dict.fromkeys(forms, 403)
+    assert {
+        path: vic.post(f"{path}?env=test", **form).status_code for path, form in forms.items()
+    } == dict.fromkeys(forms, 403)
     assert len(audit.events(engine, limit=100)) == before
     for path in ("/tokens", "/limits", "/settings"):
         page = vic.get(path, env="test").text
@@ -375,17 +618,45 @@ def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> Non
     needs.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive.add_fields(engine, "tester", "test", [EVIL])
     signing.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    said = issuers.said_of(f"https://id.example/{EVIL.replace(' ', '/')}", EVIL, consumer_claim=EVIL, scope_claim=EVIL, mapped=[f"{EVIL}=acme"])
+    said = issuers.said_of(
+        f"https://id.example/{EVIL.replace(' ', '/')}",
+        EVIL,
+        consumer_claim=EVIL,
+        scope_claim=EVIL,
+        mapped=[f"{EVIL}=acme"],
+    )
     issuers.trust_issuer(engine, "tester", "test", said, own="penstock")
-    callbacks.allow_callbacks(engine, "tester", "acme", "test", f"https://a.example/{EVIL.replace('?', '')}", _box(oli), private=False)
-    pages = [oli.get(f"{path}env=test").text for path in ("/tokens?", "/settings?", "/audit?", "/settings/variables/new?name=evil&")]
+    callbacks.allow_callbacks(
+        engine,
+        "tester",
+        "acme",
+        "test",
+        f"https://a.example/{EVIL.replace('?', '')}",
+        _box(oli),
+        private=False,
+    )
+    pages = [
+        oli.get(f"{path}env=test").text
+        for path in ("/tokens?", "/settings?", "/audit?", "/settings/variables/new?name=evil&")
+    ]
     pages += [
         oli.post(f"{path}?env=test", **dict.fromkeys(fields, EVIL)).text
         for path, fields in (
             ("/tokens/revoke", ("consumer",)),
             (
                 "/tokens/issuers/new",
-                ("issuer", "audience", "found", "whose", "jwks", "jwks_url", "mapped", "consumer", "consumer_claim", "scope_claim"),
+                (
+                    "issuer",
+                    "audience",
+                    "found",
+                    "whose",
+                    "jwks",
+                    "jwks_url",
+                    "mapped",
+                    "consumer",
+                    "consumer_claim",
+                    "scope_claim",
+                ),
             ),
             ("/limits/new", ("consumer", "rate", "by", "pipeline")),
             ("/limits/networks/new", ("consumer", "networks", "allowed")),

@@ -1,4 +1,5 @@
-"""The audit trail in the console and in the command: filtered, read a page at a time, and handed out as files that do no harm."""
+"""The audit trail in the console and in the command: filtered, read a page at a time, and handed
+out as files that do no harm."""
 
 from __future__ import annotations
 
@@ -34,7 +35,14 @@ def runtime(desk: Callable[..., Runtime]) -> Runtime:
 
 
 def many(engine: Engine, number: int, **values: object) -> None:
-    usual = {"actor": "bot", "action": "key:created", "environment": "test", "subject": "acme", "detail": {}, "at": datetime.now(UTC)}
+    usual = {
+        "actor": "bot",
+        "action": "key:created",
+        "environment": "test",
+        "subject": "acme",
+        "detail": {},
+        "at": datetime.now(UTC),
+    }
     with changing(engine) as rows:
         for _ in range(number):
             rows.add("audit_events", **{**usual, **values})
@@ -49,7 +57,9 @@ def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -
     many(engine, 1, actor="olga", at=datetime.now(UTC) - timedelta(hours=5))
 
     def found(**query: str) -> list[str]:
-        return [audit.event(engine, number).action for number in listed(vic.get("/audit", **query).text)]
+        return [
+            audit.event(engine, number).action for number in listed(vic.get("/audit", **query).text)
+        ]
 
     assert found(actor="oli") == ["variable:set", "limit:set"]
     assert found(actor="olga") == ["key:created"]
@@ -59,19 +69,33 @@ def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -
     assert found(action="limit") == ["limit:set"]
     assert found(subject="acme", action="consumer") == ["consumer:created"]
     assert found(env="prod") == ["variable:set", "environment:created"]
-    assert set(found()) >= {"user:signed-in", "variable:set", "limit:set", "consumer:created", "key:created"}
+    assert set(found()) >= {
+        "user:signed-in",
+        "variable:set",
+        "limit:set",
+        "consumer:created",
+        "key:created",
+    }
 
 
 def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) -> None:
     vic = Hand.of(runtime, "vic")
-    action, since, exported = vic.get("/audit", action="limit:sett"), vic.get("/audit", since="x"), vic.get("/audit/export", format="xls")
+    action, since, exported = (
+        vic.get("/audit", action="limit:sett"),
+        vic.get("/audit", since="x"),
+        vic.get("/audit/export", format="xls"),
+    )
 
     assert (action.status_code, since.status_code, exported.status_code) == (422, 422, 422)
     assert "did you mean limit:set?" in words_of(action.text)
     assert 'id="e-action"' in action.text
     assert 'id="e-since"' in since.text
     assert "is no format" in words_of(exported.text)
-    assert vic.get("/audit/99999999999999999999").status_code == vic.get("/audit/123456").status_code == 404
+    assert (
+        vic.get("/audit/99999999999999999999").status_code
+        == vic.get("/audit/123456").status_code
+        == 404
+    )
 
 
 def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) -> None:
@@ -100,7 +124,9 @@ def test_an_event_is_told_in_words(runtime: Runtime) -> None:
     assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
 
 
-def test_an_export_has_every_event_of_its_filters_and_no_formula(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_has_every_event_of_its_filters_and_no_formula(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
     monkeypatch.setattr(audit, "AT_ONCE", 10)
     many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
@@ -110,12 +136,18 @@ def test_an_export_has_every_event_of_its_filters_and_no_formula(runtime: Runtim
     events = [json.loads(line) for line in lines.text.splitlines()]
 
     assert (sheet.mimetype, sheet.headers["X-Content-Type-Options"]) == ("text/csv", "nosniff")
-    assert re.fullmatch(r'attachment; filename="penstock-audit-[\d-]+\.csv"', sheet.headers["Content-Disposition"])
+    assert re.fullmatch(
+        r'attachment; filename="penstock-audit-[\d-]+\.csv"', sheet.headers["Content-Disposition"]
+    )
     assert len(rows) == len(events) == 25
     assert {(row["actor"], row["subject"]) for row in rows} == {("'+bot", "'\tx")}
-    assert not any(value.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for value in row.values())
+    assert not any(
+        value.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for value in row.values()
+    )
     assert {(event["actor"], event["detail"]["note"]) for event in events} == {("+bot", FORMULA)}
-    assert [event["id"] for event in events] == sorted({event["id"] for event in events}, reverse=True)
+    assert [event["id"] for event in events] == sorted(
+        {event["id"] for event in events}, reverse=True
+    )
 
 
 def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +161,9 @@ def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.M
 
     monkeypatch.setattr(audit, "AT_ONCE", 10)
     monkeypatch.setattr(audit, "events", counted)
-    parts: Iterator[bytes] = iter(vic.get("/audit/export", format="jsonl", actor="bot").iter_encoded())  # type: ignore[assignment]  # Werkzeug's
+    parts: Iterator[bytes] = iter(
+        vic.get("/audit/export", format="jsonl", actor="bot").iter_encoded()
+    )  # type: ignore[assignment]  # Werkzeug's
     next(parts)
     begun = len(read)
 
@@ -138,7 +172,14 @@ def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.M
 
 def test_nothing_that_was_typed_becomes_markup(runtime: Runtime) -> None:
     engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
-    many(engine, 1, actor=EVIL, subject=EVIL, environment="test", detail={EVIL: [EVIL, {"a": EVIL}], "b": EVIL})
+    many(
+        engine,
+        1,
+        actor=EVIL,
+        subject=EVIL,
+        environment="test",
+        detail={EVIL: [EVIL, {"a": EVIL}], "b": EVIL},
+    )
     (number,) = listed(vic.get("/audit", actor=EVIL).text)
     pages = [
         vic.get("/audit").text,

@@ -1,4 +1,5 @@
-"""Consumers: made, found, given keys and pipelines, and kept out; what is typed never becomes markup, and a viewer changes nothing."""
+"""Consumers: made, found, given keys and pipelines, and kept out; what is typed never becomes
+markup, and a viewer changes nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ def row(text: str, name: str) -> list[str]:
     """Return the cells of the row that begins with a link to a consumer."""
     found = re.search(rf'<a href="[^"]*/{re.escape(name)}">.*?</tr>', text, re.DOTALL)
     assert found is not None
-    return [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td[^>]*>(.*?)</td>", found[0], re.DOTALL)]
+    return [
+        re.sub(r"<[^>]+>", "", cell).strip()
+        for cell in re.findall(r"<td[^>]*>(.*?)</td>", found[0], re.DOTALL)
+    ]
 
 
 def associated(place: Place, name: str) -> dict[str, list[str]]:
@@ -44,7 +48,9 @@ def test_without_consumers_the_page_says_what_to_do_next(quick: Make) -> None:
     assert 'href="/-/console/new-consumer"' not in here.visitor("vic").text("/consumers")
 
 
-def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field(quick: Make) -> None:
+def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field(
+    quick: Make,
+) -> None:
     here = quick()
     oli = here.visitor("oli")
 
@@ -55,10 +61,16 @@ def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field
 
     assert (made.status_code, made.headers["Location"]) == (303, "/-/console/consumers/acme")
     assert (again.status_code, odd.status_code) == (422, 422)
-    assert 'id="e-name" class="error" role="alert">Consumer &#39;acme&#39; exists already.' in again.text
+    assert (
+        'id="e-name" class="error" role="alert">Consumer &#39;acme&#39; exists already.'
+        in again.text
+    )
     assert 'value="kept"' in odd.text
     assert oli.post("/new-consumer", name="nul", description="a\0b").status_code == 400
-    assert [oli.get(path).status_code for path in ("/consumers/a%00", "/consumers?find=%00")] == [400, 400]
+    assert [oli.get(path).status_code for path in ("/consumers/a%00", "/consumers?find=%00")] == [
+        400,
+        400,
+    ]
     assert here.events()[0] == ("oli", "consumer:created", None, "acme")
 
 
@@ -154,11 +166,15 @@ def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
     assert oli.post(f"{path}/revoke").status_code == 303
     assert states() == ["revoked", "usable"]
     assert "Keys that have ended (1)" in oli.text("/consumers/acme")
-    assert f'data-confirm="Revoke pk_test_…{shown_key(rotated.text)[-4:]}?' in oli.text("/consumers/acme")
+    assert f'data-confirm="Revoke pk_test_…{shown_key(rotated.text)[-4:]}?' in oli.text(
+        "/consumers/acme"
+    )
     again = oli.post(f"{path}/enable")
     assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
     done = [(actor, action) for actor, action, _, subject in here.events() if subject == key.id]
-    assert done == [("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")]
+    assert done == [
+        ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")
+    ]
 
 
 def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
@@ -172,7 +188,10 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     before = place.snapshot().revision
 
     saved = oli.post(
-        "/consumers/acme/pipelines", seen=["test/v1/orders", "test/v1/status"], on=["test/v1/orders", "prod/v1/orders", "prod/v1/status"], new="prod"
+        "/consumers/acme/pipelines",
+        seen=["test/v1/orders", "test/v1/status"],
+        on=["test/v1/orders", "prod/v1/orders", "prod/v1/status"],
+        new="prod",
     )
 
     assert saved.status_code == 303
@@ -180,8 +199,13 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
     assert place.snapshot().revision == before + 1  # one change: no process ever saw half of it
-    assert here.events()[:2] == [("oli", "consumer:dissociated", "test", "acme"), ("oli", "consumer:associated", "prod", "acme")]
-    oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod")
+    assert here.events()[:2] == [
+        ("oli", "consumer:dissociated", "test", "acme"),
+        ("oli", "consumer:associated", "prod", "acme"),
+    ]
+    oli.post(
+        "/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod"
+    )
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
     count = len(here.events(100))
     oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
@@ -195,7 +219,11 @@ def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
     here.place.dissociate("acme", "orders")
     here.place.associate("acme", "status")
 
-    here.visitor("oli").post("/consumers/acme/pipelines", seen="test/v1/orders", on=["test/v1/orders", "test/v1/status", "prod/v1/orders"])
+    here.visitor("oli").post(
+        "/consumers/acme/pipelines",
+        seen="test/v1/orders",
+        on=["test/v1/orders", "test/v1/status", "prod/v1/orders"],
+    )
 
     assert associated(here.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
 
@@ -204,7 +232,9 @@ def test_a_pipeline_that_nobody_knows_is_refused_and_nothing_is_saved(quick: Mak
     here = quick()
     here.place.consumer("acme")
 
-    refused = here.visitor("oli").post("/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"])
+    refused = here.visitor("oli").post(
+        "/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"]
+    )
 
     assert refused.status_code == 422
     assert "did you mean &#39;v1/orders&#39;?" in refused.text
@@ -226,7 +256,11 @@ def test_a_consumer_is_kept_out_and_its_tokens_end(quick: Make) -> None:
     assert here.place.snapshot("prod").token_revoked("x", "acme", 1.0)
     assert not here.place.snapshot("test").token_revoked("x", "acme", 1.0)
     assert oli.post("/consumers/acme/tokens/revoke", environment="nowhere").status_code == 404
-    said = [("oli", "token:revoked", "prod", "acme"), ("oli", "consumer:enabled", None, "acme"), ("oli", "consumer:disabled", None, "acme")]
+    said = [
+        ("oli", "token:revoked", "prod", "acme"),
+        ("oli", "consumer:enabled", None, "acme"),
+        ("oli", "consumer:disabled", None, "acme"),
+    ]
     assert here.events()[:3] == said
 
 
@@ -254,7 +288,11 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
         consumers.show_consumer(here.place.engine, "evil")
     for path in ("/consumers", "/consumers/acme", "/consumers/acme/pipelines"):
         text = vic.text(path)
-        assert [action for action in re.findall(r'<form method="post" action="([^"]+)"', text) if "sign-out" not in action] in (
+        assert [
+            action
+            for action in re.findall(r'<form method="post" action="([^"]+)"', text)
+            if "sign-out" not in action
+        ] in (
             [],
             [f"/-/console{path}"],
         )

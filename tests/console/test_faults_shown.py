@@ -21,7 +21,9 @@ def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE limits SET rate = 'often'"))
 
-    assert "unreadable limits 1: rate can't be read. It grants nothing" in words_of(Hand.of(runtime, "vic").get("/").text)
+    assert "unreadable limits 1: rate can't be read. It grants nothing" in words_of(
+        Hand.of(runtime, "vic").get("/").text
+    )
 
 
 class Rogue(AccessPolicy):
@@ -45,7 +47,9 @@ class Plugin:
         return [Rogue()]
 
 
-def test_the_console_names_the_plugin_and_what_its_policy_returned(desk: Callable[..., Runtime]) -> None:
+def test_the_console_names_the_plugin_and_what_its_policy_returned(
+    desk: Callable[..., Runtime],
+) -> None:
     vic = Hand.of(desk(Plugin), "vic")
 
     said = "the policy rogue: it returned str, not a Verdict or None"

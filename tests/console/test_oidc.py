@@ -23,8 +23,15 @@ Start = Callable[..., Console]
 def provider() -> Iterator[str]:
     """An OpenID Connect provider; return its issuer."""
     port = free_port()
-    code = f"from oidc_provider_mock import run_server_in_thread; import time\nwith run_server_in_thread(port={port}): time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    code = (
+        "from oidc_provider_mock import run_server_in_thread; import time\nwith"
+        f" run_server_in_thread(port={port}): time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         wait_for(f"http://localhost:{port}/.well-known/openid-configuration", process)
         yield f"http://localhost:{port}"
         process.kill()
@@ -33,7 +40,10 @@ def provider() -> Iterator[str]:
 @pytest.fixture
 def here(console: Start, sqlite_place: Place, provider: str) -> Console:
     oidc = {"ISSUER": provider, "CLIENT_ID": "console", "CLIENT_SECRET": "hush-hush"}
-    return console(PENSTOCK_CONSOLE_URL="http://console.test", **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in oidc.items()})
+    return console(
+        PENSTOCK_CONSOLE_URL="http://console.test",
+        **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in oidc.items()},
+    )
 
 
 def know(provider: str, subject: str, **claims: object) -> None:
@@ -41,7 +51,8 @@ def know(provider: str, subject: str, **claims: object) -> None:
 
 
 def through(visitor: Visitor, subject: str) -> str:
-    """Go through the provider and return where it sends the browser back to, on the console's own host."""
+    """Go through the provider and return where it sends the browser back to, on the console's
+    own host."""
     start = visitor.get("/oidc")
     assert start.status_code == 302, start.text
     back = httpx.post(start.headers["Location"], data={"sub": subject}).headers["Location"]
@@ -49,7 +60,9 @@ def through(visitor: Visitor, subject: str) -> str:
     return back.removeprefix(f"http://console.test{ROOT}")
 
 
-def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(here: Console, provider: str) -> None:
+def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(
+    here: Console, provider: str
+) -> None:
     users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
     know(provider, "eve", email="Eve@example.org", email_verified=True)
     eve = here.visitor()
@@ -64,16 +77,34 @@ def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(here: C
     assert (signed.status_code, signed.headers["Location"]) == (303, f"{ROOT}/")
     assert "operator" in eve.get("/account").text
     event = audit.events(here.place.engine, limit=1)[0]
-    assert (event.actor, event.action, event.detail["how"]) == ("eve@example.org", "user:signed-in", provider)
+    assert (event.actor, event.action, event.detail["how"]) == (
+        "eve@example.org",
+        "user:signed-in",
+        provider,
+    )
     assert here.visitor().sign_in("eve@example.org", "").status_code == 422
     assert "hush-hush" not in here.server.log.read_text()
 
 
-def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(console: Start, provider: str) -> None:
-    oidc = {"URL": "http://console.test/ops", "OIDC_ISSUER": provider, "OIDC_CLIENT_ID": "console", "OIDC_CLIENT_SECRET": "hush-hush"}
-    start = console(**{f"PENSTOCK_CONSOLE_{name}": value for name, value in oidc.items()}).visitor().get("/oidc").headers["Location"]
+def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(
+    console: Start, provider: str
+) -> None:
+    oidc = {
+        "URL": "http://console.test/ops",
+        "OIDC_ISSUER": provider,
+        "OIDC_CLIENT_ID": "console",
+        "OIDC_CLIENT_SECRET": "hush-hush",
+    }
+    start = (
+        console(**{f"PENSTOCK_CONSOLE_{name}": value for name, value in oidc.items()})
+        .visitor()
+        .get("/oidc")
+        .headers["Location"]
+    )
 
-    assert parse_qs(urlsplit(start).query)["redirect_uri"] == [f"http://console.test/ops{ROOT}/oidc/back"]
+    assert parse_qs(urlsplit(start).query)["redirect_uri"] == [
+        f"http://console.test/ops{ROOT}/oidc/back"
+    ]
 
 
 def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider: str) -> None:
@@ -96,7 +127,9 @@ def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider
         assert visitor.get("/").status_code == 303
 
 
-def test_an_answer_that_this_browser_did_not_ask_for_is_refused(here: Console, provider: str) -> None:
+def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
+    here: Console, provider: str
+) -> None:
     users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
     know(provider, "eve", email="eve@example.org", email_verified=True)
     eve, victim = here.visitor(), here.visitor()
@@ -107,12 +140,22 @@ def test_an_answer_that_this_browser_did_not_ask_for_is_refused(here: Console, p
     assert victim.get("/").status_code == 303
     assert eve.get(back).status_code == 303
     assert eve.get(back).status_code == 422
-    assert here.visitor().get("/oidc/back?error=access_denied&error_description=<b>no</b>").status_code == 422
+    assert (
+        here.visitor().get("/oidc/back?error=access_denied&error_description=<b>no</b>").status_code
+        == 422
+    )
 
 
 def test_a_provider_that_is_away_or_not_configured_is_said(console: Start) -> None:
-    settings = {"ISSUER": f"http://localhost:{free_port()}", "CLIENT_ID": "console", "CLIENT_SECRET": "x"}
-    here = console(PENSTOCK_CONSOLE_URL="http://console.test", **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in settings.items()})
+    settings = {
+        "ISSUER": f"http://localhost:{free_port()}",
+        "CLIENT_ID": "console",
+        "CLIENT_SECRET": "x",
+    }
+    here = console(
+        PENSTOCK_CONSOLE_URL="http://console.test",
+        **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in settings.items()},
+    )
 
     away = here.visitor().get("/oidc")
 

@@ -1,4 +1,5 @@
-"""The pages in a real browser: what they show, that they can be used by everybody, and that nothing that was typed becomes markup."""
+"""The pages in a real browser: what they show, that they can be used by everybody, and that
+nothing that was typed becomes markup."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from penstock.db.runs import appear
 Start = Callable[..., Console]
 PAGES = (
     "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account",
-    "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines",
+    "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer",
+    "/consumers/acme", "/consumers/acme/pipelines",
     "/policies", "/policies/test", "/policies/test/change?policy=api-key",
 )  # fmt: skip
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
@@ -29,7 +31,8 @@ def count_calls(place: Place, **outcomes: int) -> None:
     minute = int(time.time()) // 60 * 60 - 120
     rows = [
         {
-            "environment_id": 1, "span": 60, "since": minute, "pipeline": "v1/orders", "outcome": name.replace("_", "-"), "process": "p",
+            "environment_id": 1, "span": 60, "since": minute, "pipeline": "v1/orders",
+            "outcome": name.replace("_", "-"), "process": "p",
             "calls": number, "micros": number * 9000, "buckets": [0, 0, 0, number, *[0] * 11],
         }
         for name, number in outcomes.items()
@@ -42,7 +45,9 @@ def furnish(place: Place) -> None:
     place.associate("acme", "orders")
     consumers.create_key(place.engine, "ann", "acme", "test", note=EVIL)
     consumers.revoke_key(place.engine, "ann", place.key("acme").id)
-    environments.set_policy(place.engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
+    environments.set_policy(
+        place.engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL
+    )
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -68,7 +73,10 @@ def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console: 
     appear(here.place.engine, "x", kind="worker", environment_id=1, host="far", pid=77)
     page = here.page("vic", timezone_id="Asia/Tokyo", locale="en-GB")
 
-    tiles = {item.locator("dt").inner_text(): item.locator("dd").inner_text() for item in page.locator(".tiles > div").all()}
+    tiles = {
+        item.locator("dt").inner_text(): item.locator("dd").inner_text()
+        for item in page.locator(".tiles > div").all()
+    }
     alarm = page.locator(".alarm")
     assert tiles["External access policy"] == "jwt-api-key"
     assert tiles["Pipelines served"] == "1"
@@ -101,7 +109,9 @@ def test_without_pipelines_the_overview_says_what_to_do_next(console: Start) -> 
     expect(here.page("vic").get_by_text("No pipeline is loaded.")).to_be_visible()
 
 
-def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_out(console: Start) -> None:
+def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_out(
+    console: Start,
+) -> None:
     here = console()
     page = here.page("ann")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -109,7 +119,12 @@ def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_
     def press_until(page: Page, name: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
-            if page.evaluate("document.activeElement.innerText || document.activeElement.name || ''").strip() == name:
+            if (
+                page.evaluate(
+                    "document.activeElement.innerText || document.activeElement.name || ''"
+                ).strip()
+                == name
+            ):
                 return
         pytest.fail(f"{name} can't be reached by keyboard")
 
@@ -158,7 +173,12 @@ def test_what_is_refused_is_said_beside_its_field(console: Start) -> None:
     role = ann.post("/users/vic/role", {"role": "god"})
     last = ann.post("/users/ann/disable")
 
-    assert (taken.status_code, odd.status_code, role.status_code, last.status_code) == (422, 422, 422, 422)
+    assert (taken.status_code, odd.status_code, role.status_code, last.status_code) == (
+        422,
+        422,
+        422,
+        422,
+    )
     assert 'id="e-name" class="error" role="alert">User &#39;vic&#39; exists already.' in taken.text
     assert 'aria-invalid="true" aria-describedby="e-name h-name"' in odd.text
     assert "is no role" in role.text
@@ -173,9 +193,16 @@ def test_a_viewer_sees_no_buttons_and_can_change_nothing(console: Start) -> None
     vic = here.visitor("vic")
 
     assert page.get_by_role("link", name="Users").count() == 0
-    assert vic.post("/users/new", {"name": "evil", "role": "admin", "how": "generated"}).status_code == 403
+    assert (
+        vic.post("/users/new", {"name": "evil", "role": "admin", "how": "generated"}).status_code
+        == 403
+    )
     assert vic.post("/users/vic/role", {"role": "admin"}).status_code == 403
-    assert [row["role"] for row in users.list_users(here.place.engine)] == ["admin", "operator", "viewer"]
+    assert [row["role"] for row in users.list_users(here.place.engine)] == [
+        "admin",
+        "operator",
+        "viewer",
+    ]
 
 
 def test_what_strangers_send_never_becomes_markup(console: Start) -> None:
@@ -204,7 +231,12 @@ def test_what_strangers_send_never_becomes_markup(console: Start) -> None:
 def test_no_other_site_can_frame_a_page(console: Start) -> None:
     here = console()
     page = here.page("ann")
-    page.route("https://evil.example/", lambda route: route.fulfill(body=f'<iframe src="{here.url}/users"></iframe>', content_type="text/html"))
+    page.route(
+        "https://evil.example/",
+        lambda route: route.fulfill(
+            body=f'<iframe src="{here.url}/users"></iframe>', content_type="text/html"
+        ),
+    )
     page.goto("https://evil.example/")
     page.wait_for_load_state("networkidle")
 

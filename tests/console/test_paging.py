@@ -1,4 +1,5 @@
-"""What pages read, on both databases: a page goes on by key after the last row of the one before, whatever comes meanwhile."""
+"""What pages read, on both databases: a page goes on by key after the last row of the one
+before, whatever comes meanwhile."""
 
 from __future__ import annotations
 
@@ -15,16 +16,24 @@ def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
         for rate in ("3/hour", "1/second", "2/minute"):
             bounds.set_limit(place.engine, "tester", name, "test", Rate(rate))
         bounds.set_limit(place.engine, "tester", name, "prod", Rate("9/day"))
-        bounds.set_networks(place.engine, "tester", name, "test", ["192.0.2.0/24", "198.51.100.7"], allowed=True)
-        callbacks.allow_callbacks(place.engine, "tester", name, "test", "https://hooks.example/", place.box, private=False)
+        bounds.set_networks(
+            place.engine, "tester", name, "test", ["192.0.2.0/24", "198.51.100.7"], allowed=True
+        )
+        callbacks.allow_callbacks(
+            place.engine, "tester", name, "test", "https://hooks.example/", place.box, private=False
+        )
     whole = [row["id"] for row in bounds.list_limits(place.engine, environment="test")]
     read, after = list[object](), None
     while found := bounds.list_limits(place.engine, environment="test", after=after, limit=2):
         read += [row["id"] for row in found]
         after = int(str(found[-1]["id"]))
-        bounds.set_limit(place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days"))
+        bounds.set_limit(
+            place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days")
+        )
     networks = bounds.list_networks(place.engine, environment="test", after=None, limit=3)
-    rest = bounds.list_networks(place.engine, environment="test", after=int(str(networks[-1]["id"])), limit=9)
+    rest = bounds.list_networks(
+        place.engine, environment="test", after=int(str(networks[-1]["id"])), limit=9
+    )
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)
 
     assert read == whole
@@ -44,8 +53,14 @@ def test_the_trail_is_filtered_and_read_a_page_at_a_time(place: Place) -> None:
         return [event.action for event in audit.events(place.engine, limit=50, **filters)]  # type: ignore[arg-type]  # the trail's own
 
     assert found(actor="olga") == ["limit:set"]
-    assert found(subject="a_c.e") == found(subject="acme", actor="tester") == ["consumer:associated", "consumer:created"]
+    assert (
+        found(subject="a_c.e")
+        == found(subject="acme", actor="tester")
+        == ["consumer:associated", "consumer:created"]
+    )
     assert found(action="consumer", environment="test") == ["consumer:associated"] * 3
     newest = audit.events(place.engine, limit=3)
-    assert [event.id for event in audit.events(place.engine, limit=3, before=newest[-1].id)] == [newest[-1].id - number for number in (1, 2, 3)]
+    assert [event.id for event in audit.events(place.engine, limit=3, before=newest[-1].id)] == [
+        newest[-1].id - number for number in (1, 2, 3)
+    ]
     assert len(list(audit.every_event(place.engine))) == newest[0].id

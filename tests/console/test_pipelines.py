@@ -1,4 +1,5 @@
-"""Pipelines: found, sorted and told apart by environment; a gate in words, who may call, how it is doing, and a call to try."""
+"""Pipelines: found, sorted and told apart by environment; a gate in words, who may call, how it
+is doing, and a call to try."""
 
 from __future__ import annotations
 
@@ -52,19 +53,36 @@ def made(name, **toggles):
 def penstock_pipelines():
     return [orders, made("status", api_key=True), made("free"), made("inner", external=False, internal=True, api_key=True),
             made("hook", signature="github"), Pipeline("empty", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))]
-'''
+'''  # noqa: E501  text as it is
 
 
-def count_calls(place: Place, pipeline: str, calls: int, *, env: int = 1, hours_ago: float = 1) -> None:
+def count_calls(
+    place: Place, pipeline: str, calls: int, *, env: int = 1, hours_ago: float = 1
+) -> None:
     since = int(time.time() - hours_ago * 3600) // 3600 * 3600
-    row: dict[str, object] = {"environment_id": env, "span": 3600, "since": since, "pipeline": pipeline, "outcome": "succeeded", "process": "p"}
-    counts.write(place.engine, [row | {"calls": calls, "micros": calls * 900, "buckets": [0, 0, 0, calls, *[0] * 11]}])
+    row: dict[str, object] = {
+        "environment_id": env,
+        "span": 3600,
+        "since": since,
+        "pipeline": pipeline,
+        "outcome": "succeeded",
+        "process": "p",
+    }
+    counts.write(
+        place.engine,
+        [row | {"calls": calls, "micros": calls * 900, "buckets": [0, 0, 0, calls, *[0] * 11]}],
+    )
 
 
 def table(text: str) -> dict[str, list[str]]:
     """Return the cells of each row, without markup, by its pipeline."""
-    found = re.findall(r'<th scope="row"><a href="/-/console/pipelines/([^"]+)">(.*?)</tr>', text, re.DOTALL)
-    return {name: [words(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", rest, re.DOTALL)] for name, rest in found}
+    found = re.findall(
+        r'<th scope="row"><a href="/-/console/pipelines/([^"]+)">(.*?)</tr>', text, re.DOTALL
+    )
+    return {
+        name: [words(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", rest, re.DOTALL)]
+        for name, rest in found
+    }
 
 
 def words(markup: str) -> str:
@@ -72,7 +90,9 @@ def words(markup: str) -> str:
 
 
 def card(text: str, env: str) -> str:
-    found = re.search(rf'<section class="card" aria-labelledby="in-{env}">(.*?)</section>', text, re.DOTALL)
+    found = re.search(
+        rf'<section class="card" aria-labelledby="in-{env}">(.*?)</section>', text, re.DOTALL
+    )
     assert found is not None
     return words(found[1])
 
@@ -80,7 +100,14 @@ def card(text: str, env: str) -> str:
 def line(text: str) -> list[str]:
     found = re.search(r'<code id="curl"[^>]*>(.*?)</code>', text, re.DOTALL)
     assert found is not None
-    return shlex.split(found[1].replace("&#34;", '"').replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return shlex.split(
+        found[1]
+        .replace("&#34;", '"')
+        .replace("&#39;", "'")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&")
+    )
 
 
 def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
@@ -93,16 +120,40 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
     count_calls(place, "v2/status", 5, env=2)
     shown = table(here.visitor("vic").text("/pipelines"))
 
-    assert list(shown) == [f"v{major}/{name}" for major, name in ((1, "empty"), (2, "free"), (2, "hook"), (2, "inner"), (1, "orders"), (2, "status"))]
-    assert shown["v1/orders"] == ["api_key jwt", "switched off any", "0", "served jwt-api-key", "1 200"]
-    assert shown["v2/status"] == ["api_key", "served any", "5", "refused jwt-api-key set jwt=True on its HttpTrigger", "0"]
+    assert list(shown) == [
+        f"v{major}/{name}"
+        for major, name in (
+            (1, "empty"),
+            (2, "free"),
+            (2, "hook"),
+            (2, "inner"),
+            (1, "orders"),
+            (2, "status"),
+        )
+    ]
+    assert shown["v1/orders"] == [
+        "api_key jwt",
+        "switched off any",
+        "0",
+        "served jwt-api-key",
+        "1 200",
+    ]
+    assert shown["v2/status"] == [
+        "api_key",
+        "served any",
+        "5",
+        "refused jwt-api-key set jwt=True on its HttpTrigger",
+        "0",
+    ]
     assert shown["v2/inner"][1] == "served api-key, internal"
     assert shown["v2/hook"][0] == "github_signature"
     assert shown["v1/empty"][1].startswith("refused any put one on a route")
 
 
 def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
-    many = "return [*(made(f'x{number:02}', api_key=True, jwt=True) for number in range(60)), orders,"
+    many = (
+        "return [*(made(f'x{number:02}', api_key=True, jwt=True) for number in range(60)), orders,"
+    )
     here = quick(plugin=PLUGIN.replace("return [orders,", many))
     count_calls(here.place, "v2/x58", 9)
     count_calls(here.place, "v2/x03", 90)
@@ -114,11 +165,24 @@ def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
     assert [*table(first), *table(second)] == [f"v2/x{number:02}" for number in range(60)]
     assert list(table(vic.text("/pipelines", sort="calls")))[:3] == ["v2/x03", "v2/x58", "v1/empty"]
-    assert list(table(vic.text("/pipelines", sort="state")))[:3] == ["v1/empty", "v2/free", "v2/hook"]
-    assert list(table(vic.text("/pipelines", state="refused"))) == ["v1/empty", "v2/free", "v2/hook", "v2/status"]
-    assert list(table(vic.text("/pipelines", find="X0", state="served"))) == [f"v2/x0{number}" for number in range(10)]
+    assert list(table(vic.text("/pipelines", sort="state")))[:3] == [
+        "v1/empty",
+        "v2/free",
+        "v2/hook",
+    ]
+    assert list(table(vic.text("/pipelines", state="refused"))) == [
+        "v1/empty",
+        "v2/free",
+        "v2/hook",
+        "v2/status",
+    ]
+    assert list(table(vic.text("/pipelines", find="X0", state="served"))) == [
+        f"v2/x0{number}" for number in range(10)
+    ]
     assert "No pipeline is like that." in vic.text("/pipelines", find=EVIL)
-    assert "<script>window" not in vic.text("/pipelines", find=EVIL, state=EVIL, sort=EVIL, after=EVIL)
+    assert "<script>window" not in vic.text(
+        "/pipelines", find=EVIL, state=EVIL, sort=EVIL, after=EVIL
+    )
 
 
 def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) -> None:
@@ -127,16 +191,25 @@ def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) 
     vic = here.visitor("vic")
 
     orders = vic.text("/pipelines/v1/orders")
-    assert "A call needs an API key of an associated consumer and a token with scope orders:write." in card(orders, "test")
+    assert (
+        "A call needs an API key of an associated consumer and a token with scope orders:write."
+        in card(orders, "test")
+    )
     status = vic.text("/pipelines/v2/status")
     assert "A call needs an API key of an associated consumer." in card(status, "prod")
     assert "No call is let through: the pipeline is refused." in card(status, "test")
-    assert "asks for jwt=True, which is off. To mend it: set jwt=True on its HttpTrigger." in card(status, "test")
+    assert "asks for jwt=True, which is off. To mend it: set jwt=True on its HttpTrigger." in card(
+        status, "test"
+    )
     free = card(vic.text("/pipelines/v2/free"), "prod")
     assert "A call needs nothing: it is open to anyone." in free
     assert "warning open to anyone" in free
-    assert "A call needs a signature of an associated consumer." in card(vic.text("/pipelines/v2/hook"), "prod")
-    assert "served under the internal policy api-key" in card(vic.text("/pipelines/v2/inner"), "test")
+    assert "A call needs a signature of an associated consumer." in card(
+        vic.text("/pipelines/v2/hook"), "prod"
+    )
+    assert "served under the internal policy api-key" in card(
+        vic.text("/pipelines/v2/inner"), "test"
+    )
     assert "its declaration is at fault" in vic.text("/pipelines/v1/empty")
     assert "<script>window" not in orders
     assert "&lt;script&gt;window" in orders
@@ -144,7 +217,9 @@ def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) 
     assert (lost.status_code, "did you mean &#39;v1/orders&#39;?" in lost.text) == (404, True)
 
 
-def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_environment(quick: Make) -> None:
+def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_environment(
+    quick: Make,
+) -> None:
     here = quick(plugin=PLUGIN)
     place = here.place
     for number in range(33):
@@ -154,8 +229,19 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     place.dissociate("gone", "orders")
     rest = (None, "failed", 500, 12_000, *[None] * 6)
     made = [
-        (f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}", env, pipeline, "1.2.0", "GET /", False, 1, *rest)
-        for number, (env, pipeline) in enumerate([(1, "v1/orders"), (2, "v1/orders"), (1, "v2/status")])
+        (
+            f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}",
+            env,
+            pipeline,
+            "1.2.0",
+            "GET /",
+            False,
+            1,
+            *rest,
+        )
+        for number, (env, pipeline) in enumerate(
+            [(1, "v1/orders"), (2, "v1/orders"), (1, "v2/status")]
+        )
     ]
     runs.record(place.engine, made, [])
     count_calls(place, "v1/orders", 40, hours_ago=2)
@@ -166,9 +252,13 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     assert onward is not None
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
     assert 'Consumers associated <small class="quiet">33</small>' in text
-    names = re.findall(r'href="/-/console/consumers/([^"]+)"', text) + re.findall(r'href="/-/console/consumers/([^"]+)"', second)
+    names = re.findall(r'href="/-/console/consumers/([^"]+)"', text) + re.findall(
+        r'href="/-/console/consumers/([^"]+)"', second
+    )
     assert names == [f"c{number:02}" for number in range(33)]
-    assert [re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)] == [made[0][0]]
+    assert [
+        re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)
+    ] == [made[0][0]]
     assert "12 ms" in text
     points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json
     assert sum(points["calls"][1]) == 40
@@ -176,7 +266,9 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     prod = vic.text("/pipelines/v1/orders", env="prod")
     assert "Nobody may call it in prod." in prod
     assert made[1][0] in prod
-    assert "No call has passed the gate in prod yet." in vic.text("/pipelines/v2/status", env="prod")
+    assert "No call has passed the gate in prod yet." in vic.text(
+        "/pipelines/v2/status", env="prod"
+    )
 
 
 def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(quick: Make) -> None:
@@ -191,25 +283,50 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
     assert "dry query boolean no" in shown
     assert "&#34;sku&#34;" in text
     assert line(text) == [
-        "curl", "-X", "POST", "http://localhost/v1/orders/{order_id}/lines", "-H", "X-API-Key: $API_KEY", "-H", "Authorization: Bearer $TOKEN",
-        "-H", "Content-Type: application/json", "--data-binary", '{"customer": "text", "lines": [{"sku": "text"}]}',
+        "curl", "-X", "POST", "http://localhost/v1/orders/{order_id}/lines", "-H",
+        "X-API-Key: $API_KEY", "-H", "Authorization: Bearer $TOKEN",
+        "-H", "Content-Type: application/json", "--data-binary",
+        '{"customer": "text", "lines": [{"sku": "text"}]}',
     ]  # fmt: skip
-    asked = {"env": "test", "route": "POST /{order_id}/lines", "base": "https://api.example/", "in-order_id": "7/../x y", "body": '{"it\'s": 1}'}
+    asked = {
+        "env": "test",
+        "route": "POST /{order_id}/lines",
+        "base": "https://api.example/",
+        "in-order_id": "7/../x y",
+        "body": '{"it\'s": 1}',
+    }
     assert line(vic.text("/pipelines/v1/orders", **asked))[3:] == [
-        "https://api.example/v1/orders/7%2F..%2Fx%20y/lines", "-H", "X-API-Key: $API_KEY", "-H", "Authorization: Bearer $TOKEN",
+        "https://api.example/v1/orders/7%2F..%2Fx%20y/lines", "-H", "X-API-Key: $API_KEY", "-H",
+        "Authorization: Bearer $TOKEN",
         "-H", "Content-Type: application/json", "--data-binary", "{\"it's\": 1}",
     ]  # fmt: skip
-    assert "It calls api.example</strong>: give it credentials only if that is yours." in vic.text("/pipelines/v1/orders", **asked)
+    assert "It calls api.example</strong>: give it credentials only if that is yours." in vic.text(
+        "/pipelines/v1/orders", **asked
+    )
     assert "It calls" not in text
     for odd in ("evil.example", "http://[", "//evil.example", "http://localhost@evil.example/"):
-        assert "give it credentials only if that is yours" in vic.text("/pipelines/v1/orders", env="test", base=odd)
+        assert "give it credentials only if that is yours" in vic.text(
+            "/pipelines/v1/orders", env="test", base=odd
+        )
     assert line(vic.text("/pipelines/v2/inner", env="test"))[1] == "http://INTERNAL/v2/inner/"
     got = vic.text("/pipelines/v1/orders", env="test", route="GET /")
     assert line(got)[:2] == ["curl", "http://localhost/v1/orders/"]
     assert "--data-binary" not in line(got)
-    assert line(vic.text("/pipelines/v2/hook", env="prod"))[-2:] == ["-H", "X-Hub-Signature-256: $GITHUB_SIGNATURE"]
-    assert "It is not served in test, so there is nothing to call." in vic.text("/pipelines/v2/status", env="test")
-    evil = vic.text("/pipelines/v1/orders", env="test", route=EVIL, base=EVIL, body=EVIL, **{"in-order_id": EVIL})
+    assert line(vic.text("/pipelines/v2/hook", env="prod"))[-2:] == [
+        "-H",
+        "X-Hub-Signature-256: $GITHUB_SIGNATURE",
+    ]
+    assert "It is not served in test, so there is nothing to call." in vic.text(
+        "/pipelines/v2/status", env="test"
+    )
+    evil = vic.text(
+        "/pipelines/v1/orders",
+        env="test",
+        route=EVIL,
+        base=EVIL,
+        body=EVIL,
+        **{"in-order_id": EVIL},
+    )
     assert "<script>window" not in evil
     assert "<img" not in evil
 
@@ -233,7 +350,10 @@ def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(quick:
     assert here.place.snapshot().pipeline("v1/orders").enabled
     assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
     assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert here.events()[:2] == [("oli", "pipeline:enabled", "test", "v1/orders"), ("oli", "pipeline:disabled", "test", "v1/orders")]
+    assert here.events()[:2] == [
+        ("oli", "pipeline:enabled", "test", "v1/orders"),
+        ("oli", "pipeline:disabled", "test", "v1/orders"),
+    ]
 
 
 def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:
@@ -242,5 +362,7 @@ def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:
     vic = here.visitor("vic")
 
     assert "No pipeline is loaded. Put a plugin into a folder" in vic.text("/pipelines")
-    assert "No pipeline is loaded. Put a plugin into a folder" in vic.text("/consumers/acme/pipelines")
+    assert "No pipeline is loaded. Put a plugin into a folder" in vic.text(
+        "/consumers/acme/pipelines"
+    )
     assert "0 of 0 pipelines comply" in vic.text("/policies")

@@ -1,4 +1,5 @@
-"""Policies: what another one would do is shown before it is set, and who set which, when and why from then on."""
+"""Policies: what another one would do is shown before it is set, and who set which, when and why
+from then on."""
 
 from __future__ import annotations
 
@@ -33,15 +34,37 @@ def made(name, **toggles):
 def penstock_pipelines():
     return [made("both", api_key=True, jwt=True), made("keyed", api_key=True), made("free"), made("also", api_key=True),
             made("inner", external=False, internal=True, api_key=True)]
-"""
+"""  # noqa: E501  text as it is
 
 
 def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
     with reading(place.engine) as connection:
         row = Reader(connection).find("consumers", name=consumer)
     assert row is not None
-    run = f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-{abs(hash((pipeline, consumer, days_ago, env))) % 2**48:012x}"
-    runs.record(place.engine, [(run, env, pipeline, "1.0.0", "GET /", False, row["id"], None, "succeeded", 200, 900, *[None] * 6)], [])
+    run = (
+        f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"
+        f"{abs(hash((pipeline, consumer, days_ago, env))) % 2**48:012x}"
+    )
+    runs.record(
+        place.engine,
+        [
+            (
+                run,
+                env,
+                pipeline,
+                "1.0.0",
+                "GET /",
+                False,
+                row["id"],
+                None,
+                "succeeded",
+                200,
+                900,
+                *[None] * 6,
+            )
+        ],
+        [],
+    )
 
 
 def section(text: str, name: str) -> str:
@@ -51,8 +74,13 @@ def section(text: str, name: str) -> str:
 
 def rows(text: str) -> dict[str, str]:
     """Return the last cell of each row, without markup, by the pipeline that it begins with."""
-    found = re.findall(r'<tr><th scope="row">(.*?)</th>.*?<td class="wrap"[^>]*>(.*?)</td></tr>', text, re.DOTALL)
-    return {re.sub(r"<[^>]+>", "", name): re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", said)).strip() for name, said in found}
+    found = re.findall(
+        r'<tr><th scope="row">(.*?)</th>.*?<td class="wrap"[^>]*>(.*?)</td></tr>', text, re.DOTALL
+    )
+    return {
+        re.sub(r"<[^>]+>", "", name): re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", said)).strip()
+        for name, said in found
+    }
 
 
 def facts(place: Place, env: str = "test") -> EnvironmentFacts:
@@ -60,7 +88,10 @@ def facts(place: Place, env: str = "test") -> EnvironmentFacts:
 
 
 def digest(visitor: QuickVisitor, env: str, policy: str, exposure: str = "external") -> str:
-    found = re.search(r'name="digest" value="([^"]+)"', visitor.text(f"/policies/{env}/change", policy=policy, exposure=exposure))
+    found = re.search(
+        r'name="digest" value="([^"]+)"',
+        visitor.text(f"/policies/{env}/change", policy=policy, exposure=exposure),
+    )
     assert found is not None
     return found[1]
 
@@ -72,8 +103,13 @@ def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(quick:
     prod, test = section(text, "env-prod"), section(text, "env-test")
 
     tiles = [re.findall(r"<dt>([^<]+)</dt><dd>(\d+)</dd>", card) for card in (prod, test)]
-    assert tiles == [[("Compliant", "4"), ("Not compliant", "0")], [("Compliant", "1"), ("Not compliant", "3")]]
-    options = re.findall(r'value="([^"]+)"( checked)? disabled.*?(\d of \d) pipelines comply', test, re.DOTALL)
+    assert tiles == [
+        [("Compliant", "4"), ("Not compliant", "0")],
+        [("Compliant", "1"), ("Not compliant", "3")],
+    ]
+    options = re.findall(
+        r'value="([^"]+)"( checked)? disabled.*?(\d of \d) pipelines comply', test, re.DOTALL
+    )
     assert options == [
         ("api-key", "", "3 of 4"), ("jwt-api-key", " checked", "1 of 4"), ("any", "", "4 of 4"),
         ("api-key", " checked", "1 of 1"), ("jwt-api-key", "", "0 of 1"), ("any", "", "1 of 1"),
@@ -84,7 +120,9 @@ def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(quick:
     assert "Show what would change" in here.visitor("oli").text("/policies")
 
 
-def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_days(quick: Make) -> None:
+def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_days(
+    quick: Make,
+) -> None:
     here = quick(plugin=PLUGIN)
     place = here.place
     for name in ("acme", "bolt", "core"):
@@ -100,13 +138,20 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
     text = oli.text("/policies/test/change", policy="jwt-api-key")
 
     assert "3 pipelines stop being served" in text
-    assert rows(section(text, "stops")) == {"v1/also": "nobody", "v1/free": "nobody", "v1/keyed": "acme, bolt"}
+    assert rows(section(text, "stops")) == {
+        "v1/also": "nobody",
+        "v1/free": "nobody",
+        "v1/keyed": "acme, bolt",
+    }
     assert "set jwt=True on its HttpTrigger" in section(text, "stops")
     assert "No pipeline starts being served" in text
     assert not section(text, "changed")
     assert facts(place).policy == "any"
     called(place, "v1/also", "bolt", days_ago=0)
-    assert rows(section(oli.text("/policies/test/change", policy="jwt-api-key"), "stops"))["v1/also"] == "bolt"
+    assert (
+        rows(section(oli.text("/policies/test/change", policy="jwt-api-key"), "stops"))["v1/also"]
+        == "bolt"
+    )
     assert here.visitor("vic").get("/policies/test/change", policy="any").status_code == 403
 
 
@@ -119,10 +164,16 @@ def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(quic
     oli = here.visitor("oli")
     text = oli.text("/policies/test/change", policy="jwt-api-key")
 
-    assert rows(section(text, "stops"))["v1/keyed"] == ", ".join(f"c{number:02}" for number in range(8)) + " and 3 more"
+    assert (
+        rows(section(text, "stops"))["v1/keyed"]
+        == ", ".join(f"c{number:02}" for number in range(8)) + " and 3 more"
+    )
     more = re.search(r'hx-get="([^"]+)"', section(text, "stops"))
     assert more is not None
-    assert oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console")) == "<span>and c08, c09, c10</span>"
+    assert (
+        oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console"))
+        == "<span>and c08, c09, c10</span>"
+    )
     assert here.visitor("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
 
 
@@ -133,7 +184,9 @@ def test_the_preview_names_what_would_start_with_its_gate_and_warnings(quick: Ma
     starts = rows(section(text, "starts"))
     assert starts.keys() == {"v1/also", "v1/free", "v1/keyed"}
     assert starts["v1/keyed"] == "A call needs an API key of an associated consumer."
-    assert starts["v1/free"].startswith("A call needs nothing: it is open to anyone. warning open to anyone")
+    assert starts["v1/free"].startswith(
+        "A call needs nothing: it is open to anyone. warning open to anyone"
+    )
     assert "No pipeline stops being served" in text
     assert "data-confirm" not in section(text, "starts") + text[text.index("Set it") :]
 
@@ -152,14 +205,21 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) ->
     assert (nonsense.status_code, facts(place).policy) == (422, "api-key")
     assert 'id="e-grace"' in nonsense.text
     assert "because</textarea>" in nonsense.text
-    assert oli.post("/policies/test/change", **form, reason="because", grace="999999w").status_code == 422
+    assert (
+        oli.post("/policies/test/change", **form, reason="because", grace="999999w").status_code
+        == 422
+    )
     place.enable("also", enabled=False)
     late = oli.post("/policies/test/change", **form, reason="because")
     assert (late.status_code, facts(place).policy) == (422, "api-key")
     assert "different from what you saw" in late.text
     assert rows(section(late.text, "stops")).keys() == {"v1/keyed"}
 
-    done = oli.post("/policies/test/change", **form | {"digest": digest(oli, "test", "jwt-api-key")}, reason="tokens for all")
+    done = oli.post(
+        "/policies/test/change",
+        **form | {"digest": digest(oli, "test", "jwt-api-key")},
+        reason="tokens for all",
+    )
     assert (done.status_code, done.headers["Location"]) == (303, "/-/console/policies/test")
     assert (facts(place).policy, facts(place).policy_version) == ("jwt-api-key", 3)
     assert here.events()[0] == ("oli", "environment:policy:set", "test", "test")
@@ -173,7 +233,12 @@ def test_pipelines_that_would_stop_can_be_given_grace(quick: Make) -> None:
     here.place.policy("api-key")
     oli = here.visitor("oli")
 
-    form = {"exposure": "external", "policy": "jwt-api-key", "digest": digest(oli, "test", "jwt-api-key"), "reason": "soon"}
+    form = {
+        "exposure": "external",
+        "policy": "jwt-api-key",
+        "digest": digest(oli, "test", "jwt-api-key"),
+        "reason": "soon",
+    }
     assert oli.post("/policies/test/change", **form, grace="7d").status_code == 303
 
     graces = here.place.snapshot().graces
@@ -190,18 +255,35 @@ def test_the_internal_policy_is_set_by_itself_and_knows_no_grace(quick: Make) ->
 
     assert rows(section(text, "stops")).keys() == {"v1/inner"}
     assert 'name="grace"' not in text
-    form = {"exposure": "internal", "policy": "jwt-api-key", "digest": digest(oli, "test", "jwt-api-key", "internal"), "reason": "inside too"}
+    form = {
+        "exposure": "internal",
+        "policy": "jwt-api-key",
+        "digest": digest(oli, "test", "jwt-api-key", "internal"),
+        "reason": "inside too",
+    }
     refused = oli.post("/policies/test/change", **form, grace="7d")
     assert (refused.status_code, facts(here.place).internal_policy) == (422, "api-key")
     assert oli.post("/policies/test/change", **form).status_code == 303
-    assert (facts(here.place).internal_policy, facts(here.place).policy) == ("jwt-api-key", "jwt-api-key")
+    assert (facts(here.place).internal_policy, facts(here.place).policy) == (
+        "jwt-api-key",
+        "jwt-api-key",
+    )
 
 
 def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
     for number, policy in enumerate(["any", "api-key", "jwt-api-key"] * 10):
         reason = f"reason {number}" if number < 29 else EVIL
-        environments.set_policy(here.place.engine, "ann", "test", policy, served={}, stopping=[], reason=reason, internal=number == 28)
+        environments.set_policy(
+            here.place.engine,
+            "ann",
+            "test",
+            policy,
+            served={},
+            stopping=[],
+            reason=reason,
+            internal=number == 28,
+        )
     vic = here.visitor("vic")
     first = vic.text("/policies/test")
     onward = re.search(r'href="([^"]+)" rel="next"', first)
@@ -210,11 +292,23 @@ def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
 
     def changes(text: str) -> list[tuple[str, str, str]]:
         text = re.sub(r'<span class="(hidden|narrow-only)">[^<]*</span>', "", text)
-        return re.findall(r'class="right">(\d+)</th>.*?<td class="diff"[^>]*>(?:<del>([^<]*)</del> )?<(?:ins|span)>([^<]*)<', text, re.DOTALL)
+        return re.findall(
+            r'class="right">(\d+)</th>.*?<td class="diff"[^>]*>(?:<del>([^<]*)</del>'
+            r" )?<(?:ins|span)>([^<]*)<",
+            text,
+            re.DOTALL,
+        )
 
-    assert changes(first)[:4] == [("31", "any", "jwt-api-key"), ("30", "", "api-key"), ("29", "jwt-api-key", "any"), ("28", "api-key", "jwt-api-key")]
+    assert changes(first)[:4] == [
+        ("31", "any", "jwt-api-key"),
+        ("30", "", "api-key"),
+        ("29", "jwt-api-key", "any"),
+        ("28", "api-key", "jwt-api-key"),
+    ]
     assert changes(second)[-2:] == [("2", "jwt-api-key", "any"), ("1", "", "jwt-api-key")]
-    assert [item[0] for item in changes(first) + changes(second)] == [str(number) for number in range(31, 0, -1)]
+    assert [item[0] for item in changes(first) + changes(second)] == [
+        str(number) for number in range(31, 0, -1)
+    ]
     assert "There is no older version." in vic.text("/policies/test", before=1)
     assert changes(vic.text("/policies/test", before=10**30)) == changes(first)
     assert "reason 27" in first
@@ -228,7 +322,9 @@ def test_a_viewer_can_set_no_policy(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
     seen = digest(here.visitor("oli"), "test", "any")
 
-    tried = here.visitor("vic").post("/policies/test/change", exposure="external", policy="any", digest=seen, reason="mine")
+    tried = here.visitor("vic").post(
+        "/policies/test/change", exposure="external", policy="any", digest=seen, reason="mine"
+    )
 
     assert (tried.status_code, facts(here.place).policy) == (403, "jwt-api-key")
 

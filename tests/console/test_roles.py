@@ -1,4 +1,5 @@
-"""Who may ask for what: every rule of the URL map is tried as nobody, as a viewer and without a CSRF token, later pages included."""
+"""Who may ask for what: every rule of the URL map is tried as nobody, as a viewer and without a
+CSRF token, later pages included."""
 
 from __future__ import annotations
 
@@ -18,8 +19,19 @@ from penstock.host import Host
 from penstock.settings import Settings
 from penstock.web import Penstock, create_app
 
-OPEN = {"console.static", "console.sign_in", "console.sign_in_with_password", "console.oidc_start", "console.oidc_back"}
-OWN = {"console.sign_out", "console.account_password", "console.account_session_end", "console.account_sessions_end"}
+OPEN = {
+    "console.static",
+    "console.sign_in",
+    "console.sign_in_with_password",
+    "console.oidc_start",
+    "console.oidc_back",
+}
+OWN = {
+    "console.sign_out",
+    "console.account_password",
+    "console.account_session_end",
+    "console.account_sessions_end",
+}
 
 
 @pytest.fixture
@@ -27,7 +39,12 @@ def app(sqlite_place: Place) -> Iterator[Penstock]:
     sqlite_place.plugin("shop", PLUGIN)
     people(sqlite_place)
     settings = Settings.from_env(
-        {name: value for name, value in sqlite_place.environ().items() if name.startswith("PENSTOCK_")} | {"PENSTOCK_CONSOLE": "true"}
+        {
+            name: value
+            for name, value in sqlite_place.environ().items()
+            if name.startswith("PENSTOCK_")
+        }
+        | {"PENSTOCK_CONSOLE": "true"}
     )
     made = create_app(Host(settings))
     yield made
@@ -37,12 +54,22 @@ def app(sqlite_place: Place) -> Iterator[Penstock]:
 def client(app: Penstock, name: str | None = None) -> FlaskClient:
     made = app.test_client()
     if name is not None:
-        assert made.post(f"{ROOT}/sign-in", data={"name": name, "password": PASSWORD, "csrf_token": token(made)}).status_code == 303
+        assert (
+            made.post(
+                f"{ROOT}/sign-in",
+                data={"name": name, "password": PASSWORD, "csrf_token": token(made)},
+            ).status_code
+            == 303
+        )
     return made
 
 
 def token(client: FlaskClient) -> str:
-    return client.get(f"{ROOT}/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
+    return (
+        client.get(f"{ROOT}/sign-in")
+        .text.partition('name="csrf-token" content="')[2]
+        .partition('"')[0]
+    )
 
 
 def path(rule: Rule) -> str:
@@ -50,7 +77,11 @@ def path(rule: Rule) -> str:
 
 
 def rules(app: Penstock, method: str) -> list[Rule]:
-    found = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith(ROOT) and method in (rule.methods or ())]
+    found = [
+        rule
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith(ROOT) and method in (rule.methods or ())
+    ]
     assert len(found) > 5
     return found
 
@@ -60,7 +91,9 @@ def test_every_rule_says_what_it_needs_and_only_the_sign_in_is_public(app: Penst
 
     assert endpoints == PUBLIC | set(NEEDS)
     assert PUBLIC == OPEN
-    assert {rule.endpoint for rule in rules(app, "POST") if NEEDS.get(rule.endpoint) is Role.VIEWER} == OWN
+    assert {
+        rule.endpoint for rule in rules(app, "POST") if NEEDS.get(rule.endpoint) is Role.VIEWER
+    } == OWN
 
 
 def test_nobody_sees_nothing(app: Penstock) -> None:
@@ -68,11 +101,19 @@ def test_nobody_sees_nothing(app: Penstock) -> None:
     for rule in rules(app, "GET"):
         answered = visitor.get(path(rule))
         if rule.endpoint not in OPEN:
-            assert (answered.status_code, answered.headers["Location"].partition("?")[0]) == (303, f"{ROOT}/sign-in"), rule
+            assert (answered.status_code, answered.headers["Location"].partition("?")[0]) == (
+                303,
+                f"{ROOT}/sign-in",
+            ), rule
     for rule in rules(app, "POST"):
         if rule.endpoint not in OPEN:
-            assert visitor.post(path(rule), data={"csrf_token": token(visitor)}).status_code == 401, rule
-            assert visitor.get(path(rule), headers={"HX-Request": "true"}).status_code in {401, 405}, rule
+            assert (
+                visitor.post(path(rule), data={"csrf_token": token(visitor)}).status_code == 401
+            ), rule
+            assert visitor.get(path(rule), headers={"HX-Request": "true"}).status_code in {
+                401,
+                405,
+            }, rule
 
 
 @pytest.mark.parametrize(("name", "role"), [("vic", Role.VIEWER), ("oli", Role.OPERATOR)])
@@ -86,7 +127,9 @@ def test_a_role_gets_no_further_than_it_says(app: Penstock, name: str, role: Rol
             if needed is None or role.may(needed):
                 continue
             tried += 1
-            answered = visitor.open(path(rule), method=method, data={"csrf_token": valid} if method == "POST" else None)
+            answered = visitor.open(
+                path(rule), method=method, data={"csrf_token": valid} if method == "POST" else None
+            )
             assert answered.status_code == 403, rule
             assert f"takes the role {needed.value}" in answered.text
     assert tried > 5
@@ -98,7 +141,9 @@ def test_what_changes_anything_wants_a_csrf_token_of_this_session(app: Penstock)
     for rule in rules(app, "POST"):
         for data in ({}, {"csrf_token": "forged"}, {"csrf_token": foreign}):
             assert admin.post(path(rule), data=data).status_code == 400, rule
-        crossed = admin.post(path(rule), data={"csrf_token": token(admin)}, headers={"Sec-Fetch-Site": "cross-site"})
+        crossed = admin.post(
+            path(rule), data={"csrf_token": token(admin)}, headers={"Sec-Fetch-Site": "cross-site"}
+        )
         assert crossed.status_code == 403, rule
     assert admin.get(f"{ROOT}/users").status_code == 200
 
@@ -107,8 +152,16 @@ def test_every_page_is_guarded_by_its_headers(app: Penstock) -> None:
     admin = client(app, "ann")
     for rule in rules(app, "GET"):
         answered = admin.get(path(rule))
-        policy = dict(part.strip().split(" ", 1) for part in answered.headers["Content-Security-Policy"].split(";"))
-        assert (policy["default-src"], policy["script-src"], policy["style-src"], policy["frame-ancestors"]) == (
+        policy = dict(
+            part.strip().split(" ", 1)
+            for part in answered.headers["Content-Security-Policy"].split(";")
+        )
+        assert (
+            policy["default-src"],
+            policy["script-src"],
+            policy["style-src"],
+            policy["frame-ancestors"],
+        ) == (
             "'none'",
             "'self'",
             "'self'",
@@ -131,10 +184,19 @@ def test_a_view_that_was_not_registered_with_a_role_is_refused(app: Penstock) ->
 
 
 def test_without_the_setting_there_is_no_console(sqlite_place: Place) -> None:
-    settings = Settings.from_env({name: value for name, value in sqlite_place.environ().items() if name.startswith("PENSTOCK_")})
+    settings = Settings.from_env(
+        {
+            name: value
+            for name, value in sqlite_place.environ().items()
+            if name.startswith("PENSTOCK_")
+        }
+    )
     made = create_app(Host(settings))
     asked = made.test_client()
 
-    assert [asked.get(path).status_code for path in (f"{ROOT}/", f"{ROOT}/sign-in", f"{ROOT}/static/console.js")] == [404] * 3
+    assert [
+        asked.get(path).status_code
+        for path in (f"{ROOT}/", f"{ROOT}/sign-in", f"{ROOT}/static/console.js")
+    ] == [404] * 3
     made.host.stop()
     assert not replace(settings).console

@@ -1,4 +1,5 @@
-"""Runs in the console: found by what is known of them, followed while they go on, shown with their steps, cancelled and run again."""
+"""Runs in the console: found by what is known of them, followed while they go on, shown with
+their steps, cancelled and run again."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ from console_kit import Console, accessible
 from desk_kit import Hand, engine_of, words_of
 from playwright.sync_api import expect
 
-from penstock import Call, Durable, HttpTrigger, Pipeline, PipelineError, Retry, audit, hookimpl, step
+from penstock import (
+    Call,
+    Durable,
+    HttpTrigger,
+    Pipeline,
+    PipelineError,
+    Retry,
+    audit,
+    hookimpl,
+    step,
+)
 from penstock.db import runs as stored
 from penstock.db.engine import Engine
 from penstock.runs.records import first_id
@@ -38,8 +49,20 @@ def ship() -> str:
 
 
 def shop() -> SimpleNamespace:
-    orders = Pipeline("orders", version="1.2.0", trigger=HttpTrigger(api_key=True), record_bodies="all", sensitive=["card"])
-    jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True), record_bodies="all", durable=Durable())
+    orders = Pipeline(
+        "orders",
+        version="1.2.0",
+        trigger=HttpTrigger(api_key=True),
+        record_bodies="all",
+        sensitive=["card"],
+    )
+    jobs = Pipeline(
+        "jobs",
+        version="1.0.0",
+        trigger=HttpTrigger(api_key=True),
+        record_bodies="all",
+        durable=Durable(),
+    )
 
     @orders.post("/")
     def order(call: Call, body: dict[str, object]) -> object:
@@ -67,16 +90,27 @@ def runtime(desk: Start) -> Runtime:
     return desk(shop(), policy="api-key")
 
 
-def call(runtime: Runtime, path: str = "/v1/orders/", *, consumer: str = "acme", **more: object) -> str:
+def call(
+    runtime: Runtime, path: str = "/v1/orders/", *, consumer: str = "acme", **more: object
+) -> str:
     sent: dict[str, object] = {"json": {}} | more
-    return str(runtime.client(consumer=consumer, token=False).post(path, **sent).headers["X-Run-Id"])
+    return str(
+        runtime.client(consumer=consumer, token=False).post(path, **sent).headers["X-Run-Id"]
+    )
 
 
 def listed(page: str) -> list[str]:
     return re.findall(r'href="/-/console/runs/([0-9a-f-]{36})"', page)
 
 
-def many(engine: Engine, number: int, *, pipeline: str = "v1/orders", status: str = "succeeded", ago: int = 0) -> list[str]:
+def many(
+    engine: Engine,
+    number: int,
+    *,
+    pipeline: str = "v1/orders",
+    status: str = "succeeded",
+    ago: int = 0,
+) -> list[str]:
     """Write runs that are over, the newest first."""
     moment = first_id(time.time() - ago)[:18]
     rest = (False, None, None, status, 200, 900, *[None] * 6)
@@ -99,7 +133,9 @@ class TestTheList:
             return listed(vic.get("/runs", env="test", **query).text)
 
         assert found() == [job, other, refused, plain, old]
-        assert found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
+        assert (
+            found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
+        )
         assert found(consumer="globex") == [other]
         assert found(status="refused") == [refused]
         assert found(status="accepted") == [job]
@@ -174,14 +210,18 @@ class TestOneRun:
         engine_of(runtime)
         page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
         bars = [
-            (kind, float(x), float(width)) for kind, x, width in re.findall(r'<rect class="(good|bad)" x="([\d.]+)%" y="2" width="([\d.]+)%"', page)
+            (kind, float(x), float(width))
+            for kind, x, width in re.findall(
+                r'<rect class="(good|bad)" x="([\d.]+)%" y="2" width="([\d.]+)%"', page
+            )
         ]
 
         assert "charge 2 attempts" in words_of(page)
         assert "Attempt 1, after" in words_of(page)
         assert "ConnectionError: no answer" in words_of(page)
         assert [kind for kind, _, _ in bars] == ["bad", "good"]
-        assert bars[0][1] + bars[0][2] <= bars[1][1]  # the second attempt begins when the first is over
+        # The second attempt begins when the first is over.
+        assert bars[0][1] + bars[0][2] <= bars[1][1]
         assert all(x >= 0 and x + width <= 100.01 for _, x, width in bars)
 
     def test_why_it_failed_and_where_in_the_plugin_is_there(self, runtime: Runtime) -> None:
@@ -214,7 +254,8 @@ class TestOneRun:
         runtime.work()
         vic = Hand.of(runtime, "vic")
         pages = [vic.get(f"/runs/{run}").text for run in runs] + [
-            vic.get("/runs", env="test", **{name: EVIL}).text for name in ("pipeline", "id", "consumer")
+            vic.get("/runs", env="test", **{name: EVIL}).text
+            for name in ("pipeline", "id", "consumer")
         ]
 
         assert all("window.owned" in page for page in pages)
@@ -223,7 +264,10 @@ class TestOneRun:
     def test_a_run_that_is_not_there_is_said_so(self, runtime: Runtime) -> None:
         vic = Hand.of(runtime, "vic")
 
-        assert [vic.get(f"/runs/{run}").status_code for run in ("x", "01a210d7-7a5e-758d-b7d4-dfbeccfec7ac")] == [404, 404]
+        assert [
+            vic.get(f"/runs/{run}").status_code
+            for run in ("x", "01a210d7-7a5e-758d-b7d4-dfbeccfec7ac")
+        ] == [404, 404]
 
 
 class TestSteering:
@@ -255,7 +299,10 @@ class TestSteering:
         event = audit.events(engine_of(runtime), limit=1)[0]
         assert (event.actor, event.action, event.subject) == ("oli", "run:cancelled", run)
         again = oli.post(f"/runs/{run}/cancel")
-        assert (again.status_code, "is over already: cancelled" in words_of(again.text)) == (422, True)
+        assert (again.status_code, "is over already: cancelled" in words_of(again.text)) == (
+            422,
+            True,
+        )
 
     def test_a_durable_run_is_run_again_also_from_a_step(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
@@ -273,7 +320,10 @@ class TestSteering:
         assert f"Has the input of {run}" in parted
         assert (beyond.status_code, "has done 2 steps" in words_of(beyond.text)) == (422, True)
         assert (odd.status_code, "is no step" in words_of(odd.text)) == (422, True)
-        said = [(event.actor, event.detail["step"]) for event in audit.events(engine_of(runtime), limit=9, action="run:redelivered")]
+        said = [
+            (event.actor, event.detail["step"])
+            for event in audit.events(engine_of(runtime), limit=9, action="run:redelivered")
+        ]
         assert said == [("oli", 2), ("oli", 1)]
 
     def test_a_call_that_was_answered_at_once_is_run_again_here(self, runtime: Runtime) -> None:
@@ -286,9 +336,17 @@ class TestSteering:
 
         assert "run here and now: succeeded" in said
         assert f"Has the input of {run}" in said
-        assert (refused.status_code, "is sensitive, and was not recorded" in words_of(refused.text)) == (422, True)
+        assert (
+            refused.status_code,
+            "is sensitive, and was not recorded" in words_of(refused.text),
+        ) == (422, True)
         event = audit.events(engine_of(runtime), limit=1)[0]
-        assert (event.actor, event.action, event.subject, event.detail["new"]) == ("oli", "run:redelivered", run, runtime.runs()[0]["id"])
+        assert (event.actor, event.action, event.subject, event.detail["new"]) == (
+            "oli",
+            "run:redelivered",
+            run,
+            runtime.runs()[0]["id"],
+        )
         assert Hand.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
         assert len(runtime.runs()) == 3
 
@@ -315,7 +373,9 @@ def penstock_pipelines(): return [orders]
 """
 
 
-def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(console: Callable[..., Console]) -> None:
+def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
+    console: Callable[..., Console],
+) -> None:
     here = console(plugin=PLUGIN)
     here.place.policy("api-key")
     here.place.consumer("acme", "orders")
@@ -338,7 +398,9 @@ def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(console: Call
     assert page.locator("[hx-get]").count() == 0
 
     page.get_by_role("link", name=f"…{run.headers['X-Run-Id'][-8:]}").press("Enter")
-    expect(page.get_by_role("region", name="Waterfall of the steps")).to_contain_text("ConnectionError: the bank did not answer")
+    expect(page.get_by_role("region", name="Waterfall of the steps")).to_contain_text(
+        "ConnectionError: the bank did not answer"
+    )
     assert accessible(page) == []
     bars = [bar.bounding_box() for bar in page.locator(".bars rect:not(.track)").all()]
     assert len(bars) == 2

@@ -29,7 +29,11 @@ def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: S
     ann = here.visitor()
 
     before = ann.get("/")
-    wrong = [ann.sign_in("ann", "wrong horse staple"), ann.sign_in("nobody"), ann.sign_in("ann", "")]
+    wrong = [
+        ann.sign_in("ann", "wrong horse staple"),
+        ann.sign_in("nobody"),
+        ann.sign_in("ann", ""),
+    ]
     ann.get("/sign-in?next=/-/console/users")
     right = ann.sign_in(" Ann ")
     seen = [ann.get("/users").status_code for _ in range(6)]
@@ -40,17 +44,24 @@ def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: S
 
     assert (before.status_code, before.headers["Location"]) == (303, f"{ROOT}/sign-in")
     assert {answered.status_code for answered in wrong} == {422}
-    assert len({answered.text.count("The user or the password is wrong") for answered in wrong}) == 1
+    assert (
+        len({answered.text.count("The user or the password is wrong") for answered in wrong}) == 1
+    )
     assert (right.status_code, right.headers["Location"]) == (303, f"{ROOT}/users")
     assert seen == [200] * 6
     assert out.headers["Location"] == f"{ROOT}/sign-in"
     assert ann.get("/").status_code == stolen.get("/").status_code == 303
-    assert [event.action for event in audit.events(place.engine, limit=2)] == ["user:signed-out", "user:signed-in"]
+    assert [event.action for event in audit.events(place.engine, limit=2)] == [
+        "user:signed-out",
+        "user:signed-in",
+    ]
     assert PASSWORD not in here.server.log.read_text()
     assert kept not in here.server.log.read_text()
 
 
-def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(console: Start, serve: Callable[..., Server]) -> None:
+def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
+    console: Start, serve: Callable[..., Server]
+) -> None:
     here = console()
     visitor = here.visitor()
     planted_token = visitor.token()
@@ -72,12 +83,23 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(console: Star
         ({"PENSTOCK_TRUSTED_PROXIES": "127.0.0.1"}, {"X-Forwarded-Proto": "https"}),
     ):
         secure = serve(here.place, PENSTOCK_CONSOLE="true", **more)
-        assert "Secure" in secure.client.get(f"{ROOT}/sign-in?next={ROOT}/users", headers=headers).headers["Set-Cookie"]
+        assert (
+            "Secure"
+            in secure.client.get(f"{ROOT}/sign-in?next={ROOT}/users", headers=headers).headers[
+                "Set-Cookie"
+            ]
+        )
 
 
 def test_nobody_is_sent_elsewhere_after_sign_in(console: Start) -> None:
     here = console()
-    for wanted in ("https://evil.example", "//evil.example", "/-/console/\\evil", "/v1/orders/", f"{ROOT}.evil.example/"):
+    for wanted in (
+        "https://evil.example",
+        "//evil.example",
+        "/-/console/\\evil",
+        "/v1/orders/",
+        f"{ROOT}.evil.example/",
+    ):
         visitor = here.visitor()
         visitor.get(f"/sign-in?next={wanted}")
         assert visitor.sign_in("ann").headers["Location"] == f"{ROOT}/"
@@ -126,7 +148,10 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> N
     assert vic.get("/").status_code == 303
 
     now = datetime.now(UTC)
-    for values in ({"seen_at": now - timedelta(hours=1, seconds=1)}, {"expires_at": now - timedelta(seconds=1)}):
+    for values in (
+        {"seen_at": now - timedelta(hours=1, seconds=1)},
+        {"expires_at": now - timedelta(seconds=1)},
+    ):
         again = here.visitor("vic")
         assert again.get("/").status_code == 200
         set_session(0, **values)
@@ -134,7 +159,9 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> N
     poller = here.visitor("vic")
     set_session(0, seen_at=now - timedelta(minutes=50))
     poller.get("/overview/figures?poll=1")
-    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] < now - timedelta(minutes=49), "a page left open must not keep a session alive"
+    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] < now - timedelta(
+        minutes=49
+    ), "a page left open must not keep a session alive"
     poller.get("/overview/figures")
     assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] > now - timedelta(minutes=1)
 
@@ -145,13 +172,21 @@ def test_a_password_changes_and_the_other_sessions_end(console: Start) -> None:
     new = "battery battery horse"
     form = {"current": PASSWORD, "new": new, "again": new}
 
-    assert "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
+    assert (
+        "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
+    )
     assert "The two are not the same." in vic.post("/account/password", form | {"again": "y"}).text
-    assert "at least 12 characters" in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
+    assert (
+        "at least 12 characters"
+        in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
+    )
     assert vic.post("/account/password", form).status_code == 303
     assert "Your password is changed" in vic.get("/account").text
     assert elsewhere.get("/").status_code == 303
-    assert (here.visitor().sign_in("vic").status_code, here.visitor().sign_in("vic", new).status_code) == (422, 303)
+    assert (
+        here.visitor().sign_in("vic").status_code,
+        here.visitor().sign_in("vic", new).status_code,
+    ) == (422, 303)
 
 
 def test_who_is_disabled_or_demoted_feels_it_at_the_next_request(console: Start) -> None:
@@ -172,7 +207,10 @@ def test_a_forged_cookie_is_nobody(console: Start) -> None:
     ann = here.visitor("ann")
     head, _, tail = cookie(ann).partition(".")
     for forged in (f"{head}x.{tail}", f"{head}.{tail}x", "x", head):
-        assert httpx.get(f"{here.url}/", headers={"Cookie": f"penstock_console={forged}"}).status_code == 303
+        assert (
+            httpx.get(f"{here.url}/", headers={"Cookie": f"penstock_console={forged}"}).status_code
+            == 303
+        )
 
 
 def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None:
@@ -197,7 +235,10 @@ def test_the_commands_make_and_steer_users(sqlite_place: Place) -> None:
 
     assert made.stdout.startswith("user ann created, admin")
     assert users.check_password(sqlite_place.engine, "ann", password) == "ann"
-    assert run("user", "create", "bob", "--role", "viewer", given="correct horse staple\n").returncode == 0
+    assert (
+        run("user", "create", "bob", "--role", "viewer", given="correct horse staple\n").returncode
+        == 0
+    )
     assert run("user", "create", "bob", "--role", "viewer", "--no-password").returncode == 1
     assert run("user", "role", "bob", "operator").returncode == 0
     assert "did you mean 'bob'" in run("user", "role", "bop", "operator").stderr

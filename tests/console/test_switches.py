@@ -1,4 +1,5 @@
-"""What the settings of the console switch: its own process, and what is shown to who is signed in."""
+"""What the settings of the console switch: its own process, and what is shown to who is signed
+in."""
 
 from __future__ import annotations
 
@@ -17,12 +18,17 @@ Start = Callable[..., Console]
 Serve = Callable[..., Server]
 
 
-def test_a_process_of_its_own_serves_the_console_and_no_pipeline(place: Place, console: Start, serve: Serve) -> None:
+def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
+    place: Place, console: Start, serve: Serve
+) -> None:
     here = console(place, PENSTOCK_PIPELINES="false", PENSTOCK_OPENAPI="true")
     beside = serve(place)
     alone, both = here.server.client, beside.client
 
-    assert [alone.get(path).status_code for path in ("/v1/orders/", "/-/openapi.json", "/-/docs", "/.well-known/jwks.json")] == [404] * 4
+    assert [
+        alone.get(path).status_code
+        for path in ("/v1/orders/", "/-/openapi.json", "/-/docs", "/.well-known/jwks.json")
+    ] == [404] * 4
     assert [both.get(path).status_code for path in ("/v1/orders/", f"{ROOT}/sign-in")] == [401, 404]
     assert alone.get("/-/health").status_code == 200
     text = here.visitor("vic").get("/").text
@@ -34,12 +40,16 @@ def test_the_description_can_be_for_who_is_signed_in(console: Start) -> None:
     stranger, vic = here.visitor(), here.visitor("vic")
 
     def statuses(visitor: Visitor) -> list[int]:
-        return [visitor.client.get(path).status_code for path in ("/-/openapi.json", "/-/docs", "/-/docs/page.js")]
+        return [
+            visitor.client.get(path).status_code
+            for path in ("/-/openapi.json", "/-/docs", "/-/docs/page.js")
+        ]
 
     assert statuses(stranger) == [401, 401, 401]
     assert statuses(vic) == [200, 200, 200]
     of_a_browser = (
-        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,"
+        "image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
     )
     sent = stranger.client.get("/-/docs", headers={"Accept": of_a_browser})
     assert (sent.status_code, sent.headers["Location"]) == (303, f"{ROOT}/sign-in?next=/-/docs")
@@ -52,12 +62,30 @@ def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
         ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
         ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
         ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
-        ({"PENSTOCK_URL": "api.example.com"}, "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most a path"),
-        ({"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"}, "set PENSTOCK_CONSOLE_URL and"),
-        ({"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"}, "PENSTOCK_CONSOLE_SIGN_IN_RATE"),
+        (
+            {"PENSTOCK_URL": "api.example.com"},
+            (
+                "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most"
+                " a path"
+            ),
+        ),
+        (
+            {"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"},
+            "set PENSTOCK_CONSOLE_URL and",
+        ),
+        (
+            {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"},
+            "PENSTOCK_CONSOLE_SIGN_IN_RATE",
+        ),
     ):
         code = "import penstock.wsgi"
-        done = subprocess.run([sys.executable, "-c", code], env=sqlite_place.environ(**more), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=sqlite_place.environ(**more),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (done.returncode, said in done.stderr) == (3, True), (more, done.stderr)
 
 

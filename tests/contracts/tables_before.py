@@ -1,6 +1,8 @@
-"""The tables of the release before, as it had them: tests/test_schema.py has them work on the schema of this one.
+"""The tables of the release before, as it had them: tests/test_schema.py has them work on the
+schema of this one.
 
-At a release: `cp runtime/penstock/db/tables.py tests/contracts/tables_before.py`, with this text on top.
+At a release: `cp runtime/penstock/db/tables.py tests/contracts/tables_before.py`, with this text on
+top.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ def _revision() -> Column[int]:
     return Column("revision", BigInteger, nullable=False, index=True)
 
 
-revision = Table("revision", metadata, Column("id", Integer, primary_key=True), Column("value", BigInteger, nullable=False))
+revision = Table(
+    "revision",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
 
 environments = Table(
     "environments",
@@ -54,11 +61,13 @@ environments = Table(
     Column("policy_version", Integer, nullable=False),
     Column("internal_policy", String(64), nullable=False, server_default="api-key"),
     Column("run_retention", Integer, nullable=False, server_default="2592000"),  # seconds
-    Column("record_bodies", String(8), nullable=False, server_default="all"),  # what pipelines may record at most
+    # What pipelines may record at most.
+    Column("record_bodies", String(8), nullable=False, server_default="all"),
     Column("token_lifetime", Integer, nullable=False),
     Column("keys_in_query", Flag, nullable=False),
     Column("algorithm", String(16), nullable=False),
-    Column("by_id", Flag, nullable=False, server_default=false()),  # what the release before kept by pipelines' names has become ids
+    # What the release before kept by pipelines' names has become ids.
+    Column("by_id", Flag, nullable=False, server_default=false()),
     Column("created_at", Moment, nullable=False),
     _revision(),
 )
@@ -303,7 +312,8 @@ callback_targets = Table(
     UniqueConstraint("environment_id", "consumer_id", "prefix"),
 )
 
-# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign keys, for rows come and go by the thousand.
+# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign
+# keys, for rows come and go by the thousand.
 
 UNFINISHED = "status IN ('accepted', 'running')"
 
@@ -338,9 +348,27 @@ runs = Table(
         sqlite_where=text("status <> 'succeeded'"),
         postgresql_where=text("status <> 'succeeded'"),
     ),
-    Index("ix_runs_waiting", "environment_id", "pipeline", "status", sqlite_where=text(UNFINISHED), postgresql_where=text(UNFINISHED)),
-    Index("ix_runs_request_id", "request_id", "id", sqlite_where=text("request_id IS NOT NULL"), postgresql_where=text("request_id IS NOT NULL")),
-    Index("ix_runs_parent", "parent", sqlite_where=text("parent IS NOT NULL"), postgresql_where=text("parent IS NOT NULL")),
+    Index(
+        "ix_runs_waiting",
+        "environment_id",
+        "pipeline",
+        "status",
+        sqlite_where=text(UNFINISHED),
+        postgresql_where=text(UNFINISHED),
+    ),
+    Index(
+        "ix_runs_request_id",
+        "request_id",
+        "id",
+        sqlite_where=text("request_id IS NOT NULL"),
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_runs_parent",
+        "parent",
+        sqlite_where=text("parent IS NOT NULL"),
+        postgresql_where=text("parent IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 

@@ -1,4 +1,5 @@
-"""The README tells the truth: its tables are those of the code, and its first plugin runs as it stands there."""
+"""The README tells the truth: its tables are those of the code, and its first plugin runs as it
+stands there."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ def section(title: str) -> str:
 
 
 def table(text: str) -> list[tuple[str, ...]]:
-    rows = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        tuple(cell.strip() for cell in line.strip("|").split(" | "))
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return rows[2:]
 
 
@@ -54,7 +59,9 @@ def parameters(command: click.Command) -> Iterator[str]:
         if "--format" in parameter.opts or getattr(parameter, "hidden", False):
             continue
         if isinstance(parameter, click.Argument):
-            name = (parameter.metavar or (parameter.name or "")).upper() + ("…" if parameter.nargs == -1 else "")
+            name = (parameter.metavar or (parameter.name or "")).upper() + (
+                "…" if parameter.nargs == -1 else ""
+            )
             yield name if parameter.required else f"[{name}]"
             continue
         assert isinstance(parameter, click.Option)
@@ -62,7 +69,8 @@ def parameters(command: click.Command) -> Iterator[str]:
         if isinstance(parameter.type, click.Choice):
             word += " " + "/".join(str(choice) for choice in parameter.type.choices)
         elif not parameter.is_flag:
-            word += f" {parameter.metavar or {'integer range': 'N'}.get(parameter.type.name, parameter.type.name.upper())}"
+            kind = parameter.type.name
+            word += f" {parameter.metavar or {'integer range': 'N'}.get(kind, kind.upper())}"
         yield word if parameter.required else f"[{word}]"
 
 
@@ -71,15 +79,22 @@ def test_every_command_is_listed_with_its_options_and_help() -> None:
 
 
 def test_every_setting_is_listed_with_its_default_and_meaning() -> None:
-    expected = [(f"`{row.name}`", f"`{row.default}`" if row.default else "", row.help) for row in SETTINGS]
+    expected = [
+        (f"`{row.name}`", f"`{row.default}`" if row.default else "", row.help) for row in SETTINGS
+    ]
 
-    assert [(name, default.strip(), text) for name, default, text in table(section("Settings"))] == expected
+    assert [
+        (name, default.strip(), text) for name, default, text in table(section("Settings"))
+    ] == expected
 
 
 def test_every_hook_is_listed_with_its_arguments() -> None:
     tree = ast.parse(Path(hookspecs.__file__).read_text(encoding="utf-8"))
     hooks = [
-        (f"`{item.name}({', '.join(argument.arg for argument in item.args.args)})`", (ast.get_docstring(item) or "").splitlines()[0])
+        (
+            f"`{item.name}({', '.join(argument.arg for argument in item.args.args)})`",
+            (ast.get_docstring(item) or "").splitlines()[0],
+        )
         for item in tree.body
         if isinstance(item, ast.FunctionDef)
     ]
@@ -87,9 +102,16 @@ def test_every_hook_is_listed_with_its_arguments() -> None:
     assert table(section("Hooks")) == hooks
 
 
-def test_every_metric_and_every_member_of_the_status_is_listed(penstock_runtime: Callable[..., Runtime]) -> None:
-    metric_rows, status_rows = (table("|" + part) for part in section("Metrics and status").split("\n\n|")[1:])
-    expected = [(f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.says) for row in metrics.TABLE]
+def test_every_metric_and_every_member_of_the_status_is_listed(
+    penstock_runtime: Callable[..., Runtime],
+) -> None:
+    metric_rows, status_rows = (
+        table("|" + part) for part in section("Metrics and status").split("\n\n|")[1:]
+    )
+    expected = [
+        (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.says)
+        for row in metrics.TABLE
+    ]
 
     assert [tuple(cell.strip() for cell in row) for row in metric_rows] == expected
     listed = [name for row in status_rows for name in re.findall(r"`(\w+)`", row[0])]
@@ -99,13 +121,17 @@ def test_every_metric_and_every_member_of_the_status_is_listed(penstock_runtime:
 @pytest.mark.parametrize("kind", [HttpTrigger, Pipeline])
 def test_every_option_of_a_declaration_is_listed(kind: type) -> None:
     rows = section("What a plugin can say").partition(f"| `{kind.__name__}(")[2].split("\n\n")[0]
-    listed = {name for line in rows.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
+    listed = {
+        name for line in rows.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])
+    }
 
     assert listed == set(inspect.signature(kind).parameters) - {"name"}
 
 
 def test_every_problem_type_of_the_code_is_listed() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "runtime" / "penstock").rglob("*.py"))
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "runtime" / "penstock").rglob("*.py")
+    )
     raised = set(re.findall(r'Refusal\(\s*(\d{3}), "([a-z-]+)"', source))
     raised |= set(re.findall(r'(\d{3}), problem="([a-z-]+)"', source))
     rows = table(section("The rules of access")) + table(section("Runs"))
@@ -144,9 +170,19 @@ def test_the_lint_rules_know_every_plugin_that_ships() -> None:
 
 
 def test_plugins_may_use_no_room_of_the_core_but_its_surface() -> None:
-    rooms = {f"penstock.{path.stem}" for path in (ROOT / "runtime" / "penstock").iterdir() if not path.name.startswith("_")}
-    configured = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    (contract,) = [contract for contract in configured["contracts"] if contract["id"] == "plugins-use-the-surface"]
+    rooms = {
+        f"penstock.{path.stem}"
+        for path in (ROOT / "runtime" / "penstock").iterdir()
+        if not path.name.startswith("_")
+    }
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]
+    (contract,) = [
+        contract
+        for contract in configured["contracts"]
+        if contract["id"] == "plugins-use-the-surface"
+    ]
 
     assert set(contract["forbidden_modules"]) == rooms - {"penstock.testing", "penstock.py"}
 
@@ -156,7 +192,11 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment whose `penstock` is ours, in an empty folder."""
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    yield kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PENSTOCK_BIND": f"127.0.0.1:{port}", "PORT": str(port)}
+    yield kept | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PENSTOCK_BIND": f"127.0.0.1:{port}",
+        "PORT": str(port),
+    }
     for process in (tmp_path / "pid").read_text().split() if (tmp_path / "pid").exists() else ():
         os.kill(int(process), 15)
     for _ in range(100):
@@ -173,9 +213,19 @@ def test_the_first_plugin_runs_as_it_stands(tmp_path: Path, shell: dict[str, str
     (script,) = re.findall(r"```sh\n(.*?)```", first, re.DOTALL)
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "greeting.py").write_text(plugin, encoding="utf-8")
-    script = script.replace("8000", shell["PORT"]).replace("serve --env test &", "serve --env test >log 2>&1 & echo $! > pid")
+    script = script.replace("8000", shell["PORT"]).replace(
+        "serve --env test &", "serve --env test >log 2>&1 & echo $! > pid"
+    )
 
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=tmp_path,
+        env=shell,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith('{"text":"Hello Ann, says acme"}')
@@ -189,7 +239,14 @@ def test_the_first_test_passes_as_it_stands(tmp_path: Path, shell: dict[str, str
     (tmp_path / "plugins" / "greeting.py").write_text(plugin, encoding="utf-8")
     (tmp_path / "plugins" / "test_greeting.py").write_text(test, encoding="utf-8")
 
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-W", "error"], cwd=tmp_path, env=shell, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error"],
+        cwd=tmp_path,
+        env=shell,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
@@ -218,7 +275,9 @@ def test_the_durable_pipeline_runs_as_it_stands(penstock_runtime: Callable[..., 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bank)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     runtime = penstock_runtime(plugin, policy="api-key")
-    runtime.operate("variable", "set", "bank_url", f"http://127.0.0.1:{server.server_port}", "--env", "test")
+    runtime.operate(
+        "variable", "set", "bank_url", f"http://127.0.0.1:{server.server_port}", "--env", "test"
+    )
     client = runtime.client("acme", token=False)
 
     accepted = client.post("/v1/rates/", json={"currencies": ["EUR", "USD"]})
@@ -227,19 +286,32 @@ def test_the_durable_pipeline_runs_as_it_stands(penstock_runtime: Callable[..., 
     server.shutdown()
     server.server_close()
 
-    assert (accepted.status_code, accepted.headers["Location"]) == (202, f"/v1/rates/runs/{accepted.json['id']}")
+    assert (accepted.status_code, accepted.headers["Location"]) == (
+        202,
+        f"/v1/rates/runs/{accepted.json['id']}",
+    )
     assert (ended["status"], ended["result"]) == ("succeeded", {"EUR": 1.25, "USD": 1.25})
     assert sorted(Bank.asked) == ["/EUR", "/EUR", "/USD", "/USD"]
     assert (ended["progress"]["done"], ended["progress"]["of"]) == (2, 2)
 
 
-def test_without_the_policy_the_first_plugin_is_refused_with_its_mend(tmp_path: Path, shell: dict[str, str]) -> None:
+def test_without_the_policy_the_first_plugin_is_refused_with_its_mend(
+    tmp_path: Path, shell: dict[str, str]
+) -> None:
     (plugin,) = re.findall(r"```python\n(.*?)```", section("Your first plugin"), re.DOTALL)
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "greeting.py").write_text(plugin, encoding="utf-8")
     script = "penstock db upgrade; penstock env create test; penstock check --env test"
 
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=shell,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
     assert done.returncode == 1
     assert "set jwt=True on its HttpTrigger" in done.stdout

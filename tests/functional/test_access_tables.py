@@ -41,7 +41,7 @@ def penstock_pipelines():
         made("hidden", api_key=True, jwt=True, external=False), made("small", api_key=True, jwt=True, max_body=32),
         made("browser", api_key=True, jwt=True, cors=Cors(["https://shop.example"])),
     ]
-"""
+"""  # noqa: E501  text as it is
 POLICIES = ("api-key", "jwt-api-key", "any")
 TOGGLES: dict[str, frozenset[str]] = {
     "none": frozenset(),
@@ -66,16 +66,29 @@ class World:
 
     def post(self, policy: str, pipeline: str, credential: str) -> httpx.Response:
         key, token = self.credentials[policy][credential]
-        return self.servers[policy].call("POST", f"/v1/{pipeline}/", key=key, token=token, json={"a": 1})
+        return self.servers[policy].call(
+            "POST", f"/v1/{pipeline}/", key=key, token=token, json={"a": 1}
+        )
 
 
-KEYS = {"none": None, "good": True, "unknown": False, "mistyped": False, "expired": False, "revoked": False, "disabled": False, "elsewhere": False}
+KEYS = {
+    "none": None,
+    "good": True,
+    "unknown": False,
+    "mistyped": False,
+    "expired": False,
+    "revoked": False,
+    "disabled": False,
+    "elsewhere": False,
+}
 TOKENS = {"none": None, "good": True, "garbage": False, "expired": False, "stranger": False}
 CREDENTIALS = [f"{key}/{token}" for key in KEYS for token in TOKENS]
 
 
 @pytest.fixture(scope="module", params=["penstock", "gthread"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     folder: Path = tmp_path_factory.mktemp("tables")
     place = Place.make(f"sqlite:///{folder}/access.db", folder, POLICIES)
     place.plugin("shapes", PLUGIN)
@@ -95,18 +108,24 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         expire(place, ended["expired"].id)
         good = keys[env].key
         by_key = {
-            "none": None, "good": good, "unknown": None, "mistyped": good[:-1] + ("a" if good[-1] != "a" else "b"),
-            **{kind: key.key for kind, key in ended.items()}, "elsewhere": keys[POLICIES[POLICIES.index(env) - 1]].key,
+            "none": None, "good": good, "unknown": None,
+            "mistyped": good[:-1] + ("a" if good[-1] != "a" else "b"),
+            **{kind: key.key for kind, key in ended.items()},
+            "elsewhere": keys[POLICIES[POLICIES.index(env) - 1]].key,
         }  # fmt: skip
         from penstock import make_api_key
 
         by_key["unknown"] = make_api_key(env)
         now = time.time()
         by_token = {
-            "none": None, "good": place.token("acme", env, scopes=frozenset({"orders:write"})), "garbage": "not.a.token",
-            "expired": place.token("acme", env, now=now - 8000), "stranger": place.token("other", env),
+            "none": None, "good": place.token("acme", env, scopes=frozenset({"orders:write"})),
+            "garbage": "not.a.token",
+            "expired": place.token("acme", env, now=now - 8000),
+            "stranger": place.token("other", env),
         }  # fmt: skip
-        credentials[env] = {f"{key}/{token}": (by_key[key], by_token[token]) for key in KEYS for token in TOKENS}
+        credentials[env] = {
+            f"{key}/{token}": (by_key[key], by_token[token]) for key in KEYS for token in TOKENS
+        }
         credentials[env]["unscoped"] = (good, place.token("acme", env))
         credentials[env]["idle"] = (place.key("idle", env).key, place.token("idle", env))
         credentials[env]["shut"] = (place.key("shut", env).key, place.token("shut", env))
@@ -139,7 +158,8 @@ def expected(policy: str, pipeline: str, credential: str) -> tuple[int, str]:
     key, token = credential.split("/")
     required = DEMANDS[policy] | TOGGLES[pipeline]
     if "jwt" in required:
-        required = required | {"api_key"}  # a token is usable only together with an API key of its consumer
+        # A token is usable only together with an API key of its consumer.
+        required = required | {"api_key"}
     if ("api_key" in required and key == "none") or ("jwt" in required and token == "none"):
         return 401, "credentials-missing"
     if KEYS[key] is False:
@@ -149,8 +169,12 @@ def expected(policy: str, pipeline: str, credential: str) -> tuple[int, str]:
     return 200, ""
 
 
-@pytest.mark.parametrize(("policy", "pipeline", "credential"), list(itertools.product(POLICIES, TOGGLES, CREDENTIALS)))
-def test_a_call_gets_exactly_what_the_tables_say(world: World, policy: str, pipeline: str, credential: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "pipeline", "credential"), list(itertools.product(POLICIES, TOGGLES, CREDENTIALS))
+)
+def test_a_call_gets_exactly_what_the_tables_say(
+    world: World, policy: str, pipeline: str, credential: str
+) -> None:
     reply = world.post(policy, pipeline, credential)
 
     status, kind = expected(policy, pipeline, credential)
@@ -178,10 +202,16 @@ class TestTheOtherRows:
             reply = world.servers[policy].call("POST", path)
             assert (reply.status_code, reply.json()["type"]) == (404, "not-found"), path
 
-    def test_an_unknown_method_is_405_and_says_which_are_known_even_without_credentials(self, world: World) -> None:
+    def test_an_unknown_method_is_405_and_says_which_are_known_even_without_credentials(
+        self, world: World
+    ) -> None:
         reply = world.servers["jwt-api-key"].call("DELETE", "/v1/both/")
 
-        assert (reply.status_code, reply.json()["type"], reply.headers["allow"]) == (405, "method-not-allowed", "POST")
+        assert (reply.status_code, reply.json()["type"], reply.headers["allow"]) == (
+            405,
+            "method-not-allowed",
+            "POST",
+        )
 
     def test_a_preflight_needs_no_credentials_and_others_get_no_cors(self, world: World) -> None:
         ask = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
@@ -189,12 +219,22 @@ class TestTheOtherRows:
 
         reply = server.call("OPTIONS", "/v1/browser/", headers=ask)
 
-        assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (204, "https://shop.example")
-        assert "access-control-allow-origin" not in server.call("OPTIONS", "/v1/browser/", headers={**ask, "Origin": "https://evil.example"}).headers
+        assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (
+            204,
+            "https://shop.example",
+        )
+        assert (
+            "access-control-allow-origin"
+            not in server.call(
+                "OPTIONS", "/v1/browser/", headers={**ask, "Origin": "https://evil.example"}
+            ).headers
+        )
         assert server.call("OPTIONS", "/v1/both/", headers=ask).status_code == 405
 
     @pytest.mark.parametrize("who", ["idle", "shut"])
-    def test_a_consumer_that_is_disabled_or_not_associated_is_403(self, world: World, who: str) -> None:
+    def test_a_consumer_that_is_disabled_or_not_associated_is_403(
+        self, world: World, who: str
+    ) -> None:
         reply = world.post("jwt-api-key", "both", who)
 
         assert (reply.status_code, reply.json()["type"]) == (403, "not-associated")
@@ -203,27 +243,54 @@ class TestTheOtherRows:
         reply = world.post("jwt-api-key", "scoped", "unscoped")
 
         assert (reply.status_code, reply.json()["type"]) == (403, "insufficient-scope")
-        assert 'error="insufficient_scope", scope="orders:write"' in reply.headers["www-authenticate"]
+        assert (
+            'error="insufficient_scope", scope="orders:write"' in reply.headers["www-authenticate"]
+        )
         assert world.post("jwt-api-key", "scoped", "good/good").status_code == 200
 
     def test_a_login_flow_needs_its_key_but_no_token_once_designated(self, world: World) -> None:
         assert world.post("jwt-api-key", "login", "good/none").status_code == 200
-        assert world.post("jwt-api-key", "login", "none/none").json()["type"] == "credentials-missing"
+        assert (
+            world.post("jwt-api-key", "login", "none/none").json()["type"] == "credentials-missing"
+        )
         assert world.post("jwt-api-key", "weak-login", "good/none").status_code == 503
 
     @pytest.mark.parametrize(
         ("send", "status", "kind"),
         [
-            ({"content": b'{"long": "' + b"x" * 40 + b'"}', "headers": {"Content-Type": "application/json"}}, 413, "body-too-large"),
-            ({"content": b"{}", "headers": {"Content-Type": "text/csv"}}, 415, "unsupported-media-type"),
-            ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "body-malformed"),
-            ({"content": b"[1]", "headers": {"Content-Type": "application/json"}}, 422, "body-invalid"),
+            (
+                {
+                    "content": b'{"long": "' + b"x" * 40 + b'"}',
+                    "headers": {"Content-Type": "application/json"},
+                },
+                413,
+                "body-too-large",
+            ),
+            (
+                {"content": b"{}", "headers": {"Content-Type": "text/csv"}},
+                415,
+                "unsupported-media-type",
+            ),
+            (
+                {"content": b"{", "headers": {"Content-Type": "application/json"}},
+                400,
+                "body-malformed",
+            ),
+            (
+                {"content": b"[1]", "headers": {"Content-Type": "application/json"}},
+                422,
+                "body-invalid",
+            ),
         ],
     )
-    def test_a_body_that_does_not_fit_is_refused_in_the_right_way(self, world: World, send: dict[str, object], status: int, kind: str) -> None:
+    def test_a_body_that_does_not_fit_is_refused_in_the_right_way(
+        self, world: World, send: dict[str, object], status: int, kind: str
+    ) -> None:
         key, token = world.credentials["jwt-api-key"]["good/good"]
 
-        reply = world.servers["jwt-api-key"].call("POST", "/v1/small/", key=key, token=token, **send)
+        reply = world.servers["jwt-api-key"].call(
+            "POST", "/v1/small/", key=key, token=token, **send
+        )
 
         assert (reply.status_code, reply.json()["type"]) == (status, kind)
 
@@ -236,14 +303,23 @@ class TestTheOtherRows:
         key, token = world.credentials["jwt-api-key"]["good/good"]
         server = world.servers["jwt-api-key"]
 
-        boom, teapot = (server.call("GET", f"/v1/both/{path}", key=key, token=token) for path in ("boom", "teapot"))
+        boom, teapot = (
+            server.call("GET", f"/v1/both/{path}", key=key, token=token)
+            for path in ("boom", "teapot")
+        )
 
         assert (boom.status_code, boom.json()["type"]) == (500, "pipeline-failed")
         assert "secret" not in boom.text
         assert "Traceback" not in boom.text
-        assert (teapot.status_code, teapot.json()["title"], teapot.json()["pot"]) == (418, "Teapot", "small")
+        assert (teapot.status_code, teapot.json()["title"], teapot.json()["pot"]) == (
+            418,
+            "Teapot",
+            "small",
+        )
 
-    def test_two_different_keys_in_one_call_are_refused_and_two_equal_ones_are_not(self, world: World) -> None:
+    def test_two_different_keys_in_one_call_are_refused_and_two_equal_ones_are_not(
+        self, world: World
+    ) -> None:
         key, token = world.credentials["jwt-api-key"]["good/good"]
         server = world.servers["jwt-api-key"]
 
@@ -252,12 +328,19 @@ class TestTheOtherRows:
 
         assert send(apikey=key or "").status_code == 200
         assert send(apikey="pk_other").json()["type"] == "invalid-api-key"
-        assert server.call("POST", "/v1/both/", key=f"{key}, {key}x", token=token, json={}).json()["type"] == "invalid-api-key"
+        assert (
+            server.call("POST", "/v1/both/", key=f"{key}, {key}x", token=token, json={}).json()[
+                "type"
+            ]
+            == "invalid-api-key"
+        )
 
     def test_a_key_in_the_query_string_is_refused_unless_allowed(self, world: World) -> None:
         key, token = world.credentials["jwt-api-key"]["good/good"]
 
-        reply = world.servers["jwt-api-key"].call("POST", "/v1/both/", token=token, params={"api_key": key}, json={})
+        reply = world.servers["jwt-api-key"].call(
+            "POST", "/v1/both/", token=token, params={"api_key": key}, json={}
+        )
 
         assert reply.status_code == 401
 

@@ -1,4 +1,5 @@
-"""A reload that is refused leaves the durable worker as it is, and who looks is told when accepted runs have none."""
+"""A reload that is refused leaves the durable worker as it is, and who looks is told when
+accepted runs have none."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def penstock_pipelines(): return [sound]
 """
 
 
-def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sqlite_place: Place, serve: Callable[..., Server]) -> None:
+def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(
+    sqlite_place: Place, serve: Callable[..., Server]
+) -> None:
     place, inside = sqlite_place, f"127.0.0.1:{free_port()}"
     place.policy("api-key")
     place.plugin("sound", PLUGIN)
@@ -34,7 +37,11 @@ def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sql
     server = serve(place, worker=1, PENSTOCK_STRICT="true", PENSTOCK_INTERNAL_BIND=inside)
 
     def performed() -> dict[str, object]:
-        return dict(server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()["result"])
+        return dict(
+            server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()[
+                "result"
+            ]
+        )
 
     def runs() -> str:
         answered = server.client.get("/-/ready")
@@ -42,8 +49,15 @@ def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sql
         return str(answered.json()["checks"]["runs"])
 
     def gauges() -> dict[str, float]:
-        lines = (line.rpartition(" ") for line in httpx.get(f"http://{inside}/-/metrics").text.splitlines())
-        return {name.partition("{")[0]: float(value) for name, _, value in lines if name.startswith(("penstock_runs_", "penstock_workers"))}
+        lines = (
+            line.rpartition(" ")
+            for line in httpx.get(f"http://{inside}/-/metrics").text.splitlines()
+        )
+        return {
+            name.partition("{")[0]: float(value)
+            for name, _, value in lines
+            if name.startswith(("penstock_runs_", "penstock_workers"))
+        }
 
     first = performed()
     place.plugin("broken", "def x(:\n")
@@ -54,7 +68,14 @@ def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(sql
     until(lambda: gauges().get("penstock_workers") == 1)
     assert runs() == "ok"
 
-    until(lambda: place.run("runs", "list", "--status", "succeeded", "--format", "json").stdout.count('"id"') == 2)
+    until(
+        lambda: (
+            place.run("runs", "list", "--status", "succeeded", "--format", "json").stdout.count(
+                '"id"'
+            )
+            == 2
+        )
+    )
     place.plugin("sound", "def x(:\n")  # the next worker has nothing to perform
     os.kill(int(str(first["pid"])), signal.SIGKILL)
     location = server.call("POST", "/v1/sound/", key=key).headers["Location"]

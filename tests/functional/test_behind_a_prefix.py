@@ -1,4 +1,5 @@
-"""A real nginx in front that takes a path prefix off: `location /api/ { proxy_pass http://…/; }`. Every URL still leads where it should."""
+"""A real nginx in front that takes a path prefix off: `location /api/ { proxy_pass http://…/;
+}`. Every URL still leads where it should."""
 
 from __future__ import annotations
 
@@ -50,7 +51,11 @@ def served(sqlite_place: Place, serve: Serve, tmp_path: Path) -> Iterator[tuple[
     """A server behind nginx: the URL that its callers use, and a key of one."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
-        _ = pytest.fail("nginx is missing, and CI must not skip") if CI else pytest.skip("nginx is not installed")
+        _ = (
+            pytest.fail("nginx is missing, and CI must not skip")
+            if CI
+            else pytest.skip("nginx is not installed")
+        )
     port = free_port()
     base = f"http://127.0.0.1:{port}/api"
     sqlite_place.policy("api-key")
@@ -60,8 +65,13 @@ def served(sqlite_place: Place, serve: Serve, tmp_path: Path) -> Iterator[tuple[
     people(sqlite_place)
     server = serve(sqlite_place, worker=1, PENSTOCK_URL=f"{base}/", PENSTOCK_CONSOLE="true")
     user = "user root;" if Path.home() == Path("/root") else ""
-    (tmp_path / "nginx.conf").write_text(CONFIGURATION.format(folder=tmp_path, port=port, upstream=server.port, user=user), encoding="utf-8")
-    nginx = subprocess.Popen([program, "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"])
+    (tmp_path / "nginx.conf").write_text(
+        CONFIGURATION.format(folder=tmp_path, port=port, upstream=server.port, user=user),
+        encoding="utf-8",
+    )
+    nginx = subprocess.Popen(
+        [program, "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"]
+    )
     try:
         wait_for(f"{base}/-/health", nginx)
         yield base, key
@@ -70,7 +80,9 @@ def served(sqlite_place: Place, serve: Serve, tmp_path: Path) -> Iterator[tuple[
         nginx.wait(10)
 
 
-def test_calls_and_runs_work_by_the_urls_that_replies_hold(served: tuple[str, str], sqlite_place: Place) -> None:
+def test_calls_and_runs_work_by_the_urls_that_replies_hold(
+    served: tuple[str, str], sqlite_place: Place
+) -> None:
     base, key = served
     order = {"reference": "a", "quantity": 2}
     with httpx.Client(headers={"X-API-Key": key}, timeout=20) as client:
@@ -85,14 +97,18 @@ def test_calls_and_runs_work_by_the_urls_that_replies_hold(served: tuple[str, st
     assert printed["servers"] == [{"url": base}]
 
 
-def test_the_console_and_the_docs_page_work_in_a_browser(served: tuple[str, str], sqlite_place: Place, browser: Browser) -> None:
+def test_the_console_and_the_docs_page_work_in_a_browser(
+    served: tuple[str, str], sqlite_place: Place, browser: Browser
+) -> None:
     (base, key), token = served, sqlite_place.token("acme", scopes=frozenset({"read", "write"}))
     context = browser.new_context()
     page = context.new_page()
     asked: list[str] = []
     failed: list[str] = []
     page.on("request", lambda sent: asked.append(sent.url))
-    page.on("response", lambda received: failed.append(received.url) if received.status >= 400 else None)
+    page.on(
+        "response", lambda received: failed.append(received.url) if received.status >= 400 else None
+    )
 
     page.goto(f"{base}/-/docs")  # for users of the console: sign in first
     page.get_by_label("User").fill("vic")
@@ -105,9 +121,13 @@ def test_the_console_and_the_docs_page_work_in_a_browser(served: tuple[str, str]
     for _ in range(2):
         page.get_by_role("button", name="Apply credentials").first.click()
     page.locator(".auth-btn-wrapper .btn-done").first.click()
-    page.locator(".opblock-get").filter(has_text="/v2/orders").locator(".opblock-summary-control").click()
+    page.locator(".opblock-get").filter(has_text="/v2/orders").locator(
+        ".opblock-summary-control"
+    ).click()
     page.get_by_role("button", name="Execute").click()
-    expect(page.locator(".live-responses-table .response").first.locator(".response-col_status")).to_contain_text("200")
+    expect(
+        page.locator(".live-responses-table .response").first.locator(".response-col_status")
+    ).to_contain_text("200")
 
     page.goto(f"{base}/-/console/pipelines/v2/orders?env=test")
     expect(page.locator("body")).to_contain_text(f"curl -X POST {base}/v2/orders/")
@@ -117,5 +137,7 @@ def test_the_console_and_the_docs_page_work_in_a_browser(served: tuple[str, str]
     time.sleep(0.2)
     context.close()
 
-    assert {urlsplit(url).path.split("/")[1] for url in asked if not url.startswith("data:")} == {"api"}
+    assert {urlsplit(url).path.split("/")[1] for url in asked if not url.startswith("data:")} == {
+        "api"
+    }
     assert failed == []

@@ -1,4 +1,5 @@
-"""Runs of a real server that end otherwise: cancelled or handed on, they leave every pause at once; late or failed, their record says where."""
+"""Runs of a real server that end otherwise: cancelled or handed on, they leave every pause at
+once; late or failed, their record says where."""
 
 from __future__ import annotations
 
@@ -109,7 +110,7 @@ def within(call: Call, body: dict[str, str]) -> None:
 
 @hookimpl
 def penstock_pipelines(): return [one, four, short, inner]
-"""
+"""  # noqa: E501  text as it is
 
 
 class Scene(NamedTuple):
@@ -121,13 +122,21 @@ class Scene(NamedTuple):
 
     def post(self, path: str, name: str = "") -> str:
         """Start a run, and return where it is looked up."""
-        return str(self.server.call("POST", path, key=self.key, json={"name": name}).headers["Location"])
+        return str(
+            self.server.call("POST", path, key=self.key, json={"name": name}).headers["Location"]
+        )
 
     def cancel(self, location: str) -> str:
         return str(self.server.call("DELETE", location, key=self.key).json()["status"])
 
     def shown(self, location: str) -> dict[str, Any]:
-        return dict(json.loads(self.place.run("runs", "show", location.rpartition("/")[2], "--format", "json").stdout))
+        return dict(
+            json.loads(
+                self.place.run(
+                    "runs", "show", location.rpartition("/")[2], "--format", "json"
+                ).stdout
+            )
+        )
 
     def tried(self, name: str) -> int:
         return noted(self.place).count(f"{name} tried")
@@ -151,7 +160,9 @@ def scene(upgraded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     place.engine.dispose()
 
 
-def test_a_cancelled_run_leaves_the_pause_between_two_attempts_and_its_slot_is_free(scene: Scene) -> None:
+def test_a_cancelled_run_leaves_the_pause_between_two_attempts_and_its_slot_is_free(
+    scene: Scene,
+) -> None:
     cancelled = scene.post("/v1/one/slowly", "slow")
     until(lambda: scene.tried("slow"))
     waiting = scene.post("/v1/one/quick", "next")
@@ -184,7 +195,13 @@ def test_cancelling_by_command_ends_the_pause_of_a_run_that_was_started(scene: S
 
 
 def test_every_kind_of_pause_ends_at_once(scene: Scene) -> None:
-    kinds = {"gather": "gather 1", "nested": "nested", "aside": "aside", "pausing": "pausing", "inner": "inner"}
+    kinds = {
+        "gather": "gather 1",
+        "nested": "nested",
+        "aside": "aside",
+        "pausing": "pausing",
+        "inner": "inner",
+    }
     locations = [scene.post(f"/v1/four/{kind}") for kind in kinds]
     until(lambda: all(scene.tried(name) for name in kinds.values()))
 
@@ -197,7 +214,9 @@ def test_every_kind_of_pause_ends_at_once(scene: Scene) -> None:
 
 
 def test_a_waited_reply_says_what_is_told_a_moment_later(scene: Scene) -> None:
-    waited = scene.server.call("POST", "/v1/four/counts", key=scene.key, headers={"Prefer": "wait=20"})
+    waited = scene.server.call(
+        "POST", "/v1/four/counts", key=scene.key, headers={"Prefer": "wait=20"}
+    )
     time.sleep(0.5)  # the record is written by then
     later = scene.server.call("GET", waited.headers["Location"], key=scene.key)
 
@@ -213,11 +232,17 @@ def test_at_a_time_limit_the_record_says_where_the_handler_was(scene: Scene) -> 
     document = until(over(scene.server, durable, scene.key))
 
     assert (inline.status_code, document["status"]) == (504, "timed_out")
-    assert until(lambda: scene.shown(durable)["ms"]) >= 1500  # its time limit is three seconds, counted from when it was taken from its queue
-    assert scene.server.call("GET", durable, key=scene.key).json()["ended_at"] == document["ended_at"]
+    # Its time limit is three seconds, counted from when it was taken from its queue.
+    assert until(lambda: scene.shown(durable)["ms"]) >= 1500
+    assert (
+        scene.server.call("GET", durable, key=scene.key).json()["ended_at"] == document["ended_at"]
+    )
     for run in (inline.headers["X-Run-Id"], durable):
         failure = until(lambda run=run: scene.shown(run).get("failure"))
-        assert (failure["type"], [frame["function"] for frame in failure["frames"]]) == ("OutOfTime", ["late", "busy"])
+        assert (failure["type"], [frame["function"] for frame in failure["frames"]]) == (
+            "OutOfTime",
+            ["late", "busy"],
+        )
         assert failure["frames"][0]["file"] == str(scene.place.folder / "plugins" / "pauses.py")
 
 
@@ -225,7 +250,11 @@ def test_a_failure_is_logged_under_the_pipeline_s_id(scene: Scene) -> None:
     scene.server.call("POST", "/v1/short/fails", key=scene.key)
     until(over(scene.server, scene.post("/v1/one/fails"), scene.key))
 
-    lines = [json.loads(line) for line in scene.server.log.read_text().splitlines() if line.startswith("{") and '"pipeline failed"' in line]
+    lines = [
+        json.loads(line)
+        for line in scene.server.log.read_text().splitlines()
+        if line.startswith("{") and '"pipeline failed"' in line
+    ]
     assert [line["pipeline"] for line in lines] == ["v1/short", "v1/one"]
 
 
@@ -236,19 +265,31 @@ def worker() -> Iterator[StartWorker]:
 
 
 def test_a_worker_that_is_told_to_stop_leaves_the_pauses_of_its_runs_without_blame(
-    new_database: Callable[..., str], tmp_path: Path, serve: Callable[..., Server], worker: StartWorker
+    new_database: Callable[..., str],
+    tmp_path: Path,
+    serve: Callable[..., Server],
+    worker: StartWorker,
 ) -> None:
     place, key = made(new_database("sqlite", upgraded=True), tmp_path)
     server = serve(place)
     scene = Scene(place, server, key)
     first = worker(place, PENSTOCK_GRACEFUL_TIMEOUT="100")
-    locations = [scene.post("/v1/one/slowly", "slow"), *(scene.post(f"/v1/four/{kind}") for kind in ("gather", "pausing", "parent"))]
+    locations = [
+        scene.post("/v1/one/slowly", "slow"),
+        *(scene.post(f"/v1/four/{kind}") for kind in ("gather", "pausing", "parent")),
+    ]
     until(lambda: scene.tried("slow") and scene.tried("gather 1") and scene.tried("pausing"))
 
     first.send_signal(signal.SIGTERM)
     code = first.wait(SOON)
     worker(place)
-    until(lambda: scene.tried("slow") == 2 and scene.tried("gather 1") == 2 and scene.tried("pausing") == 2)
+    until(
+        lambda: (
+            scene.tried("slow") == 2
+            and scene.tried("gather 1") == 2
+            and scene.tried("pausing") == 2
+        )
+    )
 
     assert code == 0
     assert [scene.shown(location)["recoveries"] for location in locations] == [0, 0, 0, 0]

@@ -1,4 +1,5 @@
-"""The trial of `make chaos` in short: kill -9 of each kind of process, and access taken away on two hosts."""
+"""The trial of `make chaos` in short: kill -9 of each kind of process, and access taken away on
+two hosts."""
 
 from __future__ import annotations
 
@@ -9,14 +10,19 @@ from benchmarks.chaos import kills, revocations
 from benchmarks.chaos.trial import POSTGRESQL, SCENARIOS, play, row
 from kit import initdb
 
-MODULES = (kills, revocations)  # each registers its scenarios; test_hosts.py has the faults of databases and operators
+# Each registers its scenarios; test_hosts.py has the faults of databases and operators.
+MODULES = (kills, revocations)
 
 
 @pytest.mark.timeout(400)  # real processes on a busy machine
 @pytest.mark.parametrize(("name", "kind"), [("kills", POSTGRESQL), ("revocations", POSTGRESQL)])
 def test_a_host_survives(name: str, kind: str) -> None:
     if kind == POSTGRESQL and initdb() is None:
-        _ = pytest.fail("PostgreSQL is missing") if os.environ.get("CI") == "true" else pytest.skip("PostgreSQL is not installed")
+        _ = (
+            pytest.fail("PostgreSQL is missing")
+            if os.environ.get("CI") == "true"
+            else pytest.skip("PostgreSQL is not installed")
+        )
 
     trial = play(SCENARIOS[name], kind, short=True)
 

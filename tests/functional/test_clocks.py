@@ -1,4 +1,5 @@
-"""Hosts whose clocks differ: no run ends early or is taken over, ticks come in time, and operators are told."""
+"""Hosts whose clocks differ: no run ends early or is taken over, ticks come in time, and
+operators are told."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def tick(call: Call) -> None:
 
 @hookimpl
 def penstock_pipelines(): return [late, often]
-"""
+"""  # noqa: E501  text as it is
 
 
 OFF = """
@@ -58,17 +59,28 @@ time.time_ns = lambda: int(time.time() * 1e9)
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
-    """Start `penstock` with a clock that is so many seconds off; libfaketime would break the pauses and locks of Python."""
+    """Start `penstock` with a clock that is so many seconds off; libfaketime would break the
+    pauses and locks of Python."""
     (tmp_path / "off").mkdir()
     (tmp_path / "off" / "sitecustomize.py").write_text(OFF, encoding="utf-8")
     with ExitStack() as stack:
 
-        def start(place: Place, seconds: int, *words: str, **more: str) -> tuple[subprocess.Popen[bytes], Path]:
+        def start(
+            place: Place, seconds: int, *words: str, **more: str
+        ) -> tuple[subprocess.Popen[bytes], Path]:
             log = place.folder / f"fake-{time.monotonic_ns()}.log"
             environ = place.environ(**more) | {"CLOCK_OFF": str(seconds)}
-            environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "off"), *filter(None, [environ.get("PYTHONPATH")])])
+            environ["PYTHONPATH"] = os.pathsep.join(
+                [str(tmp_path / "off"), *filter(None, [environ.get("PYTHONPATH")])]
+            )
             with log.open("wb") as out:
-                process = subprocess.Popen([sys.executable, "-m", "penstock", *words], env=environ, stdout=out, stderr=out, cwd=place.folder)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "penstock", *words],
+                    env=environ,
+                    stdout=out,
+                    stderr=out,
+                    cwd=place.folder,
+                )
             stack.callback(process.wait)
             stack.callback(process.terminate)
             return process, log
@@ -94,9 +106,18 @@ def place(new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
 
 @pytest.mark.parametrize("seconds", [60, -60])
 def test_no_run_ends_early_where_two_hosts_differ(
-    place: Place, serve: Callable[..., Server], worker: StartWorker, fake: Callable[..., tuple[subprocess.Popen[bytes], Path]], seconds: int
+    place: Place,
+    serve: Callable[..., Server],
+    worker: StartWorker,
+    fake: Callable[..., tuple[subprocess.Popen[bytes], Path]],
+    seconds: int,
 ) -> None:
-    key, server, first = place.key("acme").key, serve(place), worker(place, PENSTOCK_WORKER_RUNS="1")  # so that each performs some
+    # So that each performs some.
+    key, server, first = (
+        place.key("acme").key,
+        serve(place),
+        worker(place, PENSTOCK_WORKER_RUNS="1"),
+    )
     second, log = fake(place, seconds, "worker", PENSTOCK_WORKER_RUNS="1")
     until(lambda: "worker ready" in log.read_text())
 
@@ -108,31 +129,62 @@ def test_no_run_ends_early_where_two_hosts_differ(
     assert [document["status"] for document in documents] == ["succeeded"] * 6
     assert {document["result"] for document in documents} == {first.pid, second.pid}
     for document in documents:
-        came, started, ended = (datetime.fromisoformat(document[name]) for name in ("accepted_at", "started_at", "ended_at"))
+        came, started, ended = (
+            datetime.fromisoformat(document[name])
+            for name in ("accepted_at", "started_at", "ended_at")
+        )
         assert began - timedelta(seconds=1) <= came <= started
         assert timedelta(seconds=1.4) < ended - started < timedelta(seconds=30)
         assert ended < datetime.now(UTC) + timedelta(seconds=1)
-    shown = [json.loads(place.run("runs", "show", document["id"], "--format", "json").stdout) for document in documents]
+    shown = [
+        json.loads(place.run("runs", "show", document["id"], "--format", "json").stdout)
+        for document in documents
+    ]
     assert {run["recoveries"] for run in shown} == {0}
     ticks = json.loads(place.run("runs", "list", "--pipeline", "often", "--format", "json").stdout)
-    assert max(datetime.fromisoformat(run["at"]) for run in ticks) < datetime.now(UTC) + timedelta(seconds=1)
-    warned = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "clock differs from the database's"]
-    assert [(line["level"], round(line["seconds"] / 10)) for line in warned] == [("error", -seconds / 10)]
+    assert max(datetime.fromisoformat(run["at"]) for run in ticks) < datetime.now(UTC) + timedelta(
+        seconds=1
+    )
+    warned = [
+        line
+        for line in map(json.loads, log.read_text().splitlines())
+        if line["event"] == "clock differs from the database's"
+    ]
+    assert [(line["level"], round(line["seconds"] / 10)) for line in warned] == [
+        ("error", -seconds / 10)
+    ]
 
 
 def test_a_server_says_how_far_its_clock_is_off_and_is_not_ready_past_a_minute(
     place: Place, fake: Callable[..., tuple[subprocess.Popen[bytes], Path]]
 ) -> None:
     port = free_port()
-    process, _ = fake(place, 90, "serve", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--worker", "0", PENSTOCK_METRICS="everywhere")
+    process, _ = fake(
+        place,
+        90,
+        "serve",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        "1",
+        "--worker",
+        "0",
+        PENSTOCK_METRICS="everywhere",
+    )
     wait_for(f"http://127.0.0.1:{port}/-/health", process)
 
     ready = httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=20)
     metrics = httpx.get(f"http://127.0.0.1:{port}/-/metrics", timeout=20).text
 
     assert ready.status_code == 503
-    assert ready.json()["checks"]["clock"] in {f"{seconds} s ahead of the database's" for seconds in (89, 90, 91)}
-    (gauge,) = [float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("penstock_clock_difference_seconds")]
+    assert ready.json()["checks"]["clock"] in {
+        f"{seconds} s ahead of the database's" for seconds in (89, 90, 91)
+    }
+    (gauge,) = [
+        float(line.split()[-1])
+        for line in metrics.splitlines()
+        if line.startswith("penstock_clock_difference_seconds")
+    ]
     assert -91 < gauge < -89
 
 

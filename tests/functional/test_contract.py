@@ -25,14 +25,27 @@ CHECKS = (
 
 
 @pytest.mark.timeout(240)
-def test_the_demo_holds_what_its_document_says(sqlite_place: Place, serve: Serve, tmp_path: Path) -> None:
+def test_the_demo_holds_what_its_document_says(
+    sqlite_place: Place, serve: Serve, tmp_path: Path
+) -> None:
     sqlite_place.consumer("demo", "login", "orders")
     sqlite_place.designate("login")
     key = sqlite_place.key("demo").key
     token = sqlite_place.token("demo", scopes=frozenset({"orders:read", "orders:write"}))
-    server = serve(sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true")
+    server = serve(
+        sqlite_place, PENSTOCK_PLUGIN_PATH=str(ROOT / "plugins"), PENSTOCK_OPENAPI="true"
+    )
     headers = ["-H", f"X-API-Key: {key}", "-H", f"Authorization: Bearer {token}"]
-    options = ["-c", ",".join(CHECKS), "--max-examples", "25", "--seed", "1", "--generation-database", "none"]
+    options = [
+        "-c",
+        ",".join(CHECKS),
+        "--max-examples",
+        "25",
+        "--seed",
+        "1",
+        "--generation-database",
+        "none",
+    ]
 
     described = server.client.get("/-/openapi.json").json()
     for path in described["paths"].values():
@@ -40,8 +53,21 @@ def test_the_demo_holds_what_its_document_says(sqlite_place: Place, serve: Serve
             del operation["responses"]["default"]  # with it any status would do
     (tmp_path / "openapi.json").write_text(json.dumps(described), encoding="utf-8")
 
-    program = [str(Path(sys.executable).with_name("schemathesis")), "run", "openapi.json", "--url", server.url]
-    done = subprocess.run([*program, *headers, *options], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
+    program = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        "openapi.json",
+        "--url",
+        server.url,
+    ]
+    done = subprocess.run(
+        [*program, *headers, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=200,
+    )
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "Selected: 7/7" in done.stdout

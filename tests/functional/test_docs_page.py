@@ -1,4 +1,5 @@
-"""The page `/-/docs`, in a real browser: it shows what is served, lets a call be tried, and talks to nobody else."""
+"""The page `/-/docs`, in a real browser: it shows what is served, lets a call be tried, and
+talks to nobody else."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def greet(call: Call, person: Person) -> dict[str, str]:
 
 @hookimpl
 def penstock_pipelines(): return [greeting]
-"""
+"""  # noqa: E501  text as it is
 
 
 @dataclass
@@ -50,7 +51,12 @@ def page(request: pytest.FixtureRequest, browser: Browser, seen: Seen) -> Iterat
     context = browser.new_context(viewport={"width": request.param, "height": 900})
     page = context.new_page()
     page.on("request", lambda sent: seen.requests.append(sent.url))
-    page.on("console", lambda message: seen.complaints.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on(
+        "console",
+        lambda message: (
+            seen.complaints.append(message.text) if message.type in {"error", "warning"} else None
+        ),
+    )
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     yield page
     context.close()
@@ -63,7 +69,9 @@ def place(sqlite_place: Place) -> Place:
     return sqlite_place
 
 
-def test_a_call_can_be_tried_and_the_key_stays_on_the_page(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
+def test_a_call_can_be_tried_and_the_key_stays_on_the_page(
+    place: Place, serve: Serve, page: Page, seen: Seen
+) -> None:
     server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
     key, token = place.key("acme").key, place.token("acme")
 
@@ -92,10 +100,14 @@ def test_a_call_can_be_tried_and_the_key_stays_on_the_page(place: Place, serve: 
     page.reload()
     page.locator(".opblock-summary-control").first.click()
     page.get_by_role("button", name="Execute").click()
-    expect(page.locator(".live-responses-table .response").first).to_contain_text("credentials-missing")
+    expect(page.locator(".live-responses-table .response").first).to_contain_text(
+        "credentials-missing"
+    )
 
 
-def test_an_environment_that_serves_nothing_has_a_page_too(place: Place, serve: Serve, page: Page, seen: Seen) -> None:
+def test_an_environment_that_serves_nothing_has_a_page_too(
+    place: Place, serve: Serve, page: Page, seen: Seen
+) -> None:
     (place.folder / "plugins" / "greeting.py").unlink()
     server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
 
@@ -112,19 +124,44 @@ def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve:
 
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     for answered in (page, script):
-        policy = dict(part.strip().split(" ", 1) for part in answered.headers["Content-Security-Policy"].split(";"))
-        assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
-        assert (policy["connect-src"], policy["form-action"], policy["base-uri"]) == ("'self'", "'none'", "'none'")
-        assert (answered.headers["X-Content-Type-Options"], answered.headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
-    again = server.client.get("/-/docs/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]})
+        policy = dict(
+            part.strip().split(" ", 1)
+            for part in answered.headers["Content-Security-Policy"].split(";")
+        )
+        assert (policy["default-src"], policy["script-src"], policy["frame-ancestors"]) == (
+            "'none'",
+            "'self'",
+            "'none'",
+        )
+        assert (policy["connect-src"], policy["form-action"], policy["base-uri"]) == (
+            "'self'",
+            "'none'",
+            "'none'",
+        )
+        assert (
+            answered.headers["X-Content-Type-Options"],
+            answered.headers["Referrer-Policy"],
+        ) == ("nosniff", "no-referrer")
+    again = server.client.get(
+        "/-/docs/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]}
+    )
     assert (again.status_code, again.content) == (304, b"")
     assert script.headers["Content-Encoding"] == "gzip"
     plain = httpx.get(f"{server.url}/-/docs/page.js", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
     assert "SwaggerUIBundle" in plain.text
-    assert [server.client.get(path).status_code for path in ("/-/docs/README.md", "/-/docs/../docs.py", "/-/docs/index.html")] == [404] * 3
+    assert [
+        server.client.get(path).status_code
+        for path in ("/-/docs/README.md", "/-/docs/../docs.py", "/-/docs/index.html")
+    ] == [404] * 3
     assert server.client.post("/-/docs").status_code == 405
 
-    for switch, expected in (("PENSTOCK_DOCS", [404, 404, 200]), ("PENSTOCK_OPENAPI", [404, 404, 404])):
+    for switch, expected in (
+        ("PENSTOCK_DOCS", [404, 404, 200]),
+        ("PENSTOCK_OPENAPI", [404, 404, 404]),
+    ):
         off = serve(place, **{"PENSTOCK_OPENAPI": "true", switch: "false"})
-        assert [off.client.get(path).status_code for path in ("/-/docs", "/-/docs/page.js", "/-/openapi.json")] == expected
+        assert [
+            off.client.get(path).status_code
+            for path in ("/-/docs", "/-/docs/page.js", "/-/openapi.json")
+        ] == expected

@@ -1,4 +1,5 @@
-"""Durable runs on the real engine, in real processes: accepted once, done to the end whatever happens, looked up, cancelled, called back."""
+"""Durable runs on the real engine, in real processes: accepted once, done to the end whatever
+happens, looked up, cancelled, called back."""
 
 from __future__ import annotations
 
@@ -112,11 +113,13 @@ def tick(call: Call) -> None:
 
 @hookimpl
 def penstock_pipelines(): return [jobs, narrow, short, frail, clock]
-"""
+"""  # noqa: E501  text as it is
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, new_database: Callable[..., str], tmp_path: Path
+) -> Iterator[Place]:
     place = made(new_database(request.param, upgraded=True), tmp_path)
     yield place
     place.engine.dispose()
@@ -148,21 +151,36 @@ def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Ser
     key = place.key("acme").key
     server = serve(place, worker=1)
 
-    answered = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0.2}, headers={"Prefer": "wait=15"})
+    answered = server.call(
+        "POST",
+        "/v1/jobs/",
+        key=key,
+        json={"first": 0, "second": 0.2},
+        headers={"Prefer": "wait=15"},
+    )
 
-    assert (answered.status_code, answered.json()["status"], answered.json()["result"]) == (200, "succeeded", ["first", "second", "third"])
+    assert (answered.status_code, answered.json()["status"], answered.json()["result"]) == (
+        200,
+        "succeeded",
+        ["first", "second", "third"],
+    )
     assert answered.headers["Preference-Applied"] == "wait=15"
     run = answered.json()["id"]
-    until(lambda: "succeeded (200)" in place.run("runs", "show", run).stdout)  # its record is written a moment after
+    # Its record is written a moment after.
+    until(lambda: "succeeded (200)" in place.run("runs", "show", run).stdout)
     shown = place.run("runs", "show", run)
     assert (shown.returncode, shown.stdout.count("█") > 3) == (0, True)
 
 
-def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(place: Place, serve: Serve, worker: StartWorker) -> None:
+def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
+    place: Place, serve: Serve, worker: StartWorker
+) -> None:
     key = place.key("acme").key
     server = serve(place)
     first = worker(place)
-    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 6}).headers["Location"]
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 6}).headers[
+        "Location"
+    ]
     until(lambda: sum("second begins" in line for line in noted(place)))
     second = worker(place)
 
@@ -174,8 +192,13 @@ def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_i
 
     assert document["result"] == ["first", "second", "third"]
     assert took < 30
-    assert [line for line in noted(place) if line.startswith("first")] == [f"first begins in {first.pid}", f"first ends in {first.pid}"]
-    assert sorted(line for line in noted(place) if "ends" in line and f"in {second.pid}" in line) == [
+    assert [line for line in noted(place) if line.startswith("first")] == [
+        f"first begins in {first.pid}",
+        f"first ends in {first.pid}",
+    ]
+    assert sorted(
+        line for line in noted(place) if "ends" in line and f"in {second.pid}" in line
+    ) == [
         f"second ends in {second.pid}",
         f"third ends in {second.pid}",
     ]
@@ -183,12 +206,16 @@ def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_i
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
 
 
-def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
+def test_a_worker_that_is_told_to_stop_lets_its_runs_end(
+    sqlite_place: Place, serve: Serve, worker: StartWorker
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
     process = worker(place)
-    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 2, "second": 0}).headers["Location"]
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 2, "second": 0}).headers[
+        "Location"
+    ]
     until(lambda: noted(place))
 
     process.send_signal(signal.SIGTERM)
@@ -199,7 +226,8 @@ def test_a_worker_that_is_told_to_stop_lets_its_runs_end(sqlite_place: Place, se
 
 
 def freeze(process: Started, place: Place) -> None:
-    """Stop a process at a moment at which it does not hold SQLite's lock: nobody could write then."""
+    """Stop a process at a moment at which it does not hold SQLite's lock: nobody could write
+    then."""
 
     def stopped() -> bool:
         process.send_signal(signal.SIGSTOP)
@@ -213,12 +241,16 @@ def freeze(process: Started, place: Place) -> None:
     until(stopped)
 
 
-def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
+def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
+    sqlite_place: Place, serve: Serve, worker: StartWorker
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
     frozen = worker(place)
-    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 3, "second": 0}).headers["Location"]
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 3, "second": 0}).headers[
+        "Location"
+    ]
     until(lambda: noted(place))
 
     freeze(frozen, place)
@@ -229,7 +261,9 @@ def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(sqlite_place
 
     assert code == 75
     assert document["result"] == ["first", "second", "third"]
-    assert [line.rpartition(" ")[2] for line in noted(place) if line.startswith(("second", "third"))] == [str(living.pid)] * 4
+    assert [
+        line.rpartition(" ")[2] for line in noted(place) if line.startswith(("second", "third"))
+    ] == [str(living.pid)] * 4
     assert server.call("GET", location, key=key).json() == document
 
 
@@ -243,16 +277,25 @@ def test_a_run_that_kills_its_workers_is_given_up(sqlite_place: Place, serve: Se
 
     assert (document["status"], document["problem"]["type"]) == ("failed", "given-up")
     assert noted(place).count("deadly") == 2
-    later = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+    later = server.call(
+        "POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"}
+    )
     assert later.json()["status"] == "succeeded"
 
 
-def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(sqlite_place: Place, serve: Serve) -> None:
+def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
 
-    innocent = [server.call("POST", "/v1/jobs/", key=key, json={"first": 7, "second": 0}).headers["Location"] for _ in range(2)]
+    innocent = [
+        server.call("POST", "/v1/jobs/", key=key, json={"first": 7, "second": 0}).headers[
+            "Location"
+        ]
+        for _ in range(2)
+    ]
     until(lambda: sum("first begins" in line for line in noted(place)) == 2)
     deadly = server.call("POST", "/v1/jobs/deadly", key=key).headers["Location"]
     ended = until(over(server, deadly, key), 150)
@@ -262,7 +305,9 @@ def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(sqlite_place
     assert [document["status"] for document in others] == ["succeeded"] * 2
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(sqlite_place: Place, serve: Serve, worker: StartWorker) -> None:
+def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
+    sqlite_place: Place, serve: Serve, worker: StartWorker
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
@@ -279,21 +324,38 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(sqlite_pl
     assert sum("restarted begins" in line for line in noted(place)) == 2
 
 
-@pytest.mark.parametrize(("kind", "status"), [("refusal", "refused"), ("exit", "failed"), ("value", "failed")])
-def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(sqlite_place: Place, serve: Serve, kind: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "status"), [("refusal", "refused"), ("exit", "failed"), ("value", "failed")]
+)
+def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(
+    sqlite_place: Place, serve: Serve, kind: str, status: str
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
 
-    location = server.call("POST", "/v1/jobs/boom", key=key, json={"kind": kind}).headers["Location"]
+    location = server.call("POST", "/v1/jobs/boom", key=key, json={"kind": kind}).headers[
+        "Location"
+    ]
     document = until(over(server, location, key))
-    listed = until(lambda: [row for row in json.loads(place.run("runs", "list", "--format", "json").stdout) if row["status"] == status])
+    listed = until(
+        lambda: [
+            row
+            for row in json.loads(place.run("runs", "list", "--format", "json").stdout)
+            if row["status"] == status
+        ]
+    )
 
-    assert (document["status"], [line for line in noted(place) if line.startswith("boom")]) == (status, [f"boom {kind}"])
+    assert (document["status"], [line for line in noted(place) if line.startswith("boom")]) == (
+        status,
+        [f"boom {kind}"],
+    )
     assert listed[0]["id"] == document["id"]
 
 
-def test_what_was_told_to_be_timed_out_stays_so_whatever_its_handler_returns(sqlite_place: Place, serve: Serve) -> None:
+def test_what_was_told_to_be_timed_out_stays_so_whatever_its_handler_returns(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
@@ -305,11 +367,15 @@ def test_what_was_told_to_be_timed_out_stays_so_whatever_its_handler_returns(sql
     late = server.call("GET", location, key=key).json()
     listed = json.loads(place.run("runs", "list", "--format", "json").stdout)
 
-    assert [(document["status"], document["problem"]["type"]) for document in (early, late)] == [("timed_out", "timed-out")] * 2
+    assert [(document["status"], document["problem"]["type"]) for document in (early, late)] == [
+        ("timed_out", "timed-out")
+    ] * 2
     assert [row["status"] for row in listed if row["id"] == late["id"]] == ["timed_out"]
 
 
-def test_a_run_that_is_cancelled_while_it_waits_makes_room(sqlite_place: Place, serve: Serve) -> None:
+def test_a_run_that_is_cancelled_while_it_waits_makes_room(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
@@ -323,7 +389,9 @@ def test_a_run_that_is_cancelled_while_it_waits_makes_room(sqlite_place: Place, 
     assert document["status"] == "succeeded"
 
 
-def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_place: Place, serve: Serve) -> None:
+def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
@@ -336,15 +404,25 @@ def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(sqlite_pla
     assert again["result"] == first["result"]
 
 
-def test_a_run_whose_end_is_not_recorded_yet_is_over_for_operators_too(sqlite_place: Place, serve: Serve) -> None:
+def test_a_run_whose_end_is_not_recorded_yet_is_over_for_operators_too(
+    sqlite_place: Place, serve: Serve
+) -> None:
     """Its consumer was told so: the engine knows first."""
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
-    first = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"}).json()
-    until(lambda: place.run("runs", "show", first["id"], "--format", "json").stdout.count('"ended_at": "'))
+    first = server.call(
+        "POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"}
+    ).json()
+    until(
+        lambda: place.run("runs", "show", first["id"], "--format", "json").stdout.count(
+            '"ended_at": "'
+        )
+    )
     with writing(place.engine) as connection:
-        connection.execute(sa.text("UPDATE runs SET status = 'running' WHERE id = :run"), {"run": first["id"]})
+        connection.execute(
+            sa.text("UPDATE runs SET status = 'running' WHERE id = :run"), {"run": first["id"]}
+        )
 
     cancelled = place.run("runs", "cancel", first["id"])
     again = place.run("runs", "redeliver", first["id"])
@@ -374,11 +452,15 @@ def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: StartW
     ledger.close()
 
 
-def test_a_run_under_way_is_cancelled_at_its_next_step_with_those_it_started(sqlite_place: Place, serve: Serve) -> None:
+def test_a_run_under_way_is_cancelled_at_its_next_step_with_those_it_started(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
-    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 1.5, "second": 0}).headers["Location"]
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 1.5, "second": 0}).headers[
+        "Location"
+    ]
     until(lambda: noted(place))
 
     cancelled = server.call("DELETE", location, key=key).json()
@@ -400,7 +482,9 @@ def test_a_run_that_takes_too_long_is_timed_out(sqlite_place: Place, serve: Serv
     assert (document["status"], document["problem"]["type"]) == ("timed_out", "timed-out")
 
 
-def test_no_more_than_so_many_run_at_a_time_over_all_workers(place: Place, serve: Serve, worker: StartWorker) -> None:
+def test_no_more_than_so_many_run_at_a_time_over_all_workers(
+    place: Place, serve: Serve, worker: StartWorker
+) -> None:
     key = place.key("acme").key
     server = serve(place)
     for _ in range(2):
@@ -432,11 +516,22 @@ def test_environments_of_one_database_perform_their_own_runs(place: Place, serve
     servers = {env: serve(place, env, worker=1) for env in ("test", "prod")}
 
     for env, server in servers.items():
-        answered = server.call("POST", "/v1/jobs/", key=keys[env], json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+        answered = server.call(
+            "POST",
+            "/v1/jobs/",
+            key=keys[env],
+            json={"first": 0, "second": 0},
+            headers={"Prefer": "wait=20"},
+        )
         other = servers["prod" if env == "test" else "test"]
 
         assert answered.json()["status"] == "succeeded"
-        assert other.call("GET", answered.headers["Location"], key=keys["prod" if env == "test" else "test"]).status_code == 404
+        assert (
+            other.call(
+                "GET", answered.headers["Location"], key=keys["prod" if env == "test" else "test"]
+            ).status_code
+            == 404
+        )
 
 
 def test_a_tick_is_one_run_over_all_workers(place: Place, worker: StartWorker) -> None:
@@ -449,8 +544,12 @@ def test_a_tick_is_one_run_over_all_workers(place: Place, worker: StartWorker) -
     ticks = [line for line in noted(place) if line.startswith("tick")]
     assert len(ticks) == len(set(ticks))
     listed = json.loads(place.run("schedules", "--format", "json").stdout)
-    assert [(row["pipeline"], row["cron"], row["missed"]) for row in listed] == [("v1/clock", "*/2 * * * * *", "skip")]
-    found = json.loads(place.run("runs", "list", "--pipeline", "clock", "--limit", "3", "--format", "json").stdout)
+    assert [(row["pipeline"], row["cron"], row["missed"]) for row in listed] == [
+        ("v1/clock", "*/2 * * * * *", "skip")
+    ]
+    found = json.loads(
+        place.run("runs", "list", "--pipeline", "clock", "--limit", "3", "--format", "json").stdout
+    )
     assert {row["status"] for row in found[1:]} == {"succeeded"}
 
 
@@ -464,7 +563,9 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                received.append(
+                    ({name.lower(): value for name, value in self.headers.items()}, body)
+                )
                 self.send_response(answers.pop(0) if answers else 204)
                 self.send_header("Location", "http://127.0.0.1:1/")
                 self.end_headers()
@@ -491,14 +592,23 @@ def receiver() -> Iterator[Callable[..., Receiver]]:
         yield start
 
 
-def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place: Place, serve: Serve, receiver: Callable[..., Receiver]) -> None:
+def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(
+    place: Place, serve: Serve, receiver: Callable[..., Receiver]
+) -> None:
     hook = receiver(500)
     key = place.key("acme").key
-    allowed = place.run("callback", "allow", "acme", f"{hook.url}/hooks", "--env", "test", "--private")
+    allowed = place.run(
+        "callback", "allow", "acme", f"{hook.url}/hooks", "--env", "test", "--private"
+    )
     secret = base64.b64decode(allowed.stdout.splitlines()[-1].removeprefix("whsec_"))
     server = serve(place, worker=1, PENSTOCK_URL="https://api.example.com/x")
 
-    answered = server.call("POST", f"/v1/jobs/?callback_url={hook.url}/hooks/7", key=key, json={"first": 0, "second": 0})
+    answered = server.call(
+        "POST",
+        f"/v1/jobs/?callback_url={hook.url}/hooks/7",
+        key=key,
+        json={"first": 0, "second": 0},
+    )
     until(lambda: len(hook.received) == 2)
 
     run = answered.headers["X-Run-Id"]
@@ -506,30 +616,70 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(place:
         event = json.loads(body)
         told = event["data"]
         assert (event["type"], event["timestamp"]) == ("run.succeeded", told["ended_at"])
-        assert (told["id"], told["status"], told["result"]) == (run, "succeeded", ["first", "second", "third"])
-        assert told["url"] == answered.headers["Location"] == f"https://api.example.com/x/v1/jobs/runs/{run}"
+        assert (told["id"], told["status"], told["result"]) == (
+            run,
+            "succeeded",
+            ["first", "second", "third"],
+        )
+        assert (
+            told["url"]
+            == answered.headers["Location"]
+            == f"https://api.example.com/x/v1/jobs/runs/{run}"
+        )
         assert told["accepted_at"] <= told["started_at"] <= told["ended_at"]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-        assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
+        assert (
+            headers["webhook-signature"]
+            == "v1," + base64.b64encode(hmac.digest(secret, signed, "sha256")).decode()
+        )
         assert headers["webhook-id"] == run
         assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
     until(lambda: "delivered at attempt 2 (204)" in place.run("runs", "show", run).stdout)
 
 
-def test_a_callback_goes_nowhere_else(sqlite_place: Place, serve: Serve, receiver: Callable[..., Receiver]) -> None:
+def test_a_callback_goes_nowhere_else(
+    sqlite_place: Place, serve: Serve, receiver: Callable[..., Receiver]
+) -> None:
     place = sqlite_place
     hook = receiver()
     key = place.key("acme").key
-    place.run("callback", "allow", "acme", f"https://127.0.0.1:{hook.server.server_port}/", "--env", "test")
+    place.run(
+        "callback",
+        "allow",
+        "acme",
+        f"https://127.0.0.1:{hook.server.server_port}/",
+        "--env",
+        "test",
+    )
     server = serve(place, worker=1)
     body = {"first": 0, "second": 0}
 
-    for url in (hook.url, "https://elsewhere.example/", "https://user@127.0.0.1/", "ftp://127.0.0.1/", "//127.0.0.1", ""):
-        answered = server.call("POST", "/v1/jobs/", key=key, json=body, params={"callback_url": url})
-        assert (answered.status_code, answered.json()["errors"][0]["parameter"]) == (422, "callback_url"), url
-    private = server.call("POST", "/v1/jobs/", key=key, json=body, params={"callback_url": f"https://127.0.0.1:{hook.server.server_port}/x"})
+    for url in (
+        hook.url,
+        "https://elsewhere.example/",
+        "https://user@127.0.0.1/",
+        "ftp://127.0.0.1/",
+        "//127.0.0.1",
+        "",
+    ):
+        answered = server.call(
+            "POST", "/v1/jobs/", key=key, json=body, params={"callback_url": url}
+        )
+        assert (answered.status_code, answered.json()["errors"][0]["parameter"]) == (
+            422,
+            "callback_url",
+        ), url
+    private = server.call(
+        "POST",
+        "/v1/jobs/",
+        key=key,
+        json=body,
+        params={"callback_url": f"https://127.0.0.1:{hook.server.server_port}/x"},
+    )
 
-    until(lambda: "private network" in place.run("runs", "show", private.headers["X-Run-Id"]).stdout)
+    until(
+        lambda: "private network" in place.run("runs", "show", private.headers["X-Run-Id"]).stdout
+    )
     assert hook.received == []
 
 
@@ -537,7 +687,9 @@ def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Se
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place)
-    run = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}).headers["X-Run-Id"]
+    run = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}).headers[
+        "X-Run-Id"
+    ]
 
     early = place.run("runs", "redeliver", run)
     cancelled = place.run("runs", "cancel", run)
@@ -549,25 +701,41 @@ def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Se
     gone = place.run("runs", "show", run)
 
     assert (early.returncode, "is not over" in early.stderr) == (1, True)
-    assert (cancelled.returncode, again.returncode, "is over already: cancelled" in again.stderr) == (0, 1, True)
+    assert (
+        cancelled.returncode,
+        again.returncode,
+        "is over already: cancelled" in again.stderr,
+    ) == (0, 1, True)
     assert (followed.returncode, followed.stdout.strip()) == (1, "cancelled")
     assert "forgotten" in purged.stdout
     assert purged_later.returncode == 0
-    assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (2, True)
+    assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (
+        2,
+        True,
+    )
 
 
-def test_the_database_goes_away_and_comes_back_in_the_middle(postgres: str, new_database: Callable[..., str], tmp_path: Path, serve: Serve) -> None:
+def test_the_database_goes_away_and_comes_back_in_the_middle(
+    postgres: str, new_database: Callable[..., str], tmp_path: Path, serve: Serve
+) -> None:
     place = made(new_database("postgresql", upgraded=True), tmp_path)
     key = place.key("acme").key
     place.engine.dispose()
     name = place.url.rpartition("/")[2]
     server = serve(place, worker=1)
-    locations = [server.call("POST", "/v1/jobs/", key=key, json={"first": 1, "second": 1}).headers["Location"] for _ in range(10)]
+    locations = [
+        server.call("POST", "/v1/jobs/", key=key, json={"first": 1, "second": 1}).headers[
+            "Location"
+        ]
+        for _ in range(10)
+    ]
     until(lambda: noted(place))
 
     with psycopg.connect(f"{postgres}/postgres", autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
         time.sleep(1)
         away = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0})
         looked_up = server.call("GET", locations[0], key=key)
@@ -575,20 +743,31 @@ def test_the_database_goes_away_and_comes_back_in_the_middle(postgres: str, new_
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     documents = [until(over(server, location, key)) for location in locations]
 
-    assert [(answered.status_code, answered.headers["Retry-After"]) for answered in (away, looked_up)] == [(503, "1"), (503, "1")]
+    assert [
+        (answered.status_code, answered.headers["Retry-After"]) for answered in (away, looked_up)
+    ] == [(503, "1"), (503, "1")]
     assert [document["result"] for document in documents] == [["first", "second", "third"]] * 10
 
 
-def test_a_full_disk_is_said_and_what_was_accepted_goes_on_when_there_is_room(tmp_path: Path, serve: Serve) -> None:
+def test_a_full_disk_is_said_and_what_was_accepted_goes_on_when_there_is_room(
+    tmp_path: Path, serve: Serve
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
         pytest.skip("a small disk can't be mounted here")
     try:
         place = made(f"sqlite:///{disk}/penstock.db", tmp_path)
         key = place.key("acme").key
         server = serve(place, worker=1)
-        locations = [server.call("POST", "/v1/jobs/", key=key, json={"first": 4, "second": 0.1}).headers["Location"] for _ in range(3)]
+        locations = [
+            server.call("POST", "/v1/jobs/", key=key, json={"first": 4, "second": 0.1}).headers[
+                "Location"
+            ]
+            for _ in range(3)
+        ]
         until(lambda: sum("first begins" in line for line in noted(place)) == 3)
         filler = disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -598,12 +777,22 @@ def test_a_full_disk_is_said_and_what_was_accepted_goes_on_when_there_is_room(tm
         time.sleep(4)  # the steps end while nothing can be written
         filler.unlink()
         documents = [until(over(server, location, key)) for location in locations]
-        later = server.call("POST", "/v1/jobs/", key=key, json={"first": 0, "second": 0}, headers={"Prefer": "wait=20"})
+        later = server.call(
+            "POST",
+            "/v1/jobs/",
+            key=key,
+            json={"first": 0, "second": 0},
+            headers={"Prefer": "wait=20"},
+        )
         server.stop()
         place.engine.dispose()
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
 
-    assert (full.status_code, full.json()["type"], full.headers["Retry-After"]) == (503, "pipeline-unavailable", "1")
+    assert (full.status_code, full.json()["type"], full.headers["Retry-After"]) == (
+        503,
+        "pipeline-unavailable",
+        "1",
+    )
     assert [document.get("result") for document in documents] == [["first", "second", "third"]] * 3
     assert later.json()["status"] == "succeeded"

@@ -1,4 +1,5 @@
-"""A slash that is escaped in a path separates nothing: `/v1%2Forders` is not `/v1/orders`, whichever worker answers and whatever is asked for."""
+"""A slash that is escaped in a path separates nothing: `/v1%2Forders` is not `/v1/orders`,
+whichever worker answers and whatever is asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def penstock_pipelines(): return [orders]
 
 
 @pytest.fixture(scope="module", params=["penstock", "gthread"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path) -> Iterator[Server]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("slashes")
     (folder / "a.db").write_bytes(upgraded_file.read_bytes())
     place = Place.make(f"sqlite:///{folder}/a.db", folder)
@@ -37,8 +40,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     place.engine.dispose()
 
 
-def ask(server: Server, *targets: str, method: str = "GET", body: bytes | None = None) -> list[tuple[int, bytes]]:
-    """Ask for each as it stands, one after the other on one connection; clients of HTTP would change it."""
+def ask(
+    server: Server, *targets: str, method: str = "GET", body: bytes | None = None
+) -> list[tuple[int, bytes]]:
+    """Ask for each as it stands, one after the other on one connection; clients of HTTP would
+    change it."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     answers = []
     for target in targets:
@@ -49,7 +55,17 @@ def ask(server: Server, *targets: str, method: str = "GET", body: bytes | None =
     return answers
 
 
-@pytest.mark.parametrize("path", ["/v1%2Forders/7", "/v1%2forders/7", "/v1/orders%2F7", "/v1/orders/7%2F", "/-%2Fhealth", "/-/console%2Fsign-in"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1%2Forders/7",
+        "/v1%2forders/7",
+        "/v1/orders%2F7",
+        "/v1/orders/7%2F",
+        "/-%2Fhealth",
+        "/-/console%2Fsign-in",
+    ],
+)
 def test_a_path_with_an_escaped_slash_names_nothing(server: Server, path: str) -> None:
     plain = path.replace("%2F", "/").replace("%2f", "/")
 
@@ -60,7 +76,13 @@ def test_a_path_with_an_escaped_slash_names_nothing(server: Server, path: str) -
 
 
 def test_the_body_of_such_a_request_is_no_request_of_its_own(server: Server) -> None:
-    answers = ask(server, "/v1/orders%2F", "/v1/orders/", method="POST", body=b"GET /v1/orders/7 HTTP/1.1\r\nHost: x\r\n\r\n")
+    answers = ask(
+        server,
+        "/v1/orders%2F",
+        "/v1/orders/",
+        method="POST",
+        body=b"GET /v1/orders/7 HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
 
     assert [status for status, _ in answers] == [404, 200]
 
@@ -68,4 +90,8 @@ def test_the_body_of_such_a_request_is_no_request_of_its_own(server: Server) -> 
 def test_other_escapes_are_read_as_ever_and_a_query_may_have_slashes(server: Server) -> None:
     answers = ask(server, "/v1/%6frders/7?where=a%2Fb", "/v1/orders/%252F", "/v1/orders/%20%2B")
 
-    assert [body for _, body in answers] == [b'{"number":"7","where":"a/b"}', b'{"number":"%2F","where":""}', b'{"number":" +","where":""}']
+    assert [body for _, body in answers] == [
+        b'{"number":"7","where":"a/b"}',
+        b'{"number":"%2F","where":""}',
+        b'{"number":" +","where":""}',
+    ]

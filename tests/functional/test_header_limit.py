@@ -1,4 +1,5 @@
-"""The longest header field is a setting of the server, and what the login flow issues fits into it."""
+"""The longest header field is a setting of the server, and what the login flow issues fits into
+it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def penstock_pipelines():
 
 
 @pytest.mark.parametrize("limit", ["", "4096"])
-def test_the_longest_token_that_is_made_passes_and_a_longer_field_is_a_431(sqlite_place: Place, serve: Callable[..., Server], limit: str) -> None:
+def test_the_longest_token_that_is_made_passes_and_a_longer_field_is_a_431(
+    sqlite_place: Place, serve: Callable[..., Server], limit: str
+) -> None:
     sqlite_place.plugin("guarded", PLUGIN)
     sqlite_place.consumer("acme", "guarded")
     key, size = sqlite_place.key("acme").key, int(limit or 8190)
@@ -35,7 +38,15 @@ def test_the_longest_token_that_is_made_passes_and_a_longer_field_is_a_431(sqlit
     longest = ""
     for padding in range(size):
         try:
-            made = issuer.issue(access, "acme", subject="ann", scopes=frozenset(), lifetime=None, claims={"x": "x" * padding}, now=time.time())
+            made = issuer.issue(
+                access,
+                "acme",
+                subject="ann",
+                scopes=frozenset(),
+                lifetime=None,
+                claims={"x": "x" * padding},
+                now=time.time(),
+            )
         except TokenNotIssued:
             break
         longest = made.access_token
@@ -43,8 +54,21 @@ def test_the_longest_token_that_is_made_passes_and_a_longer_field_is_a_431(sqlit
 
     answered = server.call("GET", "/v1/guarded/", key=key, token=longest)
     assert (answered.status_code, answered.json()["characters"] > 2000) == (200, True)
-    assert server.call("GET", "/v1/guarded/", key=key, token="a" * (size - len("Authorization: Bearer \r\n"))).status_code == 401
-    assert server.call("GET", "/v1/guarded/", key=key, token="a" * (size - len("Authorization: Bearer \r\n") + 1)).status_code == 431
+    assert (
+        server.call(
+            "GET", "/v1/guarded/", key=key, token="a" * (size - len("Authorization: Bearer \r\n"))
+        ).status_code
+        == 401
+    )
+    assert (
+        server.call(
+            "GET",
+            "/v1/guarded/",
+            key=key,
+            token="a" * (size - len("Authorization: Bearer \r\n") + 1),
+        ).status_code
+        == 431
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "2047", "32769", "8k", "-1"])

@@ -1,4 +1,5 @@
-"""A host survives its database, its plugins, its reloads and its stops; real processes, on a PostgreSQL server that is stopped and started."""
+"""A host survives its database, its plugins, its reloads and its stops; real processes, on a
+PostgreSQL server that is stopped and started."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ from kit import Place, Postgres, Server
 
 from penstock.access import consumers
 from penstock.db import migrate
-from penstock.db.engine import DatabaseAway, DatabaseReadOnly, DatabaseUnfit, open_engine, reading, writing
+from penstock.db.engine import (
+    DatabaseAway,
+    DatabaseReadOnly,
+    DatabaseUnfit,
+    open_engine,
+    reading,
+    writing,
+)
 
 PLUGIN = """
 import time
@@ -45,7 +53,7 @@ def work(call: Call) -> str:
 
 @hookimpl
 def penstock_pipelines(): return [sound]
-"""
+"""  # noqa: E501  text as it is
 
 Serve = Callable[..., Server]
 
@@ -60,7 +68,9 @@ def filled(place: Place) -> str:
 
 
 @pytest.fixture
-def place_of_its_own(own_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place_of_its_own(
+    own_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     """A place on a PostgreSQL server that a test may stop."""
     own_postgres.run("CREATE DATABASE penstock")
     place = Place.make(f"{own_postgres.url}/penstock", tmp_path_factory.mktemp("own"))
@@ -74,37 +84,56 @@ def status(server: Server, key: str, path: str = "/v1/sound/") -> int:
 
 def workers_of(server: Server) -> list[int]:
     """Return the process ids of the workers that gunicorn has started."""
-    return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log.read_text())]
+    return [
+        int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log.read_text())
+    ]
 
 
 class TestDatabaseAway:
     def test_a_read_only_server_ends_no_thread_and_takes_nothing_from_the_records(
-        self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch
+        self,
+        own_postgres: Postgres,
+        place_of_its_own: Place,
+        serve: Serve,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         place, key = place_of_its_own, filled(place_of_its_own)
         server = serve(place)
         assert status(server, key) == 200
 
         own_postgres.run("ALTER DATABASE penstock SET default_transaction_read_only = on")
-        own_postgres.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'penstock'")
+        own_postgres.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'penstock'"
+        )
         during = [status(server, key) for _ in range(20)]
         durable = server.call("POST", "/v1/sound/", key=key)
         time.sleep(1)
         own_postgres.run("ALTER DATABASE penstock RESET default_transaction_read_only")
-        own_postgres.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'penstock'")
+        own_postgres.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'penstock'"
+        )
         place.engine.dispose()
 
         assert during == [200] * 20
         assert (durable.status_code, durable.json()["type"]) == (503, "pipeline-unavailable")
         assert "repeat the call with its Idempotency-Key" in durable.json()["detail"]
         until(lambda: server.call("POST", "/v1/sound/", key=key).status_code == 202)
-        until(lambda: place.run("runs", "list", "--limit", "100", "--format", "json").stdout.count('"succeeded"') >= 21)
+        until(
+            lambda: (
+                place.run("runs", "list", "--limit", "100", "--format", "json").stdout.count(
+                    '"succeeded"'
+                )
+                >= 21
+            )
+        )
         revoked = place.key("acme")
         until(lambda: status(server, revoked.key) == 200)
         consumers.revoke_key(place.engine, "tester", revoked.id)
         until(lambda: status(server, revoked.key) == 401, 5)
 
-    def test_a_worker_that_dies_meanwhile_takes_nothing_with_it(self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve) -> None:
+    def test_a_worker_that_dies_meanwhile_takes_nothing_with_it(
+        self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve
+    ) -> None:
         place, key = place_of_its_own, filled(place_of_its_own)
         server = serve(place, workers=2)
 
@@ -119,7 +148,9 @@ class TestDatabaseAway:
         until(lambda: server.client.get("/-/ready").json()["checks"]["database"] == "ok")
         assert [status(server, key) for _ in range(20)] == [200] * 20
 
-    def test_a_start_waits_for_the_database(self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve) -> None:
+    def test_a_start_waits_for_the_database(
+        self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve
+    ) -> None:
         place, key = place_of_its_own, filled(place_of_its_own)
         own_postgres.stop()
 
@@ -131,7 +162,9 @@ class TestDatabaseAway:
         until(lambda: _answers(server, key))
         assert (upgrade.returncode, upgrade.stderr.count("\n")) == (75, 1)
 
-    def test_a_reload_then_changes_nothing(self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve) -> None:
+    def test_a_reload_then_changes_nothing(
+        self, own_postgres: Postgres, place_of_its_own: Place, serve: Serve
+    ) -> None:
         place, key = place_of_its_own, filled(place_of_its_own)
         server = serve(place)
         own_postgres.stop()
@@ -152,7 +185,9 @@ class TestDatabaseAway:
             ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseAway),
         ],
     )
-    def test_what_a_driver_raises_is_one_of_ours(self, postgres: str, new_database: Callable[..., str], statement: str, kind: type) -> None:
+    def test_what_a_driver_raises_is_one_of_ours(
+        self, postgres: str, new_database: Callable[..., str], statement: str, kind: type
+    ) -> None:
         engine = open_engine(new_database("postgresql", upgraded=True))
 
         def change() -> None:
@@ -165,7 +200,9 @@ class TestDatabaseAway:
         assert raised.type is kind
         engine.dispose()
 
-    def test_a_fault_of_a_statement_is_none_of_the_database(self, new_database: Callable[..., str]) -> None:
+    def test_a_fault_of_a_statement_is_none_of_the_database(
+        self, new_database: Callable[..., str]
+    ) -> None:
         engine = open_engine(new_database("postgresql", upgraded=True))
         with pytest.raises(sa.exc.ProgrammingError), reading(engine) as connection:
             connection.exec_driver_sql("SELEC 1")
@@ -180,7 +217,9 @@ def _answers(server: Server, key: str) -> bool:
 
 
 class TestStrict:
-    def test_a_change_of_operators_and_the_death_of_a_worker_end_no_host(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_a_change_of_operators_and_the_death_of_a_worker_end_no_host(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place, worker=1, PENSTOCK_STRICT="true")
 
@@ -196,8 +235,13 @@ class TestStrict:
 
 
 class TestReload:
-    @pytest.mark.parametrize("broken", ["import os; os._exit(5)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
-    def test_a_plugin_that_ends_the_process_is_refused_with_the_reason(self, sqlite_place: Place, serve: Serve, broken: str) -> None:
+    @pytest.mark.parametrize(
+        "broken",
+        ["import os; os._exit(5)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"],
+    )
+    def test_a_plugin_that_ends_the_process_is_refused_with_the_reason(
+        self, sqlite_place: Place, serve: Serve, broken: str
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place, worker=1)
         place.plugin("broken", broken + "\n")
@@ -206,20 +250,38 @@ class TestReload:
         until(lambda: "not reloaded" in server.log.read_text())
 
         assert "a plugin ended the process while it was loaded" in server.log.read_text()
-        assert server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()["status"] == "succeeded"
+        assert (
+            server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()[
+                "status"
+            ]
+            == "succeeded"
+        )
 
-    def test_a_start_that_was_killed_is_tried_again(self, sqlite_place: Place, serve: Serve) -> None:
-        """As the kernel does where memory runs out: nobody has to change anything for the next try."""
+    def test_a_start_that_was_killed_is_tried_again(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
+        """As the kernel does where memory runs out: nobody has to change anything for the next
+        try."""
         filled(sqlite_place)
         once = "import os, pathlib, signal\nmark = pathlib.Path(__file__).with_suffix('.mark')\n"
-        sqlite_place.plugin("heavy", once + "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+        sqlite_place.plugin(
+            "heavy",
+            once
+            + "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+        )
         server = serve(sqlite_place)
 
         assert "not started yet: it was killed" in server.log.read_text()
 
-    def test_a_plugin_that_leaves_a_process_behind_holds_no_start(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_a_plugin_that_leaves_a_process_behind_holds_no_start(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
-        place.plugin("forking", "import os, time\nif os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n" + PLUGIN.replace('"sound"', '"other"'))
+        place.plugin(
+            "forking",
+            "import os, time\nif os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n"
+            + PLUGIN.replace('"sound"', '"other"'),
+        )
         began = time.monotonic()
 
         server = serve(place)
@@ -227,7 +289,9 @@ class TestReload:
         assert status(server, key) == 200
         assert time.monotonic() - began < 25
 
-    def test_a_plugin_that_hangs_leaves_signals_their_effect(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_a_plugin_that_hangs_leaves_signals_their_effect(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place)
         place.plugin("broken", "import time; time.sleep(3600)\n")
@@ -240,7 +304,9 @@ class TestReload:
         assert server.stop() == 0
         assert time.monotonic() - began < 15
 
-    def test_old_workers_are_told_to_stop_once_new_ones_answer(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_old_workers_are_told_to_stop_once_new_ones_answer(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place, workers=2)
         failed: list[object] = []
@@ -271,11 +337,15 @@ class TestReload:
 
 
 class TestStop:
-    def test_new_connections_are_refused_at_once_and_calls_under_way_end(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_new_connections_are_refused_at_once_and_calls_under_way_end(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place)
         answers: list[int] = []
-        caller = threading.Thread(target=lambda: answers.append(status(server, key, "/v1/sound/slow")))
+        caller = threading.Thread(
+            target=lambda: answers.append(status(server, key, "/v1/sound/slow"))
+        )
         caller.start()
         time.sleep(0.5)
 
@@ -286,7 +356,9 @@ class TestStop:
         assert answers == [200]
         assert server.process.wait(20) == 0
 
-    def test_readiness_goes_first_where_a_delay_is_set(self, sqlite_place: Place, serve: Serve) -> None:
+    def test_readiness_goes_first_where_a_delay_is_set(
+        self, sqlite_place: Place, serve: Serve
+    ) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place, PENSTOCK_DRAIN_DELAY="3")
 
@@ -314,10 +386,16 @@ class TestSchema:
         assert "by a newer release" in current.stdout
         assert migrate.current(place.engine) == "29991231_later"
 
-    def test_another_connection_of_a_process_drops_no_lock_of_sqlite(self, sqlite_place: Place) -> None:
-        """To open and close the file by hand would: then the next process to leave takes itself for the last, and removes the log of all."""
+    def test_another_connection_of_a_process_drops_no_lock_of_sqlite(
+        self, sqlite_place: Place
+    ) -> None:
+        """To open and close the file by hand would: then the next process to leave takes itself
+        for the last, and removes the log of all."""
         path = sqlite_place.url.removeprefix("sqlite:///")
-        look = f"import sqlite3; sqlite3.connect({path!r}).execute('SELECT value FROM revision').fetchall()"
+        look = (
+            f"import sqlite3; sqlite3.connect({path!r}).execute('SELECT value FROM"
+            " revision').fetchall()"
+        )
         with reading(sqlite_place.engine) as connection:
             connection.exec_driver_sql("SELECT value FROM revision")
             other = open_engine(sqlite_place.url)
@@ -327,10 +405,14 @@ class TestSchema:
                 assert Path(f"{path}-wal").exists()
             other.dispose()
 
-    def test_the_files_of_sqlite_are_their_owner_s(self, new_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    def test_the_files_of_sqlite_are_their_owner_s(
+        self, new_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         folder = tmp_path_factory.mktemp("private")
         place = Place.make(f"sqlite:///{folder}/penstock.db", folder)
 
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("penstock.db*")}
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("penstock.db*")
+        }
         assert set(modes.values()) == {0o600}, modes
         place.engine.dispose()

@@ -43,7 +43,10 @@ def ready(place: Place) -> Place:
 
 
 def statuses(base: str, names: tuple[str, ...] = NAMES, **headers: str) -> dict[str, int]:
-    return {name: httpx.get(f"{base}/v1/{name}/", headers=headers, timeout=10).status_code for name in names}
+    return {
+        name: httpx.get(f"{base}/v1/{name}/", headers=headers, timeout=10).status_code
+        for name in names
+    }
 
 
 def test_each_route_on_each_listener(ready: Place, serve: Serve) -> None:
@@ -55,10 +58,24 @@ def test_each_route_on_each_listener(ready: Place, serve: Serve) -> None:
     both = keys | {"Authorization": f"Bearer {token}"}
 
     # outside under jwt-api-key, inside under api-key: the defaults
-    expected = {"outside": 200, "inside": 404, "both": 200, "neither": 404, "bare": 404, "half": 503}
+    expected = {
+        "outside": 200,
+        "inside": 404,
+        "both": 200,
+        "neither": 404,
+        "bare": 404,
+        "half": 503,
+    }
     assert statuses(server.url, **both) == expected
     assert statuses(server.url, **keys) == expected | {"outside": 401, "both": 401}
-    expected = {"outside": 404, "inside": 200, "both": 200, "neither": 404, "bare": 503, "half": 200}
+    expected = {
+        "outside": 404,
+        "inside": 200,
+        "both": 200,
+        "neither": 404,
+        "bare": 503,
+        "half": 200,
+    }
     assert statuses(inside, **both) == expected
     assert statuses(inside, **keys) == expected | {"both": 401}
     assert statuses(inside) == expected | {"inside": 401, "both": 401, "half": 401}
@@ -67,16 +84,27 @@ def test_each_route_on_each_listener(ready: Place, serve: Serve) -> None:
 def test_nothing_that_a_caller_sends_makes_a_call_internal(ready: Place, serve: Serve) -> None:
     port = free_port()
     key = ready.key("acme").key
-    server = serve(ready, PENSTOCK_INTERNAL_BIND=f"127.0.0.1:{port}", PENSTOCK_TRUSTED_PROXIES="127.0.0.1")
+    server = serve(
+        ready, PENSTOCK_INTERNAL_BIND=f"127.0.0.1:{port}", PENSTOCK_TRUSTED_PROXIES="127.0.0.1"
+    )
 
     for headers in (
         {"Host": f"127.0.0.1:{port}"},
-        {"X-Forwarded-Host": f"127.0.0.1:{port}", "X-Forwarded-Port": str(port), "Forwarded": f"for=127.0.0.1;host=127.0.0.1:{port}"},
+        {
+            "X-Forwarded-Host": f"127.0.0.1:{port}",
+            "X-Forwarded-Port": str(port),
+            "Forwarded": f"for=127.0.0.1;host=127.0.0.1:{port}",
+        },
         {"Penstock-Internal": "true", "Penstock.Internal": "true", "penstock_internal": "true"},
         {"X-Original-URL": "/v1/inside/", "X-Internal": "1"},
     ):
-        assert statuses(server.url, ("inside", "neither"), **headers, **{"X-API-Key": key}) == {"inside": 404, "neither": 404}
-    assert statuses(server.url, ("inside",), **{"Host": "localhost", "X-API-Key": key}) == {"inside": 404}
+        assert statuses(server.url, ("inside", "neither"), **headers, **{"X-API-Key": key}) == {
+            "inside": 404,
+            "neither": 404,
+        }
+    assert statuses(server.url, ("inside",), **{"Host": "localhost", "X-API-Key": key}) == {
+        "inside": 404
+    }
 
 
 def test_the_internal_policy_is_set_live_and_for_itself(ready: Place, serve: Serve) -> None:
@@ -112,8 +140,8 @@ def test_check_and_listings_know_both(ready: Place) -> None:
 
     assert checked.returncode == 1
     assert (
-        "refused: v1/bare (internal): the internal policy 'api-key' of environment 'test' asks for api_key=True, which is off; set api_key=True"
-        in checked.stdout
+        "refused: v1/bare (internal): the internal policy 'api-key' of environment 'test' asks for"
+        " api_key=True, which is off; set api_key=True" in checked.stdout
     )
     assert "refused: v1/half: the policy 'jwt-api-key'" in checked.stdout
     assert listed.count('"exposure": "internal"') == 4
@@ -133,17 +161,28 @@ def test_each_listener_describes_its_own(ready: Place, serve: Serve) -> None:
         assert paths(f"http://127.0.0.1:{port}") == {"/v1/inside", "/v1/both", "/v1/half"}
 
 
-def test_the_internal_listener_may_be_a_local_socket(ready: Place, serve: Serve, tmp_path: Path) -> None:
+def test_the_internal_listener_may_be_a_local_socket(
+    ready: Place, serve: Serve, tmp_path: Path
+) -> None:
     path = tmp_path / "in.sock"
     key = ready.key("acme").key
     server = serve(ready, PENSTOCK_INTERNAL_BIND=f"unix:{path}")
 
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", headers={"X-API-Key": key}) as client:
-        assert [client.get(f"/v1/{name}/").status_code for name in ("inside", "outside")] == [200, 404]
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(path)),
+        base_url="http://x",
+        headers={"X-API-Key": key},
+    ) as client:
+        assert [client.get(f"/v1/{name}/").status_code for name in ("inside", "outside")] == [
+            200,
+            404,
+        ]
     assert statuses(server.url, ("inside",), **{"X-API-Key": key}) == {"inside": 404}
 
 
-def test_without_an_internal_listener_they_are_not_reachable_and_the_log_says_so(ready: Place, serve: Serve) -> None:
+def test_without_an_internal_listener_they_are_not_reachable_and_the_log_says_so(
+    ready: Place, serve: Serve
+) -> None:
     key = ready.key("acme").key
     server = serve(ready)
 
@@ -151,11 +190,15 @@ def test_without_an_internal_listener_they_are_not_reachable_and_the_log_says_so
     assert "internal pipelines are not reachable" in server.log.read_text()
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "nonsense", "fd://3", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "nonsense", "fd://3", "127.0.0.1:99999"]
+)
 def test_listeners_that_could_be_mixed_up_end_the_start(ready: Place, bind: str) -> None:
     port = free_port()
 
-    done = ready.run("serve", "--bind", f"127.0.0.1:{port}", "--internal-bind", bind.format(port=port))
+    done = ready.run(
+        "serve", "--bind", f"127.0.0.1:{port}", "--internal-bind", bind.format(port=port)
+    )
 
     assert (done.returncode, "PENSTOCK_INTERNAL_BIND must" in done.stderr) == (3, True)
     with pytest.raises(OSError, match="refused"):
@@ -171,7 +214,10 @@ def test_no_method_tells_the_outside_that_a_path_of_operators_is_there(
     server = serve(sqlite_place, PENSTOCK_INTERNAL_BIND=inside)
 
     def statuses(url: str) -> list[int]:
-        return [httpx.request(method, f"{url}{item}", timeout=20).status_code for item in (path, path.replace("/-/", "/-//"), "/-/nothing")]
+        return [
+            httpx.request(method, f"{url}{item}", timeout=20).status_code
+            for item in (path, path.replace("/-/", "/-//"), "/-/nothing")
+        ]
 
     assert statuses(server.url) == [404, 404, 404]
     assert statuses(f"http://{inside}")[0] == (200 if method in {"GET", "HEAD"} else 405)

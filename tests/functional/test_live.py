@@ -50,8 +50,15 @@ def prepared(place: Place) -> tuple[str, str]:
     return made.key, made.id
 
 
-def hammer(server: Server, key: str, change: Callable[[], object], token: str | None = None, path: str = "/v1/orders/") -> list[tuple[float, int]]:
-    """Call from several threads while a change is made; return (seconds after the change returned, status) of what came later."""
+def hammer(
+    server: Server,
+    key: str,
+    change: Callable[[], object],
+    token: str | None = None,
+    path: str = "/v1/orders/",
+) -> list[tuple[float, int]]:
+    """Call from several threads while a change is made; return (seconds after the change
+    returned, status) of what came later."""
     done = threading.Event()
     seen: list[tuple[float, int]] = []
     headers = {"X-API-Key": key} | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -59,7 +66,8 @@ def hammer(server: Server, key: str, change: Callable[[], object], token: str | 
     def calls() -> None:
         while not done.is_set():
             began = time.monotonic()
-            status = httpx.get(server.url + path, headers=headers, timeout=10).status_code  # a new connection: any worker may take it
+            # A new connection: any worker may take it.
+            status = httpx.get(server.url + path, headers=headers, timeout=10).status_code
             seen.append((began, status))
 
     with ThreadPoolExecutor(4) as pool:
@@ -81,7 +89,10 @@ def late(seen: list[tuple[float, int]], status: int) -> None:
 
 CHANGES = {
     "a revoked key": (lambda place, key_id: consumers.revoke_key(place.engine, ACTOR, key_id), 401),
-    "a disabled consumer": (lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False), 403),
+    "a disabled consumer": (
+        lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False),
+        403,
+    ),
     "a dissociated consumer": (lambda place, _: place.dissociate("acme", "orders"), 403),
     "a disabled pipeline": (
         lambda place, _: place.enable("orders", enabled=False),
@@ -92,7 +103,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(place: Place, serve: Serve, change: str) -> None:
+def test_a_second_after_a_change_returns_no_worker_lets_a_call_through(
+    place: Place, serve: Serve, change: str
+) -> None:
     key, key_id = prepared(place)
     server = serve(place, workers=2)
     make, status = CHANGES[change]
@@ -116,17 +129,33 @@ def ask(call: Call) -> str:
 @hookimpl
 def penstock_pipelines():
     return [sync]
-"""
+"""  # noqa: E501  text as it is
 NEEDS = {
-    "a variable's value": (lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"), 409),
-    "a secret's value": (lambda place: needs.set_secret(place.engine, ACTOR, "test", "erp_token", "after", place.box), 409),
-    "a variable that is gone": (lambda place: needs.unset_variable(place.engine, ACTOR, "test", "erp_url"), 503),
-    "a secret that is gone": (lambda place: needs.unset_secret(place.engine, ACTOR, "test", "erp_token"), 503),
+    "a variable's value": (
+        lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"),
+        409,
+    ),
+    "a secret's value": (
+        lambda place: needs.set_secret(
+            place.engine, ACTOR, "test", "erp_token", "after", place.box
+        ),
+        409,
+    ),
+    "a variable that is gone": (
+        lambda place: needs.unset_variable(place.engine, ACTOR, "test", "erp_url"),
+        503,
+    ),
+    "a secret that is gone": (
+        lambda place: needs.unset_secret(place.engine, ACTOR, "test", "erp_token"),
+        503,
+    ),
 }
 
 
 @pytest.mark.parametrize("change", NEEDS)
-def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_before(place: Place, serve: Serve, change: str) -> None:
+def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_before(
+    place: Place, serve: Serve, change: str
+) -> None:
     key, _ = prepared(place)
     place.plugin("needy", NEEDY)
     place.associate("acme", "sync")
@@ -140,7 +169,9 @@ def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_bef
     late(seen, status)
 
 
-def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(sqlite_place: Place, serve: Serve) -> None:
+def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key, _ = prepared(place)
     server = serve(place, workers=2)
@@ -164,7 +195,9 @@ def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(sq
     late(seen, 401)
 
 
-def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(sqlite_place: Place, serve: Serve) -> None:
+def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key, _ = prepared(place)
     server = serve(place)
@@ -175,10 +208,15 @@ def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(sqlit
 
     assert server.call("GET", "/v1/strict/", key=key, token=token).status_code == 200
     assert server.call("GET", "/v1/strict/", key=key, token=place.token("acme")).status_code == 200
-    assert {item["alg"] for item in server.client.get("/.well-known/jwks.json").json()["keys"]} == {"EdDSA", "ES256"}
+    assert {item["alg"] for item in server.client.get("/.well-known/jwks.json").json()["keys"]} == {
+        "EdDSA",
+        "ES256",
+    }
 
 
-def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(sqlite_place: Place, serve: Serve) -> None:
+def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key, _ = prepared(place)
     server = serve(place, PENSTOCK_MAX_STALENESS="3")
@@ -204,7 +242,9 @@ def test_a_graceful_stop_lets_calls_in_flight_end(sqlite_place: Place, serve: Se
     key, _ = prepared(place)
     server = serve(place)
     with ThreadPoolExecutor() as pool:
-        slow = pool.submit(httpx.get, f"{server.url}/v1/orders/slow", headers={"X-API-Key": key}, timeout=20)
+        slow = pool.submit(
+            httpx.get, f"{server.url}/v1/orders/slow", headers={"X-API-Key": key}, timeout=20
+        )
         time.sleep(0.5)
 
         code = server.stop()
@@ -214,7 +254,9 @@ def test_a_graceful_stop_lets_calls_in_flight_end(sqlite_place: Place, serve: Se
     assert code == 0
 
 
-def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place, serve: Serve) -> None:
+def test_a_hangup_loads_plugins_anew_without_dropping_a_call(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     key, _ = prepared(place)
     server = serve(place, workers=2)
@@ -224,7 +266,11 @@ def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place
 
     def calls() -> None:
         while not done.is_set():
-            statuses.append(httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).status_code)
+            statuses.append(
+                httpx.get(
+                    f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10
+                ).status_code
+            )
 
     with ThreadPoolExecutor() as pool:
         running = [pool.submit(calls) for _ in range(3)]
@@ -240,12 +286,15 @@ def test_a_hangup_loads_plugins_anew_without_dropping_a_call(sqlite_place: Place
     assert server.call("GET", "/v1/orders/", key=key).json() == {"edition": 2}
 
 
-def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(sqlite_place: Place, serve: Serve) -> None:
+def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(
+    sqlite_place: Place, serve: Serve
+) -> None:
     key, _ = prepared(sqlite_place)
     server = serve(sqlite_place, workers=2, PENSTOCK_STRICT="true")
     plugin = sqlite_place.folder / "plugins" / "shapes.py"
     pid = server.call("GET", "/v1/orders/", key=key).json()["pid"]
-    while server.log.read_text().count('"event": "loaded"') < 2:  # else the second worker would load what comes next
+    # Else the second worker would load what comes next.
+    while server.log.read_text().count('"event": "loaded"') < 2:
         time.sleep(0.05)
 
     plugin.write_text(PLUGIN.replace("api_key=True", "api_key=False"), encoding="utf-8")
@@ -255,27 +304,45 @@ def test_a_hangup_that_can_not_start_leaves_the_workers_as_they_are(sqlite_place
             break
         time.sleep(0.1)
 
-    assert "PENSTOCK_STRICT is on and not everything can be served: v1/orders" in server.log.read_text()
-    assert pid in {httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json()["pid"] for _ in range(30)}
+    assert (
+        "PENSTOCK_STRICT is on and not everything can be served: v1/orders"
+        in server.log.read_text()
+    )
+    assert pid in {
+        httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json()["pid"]
+        for _ in range(30)
+    }
 
     plugin.write_text(PLUGIN.replace('"pid": os.getpid()', '"edition": 2'), encoding="utf-8")
     server.process.send_signal(signal.SIGHUP)
     for _ in range(100):
-        if httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {"edition": 2}:
+        if httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {
+            "edition": 2
+        }:
             break
         time.sleep(0.1)
 
-    assert httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {"edition": 2}
+    assert httpx.get(f"{server.url}/v1/orders/", headers={"X-API-Key": key}, timeout=10).json() == {
+        "edition": 2
+    }
 
 
-def test_a_well_formed_request_id_is_echoed_and_any_other_is_not(sqlite_place: Place, serve: Serve) -> None:
+def test_a_well_formed_request_id_is_echoed_and_any_other_is_not(
+    sqlite_place: Place, serve: Serve
+) -> None:
     key, _ = prepared(sqlite_place)
     server = serve(sqlite_place)
 
     def echoed(sent: str) -> str | None:
-        return server.call("GET", "/v1/orders/", key=key, headers={"X-Request-Id": sent}).headers.get("x-request-id")
+        return server.call(
+            "GET", "/v1/orders/", key=key, headers={"X-Request-Id": sent}
+        ).headers.get("x-request-id")
 
-    assert [echoed(sent) for sent in ("order-77f3a1b2", "<script>alert(1)</script>", "x")] == ["order-77f3a1b2", None, None]
+    assert [echoed(sent) for sent in ("order-77f3a1b2", "<script>alert(1)</script>", "x")] == [
+        "order-77f3a1b2",
+        None,
+        None,
+    ]
 
 
 def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
@@ -290,15 +357,20 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     assert row["last_used_at"] is not None
 
 
-def test_requests_sent_together_on_one_connection_all_get_their_answers(sqlite_place: Place, serve: Serve) -> None:
-    """gunicorn's own worker forgets a request that it read ahead; callers of refused POSTs would hang now and then."""
+def test_requests_sent_together_on_one_connection_all_get_their_answers(
+    sqlite_place: Place, serve: Serve
+) -> None:
+    """gunicorn's own worker forgets a request that it read ahead; callers of refused POSTs would
+    hang now and then."""
     key, _ = prepared(sqlite_place)
     server = serve(sqlite_place)
     refused = b'POST /v1/orders/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{"a":1}'
     good = b"GET /v1/orders/ HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key.encode()
 
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall((refused + good + b"\r\n\r\n") * 500 + good + b"\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            (refused + good + b"\r\n\r\n") * 500 + good + b"\r\nConnection: close\r\n\r\n"
+        )
         received = b"".join(iter(lambda: connection.recv(65536), b""))
 
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"405", b"200"] * 500 + [b"200"]

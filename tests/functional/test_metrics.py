@@ -1,4 +1,5 @@
-"""What Prometheus is told: of all processes together, on the internal listener alone unless an operator says otherwise."""
+"""What Prometheus is told: of all processes together, on the internal listener alone unless an
+operator says otherwise."""
 
 from __future__ import annotations
 
@@ -43,21 +44,34 @@ def ready(sqlite_place: Place) -> Place:
 def outcomes(text: str) -> dict[str, float]:
     """Return how many calls there were of each outcome."""
     lines = [line for line in text.splitlines() if line.startswith("penstock_calls_total{")]
-    return {line.split('outcome="')[1].split('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+    return {
+        line.split('outcome="')[1].split('"')[0]: float(line.rpartition(" ")[2]) for line in lines
+    }
 
 
-def test_every_process_s_calls_are_counted_for_the_internal_listener_alone(ready: Place, serve: Serve) -> None:
+def test_every_process_s_calls_are_counted_for_the_internal_listener_alone(
+    ready: Place, serve: Serve
+) -> None:
     inside = f"127.0.0.1:{free_port()}"
     key = ready.key("acme").key
     server = serve(ready, workers=2, worker=1, PENSTOCK_INTERNAL_BIND=inside)
     for _ in range(20):  # on new connections, so that both workers have some
-        assert httpx.get(f"{server.url}/v1/counted/good", headers={"X-API-Key": key}).status_code == 200
+        assert (
+            httpx.get(f"{server.url}/v1/counted/good", headers={"X-API-Key": key}).status_code
+            == 200
+        )
     for how in ("failed", "refused"):
         server.call("GET", f"/v1/counted/{how}", key=key)
     server.call("GET", "/v1/counted/good")
     server.call("POST", "/v1/counted/", key=key, headers={"Prefer": "wait=10"})
 
-    expected = {"succeeded": 21.0, "failed": 1.0, "refused": 1.0, "credentials-missing": 1.0, "accepted": 1.0}
+    expected = {
+        "succeeded": 21.0,
+        "failed": 1.0,
+        "refused": 1.0,
+        "credentials-missing": 1.0,
+        "accepted": 1.0,
+    }
     for _ in range(50):
         text = httpx.get(f"http://{inside}/-/metrics").text
         if outcomes(text) == expected:
@@ -70,8 +84,12 @@ def test_every_process_s_calls_are_counted_for_the_internal_listener_alone(ready
     assert server.call("GET", "/-/metrics").status_code == 404
 
 
-@pytest.mark.parametrize(("setting", "status"), [("everywhere", 200), ("off", 404), ("internal", 404)])
-def test_who_may_see_them_is_a_setting(ready: Place, serve: Serve, setting: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("setting", "status"), [("everywhere", 200), ("off", 404), ("internal", 404)]
+)
+def test_who_may_see_them_is_a_setting(
+    ready: Place, serve: Serve, setting: str, status: int
+) -> None:
     server = serve(ready, PENSTOCK_METRICS=setting)
 
     assert server.call("GET", "/-/metrics").status_code == status

@@ -1,4 +1,5 @@
-"""A host whose folder of metrics is gone goes on: it follows the database and writes the records of its runs."""
+"""A host whose folder of metrics is gone goes on: it follows the database and writes the records
+of its runs."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def test_a_worker_without_a_folder_for_metrics_sees_changes_of_access_and_record
 
     def status(key: str) -> int:
         try:
-            return httpx.get(f"{server.url}/v1/plain/", headers={"X-API-Key": key}, timeout=20).status_code
+            return httpx.get(
+                f"{server.url}/v1/plain/", headers={"X-API-Key": key}, timeout=20
+            ).status_code
         except httpx.HTTPError:  # the worker has just died
             return 0
 
@@ -51,5 +54,7 @@ def test_a_worker_without_a_folder_for_metrics_sees_changes_of_access_and_record
     consumers.revoke_key(place.engine, "tester", revoked.id)
     until(lambda: status(revoked.key) == 401, 15)
     assert status(kept.key) == 200
-    until(lambda: place.run("runs", "list", "--format", "json").stdout.count('"succeeded"') >= 2, 15)
+    until(
+        lambda: place.run("runs", "list", "--format", "json").stdout.count('"succeeded"') >= 2, 15
+    )
     assert "a thread failed" not in server.log.read_text()

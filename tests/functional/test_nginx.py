@@ -1,4 +1,5 @@
-"""The nginx blocks of the README, in a real nginx: what a caller sends in place of the proxy does not pass it."""
+"""The nginx blocks of the README, in a real nginx: what a caller sends in place of the proxy
+does not pass it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ from cryptography.x509.oid import NameOID
 from kit import ROOT, Place, Server, free_port
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [re.sub(r"^   ", "", block, flags=re.MULTILINE) for block in re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)]
+BLOCKS = [
+    re.sub(r"^   ", "", block, flags=re.MULTILINE)
+    for block in re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
+]
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 cert = Pipeline("cert", version="1.0.0", trigger=HttpTrigger(mtls=True))
@@ -43,7 +47,8 @@ def penstock_pipelines():
 
 
 class Certificates:
-    """An authority, a server's certificate, and those of two clients, one of which is of another authority."""
+    """An authority, a server's certificate, and those of two clients, one of which is of another
+    authority."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,20 +60,36 @@ class Certificates:
     def make(
         self, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None, dns: str = ""
     ) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
-        key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        now = datetime.now(UTC)
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer[0] if issuer else subject).public_key(key.public_key())
-        builder = (
-            builder.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        key, subject = (
+            ec.generate_private_key(ec.SECP256R1()),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
         )
-        builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer[0] if issuer else subject)
+            .public_key(key.public_key())
+        )
+        builder = (
+            builder.serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True
+        )
         if dns:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(dns)]), critical=False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([x509.DNSName(dns)]), critical=False
+            )
         made = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
         pem = serialization.Encoding.PEM
         (self.folder / f"{name}.pem").write_bytes(made.public_bytes(pem))
         (self.folder / f"{name}.der").write_bytes(made.public_bytes(serialization.Encoding.DER))
-        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private = key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         (self.folder / f"{name}.key").write_bytes(private)
         return subject, key
 
@@ -86,21 +107,34 @@ class Nginx:
                 pytest.fail("nginx is missing, and CI must not skip")
             pytest.skip("nginx is not installed")
         self.port = free_port()
-        block = block.replace("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl").replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
-        for path, mine in (("api.example.com.pem", "server.pem"), ("api.example.com.key", "server.key"), ("partners.pem", "authority.pem")):
+        block = block.replace("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl").replace(
+            "127.0.0.1:8000", f"127.0.0.1:{server.port}"
+        )
+        for path, mine in (
+            ("api.example.com.pem", "server.pem"),
+            ("api.example.com.key", "server.key"),
+            ("partners.pem", "authority.pem"),
+        ):
             block = block.replace(f"/etc/ssl/{path}", str(folder / mine))
-        paths = "".join(f"  {name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        paths = "".join(
+            f"  {name}_temp_path {folder}/{name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         config = folder / "nginx.conf"
         config.write_text(
-            f"pid {folder}/nginx.pid;\nerror_log {folder}/nginx.log;\ndaemon off;\nmaster_process off;\nevents {{}}\n"
-            f"http {{\n  access_log off;\n{paths}{block}}}\n"
+            f"pid {folder}/nginx.pid;\nerror_log {folder}/nginx.log;\ndaemon off;\nmaster_process"
+            f" off;\nevents {{}}\nhttp {{\n  access_log off;\n{paths}{block}}}\n"
         )
-        self.process = subprocess.Popen([program, "-c", str(config), "-p", str(folder)], stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [program, "-c", str(config), "-p", str(folder)], stderr=subprocess.PIPE
+        )
         for _ in range(100):
             try:
                 self.get("/-/health")
             except httpx.HTTPError:
-                assert self.process.poll() is None, (self.process.stderr.read() if self.process.stderr else b"").decode()
+                assert self.process.poll() is None, (
+                    self.process.stderr.read() if self.process.stderr else b""
+                ).decode()
                 time.sleep(0.05)
             else:
                 return
@@ -112,7 +146,9 @@ class Nginx:
         if certificate is not None:
             context.load_cert_chain(certificate, certificate.with_suffix(".key"))
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.get(f"https://127.0.0.1:{self.port}{path}", headers=sent, verify=context, timeout=10)
+        return httpx.get(
+            f"https://127.0.0.1:{self.port}{path}", headers=sent, verify=context, timeout=10
+        )
 
     def stop(self) -> None:
         self.process.terminate()
@@ -129,14 +165,21 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 @pytest.fixture
-def proxied(sqlite_place: Place, serve: Callable[..., Server], certificates: Certificates) -> Iterator[Callable[..., Nginx]]:
+def proxied(
+    sqlite_place: Place, serve: Callable[..., Server], certificates: Certificates
+) -> Iterator[Callable[..., Nginx]]:
     """Start a server and an nginx before it, with a block of the README."""
     started: list[Nginx] = []
     place = sqlite_place
     place.plugin("shapes", PLUGIN)
     place.policy("any")
     place.consumer("partner", "cert")
-    assert place.run("credential", "add", "mtls", "partner", "--env", "test", "--name", "dns:partner.example").returncode == 0
+    assert (
+        place.run(
+            "credential", "add", "mtls", "partner", "--env", "test", "--name", "dns:partner.example"
+        ).returncode
+        == 0
+    )
 
     def start(block: str, **settings: str) -> Nginx:
         server = serve(place, PENSTOCK_TRUSTED_PROXIES="127.0.0.1", **settings)
@@ -149,7 +192,8 @@ def proxied(sqlite_place: Place, serve: Callable[..., Server], certificates: Cer
 
 
 def sent(der: bytes) -> list[str]:
-    """Return a certificate as callers might send it in place of a proxy: as RFC 9440 says, and as nginx does."""
+    """Return a certificate as callers might send it in place of a proxy: as RFC 9440 says, and
+    as nginx does."""
     pem = ssl.DER_cert_to_PEM_cert(der)
     return [f":{base64.b64encode(der).decode()}:", pem.replace("\n", "%0A").replace(" ", "%20")]
 
@@ -172,21 +216,36 @@ def test_a_caller_s_own_certificate_header_does_not_pass_the_usual_block(
 def test_the_usual_block_sets_what_is_believed_of_the_client(proxied: Callable[..., Nginx]) -> None:
     nginx = proxied(BLOCKS[0])
 
-    answer = nginx.get("/v1/seen/", X_Forwarded_For="198.51.100.7", Forwarded="for=198.51.100.7", X_Forwarded_Proto="ftp", Client_Cert="x")
+    answer = nginx.get(
+        "/v1/seen/",
+        X_Forwarded_For="198.51.100.7",
+        Forwarded="for=198.51.100.7",
+        X_Forwarded_Proto="ftp",
+        Client_Cert="x",
+    )
 
     assert answer.status_code == 200
     said = answer.json()
-    assert (said["x-forwarded-for"], said["x-forwarded-proto"], "forwarded" in said, "client-cert" in said) == ("127.0.0.1", "https", False, False)
+    assert (
+        said["x-forwarded-for"],
+        said["x-forwarded-proto"],
+        "forwarded" in said,
+        "client-cert" in said,
+    ) == ("127.0.0.1", "https", False, False)
 
 
-def test_the_block_for_client_certificates_passes_on_the_one_that_it_verified(proxied: Callable[..., Nginx], certificates: Certificates) -> None:
+def test_the_block_for_client_certificates_passes_on_the_one_that_it_verified(
+    proxied: Callable[..., Nginx], certificates: Certificates
+) -> None:
     nginx = proxied(BLOCKS[1], PENSTOCK_CLIENT_CERT_HEADER="Client-Cert")
-    (forged, escaped) = sent(certificates.der("partner"))
+    forged, escaped = sent(certificates.der("partner"))
 
     good = nginx.get("/v1/cert/", certificate=certificates.folder / "partner.pem")
     none = nginx.get("/v1/cert/")
     spoofed = [nginx.get("/v1/cert/", Client_Cert=value) for value in (forged, escaped)]
-    stranger = nginx.get("/v1/cert/", certificate=certificates.folder / "stranger.pem", Client_Cert=forged)
+    stranger = nginx.get(
+        "/v1/cert/", certificate=certificates.folder / "stranger.pem", Client_Cert=forged
+    )
 
     assert (good.status_code, good.json()) == (200, {"consumer": "partner"})
     assert [answer.status_code for answer in (none, *spoofed)] == [401] * 3

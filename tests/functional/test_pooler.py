@@ -1,4 +1,5 @@
-"""PgBouncer in transaction mode, as it is by default: what works through it, and what goes past it to the server."""
+"""PgBouncer in transaction mode, as it is by default: what works through it, and what goes past
+it to the server."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def calls(server: Server, key: str, method: str, number: int) -> Counter[int]:
     def some() -> None:
         with httpx.Client(base_url=server.url, timeout=30) as client:
             for _ in range(number // 8 + 1):
-                codes[client.request(method, "/v1/sound/", headers={"X-API-Key": key}).status_code] += 1
+                codes[
+                    client.request(method, "/v1/sound/", headers={"X-API-Key": key}).status_code
+                ] += 1
 
     callers = [threading.Thread(target=some) for _ in range(8)]
     for caller in callers:
@@ -76,13 +79,26 @@ def calls(server: Server, key: str, method: str, number: int) -> Counter[int]:
 
 def statuses(place: Place) -> Counter[str]:
     with psycopg.connect(place.url) as connection:
-        return Counter(dict(connection.execute("SELECT status, count(*) FROM runs WHERE durable GROUP BY status").fetchall()))
+        return Counter(
+            dict(
+                connection.execute(
+                    "SELECT status, count(*) FROM runs WHERE durable GROUP BY status"
+                ).fetchall()
+            )
+        )
 
 
 @pytest.mark.parametrize("past_it", [True, False])
-def test_calls_runs_and_changes_work_through_a_pooler(direct: Place, pooled: Place, serve: Serve, past_it: bool) -> None:
+def test_calls_runs_and_changes_work_through_a_pooler(
+    direct: Place, pooled: Place, serve: Serve, past_it: bool
+) -> None:
     key, spare = direct.key("acme"), direct.key("acme")
-    server = serve(pooled, workers=2, worker=1, **({"PENSTOCK_DATABASE_DIRECT_URL": direct.url} if past_it else {}))
+    server = serve(
+        pooled,
+        workers=2,
+        worker=1,
+        **({"PENSTOCK_DATABASE_DIRECT_URL": direct.url} if past_it else {}),
+    )
     polled = "changes of access are polled: a connection pooler passes no notifications on"
     until(lambda: "worker ready" in server.log.read_text())
 
@@ -100,7 +116,9 @@ def test_calls_runs_and_changes_work_through_a_pooler(direct: Place, pooled: Pla
     assert (polled in log) is not past_it
 
 
-def test_nothing_stays_on_a_session_that_other_clients_have_next(direct: Place, pooled: Place) -> None:
+def test_nothing_stays_on_a_session_that_other_clients_have_next(
+    direct: Place, pooled: Place
+) -> None:
     with writing(direct.engine) as connection:
         on_its_own = connection.exec_driver_sql(LIMIT).scalar()
     with writing(pooled.engine) as connection:
@@ -124,8 +142,12 @@ def test_migrations_want_the_server_itself(direct: Place, pooled: Place) -> None
 
 
 def test_a_direct_url_is_postgresql_s(sqlite_place: Place) -> None:
-    done = sqlite_place.run("settings", PENSTOCK_DATABASE_DIRECT_URL="postgresql://penstock@db/penstock")
-    served = sqlite_place.run("check", PENSTOCK_DATABASE_DIRECT_URL="postgresql://penstock@db/penstock")
+    done = sqlite_place.run(
+        "settings", PENSTOCK_DATABASE_DIRECT_URL="postgresql://penstock@db/penstock"
+    )
+    served = sqlite_place.run(
+        "check", PENSTOCK_DATABASE_DIRECT_URL="postgresql://penstock@db/penstock"
+    )
 
     assert done.returncode == 0
     assert served.returncode == 3
@@ -139,7 +161,10 @@ class TestSessions:
 
         def count() -> int:
             with psycopg.connect(f"{direct.url.rpartition('/')[0]}/postgres") as connection:
-                counted = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [direct.url.rpartition("/")[2]])
+                counted = connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s",
+                    [direct.url.rpartition("/")[2]],
+                )
                 return int((counted.fetchone() or (0,))[0])
 
         def watch() -> None:
@@ -155,7 +180,10 @@ class TestSessions:
         done.set()
         watcher.join()
 
-        formula = re.search(r"`(\d+) . PENSTOCK_WORKERS \+ (\d+) . PENSTOCK_WORKER \+ (\d+)`", (ROOT / "docs/runbook.md").read_text(encoding="utf-8"))
+        formula = re.search(
+            r"`(\d+) . PENSTOCK_WORKERS \+ (\d+) . PENSTOCK_WORKER \+ (\d+)`",
+            (ROOT / "docs/runbook.md").read_text(encoding="utf-8"),
+        )
         assert formula is not None
         web, durable, more = map(int, formula.groups())
         assert 6 <= most <= 2 * web + 1 * durable + more
@@ -189,6 +217,11 @@ class TestSessions:
 
 
 def _open(engine: sessions.sa.Engine) -> int:
-    with psycopg.connect(engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
-        counted = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+    with psycopg.connect(
+        engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as connection:
+        counted = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <>"
+            " pg_backend_pid()"
+        )
         return int((counted.fetchone() or (0,))[0])

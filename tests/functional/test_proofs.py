@@ -1,4 +1,5 @@
-"""Signatures and certificates over the wire: GitHub's own bodies, replays across workers, TLS that ends in gunicorn."""
+"""Signatures and certificates over the wire: GitHub's own bodies, replays across workers, TLS
+that ends in gunicorn."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def penstock_pipelines():
         made("plain", size, signature="hmac", timeout=1),
         made("certified", size, mtls=True),
     ]
-"""
+"""  # noqa: E501  text as it is
 
 
 @pytest.fixture
@@ -59,7 +60,17 @@ def ready(place: Place) -> Place:
     place.policy("any")
     place.consumer("octo", "github", "plain", "certified", "stuck")
     for kind in ("github_signature", "hmac_signature"):
-        done = place.run("credential", "add", kind, "octo", "--env", "test", "--name", "hooks", given=SECRET + "\n")
+        done = place.run(
+            "credential",
+            "add",
+            kind,
+            "octo",
+            "--env",
+            "test",
+            "--name",
+            "hooks",
+            given=SECRET + "\n",
+        )
         assert done.returncode == 0, done.stderr
     return place
 
@@ -82,9 +93,21 @@ def test_github_s_own_bodies_pass_and_one_byte_more_does_not(ready: Place, serve
             "Content-Type": "application/json",
         }
         answered = server.client.post("/v1/github/", content=body, headers=headers)
-        assert answered.json() == {"consumer": "octo", "event": path.stem, "sender": json.loads(body)["sender"]["login"]}
-        assert server.client.post("/v1/github/", content=body + b" ", headers=headers).status_code == 401
-        assert server.client.post("/v1/github/", content=body, headers=headers | {"X-Hub-Signature-256": mac(b"")}).status_code == 401
+        assert answered.json() == {
+            "consumer": "octo",
+            "event": path.stem,
+            "sender": json.loads(body)["sender"]["login"],
+        }
+        assert (
+            server.client.post("/v1/github/", content=body + b" ", headers=headers).status_code
+            == 401
+        )
+        assert (
+            server.client.post(
+                "/v1/github/", content=body, headers=headers | {"X-Hub-Signature-256": mac(b"")}
+            ).status_code
+            == 401
+        )
     assert SECRET not in server.log.read_text()
 
 
@@ -93,28 +116,48 @@ def test_a_replay_is_known_in_every_worker_and_after_a_restart(ready: Place, ser
     headers = {"X-Signature-Timestamp": moment, "X-Signature": mac(f"{moment}.".encode() + b"once")}
 
     with Server(ready, workers=2) as server:
-        statuses = [httpx.post(f"{server.url}/v1/plain/", content=b"once", headers=headers, timeout=10).status_code for _ in range(12)]
+        statuses = [
+            httpx.post(
+                f"{server.url}/v1/plain/", content=b"once", headers=headers, timeout=10
+            ).status_code
+            for _ in range(12)
+        ]
     again = serve(ready).client.post("/v1/plain/", content=b"once", headers=headers).status_code
 
     assert (statuses, again) == ([200] + [401] * 11, 401)
 
 
-def test_a_call_that_ran_out_of_time_can_be_sent_again_in_whatever_worker(ready: Place, serve: Serve) -> None:
+def test_a_call_that_ran_out_of_time_can_be_sent_again_in_whatever_worker(
+    ready: Place, serve: Serve
+) -> None:
     server = serve(ready, workers=2)
     moment = str(int(time.time()))
-    headers = {"X-Signature-Timestamp": moment, "X-Signature": mac(f"{moment}.".encode() + b"again")}
+    headers = {
+        "X-Signature-Timestamp": moment,
+        "X-Signature": mac(f"{moment}.".encode() + b"again"),
+    }
     statuses = []
     for _ in range(4):
-        statuses.append(httpx.post(f"{server.url}/v1/stuck/", content=b"again", headers=headers, timeout=10).status_code)
-        time.sleep(0.2)  # the mark is given back beside the answer: no other call waits for the database
+        statuses.append(
+            httpx.post(
+                f"{server.url}/v1/stuck/", content=b"again", headers=headers, timeout=10
+            ).status_code
+        )
+        # The mark is given back beside the answer: no other call waits for the database.
+        time.sleep(0.2)
 
     assert statuses == [504] * 4
 
 
-def test_a_sender_that_dribbles_its_body_has_its_answer_at_the_limit(ready: Place, serve: Serve) -> None:
+def test_a_sender_that_dribbles_its_body_has_its_answer_at_the_limit(
+    ready: Place, serve: Serve
+) -> None:
     server = serve(ready)
     moment = str(int(time.time()))
-    head = f"POST /v1/plain/ HTTP/1.1\r\nHost: x\r\nX-Signature-Timestamp: {moment}\r\nX-Signature: {mac(b'')}\r\nContent-Length: 100\r\n\r\n"
+    head = (
+        f"POST /v1/plain/ HTTP/1.1\r\nHost: x\r\nX-Signature-Timestamp: {moment}\r\nX-Signature:"
+        f" {mac(b'')}\r\nContent-Length: 100\r\n\r\n"
+    )
 
     with socket.create_connection(("127.0.0.1", server.port), timeout=15) as connection:
         connection.sendall(head.encode() + b"x" * 10)
@@ -132,17 +175,28 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, folder.name)])
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        made = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False).add_extension(
-            usage, critical=True
+        made = self._builder(self._name, self._key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
+        made = made.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+        ).add_extension(usage, critical=True)
         self.path = folder / "ca.pem"
-        self.path.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.path.write_bytes(
+            made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return x509.CertificateBuilder(
-            self._name, subject, key.public_key(), x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(hours=1)
+            self._name,
+            subject,
+            key.public_key(),
+            x509.random_serial_number(),
+            now - timedelta(hours=1),
+            now + timedelta(hours=1),
         )
 
     def issue(self, name: str) -> tuple[str, str]:
@@ -150,10 +204,21 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         made = self._builder(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), key)
         made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        made = made.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+            critical=False,
+        )
         paths = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        paths[0].write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        paths[0].write_bytes(
+            made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+        paths[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
         return str(paths[0]), str(paths[1])
 
 
@@ -163,7 +228,9 @@ def tls(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ours")
 
 
-def test_a_sender_that_dribbles_over_tls_has_its_answer_at_the_limit_too(ready: Place, serve: Serve, tls: Authority) -> None:
+def test_a_sender_that_dribbles_over_tls_has_its_answer_at_the_limit_too(
+    ready: Place, serve: Serve, tls: Authority
+) -> None:
     cert, key = tls.issue("localhost")
     server = serve(ready, wait=False, GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}")
     trust = ssl.create_default_context(cafile=str(tls.path))
@@ -174,7 +241,10 @@ def test_a_sender_that_dribbles_over_tls_has_its_answer_at_the_limit_too(ready: 
         except OSError:
             time.sleep(0.1)
     moment = str(int(time.time()))
-    head = f"POST /v1/plain/ HTTP/1.1\r\nHost: x\r\nX-Signature-Timestamp: {moment}\r\nX-Signature: {mac(b'')}\r\nContent-Length: 1000\r\n\r\n"
+    head = (
+        f"POST /v1/plain/ HTTP/1.1\r\nHost: x\r\nX-Signature-Timestamp: {moment}\r\nX-Signature:"
+        f" {mac(b'')}\r\nContent-Length: 1000\r\n\r\n"
+    )
 
     with plain, trust.wrap_socket(plain, server_hostname="localhost") as connection:
         received = dribble(connection, head.encode())
@@ -183,14 +253,21 @@ def test_a_sender_that_dribbles_over_tls_has_its_answer_at_the_limit_too(ready: 
     assert b'"type":"timed-out"' in received
 
 
-def test_a_certificate_proves_its_consumer_where_gunicorn_ends_tls(ready: Place, serve: Serve, tmp_path: Path) -> None:
+def test_a_certificate_proves_its_consumer_where_gunicorn_ends_tls(
+    ready: Place, serve: Serve, tmp_path: Path
+) -> None:
     folders = [tmp_path / name for name in ("ours", "theirs")]
     for folder in folders:
         folder.mkdir()
     ours, theirs = (Authority(folder) for folder in folders)
     cert, key = ours.issue("localhost")
-    ready.run("credential", "add", "mtls", "octo", "--env", "test", "--name", "dns:erp.octo.example")
-    options = f"--certfile {cert} --keyfile {key} --ca-certs {ours.path} --cert-reqs {int(ssl.CERT_OPTIONAL)}"
+    ready.run(
+        "credential", "add", "mtls", "octo", "--env", "test", "--name", "dns:erp.octo.example"
+    )
+    options = (
+        f"--certfile {cert} --keyfile {key} --ca-certs {ours.path} --cert-reqs"
+        f" {int(ssl.CERT_OPTIONAL)}"
+    )
     server = serve(ready, wait=False, GUNICORN_CMD_ARGS=options)
 
     def post(pair: tuple[str, str] | None) -> tuple[int, object]:
@@ -198,7 +275,11 @@ def test_a_certificate_proves_its_consumer_where_gunicorn_ends_tls(ready: Place,
         if pair is not None:
             trust.load_cert_chain(*pair)
         with httpx.Client(verify=trust, timeout=10) as client:
-            answered = client.post(f"https://localhost:{server.port}/v1/certified/", content=b"abc", headers={"Client-Cert": ":AAAA:"})
+            answered = client.post(
+                f"https://localhost:{server.port}/v1/certified/",
+                content=b"abc",
+                headers={"Client-Cert": ":AAAA:"},
+            )
             return answered.status_code, answered.json().get("type", answered.json())
 
     for _ in range(100):

@@ -1,4 +1,5 @@
-"""A run whose worker died between two steps goes on, is told of truly, and holds nobody up; a worker that drains takes nothing new."""
+"""A run whose worker died between two steps goes on, is told of truly, and holds nobody up; a
+worker that drains takes nothing new."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def long(call: Call, name: str) -> str:
 
 @hookimpl
 def penstock_pipelines(): return [narrow, wide]
-"""
+"""  # noqa: E501  text as it is
 
 
 @pytest.fixture
@@ -57,9 +58,14 @@ def worker() -> Iterator[StartWorker]:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_run_between_two_steps_is_recovered_and_a_worker_that_drains_takes_nothing_new(
-    kind: str, new_database: Callable[..., str], tmp_path: Path, serve: Callable[..., Server], worker: StartWorker
+    kind: str,
+    new_database: Callable[..., str],
+    tmp_path: Path,
+    serve: Callable[..., Server],
+    worker: StartWorker,
 ) -> None:
-    """#805: recovered between two steps, it stayed so, and blocked its queue of one; #804: a draining worker took what was put back."""
+    """#805: recovered between two steps, it stayed so, and blocked its queue of one; #804: a
+    draining worker took what was put back."""
     place = Place.make(new_database(kind, upgraded=True), tmp_path)
     place.policy("api-key")
     place.plugin("recovered", PLUGIN)
@@ -69,7 +75,9 @@ def test_a_run_between_two_steps_is_recovered_and_a_worker_that_drains_takes_not
     first_worker = worker(place)
 
     began = time.monotonic()
-    crashed, waiting = (server.call("POST", "/v1/narrow/", key=key).headers["Location"] for _ in range(2))
+    crashed, waiting = (
+        server.call("POST", "/v1/narrow/", key=key).headers["Location"] for _ in range(2)
+    )
     until(lambda: first_worker.poll() is not None)
     living = worker(place)
     document = until(over(server, crashed, key))
@@ -78,10 +86,16 @@ def test_a_run_between_two_steps_is_recovered_and_a_worker_that_drains_takes_not
 
     assert document["result"] == after["result"] == ["first", "second", "third"]
     lines = [line for line in noted(place) if "begins" in line]
-    assert lines[:3] == [f"first begins in {first_worker.pid}", f"second begins in {first_worker.pid}", f"third begins in {living.pid}"]
+    assert lines[:3] == [
+        f"first begins in {first_worker.pid}",
+        f"second begins in {first_worker.pid}",
+        f"third begins in {living.pid}",
+    ]
     run = until(lambda: (shown := _shown(place, document["id"]))["ms"] and shown)
     first, _, third = run["steps"]
-    accepted, started, ended = (datetime.fromisoformat(document[name]) for name in ("accepted_at", "started_at", "ended_at"))
+    accepted, started, ended = (
+        datetime.fromisoformat(document[name]) for name in ("accepted_at", "started_at", "ended_at")
+    )
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
     assert accepted <= started < ended
     assert 4_000 < run["ms"] <= took * 1000 + 1
@@ -97,20 +111,33 @@ def test_a_run_between_two_steps_is_recovered_and_a_worker_that_drains_takes_not
 
 
 def drained(place: Place, server: Server, key: str, *both: subprocess.Popen[bytes]) -> None:
-    """Tell the one of two workers to stop that performs a run, and see what becomes of that and of others."""
-    until(lambda: sum("worker ready" in log.read_text() for log in place.folder.glob("worker-*.log")) == 3)
+    """Tell the one of two workers to stop that performs a run, and see what becomes of that and
+    of others."""
+    until(
+        lambda: (
+            sum("worker ready" in log.read_text() for log in place.folder.glob("worker-*.log")) == 3
+        )
+    )
     long = server.call("POST", "/v1/wide/long", key=key).headers["Location"]
     (begun,) = until(lambda: [line for line in noted(place) if line.startswith("long begins")])
     (draining,) = [process for process in both if str(process.pid) == begun.rpartition(" ")[2]]
     (other,) = set(both) - {draining}
     draining.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    quick = [server.call("POST", f"/v1/wide/quick{number}", key=key).headers["Location"] for number in range(5)]
+    quick = [
+        server.call("POST", f"/v1/wide/quick{number}", key=key).headers["Location"]
+        for number in range(5)
+    ]
     for location in (*quick, long):
         assert until(over(server, location, key))["status"] == "succeeded"
 
-    assert {line.rpartition(" ")[2] for line in noted(place) if line.startswith("quick")} == {str(other.pid)}
-    assert [line for line in noted(place) if line.startswith("long")] == [f"long begins in {draining.pid}", f"long ends in {draining.pid}"]
+    assert {line.rpartition(" ")[2] for line in noted(place) if line.startswith("quick")} == {
+        str(other.pid)
+    }
+    assert [line for line in noted(place) if line.startswith("long")] == [
+        f"long begins in {draining.pid}",
+        f"long ends in {draining.pid}",
+    ]
     assert draining.wait(20) == 0
 
 

@@ -1,4 +1,5 @@
-"""Who sends something large and is refused reads why, whatever client it is, directly and through a proxy."""
+"""Who sends something large and is refused reads why, whatever client it is, directly and
+through a proxy."""
 
 from __future__ import annotations
 
@@ -79,7 +80,9 @@ def nginx(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     program, folder, port = needed("nginx"), tmp_path_factory.mktemp("nginx"), free_port()
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
     block = readme[readme.index("     location / {") :]
-    location = block[: block.index("     }") + 6].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    location = block[: block.index("     }") + 6].replace(
+        "127.0.0.1:8000", f"127.0.0.1:{server.port}"
+    )
     (folder / "conf").write_text(
         f"""daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{ }}
         http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -112,7 +115,11 @@ backend out
 """,
         encoding="utf-8",
     )
-    process = subprocess.Popen([program, "-f", folder / "conf", "-db"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "-f", folder / "conf", "-db"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(f"http://127.0.0.1:{port}/-/health", process)
     yield port
     process.terminate()
@@ -121,7 +128,9 @@ backend out
 
 def with_http_client(port: int, path: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", path, body=b"x" * LARGE, headers={"Content-Type": "application/octet-stream"})
+    connection.request(
+        "POST", path, body=b"x" * LARGE, headers={"Content-Type": "application/octet-stream"}
+    )
     answered = connection.getresponse()
     answered.read()
     connection.close()
@@ -129,16 +138,24 @@ def with_http_client(port: int, path: str) -> int:
 
 
 def with_httpx(port: int, path: str) -> int:
-    return httpx.post(f"http://127.0.0.1:{port}{path}", content=b"x" * LARGE, timeout=20).status_code
+    return httpx.post(
+        f"http://127.0.0.1:{port}{path}", content=b"x" * LARGE, timeout=20
+    ).status_code
 
 
 def with_chunks(port: int, path: str) -> int:
-    return httpx.post(f"http://127.0.0.1:{port}{path}", content=(b"x" * 100_000 for _ in range(LARGE // 100_000)), timeout=20).status_code
+    return httpx.post(
+        f"http://127.0.0.1:{port}{path}",
+        content=(b"x" * 100_000 for _ in range(LARGE // 100_000)),
+        timeout=20,
+    ).status_code
 
 
 def with_requests(port: int, path: str) -> int:
     with requests.Session() as session:
-        return session.post(f"http://127.0.0.1:{port}{path}", data=b"x" * LARGE, timeout=20).status_code
+        return session.post(
+            f"http://127.0.0.1:{port}{path}", data=b"x" * LARGE, timeout=20
+        ).status_code
 
 
 CLIENTS: dict[str, Callable[[int, str], int]] = {
@@ -155,12 +172,16 @@ def test_the_refusal_reaches_its_sender(server: Server, client: Callable[[int, s
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
-def test_the_refusal_reaches_its_sender_through_nginx(nginx: int, client: Callable[[int, str], int]) -> None:
+def test_the_refusal_reaches_its_sender_through_nginx(
+    nginx: int, client: Callable[[int, str], int]
+) -> None:
     assert [{path: client(nginx, path) for path in PATHS} for _ in range(3)] == [PATHS] * 3
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
-def test_the_refusal_reaches_its_sender_through_haproxy(haproxy: int, client: Callable[[int, str], int]) -> None:
+def test_the_refusal_reaches_its_sender_through_haproxy(
+    haproxy: int, client: Callable[[int, str], int]
+) -> None:
     assert {path: client(haproxy, path) for path in PATHS} == PATHS
 
 
@@ -168,9 +189,27 @@ def test_curl_reads_the_refusal(server: Server, tmp_path: Path) -> None:
     curl = needed("curl")
     (tmp_path / "large").write_bytes(b"x" * LARGE)
     for expect in ("Expect:", "Expect: 100-continue"):
-        command = [curl, "-s", "-o", "-", "-w", "%{http_code}", "--data-binary", f"@{tmp_path}/large", "-H", "Content-Type: text/plain", "-H", expect]
+        command = [
+            curl,
+            "-s",
+            "-o",
+            "-",
+            "-w",
+            "%{http_code}",
+            "--data-binary",
+            f"@{tmp_path}/large",
+            "-H",
+            "Content-Type: text/plain",
+            "-H",
+            expect,
+        ]
         for path, status in PATHS.items():
-            done = subprocess.run([*command, f"http://127.0.0.1:{server.port}{path}"], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, f"http://127.0.0.1:{server.port}{path}"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert (done.returncode, done.stdout[-3:]) == (0, str(status))
 
 
@@ -189,11 +228,18 @@ const fetched = (path) => fetch(`http://127.0.0.1:${port}${path}`, { method: "PO
   for (const path of paths) found[path] = [await plain(path), await plain(path), await fetched(path), await fetched(path)];
   console.log(JSON.stringify(found));
 })();
-"""
+"""  # noqa: E501  text as it is
 
 
 def test_node_reads_the_refusal(server: Server, tmp_path: Path) -> None:
     (tmp_path / "send.js").write_text(SCRIPT % LARGE)
-    done = subprocess.run([needed("node"), tmp_path / "send.js", str(server.port), *PATHS], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [needed("node"), tmp_path / "send.js", str(server.port), *PATHS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert {path: set(found) for path, found in json.loads(done.stdout).items()} == {path: {status} for path, status in PATHS.items()}
+    assert {path: set(found) for path, found in json.loads(done.stdout).items()} == {
+        path: {status} for path, status in PATHS.items()
+    }

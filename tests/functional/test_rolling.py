@@ -1,4 +1,5 @@
-"""Reloads and restarts of two hosts behind real proxies, with the configuration of docs/examples, fail no call. `make rolling` is the long form."""
+"""Reloads and restarts of two hosts behind real proxies, with the configuration of
+docs/examples, fail no call. `make rolling` is the long form."""
 
 from __future__ import annotations
 
@@ -24,9 +25,21 @@ def test_reloads_and_rolling_restarts_fail_no_call(postgres_place: Place) -> Non
     variants = [VARIANTS[0], VARIANTS[3]]
     for program in {variant.proxy for variant in variants}:
         if shutil.which(program) is None:
-            _ = pytest.fail(f"{program} is missing, and CI must not skip") if CI else pytest.skip(f"{program} is not installed")
+            _ = (
+                pytest.fail(f"{program} is missing, and CI must not skip")
+                if CI
+                else pytest.skip(f"{program} is not installed")
+            )
 
-    results = trial(postgres_place, prepared(postgres_place), variants, calls=750, restarts=1, between=0.5, pause=0.05)
+    results = trial(
+        postgres_place,
+        prepared(postgres_place),
+        variants,
+        calls=750,
+        restarts=1,
+        between=0.5,
+        pause=0.05,
+    )
 
     assert [result.failed for result in results] == [Counter()] * 2
     assert all(result.reloads for result in results)

@@ -1,4 +1,5 @@
-"""A rollback is safe where the schema was only expanded, and `penstock db check` says where it is not; two upgrades at once take turns."""
+"""A rollback is safe where the schema was only expanded, and `penstock db check` says where it
+is not; two upgrades at once take turns."""
 
 from __future__ import annotations
 
@@ -39,16 +40,38 @@ def change(place: Place, *statements: str) -> None:
     ("statements", "safe", "told"),
     [
         ((), True, "as this release has it"),
-        (("UPDATE alembic_version SET version_num = '20261124_runs'",), False, "run `penstock db upgrade`"),
-        ((LATER, "ALTER TABLE runs ADD COLUMN later VARCHAR(8)", "CREATE TABLE later (id INTEGER)"), True, "by a newer release that only added"),
-        ((LATER, "ALTER TABLE runs ADD COLUMN later INTEGER DEFAULT 1 NOT NULL"), True, "by a newer release that only added"),
+        (
+            ("UPDATE alembic_version SET version_num = '20261124_runs'",),
+            False,
+            "run `penstock db upgrade`",
+        ),
+        (
+            (
+                LATER,
+                "ALTER TABLE runs ADD COLUMN later VARCHAR(8)",
+                "CREATE TABLE later (id INTEGER)",
+            ),
+            True,
+            "by a newer release that only added",
+        ),
+        (
+            (LATER, "ALTER TABLE runs ADD COLUMN later INTEGER DEFAULT 1 NOT NULL"),
+            True,
+            "by a newer release that only added",
+        ),
         ((LATER, "ALTER TABLE runs DROP COLUMN detail"), False, "column runs.detail is gone"),
         ((LATER, "ALTER TABLE run_details RENAME TO details"), False, "table run_details is gone"),
-        ((LATER, "CREATE UNIQUE INDEX later ON runs (request_id, pipeline)"), False, "runs must be unique by pipeline, request_id"),
+        (
+            (LATER, "CREATE UNIQUE INDEX later ON runs (request_id, pipeline)"),
+            False,
+            "runs must be unique by pipeline, request_id",
+        ),
     ],
     ids=["equal", "older", "expanded", "with a default", "column gone", "table gone", "new rule"],
 )
-def test_a_start_is_told_safe_where_the_schema_was_only_expanded(place: Place, statements: tuple[str, ...], safe: bool, told: str) -> None:
+def test_a_start_is_told_safe_where_the_schema_was_only_expanded(
+    place: Place, statements: tuple[str, ...], safe: bool, told: str
+) -> None:
     change(place, *statements)
 
     checked = place.run("db", "check")
@@ -59,7 +82,9 @@ def test_a_start_is_told_safe_where_the_schema_was_only_expanded(place: Place, s
     assert checked.stdout.count("\n") == 1
 
 
-def test_an_upgrade_by_a_release_that_can_t_work_with_the_schema_keeps_the_host_down(sqlite_place: Place) -> None:
+def test_an_upgrade_by_a_release_that_can_t_work_with_the_schema_keeps_the_host_down(
+    sqlite_place: Place,
+) -> None:
     change(sqlite_place, LATER, "ALTER TABLE runs DROP COLUMN detail")
 
     upgraded = sqlite_place.run("db", "upgrade")
@@ -102,8 +127,12 @@ class TestReleaseBefore:
         written: dict[str, dict[str, Any]] = {}
         with place.engine.connect() as connection:
             for table in before.metadata.sorted_tables:
-                written[table.name] = {column.name: _value(column, written) for column in table.columns}
-                connection.execute(sa.delete(table) if table.name == "revision" else sa.select(table))
+                written[table.name] = {
+                    column.name: _value(column, written) for column in table.columns
+                }
+                connection.execute(
+                    sa.delete(table) if table.name == "revision" else sa.select(table)
+                )
                 connection.execute(sa.insert(table).values(written[table.name]))
                 key = [column == written[table.name][column.name] for column in table.primary_key]
                 connection.execute(sa.update(table).where(*key).values(written[table.name]))
@@ -122,7 +151,9 @@ def _value(column: sa.Column[Any], written: dict[str, dict[str, Any]]) -> object
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_two_hosts_may_upgrade_at_once(kind: str, new_database: Callable[..., str], tmp_path: Path) -> None:
+def test_two_hosts_may_upgrade_at_once(
+    kind: str, new_database: Callable[..., str], tmp_path: Path
+) -> None:
     url = new_database(kind)
     secret = make_secret_key()
     place = Place(url, tmp_path, secret, open_engine(url), Box((secret,)))
@@ -130,7 +161,10 @@ def test_two_hosts_may_upgrade_at_once(kind: str, new_database: Callable[..., st
 
     hosts = [ZYGOTE.start(("db", "upgrade"), place.environ(), tmp_path, log) for log in logs]
 
-    assert ([host.wait(60) for host in hosts], [log.read_text().count("\n") for log in logs]) == ([0, 0, 0], [2, 2, 2])
+    assert ([host.wait(60) for host in hosts], [log.read_text().count("\n") for log in logs]) == (
+        [0, 0, 0],
+        [2, 2, 2],
+    )
     told = sorted(log.read_text().splitlines()[1].partition(" ")[0] for log in logs)
     assert told == ["at", "at", "upgraded"]
     assert migrate.current(place.engine) == migrate.head()

@@ -1,4 +1,5 @@
-"""PENSTOCK_SECRET_KEY is rotated while hosts serve and runs are performed: nothing is lost, and the old key can be dropped afterwards."""
+"""PENSTOCK_SECRET_KEY is rotated while hosts serve and runs are performed: nothing is lost, and
+the old key can be dropped afterwards."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def both(call: Call, word: str) -> str:
 
 @hookimpl
 def penstock_pipelines(): return [sound, long]
-"""
+"""  # noqa: E501  text as it is
 )
 Serve = Callable[..., Server]
 
@@ -95,12 +96,15 @@ def accepted(server: Server, key: str, path: str = "/v1/sound/abc", **headers: s
 
 
 def shown(place: Place, location: str, *words: str) -> dict[str, Any]:
-    done = place.run("runs", "show", location.rpartition("/")[2], "--format", "json", **keys(*words))
+    done = place.run(
+        "runs", "show", location.rpartition("/")[2], "--format", "json", **keys(*words)
+    )
     return dict(json.loads(done.stdout))
 
 
 def at_rest(place: Place) -> dict[str, list[bytes]]:
-    """Return all that is encrypted in the whole database, by the column that it is in, whoever made that."""
+    """Return all that is encrypted in the whole database, by the column that it is in, whoever
+    made that."""
     found: dict[str, list[bytes]] = {}
     for schema in [None] if place.url.startswith("sqlite") else ["public", "dbos"]:
         known = sa.MetaData()
@@ -116,7 +120,9 @@ def at_rest(place: Place) -> dict[str, list[bytes]]:
 
 
 class TestRolling:
-    def test_a_run_is_given_back_until_a_worker_with_its_key_takes_it(self, postgres_place: Place, serve: Serve) -> None:
+    def test_a_run_is_given_back_until_a_worker_with_its_key_takes_it(
+        self, postgres_place: Place, serve: Serve
+    ) -> None:
         place, new, old = postgres_place, make_secret_key(), postgres_place.secret
         key = filled(place)
         first, second = serve(place, worker=1, **keys(new, old)), serve(place, worker=1)
@@ -126,10 +132,19 @@ class TestRolling:
         ended = [until(over(first, location, key)) for location in begun]
 
         assert [document["result"] for document in ended] == [f"{number}a" for number in range(10)]
-        assert sorted(line.partition(" ")[0] for line in noted(place)) == [f"a{number}" for number in range(10)]
+        assert sorted(line.partition(" ")[0] for line in noted(place)) == [
+            f"a{number}" for number in range(10)
+        ]
 
-    def test_a_run_waits_for_its_key_and_its_time_does_not_pass(self, sqlite_place: Place, serve: Serve, start_worker: StartWorker) -> None:
-        place, new, old, key = sqlite_place, make_secret_key(), sqlite_place.secret, filled(sqlite_place)
+    def test_a_run_waits_for_its_key_and_its_time_does_not_pass(
+        self, sqlite_place: Place, serve: Serve, start_worker: StartWorker
+    ) -> None:
+        place, new, old, key = (
+            sqlite_place,
+            make_secret_key(),
+            sqlite_place.secret,
+            filled(sqlite_place),
+        )
         server = serve(place, **keys(new, old))
         start_worker(place)
         location = accepted(server, key)
@@ -137,7 +152,10 @@ class TestRolling:
         until(lambda: "2 times" in str(shown(place, location, new, old)["waits_for"]))
         told = server.call("GET", location, key=key).json()
         said = [
-            json.loads(line) for log in place.folder.glob("worker-*.log") for line in log.read_text().splitlines() if "waits for a worker" in line
+            json.loads(line)
+            for log in place.folder.glob("worker-*.log")
+            for line in log.read_text().splitlines()
+            if "waits for a worker" in line
         ]
         time.sleep(3)  # longer than is left of the pipeline's time limit
         start_worker(place, **keys(new, old))
@@ -150,7 +168,9 @@ class TestRolling:
         assert (ended["status"], ended["result"]) == ("succeeded", "cba")
         assert shown(place, location, new, old)["waits_for"] is None
 
-    def test_a_worker_without_the_key_of_a_step_fails_no_run(self, postgres_place: Place, serve: Serve, start_worker: StartWorker) -> None:
+    def test_a_worker_without_the_key_of_a_step_fails_no_run(
+        self, postgres_place: Place, serve: Serve, start_worker: StartWorker
+    ) -> None:
         place, new, old = postgres_place, make_secret_key(), postgres_place.secret
         key = filled(place)
         server = serve(place)
@@ -171,7 +191,12 @@ class TestRolling:
         assert "a run's result can't be read" in server.log.read_text()
 
     def test_a_host_without_the_key_says_so(self, sqlite_place: Place, serve: Serve) -> None:
-        place, new, old, key = sqlite_place, make_secret_key(), sqlite_place.secret, filled(sqlite_place)
+        place, new, old, key = (
+            sqlite_place,
+            make_secret_key(),
+            sqlite_place.secret,
+            filled(sqlite_place),
+        )
         first, second = serve(place, **keys(new, old)), serve(place)
         place.run("secret", "set", "hidden", "--env", "test", given="changed", **keys(new, old))
         accepted(first, key, "/v1/long/abc", **{"Idempotency-Key": "k1"})
@@ -182,12 +207,17 @@ class TestRolling:
 
         assert repeated.status_code == 503
         assert "a kept reply can't be read" in second.log.read_text()
-        assert (second.call("GET", "/v1/sound/", key=key).status_code, second.client.get("/-/ready").status_code) == (503, 200)
+        assert (
+            second.call("GET", "/v1/sound/", key=key).status_code,
+            second.client.get("/-/ready").status_code,
+        ) == (503, 200)
         assert accepted(second, key, "/v1/long/abc", **{"Idempotency-Key": "k2"})
 
 
 class TestRotate:
-    def test_nothing_at_rest_needs_the_old_key_afterwards(self, place: Place, serve: Serve, start_worker: StartWorker) -> None:
+    def test_nothing_at_rest_needs_the_old_key_afterwards(
+        self, place: Place, serve: Serve, start_worker: StartWorker
+    ) -> None:
         new, old, key = make_secret_key(), place.secret, filled(place)
         for words in (
             ("credential", "add", "basic", "acme", "--env", "test", "--name", "ann"),
@@ -197,7 +227,13 @@ class TestRotate:
             assert done.returncode == 0, done.stderr
         server = serve(place)
         worker = start_worker(place)
-        until(over(server, finished := accepted(server, key, "/v1/long/abc", **{"Idempotency-Key": "k1"}), key))
+        until(
+            over(
+                server,
+                finished := accepted(server, key, "/v1/long/abc", **{"Idempotency-Key": "k1"}),
+                key,
+            )
+        )
         worker.kill()
         worker.wait()
         pending = accepted(server, key, "/v1/sound/later")
@@ -210,13 +246,23 @@ class TestRotate:
         after = at_rest(place)
         again = place.run("secret-key", "rotate", "--check", **keys(new))
 
-        ours = {"signing_keys", "credentials", "pipeline_secrets", "callback_targets", "kept_replies"}
+        ours = {
+            "signing_keys",
+            "credentials",
+            "pipeline_secrets",
+            "callback_targets",
+            "kept_replies",
+        }
         assert {name.partition(".")[0] for name in before} >= {*ours, "operation_outputs"}
         assert (wrong.returncode, looked.returncode, untouched) == (1, 1, True)
         assert "can't be read with any of these keys" in wrong.stderr
-        assert {row["stored"]: row["older"] for row in json.loads(looked.stdout)} == {name: len(values) for name, values in before.items()}
+        assert {row["stored"]: row["older"] for row in json.loads(looked.stdout)} == {
+            name: len(values) for name, values in before.items()
+        }
         assert (done.returncode, again.returncode) == (0, 0), done.stdout + done.stderr
-        assert {name: len(values) for name, values in after.items()} == {name: len(values) for name, values in before.items()}
+        assert {name: len(values) for name, values in after.items()} == {
+            name: len(values) for name, values in before.items()
+        }
         assert all(Box((new,)).open(value) for values in after.values() for value in values)
         events = audit.events(place.engine, limit=10, action="secret-key:rotated")
         assert {event.subject for event in events} == {Box((new,)).fingerprints[0]}
@@ -232,8 +278,15 @@ class TestRotate:
         assert until(over(alone, pending, key))["result"] == "retal"
         assert alone.call("GET", finished, key=key).json()["result"] == "cba"
 
-    def test_hosts_that_serve_meanwhile_fail_no_call(self, postgres_place: Place, serve: Serve) -> None:
-        place, new, old, key = postgres_place, make_secret_key(), postgres_place.secret, filled(postgres_place)
+    def test_hosts_that_serve_meanwhile_fail_no_call(
+        self, postgres_place: Place, serve: Serve
+    ) -> None:
+        place, new, old, key = (
+            postgres_place,
+            make_secret_key(),
+            postgres_place.secret,
+            filled(postgres_place),
+        )
         server = serve(place, worker=1, **keys(new, old))
         begun = [accepted(server, key, f"/v1/sound/a{number}") for number in range(10)]
 
@@ -242,7 +295,9 @@ class TestRotate:
 
         assert done.returncode == 0, done.stdout + done.stderr
         assert statuses == [200] * 20
-        assert [until(over(server, location, key))["status"] for location in begun] == ["succeeded"] * 10
+        assert [until(over(server, location, key))["status"] for location in begun] == [
+            "succeeded"
+        ] * 10
         assert place.run("secret-key", "rotate", "--check", **keys(new)).returncode == 0
         assert "can't be read" not in server.log.read_text()
 
@@ -250,7 +305,14 @@ class TestRotate:
         new, old, many = make_secret_key(), place.secret, 4000
         later, kept = datetime.now(UTC) + timedelta(days=1), tables.kept_replies
         values = [
-            {"digest": os.urandom(32), "body": b"", "claim": "", "reply": place.box.seal(os.urandom(200)), "expires_at": later} for _ in range(many)
+            {
+                "digest": os.urandom(32),
+                "body": b"",
+                "claim": "",
+                "reply": place.box.seal(os.urandom(200)),
+                "expires_at": later,
+            }
+            for _ in range(many)
         ]
         with writing(place.engine) as connection:
             connection.execute(sa.insert(kept), values)
@@ -261,7 +323,12 @@ class TestRotate:
             with reading(place.engine) as connection:
                 return len(before.intersection(connection.scalars(sa.select(kept.c.reply))))
 
-        process = ZYGOTE.start(("secret-key", "rotate"), place.environ(**keys(new, old)), place.folder, place.folder / "rotate.log")
+        process = ZYGOTE.start(
+            ("secret-key", "rotate"),
+            place.environ(**keys(new, old)),
+            place.folder,
+            place.folder / "rotate.log",
+        )
         until(lambda: left() < many)
         process.kill()
         process.wait()
@@ -277,7 +344,8 @@ class TestRotate:
         filled(place)
 
         class Changing(Box):
-            """Lets another change the secret between the moment in which it is read and that in which it is written."""
+            """Lets another change the secret between the moment in which it is read and that in
+            which it is written."""
 
             changes = 1
 

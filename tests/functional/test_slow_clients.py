@@ -1,4 +1,5 @@
-"""Clients that are slow, silent or greedy: whatever they do, they hold no thread, and others are answered meanwhile."""
+"""Clients that are slow, silent or greedy: whatever they do, they hold no thread, and others are
+answered meanwhile."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ HELD = {
     "a body without credentials": POST % (b"/v1/quick/", b"Content-Length: 1000"),
     "half a body": POST % (b"/v1/shop/", b"Content-Length: 1000") + b"half",
     "half a chunked body": POST % (b"/v1/shop/", b"Transfer-Encoding: chunked") + b"400\r\nhalf",
-    "a body after 100 Continue": POST % (b"/v1/shop/", b"Content-Length: 1000\r\nExpect: 100-continue"),
+    "a body after 100 Continue": (
+        POST % (b"/v1/shop/", b"Content-Length: 1000\r\nExpect: 100-continue")
+    ),
     "half a sign-in": FORM % (b"/-/console/sign-in", b"Content-Length: 500") + b"na",
     "a page that nobody reads": GET % b"/-/docs/swagger-ui-bundle.js" * 4,
     "a reply that nobody reads": GET % b"/v1/shop/large" * 4,
@@ -65,7 +68,9 @@ HELD = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path) -> Iterator[tuple[Server, str]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path
+) -> Iterator[tuple[Server, str]]:
     folder = tmp_path_factory.mktemp("slow")
     (folder / "a.db").write_bytes(upgraded_file.read_bytes())
     place = Place.make(f"sqlite:///{folder}/a.db", folder)
@@ -81,8 +86,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path) -> Ite
 
 def threads_of(server: Server) -> int:
     """Return how many threads the process has that serves connections."""
-    found = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    below = subprocess.run(["pgrep", "-P", found[0]], capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    below = subprocess.run(
+        ["pgrep", "-P", found[0]], capture_output=True, text=True, check=True
+    ).stdout.split()
     return len(list(Path(f"/proc/{below[0]}/task").iterdir()))
 
 
@@ -90,7 +99,10 @@ def threads_of(server: Server) -> int:
 def held(port: int, sent: bytes, *, end: bool = False) -> Iterator[list[socket.socket]]:
     """Open connections that send that and then nothing, reading nothing."""
     with ExitStack() as stack:
-        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(MANY)]
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(MANY)
+        ]
         for connection in connections:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(0.5)
@@ -106,23 +118,32 @@ def held(port: int, sent: bytes, *, end: bool = False) -> Iterator[list[socket.s
 def test_no_client_holds_a_thread(server: tuple[Server, str], sent: bytes, end: bool) -> None:
     started, key = server
     with held(started.port, sent, end=end), httpx.Client(base_url=started.url, timeout=5) as fresh:
-        answered = [fresh.get("/v1/quick/", headers={"X-API-Key": key, "Connection": "close"}).status_code for _ in range(5)]
+        answered = [
+            fresh.get("/v1/quick/", headers={"X-API-Key": key, "Connection": "close"}).status_code
+            for _ in range(5)
+        ]
         healthy = fresh.get("/-/health").status_code
 
     assert (answered, healthy) == ([200] * 5, 200)
 
 
-def test_readers_that_stopped_are_many_more_than_threads_and_cost_none(server: tuple[Server, str]) -> None:
+def test_readers_that_stopped_are_many_more_than_threads_and_cost_none(
+    server: tuple[Server, str],
+) -> None:
     started, _ = server
     with held(started.port, GET % b"/-/docs/swagger-ui-bundle.js" * 3):
         time.sleep(0.5)
-        assert threads_of(started) <= THREADS + 12  # its own few: they follow the database, write records, keep time limits
+        # Its own few: they follow the database, write records, keep time limits.
+        assert threads_of(started) <= THREADS + 12
 
 
 def test_a_reader_that_pauses_gets_all_of_it(server: tuple[Server, str]) -> None:
     started, _ = server
     with socket.create_connection(("127.0.0.1", started.port), timeout=10) as connection:
-        connection.sendall(GET % b"/v1/shop/large" * 4 + b"GET /v1/shop/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            GET % b"/v1/shop/large" * 4
+            + b"GET /v1/shop/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
         received = b""
         for data in iter(lambda: connection.recv(1_000_000), b""):
             received += data
@@ -142,12 +163,16 @@ def test_a_body_that_dribbles_in_arrives(server: tuple[Server, str]) -> None:
         assert b'{"bytes":200000}' in connection.recv(1000)
 
 
-def test_the_client_is_told_to_continue_when_its_call_may_go_on_and_not_before(server: tuple[Server, str]) -> None:
+def test_the_client_is_told_to_continue_when_its_call_may_go_on_and_not_before(
+    server: tuple[Server, str],
+) -> None:
     started, _ = server
 
     def told(path: bytes, length: int) -> bytes:
         with socket.create_connection(("127.0.0.1", started.port), timeout=10) as connection:
-            connection.sendall(POST % (path, b"Content-Length: %d\r\nExpect: 100-continue" % length))
+            connection.sendall(
+                POST % (path, b"Content-Length: %d\r\nExpect: 100-continue" % length)
+            )
             return connection.recv(1000).split()[1]
 
     assert told(b"/v1/shop/", 5) == b"100"
@@ -171,7 +196,9 @@ def test_the_client_is_told_to_continue_when_its_call_may_go_on_and_not_before(s
     ],
 )
 @pytest.mark.parametrize("framing", ["Content-Length: 100000000000", "Transfer-Encoding: chunked"])
-def test_a_body_of_any_size_is_refused_before_it_is_read(server: tuple[Server, str], path: str, kind: str, status: int, framing: str) -> None:
+def test_a_body_of_any_size_is_refused_before_it_is_read(
+    server: tuple[Server, str], path: str, kind: str, status: int, framing: str
+) -> None:
     started, _ = server
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
     sent, piece = 0, b"10000\r\n" + b"x" * 65_536 + b"\r\n"
@@ -190,13 +217,17 @@ def test_a_body_of_any_size_is_refused_before_it_is_read(server: tuple[Server, s
     assert sent < 4_000_000
 
 
-def test_more_connections_than_there_is_room_for_leave_room(sqlite_place: Place, serve: Serve) -> None:
+def test_more_connections_than_there_is_room_for_leave_room(
+    sqlite_place: Place, serve: Serve
+) -> None:
     sqlite_place.policy("any")
     sqlite_place.plugin("shop", PLUGIN)
     server = serve(sqlite_place, GUNICORN_CMD_ARGS="--worker-connections 20")
     with ExitStack() as stack:
         for number in range(200):
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            connection = stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            )
             if number % 2:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost")
         for _ in range(5):
@@ -207,7 +238,12 @@ def test_slow_clients_hold_no_thread_where_tls_ends_here(sqlite_place: Place, se
     sqlite_place.policy("any")
     sqlite_place.plugin("shop", PLUGIN)
     cert, key = certificate(sqlite_place.folder)
-    server = serve(sqlite_place, wait=False, threads=THREADS, GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}")
+    server = serve(
+        sqlite_place,
+        wait=False,
+        threads=THREADS,
+        GUNICORN_CMD_ARGS=f"--certfile {cert} --keyfile {key}",
+    )
     trust = ssl.create_default_context(cafile=str(cert))
     url = f"https://localhost:{server.port}/-/health"
     until = time.monotonic() + 60
@@ -216,14 +252,25 @@ def test_slow_clients_hold_no_thread_where_tls_ends_here(sqlite_place: Place, se
             httpx.get(url, verify=trust, timeout=5)
             break
         time.sleep(0.1)
-    kinds = ["silence", "half a head", "half a body", "a body nobody asked for", "a reply that nobody reads", "a page that nobody reads"]
+    kinds = [
+        "silence",
+        "half a head",
+        "half a body",
+        "a body nobody asked for",
+        "a reply that nobody reads",
+        "a page that nobody reads",
+    ]
     with ExitStack() as stack:
         for number in range(6):
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5)).sendall(b"\x16\x03\x01"[:number])
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            ).sendall(b"\x16\x03\x01"[:number])
         for kind in kinds:
             for _ in range(6):
                 plain = socket.create_connection(("127.0.0.1", server.port), timeout=5)
-                connection = stack.enter_context(trust.wrap_socket(plain, server_hostname="localhost"))
+                connection = stack.enter_context(
+                    trust.wrap_socket(plain, server_hostname="localhost")
+                )
                 connection.sendall(HELD[kind])
         answered = [httpx.get(url, verify=trust, timeout=5).status_code for _ in range(5)]
 

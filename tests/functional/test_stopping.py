@@ -1,4 +1,5 @@
-"""A server that stops while calls are under way: each has one answer, which says what is known of it."""
+"""A server that stops while calls are under way: each has one answer, which says what is known
+of it."""
 
 from __future__ import annotations
 
@@ -49,13 +50,16 @@ if os.path.exists(__file__ + ".slow") and signal.getsignal(signal.SIGTERM) is no
 GRACE = {"PENSTOCK_GRACEFUL_TIMEOUT": "4"}
 MAYBE = "The host stopped before the call ended. The call may or may not have been performed."
 
-OURS = pytest.mark.parametrize("serve", ["penstock"], indirect=True)  # what stock gunicorn does not promise
+# What stock gunicorn does not promise.
+OURS = pytest.mark.parametrize("serve", ["penstock"], indirect=True)
 
 
 @pytest.fixture(params=["penstock", "gthread"])
 def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     with ExitStack() as stack:
-        yield lambda *args, **more: stack.enter_context(Server(*args, **more, PENSTOCK_WORKER_CLASS=request.param))
+        yield lambda *args, **more: stack.enter_context(
+            Server(*args, **more, PENSTOCK_WORKER_CLASS=request.param)
+        )
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def rest(connection: socket.socket) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_call_that_outlasts_the_graceful_timeout_is_answered(open_place: Place, serve: Serve) -> None:
+def test_a_call_that_outlasts_the_graceful_timeout_is_answered(
+    open_place: Place, serve: Serve
+) -> None:
     server = serve(open_place, **GRACE)
     connection = dial(server, get("/v1/slow/100"))
     time.sleep(0.5)
@@ -113,7 +119,9 @@ def test_a_reload_does_the_same(open_place: Place, serve: Serve) -> None:
     assert server.call("GET", "/v1/slow/0").status_code == 200
 
 
-def test_calls_that_end_as_they_are_answered_have_one_answer(open_place: Place, serve: Serve) -> None:
+def test_calls_that_end_as_they_are_answered_have_one_answer(
+    open_place: Place, serve: Serve
+) -> None:
     server = serve(open_place, threads=40, **GRACE)
     # They end from 1 s before the host answers them until 1 s after that.
     held = [dial(server, get(f"/v1/slow/{1.5 + number / 20}")) for number in range(40)]
@@ -141,7 +149,9 @@ def test_calls_that_end_as_they_are_answered_have_one_answer(open_place: Place, 
         ),
     ],
 )
-def test_what_has_not_arrived_is_answered_too(open_place: Place, serve: Serve, sent: bytes, detail: str) -> None:
+def test_what_has_not_arrived_is_answered_too(
+    open_place: Place, serve: Serve, sent: bytes, detail: str
+) -> None:
     server = serve(open_place, **GRACE)
     connection = dial(server, sent)
     time.sleep(0.5)
@@ -155,11 +165,16 @@ def test_what_has_not_arrived_is_answered_too(open_place: Place, serve: Serve, s
     assert server.process.wait(20) == 0
 
 
-def test_a_caller_that_waits_for_a_durable_run_is_told_where_it_is(open_place: Place, serve: Serve) -> None:
+def test_a_caller_that_waits_for_a_durable_run_is_told_where_it_is(
+    open_place: Place, serve: Serve
+) -> None:
     open_place.consumer("acme", "kept")
     key = open_place.key("acme").key
     server = serve(open_place, **GRACE)
-    sent = f"POST /v1/kept/ HTTP/1.1\r\nHost: x\r\nPrefer: wait=100\r\nContent-Length: 0\r\nX-API-Key: {key}\r\n\r\n"
+    sent = (
+        "POST /v1/kept/ HTTP/1.1\r\nHost: x\r\nPrefer: wait=100\r\nContent-Length: 0\r\nX-API-Key:"
+        f" {key}\r\n\r\n"
+    )
     connection = dial(server, sent.encode())
     time.sleep(0.5)
 
@@ -179,7 +194,8 @@ def test_an_idle_connection_is_not_reset(open_place: Place, serve: Serve, grace:
 
         server.process.send_signal(signal.SIGTERM)
         ended = connection.recv(65536)
-        for _ in range(2):  # they crossed the end of the connection; after a reset the second one fails
+        # They crossed the end of the connection; after a reset the second one fails.
+        for _ in range(2):
             connection.sendall(get("/v1/slow/0"))
             time.sleep(0.2)
 
@@ -187,7 +203,9 @@ def test_an_idle_connection_is_not_reset(open_place: Place, serve: Serve, grace:
         assert (ended, rest(connection)) == (b"", b"")
 
 
-def test_connections_end_with_their_next_reply_while_a_host_drains(open_place: Place, serve: Serve) -> None:
+def test_connections_end_with_their_next_reply_while_a_host_drains(
+    open_place: Place, serve: Serve
+) -> None:
     server = serve(open_place, PENSTOCK_DRAIN_DELAY="2")
     before = server.call("GET", "/v1/slow/0")
 
@@ -211,7 +229,9 @@ def test_a_stop_within_a_reload_leaves_workers_that_answer(open_place: Place, se
     assert httpx.get(f"{server.url}/v1/slow/0", timeout=6).status_code == 200
 
 
-def test_a_stop_within_a_reload_does_not_wait_for_the_calls_of_old_workers(open_place: Place, serve: Serve) -> None:
+def test_a_stop_within_a_reload_does_not_wait_for_the_calls_of_old_workers(
+    open_place: Place, serve: Serve
+) -> None:
     server = serve(open_place, PENSTOCK_DRAIN_DELAY="3")
     connection = dial(server, get("/v1/slow/8"))
     time.sleep(0.5)

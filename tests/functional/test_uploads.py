@@ -41,21 +41,28 @@ def take(call: Call, form: Annotated[Film, Form()]):
 
 @hookimpl
 def penstock_pipelines(): return [uploads]
-"""
+"""  # noqa: E501  text as it is
 SIZE = 50 * 1024 * 1024
 PART = os.urandom(1024 * 1024)
 
 
 def multipart() -> Iterator[bytes]:
     yield b'--x\r\nContent-Disposition: form-data; name="title"\r\n\r\nUs\r\n'
-    yield b'--x\r\nContent-Disposition: form-data; name="film"; filename="us.mp4"\r\nContent-Type: video/mp4\r\n\r\n'
+    yield (
+        b'--x\r\nContent-Disposition: form-data; name="film"; filename="us.mp4"\r\nContent-Type:'
+        b" video/mp4\r\n\r\n"
+    )
     for _ in range(SIZE // len(PART)):
         yield PART
     yield b"\r\n--x--\r\n"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
-def test_an_upload_of_50_mib_costs_the_worker_less_than_10_mib(sqlite_place: Place, serve: Serve) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc"
+)
+def test_an_upload_of_50_mib_costs_the_worker_less_than_10_mib(
+    sqlite_place: Place, serve: Serve
+) -> None:
     sqlite_place.policy("any")
     sqlite_place.plugin("uploads", PLUGIN)
     server = serve(sqlite_place, PENSTOCK_WORKERS="1")
@@ -67,7 +74,10 @@ def test_an_upload_of_50_mib_costs_the_worker_less_than_10_mib(sqlite_place: Pla
 
     for headers in ({"Content-Length": length}, {}):  # framed by its length, and in chunks
         answered = server.client.post(
-            "/v1/uploads/", content=multipart(), headers={"Content-Type": "multipart/form-data; boundary=x", **headers}, timeout=60
+            "/v1/uploads/",
+            content=multipart(),
+            headers={"Content-Type": "multipart/form-data; boundary=x", **headers},
+            timeout=60,
         )
 
         found = answered.json()

@@ -78,7 +78,7 @@ def add(call: Call, body: Card) -> dict:
 @hookimpl
 def penstock_pipelines():
     return [files, card]
-"""
+"""  # noqa: E501  text as it is
 
 
 class Caller:
@@ -90,11 +90,20 @@ class Caller:
         self.key = key
         self.sockets: set[int] = set()
 
-    def __call__(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def __call__(
+        self, method: str, path: str, body: object = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if sent is not None else {}
         self.connection.request(
-            method, path, sent, {"X-API-Key": self.key, **kind, **{name.replace("_", "-"): value for name, value in headers.items()}}
+            method,
+            path,
+            sent,
+            {
+                "X-API-Key": self.key,
+                **kind,
+                **{name.replace("_", "-"): value for name, value in headers.items()},
+            },
         )
         if self.connection.sock is not None:
             self.sockets.add(id(self.connection.sock))
@@ -127,17 +136,43 @@ def record(place: Place, run: str) -> Any:
     raise AssertionError(shown.stderr)
 
 
-def test_what_http_can_not_carry_is_a_failed_run_with_its_id_and_its_reason(place: Place, call: Caller) -> None:
-    bad: list[Any] = ["отчёт.pdf", "a\r\nX: y", "a\x01", "a\x7f", "a\x00", None, True, ["a", "Ł"], {"a": 1}]
+def test_what_http_can_not_carry_is_a_failed_run_with_its_id_and_its_reason(
+    place: Place, call: Caller
+) -> None:
+    bad: list[Any] = [
+        "отчёт.pdf",
+        "a\r\nX: y",
+        "a\x01",
+        "a\x7f",
+        "a\x00",
+        None,
+        True,
+        ["a", "Ł"],
+        {"a": 1},
+    ]
     runs = []
     for value in bad:
         for raised in (False, True):
-            status, headers, body = call("PUT", "/v1/files/headers", {"headers": {"X-Name": value}, "raise": raised})
-            assert (status, json.loads(body)["type"], json.loads(body)["run"]) == (500, "pipeline-failed", headers["X-Run-Id"])
+            status, headers, body = call(
+                "PUT", "/v1/files/headers", {"headers": {"X-Name": value}, "raise": raised}
+            )
+            assert (status, json.loads(body)["type"], json.loads(body)["run"]) == (
+                500,
+                "pipeline-failed",
+                headers["X-Run-Id"],
+            )
             assert headers["Connection"] == "keep-alive"
             runs.append(headers["X-Run-Id"])
-    for headers_of_ours in ({"Content-Length": "27"}, {"Transfer-Encoding": "chunked"}, {"Connection": "close"}, {"Bad Name": "x"}):
-        assert [call("PUT", "/v1/files/headers", {"headers": headers_of_ours, "raise": raised})[0] for raised in (False, True)] == [500, 500]
+    for headers_of_ours in (
+        {"Content-Length": "27"},
+        {"Transfer-Encoding": "chunked"},
+        {"Connection": "close"},
+        {"Bad Name": "x"},
+    ):
+        assert [
+            call("PUT", "/v1/files/headers", {"headers": headers_of_ours, "raise": raised})[0]
+            for raised in (False, True)
+        ] == [500, 500]
     for of_the_body in ({"Content-Type": "application/json"}, {"Content-Encoding": "gzip"}):
         assert call("PUT", "/v1/files/headers", {"headers": of_the_body, "raise": True})[0] == 500
 
@@ -153,19 +188,43 @@ def test_what_http_can_not_carry_is_a_failed_run_with_its_id_and_its_reason(plac
 
 
 def what_http_can_carry_goes_out_as_it_is(call: Caller) -> None:
-    status, headers, _ = call("PUT", "/v1/files/headers", {"headers": {"X-Name": "Überblick", "Set-Cookie": ["a=1", "b=2"], "X-Number": 5}})
+    status, headers, _ = call(
+        "PUT",
+        "/v1/files/headers",
+        {"headers": {"X-Name": "Überblick", "Set-Cookie": ["a=1", "b=2"], "X-Number": 5}},
+    )
 
-    assert (status, headers["X-Name"], headers.get_all("Set-Cookie"), headers["X-Number"]) == (200, "Überblick", ["a=1", "b=2"], "5")
-    status, headers, _ = call("PUT", "/v1/files/headers", {"headers": {"Retry-After": 30, "Set-Cookie": ["a=1", "b=2"]}, "raise": True})
-    assert (status, headers["Retry-After"], headers.get_all("Set-Cookie"), headers.get_all("Content-Type")) == (
+    assert (status, headers["X-Name"], headers.get_all("Set-Cookie"), headers["X-Number"]) == (
+        200,
+        "Überblick",
+        ["a=1", "b=2"],
+        "5",
+    )
+    status, headers, _ = call(
+        "PUT",
+        "/v1/files/headers",
+        {"headers": {"Retry-After": 30, "Set-Cookie": ["a=1", "b=2"]}, "raise": True},
+    )
+    assert (
+        status,
+        headers["Retry-After"],
+        headers.get_all("Set-Cookie"),
+        headers.get_all("Content-Type"),
+    ) == (
         409,
         "30",
         ["a=1", "b=2"],
         ["application/problem+json"],
     )
-    assert call("GET", "/v1/files/named/%C3%9Cberblick.pdf")[1]["Content-Disposition"] == 'attachment; filename="Überblick.pdf"'
+    assert (
+        call("GET", "/v1/files/named/%C3%9Cberblick.pdf")[1]["Content-Disposition"]
+        == 'attachment; filename="Überblick.pdf"'
+    )
     _, headers, _ = call("GET", "/v1/files/helped/%C5%81%C3%B3d%C5%BA.pdf")
-    assert headers["Content-Disposition"] == "attachment; filename=\"_odz.pdf\"; filename*=UTF-8''%C5%81%C3%B3d%C5%BA.pdf"
+    assert (
+        headers["Content-Disposition"]
+        == "attachment; filename=\"_odz.pdf\"; filename*=UTF-8''%C5%81%C3%B3d%C5%BA.pdf"
+    )
 
 
 def a_reply_that_could_not_be_sent_is_not_kept_for_its_key(call: Caller) -> None:
@@ -199,16 +258,25 @@ def test_nothing_of_a_body_is_kept_where_no_body_may_be(place: Place, call: Call
 
 def forms_and_queries_may_come_unescaped(call: Caller) -> None:
     kind = "application/x-www-form-urlencoded"
-    sent = {"name=José": kind, "name=Jos%C3%A9": f"{kind}; charset=UTF-8", "\ufeffname=José&age=4": kind}
+    sent = {
+        "name=José": kind,
+        "name=Jos%C3%A9": f"{kind}; charset=UTF-8",
+        "\ufeffname=José&age=4": kind,
+    }
 
     for body, content_type in sent.items():
-        status, _, answered = call("POST", "/v1/files/form", body.encode(), Content_Type=content_type)
+        status, _, answered = call(
+            "POST", "/v1/files/form", body.encode(), Content_Type=content_type
+        )
         assert (status, json.loads(answered)["name"]) == (200, "José")
     call.connection.close()
     for name in ("José", "報告"):
         call.connection.connect()
         assert call.connection.sock is not None
-        request = f"GET /v1/files/query?name={name} HTTP/1.1\r\nHost: x\r\nX-API-Key: {call.key}\r\nConnection: close\r\n\r\n"
+        request = (
+            f"GET /v1/files/query?name={name} HTTP/1.1\r\nHost: x\r\nX-API-Key:"
+            f" {call.key}\r\nConnection: close\r\n\r\n"
+        )
         call.connection.sock.sendall(request.encode())
         answered = b"".join(iter(lambda: call.connection.sock.recv(65536), b""))
         call.connection.close()

@@ -1,4 +1,5 @@
-"""What operators see of a server: a database that is silent, processes that are replaced while it is away, rejected reloads, and counts that stay."""
+"""What operators see of a server: a database that is silent, processes that are replaced while
+it is away, rejected reloads, and counts that stay."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def filled(place: Place) -> str:
 
 
 @pytest.fixture
-def place_of_its_own(own_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place_of_its_own(
+    own_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     own_postgres.run("CREATE DATABASE penstock")
     place = Place.make(f"{own_postgres.url}/penstock", tmp_path_factory.mktemp("own"))
     yield place
@@ -71,21 +74,32 @@ class Inside:
 
     def metrics(self) -> dict[str, float]:
         lines = httpx.get(f"http://{self.bind}/-/metrics", timeout=20).text.splitlines()
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+        return {
+            name: float(value)
+            for name, _, value in (
+                line.rpartition(" ") for line in lines if not line.startswith("#")
+            )
+        }
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    return [
+        json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")
+    ]
 
 
 def answers(server: Server, key: str) -> int:
     try:
-        return httpx.get(f"{server.url}/v1/sound/", headers={"X-API-Key": key}, timeout=2).status_code
+        return httpx.get(
+            f"{server.url}/v1/sound/", headers={"X-API-Key": key}, timeout=2
+        ).status_code
     except httpx.HTTPError:
         return 0
 
 
-def test_a_database_that_falls_silent_is_told_of_once_and_its_age_grows(own_postgres: Postgres, place_of_its_own: Place, serve: Serve) -> None:
+def test_a_database_that_falls_silent_is_told_of_once_and_its_age_grows(
+    own_postgres: Postgres, place_of_its_own: Place, serve: Serve
+) -> None:
     place, key, inside = place_of_its_own, filled(place_of_its_own), Inside()
     server = serve(place, PENSTOCK_INTERNAL_BIND=inside.bind)
     until(lambda: inside.metrics().get("penstock_database_up") == 1)
@@ -110,7 +124,9 @@ def test_a_database_that_falls_silent_is_told_of_once_and_its_age_grows(own_post
     assert inside.metrics()["penstock_database_answered_age_seconds"] < first
 
 
-def test_a_worker_that_starts_while_it_is_away_knows_what_was_revoked(own_postgres: Postgres, place_of_its_own: Place, serve: Serve) -> None:
+def test_a_worker_that_starts_while_it_is_away_knows_what_was_revoked(
+    own_postgres: Postgres, place_of_its_own: Place, serve: Serve
+) -> None:
     place, key = place_of_its_own, filled(place_of_its_own)
     revoked = place.key("acme")
     server = serve(place)
@@ -122,7 +138,9 @@ def test_a_worker_that_starts_while_it_is_away_knows_what_was_revoked(own_postgr
     own_postgres.stop()
     (worker,) = {line["pid"] for line in lines(server) if line["event"] == "loaded"}
     os.kill(worker, signal.SIGKILL)
-    until(lambda: len({line["pid"] for line in lines(server) if line["event"] == "loaded"}) == 2, 30)
+    until(
+        lambda: len({line["pid"] for line in lines(server) if line["event"] == "loaded"}) == 2, 30
+    )
     during = [(answers(server, key), answers(server, revoked.key)) for _ in range(10)]
 
     assert set(during) == {(200, 401)}
@@ -133,14 +151,18 @@ def folders() -> set[Path]:
     return set(Path("/dev/shm").glob("penstock-metrics-*"))  # noqa: S108  where they are made
 
 
-def test_counts_outlive_reloads_and_their_folder_does_not_grow_or_stay(sqlite_place: Place, serve: Serve) -> None:
+def test_counts_outlive_reloads_and_their_folder_does_not_grow_or_stay(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place, key, inside = sqlite_place, filled(sqlite_place), Inside()
     before = folders()
     server = serve(place, worker=1, PENSTOCK_INTERNAL_BIND=inside.bind)
     (folder,) = {path for path in folders() - before if str(server.process.pid) in owners(path)}
 
     def counted() -> float:
-        return inside.metrics().get('penstock_calls_total{outcome="succeeded",pipeline="v1/sound"}', 0)
+        return inside.metrics().get(
+            'penstock_calls_total{outcome="succeeded",pipeline="v1/sound"}', 0
+        )
 
     sizes, total = [], 0
     for number in range(3):
@@ -153,7 +175,8 @@ def test_counts_outlive_reloads_and_their_folder_does_not_grow_or_stay(sqlite_pl
         until(lambda: "penstock_workers" in inside.metrics())
         sizes.append(len(list(folder.iterdir())))
 
-    until(lambda: len(list(folder.iterdir())) <= sizes[0] + 2, 20)  # the old ones may still be ending
+    # The old ones may still be ending.
+    until(lambda: len(list(folder.iterdir())) <= sizes[0] + 2, 20)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(20)
     until(lambda: not owners(folder))
@@ -167,12 +190,23 @@ def test_counts_outlive_reloads_and_their_folder_does_not_grow_or_stay(sqlite_pl
 
 def owners(folder: Path) -> list[str]:
     """Return the processes that hold a folder of counts open."""
-    command = ["find", "/proc", "-maxdepth", "3", "-path", "/proc/[0-9]*/fd/*", "-lname", f"{folder}/owner"]
+    command = [
+        "find",
+        "/proc",
+        "-maxdepth",
+        "3",
+        "-path",
+        "/proc/[0-9]*/fd/*",
+        "-lname",
+        f"{folder}/owner",
+    ]
     found = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     return [line.split("/")[2] for line in found.splitlines()]
 
 
-def test_the_status_says_what_is_wrong_and_to_the_internal_listener_alone(sqlite_place: Place, serve: Serve) -> None:
+def test_the_status_says_what_is_wrong_and_to_the_internal_listener_alone(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place, key, inside = sqlite_place, filled(sqlite_place), Inside()
     server = serve(place, worker=1, PENSTOCK_STRICT="false", PENSTOCK_INTERNAL_BIND=inside.bind)
     until(lambda: inside.status()["runs"]["workers"] == 1)
@@ -182,20 +216,34 @@ def test_the_status_says_what_is_wrong_and_to_the_internal_listener_alone(sqlite
 
     status, told = inside.status(), inside.metrics()
 
-    assert (status["environment"], status["ready"], status["snapshot"]["fresh"]) == ("test", True, True)
+    assert (status["environment"], status["ready"], status["snapshot"]["fresh"]) == (
+        "test",
+        True,
+        True,
+    )
     assert "ended the process" in status["reloads"]["last_reason"]
-    assert [(item["pipeline"], item["listener"]) for item in status["pipelines"]["blocked"]] == [("v1/open-one", "external")]
+    assert [(item["pipeline"], item["listener"]) for item in status["pipelines"]["blocked"]] == [
+        ("v1/open-one", "external")
+    ]
     assert "api_key" in str(status["pipelines"]["blocked"][0]["reasons"])
     assert {row["kind"] for row in status["processes"]} == {"serve", "worker"}
-    assert {"penstock-follow", "penstock-records", "penstock-watch", "penstock-house"} <= {thread["name"] for thread in status["threads"]}
-    assert (status["database"]["up"], status["database"]["disk_full"], status["redis"]["used"]) == (True, False, False)
+    assert {"penstock-follow", "penstock-records", "penstock-watch", "penstock-house"} <= {
+        thread["name"] for thread in status["threads"]
+    }
+    assert (status["database"]["up"], status["database"]["disk_full"], status["redis"]["used"]) == (
+        True,
+        False,
+        False,
+    )
     assert told['penstock_pipelines{listener="external",state="blocked"}'] == 1
     assert told["penstock_reloads_rejected_total"] == 1
     assert told["penstock_start_time_seconds"] <= time.time()
     assert any(name.startswith("penstock_build_info{") for name in told)
     assert {name.partition("{")[0] for name in told} <= exposed()
     assert not any(secret in json.dumps(status) for secret in (key, place.secret, "acme"))
-    assert [server.call("GET", path, key=key).status_code for path in ("/-/status", "/-/metrics")] == [404, 404]
+    assert [
+        server.call("GET", path, key=key).status_code for path in ("/-/status", "/-/metrics")
+    ] == [404, 404]
 
 
 def exposed() -> set[str]:
@@ -203,12 +251,19 @@ def exposed() -> set[str]:
     names = {row.name for row in metrics.TABLE}
     return (
         names
-        | {f"{row.name}_{part}" for row in metrics.TABLE if row.kind == "histogram" for part in ("bucket", "sum", "count")}
+        | {
+            f"{row.name}_{part}"
+            for row in metrics.TABLE
+            if row.kind == "histogram"
+            for part in ("bucket", "sum", "count")
+        }
         | {f"{row.name.removesuffix('_total')}_created" for row in metrics.TABLE}
     )
 
 
-def test_each_line_says_where_it_comes_from_also_of_a_start_that_fails(sqlite_place: Place, serve: Serve) -> None:
+def test_each_line_says_where_it_comes_from_also_of_a_start_that_fails(
+    sqlite_place: Place, serve: Serve
+) -> None:
     place = sqlite_place
     server = serve(place, PENSTOCK_LOG_LEVEL="debug")
     filled(place)
@@ -216,6 +271,8 @@ def test_each_line_says_where_it_comes_from_also_of_a_start_that_fails(sqlite_pl
     failed = place.run("serve", "--internal-bind", "nonsense")
 
     assert all(line.startswith("{") for line in server.log.read_text().splitlines())
-    assert {(line["environment"], bool(line["host"]), line["pid"] > 1) for line in lines(server)} == {("test", True, True)}
+    assert {
+        (line["environment"], bool(line["host"]), line["pid"] > 1) for line in lines(server)
+    } == {("test", True, True)}
     assert failed.returncode == 3
     assert "PENSTOCK_INTERNAL_BIND must" in json.loads(failed.stderr)["event"]

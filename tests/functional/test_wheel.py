@@ -1,4 +1,5 @@
-"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and lets nobody in without a key."""
+"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and lets nobody
+in without a key."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ def penstock_pipelines(): return [hello]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (built,) = folder.glob("*.whl")
     return built
 
@@ -46,13 +52,30 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (libraries / item.name).symlink_to(item)
     (site,) = (venv / "lib").glob("python*/site-packages")
     (site / "libraries.pth").write_text(f"{libraries}\n", encoding="utf-8")
-    subprocess.run([venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True, capture_output=True)
+    subprocess.run(
+        [
+            venv / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            wheel,
+        ],
+        check=True,
+        capture_output=True,
+    )
     return venv / "bin"
 
 
 @pytest.fixture
 def shell(elsewhere: Path, tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "PYTHON", "VIRTUAL_ENV"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PENSTOCK_", "PYTHON", "VIRTUAL_ENV"))
+    }
     return kept | {"PATH": f"{elsewhere}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
 
@@ -73,18 +96,35 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert "penstock/migrations/env.py" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "penstock/py.typed" in names
-    assert {f"penstock/console/{name}" for name in ("templates/layout.html", "static/console.js", "static/vendor/htmx.min.js")} <= set(names)
+    assert {
+        f"penstock/console/{name}"
+        for name in ("templates/layout.html", "static/console.js", "static/vendor/htmx.min.js")
+    } <= set(names)
     assert [name for name in names if "test_" in name or "__pycache__" in name] == []
 
 
-def test_it_serves_from_an_empty_folder(elsewhere: Path, shell: dict[str, str], tmp_path: Path) -> None:
+def test_it_serves_from_an_empty_folder(
+    elsewhere: Path, shell: dict[str, str], tmp_path: Path
+) -> None:
     def penstock(*words: str) -> str:
-        return subprocess.run([elsewhere / "penstock", *words], cwd=tmp_path, env=shell, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [elsewhere / "penstock", *words],
+            cwd=tmp_path,
+            env=shell,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "hello.py").write_text(PLUGIN, encoding="utf-8")
     where = subprocess.run(
-        [elsewhere / "python", "-c", "import penstock; print(penstock.__file__)"], cwd=tmp_path, env=shell, check=True, capture_output=True, text=True
+        [elsewhere / "python", "-c", "import penstock; print(penstock.__file__)"],
+        cwd=tmp_path,
+        env=shell,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     penstock("db", "upgrade")
     penstock("env", "create", "test")
@@ -103,9 +143,14 @@ def test_it_serves_from_an_empty_folder(elsewhere: Path, shell: dict[str, str], 
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/-/health", server)
-        with_key = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", headers={"X-API-Key": key}, timeout=10)
+        with_key = httpx.get(
+            f"http://127.0.0.1:{port}/v1/hello/", headers={"X-API-Key": key}, timeout=10
+        )
         without = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", timeout=10)
-        pages = [httpx.get(f"http://127.0.0.1:{port}/-/console/{name}", timeout=10).status_code for name in ("sign-in", "static/console.css")]
+        pages = [
+            httpx.get(f"http://127.0.0.1:{port}/-/console/{name}", timeout=10).status_code
+            for name in ("sign-in", "static/console.css")
+        ]
     finally:
         server.terminate()
         server.wait(20)

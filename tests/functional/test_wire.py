@@ -35,11 +35,14 @@ def penstock_pipelines(): return [sizes]
 """
 
 
-OURS = pytest.mark.parametrize("server", ["penstock"], indirect=True)  # what stock gunicorn does not promise
+# What stock gunicorn does not promise.
+OURS = pytest.mark.parametrize("server", ["penstock"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["penstock", "gthread"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path) -> Iterator[Server]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("wire")
     (folder / "a.db").write_bytes(upgraded_file.read_bytes())
     place = Place.make(f"sqlite:///{folder}/a.db", folder)
@@ -62,7 +65,9 @@ def post(*fields: bytes, body: bytes = b"") -> bytes:
 
 def test_chunked_bodies_are_taken_up_to_the_limit(server: Server) -> None:
     def chunked(size: int) -> int:
-        return server.client.post("/v1/sizes/", content=(b"x" * 1000 for _ in range(size // 1000))).status_code
+        return server.client.post(
+            "/v1/sizes/", content=(b"x" * 1000 for _ in range(size // 1000))
+        ).status_code
 
     assert (chunked(100_000), chunked(101_000)) == (200, 413)
 
@@ -72,8 +77,12 @@ def test_chunked_bodies_are_taken_up_to_the_limit(server: Server) -> None:
     [b"zz\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"-1\r\nabc\r\n0\r\n\r\n"],
     ids=["no size", "longer than its size", "negative size"],
 )
-def test_broken_chunks_are_the_caller_s_fault_and_end_the_connection(server: Server, body: bytes) -> None:
-    received = exchange(server, post(b"Transfer-Encoding: chunked", body=body) + post(b"Content-Length: 0"))
+def test_broken_chunks_are_the_caller_s_fault_and_end_the_connection(
+    server: Server, body: bytes
+) -> None:
+    received = exchange(
+        server, post(b"Transfer-Encoding: chunked", body=body) + post(b"Content-Length: 0")
+    )
 
     assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"400"]
     assert b'"body-malformed"' in received
@@ -93,7 +102,9 @@ def test_broken_chunks_are_the_caller_s_fault_and_end_the_connection(server: Ser
         (b"GET /v1/sizes/?api_key=pk_test_secret HTTP/7.7\r\nHost: x\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(server: Server, sent: bytes, status: int) -> None:
+def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(
+    server: Server, sent: bytes, status: int
+) -> None:
     received = exchange(server, sent)
     head, _, body = received.partition(b"\r\n\r\n")
 
@@ -103,9 +114,19 @@ def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(ser
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("field", [b"SCRIPT_NAME: /v1", b"PATH_INFO: /v1/sizes/", b"Script-Name: /v1", b"X-Forwarded-Prefix: /v1"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"SCRIPT_NAME: /v1",
+        b"PATH_INFO: /v1/sizes/",
+        b"Script-Name: /v1",
+        b"X-Forwarded-Prefix: /v1",
+    ],
+)
 def test_no_header_rewrites_the_path(server: Server, field: bytes) -> None:
-    elsewhere = exchange(server, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + field + b"\r\n\r\n")
+    elsewhere = exchange(
+        server, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + field + b"\r\n\r\n"
+    )
     here = exchange(server, post(b"Connection: close", b"Content-Length: 0", field))
 
     assert elsewhere.startswith(b"HTTP/1.1 404")
@@ -115,7 +136,9 @@ def test_no_header_rewrites_the_path(server: Server, field: bytes) -> None:
 @OURS
 def test_a_reply_without_a_body_says_no_length_and_the_connection_goes_on(server: Server) -> None:
     def get(path: bytes, *fields: bytes) -> bytes:
-        return b"\r\n".join([b"GET /v1/sizes/" + path + b" HTTP/1.1", b"Host: x", *fields, b"", b""])
+        return b"\r\n".join(
+            [b"GET /v1/sizes/" + path + b" HTTP/1.1", b"Host: x", *fields, b"", b""]
+        )
 
     received = exchange(server, get(b"none") + get(b"same") + get(b"none", b"Connection: close"))
 
@@ -126,30 +149,43 @@ def test_a_reply_without_a_body_says_no_length_and_the_connection_goes_on(server
 def test_a_client_that_only_sees_its_upload_refused_still_reads_why(server: Server) -> None:
     answers = [server.client.post("/v1/sizes/", content=b"x" * 5_000_000).json() for _ in range(3)]
 
-    assert [(answer["type"], answer["limit"]) for answer in answers] == [("body-too-large", 100_000)] * 3
+    assert [(answer["type"], answer["limit"]) for answer in answers] == [
+        ("body-too-large", 100_000)
+    ] * 3
 
 
 def facts(server: Server, *fields: bytes) -> dict[str, str]:
     """Return the headers as a handler sees them."""
-    received = exchange(server, b"\r\n".join([b"GET /v1/sizes/headers HTTP/1.1", *fields, b"Connection: close", b"", b""]))
+    received = exchange(
+        server,
+        b"\r\n".join([b"GET /v1/sizes/headers HTTP/1.1", *fields, b"Connection: close", b"", b""]),
+    )
     assert received.startswith(b"HTTP/1.1 200"), received
     return dict(json.loads(received.partition(b"\r\n\r\n")[2]))
 
 
-def test_fields_of_one_name_are_one_list_and_names_with_an_underscore_are_none(server: Server) -> None:
+def test_fields_of_one_name_are_one_list_and_names_with_an_underscore_are_none(
+    server: Server,
+) -> None:
     seen = facts(server, b"Host: x", b"X-Tag: a", b"x-tag: b", b"X_Tag: c", b"X-Odd: \xe4 ")
 
     assert (seen["x-tag"], seen["x-odd"], seen["host"]) == ("a,b", "ä", "x")
 
 
-@pytest.mark.parametrize("field", [b"Host: y", b"Content-Type: a/b\r\nContent-Type: c/d"], ids=["host", "content type"])
+@pytest.mark.parametrize(
+    "field", [b"Host: y", b"Content-Type: a/b\r\nContent-Type: c/d"], ids=["host", "content type"]
+)
 def test_what_may_come_once_and_comes_twice_is_refused(server: Server, field: bytes) -> None:
-    assert exchange(server, post(b"Connection: close", b"Content-Length: 0", field)).startswith(b"HTTP/1.1 400")
+    assert exchange(server, post(b"Connection: close", b"Content-Length: 0", field)).startswith(
+        b"HTTP/1.1 400"
+    )
 
 
 def test_who_asks_whether_to_go_on_is_told_to(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(post(b"Content-Length: 3", b"Expect: 100-continue", b"Connection: close"))
+        connection.sendall(
+            post(b"Content-Length: 3", b"Expect: 100-continue", b"Connection: close")
+        )
         first = connection.recv(1000)
         connection.sendall(b"abc")
         rest = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -159,8 +195,13 @@ def test_who_asks_whether_to_go_on_is_told_to(server: Server) -> None:
 
 
 def test_the_path_is_decoded_once_and_the_query_is_left_alone(server: Server) -> None:
-    received = exchange(server, b"GET /v1/sizes/same%2Fnot?a=%41#x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    absolute = exchange(server, b"GET http://elsewhere/v1/sizes/headers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    received = exchange(
+        server, b"GET /v1/sizes/same%2Fnot?a=%41#x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    absolute = exchange(
+        server,
+        b"GET http://elsewhere/v1/sizes/headers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
 
     assert received.startswith(b"HTTP/1.1 404")
     assert absolute.startswith(b"HTTP/1.1 200")

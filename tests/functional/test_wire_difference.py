@@ -1,4 +1,5 @@
-"""The same bytes to stock gunicorn and to our server: what they answer differently stands in a table, with its reason."""
+"""The same bytes to stock gunicorn and to our server: what they answer differently stands in a
+table, with its reason."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
 
 
 @pytest.mark.parametrize(("application", "seed"), [("app", 20261126), ("heads_first", 1)])
-def test_our_server_differs_from_stock_gunicorn_for_a_reason_alone(stock: Gunicorn, tmp_path: Path, application: str, seed: int) -> None:
+def test_our_server_differs_from_stock_gunicorn_for_a_reason_alone(
+    stock: Gunicorn, tmp_path: Path, application: str, seed: int
+) -> None:
     with Gunicorn(OURS, tmp_path, application=application) as ours:
         differences = compare(cases(seed, REQUESTS), stock, ours)
 

@@ -20,12 +20,26 @@ from penstock import Call, Form, Header, HttpTrigger, Pipeline, Reply, Upload, h
 Item = TypeVar("Item")
 
 orders = Pipeline(
-    "orders", version="1.2.0", summary="Orders", trigger=HttpTrigger(api_key=True, jwt=True, scopes={"read", "write"}), deprecated=date(2026, 1, 31)
+    "orders",
+    version="1.2.0",
+    summary="Orders",
+    trigger=HttpTrigger(api_key=True, jwt=True, scopes={"read", "write"}),
+    deprecated=date(2026, 1, 31),
 )
-orders2 = Pipeline("orders", version="2.0.0", summary="Orders, anew", trigger=HttpTrigger(api_key=True, idempotent="key"))
+orders2 = Pipeline(
+    "orders",
+    version="2.0.0",
+    summary="Orders, anew",
+    trigger=HttpTrigger(api_key=True, idempotent="key"),
+)
 files = Pipeline("files", version="1.0.0", trigger=HttpTrigger(api_key=True))
 animals = Pipeline("animals", version="1.0.0", summary="Animals", trigger=HttpTrigger(api_key=True))
-jobs = Pipeline("jobs", version="1.0.0", summary="Durable runs", trigger=HttpTrigger(api_key=True, idempotent="key"))
+jobs = Pipeline(
+    "jobs",
+    version="1.0.0",
+    summary="Durable runs",
+    trigger=HttpTrigger(api_key=True, idempotent="key"),
+)
 
 
 class Level(enum.IntEnum):
@@ -195,7 +209,16 @@ def list_orders(  # noqa: PLR0913  one parameter of each kind
     wanted: Annotated[list[int], Header("X-Wanted")] = [],  # noqa: B006  a handler's default, never changed
 ) -> dict[str, Any]:
     """List orders."""
-    return {"limit": limit, "tag": tag, "colour": colour, "level": level, "since": since, "until": until, "if_match": if_match, "wanted": wanted}
+    return {
+        "limit": limit,
+        "tag": tag,
+        "colour": colour,
+        "level": level,
+        "since": since,
+        "until": until,
+        "if_match": if_match,
+        "wanted": wanted,
+    }
 
 
 @orders.get("/{number}/{colour}")
@@ -241,7 +264,11 @@ def shout(call: Call, body: str) -> str:
 @files.post("/pictures")
 def upload(call: Call, picture: Annotated[Picture, Form()]) -> dict[str, int]:
     """Return how many bytes came."""
-    return {"image": len(picture.image.read()), "more": len(picture.more), "level": int(picture.level)}
+    return {
+        "image": len(picture.image.read()),
+        "more": len(picture.more),
+        "level": int(picture.level),
+    }
 
 
 @files.post("/sign-up")

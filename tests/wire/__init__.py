@@ -1,1 +1,2 @@
-"""The same bytes to stock gunicorn and to our server: a generator, a client, and what they may differ in."""
+"""The same bytes to stock gunicorn and to our server: a generator, a client, and what they may
+differ in."""

@@ -32,7 +32,8 @@ class Answer:
 
 
 def answers(received: bytes) -> list[Answer]:
-    """Take apart what a server sent on a connection; interim responses are left out, what is no response has the status 0."""
+    """Take apart what a server sent on a connection; interim responses are left out, what is no
+    response has the status 0."""
     found: list[Answer] = []
     while received:
         head, separator, rest = received.partition(b"\r\n\r\n")
@@ -52,7 +53,9 @@ def answers(received: bytes) -> list[Answer]:
 class Gunicorn:
     """gunicorn with a worker class and the bare application, on a free port."""
 
-    def __init__(self, worker_class: str, folder: Path, *, application: str = "app", threads: int = 16) -> None:
+    def __init__(
+        self, worker_class: str, folder: Path, *, application: str = "app", threads: int = 16
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -65,7 +68,12 @@ class Gunicorn:
             "--keep-alive": "20",
             "--log-level": "error",
         }
-        command = [sys.executable, "-m", "gunicorn", *(word for item in options.items() for word in item)]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            *(word for item in options.items() for word in item),
+        ]
         command += ["--no-control-socket", "--forwarded-allow-ips", "", f"wire.echo:{application}"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=HERE.parent, stdout=log, stderr=log)
@@ -79,7 +87,12 @@ class Gunicorn:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.process.terminate()
         self.process.wait(40)
 
@@ -114,7 +127,9 @@ class Difference:
     ours: list[Answer]
 
 
-def compare(cases: list[Case], stock: Gunicorn, ours: Gunicorn, *, at_once: int = 12) -> list[Difference]:
+def compare(
+    cases: list[Case], stock: Gunicorn, ours: Gunicorn, *, at_once: int = 12
+) -> list[Difference]:
     """Return the cases that are answered differently."""
 
     def both(case: Case) -> Difference | None:

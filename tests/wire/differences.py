@@ -1,4 +1,5 @@
-"""What our server answers differently from stock gunicorn, each with its reason. Whatever is not in this table is a fault."""
+"""What our server answers differently from stock gunicorn, each with its reason. Whatever is not
+in this table is a fault."""
 
 from __future__ import annotations
 
@@ -10,19 +11,43 @@ from typing import Any
 from wire.compare import Answer, Difference
 
 REASONS = {
-    "host": "A request of HTTP/1.1 without a valid host is 400 (RFC 9112 section 3.2, MUST); stock gunicorn takes any.",
-    "coding": "Transfer codings other than `chunked` are 501, or 400 where the framing is ambiguous (RFC 9112 section 6.1); stock takes some, and "
-    "hands the application the coded bytes or none.",
-    "connection": "`close` is found in any list of the Connection fields (RFC 9112 section 9.6, MUST); stock finds it alone, and in the first field.",
-    "extension": "A control character within a chunk extension, or kilobytes of them, is 400: others may end the line there; stock takes LF and NUL.",
+    "host": (
+        "A request of HTTP/1.1 without a valid host is 400 (RFC 9112 section 3.2, MUST); stock"
+        " gunicorn takes any."
+    ),
+    "coding": (
+        "Transfer codings other than `chunked` are 501, or 400 where the framing is ambiguous (RFC"
+        " 9112 section 6.1); stock takes some, and hands the application the coded bytes or none."
+    ),
+    "connection": (
+        "`close` is found in any list of the Connection fields (RFC 9112 section 9.6, MUST); stock"
+        " finds it alone, and in the first field."
+    ),
+    "extension": (
+        "A control character within a chunk extension, or kilobytes of them, is 400: others may end"
+        " the line there; stock takes LF and NUL."
+    ),
     "length": "A Content-Length of more than 18 digits is 400; stock takes it, or fails on it.",
-    "silent end": "A body that is not framed as it says, or ends too early, is 400; stock ends the connection without a word.",
-    "cut off": "A body that ends before its length is 400; stock hands the application what came, as if it were whole.",
-    "status": "What can't be read has the status that says why (414, 417, 431, 501); stock says 400 or 500.",
+    "silent end": (
+        "A body that is not framed as it says, or ends too early, is 400; stock ends the connection"
+        " without a word."
+    ),
+    "cut off": (
+        "A body that ends before its length is 400; stock hands the application what came, as if it"
+        " were whole."
+    ),
+    "status": (
+        "What can't be read has the status that says why (414, 417, 431, 501); stock says 400 or"
+        " 500."
+    ),
     "unread": "A head that ends before it is whole is dropped; stock does so too, or answers 400.",
 }
-HOST = re.compile(r"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-CHUNK_WITH_CONTROL = re.compile(rb"[0-9A-Fa-f]+[ \t]*;[^\r]*?[\x00-\x08\x0a-\x1f\x7f]|[0-9A-Fa-f]+;[^\r]{1000}")
+HOST = re.compile(
+    r"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+)
+CHUNK_WITH_CONTROL = re.compile(
+    rb"[0-9A-Fa-f]+[ \t]*;[^\r]*?[\x00-\x08\x0a-\x1f\x7f]|[0-9A-Fa-f]+;[^\r]{1000}"
+)
 REFUSED = frozenset({400, 408, 414, 417, 431, 501})
 
 
@@ -31,7 +56,8 @@ def environ(answer: Answer | None) -> dict[str, Any]:
 
 
 def reason(difference: Difference) -> str | None:
-    """Return which reason explains the first difference in a case; those after it follow from it."""
+    """Return which reason explains the first difference in a case; those after it follow from
+    it."""
     pairs = list(zip(difference.stock, difference.ours, strict=False))
     at = next((index for index, (stock, ours) in enumerate(pairs) if stock != ours), len(pairs))
     stock = difference.stock[at] if at < len(difference.stock) else None
@@ -56,13 +82,29 @@ def _why_ended(before: dict[str, Any], stock: Answer | None) -> str | None:
 
 def _why_refused(stock: Answer, sent: bytes) -> str | None:
     given = environ(stock)
-    host, coding, length = given.get("HTTP_HOST"), given.get("HTTP_TRANSFER_ENCODING"), given.get("CONTENT_LENGTH", "")
+    host, coding, length = (
+        given.get("HTTP_HOST"),
+        given.get("HTTP_TRANSFER_ENCODING"),
+        given.get("CONTENT_LENGTH", ""),
+    )
     if host is None and given.get("SERVER_PROTOCOL") == "HTTP/1.1":
         return "host"
-    if host is not None and not (HOST.fullmatch(host) and int(re.sub(r".*(?::|^)([0-9]*)$|.*", r"\1", host) or 0) <= 65_535):
+    if host is not None and not (
+        HOST.fullmatch(host) and int(re.sub(r".*(?::|^)([0-9]*)$|.*", r"\1", host) or 0) <= 65_535
+    ):
         return "host"
     if coding is not None:
-        return "coding" if coding.lower() != "chunked" else "extension" if CHUNK_WITH_CONTROL.search(sent) else None
+        return (
+            "coding"
+            if coding.lower() != "chunked"
+            else "extension"
+            if CHUNK_WITH_CONTROL.search(sent)
+            else None
+        )
     if len(length) > 18:
         return "length"
-    return "cut off" if length.isdigit() and len(base64.b64decode(json.loads(stock.given)["body"])) < int(length) else None
+    return (
+        "cut off"
+        if length.isdigit() and len(base64.b64decode(json.loads(stock.given)["body"])) < int(length)
+        else None
+    )

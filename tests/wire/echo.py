@@ -1,4 +1,5 @@
-"""A bare WSGI application that answers with all it was given, environ and body, in a header, so that replies to HEAD tell it too."""
+"""A bare WSGI application that answers with all it was given, environ and body, in a header, so
+that replies to HEAD tell it too."""
 
 from __future__ import annotations
 
@@ -17,10 +18,20 @@ LEFT_OUT = frozenset({"REMOTE_PORT", "SERVER_PORT", "SERVER_SOFTWARE"})
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer."""
     body = environ["wsgi.input"].read()
-    known = {name: value for name, value in environ.items() if isinstance(value, str) and name not in LEFT_OUT}
+    known = {
+        name: value
+        for name, value in environ.items()
+        if isinstance(value, str) and name not in LEFT_OUT
+    }
     given = json.dumps({"environ": known, "body": base64.b64encode(body).decode()}, sort_keys=True)
     head = environ["REQUEST_METHOD"] == "HEAD"
-    start_response("200 OK", [("X-Given", base64.b64encode(given.encode()).decode()), ("Content-Length", str(0 if head else len(body)))])
+    start_response(
+        "200 OK",
+        [
+            ("X-Given", base64.b64encode(given.encode()).decode()),
+            ("Content-Length", str(0 if head else len(body))),
+        ],
+    )
     return [] if head else [body]
 
 
@@ -29,13 +40,19 @@ class HeadsFirst:
 
     takes_heads = True
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         """Answer, or say that the body is needed."""
         if not arrived(environ):
-            return AwaitBody(1 << 40, time.monotonic() + 30, partial(self._with_body, environ, start_response))
+            return AwaitBody(
+                1 << 40, time.monotonic() + 30, partial(self._with_body, environ, start_response)
+            )
         return self._with_body(environ, start_response)
 
-    def _with_body(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _with_body(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         if fault_of(environ) is not None:
             start_response("400 Bad Request", [("Content-Length", "0")])
             return []

@@ -1,4 +1,5 @@
-"""Connections to a server, made from a seed: usual, odd and malformed requests, pipelined, cut into pieces, read ahead and cut off."""
+"""Connections to a server, made from a seed: usual, odd and malformed requests, pipelined, cut
+into pieces, read ahead and cut off."""
 
 from __future__ import annotations
 
@@ -9,8 +10,31 @@ from random import Random
 SENTINEL = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r\n"
 
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
-ODD_METHODS = ["get", "Get", "G@T", "", "PROPFIND", "X" * 21, "GE", "CONNECT", "TRACE", "GET,POST", "GET\x00", "\xc3\xa9TE"]
-TARGETS = ["/", "/a", "/a/b?c=d&e=f", "/%41%2f%zz", "/?", "/a;b=c", "/a%20b", "/~x/.", "/" + "y" * 300]
+ODD_METHODS = [
+    "get",
+    "Get",
+    "G@T",
+    "",
+    "PROPFIND",
+    "X" * 21,
+    "GE",
+    "CONNECT",
+    "TRACE",
+    "GET,POST",
+    "GET\x00",
+    "\xc3\xa9TE",
+]
+TARGETS = [
+    "/",
+    "/a",
+    "/a/b?c=d&e=f",
+    "/%41%2f%zz",
+    "/?",
+    "/a;b=c",
+    "/a%20b",
+    "/~x/.",
+    "/" + "y" * 300,
+]
 ODD_TARGETS = [
     "",
     "*",
@@ -35,8 +59,29 @@ ODD_TARGETS = [
     "/a\tb",
 ]
 VERSIONS = ["HTTP/1.1"]
-ODD_VERSIONS = ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.2", "HTTP/1.10", "http/1.1", "HTTP/1", "HTTP/ 1.1", "", "HTTP/1.1 ", "HTTQ/1.1"]
-HOSTS = ["x", "api.example.com", "localhost:8000", "[::1]", "[::1]:80", "127.0.0.1", "a_b", "xn--bcher-kva.example:65535"]
+ODD_VERSIONS = [
+    "HTTP/1.0",
+    "HTTP/0.9",
+    "HTTP/2.0",
+    "HTTP/1.2",
+    "HTTP/1.10",
+    "http/1.1",
+    "HTTP/1",
+    "HTTP/ 1.1",
+    "",
+    "HTTP/1.1 ",
+    "HTTQ/1.1",
+]
+HOSTS = [
+    "x",
+    "api.example.com",
+    "localhost:8000",
+    "[::1]",
+    "[::1]:80",
+    "127.0.0.1",
+    "a_b",
+    "xn--bcher-kva.example:65535",
+]
 ODD_HOSTS = [
     "",
     "a b",
@@ -60,8 +105,37 @@ ODD_HOSTS = [
     "%41",
 ]
 CONNECTIONS = ["close", "keep-alive", "Close", "KEEP-ALIVE"]
-ODD_CONNECTIONS = ["foo, close", "keep-alive, close", "close ,", "close, keep-alive", "foo", "", ",", "upgrade", "TE, close", "clos", "close;x"]
-LENGTHS = ["-1", "+3", "0x3", "3,3", "3, 3", " 3", "3 ", "\xb2", "", "99999999999999999999", "0", "00003", "3.0", "1e1", "abc", "9" * 5000]
+ODD_CONNECTIONS = [
+    "foo, close",
+    "keep-alive, close",
+    "close ,",
+    "close, keep-alive",
+    "foo",
+    "",
+    ",",
+    "upgrade",
+    "TE, close",
+    "clos",
+    "close;x",
+]
+LENGTHS = [
+    "-1",
+    "+3",
+    "0x3",
+    "3,3",
+    "3, 3",
+    " 3",
+    "3 ",
+    "\xb2",
+    "",
+    "99999999999999999999",
+    "0",
+    "00003",
+    "3.0",
+    "1e1",
+    "abc",
+    "9" * 5000,
+]
 CODINGS = [
     "chunked",
     "Chunked",
@@ -192,12 +266,37 @@ def chunked(random: Random, body: bytes) -> bytes:
         piece, body = body[:size], body[size:]
         digits = random.choice([b"%x", b"%X", b"0%x", b"000%x"]) % size
         if wrong < 0.05:
-            digits = random.choice([b"", b"zz", b"-1", b"0x3", b"+1", b"1 1", b" 1", b"\xb2", b"f" * 17, b"1_0", digits + b" ", b"ffffffff"])
+            digits = random.choice(
+                [
+                    b"",
+                    b"zz",
+                    b"-1",
+                    b"0x3",
+                    b"+1",
+                    b"1 1",
+                    b" 1",
+                    b"\xb2",
+                    b"f" * 17,
+                    b"1_0",
+                    digits + b" ",
+                    b"ffffffff",
+                ]
+            )
         framed += digits + (random.choice(EXTENSIONS) if wrong < 0.3 else b"") + b"\r\n" + piece
-        framed += random.choice([b"\n", b"", b"x\r\n", b"\r", b"\r\r\n"]) if 0.3 < wrong < 0.34 else b"\r\n"
+        framed += (
+            random.choice([b"\n", b"", b"x\r\n", b"\r", b"\r\r\n"])
+            if 0.3 < wrong < 0.34
+            else b"\r\n"
+        )
     if wrong > 0.97:
         return framed  # without an end
-    return framed + random.choice([b"0", b"0", b"0", b"00", b"0;x"]) + b"\r\n" + (random.choice(TRAILERS) if random.random() < 0.4 else b"") + b"\r\n"
+    return (
+        framed
+        + random.choice([b"0", b"0", b"0", b"00", b"0;x"])
+        + b"\r\n"
+        + (random.choice(TRAILERS) if random.random() < 0.4 else b"")
+        + b"\r\n"
+    )
 
 
 def request(random: Random, share: float) -> bytes:
@@ -205,7 +304,13 @@ def request(random: Random, share: float) -> bytes:
     method = odd(random, METHODS, ODD_METHODS, share)
     target = odd(random, TARGETS, ODD_TARGETS, share)
     version = odd(random, VERSIONS, ODD_VERSIONS, share)
-    lines = [f"{method} {target} {version}" if random.random() > share / 8 else f"{method}  {target} {version}"]
+    lines = [
+        (
+            f"{method} {target} {version}"
+            if random.random() > share / 8
+            else f"{method}  {target} {version}"
+        )
+    ]
     if random.random() > share / 2:
         lines.append(f"Host: {odd(random, HOSTS, ODD_HOSTS, share)}")
     if random.random() < 0.3:
@@ -216,7 +321,9 @@ def request(random: Random, share: float) -> bytes:
     body = bytes(random.choices(b"abc\r\n0: \x00\xff", k=random.choice([0, 1, 3, 10, 100, 3000])))
     framing = random.random()
     if framing < 0.35:
-        lines.append(f"Content-Length: {len(body) if random.random() > share else random.choice(LENGTHS)}")
+        lines.append(
+            f"Content-Length: {len(body) if random.random() > share else random.choice(LENGTHS)}"
+        )
     elif framing < 0.65:
         lines.append(f"Transfer-Encoding: {odd(random, ['chunked'], CODINGS, share)}")
         body = chunked(random, body)
@@ -226,7 +333,11 @@ def request(random: Random, share: float) -> bytes:
         random.shuffle(lines[1:])
     end = "\r\n" if random.random() > share / 6 else random.choice(["\n", "\r", "\r\r\n", "\n\r"])
     head = end.join(lines) + end + end
-    lead = random.choice([b"\r\n", b"\n", b"\r\n\r\n", b" ", b"\r"]) if random.random() < share / 6 else b""
+    lead = (
+        random.choice([b"\r\n", b"\n", b"\r\n\r\n", b" ", b"\r"])
+        if random.random() < share / 6
+        else b""
+    )
     return lead + head.encode("latin-1") + body
 
 
@@ -235,7 +346,9 @@ def mutated(random: Random, data: bytes) -> bytes:
     for _ in range(random.randint(1, 3)):
         at = random.randrange(len(data))
         kind = random.random()
-        byte = bytes([random.choice([0, 9, 10, 13, 32, 44, 58, 59, 127, 128, 255, random.randrange(256)])])
+        byte = bytes(
+            [random.choice([0, 9, 10, 13, 32, 44, 58, 59, 127, 128, 255, random.randrange(256)])]
+        )
         if kind < 0.4:
             data = data[:at] + byte + data[at + 1 :]
         elif kind < 0.7:
@@ -249,12 +362,15 @@ def cut(random: Random, data: bytes) -> tuple[bytes, ...]:
     """Cut what is sent into pieces."""
     if random.random() < 0.5:
         return (data,)
-    places = sorted({0, len(data), *(random.randrange(len(data)) for _ in range(random.choice([1, 1, 2, 5])))})
+    places = sorted(
+        {0, len(data), *(random.randrange(len(data)) for _ in range(random.choice([1, 1, 2, 5])))}
+    )
     return tuple(data[begin:end] for begin, end in itertools.pairwise(places))
 
 
 def cases(seed: int, requests: int) -> list[Case]:
-    """Make connections with that many requests in all, each followed by one that must be answered if the connection is still usable."""
+    """Make connections with that many requests in all, each followed by one that must be
+    answered if the connection is still usable."""
     random = Random(seed)
     made: list[Case] = []
     number = 0

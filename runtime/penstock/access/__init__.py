@@ -1,1 +1,4 @@
-"""Who may call what: consumers, keys, tokens, policy versions, and the snapshot of all a gate asks."""
+"""Who may call what.
+
+Consumers, keys, tokens, policy versions, and the snapshot of all a gate asks.
+"""

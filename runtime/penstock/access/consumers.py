@@ -35,11 +35,20 @@ class NewKey:
 def create_consumer(engine: Engine, actor: str, name: str, description: str = "") -> None:
     """Make a consumer; it may call nothing yet."""
     if not NAME.fullmatch(name):
-        raise Mistaken(f"{name!r} can't name a consumer; use letters, digits, dots, dashes and underscores, 64 at most")
+        raise Mistaken(
+            f"{name!r} can't name a consumer; use letters, digits, dots, dashes and underscores, 64"
+            " at most"
+        )
     with audit.change(engine, actor, audit.Action.CONSUMER_CREATED, name) as (rows, detail):
         if rows.find("consumers", name=name):
             raise Exists("consumer", name)
-        rows.add("consumers", name=name, description=description, enabled=True, created_at=datetime.now(UTC))
+        rows.add(
+            "consumers",
+            name=name,
+            description=description,
+            enabled=True,
+            created_at=datetime.now(UTC),
+        )
         detail["description"] = description
 
 
@@ -56,8 +65,13 @@ def list_consumers(engine: Engine) -> list[Row]:
         return sorted(Reader(connection).all("consumers"), key=lambda row: row["name"])
 
 
-def page_consumers(engine: Engine, *, find: str = "", after: str | None = None, limit: int = 50) -> list[dict[str, object]]:
-    """Return consumers by name, a page at a time, with the numbers of their pipelines and usable keys by environment."""
+def page_consumers(
+    engine: Engine, *, find: str = "", after: str | None = None, limit: int = 50
+) -> list[dict[str, object]]:
+    """Return consumers by name, a page at a time.
+
+    Each comes with the numbers of its pipelines and usable keys by environment.
+    """
     with reading(engine) as connection:
         rows = stored.page(connection, find=find, after=after, limit=limit)
         environments = Reader(connection).names_by_id("environments")
@@ -65,19 +79,28 @@ def page_consumers(engine: Engine, *, find: str = "", after: str | None = None, 
     return [
         {
             **{name: row[name] for name in ("name", "description", "enabled", "created_at")},
-            "pipelines": {name: held.get((row["id"], key), 0) for key, name in environments.items()},
+            "pipelines": {
+                name: held.get((row["id"], key), 0) for key, name in environments.items()
+            },
             "keys": {name: keys.get((row["id"], key), 0) for key, name in environments.items()},
         }
         for row in rows
     ]
 
 
-def consumers_of(engine: Engine, environment: str, pipeline: str, *, after: str | None = None, limit: int = 50) -> tuple[int, list[Row]]:
-    """Return how many consumers are associated with a pipeline in an environment, and some of them by name."""
+def consumers_of(
+    engine: Engine, environment: str, pipeline: str, *, after: str | None = None, limit: int = 50
+) -> tuple[int, list[Row]]:
+    """Return how many consumers are associated with a pipeline in an environment.
+
+    Also return some of them by name.
+    """
     with reading(engine) as connection:
         environment_id = environment_row(Reader(connection), environment)["id"]
         total = stored.count_associated(connection, environment_id, pipeline)
-        return total, stored.associated(connection, environment_id, pipeline, after=after, limit=limit)
+        return total, stored.associated(
+            connection, environment_id, pipeline, after=after, limit=limit
+        )
 
 
 def show_consumer(engine: Engine, name: str) -> dict[str, object]:
@@ -89,41 +112,67 @@ def show_consumer(engine: Engine, name: str) -> dict[str, object]:
         associated: dict[str, list[str]] = {}
         for row in by_name.in_force(reader.all("associations", consumer_id=consumer["id"])):
             associated.setdefault(environments[row["environment_id"]], []).append(row["pipeline"])
-        fresh = [environments[row["environment_id"]] for row in reader.all("new_pipelines", consumer_id=consumer["id"], active=True)]
+        fresh = [
+            environments[row["environment_id"]]
+            for row in reader.all("new_pipelines", consumer_id=consumer["id"], active=True)
+        ]
         keys = [_shown(row) for row in keys_of(connection, None, consumer["id"])]
     return {
         "name": consumer["name"],
         "description": consumer["description"],
         "enabled": consumer["enabled"],
         "created_at": consumer["created_at"],
-        "associations": {environment: in_order(found) for environment, found in sorted(associated.items())},
+        "associations": {
+            environment: in_order(found) for environment, found in sorted(associated.items())
+        },
         "new_pipelines": sorted(fresh),
         "keys": keys,
     }
 
 
 def associate(
-    engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str, offered: Offered, *, new_pipelines: bool | None = None
+    engine: Engine,
+    actor: str,
+    consumer: str,
+    pipelines: Iterable[str],
+    environment: str,
+    offered: Offered,
+    *,
+    new_pipelines: bool | None = None,
 ) -> list[str]:
-    """Let a consumer call pipelines in an environment, by name or id, and say whether it gets new ones by itself; return their ids."""
+    """Let a consumer call pipelines in an environment, by name or id.
+
+    Set whether it gets new pipelines by itself. Return the ids of the pipelines.
+    """
     wanted = sorted(set(pipelines))
     if not wanted and new_pipelines is None:
         raise Mistaken("name at least one pipeline, or give --new-pipelines")
-    with audit.change(engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment) as (rows, detail):
-        found, facts = _associate(rows, consumer_in(rows, consumer, environment), wanted, offered, new_pipelines)
+    with audit.change(
+        engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment
+    ) as (rows, detail):
+        found, facts = _associate(
+            rows, consumer_in(rows, consumer, environment), wanted, offered, new_pipelines
+        )
         detail.update(facts)
     return found
 
 
 def _associate(
-    rows: Change, where: Mapping[str, int], wanted: Iterable[str], offered: Offered, new_pipelines: bool | None
+    rows: Change,
+    where: Mapping[str, int],
+    wanted: Iterable[str],
+    offered: Offered,
+    new_pipelines: bool | None,
 ) -> tuple[list[str], dict[str, object]]:
     stored = stored_in(rows, where["environment_id"])
-    found = in_order({identifier for word in sorted(wanted) for identifier in meant_by(word, offered, stored)})
+    found = in_order(
+        {identifier for word in sorted(wanted) for identifier in meant_by(word, offered, stored)}
+    )
     for identifier in found:
         match = {**where, "pipeline": identifier}
         if not rows.put("associations", match, active=True):
-            rows.set("associations", match, active=True)  # newer than what the release before may have taken away by name
+            # Newer than what the release before may have taken away by name.
+            rows.set("associations", match, active=True)
     facts: dict[str, object] = {"pipelines": found}
     if new_pipelines is not None:
         rows.put("new_pipelines", where, active=new_pipelines)
@@ -131,13 +180,19 @@ def _associate(
     return found, facts
 
 
-def dissociate(engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str) -> list[str]:
+def dissociate(
+    engine: Engine, actor: str, consumer: str, pipelines: Iterable[str], environment: str
+) -> list[str]:
     """Keep a consumer out of pipelines in an environment, by name or id; return their ids."""
-    with audit.change(engine, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, environment=environment) as (rows, detail):
+    with audit.change(
+        engine, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, environment=environment
+    ) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
         held = _held(rows, where)
         what = f"pipeline associated with {consumer!r} in {environment!r}"
-        found = in_order({identifier for word in pipelines for identifier in among(word, held, what)})
+        found = in_order(
+            {identifier for word in pipelines for identifier in among(word, held, what)}
+        )
         detail["pipelines"] = found
         _dissociate(rows, where, found)
     return found
@@ -155,7 +210,11 @@ def _dissociate(rows: Change, where: Mapping[str, int], identifiers: Iterable[st
 
 @dataclass(frozen=True, slots=True)
 class Associations:
-    """What a consumer may call: pairs of environment and pipeline's id, and the environments in which it gets new pipelines by itself."""
+    """What a consumer may call.
+
+    Pairs of environment and pipeline's id, and the environments in which it gets new pipelines by
+    itself.
+    """
 
     pipelines: frozenset[tuple[str, str]]
     new_pipelines: frozenset[str]
@@ -165,42 +224,101 @@ class Associations:
         return {pipeline for where, pipeline in self.pipelines if where == environment}
 
 
-def save_associations(engine: Engine, actor: str, consumer: str, seen: Associations, wanted: Associations, offered: Offered) -> tuple[int, int]:
-    """Change in all environments at once what is different from what was seen; return how many were added and taken away.
+def save_associations(
+    engine: Engine,
+    actor: str,
+    consumer: str,
+    seen: Associations,
+    wanted: Associations,
+    offered: Offered,
+) -> tuple[int, int]:
+    """Change in all environments at once what is different from what was seen.
 
-    What somebody else changed meanwhile, and this one did not touch, stays. Either all of it is done, or nothing.
+    Return how many were added and taken away.
+
+    What somebody else changed meanwhile, and this one did not touch, stays. Either all of it is
+    done, or nothing.
     """
     added = removed = 0
     with changing(engine) as rows:
-        for environment in sorted({where for where, _ in seen.pipelines ^ wanted.pipelines} | (seen.new_pipelines ^ wanted.new_pipelines)):
+        for environment in sorted(
+            {where for where, _ in seen.pipelines ^ wanted.pipelines}
+            | (seen.new_pipelines ^ wanted.new_pipelines)
+        ):
             where = consumer_in(rows, consumer, environment)
             held = _held(rows, where)
             fresh = wanted.at(environment) - seen.at(environment) - held
             gone = (seen.at(environment) - wanted.at(environment)) & held
-            turned = environment in wanted.new_pipelines if environment in seen.new_pipelines ^ wanted.new_pipelines else None
+            turned = (
+                environment in wanted.new_pipelines
+                if environment in seen.new_pipelines ^ wanted.new_pipelines
+                else None
+            )
             if fresh or turned is not None:
                 _, detail = _associate(rows, where, fresh, offered, turned)
-                audit.note(rows, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, detail, environment=environment)
+                audit.note(
+                    rows,
+                    actor,
+                    audit.Action.CONSUMER_ASSOCIATED,
+                    consumer,
+                    detail,
+                    environment=environment,
+                )
             if gone:
                 _dissociate(rows, where, gone)
-                audit.note(rows, actor, audit.Action.CONSUMER_DISSOCIATED, consumer, {"pipelines": sorted(gone)}, environment=environment)
+                audit.note(
+                    rows,
+                    actor,
+                    audit.Action.CONSUMER_DISSOCIATED,
+                    consumer,
+                    {"pipelines": sorted(gone)},
+                    environment=environment,
+                )
             added, removed = added + len(fresh), removed + len(gone)
     return added, removed
 
 
-def create_key(engine: Engine, actor: str, consumer: str, environment: str, *, expires: timedelta | None = None, note: str = "") -> NewKey:
+def create_key(
+    engine: Engine,
+    actor: str,
+    consumer: str,
+    environment: str,
+    *,
+    expires: timedelta | None = None,
+    note: str = "",
+) -> NewKey:
     """Make an API key; only its digest is kept."""
-    with audit.change(engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment) as (rows, detail):
+    with audit.change(
+        engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment
+    ) as (rows, detail):
         where = consumer_in(rows, consumer, environment)
         made = _add_key(rows, where, consumer, environment, expires=expires, note=note)
-        detail.update(key=made.id, expires_at=made.expires_at.isoformat() if made.expires_at else None, note=note)
+        detail.update(
+            key=made.id,
+            expires_at=made.expires_at.isoformat() if made.expires_at else None,
+            note=note,
+        )
         return made
 
 
-def _add_key(rows: Change, where: Mapping[str, object], consumer: str, environment: str, *, expires: timedelta | None, note: str) -> NewKey:
+def _add_key(
+    rows: Change,
+    where: Mapping[str, object],
+    consumer: str,
+    environment: str,
+    *,
+    expires: timedelta | None,
+    note: str,
+) -> NewKey:
     now = datetime.now(UTC)
     key = make_api_key(environment)
-    made = NewKey(f"key_{secrets.token_hex(6)}", key, consumer, environment, now + expires if expires else None)
+    made = NewKey(
+        f"key_{secrets.token_hex(6)}",
+        key,
+        consumer,
+        environment,
+        now + expires if expires else None,
+    )
     rows.add(
         "api_keys",
         id=made.id,
@@ -215,18 +333,27 @@ def _add_key(rows: Change, where: Mapping[str, object], consumer: str, environme
     return made
 
 
-def rotate_key(engine: Engine, actor: str, key_id: str, grace: timedelta) -> tuple[NewKey, datetime]:
-    """Make a key's successor and let the old one end after the grace time, or earlier if it would anyway."""
+def rotate_key(
+    engine: Engine, actor: str, key_id: str, grace: timedelta
+) -> tuple[NewKey, datetime]:
+    """Make a key's successor and let the old key end after the grace time.
+
+    The old key ends earlier if it would anyway.
+    """
     now = datetime.now(UTC)
     with audit.change(engine, actor, audit.Action.KEY_ROTATED, key_id) as (rows, detail):
         old = _key(rows, key_id)
         if old["revoked_at"] or (old["expires_at"] and old["expires_at"] <= now):
-            raise PenstockError(f"key {key_id} has ended; make a new one with `penstock key create`")
+            raise PenstockError(
+                f"key {key_id} has ended; make a new one with `penstock key create`"
+            )
         environment = rows.all("environments", id=old["environment_id"])[0]
         consumer = rows.all("consumers", id=old["consumer_id"])[0]
         where = {"environment_id": old["environment_id"], "consumer_id": old["consumer_id"]}
         lifetime = old["expires_at"] - old["created_at"] if old["expires_at"] else None
-        made = _add_key(rows, where, consumer["name"], environment["name"], expires=lifetime, note=old["note"])
+        made = _add_key(
+            rows, where, consumer["name"], environment["name"], expires=lifetime, note=old["note"]
+        )
         ends = min(now + grace, old["expires_at"] or now + grace)
         rows.set("api_keys", {"id": key_id}, expires_at=ends)
         detail.update(successor=made.id, environment=environment["name"], ends=ends.isoformat())
@@ -245,18 +372,28 @@ def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -
     action = audit.Action.KEY_ENABLED if enabled else audit.Action.KEY_DISABLED
     with audit.change(engine, actor, action, key_id) as (rows, _):
         if _key(rows, key_id)["revoked_at"]:
-            raise PenstockError(f"key {key_id} is revoked, which is for good; make a new one with `penstock key create`")
+            raise PenstockError(
+                f"key {key_id} is revoked, which is for good; make a new one with `penstock key"
+                " create`"
+            )
         rows.set("api_keys", {"id": key_id}, enabled=enabled)
 
 
 def _key(rows: Reader, key_id: str) -> Row:
     row = rows.find("api_keys", id=key_id)
     if row is None:
-        raise Unknown("key", key_id, (row["id"] for row in rows.all("api_keys")), mend="`penstock key list` shows their ids")
+        raise Unknown(
+            "key",
+            key_id,
+            (row["id"] for row in rows.all("api_keys")),
+            mend="`penstock key list` shows their ids",
+        )
     return row
 
 
-def list_keys(engine: Engine, *, environment: str | None = None, consumer: str | None = None) -> list[dict[str, object]]:
+def list_keys(
+    engine: Engine, *, environment: str | None = None, consumer: str | None = None
+) -> list[dict[str, object]]:
     """Return keys, oldest first, as operators may see them."""
     with reading(engine) as connection:
         reader = Reader(connection)
@@ -274,4 +411,8 @@ def _shown(row: Row) -> dict[str, object]:
     else:
         state = "usable" if row["enabled"] else "disabled"
     fields = ("id", "consumer", "environment", "note", "created_at", "expires_at", "last_used_at")
-    return {**{name: row[name] for name in fields}, "shown_as": f"pk_{row['environment']}_…{row['last_four']}", "state": state}
+    return {
+        **{name: row[name] for name in fields},
+        "shown_as": f"pk_{row['environment']}_…{row['last_four']}",
+        "state": state,
+    }

@@ -26,33 +26,58 @@ TOKEN_LIFETIME = 3600
 def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
     """Make an environment: the strictest policy, and a key to sign its tokens."""
     if not ENVIRONMENT.fullmatch(name):
-        raise Mistaken(f"{name!r} can't name an environment; use 1 to 31 lower-case letters, digits and dashes, a letter first")
+        raise Mistaken(
+            f"{name!r} can't name an environment; use 1 to 31 lower-case letters, digits and"
+            " dashes, a letter first"
+        )
     now = datetime.now(UTC)
-    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CREATED, name, environment=name) as (rows, detail):
+    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CREATED, name, environment=name) as (
+        rows,
+        detail,
+    ):
         if rows.find("environments", name=name):
             raise Exists("environment", name)
         environment_id = rows.add(
-            "environments", name=name, policy=STRICTEST, policy_version=1, token_lifetime=TOKEN_LIFETIME, keys_in_query=False,
+            "environments", name=name, policy=STRICTEST, policy_version=1,
+            token_lifetime=TOKEN_LIFETIME, keys_in_query=False,
             algorithm=ALGORITHMS[0], by_id=True, created_at=now,
         )  # fmt: skip
         rows.add(
-            "policy_versions", environment_id=environment_id, version=1, policy=STRICTEST, reason="a new environment", actor=actor, created_at=now
+            "policy_versions",
+            environment_id=environment_id,
+            version=1,
+            policy=STRICTEST,
+            reason="a new environment",
+            actor=actor,
+            created_at=now,
         )
         detail["policy"] = STRICTEST
         detail["kid"] = add_signing_key(rows, environment_id, ALGORITHMS[0], box)
 
 
 def check_change(
-    *, token_lifetime: int | None = None, keys_in_query: bool | None = None, run_retention: int | None = None, record_bodies: str | None = None
+    *,
+    token_lifetime: int | None = None,
+    keys_in_query: bool | None = None,
+    run_retention: int | None = None,
+    record_bodies: str | None = None,
 ) -> dict[str, object]:
     """Return what would be changed of an environment. Raises Mistaken where it can't be so."""
     if run_retention is not None and not RETENTION[0] <= run_retention <= RETENTION[1]:
         raise Mistaken("runs are remembered for at least 1m and at most ten years")
     if record_bodies is not None and record_bodies not in RECORDED:
-        raise Mistaken(f"{record_bodies!r} is nothing that can be kept of bodies; choose one of {', '.join(RECORDED)}")
+        raise Mistaken(
+            f"{record_bodies!r} is nothing that can be kept of bodies; choose one of"
+            f" {', '.join(RECORDED)}"
+        )
     if token_lifetime is not None and not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
         raise Mistaken("a token lives at least 1s and at most 24h")
-    said = {"run_retention": run_retention, "record_bodies": record_bodies, "token_lifetime": token_lifetime, "keys_in_query": keys_in_query}
+    said = {
+        "run_retention": run_retention,
+        "record_bodies": record_bodies,
+        "token_lifetime": token_lifetime,
+        "keys_in_query": keys_in_query,
+    }
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -66,11 +91,22 @@ def change_environment(
     run_retention: int | None = None,
     record_bodies: str | None = None,
 ) -> None:
-    """Change how long tokens may live and runs are remembered (seconds), whether keys are taken from the query string, and what bodies are kept."""
-    values = check_change(token_lifetime=token_lifetime, keys_in_query=keys_in_query, run_retention=run_retention, record_bodies=record_bodies)
+    """Change an environment's token lifetime, retention of runs, query keys and kept bodies.
+
+    Times are in seconds.
+    """
+    values = check_change(
+        token_lifetime=token_lifetime,
+        keys_in_query=keys_in_query,
+        run_retention=run_retention,
+        record_bodies=record_bodies,
+    )
     if not values:
         raise Mistaken("nothing to change; `penstock env set --help` says what can be")
-    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (rows, detail):
+    with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (
+        rows,
+        detail,
+    ):
         rows.set("environments", {"id": environment_row(rows, name)["id"]}, **values)
         detail.update(values)
 
@@ -95,15 +131,18 @@ def set_policy(  # noqa: PLR0913  one argument a fact
 ) -> None:
     """Make a new policy version, in force at once.
 
-    `served` says what each pipeline that is served now requires, by its id, and `stopping` which of them would stop.
-    With `grace` those keep their old gate that long. Grace never loosens: one that runs is ended or shortened, not extended.
-    `internal` means the policy of the internal listener, which knows no grace.
+    `served` says what each pipeline that is served now requires, by its id, and `stopping` which of
+    them would stop. With `grace` those keep their old gate that long. Grace never loosens: one that
+    runs is ended or shortened, not extended. `internal` means the policy of the internal listener,
+    which knows no grace.
     """
     if internal and grace:
         raise Mistaken("the internal policy knows no grace; leave it out")
     now = datetime.now(UTC)
     until = now + grace if grace else None
-    with audit.change(engine, actor, audit.Action.POLICY_SET, environment, environment=environment) as (rows, detail):
+    with audit.change(
+        engine, actor, audit.Action.POLICY_SET, environment, environment=environment
+    ) as (rows, detail):
         row = environment_row(rows, environment)
         version = row["policy_version"] + 1
         which, exposure = ("internal_policy", "internal") if internal else ("policy", "external")
@@ -119,24 +158,58 @@ def set_policy(  # noqa: PLR0913  one argument a fact
             grace_until=until,
             created_at=now,
         )
-        detail.update(exposure=exposure, policy=policy, before=row[which], version=version, reason=reason, stopping=sorted(stopping))
+        detail.update(
+            exposure=exposure,
+            policy=policy,
+            before=row[which],
+            version=version,
+            reason=reason,
+            stopping=sorted(stopping),
+        )
         if internal:
             return
         if until:
             detail["grace_until"] = until.isoformat()
-        running = {old["pipeline"]: old["until"] for old in rows.all("graces", environment_id=row["id"], active=True) if old["until"] > now}
-        granted = {name: min(until, running.get(name, until)) for name in stopping if name in served} if until else {}
+        running = {
+            old["pipeline"]: old["until"]
+            for old in rows.all("graces", environment_id=row["id"], active=True)
+            if old["until"] > now
+        }
+        granted = (
+            {name: min(until, running.get(name, until)) for name in stopping if name in served}
+            if until
+            else {}
+        )
         for name, end in granted.items():
-            rows.put("graces", {"environment_id": row["id"], "pipeline": name}, requires=sorted(served[name]), until=end, active=True)
+            rows.put(
+                "graces",
+                {"environment_id": row["id"], "pipeline": name},
+                requires=sorted(served[name]),
+                until=end,
+                active=True,
+            )
         for name in running.keys() - granted.keys():
             rows.set("graces", {"environment_id": row["id"], "pipeline": name}, active=False)
 
 
-def policy_versions(engine: Engine, environment: str, *, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
-    """Return an environment's policy versions, newest first; `replaced` is the policy that each took the place of, None where it is the first.
+def policy_versions(
+    engine: Engine, environment: str, *, before: int | None = None, limit: int = 100
+) -> list[dict[str, Any]]:
+    """Return an environment's policy versions, newest first.
+
+    `replaced` is the policy that each took the place of, None where it is the first.
 
     A page goes on before the last version of the one before.
     """
     with reading(engine) as connection:
-        rows = stored.versions(connection, environment_row(Reader(connection), environment)["id"], before=before, limit=limit)
-    return [dict(row) | {"replaced": row["replaced"] or (INTERNAL if row["exposure"] == "internal" else None)} for row in rows]
+        rows = stored.versions(
+            connection,
+            environment_row(Reader(connection), environment)["id"],
+            before=before,
+            limit=limit,
+        )
+    return [
+        dict(row)
+        | {"replaced": row["replaced"] or (INTERNAL if row["exposure"] == "internal" else None)}
+        for row in rows
+    ]

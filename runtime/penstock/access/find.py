@@ -11,7 +11,12 @@ def named(reader: Reader, kind: str, name: str) -> Row:
     """Return the environment or consumer of that name; raise Unknown with the nearest right one."""
     row = reader.find(f"{kind}s", name=name)
     if row is None:
-        raise Unknown(kind, name, reader.names(f"{kind}s"), mend=f"`penstock {'env' if kind == 'environment' else kind} create {name}` makes it")
+        raise Unknown(
+            kind,
+            name,
+            reader.names(f"{kind}s"),
+            mend=f"`penstock {'env' if kind == 'environment' else kind} create {name}` makes it",
+        )
     return row
 
 
@@ -22,7 +27,10 @@ def environment_row(reader: Reader, name: str) -> Row:
 
 def consumer_in(reader: Reader, consumer: str, environment: str) -> dict[str, int]:
     """Return the ids that name a consumer in an environment; raise Unknown."""
-    return {"environment_id": environment_row(reader, environment)["id"], "consumer_id": named(reader, "consumer", consumer)["id"]}
+    return {
+        "environment_id": environment_row(reader, environment)["id"],
+        "consumer_id": named(reader, "consumer", consumer)["id"],
+    }
 
 
 def listed_of_consumers(
@@ -35,10 +43,18 @@ def listed_of_consumers(
     after: int | None = None,
     limit: int | None = None,
 ) -> list[dict[str, object]]:
-    """Return what is in force for consumers, each with its id, by environment, consumer and the first of the columns; raise Unknown."""
+    """Return what is in force for consumers, each with its id. Raise Unknown.
+
+    The keys are environment, consumer and the first of the columns.
+    """
     with reading(engine) as connection:
         reader = Reader(connection)
         environment_id = environment_row(reader, environment)["id"] if environment else None
         consumer_id = named(reader, "consumer", consumer)["id"] if consumer else None
-        rows = of_consumers(connection, table, columns[0], environment_id, consumer_id, after=after, limit=limit)
-        return [{name: row[name] for name in ("id", "environment", "consumer", *columns)} for row in rows]
+        rows = of_consumers(
+            connection, table, columns[0], environment_id, consumer_id, after=after, limit=limit
+        )
+        return [
+            {name: row[name] for name in ("id", "environment", "consumer", *columns)}
+            for row in rows
+        ]

@@ -39,20 +39,24 @@ def check_issuer(issuer: str) -> None:
     """Refuse what can be no `iss`: a URI, or a name without a colon (RFC 7519 section 2)."""
     try:
         parts = urlsplit(issuer)
-        good = VISIBLE.fullmatch(issuer) is not None and (":" not in issuer or URI.fullmatch(issuer) is not None)
+        good = VISIBLE.fullmatch(issuer) is not None and (
+            ":" not in issuer or URI.fullmatch(issuer) is not None
+        )
         good = good and (parts.scheme not in {"http", "https"} or bool(parts.hostname))
     except ValueError:
         good = False
     if not good:
         raise Mistaken(
-            f"{issuer!r} can be no issuer; write the iss of its tokens, such as https://id.example.com (1 to 255 visible ASCII characters)"
+            f"{issuer!r} can be no issuer; write the iss of its tokens, such as"
+            " https://id.example.com (1 to 255 visible ASCII characters)"
         )
 
 
 def read_keys(text: str) -> KeySet:
     """Return what a JWK set (RFC 7517) holds.
 
-    Raises Mistaken where no key of it can verify signatures, saying why for each, and where one is private: such a key must go nowhere.
+    Raises Mistaken where no key of it can verify signatures, saying why for each, and where one is
+    private: such a key must go nowhere.
     """
     try:
         found = read_key_set(json.loads(text))
@@ -60,9 +64,15 @@ def read_keys(text: str) -> KeySet:
         raise Mistaken('that is no JWK set: {"keys": […]}') from None
     private = [str(key) for key in found.rejected if key.private]
     if private:
-        raise Mistaken(f"the JWK set holds a key that is private or symmetric; give public keys alone: {'; '.join(private)}")
+        raise Mistaken(
+            "the JWK set holds a key that is private or symmetric; give public keys alone:"
+            f" {'; '.join(private)}"
+        )
     if not found.keys:
-        raise Mistaken(f"no key of the JWK set can verify tokens: {'; '.join(str(key) for key in found.rejected)}")
+        raise Mistaken(
+            "no key of the JWK set can verify tokens:"
+            f" {'; '.join(str(key) for key in found.rejected)}"
+        )
     return found
 
 
@@ -77,7 +87,10 @@ def said_of(  # noqa: PLR0913  one argument a fact
     mapped: Iterable[str] = (),
     scope_claim: str = "scope",
 ) -> TrustedIssuer:
-    """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery; `mapped` are VALUE=CONSUMER. Raises Mistaken."""
+    """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery.
+
+    `mapped` are VALUE=CONSUMER. Raises Mistaken.
+    """
     pairs = [pair.rpartition("=") for pair in mapped]
     if jwks_url and keys is not None:
         raise Mistaken("give the URL of a JWK set or the set itself, not both")
@@ -97,19 +110,35 @@ def said_of(  # noqa: PLR0913  one argument a fact
     )
 
 
-def trust_issuer(engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str) -> None:
+def trust_issuer(
+    engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str
+) -> None:
     """Take an outside issuer's tokens in an environment; what was said of it before is replaced."""
     if trusted.issuer == own:
         raise Mistaken(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
     check_issuer(trusted.issuer)
-    if not trusted.audience.strip() or len(trusted.audience) > LONGEST_AUDIENCE or not trusted.audience.isprintable():
-        raise Mistaken("an audience is needed: the aud of its tokens, 1 to 255 printable characters")
+    if (
+        not trusted.audience.strip()
+        or len(trusted.audience) > LONGEST_AUDIENCE
+        or not trusted.audience.isprintable()
+    ):
+        raise Mistaken(
+            "an audience is needed: the aud of its tokens, 1 to 255 printable characters"
+        )
     if not trusted.consumer_claim or not trusted.scope_claim:
         raise Mistaken("a claim has a name; leave the option out for the usual one")
     if trusted.keys is None:
-        check_url("the JWK set's URL" if trusted.jwks_url else "the issuer", trusted.jwks_url or trusted.issuer)
-    with audit.change(engine, actor, audit.Action.ISSUER_TRUSTED, trusted.issuer, environment=environment) as (rows, detail):
-        for consumer in {*trusted.consumers.values(), *([trusted.consumer] if trusted.consumer else [])}:
+        check_url(
+            "the JWK set's URL" if trusted.jwks_url else "the issuer",
+            trusted.jwks_url or trusted.issuer,
+        )
+    with audit.change(
+        engine, actor, audit.Action.ISSUER_TRUSTED, trusted.issuer, environment=environment
+    ) as (rows, detail):
+        for consumer in {
+            *trusted.consumers.values(),
+            *([trusted.consumer] if trusted.consumer else []),
+        }:
             named(rows, "consumer", consumer)
         values = {
             "audience": trusted.audience,
@@ -120,15 +149,24 @@ def trust_issuer(engine: Engine, actor: str, environment: str, trusted: TrustedI
             "consumers": dict(trusted.consumers),
             "scope_claim": trusted.scope_claim,
         }
-        rows.put("issuers", {"environment_id": environment_row(rows, environment)["id"], "issuer": trusted.issuer}, **values, active=True)
+        rows.put(
+            "issuers",
+            {"environment_id": environment_row(rows, environment)["id"], "issuer": trusted.issuer},
+            **values,
+            active=True,
+        )
         detail.update(values)
 
 
 def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -> None:
     """Take an outside issuer's tokens no more."""
-    with audit.change(engine, actor, audit.Action.ISSUER_DISTRUSTED, issuer, environment=environment) as (rows, _):
+    with audit.change(
+        engine, actor, audit.Action.ISSUER_DISTRUSTED, issuer, environment=environment
+    ) as (rows, _):
         environment_id = environment_row(rows, environment)["id"]
-        known = [row["issuer"] for row in rows.all("issuers", environment_id=environment_id, active=True)]
+        known = [
+            row["issuer"] for row in rows.all("issuers", environment_id=environment_id, active=True)
+        ]
         if issuer not in known:
             raise Unknown(f"trusted issuer of {environment!r}", issuer, known)
         rows.set("issuers", {"environment_id": environment_id, "issuer": issuer}, active=False)
@@ -138,14 +176,20 @@ def list_issuers(engine: Engine, environment: str | None = None) -> list[dict[st
     """Return trusted issuers by environment."""
     with reading(engine) as connection:
         reader = Reader(connection)
-        match = {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
+        match = (
+            {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
+        )
         environments = reader.names_by_id("environments")
         return [
             {
                 "environment": environments[row["environment_id"]],
                 "issuer": row["issuer"],
                 "audience": row["audience"],
-                "keys": f"{len(row['keys'])} from a file" if row["keys"] else row["jwks_url"] or "by discovery",
+                "keys": (
+                    f"{len(row['keys'])} from a file"
+                    if row["keys"]
+                    else row["jwks_url"] or "by discovery"
+                ),
                 "consumer": row["consumer"] or _mapping(row["consumer_claim"], row["consumers"]),
                 "scope_claim": row["scope_claim"],
             }

@@ -1,4 +1,7 @@
-"""The API keys of an environment in memory: a million of them in less than 200 MB, that processes which were forked can share."""
+"""The API keys of an environment in memory.
+
+A million of them in less than 200 MB, that processes which were forked can share.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,24 @@ from struct import Struct
 from penstock.contracts.access import ApiKey
 
 AT_HAND = 10_000  # keys that are kept as they are asked for
-SEEN_MASK = (1 << 25) - 1  # of a Bloom filter of the ids that have been put in: three bits each, wrong for one new id in 1,400 at a million
-USABLE, SHORT, ENDS = 1, 2, 4  # flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes; ENDS: it has an end
+# Of a Bloom filter of the ids that have been put in: three bits each, wrong for one new id in 1,400
+# at a million.
+SEEN_MASK = (1 << 25) - 1
+# Flags of a packed key; SHORT: its id is an ordinary one, and is packed as its six bytes;
+# ENDS: it has an end.
+USABLE, SHORT, ENDS = 1, 2, 4
 PREFIX, ORDINARY = "key_", 16  # how an ordinary id begins, and its length
 
-_HEAD, _END = Struct("<BQ"), Struct("<d")  # flags and consumer, then the end of those that have one; the id follows
+# Flags and consumer, then the end of those that have one; the id follows.
+_HEAD, _END = Struct("<BQ"), Struct("<d")
 
 
 class Keys:
     """Finds keys by their digest. One thread changes it, others read meanwhile."""
 
     def __init__(self) -> None:
-        self._packed: dict[bytes, bytes] = {}  # the garbage collector has nothing to do with bytes: forks go on sharing them
+        # The garbage collector has nothing to do with bytes: forks go on sharing them.
+        self._packed: dict[bytes, bytes] = {}
         self._at_hand: dict[bytes, ApiKey] = {}
         self._seen = bytearray((SEEN_MASK + 1) // 8)
 
@@ -42,15 +51,26 @@ class Keys:
             self._at_hand = {}
         at_hand = self._at_hand
         at_hand[digest] = key
-        if self._packed.get(digest) is not packed:  # it changed meanwhile: who changed it may have looked before it was here
+        # It changed meanwhile: who changed it may have looked before it was here.
+        if self._packed.get(digest) is not packed:
             at_hand.pop(digest, None)
         return key
 
-    def put(self, digest: bytes, key_id: str, consumer_id: int, expires_at: float | None, *, usable: bool) -> None:
+    def put(
+        self,
+        digest: bytes,
+        key_id: str,
+        consumer_id: int,
+        expires_at: float | None,
+        *,
+        usable: bool,
+    ) -> None:
         """Keep a key, in place of what was known of it."""
         name, flags = _named(key_id)
         end = b"" if expires_at is None else _END.pack(expires_at)
-        self._packed[digest] = _HEAD.pack(flags | usable | (ENDS if end else 0), consumer_id) + end + name
+        self._packed[digest] = (
+            _HEAD.pack(flags | usable | (ENDS if end else 0), consumer_id) + end + name
+        )
         seen, number = self._seen, hash(key_id)
         seen[(number & SEEN_MASK) >> 3] |= 1 << (number & 7)
         number >>= 20
@@ -66,17 +86,24 @@ class Keys:
         self._at_hand.pop(digest, None)
 
     def moved(self, key_id: str, digest: bytes) -> bool:
-        """Say whether a key of that id may be here under another digest; only a look at all keys would tell for sure."""
+        """Say whether a key of that id may be here under another digest.
+
+        Only a look at all keys would tell for sure.
+        """
         packed = self._packed.get(digest)
         if packed is not None and _id_of(packed) == key_id:
             return False
         number = hash(key_id)
-        return all(self._seen[(part & SEEN_MASK) >> 3] & 1 << (part & 7) for part in (number, number >> 20, number >> 39))
+        return all(
+            self._seen[(part & SEEN_MASK) >> 3] & 1 << (part & 7)
+            for part in (number, number >> 20, number >> 39)
+        )
 
     def forget(self, ids: Collection[str]) -> None:
         """Forget keys by their ids. It looks at all keys, a tenth of a second for a million.
 
-        A process that looks at them no longer shares their memory with those that it was forked with, for Python counts references in them.
+        A process that looks at them no longer shares their memory with those that it was forked
+        with, for Python counts references in them.
         """
         if not ids:
             return

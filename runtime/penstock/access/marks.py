@@ -1,12 +1,15 @@
-"""Marks of calls that count once, such as signed messages: rows of the database, so that they hold in every process.
+"""Marks of calls that count once, such as signed messages.
 
-A call claims its mark at the gate, before it is counted against a rate and before anything is performed: of two copies one is rejected.
-The mark is stored for the whole time in which a copy could pass, so a process that dies leaves it claimed: the message may have been
-performed. It is given back when the call is rejected later or fails. Each claim has a random name, and only that claim is given back: one that
-is given back late can't free the mark of a later call.
+Rows of the database, so that they hold in every process.
 
-A mark also stores the Idempotency-Key of its call. A copy with the same key is no new message and no forgery: it may have the stored
-reply, and nothing else.
+A call claims its mark at the gate, before it is counted against a rate and before anything is
+performed: of two copies one is rejected. The mark is stored for the whole time in which a copy
+could pass, so a process that dies leaves it claimed: the message may have been performed. It is
+given back when the call is rejected later or fails. Each claim has a random name, and only that
+claim is given back: one that is given back late can't free the mark of a later call.
+
+A mark also stores the Idempotency-Key of its call. A copy with the same key is no new message and
+no forgery: it may have the stored reply, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ from penstock.db.engine import DatabaseAway, Engine
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A claimed mark; `owned` is False where an earlier call with the same Idempotency-Key claimed it."""
+    """A claimed mark.
+
+    `owned` is False where an earlier call with the same Idempotency-Key claimed it.
+    """
 
     digest: bytes
     claim: str
@@ -46,17 +52,24 @@ class Marks:
         self._flushing = threading.Lock()
         self._log = structlog.get_logger("penstock")
 
-    def claim(self, kind: str, consumer_id: int | None, once: Once, key: bytes = b"") -> Mark | None:
+    def claim(
+        self, kind: str, consumer_id: int | None, once: Once, key: bytes = b""
+    ) -> Mark | None:
         """Return the mark of a call, or None where another call has it.
 
-        The mark is of the authenticator's name, the consumer and the message: which of a consumer's secrets proved it makes no difference.
-        `key` identifies the call's Idempotency-Key; empty: it has none. Raises DatabaseAway.
+        The mark is of the authenticator's name, the consumer and the message: which of a consumer's
+        secrets proved it makes no difference. `key` identifies the call's Idempotency-Key; empty:
+        it has none. Raises DatabaseAway.
         """
-        digest = sha256(f"once {self._environment} {kind} {consumer_id} ".encode() + once.message).digest()
+        digest = sha256(
+            f"once {self._environment} {kind} {consumer_id} ".encode() + once.message
+        ).digest()
         if digest in self._waiting:
             self.flush()
         claim, now = secrets.token_hex(16), clock.moment()
-        row = replies.claim(self._engine, digest, key, claim, now, now + timedelta(seconds=once.seconds))
+        row = replies.claim(
+            self._engine, digest, key, claim, now, now + timedelta(seconds=once.seconds)
+        )
         if row is None:
             return Mark(digest, claim, owned=True)
         return Mark(digest, claim, owned=False) if key and row["body"] == key else None

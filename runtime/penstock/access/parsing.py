@@ -1,7 +1,10 @@
-"""Turn rows of access data into values, one at a time. A row that can't be read raises: the snapshot decides what that closes.
+"""Turn rows of access data into values, one at a time.
 
-The database holds whatever was written to it, by us, by hand or by a damaged disk. A value is therefore taken only where its type and
-meaning are what the column stands for; a flag counts as True only where it is True. Nothing here guesses.
+A row that can't be read raises: the snapshot decides what that closes.
+
+The database holds whatever was written to it, by us, by hand or by a damaged disk. A value is
+therefore taken only where its type and meaning are what the column stands for; a flag counts as
+True only where it is True. Nothing here guesses.
 """
 
 from __future__ import annotations
@@ -15,7 +18,13 @@ from penstock.access.by_name import is_name
 from penstock.access.callbacks import CallbackTarget
 from penstock.access.needs import StoredSecret
 from penstock.cidr import network_of
-from penstock.contracts.access import Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
+from penstock.contracts.access import (
+    Consumer,
+    Credential,
+    EnvironmentFacts,
+    SigningKey,
+    TrustedIssuer,
+)
 from penstock.contracts.needs import Secret
 from penstock.contracts.rates import Rate
 from penstock.db.columns import LONG_AGO
@@ -32,7 +41,10 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Grace:
-    """A pipeline that stopped complying and keeps its old gate until a moment (seconds since the epoch)."""
+    """A pipeline that stopped complying and keeps its old gate until a moment.
+
+    The moment is in seconds since the epoch.
+    """
 
     requires: frozenset[str]
     until: float
@@ -73,7 +85,10 @@ def flag(row: Row, name: str) -> bool:
 
 
 def end(row: Row, name: str) -> float | None:
-    """Return a moment in seconds since the epoch, or None where there is none. Raises Unreadable."""
+    """Return a moment in seconds since the epoch, or None where there is none.
+
+    Raises Unreadable.
+    """
     moment: datetime | None = row[name]
     return None if moment is None else moment.timestamp()
 
@@ -86,7 +101,10 @@ def texts(value: object, name: str) -> tuple[str, ...]:
 
 
 def facts_of(row: Row) -> tuple[EnvironmentFacts, list[str]]:
-    """Return an environment's rules and the columns that can't be read: each stands at what allows least, and keeps longest."""
+    """Return an environment's rules and the columns that can't be read.
+
+    Each such column has the value that allows least and keeps longest.
+    """
     facts = EnvironmentFacts(**{name: row[name] for name in EnvironmentFacts.__slots__})
     strictest: dict[str, Any] = {
         "policy": "",
@@ -98,7 +116,11 @@ def facts_of(row: Row) -> tuple[EnvironmentFacts, list[str]]:
         "run_retention": RETENTION[1],
         "record_bodies": "none",
     }
-    wrong = {name: value for name, value in strictest.items() if type(getattr(facts, name)) is not type(value)}
+    wrong = {
+        name: value
+        for name, value in strictest.items()
+        if type(getattr(facts, name)) is not type(value)
+    }
     if facts.record_bodies not in RECORDED:
         wrong["record_bodies"] = strictest["record_bodies"]
     if "run_retention" not in wrong and facts.run_retention < RETENTION[0]:
@@ -112,12 +134,24 @@ def consumer_of(row: Row) -> Consumer:
 
 
 def pipeline_of(row: Row) -> tuple[str, PipelineState, int]:
-    """Read what operators decided about a pipeline, and its revision; what can't be read of it disables it."""
-    return text(row, "name"), PipelineState(row["enabled"] is True, row["login_flow"] is True), number(row, "revision")
+    """Read what operators decided about a pipeline, and its revision.
+
+    What can't be read of it disables it.
+    """
+    return (
+        text(row, "name"),
+        PipelineState(row["enabled"] is True, row["login_flow"] is True),
+        number(row, "revision"),
+    )
 
 
-def pipeline_states(read: list[tuple[str, PipelineState, int]]) -> tuple[dict[str, PipelineState], dict[str, PipelineState]]:
-    """Return what counts for each id, and for each name. A name's row is of the release before: it can take away, and only what is older."""
+def pipeline_states(
+    read: list[tuple[str, PipelineState, int]],
+) -> tuple[dict[str, PipelineState], dict[str, PipelineState]]:
+    """Return what counts for each id, and for each name.
+
+    A name's row is of the release before: it can take away, and only what is older.
+    """
     named = {name: (state, revision) for name, state, revision in read if is_name(name)}
     states: dict[str, PipelineState] = {}
     for identifier, state, revision in read:
@@ -125,22 +159,39 @@ def pipeline_states(read: list[tuple[str, PipelineState, int]]) -> tuple[dict[st
             continue
         above, newer = named.get(identifier.partition("/")[2], (state, -1))
         if newer > revision:
-            state = PipelineState(state.enabled and above.enabled, state.login_flow and above.login_flow)  # noqa: PLW2901  what is left of it
+            state = PipelineState(  # noqa: PLW2901  what is left of it
+                state.enabled and above.enabled, state.login_flow and above.login_flow
+            )
         states[identifier] = state
     return states, {name: PipelineState(state.enabled) for name, (state, _) in named.items()}
 
 
 def association_of(row: Row) -> tuple[str, int, int, int] | None:
-    """Read an association: pipeline, consumer, row and revision; None where it was taken away, or is one of a name."""
+    """Read an association: pipeline, consumer, row and revision.
+
+    None where it was taken away, or is one of a name.
+    """
     pipeline = row["pipeline"]
     if row["active"] is not True or (type(pipeline) is str and is_name(pipeline)):
         return None
-    return text(row, "pipeline"), number(row, "consumer_id"), number(row, "id"), number(row, "revision")
+    return (
+        text(row, "pipeline"),
+        number(row, "consumer_id"),
+        number(row, "id"),
+        number(row, "revision"),
+    )
 
 
 def dissociated_names(rows: list[Row]) -> dict[tuple[object, object], int]:
-    """Return what the release before has taken away by name: consumers and names, each with its revision."""
-    names = (row for row in rows if row["active"] is not True and type(row["pipeline"]) is str and is_name(row["pipeline"]))
+    """Return what the release before has taken away by name.
+
+    Consumers and names, each with its revision.
+    """
+    names = (
+        row
+        for row in rows
+        if row["active"] is not True and type(row["pipeline"]) is str and is_name(row["pipeline"])
+    )
     return {(row["consumer_id"], row["pipeline"]): row["revision"] for row in names}
 
 
@@ -148,7 +199,9 @@ def grace_of(row: Row) -> tuple[str, Grace] | None:
     """Read a grace, None where it has ended."""
     if row["active"] is not True:
         return None
-    return text(row, "pipeline"), Grace(frozenset(texts(row["requires"], "requires")), row["until"].timestamp())
+    return text(row, "pipeline"), Grace(
+        frozenset(texts(row["requires"], "requires")), row["until"].timestamp()
+    )
 
 
 def credential_of(row: Row, opened: Open) -> Credential | None:
@@ -156,7 +209,14 @@ def credential_of(row: Row, opened: Open) -> Credential | None:
     if row["revoked_at"] is not None:
         return None
     whose = number(row, "consumer_id")
-    return Credential(text(row, "id"), text(row, "kind"), text(row, "name"), whose, opened(row["sealed"]), end(row, "expires_at"))
+    return Credential(
+        text(row, "id"),
+        text(row, "kind"),
+        text(row, "name"),
+        whose,
+        opened(row["sealed"]),
+        end(row, "expires_at"),
+    )
 
 
 def signing_key_of(row: Row, opened: Open) -> SigningKey | None:
@@ -164,7 +224,13 @@ def signing_key_of(row: Row, opened: Open) -> SigningKey | None:
     if row["dropped_at"] is not None:
         return None
     private = opened(row["private_encrypted"])
-    return SigningKey(text(row, "kid"), text(row, "algorithm"), _of(bytes, row, "public"), private, end(row, "verify_until"))
+    return SigningKey(
+        text(row, "kid"),
+        text(row, "algorithm"),
+        _of(bytes, row, "public"),
+        private,
+        end(row, "verify_until"),
+    )
 
 
 def issuer_of(row: Row) -> TrustedIssuer | None:
@@ -189,9 +255,16 @@ def issuer_of(row: Row) -> TrustedIssuer | None:
 
 
 def revocation_of(row: Row) -> tuple[str | None, str, float]:
-    """Read a revocation: a token's `jti`, empty text and when to forget it; or None, a consumer and a moment."""
+    """Read a revocation.
+
+    Return a token's `jti`, an empty text and when to forget it; or None, a consumer and a moment.
+    """
     if row["jti"] is not None:
-        return text(row, "jti"), "", float("inf") if row["forget_at"] == LONG_AGO else row["forget_at"].timestamp()
+        return (
+            text(row, "jti"),
+            "",
+            float("inf") if row["forget_at"] == LONG_AGO else row["forget_at"].timestamp(),
+        )
     if row["issued_before"] == LONG_AGO:
         raise Unreadable("issued_before can't be read")
     return None, text(row, "consumer"), row["issued_before"].timestamp()
@@ -209,7 +282,10 @@ def limit_of(row: Row) -> tuple[tuple[int, str], Rate] | None:
 
 
 def address_rule_of(row: Row) -> tuple[int, str, bool] | None:
-    """Read a network of a consumer and whether it may call from there, None where it was removed."""
+    """Read a network of a consumer and whether it may call from there.
+
+    Return None where it was removed.
+    """
     if not flag(row, "active"):
         return None
     network = text(row, "network")
@@ -234,7 +310,9 @@ def secret_of(row: Row, opened: Open) -> tuple[str, StoredSecret] | None:
         return None
     name, pipelines = text(row, "name"), row["pipelines"]
     allowed = None if pipelines is None else frozenset(texts(pipelines, "pipelines"))
-    return name, StoredSecret(Secret(name, opened(row["sealed"]).decode()), end(row, "expires_at"), allowed)
+    return name, StoredSecret(
+        Secret(name, opened(row["sealed"]).decode()), end(row, "expires_at"), allowed
+    )
 
 
 def sensitive_of(row: Row) -> str | None:
@@ -246,4 +324,6 @@ def callback_of(row: Row, opened: Open) -> tuple[int, CallbackTarget] | None:
     """Read where callbacks of a consumer may go, None where they go there no more."""
     if row["active"] is not True:
         return None
-    return number(row, "consumer_id"), CallbackTarget(text(row, "prefix"), row["private"] is True, opened(row["sealed"]))
+    return number(row, "consumer_id"), CallbackTarget(
+        text(row, "prefix"), row["private"] is True, opened(row["sealed"])
+    )

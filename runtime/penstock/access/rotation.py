@@ -1,8 +1,12 @@
-"""Encrypt all that is stored with the newest key of PENSTOCK_SECRET_KEY, while processes serve; then the older keys can be dropped.
+"""Encrypt all that is stored with the newest key of PENSTOCK_SECRET_KEY, while processes serve.
 
-What is encrypted does not name its key, so all of it is read, and what the newest key does not open is written anew. Nothing is remembered
-in between: who is stopped in the middle begins again, and what is done already is only read. A value that changes meanwhile stays as it was
-changed; so it may need another look, and whoever still encrypts with an older key (a host that was not restarted) is found by the last one.
+Then the older keys can be dropped.
+
+What is encrypted does not name its key, so all of it is read, and what the newest key does not open
+is written anew. Nothing is remembered in between: who is stopped in the middle begins again, and
+what is done already is only read. A value that changes meanwhile stays as it was changed; so it may
+need another look, and whoever still encrypts with an older key (a host that was not restarted) is
+found by the last one.
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ LOOKS = 3  # at what other processes changed meanwhile
 
 @dataclass(slots=True)
 class Count:
-    """What there is in a column: encrypted with the newest key, an older one, or none of ours; and how much of it was written anew."""
+    """What there is in a column: encrypted with the newest key, an older one, or none of ours.
+
+    And how much of it was written anew.
+    """
 
     place: Place
     newest: int = 0
@@ -39,23 +46,35 @@ Tell = Callable[[Count], None]
 
 
 def count(engine: Engine, box: Box, tell: Tell) -> list[Count]:
-    """Return what there is in each column, changing nothing. `tell` is called after each page. Raises DatabaseAway."""
+    """Return what there is in each column, changing nothing.
+
+    `tell` is called after each page. Raises DatabaseAway.
+    """
     return [_through(engine, box, place, tell, lambda _place, _pairs: 0) for place in PLACES]
 
 
 def rotate(engine: Engine, actor: str, box: Box, tell: Tell) -> list[Count]:
-    """Encrypt all with the newest key; return what there is in each column afterwards. Raises DatabaseAway."""
+    """Encrypt all with the newest key; return what there is in each column afterwards.
+
+    Raises DatabaseAway.
+    """
     written = dict.fromkeys(PLACES, 0)
     counts: list[Count] = []
     for _ in range(LOOKS):
-        for done in [_through(engine, box, place, tell, lambda *pairs: _write(engine, actor, box, *pairs)) for place in PLACES]:
+        for done in [
+            _through(engine, box, place, tell, lambda *pairs: _write(engine, actor, box, *pairs))
+            for place in PLACES
+        ]:
             written[done.place] += done.written
         counts = count(engine, box, tell)
         if not any(item.older for item in counts):
             break
     for item in counts:
         item.written = written[item.place]
-    with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (_, detail):
+    with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (
+        _,
+        detail,
+    ):
         detail.update(
             encrypted={str(item.place): item.written for item in counts if item.written},
             older=sum(item.older for item in counts),
@@ -64,8 +83,17 @@ def rotate(engine: Engine, actor: str, box: Box, tell: Tell) -> list[Count]:
     return counts
 
 
-def _through(engine: Engine, box: Box, place: Place, tell: Tell, write: Callable[[Place, dict[Key, tuple[bytes, bytes]]], int]) -> Count:
-    """Go through a column; `write` gets old and new value of what an older key encrypted, by the key of its row."""
+def _through(
+    engine: Engine,
+    box: Box,
+    place: Place,
+    tell: Tell,
+    write: Callable[[Place, dict[Key, tuple[bytes, bytes]]], int],
+) -> Count:
+    """Go through a column.
+
+    `write` gets old and new value of what an older key encrypted, by the key of its row.
+    """
     found = Count(place)
     for values in sealed.pages(engine, place):
         pairs: dict[Key, tuple[bytes, bytes]] = {}
@@ -85,10 +113,15 @@ def _through(engine: Engine, box: Box, place: Place, tell: Tell, write: Callable
     return found
 
 
-def _write(engine: Engine, actor: str, box: Box, place: Place, pairs: dict[Key, tuple[bytes, bytes]]) -> int:
+def _write(
+    engine: Engine, actor: str, box: Box, place: Place, pairs: dict[Key, tuple[bytes, bytes]]
+) -> int:
     if not place.access:
         return sealed.replace(engine, place, pairs)
-    with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (rows, detail):
+    with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (
+        rows,
+        detail,
+    ):
         number = sealed.replace_in(rows, place, pairs)
         detail["encrypted"] = {str(place): number}
     return number

@@ -20,7 +20,10 @@ HOW = "make one with `penstock secret-key` and set PENSTOCK_SECRET_KEY or PENSTO
 
 
 class UnknownKey(CannotStart):
-    """Something stored was encrypted with a key that this process does not have; the text says when, and which keys there are."""
+    """Something stored was encrypted with a key that this process does not have.
+
+    The text says when, and which keys there are.
+    """
 
 
 class Box:
@@ -30,13 +33,18 @@ class Box:
         try:
             self._newest, *self._older = [Fernet(key) for key in keys]
         except ValueError:
-            raise CannotStart(f"PENSTOCK_SECRET_KEY holds a key that is no Fernet key; {HOW}") from None
+            raise CannotStart(
+                f"PENSTOCK_SECRET_KEY holds a key that is no Fernet key; {HOW}"
+            ) from None
         self._fernet = MultiFernet([self._newest, *self._older])
         self._keys = keys
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """What each of our keys may be called in a log, newest first: eight digits that say nothing of the key."""
+        """What each of our keys may be called in a log, newest first.
+
+        Eight digits that say nothing of the key.
+        """
         return tuple(key[:8] for key in self.derived("fingerprint"))
 
     def seal(self, secret: bytes) -> bytes:
@@ -50,14 +58,18 @@ class Box:
         except InvalidToken:
             when = _moment_of(sealed)
             raise UnknownKey(
-                f"what is stored was encrypted {f'at {when} ' if when else ''}with another PENSTOCK_SECRET_KEY"
-                f" than those of this process ({', '.join(self.fingerprints)}); add that key to the list"
+                f"what is stored was encrypted {f'at {when} ' if when else ''}with another"
+                f" PENSTOCK_SECRET_KEY than those of this process ({', '.join(self.fingerprints)});"
+                " add that key to the list"
             ) from None
 
     def renewed(self, sealed: bytes) -> bytes | None:
-        """Return the same secret, encrypted with the newest key; None where it is that already. Raises UnknownKey.
+        """Return the same secret, encrypted with the newest key; None where it is that already.
 
-        What is encrypted does not name its key: whether the newest one opens it is the only way to know.
+        Raises UnknownKey.
+
+        What is encrypted does not name its key: whether the newest one opens it is the only way to
+        know.
         """
         try:
             self._newest.decrypt(sealed)
@@ -67,11 +79,19 @@ class Box:
 
     def derived(self, purpose: str) -> list[str]:
         """Return keys of their own for a purpose, one from each of our keys, newest first."""
-        return [HKDF(SHA256(), 32, salt=None, info=f"penstock {purpose}".encode()).derive(key.encode()).hex() for key in self._keys]
+        return [
+            HKDF(SHA256(), 32, salt=None, info=f"penstock {purpose}".encode())
+            .derive(key.encode())
+            .hex()
+            for key in self._keys
+        ]
 
 
 def _moment_of(sealed: bytes) -> str:
-    """Return when something was encrypted, which a Fernet token says in the clear; empty text where it is no such token."""
+    """Return when something was encrypted, which a Fernet token says in the clear.
+
+    Empty text where it is no such token.
+    """
     try:
         head = base64.urlsafe_b64decode(sealed[:12])
         return f"{datetime.fromtimestamp(int.from_bytes(head[1:9]), UTC):%Y-%m-%d %H:%M:%SZ}"
@@ -85,7 +105,9 @@ def make_secret_key() -> str:
 
 
 def open_box(settings: Settings) -> Box:
-    """Return the box of this process. On SQLite a key is made at first use, in a 0600 file beside the database.
+    """Return the box of this process.
+
+    On SQLite a key is made at first use, in a 0600 file beside the database.
 
     Raises CannotStart where there is no key and none may be made.
     """

@@ -38,7 +38,10 @@ def _make(algorithm: str) -> tuple[bytes, bytes]:
 
 
 def add_signing_key(rows: Change, environment_id: int, algorithm: str, box: Box) -> str:
-    """Make a key that signs from now on; the ones before it verify until their longest token has expired."""
+    """Make a key that signs from now on.
+
+    The ones before it verify until their longest token has expired.
+    """
     now = datetime.now(UTC)
     rows.set(
         "signing_keys",
@@ -59,11 +62,15 @@ def add_signing_key(rows: Change, environment_id: int, algorithm: str, box: Box)
     return kid
 
 
-def rotate_signing_key(engine: Engine, actor: str, environment: str, box: Box, *, algorithm: str | None = None) -> str:
+def rotate_signing_key(
+    engine: Engine, actor: str, environment: str, box: Box, *, algorithm: str | None = None
+) -> str:
     """Let a new key sign and return its `kid`."""
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise Mistaken(f"{algorithm!r} signs no tokens here; choose one of {', '.join(ALGORITHMS)}")
-    with audit.change(engine, actor, audit.Action.SIGNING_KEY_ROTATED, environment, environment=environment) as (rows, detail):
+    with audit.change(
+        engine, actor, audit.Action.SIGNING_KEY_ROTATED, environment, environment=environment
+    ) as (rows, detail):
         row = environment_row(rows, environment)
         chosen = algorithm or row["algorithm"]
         if algorithm:
@@ -73,9 +80,16 @@ def rotate_signing_key(engine: Engine, actor: str, environment: str, box: Box, *
         return str(detail["kid"])
 
 
-def drop_signing_key(engine: Engine, actor: str, environment: str, kid: str, box: Box) -> str | None:
-    """End a key at once with every token it signed; return the `kid` of its successor if it was the one that signs."""
-    with audit.change(engine, actor, audit.Action.SIGNING_KEY_DROPPED, kid, environment=environment) as (rows, detail):
+def drop_signing_key(
+    engine: Engine, actor: str, environment: str, kid: str, box: Box
+) -> str | None:
+    """End a key at once with every token it signed.
+
+    Return the `kid` of its successor if it was the one that signs.
+    """
+    with audit.change(
+        engine, actor, audit.Action.SIGNING_KEY_DROPPED, kid, environment=environment
+    ) as (rows, detail):
         row = environment_row(rows, environment)
         known = rows.all("signing_keys", environment_id=row["id"], dropped_at=None)
         key = next((key for key in known if key["kid"] == kid), None)
@@ -89,7 +103,10 @@ def drop_signing_key(engine: Engine, actor: str, environment: str, kid: str, box
 
 
 def list_signing_keys(engine: Engine, environment: str) -> list[dict[str, object]]:
-    """Return the environment's signing keys with their state: signs, verifies, expired or dropped."""
+    """Return the environment's signing keys with their state.
+
+    Signs, verifies, expired or dropped.
+    """
     now = datetime.now(UTC)
     with reading(engine) as connection:
         reader = Reader(connection)
@@ -103,17 +120,29 @@ def list_signing_keys(engine: Engine, environment: str) -> list[dict[str, object
         return "verifies" if row["verify_until"] > now else "expired"
 
     fields = ("kid", "algorithm", "created_at", "verify_until")
-    return [{**{name: row[name] for name in fields}, "state": state(row)} for row in sorted(rows, key=lambda row: row["created_at"])]
+    return [
+        {**{name: row[name] for name in fields}, "state": state(row)}
+        for row in sorted(rows, key=lambda row: row["created_at"])
+    ]
 
 
-def revoke_tokens(engine: Engine, actor: str, environment: str, *, jti: str | None = None, consumer: str | None = None) -> None:
+def revoke_tokens(
+    engine: Engine,
+    actor: str,
+    environment: str,
+    *,
+    jti: str | None = None,
+    consumer: str | None = None,
+) -> None:
     """Revoke one token by its `jti`, or every token of a consumer issued up to now."""
     if (jti is None) == (consumer is None):
         raise Mistaken("name either a token's jti or --consumer")
     if jti is not None and not 0 < len(jti) <= 255:  # noqa: PLR2004  the column's width
         raise PenstockError("a jti has 1 to 255 characters")
     now = datetime.now(UTC)
-    with audit.change(engine, actor, audit.Action.TOKENS_REVOKED, jti or consumer or "", environment=environment) as (rows, detail):
+    with audit.change(
+        engine, actor, audit.Action.TOKENS_REVOKED, jti or consumer or "", environment=environment
+    ) as (rows, detail):
         row = environment_row(rows, environment)
         if consumer is not None:
             named(rows, "consumer", consumer)
@@ -121,5 +150,10 @@ def revoke_tokens(engine: Engine, actor: str, environment: str, *, jti: str | No
         # `iat` counts whole seconds: a token of this very second is revoked with the rest.
         before = now.replace(microsecond=0) + timedelta(seconds=1) if consumer is not None else None
         rows.add(
-            "revocations", environment_id=row["id"], jti=jti, consumer=consumer, issued_before=before, forget_at=now + MAX_TOKEN_LIFETIME + 2 * LEEWAY
+            "revocations",
+            environment_id=row["id"],
+            jti=jti,
+            consumer=consumer,
+            issued_before=before,
+            forget_at=now + MAX_TOKEN_LIFETIME + 2 * LEEWAY,
         )

@@ -1,12 +1,15 @@
 """One environment's access data in memory: everything a gate asks, kept at the database's revision.
 
-Threads: one refreshes, all others read without a lock. Each thing that is looked up is replaced as a whole, by one assignment, and what is
-taken away goes before what is granted comes: whoever reads in between is granted no more than the old and the new state both grant.
+Threads: one refreshes, all others read without a lock. Each thing that is looked up is replaced as
+a whole, by one assignment, and what is taken away goes before what is granted comes: whoever reads
+in between is granted no more than the old and the new state both grant.
 
-History: a database that was restored has another history than this view. The view breaks then, and is read anew as a whole.
+History: a database that was restored has another history than this view. The view breaks then, and
+is read anew as a whole.
 
-Damage: a row that can't be read counts as if it granted nothing. Where a row restricts (a limit, a network, a revocation), not to know it
-closes what it may concern. A refresh that fails half-way leaves a view that nobody may use (`broken`) until one has gone through.
+Damage: a row that can't be read counts as if it granted nothing. Where a row restricts (a limit, a
+network, a revocation), not to know it closes what it may concern. A refresh that fails half-way
+leaves a view that nobody may use (`broken`) until one has gone through.
 """
 
 from __future__ import annotations
@@ -27,12 +30,28 @@ from penstock.access.keys import Keys
 from penstock.access.needs import StoredSecret
 from penstock.access.parsing import Grace, PipelineState, Unreadable
 from penstock.access.secrets import Box
-from penstock.contracts.access import ApiKey, Consumer, Credential, EnvironmentFacts, SigningKey, TrustedIssuer
+from penstock.contracts.access import (
+    ApiKey,
+    Consumer,
+    Credential,
+    EnvironmentFacts,
+    SigningKey,
+    TrustedIssuer,
+)
 from penstock.contracts.needs import Named, Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Connection, DatabaseAway, Engine, reading
-from penstock.db.rows import KeyRow, Point, Reader, Row, changed_since, keys_since, look_at_history, wait_for_restore
+from penstock.db.rows import (
+    KeyRow,
+    Point,
+    Reader,
+    Row,
+    changed_since,
+    keys_since,
+    look_at_history,
+    wait_for_restore,
+)
 from penstock.errors import CannotStart, Unknown
 
 UNTOUCHED = PipelineState()
@@ -43,7 +62,10 @@ Changed = Mapping[str, list[Row]]
 
 
 class HistoryChanged(DatabaseAway):
-    """The database was restored: a view of it is that of another history, and is read anew at its next refresh."""
+    """The database was restored.
+
+    A view of it is that of another history, and is read anew at its next refresh.
+    """
 
 
 class Snapshot:
@@ -108,7 +130,10 @@ class Snapshot:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """The rows that can't be read, one line each: the table, the row and the column, never a value."""
+        """The rows that can't be read, one line each.
+
+        The table, the row and the column, never a value.
+        """
         return tuple(text for _, rows in sorted(self._doubts.items()) for text in rows.values())
 
     def key(self, digest: bytes) -> ApiKey | None:
@@ -121,14 +146,16 @@ class Snapshot:
 
     def consumer_named(self, name: str) -> Consumer | None:
         """Return a consumer by its name; off the hot path, where a key has not named it already."""
-        return next((consumer for consumer in list(self._consumers.values()) if consumer.name == name), None)
+        return next(
+            (consumer for consumer in list(self._consumers.values()) if consumer.name == name), None
+        )
 
     def associated(self, consumer_id: int, pipeline: str) -> bool:
         """Say whether a consumer may call a pipeline here, by its id."""
         return consumer_id in self._associations.get(pipeline, ())
 
     def credentials(self, kind: str) -> Mapping[str, Credential]:
-        """Return the credentials that were enrolled with an authenticator of that name, by their names."""
+        """Return the credentials enrolled with the authenticator of that name, by their names."""
         return self._credentials.get(kind, {})
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
@@ -141,17 +168,31 @@ class Snapshot:
 
     def token_revoked(self, jti: str, consumer: str, issued_at: float) -> bool:
         """Say whether a token was revoked, alone or with all earlier ones of its consumer."""
-        return jti in self._revoked or issued_at < self._revoked_before.get(consumer, float("-inf")) or self._all_revoked
+        return (
+            jti in self._revoked
+            or issued_at < self._revoked_before.get(consumer, float("-inf"))
+            or self._all_revoked
+        )
 
     def pipeline(self, identifier: str) -> PipelineState:
         """Return what operators decided about a pipeline, by its id."""
         state = self.pipelines.get(identifier)
-        return state if state is not None else self._named.get(identifier.partition("/")[2], UNTOUCHED)
+        return (
+            state if state is not None else self._named.get(identifier.partition("/")[2], UNTOUCHED)
+        )
 
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
         """Return the secrets that a pipeline may have now, by its id."""
         now = time.time()
-        return Named("secret", self._name, ((name, stored.value) for name, stored in self.secrets.items() if stored.usable(pipeline, now)))
+        return Named(
+            "secret",
+            self._name,
+            (
+                (name, stored.value)
+                for name, stored in self.secrets.items()
+                if stored.usable(pipeline, now)
+            ),
+        )
 
     def age(self) -> float:
         """Return the seconds since the database last confirmed this view."""
@@ -160,8 +201,9 @@ class Snapshot:
     def refresh(self, engine: Engine) -> bool:
         """Read what changed since the last time and return whether anything did.
 
-        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as it was, and it grows stale. HistoryChanged
-        among them, and whatever else is raised, breaks it, for what has changed is not known then.
+        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as
+        it was, and it grows stale. HistoryChanged among them, and whatever else is raised, breaks
+        it, for what has changed is not known then.
         """
         if self.broken is not None:  # it may hold one half of what has changed
             self._forget()
@@ -174,7 +216,10 @@ class Snapshot:
             raise
 
     def read(self, engine: Engine) -> None:
-        """Refresh, also where the database has another history than this view; for whoever answers no calls by it meanwhile."""
+        """Refresh, also where the database has another history than this view.
+
+        For whoever answers no calls by it meanwhile.
+        """
         with suppress(HistoryChanged):
             self.refresh(engine)
             return
@@ -187,8 +232,12 @@ class Snapshot:
             now, mark = look_at_history(connection, self.revision)
             if not first and not self._point.leads_to(now, mark):
                 wait_for_restore(connection)
-                # From here on no call begins; those that were being judged by this view are, for it is forgotten at the next refresh.
-                self.broken = f"the database was restored: its revision {now.revision} does not follow ours, {self.revision}"
+                # From here on no call begins; those that were being judged by this view are, for it
+                # is forgotten at the next refresh.
+                self.broken = (
+                    f"the database was restored: its revision {now.revision} does not follow ours,"
+                    f" {self.revision}"
+                )
                 raise HistoryChanged(self.broken)
             if now.revision == self.revision:
                 self.checked_at = asked_at
@@ -209,16 +258,26 @@ class Snapshot:
         reader = Reader(connection)
         environment = reader.find("environments", name=self._name)
         if environment is None:
-            raise Unknown("environment", self._name, reader.names("environments"), mend=f"`penstock env create {self._name}` makes it")
-        if self._id not in (None, environment["id"]):  # what this process writes is of the one that it began with
-            raise Unreadable(f"environment {self._name} is another one than this process began with; restart it")
+            raise Unknown(
+                "environment",
+                self._name,
+                reader.names("environments"),
+                mend=f"`penstock env create {self._name}` makes it",
+            )
+        # What this process writes is of the one that it began with.
+        if self._id not in (None, environment["id"]):
+            raise Unreadable(
+                f"environment {self._name} is another one than this process began with; restart it"
+            )
         self._id = environment["id"]
         return environment, changed_since(connection, environment["id"], self.revision)
 
     def _take(self, environment: Row, changed: Changed, keys: list[KeyRow]) -> None:
         """Take over what was read: first what is taken away, last what is granted."""
         facts, wrong = parsing.facts_of(environment)
-        self._doubts["environments"] = {name: f"environments {self._name}: {name} can't be read" for name in wrong}
+        self._doubts["environments"] = {
+            name: f"environments {self._name}: {name} can't be read" for name in wrong
+        }
         self._take_revocations(changed["revocations"])
         self._keys.forget({row[1] for row in keys if self._keys.moved(row[1], row[0])})
         self._take_keys(row for row in keys if not _usable(row))
@@ -231,7 +290,9 @@ class Snapshot:
         self._take_pipelines(changed)
         if self._doubts.get("sensitive_fields"):  # one that can't be read may be anywhere in a body
             facts = replace(facts, record_bodies="none")
-        if facts != self._environment or any(changed[name] for name in ("graces", "pipelines", "variables", "pipeline_secrets")):
+        if facts != self._environment or any(
+            changed[name] for name in ("graces", "pipelines", "variables", "pipeline_secrets")
+        ):
             self.gates_version += 1
         self._environment = facts
         if changed["signing_keys"] or changed["revocations"] or changed["issuers"]:
@@ -241,8 +302,13 @@ class Snapshot:
             self._associations.setdefault(pipeline, {})[consumer_id] = row
         self._take_keys(row for row in keys if _usable(row))
 
-    def _parsed(self, table: str, rows: Iterable[Row], parse: Callable[[Row], Value | None]) -> Iterator[Value]:
-        """Yield what the rows of a table say; what can't be read is noted, and what it may restrict is closed."""
+    def _parsed(
+        self, table: str, rows: Iterable[Row], parse: Callable[[Row], Value | None]
+    ) -> Iterator[Value]:
+        """Yield what the rows of a table say.
+
+        What can't be read is noted, and what it may restrict is closed.
+        """
         doubts = self._doubts.setdefault(table, {})
         for row in rows:
             identifier = row["kid"] if table == "signing_keys" else row["id"]
@@ -254,22 +320,39 @@ class Snapshot:
                     raise  # a process is told at its start that its key is another one
                 doubts[identifier] = f"{table} {identifier}: {error}"
             except Exception as error:  # noqa: BLE001  a damaged row may hold anything
-                doubts[identifier] = f"{table} {identifier}: {error if isinstance(error, Unreadable) else type(error).__name__}"
+                doubts[identifier] = (
+                    f"{table} {identifier}:"
+                    f" {error if isinstance(error, Unreadable) else type(error).__name__}"
+                )
             else:
                 if value is not None:
                     yield value
 
-    def _whole(self, table: str, rows: list[Row], parse: Callable[..., Value | None], *, sealed: bool = False) -> list[Value]:
-        """Return what all rows of a small table say; what it said before is forgotten. `sealed` says that some of it is encrypted."""
+    def _whole(
+        self,
+        table: str,
+        rows: list[Row],
+        parse: Callable[..., Value | None],
+        *,
+        sealed: bool = False,
+    ) -> list[Value]:
+        """Return what all rows of a small table say; what it said before is forgotten.
+
+        `sealed` says that some of it is encrypted.
+        """
         self._doubts[table] = {}
         if not sealed:
             return list(self._parsed(table, rows, parse))
         before, opened = self._opened.get(table, {}), dict[bytes, bytes]()
-        found = list(self._parsed(table, rows, partial(parse, opened=partial(self._open, before, opened))))
+        found = list(
+            self._parsed(table, rows, partial(parse, opened=partial(self._open, before, opened)))
+        )
         self._opened[table] = opened
         return found
 
-    def _open(self, before: Mapping[bytes, bytes], opened: dict[bytes, bytes], sealed: bytes) -> bytes:
+    def _open(
+        self, before: Mapping[bytes, bytes], opened: dict[bytes, bytes], sealed: bytes
+    ) -> bytes:
         """Decrypt, unless it was decrypted at the last refresh."""
         opened[sealed] = before[sealed] if sealed in before else self._box.open(sealed)
         return opened[sealed]
@@ -281,7 +364,13 @@ class Snapshot:
             if doubts:
                 doubts.pop(key_id, None)
             if _readable(row) and not revoked:
-                self._keys.put(digest, key_id, consumer_id, expires.timestamp() if expires else None, usable=enabled is True)
+                self._keys.put(
+                    digest,
+                    key_id,
+                    consumer_id,
+                    expires.timestamp() if expires else None,
+                    usable=enabled is True,
+                )
                 continue
             self._keys.drop(digest)
             if not revoked:
@@ -289,7 +378,10 @@ class Snapshot:
 
     def _less_consumers(self, rows: list[Row]) -> dict[int, Consumer]:
         """Take consumers away that are disabled or can't be read, and return all that are there."""
-        found = {consumer.id: consumer for consumer in self._parsed("consumers", rows, parsing.consumer_of)}
+        found = {
+            consumer.id: consumer
+            for consumer in self._parsed("consumers", rows, parsing.consumer_of)
+        }
         for row in rows:
             consumer = found.get(row["id"])
             if consumer is None:
@@ -299,13 +391,18 @@ class Snapshot:
         return found
 
     def _less_associations(self, rows: list[Row]) -> list[tuple[str, int, int]]:
-        """Take associations away, also what a changed row said before, and return those that are there: pipeline, consumer and row."""
+        """Take associations away, also what a changed row said before.
+
+        Return those that are there: pipeline, consumer and row.
+        """
         if not rows:
             return []
         names, changed = parsing.dissociated_names(rows), {row["id"] for row in rows}
         found = [
             (pipeline, consumer, row)
-            for pipeline, consumer, row, revision in self._parsed("associations", rows, parsing.association_of)
+            for pipeline, consumer, row, revision in self._parsed(
+                "associations", rows, parsing.association_of
+            )
             if names.get((consumer, pipeline.partition("/")[2]), -1) <= revision
         ]
         places = {item[:2] for item in found}
@@ -314,7 +411,8 @@ class Snapshot:
             gone = [
                 consumer
                 for consumer, row in consumers.items()
-                if (row in changed or (consumer, name) in names) and (pipeline, consumer) not in places
+                if (row in changed or (consumer, name) in names)
+                and (pipeline, consumer) not in places
             ]
             for consumer in gone:
                 del consumers[consumer]
@@ -336,21 +434,29 @@ class Snapshot:
 
     def _take_pipelines(self, changed: Changed) -> None:
         if changed["pipelines"]:
-            self.pipelines, self._named = parsing.pipeline_states(self._whole("pipelines", changed["pipelines"], parsing.pipeline_of))
+            self.pipelines, self._named = parsing.pipeline_states(
+                self._whole("pipelines", changed["pipelines"], parsing.pipeline_of)
+            )
             if self._doubts["pipelines"]:
-                raise Unreadable(", ".join(self._doubts["pipelines"].values()))  # it may be any pipeline that is disabled
+                # It may be any pipeline that is disabled.
+                raise Unreadable(", ".join(self._doubts["pipelines"].values()))
         if changed["graces"]:
             self.graces = dict(self._whole("graces", changed["graces"], parsing.grace_of))
 
     def _take_bounds(self, changed: Changed) -> None:
-        """Put together what bounds each consumer: rates by pipeline (all together: an empty name), and networks."""
+        """Put together what bounds each consumer: rates by pipeline, and networks.
+
+        The rates of all pipelines together have an empty name.
+        """
         if changed["limits"]:
             limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
             for whose, rate in self._whole("limits", changed["limits"], parsing.limit_of):
                 limits[whose] = (*limits.get(whose, ()), rate)
             self.limits = limits
         if changed["address_rules"]:
-            self._rules = tuple(self._whole("address_rules", changed["address_rules"], parsing.address_rule_of))
+            self._rules = tuple(
+                self._whole("address_rules", changed["address_rules"], parsing.address_rule_of)
+            )
         if changed["limits"] or changed["address_rules"]:
             lists: defaultdict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
             for consumer, network, allowed in self._rules:
@@ -359,47 +465,89 @@ class Snapshot:
             self.networks = networks | dict.fromkeys(self._bounded_by_doubts(changed), NOWHERE)
 
     def _bounded_by_doubts(self, changed: Changed) -> set[int]:
-        """Return the consumers of whom a limit or a network can't be read: they may call from nowhere. Raises Unreadable."""
+        """Return the consumers of whom a limit or a network can't be read.
+
+        They may call from nowhere. Raises Unreadable.
+        """
         for table in ("limits", "address_rules"):
             if changed[table]:
-                self._in_doubt[table] = {parsing.number(row, "consumer_id") for row in changed[table] if row["id"] in self._doubts[table]}
+                self._in_doubt[table] = {
+                    parsing.number(row, "consumer_id")
+                    for row in changed[table]
+                    if row["id"] in self._doubts[table]
+                }
         return set[int]().union(*self._in_doubt.values())
 
     def _take_records(self, changed: Changed) -> None:
-        """Take over what is never written of bodies, and where the ends of durable runs may be told."""
+        """Take over what is never written of bodies, and where ends of durable runs may be told."""
         if changed["sensitive_fields"]:
-            self.sensitive = frozenset(self._whole("sensitive_fields", changed["sensitive_fields"], parsing.sensitive_of))
+            self.sensitive = frozenset(
+                self._whole("sensitive_fields", changed["sensitive_fields"], parsing.sensitive_of)
+            )
         if changed["callback_targets"]:
             callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
-            for consumer, target in self._whole("callback_targets", changed["callback_targets"], parsing.callback_of, sealed=True):
+            for consumer, target in self._whole(
+                "callback_targets", changed["callback_targets"], parsing.callback_of, sealed=True
+            ):
                 callbacks[consumer] = (*callbacks.get(consumer, ()), target)
             self.callbacks = callbacks
 
     def _take_needs(self, changed: Changed) -> None:
-        """Take over variables and secrets, each as a new mapping: calls hold on to the one they began with."""
+        """Take over variables and secrets, each as a new mapping.
+
+        Calls hold on to the one they began with.
+        """
         if changed["variables"]:
-            self.variables = MappingProxyType(Named("variable", self._name, self._whole("variables", changed["variables"], parsing.variable_of)))
+            self.variables = MappingProxyType(
+                Named(
+                    "variable",
+                    self._name,
+                    self._whole("variables", changed["variables"], parsing.variable_of),
+                )
+            )
         if changed["pipeline_secrets"]:
-            secrets = dict(self._whole("pipeline_secrets", changed["pipeline_secrets"], parsing.secret_of, sealed=True))
+            secrets = dict(
+                self._whole(
+                    "pipeline_secrets", changed["pipeline_secrets"], parsing.secret_of, sealed=True
+                )
+            )
             self.secrets = MappingProxyType(secrets)
 
     def _take_outside(self, changed: Changed) -> None:
-        """Take over what authenticators look up: enrolled credentials, keys of tokens, and the issuers that are trusted."""
+        """Take over what authenticators look up.
+
+        Enrolled credentials, keys of tokens, and the issuers that are trusted.
+        """
         if changed["credentials"]:
             kinds: dict[str, dict[str, Credential]] = {}
-            for item in self._whole("credentials", changed["credentials"], parsing.credential_of, sealed=True):
+            for item in self._whole(
+                "credentials", changed["credentials"], parsing.credential_of, sealed=True
+            ):
                 kinds.setdefault(item.kind, {})[item.name] = item
             self._credentials = {kind: MappingProxyType(named) for kind, named in kinds.items()}
         if changed["issuers"]:
-            self._issuers = {item.issuer: item for item in self._whole("issuers", changed["issuers"], parsing.issuer_of)}
+            self._issuers = {
+                item.issuer: item
+                for item in self._whole("issuers", changed["issuers"], parsing.issuer_of)
+            }
         if changed["signing_keys"]:
-            keys = self._whole("signing_keys", changed["signing_keys"], parsing.signing_key_of, sealed=True)
-            self._signing = {key.kid: key for key in sorted(keys, key=lambda key: key.verify_until is not None)}
+            keys = self._whole(
+                "signing_keys", changed["signing_keys"], parsing.signing_key_of, sealed=True
+            )
+            self._signing = {
+                key.kid: key for key in sorted(keys, key=lambda key: key.verify_until is not None)
+            }
 
 
 def _readable(row: KeyRow) -> bool:
     digest, key_id, consumer_id, expires, enabled, _ = row
-    named = type(digest) is bytes and len(digest) == DIGEST and type(key_id) is str and type(consumer_id) is int and consumer_id >= 0
+    named = (
+        type(digest) is bytes
+        and len(digest) == DIGEST
+        and type(key_id) is str
+        and type(consumer_id) is int
+        and consumer_id >= 0
+    )
     return named and type(enabled) is bool and (expires is None or type(expires) is datetime)
 
 

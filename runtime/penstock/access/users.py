@@ -28,9 +28,14 @@ SHORTEST, LONGEST = 12, 1024  # characters of a password
 IDLE = timedelta(hours=1)  # without a request, and a session is over
 NOTED = timedelta(seconds=60)  # how exactly it is kept when a session was last used
 REMEMBERED = timedelta(days=90)  # since a user signed in from an address
-AT_ONCE = 2  # hashing takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all
+# Hashing takes tens of milliseconds of a core and tens of megabytes: guessing must not take them
+# all.
+AT_ONCE = 2
 # An unknown user costs as much time as a wrong password.
-NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
+NOBODY = (
+    "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg"
+    "$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
+)
 
 _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(AT_ONCE)
@@ -61,24 +66,39 @@ class SignedIn:
 
 
 def folded(name: str) -> str:
-    """Return a name as people may type it: without spaces and tabs around it, and its ASCII letters in lower case.
+    """Return a name as people may type it.
 
-    No other character changes or goes: U+212A is no k, and U+00A0 is part of a name, which then is nobody's. No two users have names that are
-    the same folded.
+    Spaces and tabs around it go, and its ASCII letters become lower case.
+
+    No other character changes or goes: U+212A is no k, and U+00A0 is part of a name, which then is
+    nobody's. No two users have names that are the same folded.
     """
     return name.strip(" \t").translate(FOLDED)
 
 
 def create_user(engine: Engine, actor: str, name: str, role: Role, password: str | None) -> str:
-    """Create a user, and return the name as it is kept: folded, or as it is where the identity provider alone vouches for it."""
+    """Create a user, and return the name as it is kept.
+
+    Folded, or as it is where the identity provider alone vouches for it.
+    """
     name = name.strip(" \t") if password is None else folded(name)
     if not NAME.fullmatch(name):
-        raise Mistaken(f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or digit first")
+        raise Mistaken(
+            f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or"
+            " digit first"
+        )
     hashed = _hashed(name, password) if password is not None else None
     with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):
         if stored.is_name_taken(rows, folded(name)):
             raise Exists("user", name)
-        rows.add("users", name=name, role=role.value, password=hashed, active=True, created_at=datetime.now(UTC))
+        rows.add(
+            "users",
+            name=name,
+            role=role.value,
+            password=hashed,
+            active=True,
+            created_at=datetime.now(UTC),
+        )
         detail.update(role=role.value, password=password is not None)
     return name
 
@@ -132,7 +152,9 @@ def set_user_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) ->
         rows.set("users", {"id": row["id"]}, active=enabled)
 
 
-def set_password(engine: Engine, actor: str, name: str, password: str, *, keep: int | None = None) -> None:
+def set_password(
+    engine: Engine, actor: str, name: str, password: str, *, keep: int | None = None
+) -> None:
     """Give a user another password and end their sessions, but the one to keep."""
     hashed = _hashed(name, password)
     with audit.change(engine, actor, audit.Action.USER_PASSWORD_SET, name) as (rows, detail):
@@ -144,18 +166,30 @@ def set_password(engine: Engine, actor: str, name: str, password: str, *, keep: 
 def _row(reader: Reader, name: str) -> Row:
     row = reader.find("users", name=name)
     if row is None:
-        raise Unknown("user", name, reader.names("users"), mend=f"`penstock user create {name} --role viewer` makes it")
+        raise Unknown(
+            "user",
+            name,
+            reader.names("users"),
+            mend=f"`penstock user create {name} --role viewer` makes it",
+        )
     return row
 
 
 def _keep_an_admin(rows: Change, row: Row) -> None:
-    others = [other for other in rows.all("users", role=Role.ADMIN.value, active=True) if other["id"] != row["id"]]
+    others = [
+        other
+        for other in rows.all("users", role=Role.ADMIN.value, active=True)
+        if other["id"] != row["id"]
+    ]
     if row["role"] == Role.ADMIN and row["active"] and not others:
         raise Mistaken(f"{row['name']} is the last admin; make another one first")
 
 
 def check_password(engine: Engine, name: str, password: str) -> str | None:
-    """Return the user's name if the password is theirs and they may come in, else None; that takes the same time whatever is wrong."""
+    """Return the user's name if the password is theirs and they may come in, else None.
+
+    That takes the same time whatever is wrong.
+    """
     with reading(engine) as connection:
         row = stored.find_user(connection, folded(name))
     known = row["password"] if row is not None and row["password"] else NOBODY
@@ -166,7 +200,10 @@ def check_password(engine: Engine, name: str, password: str) -> str | None:
 
 
 def find_vouched_for(engine: Engine, said: str, *, fold: bool) -> str | None:
-    """Return the user of the name that an identity provider says, exactly; with `fold`, for e-mail, whatever case its ASCII letters have."""
+    """Return the user of the name that an identity provider says, exactly.
+
+    With `fold`, for e-mail, whatever case its ASCII letters have.
+    """
     if not NAME.fullmatch(said):
         return None
     with reading(engine) as connection:
@@ -174,8 +211,13 @@ def find_vouched_for(engine: Engine, said: str, *, fold: bool) -> str | None:
     return row["name"] if row is not None and (fold or row["name"] == said) else None
 
 
-def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: str, agent: str, how: str) -> str:
-    """Sign a user in and return the session's token, of which a digest alone is kept. Raises Mistaken where the user may not."""
+def begin_session(
+    engine: Engine, name: str, *, lifetime: timedelta, address: str, agent: str, how: str
+) -> str:
+    """Sign a user in and return the session's token, of which a digest alone is kept.
+
+    Raises Mistaken where the user may not.
+    """
     token, now = secrets.token_urlsafe(32), datetime.now(UTC)
     stored.purge_sessions(engine, now, networks=now - REMEMBERED)
     with audit.change(engine, name, audit.Action.USER_SIGNED_IN, name) as (rows, detail):
@@ -183,7 +225,13 @@ def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: st
         if row is None or not row["active"]:
             raise Mistaken("this user may not sign in")
         rows.set("users", {"id": row["id"]}, signed_in_at=now)
-        values = {"created_at": now, "seen_at": now, "expires_at": now + lifetime, "address": address[:64], "agent": agent[:255]}
+        values = {
+            "created_at": now,
+            "seen_at": now,
+            "expires_at": now + lifetime,
+            "address": address[:64],
+            "agent": agent[:255],
+        }
         rows.add("user_sessions", user_id=row["id"], digest=_digest(token), **values)
         if network := caller_network(address[:64]):
             rows.put("user_networks", {"user_id": row["id"], "network": network}, signed_in_at=now)
@@ -192,12 +240,19 @@ def begin_session(engine: Engine, name: str, *, lifetime: timedelta, address: st
 
 
 def is_known_address(engine: Engine, name: str, address: str) -> bool:
-    """Say whether a user was signed in from an address, or its network of IPv6, within the last 90 days."""
+    """Say whether a user was signed in from an address within the last 90 days.
+
+    Of IPv6 the address's network counts.
+    """
     network, since = caller_network(address[:64]), datetime.now(UTC) - REMEMBERED
     with reading(engine) as connection:
         reader = Reader(connection)
         user = stored.find_user(connection, folded(name)) if network else None
-        row = reader.find("user_networks", user_id=user["id"], network=network) if user is not None else None
+        row = (
+            reader.find("user_networks", user_id=user["id"], network=network)
+            if user is not None
+            else None
+        )
     return row is not None and row["signed_in_at"] > since
 
 
@@ -206,11 +261,20 @@ def _digest(token: str) -> bytes:
 
 
 def find_session(engine: Engine, token: str, *, note: bool = True) -> SignedIn | None:
-    """Return who is signed in with a token, or None where its session is over; `note` that it was used."""
+    """Return who is signed in with a token, or None where its session is over.
+
+    `note` that it was used.
+    """
     now = datetime.now(UTC)
     with reading(engine) as connection:
         row = stored.find_session(connection, _digest(token))
-    if row is None or not row["active"] or row["expires_at"] <= now or row["seen_at"] <= now - IDLE or row["role"] not in set(Role):
+    if (
+        row is None
+        or not row["active"]
+        or row["expires_at"] <= now
+        or row["seen_at"] <= now - IDLE
+        or row["role"] not in set(Role)
+    ):
         return None
     if note and row["seen_at"] <= now - NOTED:
         stored.touch_session(engine, row["id"], now)
@@ -225,10 +289,14 @@ def list_sessions(engine: Engine, name: str) -> list[Row]:
         return list(stored.sessions_of(connection, row["id"], now=now, idle_since=now - IDLE))
 
 
-def end_sessions(engine: Engine, actor: str, name: str, *, session_id: int | None = None, keep: int | None = None) -> int:
+def end_sessions(
+    engine: Engine, actor: str, name: str, *, session_id: int | None = None, keep: int | None = None
+) -> int:
     """End one session of a user, or all of them but the one to keep; return how many there were."""
     with audit.change(engine, actor, audit.Action.USER_SESSIONS_ENDED, name) as (rows, detail):
-        detail["sessions"] = ended = rows.end_sessions(_row(rows, name)["id"], session_id=session_id, keep=keep)
+        detail["sessions"] = ended = rows.end_sessions(
+            _row(rows, name)["id"], session_id=session_id, keep=keep
+        )
     return ended
 
 

@@ -1,4 +1,7 @@
-"""Steer access: environments, policies, pipelines, login flows, signing keys, issuers and tokens."""
+"""Steer access.
+
+Environments, policies, pipelines, login flows, signing keys, issuers and tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ import click
 from penstock.access import environments, issuers, signing
 from penstock.access import pipelines as access
 from penstock.access.parsing import RECORDED
-from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    show,
+)
 from penstock.errors import Mistaken
 from penstock.gate.compliance import State
 
@@ -31,7 +42,17 @@ def env_list(context: Context, form: str) -> None:
     show(
         rows,
         form,
-        ("name", "policy", "policy_version", "token_lifetime", "keys_in_query", "algorithm", "run_retention", "record_bodies", "created_at"),
+        (
+            "name",
+            "policy",
+            "policy_version",
+            "token_lifetime",
+            "keys_in_query",
+            "algorithm",
+            "run_retention",
+            "record_bodies",
+            "created_at",
+        ),
     )
 
 
@@ -47,9 +68,17 @@ def env_create(context: Context, name: str) -> None:
 @env.command("set")
 @click.argument("name")
 @click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
-@click.option("--keys-in-query", type=click.Choice(["on", "off"]), help="Whether API keys are taken from the query string.")
+@click.option(
+    "--keys-in-query",
+    type=click.Choice(["on", "off"]),
+    help="Whether API keys are taken from the query string.",
+)
 @click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
-@click.option("--record-bodies", type=click.Choice(RECORDED), help="The most that pipelines may keep of bodies.")
+@click.option(
+    "--record-bodies",
+    type=click.Choice(RECORDED),
+    help="The most that pipelines may keep of bodies.",
+)
 @pass_context
 def env_set(
     context: Context,
@@ -84,32 +113,52 @@ def policy() -> None:
 def policy_show(context: Context, environment: str | None, form: str) -> None:
     """Show policies, or the versions of one environment's policy."""
     if environment is None:
-        show(environments.list_environments(context.engine), form, ("name", "policy", "internal_policy", "policy_version"))
+        show(
+            environments.list_environments(context.engine),
+            form,
+            ("name", "policy", "internal_policy", "policy_version"),
+        )
         return
     rows = environments.policy_versions(context.engine, environment)
-    show(rows, form, ("version", "exposure", "policy", "reason", "actor", "grace_until", "created_at"))
+    show(
+        rows,
+        form,
+        ("version", "exposure", "policy", "reason", "actor", "grace_until", "created_at"),
+    )
 
 
 @policy.command("set")
 @click.argument("environment")
 @click.argument("option", metavar="POLICY")
-@click.option("--grace", type=DURATION, help="How long pipelines that would stop keep their old gate.")
+@click.option(
+    "--grace", type=DURATION, help="How long pipelines that would stop keep their old gate."
+)
 @click.option("--internal", is_flag=True, help="The policy of the internal listener.")
 @click.option("--reason", default="", help="Why, for the audit trail.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
-    context: Context, environment: str, option: str, grace: timedelta | None, internal: bool, reason: str, dry_run: bool, yes: bool
+    context: Context,
+    environment: str,
+    option: str,
+    grace: timedelta | None,
+    internal: bool,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
 ) -> None:
-    """Set an environment's policy, after saying which pipelines would stop or start being served."""
+    """Set an environment's policy, after saying which pipelines stop or start being served."""
     if internal and grace:
         raise Mistaken("the internal policy knows no grace; leave --grace out")
     snapshot, _ = context.host.look(context.engine, environment, context.box)
     change = context.host.preview(snapshot, option, internal=internal)
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
-        click.echo(f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: " + "; ".join(violation.mend for violation in item.violations))
+        click.echo(
+            f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: "
+            + "; ".join(violation.mend for violation in item.violations)
+        )
     for name, item in change.starts.items():
         click.echo(f"  starts: {name}" + "".join(f" (warning: {text})" for text in item.warnings))
     if not change.stops and not change.starts:
@@ -135,11 +184,16 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
 
 @click.group()
 def pipeline() -> None:
-    """Enable and disable pipelines, by id (v1/orders) or by name (orders: all its major versions)."""
+    """Enable and disable pipelines, by id or by name.
+
+    An id is v1/orders; a name, orders, means all its major versions.
+    """
 
 
 def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> None:
-    found = access.set_pipeline_enabled(context.engine, context.actor, environment, name, context.host.offered, enabled=enabled)
+    found = access.set_pipeline_enabled(
+        context.engine, context.actor, environment, name, context.host.offered, enabled=enabled
+    )
     click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(found)}")
 
 
@@ -163,7 +217,10 @@ def pipeline_enable(context: Context, name: str, environment: str) -> None:
 
 @click.group("login-flow")
 def login_flow() -> None:
-    """Login flows: the pipelines that may issue tokens, by id (v1/login) or by name (login: all its major versions)."""
+    """Login flows: the pipelines that may issue tokens, by id or by name.
+
+    An id is v1/login; a name, login, means all its major versions.
+    """
 
 
 @login_flow.command("designate")
@@ -172,11 +229,17 @@ def login_flow() -> None:
 @pass_context
 def login_flow_designate(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue tokens in an environment."""
-    found = access.set_login_flow(context.engine, context.actor, environment, name, context.host.offered, designated=True)
+    found = access.set_login_flow(
+        context.engine, context.actor, environment, name, context.host.offered, designated=True
+    )
     click.echo(f"login flow of {environment}: {', '.join(found)}")
     for identifier in found:
         if not context.host.may_log_in(identifier):
-            click.echo(f"warning: the trigger of {identifier} does not say login=True, so it can't issue tokens", err=True)
+            click.echo(
+                f"warning: the trigger of {identifier} does not say login=True, so it can't issue"
+                " tokens",
+                err=True,
+            )
 
 
 @login_flow.command("withdraw")
@@ -185,7 +248,9 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
 @pass_context
 def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue no more tokens in an environment."""
-    found = access.set_login_flow(context.engine, context.actor, environment, name, context.host.offered, designated=False)
+    found = access.set_login_flow(
+        context.engine, context.actor, environment, name, context.host.offered, designated=False
+    )
     click.echo(f"no login flow of {environment} any more: {', '.join(found)}")
 
 
@@ -200,16 +265,26 @@ def signing_key() -> None:
 @pass_context
 def signing_key_list(context: Context, environment: str, form: str) -> None:
     """List signing keys."""
-    show(signing.list_signing_keys(context.engine, environment), form, ("kid", "algorithm", "state", "created_at", "verify_until"))
+    show(
+        signing.list_signing_keys(context.engine, environment),
+        form,
+        ("kid", "algorithm", "state", "created_at", "verify_until"),
+    )
 
 
 @signing_key.command("rotate")
 @env_required
-@click.option("--algorithm", type=click.Choice(signing.ALGORITHMS), help="Sign with another algorithm from now on.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(signing.ALGORITHMS),
+    help="Sign with another algorithm from now on.",
+)
 @pass_context
 def signing_key_rotate(context: Context, environment: str, algorithm: str | None) -> None:
     """Sign with a new key; old tokens stay good until they expire."""
-    kid = signing.rotate_signing_key(context.engine, context.actor, environment, context.box, algorithm=algorithm)
+    kid = signing.rotate_signing_key(
+        context.engine, context.actor, environment, context.box, algorithm=algorithm
+    )
     click.echo(f"signing key {kid} signs in {environment}")
 
 
@@ -219,8 +294,13 @@ def signing_key_rotate(context: Context, environment: str, algorithm: str | None
 @pass_context
 def signing_key_drop(context: Context, kid: str, environment: str) -> None:
     """End a compromised key at once, with all its tokens."""
-    successor = signing.drop_signing_key(context.engine, context.actor, environment, kid, context.box)
-    click.echo(f"signing key {kid} dropped in {environment}" + (f"; {successor} signs now" if successor else ""))
+    successor = signing.drop_signing_key(
+        context.engine, context.actor, environment, kid, context.box
+    )
+    click.echo(
+        f"signing key {kid} dropped in {environment}"
+        + (f"; {successor} signs now" if successor else "")
+    )
 
 
 @click.group()
@@ -232,12 +312,34 @@ def issuer() -> None:
 @click.argument("name", metavar="ISSUER")
 @env_required
 @click.option("--audience", required=True, metavar="AUD", help="Whom its tokens must be for.")
-@click.option("--jwks-url", metavar="URL", help="Where its keys are; default as its discovery document says.")
+@click.option(
+    "--jwks-url", metavar="URL", help="Where its keys are; default as its discovery document says."
+)
 @click.option("--jwks-file", type=click.File(encoding="utf-8"), help="Its keys, as a JWK set.")
-@click.option("--consumer", "consumer_name", metavar="NAME", help="The consumer that all its tokens are of.")
-@click.option("--consumer-claim", metavar="CLAIM", default="client_id", show_default=True, help="The claim that names the consumer.")
-@click.option("--map", "mapped", metavar="VALUE=CONSUMER", multiple=True, help="Which consumer a value of that claim means; may be repeated.")
-@click.option("--scope-claim", metavar="CLAIM", default="scope", show_default=True, help="The claim that holds scopes: words, or a list.")
+@click.option(
+    "--consumer", "consumer_name", metavar="NAME", help="The consumer that all its tokens are of."
+)
+@click.option(
+    "--consumer-claim",
+    metavar="CLAIM",
+    default="client_id",
+    show_default=True,
+    help="The claim that names the consumer.",
+)
+@click.option(
+    "--map",
+    "mapped",
+    metavar="VALUE=CONSUMER",
+    multiple=True,
+    help="Which consumer a value of that claim means; may be repeated.",
+)
+@click.option(
+    "--scope-claim",
+    metavar="CLAIM",
+    default="scope",
+    show_default=True,
+    help="The claim that holds scopes: words, or a list.",
+)
 @pass_context
 def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -263,7 +365,9 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
         mapped=mapped,
         scope_claim=scope_claim,
     )
-    issuers.trust_issuer(context.engine, context.actor, environment, trusted, own=context.settings.issuer)
+    issuers.trust_issuer(
+        context.engine, context.actor, environment, trusted, own=context.settings.issuer
+    )
     click.echo(f"tokens of {name} are taken in {environment}")
     for key in keys.rejected if keys is not None else ():
         click.echo(f"warning: not used: {key}", err=True)
@@ -293,7 +397,12 @@ def issuer_distrust(context: Context, name: str, environment: str) -> None:
 def issuer_list(context: Context, environment: str | None, form: str) -> None:
     """List trusted issuers."""
     rows = issuers.list_issuers(context.engine, environment)
-    show(rows, form, ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"), empty="no outside issuers")
+    show(
+        rows,
+        form,
+        ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"),
+        empty="no outside issuers",
+    )
 
 
 @click.group()
@@ -303,12 +412,21 @@ def token() -> None:
 
 @token.command("revoke")
 @click.argument("jti", required=False)
-@click.option("--consumer", "consumer_name", metavar="NAME", help="All of this consumer's tokens issued up to now.")
+@click.option(
+    "--consumer",
+    "consumer_name",
+    metavar="NAME",
+    help="All of this consumer's tokens issued up to now.",
+)
 @env_required
 @pass_context
-def token_revoke(context: Context, jti: str | None, consumer_name: str | None, environment: str) -> None:
+def token_revoke(
+    context: Context, jti: str | None, consumer_name: str | None, environment: str
+) -> None:
     """Revoke one token by its jti, or all of a consumer."""
-    signing.revoke_tokens(context.engine, context.actor, environment, jti=jti, consumer=consumer_name)
+    signing.revoke_tokens(
+        context.engine, context.actor, environment, jti=jti, consumer=consumer_name
+    )
     click.echo(f"revoked in {environment}: {jti or 'all tokens of ' + str(consumer_name)}")
 
 

@@ -1,4 +1,4 @@
-"""Run a command in a process of its own, because plugin code may end its process, or hang, while it is loaded."""
+"""Run a command in a child: plugin code may end its process, or hang, while it is loaded."""
 
 from __future__ import annotations
 
@@ -38,12 +38,18 @@ def apart(load: Callable[[], object], work: Callable[[], int]) -> int:
         answer = _answer(told)
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
-        raise Failed(f"plugins were not loaded in {LONGEST_LOAD_S:g} s: one of them hangs while it is imported or registered", 1) from None
+        raise Failed(
+            f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
+            " one of them hangs while it is imported or registered",
+            1,
+        ) from None
     finally:
         os.close(told)
         os.waitpid(child, 0)
     if not answer:
-        raise Failed("a plugin ended the process while it was loaded, as os._exit and crashes do", 1)
+        raise Failed(
+            "a plugin ended the process while it was loaded, as os._exit and crashes do", 1
+        )
     code, text = json.loads(answer)
     if text is not None:
         raise Failed(text, code)

@@ -85,7 +85,12 @@ class Duration(click.ParamType[timedelta]):
 
     name = "duration"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:  # noqa: ANN401  click's type
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  click's type
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> timedelta:
         """Return the length of time."""
         if isinstance(value, timedelta):
             return value
@@ -96,13 +101,26 @@ class Duration(click.ParamType[timedelta]):
 
 
 DURATION = Duration()
-env_option = click.option("--env", "environment", metavar="E", help="The environment; default PENSTOCK_ENVIRONMENT.")
-env_required = click.option("--env", "environment", metavar="E", required=True, help="The environment.")
-format_option = click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print it.")
+env_option = click.option(
+    "--env", "environment", metavar="E", help="The environment; default PENSTOCK_ENVIRONMENT."
+)
+env_required = click.option(
+    "--env", "environment", metavar="E", required=True, help="The environment."
+)
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="How to print it.",
+)
 
 
 def read_secret(what: str) -> str:
-    """Return a secret: asked for on a terminal, without echo; else all of standard input, without its last line break."""
+    """Return a secret: asked for on a terminal, without echo.
+
+    Else all of standard input, without its last line break.
+    """
     if sys.stdin.isatty():
         value: str = click.prompt(what, hide_input=True, confirmation_prompt=True)
         return value
@@ -125,7 +143,13 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
 
 
-def show(listed: Iterable[Mapping[Any, Any]], form: str, columns: Sequence[str], *, empty: str = "nothing yet") -> None:
+def show(
+    listed: Iterable[Mapping[Any, Any]],
+    form: str,
+    columns: Sequence[str],
+    *,
+    empty: str = "nothing yet",
+) -> None:
     """Print a listing."""
     rows = [{name: row[name] for name in columns} for row in listed]
     if form == "json":
@@ -134,10 +158,15 @@ def show(listed: Iterable[Mapping[Any, Any]], form: str, columns: Sequence[str],
     if not rows:
         click.echo(empty)
         return
-    lines = [[name.replace("_", " ") for name in columns], *([_cell(row[name]) for name in columns] for row in rows)]
+    lines = [
+        [name.replace("_", " ") for name in columns],
+        *([_cell(row[name]) for name in columns] for row in rows),
+    ]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _cell(value: object) -> str:

@@ -8,7 +8,17 @@ from datetime import timedelta
 import click
 
 from penstock.access import bounds, consumers, credentials
-from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show, show_json
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    read_secret,
+    show,
+    show_json,
+)
 from penstock.contracts.rates import Rate
 from penstock.errors import Unknown
 
@@ -33,7 +43,11 @@ def consumer_create(context: Context, name: str, description: str) -> None:
 @pass_context
 def consumer_list(context: Context, form: str) -> None:
     """List consumers."""
-    show(consumers.list_consumers(context.engine), form, ("name", "description", "enabled", "created_at"))
+    show(
+        consumers.list_consumers(context.engine),
+        form,
+        ("name", "description", "enabled", "created_at"),
+    )
 
 
 @consumer.command("show")
@@ -46,10 +60,18 @@ def consumer_show(context: Context, name: str, form: str) -> None:
     if form == "json":
         show_json(found)
         return
-    click.echo(f"{found['name']}: {found['description'] or 'no description'} ({'enabled' if found['enabled'] else 'disabled'})")
+    click.echo(
+        f"{found['name']}: {found['description'] or 'no description'}"
+        f" ({'enabled' if found['enabled'] else 'disabled'})"
+    )
     for environment, names in found["associations"].items():  # type: ignore[attr-defined]  # a dict, see show_consumer
         click.echo(f"  {environment}: {', '.join(names)}")
-    show(found["keys"], form, ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"), empty="no keys")  # type: ignore[arg-type]  # a list of rows
+    show(
+        found["keys"],  # type: ignore[arg-type]  # a list of rows
+        form,
+        ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"),
+        empty="no keys",
+    )
 
 
 @consumer.command("disable")
@@ -74,13 +96,37 @@ def consumer_enable(context: Context, name: str) -> None:
 @click.argument("name")
 @click.argument("pipelines", nargs=-1, metavar="PIPELINE")
 @env_required
-@click.option("--new-pipelines", type=click.Choice(["on", "off"]), help="Whether it is associated with pipelines that appear later.")
+@click.option(
+    "--new-pipelines",
+    type=click.Choice(["on", "off"]),
+    help="Whether it is associated with pipelines that appear later.",
+)
 @pass_context
-def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], environment: str, new_pipelines: str | None) -> None:
-    """Let a consumer call pipelines in an environment: by id, v1/orders, or all major versions of a name, orders."""
+def consumer_associate(
+    context: Context,
+    name: str,
+    pipelines: tuple[str, ...],
+    environment: str,
+    new_pipelines: str | None,
+) -> None:
+    """Let a consumer call pipelines in an environment, by id or by name.
+
+    An id is v1/orders; a name, orders, means all its major versions.
+    """
     fresh = new_pipelines == "on" if new_pipelines else None
-    found = consumers.associate(context.engine, context.actor, name, pipelines, environment, context.host.offered, new_pipelines=fresh)
-    click.echo(f"consumer {name} associated in {environment}: {', '.join(found) or 'new pipelines ' + str(new_pipelines)}")
+    found = consumers.associate(
+        context.engine,
+        context.actor,
+        name,
+        pipelines,
+        environment,
+        context.host.offered,
+        new_pipelines=fresh,
+    )
+    click.echo(
+        f"consumer {name} associated in {environment}:"
+        f" {', '.join(found) or 'new pipelines ' + str(new_pipelines)}"
+    )
 
 
 @consumer.command("dissociate")
@@ -88,8 +134,13 @@ def consumer_associate(context: Context, name: str, pipelines: tuple[str, ...], 
 @click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE")
 @env_required
 @pass_context
-def consumer_dissociate(context: Context, name: str, pipelines: tuple[str, ...], environment: str) -> None:
-    """Keep a consumer out of pipelines in an environment: by id, v1/orders, or all major versions of a name, orders."""
+def consumer_dissociate(
+    context: Context, name: str, pipelines: tuple[str, ...], environment: str
+) -> None:
+    """Keep a consumer out of pipelines in an environment, by id or by name.
+
+    An id is v1/orders; a name, orders, means all its major versions.
+    """
     found = consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
     click.echo(f"consumer {name} dissociated in {environment}: {', '.join(found)}")
 
@@ -101,9 +152,17 @@ def key() -> None:
 
 def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
     if form == "json":
-        show_json({name: getattr(made, name) for name in ("id", "key", "consumer", "environment", "expires_at")})
+        show_json(
+            {
+                name: getattr(made, name)
+                for name in ("id", "key", "consumer", "environment", "expires_at")
+            }
+        )
     else:
-        click.echo(f"{made.id} for {made.consumer} in {made.environment}; it is shown this once:\n{made.key}{more}")
+        click.echo(
+            f"{made.id} for {made.consumer} in {made.environment}; it is shown this"
+            f" once:\n{made.key}{more}"
+        )
 
 
 @key.command("create")
@@ -113,9 +172,21 @@ def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
 @click.option("--note", default="", help="What it is for.")
 @format_option
 @pass_context
-def key_create(context: Context, consumer_name: str, environment: str, expires: timedelta | None, note: str, form: str) -> None:
+def key_create(
+    context: Context,
+    consumer_name: str,
+    environment: str,
+    expires: timedelta | None,
+    note: str,
+    form: str,
+) -> None:
     """Make an API key; it is shown once."""
-    _show_key(consumers.create_key(context.engine, context.actor, consumer_name, environment, expires=expires, note=note), form)
+    _show_key(
+        consumers.create_key(
+            context.engine, context.actor, consumer_name, environment, expires=expires, note=note
+        ),
+        form,
+    )
 
 
 @key.command("list")
@@ -123,10 +194,25 @@ def key_create(context: Context, consumer_name: str, environment: str, expires: 
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
 @format_option
 @pass_context
-def key_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+def key_list(
+    context: Context, environment: str | None, consumer_name: str | None, form: str
+) -> None:
     """List keys."""
     rows = consumers.list_keys(context.engine, environment=environment, consumer=consumer_name)
-    show(rows, form, ("id", "consumer", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"))
+    show(
+        rows,
+        form,
+        (
+            "id",
+            "consumer",
+            "environment",
+            "shown_as",
+            "state",
+            "expires_at",
+            "last_used_at",
+            "note",
+        ),
+    )
 
 
 @key.command("revoke")
@@ -158,7 +244,9 @@ def key_enable(context: Context, key_id: str) -> None:
 
 @key.command("rotate")
 @click.argument("key_id", metavar="ID")
-@click.option("--grace", type=DURATION, default="7d", show_default=True, help="How long the old one goes on.")
+@click.option(
+    "--grace", type=DURATION, default="7d", show_default=True, help="How long the old one goes on."
+)
 @format_option
 @pass_context
 def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> None:
@@ -169,25 +257,45 @@ def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> No
 
 @click.group()
 def credential() -> None:
-    """Enrol what consumers prove themselves with besides API keys: passwords, signing secrets, certificates."""
+    """Enrol consumers' credentials besides API keys.
+
+    They are passwords, signing secrets and certificates.
+    """
 
 
 @credential.command("add")
 @click.argument("kind")
 @click.argument("consumer_name", metavar="CONSUMER")
 @env_required
-@click.option("--name", required=True, metavar="NAME", help="The user's name, the certificate's, or one to tell secrets apart.")
+@click.option(
+    "--name",
+    required=True,
+    metavar="NAME",
+    help="The user's name, the certificate's, or one to tell secrets apart.",
+)
 @click.option("--generate", is_flag=True, help="Make the secret; it is shown once.")
 @click.option("--expires", type=DURATION, help="How long it is good; default for ever.")
 @click.option("--note", default="", help="What it is for.")
 @pass_context
 def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
-    context: Context, kind: str, consumer_name: str, environment: str, name: str, generate: bool, expires: timedelta | None, note: str
+    context: Context,
+    kind: str,
+    consumer_name: str,
+    environment: str,
+    name: str,
+    generate: bool,
+    expires: timedelta | None,
+    note: str,
 ) -> None:
     """Enrol a credential; its secret is read from standard input, or asked for."""
     offered = {item.name: item for item in context.host.plugins.authenticators if item.enrols}
     if kind not in offered:
-        raise Unknown("kind of credential", kind, offered, mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}")
+        raise Unknown(
+            "kind of credential",
+            kind,
+            offered,
+            mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}",
+        )
     authenticator = offered[kind]
     value = ""
     if authenticator.asks_for_secret:
@@ -225,10 +333,19 @@ def credential_revoke(context: Context, credential_id: str) -> None:
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
 @format_option
 @pass_context
-def credential_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+def credential_list(
+    context: Context, environment: str | None, consumer_name: str | None, form: str
+) -> None:
     """List credentials, without their secrets."""
-    rows = credentials.list_credentials(context.engine, environment=environment, consumer=consumer_name)
-    show(rows, form, ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note"), empty="no credentials")
+    rows = credentials.list_credentials(
+        context.engine, environment=environment, consumer=consumer_name
+    )
+    show(
+        rows,
+        form,
+        ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note"),
+        empty="no credentials",
+    )
 
 
 @click.group()
@@ -245,35 +362,73 @@ def limit() -> None:
     "pipeline_name",
     metavar="PIPELINE",
     default="",
-    help="Only there, in place of all of its own rates by consumer and by key; a name means all its major versions. Default: all"
-    " pipelines together, beside their own.",
+    help=(
+        "Only there, in place of all of its own rates by consumer and by key; a name means all its"
+        " major versions. Default: all pipelines together, beside their own."
+    ),
 )
-@click.option("--by", type=click.Choice(bounds.BY), default="consumer", show_default=True, help="What is counted together.")
+@click.option(
+    "--by",
+    type=click.Choice(bounds.BY),
+    default="consumer",
+    show_default=True,
+    help="What is counted together.",
+)
 @pass_context
-def limit_set(context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str) -> None:
+def limit_set(
+    context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str
+) -> None:
     """Set a rate limit for a consumer, such as 100/second or 5000/12 hours.
 
-    A limit with the same window and --by replaces the one before; one with another window is added beside it, and all of them hold.
+    A limit with the same window and --by replaces the one before; one with another window is added
+    beside it, and all of them hold.
     """
     offered = context.host.offered if pipeline_name else {}
-    found = bounds.set_limit(context.engine, context.actor, consumer_name, environment, Rate(rate, by=by), pipeline=pipeline_name, offered=offered)
-    click.echo(f"{consumer_name} may call {', '.join(found) or 'all pipelines together'} {rate} by {by} in {environment}")
+    found = bounds.set_limit(
+        context.engine,
+        context.actor,
+        consumer_name,
+        environment,
+        Rate(rate, by=by),
+        pipeline=pipeline_name,
+        offered=offered,
+    )
+    click.echo(
+        f"{consumer_name} may call {', '.join(found) or 'all pipelines together'} {rate} by {by} in"
+        f" {environment}"
+    )
     for identifier in found:
         own = context.host.own_rates(identifier)
         if own is None:
             continue
-        click.echo(f"in place of {identifier}'s own rates: {', '.join(own)}" if own else f"{identifier} has no rates that it stands in for")
+        click.echo(
+            f"in place of {identifier}'s own rates: {', '.join(own)}"
+            if own
+            else f"{identifier} has no rates that it stands in for"
+        )
 
 
 @limit.command("remove")
 @click.argument("consumer_name", metavar="CONSUMER")
 @env_required
-@click.option("--pipeline", "pipeline_name", metavar="PIPELINE", default="", help="Those of this pipeline; default those over all together.")
+@click.option(
+    "--pipeline",
+    "pipeline_name",
+    metavar="PIPELINE",
+    default="",
+    help="Those of this pipeline; default those over all together.",
+)
 @pass_context
-def limit_remove(context: Context, consumer_name: str, environment: str, pipeline_name: str) -> None:
+def limit_remove(
+    context: Context, consumer_name: str, environment: str, pipeline_name: str
+) -> None:
     """Take a consumer's limits away."""
-    number = bounds.remove_limits(context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name)
-    click.echo(f"{number} limit{'s' if number > 1 else ''} of {consumer_name} removed in {environment}")
+    number = bounds.remove_limits(
+        context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name
+    )
+    click.echo(
+        f"{number} limit{'s' if number > 1 else ''} of {consumer_name} removed in {environment}"
+    )
 
 
 @limit.command("list")
@@ -281,7 +436,9 @@ def limit_remove(context: Context, consumer_name: str, environment: str, pipelin
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
 @format_option
 @pass_context
-def limit_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+def limit_list(
+    context: Context, environment: str | None, consumer_name: str | None, form: str
+) -> None:
     """List limits."""
     rows = bounds.list_limits(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
@@ -292,9 +449,21 @@ def address() -> None:
     """Where a consumer may call from."""
 
 
-def _put_networks(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str, *, allowed: bool) -> None:
-    kept = bounds.set_networks(context.engine, context.actor, consumer_name, environment, networks, allowed=allowed)
-    click.echo(f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(kept)} in {environment}")
+def _put_networks(
+    context: Context,
+    consumer_name: str,
+    networks: tuple[str, ...],
+    environment: str,
+    *,
+    allowed: bool,
+) -> None:
+    kept = bounds.set_networks(
+        context.engine, context.actor, consumer_name, environment, networks, allowed=allowed
+    )
+    click.echo(
+        f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(kept)} in"
+        f" {environment}"
+    )
 
 
 @address.command("allow")
@@ -302,7 +471,9 @@ def _put_networks(context: Context, consumer_name: str, networks: tuple[str, ...
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
 @env_required
 @pass_context
-def address_allow(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+def address_allow(
+    context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
+) -> None:
     """Take a consumer's calls from networks that are allowed, and from no others."""
     _put_networks(context, consumer_name, networks, environment, allowed=True)
 
@@ -312,7 +483,9 @@ def address_allow(context: Context, consumer_name: str, networks: tuple[str, ...
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
 @env_required
 @pass_context
-def address_deny(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+def address_deny(
+    context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
+) -> None:
     """Take no calls of a consumer from these networks, whatever is allowed."""
     _put_networks(context, consumer_name, networks, environment, allowed=False)
 
@@ -322,7 +495,9 @@ def address_deny(context: Context, consumer_name: str, networks: tuple[str, ...]
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK")
 @env_required
 @pass_context
-def address_remove(context: Context, consumer_name: str, networks: tuple[str, ...], environment: str) -> None:
+def address_remove(
+    context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
+) -> None:
     """Take networks off a consumer's lists."""
     bounds.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
     click.echo(f"{', '.join(networks)} removed from the lists of {consumer_name} in {environment}")
@@ -333,7 +508,9 @@ def address_remove(context: Context, consumer_name: str, networks: tuple[str, ..
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
 @format_option
 @pass_context
-def address_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+def address_list(
+    context: Context, environment: str | None, consumer_name: str | None, form: str
+) -> None:
     """List consumers' networks."""
     rows = bounds.list_networks(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")

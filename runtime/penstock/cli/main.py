@@ -1,4 +1,7 @@
-"""The `penstock` command: puts the subcommands together and turns our errors into one line and an exit code."""
+"""The `penstock` command.
+
+Puts the subcommands together and turns our errors into one line and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ class Commands(click.Group):
         ours = super().get_command(ctx, cmd_name)
         return ours or self._added(ctx).get(cmd_name)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the subcommand, or suggest the nearest one."""
         if args and self.get_command(ctx, args[0]) is None:
             raise Unknown("command", args[0], self.list_commands(ctx))
@@ -40,7 +45,9 @@ class Commands(click.Group):
         try:
             return {command.name: _adapted(command) for _, command in context.host.plugins.commands}
         except PenstockError:
-            return {}  # a bad setting is reported by the command that needs it; help and unknown names need none
+            # A bad setting is reported by the command that needs it; help and unknown names need
+            # none.
+            return {}
 
 
 def _adapted(command: Command) -> click.Command:
@@ -53,12 +60,22 @@ def _adapted(command: Command) -> click.Command:
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
     settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
     return click.Command(
-        command.name, params=[arguments], callback=run, help=command.help, context_settings=settings, add_help_option=False
+        command.name,
+        params=[arguments],
+        callback=run,
+        help=command.help,
+        context_settings=settings,
+        add_help_option=False,
     )  # help is the plugin's to give
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--actor", default=None, metavar="NAME", help="Who makes the change, for the audit trail; default the login name.")
+@click.option(
+    "--actor",
+    default=None,
+    metavar="NAME",
+    help="Who makes the change, for the audit trail; default the login name.",
+)
 @click.version_option(package_name="penstock")
 @click.pass_context
 def penstock(context: click.Context, actor: str | None) -> None:
@@ -85,7 +102,11 @@ def main() -> None:
         click.echo("penstock: stopped; nothing was changed", err=True)
         sys.exit(1)
     except click.ClickException as error:
-        hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = (
+            f" (see `{error.ctx.command_path} --help`)"
+            if isinstance(error, click.UsageError) and error.ctx
+            else ""
+        )
         click.echo(f"penstock: {error.format_message()}{hint}", err=True)
         sys.exit(error.exit_code)
     except PenstockError as error:
@@ -95,6 +116,8 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except BaseException as error:  # noqa: BLE001  also SystemExit: what isn't ours says nothing about how it went
-        click.echo(f"penstock: stopped by {described(error)}; nothing after that was done", err=True)
+        click.echo(
+            f"penstock: stopped by {described(error)}; nothing after that was done", err=True
+        )
         sys.exit(CannotStart.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

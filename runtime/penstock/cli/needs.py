@@ -7,7 +7,16 @@ from datetime import timedelta
 import click
 
 from penstock.access import needs
-from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, read_secret, show
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    read_secret,
+    show,
+)
 
 
 @click.group()
@@ -43,7 +52,12 @@ def variable_unset(context: Context, name: str, environment: str) -> None:
 @pass_context
 def variable_list(context: Context, environment: str | None, form: str) -> None:
     """List variables."""
-    show(needs.list_variables(context.engine, environment), form, ("environment", "name", "value"), empty="no variables")
+    show(
+        needs.list_variables(context.engine, environment),
+        form,
+        ("environment", "name", "value"),
+        empty="no variables",
+    )
 
 
 @click.group()
@@ -54,21 +68,47 @@ def secret() -> None:
 @secret.command("set")
 @click.argument("name")
 @env_required
-@click.option("--expires", type=DURATION, help="How long it is good; warned about two weeks before. Default for ever.")
+@click.option(
+    "--expires",
+    type=DURATION,
+    help="How long it is good; warned about two weeks before. Default for ever.",
+)
 @click.option(
     "--pipeline",
     "allowed",
     metavar="PIPELINE",
     multiple=True,
-    help="Only this pipeline may have it (an id, or a name for all its major versions); give several times for several.",
+    help=(
+        "Only this pipeline may have it (an id, or a name for all its major versions); give several"
+        " times for several."
+    ),
 )
 @pass_context
-def secret_set(context: Context, name: str, environment: str, expires: timedelta | None, allowed: tuple[str, ...]) -> None:
+def secret_set(
+    context: Context,
+    name: str,
+    environment: str,
+    expires: timedelta | None,
+    allowed: tuple[str, ...],
+) -> None:
     """Keep a secret; its value is read from standard input, or asked for."""
     value = read_secret(f"Value of {name}")
     offered = context.host.offered if allowed else {}
-    ends = needs.set_secret(context.engine, context.actor, environment, name, value, context.box, expires=expires, pipelines=allowed, offered=offered)
-    click.echo(f"secret {name} set in {environment}" + (f", good until {ends:%Y-%m-%d %H:%MZ}" if ends else ""))
+    ends = needs.set_secret(
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        value,
+        context.box,
+        expires=expires,
+        pipelines=allowed,
+        offered=offered,
+    )
+    click.echo(
+        f"secret {name} set in {environment}"
+        + (f", good until {ends:%Y-%m-%d %H:%MZ}" if ends else "")
+    )
 
 
 @secret.command("unset")
@@ -87,7 +127,12 @@ def secret_unset(context: Context, name: str, environment: str) -> None:
 @pass_context
 def secret_list(context: Context, environment: str | None, form: str) -> None:
     """List secrets, without their values."""
-    show(needs.list_secrets(context.engine, environment), form, ("environment", "name", "expires_at", "pipelines"), empty="no secrets")
+    show(
+        needs.list_secrets(context.engine, environment),
+        form,
+        ("environment", "name", "expires_at", "pipelines"),
+        empty="no secrets",
+    )
 
 
 COMMANDS = (variable, secret)

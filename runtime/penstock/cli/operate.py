@@ -17,7 +17,15 @@ from penstock.access import history
 from penstock.access.pipelines import settle_names, waiting_names
 from penstock.access.snapshot import Snapshot
 from penstock.cli.apart import apart
-from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show, show_json
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    format_option,
+    pass_context,
+    show,
+    show_json,
+)
 from penstock.contracts.pipeline import Mistake
 from penstock.db import fit, migrate
 from penstock.db.engine import same_database, through_pooler
@@ -46,10 +54,26 @@ def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
 @click.command()
 @env_option
 @click.option("--bind", metavar="H:P", help="Address and port; default PENSTOCK_BIND.")
-@click.option("--internal-bind", metavar="H:P", help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that answer calls; default PENSTOCK_WORKERS.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Calls that each answers at a time; default PENSTOCK_THREADS.")
-@click.option("--worker", type=click.IntRange(0, 64), help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.")
+@click.option(
+    "--internal-bind",
+    metavar="H:P",
+    help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes that answer calls; default PENSTOCK_WORKERS.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    help="Calls that each answers at a time; default PENSTOCK_THREADS.",
+)
+@click.option(
+    "--worker",
+    type=click.IntRange(0, 64),
+    help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.",
+)
 @pass_context
 @_logged
 def serve(
@@ -62,8 +86,17 @@ def serve(
     worker: int | None,
 ) -> int:
     """Serve an environment's pipelines with gunicorn, and perform its durable runs."""
-    chosen = {"ENVIRONMENT": environment, "BIND": bind, "INTERNAL_BIND": internal_bind, "WORKERS": workers, "THREADS": threads, "WORKER": worker}
-    os.environ.update({f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None})
+    chosen = {
+        "ENVIRONMENT": environment,
+        "BIND": bind,
+        "INTERNAL_BIND": internal_bind,
+        "WORKERS": workers,
+        "THREADS": threads,
+        "WORKER": worker,
+    }
+    os.environ.update(
+        {f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None}
+    )
     settings = context.settings  # what is wrong with them is said before anything is started
     context.engine.dispose()  # its file must be there
     sys.stdout.flush()
@@ -73,19 +106,38 @@ def serve(
 @click.command()
 @env_option
 @click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
-@click.option("--ready-fd", type=int, hidden=True, help="Write a byte to this file descriptor once runs are taken.")
-@click.option("--respawned", is_flag=True, hidden=True, help="Do not judge by PENSTOCK_STRICT: a worker before this one was.")
+@click.option(
+    "--ready-fd",
+    type=int,
+    hidden=True,
+    help="Write a byte to this file descriptor once runs are taken.",
+)
+@click.option(
+    "--respawned",
+    is_flag=True,
+    hidden=True,
+    help="Do not judge by PENSTOCK_STRICT: a worker before this one was.",
+)
 @click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
 @pass_context
 @_logged
-def worker(context: Context, environment: str | None, if_needed: bool, ready_fd: int | None, respawned: bool, rehearse: bool) -> int:
+def worker(
+    context: Context,
+    environment: str | None,
+    if_needed: bool,
+    ready_fd: int | None,
+    respawned: bool,
+    rehearse: bool,
+) -> int:
     """Perform an environment's durable runs, until told to stop."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # its file must be there
     if rehearse:
         return serving.rehearse(context.settings, ready_fd)
-    return serving.work(context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned)
+    return serving.work(
+        context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned
+    )
 
 
 @click.command()
@@ -103,8 +155,13 @@ def check(context: Context, environment: str | None, form: str) -> int:
 def _check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
     access, judged = _judged(context, name)
-    faults = [*context.host.faults({identifier: item for identifier, _, item in judged}), *_taken_commands(context)]
-    refused = [item for _, _, item in judged if item.violations and item.state is not State.DISABLED]
+    faults = [
+        *context.host.faults({identifier: item for identifier, _, item in judged}),
+        *_taken_commands(context),
+    ]
+    refused = [
+        item for _, _, item in judged if item.violations and item.state is not State.DISABLED
+    ]
     good = not (refused or faults or access.doubts)
     if form == "json":
         show_json(
@@ -113,7 +170,9 @@ def _check(context: Context, environment: str | None, form: str) -> int:
                 "policy": access.environment.policy,
                 "internal_policy": access.environment.internal_policy,
                 "good": good,
-                "pipelines": [described(*row, context.host.loaded[row[0]].plugin) for row in judged],
+                "pipelines": [
+                    described(*row, context.host.loaded[row[0]].plugin) for row in judged
+                ],
                 "mistakes": [_told(item) for item in faults],
                 "notes": [_told(item) for item in context.host.notes],
                 "unreadable": list(access.doubts),
@@ -125,19 +184,36 @@ def _check(context: Context, environment: str | None, form: str) -> int:
     for item in context.host.notes:
         click.echo(f"note: {item}")
     for doubt in access.doubts:
-        click.echo(f"unreadable: {doubt}; set it again with the command that made it, or correct the row")
+        click.echo(
+            f"unreadable: {doubt}; set it again with the command that made it, or correct the row"
+        )
     said: set[tuple[str, str]] = set()
     for identifier, exposure, judgement in judged:
         where = f"{identifier} (internal)" if exposure == "internal" else identifier
         broken = identifier in context.host.broken  # which is said above
-        told = [(judgement.state.value, f"{item.reason}; {item.mend}") for item in judgement.violations if not broken]
-        notes = ["its handlers get the token itself (forward_token=True)"] if judgement.pipeline.trigger.forward_token else []
-        for kind, text in [*told, *(("warning", text) for text in judgement.warnings), *(("note", text) for text in notes)]:
+        told = [
+            (judgement.state.value, f"{item.reason}; {item.mend}")
+            for item in judgement.violations
+            if not broken
+        ]
+        notes = (
+            ["its handlers get the token itself (forward_token=True)"]
+            if judgement.pipeline.trigger.forward_token
+            else []
+        )
+        for kind, text in [
+            *told,
+            *(("warning", text) for text in judgement.warnings),
+            *(("note", text) for text in notes),
+        ]:
             if (identifier, text) not in said:
                 said.add((identifier, text))
                 click.echo(f"{kind}: {where}: {text}")
     served = sum(item.state in SERVED for _, _, item in judged)
-    click.echo(f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served, {len(refused)} in breach")
+    click.echo(
+        f"{name} ({access.environment.policy}): {served} of {len(judged)} pipelines served,"
+        f" {len(refused)} in breach"
+    )
     return int(not good)
 
 
@@ -151,7 +227,10 @@ def _taken_commands(context: Context) -> list[Mistake]:
     ours = root.commands if isinstance(root, click.Group) else {}
     plugins = context.host.plugins
     taken = [(plugin, command.name) for plugin, command in plugins.commands if command.name in ours]
-    return [plugins.fault(plugin, f"the command {name!r} is one of Penstock's", "give it another name") for plugin, name in taken]
+    return [
+        plugins.fault(plugin, f"the command {name!r} is one of Penstock's", "give it another name")
+        for plugin, name in taken
+    ]
 
 
 @click.command()
@@ -161,13 +240,33 @@ def _taken_commands(context: Context) -> list[Mistake]:
 def pipelines(context: Context, environment: str | None, form: str) -> None:
     """List pipelines: version, URL, toggles, policy, and what became of them."""
     access, judged = _judged(context, context.environment(environment))
-    policies = {"external": access.environment.policy, "internal": access.environment.internal_policy, "none": None}
+    policies = {
+        "external": access.environment.policy,
+        "internal": access.environment.internal_policy,
+        "none": None,
+    }
     rows = [
-        {**described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin), "policy": policies[exposure]}
+        {
+            **described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin),
+            "policy": policies[exposure],
+        }
         for identifier, exposure, item in judged
         for offer in context.host.offers(identifier)
     ]
-    columns = ("name", "version", "url", "exposure", "toggles", "policy", "state", "requires", "plugin", "deprecated", "sunset", "why")
+    columns = (
+        "name",
+        "version",
+        "url",
+        "exposure",
+        "toggles",
+        "policy",
+        "state",
+        "requires",
+        "plugin",
+        "deprecated",
+        "sunset",
+        "why",
+    )
     show(rows, form, columns, empty="no plugin offers a pipeline")
     for mistake in context.host.faults({identifier: item for identifier, _, item in judged}):
         click.echo(f"mistake: {mistake}", err=True)
@@ -189,20 +288,42 @@ def openapi(context: Context, environment: str | None, internal: bool) -> None:
     """Print what an environment serves as OpenAPI 3.1."""
     name = context.environment(environment)
     _, judged = context.host.look(context.engine, name, context.box)
-    from penstock.web.openapi import describe  # noqa: PLC0415  it brings Flask with it, which other commands need not load
+    from penstock.web.openapi import (  # noqa: PLC0415  it brings Flask with it, which other commands need not load
+        describe,
+    )
 
-    show_json(describe(context.host, name, judged.on(internal=internal), "" if internal else context.settings.url))
+    show_json(
+        describe(
+            context.host,
+            name,
+            judged.on(internal=internal),
+            "" if internal else context.settings.url,
+        )
+    )
 
 
 @click.command("audit")
 @env_option
 @click.option("--by", metavar="ACTOR", help="Only what this one did.")
-@click.option("--action", metavar="ACTION", help="Only this action, such as key:revoked, or this kind: key.")
+@click.option(
+    "--action", metavar="ACTION", help="Only this action, such as key:revoked, or this kind: key."
+)
 @click.option("--subject", metavar="NAME", help="Only what was done to this one.")
 @click.option("--since", type=DURATION, help="Only of the last hours or days: 2h, 7d.")
-@click.option("--before", type=click.IntRange(1), metavar="ID", help="The page after the one that ended with this event.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, help="How many events, newest first.")
-@click.option("--export", type=click.Choice(["csv", "jsonl"]), help="Print all of them, however many: as CSV, or as JSON lines.")
+@click.option(
+    "--before",
+    type=click.IntRange(1),
+    metavar="ID",
+    help="The page after the one that ended with this event.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, help="How many events, newest first."
+)
+@click.option(
+    "--export",
+    type=click.Choice(["csv", "jsonl"]),
+    help="Print all of them, however many: as CSV, or as JSON lines.",
+)
 @format_option
 @pass_context
 def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
@@ -230,7 +351,10 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         for line in write(audit.every_event(context.engine, **wanted)):
             click.echo(line, nl=False)
         return
-    rows = [{name: getattr(event, name) for name in audit.COLUMNS} for event in audit.events(context.engine, limit=limit, before=before, **wanted)]
+    rows = [
+        {name: getattr(event, name) for name in audit.COLUMNS}
+        for event in audit.events(context.engine, limit=limit, before=before, **wanted)
+    ]
     show(rows, form, ("id", "at", "actor", "action", "environment", "subject", "detail"))
 
 
@@ -255,9 +379,14 @@ def upgrade(context: Context) -> int:
     direct = context.settings.database_direct_url
     if through_pooler(engine):
         which = "PENSTOCK_DATABASE_DIRECT_URL" if direct else "PENSTOCK_DATABASE_URL"
-        raise BadSetting(f"{which} leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server itself for migrations")
+        raise BadSetting(
+            f"{which} leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server"
+            " itself for migrations"
+        )
     if direct and not same_database(engine, context.engine):
-        raise BadSetting("PENSTOCK_DATABASE_DIRECT_URL leads to another database than PENSTOCK_DATABASE_URL")
+        raise BadSetting(
+            "PENSTOCK_DATABASE_DIRECT_URL leads to another database than PENSTOCK_DATABASE_URL"
+        )
     with migrate.alone(engine):
         before, after = migrate.upgrade(engine)
         if not migrate.knows(after):
@@ -268,10 +397,19 @@ def upgrade(context: Context) -> int:
 
         engine_dbos.migrate(context.settings.direct_url)
         if waiting_names(engine):
-            for environment, names in settle_names(engine, context.actor, context.host.offered).items():
+            for environment, names in settle_names(
+                engine, context.actor, context.host.offered
+            ).items():
                 for name, identifiers in names.items():
-                    click.echo(f"{environment}: what was kept for {name} counts for {', '.join(identifiers)} now")
-    click.echo(f"at {after} already" if before == after else f"upgraded from {before or 'an empty database'} to {after}")
+                    click.echo(
+                        f"{environment}: what was kept for {name} counts for"
+                        f" {', '.join(identifiers)} now"
+                    )
+    click.echo(
+        f"at {after} already"
+        if before == after
+        else f"upgraded from {before or 'an empty database'} to {after}"
+    )
     return 0
 
 
@@ -280,10 +418,19 @@ def upgrade(context: Context) -> int:
 def restored(context: Context) -> None:
     """Say that the database was restored from a backup, so that every process reads it anew."""
     done = history.restored(context.engine, context.actor)
-    click.echo(f"revision {done.revision} begins a new history: every process reads all access data anew")
+    click.echo(
+        f"revision {done.revision} begins a new history: every process reads all access data anew"
+    )
     for environment, number in done.unfinished.items():
-        click.echo(f"{environment}: {number} runs had not ended when the backup was made; workers perform them, some for the second time")
-    click.echo("what was revoked since the backup was made is in force again: see the log of that time, and revoke it again", err=True)
+        click.echo(
+            f"{environment}: {number} runs had not ended when the backup was made; workers perform"
+            " them, some for the second time"
+        )
+    click.echo(
+        "what was revoked since the backup was made is in force again: see the log of that time,"
+        " and revoke it again",
+        err=True,
+    )
 
 
 @db.command()
@@ -295,7 +442,10 @@ def current(context: Context) -> int:
     if at is not None and not migrate.knows(at):
         click.echo(f"{at}, by a newer release; this one ({newest}) works with that schema")
         return 0
-    click.echo(f"{at or 'empty'}" + ("" if at == newest else f"; this release needs {newest}: run `penstock db upgrade`"))
+    click.echo(
+        f"{at or 'empty'}"
+        + ("" if at == newest else f"; this release needs {newest}: run `penstock db upgrade`")
+    )
     return int(at != newest)
 
 
@@ -312,20 +462,32 @@ def check_schema(context: Context) -> int:
 
 
 def _verdict(context: Context) -> tuple[bool, str]:
-    """Return whether this release works with the schema of the database, and a line that says so."""
+    """Return whether this release works with the database's schema, and a line that says so."""
     from penstock.runs import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
     context.engine.dispose()  # its file must be there
     at, own = migrate.current(context.direct_engine), migrate.head()
     newer = at is not None and not migrate.knows(at)
     if not newer and (at != own or not engine_dbos.is_migrated(context.settings.direct_url)):
-        return False, f"not safe: the schema is older ({at or 'empty'}); this release needs {own}: run `penstock db upgrade`"
+        return (
+            False,
+            (
+                f"not safe: the schema is older ({at or 'empty'}); this release needs {own}: run"
+                " `penstock db upgrade`"
+            ),
+        )
     problems = fit.contracted(context.direct_engine)
-    schema = f"the schema is at {at}, by a newer release" if newer else f"the schema is at {at}, as this release has it"
+    schema = (
+        f"the schema is at {at}, by a newer release"
+        if newer
+        else f"the schema is at {at}, as this release has it"
+    )
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         return False, f"not safe: {schema}; {problems[0]}{more}"
-    return True, f"safe: {schema}" + (f" that only added to that of this one ({own})" if newer else "")
+    return True, f"safe: {schema}" + (
+        f" that only added to that of this one ({own})" if newer else ""
+    )
 
 
 COMMANDS = (serve, worker, check, pipelines, openapi, audit_command, settings, db)

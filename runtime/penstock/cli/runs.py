@@ -17,7 +17,16 @@ from rich.text import Text
 
 from penstock.access import callbacks, sensitive
 from penstock.access.find import environment_row
-from penstock.cli.base import DURATION, Context, env_option, env_required, format_option, pass_context, show, show_json
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    show,
+    show_json,
+)
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
@@ -33,12 +42,30 @@ from penstock.runs.steps import StepRecord
 from penstock.runs.ticks import schedule_name, tick_id
 from penstock.steering import identifiers
 
-COLUMNS = ("id", "at", "environment", "pipeline", "route", "consumer", "status", "http_status", "ms", "durable")
-COLOURS = {"succeeded": "green", "failed": "red", "timed_out": "red", "refused": "yellow", "cancelled": "yellow"}
+COLUMNS = (
+    "id",
+    "at",
+    "environment",
+    "pipeline",
+    "route",
+    "consumer",
+    "status",
+    "http_status",
+    "ms",
+    "durable",
+)
+COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "timed_out": "red",
+    "refused": "yellow",
+    "cancelled": "yellow",
+}
 BAR = 40  # characters of a waterfall; half as many where a line has fewer than
 WIDE = 110
 SAID = (
-    "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress", "waits_for", "unreadable", "callback_url",
+    "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress",
+    "waits_for", "unreadable", "callback_url",
     "callback_status",
 )  # fmt: skip
 LOOK = 0.5  # seconds between two looks at a run that is followed
@@ -51,13 +78,19 @@ def runs() -> None:
 
 @runs.command("list")
 @env_option
-@click.option("--pipeline", "pipeline_name", metavar="NAME", help="Only of this one: orders, or v1/orders.")
+@click.option(
+    "--pipeline", "pipeline_name", metavar="NAME", help="Only of this one: orders, or v1/orders."
+)
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only of this consumer.")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only of this status.")
+@click.option(
+    "--status", type=click.Choice([status.value for status in Status]), help="Only of this status."
+)
 @click.option("--request-id", metavar="ID", help="Only of calls that came with this X-Request-Id.")
 @click.option("--since", type=DURATION, help="Only of the last hours or days: 2h, 7d.")
 @click.option("--before", metavar="ID", help="The page after the one that ended with this run.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+)
 @format_option
 @pass_context
 def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
@@ -120,14 +153,18 @@ def _print_run(shown: dict[str, Any]) -> None:
     for name, value in rows:
         if value is None:
             continue
-        head.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
+        head.add_row(
+            Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value))
+        )
     console.print(head)
     if shown["failure"]:
         _print_failure(console, shown["failure"])
     if shown["steps"]:
         console.print(_waterfall(shown["steps"], console.width))
     for child in shown["children"]:
-        console.print(Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}"))
+        console.print(
+            Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}")
+        )
     if shown["bodies"]:
         console.print_json(data=shown["bodies"])
 
@@ -147,16 +184,36 @@ def _waterfall(steps: list[StepRecord], width: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
     for column in ("#", "step", "attempts", "ms", "", "error"):
-        right, least = column in {"#", "attempts", "ms"}, {"#": numbers, "attempts": 8, "ms": 7}.get(column)
-        table.add_column(column, justify="right" if right else "left", no_wrap=column not in {"step", "error"}, overflow="fold", min_width=least)
+        right, least = (
+            column in {"#", "attempts", "ms"},
+            {"#": numbers, "attempts": 8, "ms": 7}.get(column),
+        )
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=column not in {"step", "error"},
+            overflow="fold",
+            min_width=least,
+        )
     for number, step in enumerate(steps, 1):
         bar = Text(" " * room)
         for attempt in attempts_of(step):
             first = min(room - 1, int(attempt.at / whole * room))
             last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
-            bar = bar[:first] + Text("█" * (last - first), style="red" if attempt.error else "green") + bar[last:]
+            bar = (
+                bar[:first]
+                + Text("█" * (last - first), style="red" if attempt.error else "green")
+                + bar[last:]
+            )
         error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
-        table.add_row(str(step.number or number), step.name, str(max(1, len(step.attempts))), f"{step.ms:.1f}", bar, Text(error, style="red"))
+        table.add_row(
+            str(step.number or number),
+            step.name,
+            str(max(1, len(step.attempts))),
+            f"{step.ms:.1f}",
+            bar,
+            Text(error, style="red"),
+        )
     return table
 
 
@@ -171,7 +228,12 @@ def runs_follow(context: Context, run: str) -> int:
         for step in shown["steps"][told:]:
             told += 1
             error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""
-            console.print(Text(f"{told:>4}  {step.name}  {step.ms:.1f} ms{error}", style="red" if step.failed else ""))
+            console.print(
+                Text(
+                    f"{told:>4}  {step.name}  {step.ms:.1f} ms{error}",
+                    style="red" if step.failed else "",
+                )
+            )
         if shown.get("progress") and shown["progress"] != progress:
             progress = shown["progress"]
             of = f" of {progress['of']:g}" if progress["of"] is not None else ""
@@ -187,7 +249,10 @@ def runs_follow(context: Context, run: str) -> int:
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_cancel(context: Context, run: str) -> None:
-    """Cancel a durable run, and those that it started: a pause ends at once, and no attempt and no step begins any more."""
+    """Cancel a durable run, and those that it started.
+
+    A pause ends at once, and no attempt and no step begins any more.
+    """
     context.steering.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
 
@@ -195,16 +260,25 @@ def runs_cancel(context: Context, run: str) -> None:
 @runs.command("redeliver")
 @click.argument("run", metavar="ID")
 @click.option(
-    "--from-step", type=click.IntRange(1, 1_000_000), default=1, help="Keep what it did before this step; `penstock runs show` numbers them."
+    "--from-step",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    help="Keep what it did before this step; `penstock runs show` numbers them.",
 )
 @pass_context
 def runs_redeliver(context: Context, run: str, from_step: int) -> int:
-    """Start a run again with what it was given; a call that was answered at once is run here and now."""
+    """Start a run again with what it was given.
+
+    A call that was answered at once is run here and now.
+    """
     new, status = context.steering.redeliver(context.actor, run, step=from_step)
     first = context.steering.show(run)
     consumer = f" for {first['consumer']}" if first["consumer"] else ""
     kept = f", and the results of its steps before step {from_step}" if from_step > 1 else ""
-    what = f"{first['route']} of {first['pipeline']} in {first['environment']}{consumer}, with the input of run {run}{kept}"
+    what = (
+        f"{first['route']} of {first['pipeline']} in {first['environment']}{consumer}, with the"
+        f" input of run {run}{kept}"
+    )
     if status is None:
         click.echo(f"run {new} accepted: {what}; `penstock runs follow {new}` follows it")
         return 0
@@ -214,14 +288,27 @@ def runs_redeliver(context: Context, run: str, from_step: int) -> int:
 
 @runs.command("purge")
 @env_required
-@click.option("--older-than", type=DURATION, required=True, help="Forget runs that came before: 30d, 12h.")
+@click.option(
+    "--older-than", type=DURATION, required=True, help="Forget runs that came before: 30d, 12h."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def runs_purge(context: Context, environment: str, older_than: timedelta, yes: bool) -> None:
-    """Forget old runs now; what is not over stays. Every environment forgets by itself what is older than its --run-retention."""
+    """Forget old runs now; what is not over stays.
+
+    Every environment forgets by itself what is older than its --run-retention.
+    """
     if not yes:
-        click.confirm(f"Runs of {environment} older than {older_than} are forgotten. Go on?", abort=True)
-    number = operating.purge_runs(context.engine, context.actor, environment, older_than.total_seconds(), context.steering.ledger)
+        click.confirm(
+            f"Runs of {environment} older than {older_than} are forgotten. Go on?", abort=True
+        )
+    number = operating.purge_runs(
+        context.engine,
+        context.actor,
+        environment,
+        older_than.total_seconds(),
+        context.steering.ledger,
+    )
     click.echo(f"{number} runs of {environment} forgotten")
 
 
@@ -235,14 +322,19 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     rows = []
     with reading(context.engine) as connection:
         environment_row(Reader(connection), name)
-    declared = [(identifier, schedule) for identifier, item in sorted(context.host.loaded.items()) for schedule in _schedules_of(item)]
+    declared = [
+        (identifier, schedule)
+        for identifier, item in sorted(context.host.loaded.items())
+        for schedule in _schedules_of(item)
+    ]
     fired = context.steering.ledger(name).fired() if declared else {}
     for identifier, schedule in declared:
         now = datetime.now(ZoneInfo(schedule.timezone))
         last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)
         with reading(context.engine) as connection:
             run = stored.find(connection, tick_id(name, identifier, schedule, last))
-        known = run is not None or schedule_name(name, identifier, schedule) in fired  # else it may be younger than that tick
+        # Else it may be younger than that tick.
+        known = run is not None or schedule_name(name, identifier, schedule) in fired
         rows.append(
             {
                 "pipeline": identifier,
@@ -255,7 +347,12 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
                 "run": run["id"] if run is not None else None,
             }
         )
-    show(rows, form, ("pipeline", "cron", "timezone", "missed", "next", "last", "became", "run"), empty="no schedules")
+    show(
+        rows,
+        form,
+        ("pipeline", "cron", "timezone", "missed", "next", "last", "became", "run"),
+        empty="no schedules",
+    )
 
 
 def _schedules_of(item: Loaded) -> tuple[Schedule, ...]:
@@ -293,7 +390,12 @@ def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str
 @pass_context
 def sensitive_list(context: Context, environment: str | None, form: str) -> None:
     """List hidden fields; passwords, tokens and keys by their usual names are hidden always."""
-    show(sensitive.list_fields(context.engine, environment), form, ("environment", "field"), empty="none beyond the usual")
+    show(
+        sensitive.list_fields(context.engine, environment),
+        form,
+        ("environment", "field"),
+        empty="none beyond the usual",
+    )
 
 
 @click.group()
@@ -307,10 +409,17 @@ def callback() -> None:
 @env_required
 @click.option("--private", is_flag=True, help="It may be on a private network, and plain http.")
 @pass_context
-def callback_allow(context: Context, consumer_name: str, url: str, environment: str, private: bool) -> None:
+def callback_allow(
+    context: Context, consumer_name: str, url: str, environment: str, private: bool
+) -> None:
     """Let a consumer have callbacks sent below a URL; the secret that signs them is shown once."""
-    secret = callbacks.allow_callbacks(context.engine, context.actor, consumer_name, environment, url, context.box, private=private)
-    click.echo(f"callbacks of {consumer_name} may go below {url} in {environment}; they are signed with this secret, shown this once:\n{secret}")
+    secret = callbacks.allow_callbacks(
+        context.engine, context.actor, consumer_name, environment, url, context.box, private=private
+    )
+    click.echo(
+        f"callbacks of {consumer_name} may go below {url} in {environment}; they are signed with"
+        f" this secret, shown this once:\n{secret}"
+    )
 
 
 @callback.command("remove")
@@ -329,7 +438,9 @@ def callback_remove(context: Context, consumer_name: str, url: str, environment:
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
 @format_option
 @pass_context
-def callback_list(context: Context, environment: str | None, consumer_name: str | None, form: str) -> None:
+def callback_list(
+    context: Context, environment: str | None, consumer_name: str | None, form: str
+) -> None:
     """List where callbacks may go."""
     rows = callbacks.list_callbacks(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "prefix", "private"), empty="no callback targets")

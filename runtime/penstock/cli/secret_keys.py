@@ -23,33 +23,71 @@ def secret_key(context: click.Context) -> None:
 
 
 @secret_key.command("rotate")
-@click.option("--check", "--dry-run", "check", is_flag=True, help="Change nothing; say what still needs an older key.")
+@click.option(
+    "--check",
+    "--dry-run",
+    "check",
+    is_flag=True,
+    help="Change nothing; say what still needs an older key.",
+)
 @format_option
 @pass_context
 def rotate(context: Context, check: bool, form: str) -> int:
-    """Encrypt all that is stored with the first key of PENSTOCK_SECRET_KEY; exit code 1 while anything needs another.
+    """Encrypt all that is stored with the first key of PENSTOCK_SECRET_KEY.
 
-    Hosts may serve meanwhile. Every host must have both keys before, in this order: `old,new` on all of them, restarted one after the other;
-    then `new,old` on all of them, restarted again; then this; then `new` alone. Whoever is stopped in the middle runs it again.
+    Exit code 1 while anything needs another.
+
+    Hosts may serve meanwhile. Every host must have both keys before, in this order: `old,new` on
+    all of them, restarted one after the other; then `new,old` on all of them, restarted again; then
+    this; then `new` alone. Whoever is stopped in the middle runs it again.
     """
     progress = _Progress()
-    counts = rotation.count(context.engine, context.box, progress) if check else rotation.rotate(context.engine, context.actor, context.box, progress)
+    counts = (
+        rotation.count(context.engine, context.box, progress)
+        if check
+        else rotation.rotate(context.engine, context.actor, context.box, progress)
+    )
     rows = [
-        {"stored": str(item.place), "newest": item.newest, "older": item.older, "unknown": item.unknown, "encrypted": item.written}
+        {
+            "stored": str(item.place),
+            "newest": item.newest,
+            "older": item.older,
+            "unknown": item.unknown,
+            "encrypted": item.written,
+        }
         for item in counts
         if item.all
     ]
-    show(rows, form, ("stored", "newest", "older", "unknown", *([] if check else ["encrypted"])), empty="nothing is encrypted yet")
+    show(
+        rows,
+        form,
+        ("stored", "newest", "older", "unknown", *([] if check else ["encrypted"])),
+        empty="nothing is encrypted yet",
+    )
     older, unknown = (sum(getattr(item, name) for item in counts) for name in ("older", "unknown"))
     first, *others = context.box.fingerprints
-    click.echo(f"penstock: the first key is {first}" + (f", older: {', '.join(others)}" if others else ", and there is no other"), err=True)
+    click.echo(
+        f"penstock: the first key is {first}"
+        + (f", older: {', '.join(others)}" if others else ", and there is no other"),
+        err=True,
+    )
     if unknown:
-        click.echo(f"penstock: {unknown} can't be read with any of these keys; add the key that they were encrypted with", err=True)
+        click.echo(
+            f"penstock: {unknown} can't be read with any of these keys; add the key that they were"
+            " encrypted with",
+            err=True,
+        )
     if older and check:
-        click.echo(f"penstock: {older} need an older key; `penstock secret-key rotate` encrypts them with the first one", err=True)
+        click.echo(
+            f"penstock: {older} need an older key; `penstock secret-key rotate` encrypts them with"
+            " the first one",
+            err=True,
+        )
     elif older:
         click.echo(
-            f"penstock: {older} need an older key: a process still encrypts with it; restart it with the new one first, and run this again", err=True
+            f"penstock: {older} need an older key: a process still encrypts with it; restart it"
+            " with the new one first, and run this again",
+            err=True,
         )
     elif not unknown:
         click.echo("penstock: nothing needs another key than the first", err=True)
@@ -66,7 +104,10 @@ class _Progress:
         """Tell of a column that is being gone through."""
         if time.monotonic() - self._told >= PAUSE:
             self._told = time.monotonic()
-            click.echo(f"penstock: {count.place}: {count.all} read, {count.written} encrypted anew", err=True)
+            click.echo(
+                f"penstock: {count.place}: {count.all} read, {count.written} encrypted anew",
+                err=True,
+            )
 
 
 COMMANDS = (secret_key,)

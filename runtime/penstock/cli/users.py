@@ -18,17 +18,28 @@ def user() -> None:
 
 @user.command("create")
 @click.argument("name")
-@click.option("--role", type=ROLE, required=True, help="viewer looks, operator changes access, admin also says who the users are.")
+@click.option(
+    "--role",
+    type=ROLE,
+    required=True,
+    help="viewer looks, operator changes access, admin also says who the users are.",
+)
 @click.option("--generate", is_flag=True, help="Make the password here and print it once.")
-@click.option("--no-password", is_flag=True, help="Only the identity provider vouches for this user.")
+@click.option(
+    "--no-password", is_flag=True, help="Only the identity provider vouches for this user."
+)
 @pass_context
 def user_create(context: Context, name: str, role: str, generate: bool, no_password: bool) -> None:
     """Make a user of the console; the password is asked for, or read from standard input."""
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
-    password = None if no_password else users.make_password() if generate else read_secret("Password")
+    password = (
+        None if no_password else users.make_password() if generate else read_secret("Password")
+    )
     name = users.create_user(context.engine, context.actor, name, Role(role), password)
-    click.echo(f"user {name} created, {role}" + ("; the password is shown this once:" if generate else ""))
+    click.echo(
+        f"user {name} created, {role}" + ("; the password is shown this once:" if generate else "")
+    )
     if generate:
         click.echo(password)
 
@@ -38,7 +49,11 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
 @pass_context
 def user_list(context: Context, form: str) -> None:
     """List users."""
-    show(users.list_users(context.engine), form, ("name", "role", "state", "password", "created_at", "signed_in_at"))
+    show(
+        users.list_users(context.engine),
+        form,
+        ("name", "role", "state", "password", "created_at", "signed_in_at"),
+    )
 
 
 @user.command("role")
@@ -59,7 +74,9 @@ def user_password(context: Context, name: str, generate: bool) -> None:
     """Give a user another password and end their sessions."""
     password = users.make_password() if generate else read_secret("Password")
     users.set_password(context.engine, context.actor, name, password)
-    click.echo(f"user {name} has another password" + ("; it is shown this once:" if generate else ""))
+    click.echo(
+        f"user {name} has another password" + ("; it is shown this once:" if generate else "")
+    )
     if generate:
         click.echo(password)
 

@@ -1,4 +1,7 @@
-"""The console: pages at `/-/console` that see and steer access. It calls what the commands call; no rule lives in a view."""
+"""The console: pages at `/-/console` that see and steer access.
+
+It calls what the commands call; no rule lives in a view.
+"""
 
 from penstock.console.app import add_console
 from penstock.console.desk import Peer

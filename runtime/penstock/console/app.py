@@ -16,20 +16,61 @@ from markupsafe import Markup, escape
 
 from penstock.access.secrets import open_box
 from penstock.access.users import Role
-from penstock.console import audit_trail, consumers, limits, oidc, overview, pipelines, policies, runs, settings, signing_in, tokens, users
+from penstock.console import (
+    audit_trail,
+    consumers,
+    limits,
+    oidc,
+    overview,
+    pipelines,
+    policies,
+    runs,
+    settings,
+    signing_in,
+    tokens,
+    users,
+)
 from penstock.console.desk import EXTENSION, Describe, Desk, Peer
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.contracts.handed import CONSOLE_COOKIE
 from penstock.host import Host
 
 # The modules whose views are the pages.
-PAGES = (overview, pipelines, consumers, policies, runs, tokens, limits, settings, audit_trail, signing_in, users)
-BROWSERS = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"), ("curl/", "curl"))
-SYSTEMS = (("Windows", "Windows"), ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Mac OS X", "macOS"), ("Linux", "Linux"))
+PAGES = (
+    overview,
+    pipelines,
+    consumers,
+    policies,
+    runs,
+    tokens,
+    limits,
+    settings,
+    audit_trail,
+    signing_in,
+    users,
+)
+BROWSERS = (
+    ("Edg/", "Edge"),
+    ("Firefox/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+)
+SYSTEMS = (
+    ("Windows", "Windows"),
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
 
 
 class Sessions(SecureCookieSessionInterface):
-    """Signed cookies, Secure where the console is reached over TLS. Who is signed in stands in the database; the cookie holds a token of it."""
+    """Signed cookies, Secure where the console is reached over TLS.
+
+    The database has who is signed in; the cookie holds a token of it.
+    """
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """Say whether the cookie is for TLS alone."""
@@ -49,7 +90,8 @@ def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
         SESSION_COOKIE_NAME=CONSOLE_COOKIE,
         SESSION_COOKIE_PATH=f"{host.settings.console_prefix}/-/",
         SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SAMESITE="Lax",  # an identity provider sends the browser back from another site
+        # An identity provider sends the browser back from another site.
+        SESSION_COOKIE_SAMESITE="Lax",
         SEND_FILE_MAX_AGE_DEFAULT=31_536_000,  # their addresses hold a digest
         WTF_CSRF_CHECK_DEFAULT=False,  # the guard asks, in its place
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session
@@ -81,7 +123,12 @@ def _layout(desk: Desk) -> Callable[[], dict[str, object]]:
         user = g.get("user")
         role = user.role if user is not None else None
         entries = [entry for entry in NAVIGATION if role is not None and role.may(entry.needs)]
-        return {"user": user, "navigation": entries, "may": {item.value: role is not None and role.may(item) for item in Role}, "desk": desk}
+        return {
+            "user": user,
+            "navigation": entries,
+            "may": {item.value: role is not None and role.may(item) for item in Role},
+            "desk": desk,
+        }
 
     return values
 
@@ -96,14 +143,25 @@ def asset(name: str) -> str:
     return url_for("console.static", filename=name, v=_digest(name))
 
 
-def moment(value: datetime | float | None, *, empty: str = "never", fine: bool = False) -> Markup | str:
-    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover; `fine` to the second."""
+def moment(
+    value: datetime | float | None, *, empty: str = "never", fine: bool = False
+) -> Markup | str:
+    """Show a moment: the page's script turns it into the viewer's zone, with UTC on hover.
+
+    `fine` to the second.
+    """
     if value is None:
         return empty
-    at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
+    at = (
+        datetime.fromtimestamp(value, UTC)
+        if isinstance(value, int | float)
+        else value.astimezone(UTC)
+    )
     utc = f"{at:%Y-%m-%d %H:%M:%S} UTC"
     shown = Markup('<time datetime="{}" title="{}"{}>{}</time>')
-    return shown.format(at.isoformat(timespec="seconds"), utc, Markup(" data-fine") if fine else "", utc)
+    return shown.format(
+        at.isoformat(timespec="seconds"), utc, Markup(" data-fine") if fine else "", utc
+    )
 
 
 def pretty(value: object) -> str:
@@ -113,7 +171,11 @@ def pretty(value: object) -> str:
 
 def brief(detail: Mapping[str, object]) -> str:
     """Show the facts of an event in one line."""
-    return "; ".join(f"{name.replace('_', ' ')}: {words(value)}" for name, value in detail.items() if value not in (None, [], ""))
+    return "; ".join(
+        f"{name.replace('_', ' ')}: {words(value)}"
+        for name, value in detail.items()
+        if value not in (None, [], "")
+    )
 
 
 def words(value: object) -> str:
@@ -128,7 +190,10 @@ def words(value: object) -> str:
 def prose(text: str) -> Markup:
     """Show a text of ours in which what is to be typed stands between backticks."""
     parts = [escape(part) for part in text.split("`")]
-    return Markup().join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if index % 2 else part
+        for index, part in enumerate(parts)
+    )
 
 
 def browser(agent: str) -> Markup:

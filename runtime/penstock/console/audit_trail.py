@@ -14,13 +14,25 @@ from penstock.console.pages import Form, filters, page, render, show_form
 from penstock.errors import Mistaken
 
 FIELDS = ("actor", "action", "env", "subject", "since")
-SINCE = [("", "at any time"), ("1", "in the last hour"), ("24", "in the last day"), ("168", "in the last week"), ("720", "in the last 30 days")]
-FORMATS = {"csv": (trail.as_csv, "text/csv; charset=utf-8", "csv"), "jsonl": (trail.as_json_lines, "application/jsonl", "jsonl")}
+SINCE = [
+    ("", "at any time"),
+    ("1", "in the last hour"),
+    ("24", "in the last day"),
+    ("168", "in the last week"),
+    ("720", "in the last 30 days"),
+]
+FORMATS = {
+    "csv": (trail.as_csv, "text/csv; charset=utf-8", "csv"),
+    "jsonl": (trail.as_json_lines, "application/jsonl", "jsonl"),
+}
 PER_PAGE = 50
 
 
 def _wanted(form: Form) -> dict[str, Any]:
-    """Return what was asked for, as the trail's functions take it; what can't be understood is said beside its field."""
+    """Return what was asked for, as the trail's functions take it.
+
+    What can't be understood is said beside its field.
+    """
     wanted: dict[str, Any] = {name: form[name] or None for name in ("actor", "action", "subject")}
     wanted["environment"] = form["env"] or None
     if form["since"]:
@@ -68,7 +80,11 @@ def audit_one(number: int) -> str:
 @page("/audit/export", needs=Role.VIEWER)
 def audit_export() -> Response:
     """Hand out all events that pass the filters as a file, as it is read."""
-    form, engine, kind = filters(*FIELDS, "format"), desk().engine, request.args.get("format", "csv")
+    form, engine, kind = (
+        filters(*FIELDS, "format"),
+        desk().engine,
+        request.args.get("format", "csv"),
+    )
     wanted = _wanted(form)
     with form.blaming("action"):
         trail.events(engine, limit=1, **wanted)
@@ -80,4 +96,6 @@ def audit_export() -> Response:
     write, content_type, ending = FORMATS[kind]
     name = f"penstock-audit-{datetime.now(UTC):%Y%m%d-%H%M%S}.{ending}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(write(trail.every_event(engine, **wanted)), content_type=content_type, headers=headers)
+    return Response(
+        write(trail.every_event(engine, **wanted)), content_type=content_type, headers=headers
+    )

@@ -18,8 +18,20 @@ from penstock.gate.listing import SERVED
 
 PAGE = 50
 ENDED = 20  # keys that have ended, shown
-LIFETIMES = (("", "for ever"), ("1d", "a day"), ("7d", "a week"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))
-GRACES = (("1h", "end in an hour"), ("1d", "end in a day"), ("7d", "end in a week"), ("30d", "end in 30 days"))
+LIFETIMES = (
+    ("", "for ever"),
+    ("1d", "a day"),
+    ("7d", "a week"),
+    ("30d", "30 days"),
+    ("90d", "90 days"),
+    ("365d", "a year"),
+)
+GRACES = (
+    ("1h", "end in an hour"),
+    ("1d", "end in a day"),
+    ("7d", "end in a week"),
+    ("30d", "end in 30 days"),
+)
 
 
 def _environments() -> list[str]:
@@ -32,9 +44,20 @@ def consumers() -> str:
     find, after = request.args.get("find", "").strip()[:64], request.args.get("after")
     found = access.page_consumers(desk().engine, find=find, after=after, limit=PAGE + 1)
     kept: dict[str, Any] = {"find": find} if find else {}
-    onward = url_for("console.consumers", after=found[PAGE - 1]["name"], **kept) if len(found) > PAGE else None
+    onward = (
+        url_for("console.consumers", after=found[PAGE - 1]["name"], **kept)
+        if len(found) > PAGE
+        else None
+    )
     back = url_for("console.consumers", **kept) if after else None
-    return render("consumers.html", consumers=found[:PAGE], environments=_environments(), find=find, onward=onward, back=back)
+    return render(
+        "consumers.html",
+        consumers=found[:PAGE],
+        environments=_environments(),
+        find=find,
+        onward=onward,
+        back=back,
+    )
 
 
 @page("/new-consumer", needs=Role.OPERATOR)
@@ -50,7 +73,9 @@ def consumers_create() -> Response:
     name = form["name"].strip()
     with form.blaming("name"):
         access.create_consumer(desk().engine, user().name, name, form["description"].strip())
-        return done(f"{name} is made. Give it a key, and say what it may call.", "consumers_one", name=name)
+        return done(
+            f"{name} is made. Give it a key, and say what it may call.", "consumers_one", name=name
+        )
     return show_form("consumer_new.html", form)
 
 
@@ -111,7 +136,14 @@ def consumers_key_create(name: str) -> Response:
         lifetime = read_duration(form["expires"]) if form["expires"] else None
     if not form.errors:
         with form.blaming("environment"):
-            made = access.create_key(desk().engine, user().name, name, form["environment"], expires=lifetime, note=form["note"].strip())
+            made = access.create_key(
+                desk().engine,
+                user().name,
+                name,
+                form["environment"],
+                expires=lifetime,
+                note=form["note"].strip(),
+            )
             return _once(made, "")
     return _one(name, form)
 
@@ -125,7 +157,9 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     """Make a key's successor, which is shown this once."""
     form = Form()
     with form.blaming(f"rotate-{key_id}"):
-        made, ends = access.rotate_key(desk().engine, user().name, key_id, read_duration(form["grace"]))
+        made, ends = access.rotate_key(
+            desk().engine, user().name, key_id, read_duration(form["grace"])
+        )
         return _once(made, f"The old one, {key_id}, goes on until {ends:%Y-%m-%d %H:%M} UTC.")
     return _one(name, form)
 
@@ -163,28 +197,52 @@ def consumers_associate(name: str) -> Response:
     here, form = desk(), Form()
     with form.blaming("pipelines"):
         seen, wanted = _sent(form, "seen", "seen_new"), _sent(form, "on", "new")
-        added, removed = access.save_associations(here.engine, user().name, name, seen, wanted, here.host.offered)
+        added, removed = access.save_associations(
+            here.engine, user().name, name, seen, wanted, here.host.offered
+        )
         turned = len(seen.new_pipelines ^ wanted.new_pipelines)
-        said = [f"{added} added" if added else "", f"{removed} taken away" if removed else "", "new pipelines set" if turned else ""]
+        said = [
+            f"{added} added" if added else "",
+            f"{removed} taken away" if removed else "",
+            "new pipelines set" if turned else "",
+        ]
         what = ", ".join(text for text in said if text)
-        return done(f"Saved: {what}." if what else "Nothing was changed.", "consumers_one", name=name)
+        return done(
+            f"Saved: {what}." if what else "Nothing was changed.", "consumers_one", name=name
+        )
     return _matrix(name, form)
 
 
 def _sent(form: Form, pairs: str, new: str) -> Associations:
     cells = [value.partition("/") for value in form.all(pairs)]
-    return Associations(frozenset((environment, pipeline) for environment, _, pipeline in cells), frozenset(form.all(new)))
+    return Associations(
+        frozenset((environment, pipeline) for environment, _, pipeline in cells),
+        frozenset(form.all(new)),
+    )
 
 
 def _matrix(name: str, form: Form) -> Response:
     here = desk()
     found: dict[str, Any] = access.show_consumer(here.engine, name)
     environments = _environments()
-    served = {environment: {identifier for identifier, _, _ in here.view(environment).of_state(*SERVED)} for environment in environments}
-    held = {environment: set(found["associations"].get(environment, ())) for environment in environments}
+    served = {
+        environment: {identifier for identifier, _, _ in here.view(environment).of_state(*SERVED)}
+        for environment in environments
+    }
+    held = {
+        environment: set(found["associations"].get(environment, ())) for environment in environments
+    }
     identifiers = in_order(set(here.host.loaded).union(*held.values()))
     summaries = {identifier: item.pipeline.summary for identifier, item in here.host.loaded.items()}
-    chosen = set(form.all("on")) if form.errors else {f"{environment}/{pipeline}" for environment in environments for pipeline in held[environment]}
+    chosen = (
+        set(form.all("on"))
+        if form.errors
+        else {
+            f"{environment}/{pipeline}"
+            for environment in environments
+            for pipeline in held[environment]
+        }
+    )
     return show_form(
         "consumer_pipelines.html",
         form,

@@ -31,7 +31,8 @@ from penstock.runs.engine import Ledger
 from penstock.runs.traffic import Traffic
 from penstock.steering import Steering
 
-Describe = Callable[[Host, str, Mapping[str, Judged]], dict[str, Any]]  # an environment's pipelines as OpenAPI
+# An environment's pipelines as OpenAPI.
+Describe = Callable[[Host, str, Mapping[str, Judged]], dict[str, Any]]
 
 EXTENSION = "penstock-console"
 PER_USER = 5  # times the rate of an address, for guesses at one user may come from many
@@ -39,7 +40,10 @@ PER_USER = 5  # times the rate of an address, for guesses at one user may come f
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Whose request it is: the client's address, and whether it came over TLS; both asked while a request is answered."""
+    """Whose request it is: the client's address, and whether it came over TLS.
+
+    Both asked while a request is answered.
+    """
 
     address: Callable[[], str]
     secure: Callable[[], bool]
@@ -47,7 +51,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An environment as its processes see it: its access data, and what became of each pipeline on each listener."""
+    """An environment as its processes see it.
+
+    Its access data, and what became of each pipeline on each listener.
+    """
 
     name: str
     access: Snapshot
@@ -55,9 +62,16 @@ class View:
     judged_internal: Mapping[str, Judged]
 
     def of_state(self, *states: State) -> list[tuple[str, bool, Judged]]:
-        """Return the pipelines in one of these states: id, whether on the internal listener, and why."""
+        """Return the pipelines in one of these states.
+
+        Id, whether on the internal listener, and why.
+        """
         found = [(name, False, item) for name, item in self.judged.items() if item.state in states]
-        return found + [(name, True, item) for name, item in self.judged_internal.items() if item.state in states]
+        return found + [
+            (name, True, item)
+            for name, item in self.judged_internal.items()
+            if item.state in states
+        ]
 
 
 class Desk:
@@ -82,16 +96,25 @@ class Desk:
         for problem, mend in rate.problems():
             raise BadSetting(f"PENSTOCK_CONSOLE_SIGN_IN_RATE: {problem}; {mend}")
         refuse = self.settings.rate_limit_away == "refuse"
-        limiter = partial(Limiter, self.settings.rate_limit_url, processes=self.settings.workers, refuse_when_away=refuse)
+        limiter = partial(
+            Limiter,
+            self.settings.rate_limit_url,
+            processes=self.settings.workers,
+            refuse_when_away=refuse,
+        )
         self.by_address = limiter(failures=rate)
-        self.by_user = limiter(failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address"))
+        self.by_user = limiter(
+            failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address")
+        )
 
     @contextmanager
     def guessing(self, user: str, address: str) -> Iterator[Look]:
-        """Count a guess at a user's password before it is looked at; whoever looks says whether it was right. Raises Refusal.
+        """Count a guess at a user's password before it is looked at.
 
-        Guesses are limited by address, and by user where the address is none that signed this user in before: so nobody can lock a user out
-        of an address that is the user's own.
+        Whoever looks says whether it was right. Raises Refusal.
+
+        Guesses are limited by address, and by user where the address is none that signed this user
+        in before: so nobody can lock a user out of an address that is the user's own.
         """
         with ExitStack() as stack:
             looks = [stack.enter_context(self.by_address.guess("console", address))]
@@ -115,7 +138,9 @@ class Desk:
         """What looks at runs and steers them."""
         engine = self.engine
         if self._steering is None:
-            self._steering = Steering(engine, self.box, lambda: self.host, open_ledger=self._open_ledger)
+            self._steering = Steering(
+                engine, self.box, lambda: self.host, open_ledger=self._open_ledger
+            )
         return self._steering
 
     def _open_ledger(self, url: str, environment: str, box: Box) -> Ledger:
@@ -127,7 +152,10 @@ class Desk:
         return list_environments(self.engine)
 
     def view(self, environment: str) -> View:
-        """Return an environment as it is now; only what changed since the last look is read and judged. Raises Unknown."""
+        """Return an environment as it is now.
+
+        Only what changed since the last look is read and judged. Raises Unknown.
+        """
         engine = self.engine
         with self._lock:
             version, known = self._views.get(environment, (-1, None))
@@ -136,23 +164,37 @@ class Desk:
             host = self.host
             if known is None or access.gates_version != version or _due(known):
                 judgement = host.judge_all(access)
-                internal = {name: item for name, item in judgement.internal.items() if item.pipeline.trigger.internal}
+                internal = {
+                    name: item
+                    for name, item in judgement.internal.items()
+                    if item.pipeline.trigger.internal
+                }
                 known = View(environment, access, judgement.external, internal)
                 self._views[environment] = access.gates_version, known
             return known
 
     def under_each_policy(self, view: View, *, internal: bool) -> dict[str, Mapping[str, Judged]]:
-        """Return what each policy would make of an environment's pipelines, by policy; it is judged anew where the environment changed."""
+        """Return what each policy would make of an environment's pipelines, by policy.
+
+        It is judged anew where the environment changed.
+        """
         known = self._under.get(view.name)
         if known is None or known[0] is not view:
-            judged = {option: self.host.judge_all(view.access, policy=option) for option in self.host.judge.options}
+            judged = {
+                option: self.host.judge_all(view.access, policy=option)
+                for option in self.host.judge.options
+            }
             known = self._under[view.name] = view, judged
         return {option: judgement.on(internal=internal) for option, judgement in known[1].items()}
 
 
 def _due(view: View) -> bool:
     now = time.time()
-    return any(item.again_at is not None and item.again_at <= now for judged in (view.judged, view.judged_internal) for item in judged.values())
+    return any(
+        item.again_at is not None and item.again_at <= now
+        for judged in (view.judged, view.judged_internal)
+        for item in judged.values()
+    )
 
 
 def desk() -> Desk:

@@ -23,8 +23,20 @@ def _show(form: Form) -> Response:
     here, name, chosen = desk(), environment(), request.args.get("consumer", "").strip() or None
     limits, networks = list[dict[str, object]](), list[dict[str, object]]()
     with form.blaming("consumer"):
-        limits = bounds.list_limits(here.engine, environment=name, consumer=chosen, after=_after("limits_after"), limit=PER_PAGE + 1)
-        networks = bounds.list_networks(here.engine, environment=name, consumer=chosen, after=_after("networks_after"), limit=PER_PAGE + 1)
+        limits = bounds.list_limits(
+            here.engine,
+            environment=name,
+            consumer=chosen,
+            after=_after("limits_after"),
+            limit=PER_PAGE + 1,
+        )
+        networks = bounds.list_networks(
+            here.engine,
+            environment=name,
+            consumer=chosen,
+            after=_after("networks_after"),
+            limit=PER_PAGE + 1,
+        )
     return show_form(
         "limits.html",
         form,
@@ -53,23 +65,49 @@ def limits_new() -> Response:
 
 
 def _show_new(form: Form) -> Response:
-    return show_form("limit_new.html", form, env=environment(), pipelines=in_order(desk().host.loaded), by=[(name, name) for name in bounds.BY])
+    return show_form(
+        "limit_new.html",
+        form,
+        env=environment(),
+        pipelines=in_order(desk().host.loaded),
+        by=[(name, name) for name in bounds.BY],
+    )
 
 
 @page("/limits/new", needs=Role.OPERATOR, method="POST")
 def limits_set() -> Response:
     """Let a consumer call so often."""
     here, env, form = desk(), environment(), Form()
-    consumer, pipeline, rate = form["consumer"].strip(), form["pipeline"].strip(), Rate(form["rate"].strip(), by=form["by"])
+    consumer, pipeline, rate = (
+        form["consumer"].strip(),
+        form["pipeline"].strip(),
+        Rate(form["rate"].strip(), by=form["by"]),
+    )
     with form.blaming("rate"):
         bounds.check_rate(rate)
     if form.errors:
         return _show_new(form)
     with form.blaming("rate", consumer="consumer", pipeline="pipeline"):
-        found = bounds.set_limit(here.engine, user().name, consumer, env, rate, pipeline=pipeline, offered=here.host.offered)
+        found = bounds.set_limit(
+            here.engine,
+            user().name,
+            consumer,
+            env,
+            rate,
+            pipeline=pipeline,
+            offered=here.host.offered,
+        )
         own = [text for identifier in found for text in here.host.own_rates(identifier) or ()]
-        said = f"{consumer} may call {', '.join(found) or 'all pipelines together'} {rate.text} by {rate.by} in {env}."
-        return done(said + (f" That stands in for the rates of its own: {', '.join(own)}." if own else ""), "limits", env=env, consumer=consumer)
+        said = (
+            f"{consumer} may call {', '.join(found) or 'all pipelines together'} {rate.text} by"
+            f" {rate.by} in {env}."
+        )
+        return done(
+            said + (f" That stands in for the rates of its own: {', '.join(own)}." if own else ""),
+            "limits",
+            env=env,
+            consumer=consumer,
+        )
     return _show_new(form)
 
 
@@ -78,8 +116,14 @@ def limits_remove() -> Response:
     """Take away a consumer's limits at a pipeline, or over all of them."""
     here, env, form = desk(), environment(), Form()
     with form.blaming("limits"):
-        number = bounds.remove_limits(here.engine, user().name, form["consumer"], env, pipeline=form["pipeline"])
-        return done(f"{number} limit{'s' if number > 1 else ''} of {form['consumer']} removed in {env}.", "limits", env=env)
+        number = bounds.remove_limits(
+            here.engine, user().name, form["consumer"], env, pipeline=form["pipeline"]
+        )
+        return done(
+            f"{number} limit{'s' if number > 1 else ''} of {form['consumer']} removed in {env}.",
+            "limits",
+            env=env,
+        )
     return _show(form)
 
 
@@ -110,7 +154,9 @@ def limits_network_put() -> Response:
     if form.errors:
         return _show_network(form)
     with form.blaming("consumer"):
-        kept = bounds.set_networks(here.engine, user().name, consumer, env, networks, allowed=allowed)
+        kept = bounds.set_networks(
+            here.engine, user().name, consumer, env, networks, allowed=allowed
+        )
         said = f"{consumer} may {'' if allowed else 'not '}call from {', '.join(kept)} in {env}."
         return done(said, "limits", env=env, consumer=consumer)
     return _show_network(form)
@@ -122,5 +168,9 @@ def limits_network_remove() -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("networks"):
         bounds.remove_networks(here.engine, user().name, form["consumer"], env, [form["network"]])
-        return done(f"{form['network']} is removed from the lists of {form['consumer']} in {env}.", "limits", env=env)
+        return done(
+            f"{form['network']} is removed from the lists of {form['consumer']} in {env}.",
+            "limits",
+            env=env,
+        )
     return _show(form)

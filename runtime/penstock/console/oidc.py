@@ -1,4 +1,7 @@
-"""Sign in through an OpenID Connect provider: code flow with PKCE, state and nonce. Users must be known here; the provider only vouches."""
+"""Sign in through an OpenID Connect provider: code flow with PKCE, state and nonce.
+
+Users must be known here; the provider only vouches.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,16 @@ from penstock.errors import Mistaken
 from penstock.settings import Oidc, Settings
 
 EXTENSION = "penstock-oidc"
-EMAIL = "email"  # the claim whose case does not matter: two users of one address but for case can't be
+# The claim whose case does not matter: two users of one address but for case can't be.
+EMAIL = "email"
 TIMEOUT = 10.0  # seconds that the provider may take
 
 
 def configure(app: Flask, settings: Settings) -> None:
-    """Get ready to ask the provider, where there is one; nothing is asked before somebody signs in."""
+    """Get ready to ask the provider, where there is one.
+
+    Nothing is asked before somebody signs in.
+    """
     if settings.oidc is None:
         return
     provider = OAuth(app).register(
@@ -34,7 +41,11 @@ def configure(app: Flask, settings: Settings) -> None:
         server_metadata_url=f"{settings.oidc.issuer}/.well-known/openid-configuration",
         client_id=settings.oidc.client_id,
         client_secret=settings.oidc.client_secret,
-        client_kwargs={"scope": "openid profile email", "code_challenge_method": "S256", "default_timeout": TIMEOUT},
+        client_kwargs={
+            "scope": "openid profile email",
+            "code_challenge_method": "S256",
+            "default_timeout": TIMEOUT,
+        },
     )
     app.extensions[EXTENSION] = provider
 
@@ -62,12 +73,17 @@ def oidc_back() -> Response:
     """Sign in whom the provider vouches for."""
     provider, settings = _provider()
     try:
-        claims = provider.authorize_access_token(claims_options={"iss": {"essential": True, "value": settings.issuer}}).get("userinfo")
+        claims = provider.authorize_access_token(
+            claims_options={"iss": {"essential": True, "value": settings.issuer}}
+        ).get("userinfo")
     except (AuthlibBaseError, JoseError, RequestException, ValueError, KeyError) as error:
         return _refuse("The identity provider did not vouch for you. Try again.", error)
     said = _name(claims or {}, settings.claim)
     if said is None:
-        return _refuse(f"The identity provider says nothing that can be relied on in the claim {settings.claim}.")
+        return _refuse(
+            "The identity provider says nothing that can be relied on in the claim"
+            f" {settings.claim}."
+        )
     name = find_vouched_for(desk().engine, said, fold=settings.claim == EMAIL)
     try:
         if name is not None:
@@ -80,17 +96,29 @@ def oidc_back() -> Response:
 def _name(claims: Mapping[str, Any], claim: str) -> str | None:
     """Return the name that the provider says, as it says it."""
     said = claims.get(claim)
-    if not isinstance(said, str) or not said or (claim == EMAIL and claims.get("email_verified") is not True):
+    if (
+        not isinstance(said, str)
+        or not said
+        or (claim == EMAIL and claims.get("email_verified") is not True)
+    ):
         return None
     return said
 
 
 def _unknown(said: str) -> str:
-    return f"{said} is no user here that may sign in. An admin can create one of exactly that name: penstock user create {said} --no-password."
+    return (
+        f"{said} is no user here that may sign in. An admin can create one of exactly that name:"
+        f" penstock user create {said} --no-password."
+    )
 
 
 def _refuse(detail: str, error: Exception | None = None) -> Response:
-    structlog.get_logger("penstock").warning("sign-in failed", how="provider", reason=detail, error=type(error).__name__ if error else None)
+    structlog.get_logger("penstock").warning(
+        "sign-in failed",
+        how="provider",
+        reason=detail,
+        error=type(error).__name__ if error else None,
+    )
     form = Form()
     form.errors["provider"] = detail
     return show_form("sign_in.html", form, oidc=desk().settings.oidc)

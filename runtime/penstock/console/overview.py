@@ -25,7 +25,9 @@ def span() -> str:
 
 def _seen(name: str, chosen: str) -> Seen:
     here = desk()
-    return here.traffic.seen(here.engine, here.view(name).access.environment.id, chosen, time.time())
+    return here.traffic.seen(
+        here.engine, here.view(name).access.environment.id, chosen, time.time()
+    )
 
 
 @page("/", needs=Role.VIEWER)
@@ -61,7 +63,9 @@ def overview() -> str:
 def overview_figures() -> str:
     """Show the figures and charts anew; the page asks for it now and then."""
     name, chosen = environment(), span()
-    return render("_figures.html", env=name, span=chosen, spans=list(SPANS), seen=_seen(name, chosen))
+    return render(
+        "_figures.html", env=name, span=chosen, spans=list(SPANS), seen=_seen(name, chosen)
+    )
 
 
 @page("/overview/points", needs=Role.VIEWER)
@@ -80,5 +84,8 @@ def drawn(seen: Seen) -> Response:
             [item.turned_away for _, item in points],
             [item.faults for _, item in points],
         ],
-        latency=[[moment for moment, _ in points], *([item.quantile(part) for _, item in points] for part in (0.5, 0.95))],
+        latency=[
+            [moment for moment, _ in points],
+            *([item.quantile(part) for _, item in points] for part in (0.5, 0.95)),
+        ],
     )

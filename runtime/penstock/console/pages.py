@@ -1,6 +1,9 @@
-"""How a page is added, and what holds for every one of them: who may see it, CSRF, its headers and its errors.
+"""How a page is added, and what holds for every one of them.
 
-A page is a view function under `@page`, a template that extends `layout.html`, and a line of NAVIGATION; modules of views are named in `app.PAGES`.
+Who may see it, CSRF, its headers and its errors.
+
+A page is a view function under `@page`, a template that extends `layout.html`, and a line of
+NAVIGATION; modules of views are named in `app.PAGES`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,19 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, abort, flash, g, make_response, redirect, render_template, request, session, url_for
+from flask import (
+    Blueprint,
+    Response,
+    abort,
+    flash,
+    g,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask_wtf.csrf import CSRFProtect
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
@@ -27,8 +42,8 @@ from penstock.errors import PenstockError, Refusal, Unknown
 ROOT = "/-/console"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
+    " 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -51,7 +66,8 @@ class Entry:
     needs: Role = Role.VIEWER
 
 
-# One line a page; views of the same page share the first word of their names, so that its entry is marked on all of them.
+# One line a page; views of the same page share the first word of their names, so that its entry is
+# marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
     Entry("pipelines", "Pipelines"),
@@ -67,14 +83,23 @@ NAVIGATION = (
 
 MAX_PUBLIC_FORM = 16 * 1024  # bytes of a form from who is not signed in
 
-blueprint = Blueprint("console", __name__, url_prefix=ROOT, template_folder="templates", static_folder="static", static_url_path="/static")
+blueprint = Blueprint(
+    "console",
+    __name__,
+    url_prefix=ROOT,
+    template_folder="templates",
+    static_folder="static",
+    static_url_path="/static",
+)
 csrf = CSRFProtect()
 PUBLIC = {"console.static"}
 NEEDS: dict[str, Role] = {}
 
 
 def page(rule: str, *, needs: Role | None, method: str = "GET") -> Callable[[View], View]:
-    """Register a view at a path below the console; `needs` is the least role that may ask for it, None for everybody.
+    """Register a view at a path below the console.
+
+    `needs` is the least role that may ask for it, None for everybody.
 
     What changes anything must be a POST: its form carries a CSRF token, and a viewer can't send it.
     """
@@ -113,22 +138,34 @@ def user() -> SignedIn:
 
 
 def _recognise() -> SignedIn | None:
-    """Find out who makes the request; the database is asked each time, so that a session that was ended is over."""
+    """Find out who makes the request.
+
+    The database is asked each time, so that a session that was ended is over.
+    """
     if "user" not in g:
         token = session.get("token")
         # What a page asks for by itself keeps no session alive.
-        g.user = find_session(desk().engine, token, note="poll" not in request.args) if isinstance(token, str) else None
+        g.user = (
+            find_session(desk().engine, token, note="poll" not in request.args)
+            if isinstance(token, str)
+            else None
+        )
     found: SignedIn | None = g.user
     return found
 
 
 @blueprint.before_request
 def _guard() -> Response | None:
-    """Let a request through that its user's role allows. The one place where that is decided; what is not registered is refused.
+    """Let a request through that its user's role allows.
 
-    Nothing of a form is read before it is known whose it is; who signs in can only send a small one.
+    The one place where that is decided; what is not registered is refused.
+
+    Nothing of a form is read before it is known whose it is; who signs in can only send a small
+    one.
     """
-    if request.method not in READING and request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+    if request.method not in READING and request.headers.get(
+        "Sec-Fetch-Site", "same-origin"
+    ) not in {"same-origin", "none"}:
         abort(403, "This form was sent from another site.")
     if request.endpoint in PUBLIC:
         request.max_content_length = MAX_PUBLIC_FORM
@@ -148,13 +185,24 @@ def _guard() -> Response | None:
 
 
 def _to_sign_in() -> Response:
-    wanted = request.full_path.rstrip("?") if request.method == "GET" and "HX-Request" not in request.headers else ""
-    target = url_for("console.sign_in", next=wanted if wanted.rstrip("/") != ROOT and wanted else None)
+    wanted = (
+        request.full_path.rstrip("?")
+        if request.method == "GET" and "HX-Request" not in request.headers
+        else ""
+    )
+    target = url_for(
+        "console.sign_in", next=wanted if wanted.rstrip("/") != ROOT and wanted else None
+    )
     if "HX-Request" in request.headers:
         return Response(status=401, headers={"HX-Redirect": target})
     if request.method in READING:
         return _plain(redirect(target, 303))
-    return make_response(render_template("error.html", title="Sign in", detail="Your session is over. Sign in, then do it again."), 401)
+    return make_response(
+        render_template(
+            "error.html", title="Sign in", detail="Your session is over. Sign in, then do it again."
+        ),
+        401,
+    )
 
 
 def only_signed_in(view: View) -> View:
@@ -163,7 +211,11 @@ def only_signed_in(view: View) -> View:
     @wraps(view)
     def guarded(*args: Any, **more: Any) -> Any:  # noqa: ANN401  a Flask view
         if _recognise() is None:
-            if request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html":  # a browser's own request
+            # A browser's own request.
+            if (
+                request.accept_mimetypes.best_match(("application/json", "text/html"))
+                == "text/html"
+            ):
                 return _to_sign_in()
             raise Unauthorised(f"Sign in to the console first: {url_for('console.sign_in')}.")
         return view(*args, **more)
@@ -209,7 +261,9 @@ def _refused(error: PenstockError) -> Response:
     if isinstance(error, Unknown):
         return _problem(404, "Not found", sentence(error))
     if isinstance(error, DatabaseAway):
-        return _problem(503, "The database is away", "Try again in a moment; /-/ready says when it is back.")
+        return _problem(
+            503, "The database is away", "Try again in a moment; /-/ready says when it is back."
+        )
     return _problem(409, "That can't be done", sentence(error))
 
 
@@ -232,7 +286,7 @@ def sentence(error: Exception) -> str:
 
 
 class Form:
-    """The fields of a form that was sent, or is shown for the first time, and what is wrong with each."""
+    """The fields of a form that was sent, or is shown for the first time, with their faults."""
 
     def __init__(self, **first: str) -> None:
         self._first = first
@@ -240,7 +294,11 @@ class Form:
 
     def __getitem__(self, name: str) -> str:
         """Return what stands in a field."""
-        return request.form.get(name, self._first.get(name, "")) if request.method == "POST" else self._first.get(name, "")
+        return (
+            request.form.get(name, self._first.get(name, ""))
+            if request.method == "POST"
+            else self._first.get(name, "")
+        )
 
     def all(self, name: str) -> list[str]:
         """Return all values of a field that may have several."""
@@ -248,13 +306,18 @@ class Form:
 
     @contextmanager
     def blaming(self, field: str, **of_kind: str) -> Iterator[None]:
-        """Put what our functions refuse beside a field, in place of a page of its own; `of_kind` names the fields of what is unknown, by its kind."""
+        """Put what our functions refuse beside a field, in place of a page of its own.
+
+        `of_kind` names the fields of what is unknown, by its kind.
+        """
         try:
             yield
         except PenstockError as error:
             if isinstance(error, DatabaseAway | Refusal):
                 raise
-            self.errors[of_kind.get(error.kind, field) if isinstance(error, Unknown) else field] = sentence(error)
+            self.errors[of_kind.get(error.kind, field) if isinstance(error, Unknown) else field] = (
+                sentence(error)
+            )
 
 
 def filters(*names: str) -> Form:
@@ -263,7 +326,10 @@ def filters(*names: str) -> Form:
 
 
 def live(html: str) -> Response:
-    """Return a part of a page that asks for itself now and then; where it is as before, nothing is sent, and what is selected stays so."""
+    """Return a part of a page that asks for itself now and then.
+
+    Where it is as before, nothing is sent, and what is selected stays so.
+    """
     seen = sha256(html.encode()).hexdigest()[:16]
     if request.args.get("seen") == seen:
         return Response(status=204)
@@ -283,7 +349,9 @@ def render(template: str, **values: object) -> str:
 
 def show_form(template: str, form: Form, **values: object) -> Response:
     """Show a form: again, with status 422 and what is wrong, where it was sent and something is."""
-    return make_response(render_template(template, form=form, **values), 422 if form.errors else 200)
+    return make_response(
+        render_template(template, form=form, **values), 422 if form.errors else 200
+    )
 
 
 def done(message: str, endpoint: str, **values: Any) -> Response:  # noqa: ANN401  url_for's
@@ -293,7 +361,10 @@ def done(message: str, endpoint: str, **values: Any) -> Response:  # noqa: ANN40
 
 
 def environment() -> str:
-    """Return the environment that the user looks at: the one asked for, the one looked at before, or this process's."""
+    """Return the environment that the user looks at.
+
+    The one asked for, the one looked at before, or this process's.
+    """
     asked = request.args.get("env")
     if asked is not None:
         desk().view(asked)

@@ -1,4 +1,8 @@
-"""Pipelines: what became of each in each environment, what its calls must present, who may call it, and how it is doing."""
+"""Pipelines.
+
+What became of each in each environment, what its calls must present, who may call it, and how it is
+doing.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +32,23 @@ PAGE = 50
 CONSUMERS = 30
 RUNS = 10
 SORTS = ("name", "calls", "state")
-ORDER = (State.REFUSED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)  # what needs a hand comes first
+# What needs a hand comes first.
+ORDER = (State.REFUSED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
 
 
 def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return what there is to say of each pipeline, by its id and environment: an entry for each listener it is for."""
+    """Return what there is to say of each pipeline, by its id and environment.
+
+    An entry for each listener it is for.
+    """
     host = desk().host
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for view in views:
         facts = view.access.environment
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
-        for identifier, exposure, judged in exposures(view.judged, view.judged_internal, host.broken):
+        for identifier, exposure, judged in exposures(
+            view.judged, view.judged_internal, host.broken
+        ):
             said = described(identifier, exposure, judged, host.loaded[identifier].plugin)
             at = found.setdefault(identifier, {}).setdefault(view.name, [])
             at.append(said | {"policy": policies[exposure], "judged": judged})
@@ -56,7 +66,10 @@ def _urgency(entries: Iterable[Mapping[str, Any]]) -> int:
 
 def _place(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what a row is sorted by."""
-    first = {"calls": -row["calls"], "state": min(_urgency(entries) for entries in row["at"].values())}.get(sort, 0)
+    first = {
+        "calls": -row["calls"],
+        "state": min(_urgency(entries) for entries in row["at"].values()),
+    }.get(sort, 0)
     return first, row["item"].pipeline.name, row["id"]
 
 
@@ -64,20 +77,41 @@ def _place(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
 def pipelines() -> str:
     """List pipelines, the environments side by side."""
     here, views = desk(), _views()
-    find, state, sort = (request.args.get(name, "").strip()[:80] for name in ("find", "state", "sort"))
+    find, state, sort = (
+        request.args.get(name, "").strip()[:80] for name in ("find", "state", "sort")
+    )
     sort = sort if sort in SORTS else SORTS[0]
     listed = _listed(views)
     now = time.time()
-    calls = {view.name: calls_of(here.engine, view.access.environment.id, "day", now) for view in views}
+    calls = {
+        view.name: calls_of(here.engine, view.access.environment.id, "day", now) for view in views
+    }
     rows: list[dict[str, Any]] = [
-        {"id": identifier, "at": at, "item": here.host.loaded[identifier], "calls": sum(calls[view.name][identifier] for view in views)}
+        {
+            "id": identifier,
+            "at": at,
+            "item": here.host.loaded[identifier],
+            "calls": sum(calls[view.name][identifier] for view in views),
+        }
         for identifier, at in listed.items()
-        if find.lower() in identifier.lower() and (not state or any(entry["state"] == state for entries in at.values() for entry in entries))
+        if find.lower() in identifier.lower()
+        and (
+            not state
+            or any(entry["state"] == state for entries in at.values() for entry in entries)
+        )
     ]
     rows.sort(key=partial(_place, sort))
     after = request.args.get("after")
     start = next((place + 1 for place, row in enumerate(rows) if row["id"] == after), 0)
-    kept: dict[str, Any] = {name: value for name, value in (("find", find), ("state", state), ("sort", sort if sort != SORTS[0] else "")) if value}
+    kept: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("find", find),
+            ("state", state),
+            ("sort", sort if sort != SORTS[0] else ""),
+        )
+        if value
+    }
     shown = rows[start : start + PAGE]
     return render(
         "pipelines.html",
@@ -90,7 +124,11 @@ def pipelines() -> str:
         sort=sort,
         sorts=SORTS,
         kept=kept,
-        onward=url_for("console.pipelines", after=shown[-1]["id"], **kept) if len(rows) > start + PAGE else None,
+        onward=(
+            url_for("console.pipelines", after=shown[-1]["id"], **kept)
+            if len(rows) > start + PAGE
+            else None
+        ),
         back=url_for("console.pipelines", **kept) if start else None,
         loaded=len(listed),
     )
@@ -122,8 +160,14 @@ def pipelines_one(major: str, name: str) -> str:
         id=identifier,
         item=item,
         entries=entries,
-        words={where: [in_words(entry["judged"], authenticators) for entry in found] for where, found in entries.items()},
-        calls={other.name: calls_of(here.engine, other.access.environment.id, "day", now)[identifier] for other in views},
+        words={
+            where: [in_words(entry["judged"], authenticators) for entry in found]
+            for where, found in entries.items()
+        },
+        calls={
+            other.name: calls_of(here.engine, other.access.environment.id, "day", now)[identifier]
+            for other in views
+        },
         enabled={other.name: other.access.pipeline(identifier).enabled for other in views},
         env=env,
         environments=[other.name for other in views],
@@ -132,18 +176,35 @@ def pipelines_one(major: str, name: str) -> str:
         kept={"major": major, "name": name},
         number=number,
         consumers=some[:CONSUMERS],
-        onward=url_for("console.pipelines_one", after=some[CONSUMERS - 1]["name"], **here_too) if len(some) > CONSUMERS else None,
+        onward=(
+            url_for("console.pipelines_one", after=some[CONSUMERS - 1]["name"], **here_too)
+            if len(some) > CONSUMERS
+            else None
+        ),
         back=url_for("console.pipelines_one", **here_too) if after else None,
         runs=list_runs(here.engine, environment=env, pipelines=[identifier], limit=RUNS),
         routes=routes_of(identifier, item, document),
-        trying=trial(identifier, item, document, view, judged, internal=internal) if judged is not None and item.endpoints else None,
+        trying=(
+            trial(identifier, item, document, view, judged, internal=internal)
+            if judged is not None and item.endpoints
+            else None
+        ),
     )
 
 
 def _served(view: View, identifier: str) -> tuple[Judged | None, bool]:
-    """Return the judgement of the listener on which a pipeline is served there, the outside one first, and whether it is the internal one."""
-    sides = [(side[identifier], side is view.judged_internal) for side in (view.judged, view.judged_internal) if identifier in side]
-    return next(((item, internal) for item, internal in sides if item.state in SERVED), (None, False))
+    """Return the judgement of the listener that serves a pipeline, and whether it is internal.
+
+    The outside listener comes first.
+    """
+    sides = [
+        (side[identifier], side is view.judged_internal)
+        for side in (view.judged, view.judged_internal)
+        if identifier in side
+    ]
+    return next(
+        ((item, internal) for item, internal in sides if item.state in SERVED), (None, False)
+    )
 
 
 @page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)
@@ -151,13 +212,27 @@ def pipelines_points(major: str, name: str) -> Response:
     """Return what the charts draw."""
     here, (identifier, _) = desk(), _found(major, name)
     view = here.view(environment())
-    return drawn(here.traffic.seen(here.engine, view.access.environment.id, span(), time.time(), pipelines=frozenset({identifier})))
+    return drawn(
+        here.traffic.seen(
+            here.engine,
+            view.access.environment.id,
+            span(),
+            time.time(),
+            pipelines=frozenset({identifier}),
+        )
+    )
 
 
 def _switch(major: str, name: str, *, enabled: bool) -> Response:
     here, where, identifier = desk(), Form()["environment"], f"{major}/{name}"
-    set_pipeline_enabled(here.engine, user().name, where, identifier, here.host.offered, enabled=enabled)
-    what = f"{identifier} is served again in {where}, if it complies." if enabled else f"{identifier} is switched off in {where}."
+    set_pipeline_enabled(
+        here.engine, user().name, where, identifier, here.host.offered, enabled=enabled
+    )
+    what = (
+        f"{identifier} is served again in {where}, if it complies."
+        if enabled
+        else f"{identifier} is switched off in {where}."
+    )
     return done(what, "pipelines_one", major=major, name=name, env=where)
 
 

@@ -1,4 +1,8 @@
-"""Policies: what each environment asks of its pipelines and calls, what another one would change, and who changed it when and why."""
+"""Policies.
+
+What each environment asks of its pipelines and calls, what another one would change, and who
+changed it when and why.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,13 @@ def policies() -> str:
     here = desk()
     rows = here.environments()
     if user().role.may(Role.OPERATOR):
-        here.callers.get_ready(here.engine, [row["id"] for row in rows], time.time())  # who looks here chooses next
-    return render("policies.html", cards=[_card(here.view(str(row["name"]))) for row in rows], meanings=here.host.judge.meanings)
+        # Who looks here chooses next.
+        here.callers.get_ready(here.engine, [row["id"] for row in rows], time.time())
+    return render(
+        "policies.html",
+        cards=[_card(here.view(str(row["name"]))) for row in rows],
+        meanings=here.host.judge.meanings,
+    )
 
 
 def _card(view: View) -> dict[str, Any]:
@@ -50,7 +59,10 @@ def _card(view: View) -> dict[str, Any]:
                 "good": sum(item.complies for item in mine.values()),
                 "bad": sum(not item.complies for item in mine.values()),
                 "grace": sum(item.state is State.NON_CONFORMANT for item in mine.values()),
-                "would": {option: sum(judged[name].complies for name in mine) for option, judged in under.items()},
+                "would": {
+                    option: sum(judged[name].complies for name in mine)
+                    for option, judged in under.items()
+                },
             }
         )
     return {"name": view.name, "version": facts.policy_version, "sides": sides}
@@ -61,10 +73,23 @@ def policies_history(name: str) -> str:
     """Show the versions of an environment's policies."""
     here = desk()
     before = request.args.get("before", type=int)
-    found = access.policy_versions(here.engine, name, before=None if before is None else min(before, MOST), limit=PAGE + 1)
-    onward = url_for("console.policies_history", name=name, before=found[PAGE - 1]["version"]) if len(found) > PAGE else None
+    found = access.policy_versions(
+        here.engine, name, before=None if before is None else min(before, MOST), limit=PAGE + 1
+    )
+    onward = (
+        url_for("console.policies_history", name=name, before=found[PAGE - 1]["version"])
+        if len(found) > PAGE
+        else None
+    )
     back = url_for("console.policies_history", name=name) if before is not None else None
-    return render("policy_history.html", env=name, versions=found[:PAGE], onward=onward, back=back, now=time.time())
+    return render(
+        "policy_history.html",
+        env=name,
+        versions=found[:PAGE],
+        onward=onward,
+        back=back,
+        now=time.time(),
+    )
 
 
 def _asked(name: str, exposure: str, policy: str) -> PolicyChange:
@@ -92,7 +117,10 @@ def _change(change: PolicyChange, form: Form) -> Response:
         meanings=here.host.judge.meanings,
         shown=SHOWN,
         callers=here.callers.of(here.engine, view.access.environment.id, concerned, time.time()),
-        words={name: in_words(item, authenticators) for name, item in (*change.changed.items(), *change.starts.items())},
+        words={
+            name: in_words(item, authenticators)
+            for name, item in (*change.changed.items(), *change.starts.items())
+        },
     )
 
 
@@ -100,7 +128,9 @@ def _change(change: PolicyChange, form: Form) -> Response:
 def policies_callers(name: str) -> str:
     """Name those who called a pipeline of late that the preview had no room for."""
     here, pipeline = desk(), request.args.get("pipeline", "")
-    found = here.callers.of(here.engine, here.view(name).access.environment.id, [pipeline], time.time())
+    found = here.callers.of(
+        here.engine, here.view(name).access.environment.id, [pipeline], time.time()
+    )
     return render("_callers.html", names=found[pipeline][SHOWN:])
 
 
@@ -110,7 +140,9 @@ def policies_set(name: str) -> Response:
     here, form = desk(), Form()
     change = _asked(name, form["exposure"], form["policy"])
     if form["digest"] != change.digest:
-        form.errors["digest"] = "What this would do is different from what you saw. Look at it again."
+        form.errors["digest"] = (
+            "What this would do is different from what you saw. Look at it again."
+        )
         return _change(change, form)
     if not (reason := form["reason"].strip()):
         form.errors["reason"] = "Say why, for those who read the history."
@@ -130,5 +162,9 @@ def policies_set(name: str) -> Response:
                 reason=reason,
                 internal=change.internal,
             )
-            return done(f"The {form['exposure']} policy of {name} is {change.after} now.", "policies_history", name=name)
+            return done(
+                f"The {form['exposure']} policy of {name} is {change.after} now.",
+                "policies_history",
+                name=name,
+            )
     return _change(change, form)

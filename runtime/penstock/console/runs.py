@@ -13,7 +13,18 @@ from flask import Response, request, url_for
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
 from penstock.console.desk import desk
-from penstock.console.pages import Form, done, environment, filters, live, live_part, page, render, show_form, user
+from penstock.console.pages import (
+    Form,
+    done,
+    environment,
+    filters,
+    live,
+    live_part,
+    page,
+    render,
+    show_form,
+    user,
+)
 from penstock.errors import Mistaken
 from penstock.runs import operating
 from penstock.runs.ids import is_run_id
@@ -23,7 +34,13 @@ from penstock.runs.steps import StepRecord
 from penstock.steering import identifiers
 
 FIELDS = ("pipeline", "consumer", "status", "since", "until", "id")
-SINCE = {"": "at any time", "900": "in the last 15 minutes", "3600": "in the last hour", "86400": "in the last day", "604800": "in the last week"}
+SINCE = {
+    "": "at any time",
+    "900": "in the last 15 minutes",
+    "3600": "in the last hour",
+    "86400": "in the last day",
+    "604800": "in the last week",
+}
 STATUSES = [("", "any"), *((status.value, status.value.replace("_", " ")) for status in Status)]
 PER_PAGE = 50
 THINNEST = 0.5  # per cent of a waterfall that is seen
@@ -47,8 +64,17 @@ def _chosen(value: str, among: Mapping[str, str] | list[tuple[str, str]]) -> str
 
 
 def _found(form: Form, name: str) -> list[operating.Shown]:
-    """Return a page of runs and one more, where there is one; what can't be understood is said beside its field."""
-    here, pipelines, status, since, before = desk(), list[str](), "", "", request.args.get("before", "")
+    """Return a page of runs and one more, where there is one.
+
+    What can't be understood is said beside its field.
+    """
+    here, pipelines, status, since, before = (
+        desk(),
+        list[str](),
+        "",
+        "",
+        request.args.get("before", ""),
+    )
     with form.blaming("pipeline"):
         pipelines = identifiers(here.host, form["pipeline"]) if form["pipeline"] else []
     with form.blaming("status"):
@@ -79,7 +105,14 @@ def _found(form: Form, name: str) -> list[operating.Shown]:
 def _table(name: str, form: Form, kept: dict[str, str]) -> str:
     rows = _found(form, name)
     last = rows[PER_PAGE - 1]["id"] if len(rows) > PER_PAGE else None
-    return render("_runs.html", env=name, runs=rows[:PER_PAGE], last=last, kept=kept, later=request.args.get("before"))
+    return render(
+        "_runs.html",
+        env=name,
+        runs=rows[:PER_PAGE],
+        last=last,
+        kept=kept,
+        later=request.args.get("before"),
+    )
 
 
 def _kept(form: Form) -> dict[str, str]:
@@ -91,7 +124,9 @@ def runs() -> Response:
     """List runs, newest first."""
     name, form = environment(), filters(*FIELDS)
     if is_run_id(form["id"]):
-        return Response(status=303, headers={"Location": url_for("console.runs_one", run=form["id"])})
+        return Response(
+            status=303, headers={"Location": url_for("console.runs_one", run=form["id"])}
+        )
     kept = _kept(form)
     table = _table(name, form, kept)
     following = not form.errors and "before" not in request.args and not form["until"]
@@ -130,7 +165,13 @@ def _bars(step: StepRecord, whole: float) -> list[Bar]:
     bars = []
     for attempt in attempts_of(step):
         width = max(THINNEST, 100 * attempt.ms / whole)
-        bars.append(Bar(round(max(0.0, min(100 - width, 100 * attempt.at / whole)), 2), round(width, 2), bool(attempt.error)))
+        bars.append(
+            Bar(
+                round(max(0.0, min(100 - width, 100 * attempt.at / whole)), 2),
+                round(width, 2),
+                bool(attempt.error),
+            )
+        )
     return bars
 
 
@@ -144,7 +185,9 @@ def _one(run: str, form: Form) -> Response:
     shown = desk().steering.show(run)
     over = operating.is_over(shown["status"])
     last = max((step.number for step in shown["steps"]), default=0)
-    return show_form("run.html", form, run=shown, over=over, last=last, state=live_part(_state(shown)))
+    return show_form(
+        "run.html", form, run=shown, over=over, last=last, state=live_part(_state(shown))
+    )
 
 
 @page("/runs/<run>", needs=Role.VIEWER)
@@ -168,7 +211,9 @@ def runs_cancel(run: str) -> Response:
     form = Form(step="1")
     with form.blaming("state"):
         desk().steering.cancel(user().name, run)
-        return done("The run is cancelled; what is under way ends at its next step.", "runs_one", run=run)
+        return done(
+            "The run is cancelled; what is under way ends at its next step.", "runs_one", run=run
+        )
     return _one(run, form)
 
 

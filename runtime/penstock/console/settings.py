@@ -1,4 +1,7 @@
-"""What an environment gives its pipelines and keeps from records: variables, secrets, sensitive fields; and where callbacks may go."""
+"""What an environment gives its pipelines and keeps from records.
+
+Variables, secrets, sensitive fields; and where callbacks may go.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ def _show(form: Form) -> Response:
     here, name = desk(), environment()
     after = request.args.get("after", "")
     number = int(after[:18]) if after.isascii() and after.isdigit() else None
-    targets = callbacks.list_callbacks(here.engine, environment=name, after=number, limit=PER_PAGE + 1)
+    targets = callbacks.list_callbacks(
+        here.engine, environment=name, after=number, limit=PER_PAGE + 1
+    )
     return show_form(
         "settings.html",
         form,
@@ -75,11 +80,18 @@ def settings_environment_set() -> Response:
     """Change what differs of it."""
     here, env, form = desk(), environment(), Form()
     before = _own(env)
-    changed: dict[str, Any] = {name: form[name].strip() for name, value in before.items() if form[name].strip() != value}
-    values: dict[str, Any] = {name: value for name, value in changed.items() if name == "record_bodies"}
+    changed: dict[str, Any] = {
+        name: form[name].strip() for name, value in before.items() if form[name].strip() != value
+    }
+    values: dict[str, Any] = {
+        name: value for name, value in changed.items() if name == "record_bodies"
+    }
     if "keys_in_query" in changed:
         values["keys_in_query"] = changed["keys_in_query"] == "on"
-    for name, argument, unit in (("token_minutes", "token_lifetime", 60), ("run_days", "run_retention", DAY)):
+    for name, argument, unit in (
+        ("token_minutes", "token_lifetime", 60),
+        ("run_days", "run_retention", DAY),
+    ):
         if name in changed:
             with form.blaming(name):
                 values[argument] = _seconds(changed[name], unit)
@@ -88,7 +100,9 @@ def settings_environment_set() -> Response:
     if not values:
         return done(f"Nothing of {env} was changed.", "settings", env=env)
     for argument, value in values.items():
-        field = {"token_lifetime": "token_minutes", "run_retention": "run_days"}.get(argument, argument)
+        field = {"token_lifetime": "token_minutes", "run_retention": "run_days"}.get(
+            argument, argument
+        )
         with form.blaming(field):
             environments.check_change(**{argument: value})
     if form.errors:
@@ -108,8 +122,13 @@ def _seconds(text: str, unit: int) -> int:
 def settings_variable_new() -> Response:
     """Show the form for a variable, filled where it is set already."""
     name = request.args.get("name", "")
-    known = {str(row["name"]): str(row["value"]) for row in needs.list_variables(desk().engine, environment())}
-    return show_form("variable_new.html", Form(name=name, value=known.get(name, "")), env=environment())
+    known = {
+        str(row["name"]): str(row["value"])
+        for row in needs.list_variables(desk().engine, environment())
+    }
+    return show_form(
+        "variable_new.html", Form(name=name, value=known.get(name, "")), env=environment()
+    )
 
 
 @page("/settings/variables/new", needs=Role.OPERATOR, method="POST")
@@ -138,7 +157,9 @@ def settings_variable_unset(name: str) -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("variables"):
         needs.unset_variable(here.engine, user().name, env, name)
-        return done(f"{name} is unset in {env}; pipelines that need it are refused.", "settings", env=env)
+        return done(
+            f"{name} is unset in {env}; pipelines that need it are refused.", "settings", env=env
+        )
     return _show(form)
 
 
@@ -146,9 +167,15 @@ def settings_variable_unset(name: str) -> Response:
 def settings_secret_new() -> Response:
     """Show the form for a secret; its value is never shown again."""
     name = request.args.get("name", "")
-    known = next((row for row in needs.list_secrets(desk().engine, environment()) if row["name"] == name), None)
+    known = next(
+        (row for row in needs.list_secrets(desk().engine, environment()) if row["name"] == name),
+        None,
+    )
     allowed = known["pipelines"] if known is not None else None
-    return _show_secret(Form(name=name, pipelines=" ".join(allowed) if isinstance(allowed, list) else ""), again=known is not None)
+    return _show_secret(
+        Form(name=name, pipelines=" ".join(allowed) if isinstance(allowed, list) else ""),
+        again=known is not None,
+    )
 
 
 def _show_secret(form: Form, *, again: bool = False) -> Response:
@@ -159,12 +186,18 @@ def _show_secret(form: Form, *, again: bool = False) -> Response:
 def settings_secret_set() -> Response:
     """Keep a secret, sealed."""
     here, env, form = desk(), environment(), Form()
-    name, days, allowed = form["name"].strip(), form["days"].strip(), form["pipelines"].replace(",", " ").split()
+    name, days, allowed = (
+        form["name"].strip(),
+        form["days"].strip(),
+        form["pipelines"].replace(",", " ").split(),
+    )
     expires = None
     with form.blaming("days"):
         if days:
             if not (days.isascii() and days.isdigit() and 1 <= int(days[:9]) <= LONGEST_DAYS):
-                raise Mistaken(f"{days!r} is no number of days; write one from 1 to {LONGEST_DAYS}, or nothing")
+                raise Mistaken(
+                    f"{days!r} is no number of days; write one from 1 to {LONGEST_DAYS}, or nothing"
+                )
             expires = timedelta(days=int(days))
     if not form["value"]:
         form.errors["value"] = "A secret has a value."
@@ -172,8 +205,22 @@ def settings_secret_set() -> Response:
         return _show_secret(form)
     with form.blaming("name", pipeline="pipelines"):
         value, offered = _text(form["value"]), here.host.offered
-        needs.set_secret(here.engine, user().name, env, name, value, here.box, expires=expires, pipelines=allowed, offered=offered)
-        return done(f"{name} is set in {env}. Its value is sealed, and shown nowhere again.", "settings", env=env)
+        needs.set_secret(
+            here.engine,
+            user().name,
+            env,
+            name,
+            value,
+            here.box,
+            expires=expires,
+            pipelines=allowed,
+            offered=offered,
+        )
+        return done(
+            f"{name} is set in {env}. Its value is sealed, and shown nowhere again.",
+            "settings",
+            env=env,
+        )
     return _show_secret(form)
 
 
@@ -183,7 +230,9 @@ def settings_secret_unset(name: str) -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("secrets"):
         needs.unset_secret(here.engine, user().name, env, name)
-        return done(f"{name} is wiped in {env}; pipelines that need it are refused.", "settings", env=env)
+        return done(
+            f"{name} is wiped in {env}; pipelines that need it are refused.", "settings", env=env
+        )
     return _show(form)
 
 
@@ -219,12 +268,19 @@ def settings_callback_new() -> Response:
 
 @page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST")
 def settings_callback_allow() -> Response:
-    """Let a consumer have callbacks sent below a URL; the secret that signs them is shown this once."""
+    """Let a consumer have callbacks sent below a URL.
+
+    The secret that signs them is shown this once.
+    """
     here, env, form = desk(), environment(), Form()
     consumer, url = form["consumer"].strip(), form["url"].strip()
     with form.blaming("url", consumer="consumer"):
-        secret = callbacks.allow_callbacks(here.engine, user().name, consumer, env, url, here.box, private=form["private"] == "yes")
-        return Response(render("callback_secret.html", env=env, consumer=consumer, url=url, secret=secret))
+        secret = callbacks.allow_callbacks(
+            here.engine, user().name, consumer, env, url, here.box, private=form["private"] == "yes"
+        )
+        return Response(
+            render("callback_secret.html", env=env, consumer=consumer, url=url, secret=secret)
+        )
     return show_form("callback_new.html", form, env=env)
 
 
@@ -234,5 +290,9 @@ def settings_callback_remove() -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("callbacks"):
         callbacks.remove_callbacks(here.engine, user().name, form["consumer"], env, form["url"])
-        return done(f"Callbacks of {form['consumer']} do not go below {form['url']} in {env} any more.", "settings", env=env)
+        return done(
+            f"Callbacks of {form['consumer']} do not go below {form['url']} in {env} any more.",
+            "settings",
+            env=env,
+        )
     return _show(form)

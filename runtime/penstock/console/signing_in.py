@@ -16,21 +16,32 @@ WRONG = "The user or the password is wrong, or the user may not sign in."
 
 
 def begin(name: str, how: str) -> Response:
-    """Sign a user in: a session of a new name, whatever the browser had before, and on to the page that was wanted."""
+    """Sign a user in.
+
+    A session of a new name, whatever the browser had before, and on to the page that was wanted.
+    """
     here = desk()
     agent = request.headers.get("User-Agent", "")
     lifetime = timedelta(hours=here.settings.console_session)
     wanted = session.get("next")
-    token = users.begin_session(here.engine, name, lifetime=lifetime, address=here.peer.address(), agent=agent, how=how)
+    token = users.begin_session(
+        here.engine, name, lifetime=lifetime, address=here.peer.address(), agent=agent, how=how
+    )
     session.clear()
     session["token"] = token
-    target = request.script_root + wanted if isinstance(wanted, str) and is_ours(wanted) else url_for("console.overview")
+    target = (
+        request.script_root + wanted
+        if isinstance(wanted, str) and is_ours(wanted)
+        else url_for("console.overview")
+    )
     return Response(status=303, headers={"Location": target})
 
 
 def is_ours(path: str) -> bool:
     """Say whether a path leads to a page of ours, and nowhere else."""
-    return path.startswith((f"{ROOT}/", "/-/docs", "/-/openapi.json")) and not any(sign in path for sign in "\\\r\n\t")
+    return path.startswith((f"{ROOT}/", "/-/docs", "/-/openapi.json")) and not any(
+        sign in path for sign in "\\\r\n\t"
+    )
 
 
 @page("/sign-in", needs=None)
@@ -43,7 +54,10 @@ def sign_in() -> Response:
 
 @page("/sign-in", needs=None, method="POST")
 def sign_in_with_password() -> Response:
-    """Sign in with user and password. Each guess is counted before the password is looked at, and refused where there were too many."""
+    """Sign in with user and password.
+
+    Each guess is counted before the password is looked at, and refused where there were too many.
+    """
     here, form = desk(), Form()
     name, address = users.folded(form["name"])[:80], here.peer.address()
     with here.guessing(name, address) as look:
@@ -73,7 +87,9 @@ def account() -> str:
 def _account(form: Form) -> str:
     here = desk()
     mine = next(row for row in users.list_users(here.engine) if row["name"] == user().name)
-    return render("account.html", form=form, me=mine, sessions=users.list_sessions(here.engine, user().name))
+    return render(
+        "account.html", form=form, me=mine, sessions=users.list_sessions(here.engine, user().name)
+    )
 
 
 @own("/account/password")

@@ -1,4 +1,7 @@
-"""Tokens of an environment: who issues them, which keys sign them, whose are taken from outside, and which are revoked."""
+"""Tokens of an environment.
+
+Who issues them, which keys sign them, whose are taken from outside, and which are revoked.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,12 @@ def _flows(name: str) -> list[dict[str, object]]:
     designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
     asking = {identifier for identifier in host.loaded if host.may_log_in(identifier)}
     return [
-        {"id": identifier, "designated": identifier in designated, "asks": identifier in asking, "loaded": identifier in host.loaded}
+        {
+            "id": identifier,
+            "designated": identifier in designated,
+            "asks": identifier in asking,
+            "loaded": identifier in host.loaded,
+        }
         for identifier in in_order(designated | asking)
     ]
 
@@ -35,7 +43,10 @@ def _show(form: Form) -> Response:
         flows=_flows(name),
         keys=keys[:MOST_KEYS],
         left_out=max(0, len(keys) - MOST_KEYS),
-        algorithms=[("", "as before"), *((algorithm, algorithm) for algorithm in signing.ALGORITHMS)],
+        algorithms=[
+            ("", "as before"),
+            *((algorithm, algorithm) for algorithm in signing.ALGORITHMS),
+        ],
         issuers=issuers.list_issuers(here.engine, name),
         lifetime=here.view(name).access.environment.token_lifetime,
     )
@@ -62,8 +73,14 @@ def tokens_flow_withdraw(major: str, name: str) -> Response:
 def _set_flow(identifier: str, *, designated: bool) -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("flow"):
-        set_login_flow(here.engine, user().name, env, identifier, here.host.offered, designated=designated)
-        said = f"{identifier} is a login flow of {env} now." if designated else f"{identifier} is no login flow of {env} any more."
+        set_login_flow(
+            here.engine, user().name, env, identifier, here.host.offered, designated=designated
+        )
+        said = (
+            f"{identifier} is a login flow of {env} now."
+            if designated
+            else f"{identifier} is no login flow of {env} any more."
+        )
         if designated and not here.host.may_log_in(identifier):
             said += " But its trigger does not say login=True, so it can't issue tokens."
         return done(said, "tokens", env=env)
@@ -75,8 +92,14 @@ def tokens_key_rotate() -> Response:
     """Sign with a new key from now on."""
     here, env, form = desk(), environment(), Form()
     with form.blaming("algorithm"):
-        kid = signing.rotate_signing_key(here.engine, user().name, env, here.box, algorithm=form["algorithm"] or None)
-        return done(f"{kid} signs in {env} now; tokens of the keys before it stay good until they expire.", "tokens", env=env)
+        kid = signing.rotate_signing_key(
+            here.engine, user().name, env, here.box, algorithm=form["algorithm"] or None
+        )
+        return done(
+            f"{kid} signs in {env} now; tokens of the keys before it stay good until they expire.",
+            "tokens",
+            env=env,
+        )
     return _show(form)
 
 
@@ -86,7 +109,12 @@ def tokens_key_drop(kid: str) -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("key"):
         successor = signing.drop_signing_key(here.engine, user().name, env, kid, here.box)
-        return done(f"{kid} is dropped, and its tokens with it" + (f"; {successor} signs now." if successor else "."), "tokens", env=env)
+        return done(
+            f"{kid} is dropped, and its tokens with it"
+            + (f"; {successor} signs now." if successor else "."),
+            "tokens",
+            env=env,
+        )
     return _show(form)
 
 
@@ -99,15 +127,21 @@ def tokens_revoke() -> Response:
         form.errors["jti"] = "Give a token's jti or a consumer, one of the two."
         return _show(form)
     with form.blaming("jti" if jti else "consumer"):
-        signing.revoke_tokens(here.engine, user().name, env, jti=jti or None, consumer=consumer or None)
-        return done(f"Revoked in {env}: {jti or f'all tokens of {consumer} up to now'}.", "tokens", env=env)
+        signing.revoke_tokens(
+            here.engine, user().name, env, jti=jti or None, consumer=consumer or None
+        )
+        return done(
+            f"Revoked in {env}: {jti or f'all tokens of {consumer} up to now'}.", "tokens", env=env
+        )
     return _show(form)
 
 
 @page("/tokens/issuers/new", needs=Role.OPERATOR)
 def tokens_issuer_new() -> Response:
     """Show the form for an outside issuer."""
-    return _show_issuer(Form(found="discovery", whose="claim", consumer_claim="client_id", scope_claim="scope"))
+    return _show_issuer(
+        Form(found="discovery", whose="claim", consumer_claim="client_id", scope_claim="scope")
+    )
 
 
 def _show_issuer(form: Form) -> Response:
@@ -145,7 +179,9 @@ def tokens_issuer_trust() -> Response:
             scope_claim=form["scope_claim"].strip() or "scope",
         )
         issuers.trust_issuer(here.engine, user().name, env, trusted, own=here.settings.issuer)
-        unused = "".join(f" Not used: {key}." for key in given.rejected) if given is not None else ""
+        unused = (
+            "".join(f" Not used: {key}." for key in given.rejected) if given is not None else ""
+        )
         return done(f"Tokens of {issuer} are taken in {env} now.{unused}", "tokens", env=env)
     return _show_issuer(form)
 
@@ -160,5 +196,7 @@ def tokens_issuer_distrust() -> Response:
     here, env, form = desk(), environment(), Form()
     with form.blaming("issuers"):
         issuers.distrust_issuer(here.engine, user().name, env, form["issuer"])
-        return done(f"Tokens of {form['issuer']} are not taken in {env} any more.", "tokens", env=env)
+        return done(
+            f"Tokens of {form['issuer']} are not taken in {env} any more.", "tokens", env=env
+        )
     return _show(form)

@@ -29,9 +29,13 @@ def document_of(identifier: str, view: View, judged: Judged | None) -> dict[str,
     return here.describe(here.host, view.name, {identifier: judged} if judged is not None else {})
 
 
-def _operation(document: Mapping[str, Json], identifier: str, endpoint: Endpoint) -> Mapping[str, Json]:
+def _operation(
+    document: Mapping[str, Json], identifier: str, endpoint: Endpoint
+) -> Mapping[str, Json]:
     path = f"/{identifier}{endpoint.route.path}".rstrip("/")
-    found: Mapping[str, Json] = document["paths"].get(path, {}).get(endpoint.route.method.lower(), {})
+    found: Mapping[str, Json] = (
+        document["paths"].get(path, {}).get(endpoint.route.method.lower(), {})
+    )
     return found
 
 
@@ -47,15 +51,23 @@ def routes_of(identifier: str, item: Loaded, document: Mapping[str, Json]) -> li
                 "path": f"/{identifier}{endpoint.route.path}",
                 "durable": endpoint.route.durable,
                 "summary": operation.get("summary", ""),
-                "parameters": [(one["name"], one["in"], one["required"], one["schema"].get("type", "")) for one in operation.get("parameters", ())],
-                "sent": [(media, _pretty(said, parts)) for media, said in operation.get("requestBody", {}).get("content", {}).items()],
+                "parameters": [
+                    (one["name"], one["in"], one["required"], one["schema"].get("type", ""))
+                    for one in operation.get("parameters", ())
+                ],
+                "sent": [
+                    (media, _pretty(said, parts))
+                    for media, said in operation.get("requestBody", {}).get("content", {}).items()
+                ],
                 "replied": list(_replied(operation, parts)),
             }
         )
     return found
 
 
-def _replied(operation: Mapping[str, Json], parts: Mapping[str, Json]) -> Iterator[tuple[str, str, str, str]]:
+def _replied(
+    operation: Mapping[str, Json], parts: Mapping[str, Json]
+) -> Iterator[tuple[str, str, str, str]]:
     for status, reply in operation.get("responses", {}).items():
         if status.startswith("2"):
             for media, said in (reply.get("content") or {"": {}}).items():
@@ -74,28 +86,54 @@ def _pretty(said: Mapping[str, Json], parts: Mapping[str, Json]) -> str:
             if name not in named and name in parts:
                 named[name] = parts[name]
                 waiting.append(parts[name])
-    return json.dumps({**schema, "components": {"schemas": named}} if named else schema, indent=2, ensure_ascii=False)
+    return json.dumps(
+        {**schema, "components": {"schemas": named}} if named else schema,
+        indent=2,
+        ensure_ascii=False,
+    )
 
 
 def _example(schema: Mapping[str, Json], parts: Mapping[str, Json], depth: int = 0) -> Json:
     """Return a value that looks like what a schema asks for, to be filled in."""
     if depth > DEEPEST:
         return None
-    ready = [schema[word] for word in ("default", "const") if word in schema] + list(schema.get("enum", ()))
+    ready = [schema[word] for word in ("default", "const") if word in schema] + list(
+        schema.get("enum", ())
+    )
     if ready:
         return ready[0]
     choices = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
     if "$ref" in schema or choices:
-        return _example(choices[0] if choices else parts.get(schema["$ref"].removeprefix(NAMED), {}), parts, depth + 1)
+        return _example(
+            choices[0] if choices else parts.get(schema["$ref"].removeprefix(NAMED), {}),
+            parts,
+            depth + 1,
+        )
     if schema.get("type") == "object":
         fields: Mapping[str, Json] = schema.get("properties", {})
-        return {name: _example(fields[name], parts, depth + 1) for name in schema.get("required", fields) if name in fields}
+        return {
+            name: _example(fields[name], parts, depth + 1)
+            for name in schema.get("required", fields)
+            if name in fields
+        }
     if schema.get("type") == "array":
-        return [_example(schema["items"], parts, depth + 1)] if isinstance(schema.get("items"), Mapping) else []
+        return (
+            [_example(schema["items"], parts, depth + 1)]
+            if isinstance(schema.get("items"), Mapping)
+            else []
+        )
     return LEAVES.get(str(schema.get("type")))
 
 
-def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: View, judged: Judged, *, internal: bool) -> dict[str, Any]:
+def trial(
+    identifier: str,
+    item: Loaded,
+    document: Mapping[str, Json],
+    view: View,
+    judged: Judged,
+    *,
+    internal: bool,
+) -> dict[str, Any]:
     """Build the line of curl of a call, with what was filled in so far."""
     here, given = desk(), request.args
     endpoints = {str(endpoint.route): endpoint for endpoint in item.endpoints}
@@ -108,8 +146,14 @@ def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: Vie
     media = next((one for one in content if one.endswith("json")), next(iter(content), None))
     body = given.get("body") if chosen == str(route) else None
     if body is None:
-        example = _example((content.get(media) or {}).get("schema") or {}, document["components"]["schemas"])
-        body = json.dumps(example or {}, ensure_ascii=False) if media is not None and media.endswith("json") else ""
+        example = _example(
+            (content.get(media) or {}).get("schema") or {}, document["components"]["schemas"]
+        )
+        body = (
+            json.dumps(example or {}, ensure_ascii=False)
+            if media is not None and media.endswith("json")
+            else ""
+        )
     base = given.get("base", "").strip() or _base(view, internal=internal)
     schemes = {one.name: one.security_scheme() for one in here.host.plugins.authenticators}
     return {
@@ -120,22 +164,39 @@ def trial(identifier: str, item: Loaded, document: Mapping[str, Json], view: Vie
         "values": values,
         "media": media,
         "body": body,
-        "line": curl_line(route.method, f"{base.rstrip('/')}/{identifier}{path}", judged, schemes, media=media, body=body),
+        "line": curl_line(
+            route.method,
+            f"{base.rstrip('/')}/{identifier}{path}",
+            judged,
+            schemes,
+            media=media,
+            body=body,
+        ),
     }
 
 
 def _foreign(base: str) -> str:
-    """Return the host that an address leads to, empty where it is ours: a link could have brought that of somebody else."""
+    """Return the host that an address leads to, empty where it is ours.
+
+    A link could have brought that of somebody else.
+    """
     try:
         host = urlsplit(base).netloc or base
     except ValueError:
         host = base
     settings = desk().settings
-    return "" if host in {request.host, settings.internal_bind, urlsplit(settings.url).netloc} else host
+    return (
+        ""
+        if host in {request.host, settings.internal_bind, urlsplit(settings.url).netloc}
+        else host
+    )
 
 
 def _base(view: View, *, internal: bool) -> str:
-    """Return where the environment is called: here, if this process serves it; else nobody told us."""
+    """Return where the environment is called: here, if this process serves it.
+
+    Else nobody told us.
+    """
     settings = desk().settings
     if settings.url and not internal and view.name == settings.environment:
         return settings.url

@@ -65,7 +65,13 @@ def users_one(name: str) -> str:
 
 def _one(name: str, form: Form) -> str:
     found = _found(name)
-    return render("user.html", form=form, one=found, roles=list(Role), sessions=access.list_sessions(desk().engine, name))
+    return render(
+        "user.html",
+        form=form,
+        one=found,
+        roles=list(Role),
+        sessions=access.list_sessions(desk().engine, name),
+    )
 
 
 @page("/users/<name>/role", needs=Role.ADMIN, method="POST")
@@ -83,7 +89,13 @@ def users_role(name: str) -> Response:
 def users_password(name: str) -> Response:
     """Give a user another password, which is shown this once, and end their sessions."""
     password = access.make_password()
-    access.set_password(desk().engine, user().name, name, password, keep=user().session_id if name == user().name else None)
+    access.set_password(
+        desk().engine,
+        user().name,
+        name,
+        password,
+        keep=user().session_id if name == user().name else None,
+    )
     return _once(name, password, "has another password, and their sessions have ended")
 
 
@@ -108,7 +120,9 @@ def users_enable(name: str) -> Response:
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
     number = access.end_sessions(desk().engine, user().name, name)
-    return done(f"{number} session{'s have' if number != 1 else ' has'} ended.", "users_one", name=name)
+    return done(
+        f"{number} session{'s have' if number != 1 else ' has'} ended.", "users_one", name=name
+    )
 
 
 @page("/users/<name>/sessions/<int:session_id>/end", needs=Role.ADMIN, method="POST")

@@ -1,1 +1,4 @@
-"""The frozen values that cross the line between the runtime and its plugins; no framework in them."""
+"""The frozen values that cross the line between the runtime and its plugins.
+
+No framework in them.
+"""

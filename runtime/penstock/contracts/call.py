@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Caller:
     """Who calls, as far as the credentials proved it; every field is empty for an anonymous caller.
 
-    `consumer` is the consumer's name, `subject` the token's `sub` (RFC 7519), `scopes` its granted scopes and `claims`
-    the whole verified claims set.
+    `consumer` is the consumer's name, `subject` the token's `sub` (RFC 7519), `scopes` its granted
+    scopes and `claims` the whole verified claims set.
     """
 
     consumer: str | None = None
@@ -46,8 +46,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class Reply:
     """A response in full: status, headers and a body of any kind a handler may return.
 
-    A header's value is text, a number or a list, which is sent as several headers: `{"Set-Cookie": ["a=1", "b=2"]}`. Use `attachment` for
-    the file name of a `Content-Disposition`. A header that HTTP can't carry fails the run (500).
+    A header's value is text, a number or a list, which is sent as several headers: `{"Set-Cookie":
+    ["a=1", "b=2"]}`. Use `attachment` for the file name of a `Content-Disposition`. A header that
+    HTTP can't carry fails the run (500).
     """
 
     status: int = 200
@@ -57,7 +58,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that a login flow made: return it as it is (RFC 6749 section 5.1), or send it as a response header."""
+    """A token that a login flow made.
+
+    Return it as it is (RFC 6749 section 5.1), or send it as a response header.
+    """
 
     access_token: str = field(repr=False)
     expires_in: int
@@ -72,7 +76,14 @@ class Token:
 class Issue(Protocol):
     """Make a token for the consumer who calls; see `Call.issue_token`."""
 
-    def __call__(self, *, subject: str, scopes: frozenset[str], lifetime: float | None, claims: Mapping[str, object]) -> Token:
+    def __call__(
+        self,
+        *,
+        subject: str,
+        scopes: frozenset[str],
+        lifetime: float | None,
+        claims: Mapping[str, object],
+    ) -> Token:
         """Return the signed token or raise TokenNotIssued."""
 
 
@@ -101,9 +112,10 @@ class Headers(Mapping[str, str]):
 class Call:
     """One call that the gate has let through.
 
-    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()` reading, `variables` are what the
-    environment has for its pipelines, `content_type` is the header of the body. Headers, query and body are read when they are first
-    asked for; reading the body raises `PipelineError` (413) past the size limit.
+    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()`
+    reading, `variables` are what the environment has for its pipelines, `content_type` is the
+    header of the body. Headers, query and body are read when they are first asked for; reading the
+    body raises `PipelineError` (413) past the size limit.
     """
 
     __slots__ = (
@@ -196,30 +208,44 @@ class Call:
 
     @property
     def body(self) -> bytes:
-        """The body as bytes, inflated where it came as gzip; read once, within the trigger's size limit."""
+        """The body as bytes, inflated where it came as gzip.
+
+        Read once, within the trigger's size limit.
+        """
         if self._body is None:
             if self._form is not None:
-                raise RuntimeError("the body was read as a form; use call.form, or read call.body before it")
+                raise RuntimeError(
+                    "the body was read as a form; use call.form, or read call.body before it"
+                )
             self._body = self._read_body()
         return self._body
 
     @property
     def form(self) -> Fields:
-        """The body as a form: each name with all its values, an `Upload` where it is a file; `body` can't be read after it."""
+        """The body as a form: each name with all its values, an `Upload` where it is a file.
+
+        `body` can't be read after it.
+        """
         if self._form is None:
             self._form = self._read_form(self._body)
         return self._form
 
     @property
     def secrets(self) -> Mapping[str, Secret]:
-        """The environment's secrets that this pipeline may have: `call.secrets["erp_token"].reveal()`."""
+        """The environment's secrets that this pipeline may have.
+
+        `call.secrets["erp_token"].reveal()`.
+        """
         if self._secrets is None:
             self._secrets = self._read_secrets()
         return self._secrets
 
     @property
     def http(self) -> httpx.Client:
-        """An HTTP client for this run: its timeout is what the run or the step has left, and it sends the run's id and `traceparent`.
+        """An HTTP client for this run.
+
+        Its timeout is what the run or the step has left, and it sends the run's id and
+        `traceparent`.
 
         Raises:
             RuntimeError: The call was made by hand, without a client.
@@ -227,7 +253,9 @@ class Call:
         """
         if self._http is None:
             if self._read_http is None:
-                raise RuntimeError("this call has no HTTP client; give it one, such as httpx.Client()")
+                raise RuntimeError(
+                    "this call has no HTTP client; give it one, such as httpx.Client()"
+                )
             self._http = self._read_http()
         return self._http
 
@@ -269,7 +297,8 @@ class Call:
     ) -> Token:
         """Make a token for the consumer that calls (RFC 9068 shape).
 
-        Only in a pipeline whose trigger says `login=True` and that an operator has designated in this environment.
+        Only in a pipeline whose trigger says `login=True` and that an operator has designated in
+        this environment.
 
         Args:
             subject: Who signed in; becomes `sub`.
@@ -278,13 +307,16 @@ class Call:
             claims: Further claims; the registered ones can't be set here.
 
         Raises:
-            TokenNotIssued: This is no designated login flow, no consumer is known, or the request makes no sense.
+            TokenNotIssued: This is no designated login flow, no consumer is known, or the request
+                makes no sense.
 
         """
         if self._issue is None:
             message = "no token issuer is loaded"
             raise TokenNotIssued(message)
-        return self._issue(subject=subject, scopes=frozenset(scopes), lifetime=lifetime, claims=claims or {})
+        return self._issue(
+            subject=subject, scopes=frozenset(scopes), lifetime=lifetime, claims=claims or {}
+        )
 
     def __repr__(self) -> str:
         """Name the call; never its headers or its body."""

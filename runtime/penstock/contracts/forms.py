@@ -1,4 +1,7 @@
-"""Where a handler's parameters come from, when it is neither the path, the query nor a JSON body: forms, files and headers."""
+"""Where a handler's parameters come from, when it is neither the path, the query nor a JSON body.
+
+Forms, files and headers.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,42 @@ from typing import BinaryIO
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Marks a body that comes as a form, URL-encoded or multipart: `signup: Annotated[SignUp, Form()]`.
+    """Marks a body that comes as a form, URL-encoded or multipart.
 
-    The fields of the type are those of the form; one of type `Upload`, or a list of them, takes files.
+    Example: `signup: Annotated[SignUp, Form()]`. The fields of the type are those of the form; one
+    of type `Upload`, or a list of them, takes files.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Marks a parameter that comes from a header: `*, trace: Annotated[str, Header("X-Trace")] = ""`.
+    """Marks a parameter that comes from a header.
 
-    Without a name it is the parameter's own, with dashes: `if_match` is `If-Match`.
+    Example: `*, trace: Annotated[str, Header("X-Trace")] = ""`. Without a name it is the
+    parameter's own, with dashes: `if_match` is `If-Match`.
     """
 
     name: str = ""
 
 
 class Upload:
-    """A file that came with a form: in memory while it is small, else in a temporary file, gone when the call ends.
+    """A file that came with a form.
+
+    It is in memory while it is small, else in a temporary file, and is gone when the call ends.
 
     `filename` is what the caller says, and no path to write to; `size` is in bytes.
     """
 
     __slots__ = ("content_type", "file", "filename", "size")
 
-    def __init__(self, file: BinaryIO, *, filename: str = "", content_type: str = "application/octet-stream", size: int = 0) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        filename: str = "",
+        content_type: str = "application/octet-stream",
+        size: int = 0,
+    ) -> None:
         self.file = file
         self.filename = filename
         self.content_type = content_type

@@ -1,11 +1,15 @@
-"""Public keys of JSON Web Key Sets (RFC 7517): which of them can verify signatures, and why the others can't.
+"""Public keys of JSON Web Key Sets (RFC 7517).
 
-The same reading decides when an operator trusts an issuer and whenever a set is fetched. A key is taken only if nobody but its
-owner can sign with it: too short, factored by everybody, off its curve or of small order, and anyone could. One bad key
-does not spoil its neighbours (RFC 7517 section 5): it is left out, with its reason.
+Which of them can verify signatures, and why the others can't.
 
-What is checked of RSA: size (RFC 7518 section 3.3), an odd exponent from 3 to 64 bits, small factors (NIST SP 800-89 section 5.3.3),
-a modulus that is a prime or a square, and the fingerprint of keys that Infineon's library made (ROCA, CVE-2017-15361).
+The same reading decides when an operator trusts an issuer and whenever a set is fetched. A key is
+taken only if nobody but its owner can sign with it: too short, factored by everybody, off its curve
+or of small order, and anyone could. One bad key does not spoil its neighbours (RFC 7517 section 5):
+it is left out, with its reason.
+
+What is checked of RSA: size (RFC 7518 section 3.3), an odd exponent from 3 to 64 bits, small
+factors (NIST SP 800-89 section 5.3.3), a modulus that is a prime or a square, and the fingerprint
+of keys that Infineon's library made (ROCA, CVE-2017-15361).
 """
 
 from __future__ import annotations
@@ -18,7 +22,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, EllipticCurvePublicKey, EllipticCurvePublicNumbers
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    EllipticCurvePublicKey,
+    EllipticCurvePublicNumbers,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
@@ -35,7 +44,10 @@ SHOWN_KID = 64  # characters of a kid in a message
 
 
 class KeyRejected(ValueError):
-    """A key that verifies nothing here; the text says why. `private` tells that it is no public key."""
+    """A key that verifies nothing here; the text says why.
+
+    `private` tells that it is no public key.
+    """
 
     def __init__(self, reason: str, *, private: bool = False) -> None:
         super().__init__(reason)
@@ -44,7 +56,10 @@ class KeyRejected(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key and the algorithms (RFC 7518 section 3.1) that it may verify; `jwk` is what it was read from."""
+    """A public key and the algorithms (RFC 7518 section 3.1) that it may verify.
+
+    `jwk` is what it was read from.
+    """
 
     kid: str | None
     algorithms: frozenset[str]
@@ -75,15 +90,23 @@ class KeySet:
     rejected: tuple[RejectedKey, ...] = ()
 
     def named(self, kid: str | None) -> tuple[PublicKey, ...]:
-        """Return the keys that a token with this `kid` may be signed with, at most four for an algorithm.
+        """Return the keys that a token with this `kid` may be signed with.
 
-        They are those with the very same `kid`. For a token without one they are those without one, or the only key there is.
+        There are at most four for an algorithm.
+
+        They are those with the very same `kid`. For a token without one they are those without one,
+        or the only key there is.
         """
-        return tuple(key for key in self.keys if key.kid == kid) or (self.keys if kid is None and len(self.keys) == 1 else ())
+        return tuple(key for key in self.keys if key.kid == kid) or (
+            self.keys if kid is None and len(self.keys) == 1 else ()
+        )
 
 
 def read_key_set(document: object) -> KeySet:
-    """Return what a JWK set holds, as `json.loads` returns it. Raises ValueError where that is no JWK set."""
+    """Return what a JWK set holds, as `json.loads` returns it.
+
+    Raises ValueError where that is no JWK set.
+    """
     jwks = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(jwks, list | tuple) or not jwks:
         raise ValueError('it is no JWK set: {"keys": […]}')
@@ -94,16 +117,35 @@ def read_key_set(document: object) -> KeySet:
             keys.append(_one_more(keys, read_key(jwk)))
         except KeyRejected as error:
             kid = jwk.get("kid") if isinstance(jwk, dict) else None
-            rejected.append(RejectedKey(position, kid if isinstance(kid, str) else None, str(error), error.private))
+            rejected.append(
+                RejectedKey(
+                    position, kid if isinstance(kid, str) else None, str(error), error.private
+                )
+            )
     if len(jwks) > MAX_KEYS:
-        rejected.append(RejectedKey(MAX_KEYS + 1, None, f"it and the {len(jwks) - MAX_KEYS - 1} after it are not read: {MAX_KEYS} keys are enough"))
+        rejected.append(
+            RejectedKey(
+                MAX_KEYS + 1,
+                None,
+                f"it and the {len(jwks) - MAX_KEYS - 1} after it are not read: {MAX_KEYS} keys are"
+                " enough",
+            )
+        )
     return KeySet(tuple(keys), tuple(rejected))
 
 
 def _one_more(keys: Iterable[PublicKey], key: PublicKey) -> PublicKey:
     """Return a key that may stand beside these. Raises KeyRejected."""
-    if sum(other.kid == key.kid and not other.algorithms.isdisjoint(key.algorithms) for other in keys) == MAX_ALIKE:
-        raise KeyRejected(f"{MAX_ALIKE} other keys have its kid and algorithm, and a token is tried with no more")
+    if (
+        sum(
+            other.kid == key.kid and not other.algorithms.isdisjoint(key.algorithms)
+            for other in keys
+        )
+        == MAX_ALIKE
+    ):
+        raise KeyRejected(
+            f"{MAX_ALIKE} other keys have its kid and algorithm, and a token is tried with no more"
+        )
     return key
 
 
@@ -113,7 +155,9 @@ def read_key(jwk: object) -> PublicKey:
         raise KeyRejected("it is no JSON object")
     kind, kid, algorithm = jwk.get("kty"), jwk.get("kid"), jwk.get("alg")
     if kind == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk):
-        raise KeyRejected("it is private or symmetric; only public keys belong in a set", private=True)
+        raise KeyRejected(
+            "it is private or symmetric; only public keys belong in a set", private=True
+        )
     if not isinstance(kind, str):
         raise KeyRejected("kty is missing, or is no text")
     if "kid" in jwk and not isinstance(kid, str):
@@ -124,7 +168,10 @@ def read_key(jwk: object) -> PublicKey:
     _check_use(jwk)
     key, algorithms = read(jwk)
     if "alg" in jwk and (not isinstance(algorithm, str) or algorithm not in algorithms):
-        raise KeyRejected(f"alg {str(algorithm)[:SHOWN_KID]!a} does not fit; supported for this key: {', '.join(sorted(algorithms))}")
+        raise KeyRejected(
+            f"alg {str(algorithm)[:SHOWN_KID]!a} does not fit; supported for this key:"
+            f" {', '.join(sorted(algorithms))}"
+        )
     return PublicKey(kid, frozenset({str(algorithm)}) if "alg" in jwk else algorithms, key, jwk)
 
 
@@ -133,7 +180,11 @@ def _check_use(jwk: Mapping[str, object]) -> None:
     if jwk.get("use", "sig") != "sig":
         raise KeyRejected(f"use is {str(jwk['use'])[:SHOWN_KID]!a}, not sig")
     operations = jwk.get("key_ops", ["verify"])
-    if not isinstance(operations, list) or not all(isinstance(item, str) for item in operations) or len(set(operations)) != len(operations):
+    if (
+        not isinstance(operations, list)
+        or not all(isinstance(item, str) for item in operations)
+        or len(set(operations)) != len(operations)
+    ):
         raise KeyRejected("key_ops is no list of different texts")
     if "verify" not in operations:
         raise KeyRejected("key_ops does not include verify")
@@ -145,7 +196,11 @@ def _octets(jwk: Mapping[str, object], name: str, size: int | None = None) -> by
     if not isinstance(text, str) or not text:
         raise KeyRejected(f"{name} is missing, or is no text")
     try:
-        octets = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if BASE64URL.fullmatch(text) else b""
+        octets = (
+            base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            if BASE64URL.fullmatch(text)
+            else b""
+        )
     except binascii.Error:
         octets = b""
     if base64.urlsafe_b64encode(octets).rstrip(b"=") != text.encode():
@@ -187,12 +242,21 @@ def _rsa_weakness(n: int, e: int) -> str | None:
 
 
 def _primes(limit: int) -> Iterable[int]:
-    return (number for number in range(2, limit) if all(number % other for other in range(2, math.isqrt(number) + 1)))
+    return (
+        number
+        for number in range(2, limit)
+        if all(number % other for other in range(2, math.isqrt(number) + 1))
+    )
 
 
 _SMALL_FACTORS = math.prod(_primes(752))
-# Each factor of such a key is a power of 65537 modulo the product of the first primes, 39 of them or more, and so is the modulus.
-_ROCA_RESIDUES = tuple((prime, frozenset(pow(65537, power, prime) for power in range(prime))) for prime in _primes(168) if prime > 2)  # noqa: PLR2004  the even prime
+# Each factor of such a key is a power of 65537 modulo the product of the first primes, 39 of them
+# or more, and so is the modulus.
+_ROCA_RESIDUES = tuple(
+    (prime, frozenset(pow(65537, power, prime) for power in range(prime)))
+    for prime in _primes(168)
+    if prime > 2  # noqa: PLR2004  the even prime
+)
 
 
 # Elliptic curves.
@@ -221,7 +285,8 @@ def _okp(jwk: Mapping[str, object]) -> tuple[Ed25519PublicKey, frozenset[str]]:
     if jwk.get("crv") != "Ed25519":
         raise KeyRejected(f"crv {str(jwk.get('crv'))[:SHOWN_KID]!a} is not supported; Ed25519 is")
     octets = _octets(jwk, "x", 32)
-    y = int.from_bytes(octets, "little") & (2**255 - 1)  # the last bit is the sign of the other coordinate
+    # The last bit is the sign of the other coordinate.
+    y = int.from_bytes(octets, "little") & (2**255 - 1)
     if y % _P in _SMALL_ORDER:
         raise KeyRejected("an Ed25519 key of small order: anybody could sign with it")
     square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
@@ -230,7 +295,13 @@ def _okp(jwk: Mapping[str, object]) -> tuple[Ed25519PublicKey, frozenset[str]]:
     return Ed25519PublicKey.from_public_bytes(octets), frozenset({"EdDSA"})
 
 
-READERS: Mapping[str, Callable[[Mapping[str, object]], tuple[RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey, frozenset[str]]]] = {
+READERS: Mapping[
+    str,
+    Callable[
+        [Mapping[str, object]],
+        tuple[RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey, frozenset[str]],
+    ],
+] = {
     "RSA": _rsa,
     "EC": _ec,
     "OKP": _okp,

@@ -1,4 +1,7 @@
-"""The form of an API key: `pk_{environment}_{random}{checksum}`, base62, told apart by scanners and checked without a look-up."""
+"""The form of an API key.
+
+`pk_{environment}_{random}{checksum}`, base62, told apart by scanners and checked without a look-up.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def make_api_key(environment: str) -> str:
 
 
 def digest_of(key: str) -> bytes:
-    """Return what is kept of a key: its SHA-256 (keys are high-entropy, a slow hash would buy nothing)."""
+    """Return what is kept of a key.
+
+    Its SHA-256 (keys are high-entropy, a slow hash would buy nothing).
+    """
     return sha256(key.encode("ascii")).digest()
 
 

@@ -1,4 +1,7 @@
-"""What a pipeline needs from its environment: plain variables, and secrets that never show themselves."""
+"""What a pipeline needs from its environment.
+
+Plain variables, and secrets that never show themselves.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Secret:
-    """A secret's value: `reveal()` is the only way to it. It has no place in a repr, a log, a reply or a pickle."""
+    """A secret's value: `reveal()` is the only way to it.
+
+    It has no place in a repr, a log, a reply or a pickle.
+    """
 
     __slots__ = ("_value", "name")
 
@@ -42,20 +48,32 @@ class NotSet(KeyError):
 
 
 class Named(dict[str, Value]):
-    """Variables or secrets by name; asking for one that is not there raises NotSet, which says where and how to set it."""
+    """Variables or secrets by name.
 
-    def __init__(self, kind: str, environment: str, values: Mapping[str, Value] | Iterable[tuple[str, Value]] = ()) -> None:
+    Asking for one that is not there raises NotSet, which says where and how to set it.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        environment: str,
+        values: Mapping[str, Value] | Iterable[tuple[str, Value]] = (),
+    ) -> None:
         super().__init__(values)
         self._kind, self._environment = kind, environment
 
     def __missing__(self, name: str) -> NoReturn:
         secret = self._kind == "secret"
         why = "is not set, has expired or is kept for other pipelines" if secret else "is not set"
-        command = f"penstock {self._kind} set {name}{'' if secret else ' VALUE'} --env {self._environment}"
+        command = (
+            f"penstock {self._kind} set {name}{'' if secret else ' VALUE'} --env"
+            f" {self._environment}"
+        )
         need = f'secret("{name}")' if secret else f'"{name}"'
         raise NotSet(
-            f"the {self._kind} {name!r} {why} in environment {self._environment!r}; set it: `{command}`,"
-            f" and name it in the pipeline's needs={{{need}}}, so that `penstock check` tells before a call does"
+            f"the {self._kind} {name!r} {why} in environment {self._environment!r}; set it:"
+            f" `{command}`, and name it in the pipeline's needs={{{need}}}, so that `penstock"
+            " check` tells before a call does"
         )
 
 
@@ -80,4 +98,7 @@ def problems_of(needs: Iterable[object]) -> Iterable[tuple[str, str]]:
     for need in needs:
         name = need.name if isinstance(need, SecretNeed) else need
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            yield f"it needs {name!r}, which can't be a name", "use lower-case letters, digits and underscores, a letter first, 64 at most"
+            yield (
+                f"it needs {name!r}, which can't be a name",
+                "use lower-case letters, digits and underscores, a letter first, 64 at most",
+            )

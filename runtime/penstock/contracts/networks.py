@@ -14,7 +14,10 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A denied network is refused, whatever is allowed; where any is allowed, all others are refused."""
+    """A denied network is refused, whatever is allowed.
+
+    Where any is allowed, all others are refused.
+    """
 
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
@@ -22,10 +25,15 @@ class Networks:
     @classmethod
     def of(cls, allow: Iterable[str], deny: Iterable[str]) -> Self:
         """Read the lists. Raises ValueError."""
-        return cls(tuple(network_of(text) for text in allow), tuple(network_of(text) for text in deny))
+        return cls(
+            tuple(network_of(text) for text in allow), tuple(network_of(text) for text in deny)
+        )
 
     def admit(self, address: str) -> bool:
-        """Say whether an address may call; one that is not known (a local socket's) only where nothing is allowed in particular."""
+        """Say whether an address may call.
+
+        One that is not known (a local socket's) only where nothing is allowed in particular.
+        """
         try:
             known = ip_address(address)
         except ValueError:

@@ -1,7 +1,10 @@
-"""What plugins offer for access, as it was when it was loaded: each attribute read once, checked and kept.
+"""What plugins offer for access, as it was when it was loaded.
 
-Plugin code may define an attribute as a property and answer differently each time. The gate and the judge ask these values, which don't change.
-Constructors raise Misfit, or whatever the plugin's attribute raises.
+Each attribute is read once, checked and kept.
+
+Plugin code may define an attribute as a property and answer differently each time. The gate and the
+judge ask these values, which don't change. Constructors raise Misfit, or whatever the plugin's
+attribute raises.
 """
 
 from __future__ import annotations
@@ -11,7 +14,16 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Self, TypeGuard
 
-from penstock.contracts.access import AccessPolicy, AccessView, Authenticator, Candidate, Document, EnvironmentFacts, Once, TokenIssuer
+from penstock.contracts.access import (
+    AccessPolicy,
+    AccessView,
+    Authenticator,
+    Candidate,
+    Document,
+    EnvironmentFacts,
+    Once,
+    TokenIssuer,
+)
 from penstock.contracts.call import Caller, Token
 
 
@@ -27,8 +39,13 @@ def text(value: object, what: str) -> str:
 
 
 def line(value: object, what: str) -> str:
-    """Return a text in one line, for whoever reads it takes a second line for another's. Raises Misfit."""
-    shown = "".join(character if character.isprintable() else " " for character in text(value, what))
+    """Return a text in one line, for whoever reads it takes a second line for another's.
+
+    Raises Misfit.
+    """
+    shown = "".join(
+        character if character.isprintable() else " " for character in text(value, what)
+    )
     return " ".join(shown.split()) or "?"
 
 
@@ -62,13 +79,25 @@ class OfferedPolicy:
         meanings = item.meanings
         if not isinstance(meanings, Mapping):
             raise Misfit("its meanings are no mapping")
-        meant = {text(option, "an option"): text(meaning, "a meaning") for option, meaning in dict(meanings).items()}
-        return cls(plugin, text(item.name, "its name"), texts(item.options, "its options"), meant, item.judge)
+        meant = {
+            text(option, "an option"): text(meaning, "a meaning")
+            for option, meaning in dict(meanings).items()
+        }
+        return cls(
+            plugin,
+            text(item.name, "its name"),
+            texts(item.options, "its options"),
+            meant,
+            item.judge,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class OfferedAuthenticator:
-    """An authenticator, and the plugin that offers it. What its methods return is for the gate to check."""
+    """An authenticator, and the plugin that offers it.
+
+    What its methods return is for the gate to check.
+    """
 
     plugin: str
     name: str
@@ -141,28 +170,51 @@ class OfferedIssuer:
 
 def read_document(item: Document) -> Document:
     """Read a public document."""
-    path, kind, age = text(item.path, "its path"), text(item.content_type, "its content_type"), item.max_age
+    path, kind, age = (
+        text(item.path, "its path"),
+        text(item.content_type, "its content_type"),
+        item.max_age,
+    )
     if type(age) is not int or age < 0:
         raise Misfit("max_age is no number of seconds")
     return Document(path, kind, item.render, age)
 
 
 def is_on_top(proven: Caller, before: Caller) -> bool:
-    """Say whether a caller has parts of the types they must be, and is of the consumer that was proven before, where one was."""
+    """Say whether the parts of a caller have the types they must have.
+
+    Where a consumer was proven before, the caller must be of that consumer.
+    """
     number = proven.consumer_id
     if number is None:
         named = proven.consumer is None and before.consumer_id is None
     else:
-        named = type(number) is int and type(proven.consumer) is str and (before.consumer_id is None or number == before.consumer_id)
+        named = (
+            type(number) is int
+            and type(proven.consumer) is str
+            and (before.consumer_id is None or number == before.consumer_id)
+        )
     subject, key = proven.subject, proven.key_id
-    return named and type(proven.scopes) is frozenset and (subject is None or type(subject) is str) and (key is None or type(key) is str)
+    return (
+        named
+        and type(proven.scopes) is frozenset
+        and (subject is None or type(subject) is str)
+        and (key is None or type(key) is str)
+    )
 
 
 def is_once(value: object) -> TypeGuard[Once]:
     """Say whether an authenticator returned what a call counts once for."""
-    return type(value) is Once and type(value.message) is bytes and type(value.seconds) in {int, float} and 0 < value.seconds < inf
+    return (
+        type(value) is Once
+        and type(value.message) is bytes
+        and type(value.seconds) in {int, float}
+        and 0 < value.seconds < inf
+    )
 
 
 def is_token(value: object) -> TypeGuard[Token]:
     """Say whether what a token issuer returned is a token."""
-    return type(value) is Token and type(value.access_token) is str and type(value.expires_in) is int
+    return (
+        type(value) is Token and type(value.access_token) is str and type(value.expires_in) is int
+    )

@@ -1,4 +1,7 @@
-"""What an environment's replies have in common: headers and CORS, set once for all its pipelines."""
+"""What an environment's replies have in common.
+
+Headers and CORS, set once for all its pipelines.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ OURS = PROBLEM | {"retry-after", "set-cookie", "vary", "www-authenticate", "x-re
 
 @dataclass(frozen=True, slots=True)
 class ResponseHeader:
-    """A header of every reply: in place of a pipeline's own where it says `override`, else only where the pipeline sets none.
+    """A header of every reply.
+
+    With `override` it replaces a pipeline's own; without, it is set where the pipeline sets none.
 
     Raises ValueError for what is no header, or one that the runtime itself sets.
     """
@@ -37,7 +42,10 @@ class ResponseHeader:
 
 @dataclass(frozen=True, slots=True)
 class ResponsePolicy:
-    """Headers and CORS for all pipelines of an environment; with `cors_override` also for those that have CORS of their own."""
+    """Headers and CORS for all pipelines of an environment.
+
+    With `cors_override` also for those that have CORS of their own.
+    """
 
     headers: tuple[ResponseHeader, ...] = ()
     cors: Cors | None = None
@@ -49,12 +57,20 @@ def problems_of(said: object) -> Iterable[tuple[str, str]]:
     if not isinstance(said, ResponsePolicy):
         yield f"it is a {type(said).__name__}", "return a ResponsePolicy, or None"
         return
-    if not isinstance(said.headers, tuple) or not all(isinstance(rule, ResponseHeader) for rule in said.headers):
-        yield "its headers are no headers", 'give headers=(ResponseHeader("X-Frame-Options", "DENY"),)'
+    if not isinstance(said.headers, tuple) or not all(
+        isinstance(rule, ResponseHeader) for rule in said.headers
+    ):
+        yield (
+            "its headers are no headers",
+            'give headers=(ResponseHeader("X-Frame-Options", "DENY"),)',
+        )
     elif len({rule.name.lower() for rule in said.headers}) < len(said.headers):
         yield "it names a header twice", "name it once"
     if not isinstance(said.cors_override, bool):
-        yield f"cors_override={said.cors_override!r} is neither True nor False", "write cors_override=True, or leave it out"
+        yield (
+            f"cors_override={said.cors_override!r} is neither True nor False",
+            "write cors_override=True, or leave it out",
+        )
     if said.cors is not None and not isinstance(said.cors, Cors):
         yield f"cors={said.cors!r} is no CORS", 'give cors=Cors(["https://shop.example"])'
     elif said.cors is not None:

@@ -1,4 +1,7 @@
-"""Steps: the parts of a handler that are tried again, timed and recorded, and that a durable run does once."""
+"""Steps.
+
+The parts of a handler that are tried again, timed and recorded, and that a durable run does once.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,10 @@ class Retry:
     Args:
         attempts: How often it is tried in all.
         backoff: Seconds before the second attempt, twice that before each further one.
-        jitter: Whether each pause is cut by a random part, so that many callers do not come back at once.
-        on: The exceptions that a retry can help with. A `PipelineError` that is `permanent` is never tried again.
+        jitter: Whether each pause is cut by a random part, so that many callers do not come back at
+            once.
+        on: The exceptions that a retry can help with. A `PipelineError` that is `permanent` is
+            never tried again.
         longest: The longest pause, in seconds.
 
     Raises:
@@ -53,20 +58,29 @@ ONCE = Retry(attempts=1)
 
 
 class Runner(Protocol):
-    """What runs the steps of the run that a thread is in; `deadline` is a `time.monotonic()` reading."""
+    """What runs the steps of the run that a thread is in.
+
+    `deadline` is a `time.monotonic()` reading.
+    """
 
     deadline: float
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step."""
 
-    def gather(self, calls: Sequence[tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]], at_once: int) -> list[Any]:
+    def gather(
+        self,
+        calls: Sequence[tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]],
+        at_once: int,
+    ) -> list[Any]:
         """Run steps side by side."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+    def call_pipeline(
+        self, name: str, body: object, path: str, method: str, *, wait: bool
+    ) -> object:
         """Start another pipeline."""
 
     def progress(self, done: float, of: float | None, note: str) -> None:
@@ -77,7 +91,10 @@ runner: ContextVar[Runner | None] = ContextVar("penstock_runner", default=None)
 
 
 class Step(Generic[P, R]):
-    """A function that is a step wherever a handler calls it; elsewhere it is the function it was."""
+    """A function that is a step wherever a handler calls it.
+
+    Elsewhere it is the function it was.
+    """
 
     def __init__(self, function: Callable[P, R], retry: Retry, timeout: float | None) -> None:
         functools.update_wrapper(self, function)
@@ -103,18 +120,22 @@ class Step(Generic[P, R]):
         return f"<Step {self.name}>"
 
 
-def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> Callable[[Callable[P, R]], Step[P, R]]:
+def step(
+    *_bare: object, retry: Retry = ONCE, timeout: float | None = None
+) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Make a function a step: `@step(retry=Retry(attempts=4), timeout=5)`.
 
-    In a durable run its result is kept, and read again as its return annotation says; a run that is taken up again does not run it a second
-    time; so what has an effect belongs into a step, and what stands between steps must come out the same each time.
+    In a durable run its result is kept, and read again as its return annotation says; a run that is
+    taken up again does not run it a second time; so what has an effect belongs into a step, and
+    what stands between steps must come out the same each time.
 
     Args:
         retry: How it is tried again where it fails; by default it is not.
         timeout: Seconds that one attempt may take; it never gets more than its run has left.
 
     Raises:
-        TypeError: It was written without parentheses, or above something that is no plain function: async, a generator, a method.
+        TypeError: It was written without parentheses, or above something that is no plain function:
+            async, a generator, a method.
         ValueError: The timeout makes no sense.
 
     """
@@ -131,9 +152,14 @@ def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> C
         if not callable(function) or isinstance(function, Step | type):
             raise TypeError("a step is a plain function")
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__name__} is async, which the runtime is not; write it with def")
+            raise TypeError(
+                f"{function.__name__} is async, which the runtime is not; write it with def"
+            )
         if inspect.isgeneratorfunction(function):
-            raise TypeError(f"{function.__name__} yields; a step is done when it returns, so let it return a list")
+            raise TypeError(
+                f"{function.__name__} yields; a step is done when it returns, so let it return a"
+                " list"
+            )
         if _is_method(function):
             raise TypeError(f"{function.__qualname__} is a method; a step is a plain function")
         return Step(function, retry, timeout)
@@ -144,13 +170,21 @@ def step(*_bare: object, retry: Retry = ONCE, timeout: float | None = None) -> C
 def _is_method(function: Callable[..., object]) -> bool:
     within, _, _ = getattr(function, "__qualname__", "").rpartition(".")
     code = getattr(function, "__code__", None)
-    return bool(within) and not within.endswith("<locals>") and code is not None and code.co_varnames[:1] in {("self",), ("cls",)}
+    return (
+        bool(within)
+        and not within.endswith("<locals>")
+        and code is not None
+        and code.co_varnames[:1] in {("self",), ("cls",)}
+    )
 
 
 def gather(*calls: functools.partial[R], at_once: int = AT_ONCE) -> list[R]:
-    """Run steps side by side, in threads, and return their results in order: `gather(partial(price, "A"), partial(price, "B"))`.
+    """Run steps side by side, in threads, and return their results in order.
 
-    All of them are run to their end; then the first failure, in order, is raised. At most `at_once` run at a time.
+    `gather(partial(price, "A"), partial(price, "B"))`.
+
+    All of them are run to their end; then the first failure, in order, is raised. At most `at_once`
+    run at a time.
 
     Raises:
         TypeError: Something else than `functools.partial` of a step was given.
@@ -182,15 +216,20 @@ def sleep(seconds: float) -> None:
         current.sleep(max(0.0, seconds))
 
 
-def call_pipeline(name: str, body: object = None, *, path: str = "/", method: str = "POST", wait: bool = True) -> object:
-    """Start another pipeline for the consumer that calls this one, and return its reply, as decoded JSON.
+def call_pipeline(
+    name: str, body: object = None, *, path: str = "/", method: str = "POST", wait: bool = True
+) -> object:
+    """Start another pipeline for the consumer that calls this one.
 
-    `name` is `orders`, or `v1/orders` where there are several majors. Internal pipelines can be started too; those that are refused or
-    disabled here can't. With `wait=False` it must be a durable one: it is accepted, and the id of its run is returned.
+    Return its reply, as decoded JSON.
+
+    `name` is `orders`, or `v1/orders` where there are several majors. Internal pipelines can be
+    started too; those that are refused or disabled here can't. With `wait=False` it must be a
+    durable one: it is accepted, and the id of its run is returned.
 
     Raises:
-        PipelineCallError: It refused or failed. Where that is not caught, this pipeline has failed (500); `raise error.passed_on()` answers
-            as the other did.
+        PipelineCallError: It refused or failed. Where that is not caught, this pipeline has failed
+            (500); `raise error.passed_on()` answers as the other did.
         PipelineError: It is refused, disabled or busy here (503).
         RuntimeError: It was called outside of a run.
 

@@ -11,12 +11,18 @@ from penstock.db.engine import Engine, reading
 
 
 def measure(engine: Engine) -> None:
-    """Compare this process's time with the database's; SQLite has none of its own, and one host. Raises DatabaseAway."""
+    """Compare this process's time with the database's; SQLite has none of its own, and one host.
+
+    Raises DatabaseAway.
+    """
     if engine.dialect.name == "sqlite":
         clock.forget()
         return
     with reading(engine) as connection:
-        connection.exec_driver_sql("SELECT 1")  # the way of the answer alone is to count, and not that of BEGIN
+        # The way of the answer alone is to count, and not that of BEGIN.
+        connection.exec_driver_sql("SELECT 1")
         asked = time.monotonic()
-        answer = connection.scalar(sa.select(sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)))
+        answer = connection.scalar(
+            sa.select(sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double))
+        )
         clock.measured(asked, float(answer or 0.0), time.monotonic())

@@ -10,13 +10,17 @@ from uuid import UUID
 from sqlalchemy import JSON, Boolean, DateTime, Dialect, LargeBinary, TypeDecorator, Uuid
 from sqlalchemy.types import TypeEngine
 
-LONG_AGO = datetime.min.replace(tzinfo=UTC)  # a moment that can't be read: whatever ends then has ended
+# A moment that can't be read: whatever ends then has ended.
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class _Readable:
-    """Reads a value that its type can't represent as `unreadable`: one damaged row must not keep all others from being read.
+    """Reads a value that its type can't represent as `unreadable`.
 
-    SQLite stores any value in any column. `unreadable` never grants anything: it is no True, no digest, no list, and long ago.
+    One damaged row must not keep all others from being read.
+
+    SQLite stores any value in any column. `unreadable` never grants anything: it is no True, no
+    digest, no list, and long ago.
     """
 
     unreadable: ClassVar[object] = None
@@ -96,7 +100,9 @@ class RunId(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Use the database's own type where it has one."""
-        return dialect.type_descriptor(Uuid(as_uuid=False) if dialect.name == "postgresql" else LargeBinary(16))
+        return dialect.type_descriptor(
+            Uuid(as_uuid=False) if dialect.name == "postgresql" else LargeBinary(16)
+        )
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401  each database has its own
         """Send it."""

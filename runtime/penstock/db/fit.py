@@ -1,8 +1,11 @@
-"""Say whether this release works with the schema that a database has: its own, or one that a newer release has expanded.
+"""Say whether this release works with the schema that a database has.
 
-A release may add tables, nullable columns, columns with a default of the server, indexes and longer texts (expand). It may not drop, rename
-or retype what the release before uses, nor ask for values that it does not write (contract): that takes two releases. What counts is what
-the database has, so a release that knows nothing of a newer one can judge its schema.
+Its own, or one that a newer release has expanded.
+
+A release may add tables, nullable columns, columns with a default of the server, indexes and longer
+texts (expand). It may not drop, rename or retype what the release before uses, nor ask for values
+that it does not write (contract): that takes two releases. What counts is what the database has, so
+a release that knows nothing of a newer one can judge its schema.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ Key = tuple[str, ...]
 
 
 def contracted(engine: Engine, own: sa.MetaData = metadata) -> list[str]:
-    """Return what a release with these tables can't work with, empty where it works. Raises DatabaseAway."""
+    """Return what a release with these tables can't work with, empty where it works.
+
+    Raises DatabaseAway.
+    """
     with reading(engine) as connection:
         return [problem for table in own.sorted_tables for problem in _of_table(connection, table)]
 
@@ -44,9 +50,15 @@ def _of_table(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
 
 
 def _of_rules(inspector: Any, table: sa.Table) -> Iterator[str]:  # noqa: ANN401  SQLAlchemy's inspector
-    """Yield the rules that rows must keep and that this release does not know, and the unique keys that it relies on."""
-    unique = {tuple(sorted(item["column_names"])) for item in inspector.get_unique_constraints(table.name)}
-    unique |= {tuple(sorted(item["column_names"])) for item in inspector.get_indexes(table.name) if item["unique"]}
+    """Yield the rules for rows that this release does not know, and the unique keys it needs."""
+    unique = {
+        tuple(sorted(item["column_names"])) for item in inspector.get_unique_constraints(table.name)
+    }
+    unique |= {
+        tuple(sorted(item["column_names"]))
+        for item in inspector.get_indexes(table.name)
+        if item["unique"]
+    }
     expected = {_key(item) for item in table.constraints if isinstance(item, sa.UniqueConstraint)}
     expected |= {_key(index) for index in table.indexes if index.unique}
     for names in sorted(expected - unique):
@@ -56,10 +68,16 @@ def _of_rules(inspector: Any, table: sa.Table) -> Iterator[str]:  # noqa: ANN401
     primary = inspector.get_pk_constraint(table.name)["constrained_columns"]
     if sorted(primary) != sorted(column.name for column in table.primary_key):
         yield f"{table.name} has another primary key"
-    pointing = {tuple(sorted(key.parent.name for key in item.elements)) for item in table.foreign_key_constraints}
+    pointing = {
+        tuple(sorted(key.parent.name for key in item.elements))
+        for item in table.foreign_key_constraints
+    }
     for item in inspector.get_foreign_keys(table.name):
         if tuple(sorted(item["constrained_columns"])) not in pointing:
-            yield f"column {table.name}.{', '.join(item['constrained_columns'])} must refer to {item['referred_table']}"
+            yield (
+                f"column {table.name}.{', '.join(item['constrained_columns'])} must refer to"
+                f" {item['referred_table']}"
+            )
     for item in inspector.get_check_constraints(table.name):
         yield f"{table.name} has the new rule {item['sqltext']}"
 
@@ -68,8 +86,13 @@ def _key(item: sa.UniqueConstraint | sa.Index) -> Key:
     return tuple(sorted(column.name for column in item.columns))
 
 
-def _holds(known: sa.types.TypeEngine[Any], own: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> bool:
-    """Return whether a column of a type takes and returns every value of ours: the same kind, and as long or longer."""
+def _holds(
+    known: sa.types.TypeEngine[Any], own: sa.types.TypeEngine[Any], dialect: sa.Dialect
+) -> bool:
+    """Return whether a column of a type takes and returns every value of ours.
+
+    The same kind, and as long or longer.
+    """
     ours = own.dialect_impl(dialect)
     while isinstance(ours, sa.types.TypeDecorator):
         ours = ours.impl_instance.dialect_impl(dialect)

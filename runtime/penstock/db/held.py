@@ -1,6 +1,9 @@
-"""What the engine of durable runs keeps in its own tables, where its client has no door to it: a run is postponed, and columns are named.
+"""What the engine of durable runs keeps in its own tables, where its client has no door to it.
 
-The tables are the engine's, and so is what they mean; its minor release is pinned, and tests do all of this on its real tables.
+A run is postponed, and columns are named.
+
+The tables are the engine's, and so is what they mean; its minor release is pinned, and tests do all
+of this on its real tables.
 """
 
 from __future__ import annotations
@@ -20,15 +23,22 @@ ATTRIBUTES = sa.JSON().with_variant(JSONB(), "postgresql")
 
 def table(name: str, *columns: str, dialect: str) -> sa.TableClause:
     """Return a table of the engine, with the columns that are wanted."""
-    typed = [sa.column(column, ATTRIBUTES) if column == "attributes" else sa.column(column) for column in columns]
+    typed = [
+        sa.column(column, ATTRIBUTES) if column == "attributes" else sa.column(column)
+        for column in columns
+    ]
     return sa.table(name, *typed, schema=SCHEMA if dialect == "postgresql" else None)
 
 
-def postpone(engine: Engine, run: str, holder: str, until: float, times: int, *, keep_deadline: bool) -> bool:
-    """Take a run from a worker process, and let it wait until a moment, in seconds since the epoch; return whether that process had it.
+def postpone(
+    engine: Engine, run: str, holder: str, until: float, times: int, *, keep_deadline: bool
+) -> bool:
+    """Take a run from a worker process, and let it wait until a moment, in seconds since the epoch.
 
-    It is the engine's own way to take a run from one process, and its state for what waits for a moment, in one statement. Without its
-    deadline the run gets a new one when it begins.
+    Return whether that process had it.
+
+    It is the engine's own way to take a run from one process, and its state for what waits for a
+    moment, in one statement. Without its deadline the run gets a new one when it begins.
     """
     values: dict[str, object] = {
         "status": "DELAYED",
@@ -40,7 +50,9 @@ def postpone(engine: Engine, run: str, holder: str, until: float, times: int, *,
     }
     if not keep_deadline:
         values["workflow_deadline_epoch_ms"] = None
-    runs = table("workflow_status", "workflow_uuid", "executor_id", *values, dialect=engine.dialect.name)
+    runs = table(
+        "workflow_status", "workflow_uuid", "executor_id", *values, dialect=engine.dialect.name
+    )
     mine = runs.c.workflow_uuid == run, runs.c.status == "PENDING", runs.c.executor_id == holder
     with engine.begin() as connection:
         return connection.execute(sa.update(runs).where(*mine).values(values)).rowcount > 0
@@ -48,7 +60,20 @@ def postpone(engine: Engine, run: str, holder: str, until: float, times: int, *,
 
 def hasten(engine: Engine, application: str) -> None:
     """Let what was postponed begin now, and nothing that waits for another reason."""
-    runs = table("workflow_status", "status", "application_name", "delay_until_epoch_ms", "attributes", dialect=engine.dialect.name)
-    waits = runs.c.status == "DELAYED", runs.c.application_name == application, sa.cast(runs.c.attributes, sa.Text).contains(f'"{POSTPONED}"')
+    runs = table(
+        "workflow_status",
+        "status",
+        "application_name",
+        "delay_until_epoch_ms",
+        "attributes",
+        dialect=engine.dialect.name,
+    )
+    waits = (
+        runs.c.status == "DELAYED",
+        runs.c.application_name == application,
+        sa.cast(runs.c.attributes, sa.Text).contains(f'"{POSTPONED}"'),
+    )
     with engine.begin() as connection:
-        connection.execute(sa.update(runs).where(*waits).values(delay_until_epoch_ms=int(time.time() * MS)))
+        connection.execute(
+            sa.update(runs).where(*waits).values(delay_until_epoch_ms=int(time.time() * MS))
+        )

@@ -25,14 +25,19 @@ VERSION = sa.table("alembic_version", sa.column("version_num"))  # where Alembic
 
 
 def migrations() -> Path:
-    """Return the folder of migrations: inside an installed package, beside `runtime/` in a checkout."""
+    """Return the folder of migrations.
+
+    Inside an installed package, beside `runtime/` in a checkout.
+    """
     package = Path(penstock.__file__).parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent.parent / "migrations"
 
 
 def _config() -> Config:
-    from alembic.config import Config  # noqa: PLC0415  a tenth of a second, and every process looks at its database but few upgrade it
+    from alembic.config import (  # noqa: PLC0415  a tenth of a second, and every process looks at its database but few upgrade it
+        Config,
+    )
 
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
@@ -50,29 +55,42 @@ def knows(revision: str) -> bool:
     """Return whether a migration is one of this release, or of one before it."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415  as above
 
-    return any(script.revision == revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+    return any(
+        script.revision == revision
+        for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
 
 
 def current(engine: Engine) -> str | None:
     """Return the migration that a database is at, None if it has none. Raises DatabaseAway."""
     with reading(engine) as connection:
-        return connection.scalar(sa.select(VERSION.c.version_num)) if sa.inspect(connection).has_table(VERSION.name) else None
+        return (
+            connection.scalar(sa.select(VERSION.c.version_num))
+            if sa.inspect(connection).has_table(VERSION.name)
+            else None
+        )
 
 
 @contextmanager
 def alone(engine: Engine) -> Iterator[None]:
-    """Let one process at a time upgrade a database, all of it; the others wait. Raises DatabaseAway.
+    """Let one process at a time upgrade a database, all of it; the others wait.
 
-    On SQLite the lock is a file of its own: to close the database's file would drop the locks that SQLite holds on it in this process.
+    Raises DatabaseAway.
+
+    On SQLite the lock is a file of its own: to close the database's file would drop the locks that
+    SQLite holds on it in this process.
     """
     if (file := sqlite_file(engine.url.render_as_string(hide_password=False))) is not None:
-        with os.fdopen(os.open(f"{file}-upgrade", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w") as lock:
+        with os.fdopen(
+            os.open(f"{file}-upgrade", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w"
+        ) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         return
     with translated("the database"):
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        # To wait in a statement would hold a snapshot, which the engine's CREATE INDEX CONCURRENTLY in the other process waits for.
+        # To wait in a statement would hold a snapshot, which the engine's CREATE INDEX CONCURRENTLY
+        # in the other process waits for.
         while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ALONE})").scalar():
             time.sleep(TURN_S)
     try:
@@ -85,7 +103,8 @@ def alone(engine: Engine) -> Iterator[None]:
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Run what is missing and return where the database was and is. Raises DatabaseAway.
 
-    A newer release may have upgraded the database already: then nothing is run, for each release works with the schema of the next one.
+    A newer release may have upgraded the database already: then nothing is run, for each release
+    works with the schema of the next one.
     """
     from alembic import command  # noqa: PLC0415  as above
 
@@ -95,7 +114,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     config = _config()
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")  # calls wait behind a table that is waited for
+            # Calls wait behind a table that is waited for.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return before, head()

@@ -8,7 +8,9 @@ from penstock.db.rows import Row
 from penstock.db.tables import policy_versions
 
 
-def versions(connection: sa.Connection, environment_id: int, *, before: int | None, limit: int) -> list[Row]:
+def versions(
+    connection: sa.Connection, environment_id: int, *, before: int | None, limit: int
+) -> list[Row]:
     """Return an environment's policy versions, newest first, those before a version."""
     earlier = policy_versions.alias()
     replaced = (
@@ -22,7 +24,11 @@ def versions(connection: sa.Connection, environment_id: int, *, before: int | No
         .limit(1)
         .scalar_subquery()
     )
-    query = sa.select(policy_versions, replaced.label("replaced")).where(policy_versions.c.environment_id == environment_id)
+    query = sa.select(policy_versions, replaced.label("replaced")).where(
+        policy_versions.c.environment_id == environment_id
+    )
     if before is not None:
         query = query.where(policy_versions.c.version < before)
-    return list(connection.execute(query.order_by(policy_versions.c.version.desc()).limit(limit)).mappings())
+    return list(
+        connection.execute(query.order_by(policy_versions.c.version.desc()).limit(limit)).mappings()
+    )

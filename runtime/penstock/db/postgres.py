@@ -1,9 +1,14 @@
-"""Connections to PostgreSQL: few for each process, impatient with a silent server, and fit for a pooler in transaction mode (PgBouncer).
+"""Connections to PostgreSQL.
 
-Such a pooler sends each transaction to any session of the server, so nothing may outlive its transaction there: no prepared statement, no
-session setting, no session lock, no LISTEN. It also rejects startup parameters that it does not know, `options` among them; settings are
-made after connecting instead. A pooler is recognised by the process id in the greeting: a pooler invents one, a server's own is what
-`pg_backend_pid()` returns. Prepared statements save a tenth of the CPU time of accepting a run, so direct connections keep them.
+Few for each process, impatient with a silent server, and fit for a pooler in transaction mode
+(PgBouncer).
+
+Such a pooler sends each transaction to any session of the server, so nothing may outlive its
+transaction there: no prepared statement, no session setting, no session lock, no LISTEN. It also
+rejects startup parameters that it does not know, `options` among them; settings are made after
+connecting instead. A pooler is recognised by the process id in the greeting: a pooler invents one,
+a server's own is what `pg_backend_pid()` returns. Prepared statements save a tenth of the CPU time
+of accepting a run, so direct connections keep them.
 """
 
 from __future__ import annotations
@@ -25,21 +30,36 @@ CHANNEL = "penstock_access"
 IDLE_IN_TRANSACTION = "idle_in_transaction_session_timeout"
 IDLE_IN_TRANSACTION_MS = 60_000
 POOLED = "penstock_pooled"
-KEPT, AT_MOST = 3, 6  # sessions for all the work of a process: those that stay open, and all at a time
-RESERVED_KEPT, RESERVED_AT_MOST = 1, 2  # for what must not wait for other work: following access, and heartbeats
+# Sessions for all the work of a process: those that stay open, and all at a time.
+KEPT, AT_MOST = 3, 6
+# For what must not wait for other work: following access, and heartbeats.
+RESERVED_KEPT, RESERVED_AT_MOST = 1, 2
 IDLE_S = 60.0  # after which a session is closed
-_engines: WeakValueDictionary[tuple[int, str, bool, float | None], sa.Engine] = WeakValueDictionary()
-_together: WeakKeyDictionary[sa.Engine, float] = WeakKeyDictionary()  # when more than one of its sessions was last in use
+_engines: WeakValueDictionary[tuple[int, str, bool, float | None], sa.Engine] = (
+    WeakValueDictionary()
+)
+# When more than one of its sessions was last in use.
+_together: WeakKeyDictionary[sa.Engine, float] = WeakKeyDictionary()
 _opening = threading.Lock()
 
 
 def shared_engine(url: sa.URL, *, reserved: bool, silence: Silence | None) -> sa.Engine:
-    """Return this process's engine for a URL: whoever asks for it shares one pool, so that a process has a known number of sessions."""
-    key = (os.getpid(), url.render_as_string(hide_password=False), reserved, silence.limit if silence else None)
+    """Return this process's engine for a URL.
+
+    Whoever asks for it shares one pool, so that a process has a known number of sessions.
+    """
+    key = (
+        os.getpid(),
+        url.render_as_string(hide_password=False),
+        reserved,
+        silence.limit if silence else None,
+    )
     with _opening:
         engine = _engines.get(key)
         if engine is None:
-            engine = _engines[key] = _engine(url, *((RESERVED_KEPT, RESERVED_AT_MOST) if reserved else (KEPT, AT_MOST)))
+            engine = _engines[key] = _engine(
+                url, *((RESERVED_KEPT, RESERVED_AT_MOST) if reserved else (KEPT, AT_MOST))
+            )
             if silence is not None:
                 limit(engine, silence)
     return engine
@@ -67,20 +87,26 @@ def _note_use(engine: sa.Engine) -> None:
 
 
 def close_idle(engine: sa.Engine, seconds: float = IDLE_S) -> None:
-    """Close the sessions that more than one at a time was last needed of so long ago; the next use opens one anew."""
+    """Close the sessions that more than one at a time was last needed of so long ago.
+
+    The next use opens one anew.
+    """
     pool, used = engine.pool, _together.get(engine)
     if used is None or not isinstance(pool, sa.QueuePool) or time.monotonic() - used < seconds:
         return
-    if pool.checkedout() == 0:  # what is in use would be closed only when it comes back, and others be opened beside it
+    # What is in use would be closed only when it comes back, and others be opened beside it.
+    if pool.checkedout() == 0:
         del _together[engine]
         engine.dispose()
 
 
 def patience(url: sa.URL) -> dict[str, Any]:
-    """Return how long connections wait for a server that is silent; what the URL says itself goes first.
+    """Return how long connections wait for a server that is silent.
 
-    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is sent, keepalives while it is waited for),
-    within 15 s.
+    What the URL says itself goes first.
+
+    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is
+    sent, keepalives while it is waited for), within 15 s.
     """
     wanted: dict[str, Any] = {
         "connect_timeout": 5,
@@ -95,24 +121,34 @@ def patience(url: sa.URL) -> dict[str, Any]:
 
 
 def _greet(connection: Any, record: Any) -> None:  # noqa: ANN401  a DBAPI connection and SQLAlchemy's record of it
-    """Find out whether a pooler is in between; if not, have the server end a transaction whose client is gone: its locks would stay for hours."""
+    """Find out whether a pooler is in between.
+
+    If not, have the server end a transaction whose client is gone: its locks would stay for hours.
+    """
     connection.autocommit = True
     pooled = record.info[POOLED] = _is_pooled(connection)
     if pooled:
         connection.prepare_threshold = None
-    elif connection.execute("SELECT current_setting(%s)", [IDLE_IN_TRANSACTION]).fetchone()[0] == "0":
+    elif (
+        connection.execute("SELECT current_setting(%s)", [IDLE_IN_TRANSACTION]).fetchone()[0] == "0"
+    ):
         connection.execute(f"SET {IDLE_IN_TRANSACTION} = {IDLE_IN_TRANSACTION_MS}")
     connection.autocommit = False
 
 
 def _limit_idle(connection: sa.Connection) -> None:
-    """Limit each transaction by itself where the session is a pooler's, and other clients have it next."""
+    """Limit each transaction by itself where the session is a pooler's.
+
+    Other clients use the session next.
+    """
     if connection.info.get(POOLED):
         connection.exec_driver_sql(f"SET LOCAL {IDLE_IN_TRANSACTION} = {IDLE_IN_TRANSACTION_MS}")
 
 
 def _is_pooled(connection: Any) -> bool:  # noqa: ANN401  psycopg's, which is not loaded here
-    return bool(connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid)
+    return bool(
+        connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid
+    )
 
 
 def is_pooled(engine: sa.Engine) -> bool:
@@ -124,7 +160,9 @@ def is_pooled(engine: sa.Engine) -> bool:
 
 
 def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> bool:
-    """Call `wake` for each notification until `stopped`, asked twice a second, says so; return False at once behind a pooler, which passes none on.
+    """Call `wake` for each notification until `stopped`, asked twice a second, says so.
+
+    Return False at once behind a pooler, which passes none on.
 
     Raises OSError when the connection is lost.
     """
@@ -133,7 +171,9 @@ def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> b
     parsed = sa.make_url(url)
     address = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with connection_class(SILENCE).connect(address, autocommit=True, **patience(parsed)) as connection:
+        with connection_class(SILENCE).connect(
+            address, autocommit=True, **patience(parsed)
+        ) as connection:
             if _is_pooled(connection):
                 return False
             connection.execute(f"LISTEN {CHANNEL}")

@@ -1,4 +1,7 @@
-"""Whatever is encrypted at rest, a page at a time: all columns that hold such values, ours and those of the engine of durable runs."""
+"""Whatever is encrypted at rest, a page at a time.
+
+All columns that hold such values, ours and those of the engine of durable runs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from penstock.db.rows import Change
 
 ROWS = 500  # in a page, at most
 BYTES = 8 * 1024 * 1024  # in a page, unless one value alone has more
-BEGINNING = b"gAAAA"  # of what Fernet encrypts; the engine keeps a few values of its own in other formats
+# Of what Fernet encrypts; the engine keeps a few values of its own in other formats.
+BEGINNING = b"gAAAA"
 
 Key = tuple[Any, ...]
 Values = dict[Key, bytes]
@@ -22,7 +26,10 @@ Values = dict[Key, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A column of encrypted values; `keys` name the rows of a table of the engine, which are not told by our own schema."""
+    """A column of encrypted values.
+
+    `keys` name the rows of a table of the engine, which are not told by our own schema.
+    """
 
     table: str
     column: str
@@ -63,7 +70,9 @@ PLACES = (
 
 
 def pages(engine: Engine, place: Place) -> Iterator[Values]:
-    """Yield all encrypted values of a column by the keys of their rows, a page at a time, each read in a transaction of its own.
+    """Yield all encrypted values of a column by the keys of their rows, a page at a time.
+
+    Each page is read in a transaction of its own.
 
     Raises DatabaseAway.
     """
@@ -74,18 +83,37 @@ def pages(engine: Engine, place: Place) -> Iterator[Values]:
             last, more = _page_end(connection, keys, column, after)
             if last is None:
                 return
-            query = sa.select(*keys, column).where(*_between(keys, after, last), column.is_not(None))
+            query = sa.select(*keys, column).where(
+                *_between(keys, after, last), column.is_not(None)
+            )
             rows = connection.execute(query).all()
         values = {tuple(row[:-1]): _bytes(row[-1]) for row in rows}
-        yield {key: value for key, value in values.items() if value and (not place.keys or value.startswith(BEGINNING))}
+        yield {
+            key: value
+            for key, value in values.items()
+            if value and (not place.keys or value.startswith(BEGINNING))
+        }
         if not more:
             return
         after = last
 
 
-def _page_end(connection: Connection, keys: Sequence[Any], column: Any, after: Key | None) -> tuple[Key | None, bool]:  # noqa: ANN401  SQLAlchemy's
-    """Return the key of a page's last row, None where there is no row, and whether more may follow. Values may be large, or tiny."""
-    query = sa.select(*keys, sa.func.length(column)).where(*_between(keys, after, None), column.is_not(None)).order_by(*keys).limit(ROWS)
+def _page_end(
+    connection: Connection,
+    keys: Sequence[Any],
+    column: Any,  # noqa: ANN401  SQLAlchemy's
+    after: Key | None,
+) -> tuple[Key | None, bool]:
+    """Return the key of a page's last row, None where there is no row, and whether more may follow.
+
+    Values may be large, or tiny.
+    """
+    query = (
+        sa.select(*keys, sa.func.length(column))
+        .where(*_between(keys, after, None), column.is_not(None))
+        .order_by(*keys)
+        .limit(ROWS)
+    )
     last, size = None, 0
     rows = connection.execute(query).all()
     for row in rows:
@@ -96,31 +124,50 @@ def _page_end(connection: Connection, keys: Sequence[Any], column: Any, after: K
     return last, len(rows) == ROWS
 
 
-def _between(keys: Sequence[Any], after: Key | None, last: Key | None) -> list[sa.ColumnElement[bool]]:
+def _between(
+    keys: Sequence[Any], after: Key | None, last: Key | None
+) -> list[sa.ColumnElement[bool]]:
     bounds = [sa.tuple_(*keys) > sa.tuple_(*_bound(keys, after))] if after is not None else []
-    return bounds + ([sa.tuple_(*keys) <= sa.tuple_(*_bound(keys, last))] if last is not None else [])
+    return bounds + (
+        [sa.tuple_(*keys) <= sa.tuple_(*_bound(keys, last))] if last is not None else []
+    )
 
 
 def _bound(keys: Sequence[Any], values: Key) -> list[sa.BindParameter[Any]]:
     return [
-        sa.literal(value, key.type) if not isinstance(key.type, sa.types.NullType) else sa.literal(value)
+        (
+            sa.literal(value, key.type)
+            if not isinstance(key.type, sa.types.NullType)
+            else sa.literal(value)
+        )
         for key, value in zip(keys, values, strict=True)
     ]
 
 
 def replace(engine: Engine, place: Place, pairs: dict[Key, tuple[bytes, bytes]]) -> int:
-    """Put values in the place of others, where those are still there; return how many that were. Not for access data. Raises DatabaseAway.
+    """Put values in the place of others, where those are still there; return how many that were.
 
-    A row that another transaction works on is left as it is: nothing is waited for while rows are locked here, so no two can wait for each other.
+    Not for access data. Raises DatabaseAway.
+
+    A row that another transaction works on is left as it is: nothing is waited for while rows are
+    locked here, so no two can wait for each other.
     """
     source, keys, column = _parts(engine, place)
     number = 0
     with writing(engine) as connection:
-        free = sa.select(*keys).where(sa.tuple_(*keys).in_(list(pairs))).with_for_update(skip_locked=True, key_share=True)
+        free = (
+            sa.select(*keys)
+            .where(sa.tuple_(*keys).in_(list(pairs)))
+            .with_for_update(skip_locked=True, key_share=True)
+        )
         for row in connection.execute(free).all():
-            old, new = (value if not place.keys else value.decode("ascii") for value in pairs[tuple(row)])
+            old, new = (
+                value if not place.keys else value.decode("ascii") for value in pairs[tuple(row)]
+            )
             same = [key == value for key, value in zip(keys, row, strict=True)]
-            number += connection.execute(sa.update(source).where(*same, column == old).values({column.name: new})).rowcount
+            number += connection.execute(
+                sa.update(source).where(*same, column == old).values({column.name: new})
+            ).rowcount
     return number
 
 
@@ -128,7 +175,12 @@ def replace_in(rows: Change, place: Place, pairs: dict[Key, tuple[bytes, bytes]]
     """Do that with access data, as part of a change to it."""
     names = [key.name for key in tables.metadata.tables[place.table].primary_key.columns]
     return sum(
-        rows.set(place.table, {**dict(zip(names, key, strict=True)), place.column: old}, **{place.column: new}) for key, (old, new) in pairs.items()
+        rows.set(
+            place.table,
+            {**dict(zip(names, key, strict=True)), place.column: old},
+            **{place.column: new},
+        )
+        for key, (old, new) in pairs.items()
     )
 
 

@@ -1,8 +1,11 @@
-"""Limit how long queries wait for a PostgreSQL server that is silent, and tell since when one waits.
+"""Limit how long queries wait for a PostgreSQL server that is silent.
 
-TCP notices lost packets and dead hosts, but not a server whose process is stopped (SIGSTOP, a frozen VM or disk): the kernel there goes on
-acknowledging, and a query without a limit waits for ever. The limit counts from the last sign of the server, not from the begin of the query,
-so a large result may take as long as it does while rows arrive.
+This module also tells since when one waits.
+
+TCP notices lost packets and dead hosts, but not a server whose process is stopped (SIGSTOP, a
+frozen VM or disk): the kernel there goes on acknowledging, and a query without a limit waits for
+ever. The limit counts from the last sign of the server, not from the begin of the query, so a large
+result may take as long as it does while rows arrive.
 """
 
 from __future__ import annotations
@@ -29,12 +32,18 @@ class Silence:
         self._heard_at: dict[int, float] = {}
 
     def of(self, thread: int | None) -> float:
-        """Return how many seconds the query of a thread has waited without a sign of the server; 0 where none waits."""
+        """Return how many seconds the query of a thread has waited without a sign of the server.
+
+        0 where none waits.
+        """
         heard_at = self._heard_at.get(thread) if thread is not None else None
         return 0.0 if heard_at is None else time.monotonic() - heard_at
 
     def limited(self, exchange: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Pass an exchange of psycopg through until it ends. Raises TimeoutError once the server was silent for too long."""
+        """Pass an exchange of psycopg through until it ends.
+
+        Raises TimeoutError once the server was silent for too long.
+        """
         thread = threading.get_ident()
         heard_at = self._heard_at[thread] = time.monotonic()
         try:
@@ -66,7 +75,9 @@ def connection_class(silence: Silence) -> type[psycopg.Connection[Any]]:
                 return super().wait(silence.limited(gen), *arguments, **more)
             except TimeoutError:
                 self.pgconn.finish()
-                raise psycopg.OperationalError(f"the server has not answered for {silence.limit:g} s") from None
+                raise psycopg.OperationalError(
+                    f"the server has not answered for {silence.limit:g} s"
+                ) from None
 
     return Limited
 
@@ -74,7 +85,9 @@ def connection_class(silence: Silence) -> type[psycopg.Connection[Any]]:
 def limit(engine: Engine, silence: Silence) -> None:
     """Have the connections that an engine of PostgreSQL makes from now on limited."""
 
-    def connect(_dialect: object, _record: object, arguments: tuple[Any, ...], more: dict[str, Any]) -> object:
+    def connect(
+        _dialect: object, _record: object, arguments: tuple[Any, ...], more: dict[str, Any]
+    ) -> object:
         return connection_class(silence).connect(*arguments, **more)
 
     event.listen(engine, "do_connect", connect)

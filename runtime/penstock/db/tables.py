@@ -1,4 +1,8 @@
-"""The tables. Rows of access data carry the revision of their last change, and are switched off rather than deleted."""
+"""The tables.
+
+Rows of access data carry the revision of their last change, and are switched off rather than
+deleted.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +44,15 @@ def _revision() -> Column[int]:
     return Column("revision", BigInteger, nullable=False, index=True)
 
 
-revision = Table("revision", metadata, Column("id", Integer, primary_key=True), Column("value", BigInteger, nullable=False))
+revision = Table(
+    "revision",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
 
-# A random mark for each of the last revisions. A database that was put back and changed again comes to the same revision with another mark.
+# A random mark for each of the last revisions. A database that was put back and changed again comes
+# to the same revision with another mark.
 history = Table(
     "history",
     metadata,
@@ -59,11 +69,13 @@ environments = Table(
     Column("policy_version", Integer, nullable=False),
     Column("internal_policy", String(64), nullable=False, server_default="api-key"),
     Column("run_retention", Integer, nullable=False, server_default="2592000"),  # seconds
-    Column("record_bodies", String(8), nullable=False, server_default="all"),  # what pipelines may record at most
+    # What pipelines may record at most.
+    Column("record_bodies", String(8), nullable=False, server_default="all"),
     Column("token_lifetime", Integer, nullable=False),
     Column("keys_in_query", Flag, nullable=False),
     Column("algorithm", String(16), nullable=False),
-    Column("by_id", Flag, nullable=False, server_default=false()),  # what the release before kept by pipelines' names has become ids
+    # What the release before kept by pipelines' names has become ids.
+    Column("by_id", Flag, nullable=False, server_default=false()),
     Column("created_at", Moment, nullable=False),
     _revision(),
 )
@@ -308,7 +320,8 @@ callback_targets = Table(
     UniqueConstraint("environment_id", "consumer_id", "prefix"),
 )
 
-# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign keys, for rows come and go by the thousand.
+# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign
+# keys, for rows come and go by the thousand.
 
 UNFINISHED = "status IN ('accepted', 'running')"
 
@@ -343,9 +356,27 @@ runs = Table(
         sqlite_where=text("status <> 'succeeded'"),
         postgresql_where=text("status <> 'succeeded'"),
     ),
-    Index("ix_runs_waiting", "environment_id", "pipeline", "status", sqlite_where=text(UNFINISHED), postgresql_where=text(UNFINISHED)),
-    Index("ix_runs_request_id", "request_id", "id", sqlite_where=text("request_id IS NOT NULL"), postgresql_where=text("request_id IS NOT NULL")),
-    Index("ix_runs_parent", "parent", sqlite_where=text("parent IS NOT NULL"), postgresql_where=text("parent IS NOT NULL")),
+    Index(
+        "ix_runs_waiting",
+        "environment_id",
+        "pipeline",
+        "status",
+        sqlite_where=text(UNFINISHED),
+        postgresql_where=text(UNFINISHED),
+    ),
+    Index(
+        "ix_runs_request_id",
+        "request_id",
+        "id",
+        sqlite_where=text("request_id IS NOT NULL"),
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_runs_parent",
+        "parent",
+        sqlite_where=text("parent IS NOT NULL"),
+        postgresql_where=text("parent IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 
@@ -414,7 +445,8 @@ processes = Table(
     Column("ended", Boolean, nullable=False),
     Column("taken_by", String(36)),
     Column("taken_at", Moment),
-    Column("pipelines", JSON(none_as_null=True)),  # of a worker: those whose runs it performs; none known: all of them
+    # Of a worker: those whose runs it performs; none known: all of them.
+    Column("pipelines", JSON(none_as_null=True)),
 )
 
 audit_events = Table(

@@ -21,13 +21,25 @@ def page(  # noqa: PLR0913  one argument a filter
     before: int | None = None,
     limit: int,
 ) -> list[Row]:
-    """Return events, newest first; an action that ends with a colon means all that begin so, and `before` is the last id of the page before."""
+    """Return events, newest first.
+
+    An action that ends with a colon means all that begin so, and `before` is the last id of the
+    page before.
+    """
     query = sa.select(events).order_by(events.c.id.desc()).limit(limit)
-    for column, value in ((events.c.actor, actor), (events.c.environment, environment), (events.c.subject, subject)):
+    for column, value in (
+        (events.c.actor, actor),
+        (events.c.environment, environment),
+        (events.c.subject, subject),
+    ):
         if value is not None:
             query = query.where(column == value)
     if action is not None:
-        query = query.where(events.c.action.startswith(action, autoescape=True) if action.endswith(":") else events.c.action == action)
+        query = query.where(
+            events.c.action.startswith(action, autoescape=True)
+            if action.endswith(":")
+            else events.c.action == action
+        )
     if since is not None:
         query = query.where(events.c.at >= since)
     if before is not None:

@@ -1,4 +1,7 @@
-"""Sessions of the console's users: looked up at every request, deleted when they end. They carry no revision."""
+"""Sessions of the console's users: looked up at every request, deleted when they end.
+
+They carry no revision.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ from penstock.db.tables import user_networks, user_sessions, users
 
 def find_user(connection: sa.Connection, folded: str) -> Row | None:
     """Return the user whose name is this one, its letters in lower case; names are ASCII."""
-    return connection.execute(sa.select(users).where(sa.func.lower(users.c.name) == folded)).mappings().first()
+    return (
+        connection.execute(sa.select(users).where(sa.func.lower(users.c.name) == folded))
+        .mappings()
+        .first()
+    )
 
 
 def is_name_taken(rows: Reader, folded: str) -> bool:
@@ -35,7 +42,9 @@ def find_session(connection: sa.Connection, digest: bytes) -> Row | None:
 def touch_session(engine: Engine, session_id: int, now: datetime) -> None:
     """Note that a session was used."""
     with writing(engine) as connection:
-        connection.execute(sa.update(user_sessions).where(user_sessions.c.id == session_id).values(seen_at=now))
+        connection.execute(
+            sa.update(user_sessions).where(user_sessions.c.id == session_id).values(seen_at=now)
+        )
 
 
 def purge_sessions(engine: Engine, now: datetime, *, networks: datetime) -> None:
@@ -45,7 +54,17 @@ def purge_sessions(engine: Engine, now: datetime, *, networks: datetime) -> None
         connection.execute(sa.delete(user_networks).where(user_networks.c.signed_in_at <= networks))
 
 
-def sessions_of(connection: sa.Connection, user_id: int, *, now: datetime, idle_since: datetime) -> Sequence[Row]:
+def sessions_of(
+    connection: sa.Connection, user_id: int, *, now: datetime, idle_since: datetime
+) -> Sequence[Row]:
     """Return the sessions of a user that are still good, last used first."""
-    query = sa.select(user_sessions).where(user_sessions.c.user_id == user_id, user_sessions.c.expires_at > now, user_sessions.c.seen_at > idle_since)
-    return connection.execute(query.order_by(user_sessions.c.seen_at.desc(), user_sessions.c.id)).mappings().all()
+    query = sa.select(user_sessions).where(
+        user_sessions.c.user_id == user_id,
+        user_sessions.c.expires_at > now,
+        user_sessions.c.seen_at > idle_since,
+    )
+    return (
+        connection.execute(query.order_by(user_sessions.c.seen_at.desc(), user_sessions.c.id))
+        .mappings()
+        .all()
+    )

@@ -14,7 +14,8 @@ from penstock.gate.listing import SERVED
 class PolicyChange:
     """What becomes of an environment's pipelines, by id, where a policy takes the place of another.
 
-    `served` says what each that is served now requires; `changed` are those that go on being served, and whose calls must present something else.
+    `served` says what each that is served now requires; `changed` are those that go on being
+    served, and whose calls must present something else.
     """
 
     environment: str
@@ -29,12 +30,28 @@ class PolicyChange:
     @property
     def digest(self) -> str:
         """A name of all that would happen: where it is another one, so is what would happen."""
-        said = [self.environment, self.internal, self.before, self.after, *(sorted(group) for group in (self.stops, self.starts, self.changed))]
+        said = [
+            self.environment,
+            self.internal,
+            self.before,
+            self.after,
+            *(sorted(group) for group in (self.stops, self.starts, self.changed)),
+        ]
         return sha256(repr(said).encode()).hexdigest()[:24]
 
 
-def change_of(environment: str, policies: tuple[str, str], now: Mapping[str, Judged], then: Mapping[str, Judged], *, internal: bool) -> PolicyChange:
-    """Compare what became of pipelines under a policy with what would under another; `policies` are the two."""
+def change_of(
+    environment: str,
+    policies: tuple[str, str],
+    now: Mapping[str, Judged],
+    then: Mapping[str, Judged],
+    *,
+    internal: bool,
+) -> PolicyChange:
+    """Compare what became of pipelines under a policy with what would under another.
+
+    `policies` are the two.
+    """
     served = {name: item.requires for name, item in now.items() if item.state in SERVED}
     return PolicyChange(
         environment,
@@ -42,6 +59,12 @@ def change_of(environment: str, policies: tuple[str, str], now: Mapping[str, Jud
         *policies,
         served,
         stops={name: then[name] for name in served if then[name].violations},
-        starts={name: item for name, item in then.items() if item.state in SERVED and name not in served},
-        changed={name: then[name] for name, requires in served.items() if not then[name].violations and then[name].requires != requires},
+        starts={
+            name: item for name, item in then.items() if item.state in SERVED and name not in served
+        },
+        changed={
+            name: then[name]
+            for name, requires in served.items()
+            if not then[name].violations and then[name].requires != requires
+        },
     )

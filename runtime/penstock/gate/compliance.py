@@ -54,8 +54,10 @@ def _plugin(name: str) -> str:
     return "webhook_signature" if name.endswith("_signature") else name
 
 
-def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...], tuple[str, ...], float | None]:
-    """Say which variables and secrets are not there, which secrets end soon, and when to look again."""
+def _needs(
+    pipeline: Pipeline, access: Snapshot
+) -> tuple[tuple[Violation, ...], tuple[str, ...], float | None]:
+    """Say which variables and secrets are missing or end soon, and when to look again."""
     unmet: list[Violation] = []
     expiring: list[str] = []
     again_at: float | None = None
@@ -64,7 +66,11 @@ def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...],
         if not isinstance(need, SecretNeed):
             if need not in access.variables:
                 mend = f"set it: `penstock variable set {need} VALUE --env {where}`"
-                unmet.append(Violation(f"it needs the variable {need!r}, which is not set in {where!r}", mend))
+                unmet.append(
+                    Violation(
+                        f"it needs the variable {need!r}, which is not set in {where!r}", mend
+                    )
+                )
             continue
         stored, now = access.secrets.get(need.name), time.time()
         mend = f"set it: `penstock secret set {need.name} --env {where}`"
@@ -73,43 +79,74 @@ def _needs(pipeline: Pipeline, access: Snapshot) -> tuple[tuple[Violation, ...],
         elif stored.expires_at is not None and stored.expires_at <= now:
             unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", mend))
         elif not stored.usable(pipeline.id, now):
-            unmet.append(Violation(f"it needs {need}, which is kept for other pipelines in {where!r}", f"{mend} with `--pipeline {pipeline.id}`"))
+            unmet.append(
+                Violation(
+                    f"it needs {need}, which is kept for other pipelines in {where!r}",
+                    f"{mend} with `--pipeline {pipeline.id}`",
+                )
+            )
         elif stored.expires_at is not None:
             soon = stored.expires_at - now <= WARN_BEFORE
-            expiring += [f"{need} expires on {datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}; {mend}"] if soon else []
+            if soon:
+                end = f"{datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}"
+                expiring.append(f"{need} expires on {end}; {mend}")
             look = stored.expires_at if soon else stored.expires_at - WARN_BEFORE
             again_at = min(look, again_at or look)
     return tuple(unmet), tuple(expiring), again_at
 
 
 def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Judged:
-    """Return the judgement of a pipeline that could not be judged; it is tried again before long."""
-    return Judged(pipeline, State.REFUSED, CLOSED, violations=tuple(violations), again_at=time.time() + AGAIN)
+    """Return the judgement of a pipeline that could not be judged.
+
+    It is tried again before long.
+    """
+    return Judged(
+        pipeline, State.REFUSED, CLOSED, violations=tuple(violations), again_at=time.time() + AGAIN
+    )
 
 
 class Judge:
     """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through.
 
-    `silent` are plugins whose policies can't be asked, and why: every policy must agree, so they refuse all pipelines.
+    `silent` are plugins whose policies can't be asked, and why: every policy must agree, so they
+    refuse all pipelines.
     """
 
     def __init__(
-        self, policies: Sequence[OfferedPolicy], authenticators: Sequence[OfferedAuthenticator], silent: Mapping[str, str] = MappingProxyType({})
+        self,
+        policies: Sequence[OfferedPolicy],
+        authenticators: Sequence[OfferedAuthenticator],
+        silent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._policies = tuple(policies)
         self._authenticators = {item.name: item for item in authenticators}
-        self._doubled = sorted({item.name for item in authenticators if sum(other.name == item.name for other in authenticators) > 1})
-        self._silent = tuple(Violation(f"the access policies of plugin {plugin} can't be asked: {why}", FIX) for plugin, why in silent.items())
+        self._doubled = sorted(
+            {
+                item.name
+                for item in authenticators
+                if sum(other.name == item.name for other in authenticators) > 1
+            }
+        )
+        self._silent = tuple(
+            Violation(f"the access policies of plugin {plugin} can't be asked: {why}", FIX)
+            for plugin, why in silent.items()
+        )
 
     @property
     def options(self) -> tuple[str, ...]:
         """The environment policies that a loaded plugin understands."""
-        return tuple(dict.fromkeys(option for policy in self._policies for option in policy.options))
+        return tuple(
+            dict.fromkeys(option for policy in self._policies for option in policy.options)
+        )
 
     @property
     def meanings(self) -> dict[str, str]:
         """What each of them means."""
-        said = {option: meaning for policy in self._policies for option, meaning in policy.meanings.items()}
+        said = {
+            option: meaning
+            for policy in self._policies
+            for option, meaning in policy.meanings.items()
+        }
         return {option: said.get(option, "") for option in self.options}
 
     def judge(
@@ -123,10 +160,13 @@ class Judge:
         internal: bool = False,
         also: Sequence[Violation] = (),
     ) -> Judged:
-        """Say whether a pipeline is served, and behind which gate; `policy` asks what another one would say.
+        """Say whether a pipeline is served, and behind which gate.
 
-        `broken` are faults of its declaration: they refuse it whatever the policies say. `internal` asks for the internal listener, which
-        has a policy of its own and knows no grace; `also` are violations of the environment as a whole.
+        `policy` asks what another one would say.
+
+        `broken` are faults of its declaration: they refuse it whatever the policies say. `internal`
+        asks for the internal listener, which has a policy of its own and knows no grace; `also` are
+        violations of the environment as a whole.
         """
         trigger = pipeline.trigger
         if not (trigger.internal if internal else trigger.external) and not broken:
@@ -139,7 +179,9 @@ class Judge:
         verdict, sound = Verdict(violations=tuple(broken)), False
         requires, lacking = frozenset[str](), tuple[Violation, ...]()
         if not broken:
-            candidate = Candidate(pipeline.name, pipeline.version, trigger, state.login_flow, internal)
+            candidate = Candidate(
+                pipeline.name, pipeline.version, trigger, state.login_flow, internal
+            )
             verdict, sound = verdict_of(self._policies, candidate, facts, asking)
             requires, lacking = self._closure(verdict.requires | toggles)
         unmet, expiring, again_at = _needs(pipeline, access)
@@ -147,32 +189,72 @@ class Judge:
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
         if not state.enabled:
-            return Judged(pipeline, State.DISABLED, CLOSED, requires, violations, warnings, again_at=again_at)
+            return Judged(
+                pipeline, State.DISABLED, CLOSED, requires, violations, warnings, again_at=again_at
+            )
         if not violations:
-            return Judged(pipeline, State.SERVED, self._gate(pipeline, requires), requires, warnings=warnings, again_at=again_at)
+            return Judged(
+                pipeline,
+                State.SERVED,
+                self._gate(pipeline, requires),
+                requires,
+                warnings=warnings,
+                again_at=again_at,
+            )
         grace = access.graces.get(pipeline.id) if policy is None and sound and not unmet else None
         if grace is not None and grace.until > time.time():
             kept, lacking = self._closure(grace.requires | toggles)
             if not lacking:
                 gate = self._gate(pipeline, kept, grace.until)
                 again_at = min(grace.until, again_at or grace.until)
-                return Judged(pipeline, State.NON_CONFORMANT, gate, kept, violations, warnings, grace.until, again_at)
+                return Judged(
+                    pipeline,
+                    State.NON_CONFORMANT,
+                    gate,
+                    kept,
+                    violations,
+                    warnings,
+                    grace.until,
+                    again_at,
+                )
         again_at = time.time() + AGAIN if asking.faults else None
-        return Judged(pipeline, State.REFUSED, CLOSED, requires, violations, warnings, again_at=again_at)
+        return Judged(
+            pipeline, State.REFUSED, CLOSED, requires, violations, warnings, again_at=again_at
+        )
 
     @staticmethod
     def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Judged:
-        """Judge a pipeline that is not for a listener: where it is for none, it can still be refused or disabled."""
+        """Judge a pipeline that is not for a listener.
+
+        Where it is for none, it can still be refused or disabled.
+        """
         if internal or pipeline.trigger.internal:
             return Judged(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
-        state = State.DISABLED if not access.pipeline(pipeline.id).enabled else State.REFUSED if unmet else State.INTERNAL
-        return Judged(pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at)
+        state = (
+            State.DISABLED
+            if not access.pipeline(pipeline.id).enabled
+            else State.REFUSED
+            if unmet
+            else State.INTERNAL
+        )
+        return Judged(
+            pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at
+        )
 
     def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:
         """Add what the wanted credentials need themselves; say which of them nobody can prove."""
         names = wanted
-        while more := frozenset[str]().union(*(self._authenticators[name].needs for name in names if name in self._authenticators)) - names:
+        while (
+            more := frozenset[str]().union(
+                *(
+                    self._authenticators[name].needs
+                    for name in names
+                    if name in self._authenticators
+                )
+            )
+            - names
+        ):
             names |= more
         lacking = [
             Violation(
@@ -182,18 +264,31 @@ class Judge:
             for name in sorted(names - self._authenticators.keys())
         ]
         lacking += [
-            Violation(f"two plugins offer an authenticator for {name!r}", "leave one out (PENSTOCK_PLUGINS_DENY)")
+            Violation(
+                f"two plugins offer an authenticator for {name!r}",
+                "leave one out (PENSTOCK_PLUGINS_DENY)",
+            )
             for name in sorted(names & set(self._doubled))
         ]
         return names, tuple(lacking)
 
-    def _gate(self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")) -> Gate:
+    def _gate(
+        self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")
+    ) -> Gate:
         ordered: list[OfferedAuthenticator] = []
-        waiting = [item for name, item in sorted(self._authenticators.items()) if name not in self._doubled]
+        waiting = [
+            item for name, item in sorted(self._authenticators.items()) if name not in self._doubled
+        ]
         while waiting:
             done = {item.name for item in ordered}
-            ready = [item for item in waiting if item.needs & self._authenticators.keys() <= done] or waiting
+            ready = [
+                item for item in waiting if item.needs & self._authenticators.keys() <= done
+            ] or waiting
             ordered.append(ready[0])
             waiting.remove(ready[0])
-        checks = tuple((item, item.name in requires) for item in ordered if item.name in requires or not item.only_where_asked)
+        checks = tuple(
+            (item, item.name in requires)
+            for item in ordered
+            if item.name in requires or not item.only_where_asked
+        )
         return Gate(pipeline.id, checks, pipeline.trigger.scopes, until)

@@ -1,7 +1,8 @@
 """Let one call through, or say why not; the answers and their order are those of the access rules.
 
-Authenticators are plugin code: whatever one returns or raises that its contract does not know is a fault of that plugin, and ends the call. What
-was proven stays: an authenticator adds to it, and can't put another consumer in place of the one that the credentials before it prove.
+Authenticators are plugin code: whatever one returns or raises that its contract does not know is a
+fault of that plugin, and ends the call. What was proven stays: an authenticator adds to it, and
+can't put another consumer in place of the one that the credentials before it prove.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.guesses import Look
 from penstock.guard import PluginFault, described
 
-NO_CALLER = "no Caller, one with parts of other types, or another consumer than the one that is proven already"
+NO_CALLER = (
+    "no Caller, one with parts of other types, or another consumer than the one that is proven"
+    " already"
+)
 Sent = tuple[OfferedAuthenticator, str]
 Rejected = tuple[OfferedAuthenticator, CredentialRejected]
 Claim = Callable[[str, Caller, Once], bool]
@@ -32,13 +36,28 @@ def unavailable() -> Refusal:
 class Gate:
     """What each call of one pipeline must present, compiled for one environment.
 
-    `checks` pairs each loaded authenticator with whether it is required; what is not required but sent is checked all the same.
-    `reads_body` says that a proof needs the body, `counts_once` that a proof may hold for one call alone.
+    `checks` pairs each loaded authenticator with whether it is required; what is not required but
+    sent is checked all the same. `reads_body` says that a proof needs the body, `counts_once` that
+    a proof may hold for one call alone.
     """
 
-    __slots__ = ("_checks", "_guessable", "_pipeline", "_scopes", "_until", "counts_once", "reads_body")
+    __slots__ = (
+        "_checks",
+        "_guessable",
+        "_pipeline",
+        "_scopes",
+        "_until",
+        "counts_once",
+        "reads_body",
+    )
 
-    def __init__(self, pipeline: str, checks: tuple[tuple[OfferedAuthenticator, bool], ...], scopes: frozenset[str], until: float) -> None:
+    def __init__(
+        self,
+        pipeline: str,
+        checks: tuple[tuple[OfferedAuthenticator, bool], ...],
+        scopes: frozenset[str],
+        until: float,
+    ) -> None:
         self._pipeline = pipeline
         self._checks = checks
         self._scopes = scopes
@@ -56,10 +75,14 @@ class Gate:
         guess: Callable[[], AbstractContextManager[Look]] = lambda: nullcontext(Look()),
         claim: Claim | None = None,
     ) -> Caller:
-        """Return who calls. `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a proof needs it.
+        """Return who calls.
 
-        `guess` counts a look at a credential that can be guessed, before it is taken, and may refuse it. `claim` claims what a call counts
-        once for: it takes the authenticator's name, the caller and that, and returns whether the call is the first. Raises Refusal, and
+        `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a
+        proof needs it.
+
+        `guess` counts a look at a credential that can be guessed, before it is taken, and may
+        refuse it. `claim` claims what a call counts once for: it takes the authenticator's name,
+        the caller and that, and returns whether the call is the first. Raises Refusal, and
         PluginFault for an authenticator that does what it must not.
         """
         if now >= self._until:
@@ -84,8 +107,14 @@ class Gate:
         self._authorize(caller, access)
         return caller
 
-    def _sent(self, head: RequestHead, access: Snapshot) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None, bool]:
-        """Return the credentials that were sent, those that are missing, the first that can't be one, and whether `Authorization` holds one."""
+    def _sent(
+        self, head: RequestHead, access: Snapshot
+    ) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None, bool]:
+        """Return the credentials that were sent, and what is wrong with them.
+
+        That is: those that are missing, the first that can't be one, and whether `Authorization`
+        holds one.
+        """
         sent: list[Sent] = []
         rejected: Rejected | None = None
         missing: list[OfferedAuthenticator] = []
@@ -120,13 +149,24 @@ class Gate:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
                 raise _fault(authenticator, "verify", error) from None
-            if type(proven) is not Caller or (proven is not caller and not is_on_top(proven, caller)):
+            if type(proven) is not Caller or (
+                proven is not caller and not is_on_top(proven, caller)
+            ):
                 raise _wrong(authenticator, "verify", NO_CALLER)
             caller = proven
         return caller
 
-    def _prove_guessed(self, sent: list[Sent], access: Snapshot, now: float, guess: Callable[[], AbstractContextManager[Look]]) -> Caller:
-        """Prove credentials of which one can be guessed; the look at it is counted beforehand, whatever comes of it."""
+    def _prove_guessed(
+        self,
+        sent: list[Sent],
+        access: Snapshot,
+        now: float,
+        guess: Callable[[], AbstractContextManager[Look]],
+    ) -> Caller:
+        """Prove credentials of which one can be guessed.
+
+        The look at it is counted beforehand, whatever comes of it.
+        """
         with guess() as look:
             try:
                 caller = self._prove(sent, access, now)
@@ -137,12 +177,23 @@ class Gate:
         return caller
 
     def _signed(self, access: Snapshot, caller: Caller, body: Callable[[], bytes]) -> bytes:
-        """Return the body that a proof needs; what is sent by a consumer that may not call is not read."""
+        """Return the body that a proof needs.
+
+        What is sent by a consumer that may not call is not read.
+        """
         if caller.consumer_id is not None:
             self._authorize(caller, access)
         return body()
 
-    def _prove_signed(self, sent: list[Sent], head: RequestHead, access: Snapshot, caller: Caller, now: float, raw: bytes) -> Caller:
+    def _prove_signed(
+        self,
+        sent: list[Sent],
+        head: RequestHead,
+        access: Snapshot,
+        caller: Caller,
+        now: float,
+        raw: bytes,
+    ) -> Caller:
         """Prove what needs the body, once all else held."""
         for authenticator, credential in sent:
             if authenticator.reads_body:
@@ -161,7 +212,15 @@ class Gate:
                 caller = proven
         return caller
 
-    def _count_once(self, sent: list[Sent], head: RequestHead, access: Snapshot, caller: Caller, raw: bytes, claim: Claim | None) -> None:
+    def _count_once(
+        self,
+        sent: list[Sent],
+        head: RequestHead,
+        access: Snapshot,
+        caller: Caller,
+        raw: bytes,
+        claim: Claim | None,
+    ) -> None:
         """Reject a copy of a call that counts once."""
         for authenticator, credential in sent:
             try:
@@ -175,7 +234,11 @@ class Gate:
             if once is None:
                 continue
             if not is_once(once):
-                raise _wrong(authenticator, "once", "neither Once, with bytes and a number of seconds, nor None")
+                raise _wrong(
+                    authenticator,
+                    "once",
+                    "neither Once, with bytes and a number of seconds, nor None",
+                )
             try:
                 first = claim is not None and claim(authenticator.name, caller, once)
             except DatabaseAway as error:
@@ -188,46 +251,85 @@ class Gate:
             consumer = access.consumer(caller.consumer_id)
             named = consumer is not None and consumer.enabled and consumer.name == caller.consumer
             if not named or not access.associated(caller.consumer_id, self._pipeline):
-                raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
+                raise Refusal(
+                    403, "not-associated", "This consumer may not call this pipeline here."
+                )
         elif any(required for _, required in self._checks):
             raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
         if not self._scopes <= caller.scopes:
             wanted = " ".join(sorted(self._scopes))
-            challenge = f'Bearer realm="{access.environment.name}", error="insufficient_scope", scope="{wanted}"'
+            challenge = (
+                f'Bearer realm="{access.environment.name}", error="insufficient_scope",'
+                f' scope="{wanted}"'
+            )
             raise Refusal(
-                403, "insufficient-scope", f"The token must allow: {wanted}.", headers=[("WWW-Authenticate", challenge)], extra={"scope": wanted}
+                403,
+                "insufficient-scope",
+                f"The token must allow: {wanted}.",
+                headers=[("WWW-Authenticate", challenge)],
+                extra={"scope": wanted},
             )
 
     def _unsupported(self, access: Snapshot) -> Refusal:
-        """Return the answer to a header Authorization that nothing here can check: its caller must not believe that it was."""
-        speaking = [item for item, _ in self._checks if item.speaks] or [item for item, _ in self._checks]
-        headers = [("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"') for item in speaking]
-        return Refusal(401, "unsupported-scheme", "The scheme of the Authorization header is not supported here.", headers=headers)
+        """Return the answer to a header Authorization that nothing here can check.
+
+        Its caller must not believe that it was.
+        """
+        speaking = [item for item, _ in self._checks if item.speaks] or [
+            item for item, _ in self._checks
+        ]
+        headers = [
+            ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
+            for item in speaking
+        ]
+        return Refusal(
+            401,
+            "unsupported-scheme",
+            "The scheme of the Authorization header is not supported here.",
+            headers=headers,
+        )
 
     @staticmethod
     def _missing(missing: list[OfferedAuthenticator], access: Snapshot) -> Refusal:
         realm = f'realm="{access.environment.name}"'
-        wanted = " and ".join(("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing)
+        wanted = " and ".join(
+            ("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing
+        )
         headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
         return Refusal(401, "credentials-missing", f"This call needs {wanted}.", headers=headers)
 
     @staticmethod
-    def _invalid(authenticator: OfferedAuthenticator, error: CredentialRejected, access: Snapshot) -> Refusal:
+    def _invalid(
+        authenticator: OfferedAuthenticator, error: CredentialRejected, access: Snapshot
+    ) -> Refusal:
         challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
         if authenticator.challenge == "Bearer":
             challenge += ', error="invalid_token"'
-        refusal = Refusal(401, authenticator.refusal, f"The {authenticator.noun} is not valid here.", headers=[("WWW-Authenticate", challenge)])
+        refusal = Refusal(
+            401,
+            authenticator.refusal,
+            f"The {authenticator.noun} is not valid here.",
+            headers=[("WWW-Authenticate", challenge)],
+        )
         refusal.__cause__ = error
         return refusal
 
 
 def _wrong(authenticator: OfferedAuthenticator, method: str, what: str) -> PluginFault:
-    return PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} returned {what}")
+    return PluginFault(
+        authenticator.plugin, f"{method} of authenticator {authenticator.name} returned {what}"
+    )
 
 
 def _fault(authenticator: OfferedAuthenticator, method: str, error: BaseException) -> PluginFault:
-    """Return the fault of an authenticator that raised: without the exception's text, which may hold the credential."""
-    fault = PluginFault(authenticator.plugin, f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}")
+    """Return the fault of an authenticator that raised.
+
+    The exception's text is left out, for it may hold the credential.
+    """
+    fault = PluginFault(
+        authenticator.plugin,
+        f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}",
+    )
     error.__traceback__ = None  # it holds the credential in its frames
     return fault
 

@@ -1,8 +1,11 @@
-"""Judge all pipelines of a process in one round: in a thread that plugin code can neither end nor hold, with an answer for each pipeline.
+"""Judge all pipelines of a process in one round.
 
-Every pipeline is closed until it was judged. A round that does not end in time leaves the rest closed, names the plugin that it waits for, and
-does not ask that plugin again while its last answer is outstanding. The thread that follows the database waits for a round a second at most,
-and closes all gates meanwhile where it takes more than half of that.
+It runs in a thread that plugin code can neither end nor hold, with an answer for each pipeline.
+
+Every pipeline is closed until it was judged. A round that does not end in time leaves the rest
+closed, names the plugin that it waits for, and does not ask that plugin again while its last answer
+is outstanding. The thread that follows the database waits for a round a second at most, and closes
+all gates meanwhile where it takes more than half of that.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from penstock.plugins import Plugins
 
 AT_LEISURE = 10.0  # seconds that a round may take at a start, in a command or for a page
 WHAT_IT_READS = "fix what that plugin reads (`penstock variable list`)"
-LIVE, SOON = 1.0, 0.5  # seconds that it may take while calls are answered, and after which they wait for it
+# Seconds that it may take while calls are answered, and after which they wait for it.
+LIVE, SOON = 1.0, 0.5
 
 
 class Item(Protocol):
@@ -47,7 +51,10 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a round has come to: every pipeline on each listener, what replies have in common, and the faults of plugins."""
+    """What a round has come to.
+
+    Every pipeline on each listener, what replies have in common, and the faults of plugins.
+    """
 
     external: Mapping[str, Judged]
     internal: Mapping[str, Judged]
@@ -72,27 +79,48 @@ class Judging:
     """Judges what is loaded. Several threads may do so at a time."""
 
     def __init__(self, plugins: Plugins, judge: Judge, loaded: Mapping[str, Item]) -> None:
-        self._hooks: Sequence[pluggy.HookImpl] = plugins.manager.hook.penstock_response_policy.get_hookimpls()
+        self._hooks: Sequence[pluggy.HookImpl] = (
+            plugins.manager.hook.penstock_response_policy.get_hookimpls()
+        )
         self._judge = judge
         self._loaded = loaded
         self._stuck: dict[str, threading.Thread] = {}
 
-    def judge_all(self, access: Snapshot, *, policy: str | None = None, live: Callable[[], object] | None = None) -> Judgement:
-        """Judge every pipeline on both listeners; `policy` asks what another policy would say, on whichever of them.
+    def judge_all(
+        self,
+        access: Snapshot,
+        *,
+        policy: str | None = None,
+        live: Callable[[], object] | None = None,
+    ) -> Judgement:
+        """Judge every pipeline on both listeners.
 
-        `live` says that calls are answered meanwhile, and is called to close all gates where it takes long.
+        `policy` asks what another policy would say, on whichever of them.
+
+        `live` says that calls are answered meanwhile, and is called to close all gates where it
+        takes long.
         """
         work = _Work(Round(self._stuck))
         asking = work.asking
         limits = {"seconds": AT_LEISURE} if live is None else {"seconds": LIVE, "soon": SOON}
-        thread = bounded(lambda: self._run(work, access, policy), stalled=asking.stalled, meanwhile=live or bool, **limits)
+        thread = bounded(
+            lambda: self._run(work, access, policy),
+            stalled=asking.stalled,
+            meanwhile=live or bool,
+            **limits,
+        )
         asking.over = True
         if thread is not None:
             asking.failed(self._late(asking.asked, thread))
         done, faults = dict(work.judged), tuple(asking.faults.values())
-        missing = [Violation(str(fault), FIX) for fault in faults] or [Violation("it could not be judged", "look at the log")]
+        missing = [Violation(str(fault), FIX) for fault in faults] or [
+            Violation("it could not be judged", "look at the log")
+        ]
         sides = [
-            {name: done.get((internal, name)) or closed(item.pipeline, missing) for name, item in sorted(self._loaded.items())}
+            {
+                name: done.get((internal, name)) or closed(item.pipeline, missing)
+                for name, item in sorted(self._loaded.items())
+            }
             for internal in (False, True)
         ]
         return Judgement(sides[0], sides[1], work.responses, faults)
@@ -101,7 +129,11 @@ class Judging:
         """Return why replies can't be given what an environment wants of all of them."""
         asking = Round(self._stuck)
         found: list[Violation] = []
-        thread = bounded(lambda: found.extend(self._response_policy(access, asking)[1]), AT_LEISURE, stalled=asking.stalled)
+        thread = bounded(
+            lambda: found.extend(self._response_policy(access, asking)[1]),
+            AT_LEISURE,
+            stalled=asking.stalled,
+        )
         asking.over = True
         if thread is not None:
             found.append(Violation(str(self._late(asking.asked, thread)), FIX))
@@ -109,7 +141,10 @@ class Judging:
 
     def close_all(self, reason: str, fix: str) -> dict[str, Judged]:
         """Return the judgement that lets nothing through."""
-        return {name: closed(item.pipeline, [Violation(reason, fix)]) for name, item in sorted(self._loaded.items())}
+        return {
+            name: closed(item.pipeline, [Violation(reason, fix)])
+            for name, item in sorted(self._loaded.items())
+        }
 
     def _late(self, plugin: str | None, thread: threading.Thread) -> PluginFault:
         if plugin is None:
@@ -126,22 +161,43 @@ class Judging:
                 for internal in (False, True):
                     if asking.over:
                         return
-                    work.judged[internal, name] = self._one(item, access, asking, policy=policy, internal=internal, also=also)
+                    work.judged[internal, name] = self._one(
+                        item, access, asking, policy=policy, internal=internal, also=also
+                    )
         except BaseException as error:  # noqa: BLE001  as its summary says
             asking.failed(PluginFault("?", f"judging failed: {type(error).__name__}"))
 
-    def _one(self, item: Item, access: Snapshot, asking: Round, *, policy: str | None, internal: bool, also: tuple[Violation, ...]) -> Judged:
+    def _one(
+        self,
+        item: Item,
+        access: Snapshot,
+        asking: Round,
+        *,
+        policy: str | None,
+        internal: bool,
+        also: tuple[Violation, ...],
+    ) -> Judged:
         """Judge one pipeline. Its declaration is plugin code too."""
         try:
             return ask(
                 item.plugin,
                 "its pipeline",
-                lambda: self._judge.judge(item.pipeline, access, asking, policy=policy, broken=item.broken, internal=internal, also=also),
+                lambda: self._judge.judge(
+                    item.pipeline,
+                    access,
+                    asking,
+                    policy=policy,
+                    broken=item.broken,
+                    internal=internal,
+                    also=also,
+                ),
             )
         except PluginFault as fault:
             return closed(item.pipeline, [asking.failed(fault)])
 
-    def _response_policy(self, access: Snapshot, asking: Round) -> tuple[ResponsePolicy, tuple[Violation, ...]]:
+    def _response_policy(
+        self, access: Snapshot, asking: Round
+    ) -> tuple[ResponsePolicy, tuple[Violation, ...]]:
         """Return what the environment's replies have in common, and why that can't be said."""
         headers: dict[str, ResponseHeader] = {}
         cors: tuple[Cors | None, bool] = None, False
@@ -153,15 +209,25 @@ class Judging:
                 asking.failed(fault)
                 failures.append(Violation(f"the header policy of {fault}", WHAT_IT_READS))
                 continue
-            failures += [Violation(f"the header policy of {hook.plugin_name} makes no sense: {problem}", mend) for problem, mend in wrong]
+            failures += [
+                Violation(
+                    f"the header policy of {hook.plugin_name} makes no sense: {problem}", mend
+                )
+                for problem, mend in wrong
+            ]
             if said is not None and not wrong:
                 headers |= {rule.name.lower(): rule for rule in said.headers}
                 cors = (said.cors, said.cors_override) if said.cors is not None else cors
         return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
 
     @staticmethod
-    def _headers_of(hook: pluggy.HookImpl, access: Snapshot, asking: Round) -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
-        """Ask one plugin for its response policy; return it, and what is wrong with it. Raises PluginFault."""
+    def _headers_of(
+        hook: pluggy.HookImpl, access: Snapshot, asking: Round
+    ) -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
+        """Ask one plugin for its response policy; return it, and what is wrong with it.
+
+        Raises PluginFault.
+        """
 
         def said() -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
             answer: Any = hook.function(*([access] if hook.argnames else []))

@@ -11,8 +11,12 @@ SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
 Listed = tuple[str, str, Judged]
 
 
-def exposures(external: Mapping[str, Judged], internal: Mapping[str, Judged], broken: Container[str]) -> list[Listed]:
-    """Return what became of each pipeline on each listener it is for: its id, `external`, `internal` or `none`, and the judgement.
+def exposures(
+    external: Mapping[str, Judged], internal: Mapping[str, Judged], broken: Container[str]
+) -> list[Listed]:
+    """Return what became of each pipeline on each listener it is for.
+
+    Its id, `external`, `internal` or `none`, and the judgement.
 
     `broken` are the ids of those whose declaration is at fault, which is said once.
     """
@@ -29,13 +33,18 @@ def exposures(external: Mapping[str, Judged], internal: Mapping[str, Judged], br
 def described(identifier: str, exposure: str, item: Judged, plugin: str) -> dict[str, Any]:
     """Return what there is to say of a pipeline on a listener."""
     trigger = item.pipeline.trigger
-    why = [f"{violation.reason}; {violation.mend}" for violation in item.violations] + [f"warning: {text}" for text in item.warnings]
+    why = [f"{violation.reason}; {violation.mend}" for violation in item.violations] + [
+        f"warning: {text}" for text in item.warnings
+    ]
     return {
         "name": item.pipeline.name,
         "version": item.pipeline.version,
         "url": f"/{identifier}/",
         "exposure": exposure,
-        "toggles": [*sorted(trigger.toggles), *(name for name in ("login", "forward_token") if getattr(trigger, name))],
+        "toggles": [
+            *sorted(trigger.toggles),
+            *(name for name in ("login", "forward_token") if getattr(trigger, name)),
+        ],
         "state": item.state.value,
         "until": item.until,
         "requires": sorted(item.requires),

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from limits.storage import MovingWindowSupport, Storage
 
 MOST = 50_000  # callers in windows that move along, and as many in fixed ones
-AT_A_TIME = 2  # windows of a length that are forgotten at each call when they are over: no call pays for all others
+# Windows of a length that are forgotten at each call when they are over: no call pays for all
+# others.
+AT_A_TIME = 2
 
 
 @dataclass(slots=True)
 class _Window:
-    """One caller's calls: how many in a fixed window, or when they were in one that moves along; and from when on none of them counts."""
+    """One caller's calls: how many in a fixed window, or when they were in one that moves along.
+
+    And from when on none of them counts.
+    """
 
     ends: float
     number: int = 0
@@ -26,10 +31,13 @@ _Windows = OrderedDict[str, _Window]  # those that end first come first: all are
 
 
 class Memory(Storage, MovingWindowSupport):
-    """What the `limits` library asks of a storage; its own one looks at all callers again and again, and keeps them for ever.
+    """What the `limits` library asks of a storage.
 
-    Beyond `most` callers the one is forgotten that has not called for longest, among those with windows of the length that most have.
-    `forgotten` says that this came to pass: such a caller may call anew.
+    Its own one looks at all callers again and again, and keeps them for ever.
+
+    Beyond `most` callers the one is forgotten that has not called for longest, among those with
+    windows of the length that most have. `forgotten` says that this came to pass: such a caller may
+    call anew.
     """
 
     STORAGE_SCHEME = None

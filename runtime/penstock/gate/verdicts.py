@@ -1,7 +1,10 @@
-"""Ask access policies, and read what they answer. Whatever a policy returns, raises or does, a call must present no less for it.
+"""Ask access policies, and read what they answer.
 
-Policies are plugin code. Each is asked with values of its own, so that none can change what the next one sees. Only a `Verdict` whose parts have
-the types they are declared with is an answer; anything else is a fault of that plugin, and refuses the pipeline.
+Whatever a policy returns, raises or does, a call must present no less for it.
+
+Policies are plugin code. Each is asked with values of its own, so that none can change what the
+next one sees. Only a `Verdict` whose parts have the types they are declared with is an answer;
+anything else is a fault of that plugin, and refuses the pipeline.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ FIX = "fix that plugin, or leave it out (PENSTOCK_PLUGINS_DENY)"
 
 @dataclass(slots=True)
 class Round:
-    """One round of judging: which plugin is being asked since when, and what has gone wrong so far."""
+    """One round of judging.
+
+    Which plugin is being asked since when, and what has gone wrong so far.
+    """
 
     stuck: Mapping[str, threading.Thread]
     asked: str | None = None
@@ -35,10 +41,15 @@ class Round:
         return self.asked is not None and time.monotonic() - self.since > LONGEST_ANSWER
 
     def begin(self, plugin: str) -> None:
-        """Note that a plugin is asked now. Raises PluginFault where it has not answered the last time yet."""
+        """Note that a plugin is asked now.
+
+        Raises PluginFault where it has not answered the last time yet.
+        """
         thread = self.stuck.get(plugin)
         if thread is not None and thread.is_alive():
-            raise PluginFault(plugin, "does not return; it was asked before and has not answered yet")
+            raise PluginFault(
+                plugin, "does not return; it was asked before and has not answered yet"
+            )
         self.asked, self.since = plugin, time.monotonic()
 
     def failed(self, fault: PluginFault) -> Violation:
@@ -54,20 +65,48 @@ def read_verdict(answer: object) -> Verdict | None:
     if type(answer) is not Verdict:
         raise Misfit(f"it returned {type(answer).__name__}, not a Verdict or None")
     violations = answer.violations
-    if type(violations) not in {tuple, list} or not all(type(item) is Violation for item in violations):
+    if type(violations) not in {tuple, list} or not all(
+        type(item) is Violation for item in violations
+    ):
         raise Misfit("the violations of its Verdict are no tuple of Violation values")
     return Verdict(
         frozenset(texts(answer.requires, "what its Verdict requires")),
-        tuple(Violation(line(item.reason, "the reason of a violation"), line(item.mend, "the mend of a violation")) for item in violations),
-        tuple(line(item, "a warning of its Verdict") for item in texts(answer.warnings, "the warnings of its Verdict")),
+        tuple(
+            Violation(
+                line(item.reason, "the reason of a violation"),
+                line(item.mend, "the mend of a violation"),
+            )
+            for item in violations
+        ),
+        tuple(
+            line(item, "a warning of its Verdict")
+            for item in texts(answer.warnings, "the warnings of its Verdict")
+        ),
     )
 
 
-def verdict_of(policies: Sequence[OfferedPolicy], candidate: Candidate, environment: EnvironmentFacts, asking: Round) -> tuple[Verdict, bool]:
-    """Combine what all policies say, and whether each could say it: requirements add up, one refusal refuses, silence refuses."""
+def verdict_of(
+    policies: Sequence[OfferedPolicy],
+    candidate: Candidate,
+    environment: EnvironmentFacts,
+    asking: Round,
+) -> tuple[Verdict, bool]:
+    """Combine what all policies say, and whether each could say it.
+
+    Requirements add up, one refusal refuses, silence refuses.
+    """
     if not any(environment.policy in policy.options for policy in policies):
         reason = f"no loaded plugin enforces the policy {environment.policy!r}"
-        return Verdict(violations=(Violation(reason, "load penstock_access_policy, or set a policy that a plugin knows"),)), False
+        return (
+            Verdict(
+                violations=(
+                    Violation(
+                        reason, "load penstock_access_policy, or set a policy that a plugin knows"
+                    ),
+                )
+            ),
+            False,
+        )
     requires: frozenset[str] = frozenset()
     violations: list[Violation] = []
     warnings: tuple[str, ...] = ()
@@ -81,7 +120,10 @@ def verdict_of(policies: Sequence[OfferedPolicy], candidate: Candidate, environm
             continue
         if verdict is None:
             if environment.policy in policy.options:
-                reason = f"the policy {policy.name} is silent on {environment.policy!r}, which it claims to enforce"
+                reason = (
+                    f"the policy {policy.name} is silent on {environment.policy!r}, which it claims"
+                    " to enforce"
+                )
                 violations.append(Violation(reason, FIX))
                 sound = False
             continue
@@ -90,16 +132,24 @@ def verdict_of(policies: Sequence[OfferedPolicy], candidate: Candidate, environm
         violations += verdict.violations
         warnings += verdict.warnings
     if not heard and not violations:
-        violations.append(Violation("no policy has an opinion on it", "load a policy plugin that does"))
+        violations.append(
+            Violation("no policy has an opinion on it", "load a policy plugin that does")
+        )
         sound = False
     return Verdict(requires, tuple(violations), warnings), sound
 
 
-def _asked(policy: OfferedPolicy, candidate: Candidate, environment: EnvironmentFacts, asking: Round) -> Verdict | None:
+def _asked(
+    policy: OfferedPolicy, candidate: Candidate, environment: EnvironmentFacts, asking: Round
+) -> Verdict | None:
     """Ask one policy, with copies of its own. Raises PluginFault."""
     own = replace(candidate, trigger=copy.copy(candidate.trigger))
     asking.begin(policy.plugin)
     try:
-        return ask(policy.plugin, f"the policy {policy.name}", lambda: read_verdict(policy.judge(own, replace(environment))))
+        return ask(
+            policy.plugin,
+            f"the policy {policy.name}",
+            lambda: read_verdict(policy.judge(own, replace(environment))),
+        )
     finally:
         asking.asked = None

@@ -34,11 +34,27 @@ def in_words(judged: Judged, authenticators: Iterable[OfferedAuthenticator]) -> 
         if scopes:
             part += f" with {'scope' if len(scopes) == 1 else 'scopes'} {' '.join(scopes)}"
         parts.append(part)
-    said = f"A call needs {_listed(parts)}." if parts else "A call needs nothing: it is open to anyone."
-    return f"{said} Its handlers get the token itself." if judged.pipeline.trigger.forward_token else said
+    said = (
+        f"A call needs {_listed(parts)}."
+        if parts
+        else "A call needs nothing: it is open to anyone."
+    )
+    return (
+        f"{said} Its handlers get the token itself."
+        if judged.pipeline.trigger.forward_token
+        else said
+    )
 
 
-def curl_line(method: str, url: str, judged: Judged, schemes: Mapping[str, Scheme], *, media: str | None, body: str) -> str:
+def curl_line(
+    method: str,
+    url: str,
+    judged: Judged,
+    schemes: Mapping[str, Scheme],
+    *,
+    media: str | None,
+    body: str,
+) -> str:
     """Return a call as a line for a shell, with variables of the shell in place of credentials."""
     words = ["curl", *(["-X", method] if method != "GET" else []), shlex.quote(url)]
     for name in sorted(judged.requires):

@@ -1,8 +1,12 @@
-"""Logs: one JSON line an event, or readable lines on a terminal; ours, those of plugin code, and those of libraries.
+"""Logs: one JSON line an event, or readable lines on a terminal.
 
-Plugin code logs as it likes, with `logging` or structlog, and its lines come out as ours do, at `PENSTOCK_LOG_LEVEL`. That level is for
-plugin code and Penstock alone: libraries write warnings and errors, for at `debug` they would write more than all others. A logger is a
-library's where the first part of its name is a module that is neither a plugin's nor a helper's; any other is taken for plugin code's.
+Ours, those of plugin code, and those of libraries.
+
+Plugin code logs as it likes, with `logging` or structlog, and its lines come out as ours do, at
+`PENSTOCK_LOG_LEVEL`. That level is for plugin code and Penstock alone: libraries write warnings and
+errors, for at `debug` they would write more than all others. A logger is a library's where the
+first part of its name is a module that is neither a plugin's nor a helper's; any other is taken for
+plugin code's.
 """
 
 from __future__ import annotations
@@ -33,18 +37,27 @@ SERVER = "gunicorn.error"
 ORIGIN = ("environment", "host", "pid")
 OF_LINE = frozenset({"logger", "run", "pipeline", *ORIGIN})
 RESERVED = frozenset({"event", "timestamp", "level", "exception", "stack", "cut"}) | OF_LINE
-USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 Facts = MutableMapping[str, Any]
 Render = Callable[[dict[str, Any]], str]
 
 _environment = ""
 _plugin_modules: set[str] = set()
 _quieted: set[str] = set()  # loggers of libraries whose level was set here
-_server_lines = Sparing(structlog.get_logger("penstock.server"), "lines of the server left out of the log")
+_server_lines = Sparing(
+    structlog.get_logger("penstock.server"), "lines of the server left out of the log"
+)
 
 
 def configure(settings: Settings) -> None:
-    """Set up logging for this process, to standard error: our events, those of plugin code, and what libraries have to say."""
+    """Set up logging for this process, to standard error.
+
+    Our events, those of plugin code, and what libraries have to say.
+    """
     configure_events(settings)
     level = _level(settings)
     logging.setLoggerClass(Logger)
@@ -54,7 +67,11 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name, logger in root.manager.loggerDict.items():  # they were made before, so by libraries
-        if isinstance(logger, logging.Logger) and not isinstance(logger, Logger) and (name in _quieted or logger.level == logging.NOTSET):
+        if (
+            isinstance(logger, logging.Logger)
+            and not isinstance(logger, Logger)
+            and (name in _quieted or logger.level == logging.NOTSET)
+        ):
             _quieted.add(name)
             logger.setLevel(max(level, logging.WARNING))
     logging.captureWarnings(capture=True)
@@ -70,7 +87,13 @@ def configure_events(settings: Settings) -> None:
     def finish(output: Any, _method: str, facts: Facts) -> str:  # noqa: ANN401  structlog's type
         error = facts.pop("exc_info", None)
         facts["exc_info"] = (
-            error if isinstance(error, BaseException) else error[1] if isinstance(error, tuple) else sys.exception() if error else None
+            error
+            if isinstance(error, BaseException)
+            else error[1]
+            if isinstance(error, tuple)
+            else sys.exception()
+            if error
+            else None
         )
         if _ours(output.name):
             return line_of({"logger": output.name, **_origin(), **facts}, render, ALWAYS)
@@ -100,10 +123,17 @@ def of_plugins(modules: Iterable[str]) -> None:
 
 @contextmanager
 def kept() -> Iterator[list[str]]:
-    """Put back at the end what plugin code has changed of the log meanwhile; what that was is in the list then."""
+    """Put back at the end what plugin code has changed of the log meanwhile.
+
+    What that was is in the list then.
+    """
     root, changed = logging.getLogger(), list[str]()
     events, handlers, level = structlog.get_config(), list(root.handlers), root.level
-    disabled = {name for name, logger in root.manager.loggerDict.items() if getattr(logger, "disabled", False)}
+    disabled = {
+        name
+        for name, logger in root.manager.loggerDict.items()
+        if getattr(logger, "disabled", False)
+    }
     yield changed
     if structlog.get_config() != events:
         structlog.configure(**events)
@@ -123,7 +153,10 @@ def sweep(now: float) -> None:
 
 
 class Logger(logging.Logger):
-    """A logger of the standard library that was made once ours were set up: of plugin code at the level that is set, of a library at warning."""
+    """A logger of the standard library that was made once ours were set up.
+
+    A logger of plugin code has the level that is set, a logger of a library has warning.
+    """
 
     def getEffectiveLevel(self) -> int:  # noqa: N802  the library's name
         """Return its own level or its parents', else what is usual for its kind."""
@@ -138,7 +171,9 @@ class Logger(logging.Logger):
 
 def _of_plugin_code(name: str) -> bool:
     first = name.partition(".")[0]
-    return first in _plugin_modules or not (first in sys.stdlib_module_names or first in sys.modules)
+    return first in _plugin_modules or not (
+        first in sys.stdlib_module_names or first in sys.modules
+    )
 
 
 class Handler(logging.Handler):
@@ -151,13 +186,22 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; those that clients can make the server write are few."""
-        if record.name == SERVER and record.levelno >= logging.WARNING and not _server_lines.may(time.monotonic(), what=str(record.msg)[:100]):
+        if (
+            record.name == SERVER
+            and record.levelno >= logging.WARNING
+            and not _server_lines.may(time.monotonic(), what=str(record.msg)[:100])
+        ):
             return
         try:
             line = line_of(_facts(record), self._render, ALWAYS)
         except Exception as error:  # noqa: BLE001  whatever plugin code has handed over, it must not stop who logs
             line = self._render(
-                {"event": "a line could not be written", "level": "error", "logger": record.name[:100], "error": type(error).__name__}
+                {
+                    "event": "a line could not be written",
+                    "level": "error",
+                    "logger": record.name[:100],
+                    "error": type(error).__name__,
+                }
             )
         self._output.msg(line)
 
@@ -167,10 +211,23 @@ def _facts(record: logging.LogRecord) -> Facts:
         event = record.getMessage()
     except Exception:  # noqa: BLE001  the arguments do not fit the text
         event = str(record.msg)
-    own = {f"{name}_" if name in RESERVED else name: value for name, value in vars(record).items() if name not in USUAL}
+    own = {
+        f"{name}_" if name in RESERVED else name: value
+        for name, value in vars(record).items()
+        if name not in USUAL
+    }
     moment = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-    facts = {**structlog.contextvars.get_contextvars(), **own, "event": event, "level": record.levelname.lower(), "timestamp": moment}
-    facts |= {"exc_info": record.exc_info[1] if record.exc_info else None, "stack_info": record.stack_info}
+    facts = {
+        **structlog.contextvars.get_contextvars(),
+        **own,
+        "event": event,
+        "level": record.levelname.lower(),
+        "timestamp": moment,
+    }
+    facts |= {
+        "exc_info": record.exc_info[1] if record.exc_info else None,
+        "stack_info": record.stack_info,
+    }
     return _in_run(facts, record.name)
 
 
@@ -203,7 +260,10 @@ class _Output(structlog.WriteLogger):
 
 
 def say(text: str, log_format: str = "auto") -> None:
-    """Write why this process can't start or reload: a line of JSON where the log has such lines, else text. The log need not be configured."""
+    """Write why this process can't start or reload.
+
+    A line of JSON where the log has such lines, else text. The log need not be configured.
+    """
     if _is_json(log_format):
         moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         facts = {"event": text, "level": "error", "timestamp": moment, "logger": OURS, **_origin()}
@@ -216,7 +276,11 @@ def say(text: str, log_format: str = "auto") -> None:
 
 def _origin() -> dict[str, Any]:
     """Return where a line comes from: hosts and processes write to one place."""
-    return {"environment": _environment or os.environ.get("PENSTOCK_ENVIRONMENT", "test"), "host": socket.gethostname(), "pid": os.getpid()}
+    return {
+        "environment": _environment or os.environ.get("PENSTOCK_ENVIRONMENT", "test"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
 
 
 def _is_json(log_format: str) -> bool:
@@ -227,7 +291,11 @@ def _renderer(settings: Settings) -> Render:
     if _is_json(settings.log_format):
         return as_json
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return lambda made: str(console(None, "", as_seen({name: value for name, value in made.items() if name not in ORIGIN})))
+    return lambda made: str(
+        console(
+            None, "", as_seen({name: value for name, value in made.items() if name not in ORIGIN})
+        )
+    )
 
 
 def _level(settings: Settings) -> int:

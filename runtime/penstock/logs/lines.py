@@ -1,8 +1,11 @@
-"""Lines of the log: whatever a value holds, a line has no credential, no control character and no more than 16 KiB.
+"""Lines of the log.
 
-A value may be a caller's text, an object of plugin code whose `repr` raises, or a list that contains itself; an exception may carry all of
-these. So each value is first made plain, masked and cut, and only then rendered. Credentials are masked before anything is cut: a key that
-was cut in two is not known as one.
+Whatever a value holds, a line has no credential, no control character and no more than 16 KiB.
+
+A value may be a caller's text, an object of plugin code whose `repr` raises, or a list that
+contains itself; an exception may carry all of these. So each value is first made plain, masked and
+cut, and only then rendered. Credentials are masked before anything is cut: a key that was cut in
+two is not known as one.
 """
 
 from __future__ import annotations
@@ -16,11 +19,26 @@ from typing import Any
 from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, shortened
 
 LONGEST_LINE = 16 * 1024  # bytes
-LONGEST_TEXT, SHORT_TEXT, NAME = 2048, 256, 64  # characters of a value, of one in a line that is too long, and of a name
-LONGEST_TRACE, SHORT_TRACE, LEAST_TRACE = 8 * 1024, 4 * 1024, 700  # characters of a traceback; the least fits however it is escaped
-MOST_ITEMS, MOST_PARTS, DEEPEST = 50, 500, 4  # items of a value, of all values of a line, and values within values
+# Characters of a value, of one in a line that is too long, and of a name.
+LONGEST_TEXT, SHORT_TEXT, NAME = 2048, 256, 64
+# Characters of a traceback; the least fits however it is escaped.
+LONGEST_TRACE, SHORT_TRACE, LEAST_TRACE = 8 * 1024, 4 * 1024, 700
+# Items of a value, of all values of a line, and values within values.
+MOST_ITEMS, MOST_PARTS, DEEPEST = 50, 500, 4
 MOST_FRAMES, MOST_CAUSES = 20, 8  # of one exception, and of exceptions in one traceback
-LEAST = ("event", "timestamp", "level", "logger", "environment", "host", "pid", "run", "pipeline", "exc_info")  # what a line has in any case
+# What a line has in any case.
+LEAST = (
+    "event",
+    "timestamp",
+    "level",
+    "logger",
+    "environment",
+    "host",
+    "pid",
+    "run",
+    "pipeline",
+    "exc_info",
+)
 LARGE = 10**30
 
 Facts = Mapping[str, Any]
@@ -65,7 +83,10 @@ class Plain:
         room = max(0, min(MOST_ITEMS, self._left))
         more = len(value) > room
         if isinstance(value, Mapping):
-            made = {self.text(str(name), NAME): self.field(str(name), value[name], deep) for name in islice(value, room)}
+            made = {
+                self.text(str(name), NAME): self.field(str(name), value[name], deep)
+                for name in islice(value, room)
+            }
             return {**made, "…": len(value) - room} if more else made
         return [self.value(item, deep) for item in islice(value, room)] + (["…"] if more else [])
 
@@ -78,11 +99,17 @@ def _repr(value: object, most: int) -> str:
 
 
 def traceback_of(error: BaseException, most: int = LONGEST_TRACE) -> str:
-    """Return a traceback without variables, of a bounded length: what is left out is in the middle, and never what was raised last."""
+    """Return a traceback without variables, of a bounded length.
+
+    What is left out is in the middle, and never what was raised last.
+    """
     whole = "\n".join(line for item in _causes(error) for line in _one(*item, most=most // 4))
     if len(whole) <= most:
         return whole
-    return f"{whole[: most // 3]}\n… ({len(whole) - most} characters left out)\n{whole[most // 3 - most :]}"
+    return (
+        f"{whole[: most // 3]}\n… ({len(whole) - most} characters left"
+        f" out)\n{whole[most // 3 - most :]}"
+    )
 
 
 def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
@@ -90,10 +117,16 @@ def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
     found: list[tuple[BaseException, str]] = []
     current: BaseException | None = error
     link = ""
-    while current is not None and len(found) < MOST_CAUSES and all(current is not known for known, _ in found):
+    while (
+        current is not None
+        and len(found) < MOST_CAUSES
+        and all(current is not known for known, _ in found)
+    ):
         found.append((current, link))
         link = "which led to:" if current.__cause__ is not None else "while it was handled:"
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
     return found[::-1]
 
 
@@ -109,7 +142,11 @@ def _one(error: BaseException, link: str, margin: str = "", *, most: int) -> Ite
         if frame.line:
             yield f"{margin}    {visible(shortened(frame.line, SHORT_TEXT))}"
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__
+        if kind.__module__ in {"builtins", "__main__"}
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
     yield f"{margin}{name}: {visible(shortened(_message(error), most, names=ALWAYS))[:most]}"
     if isinstance(error, BaseExceptionGroup) and len(margin) < 2 * DEEPEST:
         for item in error.exceptions[:MOST_CAUSES]:
@@ -128,21 +165,32 @@ def _message(error: BaseException) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a text of one line in which what a terminal would obey, or would not show, is escaped."""
+    """Return a text of one line, with the characters escaped that a terminal obeys or hides."""
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
-def line_of(facts: Facts, render: Callable[[dict[str, Any]], str], names: Collection[str] = ()) -> str:
-    """Return a line of no more than 16 KiB: where it would be longer its texts are cut, and then its own fields left out; `cut` says so."""
+def line_of(
+    facts: Facts, render: Callable[[dict[str, Any]], str], names: Collection[str] = ()
+) -> str:
+    """Return a line of no more than 16 KiB.
+
+    Where it would be longer its texts are cut, and then its own fields left out; `cut` says so.
+    """
     line = render(_made(facts, names, LONGEST_TEXT, LONGEST_TRACE))
     if _fits(line):
         return line
     line = render(_made(facts, names, SHORT_TEXT, SHORT_TRACE) | {"cut": True})
     if _fits(line):
         return line
-    return render(_made({name: facts[name] for name in LEAST if name in facts}, names, NAME, LEAST_TRACE) | {"cut": True})
+    return render(
+        _made({name: facts[name] for name in LEAST if name in facts}, names, NAME, LEAST_TRACE)
+        | {"cut": True}
+    )
 
 
 def _fits(line: str) -> bool:
@@ -152,7 +200,11 @@ def _fits(line: str) -> bool:
 def _made(facts: Facts, names: Collection[str], most: int, most_of_trace: int) -> dict[str, Any]:
     plain = Plain(names, most)
     error = facts.get("exc_info")
-    made = {plain.text(str(name), NAME): plain.field(str(name), value) for name, value in facts.items() if name not in {"exc_info", "stack_info"}}
+    made = {
+        plain.text(str(name), NAME): plain.field(str(name), value)
+        for name, value in facts.items()
+        if name not in {"exc_info", "stack_info"}
+    }
     if isinstance(error, BaseException):
         made["exception"] = traceback_of(error, most_of_trace)
     if facts.get("stack_info"):
@@ -166,7 +218,10 @@ def as_json(made: Facts) -> str:
 
 
 def as_seen(made: Facts) -> dict[str, Any]:
-    """Return plain facts as a terminal may be given them; lines of a traceback are set in, so that none looks like a line of the log."""
+    """Return plain facts as a terminal may be given them.
+
+    Lines of a traceback are set in, so that none looks like a line of the log.
+    """
     shown = {visible(name): _seen(value) for name, value in made.items()}
     for name in ("exception", "stack"):
         if isinstance(made.get(name), str):

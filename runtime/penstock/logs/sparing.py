@@ -1,4 +1,7 @@
-"""Fewer lines: what unauthenticated clients can cause is logged a few times a minute, and then counted."""
+"""Fewer lines.
+
+What unauthenticated clients can cause is logged a few times a minute, and then counted.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,26 @@ Kind = tuple[tuple[str, str], ...]
 
 
 class Sparing:
-    """Lets a few lines of a kind through in a minute; afterwards one line says how many were left out.
+    """Lets a few lines of a kind through in a minute.
 
-    What unauthenticated clients can cause would fill a disk otherwise. Kinds beyond those there is room for count as one together.
+    Afterwards one line says how many were left out.
+
+    What unauthenticated clients can cause would fill a disk otherwise. Kinds beyond those there is
+    room for count as one together.
     """
 
     def __init__(self, log: Any, event: str = "calls left out of the log") -> None:  # noqa: ANN401  structlog's
         self._log = log
         self._event = event
-        self._lines: dict[Kind, tuple[float, int]] = {}  # since when, and how many: those that began first come first
+        # Since when, and how many: those that began first come first.
+        self._lines: dict[Kind, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def may(self, now: float, **kind: str) -> bool:
-        """Say whether one more line of a kind may be written. `now` is a `time.monotonic()` reading."""
+        """Say whether one more line of a kind may be written.
+
+        `now` is a `time.monotonic()` reading.
+        """
         name: Kind = tuple(kind.items())
         with self._lock:
             if name not in self._lines and len(self._lines) >= ROOM:
@@ -41,7 +51,11 @@ class Sparing:
     def sweep(self, now: float) -> None:
         """Say what was left out of minutes that are over."""
         with self._lock:
-            ended = [(name, lines) for name, (began, lines) in self._lines.items() if now - began >= MINUTE]
+            ended = [
+                (name, lines)
+                for name, (began, lines) in self._lines.items()
+                if now - began >= MINUTE
+            ]
             for name, _ in ended:
                 del self._lines[name]
         for name, lines in ended:

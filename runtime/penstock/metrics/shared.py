@@ -1,10 +1,14 @@
-"""The folder in which the processes of one server count together: made at its start, kept small, removed at its end.
+"""The folder in which the processes of one server count together.
 
-Each process has files of its own there, named by its process id. **Folding:** what a process has counted must go on counting after it has
-ended, and a reload replaces all of them, so the counts of ended processes are added up in one file for each kind. A scrape and a fold exclude
-each other, else a scrape could miss counts or read them twice, which Prometheus would take for a restart. **Owners:** every process that uses
-the folder holds a shared lock on its file `owner`, passed on to the processes that it starts. A folder whose lock is free was left behind by a
-server that was killed. Process ids can't say that: another container may share /dev/shm, but not the ids.
+It is made at the server's start, kept small and removed at its end.
+
+Each process has files of its own there, named by its process id. **Folding:** what a process has
+counted must go on counting after it has ended, and a reload replaces all of them, so the counts of
+ended processes are added up in one file for each kind. A scrape and a fold exclude each other, else
+a scrape could miss counts or read them twice, which Prometheus would take for a restart.
+**Owners:** every process that uses the folder holds a shared lock on its file `owner`, passed on to
+the processes that it starts. A folder whose lock is free was left behind by a server that was
+killed. Process ids can't say that: another container may share /dev/shm, but not the ids.
 """
 
 from __future__ import annotations
@@ -30,7 +34,10 @@ _owner: list[int] = []  # the file descriptor of our lock
 
 
 class Rejected(NamedTuple):
-    """How many reloads of this server were rejected, and of the last one when (seconds since the epoch) and why."""
+    """How many reloads of this server were rejected.
+
+    Also when the last one was (seconds since the epoch), and why.
+    """
 
     number: int
     at: float
@@ -38,7 +45,10 @@ class Rejected(NamedTuple):
 
 
 def share() -> str | None:
-    """Have this process and those that it starts count together; return the folder for that, if it was made here."""
+    """Have this process and those that it starts count together.
+
+    Return the folder for that, if it was made here.
+    """
     if os.environ.get(VARIABLE):
         return None
     memory = Path("/dev/shm")  # noqa: S108  counters need no disk
@@ -54,12 +64,18 @@ def share() -> str | None:
 
 
 def owner() -> tuple[int, ...]:
-    """Return the file descriptor that a process must inherit that uses the folder; none where the folder was not made here."""
+    """Return the file descriptor that a process must inherit that uses the folder.
+
+    None where the folder was not made here.
+    """
     return tuple(_owner)
 
 
 def _own(folder: Path) -> int:
-    """Create the file whose lock says that a folder is in use; it gets its name once it is locked, so none without a lock is ever seen."""
+    """Create the file whose lock says that a folder is in use.
+
+    It gets its name once it is locked, so none without a lock is ever seen.
+    """
     unnamed = folder / f"{OWNER}.new"
     number = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(number, fcntl.LOCK_SH)
@@ -78,7 +94,10 @@ def _remove_if_free(folder: Path) -> None:
 
 @contextmanager
 def locked(how: int) -> Iterator[Path | None]:
-    """Yield the folder, None where there is none, under a lock: `fcntl.LOCK_SH` to read all of it, `fcntl.LOCK_EX` to change files of others."""
+    """Yield the folder, None where there is none, under a lock.
+
+    `fcntl.LOCK_SH` to read all of it, `fcntl.LOCK_EX` to change files of others.
+    """
     folder = Path(os.environ.get(VARIABLE, ""))
     if not os.environ.get(VARIABLE) or not folder.is_dir():
         yield None
@@ -92,7 +111,10 @@ def locked(how: int) -> Iterator[Path | None]:
 
 
 def fold(pid: int) -> None:
-    """Add what a process that has ended has counted to the counts of all such, and forget its gauges."""
+    """Add what a process that has ended has counted to the counts of all such.
+
+    Forget its gauges.
+    """
     with locked(fcntl.LOCK_EX) as folder:
         if folder is None:
             return
@@ -106,7 +128,9 @@ def fold(pid: int) -> None:
 
 
 def _add(path: Path, whole: Path) -> None:
-    from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415  the library looks for the folder when it is imported
+    from prometheus_client.mmap_dict import (  # noqa: PLC0415  the library looks for the folder when it is imported
+        MmapedDict,
+    )
 
     files: Any = MmapedDict  # it has no types
     counts = files(str(whole))
@@ -122,14 +146,21 @@ def reload_rejected(reason: str) -> None:
     with suppress(OSError), locked(fcntl.LOCK_EX) as folder:
         if folder is not None:
             before = _rejected(folder)
-            made = {"number": before.number + 1 if before else 1, "at": time.time(), "reason": reason[:MAX_REASON]}
+            made = {
+                "number": before.number + 1 if before else 1,
+                "at": time.time(),
+                "reason": reason[:MAX_REASON],
+            }
             path = folder / REJECTED
             path.with_suffix(".new").write_text(json.dumps(made), encoding="utf-8")
             path.with_suffix(".new").replace(path)
 
 
 def rejected() -> Rejected | None:
-    """Return what is known of rejected reloads; None where there were none, or there is no folder."""
+    """Return what is known of rejected reloads.
+
+    None where there were none, or there is no folder.
+    """
     folder = os.environ.get(VARIABLE)
     return _rejected(Path(folder)) if folder else None
 

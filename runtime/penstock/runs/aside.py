@@ -16,8 +16,13 @@ class TimeIsUp(Exception):
     """The work did not end in time; it goes on by itself, and what it returns is nobody's."""
 
 
-def run_aside(work: Callable[[], Result], deadline: float, ended: Callable[[], None] = lambda: None) -> Result:
-    """Return what `work` returns, or raise TimeIsUp at the deadline, a `time.monotonic()` reading; `ended` is called when the work really ends."""
+def run_aside(
+    work: Callable[[], Result], deadline: float, ended: Callable[[], None] = lambda: None
+) -> Result:
+    """Return what `work` returns, or raise TimeIsUp at the deadline, a `time.monotonic()` reading.
+
+    `ended` is called when the work really ends.
+    """
     done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
     context = contextvars.copy_context()
 

@@ -1,4 +1,7 @@
-"""What a consumer asks of its durable runs: how far one is, what came out, and to end it. Below each pipeline that has any, at `/runs/{id}`."""
+"""What a consumer asks of its durable runs: how far one is, what came out, and to end it.
+
+Below each pipeline that has any, at `/runs/{id}`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from penstock.runs.showing import told_run
 
 PATH = "/runs/{run_id}"
 FIRST_SEGMENT = "runs"
-WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)  # RFC 7240 section 4.3
+# RFC 7240 section 4.3.
+WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)
 LOOKS = (0.02, 0.05, 0.1, 0.2)  # seconds between looks at a run that is waited for
 MARGIN = 0.5  # seconds that an answer needs
 UNFINISHED = frozenset({"accepted", "running"})
@@ -35,7 +39,10 @@ def seconds_to_wait(prefer: str | None) -> float:
 
 
 class Asking:
-    """Answers consumers about runs of one environment. Only so many calls wait at a time; any more are answered at once."""
+    """Answers consumers about runs of one environment.
+
+    Only so many calls wait at a time; any more are answered at once.
+    """
 
     def __init__(self, accepting: Accepting, environment_id: int, waiters: int) -> None:
         self._accepting = accepting
@@ -45,11 +52,17 @@ class Asking:
         self._end = float("inf")
 
     def end(self, moment: float) -> None:
-        """Answer callers that wait for a run by that moment, a `time.monotonic()` reading, though the run goes on."""
+        """Answer callers that wait for a run by that moment, though the run goes on.
+
+        The moment is a `time.monotonic()` reading.
+        """
         self._end = moment - MARGIN
 
     def show(self, call: Call, pipeline: str, run: str) -> Reply:
-        """Return a run of the consumer that calls. Raises Refusal: 404 where there is none, whoever else has one of that id."""
+        """Return a run of the consumer that calls.
+
+        Raises Refusal: 404 where there is none, whoever else has one of that id.
+        """
         document = self._document(call, pipeline, run)
         return self._wait(call, run, document) or _reply(document)
 
@@ -60,16 +73,33 @@ class Asking:
         return _reply(self._document(call, pipeline, run))
 
     def wait(self, call: Call, run: str) -> Reply | None:
-        """Return a run that was just accepted, once it is over or its caller has waited as long as it would; None where it would not wait."""
-        return self._wait(call, run, {"pipeline": f"{call.path.split('/')[1]}/{call.path.split('/')[2]}", "status": "accepted"})
+        """Return a run that was just accepted, once it is over or its caller's wait is.
+
+        Return None where the caller would not wait.
+        """
+        return self._wait(
+            call,
+            run,
+            {
+                "pipeline": f"{call.path.split('/')[1]}/{call.path.split('/')[2]}",
+                "status": "accepted",
+            },
+        )
 
     def _wait(self, call: Call, run: str, document: dict[str, Any]) -> Reply | None:
         wanted = seconds_to_wait(call.headers.get("prefer"))
-        if not wanted or document["status"] not in UNFINISHED or not self._waiters.acquire(blocking=False):
+        if (
+            not wanted
+            or document["status"] not in UNFINISHED
+            or not self._waiters.acquire(blocking=False)
+        ):
             return None
         try:
             until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
-            while document["status"] in UNFINISHED and (left := min(until, self._end) - time.monotonic()) > 0:
+            while (
+                document["status"] in UNFINISHED
+                and (left := min(until, self._end) - time.monotonic()) > 0
+            ):
                 time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
                 look += 1
                 document = self._document(call, document["pipeline"], run)
@@ -80,17 +110,36 @@ class Asking:
     def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
         try:
             with reading(self._accepting.engine) as connection:
-                row = stored.find(connection, run, environment_id=self._environment_id) if is_run_id(run) else None
-            mine = row is not None and row["durable"] and row["pipeline"] == pipeline and row["consumer_id"] == call.caller.consumer_id
+                row = (
+                    stored.find(connection, run, environment_id=self._environment_id)
+                    if is_run_id(run)
+                    else None
+                )
+            mine = (
+                row is not None
+                and row["durable"]
+                and row["pipeline"] == pipeline
+                and row["consumer_id"] == call.caller.consumer_id
+            )
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
             held = self._accepting.ledger.look([run], outcomes=True).get(run)
             if held is not None and held.unopened:
                 self._log.error("a run's result can't be read", run=run, reason=held.unopened)
-                raise Refusal(503, "pipeline-unavailable", "This run can't be looked up at the moment.", headers=[("Retry-After", "10")])
+                raise Refusal(
+                    503,
+                    "pipeline-unavailable",
+                    "This run can't be looked up at the moment.",
+                    headers=[("Retry-After", "10")],
+                )
             return told_run(row, held)
         except DatabaseAway as error:
-            raise Refusal(503, "pipeline-unavailable", "Runs can't be looked up at the moment.", headers=[("Retry-After", "1")]) from error
+            raise Refusal(
+                503,
+                "pipeline-unavailable",
+                "Runs can't be looked up at the moment.",
+                headers=[("Retry-After", "1")],
+            ) from error
 
 
 def _reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
@@ -99,7 +148,10 @@ def _reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -
 
 
 def run_endpoints(pipeline: Pipeline, asking: Callable[[], Asking]) -> list[Endpoint]:
-    """Return the handlers of `/runs/{id}` below a pipeline; `asking` returns what answers them, once the process was started."""
+    """Return the handlers of `/runs/{id}` below a pipeline.
+
+    `asking` returns what answers them, once the process was started.
+    """
 
     def show(call: Call) -> Reply:
         """Tell how far a run is, and what came out."""
@@ -109,8 +161,22 @@ def run_endpoints(pipeline: Pipeline, asking: Callable[[], Asking]) -> list[Endp
         """End a run that is not over."""
         return asking().cancel(call, pipeline.id, call.params["run_id"])
 
-    return [_endpoint(pipeline, Route(method, PATH, handler)) for method, handler in (("GET", show), ("DELETE", cancel))]
+    return [
+        _endpoint(pipeline, Route(method, PATH, handler))
+        for method, handler in (("GET", show), ("DELETE", cancel))
+    ]
 
 
 def _endpoint(pipeline: Pipeline, route: Route) -> Endpoint:
-    return Endpoint(pipeline, route, ("run_id",), route.handler, lambda _: {}, {"run_id": str}, (), None, None, of_runtime=True)
+    return Endpoint(
+        pipeline,
+        route,
+        ("run_id",),
+        route.handler,
+        lambda _: {},
+        {"run_id": str},
+        (),
+        None,
+        None,
+        of_runtime=True,
+    )

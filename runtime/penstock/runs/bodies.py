@@ -1,6 +1,7 @@
 """Compile the body parameter of a handler: its annotation decides how a body is decoded.
 
-Messages of libraries may quote the body, and refusals are recorded and logged. So none of them is passed on: each fault is described anew.
+Messages of libraries may quote the body, and refusals are recorded and logged. So none of them is
+passed on: each fault is described anew.
 """
 
 from __future__ import annotations
@@ -46,15 +47,21 @@ TEXT = ("text/plain",)
 BYTES = ("application/octet-stream",)
 JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SYNTAX_FAULT = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
-WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")  # that may be written with a point or an exponent
-XML_DECLARATION = re.compile(rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+# That may be written with a point or an exponent.
+WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")
+XML_DECLARATION = re.compile(
+    rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']"""
+)
 DEEPEST = 100  # elements within elements
 Read = Callable[[Call], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """How a handler's body is read: its type, the media types it is sent as, and what decodes it. `form` says it is read part by part."""
+    """How a handler's body is read: its type, the media types it is sent as, and what decodes it.
+
+    `form` says it is read part by part.
+    """
 
     name: str
     kind: Any
@@ -88,12 +95,19 @@ def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
 def _is_json(content_type: str) -> bool:
     """Return whether that is JSON in UTF-8. Raises Refusal (415) for an unknown charset."""
     sent = media_type(content_type)
-    return (sent in {"", "application/json"} or sent.endswith("+json")) and charset_of(content_type) in {"utf-8", "ascii"}
+    return (sent in {"", "application/json"} or sent.endswith("+json")) and charset_of(
+        content_type
+    ) in {"utf-8", "ascii"}
 
 
 def _json(call: Call) -> bytes:
     if not _is_json(call.content_type):
-        raise Refusal(415, "unsupported-media-type", "Send the body as application/json, in UTF-8.", headers=[("Accept", "application/json")])
+        raise Refusal(
+            415,
+            "unsupported-media-type",
+            "Send the body as application/json, in UTF-8.",
+            headers=[("Accept", "application/json")],
+        )
     body = call.body
     return body.removeprefix(BOM_UTF8)  # RFC 8259 section 8.1 allows to ignore it
 
@@ -125,17 +139,25 @@ def _decode(decoder: msgspec.json.Decoder[Any], kind: Any, body: bytes) -> objec
 
 
 def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
-    """Return a JSON value with 7 in place of 7.0: JSON Schema counts both as integers, and some languages write the latter."""
+    """Return a JSON value with 7 in place of 7.0.
+
+    JSON Schema counts both as integers, and some languages write the latter.
+    """
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < EXACT else value
     if isinstance(value, list):
         return [_with_whole_numbers(item) for item in value]
-    return {name: _with_whole_numbers(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return (
+        {name: _with_whole_numbers(item) for name, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _pydantic(model: Any, body: bytes) -> object:  # noqa: ANN401  a Pydantic model, which the runtime does not import
     try:
-        if b"NaN" in body or b"Infinity" in body:  # Pydantic accepts them as numbers, JSON does not have them
+        # Pydantic accepts them as numbers, JSON does not have them.
+        if b"NaN" in body or b"Infinity" in body:
             msgspec.json.decode(body, type=msgspec.Raw)
         return model.model_validate_json(body)
     except JSON_ERRORS as error:
@@ -184,22 +206,35 @@ class _Bounded(TreeBuilder):
 def _xml(call: Call) -> Element:
     sent = media_type(call.content_type)
     if sent not in {"", "application/xml", "text/xml"} and not sent.endswith("+xml"):
-        raise Refusal(415, "unsupported-media-type", "Send the body as application/xml.", headers=[("Accept", "application/xml")])
+        raise Refusal(
+            415,
+            "unsupported-media-type",
+            "Send the body as application/xml.",
+            headers=[("Accept", "application/xml")],
+        )
     body, codec = call.body, _codec_of_xml(call)
     if codec is not None:
         try:
             body = body.decode(codec).encode()
         except UnicodeError:
             raise Refusal(400, "body-malformed", f"The body is not {codec.upper()} text.") from None
-    parser = DefusedXMLParser(target=_Bounded(), encoding=UTF_8 if codec is not None else None, forbid_dtd=True)
+    parser = DefusedXMLParser(
+        target=_Bounded(), encoding=UTF_8 if codec is not None else None, forbid_dtd=True
+    )
     try:
         parser.feed(body)
         tree: Element = parser.close()
     except DefusedXmlException:
-        raise Refusal(400, "body-malformed", "The body is XML with a document type or entities, which are not taken.") from None
+        raise Refusal(
+            400,
+            "body-malformed",
+            "The body is XML with a document type or entities, which are not taken.",
+        ) from None
     except ParseError as error:
         line, column = error.position
-        raise _malformed_xml(f"{expat.ErrorString(error.code)} (line {line}, column {column + 1})") from None
+        raise _malformed_xml(
+            f"{expat.ErrorString(error.code)} (line {line}, column {column + 1})"
+        ) from None
     except _TooDeep:
         raise _malformed_xml("nested too deeply") from None
     except (ValueError, LookupError):
@@ -212,8 +247,16 @@ def _malformed_xml(reason: str) -> Refusal:
 
 
 def _codec_of_xml(call: Call) -> str | None:
-    """Return the codec of a document: of its byte order mark, else of the header (RFC 7303), else of its declaration; None: UTF-8."""
-    declared = charset_of(call.content_type) if any(name == "charset" for name, _ in parameters_of(call.content_type)) else None
+    """Return the codec of a document.
+
+    Its byte order mark names it, else the header (RFC 7303), else its declaration. None means
+    UTF-8.
+    """
+    declared = (
+        charset_of(call.content_type)
+        if any(name == "charset" for name, _ in parameters_of(call.content_type))
+        else None
+    )
     known = marked_codec(call.body) or declared
     if known is not None:
         return known
@@ -223,7 +266,10 @@ def _codec_of_xml(call: Call) -> str | None:
 
 
 def malformed_json(body: bytes, error: Exception) -> Refusal:
-    """Return the answer to a body that is not JSON: the syntax fault with line and column, without any of the text."""
+    """Return the answer to a body that is not JSON.
+
+    The syntax fault with line and column, without any of the text.
+    """
     if not body.strip():
         return Refusal(400, "body-malformed", "The body is empty; send JSON.")
     reason, at = _json_syntax_fault(body, error)
@@ -258,7 +304,10 @@ def _json_syntax_fault(body: bytes, error: Exception) -> tuple[str, int | None]:
 
 
 def _cut_off(body: bytes) -> tuple[str, int | None]:
-    """Return the fault that msgspec calls truncated: the end is missing, or the second half of a surrogate pair."""
+    """Return the fault that msgspec calls truncated.
+
+    The end is missing, or the second half of a surrogate pair.
+    """
     try:
         json.loads(body)
     except (ValueError, RecursionError):
@@ -269,14 +318,24 @@ def _cut_off(body: bytes) -> tuple[str, int | None]:
 def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
     fields, members = object_fields(bare_type(kind)), member_types(bare_type(kind))
     if fields is None and members is None:
-        raise TypeError("a form has fields: annotate a dataclass, TypedDict, msgspec Struct or dict")
+        raise TypeError(
+            "a form has fields: annotate a dataclass, TypedDict, msgspec Struct or dict"
+        )
     kinds: Mapping[str, Any] = fields.kinds if fields is not None else {}
     other = members[1] if members is not None else None
-    for field, needed in ({"of any name": other} if fields is None else {field: kinds[field] for field in fields.required}).items():
+    for field, needed in (
+        {"of any name": other}
+        if fields is None
+        else {field: kinds[field] for field in fields.required}
+    ).items():
         if problem := texts_problem(needed, file=True):
             raise TypeError(f"its field {field}: {problem}")
     many = {field for field, expected in kinds.items() if takes_several(expected)}
-    flags = {field for field, expected in kinds.items() if bool in (parts := list(union_parts(expected))) and str not in parts}
+    flags = {
+        field
+        for field, expected in kinds.items()
+        if bool in (parts := list(union_parts(expected))) and str not in parts
+    }
     files = any(_holds_file(expected) for expected in (*kinds.values(), other))
 
     def read(call: Call) -> object:
@@ -286,7 +345,9 @@ def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
             if field in many or (field not in kinds and takes_several(other)):
                 value[field] = values
             elif len(values) > 1 and (field in kinds or members is not None):
-                faults.append({"pointer": member_pointer("", field), "detail": "Given more than once"})
+                faults.append(
+                    {"pointer": member_pointer("", field), "detail": "Given more than once"}
+                )
             else:  # unknown fields are ignored, however often they are sent
                 value[field] = "true" if values[0] == "on" and field in flags else values[0]
         try:
@@ -300,5 +361,9 @@ def _compile_form(name: str, kind: Any) -> Body:  # noqa: ANN401  any annotation
 
 
 def _holds_file(kind: Any) -> bool:  # noqa: ANN401  any annotation
-    items = (part if item is None else item for part in union_parts(kind) for item in (positional_types(part) or (item_type(part),)))
+    items = (
+        part if item is None else item
+        for part in union_parts(kind)
+        for item in positional_types(part) or (item_type(part),)
+    )
     return any(part is Upload for item in items for part in union_parts(item))

@@ -1,4 +1,7 @@
-"""Tell a consumer that its durable run is over: signed as Standard Webhooks says, and never where an operator did not allow it."""
+"""Tell a consumer that its durable run is over.
+
+Signed as Standard Webhooks says, and never where an operator did not allow it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ import httpx
 from penstock.access.callbacks import PORTS, CallbackTarget
 from penstock.runs.aside import TimeIsUp, run_aside
 
-PAUSES = (5.0, 30.0, 300.0, 1800.0, 7200.0, 28_800.0, 86_400.0)  # seconds before the second attempt, the third, …
+# Seconds before the second attempt, the third, ….
+PAUSES = (5.0, 30.0, 300.0, 1800.0, 7200.0, 28_800.0, 86_400.0)
 PATIENCE = 15.0  # seconds for one attempt, all in all
 ANSWERED = 64 * 1024  # bytes of an answer that are read
 NAT64 = ip_network("64:ff9b::/96")
@@ -33,8 +37,15 @@ class Undeliverable(Exception):
 
 
 def event_of(run: Mapping[str, object]) -> dict[str, object]:
-    """Return what is sent of a run that is over, as its consumer sees it: the members that the Standard Webhooks specification recommends."""
-    return {"type": f"{EVENTS}.{run['status']}", "timestamp": run.get("ended_at", run["accepted_at"]), "data": run}
+    """Return what is sent of a run that is over, as its consumer sees it.
+
+    The members that the Standard Webhooks specification recommends.
+    """
+    return {
+        "type": f"{EVENTS}.{run['status']}",
+        "timestamp": run.get("ended_at", run["accepted_at"]),
+        "data": run,
+    }
 
 
 def target_of(url: str, targets: Iterable[CallbackTarget]) -> CallbackTarget | None:
@@ -43,9 +54,14 @@ def target_of(url: str, targets: Iterable[CallbackTarget]) -> CallbackTarget | N
 
 
 def signed(target: CallbackTarget, identifier: str, payload: bytes, now: float) -> dict[str, str]:
-    """Return the headers of a callback (the Standard Webhooks specification, symmetric signatures). `now` is in seconds since the epoch."""
+    """Return the headers of a callback (the Standard Webhooks specification, symmetric signatures).
+
+    `now` is in seconds since the epoch.
+    """
     moment = str(int(now))
-    mac = digest(target.secret, b".".join((identifier.encode(), moment.encode(), payload)), "sha256")
+    mac = digest(
+        target.secret, b".".join((identifier.encode(), moment.encode(), payload)), "sha256"
+    )
     return {
         "content-type": "application/json",
         "user-agent": "penstock",
@@ -56,25 +72,34 @@ def signed(target: CallbackTarget, identifier: str, payload: bytes, now: float) 
 
 
 def deliver(url: str, target: CallbackTarget, identifier: str, payload: bytes) -> int:
-    """Send a callback once and return the status of its answer, 200 to 299. Raises Undeliverable."""
+    """Send a callback once and return the status of its answer, 200 to 299.
+
+    Raises Undeliverable.
+    """
     client = httpx.Client(trust_env=False, follow_redirects=False, timeout=PATIENCE)
     try:
-        return run_aside(lambda: _send(client, url, target, identifier, payload), time.monotonic() + PATIENCE)
+        return run_aside(
+            lambda: _send(client, url, target, identifier, payload), time.monotonic() + PATIENCE
+        )
     except TimeIsUp:
         raise Undeliverable(f"no answer within {PATIENCE:g} seconds") from None
     finally:
-        with suppress(Exception):  # whoever sends drop by drop is cut off here: else the thread would go on reading
+        # Whoever sends drop by drop is cut off here: else the thread would go on reading.
+        with suppress(Exception):
             client.close()
 
 
-def _send(client: httpx.Client, url: str, target: CallbackTarget, identifier: str, payload: bytes) -> int:
+def _send(
+    client: httpx.Client, url: str, target: CallbackTarget, identifier: str, payload: bytes
+) -> int:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     address = _resolved(host, port, private=target.private)
     where = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004  the version of IP
     headers = signed(target, identifier, payload, time.time()) | {"host": parts.netloc}
     try:
-        # The address that was looked at is the one that is called: a name that changes in between leads nowhere else.
+        # The address that was looked at is the one that is called: a name that changes in between
+        # leads nowhere else.
         with client.stream(
             "POST",
             urlunsplit((parts.scheme, f"{where}:{port}", parts.path or "/", parts.query, "")),
@@ -95,9 +120,15 @@ def _send(client: httpx.Client, url: str, target: CallbackTarget, identifier: st
 
 
 def _resolved(host: str, port: int, *, private: bool) -> IPv4Address | IPv6Address:
-    """Return the address to call. Where one of a name's addresses is private, none of them is called unless that is allowed."""
+    """Return the address to call.
+
+    Where one of a name's addresses is private, none of them is called unless that is allowed.
+    """
     try:
-        found = {ip_address(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = {
+            ip_address(item[4][0])
+            for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        }
     except (OSError, UnicodeError, ValueError) as error:
         raise Undeliverable(f"{host} has no address: {type(error).__name__}") from error
     if not private and any(not is_public(address) for address in found):
@@ -106,9 +137,16 @@ def _resolved(host: str, port: int, *, private: bool) -> IPv4Address | IPv6Addre
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Say whether an address is one of the public internet; those that stand for another are judged by that."""
+    """Say whether an address is one of the public internet.
+
+    Those that stand for another are judged by that.
+    """
     if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None)
+        inner = (
+            address.ipv4_mapped
+            or address.sixtofour
+            or (IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None)
+        )
         if inner is not None:
             return is_public(inner)
         if address.teredo is not None or address.is_site_local:

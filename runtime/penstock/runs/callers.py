@@ -24,29 +24,46 @@ NOBODY: frozenset[int] = frozenset()
 
 
 class Callers:
-    """Knows who called, hour by hour. An hour that is over is read once in a process, for a week can hold a million runs."""
+    """Knows who called, hour by hour.
+
+    An hour that is over is read once in a process, for a week can hold a million runs.
+    """
 
     def __init__(self) -> None:
         self._settled: dict[int, dict[int, Pairs]] = {}
         self._together: dict[int, tuple[tuple[int, ...], Pairs]] = {}
         self._lock = threading.Lock()
 
-    def of(self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float) -> dict[str, list[str]]:
-        """Return the names of the consumers that called each of these pipelines (ids) within the last seven days."""
+    def of(
+        self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float
+    ) -> dict[str, list[str]]:
+        """Return the names of the consumers that called each pipeline (id) in the last 7 days."""
         with reading(engine) as connection:
             with self._lock:
                 known = self._known(connection, environment_id, now)
             names = Reader(connection).names_by_id("consumers")
         return {
-            pipeline: sorted(names[consumer] for consumer in NOBODY.union(*(part.get(pipeline, NOBODY) for part in known)) if consumer in names)
+            pipeline: sorted(
+                names[consumer]
+                for consumer in NOBODY.union(*(part.get(pipeline, NOBODY) for part in known))
+                if consumer in names
+            )
             for pipeline in pipelines
         }
 
     def get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
-        """Read what is over in the background, where it was not read yet: it will be asked for soon."""
+        """Read what is over in the background, where it was not read yet.
+
+        It will be asked for soon.
+        """
         missing = [identifier for identifier in environments if identifier not in self._settled]
         if missing:
-            threading.Thread(target=self._get_ready, args=(engine, missing, now), name="penstock-callers", daemon=True).start()
+            threading.Thread(
+                target=self._get_ready,
+                args=(engine, missing, now),
+                name="penstock-callers",
+                daemon=True,
+            ).start()
 
     def _get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
         with suppress(PenstockError):  # who asks for it reads it then, or is told
@@ -67,7 +84,10 @@ class Callers:
         together = self._together.get(environment_id)
         if together is None or together[0] != tuple(over):
             together = self._together[environment_id] = tuple(over), _joined(settled.values())
-        return [together[1], *(_read(connection, environment_id, hour) for hour in wanted[len(over) :])]
+        return [
+            together[1],
+            *(_read(connection, environment_id, hour) for hour in wanted[len(over) :]),
+        ]
 
 
 def _joined(parts: Iterable[Pairs]) -> Pairs:
@@ -80,6 +100,8 @@ def _joined(parts: Iterable[Pairs]) -> Pairs:
 
 def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
     found: defaultdict[str, set[int]] = defaultdict(set)
-    for pipeline, consumer in runs.callers(connection, environment_id, first_id(hour * HOUR), first_id((hour + 1) * HOUR)):
+    for pipeline, consumer in runs.callers(
+        connection, environment_id, first_id(hour * HOUR), first_id((hour + 1) * HOUR)
+    ):
         found[pipeline].add(consumer)
     return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}

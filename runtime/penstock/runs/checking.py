@@ -1,4 +1,7 @@
-"""Compare replies with the return annotations of their handlers, which the OpenAPI document and generated clients rely on."""
+"""Compare replies with the return annotations of their handlers.
+
+The OpenAPI document and generated clients rely on those.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ FIRST_OTHER_STATUS = 300  # from here on the body is not of the annotated type
 
 
 def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN401  any annotation
-    """Return a function that raises ValueError, or logs, for a reply that does not match its annotation; None: nothing to check."""
+    """Return a function that raises ValueError, or logs, where a reply breaks its annotation.
+
+    Return None where there is nothing to check.
+    """
     parts = list(union_parts(kind))
     if mode == OFF or kind is None or Any in parts or object in parts:
         return None
@@ -33,7 +39,9 @@ def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN4
 
     def check(value: object, done: Answer) -> None:
         if found := _problem(parts, decoders, value, done):
-            raise ValueError(f"the reply does not match the return annotation {type_name(kind)}: {found}")
+            raise ValueError(
+                f"the reply does not match the return annotation {type_name(kind)}: {found}"
+            )
 
     return check if mode == FAIL else _logging(check, where)
 
@@ -82,7 +90,10 @@ def _misfit(decoders: Decoders, body: bytes) -> str:
         except msgspec.ValidationError as error:
             fault = all_faults(kind, msgspec.json.decode(body), error)[0]
         except ValueError as error:  # Pydantic's
-            fault = (model_faults(error, msgspec.json.decode(body)) or [{"pointer": "", "detail": "it is no JSON"}])[0]
+            fault = (
+                model_faults(error, msgspec.json.decode(body))
+                or [{"pointer": "", "detail": "it is no JSON"}]
+            )[0]
         else:
             return ""
         found = f"{fault['pointer']}: {fault['detail']}" if fault["pointer"] else fault["detail"]
@@ -94,7 +105,10 @@ def _is_reply(kind: Any) -> bool:  # noqa: ANN401  any annotation
 
 
 def _any_model(kind: type, value: object) -> object:
-    """Accept any value for a Pydantic model: a model can't always read what it writes. The placeholder is never used."""
+    """Accept any value for a Pydantic model: a model can't always read what it writes.
+
+    The placeholder is never used.
+    """
     if isinstance(value, kind):
         return value
     if hasattr(kind, "model_dump"):

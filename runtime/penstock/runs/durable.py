@@ -1,4 +1,8 @@
-"""Durable runs: what they are given, how their steps are done once, and what comes out, all as plain values that outlive a process."""
+"""Durable runs.
+
+What they are given, how their steps are done once, and what comes out, all as plain values that
+outlive a process.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,28 @@ from penstock.runs.engine import Bench, Document, EngineTrouble, Interrupted, No
 from penstock.runs.failures import Failure, failure_of, remember
 from penstock.runs.plain import plain, said, text
 from penstock.runs.replies import Answer
-from penstock.runs.steps import MOST_RECORDED, Called, StepRecord, Term, shifted, side_by_side, told, try_step
+from penstock.runs.steps import (
+    MOST_RECORDED,
+    Called,
+    StepRecord,
+    Term,
+    shifted,
+    side_by_side,
+    told,
+    try_step,
+)
 from penstock.runs.values import name_of, pack, type_named, unpack
 
 LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
-NOT_KEPT = frozenset({"cookie", "idempotency-key"})  # headers that are for the call alone; credentials are not among those that handlers get
+# Headers that are for the call alone; credentials are not among those that handlers get.
+NOT_KEPT = frozenset({"cookie", "idempotency-key"})
 
 
 class Given(msgspec.Struct):
-    """What a run was given: the call as its handler gets it. `ancestors` are the pipelines that wait for it."""
+    """What a run was given: the call as its handler gets it.
+
+    `ancestors` are the pipelines that wait for it.
+    """
 
     pipeline: str
     method: str
@@ -53,7 +70,14 @@ class Given(msgspec.Struct):
     @property
     def caller(self) -> Caller:
         """Who called."""
-        return Caller(self.consumer, self.consumer_id, self.key_id, self.subject, frozenset(self.scopes), self.claims)
+        return Caller(
+            self.consumer,
+            self.consumer_id,
+            self.key_id,
+            self.subject,
+            frozenset(self.scopes),
+            self.claims,
+        )
 
     def document(self) -> Document:
         """Return it as the engine keeps it."""
@@ -70,7 +94,12 @@ def lasting(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in NOT_KEPT}
 
 
-def outcome_of(answer: Answer | Refusal, steps: Sequence[StepRecord], micros: int, failure: Failure | None = None) -> Document:
+def outcome_of(
+    answer: Answer | Refusal,
+    steps: Sequence[StepRecord],
+    micros: int,
+    failure: Failure | None = None,
+) -> Document:
     """Return how a run ended, as the engine keeps it."""
     known: Document = {"steps": msgspec.to_builtins(list(steps)), "micros": micros}
     if failure is not None:
@@ -88,7 +117,12 @@ def check_size(answer: Answer) -> None:
 
 
 def _problem(refusal: Refusal) -> Document:
-    kept: Document = {"status": refusal.status, "code": refusal.code, "title": refusal.title, "detail": refusal.detail}
+    kept: Document = {
+        "status": refusal.status,
+        "code": refusal.code,
+        "title": refusal.title,
+        "detail": refusal.detail,
+    }
     kept["headers"] = [list(item) for item in refusal.headers]
     kept["extra"] = plain(refusal.extra)
     if isinstance(refusal, PipelineError):
@@ -99,13 +133,23 @@ def _problem(refusal: Refusal) -> Document:
 def refusal_of(kept: Mapping[str, Any]) -> PipelineError:
     """Return a refusal as it was raised."""
     headers, permanent = kept["headers"], kept.get("permanent")
-    error = PipelineError(kept["status"], kept["title"], kept["detail"], type=kept["code"], headers=headers, permanent=permanent)
+    error = PipelineError(
+        kept["status"],
+        kept["title"],
+        kept["detail"],
+        type=kept["code"],
+        headers=headers,
+        permanent=permanent,
+    )
     error.extra = dict(kept["extra"])
     return error
 
 
 class DurableRunner:
-    """Runs the steps of a durable run: each is done once, and its result is what the engine kept of it."""
+    """Runs the steps of a durable run.
+
+    Each is done once, and its result is what the engine kept of it.
+    """
 
     def __init__(
         self,
@@ -118,10 +162,13 @@ class DurableRunner:
         began: float | None = None,
         offset: float = 0.0,
     ) -> None:
-        """Take how long the run may go on, what starts pipelines, what tells progress, and what takes secrets out of errors.
+        """Take how long the run may go on, and what it calls.
 
-        `began` is when the run first did, as a `time.monotonic()` reading of this process, also where that was in another one: steps
-        are counted from then. `offset` is how long after that the pipeline did whose steps these are, in milliseconds.
+        These start pipelines, tell progress and take secrets out of errors.
+
+        `began` is when the run first did, as a `time.monotonic()` reading of this process, also
+        where that was in another one: steps are counted from then. `offset` is how long after that
+        the pipeline did whose steps these are, in milliseconds.
         """
         self.began = time.monotonic() if began is None else began
         self.deadline = term.deadline
@@ -149,11 +196,15 @@ class DurableRunner:
         self._term.check()
         return self._told(call[0], turn(partial(self._do, *call)))
 
-    def _do(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Document:
+    def _do(
+        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Document:
         """Do a step and return what the engine is to keep of it: a result, or what was raised."""
         record = StepRecord(step.name, self._now())
         try:
-            value = _packed(step, try_step(step, args, kwargs, self._term, self.began, record), record)
+            value = _packed(
+                step, try_step(step, args, kwargs, self._term, self.began, record), record
+            )
         except Interrupted:
             raise
         except OutOfTime:
@@ -181,26 +232,54 @@ class DurableRunner:
         return unpack(left["value"], step.returns)
 
     def sleep(self, seconds: float) -> None:
-        """Wait: until when is kept, so that a run that is taken up again waits for what is left of it. Raises OutOfTime, as inline."""
+        """Wait.
+
+        Until when is kept, so that a run that is taken up again waits for what is left of it.
+        Raises OutOfTime, as inline.
+        """
 
         def until() -> Document:
-            return {"out_of_time": True} if time.monotonic() + seconds >= self.deadline else {"left": clock.now() + seconds}
+            return (
+                {"out_of_time": True}
+                if time.monotonic() + seconds >= self.deadline
+                else {"left": clock.now() + seconds}
+            )
 
         self._term.check()
         left: Any = self._bench.once("sleep", until)
         if left.get("out_of_time"):
             raise OutOfTime
-        self._term.stop.sleep(min(seconds, self._bench.pause(left["left"])))  # a clock that was set back makes no pause longer
+        # A clock that was set back makes no pause longer.
+        self._term.stop.sleep(min(seconds, self._bench.pause(left["left"])))
 
     def pause(self, seconds: float) -> None:
-        """Wait within something of the runtime's own, which is done anew where the run is taken up again."""
+        """Wait within an operation of the runtime's own.
+
+        It is done anew where the run is taken up again.
+        """
         self._term.sleep(seconds)
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
-        """Return what runs the steps of a pipeline that this one waits for: they are this run's, each done once."""
-        return DurableRunner(self._bench, self._term.within(deadline), start, self.tell, self._clean, began=self.began, offset=self._now())
+        """Return what runs the steps of a pipeline that this one waits for.
 
-    def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:
+        They are this run's, each done once.
+        """
+        return DurableRunner(
+            self._bench,
+            self._term.within(deadline),
+            start,
+            self.tell,
+            self._clean,
+            began=self.began,
+            offset=self._now(),
+        )
+
+    def once(
+        self,
+        name: str,
+        work: Callable[[], Any],
+        decode: Callable[[Any], object] = lambda left: left,
+    ) -> object:
         """Do something of the runtime's own once, and tell of it again what it left or raised."""
 
         def do() -> Document:
@@ -220,7 +299,9 @@ class DurableRunner:
             raise refusal_of(left["problem"])
         return decode(left["left"])
 
-    def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+    def call_pipeline(
+        self, name: str, body: object, path: str, method: str, *, wait: bool
+    ) -> object:
         """Start another pipeline."""
         self._term.check()
         return self._start(self, name, body, path, method, wait=wait)
@@ -239,16 +320,24 @@ class DurableRunner:
 
 
 def _packed(step: Step[..., Any], result: object, record: StepRecord) -> bytes:
-    """Return the result of a step as it is kept. What can't be is a failure of the step, and stands in its record."""
+    """Return the result of a step as it is kept.
+
+    What can't be is a failure of the step, and stands in its record.
+    """
     fault: Exception
     try:
         value = pack(result)
         if len(value) <= LARGEST:
             unpack(value, step.returns)
             return value
-        fault = ValueError(f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept")
+        fault = ValueError(
+            f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept"
+        )
     except msgspec.ValidationError as error:
-        fault = TypeError(f"what {step.name} returned does not fit its annotation {_annotation(step.returns)}: {said(error)}")
+        fault = TypeError(
+            f"what {step.name} returned does not fit its annotation {_annotation(step.returns)}:"
+            f" {said(error)}"
+        )
     except (TypeError, ValueError, RecursionError) as error:
         fault = TypeError(f"what {step.name} returned can't be kept: {said(error)}")
     record.attempts[-1].error = told(fault)
@@ -269,14 +358,25 @@ def _told_error(error: BaseException) -> Document:
     if isinstance(error, Refusal):
         return {**kept, "problem": _problem(error)}
     if isinstance(error, ExceptionGroup):
-        return {**kept, "message": said(error.message), "group": [_told_error(item) for item in error.exceptions]}
+        return {
+            **kept,
+            "message": said(error.message),
+            "group": [_told_error(item) for item in error.exceptions],
+        }
     kept["args"] = [_any_packed(argument) for argument in _arguments(error)]
-    kept["facts"] = {name: pack(value) for name, value in vars(error).items() if name.isidentifier() and _is_plain(value)}
+    kept["facts"] = {
+        name: pack(value)
+        for name, value in vars(error).items()
+        if name.isidentifier() and _is_plain(value)
+    }
     return kept
 
 
 def _arguments(error: BaseException) -> list[object]:
-    """Return what an exception was made of; an OSError says all of it only when it is to be pickled."""
+    """Return what an exception was made of.
+
+    An OSError says all of it only when it is to be pickled.
+    """
     if isinstance(error, OSError):
         with suppress(Exception):
             return list(error.__reduce__()[1])
@@ -297,7 +397,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _raise_again(kept: Mapping[str, Any]) -> Exception:
-    """Return an exception as it was raised, so that what catches it does so again; of a type that is not here, StepFailed."""
+    """Return an exception as it was raised, so that what catches it does so again.
+
+    Return StepFailed for an exception of a type that is not here.
+    """
     error = _made_again(kept)
     remember(error, msgspec.convert(kept["failure"], Failure))
     return error

@@ -15,7 +15,10 @@ Document = dict[str, Any]  # plain values, bytes among them; the engine keeps it
 
 
 class Unopened(Exception):
-    """Stands for what the engine holds and this process has no key for; the text says so. An exception, for it may stand for one."""
+    """Stands for what the engine holds and this process has no key for; the text says so.
+
+    An exception, for it may stand for one.
+    """
 
 
 Perform = Callable[[str, Document | Unopened], Document]
@@ -39,10 +42,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A run that the engine holds. `outcome` is what its performance returned; moments are in seconds since the epoch.
+    """A run that the engine holds.
 
-    `holder` is the worker process that began it last, where the engine knows it. `unopened` says that there is an outcome which this
-    process has no key for, and `postponed` how often a worker gave the run back because it had none.
+    `outcome` is what its performance returned; moments are in seconds since the epoch.
+
+    `holder` is the worker process that began it last, where the engine knows it. `unopened` says
+    that there is an outcome which this process has no key for, and `postponed` how often a worker
+    gave the run back because it had none.
     """
 
     run: str
@@ -59,7 +65,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class StepHeld:
-    """A step that is done: its number, its name, what it left, and when it ended, in seconds since the epoch."""
+    """A step that is done.
+
+    Its number, its name, what it left, and when it ended, in seconds since the epoch.
+    """
 
     number: int
     name: str
@@ -70,7 +79,9 @@ class StepHeld:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where runs of a pipeline wait; `concurrency` is how many run at a time over all processes, 0 for no limit.
+    """Where runs of a pipeline wait.
+
+    `concurrency` is how many run at a time over all processes, 0 for no limit.
 
     Those of a `patient` queue can wait a second before they begin.
     """
@@ -97,15 +108,24 @@ class EngineTrouble(Interrupted):
 
 
 class KeyMissing(EngineTrouble):
-    """What the engine holds of a run is encrypted with a key that this process does not have; another worker may have it."""
+    """What the engine holds of a run is encrypted with a key that this process does not have.
+
+    Another worker may have it.
+    """
 
 
 class LetGo(EngineTrouble):
-    """A run is not this process's any more: it was cancelled, its time was up, others have it, or this process ends."""
+    """A run is not this process's any more.
+
+    It was cancelled, its time was up, others have it, or this process ends.
+    """
 
 
 class Ledger(ABC):
-    """What any process may ask of the engine. All of it raises DatabaseAway where the database can't be reached."""
+    """What any process may ask of the engine.
+
+    All of it raises DatabaseAway where the database can't be reached.
+    """
 
     @abstractmethod
     def enqueue(
@@ -119,7 +139,10 @@ class Ledger(ABC):
         timeout: float,
         delay: float = 0.0,
     ) -> None:
-        """Hold a run that waits, as part of the caller's transaction; it begins when the delay, in seconds, is over."""
+        """Hold a run that waits, as part of the caller's transaction.
+
+        It begins when the delay, in seconds, is over.
+        """
 
     @abstractmethod
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
@@ -139,14 +162,19 @@ class Ledger(ABC):
 
     @abstractmethod
     def requeue(self, run: str, holder: str, queue: str) -> bool:
-        """Take a run from a worker process and let it go on elsewhere; return False where that process has it no more.
+        """Take a run from a worker process and let it go on elsewhere.
 
-        Who asks late, by what it knew before, takes nothing from the worker that has the run by now.
+        Return False where that process has it no more.
+
+        Who asks late, by what it knew before, takes nothing from the worker that has the run by
+        now.
         """
 
     @abstractmethod
     def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
-        """Take a run from a worker process that has no key for it, and let nobody begin it for some seconds; return False as `requeue` does.
+        """Take a run from a worker process that has no key for it.
+
+        No worker begins it for some seconds. Return False as `requeue` does.
 
         `times` is how often that was. The time of a run that was not `begun` yet does not pass.
         """
@@ -173,11 +201,13 @@ class Ledger(ABC):
 
     @abstractmethod
     def fired(self) -> dict[str, datetime]:
-        """Return the last tick that each schedule had while a worker was there for it, by the schedule's name."""
+        """Return each schedule's last tick while a worker was there for it, by its name."""
 
     @abstractmethod
     def forget_ticks(self, since: float, before: float) -> int:
-        """Delete ticks of schedules between two moments, in seconds since the epoch, a few at a time; return how many.
+        """Delete ticks of schedules between two moments, a few at a time. Return how many.
+
+        The moments are in seconds since the epoch.
 
         The schedules of ticks that nobody took go too.
         """
@@ -191,8 +221,13 @@ class Bench(ABC):
     """Where runs are performed: one in a worker process."""
 
     @abstractmethod
-    def open(self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int) -> None:
-        """Take runs from queues from now on, so many of each at once, under this process's name. Raises CannotStart."""
+    def open(
+        self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
+    ) -> None:
+        """Take runs from queues from now on, so many of each at once, under this process's name.
+
+        Raises CannotStart.
+        """
 
     @abstractmethod
     def close(self, seconds: float) -> None:
@@ -200,7 +235,10 @@ class Bench(ABC):
 
     @abstractmethod
     def once(self, name: str, work: Callable[[], object]) -> object:
-        """Return what a step leaves: done now, or before the run was taken up again. Raises Interrupted."""
+        """Return what a step leaves: done now, or before the run was taken up again.
+
+        Raises Interrupted.
+        """
 
     @abstractmethod
     def later(self, name: str) -> Callable[[Callable[[], object]], object]:
@@ -211,8 +249,21 @@ class Bench(ABC):
         """Return the seconds to wait until a moment, in seconds since the epoch."""
 
     @abstractmethod
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
-        """Have `tick` called for each tick of a schedule, once, by a process that takes from the queue; `make_up` for the last one missed too."""
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        timezone: str,
+        context: Mapping[str, object],
+        *,
+        queue: str,
+        make_up: bool,
+    ) -> None:
+        """Have `tick` called once for each tick of a schedule.
+
+        A process that takes from the queue calls it. With `make_up`, also for the last tick that
+        was missed.
+        """
 
     @abstractmethod
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:

@@ -1,7 +1,11 @@
-"""Durable runs on DBOS Transact (MIT): a workflow a run, a step a step, in the database that everything else is in. The only module that knows it.
+"""Durable runs on DBOS Transact (MIT).
 
-It was chosen over a broker of its own (Celery, with Redis) because a run is accepted in one transaction with its record and its
-idempotency key, and because finished steps are kept and an execution that lost its run can't write any more, on both databases.
+A workflow a run, a step a step, in the database that everything else is in. The only module that
+knows it.
+
+It was chosen over a broker of its own (Celery, with Redis) because a run is accepted in one
+transaction with its record and its idempotency key, and because finished steps are kept and an
+execution that lost its run can't write any more, on both databases.
 """
 
 from __future__ import annotations
@@ -18,13 +22,34 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from croniter import croniter
-from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, SetWorkflowID, _core, _enqueue_options, _scheduler, _sys_db
+from dbos import (
+    DBOS,
+    DBOSClient,
+    DBOSConfig,
+    Serializer,
+    SetWorkflowID,
+    _core,
+    _enqueue_options,
+    _scheduler,
+    _sys_db,
+)
 from dbos import error as faults
 
 from penstock import clock
 from penstock.access.secrets import Box, UnknownKey
 from penstock.db import held
-from penstock.db.engine import Connection, DatabaseAway, DatabaseUnfit, Engine, open_engine, open_sqlite, shown_url, sqlite_file, too_much, translated
+from penstock.db.engine import (
+    Connection,
+    DatabaseAway,
+    DatabaseUnfit,
+    Engine,
+    open_engine,
+    open_sqlite,
+    shown_url,
+    sqlite_file,
+    too_much,
+    translated,
+)
 from penstock.errors import CannotStart
 from penstock.guard import described
 from penstock.runs.engine import (
@@ -68,7 +93,10 @@ STATES = {
 
 
 class SharedTime:
-    """The module `time`, with the time that hosts share: the engine tells deadlines by that of the host it is on."""
+    """The module `time`, with the time that hosts share.
+
+    The engine tells deadlines by that of the host it is on.
+    """
 
     time = staticmethod(clock.now)
 
@@ -85,7 +113,8 @@ class SharedDatetime(datetime):
         return cls.fromtimestamp(clock.now(), tz)
 
 
-for _module in (_core, _enqueue_options, _sys_db):  # the engine has no setting for its clock; its minor is pinned
+# The engine has no setting for its clock; its minor is pinned.
+for _module in (_core, _enqueue_options, _sys_db):
     vars(_module)["time"] = SharedTime()
 vars(_scheduler)["datetime"] = SharedDatetime
 
@@ -96,16 +125,21 @@ def application(environment: str) -> str:
 
 
 def version(environment: str) -> str:
-    """Return the engine's word for who may take whose runs: one for all workers of an environment, whatever plugins they have loaded.
+    """Return the engine's word for who may take whose runs.
 
-    Which pipelines a worker can perform is told by its queues, and steps that are not those of before are noticed. The engine wants
-    the word to be one application's alone.
+    It is one for all workers of an environment, whatever plugins they have loaded.
+
+    Which pipelines a worker can perform is told by its queues, and steps that are not those of
+    before are noticed. The engine wants the word to be one application's alone.
     """
     return f"{application(environment)}-1"
 
 
 def migrate(url: str) -> None:
-    """Bring the engine's tables to its release. Raises DatabaseAway; where waiting can't help, DatabaseUnfit."""
+    """Bring the engine's tables to its release.
+
+    Raises DatabaseAway; where waiting can't help, DatabaseUnfit.
+    """
     _quiet()
     try:
         with translated(f"the database {shown_url(url)}, for the tables of durable runs,"):
@@ -113,11 +147,16 @@ def migrate(url: str) -> None:
     except DatabaseAway:
         raise
     except Exception as error:
-        raise DatabaseUnfit(f"the tables of durable runs can't be made: {described(error)}") from error
+        raise DatabaseUnfit(
+            f"the tables of durable runs can't be made: {described(error)}"
+        ) from error
 
 
 def is_migrated(url: str) -> bool:
-    """Return whether the engine's tables are of its release, or a later one. Raises DatabaseAway."""
+    """Return whether the engine's tables are of its release, or a later one.
+
+    Raises DatabaseAway.
+    """
     _quiet()
     client = DBOSClient(system_database_url=url, lazy=True, retry_connection_errors=False)
     try:
@@ -139,7 +178,10 @@ def _quiet() -> None:
 
 
 class UnopenedCall(Unopened):
-    """What we have no key for, also as the call of a run: the engine gives us its arguments then, and ends a run for good where it can't."""
+    """What we have no key for, also as the call of a run.
+
+    The engine gives us its arguments then, and ends a run for good where it can't.
+    """
 
     def __getitem__(self, name: str) -> object:
         """Return the arguments of a call, of which this is the only one."""
@@ -147,20 +189,31 @@ class UnopenedCall(Unopened):
 
 
 class Sealed(Serializer):
-    """Keeps what runs were given and what steps left sealed, as MessagePack: it is customers' data, and never a pickle."""
+    """Keeps what runs were given and what steps left sealed, as MessagePack.
+
+    It is customers' data, and never a pickle.
+    """
 
     def __init__(self, box: Box) -> None:
         self._box = box
 
     def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
-        """Return a value as the engine keeps it. Raises Unopened: a schedule of which we have no key is for workers that have it."""
+        """Return a value as the engine keeps it.
+
+        Raises Unopened: a schedule of which we have no key is for workers that have it.
+        """
         for argument in data["args"] if isinstance(data, dict) and "args" in data else ():
             if isinstance(argument, Unopened):
                 raise argument
-        return self._box.seal(as_msgpack({RAISED: told(data)} if isinstance(data, BaseException) else data)).decode("ascii")
+        return self._box.seal(
+            as_msgpack({RAISED: told(data)} if isinstance(data, BaseException) else data)
+        ).decode("ascii")
 
     def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
-        """Return a value as it was, exceptions as errors that say the same; an UnopenedCall where we have no key."""
+        """Return a value as it was, exceptions as errors that say the same.
+
+        An UnopenedCall where we have no key.
+        """
         try:
             value = msgspec.msgpack.decode(self._box.open(serialized_data.encode("ascii")))
         except UnknownKey as error:
@@ -181,14 +234,16 @@ class DbosLedger(Ledger):
         self._application = application(environment)
         self._client = DBOSClient(
             system_database_url=url,
-            system_database_engine=open_engine(url) if sqlite_file(url) is None else None,  # this process's sessions, and none besides
+            # This process's sessions, and none besides.
+            system_database_engine=open_engine(url) if sqlite_file(url) is None else None,
             serializer=Sealed(box),
             application_name=application(environment),
             lazy=True,
             retry_connection_errors=False,
             system_database_pool_size=3,
         )
-        # The engine's way to take a run from one process alone; its client has no door to it, and `resume` takes it from whoever has it.
+        # The engine's way to take a run from one process alone; its client has no door to it, and
+        # `resume` takes it from whoever has it.
         self._reenqueue = self._client._sys_db.reenqueue_for_recovery  # noqa: SLF001  see above; the engine's minor is pinned
 
     def enqueue(
@@ -219,13 +274,17 @@ class DbosLedger(Ledger):
         if not runs:
             return {}
         with _translated():
-            found = self._client.list_workflows(workflow_ids=list(runs), load_input=False, load_output=outcomes)
+            found = self._client.list_workflows(
+                workflow_ids=list(runs), load_input=False, load_output=outcomes
+            )
         return {item.workflow_id: _held(item) for item in found}
 
     def document(self, run: str) -> Document | None:
         """Return what a run was given. Raises UnknownKey."""
         with _translated():
-            found = self._client.list_workflows(workflow_ids=[run], load_input=True, load_output=False)
+            found = self._client.list_workflows(
+                workflow_ids=[run], load_input=True, load_output=False
+            )
         given = found[0].input if found else None
         if isinstance(given, Unopened):
             raise UnknownKey(str(given))
@@ -260,7 +319,9 @@ class DbosLedger(Ledger):
         """Take a run from a worker process that has no key for it."""
         with _translated():
             engine = self._client._sys_db.engine  # noqa: SLF001  as above
-            return held.postpone(engine, run, holder, time.time() + seconds, times, keep_deadline=begun)
+            return held.postpone(
+                engine, run, holder, time.time() + seconds, times, keep_deadline=begun
+            )
 
     def hasten(self) -> None:
         """Let all that was postponed begin now."""
@@ -270,18 +331,27 @@ class DbosLedger(Ledger):
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id."""
         with _translated(), SetWorkflowID(new):
-            self._client.fork_workflow(run, step, application_version=self._version, queue_name=queue)
+            self._client.fork_workflow(
+                run, step, application_version=self._version, queue_name=queue
+            )
 
     def held_by(self, process: str) -> list[Held]:
         """Return the runs that a worker process has begun and not ended."""
         with _translated():
-            found = self._client.list_workflows(executor_id=process, status="PENDING", load_input=False, load_output=False)
+            found = self._client.list_workflows(
+                executor_id=process, status="PENDING", load_input=False, load_output=False
+            )
         return [_held(item) for item in found]
 
     def under_way(self) -> list[Held]:
         """Return the runs that any worker process has begun and not ended."""
         with _translated():
-            found = self._client.list_workflows(application_name=self._application, status="PENDING", load_input=False, load_output=False)
+            found = self._client.list_workflows(
+                application_name=self._application,
+                status="PENDING",
+                load_input=False,
+                load_output=False,
+            )
         return [_held(item) for item in found]
 
     def forget(self, runs: Sequence[str]) -> None:
@@ -293,15 +363,40 @@ class DbosLedger(Ledger):
         """Return the last tick of each schedule."""
         with _translated():
             found = self._client.list_schedules(application_name=self._application)
-        return {item["schedule_name"]: datetime.fromisoformat(item["last_fired_at"]) for item in found if item["last_fired_at"]}
+        return {
+            item["schedule_name"]: datetime.fromisoformat(item["last_fired_at"])
+            for item in found
+            if item["last_fired_at"]
+        }
 
     def forget_ticks(self, since: float, before: float) -> int:
-        """Delete old ticks; the schedules of those that nobody took are of pipelines that are not loaded anywhere any more."""
-        first, last = (datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before))
+        """Delete old ticks.
+
+        The schedules of those that nobody took are of pipelines that are not loaded anywhere any
+        more.
+        """
+        first, last = (
+            datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before)
+        )
         with _translated():
-            found = self._client.list_workflows(name=TICK, start_time=first, end_time=last, limit=TICKS, load_input=False, load_output=False)
-            found = [item for item in found if item.status != "PENDING" and item.application_name == self._application]
-            for name in {item.schedule_name for item in found if item.status == "ENQUEUED" and item.schedule_name}:
+            found = self._client.list_workflows(
+                name=TICK,
+                start_time=first,
+                end_time=last,
+                limit=TICKS,
+                load_input=False,
+                load_output=False,
+            )
+            found = [
+                item
+                for item in found
+                if item.status != "PENDING" and item.application_name == self._application
+            ]
+            for name in {
+                item.schedule_name
+                for item in found
+                if item.status == "ENQUEUED" and item.schedule_name
+            }:
                 self._client.delete_schedule(name)
             if found:
                 self._client.delete_workflows([item.workflow_id for item in found])
@@ -323,13 +418,19 @@ def _held(item: Any) -> Held:  # noqa: ANN401  the engine's type
         item.dequeued_at / 1000 if item.dequeued_at else None,
         _ended_at(item),
         item.executor_id or "",
-        next((str(value) for value in (item.output, item.error) if isinstance(value, Unopened)), ""),
+        next(
+            (str(value) for value in (item.output, item.error) if isinstance(value, Unopened)), ""
+        ),
         (item.attributes or {}).get(held.POSTPONED, 0),
     )
 
 
 def _ended_at(item: Any) -> float | None:  # noqa: ANN401  the engine's type
-    """Return when a run ended. On SQLite the engine may count whole seconds; a run that ended in that of its deadline ended at it."""
+    """Return when a run ended.
+
+    On SQLite the engine may count whole seconds; a run that ended in that of its deadline ended at
+    it.
+    """
     ended, deadline = item.completed_at, item.workflow_deadline_epoch_ms
     if not ended:
         return None
@@ -352,14 +453,18 @@ class DbosBench(Bench):
         self._scheduled: Any = None
         self._sqlite: Engine | None = None
 
-    def open(self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int) -> None:
+    def open(
+        self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
+    ) -> None:
         """Take runs from queues from now on. Raises CannotStart."""
         _quiet()
         declared = list(queues)
         config: DBOSConfig = {
             "name": application(self._environment),
             "system_database_url": self._url,
-            "use_listen_notify": False,  # it is for messages and events, which nothing here sends; that costs a session, and no pooler passes it on
+            # It is for messages and events, which nothing here sends; that costs a session, and no
+            # pooler passes it on.
+            "use_listen_notify": False,
             "executor_id": process,
             "application_version": version(self._environment),
             "serializer": Sealed(self._box),
@@ -368,9 +473,12 @@ class DbosBench(Bench):
             "scheduler_polling_interval_sec": SCHEDULES_POLL,
         }
         if sqlite_file(self._url) is not None:
-            # By itself the engine counts what runs before its transaction begins, and two workers take one run too many.
+            # By itself the engine counts what runs before its transaction begins, and two workers
+            # take one run too many.
             takers = {TAKER + queue.name for queue in declared if queue.concurrency}
-            self._sqlite = open_sqlite(self._url, at_once=lambda: threading.current_thread().name in takers)
+            self._sqlite = open_sqlite(
+                self._url, at_once=lambda: threading.current_thread().name in takers
+            )
             config["system_database_engine"] = self._sqlite
         else:
             config["system_database_engine"] = open_engine(self._url)
@@ -381,7 +489,9 @@ class DbosBench(Bench):
             return perform(DBOS.workflow_id or "", document)
 
         @DBOS.workflow(name=TICK, max_recovery_attempts=None)
-        def ticked(moment: datetime | Unopened, context: Mapping[str, object] = MappingProxyType({})) -> None:
+        def ticked(
+            moment: datetime | Unopened, context: Mapping[str, object] = MappingProxyType({})
+        ) -> None:
             if isinstance(moment, Unopened):
                 perform(DBOS.workflow_id or "", moment)
             else:
@@ -392,14 +502,19 @@ class DbosBench(Bench):
         try:
             DBOS.launch()
         except Exception as error:
-            raise CannotStart(f"the engine of durable runs can't start: {type(error).__name__}: {error}; run `penstock db upgrade`") from error
+            raise CannotStart(
+                f"the engine of durable runs can't start: {type(error).__name__}: {error}; run"
+                " `penstock db upgrade`"
+            ) from error
         for queue in declared:
             here = min(at_once, queue.concurrency) if queue.concurrency else at_once
             DBOS.register_queue(
                 queue.name,
                 worker_concurrency=here,
                 global_concurrency=queue.concurrency or None,
-                polling_interval_sec=PATIENT_POLL if queue.patient else POLL * max(1.0, len(declared) / FEW),
+                polling_interval_sec=(
+                    PATIENT_POLL if queue.patient else POLL * max(1.0, len(declared) / FEW)
+                ),
                 on_conflict="always_update",
             )
 
@@ -428,7 +543,16 @@ class DbosBench(Bench):
         """Return the seconds to wait until a moment."""
         return max(0.0, until - clock.now())
 
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        timezone: str,
+        context: Mapping[str, object],
+        *,
+        queue: str,
+        make_up: bool,
+    ) -> None:
         """Have `tick` called for each tick of a schedule."""
         before = DBOS.get_schedule(name)
         DBOS.apply_schedules(
@@ -448,7 +572,9 @@ class DbosBench(Bench):
             now = clock.moment().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
             if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
-                DBOS.backfill_schedule(name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1))
+                DBOS.backfill_schedule(
+                    name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1)
+                )
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
         """Drop the schedules that are not to be kept."""
@@ -468,7 +594,10 @@ def _opened(left: object) -> object:
 
 @contextmanager
 def _engine() -> Iterator[None]:
-    """Tell the engine's faults from those of steps, which never raise here: they leave what they raised."""
+    """Tell the engine's faults from those of steps, which never raise here.
+
+    They leave what they raised.
+    """
     try:
         yield
     except (faults.DBOSWorkflowCancelledError, faults.DBOSWorkflowConflictIDError) as error:

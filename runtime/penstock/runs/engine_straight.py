@@ -1,4 +1,8 @@
-"""An engine in memory, for tests: it performs what waits when it is told to, in the thread that tells it, and forgets all with the process."""
+"""An engine in memory, for tests.
+
+It performs what waits when it is told to, in the thread that tells it, and forgets all with the
+process.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,17 @@ from typing import Any
 import msgspec
 
 from penstock.db.engine import Connection
-from penstock.runs.engine import Bench, Document, Held, Ledger, Perform, Queue, State, StepHeld, Tick
+from penstock.runs.engine import (
+    Bench,
+    Document,
+    Held,
+    Ledger,
+    Perform,
+    Queue,
+    State,
+    StepHeld,
+    Tick,
+)
 from penstock.runs.plain import as_msgpack
 
 
@@ -31,7 +45,10 @@ class Straight(Ledger, Bench):
         self._current: _Run | None = None
 
     def work(self, perform: Perform) -> int:
-        """Perform what waits, and what that has accepted meanwhile; return how many runs that were."""
+        """Perform what waits, and what that has accepted meanwhile.
+
+        Return how many runs that were.
+        """
         number = 0
         while waiting := [run for run in self._runs.values() if run.held.state is State.WAITING]:
             run = min(waiting, key=lambda run: run.priority)
@@ -39,13 +56,27 @@ class Straight(Ledger, Bench):
             run.held = replace(run.held, state=State.RUNNING, started_at=time.time())
             outcome = _plain(perform(run.held.run, run.document))
             if run.held.state is State.RUNNING:
-                run.held = replace(run.held, state=State.DONE, outcome=outcome, ended_at=time.time())
+                run.held = replace(
+                    run.held, state=State.DONE, outcome=outcome, ended_at=time.time()
+                )
             number += 1
         return number
 
-    def enqueue(self, connection: Connection, run: str, queue: str, document: Document, *, priority: int, timeout: float, delay: float = 0.0) -> None:
+    def enqueue(
+        self,
+        connection: Connection,
+        run: str,
+        queue: str,
+        document: Document,
+        *,
+        priority: int,
+        timeout: float,
+        delay: float = 0.0,
+    ) -> None:
         """Hold a run that waits; no delay is waited for."""
-        self._runs.setdefault(run, _Run(Held(run, State.WAITING, queue), _plain(document), priority))
+        self._runs.setdefault(
+            run, _Run(Held(run, State.WAITING, queue), _plain(document), priority)
+        )
 
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
         """Return what is known of runs, by id."""
@@ -63,7 +94,9 @@ class Straight(Ledger, Bench):
         """End runs."""
         for run in runs:
             if run in self._runs and not self._runs[run].held.state.over:
-                self._runs[run].held = replace(self._runs[run].held, state=State.CANCELLED, ended_at=time.time())
+                self._runs[run].held = replace(
+                    self._runs[run].held, state=State.CANCELLED, ended_at=time.time()
+                )
 
     def requeue(self, run: str, holder: str, queue: str) -> bool:
         """Let a run go on."""
@@ -79,7 +112,9 @@ class Straight(Ledger, Bench):
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run again under a new id; what it did before is done again here."""
-        self._runs[new] = _Run(Held(new, State.WAITING, queue), self._runs[run].document, self._runs[run].priority)
+        self._runs[new] = _Run(
+            Held(new, State.WAITING, queue), self._runs[run].document, self._runs[run].priority
+        )
 
     def held_by(self, process: str) -> list[Held]:
         """Return nothing: whoever performs is at it."""
@@ -105,7 +140,9 @@ class Straight(Ledger, Bench):
     def close(self, seconds: float = 0.0) -> None:
         """Let go of nothing."""
 
-    def open(self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int) -> None:
+    def open(
+        self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
+    ) -> None:
         """Take no runs by itself."""
 
     def once(self, name: str, work: Callable[[], object]) -> object:
@@ -123,7 +160,16 @@ class Straight(Ledger, Bench):
         """Wait no time at all."""
         return 0.0
 
-    def schedule(self, name: str, cron: str, timezone: str, context: Mapping[str, object], *, queue: str, make_up: bool) -> None:
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        timezone: str,
+        context: Mapping[str, object],
+        *,
+        queue: str,
+        make_up: bool,
+    ) -> None:
         """Have no clock."""
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:

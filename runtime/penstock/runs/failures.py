@@ -1,4 +1,7 @@
-"""Record why a handler failed, for operators: the exception's type, its text without secrets, and the plugin's frames without any values."""
+"""Record why a handler failed, for operators.
+
+The exception's type, its text without secrets, and the plugin's frames without any values.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,17 @@ from penstock.runs.plain import said
 MOST_FRAMES = 30
 MOST_CAUSES = 4
 LONGEST_TEXT = 2000  # characters that are kept of an exception's text
-LONGEST_READ = 20_000  # characters that are looked through for secrets: one that is cut there is cut again above
+# Characters that are looked through for secrets: one that is cut there is cut again above.
+LONGEST_READ = 20_000
 LEAST_SECRET = 6  # characters: what is shorter is found in any text
-ORIGIN = "__penstock_failure__"  # where an exception that a step raised keeps why, when it is raised again
+# Where an exception that a step raised keeps why, when it is raised again.
+ORIGIN = "__penstock_failure__"
 NOT_PLUGINS = tuple(
     str(Path(folder)) + "/"
-    for folder in {*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parent.parent)}
+    for folder in {
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        str(Path(__file__).parent.parent),
+    }
 )
 
 Clean = Callable[[str], str]
@@ -50,8 +58,13 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 
 def failure_of(error: BaseException, *functions: Callable[..., object]) -> Failure:
-    """Return why something failed. `functions` are handlers or steps: where no plugin's frame is known, the first one is named."""
-    return _failure(error, tuple(_home(function) for function in functions), _definition(functions), MOST_CAUSES)
+    """Return why something failed.
+
+    `functions` are handlers or steps: where no plugin's frame is known, the first one is named.
+    """
+    return _failure(
+        error, tuple(_home(function) for function in functions), _definition(functions), MOST_CAUSES
+    )
 
 
 def failure_at(error: BaseException, thread: int, *functions: Callable[..., object]) -> Failure:
@@ -59,27 +72,40 @@ def failure_at(error: BaseException, thread: int, *functions: Callable[..., obje
     frame = sys._current_frames().get(thread)  # noqa: SLF001  documented; there is no other way
     homes = tuple(_home(function) for function in functions)
     found = list(_own(traceback.walk_stack(frame), homes))[::-1] if frame is not None else []
-    return Failure(type(error).__name__, said(error), found[-MOST_FRAMES:] or _definition(functions))
+    return Failure(
+        type(error).__name__, said(error), found[-MOST_FRAMES:] or _definition(functions)
+    )
 
 
-def _failure(error: BaseException, homes: tuple[str, ...], default: list[Frame], causes: int) -> Failure:
+def _failure(
+    error: BaseException, homes: tuple[str, ...], default: list[Frame], causes: int
+) -> Failure:
     origin = getattr(error, ORIGIN, None)
     before: Failure = origin if isinstance(origin, Failure) else Failure("", "")
     frames = [*_own(traceback.walk_tb(error.__traceback__), homes), *before.frames][-MOST_FRAMES:]
     found = [_failure(cause, homes, [], causes - 1) for cause in _causes(error)] if causes else []
     text = said(error)[:LONGEST_READ]
-    return Failure(type(error).__name__, text, frames or default, (found or before.causes)[:MOST_CAUSES])
+    return Failure(
+        type(error).__name__, text, frames or default, (found or before.causes)[:MOST_CAUSES]
+    )
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return error.exceptions[:MOST_CAUSES]
-    cause = error.__cause__ if error.__cause__ is not None or error.__suppress_context__ else error.__context__
+    cause = (
+        error.__cause__
+        if error.__cause__ is not None or error.__suppress_context__
+        else error.__context__
+    )
     return () if cause is None else (cause,)
 
 
 def _own(walked: Iterator[tuple[FrameType, int]], homes: tuple[str, ...]) -> Iterator[Frame]:
-    """Yield the frames of plugins: of no library, not of the runtime, nor of what is not in a file."""
+    """Yield the frames of plugins.
+
+    Frames of libraries, of the runtime and of code that is in no file are left out.
+    """
     for frame, line in walked:
         code = frame.f_code
         file = code.co_filename
@@ -88,7 +114,10 @@ def _own(walked: Iterator[tuple[FrameType, int]], homes: tuple[str, ...]) -> Ite
 
 
 def _home(function: Callable[..., object]) -> str:
-    """Return the folder of the package that a function is from, or its file: an installed plugin is among the libraries."""
+    """Return the folder of the package that a function is from, or its file.
+
+    An installed plugin is among the libraries.
+    """
     name = getattr(inspect.unwrap(function), "__module__", "") or ""
     top: Any = sys.modules.get(name.partition(".")[0])
     file = getattr(top, "__file__", None)
@@ -109,7 +138,9 @@ def cleaned(failure: Failure, clean: Clean) -> Failure:
     """Return a failure whose texts have no secrets, and are not too long."""
     text = clean(failure.text)
     text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-    return Failure(failure.type, text, failure.frames, [cleaned(cause, clean) for cause in failure.causes])
+    return Failure(
+        failure.type, text, failure.frames, [cleaned(cause, clean) for cause in failure.causes]
+    )
 
 
 def without(secrets: Iterable[str], text: str) -> str:

@@ -1,10 +1,12 @@
 """List every fault of a body that does not fit its type, each with its JSON Pointer (RFC 6901).
 
-msgspec stops at the first fault and reports its path (`.lines[3].price`). Everything before that path is valid, so the next conversion starts
-behind it: in total a value is converted about once, however many faults it has. The path is a hint, not an address: a field name may hold
-dots, an object may have a member twice, and the key of a dict is not in it. So the walk follows the types and the value, and reports a fault at
-the value where a conversion failed. Two things bound it: an explicit stack, because JSON can be nested deeper than Python calls, and a budget
-of bytes, because each dict within a dict converts its members again.
+msgspec stops at the first fault and reports its path (`.lines[3].price`). Everything before that
+path is valid, so the next conversion starts behind it: in total a value is converted about once,
+however many faults it has. The path is a hint, not an address: a field name may hold dots, an
+object may have a member twice, and the key of a dict is not in it. So the walk follows the types
+and the value, and reports a fault at the value where a conversion failed. Two things bound it: an
+explicit stack, because JSON can be nested deeper than Python calls, and a budget of bytes, because
+each dict within a dict converts its members again.
 
 Messages say what was expected, never what was sent: they reach callers, records and logs.
 """
@@ -39,7 +41,8 @@ MAX_REREADS = 8  # of a whole value, for dicts within dicts
 MIN_REREAD_BYTES = 4 * 1024 * 1024  # that are allowed for a small value
 PLACE = " - at `"  # begins the path in a message of msgspec
 WHERE = re.compile(r" - at (?:`key` in )?`\$?(.*)`\Z", re.DOTALL)
-QUOTING = ("Invalid enum value", "Invalid value", "Object")  # begin messages that quote a value or a name
+# Begin messages that quote a value or a name.
+QUOTING = ("Invalid enum value", "Invalid value", "Object")
 INDEX = re.compile(r"\[(\d+)\]")
 MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 UNHASHABLE = "Items of a set are texts, numbers, true, false or null"
@@ -51,7 +54,8 @@ def decode_custom(kind: type, value: object) -> object:
     """Decode a type that msgspec does not know: a Pydantic model inside of another type."""
     if isinstance(value, kind):
         return value
-    if hasattr(kind, "model_validate_json"):  # as JSON once more: a strict model takes a date as text from JSON alone
+    # As JSON once more: a strict model takes a date as text from JSON alone.
+    if hasattr(kind, "model_validate_json"):
         return kind.model_validate_json(msgspec.json.encode(value))
     if not hasattr(kind, "model_validate"):
         raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
@@ -60,12 +64,23 @@ def decode_custom(kind: type, value: object) -> object:
 
 def invalid(faults: list[Fault]) -> Refusal:
     """Return the answer to a body that does not fit."""
-    many = f"{MAX_FAULTS} faults or more" if len(faults) >= MAX_FAULTS else f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-    return Refusal(422, "body-invalid", f"The body does not fit: {many}.", extra={"errors": faults[:MAX_FAULTS]})
+    many = (
+        f"{MAX_FAULTS} faults or more"
+        if len(faults) >= MAX_FAULTS
+        else f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+    )
+    return Refusal(
+        422,
+        "body-invalid",
+        f"The body does not fit: {many}.",
+        extra={"errors": faults[:MAX_FAULTS]},
+    )
 
 
 def all_faults(kind: Any, value: object, first: Exception, *, strict: bool = True) -> list[Fault]:  # noqa: ANN401  any annotation
-    """Return the faults of a value, at least one and at most `MAX_FAULTS`; `first` is the error that decoding it raised.
+    """Return the faults of a value, at least one and at most `MAX_FAULTS`.
+
+    `first` is the error that decoding it raised.
 
     Where it is not `strict`, text is converted to numbers, booleans and dates.
     """
@@ -102,8 +117,18 @@ class _Walker:
             else:
                 stack.append(item)
 
-    def _on(self, kind: Any, value: object, pointer: str, error: Exception, path: str | None) -> Walk:  # noqa: ANN401  as above
-        """Return the walk through a value that has an error at `path`; None: the path is not known."""
+    def _on(
+        self,
+        kind: Any,  # noqa: ANN401  as above
+        value: object,
+        pointer: str,
+        error: Exception,
+        path: str | None,
+    ) -> Walk:
+        """Return the walk through a value that has an error at `path`.
+
+        None: the path is not known.
+        """
         if isinstance(value, list | dict):
             plain, bounds = intended(kind, value)
             walk: Walk | None = None
@@ -113,15 +138,34 @@ class _Walker:
                 elif (fields := object_fields(plain)) is not None:
                     walk = self._on_fields(fields, value, pointer, error, path)
             elif (item := item_type(plain)) is not None:
-                walk = self._on_list(item, bounds, value, pointer, error, path, in_set=(get_origin(plain) or plain) in SETS)
+                walk = self._on_list(
+                    item,
+                    bounds,
+                    value,
+                    pointer,
+                    error,
+                    path,
+                    in_set=(get_origin(plain) or plain) in SETS,
+                )
             elif (kinds := positional_types(plain)) is not None:
                 walk = self._on_places(kinds, value, pointer, fixed=get_origin(plain) is tuple)
             if walk is not None:
                 return self._at_least(walk, kind, value, pointer, error, path)
         return iter(_faults_at(kind, error, value, pointer, path or ""))
 
-    def _at_least(self, walk: Walk, kind: Any, value: object, pointer: str, error: Exception, path: str | None) -> Walk:  # noqa: ANN401  as above
-        """Yield from a walk; if it finds nothing, the fault is in the value itself, or in a member that was sent twice."""
+    def _at_least(
+        self,
+        walk: Walk,
+        kind: Any,  # noqa: ANN401  as above
+        value: object,
+        pointer: str,
+        error: Exception,
+        path: str | None,
+    ) -> Walk:
+        """Yield from a walk.
+
+        If it finds nothing, the fault is in the value itself, or in a member that was sent twice.
+        """
         nothing = True
         for item in walk:
             nothing = False
@@ -132,7 +176,8 @@ class _Walker:
     def _error(self, kind: Any, value: object) -> Exception | None:  # noqa: ANN401  as above
         """Convert a value and return the error, None if it fits."""
         try:
-            if self._strict:  # through JSON: some types, such as msgspec.Raw, can be decoded but not converted
+            # Through JSON: some types, such as msgspec.Raw, can be decoded but not converted.
+            if self._strict:
                 _decoder(kind).decode(msgspec.json.encode(value))
             else:
                 msgspec.convert(value, kind, strict=False, dec_hook=decode_custom)
@@ -167,11 +212,18 @@ class _Walker:
             yield self._on(item, value[at], f"{pointer}/{at}", error, path)
             met = self._next(item, value, at + 1)
         for at, one in enumerate(value) if in_set else ():
-            if isinstance(one, list | dict) and isinstance(self._error(set[item], [one]), TypeError):
+            if isinstance(one, list | dict) and isinstance(
+                self._error(set[item], [one]), TypeError
+            ):
                 yield {"pointer": f"{pointer}/{at}", "detail": UNHASHABLE}
         yield from self._out_of_bounds(list[Any], bounds, value, pointer)
 
-    def _next(self, item: Any, value: list[object], start: int) -> tuple[int, Exception, str | None] | None:  # noqa: ANN401  as above
+    def _next(
+        self,
+        item: Any,  # noqa: ANN401  as above
+        value: list[object],
+        start: int,
+    ) -> tuple[int, Exception, str | None] | None:
         """Return the index of the next item at fault, the error and its path within the item."""
         for begin in range(start, len(value), BATCH):
             error = self._error(list[item], value[begin : begin + BATCH])
@@ -185,7 +237,14 @@ class _Walker:
                     return at, error, _path(error)
         return None
 
-    def _on_dict(self, key: Any, kind: Any, bounds: Bounds, value: Mapping[str, object], pointer: str) -> Walk:  # noqa: ANN401  as above
+    def _on_dict(
+        self,
+        key: Any,  # noqa: ANN401  as above
+        kind: Any,  # noqa: ANN401  as above
+        bounds: Bounds,
+        value: Mapping[str, object],
+        pointer: str,
+    ) -> Walk:
         names = list(value)
         for begin in range(0, len(names), BATCH):
             some = {name: value[name] for name in names[begin : begin + BATCH]}
@@ -202,7 +261,10 @@ class _Walker:
         yield from self._out_of_bounds(dict[str, Any], bounds, value, pointer)
 
     def _within_budget(self, value: object) -> bool:
-        """Return whether these members of a dict may be converted one by one; that costs the size of everything in them."""
+        """Return whether these members of a dict may be converted one by one.
+
+        That costs the size of everything in them.
+        """
         if not self._strict:
             return True
         if self._left is None:
@@ -210,15 +272,35 @@ class _Walker:
         self._left -= len(msgspec.json.encode(value))
         return self._left > 0
 
-    def _on_fields(self, fields: Fields, value: Mapping[str, object], pointer: str, error: Exception, path: str | None) -> Walk:
+    def _on_fields(
+        self,
+        fields: Fields,
+        value: Mapping[str, object],
+        pointer: str,
+        error: Exception,
+        path: str | None,
+    ) -> Walk:
         names = list(value)
         first = _first(fields.kinds, path or "")
         if first is not None and first in value:
             kind = fields.kinds[first]
-            yield self._on(kind, value[first], member_pointer(pointer, first), error, (path or "")[1 + len(first) :])
+            yield self._on(
+                kind,
+                value[first],
+                member_pointer(pointer, first),
+                error,
+                (path or "")[1 + len(first) :],
+            )
             names = names[names.index(first) + 1 :]
-        if fields.tag is not None and fields.tag[0] in value and value[fields.tag[0]] != fields.tag[1]:
-            yield {"pointer": member_pointer(pointer, fields.tag[0]), "detail": _expected(msgspec.json.encode(fields.tag[1]).decode())}
+        if (
+            fields.tag is not None
+            and fields.tag[0] in value
+            and value[fields.tag[0]] != fields.tag[1]
+        ):
+            yield {
+                "pointer": member_pointer(pointer, fields.tag[0]),
+                "detail": _expected(msgspec.json.encode(fields.tag[1]).decode()),
+            }
         for name in names:
             kind = fields.kinds.get(name)
             if kind is not None and (met := self._error(kind, value[name])) is not None:
@@ -226,7 +308,9 @@ class _Walker:
         for name, detail in fields.odd(value):
             yield {"pointer": member_pointer(pointer, name), "detail": detail}
 
-    def _on_places(self, kinds: Sequence[Any], value: list[object], pointer: str, *, fixed: bool) -> Walk:
+    def _on_places(
+        self, kinds: Sequence[Any], value: list[object], pointer: str, *, fixed: bool
+    ) -> Walk:
         for at, (kind, item) in enumerate(zip(kinds, value, strict=False)):
             if (met := self._error(kind, item)) is not None:
                 yield self._on(kind, item, f"{pointer}/{at}", met, _path(met))
@@ -255,18 +339,31 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401  any annot
 
 
 def _first(kinds: Mapping[str, Any], path: str) -> str | None:
-    """Return the field that a path starts with, None if none does or several could: names may hold dots and brackets."""
-    found = [name for name in kinds if path.startswith(f".{name}") and path[1 + len(name) :][:1] in {"", ".", "["}]
+    """Return the field that a path starts with, None if none does or several could.
+
+    Names may hold dots and brackets.
+    """
+    found = [
+        name
+        for name in kinds
+        if path.startswith(f".{name}") and path[1 + len(name) :][:1] in {"", ".", "["}
+    ]
     return found[0] if len(found) == 1 else None
 
 
 def _path(error: Exception) -> str | None:
-    """Return the path in an error of msgspec, empty for the value itself; None: the error has no path."""
+    """Return the path in an error of msgspec, empty for the value itself.
+
+    None: the error has no path.
+    """
     return _split(error)[1] if isinstance(error, msgspec.ValidationError) else None
 
 
 def _split(error: Exception) -> tuple[str, str]:
-    """Return the message and the path of an error. Values and names of the body are in both, and may look like a path."""
+    """Return the message and the path of an error.
+
+    Values and names of the body are in both, and may look like a path.
+    """
     text = str(error)
     at = text.rfind(PLACE) if text.startswith(QUOTING) else text.find(PLACE)
     found = WHERE.fullmatch(text, at) if at >= 0 else None
@@ -278,9 +375,21 @@ def _follow(pointer: str, value: object, path: str) -> tuple[str, object]:
     while path:
         step = INDEX.match(path)
         if step is not None and isinstance(value, list) and int(step[1]) < len(value):
-            pointer, value, path = f"{pointer}/{int(step[1])}", value[int(step[1])], path[step.end() :]
+            pointer, value, path = (
+                f"{pointer}/{int(step[1])}",
+                value[int(step[1])],
+                path[step.end() :],
+            )
             continue
-        name = max((name for name in value if _first({name: None}, path) is not None), key=len, default=None) if isinstance(value, dict) else None
+        name = (
+            max(
+                (name for name in value if _first({name: None}, path) is not None),
+                key=len,
+                default=None,
+            )
+            if isinstance(value, dict)
+            else None
+        )
         if name is None or not isinstance(value, dict):
             break
         pointer, value, path = member_pointer(pointer, name), value[name], path[1 + len(name) :]
@@ -292,7 +401,9 @@ def _faults_at(kind: Any, error: Exception, value: object, pointer: str, path: s
     pointer, value = _follow(pointer, value, path)
     if hasattr(error.__cause__, "error_count"):
         faults = model_faults(error.__cause__, value) or [{"pointer": "", "detail": "Does not fit"}]
-        return [{"pointer": pointer + fault["pointer"], "detail": fault["detail"]} for fault in faults]
+        return [
+            {"pointer": pointer + fault["pointer"], "detail": fault["detail"]} for fault in faults
+        ]
     missing = MISSING.fullmatch(_split(error)[0])
     if missing is not None:
         return [{"pointer": member_pointer(pointer, missing[1]), "detail": "Required, and missing"}]
@@ -300,7 +411,7 @@ def _faults_at(kind: Any, error: Exception, value: object, pointer: str, path: s
 
 
 def fault_detail(kind: Any, error: Exception) -> str:  # noqa: ANN401  any annotation
-    """Return the message of an error of msgspec, without the path and without values of the body."""
+    """Return the message of an error of msgspec, without the path and values of the body."""
     if isinstance(error, TypeError):
         return UNHASHABLE
     text = _split(error)[0]

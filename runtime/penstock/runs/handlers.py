@@ -1,4 +1,7 @@
-"""Compile handlers at load: what each parameter is, how the body is decoded, which route leads to which."""
+"""Compile handlers at load.
+
+What each parameter is, how the body is decoded, which route leads to which.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,15 @@ SCALARS = (str, int, float, bool)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler ready to be called: `run(call)` decodes what it asks for, as `read(call)` does alone, and returns what it returned.
+    """A handler ready to be called.
 
-    `kinds` are the types of its route parameters, `parameters` what it takes from the query and from headers, `body` how its body is
-    read (None: it takes none), `returns` the type of its reply (None: it does not say). `of_runtime` says that it is no developer's: it is not
-    recorded as a run. `check` raises ValueError for a reply that does not match `returns`. `name` is its method and path, as declared; `where`
-    also names its function, file and line.
+    `run(call)` decodes what it asks for, as `read(call)` does alone, and returns what it returned.
+
+    `kinds` are the types of its route parameters, `parameters` what it takes from the query and
+    from headers, `body` how its body is read (None: it takes none), `returns` the type of its reply
+    (None: it does not say). `of_runtime` says that it is no developer's: it is not recorded as a
+    run. `check` raises ValueError for a reply that does not match `returns`. `name` is its method
+    and path, as declared; `where` also names its function, file and line.
     """
 
     pipeline: Pipeline
@@ -65,7 +71,11 @@ def _named(route: Route) -> str:
 def _placed(handler: Handler) -> str:
     """Return the source of a handler, such as ` (plugins/orders.py:12)`, empty if it is unknown."""
     code = getattr(inspect.unwrap(handler), "__code__", None)
-    return f" ({'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_firstlineno})" if code is not None else ""
+    return (
+        f" ({'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_firstlineno})"
+        if code is not None
+        else ""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,9 @@ class Problem:
     mend: str
 
 
-def compile_routes(pipeline: Pipeline, *, check_replies: str = OFF) -> tuple[list[Endpoint], list[Problem]]:
+def compile_routes(
+    pipeline: Pipeline, *, check_replies: str = OFF
+) -> tuple[list[Endpoint], list[Problem]]:
     """Return a pipeline's endpoints, and everything that is wrong with its routes."""
     endpoints: list[Endpoint] = []
     problems: list[Problem] = []
@@ -86,7 +98,12 @@ def compile_routes(pipeline: Pipeline, *, check_replies: str = OFF) -> tuple[lis
         if not wrong:
             shape = (route.method, PARAMETER.sub("{}", route.path.rstrip("/")))
             if shape in seen:
-                wrong = [Problem(f"{route} can't be reached: {seen[shape]} takes the same calls", "give the two handlers different paths or methods")]
+                wrong = [
+                    Problem(
+                        f"{route} can't be reached: {seen[shape]} takes the same calls",
+                        "give the two handlers different paths or methods",
+                    )
+                ]
             seen.setdefault(shape, route)
         if not wrong:
             endpoint, wrong = _compile(pipeline, route, check_replies)
@@ -101,25 +118,45 @@ def compile_routes(pipeline: Pipeline, *, check_replies: str = OFF) -> tuple[lis
 def _durable_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
     for endpoint in endpoints:
         if endpoint.route.path.strip("/").split("/")[0] == "runs":
-            yield Problem(f"{endpoint.route} is in the way: below /runs callers look up the durable runs of this pipeline", "give it another path")
-        if endpoint.route.durable and endpoint.body is not None and endpoint.body.media == MULTIPART:
-            yield Problem(f"{endpoint.route}: a durable run can't take files, which are gone when the call ends", "take bytes: body: bytes")
+            yield Problem(
+                f"{endpoint.route} is in the way: below /runs callers look up the durable runs of"
+                " this pipeline",
+                "give it another path",
+            )
+        if (
+            endpoint.route.durable
+            and endpoint.body is not None
+            and endpoint.body.media == MULTIPART
+        ):
+            yield Problem(
+                f"{endpoint.route}: a durable run can't take files, which are gone when the call"
+                " ends",
+                "take bytes: body: bytes",
+            )
 
 
 def _step_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
-    """Yield steps whose results could not be read again, as far as handlers and their modules name them."""
+    """Yield steps whose results could not be read again.
+
+    It knows the steps that handlers and their modules name.
+    """
     found: dict[int, Step[..., Any]] = {}
     for endpoint in endpoints:
         function = inspect.unwrap(endpoint.route.handler)
         cells = getattr(function, "__closure__", None) or ()
-        named = [*getattr(function, "__globals__", {}).values(), *(cell.cell_contents for cell in cells if _is_filled(cell))]
+        named = [
+            *getattr(function, "__globals__", {}).values(),
+            *(cell.cell_contents for cell in cells if _is_filled(cell)),
+        ]
         found |= {id(value): value for value in named if isinstance(value, Step)}
     for step in found.values():
         try:
             _ = step.returns
         except Exception as error:  # noqa: BLE001  an annotation may be anything
             mend = "import the names that its annotations use, not only under TYPE_CHECKING"
-            yield Problem(f"the step {step.name}: its annotation can't be understood: {error}", mend)
+            yield Problem(
+                f"the step {step.name}: its annotation can't be understood: {error}", mend
+            )
 
 
 def _is_filled(cell: Any) -> bool:  # noqa: ANN401  a cell of a closure
@@ -133,16 +170,26 @@ def _is_filled(cell: Any) -> bool:  # noqa: ANN401  a cell of a closure
 def _schedule_problems(pipeline: Pipeline, endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
     for schedule in pipeline.schedules:
         where = f"the schedule {schedule.cron!r}"
-        found = [endpoint for endpoint in endpoints if endpoint.route.method == "POST" and endpoint.route.path == schedule.path]
+        found = [
+            endpoint
+            for endpoint in endpoints
+            if endpoint.route.method == "POST" and endpoint.route.path == schedule.path
+        ]
         if not found or found[0].in_path:
-            yield Problem(f"{where} has no handler", f'put one on @pipeline.post("{schedule.path}"), without parameters in its path')
+            yield Problem(
+                f"{where} has no handler",
+                f'put one on @pipeline.post("{schedule.path}"), without parameters in its path',
+            )
             continue
         try:
             sent = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
             found[0].read(_made_by_hand(pipeline, sent))
         except (TypeError, ValueError, Refusal) as error:
             faults = error.extra.get("errors") if isinstance(error, Refusal) else None
-            yield Problem(f"{where}: its body does not fit its handler: {faults or error}", "give Schedule(…, body=…) what the handler takes")
+            yield Problem(
+                f"{where}: its body does not fit its handler: {faults or error}",
+                "give Schedule(…, body=…) what the handler takes",
+            )
 
 
 def _made_by_hand(pipeline: Pipeline, body: bytes) -> Call:
@@ -163,22 +210,29 @@ def _path_problems(route: Route) -> Iterable[Problem]:
     if route.method not in METHODS:
         yield Problem(f"{route}: the method is unknown", f"use one of {', '.join(METHODS)}")
     if not route.path.startswith("/"):
-        yield Problem(f"{route} can't be reached: paths begin with a slash", f'write "/{route.path}"')
+        yield Problem(
+            f"{route} can't be reached: paths begin with a slash", f'write "/{route.path}"'
+        )
         return
     segments = route.path.strip("/").split("/") if route.path.strip("/") else []
     if "//" in route.path:
         yield Problem(f"{route} can't be reached: it has an empty segment", "drop the second slash")
     for segment in segments:
-        if segment in {".", ".."} or not (SEGMENT.fullmatch(segment) or PARAMETER.fullmatch(segment) or not segment):
+        if segment in {".", ".."} or not (
+            SEGMENT.fullmatch(segment) or PARAMETER.fullmatch(segment) or not segment
+        ):
             yield Problem(
-                f"{route} can't be reached: {segment!r} is no path segment", "use letters, digits and -._~, or one {parameter} for a whole segment"
+                f"{route} can't be reached: {segment!r} is no path segment",
+                "use letters, digits and -._~, or one {parameter} for a whole segment",
             )
     names = PARAMETER.findall(route.path)
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Problem(f"{route} names the parameter {name!r} twice", "give each its own name")
 
 
-def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endpoint | None, list[Problem]]:
+def _compile(
+    pipeline: Pipeline, route: Route, check_replies: str
+) -> tuple[Endpoint | None, list[Problem]]:
     handler = route.handler
     where = _named(route)
     if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
@@ -187,7 +241,12 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
         signature = inspect.signature(handler)
         hints = typing.get_type_hints(handler, include_extras=True)
     except (NameError, TypeError, ValueError) as error:
-        return None, [Problem(f"{where}: an annotation can't be understood: {error}", "import the names that the annotations use")]
+        return None, [
+            Problem(
+                f"{where}: an annotation can't be understood: {error}",
+                "import the names that the annotations use",
+            )
+        ]
     in_path = PARAMETER.findall(route.path)
     problems = [
         Problem(f"{where} does not take {name!r} from its path", f"add the parameter {name}: str")
@@ -199,8 +258,15 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
     bodies: list[Body] = []
     for name, parameter in signature.parameters.items():
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
-            problems.append(Problem(f"{where}: the parameter {name!r} can't be given by name", "use plain parameters"))
-        elif hints.get(name) is Call or (name == "call" and name not in hints and name not in in_path):
+            problems.append(
+                Problem(
+                    f"{where}: the parameter {name!r} can't be given by name",
+                    "use plain parameters",
+                )
+            )
+        elif hints.get(name) is Call or (
+            name == "call" and name not in hints and name not in in_path
+        ):
             sources[name] = _itself
         elif name in in_path:
             problems += _take_path(sources, where, name, hints.get(name, str))
@@ -213,9 +279,27 @@ def _compile(pipeline: Pipeline, route: Route, check_replies: str) -> tuple[Endp
         return None, problems
     sources |= {body.name: body.read for body in bodies}
     kinds = {name: hints.get(name, str) for name in in_path}
-    read, body, returns = _reader(sources, parameters), next(iter(bodies), None), hints.get("return")
+    read, body, returns = (
+        _reader(sources, parameters),
+        next(iter(bodies), None),
+        hints.get("return"),
+    )
     check = reply_check(returns, check_replies, where + _placed(handler))
-    return Endpoint(pipeline, route, tuple(in_path), _bind(handler, read), read, kinds, tuple(parameters), body, returns, check=check), []
+    return (
+        Endpoint(
+            pipeline,
+            route,
+            tuple(in_path),
+            _bind(handler, read),
+            read,
+            kinds,
+            tuple(parameters),
+            body,
+            returns,
+            check=check,
+        ),
+        [],
+    )
 
 
 def _reply_problems(where: str, handler: Handler, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
@@ -231,7 +315,12 @@ def _itself(call: Call) -> Call:
     return call
 
 
-def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: str, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
+def _take_path(
+    sources: dict[str, Callable[[Call], object]],
+    where: str,
+    name: str,
+    kind: Any,  # noqa: ANN401  any annotation
+) -> Iterable[Problem]:
     if kind is str:
         sources[name] = lambda call: call.params[name]
         return
@@ -240,7 +329,10 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
     except (TypeError, NameError) as error:
         problem = str(error)
     if problem:
-        yield Problem(f"{where}: {name!r} can't be a {type_name(kind)}: {problem}", "use str, int, or another type that text can become")
+        yield Problem(
+            f"{where}: {name!r} can't be a {type_name(kind)}: {problem}",
+            "use str, int, or another type that text can become",
+        )
         return
 
     def from_path(call: Call) -> object:
@@ -252,7 +344,9 @@ def _take_path(sources: dict[str, Callable[[Call], object]], where: str, name: s
     sources[name] = from_path
 
 
-def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, Any], route: Route) -> Iterable[Problem]:
+def _take_body(
+    bodies: list[Body], where: str, name: str, hints: Mapping[str, Any], route: Route
+) -> Iterable[Problem]:
     elsewhere = f"add {{{name}}} to the path, or put it after * to take it from the query"
     if bodies:
         yield Problem(f"{where}: {name!r} is neither in the path nor the body", elsewhere)
@@ -261,18 +355,28 @@ def _take_body(bodies: list[Body], where: str, name: str, hints: Mapping[str, An
         yield Problem(f"{where}: {name!r} would be a body, which {route.method} has not", elsewhere)
         return
     if name not in hints:
-        yield Problem(f"{where}: the body {name!r} has no annotation", f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct")
+        yield Problem(
+            f"{where}: the body {name!r} has no annotation",
+            f"write {name}: dict, bytes, str, or a dataclass or msgspec Struct",
+        )
         return
     try:
         bodies.append(compile_body(name, hints[name]))
     except (TypeError, NameError) as error:
         mend = "use a dataclass, TypedDict, msgspec Struct or Pydantic model"
-        yield Problem(f"{where}: the body can't be decoded into {type_name(hints[name])}: {error}", mend)
+        yield Problem(
+            f"{where}: the body can't be decoded into {type_name(hints[name])}: {error}", mend
+        )
 
 
-def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: Mapping[str, Any], default: object) -> Iterable[Problem]:
+def _take_parameter(
+    parameters: list[Parameter], where: str, name: str, hints: Mapping[str, Any], default: object
+) -> Iterable[Problem]:
     if name not in hints:
-        yield Problem(f"{where}: the query parameter {name!r} has no annotation", f"write {name}: str, or another type that text can become")
+        yield Problem(
+            f"{where}: the query parameter {name!r} has no annotation",
+            f"write {name}: str, or another type that text can become",
+        )
         return
     try:
         parameters.append(compile_parameter(name, hints[name], default))
@@ -283,13 +387,20 @@ def _take_parameter(parameters: list[Parameter], where: str, name: str, hints: M
         )
 
 
-def _bind(handler: Handler, read: Callable[[Call], Mapping[str, object]]) -> Callable[[Call], object]:
+def _bind(
+    handler: Handler, read: Callable[[Call], Mapping[str, object]]
+) -> Callable[[Call], object]:
     return lambda call: handler(**read(call))
 
 
-def _reader(sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]) -> Callable[[Call], Mapping[str, object]]:
+def _reader(
+    sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]
+) -> Callable[[Call], Mapping[str, object]]:
     """Return what reads all that a handler takes."""
     parts = tuple(sources.items())
     if parameters:
-        return lambda call: {**read_parameters(call, parameters), **{name: source(call) for name, source in parts}}
+        return lambda call: {
+            **read_parameters(call, parameters),
+            **{name: source(call) for name, source in parts},
+        }
     return lambda call: {name: source(call) for name, source in parts}

@@ -1,4 +1,8 @@
-"""Calls that may be repeated: the first with an `Idempotency-Key` runs, the others get its reply (draft-ietf-httpapi-idempotency-key-header)."""
+"""Calls that may be repeated.
+
+The first with an `Idempotency-Key` runs, the others get its reply
+(draft-ietf-httpapi-idempotency-key-header).
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,10 @@ from penstock.runs.plain import plain
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 KEPT = timedelta(hours=24)
-MARGIN = timedelta(seconds=60)  # that a claim holds beyond its call's time limit, and whenever it is renewed
-SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')  # a structured field's string, or bare as most send it
+# That a claim holds beyond its call's time limit, and whenever it is renewed.
+MARGIN = timedelta(seconds=60)
+# A structured field's string, or bare as most send it.
+SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
 REPEATED = ("Idempotency-Replayed", "true")
 FAILED = 500
 CHUNK = 1024 * 1024
@@ -39,17 +45,27 @@ def key_of(header: str) -> str:
     """Return the key that a header holds. Raises Refusal (400)."""
     match = SENT.fullmatch(header.strip())
     if match is None:
-        raise Refusal(400, "idempotency-key-invalid", "An Idempotency-Key has 1 to 255 visible characters, such as a UUID.")
+        raise Refusal(
+            400,
+            "idempotency-key-invalid",
+            "An Idempotency-Key has 1 to 255 visible characters, such as a UUID.",
+        )
     return match[1] or match[2]
 
 
 def identity(whose: tuple[str, ...]) -> bytes:
-    """Return a digest of what identifies a key: environment, pipeline, caller and the key itself."""
+    """Return a digest of what identifies a key.
+
+    Environment, pipeline, caller and the key itself.
+    """
     return sha256("\0".join(whose).encode()).digest()
 
 
 def fingerprint(call: Call, *, form: bool) -> bytes:
-    """Return what a repeat must have in common with the first call: a digest of method, path, query and body, or of a form's fields."""
+    """Return what a repeat must have in common with the first call.
+
+    A digest of method, path, query and body, or of a form's fields.
+    """
     digest = sha256(f"{call.method}\0{call.path}\0{call.query_string}\0".encode())
     if not form:
         digest.update(call.body)
@@ -74,19 +90,32 @@ def _digest_of(upload: Upload) -> bytes:
 
 def still_running() -> Refusal:
     """Return the answer to a repeat that comes before the first call has ended."""
-    detail = "The first call with this Idempotency-Key is still running; try again when it may have ended."
+    detail = (
+        "The first call with this Idempotency-Key is still running; try again when it may have"
+        " ended."
+    )
     return Refusal(409, "idempotency-key-in-use", detail, headers=[("Retry-After", "1")])
 
 
 def answered(status: int, refusal: Refusal | None) -> bool:
-    """Say whether a call got its answer from its handler, now or when it came first; what failed or asks to come again did not."""
-    if refusal is not None and not isinstance(refusal, PipelineError) and REPEATED not in refusal.headers:
+    """Say whether a call got its answer from its handler, now or when it came first.
+
+    What failed or asks to come again did not.
+    """
+    if (
+        refusal is not None
+        and not isinstance(refusal, PipelineError)
+        and REPEATED not in refusal.headers
+    ):
         return False
     return status < FAILED and status not in COME_AGAIN
 
 
 class Replies:
-    """The replies that are kept, in the database: they hold for all processes and survive a restart. Sealed, for they are customers' data."""
+    """The replies that are kept, in the database.
+
+    They hold for all processes and survive a restart. Sealed, for they are customers' data.
+    """
 
     def __init__(self, engine: Engine, box: Box) -> None:
         self._engine = engine
@@ -95,27 +124,43 @@ class Replies:
         self._log = structlog.get_logger("penstock")
 
     def renew(self) -> None:
-        """Lengthen the claims of calls that still run here: one that was left behind may go on for hours. Raises DatabaseAway."""
+        """Lengthen the claims of calls that still run here.
+
+        One that was left behind may go on for hours. Raises DatabaseAway.
+        """
         running = dict(self._running)
         if running:
             replies.renew(self._engine, running, clock.moment() + MARGIN)
 
-    def once(self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]) -> Answer:
-        """Do the work for the first call of its kind and keep its reply; return that to each repeat.
+    def once(
+        self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]
+    ) -> Answer:
+        """Do the work for the first call of its kind and keep its reply.
 
-        `whose` names environment, pipeline, caller and key; `request` is what must be the same in a repeat; `seconds` is the call's
-        time limit. The work of a call whose time ran out goes on, its claim renewed by the host, and what it replies in the end is kept too. What
-        failed (500 and above), asks to come again or did not get to the handler is not kept: such a call can be tried again. Raises Refusal:
-        409 while the first call runs, 422 for another request, 503 where the database can't be asked, or the reply was encrypted with a key
-        that this process does not have.
+        Return that to each repeat.
+
+        `whose` names environment, pipeline, caller and key; `request` is what must be the same in a
+        repeat; `seconds` is the call's time limit. The work of a call whose time ran out goes on,
+        its claim renewed by the host, and what it replies in the end is kept too. What failed (500
+        and above), asks to come again or did not get to the handler is not kept: such a call can be
+        tried again. Raises Refusal: 409 while the first call runs, 422 for another request, 503
+        where the database can't be asked, or the reply was encrypted with a key that this process
+        does not have.
         """
         digest = identity(whose)
         claim = secrets.token_hex(16)
         now = clock.moment()
         try:
-            found = replies.claim(self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN)
+            found = replies.claim(
+                self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN
+            )
         except DatabaseAway as error:
-            raise Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.", headers=[("Retry-After", "1")]) from error
+            raise Refusal(
+                503,
+                "pipeline-unavailable",
+                "This pipeline is not available at the moment.",
+                headers=[("Retry-After", "1")],
+            ) from error
         if found is not None:
             return self._repeat(found["body"], found["reply"], request)
         kept: Answer | PipelineError | None = None
@@ -132,13 +177,20 @@ class Replies:
                 if kept is None or not answered(status, None):
                     replies.release(self._engine, digest, claim)
                 else:
-                    replies.keep(self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT)
-            except DatabaseAway as error:  # it stays claimed until its lease ends: better a 409 than a second run
+                    replies.keep(
+                        self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT
+                    )
+            # It stays claimed until its lease ends: better a 409 than a second run.
+            except DatabaseAway as error:
                 self._log.error("reply not kept", error=str(error))
         return kept
 
-    def accept(self, whose: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]) -> Answer:
-        """Do the work for the first call of its kind in one transaction with its reply; return that to each repeat.
+    def accept(
+        self, whose: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]
+    ) -> Answer:
+        """Do the work for the first call of its kind in one transaction with its reply.
+
+        Return that to each repeat.
 
         `work` is given the connection. Raises Refusal, as `once` does.
         """
@@ -152,11 +204,21 @@ class Replies:
                 made = work(connection)
                 replies.put(connection, digest, request, self._sealed(made), now, now + KEPT)
                 return made
-        raise Refusal(409, "idempotency-key-in-use", "Calls with this Idempotency-Key come too fast; try again.", headers=[("Retry-After", "1")])
+        raise Refusal(
+            409,
+            "idempotency-key-in-use",
+            "Calls with this Idempotency-Key come too fast; try again.",
+            headers=[("Retry-After", "1")],
+        )
 
     def _repeat(self, first: bytes, reply: bytes | None, body: bytes) -> Answer:
         if first != body:
-            raise Refusal(422, "idempotency-key-reused", "This Idempotency-Key came with another request before; use a new one for each request.")
+            raise Refusal(
+                422,
+                "idempotency-key-reused",
+                "This Idempotency-Key came with another request before; use a new one for each"
+                " request.",
+            )
         if reply is None:
             raise still_running()
         try:
@@ -164,17 +226,32 @@ class Replies:
         except UnknownKey as error:
             self._log.error("a kept reply can't be read", reason=str(error))
             raise Refusal(
-                503, "pipeline-unavailable", "The reply to the first call can't be read at the moment.", headers=[("Retry-After", "10")]
+                503,
+                "pipeline-unavailable",
+                "The reply to the first call can't be read at the moment.",
+                headers=[("Retry-After", "10")],
             ) from error
         if kept.problem is not None:
             said = kept.problem
-            raise Refusal(kept.status, said.code, said.detail, title=said.title, headers=[*kept.headers, REPEATED], extra=said.extra)
+            raise Refusal(
+                kept.status,
+                said.code,
+                said.detail,
+                title=said.title,
+                headers=[*kept.headers, REPEATED],
+                extra=said.extra,
+            )
         header_fields(kept.headers)  # an earlier release may have stored it without validation
         return kept.status, [*kept.headers, REPEATED], kept.body
 
     def _sealed(self, done: Answer | PipelineError) -> bytes:
         if isinstance(done, PipelineError):
-            kept = _Kept(done.status, list(done.headers), b"", _Problem(done.code, done.detail, done.title, plain(done.extra)))
+            kept = _Kept(
+                done.status,
+                list(done.headers),
+                b"",
+                _Problem(done.code, done.detail, done.title, plain(done.extra)),
+            )
         else:
             kept = _Kept(done[0], list(done[1]), done[2])
         return self._box.seal(msgspec.msgpack.encode(kept))

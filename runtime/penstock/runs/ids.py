@@ -8,21 +8,30 @@ from hashlib import sha256
 
 from penstock import clock
 
-RUN_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+RUN_ID = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
+)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
 
 
 def new_run_id() -> str:
     """Return a new id; unique, but no secret.
 
-    Not from `os.urandom`: that lets go of the interpreter's lock in every call, and so hands a busy worker to another thread.
+    Not from `os.urandom`: that lets go of the interpreter's lock in every call, and so hands a busy
+    worker to another thread.
     """
     return _uuid7(int(clock.now() * 1000), random.getrandbits(80))
 
 
 def derived_run_id(millis: int, *parts: object) -> str:
-    """Return the id of a run at a moment that is the same whenever it is made of the same parts: who asks twice gets one run."""
-    return _uuid7(millis, int.from_bytes(sha256("\0".join(str(part) for part in parts).encode()).digest()[:10]))
+    """Return the id of a run at a moment that is the same whenever it is made of the same parts.
+
+    Who asks twice gets one run.
+    """
+    return _uuid7(
+        millis,
+        int.from_bytes(sha256("\0".join(str(part) for part in parts).encode()).digest()[:10]),
+    )
 
 
 def millis_of(run: str) -> int:

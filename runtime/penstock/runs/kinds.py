@@ -1,11 +1,23 @@
-"""Take annotations apart, and find those that can never work in their place: a path, a query, a header, a body, a form or a reply."""
+"""Take annotations apart, and find those that can never work in their place.
+
+A path, a query, a header, a body, a form or a reply.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+)
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,7 +61,8 @@ Mark = TypeVar("Mark")
 class Fields:
     """The fields of a dataclass, TypedDict or Struct, by their names in JSON.
 
-    `others` are the further members it may have, None: any. `tag` is the name and the value of the member that identifies its type.
+    `others` are the further members it may have, None: any. `tag` is the name and the value of the
+    member that identifies its type.
     """
 
     kinds: Mapping[str, Any]
@@ -61,7 +74,10 @@ class Fields:
         """Yield the name and the fault of each missing and each unknown member."""
         yield from ((name, "Required, and missing") for name in self.required if name not in value)
         if self.others is not None:
-            yield from ((name, "Not known here") for name in sorted(value.keys() - self.kinds.keys() - self.others))
+            yield from (
+                (name, "Not known here")
+                for name in sorted(value.keys() - self.kinds.keys() - self.others)
+            )
 
 
 def bare_type(kind: Any) -> Any:  # noqa: ANN401  any annotation
@@ -73,7 +89,9 @@ def _stripped(kind: Any) -> tuple[Any, Bounds]:  # noqa: ANN401  as above
     bounds: Bounds = ()
     while True:
         if get_origin(kind) in MARKS:
-            bounds += tuple(mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, msgspec.Meta))
+            bounds += tuple(
+                mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, msgspec.Meta)
+            )
             kind = get_args(kind)[0]
         elif isinstance(kind, NewType):
             kind = kind.__supertype__
@@ -84,20 +102,36 @@ def _stripped(kind: Any) -> tuple[Any, Bounds]:  # noqa: ANN401  as above
 
 
 def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  any annotation
-    """Return the marker of a type or of a part of a union, such as `Header()` in `Annotated[str, Header()] | None`."""
+    """Return the marker of a type or of a part of a union.
+
+    That is `Header()` in `Annotated[str, Header()] | None`.
+    """
     for item in getattr(hint, "__metadata__", ()):
         if item is mark or isinstance(item, mark):
             return item if isinstance(item, mark) else mark()
-    inner = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint) if get_origin(hint) in UNIONS else ()
+    inner = (
+        get_args(hint)[:1]
+        if get_origin(hint) is Annotated
+        else get_args(hint)
+        if get_origin(hint) in UNIONS
+        else ()
+    )
     return next((found for part in inner if (found := find_marker(part, mark)) is not None), None)
 
 
 def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  any annotation
-    """Return the type for a list or an object, and its bounds; for a union the one part with that shape and tag, or None."""
+    """Return the type for a list or an object, and its bounds.
+
+    For a union the one part with that shape and tag, or None.
+    """
     kind, bounds = _stripped(kind)
     if get_origin(kind) not in UNIONS:
         return kind, bounds
-    parts = [part for part in (intended(part, value) for part in get_args(kind)) if _has_shape(part[0], value)]
+    parts = [
+        part
+        for part in (intended(part, value) for part in get_args(kind))
+        if _has_shape(part[0], value)
+    ]
     if len(parts) > 1:
         parts = [part for part in parts if _has_tag(part[0], value)]
     return (parts[0][0], bounds + parts[0][1]) if len(parts) == 1 else (None, ())
@@ -106,16 +140,23 @@ def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  a
 def _has_shape(kind: Any, value: object) -> bool:  # noqa: ANN401  any annotation
     if isinstance(value, list):
         return item_type(kind) is not None or positional_types(kind) is not None
-    return isinstance(value, dict) and (member_types(kind) is not None or object_fields(kind) is not None)
+    return isinstance(value, dict) and (
+        member_types(kind) is not None or object_fields(kind) is not None
+    )
 
 
 def _has_tag(kind: Any, value: Any) -> bool:  # noqa: ANN401  any annotation
     fields = object_fields(kind)
-    return fields is not None and fields.tag is not None and value.get(fields.tag[0]) == fields.tag[1]
+    return (
+        fields is not None and fields.tag is not None and value.get(fields.tag[0]) == fields.tag[1]
+    )
 
 
 def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
-    """Return the type of the items of a list, None if it is no list or each item has a type of its own."""
+    """Return the type of the items of a list.
+
+    Return None if it is no list, or each item has a type of its own.
+    """
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin not in LISTS | {tuple} or (origin is tuple and parts[1:] != (Ellipsis,) and parts):
         return None
@@ -130,13 +171,20 @@ def member_types(kind: Any) -> tuple[Any, Any] | None:  # noqa: ANN401  any anno
 
 
 def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any annotation
-    """Return the types of the items of a tuple, NamedTuple or array-like Struct, in order; None if it is none."""
+    """Return the types of the items of a tuple, NamedTuple or array-like Struct, in order.
+
+    None if it is none.
+    """
     if get_origin(kind) is tuple:
         return get_args(kind) if item_type(kind) is None else None
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
         return tuple(hints.get(name, Any) for name in kind._fields)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.array_like:
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+        and kind.__struct_config__.array_like
+    ):
         hints = typing.get_type_hints(kind, include_extras=True)
         tag = (Any,) if kind.__struct_config__.tag is not None else ()
         return (*tag, *(hints[name] for name in kind.__struct_fields__))
@@ -146,7 +194,11 @@ def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any 
 def object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  any annotation
     """Return the fields of a dataclass, TypedDict or Struct, None if it is none."""
     origin = get_origin(kind) or kind
-    return _object_fields(kind) if isinstance(origin, type) and origin not in LISTS | DICTS | {tuple} else None
+    return (
+        _object_fields(kind)
+        if isinstance(origin, type) and origin not in LISTS | DICTS | {tuple}
+        else None
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -163,16 +215,26 @@ def _object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  as above
     return Fields(
         {field.encode_name: hints[field.name] for field in info.fields},
         tuple(field.encode_name for field in info.fields if field.required),
-        frozenset({tag} if tag else set[str]()) if getattr(info, "forbid_unknown_fields", False) else None,
+        (
+            frozenset({tag} if tag else set[str]())
+            if getattr(info, "forbid_unknown_fields", False)
+            else None
+        ),
         (tag, info.tag) if tag and isinstance(info, shapes.StructType) else None,
     )
 
 
 def _hints(kind: Any) -> dict[str, Any] | None:  # noqa: ANN401  as above
-    """Return the annotations of a class with its type parameters filled in; None if one stays open."""
+    """Return the annotations of a class with its type parameters filled in.
+
+    None if one stays open.
+    """
     origin = get_origin(kind) or kind
     given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
-    hints = {name: _filled(_unmarked(hint), given) for name, hint in typing.get_type_hints(origin, include_extras=True).items()}
+    hints = {
+        name: _filled(_unmarked(hint), given)
+        for name, hint in typing.get_type_hints(origin, include_extras=True).items()
+    }
     return None if any(map(_is_open, hints.values())) else hints
 
 
@@ -186,11 +248,17 @@ def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:  # noqa: ANN401  as abo
     if isinstance(hint, TypeVar):
         return given.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
-    return hint[tuple(given.get(item, item) for item in parameters)] if parameters and not isinstance(hint, type) else hint
+    return (
+        hint[tuple(given.get(item, item) for item in parameters)]
+        if parameters and not isinstance(hint, type)
+        else hint
+    )
 
 
 def _is_open(hint: Any) -> bool:  # noqa: ANN401  as above
-    return isinstance(hint, TypeVar) or bool(getattr(hint, "__parameters__", ()) and not isinstance(hint, type))
+    return isinstance(hint, TypeVar) or bool(
+        getattr(hint, "__parameters__", ()) and not isinstance(hint, type)
+    )
 
 
 def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
@@ -204,7 +272,10 @@ def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
 
 
 def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return the values of an Enum or a Literal as JSON, separated by commas; empty if it is neither."""
+    """Return the values of an Enum or a Literal as JSON, separated by commas.
+
+    Empty if it is neither.
+    """
     values: list[object] = []
     for part in union_parts(kind):
         if get_origin(part) is Literal:
@@ -217,7 +288,9 @@ def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
 def allowed_tags(kind: Any) -> str:  # noqa: ANN401  any annotation
     """Return the tags of a union of Structs as JSON, separated by commas; empty if it has none."""
     found = (object_fields(part) for part in union_parts(kind))
-    return _as_json_list([fields.tag[1] for fields in found if fields is not None and fields.tag is not None])
+    return _as_json_list(
+        [fields.tag[1] for fields in found if fields is not None and fields.tag is not None]
+    )
 
 
 def _as_json_list(values: Sequence[object]) -> str:
@@ -227,7 +300,11 @@ def _as_json_list(values: Sequence[object]) -> str:
 
 def type_name(kind: Any) -> str:  # noqa: ANN401  any annotation
     """Return a type nearly as its developer wrote it."""
-    return kind.__name__ if isinstance(kind, type) and get_origin(kind) is None else str(kind).replace("typing.", "")
+    return (
+        kind.__name__
+        if isinstance(kind, type) and get_origin(kind) is None
+        else str(kind).replace("typing.", "")
+    )
 
 
 # Which types can work in which place. Each function returns the problem, or an empty text.
@@ -235,12 +312,18 @@ def type_name(kind: Any) -> str:  # noqa: ANN401  any annotation
 
 def takes_several(kind: Any) -> bool:  # noqa: ANN401  any annotation
     """Return whether a parameter or a form field of that type takes several values."""
-    return any(item_type(part) is not None or get_origin(part) is tuple for part in union_parts(kind))
+    return any(
+        item_type(part) is not None or get_origin(part) is tuple for part in union_parts(kind)
+    )
 
 
 def text_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
     """Return why text can't become a value of that type; with `file` an `Upload` can be one too."""
-    return "" if any(_takes_text(part, file=file) for part in union_parts(kind)) else f"text can't become {type_name(kind)}"
+    return (
+        ""
+        if any(_takes_text(part, file=file) for part in union_parts(kind))
+        else f"text can't become {type_name(kind)}"
+    )
 
 
 def _takes_text(kind: Any, *, file: bool) -> bool:  # noqa: ANN401  as above
@@ -253,44 +336,70 @@ def _takes_text(kind: Any, *, file: bool) -> bool:  # noqa: ANN401  as above
 
 
 def texts_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any annotation
-    """Return why neither one text nor several can become a value of that type; with `file` an `Upload` can be one too."""
+    """Return why neither one text nor several can become a value of that type.
+
+    With `file` an `Upload` can be one too.
+    """
     problems = []
     for part in union_parts(kind):
         item, places = item_type(part), positional_types(part)
         if item is None and (places is None or get_origin(part) is not tuple):
             problems.append(text_problem(part, file=file))
             continue
-        problem = next(filter(None, (text_problem(one, file=file) for one in (places or (item,)))), "")
-        problems.append(problem or (_set_problem(shapes.type_info(item)) if (get_origin(part) or part) in SETS else ""))
+        problem = next(
+            filter(None, (text_problem(one, file=file) for one in places or (item,))), ""
+        )
+        problems.append(
+            problem
+            or (_set_problem(shapes.type_info(item)) if (get_origin(part) or part) in SETS else "")
+        )
     return "" if not all(problems) else problems[0]
 
 
 def json_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return why JSON can't be decoded into that type. Raises TypeError for an annotation that msgspec does not support."""
+    """Return why JSON can't be decoded into that type.
+
+    Raises TypeError for an annotation that msgspec does not support.
+    """
     return _json_problem(shapes.type_info(kind), set())
 
 
 def _json_problem(info: shapes.Type, seen: set[object]) -> str:
     if isinstance(info, shapes.Metadata):
         return _json_problem(info.type, seen)
-    if isinstance(info, shapes.StructType | shapes.DataclassType | shapes.TypedDictType | shapes.NamedTupleType):
+    if isinstance(
+        info,
+        shapes.StructType | shapes.DataclassType | shapes.TypedDictType | shapes.NamedTupleType,
+    ):
         if info.cls in seen:
             return ""
         seen.add(info.cls)
-        found = ((field.encode_name, _json_problem(field.type, seen)) for field in info.fields if field.required)
+        found = (
+            (field.encode_name, _json_problem(field.type, seen))
+            for field in info.fields
+            if field.required
+        )
         return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
-    return _own_json_problem(info) or next(filter(None, (_json_problem(part, seen) for part in _inner_types(info))), "")
+    return _own_json_problem(info) or next(
+        filter(None, (_json_problem(part, seen) for part in _inner_types(info))), ""
+    )
 
 
 def _own_json_problem(info: shapes.Type) -> str:
     """Return why JSON can't become that type, apart from the types in it."""
-    if isinstance(info, shapes.CustomType) and not (hasattr(info.cls, "model_validate") or _is_any_of(info.cls, JSON_TYPES)):
+    if isinstance(info, shapes.CustomType) and not (
+        hasattr(info.cls, "model_validate") or _is_any_of(info.cls, JSON_TYPES)
+    ):
         return f"JSON can't become {type_name(info.cls)}"
     if isinstance(info, shapes.ExtType):
         return "JSON can't become an extension type of MessagePack"
     if isinstance(info, shapes.DictType) and not _is_name(info.key_type):
         return "the names of a JSON object are text, which can't become the keys of this dict"
-    return _set_problem(info.item_type) if isinstance(info, shapes.SetType | shapes.FrozenSetType) else ""
+    return (
+        _set_problem(info.item_type)
+        if isinstance(info, shapes.SetType | shapes.FrozenSetType)
+        else ""
+    )
 
 
 def _inner_types(info: shapes.Type) -> Iterable[shapes.Type]:
@@ -305,11 +414,19 @@ def _inner_types(info: shapes.Type) -> Iterable[shapes.Type]:
 
 def _set_problem(info: shapes.Type) -> str:
     """Return why a value of that type can't be in a set."""
-    for part in (info, *_inner_types(info)) if isinstance(info, shapes.UnionType | shapes.VarTupleType | shapes.TupleType) else (info,):
+    for part in (
+        (info, *_inner_types(info))
+        if isinstance(info, shapes.UnionType | shapes.VarTupleType | shapes.TupleType)
+        else (info,)
+    ):
         cls = getattr(part, "cls", None)
-        lists = isinstance(part, shapes.ListType | shapes.SetType | shapes.DictType | shapes.TypedDictType)
+        lists = isinstance(
+            part, shapes.ListType | shapes.SetType | shapes.DictType | shapes.TypedDictType
+        )
         if lists or (cls is not None and getattr(cls, "__hash__", None) is None):
-            return f"{type_name(cls) if cls is not None else type(part).__name__.removesuffix('Type').lower()} has no hash, so it can't be in a set"
+            plain = type(part).__name__.removesuffix("Type").lower()
+            name = type_name(cls) if cls is not None else plain
+            return f"{name} has no hash, so it can't be in a set"
     return ""
 
 
@@ -319,7 +436,11 @@ def _is_name(info: shapes.Type) -> bool:
     if isinstance(info, shapes.UnionType):
         return any(map(_is_name, info.types))
     cls = getattr(info, "cls", None)
-    return not (_inner_types(info) or isinstance(info, shapes.ExtType | shapes.RawType | shapes.NoneType) or (cls is not None and not _is_enum(cls)))
+    return not (
+        _inner_types(info)
+        or isinstance(info, shapes.ExtType | shapes.RawType | shapes.NoneType)
+        or (cls is not None and not _is_enum(cls))
+    )
 
 
 def _is_enum(cls: object) -> bool:
@@ -332,15 +453,27 @@ def reply_problem(kind: Any) -> str:  # noqa: ANN401  any annotation
 
 
 def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
-    """Walk the annotation itself: msgspec can encode types that it can't decode or describe, such as a union of two dataclasses."""
+    """Walk the annotation itself.
+
+    Msgspec can encode types that it can't decode or describe, such as a union of two dataclasses.
+    """
     kind = bare_type(kind)
     origin = get_origin(kind)
-    if kind in (Any, NoReturn, typing.Never, None, Ellipsis) or origin is Literal or isinstance(kind, TypeVar | str):
+    if (
+        kind in (Any, NoReturn, typing.Never, None, Ellipsis)
+        or origin is Literal
+        or isinstance(kind, TypeVar | str)
+    ):
         return ""
     if origin in UNIONS | DICTS | LISTS | {tuple}:
         return next(filter(None, (_reply_problem(part, seen) for part in get_args(kind))), "")
     cls = origin or kind
-    if not isinstance(cls, type) or cls in seen or issubclass(cls, Reply) or hasattr(cls, "model_dump"):
+    if (
+        not isinstance(cls, type)
+        or cls in seen
+        or issubclass(cls, Reply)
+        or hasattr(cls, "model_dump")
+    ):
         return ""
     seen.add(cls)
     with suppress(TypeError):
@@ -348,7 +481,11 @@ def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
         if isinstance(info, shapes.CustomType) and not _is_any_of(cls, REPLY_TYPES):
             return f"{type_name(kind)} is nothing to reply with"
     with suppress(Exception):  # annotations of plugin code may be anything
-        found = ((name, _reply_problem(hint, seen)) for name, hint in _encoded_fields(cls) if NoneType not in union_parts(hint))
+        found = (
+            (name, _reply_problem(hint, seen))
+            for name, hint in _encoded_fields(cls)
+            if NoneType not in union_parts(hint)
+        )
         return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
     return ""
 
@@ -358,7 +495,9 @@ def _encoded_fields(cls: type) -> Iterable[tuple[str, Any]]:
     if _is_enum(cls) or not hasattr(cls, "__annotations__"):
         return
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if get_origin(hint) is not typing.ClassVar and not (name.startswith("_") and dataclasses.is_dataclass(cls)):
+        if get_origin(hint) is not typing.ClassVar and not (
+            name.startswith("_") and dataclasses.is_dataclass(cls)
+        ):
             yield name, hint
 
 

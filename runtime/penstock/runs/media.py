@@ -1,4 +1,7 @@
-"""Parse Content-Type headers: the media type, its parameters and the codec of the declared charset."""
+"""Parse Content-Type headers.
+
+The media type, its parameters and the codec of the declared charset.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from penstock.errors import Refusal
 
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 CHARSET = re.compile(r"[A-Za-z0-9._:+-]+")
-ENCODINGS = re.compile(r"utf-(8|16|16-le|16-be|32|32-le|32-be)|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5")
+ENCODINGS = re.compile(
+    r"utf-(8|16|16-le|16-be|32|32-le|32-be)|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5"
+)
 UTF_8 = "utf-8"
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -29,7 +34,10 @@ def media_type(content_type: str) -> str:
 def parameters_of(header: str) -> list[tuple[str, str]]:
     """Return the parameters of a header (RFC 9110 section 5.6.6) in order, names in lower case."""
     return [
-        (match[1].lower(), re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3].strip())
+        (
+            match[1].lower(),
+            re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3].strip(),
+        )
         for match in PARAMETER.finditer(header, header.find(";") if ";" in header else len(header))
     ]
 
@@ -50,11 +58,18 @@ def marked_codec(body: bytes) -> str | None:
 
 @lru_cache(256)
 def charset_of(content_type: str, usual: str = UTF_8) -> str:
-    """Return the codec of the declared charset, `usual` if none is declared. Raises Refusal (415) for an unknown one."""
+    """Return the codec of the declared charset, `usual` if none is declared.
+
+    Raises Refusal (415) for an unknown one.
+    """
     declared = {codec_of(value) for name, value in parameters_of(content_type) if name == "charset"}
     if not declared:
         return usual
     (codec,) = declared if len(declared) == 1 else (None,)
     if codec is None:
-        raise Refusal(415, "unsupported-media-type", "The charset of the body is not known here; send it in UTF-8.")
+        raise Refusal(
+            415,
+            "unsupported-media-type",
+            "The charset of the body is not known here; send it in UTF-8.",
+        )
     return codec

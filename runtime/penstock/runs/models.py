@@ -13,8 +13,10 @@ Fault = dict[str, str]
 MAX_FAULTS = 100  # faults that are listed
 MAX_COUNTED = 5_000  # errors; Pydantic builds a dict of each before the first can be read
 MAX_TRIES = 200  # readings of one location
-QUOTED = ("error", "encoding_error", "reason", "tag", "tz_actual")  # members of an error's context that may hold parts of the input
-SAFE = ("json_invalid", "date_", "datetime_", "time_")  # types of errors whose `error` is a fixed text of the parser
+# Members of an error's context that may hold parts of the input.
+QUOTED = ("error", "encoding_error", "reason", "tag", "tz_actual")
+# Types of errors whose `error` is a fixed text of the parser.
+SAFE = ("json_invalid", "date_", "datetime_", "time_")
 
 
 def member_pointer(pointer: str, name: str) -> str:
@@ -23,7 +25,10 @@ def member_pointer(pointer: str, name: str) -> str:
 
 
 def model_faults(error: Any, value: object) -> list[Fault] | None:  # noqa: ANN401  Pydantic's ValidationError
-    """Return the faults in Pydantic's ValidationError for a JSON value, or None if the error is a JSON syntax error."""
+    """Return the faults in Pydantic's ValidationError for a JSON value.
+
+    Return None if the error is a JSON syntax error.
+    """
     if error.error_count() > MAX_COUNTED:
         return [{"pointer": "", "detail": f"{error.error_count()} faults, too many to list"}]
     found = error.errors(include_url=False)
@@ -37,13 +42,18 @@ def _fault(item: Mapping[str, Any], value: object) -> Fault:
     context = item.get("ctx") or {}
     if item["type"] == "union_tag_invalid":
         name = str(context.get("discriminator", "")).strip("'")
-        pointer = member_pointer(pointer, name) if isinstance(node, dict) and name in node else pointer
+        pointer = (
+            member_pointer(pointer, name) if isinstance(node, dict) and name in node else pointer
+        )
         return {"pointer": pointer, "detail": f"Expected one of {context.get('expected_tags', '')}"}
     return {"pointer": pointer, "detail": _detail(item, context)}
 
 
 def _detail(item: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    """Return the message, cut where it quotes the input. Messages of a developer's validators are kept."""
+    """Return the message, cut where it quotes the input.
+
+    Messages of a developer's validators are kept.
+    """
     text: str = item["msg"]
     for quoted in () if item["type"].startswith(SAFE) else QUOTED:
         if isinstance(context.get(quoted), str) and context[quoted] in text:
@@ -54,8 +64,9 @@ def _detail(item: Mapping[str, Any], context: Mapping[str, Any]) -> str:
 def _place(item: Mapping[str, Any], value: object) -> tuple[str, object]:
     """Return the pointer and the value of a fault.
 
-    A location of Pydantic has parts that are not in the JSON: the part of a union it tried, or `[key]`. Where it can be read in several ways,
-    the right one leads to the value that Pydantic gives as the input.
+    A location of Pydantic has parts that are not in the JSON: the part of a union it tried, or
+    `[key]`. Where it can be read in several ways, the right one leads to the value that Pydantic
+    gives as the input.
     """
     loc: Sequence[int | str] = item["loc"]
     missing = item["type"] == "missing"
@@ -70,8 +81,13 @@ def _place(item: Mapping[str, Any], value: object) -> tuple[str, object]:
     return (member_pointer(pointer, str(loc[-1])) if missing and loc else pointer), node
 
 
-def _ways(loc: Sequence[int | str], at: int, pointer: str, value: object) -> Iterator[tuple[str, object]]:
-    """Yield the pointers and values that a location can lead to: each part is a member, an item, or not in the JSON."""
+def _ways(
+    loc: Sequence[int | str], at: int, pointer: str, value: object
+) -> Iterator[tuple[str, object]]:
+    """Yield the pointers and values that a location can lead to.
+
+    Each part is a member, an item, or not in the JSON.
+    """
     if at == len(loc):
         yield pointer, value
         return

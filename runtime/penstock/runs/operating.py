@@ -24,13 +24,22 @@ from penstock.runs.engine import Held, Ledger, State
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
 from penstock.runs.redact import hidden_in
-from penstock.runs.showing import came_at, ended_of, failure_in, progress_of, started_of, status_now, steps_held
+from penstock.runs.showing import (
+    came_at,
+    ended_of,
+    failure_in,
+    progress_of,
+    started_of,
+    status_now,
+    steps_held,
+)
 
 MILLISECOND = timedelta(milliseconds=1)
 Shown = dict[str, Any]
 Find = Callable[[str, str, str], tuple[Pipeline, Route]]
 SAME = (
-    "id", "pipeline", "version", "route", "durable", "subject", "status", "http_status", "problem", "detail", "parent", "redelivers", "request_id",
+    "id", "pipeline", "version", "route", "durable", "subject", "status", "http_status", "problem",
+    "detail", "parent", "redelivers", "request_id",
 )  # fmt: skip
 
 
@@ -46,7 +55,10 @@ def list_runs(  # noqa: PLR0913  one argument a filter
     before: str | None = None,
     limit: int = 50,
 ) -> list[Shown]:
-    """Return runs, newest first; `since` is in seconds since the epoch, `before` the id that the page before ended with."""
+    """Return runs, newest first.
+
+    `since` is in seconds since the epoch, `before` the id that the page before ended with.
+    """
     with reading(engine) as connection:
         reader = Reader(connection)
         found = stored.page(
@@ -83,13 +95,17 @@ def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, st
 
 
 def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str) -> Shown:
-    """Return all that is known of a run: its record, its steps, what was kept of its bodies, and the runs that it started."""
+    """Return all that is known of a run.
+
+    Its record, its steps, what was kept of its bodies, and the runs that it started.
+    """
     with reading(engine) as connection:
         reader = Reader(connection)
         row = _found(connection, run)
         shown = _named(reader, [row])[0]
         shown["children"] = [
-            {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")} for child in _named(reader, stored.children(connection, run))
+            {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")}
+            for child in _named(reader, stored.children(connection, run))
         ]
     shown["steps"] = steps_of(row["steps"])
     shown["failure"] = failure_from(row["failure"])
@@ -99,12 +115,18 @@ def show_run(engine: Engine, box: Box, ledger: Callable[[str], Ledger], run: str
     except UnknownKey as error:
         shown["bodies"], shown["unreadable"] = None, str(error)
     if row["durable"]:
-        shown |= {name: row[name] for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")}
+        shown |= {
+            name: row[name]
+            for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")
+        }
         shown["callback_url"] = masked(shown["callback_url"] or "") or None
         held = ledger(shown["environment"]).look([run], outcomes=True).get(run)
         shown |= _now(row, held)
         if held is not None:
-            shown["steps"] = steps_held(ledger(shown["environment"]).steps(run), shown["started_at"]) or shown["steps"]
+            shown["steps"] = (
+                steps_held(ledger(shown["environment"]).steps(run), shown["started_at"])
+                or shown["steps"]
+            )
     return shown
 
 
@@ -119,10 +141,14 @@ def _now(row: Row, held: Held | None) -> Shown:
         "progress": progress_of(row, held),
         "waits_for": _waits_for(held),
         **({"unreadable": held.unopened} if held is not None and held.unopened else {}),
-        "failure": failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None),
+        "failure": (
+            failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None)
+        ),
         "started_at": started,
         "ended_at": ended,
-        "ms": (ended - started) / MILLISECOND if ended is not None and started is not None else None,
+        "ms": (
+            (ended - started) / MILLISECOND if ended is not None and started is not None else None
+        ),
     }
 
 
@@ -130,7 +156,10 @@ def _waits_for(held: Held | None) -> str | None:
     """Return what a run waits for that no worker has taken so far, but for its turn."""
     if held is None or held.state is not State.WAITING or not held.postponed:
         return None
-    return f"a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with; {held.postponed} times one without it gave it back"
+    return (
+        "a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with;"
+        f" {held.postponed} times one without it gave it back"
+    )
 
 
 def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db
@@ -152,14 +181,28 @@ def cancel_run(engine: Engine, actor: str, accepting: Callable[[str], Accepting]
     if status not in UNFINISHED:
         raise PenstockError(f"run {run} is over already: {status}")
     accept.cancel(run, actor)
-    with audit.change(engine, actor, audit.Action.RUN_CANCELLED, run, environment=environment) as (_, detail):
+    with audit.change(engine, actor, audit.Action.RUN_CANCELLED, run, environment=environment) as (
+        _,
+        detail,
+    ):
         detail["pipeline"] = row["pipeline"]
 
 
-def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting], find: Find, run: str, *, step: int = 1) -> str:
-    """Start a durable run again with what it was given, from a step on where one is named; return the new run's id.
+def redeliver(
+    engine: Engine,
+    actor: str,
+    accepting: Callable[[str], Accepting],
+    find: Find,
+    run: str,
+    *,
+    step: int = 1,
+) -> str:
+    """Start a durable run again with what it was given, from a step on where one is named.
 
-    `find` returns pipeline and route by the pipeline's id, method and path; it raises where they are not there any more.
+    Return the new run's id.
+
+    `find` returns pipeline and route by the pipeline's id, method and path; it raises where they
+    are not there any more.
     """
     with reading(engine) as connection:
         row = _found(connection, run)
@@ -173,14 +216,23 @@ def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting],
     given = Given.of(document)
     pipeline, route = find(given.pipeline, given.method, given.route)
     new = new_run_id()
-    wanted = Wanted(new, msgspec.structs.replace(given, accepted_at=clock.now()), pipeline, route, row["callback_url"], redelivers=run)
+    wanted = Wanted(
+        new,
+        msgspec.structs.replace(given, accepted_at=clock.now()),
+        pipeline,
+        route,
+        row["callback_url"],
+        redelivers=run,
+    )
     if step > 1:
         _check_step(accept.ledger, run, step)
         accept.accept_record(wanted)
         accept.ledger.fork(run, new, step, queue_of(environment, pipeline.id))
     else:
         accept.accept(wanted)
-    with audit.change(engine, actor, audit.Action.RUN_REDELIVERED, run, environment=environment) as (_, detail):
+    with audit.change(
+        engine, actor, audit.Action.RUN_REDELIVERED, run, environment=environment
+    ) as (_, detail):
         detail.update(new=new, step=step, pipeline=pipeline.id)
     return new
 
@@ -188,25 +240,50 @@ def redeliver(engine: Engine, actor: str, accepting: Callable[[str], Accepting],
 def _check_step(ledger: Ledger, run: str, step: int) -> None:
     known = [item.number for item in ledger.steps(run)]
     if not known or step > max(known) + 1:
-        raise Mistaken(f"run {run} has done {max(known, default=0)} steps; `penstock runs show {run}` shows their numbers")
+        raise Mistaken(
+            f"run {run} has done {max(known, default=0)} steps; `penstock runs show {run}` shows"
+            " their numbers"
+        )
 
 
 def recorded_input(shown: Shown) -> tuple[str, str, bytes, str]:
-    """Return path, query, body and media type of a call that was answered at once. Raises PenstockError where not all of it was recorded."""
+    """Return path, query, body and media type of a call that was answered at once.
+
+    Raises PenstockError where not all of it was recorded.
+    """
     run, bodies = shown["id"], shown["bodies"]
     sent = bodies["input"] if bodies else None
     if not sent:
-        raise PenstockError(f"what run {run} was given is not recorded; record_bodies of its pipeline says which are")
-    hidden = hidden_in(sent.get("json")) + hidden_in(sent["query"], "?") + hidden_in(sent["path"], "its path")
+        raise PenstockError(
+            f"what run {run} was given is not recorded; record_bodies of its pipeline says"
+            " which are"
+        )
+    hidden = (
+        hidden_in(sent.get("json"))
+        + hidden_in(sent["query"], "?")
+        + hidden_in(sent["path"], "its path")
+    )
     if hidden:
-        raise PenstockError(f"what run {run} was given is not complete: {', '.join(hidden)} is sensitive, and was not recorded")
+        raise PenstockError(
+            f"what run {run} was given is not complete: {', '.join(hidden)} is sensitive, and was"
+            " not recorded"
+        )
     if sent.get("type") == "form" or ("json" not in sent and sent.get("size")):
-        raise PenstockError(f"what run {run} was given is not recorded as it came: a body of type {sent['type']}")
+        raise PenstockError(
+            f"what run {run} was given is not recorded as it came: a body of type {sent['type']}"
+        )
     query = urlencode(sent["query"], doseq=True)
-    return sent["path"], query, msgspec.json.encode(sent["json"]) if "json" in sent else b"", sent.get("type", "")
+    return (
+        sent["path"],
+        query,
+        msgspec.json.encode(sent["json"]) if "json" in sent else b"",
+        sent.get("type", ""),
+    )
 
 
-def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, ledger: Callable[[str], Ledger]) -> int:
+def purge_runs(
+    engine: Engine, actor: str, environment: str, older_than: float, ledger: Callable[[str], Ledger]
+) -> int:
     """Forget runs older than so many seconds, a few at a time; return how many."""
     with reading(engine) as connection:
         environment_id = environment_row(Reader(connection), environment)["id"]
@@ -218,7 +295,9 @@ def purge_runs(engine: Engine, actor: str, environment: str, older_than: float, 
             ledger(environment).forget(all_held(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
-    with audit.change(engine, actor, audit.Action.RUNS_PURGED, environment, environment=environment) as (_, detail):
+    with audit.change(
+        engine, actor, audit.Action.RUNS_PURGED, environment, environment=environment
+    ) as (_, detail):
         detail.update(older_than_seconds=older_than, runs=total)
     return total
 

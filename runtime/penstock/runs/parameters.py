@@ -19,7 +19,10 @@ from penstock.runs.kinds import find_marker, takes_several, texts_problem
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: the name the handler and the name the caller has for it, whether it is a header or in the query, and its type.
+    """One parameter.
+
+    The name the handler and the name the caller has for it, whether it is a header or in the query,
+    and its type.
 
     `many` says that it may be given several times; it has its default where it need not be there.
     """
@@ -41,10 +44,17 @@ def compile_parameter(name: str, hint: Any, default: object) -> Parameter:  # no
     if problem := texts_problem(hint):
         raise TypeError(problem)
     required = default is inspect.Parameter.empty
-    place, sent_as = ("query", name) if header is None else ("header", header.name or name.replace("_", "-").title())
+    place, sent_as = (
+        ("query", name)
+        if header is None
+        else ("header", header.name or name.replace("_", "-").title())
+    )
     if header is not None and (not NAME.fullmatch(sent_as) or "_" in sent_as):
-        raise TypeError(f"no header is named {sent_as!r}: write letters, digits and dashes")  # servers drop those with an underscore
-    return Parameter(name, sent_as, place, hint, takes_several(hint), required, None if required else default)
+        # Servers drop those with an underscore.
+        raise TypeError(f"no header is named {sent_as!r}: write letters, digits and dashes")
+    return Parameter(
+        name, sent_as, place, hint, takes_several(hint), required, None if required else default
+    )
 
 
 def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, object]:
@@ -61,7 +71,9 @@ def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, ob
             detail = "Given more than once"
         else:
             try:
-                given[parameter.name] = msgspec.convert(values if parameter.many else values[0], parameter.kind, strict=False)
+                given[parameter.name] = msgspec.convert(
+                    values if parameter.many else values[0], parameter.kind, strict=False
+                )
             except msgspec.ValidationError as error:
                 sent = values if parameter.many else values[0]
                 detail = all_faults(parameter.kind, sent, error, strict=False)[0]["detail"]
@@ -69,7 +81,12 @@ def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, ob
             errors.append({"parameter": parameter.sent_as, "in": parameter.place, "detail": detail})
     if errors:
         many = f"{len(errors)} fault{'s' if len(errors) > 1 else ''}"
-        raise Refusal(422, "parameters-invalid", f"The parameters do not fit: {many}.", extra={"errors": errors})
+        raise Refusal(
+            422,
+            "parameters-invalid",
+            f"The parameters do not fit: {many}.",
+            extra={"errors": errors},
+        )
     return given
 
 
@@ -79,4 +96,7 @@ def _sent(call: Call, parameter: Parameter) -> list[str] | None:
     value = call.headers.get(parameter.sent_as)
     if value is None:
         return None
-    return [text for part in value.split(",") if (text := part.strip())] if parameter.many else [value]  # empty items do not count (RFC 9110)
+    # Empty items do not count (RFC 9110).
+    return (
+        [text for part in value.split(",") if (text := part.strip())] if parameter.many else [value]
+    )

@@ -1,4 +1,7 @@
-"""Make values fit to be kept: whatever a stranger's text, number or exception holds, it must not stop who writes it down."""
+"""Make values fit to be kept.
+
+Whatever a stranger's text, number or exception holds, it must not stop who writes it down.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def text(value: str) -> str:
-    """Return a text as any encoder and database takes it, and without API keys and tokens: no NUL, no half of a character."""
+    """Return a text as any encoder and database takes it, and without API keys and tokens.
+
+    No NUL, no half of a character.
+    """
     if not value.isascii():
         value = SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
     if "\0" in value:
@@ -34,7 +40,10 @@ def said(value: object) -> str:
 
 
 def plain(value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
-    """Return a value of plain parts alone: what is none is told as text, and so are numbers that have no room."""
+    """Return a value of plain parts alone.
+
+    What is none is told as text, and so are numbers that have no room.
+    """
     if value is None or isinstance(value, bool | float | bytes):
         return value
     if isinstance(value, str):
@@ -73,7 +82,10 @@ def as_json(value: object) -> bytes:
 
 
 def as_msgpack(value: object) -> bytes:
-    """Return a value as MessagePack; where it can't be written as it is, as near to that as it can."""
+    """Return a value as MessagePack.
+
+    Where it can't be written as it is, as near to that as it can.
+    """
     return _encoded(msgspec.msgpack.encode, value)
 
 

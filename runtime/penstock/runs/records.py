@@ -1,4 +1,7 @@
-"""Records of runs, written in batches by a thread of their own: a call hands over what it was, and goes on."""
+"""Records of runs, written in batches by a thread of their own.
+
+A call hands over what it was, and goes on.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ LONGEST_DETAIL = 2000  # characters
 
 
 def fit(text: str | None, most: int) -> str | None:
-    """Return a text as a column takes it: no longer, of whole characters, and without API keys and tokens, none cut in two either."""
+    """Return a text as a column takes it.
+
+    No longer, of whole characters, and without API keys and tokens, none cut in two either.
+    """
     if text is None or len(text) <= most:
         return None if text is None else plain.text(text)[:most]
     return plain.text(shortened(text.replace("\0", ""), most))
@@ -74,7 +80,10 @@ def status_of(http_status: int, problem: str | None) -> Status:
 
 
 class Exchange(msgspec.Struct, gc=False):
-    """What a call asked for and was given: path with its parameters, query and bodies, as they came and went."""
+    """What a call asked for and was given.
+
+    Path with its parameters, query and bodies, as they came and went.
+    """
 
     path: str
     query: str
@@ -111,7 +120,10 @@ class Record(msgspec.Struct):
 
 
 class Finished(msgspec.Struct):
-    """How a durable run ended; what is None is not known here. `ended_at` counts where `micros` is not known, and now where neither is."""
+    """How a durable run ended; what is None is not known here.
+
+    `ended_at` counts where `micros` is not known, and now where neither is.
+    """
 
     run: str
     pipeline: Pipeline
@@ -164,7 +176,10 @@ def noted(connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
 
 
 class Recorder:
-    """Takes records of one environment's runs, counts calls, and writes both. What there is no room for is dropped, counted and said."""
+    """Takes records of one environment's runs, counts calls, and writes both.
+
+    What there is no room for is dropped, counted and said.
+    """
 
     def __init__(
         self,
@@ -179,8 +194,9 @@ class Recorder:
     ) -> None:
         """Take how a pipeline's bodies are made safe, and what bodies the environment lets be kept.
 
-        `clean` returns what takes secrets out of texts of a pipeline; without it those are hidden that `sensitive` knows.
-        `finish` notes the ends of durable runs, and returns the statuses of those that it did not know of.
+        `clean` returns what takes secrets out of texts of a pipeline; without it those are hidden
+        that `sensitive` knows. `finish` notes the ends of durable runs, and returns the statuses of
+        those that it did not know of.
         """
         self._engine = engine
         self._environment_id = environment_id
@@ -234,11 +250,25 @@ class Recorder:
             return False
         return http_status >= 400 or (wanted == "all" and most == "all")  # noqa: PLR2004  the least status of an error
 
-    def refused(self, pipeline: str, problem: str, *, address: str = "", reason: str | None = None, consumer_id: int | None = None) -> None:
-        """Count a call that the gate refused, and keep a sample now and then: an attack must not fill the table."""
+    def refused(
+        self,
+        pipeline: str,
+        problem: str,
+        *,
+        address: str = "",
+        reason: str | None = None,
+        consumer_id: int | None = None,
+    ) -> None:
+        """Count a call that the gate refused, and keep a sample now and then.
+
+        An attack must not fill the table.
+        """
         self._refused.append((pipeline, problem))
         now = time.monotonic()
-        if now - self._sampled.get((pipeline, problem), float("-inf")) >= SAMPLE and len(self._samples) < SAMPLES:
+        if (
+            now - self._sampled.get((pipeline, problem), float("-inf")) >= SAMPLE
+            and len(self._samples) < SAMPLES
+        ):
             self._sampled[pipeline, problem] = now
             self._samples.append(
                 {
@@ -291,7 +321,11 @@ class Recorder:
                     while write() == AT_ONCE:
                         self._thread.beat()
                 except PenstockError as error:
-                    self._tell("run records wait", error=str(error), waiting=len(self._over) + len(self._durable))
+                    self._tell(
+                        "run records wait",
+                        error=str(error),
+                        waiting=len(self._over) + len(self._durable),
+                    )
                     break
                 except Exception:  # noqa: BLE001  whatever it is, the others must be written
                     self._log.exception("run records not written")
@@ -299,7 +333,11 @@ class Recorder:
             if self._dropped:
                 number, self._dropped = self._dropped, 0
                 metrics.dropped(number)
-                self._tell("run records dropped", records=number, reason="too many wait, or they can't be written")
+                self._tell(
+                    "run records dropped",
+                    records=number,
+                    reason="too many wait, or they can't be written",
+                )
 
     def _tell(self, event: str, **facts: object) -> None:
         if time.monotonic() - self._told_at >= TELL:
@@ -326,10 +364,17 @@ class Recorder:
 
     def _record(self, batch: Sequence[Record]) -> None:
         details = [self._fit_detail(record) for record in batch]
-        stored.record(self._engine, [self._row(record) for record in batch], [detail for detail in details if detail])
+        stored.record(
+            self._engine,
+            [self._row(record) for record in batch],
+            [detail for detail in details if detail],
+        )
 
     def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
-        """Write one record, without its text where it can't be written with it; else it is dropped, counted and said. Raises DatabaseAway."""
+        """Write one record, without its text where it can't be written with it.
+
+        Else it is dropped, counted and said. Raises DatabaseAway.
+        """
         for one in (told, _bare(told)):
             try:
                 return write(one)
@@ -363,7 +408,10 @@ class Recorder:
         )
 
     def _fit_detail(self, told: Record | Finished) -> stored.DetailValues | None:
-        """Return steps and bodies of a run, or None where they can't be made: that must cost neither the record nor its batch."""
+        """Return steps and bodies of a run, or None where they can't be made.
+
+        That must cost neither the record nor its batch.
+        """
         try:
             return self._detail(told)
         except Exception as error:  # noqa: BLE001  as above
@@ -375,7 +423,9 @@ class Recorder:
         if not steps and exchange is None and failure is None:
             return None
         clean = self._clean(told.pipeline)
-        for attempt in (attempt for step in steps or () for attempt in step.attempts if attempt.error):
+        for attempt in (
+            attempt for step in steps or () for attempt in step.attempts if attempt.error
+        ):
             attempt.error = clean(attempt.error)
         return (
             told.run,
@@ -390,8 +440,15 @@ class Recorder:
         if exchange.form:
             sent = sensitive.form(exchange.form)
         else:
-            sent = sensitive.body(exchange.content_type, exchange.body) if exchange.body is not None else {}
-        sent |= {"path": sensitive.path(exchange.path, exchange.params), "query": sensitive.query(exchange.query)}
+            sent = (
+                sensitive.body(exchange.content_type, exchange.body)
+                if exchange.body is not None
+                else {}
+            )
+        sent |= {
+            "path": sensitive.path(exchange.path, exchange.params),
+            "query": sensitive.query(exchange.query),
+        }
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
         return self._box.seal(plain.as_json(kept))
 
@@ -416,8 +473,16 @@ class Recorder:
             self._samples.popleft()
         return len(events)
 
-    def _put(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
-        """Write what is told of durable runs, all at once or, where one can't be written, one by one; return the ends that were not known."""
+    def _put(
+        self,
+        events: Sequence[Event],
+        said: dict[str, dict[str, object]],
+        samples: Sequence[dict[str, object]],
+    ) -> Mapping[str, str]:
+        """Write records of durable runs, all at once; return the ends that were not known.
+
+        Where one can't be written, write them one by one.
+        """
         try:
             return self._put_together(events, said, samples)
         except DatabaseAway:
@@ -426,14 +491,23 @@ class Recorder:
             fresh: dict[str, str] = {}
             for event in events:
                 about = event[0] if isinstance(event, tuple) else event.run
-                fresh.update(self._alone(lambda one: self._put_together([one], {}, ()), event, about) or {})
+                fresh.update(
+                    self._alone(lambda one: self._put_together([one], {}, ()), event, about) or {}
+                )
             for run, what in said.items():
                 self._alone(lambda one: self._put_together((), dict([one]), ()), (run, what), run)
             for sample in samples:
-                self._alone(lambda one: self._put_together((), {}, [one]), sample, str(sample["id"]))
+                self._alone(
+                    lambda one: self._put_together((), {}, [one]), sample, str(sample["id"])
+                )
             return fresh
 
-    def _put_together(self, events: Sequence[Event], said: dict[str, dict[str, object]], samples: Sequence[dict[str, object]]) -> Mapping[str, str]:
+    def _put_together(
+        self,
+        events: Sequence[Event],
+        said: dict[str, dict[str, object]],
+        samples: Sequence[dict[str, object]],
+    ) -> Mapping[str, str]:
         fresh: Mapping[str, str] = {}
         ended = [self._end(event) for event in events if isinstance(event, Finished)]
         with writing(self._engine) as connection:
@@ -497,7 +571,9 @@ class Recorder:
             for _, item in changed:
                 item.changed = False
         current = int(time.time()) // counts.MINUTE * counts.MINUTE
-        for key in [key for key, item in self._counted.items() if key[0] < current and not item.changed]:
+        for key in [
+            key for key, item in self._counted.items() if key[0] < current and not item.changed
+        ]:
             del self._counted[key]
         return 0
 
@@ -513,7 +589,11 @@ class Recorder:
 
 def _bare(told: Told) -> Told:
     """Return a record without what strangers may have put into it."""
-    return msgspec.structs.replace(told, detail=None, steps=None, exchange=None, failure=None) if isinstance(told, Record | Finished) else told
+    return (
+        msgspec.structs.replace(told, detail=None, steps=None, exchange=None, failure=None)
+        if isinstance(told, Record | Finished)
+        else told
+    )
 
 
 def steps_of(encoded: bytes | None) -> list[StepRecord]:
@@ -527,6 +607,9 @@ def failure_from(encoded: bytes | None) -> Failure | None:
 
 
 def first_id(moment: float) -> str:
-    """Return the least id of a run that came in at a moment, in seconds since the epoch, or later."""
+    """Return the least id of a run that came in at a moment or later.
+
+    The moment is in seconds since the epoch.
+    """
     text = f"{max(0, int(moment * 1000)):012x}"
     return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"

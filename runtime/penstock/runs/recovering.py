@@ -1,4 +1,7 @@
-"""Let the runs of workers that ended go on, and give up those that end their workers; no innocent one is to fall with them."""
+"""Let the runs of workers that ended go on, and give up those that end their workers.
+
+No innocent one is to fall with them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ PATIENCE = 60.0  # seconds that a suspect may wait for its turn
 
 @dataclass
 class Trial:
-    """A run that goes on while other suspects wait: it may be what ended its workers. Moments are `time.monotonic()` readings."""
+    """A run that goes on while other suspects wait: it may be what ended its workers.
+
+    Moments are `time.monotonic()` readings.
+    """
 
     run: str
     seconds: float
@@ -36,7 +42,10 @@ class Trial:
 
 
 class Recovery:
-    """Takes over from the workers of one environment that ended. Each is taken over from by one process alone."""
+    """Takes over from the workers of one environment that ended.
+
+    Each is taken over from by one process alone.
+    """
 
     def __init__(
         self,
@@ -48,7 +57,7 @@ class Recovery:
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take how often a run of a pipeline may be taken over, and what is told of a pipeline whose run was given up."""
+        """Take how often a run of a pipeline may be taken over, and what reports a run given up."""
         self._engine = engine
         self._accepting = accepting
         self._ledger = accepting.ledger
@@ -62,17 +71,21 @@ class Recovery:
         self._log = structlog.get_logger("penstock.worker")
 
     def take_over(self, dead: stored.Dead) -> bool:
-        """Let the runs of a worker go on, each once; return whether none of them waits here any more.
+        """Let the runs of a worker go on, each once.
 
-        What is suspected stays with the dead worker until its turn; so it can't be lost, and whoever takes over from us finds it there.
-        It may be begun again whenever the database was away in the middle of it: what was counted before is not counted again.
+        Return whether none of them waits here any more.
+
+        What is suspected stays with the dead worker until its turn; so it can't be lost, and
+        whoever takes over from us finds it there. It may be begun again whenever the database was
+        away in the middle of it: what was counted before is not counted again.
         """
         held = self._ledger.held_by(dead.id)
         going, suspects = self._judged(dead, held)
         for item in going:
             self._requeue(item)
         if not dead.again:
-            tell = self._log.info if dead.ended else self._log.warning  # the first is what each deployment does
+            # The first is what each deployment does.
+            tell = self._log.info if dead.ended else self._log.warning
             tell("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
         if suspects and self._decided():
             self._release(dead, suspects[0])
@@ -80,9 +93,12 @@ class Recovery:
         return not suspects
 
     def take_strays(self) -> None:
-        """Let runs go on that belong to a process that is not there any more: it took them after all that it had was taken over from it.
+        """Let runs go on that belong to a process that is not there any more.
 
-        A worker that was stopped for a while may do so before it notices. Each is seen twice first, some seconds apart.
+        It took them after all that it had was taken over from it.
+
+        A worker that was stopped for a while may do so before it notices. Each is seen twice first,
+        some seconds apart.
         """
         now, before = self._now(), self._strays
         if now - self._looked < STRAY / 2:
@@ -95,7 +111,9 @@ class Recovery:
         self._strays = {item.run: before.get(item.run, now) for item in strays}
         for item in strays:
             if now - self._strays[item.run] >= STRAY and not self._over(item, self._find(item.run)):
-                self._log.warning("took over a run of a worker that is gone", run=item.run, worker=item.holder)
+                self._log.warning(
+                    "took over a run of a worker that is gone", run=item.run, worker=item.holder
+                )
                 self._requeue(item)
 
     def give_back(self, item: Held) -> None:
@@ -103,7 +121,13 @@ class Recovery:
         row = self._find(item.run)
         if self._over(item, row):
             return
-        if row is None or self._may_go_on(item, row, progressed=False, steps=row["steps_seen"], taken_from=new_run_id()) is not None:
+        if (
+            row is None
+            or self._may_go_on(
+                item, row, progressed=False, steps=row["steps_seen"], taken_from=new_run_id()
+            )
+            is not None
+        ):
             self._requeue(item)
 
     def go_on(self, item: Held) -> None:
@@ -123,16 +147,28 @@ class Recovery:
     # Who is to blame
 
     def _judged(self, dead: stored.Dead, held: list[Held]) -> tuple[list[Held], list[Held]]:
-        """Count against the runs of a worker that it ended in them; return those that go on at once, and the suspects that wait."""
+        """Count against the runs of a worker that it ended in them.
+
+        Return those that go on at once, and the suspects that wait.
+        """
         rows = {item.run: self._find(item.run) for item in held}
         held = [item for item in held if not self._over(item, rows[item.run])]
         if dead.ended:  # as it was told to: that is nobody's fault
             return held, []
-        known = [(item, row) for item in held if (row := rows[item.run]) is not None and row["status"] in UNFINISHED]
-        before = [(item, row) for item, row in known if row["taken_from"] == dead.id]  # they were judged, and then the database was away
+        known = [
+            (item, row)
+            for item in held
+            if (row := rows[item.run]) is not None and row["status"] in UNFINISHED
+        ]
+        # They were judged, and then the database was away.
+        before = [(item, row) for item, row in known if row["taken_from"] == dead.id]
         going = [item for item in held if item.run not in {item.run for item, _ in known}]
-        going += [item for item, row in before if row["recoveries"] < self._recoveries(row["pipeline"])]
-        going += self._counted(dead, [(item, row) for item, row in known if row["taken_from"] != dead.id])
+        going += [
+            item for item, row in before if row["recoveries"] < self._recoveries(row["pipeline"])
+        ]
+        going += self._counted(
+            dead, [(item, row) for item, row in known if row["taken_from"] != dead.id]
+        )
         gone = {item.run for item in going}
         return going, [item for item in self._ledger.held_by(dead.id) if item.run not in gone]
 
@@ -144,24 +180,35 @@ class Recovery:
         tried = [
             item
             for item, row in still
-            if row["recoveries"] and row["recoveries"] >= self._recoveries(row["pipeline"]) and _stretch(dead, item) < LONG
+            if row["recoveries"]
+            and row["recoveries"] >= self._recoveries(row["pipeline"])
+            and _stretch(dead, item) < LONG
         ]
-        accused = max(tried, key=lambda item: item.started_at or 0.0, default=None)  # the one that was tried apart began last
+        # The one that was tried apart began last.
+        accused = max(tried, key=lambda item: item.started_at or 0.0, default=None)
         for item, row in known:
             progressed = steps[item.run] > row["steps_seen"]
             if accused not in (None, item) and not progressed:
                 with writing(self._engine) as connection:
-                    stored.recover(connection, item.run, row["recoveries"], row["steps_seen"], dead.id)
+                    stored.recover(
+                        connection, item.run, row["recoveries"], row["steps_seen"], dead.id
+                    )
                 if row["recoveries"] < self._recoveries(row["pipeline"]):
                     going.append(item)
                 continue
-            number = self._may_go_on(item, row, progressed=progressed, steps=steps[item.run], taken_from=dead.id)
+            number = self._may_go_on(
+                item, row, progressed=progressed, steps=steps[item.run], taken_from=dead.id
+            )
             if number is not None and (progressed or number < self._recoveries(row["pipeline"])):
                 going.append(item)
         return going
 
-    def _may_go_on(self, item: Held, row: Row, *, progressed: bool, steps: int, taken_from: str) -> int | None:
-        """Count that a run was taken over and return how often without progress; None where that was too often, and it was given up.
+    def _may_go_on(
+        self, item: Held, row: Row, *, progressed: bool, steps: int, taken_from: str
+    ) -> int | None:
+        """Count that a run was taken over and return how often without progress.
+
+        None where that was too often, and it was given up.
 
         None too where another process has counted that meanwhile, and goes on with it.
         """
@@ -170,12 +217,18 @@ class Recovery:
             if not stored.recover(connection, item.run, number, steps, taken_from):
                 return None
         if number > self._recoveries(row["pipeline"]):
-            self.give_up(item, row, "given-up", f"It was under way in {number} workers that ended before it did.")
+            self.give_up(
+                item,
+                row,
+                "given-up",
+                f"It was under way in {number} workers that ended before it did.",
+            )
             return None
         metrics.taken_over()
         return number
 
-    # Suspects are tried apart: the next one goes on when it is known that the one before ends no worker.
+    # Suspects are tried apart: the next one goes on when it is known that the one before ends no
+    # worker.
 
     def _decided(self) -> bool:
         trial = self._trial
@@ -190,7 +243,10 @@ class Recovery:
             return now - trial.released_at > PATIENCE
         if trial.began_at is None:
             trial.began_at = now
-        return now - trial.began_at >= trial.seconds or len(self._ledger.steps(trial.run)) > trial.steps
+        return (
+            now - trial.began_at >= trial.seconds
+            or len(self._ledger.steps(trial.run)) > trial.steps
+        )
 
     def _release(self, dead: stored.Dead, item: Held) -> None:
         seconds = min(LONG, max(BRIEF, 2 * _stretch(dead, item)))
@@ -206,8 +262,13 @@ class Recovery:
             return stored.find(connection, run)
 
     def _over(self, item: Held, row: Row | None) -> bool:
-        """Say whether a run is not to go on, and see to its end: it was cancelled or given up. One that ended well goes on to its last word."""
-        if row is None or not (row["cancelled_by"] or row["status"] in ENDED or row["problem"] in GIVEN_UP):
+        """Say whether a run is not to go on, and see to its end: it was cancelled or given up.
+
+        One that ended well goes on to its last word.
+        """
+        if row is None or not (
+            row["cancelled_by"] or row["status"] in ENDED or row["problem"] in GIVEN_UP
+        ):
             return False
         self._ledger.cancel([item.run])
         self._accepting.close_cancelled([item.run])
@@ -215,9 +276,15 @@ class Recovery:
 
     def _requeue(self, item: Held) -> None:
         row = self._find(item.run)
-        self._ledger.requeue(item.run, item.holder, item.queue if row is None else queue_of(self._environment, row["pipeline"]))
+        self._ledger.requeue(
+            item.run,
+            item.holder,
+            item.queue if row is None else queue_of(self._environment, row["pipeline"]),
+        )
 
 
 def _stretch(dead: stored.Dead, item: Held) -> float:
     """Return the seconds that a run was under way when its worker ended."""
-    return max(0.0, dead.seen_at.timestamp() - item.started_at) if item.started_at is not None else 0.0
+    return (
+        max(0.0, dead.seen_at.timestamp() - item.started_at) if item.started_at is not None else 0.0
+    )

@@ -1,4 +1,7 @@
-"""Take out of a body what must not be kept: sensitive fields by name at any depth, or by JSON Pointer (RFC 6901), and API keys."""
+"""Take out of a body what must not be kept.
+
+Sensitive fields by name at any depth, or by JSON Pointer (RFC 6901), and API keys.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ LARGEST = 64 * 1024  # bytes of a body that is kept
 
 @dataclass(frozen=True, slots=True)
 class Sensitive:
-    """What to hide: fields by their names, whatever their case, and places by their pointers, split at the slashes."""
+    """What to hide.
+
+    Fields by their names, whatever their case, and places by their pointers, split at the slashes.
+    """
 
     names: frozenset[str]
     places: frozenset[tuple[str, ...]]
@@ -28,7 +34,11 @@ class Sensitive:
         names, places = set(ALWAYS), set()
         for field in fields:
             if field.startswith("/"):
-                places.add(tuple(part.replace("~1", "/").replace("~0", "~") for part in field[1:].split("/")))
+                places.add(
+                    tuple(
+                        part.replace("~1", "/").replace("~0", "~") for part in field[1:].split("/")
+                    )
+                )
             else:
                 names.add(field.casefold())
         return cls(frozenset(names), frozenset(places))
@@ -38,7 +48,10 @@ class Sensitive:
         if place in self.places:
             return HIDDEN
         if isinstance(value, dict):
-            return {masked(str(name)): self._field(str(name), item, place) for name, item in value.items()}
+            return {
+                masked(str(name)): self._field(str(name), item, place)
+                for name, item in value.items()
+            }
         if isinstance(value, list):
             return [self.hide(item, (*place, str(index))) for index, item in enumerate(value)]
         return masked(value) if isinstance(value, str) else value
@@ -47,19 +60,40 @@ class Sensitive:
         return HIDDEN if is_sensitive(name, self.names) else self.hide(value, (*place, name))
 
     def text(self, text: str) -> str:
-        """Return a text without API keys and tokens, and without what it says of fields by name, as `password=…` or `"password": …`."""
+        """Return a text without API keys and tokens.
+
+        Values of fields that are sensitive by name go too, as in `password=…` or `"password": …`.
+        """
         return masked_fields(text, self.names)
 
     def path(self, path: str, params: Mapping[str, str]) -> str:
-        """Return the path of a call without credentials, and without those of its parameters that are sensitive by name."""
-        hidden = {value for name, value in params.items() if is_sensitive(name, self.names) or (name,) in self.places}
-        return masked("/".join(HIDDEN if part in hidden else part for part in path.split("/")) if hidden else path)
+        """Return the path of a call without credentials.
+
+        Values of parameters that are sensitive by name go too.
+        """
+        hidden = {
+            value
+            for name, value in params.items()
+            if is_sensitive(name, self.names) or (name,) in self.places
+        }
+        return masked(
+            "/".join(HIDDEN if part in hidden else part for part in path.split("/"))
+            if hidden
+            else path
+        )
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
-        """Return what may be kept of a body: its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields."""
+        """Return what may be kept of a body.
+
+        Its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields.
+        """
         kind = content_type.partition(";")[0].strip().lower() or "application/json"
         said: dict[str, object] = {"type": masked(kind), "size": len(body)}
-        if not body or len(body) > LARGEST or not (kind == "application/json" or kind.endswith("+json")):
+        if (
+            not body
+            or len(body) > LARGEST
+            or not (kind == "application/json" or kind.endswith("+json"))
+        ):
             return said
         try:
             return {**said, "json": self.hide(msgspec.json.decode(body))}
@@ -68,8 +102,16 @@ class Sensitive:
 
     def form(self, fields: Mapping[str, list[Any]]) -> dict[str, object]:
         """Return what may be kept of a form: its fields, and of files what they were called."""
-        told = {name: [repr(value) if isinstance(value, Upload) else value for value in values] for name, values in fields.items()}
-        return {"type": "form", "json": self.hide({name: values[0] if len(values) == 1 else values for name, values in told.items()})}
+        told = {
+            name: [repr(value) if isinstance(value, Upload) else value for value in values]
+            for name, values in fields.items()
+        }
+        return {
+            "type": "form",
+            "json": self.hide(
+                {name: values[0] if len(values) == 1 else values for name, values in told.items()}
+            ),
+        }
 
     def query(self, text: str) -> dict[str, object]:
         """Return what may be kept of a query: each name with all its values."""
@@ -77,7 +119,11 @@ class Sensitive:
         for name, values in parse_qs(text, keep_blank_values=True).items():
             shown, value = masked(name), self._field(name, values)
             before = kept.get(shown, [])
-            kept[shown] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else HIDDEN
+            kept[shown] = (
+                [*before, *value]
+                if isinstance(before, list) and isinstance(value, list)
+                else HIDDEN
+            )
         return kept
 
 
@@ -87,9 +133,17 @@ def hidden_in(value: object, place: str = "") -> list[str]:
         return [place] if HIDDEN in value else []
     if isinstance(value, dict):
         found = [place] if any(HIDDEN in str(name) for name in value) else []
-        return found + [pointer for name, item in value.items() for pointer in hidden_in(item, f"{place}/{_escaped(str(name))}")]
+        return found + [
+            pointer
+            for name, item in value.items()
+            for pointer in hidden_in(item, f"{place}/{_escaped(str(name))}")
+        ]
     if isinstance(value, list):
-        return [pointer for index, item in enumerate(value) for pointer in hidden_in(item, f"{place}/{index}")]
+        return [
+            pointer
+            for index, item in enumerate(value)
+            for pointer in hidden_in(item, f"{place}/{index}")
+        ]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Convert the value or the refusal of a handler into a status, headers and bytes that HTTP can carry."""
+"""Convert a handler's value or refusal into the status, headers and bytes of a response."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ Check = Callable[[object, Answer], None]
 
 
 def response_of(value: object, where: str, check: Check | None = None) -> Answer:
-    """Return a handler's value as a response. `where` names the handler in errors; `check` raises ValueError for a value it should not return.
+    """Return a handler's value as a response.
+
+    `where` names the handler in errors; `check` raises ValueError for a value it should not return.
 
     Raises ReplyError if the value can't be sent.
     """
@@ -43,11 +45,16 @@ def response_of(value: object, where: str, check: Check | None = None) -> Answer
 
 
 def checked_refusal(refusal: Refusal, where: str) -> Refusal:
-    """Return a refusal whose headers are validated. Raises ReplyError if it can't be sent: handlers may have changed it after it was made."""
+    """Return a refusal whose headers are validated.
+
+    Raises ReplyError if it can't be sent: handlers may have changed it after it was made.
+    """
     try:
         if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
             raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  told below, with the place
-        if not all(isinstance(part, str) for part in (refusal.code, refusal.title, refusal.detail)) or not isinstance(refusal.extra, dict):
+        if not all(
+            isinstance(part, str) for part in (refusal.code, refusal.title, refusal.detail)
+        ) or not isinstance(refusal.extra, dict):
             raise ValueError("type, title and detail of a refusal are text")  # noqa: TRY301  as above
         refusal.headers = header_fields(refusal.headers, PROBLEM)
     except (AttributeError, ValueError) as error:
@@ -101,13 +108,18 @@ def _fault_pointer(value: object, deep: int = MAX_DEPTH) -> str:
         try:
             encode_json(item)
         except (TypeError, ValueError):
-            return f"/{str(name).replace('~', '~0').replace('/', '~1')}{_fault_pointer(item, deep - 1)}"
+            return (
+                f"/{str(name).replace('~', '~0').replace('/', '~1')}"
+                f"{_fault_pointer(item, deep - 1)}"
+            )
         except RecursionError:
             break
     return ""
 
 
-def _children(value: Any) -> Iterable[tuple[object, object]]:  # noqa: ANN401  what a handler returned
+def _children(
+    value: Any,  # noqa: ANN401  what a handler returned
+) -> Iterable[tuple[object, object]]:
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, list | tuple):
@@ -115,5 +127,7 @@ def _children(value: Any) -> Iterable[tuple[object, object]]:  # noqa: ANN401  w
     if isinstance(value, msgspec.Struct):
         return [(name, getattr(value, name)) for name in value.__struct_fields__]
     if dataclasses.is_dataclass(value):
-        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+        return [
+            (field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)
+        ]
     return ()

@@ -42,7 +42,12 @@ def told_run(row: Row, held: Held | None) -> dict[str, object]:
     status = status_now(row, held)
     came, started = came_at(row["id"]), started_of(row, held)
     ended = None if status in UNFINISHED else ended_of(row, held)
-    document: dict[str, object] = {"id": row["id"], "status": status.value, "pipeline": row["pipeline"], "accepted_at": _moment(came)}
+    document: dict[str, object] = {
+        "id": row["id"],
+        "status": status.value,
+        "pipeline": row["pipeline"],
+        "accepted_at": _moment(came),
+    }
     if status is not Status.ACCEPTED and started is not None:
         document["started_at"] = _moment(started)
     if ended is not None:
@@ -85,11 +90,15 @@ def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
     """Return the media type and the body of what a run answered, as a call would be answered."""
     if "problem" in outcome:
         return PROBLEM, as_json(problem_of(outcome["problem"], run))
-    return next((value for name, value in outcome["headers"] if name.lower() == "content-type"), ""), outcome["body"]
+    return (
+        next((value for name, value in outcome["headers"] if name.lower() == "content-type"), ""),
+        outcome["body"],
+    )
 
 
-# Moments. What a run's outcome says counts, for it is what its record will say; else its record, else the engine, which may count
-# whole seconds. No run begins before it came, or ends before it began, whatever clocks say.
+# Moments. What a run's outcome says counts, for it is what its record will say; else its record,
+# else the engine, which may count whole seconds. No run begins before it came, or ends before it
+# began, whatever clocks say.
 
 
 def came_at(run: str) -> datetime:
@@ -110,7 +119,9 @@ def started_of(row: Row, held: Held | None) -> datetime | None:
 def ended_of(row: Row, held: Held | None) -> datetime | None:
     """Return when a run that is over ended."""
     started = started_of(row, held)
-    micros = held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
+    micros = (
+        held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
+    )
     if started is not None and micros is not None:
         return started + timedelta(microseconds=micros)
     if held is None or not held.ended_at:
@@ -120,24 +131,49 @@ def ended_of(row: Row, held: Held | None) -> datetime | None:
 
 def progress_of(row: Row, held: Held | None) -> dict[str, object] | None:
     """Return what a run said last of how far it is."""
-    said: dict[str, object] | None = held.outcome.get("progress") if held is not None and held.outcome is not None else None
+    said: dict[str, object] | None = (
+        held.outcome.get("progress") if held is not None and held.outcome is not None else None
+    )
     return said or row["progress"]
 
 
 def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
     """Return a refusal as a problem document (RFC 9457)."""
-    return {**kept["extra"], "type": kept["code"], "title": kept["title"], "status": kept["status"], "detail": kept["detail"], "run": run}
+    return {
+        **kept["extra"],
+        "type": kept["code"],
+        "title": kept["title"],
+        "status": kept["status"],
+        "detail": kept["detail"],
+        "run": run,
+    }
 
 
 def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
-    code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(status, row["problem"] or "pipeline-failed")
-    said = {"cancelled": (409, "The run was cancelled."), "timed-out": (504, "The run took longer than it may.")}
-    usual, detail = said.get(code, (500, "The pipeline failed; its operator finds the reason under this run."))
-    return {"type": code, "title": code.replace("-", " ").capitalize(), "status": row["http_status"] or usual, "detail": detail, "run": row["id"]}
+    code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(
+        status, row["problem"] or "pipeline-failed"
+    )
+    said = {
+        "cancelled": (409, "The run was cancelled."),
+        "timed-out": (504, "The run took longer than it may."),
+    }
+    usual, detail = said.get(
+        code, (500, "The pipeline failed; its operator finds the reason under this run.")
+    )
+    return {
+        "type": code,
+        "title": code.replace("-", " ").capitalize(),
+        "status": row["http_status"] or usual,
+        "detail": detail,
+        "run": row["id"],
+    }
 
 
 def _result(outcome: Mapping[str, Any]) -> dict[str, object]:
-    """Return a reply as members of a JSON document: JSON as it is, text as text, anything else in base64."""
+    """Return a reply as members of a JSON document.
+
+    JSON as it is, text as text, anything else in base64.
+    """
     body: bytes = outcome["body"]
     kind = next((value for name, value in outcome["headers"] if name.lower() == "content-type"), "")
     if not body:
@@ -155,27 +191,49 @@ def _moment(moment: datetime) -> str:
 
 
 def steps_held(held: Sequence[StepHeld], started: datetime | None) -> list[StepRecord]:
-    """Return the steps of a run as the engine holds them, its own waits and children among them, each with its number.
+    """Return the steps of a run as the engine holds them, each with its number.
+
+    The engine's own waits and the run's children are among them.
 
     `started` is when the run first began, from which all of them are counted.
     """
     steps: list[StepRecord] = []
-    first = min([*(item.started_at for item in held), *([started.timestamp()] if started is not None else [])], default=0.0)
+    first = min(
+        [
+            *(item.started_at for item in held),
+            *([started.timestamp()] if started is not None else []),
+        ],
+        default=0.0,
+    )
     for item in held:
         left = item.left if isinstance(item.left, dict) else {}
         if "record" in left:
-            steps.append(msgspec.structs.replace(msgspec.convert(left["record"], StepRecord), number=item.number))
+            steps.append(
+                msgspec.structs.replace(
+                    msgspec.convert(left["record"], StepRecord), number=item.number
+                )
+            )
             continue
-        at, ms = round((item.started_at - first) * 1000, 3), round(max(0.0, item.ended_at - item.started_at) * 1000, 3)
+        at, ms = (
+            round((item.started_at - first) * 1000, 3),
+            round(max(0.0, item.ended_at - item.started_at) * 1000, 3),
+        )
         name = ENGINE.get(item.name, item.name)
         if name == "sleep" and "left" in left:  # what is kept is until when
             ms = round(max(0.0, min(left["left"], clock.now()) - item.started_at) * 1000, 3)
-        steps.append(StepRecord(name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number))
+        steps.append(
+            StepRecord(
+                name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number
+            )
+        )
     return steps
 
 
 def attempts_of(step: StepRecord) -> list[Attempt]:
-    """Return the attempts of a step; one that the engine did by itself, such as a wait, counts as one."""
+    """Return the attempts of a step.
+
+    One that the engine did by itself, such as a wait, counts as one.
+    """
     return step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]
 
 

@@ -26,15 +26,17 @@ Called = tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
 MOST_RECORDED = 1000  # steps of one run
 LONGEST_TEXT = 500  # characters of an error
-MOST_LEFT_BEHIND = 256  # attempts with a time limit that may run in this process, those included whose time is up
+# Attempts with a time limit that may run in this process, those included whose time is up.
+MOST_LEFT_BEHIND = 256
 _aside = threading.BoundedSemaphore(MOST_LEFT_BEHIND)
 
 
 class StopSignal:
     """Tells the threads of one run to stop.
 
-    `cancel` is for a run that is over for the engine, or that another worker has: nothing more of it may begin here. `drain` is for
-    a worker that ends: the run ends at its next pause, and an attempt under way may use the graceful time.
+    `cancel` is for a run that is over for the engine, or that another worker has: nothing more of
+    it may begin here. `drain` is for a worker that ends: the run ends at its next pause, and an
+    attempt under way may use the graceful time.
     """
 
     def __init__(self) -> None:
@@ -70,10 +72,12 @@ def _unowned(surely: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """How long the steps of a run may go on: until a deadline, a `time.monotonic()` reading, and until the run is to stop.
+    """How long the steps of a run may go on.
 
-    `confirm` raises LetGo where this process has the run no more. It asks the engine where `surely`, or where this process was silent
-    for so long that others may count it as dead.
+    Until a deadline, a `time.monotonic()` reading, and until the run is to stop.
+
+    `confirm` raises LetGo where this process has the run no more. It asks the engine where
+    `surely`, or where this process was silent for so long that others may count it as dead.
     """
 
     deadline: float
@@ -88,7 +92,11 @@ class Term:
             raise OutOfTime
 
     def sleep(self, seconds: float) -> None:
-        """Sleep. Raises OutOfTime at once where the run has less time left, and LetGo as soon as it is to stop."""
+        """Sleep.
+
+        Raises OutOfTime at once where the run has less time left, and LetGo as soon as it is to
+        stop.
+        """
         if time.monotonic() + seconds >= self.deadline:
             raise OutOfTime
         self.stop.sleep(seconds)
@@ -104,7 +112,10 @@ class Term:
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
-    """One try of a step: when it began, in milliseconds since its run did, how long it took, and what it raised."""
+    """One try of a step.
+
+    When it began, in milliseconds since its run did, how long it took, and what it raised.
+    """
 
     at: float
     ms: float
@@ -112,7 +123,10 @@ class Attempt(msgspec.Struct, omit_defaults=True):
 
 
 class StepRecord(msgspec.Struct, omit_defaults=True):
-    """What is known of a step of a run: its attempts, and whether it failed. `number` is the engine's, where there is one."""
+    """What is known of a step of a run: its attempts, and whether it failed.
+
+    `number` is the engine's, where there is one.
+    """
 
     name: str
     at: float
@@ -123,8 +137,14 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
 
 
 def shifted(record: StepRecord, ms: float) -> StepRecord:
-    """Return a record with its moments so many milliseconds later, counted from another beginning."""
-    attempts = [Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error) for attempt in record.attempts]
+    """Return a record with its moments so many milliseconds later.
+
+    They then count from another beginning.
+    """
+    attempts = [
+        Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error)
+        for attempt in record.attempts
+    ]
     return msgspec.structs.replace(record, at=max(0.0, round(record.at + ms, 3)), attempts=attempts)
 
 
@@ -133,10 +153,20 @@ def told(error: BaseException) -> str:
     return shortened(" ".join(f"{type(error).__name__}: {said(error)}".split()), LONGEST_TEXT)
 
 
-def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], term: Term, began: float, record: StepRecord) -> Any:  # noqa: ANN401  what the step returns
-    """Run a step with its retries, and record each attempt; `began` is the `time.monotonic()` reading that attempts are counted from.
+def try_step(
+    step: Step[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    term: Term,
+    began: float,
+    record: StepRecord,
+) -> Any:  # noqa: ANN401  what the step returns
+    """Run a step with its retries, and record each attempt.
 
-    Raises what the last attempt raised, OutOfTime where there was no time for one, or LetGo where the run is to stop.
+    `began` is the `time.monotonic()` reading that attempts are counted from.
+
+    Raises what the last attempt raised, OutOfTime where there was no time for one, or LetGo where
+    the run is to stop.
     """
     retry = step.retry
     pause = retry.backoff
@@ -155,8 +185,14 @@ def try_step(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
                 attempt.error = told(error)
                 if not isinstance(error, Exception):
                     raise
-                wait = min(pause, retry.longest) * (random.uniform(0.5, 1.0) if retry.jitter else 1.0)  # noqa: S311  no secret
-                if number == retry.attempts or not _helps(retry, error) or time.monotonic() + wait >= term.deadline:
+                wait = min(pause, retry.longest) * (
+                    random.uniform(0.5, 1.0) if retry.jitter else 1.0  # noqa: S311  no secret
+                )
+                if (
+                    number == retry.attempts
+                    or not _helps(retry, error)
+                    or time.monotonic() + wait >= term.deadline
+                ):
                     raise
             finally:
                 attempt.ms = _ms(time.monotonic() - tried)
@@ -181,13 +217,23 @@ def _helps(retry: Retry, error: Exception) -> bool:
 
 
 def _once(work: Callable[[], Result], step: Step[..., Any], term: Term) -> Result:
-    """Run one attempt, in a thread of its own where it has a time limit: nothing else ends what is stuck."""
-    limit = term.deadline if step.timeout is None else min(term.deadline, time.monotonic() + step.timeout)
+    """Run one attempt, in a thread of its own where it has a time limit.
+
+    Nothing else ends what is stuck.
+    """
+    limit = (
+        term.deadline
+        if step.timeout is None
+        else min(term.deadline, time.monotonic() + step.timeout)
+    )
     inside = partial(_inside, work, term.within(limit))
     if step.timeout is None:
         return inside()
     if not _aside.acquire(blocking=False):
-        raise StepTimedOut(f"{step.name} was not begun: {MOST_LEFT_BEHIND} steps of this process are still busy, most of them beyond their time")
+        raise StepTimedOut(
+            f"{step.name} was not begun: {MOST_LEFT_BEHIND} steps of this process are still busy,"
+            " most of them beyond their time"
+        )
     try:
         return run_aside(inside, limit, _aside.release)
     except TimeIsUp:
@@ -205,7 +251,9 @@ def _inside(work: Callable[[], Result], term: Term) -> Result:
 
 
 def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
-    """Run calls in threads, all to their end, and return their results in order; the first failure, in order, is raised then.
+    """Run calls in threads, all to their end, and return their results in order.
+
+    The first failure, in order, is raised then.
 
     Where one of them says that the run can't go on, no further one begins, and that is raised.
     """
@@ -219,7 +267,9 @@ def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
         except Interrupted as error:
             interrupted.append(error)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(at_once, len(calls))), thread_name_prefix="penstock-gather") as pool:
+    with ThreadPoolExecutor(
+        max_workers=max(1, min(at_once, len(calls))), thread_name_prefix="penstock-gather"
+    ) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, run, call) for call in calls]
     if interrupted:
         raise interrupted[0]
@@ -227,7 +277,11 @@ def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
 
 
 class WithinStep:
-    """Runs what a step does itself: a step that it calls is part of it, with its own retries and time limit, and no record of its own."""
+    """Runs what a step does itself.
+
+    A step that it calls is part of it, with its own retries and time limit, and no record of its
+    own.
+    """
 
     def __init__(self, term: Term) -> None:
         self.deadline = term.deadline
@@ -236,7 +290,9 @@ class WithinStep:
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step as part of this one."""
         self._term.check()
-        return try_step(step, args, kwargs, self._term, time.monotonic(), StepRecord(step.name, 0.0))
+        return try_step(
+            step, args, kwargs, self._term, time.monotonic(), StepRecord(step.name, 0.0)
+        )
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side."""
@@ -246,7 +302,15 @@ class WithinStep:
         """Wait."""
         self._term.sleep(seconds)
 
-    def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:  # noqa: ARG002  it can't be done here
+    def call_pipeline(
+        self,
+        name: str,  # noqa: ARG002  it can't be done here
+        body: object,  # noqa: ARG002
+        path: str,  # noqa: ARG002
+        method: str,  # noqa: ARG002
+        *,
+        wait: bool,  # noqa: ARG002
+    ) -> object:
         """Refuse: what a pipeline does is recorded by itself, and a step is done as a whole."""
         raise RuntimeError("call_pipeline belongs into the handler, not into a step")
 
@@ -283,7 +347,9 @@ class Inline:
 
     pause = sleep
 
-    def call_pipeline(self, name: str, body: object, path: str, method: str, *, wait: bool) -> object:
+    def call_pipeline(
+        self, name: str, body: object, path: str, method: str, *, wait: bool
+    ) -> object:
         """Start another pipeline. Raises OutOfTime where its caller was told so already."""
         if time.monotonic() >= self.deadline:
             raise OutOfTime
@@ -296,6 +362,11 @@ class Inline:
         """Return what runs the steps of a pipeline that this one waits for."""
         return Inline(deadline, start)
 
-    def once(self, name: str, work: Callable[[], Any], decode: Callable[[Any], object] = lambda left: left) -> object:  # noqa: ARG002  a durable run has a name for it
+    def once(
+        self,
+        name: str,  # noqa: ARG002  a durable run has a name for it
+        work: Callable[[], Any],
+        decode: Callable[[Any], object] = lambda left: left,
+    ) -> object:
         """Do something of the runtime's own."""
         return decode(work())

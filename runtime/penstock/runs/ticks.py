@@ -16,7 +16,14 @@ LATE = 60.0  # seconds after which a tick counts as missed
 
 def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetime) -> str:
     """Return the id of the run of a tick: it can be told without asking anybody."""
-    return derived_run_id(int(moment.timestamp() * 1000), environment, pipeline, schedule.cron, schedule.timezone, schedule.path)
+    return derived_run_id(
+        int(moment.timestamp() * 1000),
+        environment,
+        pipeline,
+        schedule.cron,
+        schedule.timezone,
+        schedule.path,
+    )
 
 
 def schedule_name(environment: str, pipeline: str, schedule: Schedule) -> str:
@@ -27,11 +34,14 @@ def schedule_name(environment: str, pipeline: str, schedule: Schedule) -> str:
 def left_out(schedule: Schedule, moment: datetime, now: datetime) -> str | None:
     """Return why a tick has no run, None where it has."""
     local = moment.astimezone(ZoneInfo(schedule.timezone))
-    if local.fold and not schedule.cron.split()[-4].startswith("*"):  # as cron(8) does: what runs at an hour runs once when that comes twice
+    # As cron(8) does: what runs at an hour runs once when that comes twice.
+    if local.fold and not schedule.cron.split()[-4].startswith("*"):
         return "the clocks were set back, and it has run at this hour"
     if (now - moment).total_seconds() <= LATE:
         return None
     if schedule.missed == "skip":
         return "no worker was there for it"
-    last: datetime = croniter(schedule.cron, now.astimezone(ZoneInfo(schedule.timezone)), second_at_beginning=True).get_prev(datetime)
+    last: datetime = croniter(
+        schedule.cron, now.astimezone(ZoneInfo(schedule.timezone)), second_at_beginning=True
+    ).get_prev(datetime)
     return "a later one makes up for it" if last > moment else None

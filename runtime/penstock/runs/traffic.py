@@ -1,4 +1,7 @@
-"""How many calls there were, what became of them and how long they took: from what is counted, for people to look at."""
+"""How many calls there were, what became of them and how long they took.
+
+The figures come from what is counted, and are for people to look at.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,19 @@ from penstock.runs.records import Status
 ALL = ""  # where the calls of all pipelines stand together
 SETTLED = 300  # seconds after which no process adds to a minute any more
 KEPT = 8 * 86_400  # seconds that settled counts are kept in memory
-SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}  # seconds, and seconds of one point
-FAULTS = frozenset({Status.FAILED, Status.TIMED_OUT, "pipeline-busy", "pipeline-unavailable", "host-stopping", "given-up", "not-begun"})
+# Seconds, and seconds of one point.
+SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}
+FAULTS = frozenset(
+    {
+        Status.FAILED,
+        Status.TIMED_OUT,
+        "pipeline-busy",
+        "pipeline-unavailable",
+        "host-stopping",
+        "given-up",
+        "not-begun",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -61,11 +75,21 @@ class Sum:
         return self.calls - self.succeeded - self.faults
 
     def errors(self) -> list[tuple[str, int, bool]]:
-        """Return what else became of calls than success, the most frequent first; True is a fault of ours."""
-        return [(name, number, name in FAULTS) for name, number in self.outcomes.most_common() if name != Status.SUCCEEDED]
+        """Return what else became of calls than success, the most frequent first.
+
+        True is a fault of ours.
+        """
+        return [
+            (name, number, name in FAULTS)
+            for name, number in self.outcomes.most_common()
+            if name != Status.SUCCEEDED
+        ]
 
     def quantile(self, part: float) -> float | None:
-        """Return the seconds within which so large a part of the calls was answered, or None where nothing was timed."""
+        """Return the seconds within which so large a part of the calls was answered.
+
+        Return None where nothing was timed.
+        """
         total = sum(self.buckets)
         if not total:
             return None
@@ -81,7 +105,10 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The calls of some time up to now: all together, point by point (seconds since the epoch), and by pipeline."""
+    """The calls of some time up to now.
+
+    All together, point by point (seconds since the epoch), and by pipeline.
+    """
 
     total: Sum
     points: list[tuple[int, Sum]]
@@ -101,20 +128,35 @@ def calls_of(engine: Engine, environment_id: int, span: str, now: float) -> Coun
     """Return how many calls each pipeline (its id) had in the last hour, day or week."""
     length, step = SPANS[span]
     with reading(engine) as connection:
-        return Counter(counts.calls(connection, environment_id, since=int(now - length) // step * step + step))
+        return Counter(
+            counts.calls(connection, environment_id, since=int(now - length) // step * step + step)
+        )
 
 
 class Traffic:
-    """Adds up what is counted. What is settled is read once in a process, for it can be a hundred thousand rows."""
+    """Adds up what is counted.
+
+    What is settled is read once in a process, for it can be a hundred thousand rows.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
         self._lock = threading.Lock()
 
     def seen(
-        self, engine: Engine, environment_id: int, span: str, now: float, *, pipelines: frozenset[str] | None = None, apart: bool = False
+        self,
+        engine: Engine,
+        environment_id: int,
+        span: str,
+        now: float,
+        *,
+        pipelines: frozenset[str] | None = None,
+        apart: bool = False,
     ) -> Seen:
-        """Return the calls of the last hour, day or week, of some pipelines (their ids) or of all; `apart` also each one's by itself."""
+        """Return the calls of the last hour, day or week, of some pipelines (their ids) or of all.
+
+        `apart` also each one's by itself.
+        """
         length, step = SPANS[span]
         first = int(now - length) // step * step + step
         points = {moment: Sum() for moment in range(first, int(now) // step * step + step, step)}
@@ -135,8 +177,11 @@ class Traffic:
             total.merge(point)
         return Seen(total, sorted(points.items()), by_pipeline)
 
-    def _known(self, engine: Engine, environment_id: int, first: int, now: int) -> Iterator[tuple[int, dict[str, Sum]]]:
-        first = first // counts.HOUR * counts.HOUR  # minutes become hours, and none may be counted twice
+    def _known(
+        self, engine: Engine, environment_id: int, first: int, now: int
+    ) -> Iterator[tuple[int, dict[str, Sum]]]:
+        # Minutes become hours, and none may be counted twice.
+        first = first // counts.HOUR * counts.HOUR
         settled = (now - SETTLED) // counts.MINUTE * counts.MINUTE
         kept = self._kept.get(environment_id)
         if kept is None or first < kept.since:
@@ -152,7 +197,9 @@ class Traffic:
         yield from fresh.items()
 
 
-def _read(engine: Engine, environment_id: int, into: dict[int, dict[str, Sum]], since: int, until: int) -> None:
+def _read(
+    engine: Engine, environment_id: int, into: dict[int, dict[str, Sum]], since: int, until: int
+) -> None:
     with reading(engine) as connection:
         rows = counts.outcomes(connection, environment_id, since=since, until=until)
     for moment, pipeline, outcome, calls, buckets in rows:

@@ -1,8 +1,11 @@
-"""Turn what handlers and steps return into bytes: JSON for callers, and for step results a form that gives them back as they were.
+"""Turn what handlers and steps return into bytes.
 
-JSON has no NaN, no half of a surrogate pair and no keys but text: of these a caller gets the nearest thing. A step result is read again
-by the handler that the step was called by, perhaps in another process. So it is kept as MessagePack, whose extensions hold what
-MessagePack itself can't, and read as the step's return annotation says.
+JSON for callers, and for step results a form that gives them back as they were.
+
+JSON has no NaN, no half of a surrogate pair and no keys but text: of these a caller gets the
+nearest thing. A step result is read again by the handler that the step was called by, perhaps in
+another process. So it is kept as MessagePack, whose extensions hold what MessagePack itself can't,
+and read as the step's return annotation says.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from penstock.runs.faults import decode_custom
 from penstock.runs.plain import LEAST, MOST, SURROGATES
 
 ADDRESSES = (
-    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
+    ipaddress.IPv4Interface, ipaddress.IPv6Interface,
 )  # fmt: skip
-LEAVES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, Decimal, UUID)  # what JSON encoders here write by themselves
+# What JSON encoders here write by themselves.
+LEAVES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, Decimal, UUID)
 CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 KEYS = frozenset({int, float, datetime, date, time, Decimal, UUID})  # as keys likewise
 UNFIT = (TypeError, UnicodeEncodeError)  # what encoders raise of values that may be made fit
@@ -53,9 +58,13 @@ NEAREST: tuple[tuple[Any, Callable[[Any], object]], ...] = (
 
 
 def _nearest(value: Any) -> object:  # noqa: ANN401  any value that msgspec does not know
-    """Return the nearest value of a type that msgspec knows. Raises TypeError where none is near."""
+    """Return the nearest value of a type that msgspec knows.
+
+    Raises TypeError where none is near.
+    """
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
-        return value.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would quote the reply
+        # A warning would quote the reply.
+        return value.model_dump(mode="json", by_alias=True, warnings=False)
     if type(value) in CONTAINERS:
         raise TypeError("it is a key")  # the encoder asks for keys too, and these can be none
     for kinds, near in NEAREST:
@@ -73,12 +82,18 @@ def whole(text: str) -> str:
 
 
 def encode_nearest(value: object) -> bytes:
-    """Return the JSON of a value that has no JSON as it is: of texts, and of keys, the nearest. Raises TypeError where none is near."""
+    """Return the JSON of a value that has no JSON as it is: of texts, and of keys, the nearest.
+
+    Raises TypeError where none is near.
+    """
     return encode(_fit(msgspec.to_builtins(value, builtin_types=LEAVES, enc_hook=_nearest)))
 
 
 def encode_json(value: object) -> bytes:
-    """Return a value as JSON, or as near to it as JSON can. Raises TypeError where nothing is near."""
+    """Return a value as JSON, or as near to it as JSON can.
+
+    Raises TypeError where nothing is near.
+    """
     try:
         return encode(value)
     except UNFIT:
@@ -96,7 +111,11 @@ def _fit(value: Any) -> Any:  # noqa: ANN401  what msgspec has built
 def _key(key: object) -> object:
     if type(key) in KEYS:
         return key
-    return whole(key) if isinstance(key, str) else {None: "null", True: "true", False: "false"}.get(key) or whole(str(key))  # type: ignore[call-overload]  # any key may be looked up
+    return (
+        whole(key)
+        if isinstance(key, str)
+        else {None: "null", True: "true", False: "false"}.get(key) or whole(str(key))  # type: ignore[call-overload]  # any key may be looked up
+    )
 
 
 # Step results
@@ -127,7 +146,10 @@ def _write_span(span: timedelta) -> str:
 BY_TEXT: dict[type, _ByText] = {
     datetime: _ByText(_write_moment, _read_moment),
     date: _ByText(date.isoformat, date.fromisoformat),
-    time: _ByText(lambda value: f"{value.isoformat()} {value.fold}", lambda text: time.fromisoformat(text[:-2]).replace(fold=int(text[-1]))),
+    time: _ByText(
+        lambda value: f"{value.isoformat()} {value.fold}",
+        lambda text: time.fromisoformat(text[:-2]).replace(fold=int(text[-1])),
+    ),
     timedelta: _ByText(_write_span, lambda text: timedelta(*map(int, text.split()))),
     type(Path()): _ByText(str, Path),
     **{kind: _ByText(str, kind) for kind in (Decimal, UUID, Fraction, complex, *ADDRESSES)},
@@ -135,17 +157,28 @@ BY_TEXT: dict[type, _ByText] = {
 NAMED = {kind.__name__: way for kind, way in BY_TEXT.items()}
 TEXT, INT, TUPLE, SET, FROZENSET, PAIRS, NAMED_TEXT, ENUM, OBJECT = range(1, 10)
 GROUPS: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
-BUILD: dict[int, Callable[[Any], object]] = {TUPLE: tuple, SET: set, FROZENSET: frozenset, PAIRS: dict}
+BUILD: dict[int, Callable[[Any], object]] = {
+    TUPLE: tuple,
+    SET: set,
+    FROZENSET: frozenset,
+    PAIRS: dict,
+}
 MARK = "surrogatepass"
 
 
 def pack(value: object) -> bytes:
-    """Return a value in a form that `unpack` makes the same value of. Raises TypeError for what is no value, such as a lock."""
+    """Return a value in a form that `unpack` makes the same value of.
+
+    Raises TypeError for what is no value, such as a lock.
+    """
     return msgspec.msgpack.encode(_tagged(value))
 
 
 def unpack(packed: bytes, kind: Any = Any) -> Any:  # noqa: ANN401  any annotation, and a value of it
-    """Return a value as it was, and as an annotation says. Raises ValidationError where it does not fit, TypeError where it has no JSON either."""
+    """Return a value as it was, and as an annotation says.
+
+    Raises ValidationError where it does not fit, TypeError where it has no JSON either.
+    """
     value = msgspec.msgpack.decode(packed, ext_hook=_untagged)
     try:
         return msgspec.convert(value, kind, dec_hook=decode_custom)
@@ -154,7 +187,8 @@ def unpack(packed: bytes, kind: Any = Any) -> Any:  # noqa: ANN401  any annotati
     except msgspec.ValidationError:
         if isinstance(kind, type) and isinstance(value, kind):
             return value  # its fields are not as they say, as they were not when it was made
-        return msgspec.json.decode(encode_json(value), type=kind, dec_hook=decode_custom)  # what JSON has text for, such as keys of numbers
+        # What JSON has text for, such as keys of numbers.
+        return msgspec.json.decode(encode_json(value), type=kind, dec_hook=decode_custom)
 
 
 def type_named(name: str) -> type | None:
@@ -188,7 +222,11 @@ def _tagged_text(value: str) -> object:
 
 
 def _tagged_int(value: int) -> object:
-    return value if LEAST <= value <= MOST else Ext(INT, value.to_bytes(value.bit_length() // 8 + 1, signed=True))
+    return (
+        value
+        if LEAST <= value <= MOST
+        else Ext(INT, value.to_bytes(value.bit_length() // 8 + 1, signed=True))
+    )
 
 
 def _tagged_list(value: Iterable[object]) -> list[object]:
@@ -214,7 +252,11 @@ def _tagged_object(value: Any) -> object:  # noqa: ANN401  any value
     if isinstance(value, Enum):
         return _ext(ENUM, (name_of(kind), _tagged(value.value)))
     attributes = _attributes(value)
-    return _tagged(_nearest(value)) if attributes is None else _ext(OBJECT, (name_of(kind), _tagged(attributes)))
+    return (
+        _tagged(_nearest(value))
+        if attributes is None
+        else _ext(OBJECT, (name_of(kind), _tagged(attributes)))
+    )
 
 
 TAGGERS: dict[type, Callable[[Any], object]] = {
@@ -240,7 +282,11 @@ def _attributes(value: Any) -> dict[str, object] | None:  # noqa: ANN401  any va
         names = [item.name for item in value.__attrs_attrs__]
     else:
         names = getattr(value, "_fields" if isinstance(value, tuple) else "__struct_fields__", None)
-    return None if names is None else {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return (
+        None
+        if names is None
+        else {name: getattr(value, name) for name in names if hasattr(value, name)}
+    )
 
 
 def _untagged(code: int, data: memoryview) -> object:
@@ -262,7 +308,7 @@ def _untagged(code: int, data: memoryview) -> object:
 
 
 def _made(kind: Any, attributes: dict[str, object]) -> object:  # noqa: ANN401  any class
-    """Return an object with the attributes that one had, without what its class does when one is made."""
+    """Return an object with another one's attributes, without what its class does at creation."""
     if hasattr(kind, "model_construct"):
         return kind.model_construct(**attributes)
     if hasattr(kind, "__struct_fields__") or issubclass(kind, tuple):

@@ -1,1 +1,4 @@
-"""The HTTP server: gunicorn's processes, with a worker that no client can hold up. Nothing below this package imports gunicorn."""
+"""The HTTP server: gunicorn's processes, with a worker that no client can hold up.
+
+Nothing below this package imports gunicorn.
+"""

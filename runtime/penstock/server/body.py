@@ -1,4 +1,7 @@
-"""A request body as it arrives: framed as the head says, kept without a thread, read by the application when it is whole."""
+"""A request body as it arrives.
+
+Framed as the head says, kept without a thread, read by the application when it is whole.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ MAX_EXTENSIONS = 16 * 1024  # bytes of all chunk extensions of a body
 MAX_TRAILERS = 16 * 1024
 MAX_SIZE_DIGITS = 16  # hexadecimal digits of a chunk's size
 HEX = frozenset(b"0123456789abcdefABCDEF")
-# A reader that ends a chunk's first line at one of these sees another body (RFC 9112 section 7.1.1 has none of them).
+# A reader that ends a chunk's first line at one of these sees another body (RFC 9112 section 7.1.1
+# has none of them).
 CONTROL = frozenset(byte for byte in range(0x20) if byte != 0x09) | {0x7F}  # noqa: PLR2004  the tab
 
 
@@ -31,26 +35,38 @@ class LengthFraming:
         self.left: int | None = length
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Take bytes from the connection; return the content in them, and what follows the body, None before its end."""
+        """Take bytes from the connection.
+
+        Return the content in them, and what follows the body, None before its end.
+        """
         left = self.left or 0
         self.left = max(0, left - len(data))
         return data[:left], data[left:] if not self.left else None
 
 
 class ChunkedFraming:
-    """A body in chunks (RFC 9112 section 7.1). `check_trailers` is given the trailer section and raises what is wrong with it."""
+    """A body in chunks (RFC 9112 section 7.1).
+
+    `check_trailers` is given the trailer section and raises what is wrong with it.
+    """
 
     left = None
 
     def __init__(self, check_trailers: Callable[[bytes], object]) -> None:
         self._check_trailers = check_trailers
         self._pending = b""
-        self._chunk = -1  # bytes of the chunk that are still to come, -1 before its size, 0 before the end of its line
+        # Bytes of the chunk that are still to come, -1 before its size, 0 before the end of its
+        # line.
+        self._chunk = -1
         self._last = False
         self._extensions = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Take bytes from the connection; return the content in them, and what follows the body, None before its end. Raises BadFraming."""
+        """Take bytes from the connection.
+
+        Return the content in them, and what follows the body, None before its end. Raises
+        BadFraming.
+        """
         data, at, content = self._pending + data, 0, []
         while not self._last:
             if self._chunk > 0:
@@ -68,7 +84,9 @@ class ChunkedFraming:
                 self._chunk, at = -1, at + 2
             else:
                 end = data.find(b"\r\n", at, at + MAX_SIZE_LINE)
-                size = self._size(data[at:end] if end >= 0 else data[at:].removesuffix(b"\r"), whole=end >= 0)
+                size = self._size(
+                    data[at:end] if end >= 0 else data[at:].removesuffix(b"\r"), whole=end >= 0
+                )
                 if end < 0:
                     break
                 self._chunk, self._last, at = size, size == 0, end + 2
@@ -76,13 +94,20 @@ class ChunkedFraming:
         return b"".join(content), self._end() if self._last else None
 
     def _size(self, line: bytes, *, whole: bool) -> int:
-        """Return the size that the line before a chunk says; what has come of a line is looked at before its end comes."""
+        """Return the size that the line before a chunk says.
+
+        What has come of a line is looked at before its end comes.
+        """
         if not whole and len(line) >= MAX_SIZE_LINE - 1:
             raise BadFraming("the line before a chunk is too long")
         digits, semicolon, extension = line.partition(b";")
         if semicolon or not whole:
             digits = digits.rstrip(b" \t")
-        if not HEX.issuperset(digits) or len(digits) > MAX_SIZE_DIGITS or (not digits and (whole or semicolon)):
+        if (
+            not HEX.issuperset(digits)
+            or len(digits) > MAX_SIZE_DIGITS
+            or (not digits and (whole or semicolon))
+        ):
             raise BadFraming("the size of a chunk is no hexadecimal number")
         if not CONTROL.isdisjoint(extension):
             raise BadFraming("a chunk extension holds a control character")
@@ -92,7 +117,10 @@ class ChunkedFraming:
         return int(digits, 16) if whole else 0
 
     def _end(self) -> bytes | None:
-        """Take the trailer section and return what follows it, None where it has not come in full."""
+        """Take the trailer section and return what follows it.
+
+        Return None where it has not come in full.
+        """
         section, found, rest = self._pending.partition(b"\r\n\r\n")
         if self._pending.startswith(b"\r\n"):
             section, rest = b"", self._pending[2:]
@@ -109,9 +137,12 @@ class ChunkedFraming:
 
 
 class RequestBody:
-    """The `wsgi.input` of a request (PEP 3333): filled by the server, and read by the application once it is `complete`.
+    """The `wsgi.input` of a request (PEP 3333).
 
-    Reading it earlier raises BodyNeeded. Where there is a `fault`, there is nothing to read and reading raises OSError.
+    The server fills it, and the application reads it once it is `complete`.
+
+    Reading it earlier raises BodyNeeded. Where there is a `fault`, there is nothing to read and
+    reading raises OSError.
     """
 
     __slots__ = ("_discard", "_file", "_framing", "_limit", "complete", "ended", "fault", "size")
@@ -127,7 +158,10 @@ class RequestBody:
 
     @classmethod
     def of(cls, request: Any, data: bytes) -> tuple[RequestBody, bytes]:  # noqa: ANN401  gunicorn ships no types
-        """Return the body that the head of a request announces (RFC 9112 section 6.3), of which `data` has come, and what follows it."""
+        """Return the body that the head of a request announces, and the data that follows it.
+
+        `data` is what has come of the body (RFC 9112 section 6.3).
+        """
         length: int = request.length
         if not length and not request.chunked:
             return cls(None), data
@@ -135,7 +169,11 @@ class RequestBody:
             body = cls(None)
             body._file, body.size = BytesIO(data[:length]), length
             return body, data[length:]
-        body = cls(ChunkedFraming(partial(request.parse_headers, from_trailer=True)) if request.chunked else LengthFraming(length))
+        body = cls(
+            ChunkedFraming(partial(request.parse_headers, from_trailer=True))
+            if request.chunked
+            else LengthFraming(length)
+        )
         return body, body.feed(data)
 
     @property

@@ -22,7 +22,10 @@ NEITHER = select.EPOLLONESHOT  # what is waited for is not the client
 
 
 class Phase(IntEnum):
-    """What a connection waits for; where there is no room for another, those with a low number are ended first."""
+    """What a connection waits for.
+
+    Where there is no room for another, those with a low number are ended first.
+    """
 
     CLOSING = 0
     IDLE = 1
@@ -42,7 +45,7 @@ class Unsent:
     """The bytes of replies that clients have not taken yet, all together."""
 
     def __init__(self, most: int, relieve: Callable[[int], object]) -> None:
-        """Take the most there may be, and what is called with the number of bytes that are too many."""
+        """Take the most there may be, and what is called with the number of bytes in excess."""
         self._most = most
         self._relieve = relieve
         self._bytes = 0
@@ -60,9 +63,10 @@ class Unsent:
 class Connection:
     """A client's connection.
 
-    Its conversation is a generator that yields what it waits for: READ, WRITE or NEITHER. Whoever resumes it must have claimed the
-    connection: only one thread has it at a time. `arrived` is what has come and was not used yet, `deadline` a `time.monotonic()` reading
-    at which it is resumed in any case.
+    Its conversation is a generator that yields what it waits for: READ, WRITE or NEITHER. Whoever
+    resumes it must have claimed the connection: only one thread has it at a time. `arrived` is what
+    has come and was not used yet, `deadline` a `time.monotonic()` reading at which it is resumed in
+    any case.
     """
 
     __slots__ = (
@@ -98,7 +102,8 @@ class Connection:
         self.work()
         self.wants = READ
         self.more = 0  # MSG_MORE while another request has come: then replies go out together
-        self.follows = False  # whether the request was there before the reply to the one before had gone
+        # Whether the request was there before the reply to the one before had gone.
+        self.follows = False
         self._claimable: list[bool] = []
 
     def release(self) -> None:
@@ -127,7 +132,10 @@ class Connection:
         return self.deadline <= time.monotonic()
 
     def receive(self) -> bytes | None:
-        """Return what has come, None where nothing has, and empty bytes at the end. Raises Disconnected."""
+        """Return what has come, None where nothing has, and empty bytes at the end.
+
+        Raises Disconnected.
+        """
         try:
             return self.sock.recv(PIECE)
         except BlockingIOError:
@@ -137,7 +145,10 @@ class Connection:
             raise Disconnected from error
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`. Raises Disconnected."""
+        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`.
+
+        Raises Disconnected.
+        """
         if self.unsent:
             self.unsent = memoryview(bytes(self.unsent) + data)
             return 0
@@ -160,7 +171,10 @@ class Connection:
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send_more(self) -> int:
-        """Send what is unsent, as far as it goes, and return how many bytes that were. Raises Disconnected."""
+        """Send what is unsent, as far as it goes, and return how many bytes that were.
+
+        Raises Disconnected.
+        """
         data, self.unsent = self.unsent, memoryview(b"")
         return self.send(data)  # type: ignore[arg-type]  # any buffer can be sent
 
@@ -177,7 +191,10 @@ class Connection:
             raise Disconnected from error
 
     def drop(self) -> int | None:
-        """Receive what nobody looks at; return the number of bytes, None where none has come, 0 at the end. Raises Disconnected."""
+        """Receive what nobody looks at.
+
+        Return the number of bytes, None where none has come, 0 at the end. Raises Disconnected.
+        """
         try:
             return len(socket.socket.recv(self.sock, PIECE))
         except BlockingIOError:
@@ -192,7 +209,10 @@ class Connection:
         return False
 
     def abort(self) -> None:
-        """Have whoever waits for the client be told that it is gone, and forget what the system has not sent yet."""
+        """Have whoever waits for the client be told that it is gone.
+
+        Forget what the system has not sent yet.
+        """
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
@@ -210,7 +230,13 @@ class TlsConnection(Connection):
 
     sock: ssl.SSLSocket
 
-    def __init__(self, sock: socket.socket, client: Any, server: Any, context: ssl.SSLContext) -> None:  # noqa: ANN401  addresses differ by family
+    def __init__(
+        self,
+        sock: socket.socket,
+        client: Any,  # noqa: ANN401  addresses differ by family
+        server: Any,  # noqa: ANN401  addresses differ by family
+        context: ssl.SSLContext,
+    ) -> None:
         super().__init__(sock, client, server)
         self.sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
@@ -229,7 +255,10 @@ class TlsConnection(Connection):
         return True
 
     def receive(self) -> bytes | None:
-        """Return what has come, None where nothing has, and empty bytes at the end. Raises Disconnected."""
+        """Return what has come, None where nothing has, and empty bytes at the end.
+
+        Raises Disconnected.
+        """
         try:
             return self.sock.recv(PIECE)
         except ssl.SSLWantReadError:
@@ -241,13 +270,17 @@ class TlsConnection(Connection):
         return None
 
     def send(self, data: bytes, flags: int = 0) -> int:  # noqa: ARG002  TLS has none
-        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`. Raises Disconnected."""
+        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`.
+
+        Raises Disconnected.
+        """
         if self.unsent:
             self.unsent = memoryview(bytes(self.unsent) + data)
             return 0
         sent, view = 0, memoryview(data)
         try:
-            while sent < len(data):  # OpenSSL wants a record that did not go out to be tried again as it was
+            # OpenSSL wants a record that did not go out to be tried again as it was.
+            while sent < len(data):
                 sent += self.sock.send(view[sent : sent + RECORD])
         except ssl.SSLWantReadError:
             self.wants = READ
@@ -262,7 +295,8 @@ class TlsConnection(Connection):
     def shutdown(self, how: int) -> None:
         """End reading or writing, with the alert that says so. Raises Disconnected."""
         if how != socket.SHUT_RD:
-            with contextlib.suppress(OSError, ValueError):  # the client's own alert is not waited for
+            # The client's own alert is not waited for.
+            with contextlib.suppress(OSError, ValueError):
                 self.sock.unwrap()
         try:
             socket.socket.shutdown(self.sock, how)

@@ -1,4 +1,7 @@
-"""The head of a request: gunicorn's parser, a shorter way through it for usual heads, and what RFC 9112 asks beyond it."""
+"""The head of a request.
+
+Gunicorn's parser, a shorter way through it for usual heads, and what RFC 9112 asks beyond it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from gunicorn.http.message import Request as GunicornRequest
 SINGLE = frozenset({"HOST", "CONTENT-TYPE"})  # header fields that come once (RFC 9110 section 5.3)
 FRAMING = frozenset({"CONTENT-LENGTH", "TRANSFER-ENCODING", "CONNECTION", "HOST"})
 MAX_NAMES = 500  # header names, and hosts, that are remembered as well-formed
-# RFC 9110 section 4.2.1 and RFC 3986 section 3.2.2: a name, an IPv4 address, or an IPv6 address in brackets; then a port.
+# RFC 9110 section 4.2.1 and RFC 3986 section 3.2.2: a name, an IPv4 address, or an IPv6 address in
+# brackets; then a port.
 HOST = re.compile(
     r"""(?: (?: [A-Za-z0-9._~!$&'()*+;=-] | %[0-9A-Fa-f]{2} )+
           | \[ [0-9A-Fa-f:.]+ \]
@@ -21,7 +25,8 @@ HOST = re.compile(
     re.ASCII | re.VERBOSE,
 )
 MAX_PORT = 65_535
-MAX_LENGTH_DIGITS = 18  # of a Content-Length: a larger one is a mistake, and slow to read as a number
+# Of a Content-Length: a larger one is a mistake, and slow to read as a number.
+MAX_LENGTH_DIGITS = 18
 
 _usual_names: dict[bytes, str] = {}
 _valid_hosts: set[str] = set()
@@ -32,7 +37,10 @@ class HeadIncomplete(Exception):
 
 
 class Arrived:
-    """What has come on a connection, for gunicorn's parser to read from. Reading more than that raises HeadIncomplete."""
+    """What has come on a connection, for gunicorn's parser to read from.
+
+    Reading more than that raises HeadIncomplete.
+    """
 
     __slots__ = ("data",)
 
@@ -54,8 +62,9 @@ class Arrived:
 class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
     """The head of a request.
 
-    `length` is the Content-Length (0 without one), `chunked` whether the body comes in chunks, `expects_continue` whether the
-    client waits for `100 Continue` before it sends the body, `told_to_continue` whether it was sent that.
+    `length` is the Content-Length (0 without one), `chunked` whether the body comes in chunks,
+    `expects_continue` whether the client waits for `100 Continue` before it sends the body,
+    `told_to_continue` whether it was sent that.
     """
 
     length = 0
@@ -85,7 +94,13 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
             if name in SINGLE:
                 once.add(name)
             headers.append((name, str(value, "latin-1")))
-        if not uri.startswith("/") or uri.startswith("//") or "#" in uri or self.cfg.casefold_http_method or self._peer_is_trusted_proxy():
+        if (
+            not uri.startswith("/")
+            or uri.startswith("//")
+            or "#" in uri
+            or self.cfg.casefold_http_method
+            or self._peer_is_trusted_proxy()
+        ):
             return bytes(super()._parse_fast(unreader, buf))
         self.method, self.uri, self.headers = str(found["method"], "latin-1"), uri, headers
         self.path, _, self.query = uri.partition("?")
@@ -94,14 +109,21 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
         return data[found["consumed"] :]
 
     def set_body_reader(self) -> None:
-        """Take the framing of the message from its head (RFC 9112 sections 3.2, 6 and 9.3). Raises gunicorn's ParseException."""
+        """Take the framing of the message from its head (RFC 9112 sections 3.2, 6 and 9.3).
+
+        Raises gunicorn's ParseException.
+        """
         length = coding = host = None
         persists = self.version >= (1, 1)
         for name, value in self.headers:
             if name not in FRAMING:
                 continue
             if name == "CONTENT-LENGTH":
-                if length is not None or len(value) > MAX_LENGTH_DIGITS or not (value.isascii() and value.isdigit()):
+                if (
+                    length is not None
+                    or len(value) > MAX_LENGTH_DIGITS
+                    or not (value.isascii() and value.isdigit())
+                ):
                     raise InvalidHeader(name, req=self)
                 length = int(value)
             elif name == "HOST":
@@ -134,9 +156,17 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
             _valid_hosts.add(host)
 
     def _check_coding(self, coding: str, length: int | None) -> None:
-        """Refuse transfer codings other than `chunked` alone, which nothing behind this could read, and ambiguous framing."""
+        """Refuse transfer codings other than `chunked` alone, and ambiguous framing.
+
+        Nothing behind this could read other codings.
+        """
         codings = [part.strip() for part in coding.split(",")]
-        if length is not None or self.version < (1, 1) or codings.count("chunked") > 1 or "" in codings:
+        if (
+            length is not None
+            or self.version < (1, 1)
+            or codings.count("chunked") > 1
+            or "" in codings
+        ):
             raise InvalidHeader("TRANSFER-ENCODING", req=self)
         if codings != ["chunked"]:
             if "chunked" in codings[:-1]:

@@ -1,4 +1,7 @@
-"""A response as it goes over the wire: gunicorn's, with its head and its first bytes in one piece."""
+"""A response as it goes over the wire.
+
+Gunicorn's, with its head and its first bytes in one piece.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
         self._send = send
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
-        """Take the headers; a name that was seen to be well-formed and of no meaning to the server is not looked at again."""
+        """Take the headers.
+
+        A name that was seen to be well-formed and of no meaning to the server is not looked at
+        again.
+        """
         for name, value in headers:
             if name in _well_formed and isinstance(value, str) and HEADER_VALUE_RE.fullmatch(value):
                 self.headers.append((name, value.strip(" \t")))
@@ -42,7 +49,11 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
             before = len(self.headers)
             super().process_headers([(name, value)])
             lower = name.lower()
-            if len(self.headers) > before and lower not in {"content-length", "upgrade"} and len(_well_formed) < MAX_NAMES:
+            if (
+                len(self.headers) > before
+                and lower not in {"content-length", "upgrade"}
+                and len(_well_formed) < MAX_NAMES
+            ):
                 _well_formed.add(name)
 
     def default_headers(self) -> list[str]:
@@ -54,11 +65,21 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
             Response._date = now, formatdate(now, usegmt=True)
         major, minor = self.req.version
         connection = "close" if self.should_close() else "keep-alive"
-        return [f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\nDate: {self._date[1]}\r\nConnection: {connection}\r\n"]
+        head = (
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {self._date[1]}\r\nConnection: {connection}\r\n"
+        )
+        return [head]
 
     def _head(self) -> bytes:
         self.headers_sent = True
-        return "".join([*self.default_headers(), *[f"{name}: {value}\r\n" for name, value in self.headers], "\r\n"]).encode("latin-1")
+        return "".join(
+            [
+                *self.default_headers(),
+                *[f"{name}: {value}\r\n" for name, value in self.headers],
+                "\r\n",
+            ]
+        ).encode("latin-1")
 
     def send_headers(self) -> None:
         """Send the head, where that was not done."""
@@ -93,7 +114,9 @@ def refusal_of(status: int) -> bytes:
     """Return the response, as it goes over the wire, to what can't be read as a request."""
     refusal: Refusal = HostStopping("The host is stopping. The request had not arrived.")
     if status != refusal.status:
-        refusal = Refusal(status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read.")
+        refusal = Refusal(
+            status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read."
+        )
     body = problem(refusal, None)
     headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
     return last_response(status_line(status), headers, body)

@@ -1,21 +1,27 @@
 """gunicorn's worker for Penstock: threads that serve connections, and no client that holds one up.
 
-**Threads.** One thread waits on epoll and serves what it sees itself; another takes its place when that takes long (`web/turns.py`). Handing each
-request to a pool and back, as gunicorn does, costs more than most calls do. The main thread tells the arbiter that the worker lives, and wakes
+**Threads.** One thread waits on epoll and serves what it sees itself; another takes its place when
+that takes long (`web/turns.py`). Handing each request to a pool and back, as gunicorn does, costs
+more than most calls do. The main thread tells the arbiter that the worker lives, and wakes
 connections whose time is up.
 
-**Connections.** Each has a *conversation*, a generator that reads heads, calls the application, receives bodies and sends replies, and yields
-wherever it would have to wait for the client. A thread resumes it when epoll says so, or when its deadline has passed, and it goes on from there.
-So a client that is slow, silent or greedy costs its connection's few kilobytes and no thread, in every phase: handshake, head, body, reply,
-what is left of a body, and the end. Only the application's own work holds a thread.
+**Connections.** Each has a *conversation*, a generator that reads heads, calls the application,
+receives bodies and sends replies, and yields wherever it would have to wait for the client. A
+thread resumes it when epoll says so, or when its deadline has passed, and it goes on from there. So
+a client that is slow, silent or greedy costs its connection's few kilobytes and no thread, in every
+phase: handshake, head, body, reply, what is left of a body, and the end. Only the application's own
+work holds a thread.
 
-**Who owns what.** A connection is registered with EPOLLONESHOT and belongs to the thread that claimed it (`Connection.claim`) until it is
-released. Events name file descriptors, which are used again: an event or a wake-up may hit a later connection of the same number. That is
-harmless, because a conversation that is resumed for nothing finds nothing to do and waits again; nothing is ever ended by its number.
-`_accepting` and the registration of the listeners change together, under `_listening`: two threads that each did half of it left a worker deaf.
+**Who owns what.** A connection is registered with EPOLLONESHOT and belongs to the thread that
+claimed it (`Connection.claim`) until it is released. Events name file descriptors, which are used
+again: an event or a wake-up may hit a later connection of the same number. That is harmless,
+because a conversation that is resumed for nothing finds nothing to do and waits again; nothing is
+ever ended by its number. `_accepting` and the registration of the listeners change together, under
+`_listening`: two threads that each did half of it left a worker deaf.
 
-**Bounds.** Every wait has a deadline. A reply must make progress and keep up a least rate; what is unsent of all replies together is bounded.
-Where there is no room for another connection, the one that has waited longest for its client is ended.
+**Bounds.** Every wait has a deadline. A reply must make progress and keep up a least rate; what is
+unsent of all replies together is bounded. Where there is no room for another connection, the one
+that has waited longest for its client is ended.
 """
 
 from __future__ import annotations
@@ -42,22 +48,30 @@ from penstock.web.watchdog import last_moments
 EVENTS = 16  # events that are taken from epoll at once
 TICK_S = 1.0  # between two looks at whose time is up
 SLOT_S = 0.1  # the same, while a connection is paused
-MAX_PIPELINED_S = 0.01  # that pipelined requests may take in such a slot, of all connections together
+# That pipelined requests may take in such a slot, of all connections together.
+MAX_PIPELINED_S = 0.01
 MAX_DROPPED = 8 * 1024 * 1024  # bytes that are dropped in such a slot, of all connections together
 MAX_UNSENT = 64 * 1024 * 1024  # bytes of replies that clients have not taken yet, in one process
 SPARE = 64  # connections beyond worker_connections that those which are being ended may take
-VICTIMS, AT_ONCE = 64, 4  # connections that are picked to be ended, and that are ended at most where there is no room for another
-# That an idle connection of a worker that stops may wait for one more request: a proxy whose own idle timeout is shorter (4 s in docs/examples)
-# never sends one on a connection that is being closed.
+# Connections that are picked to be ended, and that are ended at most where there is no room for
+# another.
+VICTIMS, AT_ONCE = 64, 4
+# That an idle connection of a worker that stops may wait for one more request: a proxy whose own
+# idle timeout is shorter (4 s in docs/examples) never sends one on a connection that is being
+# closed.
 LAST_REQUEST_S = 5.0
-# glibc keeps what is freed of large replies for each thread, hundreds of megabytes in all, unless it is told from what size on it is not to.
+# glibc keeps what is freed of large replies for each thread, hundreds of megabytes in all, unless
+# it is told from what size on it is not to.
 M_MMAP_THRESHOLD, LARGE = -3, 1024 * 1024
 ARRIVING = frozenset({Phase.HEAD, Phase.BODY})
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Settled:
-    """gunicorn's configuration once nothing changes it any more: each setting is worked out at its first use."""
+    """gunicorn's configuration once nothing changes it any more.
+
+    Each setting is worked out at its first use.
+    """
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401  gunicorn ships no types
         self._config = config
@@ -69,7 +83,10 @@ class Settled:
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
-    """A worker process that serves HTTP/1.1 with `threads` threads and up to `worker_connections` connections."""
+    """A worker process that serves HTTP/1.1.
+
+    It has `threads` threads and up to `worker_connections` connections.
+    """
 
     alive: bool
     cfg: Any
@@ -93,7 +110,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
     # The life of the worker.
 
     def run(self) -> None:
-        """Serve until told to stop, and then until what is under way has ended, or the graceful timeout has."""
+        """Serve until told to stop.
+
+        Then serve until what is under way has ended, or the graceful timeout has.
+        """
         self.prepare()
         self._turns.start()
         while self.alive:
@@ -111,7 +131,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self._finish()
 
     def _finish(self) -> None:
-        """Serve what is under way, and answer what has not ended shortly before the graceful timeout has."""
+        """Serve what is under way.
+
+        Answer what has not ended shortly before the graceful timeout has.
+        """
         now = time.monotonic()
         answer, leave = (now + seconds for seconds in last_moments(self.cfg.graceful_timeout))
         if hasattr(self.wsgi, "end_calls"):
@@ -119,7 +142,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         while self._connections and (now := time.monotonic()) < leave:
             self.must_end = now >= answer
             for connection in list(self._connections.values()):
-                if connection.phase is Phase.IDLE:  # its next request is answered, and told that it is the last
+                # Its next request is answered, and told that it is the last.
+                if connection.phase is Phase.IDLE:
                     connection.deadline = min(connection.deadline, now + LAST_REQUEST_S, answer)
                 elif self.must_end and connection.phase in ARRIVING:
                     connection.deadline = now
@@ -128,7 +152,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._look_around()
 
     def _close_listeners(self) -> None:
-        """Refuse connections from now on, but for those that have come: the system would reset them with what they have sent."""
+        """Refuse connections from now on, but for those that have come.
+
+        The system would reset them with what they have sent.
+        """
         for listener in self.sockets:
             while self._accept(listener):
                 pass
@@ -160,7 +187,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
                 os.read(self.PIPE[0], 1024)
 
     def _look_around(self) -> None:
-        """Wake connections whose time is up, and such as may go on dropping; accept again where there is room."""
+        """Wake connections whose time is up, and such as may go on dropping.
+
+        Accept again where there is room.
+        """
         self._pipelined_s, self._dropped = 0.0, 0
         paused, self._paused = self._paused, []
         now = time.monotonic()
@@ -174,7 +204,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         self._adjust()
 
     def _wake(self, connection: Connection) -> None:
-        """Have a connection resumed although nothing has come; for nothing, if it was resumed meanwhile."""
+        """Have a connection resumed although nothing has come.
+
+        For nothing, if it was resumed meanwhile.
+        """
         with suppress(OSError, ValueError):
             if connection.phase is Phase.SENDING:
                 connection.abort()  # it can't be waited for that its client takes more
@@ -218,7 +251,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             return False
         server = listener.getsockname()
         try:
-            connection = Connection(client, address, server) if self._tls is None else TlsConnection(client, address, server, self._tls)
+            connection = (
+                Connection(client, address, server)
+                if self._tls is None
+                else TlsConnection(client, address, server, self._tls)
+            )
         except OSError:
             client.close()
             return True
@@ -248,7 +285,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             with suppress(OSError):
                 os.write(self.PIPE[1], b".")  # the main thread looks around sooner then
             return
-        with suppress(OSError, ValueError):  # it was resumed by another thread meanwhile, and has ended
+        # It was resumed by another thread meanwhile, and has ended.
+        with suppress(OSError, ValueError):
             self._epoll.modify(connection.number, wanted)
 
     def _end(self, connection: Connection) -> None:
@@ -258,9 +296,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._adjust()
 
     def _evict(self) -> None:
-        """Make room: end connections that have waited longest for their clients, in the phase that matters least."""
+        """Make room.
+
+        End connections that have waited longest for their clients, in the phase that matters least.
+        """
         for _ in range(min(len(self._connections) - self.capacity + 1, AT_ONCE)):
-            victim = self._victim() or self._victim()  # what was picked before may have gone on meanwhile
+            # What was picked before may have gone on meanwhile.
+            victim = self._victim() or self._victim()
             if victim is None:
                 return
             victim.abort()
@@ -268,10 +310,16 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
 
     def _victim(self) -> Connection | None:
         if not self._victims:
-            waiting = [connection for connection in list(self._connections.values()) if connection.phase is not Phase.WORKING]
+            waiting = [
+                connection
+                for connection in list(self._connections.values())
+                if connection.phase is not Phase.WORKING
+            ]
             least = min((connection.phase for connection in waiting), default=Phase.WORKING)
             waiting = [connection for connection in waiting if connection.phase is least]
-            self._victims = sorted(((victim.deadline, id(victim), least, victim) for victim in waiting), reverse=True)[-VICTIMS:]
+            self._victims = sorted(
+                ((victim.deadline, id(victim), least, victim) for victim in waiting), reverse=True
+            )[-VICTIMS:]
         while self._victims:
             with suppress(IndexError):  # another thread took the last one
                 _, _, phase, victim = self._victims.pop()
@@ -280,11 +328,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         return None
 
     def _relieve(self, size: int) -> None:
-        """Make room for that many bytes: end the replies whose clients have taken nothing for the longest time.
+        """Make room for that many bytes.
+
+        End the replies whose clients have taken nothing for the longest time.
 
         One alone may be as large as it is.
         """
-        sending = [connection for connection in list(self._connections.values()) if connection.phase is Phase.SENDING]
+        sending = [
+            connection
+            for connection in list(self._connections.values())
+            if connection.phase is Phase.SENDING
+        ]
         for victim in sorted(sending, key=lambda connection: connection.deadline)[:-1]:
             if size <= 0:
                 return
@@ -305,11 +359,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             response.force_close()
 
     def may_follow(self) -> bool:
-        """Return whether a pipelined request may be answered now: clients that send thousands at once must not delay others."""
+        """Return whether a pipelined request may be answered now.
+
+        Clients that send thousands at once must not delay others.
+        """
         return self._pipelined_s < MAX_PIPELINED_S
 
     def followed(self, seconds: float) -> None:
-        """Note how long a pipelined request took: to a client that reads nothing one small reply can cost the system milliseconds."""
+        """Note how long a pipelined request took.
+
+        To a client that reads nothing one small reply can cost the system milliseconds.
+        """
         self._pipelined_s += seconds
 
     def may_drop(self, size: int) -> bool:

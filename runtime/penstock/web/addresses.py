@@ -7,20 +7,25 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
-PAIR = re.compile(r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s",;]+)""")  # RFC 7239 section 4
+# RFC 7239 section 4.
+PAIR = re.compile(r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s",;]+)""")
 ELEMENT = re.compile(rf"\s*{PAIR.pattern}(?:\s*;\s*{PAIR.pattern})*\s*")
 LONGEST = 512  # characters of an element: more is nothing a proxy writes
 
 
 def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], header: str) -> str:
-    """Return the address of the nearest peer that is no trusted proxy; empty for a local socket without one."""
+    """Return the address of the nearest peer that is no trusted proxy.
+
+    Empty for a local socket without one.
+    """
     peer = str(environ.get("REMOTE_ADDR") or "")
     if not from_trusted_proxy(environ, proxies):
         return _plain(peer)
     said = environ.get("HTTP_" + header.upper().replace("-", "_"))
     nearest = peer
     for hop in _hops(said, header) if isinstance(said, str) else ():
-        if _parsed(hop) is None:  # nobody we trust writes such a thing: it is the last word that can be believed
+        # Nobody we trust writes such a thing: it is the last word that can be believed.
+        if _parsed(hop) is None:
             break
         nearest = hop
         if not _trusted(hop, proxies):
@@ -29,7 +34,10 @@ def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], 
 
 
 def from_trusted_proxy(environ: Mapping[str, object], proxies: tuple[Network, ...]) -> bool:
-    """Say whether a proxy that an operator trusts has sent this request; a local socket counts where any is trusted."""
+    """Say whether a proxy that an operator trusts has sent this request.
+
+    A local socket counts where any is trusted.
+    """
     peer = str(environ.get("REMOTE_ADDR") or "")
     return bool(proxies) and (not peer or _trusted(peer, proxies))
 
@@ -50,7 +58,8 @@ def _hops(said: str, header: str) -> Iterator[str]:
         elif len(element) > LONGEST:
             return
         else:
-            behind = f",{element}"  # the comma stood within quotes, or it is malformed: then there is no end to it
+            # The comma stood within quotes, or it is malformed: then there is no end to it.
+            behind = f",{element}"
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:

@@ -32,7 +32,11 @@ from penstock.web.watchdog import announce_close
 MAX_FORM = 1024 * 1024  # bytes of a form of the console
 FORM_S = 30.0  # in which a form must have come
 FAULTS = {
-    BodyFault.BROKEN: (400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks."),
+    BodyFault.BROKEN: (
+        400,
+        "body-malformed",
+        "The body ended before it should have, or is not framed as HTTP asks.",
+    ),
     BodyFault.TOO_LARGE: (413, "body-too-large", f"The body may have {MAX_FORM} bytes."),
     BodyFault.STOPPED: (503, "host-stopping", "The host is stopping. The form had not arrived."),
     BodyFault.LATE: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
@@ -43,7 +47,10 @@ if TYPE_CHECKING:
 
 
 class Penstock(Flask):
-    """The application of one process. It starts its host at the first call where the server did not before."""
+    """The application of one process.
+
+    It starts its host at the first call where the server did not before.
+    """
 
     takes_heads = True
 
@@ -57,7 +64,10 @@ class Penstock(Flask):
         self._prefix = host.settings.console_prefix
 
     def end_calls(self, moment: float) -> None:
-        """Answer every call that has not ended at that moment, a `time.monotonic()` reading: this process is about to end."""
+        """Answer every call that has not ended at that moment, a `time.monotonic()` reading.
+
+        This process is about to end.
+        """
         if self.host.asking is not None:
             self.host.asking.end(moment)
         self._external.end_calls(moment)
@@ -71,13 +81,16 @@ class Penstock(Flask):
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
         if self.host.is_draining():
-            announce_close(start_response)  # a proxy that has not looked at /-/ready yet must not keep its connections for later
+            # A proxy that has not looked at /-/ready yet must not keep its connections for later.
+            announce_close(start_response)
         if has_escaped_slash(environ):
             if unread_elsewhere(environ):
                 announce_close(start_response)
             return problem_response(_not_found())(environ, start_response)
         if self._pipelines:
-            dispatcher = self._internal if is_internal(environ, self._internal_bind) else self._external
+            dispatcher = (
+                self._internal if is_internal(environ, self._internal_bind) else self._external
+            )
             found = dispatcher.find(environ)
             if found is not None:
                 return dispatcher.answer(environ, start_response, found)
@@ -86,10 +99,16 @@ class Penstock(Flask):
         try:
             return super().wsgi_app(environ, start_response)
         except BodyNeeded:  # a view reads it, once it knows whose request it is
-            return AwaitBody(MAX_FORM, time.monotonic() + FORM_S, partial(self._with_body, environ, start_response))
+            return AwaitBody(
+                MAX_FORM,
+                time.monotonic() + FORM_S,
+                partial(self._with_body, environ, start_response),
+            )
 
-    def _with_body(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request from the beginning, now that its body is there, or say why it can't be taken."""
+    def _with_body(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Answer a request from the start, once its body is there, or say why it can't be taken."""
         fault = fault_of(environ)
         if fault is None:
             return super().wsgi_app(environ, start_response)
@@ -123,14 +142,20 @@ def _peer(host: Host) -> Peer:
     proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
 
     def secure() -> bool:
-        said = from_trusted_proxy(request.environ, proxies) and request.headers.get("X-Forwarded-Proto", "") == "https"
+        said = (
+            from_trusted_proxy(request.environ, proxies)
+            and request.headers.get("X-Forwarded-Proto", "") == "https"
+        )
         return request.is_secure or said
 
     return Peer(lambda: client_address(request.environ, proxies, header), secure)
 
 
 def _health() -> tuple[Response, int]:
-    """Say whether this process works: 503 once an essential thread is stuck, which a restart alone can change."""
+    """Say whether this process works.
+
+    503 once an essential thread is stuck, which a restart alone can change.
+    """
     stuck = bool(threads.stuck())
     return jsonify(status="stuck" if stuck else "alive"), 503 if stuck else 200
 
@@ -148,13 +173,19 @@ def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
 def _ready(host: Host) -> tuple[Response, int]:
     """Say whether this process can answer calls, and which part can't."""
     ready, checks = host.checks()
-    return jsonify(status="ready" if ready else "not ready", environment=host.settings.environment, checks=checks), 200 if ready else 503
+    return jsonify(
+        status="ready" if ready else "not ready",
+        environment=host.settings.environment,
+        checks=checks,
+    ), (200 if ready else 503)
 
 
 def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
         """Tell Prometheus what is counted; who may not know is told that there is nothing."""
-        if host.settings.metrics == "internal" and not is_internal(request.environ, host.settings.internal_bind):
+        if host.settings.metrics == "internal" and not is_internal(
+            request.environ, host.settings.internal_bind
+        ):
             return problem_response(_not_found())
         text, content_type = metrics.render()
         return Response(text, content_type=content_type)
@@ -166,13 +197,22 @@ def _add_documents(app: Penstock, host: Host) -> None:
     paths = [document.path for document in host.plugins.documents]
     for document in host.plugins.documents:
         if document.path.startswith("/.well-known/") and paths.count(document.path) == 1:
-            app.add_url_rule(document.path, endpoint=document.path, view_func=_document_view(host, document), methods=["GET"])
+            app.add_url_rule(
+                document.path,
+                endpoint=document.path,
+                view_func=_document_view(host, document),
+                methods=["GET"],
+            )
 
 
 def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
         if host.access is None or not host.fresh():
-            return problem_response(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+            return problem_response(
+                Refusal(
+                    503, "pipeline-unavailable", "This document is not available at the moment."
+                )
+            )
         response = Response(document.render(host.access), content_type=document.content_type)
         response.headers["Cache-Control"] = f"public, max-age={document.max_age}"
         return response
@@ -192,7 +232,11 @@ def _http_error(error: HTTPException) -> Response:
 def _is_hidden() -> bool:
     """Return whether a GET of the same path finds nothing here: then other methods don't either."""
     adapter = request_ctx.url_adapter
-    if adapter is None or not request.path.startswith("/-/") or request.path.startswith(f"{CONSOLE}/"):
+    if (
+        adapter is None
+        or not request.path.startswith("/-/")
+        or request.path.startswith(f"{CONSOLE}/")
+    ):
         return False
     try:
         endpoint, values = adapter.match(method="GET")
@@ -208,4 +252,6 @@ def _not_found() -> Refusal:
 
 def _failure(error: Exception) -> Response:
     structlog.get_logger("penstock").exception("request failed", error=type(error).__name__)
-    return problem_response(Refusal(500, "internal", "Something went wrong here; the log says what."))
+    return problem_response(
+        Refusal(500, "internal", "Something went wrong here; the log says what.")
+    )

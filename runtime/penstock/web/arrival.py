@@ -1,9 +1,11 @@
 """The agreement between the application and the server about a request body that has not arrived.
 
-A thread that reads a body from a slow client does nothing else meanwhile. So where the server knows how to receive bodies without a thread, it
-calls the application as soon as the head of a request is there, with a `wsgi.input` that holds what has come so far. The application decides
-from the head alone (is there such a path, who calls, is the declared length within the limit), and returns `AwaitBody` if it needs the rest;
-the server goes on with `resume` once the body is whole, or never will be. On other servers reading `wsgi.input` blocks, as PEP 3333 has it.
+A thread that reads a body from a slow client does nothing else meanwhile. So where the server knows
+how to receive bodies without a thread, it calls the application as soon as the head of a request is
+there, with a `wsgi.input` that holds what has come so far. The application decides from the head
+alone (is there such a path, who calls, is the declared length within the limit), and returns
+`AwaitBody` if it needs the rest; the server goes on with `resume` once the body is whole, or never
+will be. On other servers reading `wsgi.input` blocks, as PEP 3333 has it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 Reply = TypeVar("Reply")
 
-CLIENT = "penstock.client"  # in the environ of our own server: its connection, on which any thread can answer
-TAKES_HEADS = "takes_heads"  # the attribute of an application that knows AwaitBody; others are called when the body is whole
+# In the environ of our own server: its connection, on which any thread can answer.
+CLIENT = "penstock.client"
+# The attribute of an application that knows AwaitBody; others are called when the body is whole.
+TAKES_HEADS = "takes_heads"
 
 
 class BodyFault(Enum):
@@ -28,7 +32,9 @@ class BodyFault(Enum):
 
 
 class BodyNeeded(BaseException):
-    """Raised by `wsgi.input` when it is read before the body is whole: whoever called the application has to wait for it first.
+    """Raised by `wsgi.input` when it is read before the body is whole.
+
+    Whoever called the application has to wait for it first.
 
     It is no `Exception`, so that it passes through what handles the errors of views.
     """
@@ -38,15 +44,19 @@ class AwaitBody(Generic[Reply]):
     """Returned by the application in place of a reply: the request's body is needed first.
 
     Args:
-        limit: The bytes that the body may have, without its framing; the server keeps no more of it.
+        limit: The bytes that the body may have, without its framing; the server keeps no more of
+            it.
         deadline: A `time.monotonic()` reading; past it the server goes on with BodyFault.LATE.
-        resume: Returns the reply, or once more AwaitBody; called when the body is whole or has a fault.
+        resume: Returns the reply, or once more AwaitBody; called when the body is whole or has a
+            fault.
 
     """
 
     __slots__ = ("deadline", "limit", "resume")
 
-    def __init__(self, limit: int, deadline: float, resume: Callable[[], Reply | AwaitBody[Reply]]) -> None:
+    def __init__(
+        self, limit: int, deadline: float, resume: Callable[[], Reply | AwaitBody[Reply]]
+    ) -> None:
         self.limit = limit
         self.deadline = deadline
         self.resume = resume
@@ -57,7 +67,10 @@ class AwaitBody(Generic[Reply]):
 
 
 def arrived(environ: Mapping[str, Any]) -> bool:
-    """Return whether a request's body can be read to its end; on other servers, whose reading blocks, always."""
+    """Return whether a request's body can be read to its end.
+
+    On other servers it always can, because their reading blocks.
+    """
     if CLIENT not in environ:
         return True
     body = environ["wsgi.input"]
@@ -70,5 +83,10 @@ def fault_of(environ: Mapping[str, Any]) -> BodyFault | None:
 
 
 def unread_elsewhere(environ: Mapping[str, Any]) -> bool:
-    """Return whether a body may be left unread on another server: stock gunicorn 26.2 then forgets a request that came behind it."""
-    return CLIENT not in environ and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)
+    """Return whether a body may be left unread on another server.
+
+    Stock gunicorn 26.2 then forgets a request that came behind it.
+    """
+    return CLIENT not in environ and (
+        "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ
+    )

@@ -1,4 +1,7 @@
-"""Read a request's body: within its limit, framed as it says, inflated where it was compressed, and forms part by part."""
+"""Read a request's body.
+
+Within its limit, framed as it says, inflated where it was compressed, and forms part by part.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,17 @@ class Stream(Protocol):
 
 
 class BrokenBody(Refusal):
-    """The body's framing is broken: where it ends is not known, so the connection can't be used again."""
+    """The body's framing is broken.
+
+    Where it ends is not known, so the connection can't be used again.
+    """
 
     def __init__(self) -> None:
-        super().__init__(400, "body-malformed", "The body ended before it should have, or is not framed as HTTP asks.")
+        super().__init__(
+            400,
+            "body-malformed",
+            "The body ended before it should have, or is not framed as HTTP asks.",
+        )
 
 
 class LateBody(OutOfTime):
@@ -55,11 +65,15 @@ class StoppedBody(HostStopping):
     """The body had not arrived when the host stopped; the connection can't be used again."""
 
     def __init__(self) -> None:
-        super().__init__("The host is stopping. The call was not performed: its body had not arrived.")
+        super().__init__(
+            "The host is stopping. The call was not performed: its body had not arrived."
+        )
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit})
+    return Refusal(
+        413, "body-too-large", f"The body may have {limit} bytes.", extra={"limit": limit}
+    )
 
 
 def _malformed(detail: str) -> Refusal:
@@ -86,7 +100,10 @@ class _Incoming:
             raise BrokenBody
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most that many bytes, all that is left for -1. Raises Refusal: 413, or 400 for broken framing; and TimeIsUp."""
+        """Return at most that many bytes, all that is left for -1.
+
+        Raises Refusal: 413, or 400 for broken framing; and TimeIsUp.
+        """
         left = (self._length if self._length is not None else self._limit + 1) - self._read
         wanted = left if size < 0 else min(size, left)
         try:
@@ -123,7 +140,10 @@ class _Inflated:
 
 
 class Body:
-    """A request's body, read once: as it was sent, inflated, or as a form. Reading raises Refusal: 413, 415 or 400."""
+    """A request's body, read once: as it was sent, inflated, or as a form.
+
+    Reading raises Refusal: 413, 415 or 400.
+    """
 
     __slots__ = ("_environ", "_limit", "_raw")
 
@@ -150,18 +170,28 @@ class Body:
         return plain
 
     def form(self, body: bytes | None = None) -> Fields:
-        """Return a form's fields by name; a file is an Upload, on disk where it is not small. `body` is the body where it was read already."""
+        """Return a form's fields by name; a file is an Upload, on disk where it is not small.
+
+        `body` is the body where it was read already.
+        """
         content_type = self._environ.get("CONTENT_TYPE") or ""
         kind = media_type(content_type)
         if kind == "application/x-www-form-urlencoded":
             return _urlencoded(self.read() if body is None else body, charset_of(content_type))
         if kind != "multipart/form-data":
             accepted = "application/x-www-form-urlencoded, multipart/form-data"
-            raise Refusal(415, "unsupported-media-type", "Send the body as a form.", headers=[("Accept", accepted)])
+            raise Refusal(
+                415,
+                "unsupported-media-type",
+                "Send the body as a form.",
+                headers=[("Accept", accepted)],
+            )
         boundaries = [value for name, value in parameters_of(content_type) if name == "boundary"]
         boundary = boundaries[0] if len(boundaries) == 1 else ""
         if not boundary or not boundary.isascii():
-            raise _malformed("The body is a multipart form, and its Content-Type does not say the boundary.")
+            raise _malformed(
+                "The body is a multipart form, and its Content-Type does not say the boundary."
+            )
         parts = _Parts(charset_of(content_type))
         try:
             parts.read(self._stream() if body is None else BytesIO(body), boundary.encode())
@@ -183,16 +213,26 @@ class Body:
 
 
 def _urlencoded(body: bytes, charset: str) -> Fields:
-    """Parse a form as the URL standard says; unlike there, bytes that are not in its charset are a fault and are not replaced."""
+    """Parse a form as the URL standard says.
+
+    Unlike there, bytes that are not in its charset are a fault and are not replaced.
+    """
     if charset.startswith(("utf-16", "utf-32")):  # in which `&` and `=` are more than one byte
-        raise Refusal(415, "unsupported-media-type", "A URL-encoded form can't come in this charset; send it in UTF-8.")
+        raise Refusal(
+            415,
+            "unsupported-media-type",
+            "A URL-encoded form can't come in this charset; send it in UTF-8.",
+        )
     if body.count(b"&") >= MOST_FIELDS:
         raise _malformed(f"The form has more than {MOST_FIELDS} fields.")
     fields: Fields = {}
     try:
         for pair in (body.removeprefix(BOM_UTF8) if charset == UTF_8 else body).split(b"&"):
             if pair:
-                name, _, value = (unquote_to_bytes(part).decode(charset) for part in pair.replace(b"+", b" ").partition(b"="))
+                name, _, value = (
+                    unquote_to_bytes(part).decode(charset)
+                    for part in pair.replace(b"+", b" ").partition(b"=")
+                )
                 fields.setdefault(name, []).append(value)
     except UnicodeError:
         raise _malformed(f"The form is not {charset.upper()} text.") from None
@@ -200,7 +240,10 @@ def _urlencoded(body: bytes, charset: str) -> Fields:
 
 
 class _Parts:
-    """Parse a multipart form as it arrives (RFC 7578). A field is text in the charset of its own part, else of the form."""
+    """Parse a multipart form as it arrives (RFC 7578).
+
+    A field is text in the charset of its own part, else of the form.
+    """
 
     def __init__(self, charset: str) -> None:
         self.fields: Fields = {}
@@ -231,16 +274,26 @@ class _Parts:
                         text += event.data
                         self._keep(part, text, event)
         except RequestEntityTooLarge:
-            raise Refusal(413, "body-too-large", f"The form may have {MOST_FIELDS} fields, with {FIELDS} bytes outside of files.") from None
+            raise Refusal(
+                413,
+                "body-too-large",
+                f"The form may have {MOST_FIELDS} fields, with {FIELDS} bytes outside of files.",
+            ) from None
         except ValueError:
-            raise _malformed("The body is no multipart form, or ends before its last boundary.") from None
+            raise _malformed(
+                "The body is no multipart form, or ends before its last boundary."
+            ) from None
 
     def _open(self, part: File) -> None:
         self._files += 1
         if self._files > MOST_FILES:
             raise Refusal(413, "body-too-large", f"The form may have {MOST_FILES} files.")
         file = cast("IO[bytes]", SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115  it is closed when the call ends
-        upload = Upload(file, filename=part.filename, content_type=part.headers.get("Content-Type", "application/octet-stream"))  # type: ignore[arg-type]  # a BinaryIO
+        upload = Upload(
+            file,  # type: ignore[arg-type]  # a BinaryIO
+            filename=part.filename,
+            content_type=part.headers.get("Content-Type", "application/octet-stream"),
+        )
         self.fields.setdefault(part.name, []).append(upload)
 
     def _write(self, part: File, event: Data) -> None:
@@ -249,7 +302,8 @@ class _Parts:
             upload.size += upload.file.write(event.data)
             if not event.more_data:
                 upload.file.seek(0)
-                if not upload.size and not upload.filename:  # how a browser sends a file input that nothing was chosen for (WHATWG HTML)
+                # How a browser sends a file input that nothing was chosen for (WHATWG HTML).
+                if not upload.size and not upload.filename:
                     self._forget(part.name, upload)
 
     def _forget(self, name: str, upload: Upload) -> None:
@@ -271,12 +325,22 @@ class _Parts:
 
 
 def _check(part: Field | File) -> None:
-    """Raise Refusal for a part without a name or with two: proxies and firewalls may read such a part differently."""
+    """Raise Refusal for a part without a name or with two.
+
+    Proxies and firewalls may read such a part differently.
+    """
     dispositions = part.headers.getlist("Content-Disposition")
     names = [name for name, _ in parameters_of(dispositions[0])]
     if len(dispositions) > 1 or media_type(dispositions[0]) != "form-data" or part.name is None:
-        raise _malformed('Each part of a form has one header such as: Content-Disposition: form-data; name="field".')
+        raise _malformed(
+            "Each part of a form has one header such as: Content-Disposition: form-data;"
+            ' name="field".'
+        )
     if len(set(names)) < len(names) or {"name", "name*"} <= set(names):
         raise _malformed("A part of the form has two names or two file names.")
     if part.headers.get("Content-Transfer-Encoding", "binary").strip().lower() not in AS_IT_IS:
-        raise Refusal(415, "unsupported-media-type", "Send the parts of a form as they are, without Content-Transfer-Encoding.")
+        raise Refusal(
+            415,
+            "unsupported-media-type",
+            "Send the parts of a form as they are, without Content-Transfer-Encoding.",
+        )

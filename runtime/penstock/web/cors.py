@@ -9,7 +9,10 @@ from penstock.contracts.cors import Cors
 
 
 def cors_headers(cors: Cors, environ: Mapping[str, Any], allowed: str) -> list[tuple[str, str]]:
-    """Return the response headers for the origin that a call comes from; `allowed` are the path's methods."""
+    """Return the response headers for the origin that a call comes from.
+
+    `allowed` are the path's methods.
+    """
     headers = [("Vary", "Origin")]
     origin = environ.get("HTTP_ORIGIN")
     if origin is None or not ("*" in cors.origins or origin in cors.origins):

@@ -1,7 +1,10 @@
-"""Serve the OpenAPI document of an environment, and the page that shows it, to those who may read them.
+"""Serve the OpenAPI document of an environment, and the page that shows it.
 
-Both name every route, field and credential. Under policy `any` everyone may call, so everyone may read them; otherwise they are for signed-in
-users of the console. Settings change that. The policy is read at each request, because a change of it acts at once.
+They are served to those who may read them.
+
+Both name every route, field and credential. Under policy `any` everyone may call, so everyone may
+read them; otherwise they are for signed-in users of the console. Settings change that. The policy
+is read at each request, because a change of it acts at once.
 """
 
 from __future__ import annotations
@@ -50,7 +53,12 @@ def add_description(app: Flask, host: Host) -> None:
         url = urlsplit(settings.url)
         origin = f"{url.scheme}://{url.netloc}" if settings.url else ""
         # Without the document the page is of no use.
-        app.register_blueprint(make_docs(lambda view: _only(lambda: min(readers(), _audience(host, settings.docs)), view), origin))
+        app.register_blueprint(
+            make_docs(
+                lambda view: _only(lambda: min(readers(), _audience(host, settings.docs)), view),
+                origin,
+            )
+        )
 
 
 def _audience(host: Host, choice: str) -> Audience:
@@ -73,7 +81,9 @@ def _only(audience: Callable[[], Audience], view: View) -> View:
     def guarded(*args: Any, **more: Any) -> Response:  # noqa: ANN401  a Flask view
         readers = audience()
         if readers is Audience.NOBODY:
-            return problem_response(Refusal(404, "not-found", "The description of this environment is not public."))
+            return problem_response(
+                Refusal(404, "not-found", "The description of this environment is not public.")
+            )
         return view(*args, **more) if readers is Audience.EVERYBODY else for_users(*args, **more)
 
     return guarded
@@ -85,13 +95,22 @@ def _openapi_view(host: Host) -> View:
     def view() -> Response:
         """Describe what this environment serves now on this listener."""
         if host.access is None or not host.fresh():
-            return problem_response(Refusal(503, "pipeline-unavailable", "This document is not available at the moment."))
+            return problem_response(
+                Refusal(
+                    503, "pipeline-unavailable", "This document is not available at the moment."
+                )
+            )
         internal = is_internal(request.environ, host.settings.internal_bind)
         judged = host.judged_internal if internal else host.judged
         kept = made.get(internal)
         if kept is None or kept[0] is not judged:
             url = "" if internal else host.settings.url
-            kept = made[internal] = judged, msgspec.json.encode(describe(host, host.settings.environment, judged, url))
-        return Response(kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"})
+            kept = made[internal] = (
+                judged,
+                msgspec.json.encode(describe(host, host.settings.environment, judged, url)),
+            )
+        return Response(
+            kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"}
+        )
 
     return view

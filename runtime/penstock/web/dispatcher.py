@@ -1,4 +1,7 @@
-"""The way of a call: find its pipeline, pass its gate, run its handler, send the reply. Nothing here asks the database."""
+"""The way of a call: find its pipeline, pass its gate, run its handler, send the reply.
+
+Nothing here asks the database.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,14 @@ from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import STOOD_IN_FOR
 from penstock.contracts.triggers import MAX_SECONDS
-from penstock.errors import MAYBE_ACCEPTED, CredentialRejected, HostStopping, OutOfTime, Refusal, ReplyError
+from penstock.errors import (
+    MAYBE_ACCEPTED,
+    CredentialRejected,
+    HostStopping,
+    OutOfTime,
+    Refusal,
+    ReplyError,
+)
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
@@ -37,7 +47,14 @@ from penstock.runs.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.runs.routes import Place, Routes
 from penstock.runs.steps import Inline
 from penstock.web.addresses import client_address
-from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, arrived, fault_of, unread_elsewhere
+from penstock.web.arrival import (
+    AwaitBody,
+    BodyFault,
+    BodyNeeded,
+    arrived,
+    fault_of,
+    unread_elsewhere,
+)
 from penstock.web.bodies import Body, BrokenBody, LateBody, StoppedBody
 from penstock.web.certificates import client_certificate
 from penstock.web.cors import cors_headers
@@ -47,7 +64,16 @@ from penstock.web.passage import Passage, reason_of
 from penstock.web.problems import CONTENT_TYPE, problem, status_line
 from penstock.web.turns import LONG, PASS_ON
 from penstock.web.urls import absolute
-from penstock.web.watchdog import SOCKET, Answered, LastReply, Watchdog, announce_close, channel_of, last_response, read_in_time
+from penstock.web.watchdog import (
+    SOCKET,
+    Answered,
+    LastReply,
+    Watchdog,
+    announce_close,
+    channel_of,
+    last_response,
+    read_in_time,
+)
 
 KNOWN_HEADERS = 500  # headers of refusals that are remembered as valid
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
@@ -58,7 +84,10 @@ Headers = list[tuple[str, str]]
 
 
 class Dispatcher:
-    """Answers the calls of pipelines on one of the listeners; whatever else is asked for is not its business."""
+    """Answers the calls of pipelines on one of the listeners.
+
+    Whatever else is asked for is not its business.
+    """
 
     def __init__(self, host: Host, *, internal: bool = False) -> None:
         self._host = host
@@ -71,17 +100,31 @@ class Dispatcher:
             if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
         self._routes = Routes(
-            ((identifier, endpoint) for identifier, item in served.items() for endpoint in item.endpoints),
+            (
+                (identifier, endpoint)
+                for identifier, item in served.items()
+                for endpoint in item.endpoints
+            ),
             (identifier for identifier, item in served.items() if item.broken),
         )
-        self._notices = {identifier: _notices(item.pipeline) for identifier, item in served.items() if not item.broken}
+        self._notices = {
+            identifier: _notices(item.pipeline)
+            for identifier, item in served.items()
+            if not item.broken
+        }
         self._networks = {
             identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
             for identifier, item in served.items()
             if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
-        self._watchdog = Watchdog(min((item.pipeline.trigger.timeout for item in served.values() if not item.broken), default=MAX_SECONDS))
-        self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}  # whose last call took long
+        self._watchdog = Watchdog(
+            min(
+                (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
+                default=MAX_SECONDS,
+            )
+        )
+        # Whose last call took long.
+        self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}
         self._observers = Observers(host)
         self._starter = Starter(host)
         self._sent: set[tuple[str, str]] = set()  # headers of refusals that are valid
@@ -99,20 +142,36 @@ class Dispatcher:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading."""
         self._watchdog.end(moment)
 
-    def answer(self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]) -> Iterable[bytes]:
+    def answer(
+        self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]
+    ) -> Iterable[bytes]:
         """Answer one call, or say that its body is needed first."""
         place, values = found
         passage = Passage(environ, place, values)
         return self._go_on(passage, start_response, partial(self._run, passage, values))
 
-    def _go_on(self, passage: Passage, start_response: StartResponse, run: Callable[[], Answer | AwaitBody[Answer]]) -> Iterable[bytes]:
+    def _go_on(
+        self,
+        passage: Passage,
+        start_response: StartResponse,
+        run: Callable[[], Answer | AwaitBody[Answer]],
+    ) -> Iterable[bytes]:
         done, refusal, last = self._outcome(passage, run)
         if isinstance(done, AwaitBody):
-            return AwaitBody[Iterable[bytes]](done.limit, done.deadline, partial(self._go_on, passage, start_response, done.resume))
+            return AwaitBody[Iterable[bytes]](
+                done.limit,
+                done.deadline,
+                partial(self._go_on, passage, start_response, done.resume),
+            )
         return self._reply(passage, start_response, done, refusal, last=last)
 
-    def _outcome(self, passage: Passage, run: Callable[[], Answer | AwaitBody[Answer]]) -> tuple[Answer | AwaitBody[Answer], Refusal | None, bool]:
-        """Return what came of a call: its answer, why it was refused, and whether its connection ends with that."""
+    def _outcome(
+        self, passage: Passage, run: Callable[[], Answer | AwaitBody[Answer]]
+    ) -> tuple[Answer | AwaitBody[Answer], Refusal | None, bool]:
+        """Return what came of a call.
+
+        Its answer, why it was refused, and whether its connection ends with that.
+        """
         refusal: Refusal
         last = False
         try:
@@ -120,16 +179,36 @@ class Dispatcher:
         except TimeIsUp:
             refusal, last = OutOfTime(), True
         except Refusal as error:
-            refusal, last = self._fit(error, passage), isinstance(error, BrokenBody | LateBody | StoppedBody)
+            refusal, last = (
+                self._fit(error, passage),
+                isinstance(error, BrokenBody | LateBody | StoppedBody),
+            )
         except Answered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            if self._host.sparing.may(time.monotonic(), problem="internal", address=caller_network(self._address(passage.environ))):
-                self._log.exception("call failed before its handler", pipeline=passage.place.pipeline, run=passage.run, error=type(error).__name__)
+            if self._host.sparing.may(
+                time.monotonic(),
+                problem="internal",
+                address=caller_network(self._address(passage.environ)),
+            ):
+                self._log.exception(
+                    "call failed before its handler",
+                    pipeline=passage.place.pipeline,
+                    run=passage.run,
+                    error=type(error).__name__,
+                )
             refusal = _internal()
         return _refused(refusal, passage.run), refusal, last
 
-    def _reply(self, passage: Passage, start_response: StartResponse, done: Answer, refusal: Refusal | None, *, last: bool) -> Iterable[bytes]:
+    def _reply(
+        self,
+        passage: Passage,
+        start_response: StartResponse,
+        done: Answer,
+        refusal: Refusal | None,
+        *,
+        last: bool,
+    ) -> Iterable[bytes]:
         environ = passage.environ
         status, headers, body = done
         if passage.marks and self._host.marks is not None and not answered(status, refusal):
@@ -138,7 +217,9 @@ class Dispatcher:
         if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
         self._finish(passage, headers, None if status in BODILESS else body)
-        if self._log_all or (self._log_failed and status >= 400 and self._worth_a_line(passage, status, refusal)):  # noqa: PLR2004  the first status of a failure
+        if self._log_all or (
+            self._log_failed and status >= 400 and self._worth_a_line(passage, status, refusal)  # noqa: PLR2004  the first status of a failure
+        ):
             self._write_log(passage, status, refusal)
         if last or (refusal is not None and unread_elsewhere(environ)):
             announce_close(start_response)
@@ -147,13 +228,21 @@ class Dispatcher:
         return LastReply(environ, body) if last else (body,)
 
     def _fit(self, refusal: Refusal, passage: Passage) -> Refusal:
-        """Return a refusal that can be sent: its headers may come from an authenticator or from a reply that an earlier release stored."""
+        """Return a refusal that can be sent.
+
+        Its headers may come from an authenticator or from a reply that an earlier release stored.
+        """
         try:
             if self._sent.issuperset(refusal.headers):
                 return refusal
             checked_refusal(refusal, passage.place.pipeline)
         except (ReplyError, TypeError) as error:
-            self._log.error("refusal can't be sent", pipeline=passage.place.pipeline, run=passage.run, error=str(error))
+            self._log.error(
+                "refusal can't be sent",
+                pipeline=passage.place.pipeline,
+                run=passage.run,
+                error=str(error),
+            )
             return _internal()
         if len(self._sent) < KNOWN_HEADERS:
             self._sent.update(refusal.headers)
@@ -170,8 +259,11 @@ class Dispatcher:
         if passage.request_id is not None:
             _add(headers, ("X-Request-Id", passage.request_id))
         cors = self._cors(place)
-        if cors is not None:  # in place of a handler's own: two would say nothing at all, or more than the policy does
-            headers[:] = [item for item in headers if not item[0].lower().startswith("access-control-")]
+        # In place of a handler's own: two would say nothing at all, or more than the policy does.
+        if cors is not None:
+            headers[:] = [
+                item for item in headers if not item[0].lower().startswith("access-control-")
+            ]
             headers += cors_headers(cors, passage.environ, place.allowed)
         for rule in self._host.responses.headers:
             name = rule.name.lower()
@@ -183,7 +275,9 @@ class Dispatcher:
         if self._url:
             headers[:] = absolute(headers, self._url)
 
-    def _record(self, passage: Passage, status: int, refusal: Refusal | None, headers: Headers, body: bytes) -> None:
+    def _record(
+        self, passage: Passage, status: int, refusal: Refusal | None, headers: Headers, body: bytes
+    ) -> None:
         """Hand over the record of a run, or count what did not become one."""
         recorder, call, endpoint = self._host.recorder, passage.call, passage.endpoint
         if recorder is None or passage.recorded:
@@ -193,7 +287,13 @@ class Dispatcher:
         if passage.running is None or call is None or endpoint is None:
             if refusal is not None:
                 address = self._address(passage.environ)
-                recorder.refused(pipeline, refusal.code, address=address, reason=reason_of(refusal), consumer_id=passage.consumer_id)
+                recorder.refused(
+                    pipeline,
+                    refusal.code,
+                    address=address,
+                    reason=reason_of(refusal),
+                    consumer_id=passage.consumer_id,
+                )
             elif endpoint is not None:
                 recorder.counted(pipeline, ACCEPTED if endpoint.route.durable else REPLAYED)
             return
@@ -202,7 +302,15 @@ class Dispatcher:
             return
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(call.path, call.query_string, call.content_type, *call.so_far(), _content_type(headers), body, call.params)
+            kept = Exchange(
+                call.path,
+                call.query_string,
+                call.content_type,
+                *call.so_far(),
+                _content_type(headers),
+                body,
+                call.params,
+            )
         recorder.over(
             Record(
                 passage.run,
@@ -217,16 +325,27 @@ class Dispatcher:
                 passage.request_id,
                 passage.running.steps or None,
                 kept,
-                failure=self._failure(refusal, passage.running, endpoint) if status >= 500 and refusal is not None else None,  # noqa: PLR2004  a fault of ours
+                failure=(
+                    self._failure(refusal, passage.running, endpoint)
+                    if status >= 500 and refusal is not None  # noqa: PLR2004  a fault of ours
+                    else None
+                ),
             )
         )
 
     @staticmethod
     def _failure(refusal: Refusal, running: Inline, endpoint: Endpoint) -> Failure:
-        """Return why a call failed: what its handler raised, or where that was when its time was up."""
+        """Return why a call failed.
+
+        What its handler raised, or where that was when its time was up.
+        """
         if refusal.__traceback__ is None:
             return failure_at(refusal, running.thread, endpoint.route.handler)
-        raised = refusal.__cause__ if type(refusal) is Refusal and refusal.__cause__ is not None else refusal
+        raised = (
+            refusal.__cause__
+            if type(refusal) is Refusal and refusal.__cause__ is not None
+            else refusal
+        )
         return failure_of(raised, endpoint.route.handler)
 
     def _run(self, passage: Passage, values: list[str]) -> Answer | AwaitBody[Answer]:
@@ -234,18 +353,31 @@ class Dispatcher:
         endpoint = place.endpoints.get("GET" if passage.method == "HEAD" else passage.method)
         if endpoint is None and place.endpoints:
             cors = self._cors(place)
-            if passage.method == "OPTIONS" and cors is not None and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in passage.environ:
+            if (
+                passage.method == "OPTIONS"
+                and cors is not None
+                and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in passage.environ
+            ):
                 return 204, [], b""
-            raise Refusal(405, "method-not-allowed", f"This path takes {place.allowed}.", headers=[("Allow", place.allowed)])
+            raise Refusal(
+                405,
+                "method-not-allowed",
+                f"This path takes {place.allowed}.",
+                headers=[("Allow", place.allowed)],
+            )
         if endpoint is None:
             raise unavailable()
         try:
             return self._admit(passage, endpoint, values)
         except BodyNeeded:  # by the gate, for a signature
             limit = endpoint.pipeline.trigger.max_body
-            return AwaitBody(limit, passage.deadline or 0.0, partial(self._admit, passage, endpoint, values))
+            return AwaitBody(
+                limit, passage.deadline or 0.0, partial(self._admit, passage, endpoint, values)
+            )
 
-    def _admit(self, passage: Passage, endpoint: Endpoint, values: list[str]) -> Answer | AwaitBody[Answer]:
+    def _admit(
+        self, passage: Passage, endpoint: Endpoint, values: list[str]
+    ) -> Answer | AwaitBody[Answer]:
         """Let a call through its gate, and have it handled, as soon as its body is there."""
         host, environ, place = self._host, passage.environ, passage.place
         judged = (host.judged_internal if self._internal else host.judged).get(place.pipeline)
@@ -253,7 +385,11 @@ class Dispatcher:
         if judged is None or access is None or not host.fresh():
             raise unavailable()
         networks = self._networks.get(place.pipeline)
-        if networks is not None and judged.gate is not CLOSED and not networks.admit(self._address(environ)):
+        if (
+            networks is not None
+            and judged.gate is not CLOSED
+            and not networks.admit(self._address(environ))
+        ):
             raise _wrong_address()
         now = time.time()
         pipeline = endpoint.pipeline
@@ -264,7 +400,11 @@ class Dispatcher:
         deadline = passage.deadline
         caller = self._ask_gate(judged.gate, passage, endpoint, body, access, now, deadline)
         passage.consumer_id = caller.consumer_id
-        if access.networks and caller.consumer_id in access.networks and not access.networks[caller.consumer_id].admit(self._address(environ)):
+        if (
+            access.networks
+            and caller.consumer_id in access.networks
+            and not access.networks[caller.consumer_id].admit(self._address(environ))
+        ):
             raise _wrong_address()
         if caller.key_id is not None:
             host.note_use(caller.key_id, now)
@@ -282,7 +422,9 @@ class Dispatcher:
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
             query_string=host.withheld.query(_query(environ), lambda: _headers(environ)),
             content_type=environ.get("CONTENT_TYPE", ""),
-            read_headers=lambda: host.withheld.without(_headers(environ), forward_token=trigger.forward_token and bool(caller.claims)),
+            read_headers=lambda: host.withheld.without(
+                _headers(environ), forward_token=trigger.forward_token and bool(caller.claims)
+            ),
             read_body=body.read,
             read_form=body.form,
             variables=access.variables,
@@ -292,7 +434,9 @@ class Dispatcher:
         )
         passage.endpoint, passage.call = endpoint, call
         if not arrived(environ) and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body:
-            return AwaitBody(trigger.max_body, deadline, partial(self._received, endpoint, call, passage))
+            return AwaitBody(
+                trigger.max_body, deadline, partial(self._received, endpoint, call, passage)
+            )
         return self._handle(endpoint, call, passage)
 
     def _received(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
@@ -304,8 +448,20 @@ class Dispatcher:
             raise StoppedBody
         return self._handle(endpoint, call, passage)
 
-    def _ask_gate(self, gate: Gate, passage: Passage, endpoint: Endpoint, body: Body, access: Snapshot, now: float, deadline: float) -> Caller:
-        """Return who calls. Raises Refusal, and BodyNeeded where a proof needs the body and it is not there yet."""
+    def _ask_gate(
+        self,
+        gate: Gate,
+        passage: Passage,
+        endpoint: Endpoint,
+        body: Body,
+        access: Snapshot,
+        now: float,
+        deadline: float,
+    ) -> Caller:
+        """Return who calls.
+
+        Raises Refusal, and BodyNeeded where a proof needs the body and it is not there yet.
+        """
         host, environ = self._host, passage.environ
         head = RequestHead(environ, passage.place.pipeline, self._certificate)
         signed = partial(self._signed, body, passage, deadline) if gate.reads_body else bytes
@@ -313,7 +469,11 @@ class Dispatcher:
         try:
             return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
         except Refusal as error:
-            if host.limiter is not None and isinstance(error.__cause__, CredentialRejected) and not error.counted:
+            if (
+                host.limiter is not None
+                and isinstance(error.__cause__, CredentialRejected)
+                and not error.counted
+            ):
                 host.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
@@ -321,9 +481,12 @@ class Dispatcher:
             raise _internal() from None
 
     def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
-        """Count a call against the pipeline's rates and its consumer's; what is left goes out with the reply, whatever that is.
+        """Count a call against the pipeline's rates and its consumer's.
 
-        What an operator set for a consumer at a pipeline stands in place of the pipeline's own rates by consumer and key.
+        What is left goes out with the reply, whatever that is.
+
+        What an operator set for a consumer at a pipeline stands in place of the pipeline's own
+        rates by consumer and key.
         """
         host = self._host
         if host.limiter is None or host.access is None:
@@ -334,14 +497,20 @@ class Dispatcher:
             theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
             own = host.access.limits.get((caller.consumer_id, passage.place.pipeline), ())
             if own:
-                rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [(here + theirs, rate) for rate in own]
+                rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [
+                    (here + theirs, rate) for rate in own
+                ]
             everywhere = host.settings.environment + theirs + EVERYWHERE
-            rates += [(everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())]
+            rates += [
+                (everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())
+            ]
         if rates:
             passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
 
     def _signed(self, body: Body, passage: Passage, deadline: float) -> bytes:
-        """Read the body before the gate has let the call through: the gate needs it for a signature, and no sender may be slow for ever.
+        """Read the body before the gate has let the call through.
+
+        The gate needs it for a signature, and no sender may be slow for ever.
 
         Raises BodyNeeded where it is not there, and the server can wait for it.
         """
@@ -353,24 +522,46 @@ class Dispatcher:
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
         """Return what counts a look at a credential that can be guessed."""
         limiter = self._host.limiter
-        return nullcontext(Look()) if limiter is None else limiter.guess(self._host.settings.environment, self._address(environ))
+        return (
+            nullcontext(Look())
+            if limiter is None
+            else limiter.guess(self._host.settings.environment, self._address(environ))
+        )
 
-    def _claim(self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once) -> bool:
-        """Claim what a call counts once for, and say whether it may go on: as the first, or as a repeat of that with its Idempotency-Key."""
+    def _claim(
+        self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once
+    ) -> bool:
+        """Claim what a call counts once for, and say whether it may go on.
+
+        As the first, or as a repeat of that with its Idempotency-Key.
+        """
         if self._host.marks is None:
             raise unavailable()
         whose = self._whose(passage, endpoint, caller)
-        mark = self._host.marks.claim(kind, caller.consumer_id, once, identity(whose) if whose is not None else b"")
+        mark = self._host.marks.claim(
+            kind, caller.consumer_id, once, identity(whose) if whose is not None else b""
+        )
         if mark is not None:
             passage.marks += (mark,)
         return mark is not None
 
-    def _whose(self, passage: Passage, endpoint: Endpoint, caller: Caller) -> tuple[str, ...] | None:
-        """Return what identifies the Idempotency-Key of a call, where it has one that counts. Raises Refusal (400)."""
+    def _whose(
+        self, passage: Passage, endpoint: Endpoint, caller: Caller
+    ) -> tuple[str, ...] | None:
+        """Return what identifies the Idempotency-Key of a call, where it has one that counts.
+
+        Raises Refusal (400).
+        """
         sent = passage.environ.get("HTTP_IDEMPOTENCY_KEY")
         if sent is None or endpoint.pipeline.trigger.idempotent is None or passage.method in SAFE:
             return None
-        return self._host.settings.environment, passage.place.pipeline, str(caller.consumer_id), caller.subject or "", key_of(sent)
+        return (
+            self._host.settings.environment,
+            passage.place.pipeline,
+            str(caller.consumer_id),
+            caller.subject or "",
+            key_of(sent),
+        )
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._host.settings
@@ -381,7 +572,10 @@ class Dispatcher:
         return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
     def _handle(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
-        if endpoint.name in self._slow[call.pipeline] and (pass_on := passage.environ.get(PASS_ON)) is not None:
+        if (
+            endpoint.name in self._slow[call.pipeline]
+            and (pass_on := passage.environ.get(PASS_ON)) is not None
+        ):
             pass_on()
         began = time.perf_counter()
         self._observers.started(call)
@@ -391,14 +585,29 @@ class Dispatcher:
             status = done[0]
         except (Answered, TimeIsUp):
             status = passage.refusal.status if passage.refusal is not None else 504
-            event = "host stopped before a call ended" if isinstance(passage.refusal, HostStopping) else "pipeline over its time limit"
-            self._log.warning(event, pipeline=endpoint.pipeline.id, run=call.run, seconds=round(time.perf_counter() - began, 3))
+            event = (
+                "host stopped before a call ended"
+                if isinstance(passage.refusal, HostStopping)
+                else "pipeline over its time limit"
+            )
+            self._log.warning(
+                event,
+                pipeline=endpoint.pipeline.id,
+                run=call.run,
+                seconds=round(time.perf_counter() - began, 3),
+            )
             raise
         except Refusal as error:
             status = error.status
             raise
-        except BaseException as error:  # a stranger's handler may raise anything; it ends its call, not the process
-            self._log.exception("pipeline failed", pipeline=endpoint.pipeline.id, run=call.run, error=type(error).__name__)
+        # A stranger's handler may raise anything; it ends its call, not the process.
+        except BaseException as error:
+            self._log.exception(
+                "pipeline failed",
+                pipeline=endpoint.pipeline.id,
+                run=call.run,
+                error=type(error).__name__,
+            )
             raise failed() from error
         finally:
             seconds = time.perf_counter() - began
@@ -410,7 +619,10 @@ class Dispatcher:
         return done
 
     def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
-        """Return what the call is to do, once there is room among the pipeline's calls in flight; it leaves that when it really ends."""
+        """Return what the call is to do, once there is room among the pipeline's calls in flight.
+
+        It leaves that when it really ends.
+        """
         whose = self._whose(passage, endpoint, call.caller)
         if endpoint.route.durable:
             run: Callable[[], Answer] = partial(accept, self._host, passage, endpoint, call, whose)
@@ -420,7 +632,12 @@ class Dispatcher:
             run = partial(self._perform, endpoint, call, passage)
         slots = self._host.slots.get(passage.place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
-            raise Refusal(503, "pipeline-busy", "This pipeline has no room for another call at the moment.", headers=[("Retry-After", "1")])
+            raise Refusal(
+                503,
+                "pipeline-busy",
+                "This pipeline has no room for another call at the moment.",
+                headers=[("Retry-After", "1")],
+            )
 
         def work() -> Answer:
             try:
@@ -433,17 +650,25 @@ class Dispatcher:
         return work
 
     def _perform(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
-        if passage.repeats:  # no reply is stored: the first call still runs, or died with its process
+        # No reply is stored: the first call still runs, or died with its process.
+        if passage.repeats:
             raise still_running()
         context = Context(call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT"))
         passage.running = Inline(call.deadline, self._starter.start(context))
         return handle(endpoint, call, passage.running)
 
-    def _run_once(self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Passage) -> Answer:
+    def _run_once(
+        self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Passage
+    ) -> Answer:
         if self._host.replies is None:
             raise unavailable()
         request = fingerprint(call, form=endpoint.body is not None and endpoint.body.form)
-        return self._host.replies.once(whose, request, endpoint.pipeline.trigger.timeout, partial(self._perform, endpoint, call, passage))
+        return self._host.replies.once(
+            whose,
+            request,
+            endpoint.pipeline.trigger.timeout,
+            partial(self._perform, endpoint, call, passage),
+        )
 
     def _in_time(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
         environ = passage.environ
@@ -452,15 +677,22 @@ class Dispatcher:
             work = self._work(endpoint, call, passage)
             return self._watchdog.run(work, connection, call.deadline, lambda: self._late(passage))
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            form = endpoint.body is not None and endpoint.body.form  # two threads must not use one TLS connection at a time: it is read before
-            read_in_time(environ.get(SOCKET), lambda: call.form if form else call.body, call.deadline)
+            # Two threads must not use one TLS connection at a time: it is read before.
+            form = endpoint.body is not None and endpoint.body.form
+            read_in_time(
+                environ.get(SOCKET), lambda: call.form if form else call.body, call.deadline
+            )
         return run_aside(self._work(endpoint, call, passage), call.deadline)
 
     def _late(self, passage: Passage) -> bytes:
-        """Return the response, as it goes over the wire, to a call whose time is up, or whose process ends."""
+        """Return the response on the wire to a call whose time is up, or whose process ends."""
         in_time = passage.deadline is not None and time.monotonic() < passage.deadline
         durable = passage.endpoint is not None and passage.endpoint.route.durable
-        late = OutOfTime(f"The database took too long to answer. {MAYBE_ACCEPTED}") if durable else OutOfTime()
+        late = (
+            OutOfTime(f"The database took too long to answer. {MAYBE_ACCEPTED}")
+            if durable
+            else OutOfTime()
+        )
         refusal = passage.refusal = HostStopping() if in_time else late
         status, headers, body = _refused(refusal, passage.run)
         if self._host.marks is not None:
@@ -469,7 +701,9 @@ class Dispatcher:
         self._finish(passage, headers, body)
         if self._log_failed:
             self._write_log(passage, status, refusal)
-        return last_response(status_line(status), headers, b"" if passage.method == "HEAD" else body)
+        return last_response(
+            status_line(status), headers, b"" if passage.method == "HEAD" else body
+        )
 
     def _cors(self, place: Place) -> Cors | None:
         item = self._host.loaded.get(place.pipeline)
@@ -478,20 +712,32 @@ class Dispatcher:
         return common.cors if common.cors_override or own is None else own
 
     def _worth_a_line(self, passage: Passage, status: int, refusal: Refusal | None) -> bool:
-        """Say whether a refused call is logged: those of strangers only now and then, and what the limiter logs not again."""
+        """Say whether a refused call is logged.
+
+        Those of strangers only now and then, and what the limiter logs not again.
+        """
         if status == 429:  # noqa: PLR2004  too many requests
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.sparing.may(time.monotonic(), problem=refusal.code, address=caller_network(self._address(passage.environ)))
+        return self._host.sparing.may(
+            time.monotonic(),
+            problem=refusal.code,
+            address=caller_network(self._address(passage.environ)),
+        )
 
     def _shown_path(self, passage: Passage) -> str:
-        """Return the path for the log: a parameter can be sensitive, and the call one that the gate refused."""
+        """Return the path for the log.
+
+        A parameter can be sensitive, and the call one that the gate refused.
+        """
         path = _path(passage.environ)
         endpoint = passage.endpoint or next(iter(passage.place.endpoints.values()), None)
         if not passage.values or endpoint is None:
             return path
-        return self._host.sensitive(endpoint.pipeline).path(path, dict(zip(endpoint.in_path, passage.values, strict=False)))
+        return self._host.sensitive(endpoint.pipeline).path(
+            path, dict(zip(endpoint.in_path, passage.values, strict=False))
+        )
 
     def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}
@@ -519,7 +765,8 @@ def _notices(pipeline: Pipeline) -> Headers:
 
     notices = []
     if pipeline.deprecated:
-        since = 0.0 if pipeline.deprecated is True else seconds(pipeline.deprecated)  # the header has no other way to leave it open
+        # The header has no other way to leave it open.
+        since = 0.0 if pipeline.deprecated is True else seconds(pipeline.deprecated)
         notices.append(("Deprecation", f"@{since:.0f}"))
     if pipeline.sunset is not None:
         notices.append(("Sunset", formatdate(seconds(pipeline.sunset), usegmt=True)))
@@ -542,19 +789,29 @@ def _add(headers: Headers, item: tuple[str, str]) -> None:
 
 
 def _path(environ: Environ) -> str:
-    """Return the path as text: WSGI hands over its bytes one by one as characters (PEP 3333). Raises UnicodeDecodeError."""
+    """Return the path as text: WSGI hands over its bytes one by one as characters (PEP 3333).
+
+    Raises UnicodeDecodeError.
+    """
     path: str = environ["PATH_INFO"]
     return path if path.isascii() else path.encode("latin-1").decode("utf-8")
 
 
 def _query(environ: Environ) -> str:
-    """Return the query as text: bytes that are not escaped are UTF-8, as in the path (URL standard)."""
+    """Return the query as text.
+
+    Bytes that are not escaped are UTF-8, as in the path (URL standard).
+    """
     query: str = environ.get("QUERY_STRING", "")
     return query if query.isascii() else query.encode("latin-1").decode("utf-8", "replace")
 
 
 def _headers(environ: Environ) -> Mapping[str, str]:
-    fields = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    fields = {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
             fields[name.replace("_", "-").lower()] = environ[name]

@@ -1,4 +1,7 @@
-"""Accept a call whose run is durable: it is checked as it stands, held in one transaction, and answered 202 with where to look."""
+"""Accept a call whose run is durable.
+
+It is checked as it stands, held in one transaction, and answered 202 with where to look.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,13 @@ CALLBACK = "callback_url"
 ACCEPTED = "accepted"
 
 
-def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: tuple[str, ...] | None) -> Answer:
-    """Accept a run and return its answer; `whose` names the Idempotency-Key that came with the call. Raises Refusal."""
+def accept(
+    host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: tuple[str, ...] | None
+) -> Answer:
+    """Accept a run and return its answer.
+
+    `whose` names the Idempotency-Key that came with the call. Raises Refusal.
+    """
     accepting, asking = host.accepting, host.asking
     if accepting is None or asking is None or host.replies is None:
         raise unavailable()
@@ -44,9 +52,18 @@ def accept(host: Host, passage: Passage, endpoint: Endpoint, call: Call, whose: 
             accepting.accept(wanted)
             accepted = _told(wanted)
         else:
-            accepted = host.replies.accept(whose, fingerprint(call, form=endpoint.body is not None and endpoint.body.form), hold)
+            accepted = host.replies.accept(
+                whose,
+                fingerprint(call, form=endpoint.body is not None and endpoint.body.form),
+                hold,
+            )
     except DatabaseAway as error:
-        raise Refusal(503, "pipeline-unavailable", f"The database did not answer. {MAYBE_ACCEPTED}", headers=[("Retry-After", "1")]) from error
+        raise Refusal(
+            503,
+            "pipeline-unavailable",
+            f"The database did not answer. {MAYBE_ACCEPTED}",
+            headers=[("Retry-After", "1")],
+        ) from error
     return _after_waiting(asking, call, accepted)
 
 
@@ -59,13 +76,22 @@ def _hold(passage: Passage, accepting: Accepting, wanted: Wanted, connection: Co
 
 def _told(wanted: Wanted) -> Answer:
     """Return the answer to a call that was accepted."""
-    _, headers, body = answer({"id": wanted.run, "status": ACCEPTED, "pipeline": wanted.pipeline.id})
+    _, headers, body = answer(
+        {"id": wanted.run, "status": ACCEPTED, "pipeline": wanted.pipeline.id}
+    )
     location = f"{wanted.pipeline.url}/runs/{wanted.run}"
-    return 202, [*headers, ("Location", location), ("Retry-After", "1"), ("Cache-Control", "no-store")], body
+    return (
+        202,
+        [*headers, ("Location", location), ("Retry-After", "1"), ("Cache-Control", "no-store")],
+        body,
+    )
 
 
 def _after_waiting(asking: Asking, call: Call, accepted: Answer) -> Answer:
-    """Return the run once it is over, where the caller would wait for that (RFC 7240), else as it was accepted."""
+    """Return the run once it is over, where the caller would wait for that (RFC 7240).
+
+    Else return it as it was accepted.
+    """
     location = next(item for item in accepted[1] if item[0] == "Location")
     try:
         waited = asking.wait(call, location[1].rpartition("/")[2])
@@ -94,7 +120,14 @@ def _given(passage: Passage, endpoint: Endpoint, call: Call) -> Given:
         headers=lasting(call.headers),
         content_type=call.content_type,
         body=b"" if form else call.body,
-        form={name: [value for value in values if not isinstance(value, Upload)] for name, values in call.form.items()} if form else None,
+        form=(
+            {
+                name: [value for value in values if not isinstance(value, Upload)]
+                for name, values in call.form.items()
+            }
+            if form
+            else None
+        ),
         consumer=caller.consumer,
         consumer_id=caller.consumer_id,
         key_id=caller.key_id,
@@ -107,12 +140,28 @@ def _given(passage: Passage, endpoint: Endpoint, call: Call) -> Given:
 
 
 def _callback(host: Host, call: Call) -> str | None:
-    """Return where the run's end is to be told. Raises Refusal (422) where no operator allowed that for the consumer."""
+    """Return where the run's end is to be told.
+
+    Raises Refusal (422) where no operator allowed that for the consumer.
+    """
     urls = call.query.get(CALLBACK, [])
     if not urls:
         return None
-    targets = host.access.callbacks.get(call.caller.consumer_id or 0, ()) if host.access is not None else ()
+    targets = (
+        host.access.callbacks.get(call.caller.consumer_id or 0, ())
+        if host.access is not None
+        else ()
+    )
     if len(urls) > 1 or target_of(urls[0], targets) is None:
-        fault = {"parameter": CALLBACK, "in": "query", "detail": "Given more than once" if len(urls) > 1 else "Not allowed for this consumer"}
-        raise Refusal(422, "parameters-invalid", "The parameters do not fit: 1 fault.", extra={"errors": [fault]})
+        fault = {
+            "parameter": CALLBACK,
+            "in": "query",
+            "detail": "Given more than once" if len(urls) > 1 else "Not allowed for this consumer",
+        }
+        raise Refusal(
+            422,
+            "parameters-invalid",
+            "The parameters do not fit: 1 fault.",
+            extra={"errors": [fault]},
+        )
     return urls[0]

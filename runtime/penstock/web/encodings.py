@@ -12,7 +12,9 @@ from penstock.errors import Refusal
 
 WORTH_IT = 1024  # bytes; below, the headers cost more than is won
 COMPRESSIBLE = re.compile(r"text/|application/(?:[a-z.+-]*\+)?(?:json|xml)|application/javascript")
-AS_IT_IS = frozenset({"content-encoding", "content-range", "content-digest", "content-md5", "digest", "repr-digest"})
+AS_IT_IS = frozenset(
+    {"content-encoding", "content-range", "content-digest", "content-md5", "digest", "repr-digest"}
+)
 GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -24,16 +26,21 @@ def require_gzip(coding: str) -> None:
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
-    """Return a request's body as it was before it was coded, or None if that has more bytes than the limit.
+    """Return a request's body as it was before it was coded.
 
-    Never more than the limit is inflated, whatever the body promises. Raises Refusal: 415 for another coding, 400 for what is no gzip.
+    Return None if that has more bytes than the limit.
+
+    Never more than the limit is inflated, whatever the body promises. Raises Refusal: 415 for
+    another coding, 400 for what is no gzip.
     """
     require_gzip(coding)
     inflater = zlib.decompressobj(GZIP)
     try:
         plain = inflater.decompress(body, limit + 1)
     except zlib.error:
-        raise Refusal(400, "body-malformed", "The body is not gzip, as its Content-Encoding says.") from None
+        raise Refusal(
+            400, "body-malformed", "The body is not gzip, as its Content-Encoding says."
+        ) from None
     if len(plain) > limit:
         return None
     if not inflater.eof or inflater.unused_data:
@@ -42,9 +49,12 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
 
 
 def deflate(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes:
-    """Return a reply's body, compressed where that is worth it and accepted, and say so in its headers.
+    """Return a reply's body, compressed where that is worth it and accepted.
 
-    What holds for these very bytes, or may not be transformed, stays as it is. A strong entity tag becomes a weak one.
+    Say so in its headers.
+
+    What holds for these very bytes, or may not be transformed, stays as it is. A strong entity tag
+    becomes a weak one.
     """
     names = {name.lower(): value for name, value in headers}
     if not AS_IT_IS.isdisjoint(names) or not COMPRESSIBLE.match(names.get("content-type", "")):
@@ -54,6 +64,9 @@ def deflate(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes
     headers.append(("Vary", "Accept-Encoding"))
     if not parse_accept_header(accepted)["gzip"]:
         return body
-    headers[:] = [(name, f"W/{value}" if name.lower() == "etag" and value.startswith('"') else value) for name, value in headers]
+    headers[:] = [
+        (name, f"W/{value}" if name.lower() == "etag" and value.startswith('"') else value)
+        for name, value in headers
+    ]
     headers.append(("Content-Encoding", "gzip"))
     return gzip.compress(body, compresslevel=4, mtime=0)

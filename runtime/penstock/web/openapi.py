@@ -1,7 +1,10 @@
-"""Describe what an environment serves, as OpenAPI 3.1: routes, schemas, problems, and what a call must present here.
+"""Describe what an environment serves, as OpenAPI 3.1.
 
-Every process describes an environment with the same bytes: pipelines come by major version and name, routes as they were declared, and
-nothing is written in the order of a set. Paths have no slash at their end here; the server takes both spellings.
+Routes, schemas, problems, and what a call must present here.
+
+Every process describes an environment with the same bytes: pipelines come by major version and
+name, routes as they were declared, and nothing is written in the order of a set. Paths have no
+slash at their end here; the server takes both spellings.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from penstock.web.shapes import BINARY, NULL, TEXT, Document, default_of, fittin
 
 SERVED = {State.SERVED, State.NON_CONFORMANT}
 UNNAMED = "handler"  # in an operationId
-RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}  # bodies that are no JSON
+# Bodies that are no JSON.
+RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}
 
 
 def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: str = "") -> Document:
@@ -39,7 +43,9 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: st
 
     `url` is where callers reach it; without one they do where the document comes from.
     """
-    served = {name: judged[name] for name in sorted(judged, key=_rank) if judged[name].state in SERVED}
+    served = {
+        name: judged[name] for name in sorted(judged, key=_rank) if judged[name].state in SERVED
+    }
     endpoints = {name: host.loaded[name].endpoints for name in served}
     durable = any(endpoint.route.durable for items in endpoints.values() for endpoint in items)
     schemas = Schemas({"Problem": parts.PROBLEM, **({"Run": parts.RUN} if durable else {})})
@@ -53,7 +59,11 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: st
             paths.setdefault(path_of(name, endpoint), {})[endpoint.route.method.lower()] = described
     _tell_apart(operation for path in paths.values() for operation in path.values())
     used = {scheme for item in served.values() for scheme in item.requires}
-    schemes = {item.name: item.security_scheme() for item in host.plugins.authenticators if item.name in used}
+    schemes = {
+        item.name: item.security_scheme()
+        for item in host.plugins.authenticators
+        if item.name in used
+    }
     document: Document = {
         "openapi": "3.1.0",
         "info": {"title": f"Pipelines of {environment}", "version": version("penstock")},
@@ -63,14 +73,20 @@ def describe(host: Host, environment: str, judged: Mapping[str, Judged], url: st
             "schemas": dict(sorted(schemas.named.items())),
             "securitySchemes": {name: dict(schemes[name]) for name in sorted(schemes)},
         },
-        "tags": [{"name": name, "description": item.pipeline.summary or f"Pipeline {name}"} for name, item in served.items()],
+        "tags": [
+            {"name": name, "description": item.pipeline.summary or f"Pipeline {name}"}
+            for name, item in served.items()
+        ],
     }
-    document = msgspec.json.decode(msgspec.json.encode(document))  # what a hook changes is in one place of one document
+    # What a hook changes is in one place of one document.
+    document = msgspec.json.decode(msgspec.json.encode(document))
     for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
         except BaseException:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it
-            structlog.get_logger("penstock").exception("penstock_openapi failed", plugin=implementation.plugin_name)
+            structlog.get_logger("penstock").exception(
+                "penstock_openapi failed", plugin=implementation.plugin_name
+            )
     return document
 
 
@@ -86,11 +102,18 @@ def _rank(identifier: str) -> tuple[int, str]:
 
 def _kinds(endpoint: Endpoint) -> Iterable[object]:
     """Return the types of what is sent."""
-    return endpoint.body.kind if endpoint.body else None, *endpoint.kinds.values(), *(parameter.kind for parameter in endpoint.parameters)
+    return (
+        endpoint.body.kind if endpoint.body else None,
+        *endpoint.kinds.values(),
+        *(parameter.kind for parameter in endpoint.parameters),
+    )
 
 
 def _tell_apart(operations: Iterable[Document]) -> None:
-    """Give operations of one id a number each: a handler may be on several routes, and generators drop the signs of an id."""
+    """Give operations of one id a number each.
+
+    A handler may be on several routes, and generators drop the signs of an id.
+    """
     seen: Counter[str] = Counter()
     for operation in operations:
         identifier = operation["operationId"]
@@ -100,18 +123,42 @@ def _tell_apart(operations: Iterable[Document]) -> None:
             operation["operationId"] = f"{identifier}.{seen[folded]}"  # no handler's name has a dot
 
 
-def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judged: Judged, schemas: Schemas) -> Document:
+def _operation(
+    name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judged: Judged, schemas: Schemas
+) -> Document:
     trigger, method = judged.pipeline.trigger, endpoint.route.method
     called = _called(endpoint)
     summary, more = _texts(endpoint.route.handler)
     notice, headers = parts.notices(judged.pipeline)
     operation: Document = {
-        "operationId": f"{name.replace('/', '-')}-{'runs.' if endpoint.of_runtime else ''}{called}-{method.lower()}",
-        "summary": summary or (called.strip("_").replace("_", " ").capitalize() if called != UNNAMED else f"{method} {path_of(name, endpoint)}"),
+        "operationId": (
+            f"{name.replace('/', '-')}-{'runs.' if endpoint.of_runtime else ''}"
+            f"{called}-{method.lower()}"
+        ),
+        "summary": (
+            summary
+            or (
+                called.strip("_").replace("_", " ").capitalize()
+                if called != UNNAMED
+                else f"{method} {path_of(name, endpoint)}"
+            )
+        ),
         "tags": [name],
         "parameters": list(_parameters(name, endpoint, schemas)),
-        "responses": replies_of(endpoint, siblings, schemas) | {status: _problem(status) for status in _statuses(endpoint, judged)},
-        "security": [{scheme: sorted(trigger.scopes) if scheme == "jwt" else [] for scheme in sorted(judged.requires)}] if judged.requires else [],
+        "responses": (
+            replies_of(endpoint, siblings, schemas)
+            | {status: _problem(status) for status in _statuses(endpoint, judged)}
+        ),
+        "security": (
+            [
+                {
+                    scheme: sorted(trigger.scopes) if scheme == "jwt" else []
+                    for scheme in sorted(judged.requires)
+                }
+            ]
+            if judged.requires
+            else []
+        ),
     }
     if more or notice:
         operation["description"] = "\n\n".join(text for text in (notice, more) if text)
@@ -120,7 +167,10 @@ def _operation(name: str, endpoint: Endpoint, siblings: Sequence[Endpoint], judg
     for response in operation["responses"].values() if headers else ():
         response["headers"] = {**response.get("headers", {}), **headers}
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _sent(name, endpoint.body, schemas)}
+        operation["requestBody"] = {
+            "required": True,
+            "content": _sent(name, endpoint.body, schemas),
+        }
     if endpoint.route.durable:
         operation["callbacks"] = parts.told_at(run_of(endpoint, schemas), operation["operationId"])
     return operation
@@ -145,9 +195,19 @@ def _texts(handler: object) -> tuple[str, str]:
 
 def _parameters(name: str, endpoint: Endpoint, schemas: Schemas) -> Iterable[Document]:
     for place in endpoint.in_path:
-        yield {"name": place, "in": "path", "required": True, "schema": _without_null(schemas.of(endpoint.kinds.get(place), name) or TEXT)}
+        yield {
+            "name": place,
+            "in": "path",
+            "required": True,
+            "schema": _without_null(schemas.of(endpoint.kinds.get(place), name) or TEXT),
+        }
     for item in endpoint.parameters:
-        yield {"name": item.sent_as, "in": item.place, "required": item.required, "schema": _parameter(name, item, schemas)}
+        yield {
+            "name": item.sent_as,
+            "in": item.place,
+            "required": item.required,
+            "schema": _parameter(name, item, schemas),
+        }
     if _repeatable(endpoint):
         yield parts.IDEMPOTENCY_KEY
     if endpoint.route.durable:
@@ -158,11 +218,18 @@ def _parameters(name: str, endpoint: Endpoint, schemas: Schemas) -> Iterable[Doc
 
 def _parameter(name: str, item: Parameter, schemas: Schemas) -> Document:
     schema = _without_null(schemas.of(item.kind, name) or TEXT)
-    return schema if item.required or item.default is None else fitting(schema | default_of(item.default))
+    return (
+        schema
+        if item.required or item.default is None
+        else fitting(schema | default_of(item.default))
+    )
 
 
 def _without_null(schema: Document) -> Document:
-    """Return a schema as far as a query, a header or a path can hold it: none of them has a null, it is left out."""
+    """Return a schema as far as a query, a header or a path can hold it.
+
+    None of them has a null, it is left out.
+    """
     options = [item for item in schema.get("anyOf", ()) if item != NULL]
     if not options:
         return schema
@@ -175,7 +242,8 @@ def _repeatable(endpoint: Endpoint) -> bool:
 
 
 def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
-    may = {"401", "403", "429", "500", "503", "504", "default"}  # what is sent unasked is checked too, and operators' bounds are live
+    # What is sent unasked is checked too, and operators' bounds are live.
+    may = {"401", "403", "429", "500", "503", "504", "default"}
     if judged.gate.reads_body:
         may |= {"400", "413"}
     if _repeatable(endpoint):
@@ -191,18 +259,40 @@ def _statuses(endpoint: Endpoint, judged: Judged) -> list[str]:
 
 
 def _problem(status: str) -> Document:
-    return {"description": parts.PROBLEMS[status], "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+    return {
+        "description": parts.PROBLEMS[status],
+        "content": {CONTENT_TYPE: {"schema": {"$ref": REFERENCE.format(name="Problem")}}},
+    }
 
 
 def _sent(name: str, body: Body, schemas: Schemas) -> Document:
-    """Return the media type of a body with its schema. Of several only the first one is described: some generators send them all at once."""
+    """Return the media type of a body with its schema.
+
+    Of several only the first one is described: some generators send them all at once.
+    """
     known = RAW.get(body.kind) if isinstance(body.kind, type) else None
     schema = known if known is not None else schemas.of(body.kind, name) or {}
-    lists = [field for field, kind in schemas.resolved(schema).get("properties", {}).items() if _is_list(kind)] if body.form else []
-    repeated = {"encoding": {field: {"style": "form", "explode": True} for field in lists}} if lists else {}  # some generators join them otherwise
+    lists = (
+        [
+            field
+            for field, kind in schemas.resolved(schema).get("properties", {}).items()
+            if _is_list(kind)
+        ]
+        if body.form
+        else []
+    )
+    # Some generators join them otherwise.
+    repeated = (
+        {"encoding": {field: {"style": "form", "explode": True} for field in lists}}
+        if lists
+        else {}
+    )
     return {body.media[0]: {"schema": schema, **repeated}}
 
 
 def _is_list(schema: Document) -> bool:
     """Say whether a field of a form may come several times, as text."""
-    return any(item.get("type") == "array" and item.get("items") != BINARY for item in (schema, *schema.get("anyOf", ())))
+    return any(
+        item.get("type") == "array" and item.get("items") != BINARY
+        for item in (schema, *schema.get("anyOf", ()))
+    )

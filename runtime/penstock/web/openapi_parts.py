@@ -1,4 +1,7 @@
-"""What pipelines have in common in an OpenAPI document: problems, runs, and the parameters that the runtime takes."""
+"""What pipelines have in common in an OpenAPI document.
+
+Problems, runs, and the parameters that the runtime takes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ PROBLEM: Document = {
     "properties": {
         "type": {
             "type": "string",
-            "description": "What went wrong, a name to compare as it stands: the same at every address, so it is relative and leads to no page",
+            "description": (
+                "What went wrong, a name to compare as it stands: the same at every address, so it"
+                " is relative and leads to no page"
+            ),
         },
         "title": {"type": "string"},
         "status": {"type": "integer"},
@@ -24,7 +30,10 @@ PROBLEM: Document = {
         "run": {"type": "string", "description": "The run's id"},
         "errors": {
             "type": "array",
-            "description": "Every fault: of the body by its JSON Pointer, of the query and the headers by the parameter",
+            "description": (
+                "Every fault: of the body by its JSON Pointer, of the query and the headers by the"
+                " parameter"
+            ),
             "items": {
                 "type": "object",
                 "properties": {
@@ -41,9 +50,17 @@ IDEMPOTENCY_KEY: Document = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for 24 hours. "
-    "1 to 255 visible ASCII characters without double quotes, bare or within double quotes.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 257, "pattern": r"^(?:[!#-~]{1,255}|\x22[!#-~]{1,255}\x22)$"},
+    "description": (
+        "Makes the call safe to repeat: a repeat with the same key gets the first call's reply, for"
+        " 24 hours. 1 to 255 visible ASCII characters without double quotes, bare or within double"
+        " quotes."
+    ),
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 257,
+        "pattern": r"^(?:[!#-~]{1,255}|\x22[!#-~]{1,255}\x22)$",
+    },
 }
 RUN: Document = {
     "type": "object",
@@ -59,13 +76,28 @@ RUN: Document = {
         "progress": {
             "type": "object",
             "description": "How far it is, as the pipeline says",
-            "properties": {"done": {"type": "number"}, "of": {"type": ["number", "null"]}, "note": {"type": "string"}},
+            "properties": {
+                "done": {"type": "number"},
+                "of": {"type": ["number", "null"]},
+                "note": {"type": "string"},
+            },
         },
         "result": {"description": "What the pipeline replied, once the run is over"},
-        "content_type": {"type": "string", "description": "The media type of a result that is no JSON"},
-        "encoding": {"type": "string", "const": "base64", "description": "How a result that is no text is written"},
+        "content_type": {
+            "type": "string",
+            "description": "The media type of a result that is no JSON",
+        },
+        "encoding": {
+            "type": "string",
+            "const": "base64",
+            "description": "How a result that is no text is written",
+        },
         "problem": {"$ref": REFERENCE.format(name="Problem"), "description": "Why it failed"},
-        "url": {"type": "string", "format": "uri-reference", "description": "Where the run is; in callbacks alone"},
+        "url": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "Where the run is; in callbacks alone",
+        },
     },
 }
 PREFER: Document = {
@@ -79,16 +111,33 @@ CALLBACK_URL: Document = {
     "name": CALLBACK,
     "in": "query",
     "required": False,
-    "description": "Where to tell the end of the run, signed as the Standard Webhooks specification says; an operator allows the targets.",
+    "description": (
+        "Where to tell the end of the run, signed as the Standard Webhooks specification says; an"
+        " operator allows the targets."
+    ),
     "schema": {"type": "string", "format": "uri"},
 }
-WEBHOOK_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")  # of the Standard Webhooks specification
-AGAIN: Document = {"Retry-After": {"description": "Seconds after which to look again", "schema": {"type": "integer"}}}
-LOCATION: Document = {"Location": {"description": "Where the run is", "schema": {"type": "string", "format": "uri-reference"}}}
+# Of the Standard Webhooks specification.
+WEBHOOK_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+AGAIN: Document = {
+    "Retry-After": {
+        "description": "Seconds after which to look again",
+        "schema": {"type": "integer"},
+    }
+}
+LOCATION: Document = {
+    "Location": {
+        "description": "Where the run is",
+        "schema": {"type": "string", "format": "uri-reference"},
+    }
+}
 PROBLEMS = {
     "400": "The body or the Idempotency-Key can't be understood",
     "401": "A credential is missing or no good",
-    "403": "The consumer is not associated with this pipeline, the token lacks a scope, or the address may not call",
+    "403": (
+        "The consumer is not associated with this pipeline, the token lacks a scope, or the address"
+        " may not call"
+    ),
     "404": "There is nothing at this path",
     "409": "The first call with this Idempotency-Key is still running",
     "413": "The body is too large",
@@ -103,32 +152,51 @@ PROBLEMS = {
 
 
 def notices(pipeline: Pipeline) -> tuple[str, Document]:
-    """Return what is said of a pipeline that nobody should build on, and the headers of its replies that say so (RFC 9745, RFC 8594)."""
+    """Return what is said of a deprecated pipeline, and the headers that say so.
+
+    See RFC 9745 and RFC 8594.
+    """
     said, headers = [], {}
     if pipeline.deprecated:
-        said.append(f"Deprecated{'' if pipeline.deprecated is True else f' since {pipeline.deprecated.isoformat()}'}.")
+        said.append(
+            "Deprecated"
+            f"{'' if pipeline.deprecated is True else f' since {pipeline.deprecated.isoformat()}'}."
+        )
         headers["Deprecation"] = {
             "description": "Since when nobody should build on this, as `@` and seconds since 1970",
             "schema": {"type": "string"},
         }
     if pipeline.sunset is not None:
         said.append(f"Expected to end on {pipeline.sunset.isoformat()}.")
-        headers["Sunset"] = {"description": "When this is expected to end, as an HTTP date", "schema": {"type": "string"}}
+        headers["Sunset"] = {
+            "description": "When this is expected to end, as an HTTP date",
+            "schema": {"type": "string"},
+        }
     return " ".join(said), headers
 
 
 def told_at(run: Document, operation: str) -> Document:
-    """Return the call that tells the end of a run, of that schema, at the URL that came with the call."""
+    """Return the callback for the end of a run: that schema, at the URL sent with the call."""
     event = {
         "type": "object",
         "required": ["type", "timestamp", "data"],
         "properties": {
-            "type": {"type": "string", "enum": [f"{EVENTS}.{status}" for status in Status if status not in UNFINISHED]},
-            "timestamp": {"type": "string", "format": "date-time", "description": "When the run ended"},
+            "type": {
+                "type": "string",
+                "enum": [f"{EVENTS}.{status}" for status in Status if status not in UNFINISHED],
+            },
+            "timestamp": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When the run ended",
+            },
             "data": run,
         },
     }
-    header = {name: {"name": name, "in": "header", "required": True, "schema": {"type": "string"}} for name in WEBHOOK_HEADERS}
+    header = {
+        name: {"name": name, "in": "header", "required": True, "schema": {"type": "string"}}
+        for name in WEBHOOK_HEADERS
+    }
     told = {
         "operationId": f"{operation}-ended",
         "summary": "Report the end of the run",

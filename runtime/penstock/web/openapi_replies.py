@@ -16,23 +16,35 @@ from penstock.web.shapes import BINARY, NULL, TEXT, Document
 
 JSON = "application/json"
 OF_ANY_KIND = (None, Any, object, Reply)  # a handler that says no more may reply with anything
-# The first media type is that of most replies, and the one that generators take; the second one is true of all others.
+# The first media type is that of most replies, and the one that generators take; the second one is
+# true of all others.
 ANYTHING: Document = {JSON: {"schema": {}}, "*/*": {"schema": BINARY}}
 RUN: Document = {"$ref": REFERENCE.format(name="Run")}
 REPLY = "What the pipeline replies"
 
 
 def replies_of(endpoint: Endpoint, siblings: Sequence[Endpoint], schemas: Schemas) -> Document:
-    """Return the replies by status. `siblings` are all endpoints of the pipeline, whose runs one of the runtime's own may tell."""
+    """Return the replies by status.
+
+    `siblings` are all endpoints of the pipeline, whose runs one of the runtime's own may tell.
+    """
     if endpoint.of_runtime:
         started = [item for item in siblings if item.route.durable]
-        run = run_of(started[0], schemas) if len(started) == 1 else RUN  # a run under way fits each of several
+        # A run under way fits each of several.
+        run = run_of(started[0], schemas) if len(started) == 1 else RUN
         return {"200": {"description": "The run", "content": _json(run)}}
     if endpoint.route.durable:
         content = _json(run_of(endpoint, schemas))
         return {
-            "200": {"description": "The run, which ended while its caller waited", "content": content},
-            "202": {"description": "The run is accepted", "headers": parts.LOCATION | parts.AGAIN, "content": content},
+            "200": {
+                "description": "The run, which ended while its caller waited",
+                "content": content,
+            },
+            "202": {
+                "description": "The run is accepted",
+                "headers": parts.LOCATION | parts.AGAIN,
+                "content": content,
+            },
         }
     kinds, owner = _members(endpoint.returns), endpoint.pipeline.id
     found: Document = {}
@@ -51,9 +63,21 @@ def run_of(endpoint: Endpoint, schemas: Schemas) -> Document:
     kinds = _members(endpoint.returns)
     if any(kind in OF_ANY_KIND for kind in kinds):
         return RUN
-    options = [TEXT if kind in {bytes, str} else NULL for kind in kinds if kind in {bytes, str, type(None)}]
-    result = _any_of([*_media([kind for kind in kinds if kind not in {bytes, str}], schemas, endpoint.pipeline.id).values(), *options])
-    name = "".join(part.capitalize() for part in getattr(endpoint.route.handler, "__name__", "handler").split("_"))
+    options = [
+        TEXT if kind in {bytes, str} else NULL for kind in kinds if kind in {bytes, str, type(None)}
+    ]
+    result = _any_of(
+        [
+            *_media(
+                [kind for kind in kinds if kind not in {bytes, str}], schemas, endpoint.pipeline.id
+            ).values(),
+            *options,
+        ]
+    )
+    name = "".join(
+        part.capitalize()
+        for part in getattr(endpoint.route.handler, "__name__", "handler").split("_")
+    )
     typed = {"allOf": [RUN, {"type": "object", "properties": {"result": result}}]}
     return schemas.add(f"{name}Run", typed, endpoint.pipeline.id)
 
@@ -67,11 +91,15 @@ def _members(returns: Any) -> list[Any]:  # noqa: ANN401  any annotation
 
 def _media(kinds: Sequence[Any], schemas: Schemas, owner: str) -> dict[str, Document]:
     """Return what replies of these types are sent as: each media type with its schema."""
-    in_json = [kind for kind in kinds if kind not in OF_ANY_KIND and kind not in {bytes, str, type(None)}]
+    in_json = [
+        kind for kind in kinds if kind not in OF_ANY_KIND and kind not in {bytes, str, type(None)}
+    ]
     found: dict[str, Document] = {}
     if in_json:
         together = schemas.of(reduce(or_, in_json), owner, reply=True)
-        found[JSON] = together or _any_of([schemas.of(kind, owner, reply=True) or {} for kind in in_json])
+        found[JSON] = together or _any_of(
+            [schemas.of(kind, owner, reply=True) or {} for kind in in_json]
+        )
     if str in kinds:
         found["text/plain"] = TEXT
     if bytes in kinds:

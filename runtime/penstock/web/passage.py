@@ -1,4 +1,7 @@
-"""One call on its way: what is known of it so far, from the moment it is found until its record is handed over."""
+"""One call on its way.
+
+What is known of it so far, from the moment it is found until its record is handed over.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Environ = dict[str, Any]
 
 
 class Passage:
-    """What a call has met. `run` is its run's id, `request_id` what the caller calls it; `running` is there once its handler may begin.
+    """What a call has met.
+
+    `run` is its run's id, `request_id` what the caller calls it; `running` is there once its
+    handler may begin.
 
     `marks` are those of a call that counts once.
     """
@@ -50,20 +56,27 @@ class Passage:
         self.method: str = environ["REQUEST_METHOD"]
         self.run = new_run_id()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
+        self.request_id = (
+            sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
+        )
         self.endpoint: Endpoint | None = None
         self.call: Call | None = None
         self.consumer_id: int | None = None
         self.running: Inline | None = None
-        self.deadline: float | None = None  # a `time.monotonic()` reading, once its pipeline is known to be served
+        # A `time.monotonic()` reading, once its pipeline is known to be served.
+        self.deadline: float | None = None
         self.marks: tuple[Mark, ...] = ()
         self.rates: list[tuple[str, str]] = []
         self.recorded = False
-        self.refusal: Refusal | None = None  # what the caller was answered while the handler was still busy
+        # What the caller was answered while the handler was still busy.
+        self.refusal: Refusal | None = None
 
     @property
     def repeats(self) -> bool:
-        """Whether it is a copy of a call that counts once, with that one's Idempotency-Key: it may have the stored reply alone."""
+        """Whether it is a copy of a call that counts once, with that one's Idempotency-Key.
+
+        It may have the stored reply alone.
+        """
         return not all(mark.owned for mark in self.marks)
 
     @property
@@ -74,4 +87,8 @@ class Passage:
 
 def reason_of(refusal: Refusal) -> str | None:
     """Return why a credential was refused, for the log and the record; the caller is not told."""
-    return str(refusal.__cause__) if refusal.__cause__ is not None and refusal.status in {401, 403} else None
+    return (
+        str(refusal.__cause__)
+        if refusal.__cause__ is not None and refusal.status in {401, 403}
+        else None
+    )

@@ -25,4 +25,9 @@ def problem(refusal: Refusal, run: str | None) -> bytes:
 
 def problem_response(refusal: Refusal) -> Response:
     """Return the document as Flask's response."""
-    return Response(problem(refusal, None), refusal.status, headers=list(refusal.headers), content_type=CONTENT_TYPE)
+    return Response(
+        problem(refusal, None),
+        refusal.status,
+        headers=list(refusal.headers),
+        content_type=CONTENT_TYPE,
+    )

@@ -1,11 +1,15 @@
-"""Name the schemas of an OpenAPI document: one name a schema, the same in every process, and readable where two classes share one.
+"""Name the schemas of an OpenAPI document.
 
-Client generators make a class of each name or `title`, and drop or mix up schemas that share one. So the title is the name, and two names
-differ in more than case and punctuation, which generators change.
+One name a schema, the same in every process, and readable where two classes share one.
 
-The first schema of a name keeps it. Pipelines are described by major version, then by name: a new `v2` renames nothing of `v1`. The next
-schema of that name gets its pipeline in front (`OrdersV2NewOrder`), and a number only where that is taken too. Two classes of one name with
-equal schemas, and equal schemas of all types they refer to, are one schema.
+Client generators make a class of each name or `title`, and drop or mix up schemas that share one.
+So the title is the name, and two names differ in more than case and punctuation, which generators
+change.
+
+The first schema of a name keeps it. Pipelines are described by major version, then by name: a new
+`v2` renames nothing of `v1`. The next schema of that name gets its pipeline in front
+(`OrdersV2NewOrder`), and a number only where that is taken too. Two classes of one name with equal
+schemas, and equal schemas of all types they refer to, are one schema.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ class Schemas:
         self._owners: dict[str, str] = {}  # the pipeline that each name was chosen for
 
     def of(self, kind: Any, owner: str, *, reply: bool = False) -> Document | None:  # noqa: ANN401  any annotation
-        """Return the schema of a type of a pipeline, as it is sent or as it is replied; None where it is no JSON.
+        """Return the schema of a type of a pipeline, as it is sent or as it is replied.
+
+        None where it is no JSON.
 
         A type that can't be described may be anything: `{}`.
         """
@@ -53,13 +59,24 @@ class Schemas:
         return found
 
     def add(self, name: str, schema: Document, owner: str) -> Document:
-        """Add a schema that is no type's, under this name if it is free, and return the reference to it."""
+        """Add a schema that is no type's, under this name if it is free.
+
+        Return the reference to it.
+        """
         name = sanitized(name)
         return self._settle({"$ref": LOCAL}, {LOCAL: Part(name, {"title": name} | schema)}, owner)
 
-    def _settle(self, schema: Document, parts: Mapping[str, Part], owner: str, *, reply: bool = False) -> Document:
-        """Keep the parts under names of this document, and return the schema with references to those."""
-        names = {key: self._name(part.name, _whole(key, parts), owner, reply=reply) for key, part in parts.items()}
+    def _settle(
+        self, schema: Document, parts: Mapping[str, Part], owner: str, *, reply: bool = False
+    ) -> Document:
+        """Keep the parts under names of this document.
+
+        Return the schema with references to those.
+        """
+        names = {
+            key: self._name(part.name, _whole(key, parts), owner, reply=reply)
+            for key, part in parts.items()
+        }
         for key, part in parts.items():
             known: Document = self.named.get(names[key], {})
             self.named[names[key]] = known | _renamed(part.schema, names) | {"title": names[key]}
@@ -69,16 +86,25 @@ class Schemas:
     def _name(self, name: str, whole: bytes, owner: str, *, reply: bool) -> str:
         chosen = self._chosen.get((name, whole))
         if chosen is None:
-            chosen = next(item for item in self._candidates(name, owner, reply=reply) if _folded(item) not in self._taken)
+            chosen = next(
+                item
+                for item in self._candidates(name, owner, reply=reply)
+                if _folded(item) not in self._taken
+            )
             self._chosen[name, whole] = chosen
             self._owners[chosen] = owner
             self._taken.add(_folded(chosen))
         return chosen
 
     def _candidates(self, name: str, owner: str, *, reply: bool) -> Iterator[str]:
-        """Yield the names that a schema of a pipeline may get, the best one first; what is replied is named after what is sent."""
+        """Yield the names that a schema of a pipeline may get, the best one first.
+
+        What is replied is named after what is sent.
+        """
         version, _, pipeline = owner.partition("/")
-        qualified = "".join(part.capitalize() for part in pipeline.split("-")) + version.upper() + name
+        qualified = (
+            "".join(part.capitalize() for part in pipeline.split("-")) + version.upper() + name
+        )
         for candidate in chain((name, qualified), (f"{qualified}{number}" for number in count(2))):
             yield candidate
             if reply and self._owners.get(candidate) == owner:
@@ -91,16 +117,23 @@ def _folded(name: str) -> str:
 
 
 def _whole(key: str, parts: Mapping[str, Part]) -> bytes:
-    """Return a part together with all that it refers to: only where all of that is the same are two parts the same.
+    """Return a part together with all that it refers to.
 
-    References become numbers in the order in which they are met, for keys say nothing outside of one call.
+    Only where all of that is the same are two parts the same.
+
+    References become numbers in the order in which they are met, for keys say nothing outside of
+    one call.
     """
     order, found = [key], list[object]()
     while len(found) < len(order):
-        said = {word: value for word, value in parts[order[len(found)]].schema.items() if word != NAMES}
+        said = {
+            word: value for word, value in parts[order[len(found)]].schema.items() if word != NAMES
+        }
         schema = msgspec.json.decode(msgspec.json.encode(said, order="sorted"))
         order += [item for item in dict.fromkeys(_references(schema)) if item not in order]
-        found.append(_replaced(schema, {item: f"{LOCAL}{index}" for index, item in enumerate(order)}))
+        found.append(
+            _replaced(schema, {item: f"{LOCAL}{index}" for index, item in enumerate(order)})
+        )
     return msgspec.json.encode(found)
 
 

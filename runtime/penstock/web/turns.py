@@ -1,6 +1,9 @@
-"""Threads that take turns: one waits for what comes and handles it itself; another takes the turn when that takes long.
+"""Threads that take turns: one waits for what comes and handles it itself.
 
-The Leader/Followers pattern (Schmidt et al., 2000). Handing each call to another thread would cost more than most calls do.
+Another takes the turn when that takes long.
+
+The Leader/Followers pattern (Schmidt et al., 2000). Handing each call to another thread would cost
+more than most calls do.
 """
 
 from __future__ import annotations
@@ -16,11 +19,15 @@ from penstock import threads
 
 Item = TypeVar("Item")
 PASS_ON = "penstock.pass_on"  # noqa: S105  no password: the environ's name of what passes the turn on
-PATIENCE = 0.005  # seconds that the one whose turn it is may be busy with one thing before another goes on
+# Seconds that the one whose turn it is may be busy with one thing before another goes on.
+PATIENCE = 0.005
 LONG = 2 * PATIENCE  # seconds after which it is said to take long the next time too
 LOOK = 0.0025  # seconds between two looks at how long that is, as long as there is something to do
-BEAT, STUCK = 15.0, 60.0  # seconds between two heartbeats of the thread that looks on, and without one until it counts as stuck
-QUIET = 50  # looks in a row at somebody who only waits, after which there are none until something comes
+# Seconds between two heartbeats of the thread that looks on, and without one until it counts as
+# stuck.
+BEAT, STUCK = 15.0, 60.0
+# Looks in a row at somebody who only waits, after which there are none until something comes.
+QUIET = 50
 
 
 class _Baton:
@@ -35,12 +42,16 @@ class _Baton:
 
 
 class Turns(Generic[Item]):
-    """Has `handle` called with everything that `wait` returns, by as many threads as are needed, `most` at the most.
+    """Has `handle` called with everything that `wait` returns.
+
+    As many threads as are needed call it, `most` at the most.
 
     `wait` is called by one thread at a time as a rule, and must bear two. Neither may raise.
     """
 
-    def __init__(self, most: int, wait: Callable[[], Iterable[Item]], handle: Callable[[Item], object]) -> None:
+    def __init__(
+        self, most: int, wait: Callable[[], Iterable[Item]], handle: Callable[[Item], object]
+    ) -> None:
         self._most = most
         self._wait = wait
         self._handle = handle
@@ -73,7 +84,12 @@ class Turns(Generic[Item]):
         elif self._threads < self._most:
             self._threads += 1
             self._leader = _Baton()
-            threads.start(f"penstock-calls-{self._threads}", partial(self._take_part, self._leader), limit=None)  # a call may take long
+            # A call may take long.
+            threads.start(
+                f"penstock-calls-{self._threads}",
+                partial(self._take_part, self._leader),
+                limit=None,
+            )
         else:
             self._leader = None  # who is done first goes on
 

@@ -1,4 +1,7 @@
-"""Keep the time limit of calls: at the deadline the caller gets its 504, whatever the handler is doing."""
+"""Keep the time limit of calls.
+
+At the deadline the caller gets its 504, whatever the handler is doing.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ STUCK = 60.0  # seconds beyond its sleep without a heartbeat, and the watchdog c
 SILENCE = 30  # seconds that a client may send nothing within a request
 NEVER = float("inf")
 ENDED_LOOK = 0.05  # seconds between two looks at calls of a process whose end has come
-MARGIN = 1.0  # seconds before the end of the graceful timeout at which a process leaves, and as long before that it answers what is left
+# Seconds before the end of the graceful timeout at which a process leaves, and as long before that
+# it answers what is left.
+MARGIN = 1.0
 LINGER = 2.0  # seconds that a caller has to read its answer before what it still sends is refused
 
 
@@ -41,16 +46,20 @@ class Channel(Protocol):
 
 
 class Answered(ConnectionResetError):
-    """The watchdog answered the caller: nothing may be written any more. Servers take it for a lost connection."""
+    """The watchdog answered the caller: nothing may be written any more.
+
+    Servers take it for a lost connection.
+    """
 
     def __init__(self) -> None:
         super().__init__(errno.ECONNRESET, "the watchdog answered the caller")
 
 
 def last_moments(graceful_timeout: float) -> tuple[float, float]:
-    """Return after how many seconds of stopping calls are answered, and after how many their process leaves.
+    """Return after how many seconds of stopping calls are answered, and processes leave.
 
-    It has to be gone before the graceful timeout is over, for then it is killed; and its records are to be written by then.
+    It has to be gone before the graceful timeout is over, for then it is killed; and its records
+    are to be written by then.
     """
     margin = min(MARGIN, graceful_timeout / 4)
     return graceful_timeout - 2 * margin, graceful_timeout - margin
@@ -59,13 +68,23 @@ def last_moments(graceful_timeout: float) -> tuple[float, float]:
 class Watchdog:
     """One thread of a process that watches all its calls in flight.
 
-    A call stays in the request's own thread, for handing it to another costs a quarter of the throughput; only its deadline
-    is put into a dict. Who takes it out again, the call when it is done or the watchdog at the deadline, is the one who answers.
-    The watchdog answers on the call's connection and shuts it down, for writing at once, for reading a little later.
+    A call stays in the request's own thread, for handing it to another costs a quarter of the
+    throughput; only its deadline is put into a dict. Who takes it out again, the call when it is
+    done or the watchdog at the deadline, is the one who answers. The watchdog answers on the call's
+    connection and shuts it down, for writing at once, for reading a little later.
     """
 
-    def __init__(self, shortest: float, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] | None = None) -> None:
-        """Take the shortest time limit there is, in seconds: so long the thread can sleep and miss nothing."""
+    def __init__(
+        self,
+        shortest: float,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        """Take the shortest time limit there is, in seconds.
+
+        So long the thread can sleep and miss nothing.
+        """
         self._shortest = shortest
         self._now = now
         self._woken = threading.Event()
@@ -78,14 +97,24 @@ class Watchdog:
         self._starting = threading.Lock()
         self._fork: int | None = None
 
-    def run(self, work: Callable[[], Result], connection: Channel, deadline: float, late: Callable[[], bytes]) -> Result:
-        """Return what `work` returns. `deadline` is a `time.monotonic()` reading, `late` makes the response for when it or the end passes.
+    def run(
+        self,
+        work: Callable[[], Result],
+        connection: Channel,
+        deadline: float,
+        late: Callable[[], bytes],
+    ) -> Result:
+        """Return what `work` returns.
+
+        `deadline` is a `time.monotonic()` reading, `late` makes the response for when it or the end
+        passes.
 
         Raises Answered when one has passed.
         """
         if self._fork != forks.number():
             self._start()
-        ticket = next(self._tickets)  # never used twice: a late look at it can't hit the thread's next call
+        # Never used twice: a late look at it can't hit the thread's next call.
+        ticket = next(self._tickets)
         self._watched[ticket] = (deadline, connection, late)
         try:
             return work()
@@ -94,12 +123,16 @@ class Watchdog:
                 self._leave()
 
     def end(self, moment: float) -> None:
-        """Have every call answered at that moment, a `time.monotonic()` reading, whatever its own deadline."""
+        """Have every call answered at that moment, whatever its own deadline.
+
+        The moment is a `time.monotonic()` reading.
+        """
         self._end = moment
         self._woken.set()
 
     def _leave(self) -> NoReturn:
-        with self._answering:  # the answer is on its way: the connection must not be closed under it
+        # The answer is on its way: the connection must not be closed under it.
+        with self._answering:
             raise Answered
 
     def _start(self) -> None:
@@ -135,13 +168,18 @@ class Watchdog:
             except OSError:
                 pass  # the caller is gone
             except Exception:  # noqa: BLE001  whatever it is, all other calls need their watchdog
-                structlog.get_logger("penstock").exception("no answer could be made for a call whose time is up")
+                structlog.get_logger("penstock").exception(
+                    "no answer could be made for a call whose time is up"
+                )
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
             self._lingering.append((self._now() + LINGER, connection))
 
     def _let_go(self, now: float) -> None:
-        """End the reading of callers that were answered: a handler that waits for the rest of a body would wait for ever."""
+        """End the reading of callers that were answered.
+
+        A handler that waits for the rest of a body would wait for ever.
+        """
         while self._lingering and self._lingering[0][0] <= now:
             _, connection = self._lingering.popleft()
             with suppress(OSError):
@@ -156,18 +194,25 @@ def last_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) 
 
 
 def announce_close(start_response: Callable[..., object]) -> None:
-    """Have the reply say `Connection: close`, which an application itself may not say: gunicorn's response knows how."""
+    """Have the reply say `Connection: close`, which an application itself may not say.
+
+    Gunicorn's response knows how.
+    """
     force = getattr(getattr(start_response, "__self__", None), "force_close", None)
     if callable(force):
         force()
 
 
 class LastReply(list[bytes]):
-    """A reply after which the connection ends: a handler that was left behind may still be reading from it."""
+    """A reply after which the connection ends.
+
+    A handler that was left behind may still be reading from it.
+    """
 
     def __init__(self, environ: dict[str, Any], body: bytes) -> None:
         super().__init__([body])
-        self._connection = environ.get(SOCKET) if CLIENT not in environ else None  # our own server sees to it
+        # Our own server sees to it.
+        self._connection = environ.get(SOCKET) if CLIENT not in environ else None
 
     def close(self) -> None:
         """End the connection; servers call this when the reply was sent."""
@@ -177,18 +222,25 @@ class LastReply(list[bytes]):
 
 
 def channel_of(environ: dict[str, Any]) -> Channel | None:
-    """Return where a watchdog can answer a call: with our own server always, else where HTTP/1 comes over a plain socket."""
+    """Return where a watchdog can answer a call.
+
+    With our own server always, else where HTTP/1 comes over a plain socket.
+    """
     ours: Channel | None = environ.get(CLIENT)
     if ours is not None:
         return ours
     connection = environ.get(SOCKET)
-    if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
+    if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith(
+        "HTTP/1."
+    ):
         return None
     return connection
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A TLS connection that can be told until when it is read: a sender that dribbles its body must not hold a thread for ever.
+    """A TLS connection that can be told until when it is read.
+
+    A sender that dribbles its body must not hold a thread for ever.
 
     `read_until` is a `time.monotonic()` reading, or None.
     """
@@ -212,7 +264,10 @@ class TlsSocket(ssl.SSLSocket):
 
 
 def read_in_time(connection: object, read: Callable[[], Result], deadline: float) -> Result:
-    """Read in this thread, from a connection that no watchdog can answer on. Raises TimeIsUp at the deadline."""
+    """Read in this thread, from a connection that no watchdog can answer on.
+
+    Raises TimeIsUp at the deadline.
+    """
     if not isinstance(connection, TlsSocket):
         return read()
     connection.read_until = deadline

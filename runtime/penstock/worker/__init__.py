@@ -1,4 +1,7 @@
-"""A worker process: performs durable runs, takes over those of workers that died, and keeps their records true."""
+"""A worker process.
+
+Performs durable runs, takes over those of workers that died, and keeps their records true.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,18 @@ from penstock.errors import OutOfTime, PenstockError
 from penstock.host import Host, Loaded
 from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
 from penstock.runs.durable import Given
-from penstock.runs.engine import Bench, Document, EngineTrouble, Held, KeyMissing, Ledger, LetGo, Queue, State, Unopened
+from penstock.runs.engine import (
+    Bench,
+    Document,
+    EngineTrouble,
+    Held,
+    KeyMissing,
+    Ledger,
+    LetGo,
+    Queue,
+    State,
+    Unopened,
+)
 from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
@@ -73,8 +87,11 @@ class Worker:
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
         self._recovering: Recovery | None = None
         self._checked: str | None = None
-        self._looked_at = float("inf")  # when the main thread last began a round; a `time.monotonic()` reading
-        self._spoke = float("inf")  # when the last sign of life was given that nobody took over before; a `time.monotonic()` reading
+        # When the main thread last began a round; a `time.monotonic()` reading.
+        self._looked_at = float("inf")
+        # When the last sign of life was given that nobody took over before; a `time.monotonic()`
+        # reading.
+        self._spoke = float("inf")
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._log = structlog.get_logger("penstock.worker")
@@ -89,7 +106,9 @@ class Worker:
         self._stop.set()
 
     def run(self, ready: Callable[[], None] = lambda: None, *, respawned: bool = False) -> None:
-        """Perform runs until told to stop; those that are under way then have the graceful time. Raises CannotStart, Taken.
+        """Perform runs until told to stop; those that are under way then have the graceful time.
+
+        Raises CannotStart, Taken.
 
         `ready` is called when runs are taken.
         """
@@ -98,16 +117,28 @@ class Worker:
         environment_id = host.environment_id
         durable = [identifier for identifier, item in host.loaded.items() if item.durable]
         name = socket.gethostname()
-        stored.appear(self._engine, self._process, kind="worker", environment_id=environment_id, host=name, pid=os.getpid(), pipelines=durable)
+        stored.appear(
+            self._engine,
+            self._process,
+            kind="worker",
+            environment_id=environment_id,
+            host=name,
+            pid=os.getpid(),
+            pipelines=durable,
+        )
         self._spoke = time.monotonic()
         queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
-        self._bench.open(self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs)
+        self._bench.open(
+            self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs
+        )
         ticking.declare(host, self._bench)
         with suppress(DatabaseAway):  # they begin later then
             self._ledger.hasten()
         threads.start("penstock-tidy", self._tidy_on, limit=None, essential=False)
         threads.start("penstock-let-go", self._let_go_on, limit=STUCK)
-        self._log.info("worker ready", process=self._process, queues=[queue.name for queue in queues])
+        self._log.info(
+            "worker ready", process=self._process, queues=[queue.name for queue in queues]
+        )
         ready()
         try:
             self._watch(environment_id)
@@ -141,9 +172,12 @@ class Worker:
         return True
 
     def _end_if_stuck(self) -> None:
-        """End this process where one of its threads, or the main one, is stuck: who keeps it starts it anew, and others take its runs.
+        """End this process where one of its threads, or the main one, is stuck.
 
-        What waits for the database is not stuck. While that is away all may wait, and for a while after it is back.
+        Who keeps it starts it anew, and others take its runs.
+
+        What waits for the database is not stuck. While that is away all may wait, and for a while
+        after it is back.
         """
         up_since = self._host.up_since
         if up_since is None or time.monotonic() - up_since < STUCK:
@@ -152,7 +186,9 @@ class Worker:
         if time.monotonic() - self._looked_at > STUCK:
             stuck.append("main")
         if stuck:
-            self._log.critical("this worker ends, for a thread is stuck", threads=stuck, limit=STUCK)
+            self._log.critical(
+                "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK
+            )
             os._exit(STUCK_CODE)
 
     def _watch(self, environment_id: int) -> None:
@@ -162,8 +198,11 @@ class Worker:
             before = self._spoke
             try:
                 if not self._speak():
-                    raise Taken("others have taken over from this worker; it was silent for too long")  # noqa: TRY301  it ends this
-                if self._spoke - before < SILENT:  # else all were silent, and each may speak before anybody is judged
+                    raise Taken(  # noqa: TRY301  it ends this
+                        "others have taken over from this worker; it was silent for too long"
+                    )
+                # Else all were silent, and each may speak before anybody is judged.
+                if self._spoke - before < SILENT:
                     self._take_over(environment_id)
                 self._give_back_orphans()
                 self._reconcile(environment_id)
@@ -182,8 +221,13 @@ class Worker:
                 self._speak()
 
     def _take_over(self, environment_id: int) -> None:
-        """Let the runs of workers that ended go on; each worker is taken over from by one other, so no run is given away twice."""
-        for dead in stored.overdue(self._engine, environment_id, self._process, silent=SILENT, lease=LEASE):
+        """Let the runs of workers that ended go on.
+
+        Each worker is taken over from by one other, so no run is given away twice.
+        """
+        for dead in stored.overdue(
+            self._engine, environment_id, self._process, silent=SILENT, lease=LEASE
+        ):
             try:
                 done = self._recovery.take_over(dead)
             except PenstockError:
@@ -196,9 +240,14 @@ class Worker:
         self._recovery.take_strays()
 
     def _give_back_orphans(self) -> None:
-        """Give back what the engine counts as ours and nobody performs: it could not be begun, or its end could not be written."""
+        """Give back what the engine counts as ours and nobody performs.
+
+        It could not be begun, or its end could not be written.
+        """
         now, before = time.monotonic(), self._orphans
-        held = [item for item in self._ledger.held_by(self._process) if item.run not in self._active]
+        held = [
+            item for item in self._ledger.held_by(self._process) if item.run not in self._active
+        ]
         self._orphans = {item.run: before.get(item.run, now) for item in held}
         for item in held:
             if now - self._orphans[item.run] <= ORPHANED:
@@ -210,11 +259,23 @@ class Worker:
                 self._recovery.go_on(item)
             else:
                 number = self._starved.pop(item.run)
-                self._recovery.give_up(item, row, "not-kept", f"The engine could not go on with it, {number} times; the log of its worker says why.")
-        self._starved = {run: number for run, number in self._starved.items() if run in self._active or run in before or run in self._orphans}
+                self._recovery.give_up(
+                    item,
+                    row,
+                    "not-kept",
+                    f"The engine could not go on with it, {number} times; the log of its worker"
+                    " says why.",
+                )
+        self._starved = {
+            run: number
+            for run, number in self._starved.items()
+            if run in self._active or run in before or run in self._orphans
+        }
 
     def _let_go_on(self, thread: threads.Watched) -> None:
-        """Stop the runs that this process performs and has no more: they were cancelled, their time was up, or others have them.
+        """Stop the runs that this process performs and has no more.
+
+        They were cancelled, their time was up, or others have them.
 
         A thread of its own: none of them may wait for what else there is to look after.
         """
@@ -228,7 +289,12 @@ class Worker:
     def _let_go(self) -> None:
         for run, item in self._ledger.look(list(self._active)).items():
             active = self._active.get(run)
-            if active is None or active.stop.cancelled or self._has(item) or item.state in {State.DONE, State.BROKEN}:
+            if (
+                active is None
+                or active.stop.cancelled
+                or self._has(item)
+                or item.state in {State.DONE, State.BROKEN}
+            ):
                 continue
             active.stop.cancel()
             if item.state is State.CANCELLED and active.handler is not None:
@@ -248,10 +314,15 @@ class Worker:
 
     def _has(self, item: Held | None) -> bool:
         """Say whether a run is this process's to perform."""
-        return item is not None and item.state is State.RUNNING and item.holder in {"", self._process}
+        return (
+            item is not None and item.state is State.RUNNING and item.holder in {"", self._process}
+        )
 
     def _confirm(self, run: str, stop: StopSignal, surely: bool) -> None:
-        """Raise LetGo where this process has a run no more; others may count it as dead once it was silent for too long."""
+        """Raise LetGo where this process has a run no more.
+
+        Others may count it as dead once it was silent for too long.
+        """
         while surely or self._was_silent():
             try:
                 if self._has(self._ledger.look([run]).get(run)):
@@ -267,9 +338,18 @@ class Worker:
         return time.monotonic() - self._spoke >= SILENT
 
     def _reconcile(self, environment_id: int) -> None:
-        """Note the ends that nobody wrote: of runs whose worker died right after, that were cancelled, or whose time was up."""
+        """Note the ends that nobody wrote.
+
+        Of runs whose worker died right after, that were cancelled, or whose time was up.
+        """
         with reading(self._engine) as connection:
-            rows = stored.unfinished(connection, environment_id, after=self._checked, before=first_id(clock.now() - YOUNG), limit=CHECKED)
+            rows = stored.unfinished(
+                connection,
+                environment_id,
+                after=self._checked,
+                before=first_id(clock.now() - YOUNG),
+                limit=CHECKED,
+            )
         self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
         held = self._ledger.look([row["id"] for row in rows], outcomes=True)
         for row in rows:
@@ -281,7 +361,16 @@ class Worker:
             if item is None:
                 if row["id"] < first_id(clock.now() - LOST):
                     detail = "The engine does not know this run."
-                    self._recorder.ended(Finished(row["id"], loaded.pipeline, Status.FAILED, 500, problem="not-begun", detail=detail))
+                    self._recorder.ended(
+                        Finished(
+                            row["id"],
+                            loaded.pipeline,
+                            Status.FAILED,
+                            500,
+                            problem="not-begun",
+                            detail=detail,
+                        )
+                    )
                 continue
             if row["cancelled_by"] and not item.state.over:
                 self._ledger.cancel([row["id"]])
@@ -292,18 +381,26 @@ class Worker:
     # Work
 
     def perform(self, run: str, document: Document | Unopened) -> Document:
-        """Perform a run: the engine calls this, in a thread of its own. What it returns is how the run ended."""
+        """Perform a run: the engine calls this, in a thread of its own.
+
+        What it returns is how the run ended.
+        """
         stop = StopSignal()
         active = self._active[run] = Performance(stop, threading.get_ident())
         try:
-            if self._stop.is_set():  # it was taken from its queue in the moment in which this process began to end
+            # It was taken from its queue in the moment in which this process began to end.
+            if self._stop.is_set():
                 raise LetGo  # noqa: TRY301  as what ends a run later
             if isinstance(document, Unopened):
                 raise KeyMissing(str(document))  # noqa: TRY301  as where a step of it can't be opened
             if "callback" in document:
-                done = call_back(self._host, self._accepting, self._find(document["callback"]), document)
+                done = call_back(
+                    self._host, self._accepting, self._find(document["callback"]), document
+                )
             else:
-                done = self._performer.perform(run, Given.of(document), active, self._recorder, self._ledger)
+                done = self._performer.perform(
+                    run, Given.of(document), active, self._recorder, self._ledger
+                )
             self._starved.pop(run, None)
         except LetGo:
             raise
@@ -326,7 +423,9 @@ class Worker:
         with reading(self._engine) as connection:
             return stored.find(connection, run)
 
-    def tick(self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None) -> None:
+    def tick(
+        self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None
+    ) -> None:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
         ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
@@ -336,7 +435,9 @@ class Worker:
         while not self._stop.is_set():
             now = clock.now()
             with suppress(PenstockError):
-                while self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set():
+                while (
+                    self._ledger.forget_ticks(since, now - TICKS_KEPT) and not self._stop.is_set()
+                ):
                     pass
                 since = now - 2 * TICKS_KEPT
             self._stop.wait(TIDY)
@@ -344,7 +445,13 @@ class Worker:
     @property
     def _recovery(self) -> Recovery:
         if self._recovering is None:
-            self._recovering = Recovery(self._engine, self._accepting, self._host.settings.environment, self._recoveries, self._gave_up)
+            self._recovering = Recovery(
+                self._engine,
+                self._accepting,
+                self._host.settings.environment,
+                self._recoveries,
+                self._gave_up,
+            )
         return self._recovering
 
     def _recoveries(self, pipeline: str) -> int:
@@ -371,7 +478,9 @@ class Worker:
         return self._host.recorder
 
 
-def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None) -> Finished:
+def _finished(
+    row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None
+) -> Finished:
     """Return the end of a run as the engine knows it."""
     run, pipeline = row["id"], loaded.pipeline
     if item.state is State.DONE and item.outcome is not None:
@@ -380,5 +489,23 @@ def _finished(row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], fai
     if item.state is State.CANCELLED and row["cancelled_by"]:
         return Finished(run, pipeline, Status.CANCELLED, steps=steps, ended_at=ended)
     if item.state is State.CANCELLED:
-        return Finished(run, pipeline, Status.TIMED_OUT, 504, problem="timed-out", steps=steps, failure=failure, ended_at=ended)
-    return Finished(run, pipeline, Status.FAILED, 500, problem="pipeline-failed", detail=item.error, steps=steps, ended_at=ended)
+        return Finished(
+            run,
+            pipeline,
+            Status.TIMED_OUT,
+            504,
+            problem="timed-out",
+            steps=steps,
+            failure=failure,
+            ended_at=ended,
+        )
+    return Finished(
+        run,
+        pipeline,
+        Status.FAILED,
+        500,
+        problem="pipeline-failed",
+        detail=item.error,
+        steps=steps,
+        ended_at=ended,
+    )

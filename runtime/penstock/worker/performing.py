@@ -18,7 +18,15 @@ from penstock.errors import OutOfTime, Refusal
 from penstock.host import Host, Loaded
 from penstock.perform import Context, Observers, Starter, client_of, failed, handle, why_failed
 from penstock.runs.durable import DurableRunner, Given, check_size, outcome_of
-from penstock.runs.engine import Bench, Document, EngineTrouble, Ledger, LetGo, NotKept, PipelineChanged
+from penstock.runs.engine import (
+    Bench,
+    Document,
+    EngineTrouble,
+    Ledger,
+    LetGo,
+    NotKept,
+    PipelineChanged,
+)
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.handlers import Endpoint
 from penstock.runs.ids import millis_of
@@ -27,12 +35,17 @@ from penstock.runs.replies import Answer
 from penstock.runs.showing import body_of, ending_of
 from penstock.runs.steps import StopSignal, Term
 
-FRESH = 2.0  # seconds after its acceptance in which nobody can have begun a run before without that being recorded
+# Seconds after its acceptance in which nobody can have begun a run before without that being
+# recorded.
+FRESH = 2.0
 
 
 @dataclass(slots=True)
 class Performance:
-    """A run under way here: what stops it, the thread that performs it, and the handler, once it is known."""
+    """A run under way here.
+
+    What stops it, the thread that performs it, and the handler, once it is known.
+    """
 
     stop: StopSignal
     thread: int
@@ -42,8 +55,14 @@ class Performance:
 class Performer:
     """Performs the durable runs of one environment's pipelines."""
 
-    def __init__(self, host: Host, bench: Bench, find: Callable[[str], Row | None], confirm: Callable[[str, StopSignal, bool], None]) -> None:
-        """Take what finds the record of a run, and what raises LetGo where this process has a run no more."""
+    def __init__(
+        self,
+        host: Host,
+        bench: Bench,
+        find: Callable[[str], Row | None],
+        confirm: Callable[[str, StopSignal, bool], None],
+    ) -> None:
+        """Take what finds a run's record, and what raises LetGo where this process lost a run."""
         self.starter = Starter(host)
         self._host = host
         self._bench = bench
@@ -52,8 +71,13 @@ class Performer:
         self._observers = Observers(host)
         self._log = structlog.get_logger("penstock.worker")
 
-    def perform(self, run: str, given: Given, active: Performance, recorder: Recorder, ledger: Ledger) -> Document:
-        """Perform a run and return how it ended. Raises LetGo where it is over, or another process's, by then."""
+    def perform(
+        self, run: str, given: Given, active: Performance, recorder: Recorder, ledger: Ledger
+    ) -> Document:
+        """Perform a run and return how it ended.
+
+        Raises LetGo where it is over, or another process's, by then.
+        """
         item = self._host.loaded.get(given.pipeline)
         endpoint = endpoint_of(item, given.method, given.route)
         if item is None or endpoint is None:
@@ -67,7 +91,14 @@ class Performer:
         context = Context(call, tuple(given.ancestors), given.traceparent)
         clean = self._host.cleaner(item.pipeline)
         term = Term(deadline, active.stop, partial(self._confirm, run, active.stop))
-        runner = DurableRunner(self._bench, term, self.starter.start(context), partial(recorder.progress, run), clean, began=began)
+        runner = DurableRunner(
+            self._bench,
+            term,
+            self.starter.start(context),
+            partial(recorder.progress, run),
+            clean,
+            began=began,
+        )
         self._observers.started(call)
         outcome = outcome_of(failed(), [], 0)
         try:
@@ -81,8 +112,13 @@ class Performer:
         recorder.ended(self._record(run, item, call, outcome, runner, recorder))
         return outcome
 
-    def _handled(self, endpoint: Endpoint, call: Call, runner: DurableRunner, deadline: float) -> tuple[Answer | Refusal, BaseException | None]:
-        """Run the handler; return its reply, or what its caller is told instead, with what was raised."""
+    def _handled(
+        self, endpoint: Endpoint, call: Call, runner: DurableRunner, deadline: float
+    ) -> tuple[Answer | Refusal, BaseException | None]:
+        """Run the handler.
+
+        Return its reply, or what its caller is told instead, with what was raised.
+        """
         about = {"pipeline": endpoint.pipeline.id, "run": call.run}
         try:
             answer = handle(endpoint, call, runner)
@@ -105,7 +141,10 @@ class Performer:
         return answer, None
 
     def _started(self, run: str, given: Given, ledger: Ledger) -> float:
-        """Return when a run was first begun, perhaps in another worker, in seconds since the epoch: never before it came."""
+        """Return when a run was first begun, perhaps in another worker, in seconds since the epoch.
+
+        Never before it came.
+        """
         now, came = clock.now(), millis_of(run) / 1000
         row = self._find(run)
         known: datetime | None = row["started_at"] if row is not None else None
@@ -113,7 +152,8 @@ class Performer:
             return max(came, min(now, known.timestamp()))
         if now - given.accepted_at < FRESH:
             return max(came, now)
-        done = [step.started_at for step in ledger.steps(run) if step.started_at >= came]  # those before came with it from another run
+        # Those before came with it from another run.
+        done = [step.started_at for step in ledger.steps(run) if step.started_at >= came]
         return max(came, min([now, *done]))
 
     def _call(self, run: str, given: Given, endpoint: Endpoint, deadline: float) -> Call:
@@ -140,24 +180,51 @@ class Performer:
         )
 
     @staticmethod
-    def _record(run: str, item: Loaded, call: Call, outcome: Document, runner: DurableRunner, recorder: Recorder) -> Finished:
+    def _record(
+        run: str,
+        item: Loaded,
+        call: Call,
+        outcome: Document,
+        runner: DurableRunner,
+        recorder: Recorder,
+    ) -> Finished:
         exchange = None
         if recorder.keeps(item.pipeline, outcome["status"]):
-            exchange = Exchange(call.path, call.query_string, call.content_type, call.body, None, *body_of(outcome, run), call.params)
-        return Finished(run, item.pipeline, **ending_of(outcome), steps=runner.steps, exchange=exchange)
+            exchange = Exchange(
+                call.path,
+                call.query_string,
+                call.content_type,
+                call.body,
+                None,
+                *body_of(outcome, run),
+                call.params,
+            )
+        return Finished(
+            run, item.pipeline, **ending_of(outcome), steps=runner.steps, exchange=exchange
+        )
 
 
 def endpoint_of(item: Loaded | None, method: str, path: str) -> Endpoint | None:
     """Return a handler of a pipeline by its method and its path as declared."""
     endpoints = item.endpoints if item is not None else ()
-    return next((one for one in endpoints if (one.route.method, one.route.path) == (method, path)), None)
+    return next(
+        (one for one in endpoints if (one.route.method, one.route.path) == (method, path)), None
+    )
 
 
 def _changed(how: str) -> Refusal:
-    return Refusal(500, "pipeline-changed", f"The pipeline was changed while this run was under way: {how}.")
+    return Refusal(
+        500, "pipeline-changed", f"The pipeline was changed while this run was under way: {how}."
+    )
 
 
-def _outcome(how: Answer | Refusal, error: BaseException | None, endpoint: Endpoint, runner: DurableRunner, clean: Clean) -> Document:
+def _outcome(
+    how: Answer | Refusal,
+    error: BaseException | None,
+    endpoint: Endpoint,
+    runner: DurableRunner,
+    clean: Clean,
+) -> Document:
     """Return how a run ended, as the engine keeps it; what can't be kept has failed."""
     micros = int((time.monotonic() - runner.began) * 1e6)
     more: Document = {"progress": runner.said} if runner.said is not None else {}

@@ -16,12 +16,18 @@ from penstock.runs.showing import told_run
 
 
 def call_back(host: Host, accepting: Accepting, row: Row | None, document: Document) -> Document:
-    """Make one attempt to tell a consumer of its run's end, and see to the next one. `row` is the run's record. Raises KeyMissing."""
+    """Make one attempt to tell a consumer of its run's end, and see to the next one.
+
+    `row` is the run's record. Raises KeyMissing.
+    """
     run, attempt, access = document["callback"], document["attempt"], host.access
     held = _ended(accepting.ledger, run)
     if held is not None and held.unopened:
         raise KeyMissing(held.unopened)
-    target = callbacks.target_of(document["url"], access.callbacks.get(document["consumer_id"], ()) if access is not None else ())
+    target = callbacks.target_of(
+        document["url"],
+        access.callbacks.get(document["consumer_id"], ()) if access is not None else (),
+    )
     delay: float | None = None
     if row is None:
         said = "the run is not remembered any more"
@@ -34,12 +40,25 @@ def call_back(host: Host, accepting: Accepting, row: Row | None, document: Docum
             said = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
             said = f"attempt {attempt}: {error}"
-            delay = None if error.final or attempt > len(callbacks.PAUSES) else callbacks.PAUSES[attempt - 1]
+            delay = (
+                None
+                if error.final or attempt > len(callbacks.PAUSES)
+                else callbacks.PAUSES[attempt - 1]
+            )
     over = delay is None and not said.startswith("delivered")
     with writing(accepting.engine) as connection:
-        stored.set_durable(connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255])
+        stored.set_durable(
+            connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255]
+        )
         if delay is not None:
-            accepting.call_back_in(connection, run, document["url"], document["consumer_id"], attempt=attempt + 1, delay=delay)
+            accepting.call_back_in(
+                connection,
+                run,
+                document["url"],
+                document["consumer_id"],
+                attempt=attempt + 1,
+                delay=delay,
+            )
     return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
 
 

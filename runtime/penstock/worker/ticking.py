@@ -25,7 +25,10 @@ _log = structlog.get_logger("penstock.worker")
 
 
 def declare(host: Host, bench: Bench) -> None:
-    """Have the engine call at the ticks of all schedules that are declared, and of no others of these pipelines."""
+    """Have the engine call at the ticks of all schedules that are declared.
+
+    It then calls at no other ticks of these pipelines.
+    """
     environment = host.settings.environment
     declared: set[str] = set()
     for identifier, item in host.loaded.items():
@@ -33,13 +36,27 @@ def declare(host: Host, bench: Bench) -> None:
             name = schedule_name(environment, identifier, schedule)
             context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
             queue = ticks_of(environment, identifier)
-            bench.schedule(name, schedule.cron, schedule.timezone, context, queue=queue, make_up=schedule.missed == "once")
+            bench.schedule(
+                name,
+                schedule.cron,
+                schedule.timezone,
+                context,
+                queue=queue,
+                make_up=schedule.missed == "once",
+            )
             declared.add(name)
     ours = {queue_of(environment, identifier) for identifier in host.loaded}
     bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
 
 
-def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[str, Any], moment: datetime, now: datetime | None) -> None:
+def tick(
+    host: Host,
+    starter: Starter,
+    accepting: Accepting,
+    context: Mapping[str, Any],
+    moment: datetime,
+    now: datetime | None,
+) -> None:
     """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
     identifier, environment = context["pipeline"], host.settings.environment
     item = host.loaded.get(identifier)
@@ -51,7 +68,13 @@ def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[st
         return
     why = left_out(schedule, moment, now or clock.moment())
     if why is not None:
-        _log.info("schedule skipped", pipeline=identifier, cron=context["cron"], tick=moment.isoformat(), reason=why)
+        _log.info(
+            "schedule skipped",
+            pipeline=identifier,
+            cron=context["cron"],
+            tick=moment.isoformat(),
+            reason=why,
+        )
         return
     body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
     given = Given(
@@ -72,4 +95,7 @@ def tick(host: Host, starter: Starter, accepting: Accepting, context: Mapping[st
 
 def _schedule_of(item: Loaded | None, context: Mapping[str, Any]) -> Schedule | None:
     schedules = item.pipeline.schedules if item is not None else ()
-    return next((one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])), None)
+    return next(
+        (one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])),
+        None,
+    )

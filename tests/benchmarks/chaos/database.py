@@ -10,7 +10,16 @@ import time
 from benchmarks.chaos.network import drop, drop_established
 from benchmarks.chaos.site import WORKERS, Site
 from benchmarks.chaos.traffic import GOOD
-from benchmarks.chaos.trial import POSTGRESQL, RECOVERY_S, SQLITE, NotPlayable, Trial, each, scenario, until
+from benchmarks.chaos.trial import (
+    POSTGRESQL,
+    RECOVERY_S,
+    SQLITE,
+    NotPlayable,
+    Trial,
+    each,
+    scenario,
+    until,
+)
 from kit import PgBouncer, consumers
 
 ACTOR = "chaos"
@@ -18,16 +27,22 @@ CUT = "127.0.0.2"  # the address of the first host's database
 SEEN_S = 10.0  # the README says within a second; the machine may be busy
 NOTICED_S = 30.0  # the README says 15 s
 LONGEST_IDLE = "interval '70 s'"  # of a transaction whose client is gone; the limit is 60 s
-IDLE = f"SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND now() - state_change > {LONGEST_IDLE}"
+IDLE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND now() -"
+    f" state_change > {LONGEST_IDLE}"
+)
 
 
 def follows(trial: Trial, site: Site) -> None:
-    """Hold that each host still follows the database: a new key is accepted, and rejected once it is revoked."""
+    """Hold that each host still follows the database: a new key is accepted, and rejected once
+    it is revoked."""
     key = site.place.key("acme", site.environment)
     each(site.units, "accepts a new key", lambda unit: site.status_of(unit, key) == 200, SEEN_S)
     consumers.revoke_key(site.place.engine, ACTOR, key.id)
     each(site.units, "rejects a revoked key", lambda unit: site.status_of(unit, key) == 401, SEEN_S)
-    trial.expect("the hosts are ready", held=all(unit.get("/-/ready")[0] == 200 for unit in site.units))
+    trial.expect(
+        "the hosts are ready", held=all(unit.get("/-/ready")[0] == 200 for unit in site.units)
+    )
 
 
 @scenario(
@@ -49,7 +64,10 @@ def read_only(trial: Trial) -> None:
         follows(trial, site)
     runs.finish()
     trial.expect("good calls are accepted all the time", held=callers.tally.failed == 0)
-    trial.expect("no thread has ended", held=not any("Exception in thread" in unit.said() for unit in site.units))
+    trial.expect(
+        "no thread has ended",
+        held=not any("Exception in thread" in unit.said() for unit in site.units),
+    )
 
 
 @scenario(
@@ -68,12 +86,20 @@ def worker_dies(trial: Trial) -> None:
             site.database.stop()
         for unit in site.units:
             os.kill(unit.web_workers()[0], signal.SIGKILL)
-        each(site.units, "has replaced its worker", lambda unit: len(unit.web_workers()) == WORKERS, RECOVERY_S)
+        each(
+            site.units,
+            "has replaced its worker",
+            lambda unit: len(unit.web_workers()) == WORKERS,
+            RECOVERY_S,
+        )
         if trial.database == POSTGRESQL:
             late = site.host(2)
             late.start(wait=False)
             upgrade = site.run("db", "upgrade", PENSTOCK_DATABASE_URL=site.url(0))
-            trial.expect(f"db upgrade exits 75 meanwhile, not {upgrade.returncode}", held=upgrade.returncode == 75)
+            trial.expect(
+                f"db upgrade exits 75 meanwhile, not {upgrade.returncode}",
+                held=upgrade.returncode == 75,
+            )
             time.sleep(trial.seconds(10, 2))
             site.database.start()
             until("a host that was started meanwhile serves", lambda: site.probe(late), RECOVERY_S)
@@ -81,7 +107,10 @@ def worker_dies(trial: Trial) -> None:
     runs.submit(5)
     runs.finish()
     failed = callers.tally.unlike(GOOD, 200)
-    trial.expect(f"calls fail only where the dead worker held them: {failed}", held=sum(failed.values()) <= 8 and 503 not in failed)
+    trial.expect(
+        f"calls fail only where the dead worker held them: {failed}",
+        held=sum(failed.values()) <= 8 and 503 not in failed,
+    )
     trial.expect("no serve has ended", held=not any(unit.codes for unit in site.units))
 
 
@@ -108,7 +137,10 @@ def black_hole(trial: Trial) -> None:
     runs.submit(5)
     runs.finish()
     noticed = "it logs" if logged else "no line says"
-    trial.notes.append(f"the host accepted the revoked key for {took:.1f} s more; {noticed} that the database was away")
+    trial.notes.append(
+        f"the host accepted the revoked key for {took:.1f} s more; {noticed} that the database was"
+        " away"
+    )
     trial.expect("good calls are accepted all the time", held=callers.tally.failed == 0)
 
 
@@ -125,13 +157,19 @@ def cut_off(trial: Trial) -> None:
         time.sleep(1)
         with drop(CUT, site.database.port):
             time.sleep(trial.seconds(75, 20))
-            trial.expect("no session of the lost host stays in a transaction", held=site.database.value(IDLE) == 0)
+            trial.expect(
+                "no session of the lost host stays in a transaction",
+                held=site.database.value(IDLE) == 0,
+            )
         trial.recover(site)
         submitting.join()
         follows(trial, site)
     runs.finish()
     failed = callers.tally.unlike(GOOD, 200)
-    trial.expect(f"good calls are 200, or 503 past the limit of staleness: {failed}", held=set(failed) <= {503})
+    trial.expect(
+        f"good calls are 200, or 503 past the limit of staleness: {failed}",
+        held=set(failed) <= {503},
+    )
 
 
 @scenario(
@@ -160,7 +198,10 @@ def bouncer(trial: Trial) -> None:
     for fault in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "database away"):
         trial.expect(f"no {fault} in the logs", held=fault not in logs)
     tally = runs.tally
-    trial.expect(f"every durable call is accepted at once: {dict(tally.answers)}", held=tally.unavailable == 0)
+    trial.expect(
+        f"every durable call is accepted at once: {dict(tally.answers)}",
+        held=tally.unavailable == 0,
+    )
     trial.expect("every good call is accepted", held=callers.tally.failed == 0)
 
 

@@ -1,4 +1,5 @@
-"""Kill -9 of any process, and restarts of PostgreSQL, under calls and durable runs: no accepted run is lost, no answer is wrong."""
+"""Kill -9 of any process, and restarts of PostgreSQL, under calls and durable runs: no accepted
+run is lost, no answer is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def victims(unit: Unit, role: str) -> list[int]:
     """Return the processes of a role that a host has now."""
     if role == "serve":
         return [unit.serve.pid] if unit.serve.poll() is None else []
-    found = {"web worker": unit.web_workers, "durable worker": unit.durable_workers, "gunicorn master": unit.masters}
+    found = {
+        "web worker": unit.web_workers,
+        "durable worker": unit.durable_workers,
+        "gunicorn master": unit.masters,
+    }
     return found[role]()
 
 
@@ -50,7 +55,8 @@ def restart(site: Site, mode: str, seconds: float) -> None:
 
 @scenario(
     "kills",
-    f"{KILLS} x kill -9 of any process during {CALLS} calls and {DURABLE} durable runs; PostgreSQL restarts three times (fast, immediate, kill -9)",
+    f"{KILLS} x kill -9 of any process during {CALLS} calls and {DURABLE} durable runs; PostgreSQL"
+    " restarts three times (fast, immediate, kill -9)",
     "20 kills of durable workers alone during 1,000 runs: 0 lost",
     POSTGRESQL,
     SQLITE,
@@ -61,12 +67,20 @@ def kills(trial: Trial) -> None:
     runs, chance, killed = trial.runs(site), random.Random(), Counter[str]()
     roles = list(ROLES)
     restarts = [RESTARTS[-1]] if trial.short else list(RESTARTS)
-    due = {number * (index + 1) // (len(restarts) + 1): mode for index, mode in enumerate(restarts)} if trial.database == POSTGRESQL else {}
+    due = (
+        {number * (index + 1) // (len(restarts) + 1): mode for index, mode in enumerate(restarts)}
+        if trial.database == POSTGRESQL
+        else {}
+    )
     with trial.callers(site, rate=RATE) as callers:
         submitting = runs.beside(durable, rate=trial.seconds(DURABLE_RATE, 20))
         for count in range(number):
             time.sleep(chance.uniform(0.5, trial.seconds(4, 1)))
-            role = roles[count] if count < len(roles) else chance.choices(roles, list(ROLES.values()))[0]
+            role = (
+                roles[count]
+                if count < len(roles)
+                else chance.choices(roles, list(ROLES.values()))[0]
+            )
             kill(site, role, chance)
             killed[role] += 1
             if mode := due.get(count):
@@ -77,8 +91,14 @@ def kills(trial: Trial) -> None:
         trial.recover(site)
         each(site.units, "has all its processes", Unit.whole, PEACE_S)
     runs.finish()
-    trial.expect("no serve ended in a way that keeps it down", held=not any(STAYS_DOWN & set(unit.codes) for unit in site.units))
-    trial.expect(f"all durable calls are accepted: {len(runs.accepted)} of {durable}", held=len(runs.accepted) == durable)
+    trial.expect(
+        "no serve ended in a way that keeps it down",
+        held=not any(STAYS_DOWN & set(unit.codes) for unit in site.units),
+    )
+    trial.expect(
+        f"all durable calls are accepted: {len(runs.accepted)} of {durable}",
+        held=len(runs.accepted) == durable,
+    )
     _tell(trial, site, callers, runs, killed)
 
 
@@ -91,9 +111,16 @@ def _tell(trial: Trial, site: Site, callers: Callers, runs: Runs, killed: Counte
     unanswered = f"{tally.unavailable} x 503, {tally.unreached} while a process was dead"
     trial.notes += [
         "killed: " + ", ".join(f"{number} x {role}" for role, number in killed.items()),
-        f"calls: {tally.calls}, {len(tally.wrong)} wrong, {unanswered}; the longest took {tally.longest_s:.1f} s",
-        f"good calls: 200 but for {tally.unlike(GOOD, 200)}; calls to be rejected: {dict(sorted(rejected.items()))}",
+        (
+            f"calls: {tally.calls}, {len(tally.wrong)} wrong, {unanswered}; the longest took"
+            f" {tally.longest_s:.1f} s"
+        ),
+        (
+            f"good calls: 200 but for {tally.unlike(GOOD, 200)}; calls to be rejected:"
+            f" {dict(sorted(rejected.items()))}"
+        ),
         f"durable calls: {len(runs.accepted)} accepted, answers {accepting}",
         f"steps under way when their worker died, and performed again: {runs.judge().interrupted}",
-        "exit codes of serve, each restarted: " + ", ".join(f"{unit.name} {unit.codes}" for unit in site.units),
+        "exit codes of serve, each restarted: "
+        + ", ".join(f"{unit.name} {unit.codes}" for unit in site.units),
     ]

@@ -1,4 +1,5 @@
-"""A network and mount namespace of the trial's own, in which packets are dropped and small disks are mounted."""
+"""A network and mount namespace of the trial's own, in which packets are dropped and small disks
+are mounted."""
 
 from __future__ import annotations
 
@@ -18,13 +19,26 @@ ESTABLISHED = "01"  # of /proc/net/tcp
 
 
 def isolate(arguments: list[str]) -> None:
-    """Begin again in namespaces of our own, where this user may; `make chaos` then changes nothing of this machine."""
+    """Begin again in namespaces of our own, where this user may; `make chaos` then changes
+    nothing of this machine."""
     unshare = shutil.which("unshare")
     if PRIVATE in os.environ or os.getuid() != 0 or unshare is None:
         return
     if subprocess.run([unshare, "-n", "-m", "true"], check=False, capture_output=True).returncode:
         return
-    command = [unshare, "-n", "-m", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-m", "benchmarks.chaos", *arguments]
+    command = [
+        unshare,
+        "-n",
+        "-m",
+        "sh",
+        "-c",
+        'ip link set lo up && exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "benchmarks.chaos",
+        *arguments,
+    ]
     os.execve(unshare, command, os.environ | {PRIVATE: "1"})  # noqa: S606  our own command, and what it was given
 
 
@@ -35,12 +49,19 @@ def _private() -> None:
 
 @contextmanager
 def _dropping(*rules: str) -> Iterator[None]:
-    """Drop what comes in on the loopback interface and matches a rule: its sender believes that it was sent."""
+    """Drop what comes in on the loopback interface and matches a rule: its sender believes that
+    it was sent."""
     _private()
     if shutil.which("nft") is None:
         raise NotPlayable("nft is not installed")
-    chain = [f"add table inet {TABLE}", f"add chain inet {TABLE} dropped {{ type filter hook input priority 0; }}"]
-    script = "\n".join([*chain, *(f"add rule inet {TABLE} dropped {rule} drop" for rule in rules)]) + "\n"
+    chain = [
+        f"add table inet {TABLE}",
+        f"add chain inet {TABLE} dropped {{ type filter hook input priority 0; }}",
+    ]
+    script = (
+        "\n".join([*chain, *(f"add rule inet {TABLE} dropped {rule} drop" for rule in rules)])
+        + "\n"
+    )
     subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
     try:
         yield
@@ -60,7 +81,10 @@ def drop_established(address: str, port: int) -> Iterator[None]:
     """Cut off the connections to an address and port that there are; new ones pass."""
     _private()
     ports = ", ".join(map(str, _clients(address, port)))
-    with _dropping(f"ip daddr {address} tcp dport {port} tcp sport {{ {ports} }}", f"ip saddr {address} tcp sport {port} tcp dport {{ {ports} }}"):
+    with _dropping(
+        f"ip daddr {address} tcp dport {port} tcp sport {{ {ports} }}",
+        f"ip saddr {address} tcp sport {port} tcp dport {{ {ports} }}",
+    ):
         yield
 
 
@@ -68,7 +92,11 @@ def _clients(address: str, port: int) -> list[int]:
     """Return the clients' ports of the established connections to an address and port."""
     server = "".join(f"{int(part):02X}" for part in reversed(address.split("."))) + f":{port:04X}"
     lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return [int(line[1].split(":")[1], 16) for line in lines if line[2] == server and line[3] == ESTABLISHED]
+    return [
+        int(line[1].split(":")[1], 16)
+        for line in lines
+        if line[2] == server and line[3] == ESTABLISHED
+    ]
 
 
 @contextmanager
@@ -76,7 +104,9 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
     """Mount a disk of so many kilobytes."""
     _private()
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "chaos", folder], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "chaos", folder], check=True
+    )
     try:
         yield
     finally:

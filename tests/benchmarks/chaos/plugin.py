@@ -1,4 +1,5 @@
-"""The plugin of the trial: a call answered at once, one that takes a while, a durable run of three steps, and a pipeline with a need."""
+"""The plugin of the trial: a call answered at once, one that takes a while, a durable run of
+three steps, and a pipeline with a need."""
 
 PLUGIN = """
 import json, os, time, uuid
@@ -40,4 +41,4 @@ def region(call: Call) -> str: return call.variables["region"]
 
 @hookimpl
 def penstock_pipelines(): return [trial, needy]
-"""
+"""  # noqa: E501  text as it is

@@ -44,10 +44,15 @@ def strict(trial: Trial) -> None:
         runs.finish(RECOVERY_S)
         site.run("variable", "set", "region", "eu", "--env", site.environment)
         trial.recover(site)
-        each(site.units, "serves the pipeline again", lambda unit: _needy(site, unit) == 200, SEEN_S)
+        each(
+            site.units, "serves the pipeline again", lambda unit: _needy(site, unit) == 200, SEEN_S
+        )
     _none_ended(trial, site)
     failed = callers.tally.unlike(GOOD, 200)
-    trial.expect(f"calls fail only where the dead worker held them: {failed}", held=sum(failed.values()) <= HELD and 503 not in failed)
+    trial.expect(
+        f"calls fail only where the dead worker held them: {failed}",
+        held=sum(failed.values()) <= HELD and 503 not in failed,
+    )
 
 
 @scenario(
@@ -76,7 +81,10 @@ def broken_plugin(trial: Trial) -> None:
         runs.submit(5)
         runs.finish(RECOVERY_S)
     _none_ended(trial, site)
-    trial.expect(f"good calls are accepted all the time: {callers.tally.unlike(GOOD, 200)}", held=callers.tally.failed == 0)
+    trial.expect(
+        f"good calls are accepted all the time: {callers.tally.unlike(GOOD, 200)}",
+        held=callers.tally.failed == 0,
+    )
 
 
 @scenario(
@@ -87,7 +95,8 @@ def broken_plugin(trial: Trial) -> None:
     SQLITE,
 )
 def hanging_plugin(trial: Trial) -> None:
-    site = trial.site(PENSTOCK_GRACEFUL_TIMEOUT="8")  # a worker that is replaced imports the plugin too, and is waited for so long
+    # A worker that is replaced imports the plugin too, and is waited for so long.
+    site = trial.site(PENSTOCK_GRACEFUL_TIMEOUT="8")
     runs = trial.runs(site)
     with trial.callers(site) as callers:
         hanging = site.place.plugin("hanging", "import time; time.sleep(3600)\n")
@@ -96,7 +105,10 @@ def hanging_plugin(trial: Trial) -> None:
         time.sleep(3)
         runs.submit(5)
         runs.finish(RECOVERY_S)
-    trial.expect(f"good calls are accepted all the time: {callers.tally.unlike(GOOD, 200)}", held=callers.tally.failed == 0)
+    trial.expect(
+        f"good calls are accepted all the time: {callers.tally.unlike(GOOD, 200)}",
+        held=callers.tally.failed == 0,
+    )
     trial.expect("accepted runs are performed meanwhile", held=not runs.judge().lost)
     for unit in site.units:
         os.kill(unit.web_workers()[0], signal.SIGKILL)
@@ -123,13 +135,21 @@ def reloads(trial: Trial) -> None:
     runs = trial.runs(site)
     good = kinds_of(site)[:1]
     rate = trial.seconds(200, 40)
-    with trial.callers(site, kinds=good, rate=rate) as callers, Callers(site, good, rate=rate / 4, keep_alive=True) as kept:
+    with (
+        trial.callers(site, kinds=good, rate=rate) as callers,
+        Callers(site, good, rate=rate / 4, keep_alive=True) as kept,
+    ):
         submitting = runs.beside(1000, rate=2)
         for done in range(int(trial.seconds(3, 1))):
             for unit in site.units:
                 unit.reload()
                 count = 2 * (done + 1)
-                each([unit], "has reloaded", lambda unit, count=count: unit.said().count("Worker exiting") >= count, RECOVERY_S)  # type: ignore[misc]  # bound now
+                each(
+                    [unit],
+                    "has reloaded",
+                    lambda unit, count=count: unit.said().count("Worker exiting") >= count,
+                    RECOVERY_S,
+                )  # type: ignore[misc]  # bound now
                 time.sleep(1)
         runs.end()
         submitting.join()
@@ -137,8 +157,14 @@ def reloads(trial: Trial) -> None:
     runs.finish(RECOVERY_S)
     failed = kept.tally.unlike(GOOD, 200)
     trial.notes.append(
-        f"the longest call took {callers.tally.longest_s:.1f} s; on kept connections, which may be closed while they are idle, "
-        f"{kept.tally.failed} of {kept.tally.calls} failed: {failed}"
+        f"the longest call took {callers.tally.longest_s:.1f} s; on kept connections, which may be"
+        f" closed while they are idle, {kept.tally.failed} of {kept.tally.calls} failed: {failed}"
     )
-    trial.expect(f"no call on a connection of its own fails: {callers.tally.unlike(GOOD, 200)}", held=callers.tally.failed == 0)
-    trial.expect(f"at most one in a thousand fails on kept ones: {failed}", held=kept.tally.failed <= 1 + kept.tally.calls / 1000)
+    trial.expect(
+        f"no call on a connection of its own fails: {callers.tally.unlike(GOOD, 200)}",
+        held=callers.tally.failed == 0,
+    )
+    trial.expect(
+        f"at most one in a thousand fails on kept ones: {failed}",
+        held=kept.tally.failed <= 1 + kept.tally.calls / 1000,
+    )

@@ -1,4 +1,5 @@
-"""A backup is put back under running hosts: they answer 503 for a moment, and then by what the database says (H5)."""
+"""A backup is put back under running hosts: they answer 503 for a moment, and then by what the
+database says (H5)."""
 
 from __future__ import annotations
 
@@ -24,14 +25,20 @@ def _seen(site: Site, key: NewKey) -> None:
 
 def _run(trial: Trial, site: Site, *words: str, **settings: str) -> None:
     done = site.run(*words, **settings)
-    trial.expect(f"`penstock {' '.join(words[:2])}` succeeds: {done.stderr.strip()[-200:]}", held=done.returncode == 0)
+    trial.expect(
+        f"`penstock {' '.join(words[:2])}` succeeds: {done.stderr.strip()[-200:]}",
+        held=done.returncode == 0,
+    )
 
 
 def _until_restored(site: Site, dump: Path) -> int:
-    """Restore in one transaction, and return how often that was tried: PostgreSQL may end it for a deadlock with what the hosts read."""
+    """Restore in one transaction, and return how often that was tried: PostgreSQL may end it for
+    a deadlock with what the hosts read."""
     for tries in range(1, TRIES + 1):
         try:
-            site.database.restore(dump, "penstock", "--clean", "--if-exists", "--single-transaction")
+            site.database.restore(
+                dump, "penstock", "--clean", "--if-exists", "--single-transaction"
+            )
         except AssertionError as error:
             if "deadlock" not in str(error) or tries == TRIES:
                 raise
@@ -42,10 +49,16 @@ def _until_restored(site: Site, dump: Path) -> int:
 
 def _count(trial: Trial, callers: Callers) -> None:
     failed = callers.tally.unlike(GOOD, 200)
-    trial.expect(f"good calls are 200 or 503 meanwhile, never 401: {failed}", held=set(failed) <= {503})
+    trial.expect(
+        f"good calls are 200 or 503 meanwhile, never 401: {failed}", held=set(failed) <= {503}
+    )
 
 
-@scenario("h5a", "a backup is restored, and its revision then passes the hosts'", "a revoked key accepted for ever, 16 of 16, hosts ready")
+@scenario(
+    "h5a",
+    "a backup is restored, and its revision then passes the hosts'",
+    "a revoked key accepted for ever, 16 of 16, hosts ready",
+)
 def restored_past(trial: Trial) -> None:
     site = trial.site()
     dump = trial.folder / "backup"
@@ -70,12 +83,19 @@ def restored_past(trial: Trial) -> None:
         trial.recover(site)
         time.sleep(2)
         accepted = sum(site.status_of(unit, first) == 200 for unit in site.units for _ in range(8))
-        trial.expect(f"the key that is revoked there is rejected: accepted {accepted} of 16", held=accepted == 0)
+        trial.expect(
+            f"the key that is revoked there is rejected: accepted {accepted} of 16",
+            held=accepted == 0,
+        )
         follows(trial, site)
     _count(trial, callers)
 
 
-@scenario("h5b", "a backup is restored in several transactions", "341 of 404 good calls failed, good tokens rejected for ever, ready")
+@scenario(
+    "h5b",
+    "a backup is restored in several transactions",
+    "341 of 404 good calls failed, good tokens rejected for ever, ready",
+)
 def restored_slowly(trial: Trial) -> None:
     site = trial.site()
     dump, early, late = (trial.folder / name for name in ("backup", "early", "late"))
@@ -87,7 +107,9 @@ def restored_slowly(trial: Trial) -> None:
     late.write_text("\n".join(contents[at:]))
     with trial.callers(site, kinds=kinds_of(site)[:1]) as callers:
         site.place.engine.dispose()
-        site.database.restore(dump, "penstock", "--clean", "--if-exists", "-L", str(early), check=False)
+        site.database.restore(
+            dump, "penstock", "--clean", "--if-exists", "-L", str(early), check=False
+        )
         time.sleep(trial.seconds(5, 2))  # what a large table takes
         site.database.restore(dump, "penstock", "-L", str(late), check=False)
         trial.recover(site)
@@ -111,8 +133,20 @@ def restored_at_once(trial: Trial) -> None:
         site.place.engine.dispose()
         tries = _until_restored(site, dump)
         trial.recover(site)
-        each(site.units, "rejects a key that the backup lacks", lambda unit: site.status_of(unit, second) == 401, SEEN_S)
-        each(site.units, "accepts a key that is good in the backup", lambda unit: site.status_of(unit, first) == 200, SEEN_S)
+        each(
+            site.units,
+            "rejects a key that the backup lacks",
+            lambda unit: site.status_of(unit, second) == 401,
+            SEEN_S,
+        )
+        each(
+            site.units,
+            "accepts a key that is good in the backup",
+            lambda unit: site.status_of(unit, first) == 200,
+            SEEN_S,
+        )
         follows(trial, site)
-    trial.notes.append(f"pg_restore was tried {tries} times, until there was no deadlock with what the hosts read")
+    trial.notes.append(
+        f"pg_restore was tried {tries} times, until there was no deadlock with what the hosts read"
+    )
     _count(trial, callers)

@@ -19,7 +19,8 @@ ROUNDS, SHORT_ROUNDS = 50, 1  # of each kind of change, one of which is an opera
 WATCHERS = 2  # threads for each host, so that each of its processes is asked
 PAUSE_S = 0.02
 WATCHED_S, LONGEST_S = 0.8, 15.0  # so long after the last accepted call, and at most
-PROMISED_S, BUSY_S = 1.0, 5.0  # the README's second; what a busy machine may need: all processes read the change at once
+# The README's second; what a busy machine may need: all processes read the change at once.
+PROMISED_S, BUSY_S = 1.0, 5.0
 SEEN_S = 30.0
 ACCEPTED = 200
 KEYED = """
@@ -37,7 +38,8 @@ def penstock_pipelines(): return [keyed]
 
 @dataclass(frozen=True)
 class Change:
-    """A way to take access away, as a function and as a command, what calls are answered then, and how access is given back."""
+    """A way to take access away, as a function and as a command, what calls are answered then,
+    and how access is given back."""
 
     name: str
     status: int
@@ -83,12 +85,17 @@ CHANGES = (
 
 
 class Watch:
-    """Threads that call every host all the time, and note when the last accepted call began and what others were answered."""
+    """Threads that call every host all the time, and note when the last accepted call began and
+    what others were answered."""
 
     def __init__(self, units: list[Unit], key: str) -> None:
         self._headers = {"X-API-Key": key}
         self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(unit,), daemon=True) for unit in units for _ in range(WATCHERS)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(unit,), daemon=True)
+            for unit in units
+            for _ in range(WATCHERS)
+        ]
         self.began: list[tuple[float, int]] = []
         self.last = 0.0  # when the last accepted call began
         for thread in self._threads:
@@ -117,7 +124,9 @@ def _measure(trial: Trial, site: Site, change: Change, *, by_command: bool) -> f
     """Return how many seconds after a change its last accepted call began, 0 where none did."""
     key = site.place.key(CONSUMER, ENVIRONMENT)
     headers = {"X-API-Key": key.key}
-    accepted = lambda: all(unit.get("/v1/keyed/", headers)[0] == 200 for unit in site.units for _ in range(3))  # noqa: E731  a question asked again
+    accepted = lambda: all(  # noqa: E731  a question asked again
+        unit.get("/v1/keyed/", headers)[0] == 200 for unit in site.units for _ in range(3)
+    )
     until("all hosts accept the key", accepted, SEEN_S)
     watch = Watch(site.units, key.key)
     time.sleep(0.2)
@@ -127,12 +136,17 @@ def _measure(trial: Trial, site: Site, change: Change, *, by_command: bool) -> f
     else:
         change.apply(site, key.id)
     changed = time.monotonic()
-    while watch.last < changed + LONGEST_S and time.monotonic() < max(watch.last, changed) + WATCHED_S:
+    while (
+        watch.last < changed + LONGEST_S and time.monotonic() < max(watch.last, changed) + WATCHED_S
+    ):
         time.sleep(PAUSE_S)
     watch.end()
     age = max(0.0, watch.last - changed)
     rejected = {status for began, status in watch.began if began > max(watch.last, changed)}
-    trial.expect(f"{change.name}: calls are answered {change.status} then, not {rejected}", held=rejected == {change.status})
+    trial.expect(
+        f"{change.name}: calls are answered {change.status} then, not {rejected}",
+        held=rejected == {change.status},
+    )
     trial.calls += len(watch.began)
     change.undo(site)
     return age
@@ -140,7 +154,8 @@ def _measure(trial: Trial, site: Site, change: Change, *, by_command: bool) -> f
 
 @scenario(
     "revocations",
-    "access is taken away on two hosts under load: key revoked, consumer dissociated or disabled, policy changed",
+    "access is taken away on two hosts under load: key revoked, consumer dissociated or disabled,"
+    " policy changed",
     "48 changes: none accepted after its command returned, 27 ms after the commit in the median",
 )
 def revocations(trial: Trial) -> None:
@@ -156,17 +171,28 @@ def revocations(trial: Trial) -> None:
                 by_command = (count + number) % len(CHANGES) == 0
                 ages[by_command].append(_measure(trial, site, change, by_command=by_command))
     for by_command, what in ((False, "the commit"), (True, "the command returned")):
-        trial.notes.append(f"age of the last accepted call since {what}: {_quantiles(ages[by_command])}")
+        trial.notes.append(
+            f"age of the last accepted call since {what}: {_quantiles(ages[by_command])}"
+        )
     load, _, _ = os.getloadavg()
     trial.notes.append(f"the machine: {os.cpu_count()} processors, a load of {load:.0f}")
     longest = max(max(found) for found in ages.values())
     promised = PROMISED_S if load <= 2 * (os.cpu_count() or 1) and not trial.short else BUSY_S
-    trial.expect(f"every change reaches every process within {promised:g} s, not {longest:.2f} s", held=longest <= promised)
-    trial.expect(f"good calls of others are accepted all the time: {callers.tally.failed}", held=callers.tally.failed == 0)
+    trial.expect(
+        f"every change reaches every process within {promised:g} s, not {longest:.2f} s",
+        held=longest <= promised,
+    )
+    trial.expect(
+        f"good calls of others are accepted all the time: {callers.tally.failed}",
+        held=callers.tally.failed == 0,
+    )
 
 
 def _quantiles(ages: list[float]) -> str:
     ages = sorted(ages)
     p50, p99 = (ages[int(share * (len(ages) - 1))] * 1000 for share in (0.5, 0.99))
     none = sum(age == 0.0 for age in ages)
-    return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, p100 {ages[-1] * 1000:.0f} ms over {len(ages)} changes, {none} without any"
+    return (
+        f"p50 {p50:.0f} ms, p99 {p99:.0f} ms, p100 {ages[-1] * 1000:.0f} ms over {len(ages)}"
+        f" changes, {none} without any"
+    )

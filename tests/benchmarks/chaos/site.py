@@ -1,4 +1,5 @@
-"""A database and hosts on it, each `penstock serve` in real processes, kept by a supervisor as systemd keeps the README's unit."""
+"""A database and hosts on it, each `penstock serve` in real processes, kept by a supervisor as
+systemd keeps the README's unit."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ LOOK_S = 0.05
 
 
 class Unit:
-    """One host: `penstock serve` with two web workers and a durable worker, and what systemd does with it."""
+    """One host: `penstock serve` with two web workers and a durable worker, and what systemd
+    does with it."""
 
     def __init__(self, name: str, place: Place, environ: dict[str, str]) -> None:
         self.name, self.port = name, free_port()
@@ -60,9 +62,24 @@ class Unit:
 
     def _spawn(self) -> None:
         sizes = (f"--workers={WORKERS}", f"--threads={THREADS}", "--worker=1")
-        command = [sys.executable, "-m", "penstock", "serve", "--bind", f"127.0.0.1:{self.port}", *sizes]
+        command = [
+            sys.executable,
+            "-m",
+            "penstock",
+            "serve",
+            "--bind",
+            f"127.0.0.1:{self.port}",
+            *sizes,
+        ]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log, cwd=self._place.folder, start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
+                cwd=self._place.folder,
+                start_new_session=True,
+            )
 
     def _keep(self) -> None:
         while True:
@@ -78,7 +95,8 @@ class Unit:
                 self.serve.terminate()
 
     def _clear(self) -> None:
-        """Kill what a `serve` that ended has left, as systemd does with the unit's control group."""
+        """Kill what a `serve` that ended has left, as systemd does with the unit's control
+        group."""
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -114,39 +132,65 @@ class Unit:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                    state, parent, _, session = (
+                        (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                    )
                     if int(session) == self.serve.pid and state != "Z":
                         found[int(entry.name)] = int(parent)
         return found
 
     def masters(self) -> list[int]:
         """Return the process id of gunicorn's master, while it lives."""
-        return [pid for pid, parent in self.processes().items() if parent == self.serve.pid and _is(pid, "gunicorn")]
+        return [
+            pid
+            for pid, parent in self.processes().items()
+            if parent == self.serve.pid and _is(pid, "gunicorn")
+        ]
 
     def web_workers(self) -> list[int]:
         """Return the processes that answer calls; those that only rehearse a start are none."""
         booted = {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.said())}
         masters = self.masters()
-        return [pid for pid, parent in self.processes().items() if parent in masters and pid in booted]
+        return [
+            pid for pid, parent in self.processes().items() if parent in masters and pid in booted
+        ]
 
     def durable_workers(self) -> list[int]:
         """Return the processes that perform durable runs."""
-        return [pid for pid, parent in self.processes().items() if parent == self.serve.pid and _is(pid, "--if-needed")]
+        return [
+            pid
+            for pid, parent in self.processes().items()
+            if parent == self.serve.pid and _is(pid, "--if-needed")
+        ]
 
     def whole(self) -> bool:
         """Whether all of its processes live."""
-        return self.serve.poll() is None and len(self.web_workers()) == WORKERS and len(self.durable_workers()) == 1
+        return (
+            self.serve.poll() is None
+            and len(self.web_workers()) == WORKERS
+            and len(self.durable_workers()) == 1
+        )
 
     def said(self) -> str:
         """Return its log."""
         return self.log.read_text(errors="replace")
 
-    def get(self, path: str, headers: dict[str, str] | None = None, timeout: float = 10.0) -> tuple[int, bytes]:
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, timeout: float = 10.0
+    ) -> tuple[int, bytes]:
         """Send a GET on a connection of its own, and return status and body."""
         return self.send("GET", path, headers or {}, timeout=timeout)
 
-    def send(self, method: str, path: str, headers: dict[str, str], body: bytes | None = None, timeout: float = 30.0) -> tuple[int, bytes]:
-        """Send a call on a connection of its own, and return status and body. Raises OSError or HTTPException."""
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
+        timeout: float = 30.0,
+    ) -> tuple[int, bytes]:
+        """Send a call on a connection of its own, and return status and body. Raises OSError or
+        HTTPException."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, headers)
@@ -164,16 +208,23 @@ def _is(pid: int, word: str) -> bool:
 
 
 class Site:
-    """A database with an environment under `jwt-api-key`, consumers, credentials, a plugin, and hosts that serve it."""
+    """A database with an environment under `jwt-api-key`, consumers, credentials, a plugin, and
+    hosts that serve it."""
 
     environment = ENVIRONMENT
 
-    def __init__(self, database: str, folder: Path, settings: dict[str, str], data: Path | None = None) -> None:
+    def __init__(
+        self, database: str, folder: Path, settings: dict[str, str], data: Path | None = None
+    ) -> None:
         """Make it in a folder; `data` is where SQLite's file is, the same by default."""
         self.postgres: Database | None = None
         self.units: list[Unit] = []
         self._all: list[Unit] = []
-        self.settings = {"PENSTOCK_STRICT": "true", "PENSTOCK_WORKER_RUNS": "16", "CHAOS_STEPS": str(folder / "steps")} | settings
+        self.settings = {
+            "PENSTOCK_STRICT": "true",
+            "PENSTOCK_WORKER_RUNS": "16",
+            "CHAOS_STEPS": str(folder / "steps"),
+        } | settings
         (folder / "steps").touch()
         if database == "sqlite":
             url = f"sqlite:///{data or folder}/penstock.db"
@@ -195,8 +246,13 @@ class Site:
         place.run("variable", "set", "region", "eu", "--env", ENVIRONMENT)
         place.consumer("acme", "trial", "needy", env=ENVIRONMENT)
         place.consumer("other")
-        self.key, self.other_key = place.key("acme", ENVIRONMENT).key, place.key("other", ENVIRONMENT).key
-        self.token, self.other_token = (place.token(name, ENVIRONMENT) for name in ("acme", "other"))
+        self.key, self.other_key = (
+            place.key("acme", ENVIRONMENT).key,
+            place.key("other", ENVIRONMENT).key,
+        )
+        self.token, self.other_token = (
+            place.token(name, ENVIRONMENT) for name in ("acme", "other")
+        )
 
     @property
     def database(self) -> Database:
@@ -211,8 +267,13 @@ class Site:
         return {"X-API-Key": self.key, "Authorization": f"Bearer {self.token}"}
 
     def url(self, number: int) -> str:
-        """Return the database's URL as a host is given it: on PostgreSQL each has an address of its own, which can be cut off."""
-        return self.postgres.url_of(number) + "/penstock" if self.postgres is not None else self.place.url
+        """Return the database's URL as a host is given it: on PostgreSQL each has an address of
+        its own, which can be cut off."""
+        return (
+            self.postgres.url_of(number) + "/penstock"
+            if self.postgres is not None
+            else self.place.url
+        )
 
     def start(self, hosts: int) -> None:
         """Start hosts, and wait until each accepts calls and durable runs."""
@@ -230,16 +291,22 @@ class Site:
 
     def host(self, number: int) -> Unit:
         """Return another host, to be started; it counts among `units` once it is appended."""
-        environ = self.place.environ(ENVIRONMENT, **{"PENSTOCK_DATABASE_URL": self.url(number)} | self.settings)
+        environ = self.place.environ(
+            ENVIRONMENT, **{"PENSTOCK_DATABASE_URL": self.url(number)} | self.settings
+        )
         unit = Unit(f"host-{chr(ord('a') + number)}", self.place, environ)
         self._all.append(unit)
         return unit
 
-    def run(self, *words: str, given: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, given: str | None = None, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `penstock` command as an operator."""
         return self.place.run(*words, env=ENVIRONMENT, given=given, **settings)
 
-    def status(self, unit: Unit, headers: dict[str, str] | None = None, timeout: float = 10.0) -> int:
+    def status(
+        self, unit: Unit, headers: dict[str, str] | None = None, timeout: float = 10.0
+    ) -> int:
         """Return the status of a call, 0 where no answer came."""
         try:
             return unit.get("/v1/trial/", headers or self.good, timeout)[0]
@@ -255,7 +322,10 @@ class Site:
         headers = self.good | {"Content-Type": "application/json"}
         body = f'{{"n": {next(self._numbers)}}}'.encode()
         try:
-            return self.status(unit) == 200 and unit.send("POST", "/v1/trial/", headers, body, timeout=10)[0] == 202
+            return (
+                self.status(unit) == 200
+                and unit.send("POST", "/v1/trial/", headers, body, timeout=10)[0] == 202
+            )
         except (OSError, http.client.HTTPException):
             return False
 

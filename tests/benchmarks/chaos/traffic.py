@@ -1,4 +1,5 @@
-"""Calls that must be accepted and calls that must be rejected, durable runs, and what became of each."""
+"""Calls that must be accepted and calls that must be rejected, durable runs, and what became of
+each."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ def _part(value: object) -> str:
 
 
 def forged(token: str) -> list[str]:
-    """Return tokens as an attacker makes them out of a good one: another signature, none, a key of their own, other claims."""
+    """Return tokens as an attacker makes them out of a good one: another signature, none, a key
+    of their own, other claims."""
     head, payload, signature = token.split(".")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     own = f"{_part({'alg': 'HS256', 'typ': 'at+jwt'})}.{payload}"
-    signed = base64.urlsafe_b64encode(hmac.digest(b"secret", own.encode(), hashlib.sha256)).rstrip(b"=").decode()
+    signed = (
+        base64.urlsafe_b64encode(hmac.digest(b"secret", own.encode(), hashlib.sha256))
+        .rstrip(b"=")
+        .decode()
+    )
     return [
         f"{head}.{payload}.{signature[::-1]}",
         f"{_part({'alg': 'none', 'typ': 'at+jwt'})}.{payload}.",
@@ -63,7 +69,10 @@ def kinds_of(site: Site) -> list[Kind]:
     """Return good calls, wrong keys, forged tokens and calls that the policy forbids."""
     key, bearer = {"X-API-Key": site.key}, {"Authorization": f"Bearer {site.token}"}
     others = {"X-API-Key": site.other_key, "Authorization": f"Bearer {site.other_token}"}
-    fakes = [Kind(f"forged token {number}", key | {"Authorization": f"Bearer {token}"}, 401) for number, token in enumerate(forged(site.token))]
+    fakes = [
+        Kind(f"forged token {number}", key | {"Authorization": f"Bearer {token}"}, 401)
+        for number, token in enumerate(forged(site.token))
+    ]
     return [
         Kind(GOOD, key | bearer, 200, weight=8),
         Kind("wrong key", bearer | {"X-API-Key": make_api_key(ENVIRONMENT)}, 401),
@@ -95,7 +104,11 @@ class Tally:
     def unlike(self, name: str, status: int) -> dict[object, int]:
         """Return the answers to a kind of call that are another than this."""
         with self.lock:
-            return {answer: number for (kind, answer), number in self.answers.items() if kind == name and answer != status}
+            return {
+                answer: number
+                for (kind, answer), number in self.answers.items()
+                if kind == name and answer != status
+            }
 
     def add(self, kind: Kind, answer: object, took_s: float, body: bytes = b"") -> None:
         """Count an answer: a status, or the name of an error."""
@@ -110,15 +123,27 @@ class Tally:
 
 
 class Callers:
-    """Threads that call all hosts in turn until the block ends; `rate` is how many calls a second they make together at most."""
+    """Threads that call all hosts in turn until the block ends; `rate` is how many calls a
+    second they make together at most."""
 
-    def __init__(self, site: Site, kinds: list[Kind], *, threads: int = 4, rate: float = 60.0, keep_alive: bool = False) -> None:
+    def __init__(
+        self,
+        site: Site,
+        kinds: list[Kind],
+        *,
+        threads: int = 4,
+        rate: float = 60.0,
+        keep_alive: bool = False,
+    ) -> None:
         self.tally = Tally()
         self._site, self._keep_alive = site, keep_alive
         self._pause = threads / rate
         self._kinds = kinds
         self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,), daemon=True)
+            for number in range(threads)
+        ]
 
     def _work(self, number: int) -> None:
         chance, kept = random.Random(number), dict[str, http.client.HTTPConnection]()
@@ -127,13 +152,17 @@ class Callers:
             began = time.monotonic()
             for unit in self._site.units:
                 self._call(unit, chance.choices(self._kinds, weights)[0], kept)
-            self._done.wait(max(0.0, self._pause * len(self._site.units) - (time.monotonic() - began)))
+            self._done.wait(
+                max(0.0, self._pause * len(self._site.units) - (time.monotonic() - began))
+            )
         for connection in kept.values():
             connection.close()
 
     def _call(self, unit: Unit, kind: Kind, kept: dict[str, http.client.HTTPConnection]) -> None:
         began = time.monotonic()
-        connection = kept.get(unit.name) or http.client.HTTPConnection("127.0.0.1", unit.port, timeout=30)
+        connection = kept.get(unit.name) or http.client.HTTPConnection(
+            "127.0.0.1", unit.port, timeout=30
+        )
         answer: object
         body = b""
         try:
@@ -154,7 +183,12 @@ class Callers:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._done.set()
         for thread in self._threads:
             thread.join()
@@ -171,7 +205,8 @@ class Verdict:
 
 
 class Runs:
-    """Durable calls, each with its own Idempotency-Key and sent until it is accepted, and what became of their runs."""
+    """Durable calls, each with its own Idempotency-Key and sent until it is accepted, and what
+    became of their runs."""
 
     def __init__(self, site: Site) -> None:
         self.tally = Tally()
@@ -191,7 +226,9 @@ class Runs:
 
     def beside(self, number: int, *, rate: float = 10.0) -> threading.Thread:
         """Submit in a thread of its own."""
-        thread = threading.Thread(target=self.submit, args=(number,), kwargs={"rate": rate}, daemon=True)
+        thread = threading.Thread(
+            target=self.submit, args=(number,), kwargs={"rate": rate}, daemon=True
+        )
         thread.start()
         return thread
 
@@ -200,7 +237,15 @@ class Runs:
         self._done.set()
 
     def _accept(self, number: int, units: list[Unit]) -> None:
-        kind = Kind("durable", self._site.good | {"Content-Type": "application/json", "Idempotency-Key": f"chaos-{number}"}, 202)
+        kind = Kind(
+            "durable",
+            self._site.good
+            | {
+                "Content-Type": "application/json",
+                "Idempotency-Key": f"chaos-{number}",
+            },
+            202,
+        )
         body, until = json.dumps({"n": number}).encode(), time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             self._turn += 1
@@ -208,7 +253,9 @@ class Runs:
             answer: object
             said = b""
             try:
-                answer, said = units[self._turn % len(units)].send("POST", "/v1/trial/", kind.headers, body)
+                answer, said = units[self._turn % len(units)].send(
+                    "POST", "/v1/trial/", kind.headers, body
+                )
             except (OSError, http.client.HTTPException) as error:
                 answer = type(error).__name__
             if answer != 409:  # the call before it, of the same key, is still under way
@@ -251,20 +298,33 @@ class Runs:
             runs_of.setdefault(number, set()).add(run)
         held = self._look()
         verdict = Verdict(len(self.accepted), [], [], 0)
-        verdict.twice += [f"call {number}: runs {sorted(runs)}" for number, runs in runs_of.items() if len(runs) > 1]
+        verdict.twice += [
+            f"call {number}: runs {sorted(runs)}"
+            for number, runs in runs_of.items()
+            if len(runs) > 1
+        ]
         ledger = open_dbos(self._site.place.url, ENVIRONMENT, self._site.place.box)
         for number, run in self.accepted.items():
             item = held.get(run)
             if item is None or item.outcome is None or item.outcome["status"] != 200:
-                verdict.lost.append(f"call {number}: run {run} {item and (item.state, item.outcome, item.error)}")
+                verdict.lost.append(
+                    f"call {number}: run {run} {item and (item.state, item.outcome, item.error)}"
+                )
                 continue
-            stored = {step.number: (unpack(step.left["value"], str), step.ended_at) for step in ledger.steps(run)}  # type: ignore[index]  # a document
+            stored = {
+                step.number: (unpack(step.left["value"], str), step.ended_at)
+                for step in ledger.steps(run)
+            }  # type: ignore[index]  # a document
             done = noted.get(run, [])
             verdict.interrupted += len(done) - len(stored)
             verdict.lost += [
-                f"run {run}: its step {step} was stored and never performed" for step in stored if stored[step][0] not in [t for _, t, _ in done]
+                f"run {run}: its step {step} was stored and never performed"
+                for step in stored
+                if stored[step][0] not in [t for _, t, _ in done]
             ]
-            verdict.lost += [f"run {run}: {len(stored)} steps are stored"] if len(stored) != 3 else []
+            verdict.lost += (
+                [f"run {run}: {len(stored)} steps are stored"] if len(stored) != 3 else []
+            )
             verdict.twice += [
                 f"run {run}: step {step} was performed again after it was stored"
                 for step, token, began in done

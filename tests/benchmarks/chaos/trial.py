@@ -30,7 +30,8 @@ class NotPlayable(Exception):
 
 @dataclass
 class Trial:
-    """One scenario on one database: its processes, figures and broken promises. `short` is the form for CI."""
+    """One scenario on one database: its processes, figures and broken promises. `short` is the
+    form for CI."""
 
     name: str
     database: str
@@ -72,13 +73,16 @@ class Trial:
         each(site.units, "answers and accepts again", site.probe, RECOVERY_S)
         self.recovered_s = max(self.recovered_s or 0.0, time.monotonic() - began)
 
-    def callers(self, site: Site, *, kinds: list[Kind] | None = None, rate: float = 60.0) -> Callers:
+    def callers(
+        self, site: Site, *, kinds: list[Kind] | None = None, rate: float = 60.0
+    ) -> Callers:
         """Return callers of all hosts, whose answers count: none may be wrong."""
         self._callers.append(Callers(site, kinds or kinds_of(site), rate=rate))
         return self._callers[-1]
 
     def runs(self, site: Site) -> Runs:
-        """Return durable runs that count: none may be lost once it is accepted, and nothing be performed twice."""
+        """Return durable runs that count: none may be lost once it is accepted, and nothing be
+        performed twice."""
         self._runs.append(Runs(site))
         return self._runs[-1]
 
@@ -87,14 +91,22 @@ class Trial:
         for callers in self._callers:
             tally = callers.tally
             self.calls, self.failed = self.calls + tally.calls, self.failed + tally.failed
-            self.expect(f"no answer is wrong: {len(tally.wrong)} are, {tally.wrong[:3]}", held=not tally.wrong)
+            self.expect(
+                f"no answer is wrong: {len(tally.wrong)} are, {tally.wrong[:3]}",
+                held=not tally.wrong,
+            )
         for runs in self._runs:
             verdict, tally = runs.judge(), runs.tally
             self.accepted = (self.accepted or 0) + verdict.accepted
             self.lost, self.twice = self.lost + len(verdict.lost), self.twice + len(verdict.twice)
             self.expect(f"no accepted run is lost: {verdict.lost[:3]}", held=not verdict.lost)
-            self.expect(f"no stored step and no call is performed twice: {verdict.twice[:3]}", held=not verdict.twice)
-            self.expect(f"durable calls are answered 202 or 503: {tally.wrong[:3]}", held=not tally.wrong)
+            self.expect(
+                f"no stored step and no call is performed twice: {verdict.twice[:3]}",
+                held=not verdict.twice,
+            )
+            self.expect(
+                f"durable calls are answered 202 or 503: {tally.wrong[:3]}", held=not tally.wrong
+            )
 
     def close(self) -> None:
         """End all processes; the folder stays where a promise was broken."""
@@ -119,7 +131,9 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str, fault: str, before: str, *databases: str) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+def scenario(
+    name: str, fault: str, before: str, *databases: str
+) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Register a function as a scenario."""
 
     def register(play: Callable[[Trial], None]) -> Callable[[Trial], None]:
@@ -130,7 +144,8 @@ def scenario(name: str, fault: str, before: str, *databases: str) -> Callable[[C
 
 
 def until(what: str, holds: Callable[[], object], seconds: float) -> float:
-    """Wait until something holds, and return after how many seconds it did. Raises AssertionError."""
+    """Wait until something holds, and return after how many seconds it did. Raises
+    AssertionError."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         if holds():
@@ -169,19 +184,34 @@ def _play(trial: Trial, part: Callable[[], None]) -> None:
             trace.write(traceback.format_exc())
 
 
-HEAD = f"{'fault':14}{'calls':>7}{'failed':>7}{'s to recover':>13}{'accepted':>9}{'lost':>5}{'twice':>6}  held"
+HEAD = (
+    f"{'fault':14}{'calls':>7}{'failed':>7}{'s to recover':>13}"
+    f"{'accepted':>9}{'lost':>5}{'twice':>6}"
+    "  held"
+)
 
 
 def row(trial: Trial) -> str:
-    """Return a trial's row of the table, and below it what it was before and which promises were broken."""
+    """Return a trial's row of the table, and below it what it was before and which promises were
+    broken."""
     item = SCENARIOS[trial.name]
     where = f"{trial.name} {trial.database[:8]}"
     recovered = "-" if trial.recovered_s is None else f"{trial.recovered_s:.1f}"
     accepted = "-" if trial.accepted is None else str(trial.accepted)
     held = f"not played: {trial.missing}" if trial.missing else "NO" if trial.broken else "yes"
-    figures = f"{where:14.20}{trial.calls:7}{trial.failed:7}{recovered:>13}{accepted:>9}{trial.lost:5}{trial.twice:6}  {held}"
-    more = [item.fault, f"before: {item.before}", *trial.notes, *(f"BROKEN: {promise}" for promise in trial.broken)]
-    return "\n".join([figures, *(textwrap.indent(textwrap.fill(text, 130), "    ") for text in more)])
+    figures = (
+        f"{where:14.20}{trial.calls:7}{trial.failed:7}{recovered:>13}{accepted:>9}{trial.lost:5}{trial.twice:6}"
+        f"  {held}"
+    )
+    more = [
+        item.fault,
+        f"before: {item.before}",
+        *trial.notes,
+        *(f"BROKEN: {promise}" for promise in trial.broken),
+    ]
+    return "\n".join(
+        [figures, *(textwrap.indent(textwrap.fill(text, 130), "    ") for text in more)]
+    )
 
 
 def show(trials: Iterable[Trial]) -> bool:

@@ -11,13 +11,23 @@ from flask import Flask, abort, request
 from flask_jwt_extended import JWTManager, jwt_required
 
 app = Flask("peer")
-app.config.update(JWT_SECRET_KEY=os.environ["PEER_SECRET"], JWT_DECODE_AUDIENCE="peer", JWT_DECODE_ISSUER="peer")
+app.config.update(
+    JWT_SECRET_KEY=os.environ["PEER_SECRET"], JWT_DECODE_AUDIENCE="peer", JWT_DECODE_ISSUER="peer"
+)
 JWTManager(app)
 engine = sa.create_engine(os.environ["PEER_DATABASE"])
-keys = sa.Table("keys", sa.MetaData(), sa.Column("digest", sa.LargeBinary, primary_key=True), sa.Column("active", sa.Boolean))
+keys = sa.Table(
+    "keys",
+    sa.MetaData(),
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("active", sa.Boolean),
+)
 keys.create(engine, checkfirst=True)
 with engine.begin() as connection:
-    connection.execute(sa.insert(keys), {"digest": sha256(os.environ["PEER_KEY"].encode()).digest(), "active": True})
+    connection.execute(
+        sa.insert(keys),
+        {"digest": sha256(os.environ["PEER_KEY"].encode()).digest(), "active": True},
+    )
 
 
 @app.post("/")
