@@ -395,6 +395,14 @@ def _is_to_end() -> bool:
     return bool(_ending)
 
 
+def pre_fork(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
+    """Count from here how long a worker is silent.
+
+    gunicorn counts from its first sign of life, so one that hangs in a plugin would stay for ever.
+    """
+    worker.tmp.notify()
+
+
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     """Start the host in the worker, after the fork.
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from durable_kit import until
-from kit import Place, Postgres, Server
+from kit import Place, Postgres, Server, free_port, wait_for
 
 from penstock.access import consumers
 from penstock.db import migrate
@@ -272,6 +272,35 @@ class TestReload:
         server = serve(sqlite_place)
 
         assert "not started yet: it was killed" in server.log.read_text()
+
+    def test_a_worker_that_hangs_while_it_loads_plugins_is_replaced(
+        self, sqlite_place: Place
+    ) -> None:
+        """As one that replaces another while a plugin that hangs is there."""
+        key, port = filled(sqlite_place), free_port()
+        url, log = f"http://127.0.0.1:{port}/v1/sound/", sqlite_place.folder / "gunicorn.log"
+        mark = sqlite_place.folder / "hang"
+        hangs = "import os, signal, time\nend = signal.getsignal(signal.SIGTERM)\n"
+        hangs += f"while end is not signal.SIG_DFL and os.path.exists({str(mark)!r}):\n"
+        sqlite_place.plugin("hangs", hangs + "    time.sleep(0.1)\n")
+        words = ("-m", "gunicorn", "--timeout", "2", "-c", "python:penstock.gunicorn_conf")
+        environ = sqlite_place.environ(PENSTOCK_BIND=f"127.0.0.1:{port}", PENSTOCK_WORKERS="1")
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, *words, "penstock.wsgi:app"], env=environ, stdout=file, stderr=file
+            )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/-/health", process)
+            mark.touch()
+            (worker,) = map(int, re.findall(r"Booting worker with pid: (\d+)", log.read_text()))
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: "WORKER TIMEOUT" in log.read_text())
+            mark.unlink()
+
+            assert httpx.get(url, headers={"X-API-Key": key}, timeout=20).status_code == 200
+        finally:
+            process.terminate()
+            process.wait(20)
 
     def test_a_plugin_that_leaves_a_process_behind_holds_no_start(
         self, sqlite_place: Place, serve: Serve
