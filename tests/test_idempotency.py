@@ -264,7 +264,7 @@ def test_what_replies_after_its_time_was_up_is_kept(penstock_runtime: Start) -> 
         return {"number": number}
 
     acme = penstock_runtime(
-        offering(Counter(late).handler(), timeout=0.2), policy="api-key"
+        offering(Counter(late).handler(), timeout=1), policy="api-key"
     ).client("acme", token=False)
 
     assert post(acme).status_code == 504
