@@ -263,9 +263,9 @@ def test_what_replies_after_its_time_was_up_is_kept(penstock_runtime: Start) -> 
         ended.set()
         return {"number": number}
 
-    acme = penstock_runtime(
-        offering(Counter(late).handler(), timeout=1), policy="api-key"
-    ).client("acme", token=False)
+    acme = penstock_runtime(offering(Counter(late).handler(), timeout=1), policy="api-key").client(
+        "acme", token=False
+    )
 
     assert post(acme).status_code == 504
     assert problem(post(acme)) == (409, "idempotency-key-in-use")
