@@ -273,6 +273,25 @@ class TestPluginsThatEndTheProcess:
         with pytest.raises(apart.Failed, match="hangs while it is imported"):
             apart.apart(lambda: time.sleep(60), lambda: 0)
 
+    def test_one_that_leaves_a_process_behind_holds_nothing(self, sqlite_place: Place) -> None:
+        leaves = "import os, time\nif not os.fork():\n    time.sleep(15)\n    os._exit(0)\n"
+        sqlite_place.plugin("leaves", leaves)
+        began = time.monotonic()
+        done = sqlite_place.run("check", "--env", "test")
+
+        assert (done.returncode, "0 of 0 pipelines served" in done.stdout) == (0, True)
+        sqlite_place.plugin("leaves", leaves + "os._exit(7)\n")
+        assert sqlite_place.run("check", "--env", "test").returncode == 1
+        assert time.monotonic() - began < 14
+
+    def test_what_the_work_raises_is_one_line(self) -> None:
+        def work() -> int:
+            raise RuntimeError("unforeseen")
+
+        with pytest.raises(apart.Failed, match="stopped by RuntimeError: unforeseen") as error:
+            apart.apart(lambda: None, work)
+        assert error.value.exit_code == 3
+
 
 @pytest.mark.parametrize("name", ["PENSTOCK_DATABASE_URL", "PENSTOCK_DATABASE_DIRECT_URL"])
 def test_a_url_with_a_wrong_port_names_its_setting(sqlite_place: Place, name: str) -> None:

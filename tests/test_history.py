@@ -25,6 +25,7 @@ from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.db.engine import DatabaseAway
 from penstock.db.rows import REMEMBERED
 from penstock.db.tables import history, metadata
+from penstock.errors import CannotStart
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -377,6 +378,11 @@ class TestKeys:
         assert knows(view, key.key)
         assert view.age() < 60
         assert any("another PENSTOCK_SECRET_KEY" in doubt for doubt in view.doubts)
+        replaced = Snapshot("test", Box((make_secret_key(),)), forgiving=True)
+        replaced.read(place.engine)  # a process that takes the place of one that ended
+        assert knows(replaced, key.key)
+        with pytest.raises(CannotStart, match="PENSTOCK_SECRET_KEY"):
+            Snapshot("test", Box((make_secret_key(),))).read(place.engine)
 
 
 class TestHosts:

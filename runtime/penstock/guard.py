@@ -22,6 +22,13 @@ from penstock.errors import CannotStart, PenstockError
 from penstock.folders import place_of
 
 LOOK = 0.05  # seconds between two looks at work that is waited for
+# What a process that plugins are loaded in for trial may take, and what is said of one that fails.
+LONGEST_LOAD_S = 60.0
+HANGS = (
+    f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
+    " one of them hangs while it is imported or registered"
+)
+ENDED = "a plugin ended the process while it was loaded, as os._exit and crashes do"
 LONGEST_TEXT = 300  # characters of an exception's text that are told
 Answer = TypeVar("Answer")
 

@@ -28,6 +28,7 @@ from gunicorn.util import load_class
 
 from penstock import logs, metrics
 from penstock.errors import CannotStart, StartDelayed
+from penstock.guard import ENDED, HANGS, LONGEST_LOAD_S
 from penstock.host import Host
 from penstock.inherited import InheritedView
 from penstock.settings import Settings
@@ -42,7 +43,6 @@ WHY_LATER = {
 REASON = 1000  # bytes of why it can't start
 DIGEST = 32  # bytes of what a rehearsal has reported
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
 # Seconds between two tries to start while the database is away.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LOOK = 0.2  # seconds between two looks at what is waited for
@@ -240,7 +240,7 @@ def _replace(server: Any, reload: Callable[[], None]) -> None:  # noqa: ANN401  
     manage, reap = server.manage_workers, server.reap_workers
 
     def manage_later() -> None:
-        until, ready = time.monotonic() + LONGEST_REHEARSAL, 0
+        until, ready = time.monotonic() + LONGEST_LOAD_S, 0
         while ready < server.num_workers and time.monotonic() < until:
             if select.select([_ready], [], [], LOOK)[0]:
                 ready += len(os.read(_ready, 4096))
@@ -357,7 +357,7 @@ def _rehearsed(server: Any) -> bytes:  # noqa: ANN401  gunicorn's type
 
 def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gunicorn's type
     """Return what a child has written once it has ended, or nothing: then why is in the log."""
-    answer, until = b"", time.monotonic() + LONGEST_REHEARSAL
+    answer, until = b"", time.monotonic() + LONGEST_LOAD_S
     while time.monotonic() < until and not _is_to_end():
         if select.select([told], [], [], LOOK)[0]:
             part = os.read(told, 4096)
@@ -372,11 +372,7 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         if not _is_to_end():
-            server.log.error(
-                "plugins were not loaded in %g s: one of them hangs while it is imported or"
-                " registered",
-                LONGEST_REHEARSAL,
-            )
+            server.log.error(HANGS)
         answer = b""
     status = 0
     with suppress(ChildProcessError):
@@ -384,9 +380,7 @@ def _answer_of(server: Any, child: int, told: int) -> bytes:  # noqa: ANN401  gu
     if not answer and not _is_to_end() and time.monotonic() < until:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return KILLED
-        server.log.error(
-            "a plugin ended the process while it was loaded, as os._exit and crashes do"
-        )
+        server.log.error(ENDED)
     return answer
 
 

@@ -612,7 +612,7 @@ class Host:
     ) -> Engine:
         try:
             engine = open_existing(self.settings.database_url, self.settings.database_from)
-            self._read(engine, access)
+            self._read(engine, access, forgiving=not strict)
             self._answered()
         except (DatabaseAway, Unknown) as error:
             if not without_database or access is None:
@@ -629,12 +629,13 @@ class Host:
             self._refuse_to_start_if_refused()
         return engine
 
-    def _read(self, engine: Engine, access: Snapshot | None) -> None:
+    def _read(self, engine: Engine, access: Snapshot | None, *, forgiving: bool) -> None:
         at = migrate.current(engine)
         if at is None:
             raise DatabaseUnfit("the database is empty; run `penstock db upgrade`")
         if access is None:
-            access = Snapshot(self.settings.environment, open_box(self.settings))
+            box = open_box(self.settings)
+            access = Snapshot(self.settings.environment, box, forgiving=forgiving)
         access.read(engine)
         measure(engine)
         self._report_names(

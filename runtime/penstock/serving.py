@@ -22,6 +22,7 @@ import structlog
 from penstock import logs, metrics, threads
 from penstock.access.secrets import open_box
 from penstock.errors import CannotStart, StartDelayed
+from penstock.guard import ENDED, HANGS, LONGEST_LOAD_S
 from penstock.host import Host
 from penstock.settings import Settings
 from penstock.worker import Taken, Worker
@@ -37,7 +38,6 @@ GUNICORN = (
 WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
 REHEARSAL = (sys.executable, "-m", "penstock", "worker", "--rehearse")
 REASON = 1000  # bytes of why a start does not succeed
-LONGEST_REHEARSAL = 60.0  # seconds in which plugins must be loaded
 # What a child says: its exit code may be that of plugin code that ended it.
 READY, NOT_NEEDED, LOADED = b"1", b"0", b"2"
 STOPPED = 143  # as a shell says of what was told to stop
@@ -382,7 +382,7 @@ class Supervisor:
         try:
             command = [*REHEARSAL, "--ready-fd", str(tell)]
             child = subprocess.Popen(command, pass_fds=(tell,), preexec_fn=_end_with_parent)  # noqa: PLW1509, S603  our own command; nothing but a system call
-            until = time.monotonic() + LONGEST_REHEARSAL
+            until = time.monotonic() + LONGEST_LOAD_S
             while (
                 (code := child.poll()) is None
                 and time.monotonic() < until
@@ -399,14 +399,11 @@ class Supervisor:
             return word.decode("utf-8", "replace")
         if code == 0 and word == LOADED:
             return None
-        fault = f"a plugin ended the process while it was loaded (exit code {code})"
+        fault = f"{ENDED} (exit code {code})"
         if code is None:
             child.send_signal(signal.SIGKILL)
             child.wait()
-            fault = (
-                f"plugins were not loaded in {LONGEST_REHEARSAL:g} s: one of them hangs while it is"
-                " imported or registered"
-            )
+            fault = HANGS
         if not self._ending.is_set():
             _log.error(fault)
         return fault

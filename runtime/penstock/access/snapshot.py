@@ -71,8 +71,10 @@ class HistoryChanged(DatabaseAway):
 class Snapshot:
     """The process's view of access. Only one thread refreshes it; calls read it without a lock."""
 
-    def __init__(self, environment: str, box: Box) -> None:
+    def __init__(self, environment: str, box: Box, *, forgiving: bool = False) -> None:
+        """Take a name. `forgiving` counts what another key encrypted as damage from the start."""
         self._name = environment
+        self._forgiving = forgiving
         self._box = box
         self._environment: EnvironmentFacts | None = None
         self.gates_version = 0
@@ -316,7 +318,7 @@ class Snapshot:
             try:
                 value = parse(row)
             except CannotStart as error:
-                if self._environment is None:
+                if self._environment is None and not self._forgiving:
                     raise  # a process is told at its start that its key is another one
                 doubts[identifier] = f"{table} {identifier}: {error}"
             except Exception as error:  # noqa: BLE001  a damaged row may hold anything

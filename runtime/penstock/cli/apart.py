@@ -9,11 +9,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from penstock.errors import PenstockError
+import click
 
-LONGEST_LOAD_S = 60.0  # as long as a reload waits
-LOADED = b"\n"
+from penstock.errors import CannotStart, PenstockError
+from penstock.guard import ENDED, HANGS, LONGEST_LOAD_S, described
+
+LOOK_S = 0.2  # between two looks at whether the child has ended
+END = b"\n"  # of each of its two reports: that plugins are loaded, and how the work ended
 
 
 class Failed(PenstockError):
@@ -35,21 +39,11 @@ def apart(load: Callable[[], object], work: Callable[[], int]) -> int:
         _report(tell, load, work)
     os.close(tell)
     try:
-        answer = _answer(told)
-    except TimeoutError:
-        os.kill(child, signal.SIGKILL)
-        raise Failed(
-            f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
-            " one of them hangs while it is imported or registered",
-            1,
-        ) from None
+        answer = _answer(told, child)
     finally:
         os.close(told)
-        os.waitpid(child, 0)
     if not answer:
-        raise Failed(
-            "a plugin ended the process while it was loaded, as os._exit and crashes do", 1
-        )
+        raise Failed(ENDED, 1)
     code, text = json.loads(answer)
     if text is not None:
         raise Failed(text, code)
@@ -58,31 +52,43 @@ def apart(load: Callable[[], object], work: Callable[[], int]) -> int:
 
 def _report(tell: int, load: Callable[[], object], work: Callable[[], int]) -> None:
     """Do the work of the child, and end it."""
-    answer: tuple[int, str | None] | None = None
+    answer: tuple[int, str | None]
     try:
         load()
-        os.write(tell, LOADED)
+        os.write(tell, END)
         answer = work(), None
     except PenstockError as error:
         answer = error.exit_code, str(error)
-    except BaseException:  # noqa: BLE001  the excepthook of the interpreter never sees it
-        sys.excepthook(*sys.exc_info())
-    finally:
+    except click.ClickException as error:
+        answer = error.exit_code, error.format_message()
+    except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
+        answer = CannotStart.exit_code, f"stopped by {described(error)}"
+    with suppress(BrokenPipeError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-        if answer is not None:
-            os.write(tell, LOADED + json.dumps(answer).encode())
-        os._exit(0)
+    os.write(tell, END + json.dumps(answer).encode() + END)
+    os._exit(0)
 
 
-def _answer(told: int) -> bytes:
-    """Return what the child reports, nothing where it ended without. Raises TimeoutError."""
-    read, until = b"", time.monotonic() + LONGEST_LOAD_S
-    while True:
-        wait = None if read else max(0.0, until - time.monotonic())
-        if not select.select([told], [], [], wait)[0]:
-            raise TimeoutError
-        part = os.read(told, 65_536)
-        if not part:
-            return read.strip()
-        read += part
+def _answer(told: int, child: int) -> bytes:
+    """Return how the work ended, nothing where the child ended before. Raises Failed.
+
+    A process that plugin code leaves behind may hold the pipe open, so its end is not waited for.
+    """
+    read, until, ended = b"", time.monotonic() + LONGEST_LOAD_S, False
+    while not (read.strip() and read.endswith(END)):
+        if select.select([told], [], [], LOOK_S)[0]:
+            part = os.read(told, 65_536)
+            read += part
+            if part:
+                continue
+        elif not read and time.monotonic() >= until:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise Failed(HANGS, 1)
+        if ended:  # and all that it wrote is read
+            return b""
+        ended = os.waitpid(child, os.WNOHANG)[0] == child
+    if not ended:
+        os.waitpid(child, 0)
+    return read.strip()
