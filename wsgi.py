@@ -1,5 +1,5 @@
 """gunicorn wsgi:app: the application, built from the environment."""
 
-from penstock.wsgi import app
+from penstock import web
 
-__all__ = ["app"]
+app = web.from_environment()

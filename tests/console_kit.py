@@ -21,8 +21,8 @@ from werkzeug.test import TestResponse
 from penstock import audit
 from penstock.access import users
 from penstock.access.users import Role
-from penstock.db.rows import changing
-from penstock.host import Host
+from penstock.db.unit_of_work import access_change
+from penstock.host.host import Host
 from penstock.settings import Settings
 from penstock.web import Penstock, create_app
 
@@ -183,7 +183,7 @@ def people(place: Place) -> None:
     """Make a user of every role."""
     for name, role in USERS.items():
         users.create_user(place.engine, "tester", name, role, None)
-        with changing(place.engine) as rows:
+        with access_change(place.engine) as rows:
             rows.set("users", {"name": name}, password=HASH)
 
 

@@ -22,12 +22,12 @@ import httpx
 import psycopg
 from zygote import Started, Zygote
 
-from penstock.access import consumers, environments, pipelines, signing
-from penstock.access.secrets import Box, make_secret_key
+from penstock.access import consumers, environments, pipelines, signing_keys
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.engine import Engine, open_engine
-from penstock.runs import engine_dbos
+from penstock.durable import engine_dbos
 
 ROOT = Path(__file__).parent.parent
 ACTOR = "tester"
@@ -101,13 +101,13 @@ class Place:
     folder: Path
     secret: str
     engine: Engine = field(repr=False)
-    box: Box = field(repr=False)
+    box: SecretBox = field(repr=False)
     pipelines: tuple[str, ...] = ()
 
     @classmethod
     def make(cls, url: str, folder: Path, names: tuple[str, ...] = ("test", "prod")) -> Place:
         secret = make_secret_key()
-        place = cls(url, folder, secret, open_engine(url), Box((secret,)))
+        place = cls(url, folder, secret, open_engine(url), SecretBox((secret,)))
         if migrate.current(place.engine) is None:
             upgrade(url)
         for name in names:
@@ -461,6 +461,6 @@ __all__ = [
     "free_port",
     "ids",
     "initdb",
-    "signing",
+    "signing_keys",
     "wait_for",
 ]

@@ -12,18 +12,18 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from kit import ACTOR, Place, consumers, environments, signing
+from kit import ACTOR, Place, consumers, environments, signing_keys
 
 from penstock import Caller, CredentialRejected, audit, parse_api_key
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.environments import set_policy
 from penstock.access.pipelines import pipelines_seen
-from penstock.access.secrets import Box, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.engine import open_engine, reading
-from penstock.db.rows import look_at_history
 from penstock.db.tables import metadata
-from penstock.errors import CannotStart, Exists, PenstockError, Unknown
+from penstock.db.unit_of_work import look_at_history
+from penstock.errors import AlreadyExists, CannotStart, PenstockError, UnknownName
 from penstock_jwt.tokens import Tokens
 
 
@@ -76,9 +76,9 @@ def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
     place.consumer("acme")
     before, events = revision(place), len(audit.events(place.engine, limit=100))
 
-    with pytest.raises(Exists):
+    with pytest.raises(AlreadyExists):
         consumers.create_consumer(place.engine, ACTOR, "acme")
-    with pytest.raises(Unknown, match="did you mean 'orders'"):
+    with pytest.raises(UnknownName, match="did you mean 'orders'"):
         consumers.associate(
             place.engine,
             ACTOR,
@@ -116,8 +116,8 @@ def test_signing_keys_are_sealed_at_rest_and_open_with_the_right_secret_only(pla
     assert all(b"PRIVATE KEY" in key.private for key in place.snapshot().signing_keys().values())
     assert "PRIVATE" not in repr(place.snapshot().signing_keys())
     with pytest.raises(CannotStart, match="another PENSTOCK_SECRET_KEY"):
-        Snapshot("test", Box((make_secret_key(),))).refresh(place.engine)
-    Snapshot("test", Box((make_secret_key(), place.secret))).refresh(place.engine)
+        Snapshot("test", SecretBox((make_secret_key(),))).refresh(place.engine)
+    Snapshot("test", SecretBox((make_secret_key(), place.secret))).refresh(place.engine)
 
 
 def test_the_snapshot_reads_what_changed_and_ends_where_a_fresh_one_begins(place: Place) -> None:
@@ -259,8 +259,8 @@ class TestGrace:
 
 def test_only_the_environment_s_own_tokens_are_revoked(place: Place) -> None:
     place.consumer("acme")
-    signing.revoke_tokens(place.engine, ACTOR, "test", consumer="acme")
-    signing.revoke_tokens(place.engine, ACTOR, "test", jti="abc")
+    signing_keys.revoke_tokens(place.engine, ACTOR, "test", consumer="acme")
+    signing_keys.revoke_tokens(place.engine, ACTOR, "test", jti="abc")
     now = datetime.now(UTC).timestamp()
 
     assert place.snapshot("test").token_revoked("x", "acme", now - 5)
@@ -271,7 +271,7 @@ def test_only_the_environment_s_own_tokens_are_revoked(place: Place) -> None:
 
 def test_a_dropped_signing_key_is_wiped_and_replaced(place: Place) -> None:
     (before,) = place.snapshot().signing_keys()
-    signing.drop_signing_key(place.engine, ACTOR, "test", before, place.box)
+    signing_keys.drop_signing_key(place.engine, ACTOR, "test", before, place.box)
 
     (after,) = place.snapshot().signing_keys()
     assert after != before
@@ -285,7 +285,7 @@ def test_a_dropped_signing_key_is_wiped_and_replaced(place: Place) -> None:
 def test_a_token_that_was_refused_for_its_key_is_taken_once_the_key_is_known(place: Place) -> None:
     place.consumer("acme")
     behind = place.snapshot()
-    signing.rotate_signing_key(place.engine, ACTOR, "test", place.box)
+    signing_keys.rotate_signing_key(place.engine, ACTOR, "test", place.box)
     token, tokens, caller = place.token("acme"), Tokens("penstock"), Caller("acme", 1, "key_1")
     for _ in range(2):
         with pytest.raises(CredentialRejected, match="unknown kid"):

@@ -19,8 +19,8 @@ import pydantic
 import pytest
 
 from penstock import Call, Form, Header, HttpTrigger, Pipeline, Reply, Token, Upload
+from penstock.endpoints.compiler import Endpoint, compile_routes
 from penstock.errors import Refusal
-from penstock.runs.handlers import Endpoint, compile_routes
 from penstock.testing import a_call
 
 
@@ -90,7 +90,7 @@ def compiled(
     pipeline = Pipeline("example", version="1.0.0", trigger=HttpTrigger())
     pipeline.route(method, path)(handler)
     endpoints, problems = compile_routes(pipeline)
-    return endpoints, "; ".join(f"{item.problem}; {item.mend}" for item in problems)
+    return endpoints, "; ".join(f"{item.problem}; {item.fix}" for item in problems)
 
 
 def with_hint(place: str, kind: Any) -> str:

@@ -115,7 +115,7 @@ def test_each_listener_goes_by_its_own_policy(penstock_runtime: Start) -> None:
 def test_a_stale_view_of_access_opens_nothing(
     penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.host import Host
+    from penstock.host.host import Host
 
     runtime = penstock_runtime(shop(), policy="any", openapi="auto")
     monkeypatch.setattr(Host, "fresh", lambda _: False)

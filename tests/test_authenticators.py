@@ -29,7 +29,7 @@ from penstock.contracts.call import Token
 from penstock.contracts.offered import Misfit, OfferedAuthenticator
 from penstock.errors import Refusal
 from penstock.gate.gate import Gate
-from penstock.guard import PluginFault
+from penstock.plugins.guard import PluginFault
 from penstock.testing import Runtime
 from penstock_api_key import ApiKeys
 
@@ -327,7 +327,7 @@ def test_a_failing_authenticator_ends_its_call_and_is_told_once_without_the_cred
 
     assert [answer.status_code for answer in answers] == [500] * 3
     assert answers[0].json["type"] == "internal"
-    told = [text for text in runtime.mistakes() if "of authenticator rogue" in text]
+    told = [text for text in runtime.problems() if "of authenticator rogue" in text]
     assert len(told) == 1
     logged = "".join(capsys.readouterr())
     assert logged.count("of authenticator rogue") == 1
@@ -346,7 +346,7 @@ def test_a_token_issuer_that_returns_no_token_issues_none(
     answer = client.get("/v1/login/")
 
     assert (answer.status_code, "made up" in answer.text) == (500, False)
-    assert "its token issuer returned dict, not a Token" in str(runtime.mistakes())
+    assert "its token issuer returned dict, not a Token" in str(runtime.problems())
 
 
 def test_a_document_that_is_rendered_as_nothing_is_an_error_of_its_own(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock import Authenticator, Call, Caller, HttpTrigger, Pipeline, hookimpl
-from penstock.contracts.handed import split_authorization
+from penstock.contracts.withheld import split_authorization
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]

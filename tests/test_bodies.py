@@ -52,7 +52,7 @@ def post(penstock_runtime: Start) -> Callable[..., TestResponse]:
         runtime = penstock_runtime(
             offering(handler, method=method, **(trigger or {})), policy="any"
         )
-        assert runtime.mistakes() == []
+        assert runtime.problems() == []
         return runtime.anonymous().open(f"/v1/example/{handler.__name__}", method=method, **call)
 
     return send
@@ -281,7 +281,7 @@ def test_a_handler_may_look_at_a_form_itself(post: Callable[..., TestResponse]) 
 def test_a_form_that_is_none_is_a_mistake_at_load(penstock_runtime: Start) -> None:
     def bad(call: Call, body: Annotated[int, Form()]) -> None: ...
 
-    assert "a form has fields" in penstock_runtime(offering(bad), policy="any").mistakes()[0]
+    assert "a form has fields" in penstock_runtime(offering(bad), policy="any").problems()[0]
 
 
 def title_of(call: Call, document: Element) -> dict[str, str | None]:

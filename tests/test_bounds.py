@@ -12,9 +12,9 @@ import pytest
 from kit import ACTOR, Place
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
-from penstock.access import bounds
+from penstock.access import limits
 from penstock.contracts.networks import Networks
-from penstock.errors import Mistaken, Unknown
+from penstock.errors import UnknownName, UsageError
 from penstock.testing import CallerClient, Runtime
 
 Start = Callable[..., Runtime]
@@ -231,8 +231,8 @@ class TestLimits:
             ("acne", Rate("1/minute"), "", "did you mean 'acme'?"),
             ("acme", Rate("1/minute"), "orderz", "did you mean 'orders'?"),
         ]:
-            with pytest.raises(Mistaken, match=said.replace("?", r"\?")):
-                bounds.set_limit(
+            with pytest.raises(UsageError, match=said.replace("?", r"\?")):
+                limits.set_limit(
                     place.engine,
                     ACTOR,
                     consumer,
@@ -241,8 +241,8 @@ class TestLimits:
                     pipeline=pipeline,
                     offered={"v1/orders": "shop"},
                 )
-        with pytest.raises(Mistaken, match="acme has no limit over all pipelines in test"):
-            bounds.remove_limits(place.engine, ACTOR, "acme", "test")
+        with pytest.raises(UsageError, match="acme has no limit over all pipelines in test"):
+            limits.remove_limits(place.engine, ACTOR, "acme", "test")
         assert place.snapshot().revision == before
 
     def test_another_window_is_added_and_the_same_one_replaced(self, place: Place) -> None:
@@ -250,7 +250,7 @@ class TestLimits:
 
         def put(*rates: str, **more: Any) -> None:
             for rate in rates:
-                bounds.set_limit(
+                limits.set_limit(
                     place.engine,
                     ACTOR,
                     "acme",
@@ -264,7 +264,7 @@ class TestLimits:
         put("500/60 minutes", by="key")
         put("5/minute", pipeline="orders")
 
-        listed = bounds.list_limits(place.engine, environment="test")
+        listed = limits.list_limits(place.engine, environment="test")
         assert sorted((row["pipeline"], row["by"], row["rate"]) for row in listed) == [
             ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"),
             ("", "key", "500/60 minutes"), ("v1/orders", "consumer", "5/minute"),
@@ -274,11 +274,11 @@ class TestLimits:
         place.consumer("acme", "orders")
 
         def put(rate: str, by: str = "consumer") -> None:
-            bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate(rate, by=by))
+            limits.set_limit(place.engine, ACTOR, "acme", "test", Rate(rate, by=by))
 
         put("20/minute")
         with pytest.raises(
-            Mistaken,
+            UsageError,
             match=(
                 "the limit 1200/hour by consumer can never be used up beside 20/minute by consumer;"
                 " give it fewer calls"
@@ -286,7 +286,7 @@ class TestLimits:
         ):
             put("1200/hour")
         with pytest.raises(
-            Mistaken,
+            UsageError,
             match=(
                 "the limit 20/minute by consumer can never be used up beside 10/hour by consumer;"
                 " remove the limits that are set"
@@ -297,7 +297,7 @@ class TestLimits:
         put("1199/hour")
         put("1000/60 seconds")
 
-        assert [row["rate"] for row in bounds.list_limits(place.engine, environment="test")] == [
+        assert [row["rate"] for row in limits.list_limits(place.engine, environment="test")] == [
             "1000/60 seconds",
             "10/hour",
             "1199/hour",
@@ -306,7 +306,7 @@ class TestLimits:
     def test_they_are_of_one_environment_live_and_audited(self, place: Place) -> None:
         place.consumer("acme", "orders")
         follower = place.snapshot()
-        bounds.set_limit(
+        limits.set_limit(
             place.engine,
             ACTOR,
             "acme",
@@ -315,7 +315,7 @@ class TestLimits:
             pipeline="orders",
             offered={"v1/orders": "shop"},
         )
-        bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("9/hour", by="key"))
+        limits.set_limit(place.engine, ACTOR, "acme", "test", Rate("9/hour", by="key"))
 
         assert follower.refresh(place.engine)
         (consumer,) = {consumer for consumer, _ in follower.limits}
@@ -331,7 +331,7 @@ class TestLimits:
             "acme",
             {"rate": "9/hour", "by": "key", "pipelines": None},
         )
-        bounds.remove_limits(place.engine, ACTOR, "acme", "test", pipeline="orders")
+        limits.remove_limits(place.engine, ACTOR, "acme", "test", pipeline="orders")
         follower.refresh(place.engine)
         assert (
             follower.limits
@@ -492,13 +492,13 @@ class TestAddresses:
         before = place.snapshot().revision
 
         with pytest.raises(
-            Mistaken, match=r"192\.0\.2\.1/24 has host bits set; write networks such as"
+            UsageError, match=r"192\.0\.2\.1/24 has host bits set; write networks such as"
         ):
-            bounds.set_networks(
+            limits.set_networks(
                 place.engine, ACTOR, "acme", "test", ["10.0.0.0/8", "192.0.2.1/24"], allowed=True
             )
-        with pytest.raises(Unknown, match="no network on the lists of 'acme' in 'test'"):
-            bounds.remove_networks(place.engine, ACTOR, "acme", "test", ["10.0.0.0/8"])
+        with pytest.raises(UnknownName, match="no network on the lists of 'acme' in 'test'"):
+            limits.remove_networks(place.engine, ACTOR, "acme", "test", ["10.0.0.0/8"])
         assert (place.snapshot().revision, place.snapshot().networks) == (before, {})
 
     def test_a_pipeline_that_is_not_served_says_so_to_every_address(

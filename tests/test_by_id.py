@@ -13,14 +13,14 @@ from alembic import command
 from kit import ACTOR, Place, Server, consumers
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl, secret
-from penstock.access import bounds, by_name, needs, pipelines
+from penstock.access import by_name, limits, pipelines, variables
 from penstock.access.snapshot import Snapshot
 from penstock.console.consumers import Associations
 from penstock.contracts.call import Token
 from penstock.db import migrate
 from penstock.db.engine import Engine, open_engine, writing
-from penstock.errors import Mistaken, Unknown
-from penstock.runs import engine_dbos
+from penstock.durable import engine_dbos
+from penstock.errors import UnknownName, UsageError
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -206,7 +206,7 @@ class TestASharedName:
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [503, 503]
         assert "the name login is also offered by plugin rogue" in runtime.refused()["v1/login"][0]
         assert "the name login is also offered by plugin shop" in runtime.refused()["v2/login"][0]
-        assert len([text for text in runtime.mistakes() if "is also offered" in text]) == 2
+        assert len([text for text in runtime.problems() if "is also offered" in text]) == 2
 
     def test_means_neither_in_a_command(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
@@ -217,7 +217,7 @@ class TestASharedName:
         runtime.operate("consumer", "create", "acme")
 
         with pytest.raises(
-            Mistaken,
+            UsageError,
             match="'orders' is offered by plugins rogue and shop; write an id, such as v1/orders",
         ):
             runtime.operate("consumer", "associate", "acme", "orders", "--env", "test")
@@ -236,10 +236,10 @@ def test_what_nobody_offers_or_has_seen_is_no_pipeline(sqlite_place: Place) -> N
         ("orderz", "did you mean 'orders'"),
         ("v1", "no pipeline"),
     ):
-        with pytest.raises(Unknown, match=said):
+        with pytest.raises(UnknownName, match=said):
             consumers.associate(*associate, [word], "test", SHOP)
     sqlite_place.enable("stock")
-    with pytest.raises(Mistaken, match="no plugin offers 'stock' here; write the id: v1/stock"):
+    with pytest.raises(UsageError, match="no plugin offers 'stock' here; write the id: v1/stock"):
         consumers.associate(*associate, ["stock"], "test", SHOP)
     assert consumers.associate(*associate, ["v1/stock"], "test", SHOP) == ["v1/stock"]
 
@@ -397,7 +397,7 @@ def old(request: pytest.FixtureRequest, new_database: Callable[..., str]) -> Any
 class NoBox:
     """Opens anything."""
 
-    def open(self, sealed: bytes) -> bytes:
+    def decrypt(self, sealed: bytes) -> bytes:
         return b"secret"
 
 
@@ -615,12 +615,12 @@ class TestBesideTheReleaseBefore:
         assert consumers.show_consumer(both.engine, "acme")["associations"] == {
             "test": ["v1/login", "v1/orders", "v2/orders"]
         }
-        assert [row["pipeline"] for row in bounds.list_limits(both.engine)] == [
+        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
             "",
             "v1/orders",
             "v2/orders",
         ]
-        assert {row["name"]: row["pipelines"] for row in needs.list_secrets(both.engine)} == {
+        assert {row["name"]: row["pipelines"] for row in variables.list_secrets(both.engine)} == {
             "erp_token": ["v1/orders", "v2/orders"],
             "lost": ["gone"],
         }
@@ -628,13 +628,13 @@ class TestBesideTheReleaseBefore:
         assert row["pipelines"] == {"test": 3, "prod": 0}
 
     def test_removing_an_own_limit_of_a_name_removes_no_other(self, both: Old) -> None:
-        assert bounds.remove_limits(both.engine, ACTOR, "acme", "test") == 1
-        assert [row["pipeline"] for row in bounds.list_limits(both.engine)] == [
+        assert limits.remove_limits(both.engine, ACTOR, "acme", "test") == 1
+        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
             "v1/orders",
             "v2/orders",
         ]
         assert by_name.is_name("orders")
-        bounds.set_limit(
+        limits.set_limit(
             both.engine,
             ACTOR,
             "acme",
@@ -643,7 +643,7 @@ class TestBesideTheReleaseBefore:
             pipeline="v1/orders",
             offered=OFFERED,
         )
-        assert bounds.remove_limits(both.engine, ACTOR, "acme", "test", pipeline="v1/orders") == 2
+        assert limits.remove_limits(both.engine, ACTOR, "acme", "test", pipeline="v1/orders") == 2
 
 
 PLUGIN = """

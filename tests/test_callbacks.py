@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import pytest
 
 from penstock.access.callbacks import CallbackTarget
-from penstock.runs import callbacks
-from penstock.runs.accepting import all_held, callback_id
+from penstock.durable import callbacks
+from penstock.durable.intake import all_held, callback_id
 from penstock.runs.ids import new_run_id
 
 TARGET = CallbackTarget("https://erp.acme.example/hooks", private=False, secret=b"s")

@@ -91,7 +91,7 @@ def answering(penstock_runtime: Start) -> Callable[..., TestResponse]:
         pipeline = example(**trigger)
         pipeline.route("GET" if method == "HEAD" else method, route)(handler)
         runtime = penstock_runtime(offering(pipeline), policy="any")
-        assert runtime.mistakes() == []
+        assert runtime.problems() == []
         return runtime.anonymous().open(path, method=method, **call)
 
     return answer
@@ -957,5 +957,5 @@ def test_cors_for_everybody_with_credentials_refuses_the_pipeline(penstock_runti
 
     assert (
         "CORS for every origin can't allow credentials"
-        in penstock_runtime(offering(pipeline), policy="any").mistakes()[0]
+        in penstock_runtime(offering(pipeline), policy="any").problems()[0]
     )

@@ -13,7 +13,7 @@ import pytest
 from kit import ZYGOTE, Place, Postgres, Server
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
-from penstock.cli import apart
+from penstock.cli import isolated
 from penstock.testing import Runtime
 
 Serve = Callable[..., Server]
@@ -199,7 +199,7 @@ def test_a_console_whose_cookie_may_not_be_secure_is_told_of(
         if "cookie is Secure only where" in line
     ]
 
-    assert [(line["level"], line["mend"]) for line in lines] == [
+    assert [(line["level"], line["fix"]) for line in lines] == [
         ("warning", "set PENSTOCK_CONSOLE_URL=https://…")
     ] * warns
 
@@ -268,10 +268,10 @@ class TestPluginsThatEndTheProcess:
     def test_one_that_hangs_is_given_up(
         self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(apart, "LONGEST_LOAD_S", 0.3)
+        monkeypatch.setattr(isolated, "LONGEST_LOAD_S", 0.3)
 
-        with pytest.raises(apart.Failed, match="hangs while it is imported"):
-            apart.apart(lambda: time.sleep(60), lambda: 0)
+        with pytest.raises(isolated.Failed, match="hangs while it is imported"):
+            isolated.apart(lambda: time.sleep(60), lambda: 0)
 
     def test_one_that_leaves_a_process_behind_holds_nothing(self, sqlite_place: Place) -> None:
         leaves = "import os, time\nif not os.fork():\n    time.sleep(15)\n    os._exit(0)\n"
@@ -288,8 +288,8 @@ class TestPluginsThatEndTheProcess:
         def work() -> int:
             raise RuntimeError("unforeseen")
 
-        with pytest.raises(apart.Failed, match="stopped by RuntimeError: unforeseen") as error:
-            apart.apart(lambda: None, work)
+        with pytest.raises(isolated.Failed, match="stopped by RuntimeError: unforeseen") as error:
+            isolated.apart(lambda: None, work)
         assert error.value.exit_code == 3
 
 

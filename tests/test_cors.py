@@ -84,14 +84,14 @@ def test_an_origin_written_in_another_way_is_refused_with_the_right_one(
     ],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused_with_an_example(origin: str) -> None:
-    ((problem, mend),) = Cors(origin).problems()
+    ((problem, fix),) = Cors(origin).problems()
 
     assert problem == f"CORS origin {origin!r} never matches"
-    assert mend == "an origin is scheme, host and port: write one such as https://shop.example"
+    assert fix == "an origin is scheme, host and port: write one such as https://shop.example"
 
 
 @pytest.mark.parametrize(
-    ("cors", "problem", "mend"),
+    ("cors", "problem", "fix"),
     [
         (Cors("null"), "'null' names no page of yours", "null is sent by any sandboxed page"),
         (
@@ -171,11 +171,11 @@ def test_what_is_no_origin_is_refused_with_an_example(origin: str) -> None:
         ),
     ],
 )
-def test_the_rest_that_makes_no_sense_is_refused_too(cors: Cors, problem: str, mend: str) -> None:
+def test_the_rest_that_makes_no_sense_is_refused_too(cors: Cors, problem: str, fix: str) -> None:
     found = list(cors.problems())
 
     assert [text for text, _ in found if problem in text], found
-    assert [text for _, text in found if mend in text], found
+    assert [text for _, text in found if fix in text], found
 
 
 def test_what_makes_sense_is_left_alone() -> None:

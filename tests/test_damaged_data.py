@@ -10,25 +10,25 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from kit import ACTOR, Place, environments, signing
+from kit import ACTOR, Place, environments, signing_keys
 from structlog.testing import CapturingLogger
 
 from penstock import Rate, parse_api_key
 from penstock.access import (
-    bounds,
     callbacks,
     consumers,
     credentials,
     issuers,
-    needs,
-    sensitive,
+    limits,
+    sensitive_fields,
     users,
+    variables,
 )
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import Snapshot
 from penstock.access.users import Role
-from penstock.errors import CannotStart, Mistaken
-from penstock.host import Host
+from penstock.errors import CannotStart, UsageError
+from penstock.host.host import Host
 from penstock.settings import Settings
 
 HASH = (
@@ -64,8 +64,8 @@ class Everything:
         self.key = place.key("acme").key
         self.id = place.snapshot().consumer_named("acme").id  # type: ignore[union-attr]  # it was just made
         place.designate("login")
-        needs.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp")
-        needs.set_secret(
+        variables.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp")
+        variables.set_secret(
             place.engine,
             ACTOR,
             "test",
@@ -75,8 +75,8 @@ class Everything:
             pipelines=["orders"],
             offered={"v1/orders": "shop"},
         )
-        bounds.set_limit(place.engine, ACTOR, "acme", "test", Rate("5/minute"))
-        bounds.set_networks(place.engine, ACTOR, "acme", "test", ["192.0.2.0/24"], allowed=True)
+        limits.set_limit(place.engine, ACTOR, "acme", "test", Rate("5/minute"))
+        limits.set_networks(place.engine, ACTOR, "acme", "test", ["192.0.2.0/24"], allowed=True)
         callbacks.allow_callbacks(
             place.engine,
             ACTOR,
@@ -86,8 +86,8 @@ class Everything:
             place.box,
             private=False,
         )
-        sensitive.add_fields(place.engine, ACTOR, "test", ["iban"])
-        signing.revoke_tokens(place.engine, ACTOR, "test", jti="gone")
+        sensitive_fields.add_fields(place.engine, ACTOR, "test", ["iban"])
+        signing_keys.revoke_tokens(place.engine, ACTOR, "test", jti="gone")
         issuers.trust_issuer(
             place.engine,
             ACTOR,
@@ -417,7 +417,7 @@ def test_a_flag_of_a_user_that_is_a_word_lets_nobody_in(sqlite_place: Place) -> 
     by_hand(sqlite_place, "UPDATE users SET active = 'no'")
 
     assert users.check_password(sqlite_place.engine, "ann", "correct horse battery") is None
-    with pytest.raises(Mistaken, match="may not sign in"):
+    with pytest.raises(UsageError, match="may not sign in"):
         users.begin_session(
             sqlite_place.engine,
             "ann",
@@ -537,7 +537,7 @@ class TestFollowing:
     def test_housekeeping_that_fails_ends_it_no_more_than_following(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("penstock.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
 
         def fail(*_: object) -> None:
             raise SystemExit(0)

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 from penstock.contracts.forms import Form, Upload
+from penstock.endpoints.decoders import compile_body
+from penstock.endpoints.media import charset_of, parameters_of
 from penstock.errors import Refusal
-from penstock.runs.bodies import compile_body
-from penstock.runs.media import charset_of, parameters_of
+from penstock.http.request_body import Body
 from penstock.testing import a_call
-from penstock.web.bodies import Body
 
 CANARY = "c4n4ry"
 BOM = b"\xef\xbb\xbf"

@@ -26,7 +26,7 @@ from openapi_spec_validator import validate
 
 from penstock import Call, Form, Header, HttpTrigger, Pipeline, Reply, hookimpl
 from penstock.testing import Runtime
-from penstock.web.shapes import describe_type
+from penstock.web.openapi.shapes import describe_type
 
 Start = Callable[..., Runtime]
 Document = dict[str, Any]

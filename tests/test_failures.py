@@ -248,7 +248,7 @@ def test_at_the_time_limit_the_place_of_the_handler_is_in_the_record(runtime: Ru
 
     assert (ran.record["status"], ran.failure.type, ran.functions) == (
         "timed_out",
-        "OutOfTime",
+        "DeadlineExceeded",
         ["is_late", "busy"],
     )
 

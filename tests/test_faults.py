@@ -27,9 +27,9 @@ import msgspec
 import pydantic
 import pytest
 
+from penstock.endpoints import models, validation
+from penstock.endpoints.decoders import compile_body
 from penstock.errors import Refusal
-from penstock.runs import faults, models
-from penstock.runs.bodies import compile_body
 from penstock.testing import a_call
 
 
@@ -272,7 +272,7 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
         (list[Grade], b'["good","worst"]', {"/1": 'Expected one of "good", "bad"'}),
         (dict[Grade, int], b'{"worst":1}', {"/worst": 'Expected one of "good", "bad"'}),
         (Literal[1, 2] | None, b"3", {"": "Expected one of 1, 2"}),
-        (set[Any], b'[1,[2],{"a":3}]', {"/1": faults.UNHASHABLE, "/2": faults.UNHASHABLE}),
+        (set[Any], b'[1,[2],{"a":3}]', {"/1": validation.UNHASHABLE, "/2": validation.UNHASHABLE}),
         (
             Annotated[dict[str, int], msgspec.Meta(max_length=1)],
             b'{"a":"x","b":1}',
@@ -293,9 +293,9 @@ def test_a_hundred_are_told_and_no_more_are_looked_for() -> None:
     Looked.times = 0
 
     assert list(read(list[Looked], b"[" + b",".join([b"false"] * 50_000) + b"]")) == [
-        f"/{number}" for number in range(faults.MAX_FAULTS)
+        f"/{number}" for number in range(validation.MAX_FAULTS)
     ]
-    assert Looked.times <= faults.MAX_FAULTS + 1
+    assert Looked.times <= validation.MAX_FAULTS + 1
 
 
 def test_what_lies_before_a_fault_is_not_converted_again_however_deep_it_is() -> None:
@@ -321,14 +321,14 @@ def test_the_members_of_dicts_within_dicts_are_found_however_deep_they_are() -> 
 def test_large_dicts_within_dicts_are_gone_through_a_few_times_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(faults, "MIN_REREAD_BYTES", 0)
+    monkeypatch.setattr(validation, "MIN_REREAD_BYTES", 0)
     body = b'{"leaves":[' + b"true," * 5_000 + b"false]}"
     for _ in range(100):
         body = b'{"named":{"a":' + body + b"}}"
     Looked.times = 0
 
-    assert read(Tree, body) == {"/named/a" * faults.MAX_REREADS + "/named": "does not fit"}
-    assert Looked.times <= 5_001 * (faults.MAX_REREADS + 2)
+    assert read(Tree, body) == {"/named/a" * validation.MAX_REREADS + "/named": "does not fit"}
+    assert Looked.times <= 5_001 * (validation.MAX_REREADS + 2)
 
 
 def test_a_fault_too_deep_to_walk_to_is_told_all_the_same() -> None:
@@ -337,7 +337,7 @@ def test_a_fault_too_deep_to_walk_to_is_told_all_the_same() -> None:
         value = {"kids": [value]}
     met = msgspec.ValidationError(f"does not fit - at `${'.kids[0]' * 1_000}.leaves[0]`")
 
-    assert faults.all_faults(Tree, value, met) == [
+    assert validation.validation_errors(Tree, value, met) == [
         {"pointer": "/kids/0" * 1_000 + "/leaves/0", "detail": "does not fit"}
     ]
 
@@ -351,8 +351,8 @@ def test_what_pydantic_found_is_listed_unless_it_is_far_too_much(
     def body(count: int) -> bytes:
         return b'{"names":[' + b",".join([b"1"] * count) + b"]}"
 
-    assert list(read(Names, body(faults.MAX_FAULTS + 20))) == [
-        f"/names/{number}" for number in range(faults.MAX_FAULTS)
+    assert list(read(Names, body(validation.MAX_FAULTS + 20))) == [
+        f"/names/{number}" for number in range(validation.MAX_FAULTS)
     ]
     assert read(Names, body(models.MAX_COUNTED + 1)) == {
         "": f"{models.MAX_COUNTED + 1} faults, too many to list"
@@ -361,10 +361,11 @@ def test_what_pydantic_found_is_listed_unless_it_is_far_too_much(
 
 def test_the_answer_says_when_there_may_be_more() -> None:
     assert (
-        faults.invalid([{"pointer": "", "detail": "x"}]).detail == "The body does not fit: 1 fault."
+        validation.invalid_body([{"pointer": "", "detail": "x"}]).detail
+        == "The body does not fit: 1 fault."
     )
     assert (
-        faults.invalid([{"pointer": "", "detail": "x"}] * faults.MAX_FAULTS).detail
+        validation.invalid_body([{"pointer": "", "detail": "x"}] * validation.MAX_FAULTS).detail
         == "The body does not fit: 100 faults or more."
     )
 

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.contracts.forms import Form
+from penstock.endpoints import validation
+from penstock.endpoints.decoders import compile_body
 from penstock.errors import Refusal
-from penstock.runs import faults
-from penstock.runs.bodies import compile_body
 from penstock.testing import a_call
 
 Faults = set[str]
@@ -569,7 +569,7 @@ class Fields:
     ),
 )
 def test_no_form_is_an_outage(text: str, charset: str) -> None:
-    from penstock.web.bodies import Body
+    from penstock.http.request_body import Body
 
     environ = {"CONTENT_TYPE": "application/x-www-form-urlencoded" + charset, "CONTENT_LENGTH": "0"}
     read = compile_body("body", Annotated[Fields, Form()]).read
@@ -601,7 +601,9 @@ def test_the_walk_can_not_fail_whatever_plugin_code_raises(monkeypatch: pytest.M
 
     Slip.__annotations__["odd"] = list[Odd]
     monkeypatch.setattr(
-        faults, "object_fields", lambda kind: (_ for _ in ()).throw(LookupError("a slip of ours"))
+        validation,
+        "object_fields",
+        lambda kind: (_ for _ in ()).throw(LookupError("a slip of ours")),
     )
 
     assert met(Slip, b'{"first":"x","odd":[{"a":1,"b":1}]}') == [

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from kit import Place, Server
 
-from penstock.folders import PluginFolders
-from penstock.plugins import Plugins, load_plugins
+from penstock.plugins.folders import PluginFolders
+from penstock.plugins.loading import Plugins, load_plugins
 from penstock.settings import Settings
 
 PIPELINE = """
@@ -99,7 +99,7 @@ def test_a_helper_is_importable_whatever_its_name_and_is_no_broken_plugin(
 
     plugins = loaded(tmp_path)
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+    assert (answers(plugins), plugins.problems, plugins.notes) == (
         {"orders": {"answer": 42}},
         [],
         [],
@@ -113,7 +113,7 @@ def test_a_helper_that_a_handler_imports_when_it_runs_is_one_too(tmp_path: Path)
 
     plugins = loaded(tmp_path)
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+    assert (answers(plugins), plugins.problems, plugins.notes) == (
         {"orders": {"answer": 42}},
         [],
         [],
@@ -132,7 +132,7 @@ def test_a_plugin_may_import_another_and_helpers_of_other_folders(tmp_path: Path
 
     plugins = loaded(tmp_path / "a", tmp_path / "b", tmp_path / "a")
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == (
+    assert (answers(plugins), plugins.problems, plugins.notes) == (
         {"orders": [7, 42], "billing": {}},
         [],
         [],
@@ -145,7 +145,7 @@ def test_a_module_without_a_hook_that_nobody_imports_is_a_note_and_no_fault(tmp_
 
     plugins = loaded(tmp_path)
 
-    assert (plugins.mistakes, plugins.loaded) == ([], ["orders"])
+    assert (plugins.problems, plugins.loaded) == ([], ["orders"])
     (note,) = plugins.notes
     assert str(note).startswith(
         f"plugin left_over ({tmp_path}/left_over.py): it implements no hook, and no plugin imports"
@@ -156,9 +156,9 @@ def test_a_module_without_a_hook_that_nobody_imports_is_a_note_and_no_fault(tmp_
 def test_a_module_that_an_operator_names_as_a_plugin_must_have_a_hook(tmp_path: Path) -> None:
     put(tmp_path, "orders.py", "x = 1\n")
 
-    (mistake,) = loaded(tmp_path, allow=frozenset({"orders"})).mistakes
+    (problem,) = loaded(tmp_path, allow=frozenset({"orders"})).problems
 
-    assert (mistake.plugin, mistake.problem) == ("orders", "it implements no hook")
+    assert (problem.plugin, problem.problem) == ("orders", "it implements no hook")
 
 
 def test_an_allow_list_names_plugins_and_not_their_helpers(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_allow_list_names_plugins_and_not_their_helpers(tmp_path: Path) -> No
 
     plugins = loaded(tmp_path, allow=frozenset({"orders"}))
 
-    assert (answers(plugins), plugins.mistakes, plugins.notes) == ({"orders": 42}, [], [])
+    assert (answers(plugins), plugins.problems, plugins.notes) == ({"orders": 42}, [], [])
 
 
 @pytest.mark.parametrize("helper", ["shared.py", "shared/__init__.py", "_shared.py", "shared/x.py"])
@@ -185,7 +185,7 @@ def test_of_two_helpers_of_one_name_none_is_taken_silently(tmp_path: Path, helpe
 
     assert plugins.loaded == ["sound"]
     problems = [
-        str(mistake) for mistake in plugins.mistakes if mistake.plugin in {"orders", "billing"}
+        str(problem) for problem in plugins.problems if problem.plugin in {"orders", "billing"}
     ]
     assert len(problems) == 2
     for problem in problems:
@@ -212,7 +212,7 @@ def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_n
     plugins = loaded(tmp_path)
 
     assert answers(plugins) == {"orders": False}
-    first, second = sorted(plugins.mistakes, key=lambda mistake: mistake.plugin != name)
+    first, second = sorted(plugins.problems, key=lambda problem: problem.plugin != name)
     assert f"{tmp_path}/{name}.py has the name of the module {name} of {what}" in first.problem
     assert (second.plugin, f"cannot import name 'ANSWER' from '{name}'" in second.problem) == (
         "billing",
@@ -223,9 +223,9 @@ def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_n
 def test_a_plugin_named_as_a_package_that_it_imports_is_told_so(tmp_path: Path) -> None:
     plugin(tmp_path, "httpx", "import httpx; httpx.Client")
 
-    (mistake,) = loaded(tmp_path).mistakes
+    (problem,) = loaded(tmp_path).problems
 
-    assert "has the name of the module httpx of an installed package" in str(mistake)
+    assert "has the name of the module httpx of an installed package" in str(problem)
 
 
 def test_two_plugins_of_one_name_are_both_left_out(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_two_plugins_of_one_name_are_both_left_out(tmp_path: Path) -> None:
 
     plugins = loaded(tmp_path / "a", tmp_path / "b")
 
-    assert (plugins.loaded, len(plugins.mistakes)) == ([], 1)
+    assert (plugins.loaded, len(plugins.problems)) == ([], 1)
     assert f"two modules of its name, {tmp_path}/a/orders.py and {tmp_path}/b/orders.py" in str(
-        plugins.mistakes[0]
+        plugins.problems[0]
     )
 
 
@@ -245,7 +245,7 @@ def test_an_installed_plugin_wins_over_a_file_of_its_name_and_that_is_said(tmp_p
 
     plugins = loaded(tmp_path, deny=frozenset())
 
-    assert ("penstock_api_key" in plugins.loaded, plugins.offers, plugins.mistakes) == (
+    assert ("penstock_api_key" in plugins.loaded, plugins.offers, plugins.problems) == (
         True,
         [],
         [],
@@ -263,7 +263,7 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
 
     plugins = loaded(tmp_path)
 
-    said = "\n".join(map(str, plugins.mistakes))
+    said = "\n".join(map(str, plugins.problems))
     assert (
         said.count("SyntaxError")
         == said.count("line 1")
@@ -275,7 +275,7 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
 
 
 @pytest.mark.parametrize(
-    ("source", "line", "problem", "mend"),
+    ("source", "line", "problem", "fix"),
     [
         (
             "x = 1\nimport nowhere_at_all\n",
@@ -325,16 +325,16 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
     ],
 )
 def test_what_a_module_raises_is_told_at_its_own_line_with_the_right_fix(
-    tmp_path: Path, source: str, line: int, problem: str, mend: str
+    tmp_path: Path, source: str, line: int, problem: str, fix: str
 ) -> None:
     put(tmp_path, "bad.py", source)
 
-    (mistake,) = loaded(tmp_path).mistakes
+    (found,) = loaded(tmp_path).problems
 
-    assert problem in mistake.problem
-    assert mend in mistake.mend
-    assert str(mistake).count(f"{tmp_path}/bad.py") == 1
-    assert mistake.problem.endswith(f"({tmp_path}/bad.py, line {line})")
+    assert problem in found.problem
+    assert fix in found.fix
+    assert str(found).count(f"{tmp_path}/bad.py") == 1
+    assert found.problem.endswith(f"({tmp_path}/bad.py, line {line})")
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,9 @@ def test_a_hook_that_raises_anything_is_a_fault_at_load_and_harms_no_other(
     plugins = loaded(tmp_path)
 
     assert [offer.plugin for offer in plugins.offers] == ["orders"]
-    (mistake,) = plugins.mistakes
-    assert mistake.problem.startswith(f"{name} raised {raised.partition('(')[0]}: ")
-    assert mistake.problem.endswith(f"({tmp_path}/bad.py, line 4)")
+    (problem,) = plugins.problems
+    assert problem.problem.startswith(f"{name} raised {raised.partition('(')[0]}: ")
+    assert problem.problem.endswith(f"({tmp_path}/bad.py, line 4)")
 
 
 SHARED = """

@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from kit import ACTOR, Place, Server, initdb
 
 from penstock.access import consumers
-from penstock.access.secrets import Box, make_secret_key
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import HistoryChanged, Snapshot
-from penstock.db.engine import DatabaseAway
-from penstock.db.rows import REMEMBERED
+from penstock.db.engine import DatabaseUnavailable
 from penstock.db.tables import history, metadata
+from penstock.db.unit_of_work import REMEMBERED
 from penstock.errors import CannotStart
 
 PLUGIN = """
@@ -304,7 +304,7 @@ class TestFiles:
         view = sqlite_place.snapshot()
         aside = file.rename(file.with_name("aside"))
         for _ in range(2):
-            with pytest.raises(DatabaseAway, match="file"):
+            with pytest.raises(DatabaseUnavailable, match="file"):
                 view.refresh(sqlite_place.engine)
         assert not file.exists()
         aside.rename(file)
@@ -339,7 +339,7 @@ class TestHalfRestored:
         place.engine.dispose()
         with backup.half_restored(without=late):
             for one in (view, new):
-                with pytest.raises(DatabaseAway) as error:
+                with pytest.raises(DatabaseUnavailable) as error:
                     one.refresh(place.engine)
                 assert not isinstance(error.value, HistoryChanged)
         view.read(place.engine)
@@ -371,18 +371,18 @@ class TestKeys:
         backup = Backup(place)
         place.consumer("lost")
         view = place.snapshot()
-        view._box = Box((make_secret_key(),))  # noqa: SLF001  it has the new key alone
+        view._box = SecretBox((make_secret_key(),))  # noqa: SLF001  it has the new key alone
         backup.restore()
         view.read(place.engine)
 
         assert knows(view, key.key)
         assert view.age() < 60
         assert any("another PENSTOCK_SECRET_KEY" in doubt for doubt in view.doubts)
-        replaced = Snapshot("test", Box((make_secret_key(),)), forgiving=True)
+        replaced = Snapshot("test", SecretBox((make_secret_key(),)), forgiving=True)
         replaced.read(place.engine)  # a process that takes the place of one that ended
         assert knows(replaced, key.key)
         with pytest.raises(CannotStart, match="PENSTOCK_SECRET_KEY"):
-            Snapshot("test", Box((make_secret_key(),))).read(place.engine)
+            Snapshot("test", SecretBox((make_secret_key(),))).read(place.engine)
 
 
 class TestHosts:

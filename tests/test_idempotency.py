@@ -18,12 +18,12 @@ from kit import Place, Server
 from werkzeug.test import TestResponse
 
 from penstock import Call, Form, HttpTrigger, Pipeline, PipelineError, Reply, Upload, hookimpl
-from penstock.db import replies
+from penstock.db import idempotency
 from penstock.db.engine import reading
-from penstock.db.rows import Reader, changing
+from penstock.db.unit_of_work import RowReader, access_change
 from penstock.errors import Refusal
-from penstock.host import Host
-from penstock.runs.idempotency import MARGIN, Replies
+from penstock.host.host import Host
+from penstock.runs.idempotency import MARGIN, IdempotencyStore
 from penstock.settings import Settings
 from penstock.testing import CallerClient, Runtime
 
@@ -304,11 +304,11 @@ def test_it_asks_who_calls(penstock_runtime: Start) -> None:
 
     assert (
         "set api_key=True"
-        in penstock_runtime(offering(handler, api_key=False), policy="any").mistakes()[0]
+        in penstock_runtime(offering(handler, api_key=False), policy="any").problems()[0]
     )
     assert (
         'write idempotent="key"'
-        in penstock_runtime(offering(handler, idempotent="body"), policy="any").mistakes()[0]
+        in penstock_runtime(offering(handler, idempotent="body"), policy="any").problems()[0]
     )
 
 
@@ -318,14 +318,14 @@ class TestKept:
     WHOSE = ("test", "v1/orders", "1", "", "k1")
 
     def once(self, place: Place, body: bytes = b"same", reply: str = "first") -> str:
-        done = Replies(place.engine, place.box).once(
+        done = IdempotencyStore(place.engine, place.box).once(
             self.WHOSE, body, 1.0, lambda: (200, [], reply.encode())
         )
         return done[2].decode()
 
     def rows(self, place: Place) -> list[dict[str, Any]]:
         with reading(place.engine) as connection:
-            return [dict(row) for row in Reader(connection).all("kept_replies")]
+            return [dict(row) for row in RowReader(connection).all("kept_replies")]
 
     def test_a_reply_is_sealed_and_holds_for_a_day(self, place: Place) -> None:
         assert (self.once(place, reply="a secret reply"), self.once(place, reply="another")) == (
@@ -344,7 +344,7 @@ class TestKept:
 
     def test_of_many_at_once_one_runs(self, place: Place) -> None:
         ran: list[int] = []
-        kept = Replies(place.engine, place.box)
+        kept = IdempotencyStore(place.engine, place.box)
         gate = threading.Barrier(8)
 
         def call(number: int) -> str:
@@ -366,21 +366,23 @@ class TestKept:
         now = datetime.now(UTC)
         digest = b"d" * 32
         assert (
-            replies.claim(place.engine, digest, b"body", "one", now, now + timedelta(seconds=60))
+            idempotency.claim(
+                place.engine, digest, b"body", "one", now, now + timedelta(seconds=60)
+            )
             is None
         )
         later = now + timedelta(seconds=61)
 
-        assert replies.claim(place.engine, digest, b"body", "two", now, now) is not None
+        assert idempotency.claim(place.engine, digest, b"body", "two", now, now) is not None
         assert (
-            replies.claim(
+            idempotency.claim(
                 place.engine, digest, b"body", "two", later, later + timedelta(seconds=60)
             )
             is None
         )
-        replies.keep(place.engine, digest, "one", b"late", later)
-        replies.release(place.engine, digest, "one")
-        replies.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
+        idempotency.keep(place.engine, digest, "one", b"late", later)
+        idempotency.release(place.engine, digest, "one")
+        idempotency.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
         assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [
             ("two", None, later + timedelta(seconds=60))
         ]
@@ -388,9 +390,9 @@ class TestKept:
     def test_the_claim_of_a_call_that_still_runs_is_renewed_and_no_other(
         self, place: Place
     ) -> None:
-        kept = Replies(place.engine, place.box)
+        kept = IdempotencyStore(place.engine, place.box)
         now = datetime.now(UTC)
-        replies.claim(place.engine, b"d" * 32, b"body", "of a process that died", now, now)
+        idempotency.claim(place.engine, b"d" * 32, b"body", "of a process that died", now, now)
 
         def leases() -> dict[bool, datetime]:
             return {
@@ -410,7 +412,7 @@ class TestKept:
             return 200, [], b"first"
 
         kept.once(self.WHOSE, b"same", -MARGIN.total_seconds(), run_over_its_lease)
-        with mock.patch("penstock.db.replies.renew") as renewed:
+        with mock.patch("penstock.db.idempotency.renew") as renewed:
             kept.renew()
 
         assert self.once(place) == "first"
@@ -418,8 +420,8 @@ class TestKept:
 
     def test_what_has_expired_is_purged(self, place: Place) -> None:
         now = datetime.now(UTC)
-        for number in range(replies.PURGED_AT_A_TIME + 5):
-            replies.claim(
+        for number in range(idempotency.PURGED_AT_A_TIME + 5):
+            idempotency.claim(
                 place.engine,
                 number.to_bytes(32, "big"),
                 b"",
@@ -428,10 +430,10 @@ class TestKept:
                 now + timedelta(seconds=number % 2),
             )
 
-        assert replies.purge(place.engine, now) == (replies.PURGED_AT_A_TIME + 6) // 2
+        assert idempotency.purge(place.engine, now) == (idempotency.PURGED_AT_A_TIME + 6) // 2
         assert (
-            replies.purge(place.engine, now + timedelta(seconds=2))
-            == (replies.PURGED_AT_A_TIME + 5) // 2
+            idempotency.purge(place.engine, now + timedelta(seconds=2))
+            == (idempotency.PURGED_AT_A_TIME + 5) // 2
         )
         assert self.rows(place) == []
 
@@ -454,12 +456,13 @@ class TestHost:
 
     @pytest.fixture
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("penstock.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
 
     def rows(self, place: Place) -> dict[bytes, datetime]:
         with reading(place.engine) as connection:
             return {
-                row["digest"]: row["expires_at"] for row in Reader(connection).all("kept_replies")
+                row["digest"]: row["expires_at"]
+                for row in RowReader(connection).all("kept_replies")
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:
@@ -476,8 +479,8 @@ class TestHost:
         self, often: None, host: Host, sqlite_place: Place
     ) -> None:
         now = datetime.now(UTC)
-        replies.claim(sqlite_place.engine, b"old" * 8, b"", "x", now, now)
-        replies.claim(sqlite_place.engine, b"new" * 8, b"", "x", now, now + timedelta(hours=1))
+        idempotency.claim(sqlite_place.engine, b"old" * 8, b"", "x", now, now)
+        idempotency.claim(sqlite_place.engine, b"new" * 8, b"", "x", now, now + timedelta(hours=1))
 
         assert eventually(lambda: self.rows(sqlite_place).keys() == {b"new" * 8})
 
@@ -504,11 +507,11 @@ class TestHost:
         go_on = threading.Event()
         with ThreadPoolExecutor(1) as pool:
             pool.submit(self.once, host, go_on)
-            with changing(sqlite_place.engine) as rows:
+            with access_change(sqlite_place.engine) as rows:
                 # What can't be read is away.
                 rows.set("environments", {"name": "test"}, name="gone")
             assert eventually(lambda: not host.reachable())
-            with changing(sqlite_place.engine) as rows:
+            with access_change(sqlite_place.engine) as rows:
                 rows.set("environments", {"name": "gone"}, name="test")
 
             renewed = eventually(

@@ -25,17 +25,17 @@ from penstock import (
     hookimpl,
     hookspecs,
 )
-from penstock.access.secrets import Box, make_secret_key
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
-from penstock.folders import PluginFolders
-from penstock.gate import judging as judging_module
+from penstock.gate import evaluation as judging_module
 from penstock.gate import verdicts
-from penstock.gate.compliance import Judge, Judged, State
+from penstock.gate.compliance import Evaluation, PipelineEvaluator, State
+from penstock.gate.evaluation import BoundedEvaluator, EvaluatedPipelines
 from penstock.gate.gate import CLOSED
-from penstock.gate.judging import Judgement, Judging
-from penstock.host import Loaded
-from penstock.plugins import Plugins
+from penstock.host.host import LoadedPipeline
+from penstock.plugins.folders import PluginFolders
+from penstock.plugins.loading import Plugins
 from penstock.testing import Runtime
 from penstock_access_policy import ExternalAccess
 from penstock_api_key import ApiKeys
@@ -58,7 +58,7 @@ def a_pipeline(name: str, **trigger: Any) -> Pipeline:
 
 
 def a_view(policy: str) -> Snapshot:
-    access = Snapshot("test", Box((make_secret_key(),)))
+    access = Snapshot("test", SecretBox((make_secret_key(),)))
     access._environment = EnvironmentFacts(  # noqa: SLF001  no database is needed
         1, "test", policy, 1, 3600, keys_in_query=False, algorithm="EdDSA"
     )
@@ -77,7 +77,7 @@ class Rogue(AccessPolicy):
         return self.act(candidate, environment)
 
 
-def judging_beside(act: Callable[[Any, Any], Any]) -> Judging:
+def judging_beside(act: Callable[[Any, Any], Any]) -> BoundedEvaluator:
     """Return what judges a pipeline of each kind by the policy that ships, and around it by one
     that does anything."""
     manager = pluggy.PluginManager("penstock")
@@ -90,33 +90,35 @@ def judging_beside(act: Callable[[Any, Any], Any]) -> Judging:
         OfferedAuthenticator.of("penstock_jwt", Tokens("penstock")),
     ]
     loaded = {
-        f"v1/{name}": Loaded("mine", a_pipeline(name, **trigger), ())
+        f"v1/{name}": LoadedPipeline("mine", a_pipeline(name, **trigger), ())
         for name, trigger in TOGGLES.items()
     }
-    return Judging(Plugins(manager, PluginFolders(())), Judge(policies, proofs), loaded)
+    return BoundedEvaluator(
+        Plugins(manager, PluginFolders(())), PipelineEvaluator(policies, proofs), loaded
+    )
 
 
-def judged_beside(act: Callable[[Any, Any], Any], policy: str, **more: Any) -> Judgement:
-    return judging_beside(act).judge_all(a_view(policy), **more)
+def judged_beside(act: Callable[[Any, Any], Any], policy: str, **more: Any) -> EvaluatedPipelines:
+    return judging_beside(act).evaluate_all(a_view(policy), **more)
 
 
-def opened(judged: Judged) -> frozenset[str] | None:
+def opened(evaluated: Evaluation) -> frozenset[str] | None:
     """Return what a gate asks for, or None where it lets nothing through."""
-    if judged.gate is CLOSED:
+    if evaluated.gate is CLOSED:
         return None
-    return frozenset(check.name for check, required in judged.gate._checks if required)  # noqa: SLF001  what is compiled is what counts
+    return frozenset(check.name for check, required in evaluated.gate._checks if required)  # noqa: SLF001  what is compiled is what counts
 
 
-def at_least(judgement: Judgement, policy: str) -> None:
+def at_least(judgement: EvaluatedPipelines, policy: str) -> None:
     """Assert that no gate asks for less than the table of the access rules says."""
-    for identifier, judged in judgement.external.items():
+    for identifier, evaluated in judgement.external.items():
         toggles = set(TOGGLES[identifier.removeprefix("v1/")])
-        asked = opened(judged)
+        asked = opened(evaluated)
         if DEMANDS[policy] - toggles:
             assert asked is None, (policy, identifier)
         if asked is not None:
             assert asked >= DEMANDS[policy] | toggles, (policy, identifier)
-        assert (judged.state is State.SERVED) is (asked is not None)
+        assert (evaluated.state is State.SERVED) is (asked is not None)
 
 
 class Weird:
@@ -178,7 +180,7 @@ answers = st.one_of(
         Verdict,
         requires=st.one_of(st.frozensets(names), garbage),
         violations=st.one_of(
-            st.just(()), garbage, st.tuples(st.builds(Violation, reason=garbage, mend=garbage))
+            st.just(()), garbage, st.tuples(st.builds(Violation, reason=garbage, fix=garbage))
         ),
         warnings=st.one_of(st.just(()), garbage),
     ),
@@ -227,7 +229,7 @@ def test_a_policy_can_not_change_what_the_others_judge_now_or_the_next_time(poli
     judging = judging_beside(widen)
 
     for _ in range(2):
-        at_least(judging.judge_all(a_view(policy)), policy)
+        at_least(judging.evaluate_all(a_view(policy)), policy)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -281,19 +283,19 @@ def test_operators_are_told_which_plugin_returned_what_it_must_not(
         judgement.external["v1/key"].violations[0].reason
         == f"plugin other: the policy rogue: {said}"
     )
-    assert judgement.external["v1/key"].again_at is not None
+    assert judgement.external["v1/key"].reevaluate_at is not None
 
 
 def test_what_a_policy_says_is_one_line() -> None:
     forged = Verdict(violations=(Violation("a\nserved: all\x1b[2J", "b\r\nc"),), warnings=("d\ne",))
 
-    judged = judged_beside(lambda *_: forged, "any").external[f"v1/{next(iter(TOGGLES))}"]
+    evaluated = judged_beside(lambda *_: forged, "any").external[f"v1/{next(iter(TOGGLES))}"]
 
-    assert "a served: all [2J" in [item.reason for item in judged.violations]
+    assert "a served: all [2J" in [item.reason for item in evaluated.violations]
     assert all(
-        text.isprintable() for item in judged.violations for text in (item.reason, item.mend)
+        text.isprintable() for item in evaluated.violations for text in (item.reason, item.fix)
     )
-    assert all(text.isprintable() for text in judged.warnings)
+    assert all(text.isprintable() for text in evaluated.warnings)
 
 
 class TestNoEnd:
@@ -335,29 +337,29 @@ class TestNoEnd:
 
         manager = pluggy.PluginManager("penstock")
         manager.add_hookspecs(hookspecs)
-        judge = Judge(
+        judge = PipelineEvaluator(
             [
                 OfferedPolicy.of("penstock_access_policy", ExternalAccess()),
                 OfferedPolicy.of("other", Rogue(act)),
             ],
             [],
         )
-        judging = Judging(
+        judging = BoundedEvaluator(
             Plugins(manager, PluginFolders(())),
             judge,
-            {"v1/open": Loaded("mine", a_pipeline("open"), ())},
+            {"v1/open": LoadedPipeline("mine", a_pipeline("open"), ())},
         )
-        states = [judging.judge_all(a_view("any")).external["v1/open"].state for _ in range(3)]
+        states = [judging.evaluate_all(a_view("any")).external["v1/open"].state for _ in range(3)]
         waited_for = len(asked)
         hang.set()
         for _ in range(100):
-            if judging.judge_all(a_view("any")).external["v1/open"].state is State.SERVED:
+            if judging.evaluate_all(a_view("any")).external["v1/open"].state is State.SERVED:
                 break
             time.sleep(0.05)
 
         assert states == [State.REFUSED] * 3
         assert waited_for == 1
-        assert judging.judge_all(a_view("any")).external["v1/open"].state is State.SERVED
+        assert judging.evaluate_all(a_view("any")).external["v1/open"].state is State.SERVED
 
 
 def offering(act: Callable[[Any, Any], Any], **more: Any) -> type:
@@ -418,8 +420,8 @@ def test_a_policy_that_recovers_is_heard_again_by_itself(
     runtime = penstock_runtime(offering(judge), policy="api-key")
     client = runtime.client(token=False)
     assert client.get("/v1/orders/").status_code == 503
-    assert "plugin other" not in str(runtime.mistakes())
-    assert "the policy rogue: it returned str" in str(runtime.mistakes())
+    assert "plugin other" not in str(runtime.problems())
+    assert "the policy rogue: it returned str" in str(runtime.problems())
 
     broken.clear()
     for _ in range(100):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock import serving, threads
-from penstock.serving import Keeper
+from penstock import threads
+from penstock.server import supervisor
+from penstock.server.supervisor import Keeper
 
 WORKER = """
 import os, signal, sys, time
@@ -77,8 +78,8 @@ class Kept:
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Kept]]:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    monkeypatch.setattr(serving, "WORKER", (sys.executable, str(script)))
-    monkeypatch.setattr(serving, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(supervisor, "WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.05)
     made: list[Kept] = []
 
     def start(mode: str) -> Kept:
@@ -120,7 +121,7 @@ def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(
     kept: Callable[[str], Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(serving, "_rejected", lambda what, _why: told.append(what))
+    monkeypatch.setattr(supervisor, "_rejected", lambda what, _why: told.append(what))
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
     _, first = here.started()[0]
@@ -137,7 +138,7 @@ def test_a_successor_that_can_not_start_leaves_the_worker_as_it_is(
 def test_one_that_does_not_take_runs_in_time_is_given_up(
     kept: Callable[[str], Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "LONGEST_START", 0.5)
+    monkeypatch.setattr(supervisor, "LONGEST_START", 0.5)
     here = kept("ready")
     until(lambda: len(here.started()) == 1)
     _, first = here.started()[0]

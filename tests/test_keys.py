@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from penstock.access import keys as keys_module
-from penstock.access.keys import Keys
+from penstock.access import key_index as keys_module
+from penstock.access.key_index import Keys
 from penstock.contracts.access import ApiKey
 
 DIGEST = b"\x01" * 32

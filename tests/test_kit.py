@@ -12,7 +12,7 @@ import pytest
 
 from penstock import Call, HttpTrigger, Pipeline, Schedule, hookimpl, step
 from penstock.contracts.triggers import HttpTrigger as Trigger
-from penstock.errors import Mistaken, Unknown
+from penstock.errors import UnknownName, UsageError
 from penstock.testing import ChildRecord, RunRecord, Runtime, StartRuntime, a_call
 
 
@@ -127,40 +127,40 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
     [
         (
             lambda shop: shop.tick("reprot"),
-            Unknown,
+            UnknownName,
             "no pipeline is named 'reprot'; did you mean 'report'?",
         ),
         (
             lambda shop: shop.tick("twice"),
-            Mistaken,
+            UsageError,
             "there are several pipelines named 'twice': write v1/twice or v2/twice",
         ),
         (
             lambda shop: shop.tick("orders"),
-            Mistaken,
+            UsageError,
             'v1/orders has no schedule: give it trigger=Schedule("0 6 * * *")',
         ),
         (
             lambda shop: shop.tick("report", datetime(2026, 1, 1)),  # noqa: DTZ001  the point
-            Mistaken,
+            UsageError,
             "a moment needs a time zone",
         ),
         (
             lambda shop: (shop.policy("jwt-api-key"), shop.tick("v1/twice")),
-            Mistaken,
+            UsageError,
             "set jwt=True on its HttpTrigger",
         ),
         (
             lambda shop: shop.runs(pipeline="nope"),
-            Unknown,
+            UnknownName,
             "no pipeline is named 'nope'; give the runtime the plugin that offers it",
         ),
-        (lambda shop: shop.runs(status="sucess"), Unknown, "did you mean 'succeeded'?"),
-        (lambda shop: shop.runs(consumer="nobody"), Unknown, "no consumer is named 'nobody'"),
-        (lambda shop: shop.policy("api_key"), Unknown, "did you mean 'api-key'?"),
-        (lambda shop: shop.client(pipelines=["ordres"]), Unknown, "did you mean 'orders'?"),
-        (lambda shop: shop.designate("logn"), Unknown, "no pipeline is named 'logn'"),
-        (lambda shop: a_call(parms={}), Unknown, "did you mean 'params'?"),
+        (lambda shop: shop.runs(status="sucess"), UnknownName, "did you mean 'succeeded'?"),
+        (lambda shop: shop.runs(consumer="nobody"), UnknownName, "no consumer is named 'nobody'"),
+        (lambda shop: shop.policy("api_key"), UnknownName, "did you mean 'api-key'?"),
+        (lambda shop: shop.client(pipelines=["ordres"]), UnknownName, "did you mean 'orders'?"),
+        (lambda shop: shop.designate("logn"), UnknownName, "no pipeline is named 'logn'"),
+        (lambda shop: a_call(parms={}), UnknownName, "did you mean 'params'?"),
         (
             lambda shop: Runtime(Path("/nowhere"), "shop"),
             TypeError,
@@ -168,7 +168,7 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
         ),
         (
             lambda shop: Runtime(Path("/nowhere"), log_call="all"),
-            Unknown,
+            UnknownName,
             "no setting is named 'log_call'; did you mean 'log_calls'?",
         ),
     ],
@@ -193,7 +193,7 @@ def test_a_pipeline_that_was_not_loaded_is_told_with_the_fault_of_its_plugin(
     )
 
     with pytest.raises(
-        Unknown, match="penstock_pipelines is not marked as a hook; put @hookimpl above it"
+        UnknownName, match="penstock_pipelines is not marked as a hook; put @hookimpl above it"
     ):
         runtime.tick("report")
 
@@ -205,6 +205,6 @@ def test_a_client_s_token_needs_an_issuer(penstock_runtime: StartRuntime) -> Non
         deny=frozenset({"penstock_jwt"}),
     )
 
-    with pytest.raises(Mistaken, match=r"0 plugins issue tokens.*client\(token=False\)"):
+    with pytest.raises(UsageError, match=r"0 plugins issue tokens.*client\(token=False\)"):
         runtime.client()
     assert runtime.client(token=False).post("/v1/orders/").json == 2

@@ -56,7 +56,7 @@ def test_a_pipeline_that_is_broken_does_not_exist_where_it_is_not_for(
             [outside],
             [inside],
         )
-    assert runtime.mistakes()
+    assert runtime.problems()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import structlog
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
 from penstock.db.engine import open_engine, writing
-from penstock.logs.sparing import FEW, MINUTE, ROOM, Sparing
+from penstock.logs.throttle import FEW, MINUTE, ROOM, LogThrottle
 from penstock.settings import Settings
 from penstock.testing import Runtime
 
@@ -112,7 +112,7 @@ class TestSparing:
         self,
     ) -> None:
         told = Told()
-        sparing = Sparing(told)
+        sparing = LogThrottle(told)
 
         assert [sparing.may(1.0 + number, address="a") for number in range(50)] == [True] * FEW + [
             False
@@ -126,7 +126,7 @@ class TestSparing:
 
     def test_minutes_that_are_over_are_told_when_nobody_calls_any_more(self) -> None:
         told = Told()
-        sparing = Sparing(told)
+        sparing = LogThrottle(told)
         for address, begins in (("a", 0.0), ("b", 30.0), ("c", 0.0)):
             for _ in range(7 if address != "c" else FEW):
                 sparing.may(begins, address=address)
@@ -139,7 +139,7 @@ class TestSparing:
 
     def test_beyond_the_room_there_is_all_others_count_together(self) -> None:
         told = Told()
-        sparing = Sparing(told)
+        sparing = LogThrottle(told)
 
         passed = sum(sparing.may(0.0, address=str(number)) for number in range(3 * ROOM))
         sparing.sweep(MINUTE)
@@ -230,9 +230,9 @@ class TestStrangers:
     def test_are_told_of_while_nobody_calls_any_more(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("penstock.host.FLUSH", 0.0)
-        monkeypatch.setattr("penstock.logs.sparing.MINUTE", 0.1)
-        monkeypatch.setattr("penstock.logs.sparing.FEW", 0)
+        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.logs.throttle.MINUTE", 0.1)
+        monkeypatch.setattr("penstock.logs.throttle.FEW", 0)
         with Runtime(
             tmp_path, offering(), policy="any", log_format="json", log_level="info"
         ) as runtime:

@@ -9,10 +9,10 @@ from kit import Place
 
 from penstock.access import consumers, environments
 from penstock.access.consumers import Associations
-from penstock.db import counts, runs
-from penstock.runs.callers import Callers
+from penstock.db import call_counts, runs
+from penstock.runs.recent_callers import Callers
 from penstock.runs.records import first_id
-from penstock.runs.traffic import calls_of
+from penstock.runs.statistics import calls_of
 
 
 def test_consumers_are_paged_and_counted(place: Place) -> None:
@@ -134,7 +134,7 @@ def test_calls_are_added_up_by_pipeline(place: Place) -> None:
             "outcome": "succeeded",
             "process": "p",
         }
-        counts.write(place.engine, [row | {"calls": calls, "micros": 9, "buckets": [calls]}])
+        call_counts.write(place.engine, [row | {"calls": calls, "micros": 9, "buckets": [calls]}])
 
     assert calls_of(place.engine, 1, "day", now)["v1/orders"] == 43
     assert calls_of(place.engine, 1, "week", now)["v1/orders"] == 543

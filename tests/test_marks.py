@@ -13,10 +13,10 @@ from kit import Place
 
 from penstock import Once
 from penstock.access.marks import Mark, Marks
-from penstock.db import replies
-from penstock.db.engine import DatabaseAway, reading
-from penstock.db.rows import Reader
-from penstock.host import Host
+from penstock.db import idempotency
+from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.unit_of_work import RowReader
+from penstock.host.host import Host
 from penstock.settings import Settings
 
 MESSAGE = Once(b"1700000000.{}", 600)
@@ -24,7 +24,7 @@ MESSAGE = Once(b"1700000000.{}", 600)
 
 def rows(place: Place) -> list[bytes]:
     with reading(place.engine) as connection:
-        return [row["digest"] for row in Reader(connection).all("kept_replies")]
+        return [row["digest"] for row in RowReader(connection).all("kept_replies")]
 
 
 def test_a_mark_is_of_environment_kind_consumer_and_message(place: Place) -> None:
@@ -99,7 +99,7 @@ def test_while_the_database_is_away_it_waits_and_is_given_back_later(place: Plac
     mark = marks.claim("hmac_signature", 1, MESSAGE)
     assert mark is not None
 
-    with mock.patch("penstock.db.replies.release", side_effect=DatabaseAway("made up")):
+    with mock.patch("penstock.db.idempotency.release", side_effect=DatabaseUnavailable("made up")):
         marks.give_back([mark])
     assert len(rows(place)) == 1
     marks.flush()
@@ -136,8 +136,8 @@ def test_a_process_gives_back_what_waits(sqlite_place: Place, away: bool) -> Non
         mark = host.marks.claim("hmac_signature", 1, MESSAGE)
         assert mark is not None
         with mock.patch(
-            "penstock.db.replies.release",
-            side_effect=first_fails(replies.release) if away else replies.release,
+            "penstock.db.idempotency.release",
+            side_effect=first_fails(idempotency.release) if away else idempotency.release,
         ):
             host.marks.give_back_soon([mark])
             until = time.monotonic() + 5
@@ -149,7 +149,7 @@ def test_a_process_gives_back_what_waits(sqlite_place: Place, away: bool) -> Non
 
 
 def first_fails(release: Callable[..., None]) -> Callable[..., None]:
-    failures = [DatabaseAway("made up")]
+    failures = [DatabaseUnavailable("made up")]
 
     def fail_first(*words: object) -> None:
         if failures:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.contracts.masks import HIDDEN, masked, masked_fields, shortened
-from penstock.runs.plain import as_json
-from penstock.runs.redact import Sensitive, hidden_in
+from penstock.contracts.sanitize import as_json
+from penstock.runs.redaction import Redactor, hidden_in
 
 KEY = "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"
 HEADER, CLAIMS, SIGNATURE = (
@@ -161,7 +161,7 @@ def test_what_stands_beside_a_password_stays() -> None:
     ],
 )
 def test_usual_names_of_credentials_are_known_also_within_longer_ones(
-    sensitive_nothing: Sensitive, name: str
+    sensitive_nothing: Redactor, name: str
 ) -> None:
     assert "hunter2" not in str(
         sensitive_nothing.body("application/json", json.dumps({"a": {name: "hunter2"}}).encode())
@@ -173,7 +173,7 @@ def test_usual_names_of_credentials_are_known_also_within_longer_ones(
 @pytest.mark.parametrize(
     "name", ["tokens", "token_type", "secretary", "passage", "pinned", "key", "spin", "author"]
 )
-def test_other_names_are_kept(sensitive_nothing: Sensitive, name: str) -> None:
+def test_other_names_are_kept(sensitive_nothing: Redactor, name: str) -> None:
     assert "lake" in str(
         sensitive_nothing.body("application/json", json.dumps({name: "lake"}).encode())
     )
@@ -181,8 +181,8 @@ def test_other_names_are_kept(sensitive_nothing: Sensitive, name: str) -> None:
 
 
 @pytest.fixture
-def sensitive_nothing() -> Sensitive:
-    return Sensitive.of(())
+def sensitive_nothing() -> Redactor:
+    return Redactor.of(())
 
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
@@ -198,7 +198,7 @@ VALUES = st.recursive(
     max_leaves=20,
 )
 PLACES = st.lists(TEXTS | TEXTS.map(lambda text: "/" + text), max_size=4)
-SENSITIVE = PLACES.map(Sensitive.of)
+SENSITIVE = PLACES.map(Redactor.of)
 
 
 def leaks(kept: object) -> bool:
@@ -209,7 +209,7 @@ def leaks(kept: object) -> bool:
 @settings(max_examples=300, deadline=None)
 @given(sensitive=SENSITIVE, value=VALUES)
 def test_no_body_stops_redaction_and_none_keeps_a_credential(
-    sensitive: Sensitive, value: Any
+    sensitive: Redactor, value: Any
 ) -> None:
     kept = sensitive.body("application/json", json.dumps(value).encode("utf-8"))
 
@@ -224,7 +224,7 @@ def test_no_body_stops_redaction_and_none_keeps_a_credential(
     tail=st.text(alphabet=string.printable, max_size=20),
 )
 def test_no_query_stops_redaction_and_none_keeps_a_credential(
-    sensitive: Sensitive, pairs: list[tuple[str, str]], tail: str
+    sensitive: Redactor, pairs: list[tuple[str, str]], tail: str
 ) -> None:
     for query in (
         urlencode(pairs, errors="replace") + tail,
@@ -244,7 +244,7 @@ def test_no_query_stops_redaction_and_none_keeps_a_credential(
     body=st.binary(max_size=40),
 )
 def test_nothing_else_that_a_call_brings_stops_redaction(
-    sensitive: Sensitive, fields: dict[str, list[str]], text: str, kind: str, body: bytes
+    sensitive: Redactor, fields: dict[str, list[str]], text: str, kind: str, body: bytes
 ) -> None:
     kept = [
         sensitive.form(fields),
@@ -267,11 +267,11 @@ def test_nothing_else_that_a_call_brings_stops_redaction(
     ],
 )
 def test_a_parameter_may_be_named_like_a_key(query: str, kept: dict[str, object]) -> None:
-    assert Sensitive.of(()).query(query) == kept
+    assert Redactor.of(()).query(query) == kept
 
 
 def test_parameters_of_a_path_are_hidden_by_name_and_by_shape() -> None:
-    sensitive = Sensitive.of(["iban", "/order"])
+    sensitive = Redactor.of(["iban", "/order"])
 
     assert (
         sensitive.path("/v1/x/DE12/items/DE12", {"IBAN": "DE12", "n": "1"}) == "/v1/x/***/items/***"
@@ -281,7 +281,7 @@ def test_parameters_of_a_path_are_hidden_by_name_and_by_shape() -> None:
 
 
 def test_what_is_hidden_in_part_is_known_to_be_incomplete() -> None:
-    kept = Sensitive.of(()).body(
+    kept = Redactor.of(()).body(
         "application/json", json.dumps({"a": [f"x {KEY}"], KEY: 1, "b": "c"}).encode()
     )
 

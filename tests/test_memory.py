@@ -16,7 +16,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 from penstock import Rate
 from penstock.contracts.call import ANONYMOUS
 from penstock.errors import Refusal
-from penstock.gate.memory import Memory
+from penstock.gate.memory_storage import Memory
 from penstock.gate.rates import Limiter
 
 START = 1_800_000_000.0

@@ -24,11 +24,11 @@ from penstock import (
 )
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
-from penstock.runs.engine import Held, State, StepHeld
+from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.durable.status import ended_of, run_document, started_of, steps_held
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
-from penstock.runs.showing import ended_of, started_of, steps_held, told_run
 from penstock.testing import Runtime
-from penstock.worker import performing
+from penstock.worker import performer
 
 Start = Callable[..., Runtime]
 
@@ -113,7 +113,7 @@ def test_no_run_ends_before_it_began_or_begins_before_it_came_whatever_clocks_sa
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     real = time.time
-    monkeypatch.setattr(performing, "clock", SimpleNamespace(now=lambda: real() + hours * 3600))
+    monkeypatch.setattr(performer, "clock", SimpleNamespace(now=lambda: real() + hours * 3600))
 
     at_once, later, record = performed(runtime)
 
@@ -157,7 +157,7 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         "started_at": came + 0.7,
         "steps": [],
     }
-    done = Held(
+    done = EngineRun(
         run,
         State.DONE,
         "q",
@@ -165,11 +165,11 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         started_at=float(int(came)) - 1,
         ended_at=float(int(came)) - 1,
     )
-    cut = Held(
+    cut = EngineRun(
         run, State.CANCELLED, "q", started_at=float(int(came)) - 1, ended_at=float(int(came)) - 1
     )
 
-    told = [told_run(row, held) for held in (done, cut)]
+    told = [run_document(row, held) for held in (done, cut)]
 
     assert all(str(one["accepted_at"]) <= str(one["ended_at"]) for one in told)
     assert abs(
@@ -241,9 +241,9 @@ def test_steps_are_counted_from_when_the_run_first_began_in_whichever_worker() -
     }
     later = {"name": "second", "at": 60_000.0, "ms": 5.0, "attempts": [{"at": 60_000.0, "ms": 5.0}]}
     held = [
-        StepHeld(1, "first", {"record": record, "value": b""}, began + 0.01, began + 0.015),
-        StepHeld(2, "DBOS.sleep", {"left": began + 40}, began + 30, began + 30.01),
-        StepHeld(3, "second", {"record": later, "value": b""}, began + 60, began + 60.005),
+        EngineStep(1, "first", {"record": record, "value": b""}, began + 0.01, began + 0.015),
+        EngineStep(2, "DBOS.sleep", {"left": began + 40}, began + 30, began + 30.01),
+        EngineStep(3, "second", {"record": later, "value": b""}, began + 60, began + 60.005),
     ]
 
     steps = steps_held(held, datetime.fromtimestamp(began, UTC))

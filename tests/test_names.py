@@ -11,7 +11,7 @@ from kit import ACTOR, Place
 from penstock.access import users
 from penstock.access.users import Role
 from penstock.console.oidc import _name
-from penstock.errors import Exists, Mistaken
+from penstock.errors import AlreadyExists, UsageError
 from penstock_mtls import Certificates
 
 PASSWORD = "correct horse battery"
@@ -72,7 +72,7 @@ def test_people_may_type_their_name_in_any_case(place: Place, typed: str) -> Non
     "name", [text for text in LIKE_MARK if text.strip(" ") not in {"mark@example.org", "mark"}]
 )
 def test_a_name_that_would_be_normalised_is_refused_at_creation(place: Place, name: str) -> None:
-    with pytest.raises(Mistaken, match="can't name a user"):
+    with pytest.raises(UsageError, match="can't name a user"):
         users.create_user(place.engine, ACTOR, name, Role.VIEWER, None)
 
 
@@ -89,7 +89,7 @@ def test_a_user_whom_the_provider_alone_vouches_for_keeps_the_case_of_the_name(
 @pytest.mark.parametrize("name", ["mark@example.org", "Mark@example.org", " MARK@example.org"])
 def test_no_two_users_differ_in_case_alone(place: Place, name: str) -> None:
     for password in (None, PASSWORD):
-        with pytest.raises(Exists):
+        with pytest.raises(AlreadyExists):
             users.create_user(place.engine, ACTOR, name, Role.VIEWER, password)
 
 

@@ -15,8 +15,8 @@ import pytest
 from kit import ACTOR, Place, Server, wait_for
 
 from penstock import Call, HttpTrigger, Pipeline, Secret, audit, hookimpl, secret
-from penstock.access import needs
-from penstock.errors import Mistaken
+from penstock.access import variables
+from penstock.errors import UsageError
 from penstock.testing import Runtime, a_call
 
 Start = Callable[..., Runtime]
@@ -104,7 +104,7 @@ def test_a_secret_may_be_kept_for_some_pipelines(penstock_runtime: Start) -> Non
         "variables": {},
         "secrets": {"erp_token": VALUE},
     }
-    with pytest.raises(Mistaken, match="did you mean 'other'"):
+    with pytest.raises(UsageError, match="did you mean 'other'"):
         runtime.operate(
             "secret", "set", "erp_token", "--env", "test", "--pipeline", "othr", given=VALUE
         )
@@ -140,7 +140,7 @@ def test_an_expired_secret_is_given_to_nobody(penstock_runtime: Start) -> None:
 def test_a_need_that_can_be_no_name_is_a_mistake(penstock_runtime: Start, need: Any) -> None:
     assert (
         "which can't be a name"
-        in penstock_runtime(offering(show, need), policy="any").mistakes()[0]
+        in penstock_runtime(offering(show, need), policy="any").problems()[0]
     )
 
 
@@ -187,24 +187,24 @@ class TestKept:
 
     def test_secrets_are_sealed_at_rest_and_wiped(self, place: Place) -> None:
         from penstock.db.engine import reading
-        from penstock.db.rows import Reader
+        from penstock.db.unit_of_work import RowReader
 
         def sealed() -> bytes:
             with reading(place.engine) as connection:
-                row = Reader(connection).find("pipeline_secrets", name="erp_token")
+                row = RowReader(connection).find("pipeline_secrets", name="erp_token")
                 return bytes(row["sealed"]) if row else b"none"
 
-        needs.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box)
+        variables.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box)
         assert VALUE.encode() not in sealed()
-        assert place.box.open(sealed()).decode() == VALUE
+        assert place.box.decrypt(sealed()).decode() == VALUE
         assert place.snapshot().secrets["erp_token"].value.reveal() == VALUE
-        needs.unset_secret(place.engine, ACTOR, "test", "erp_token")
+        variables.unset_secret(place.engine, ACTOR, "test", "erp_token")
         assert sealed() == b""
         assert dict(place.snapshot().secrets) == {}
 
     def test_they_are_of_one_environment_and_audited_without_the_secret(self, place: Place) -> None:
-        needs.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp.example")
-        needs.set_secret(
+        variables.set_variable(place.engine, ACTOR, "test", "erp_url", "https://erp.example")
+        variables.set_secret(
             place.engine, ACTOR, "test", "erp_token", VALUE, place.box, expires=timedelta(days=3)
         )
 
@@ -216,7 +216,7 @@ class TestKept:
         ]
         assert events[1].detail == {"value": "https://erp.example"}
         assert VALUE not in str(events)
-        (listed,) = needs.list_secrets(place.engine)
+        (listed,) = variables.list_secrets(place.engine)
         assert timedelta(days=2) < listed["expires_at"] - datetime.now(UTC) < timedelta(days=4)  # type: ignore[operator]  # a datetime
         assert VALUE not in str(listed)
 
@@ -224,8 +224,8 @@ class TestKept:
         follower = place.snapshot()
         version = follower.gates_version
         for value in ("1", "2"):
-            needs.set_variable(place.engine, ACTOR, "test", "erp_url", value)
-            needs.set_secret(place.engine, ACTOR, "test", "erp_token", value, place.box)
+            variables.set_variable(place.engine, ACTOR, "test", "erp_url", value)
+            variables.set_secret(place.engine, ACTOR, "test", "erp_token", value, place.box)
             follower.refresh(place.engine)
 
         assert dict(follower.variables) == dict(place.snapshot().variables) == {"erp_url": "2"}
@@ -237,12 +237,12 @@ class TestKept:
         [("Erp", "x"), ("", "x"), ("a" * 65, "x"), ("erp", "x" * 70_000), ("erp", "")],
     )
     def test_what_makes_no_sense_changes_nothing(self, place: Place, name: str, value: str) -> None:
-        with pytest.raises(Mistaken):
-            needs.set_secret(place.engine, ACTOR, "test", name, value, place.box)
-        with pytest.raises(Mistaken, match="no secret is named"):
-            needs.unset_secret(place.engine, ACTOR, "test", "other")
-        with pytest.raises(Mistaken, match="no variable is named"):
-            needs.unset_variable(place.engine, ACTOR, "test", "other")
+        with pytest.raises(UsageError):
+            variables.set_secret(place.engine, ACTOR, "test", name, value, place.box)
+        with pytest.raises(UsageError, match="no secret is named"):
+            variables.unset_secret(place.engine, ACTOR, "test", "other")
+        with pytest.raises(UsageError, match="no variable is named"):
+            variables.unset_variable(place.engine, ACTOR, "test", "other")
         assert place.snapshot().revision == 2
 
 

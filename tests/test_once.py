@@ -25,10 +25,10 @@ from penstock import (
     Once,
     Pipeline,
     PipelineError,
+    PluginSetup,
     Rate,
     Reply,
     RequestHead,
-    Setup,
     hookimpl,
 )
 from penstock.testing import Runtime
@@ -578,7 +578,7 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
         return [pipeline]
 
     @hookimpl
-    def penstock_authenticators(setup: Setup) -> list[Authenticator]:
+    def penstock_authenticators(setup: PluginSetup) -> list[Authenticator]:
         return [Ticket()]
 
     plugin = SimpleNamespace(

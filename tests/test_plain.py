@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
-from penstock.db.engine import DatabaseAway, too_much, translated
-from penstock.runs.plain import as_json, as_msgpack, plain, text
-from penstock.runs.steps import told
+from penstock.contracts.sanitize import as_json, as_msgpack, clean_text, to_plain
+from penstock.db.engine import DatabaseUnavailable, too_much, translated
+from penstock.runs.steps import describe_error
 
 
 class Mute(Exception):
@@ -23,7 +23,8 @@ class Mute(Exception):
 
 def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
     assert (
-        text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é") == "a\N{REPLACEMENT CHARACTER}bc *** é"
+        clean_text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é")
+        == "a\N{REPLACEMENT CHARACTER}bc *** é"
     )
 
 
@@ -47,7 +48,7 @@ def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
     ],
 )
 def test_any_value_can_be_kept(value: Any, kept: Any) -> None:
-    assert plain(value) == kept
+    assert to_plain(value) == kept
     msgspec.json.decode(as_json(value))
     msgspec.msgpack.decode(as_msgpack(value), strict=False)
 
@@ -57,13 +58,13 @@ def test_what_has_no_end_is_cut_off() -> None:
     endless.append(endless)
 
     assert as_json(endless).count(b"[") == 64
-    assert "…" in plain(10**10_000)
+    assert "…" in to_plain(10**10_000)
 
 
 def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None:
-    assert told(Mute()) == "Mute: <Mute>"
+    assert describe_error(Mute()) == "Mute: <Mute>"
     assert (
-        told(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV"))
+        describe_error(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV"))
         == "ValueError: bad \N{REPLACEMENT CHARACTER} ***"
     )
 
@@ -78,7 +79,7 @@ def test_what_a_database_never_takes_is_told_from_a_database_that_is_away() -> N
     )
     with pytest.raises(OperationalError), translated("the database"):
         raise OperationalError("INSERT", {}, large)
-    with pytest.raises(DatabaseAway), translated("the database"):
+    with pytest.raises(DatabaseUnavailable), translated("the database"):
         raise OperationalError(
             "INSERT", {}, psycopg.OperationalError("server closed the connection")
         )

@@ -16,9 +16,10 @@ import pytest
 import structlog
 
 from penstock import logs
-from penstock.folders import PluginFolders
+from penstock.logs import throttle
 from penstock.logs.lines import LONGEST_LINE
-from penstock.plugins import load_plugins
+from penstock.plugins.folders import PluginFolders
+from penstock.plugins.loading import load_plugins
 from penstock.settings import Settings
 from penstock.testing import Runtime
 
@@ -474,10 +475,10 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
         sum(word in line["event"] for line in lines)
         for word in ("can't be read", "Socket error", "Booting")
     ]
-    assert counted == [logs.sparing.FEW, logs.sparing.FEW, 100]
+    assert counted == [throttle.FEW, throttle.FEW, 100]
     assert [(line["number"], line["what"]) for line in left_out] == [
-        (100 - logs.sparing.FEW, "request from %s can't be read: %s"),
-        (100 - logs.sparing.FEW, "Socket error processing request."),
+        (100 - throttle.FEW, "request from %s can't be read: %s"),
+        (100 - throttle.FEW, "Socket error processing request."),
     ]
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from kit import Place
 
-from penstock.host import Host
+from penstock.host.host import Host
 from penstock.settings import Settings
 
 GOOD = """
@@ -126,16 +126,14 @@ def checked(place: Place, **more: str) -> tuple[int, dict[str, object]]:
 def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
     sqlite_place: Place, case: str
 ) -> None:
-    body, problem, mend = MISTAKES[case]
+    body, problem, fix = MISTAKES[case]
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("bad", HEAD + body + ("" if "return [p, q]" in body else TAIL))
 
     code, said = checked(sqlite_place)
 
     assert code == 1
-    found = [
-        item for item in said["mistakes"] if problem in item["problem"] and mend in item["mend"]
-    ]  # type: ignore[attr-defined, index]  # JSON
+    found = [item for item in said["mistakes"] if problem in item["problem"] and fix in item["fix"]]  # type: ignore[attr-defined, index]  # JSON
     assert found, said["mistakes"]
     assert found[0]["plugin"] == "bad"
     assert found[0]["pipeline"].lower().startswith("bad")
@@ -145,7 +143,7 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
 
 
 @pytest.mark.parametrize(
-    ("source", "problem", "mend"),
+    ("source", "problem", "fix"),
     [
         ("import nowhere_at_all\n", "can't be imported: ModuleNotFoundError", "correct the import"),
         (
@@ -184,18 +182,18 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
     ],
 )
 def test_a_plugin_that_does_not_load_is_named(
-    sqlite_place: Place, source: str, problem: str, mend: str
+    sqlite_place: Place, source: str, problem: str, fix: str
 ) -> None:
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("bad", source)
 
     code, said = checked(sqlite_place)
 
-    (mistake,) = said["mistakes"]  # type: ignore[misc]  # JSON
+    (found,) = said["mistakes"]  # type: ignore[misc]  # JSON
     assert code == 1
-    assert (mistake["plugin"], mistake["file"]) == ("bad", "plugins/bad.py")
-    assert problem in mistake["problem"]
-    assert mend in mistake["mend"]
+    assert (found["plugin"], found["file"]) == ("bad", "plugins/bad.py")
+    assert problem in found["problem"]
+    assert fix in found["fix"]
     assert [item["name"] for item in said["pipelines"]] == ["good"]  # type: ignore[attr-defined]  # JSON
 
 

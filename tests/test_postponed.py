@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 from kit import Place
 
-from penstock.access.secrets import Box, make_secret_key
-from penstock.db import held
+from penstock.access.encryption import SecretBox, make_secret_key
+from penstock.db import engine_tables
 from penstock.db.engine import reading, writing
-from penstock.runs.engine import State
-from penstock.runs.engine_dbos import DbosLedger, Sealed, UnopenedCall
+from penstock.durable.engine import State
+from penstock.durable.engine_dbos import DbosRunStore, Sealed, UnopenedCall
 
 COLUMNS = (
     "workflow_uuid",
@@ -27,8 +27,8 @@ COLUMNS = (
 def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_with_it(
     place: Place,
 ) -> None:
-    ledger = DbosLedger(place.url, "test", place.box)
-    table = held.table("workflow_status", *COLUMNS, dialect=place.engine.dialect.name)
+    ledger = DbosRunStore(place.url, "test", place.box)
+    table = engine_tables.table("workflow_status", *COLUMNS, dialect=place.engine.dialect.name)
 
     def row(run: str) -> sa.RowMapping:
         with reading(place.engine) as connection:
@@ -68,7 +68,7 @@ def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_wit
 
 
 def test_what_there_is_no_key_for_stands_for_itself(sqlite_place: Place) -> None:
-    mine, other = Sealed(sqlite_place.box), Sealed(Box((make_secret_key(),)))
+    mine, other = Sealed(sqlite_place.box), Sealed(SecretBox((make_secret_key(),)))
 
     unopened = mine.deserialize(other.serialize({"args": ("moment", "context"), "kwargs": {}}))
 

@@ -14,9 +14,9 @@ from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl
 from penstock.errors import CannotStart
+from penstock.http.addresses import client_address
 from penstock.settings import Settings
 from penstock.testing import Runtime
-from penstock.web.addresses import client_address
 
 Start = Callable[..., Runtime]
 

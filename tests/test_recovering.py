@@ -13,35 +13,37 @@ from kit import Place
 
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
-from penstock.runs.accepting import Accepting
-from penstock.runs.engine import Held, State, StepHeld
-from penstock.runs.engine_straight import Straight
+from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.durable.engine_memory import InMemoryEngine
+from penstock.durable.intake import RunIntake
 from penstock.runs.ids import new_run_id
-from penstock.runs.recovering import LONG, Recovery
+from penstock.worker.recovery import LONG, Recovery
 
 MOST = 2
 
 
-class Cellar(Straight):
+class Cellar(InMemoryEngine):
     """An engine whose runs are all under way in some worker."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, EngineRun] = {}
         self.owner: dict[str, str] = {}
         self.done: dict[str, int] = {}
 
     def begin(self, run: str, worker: str, at: float) -> None:
-        self.held[run] = Held(run, State.RUNNING, "test/v1/jobs", started_at=at, holder=worker)
+        self.held[run] = EngineRun(run, State.RUNNING, "test/v1/jobs", started_at=at, holder=worker)
         self.owner[run] = worker
 
-    def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, Held]:
+    def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, EngineRun]:
         return {run: self.held[run] for run in runs}
 
-    def steps(self, run: str) -> list[StepHeld]:
-        return [StepHeld(number, "work", None, 0.0, 0.0) for number in range(self.done.get(run, 0))]
+    def steps(self, run: str) -> list[EngineStep]:
+        return [
+            EngineStep(number, "work", None, 0.0, 0.0) for number in range(self.done.get(run, 0))
+        ]
 
-    def held_by(self, process: str) -> list[Held]:
+    def held_by(self, process: str) -> list[EngineRun]:
         return [
             item
             for run, item in sorted(self.held.items())
@@ -66,7 +68,7 @@ class Scene:
         self.place = place
         self.cellar = Cellar()
         self.clock = 1000.0
-        accepting = Accepting(place.engine, self.cellar, "test", 1)
+        accepting = RunIntake(place.engine, self.cellar, "test", 1)
         self.recovery = Recovery(
             place.engine, accepting, "test", lambda _: MOST, lambda _: None, now=lambda: self.clock
         )
@@ -86,14 +88,16 @@ class Scene:
             )
         return run
 
-    def end(self, *runs: str, ended: bool = False, after: float = 2.0) -> stored.Dead:
+    def end(self, *runs: str, ended: bool = False, after: float = 2.0) -> stored.DeadWorker:
         """Let a worker end that performed runs, each begun a moment after the one before; return
         it, as it is taken over from."""
         self.workers += 1
         now = time.time()
         for index, run in enumerate(runs):
             self.cellar.begin(run, f"w{self.workers}", now - after + index * 0.001)
-        return stored.Dead(f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False)
+        return stored.DeadWorker(
+            f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False
+        )
 
     def found(self, run: str) -> Any:
         with reading(self.place.engine) as connection:
@@ -213,8 +217,8 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
 
 def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Place) -> None:
     for name in ("dead", "one", "two"):
-        stored.appear(place.engine, name, kind="worker", environment_id=1, host="h", pid=1)
-    stored.beat(place.engine, "dead", ended=True)
+        stored.register(place.engine, name, kind="worker", environment_id=1, host="h", pid=1)
+    stored.heartbeat(place.engine, "dead", ended=True)
 
     def over(by: str, lease: float) -> list[tuple[str, bool, bool]]:
         return [
@@ -235,7 +239,7 @@ def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
     run, other = scene.run(), scene.run()
     scene.end(run, other)
     scene.cellar.cancel([run])
-    accepting = Accepting(scene.place.engine, scene.cellar, "test", 1)
+    accepting = RunIntake(scene.place.engine, scene.cellar, "test", 1)
 
     with writing(scene.place.engine) as connection:
         stored.set_durable(connection, run, cancelled_by=by)

@@ -41,10 +41,10 @@ from penstock import (
     hookimpl,
     step,
 )
+from penstock.endpoints.replies import answer, checked_refusal, response_of
 from penstock.errors import Refusal, ReplyError
-from penstock.fields import PROBLEM, header_fields
-from penstock.runs.idempotency import Replies
-from penstock.runs.replies import answer, checked_refusal, response_of
+from penstock.header_fields import PROBLEM, header_fields
+from penstock.runs.idempotency import IdempotencyStore
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -502,11 +502,11 @@ def test_a_handler_s_own_header_stands_in_place_of_the_usual_one(penstock_runtim
 
 
 def test_a_reply_that_an_earlier_release_kept_is_looked_at_when_it_is_sent_again() -> None:
-    from penstock.access.secrets import Box, make_secret_key
+    from penstock.access.encryption import SecretBox, make_secret_key
 
-    box = Box((make_secret_key(),))
-    replies = Replies(None, box)  # type: ignore[arg-type]  nothing of it is asked here
-    kept = box.seal(
+    box = SecretBox((make_secret_key(),))
+    replies = IdempotencyStore(None, box)  # type: ignore[arg-type]  nothing of it is asked here
+    kept = box.encrypt(
         msgspec.msgpack.encode(
             {"status": 201, "headers": [["Location", "/Łódź"]], "body": b"", "problem": None}
         )
@@ -576,7 +576,7 @@ def test_a_public_document_whose_media_type_can_not_be_sent_is_a_mistake_at_load
 
     assert (
         "the document /.well-known/odd: the header Content-Type holds a control character"
-        in runtime.mistakes()[0]
+        in runtime.problems()[0]
     )
     assert runtime.anonymous().get("/.well-known/odd").status_code == 404
 
@@ -596,7 +596,7 @@ class Model(pydantic.BaseModel):
 
 
 def reply_of(value: object, annotation: Any, *, status: int | None = None) -> str:
-    from penstock.runs.checking import FAIL, reply_check
+    from penstock.endpoints.reply_checks import FAIL, reply_check
 
     try:
         response_of(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.http.arrival import BodyFault, BodyNeeded
 from penstock.server.body import (
     IN_MEMORY,
     MAX_EXTENSIONS,
@@ -22,7 +23,6 @@ from penstock.server.body import (
     LengthFraming,
     RequestBody,
 )
-from penstock.web.arrival import BodyFault, BodyNeeded
 
 NEXT = b"GET /next HTTP/1.1\r\n"
 

@@ -29,14 +29,22 @@ from penstock import (
     hookimpl,
     step,
 )
-from penstock.db import counts
+from penstock.db import call_counts
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
-from penstock.errors import Unknown
+from penstock.errors import UnknownName
 from penstock.runs import records
 from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import Exchange, Finished, Record, Recorder, Status, first_id, steps_of
-from penstock.runs.redact import Sensitive
+from penstock.runs.records import (
+    Finished,
+    Record,
+    RecordedBodies,
+    Recorder,
+    Status,
+    first_id,
+    steps_of,
+)
+from penstock.runs.redaction import Redactor
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
 
@@ -150,7 +158,9 @@ class TestWhatBecameOfIt:
         assert runtime.runs() == []
         engine = place_of(runtime)
         with reading(engine) as connection:
-            counted = {row["outcome"]: row["calls"] for row in counts.read(connection, 1, since=0)}
+            counted = {
+                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
+            }
             samples = stored.list_refusals(connection, 1)
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
         assert sorted((row["problem"], row["reason"]) for row in samples) == [
@@ -171,7 +181,7 @@ class TestWhatBecameOfIt:
         assert (statuses, len(runtime.runs())) == ([204, 429, 429], 1)
         with reading(place_of(runtime)) as connection:
             assert {
-                row["outcome"]: row["calls"] for row in counts.read(connection, 1, since=0)
+                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
             } == {"succeeded": 1, "rate-limited": 2}
 
     def test_a_reply_that_is_given_again_is_no_second_run(self, penstock_runtime: Start) -> None:
@@ -384,7 +394,7 @@ class TestTheRecorder:
             open_engine(place.url, relaxed=True),
             1,
             place.box,
-            lambda pipeline: Sensitive.of(pipeline.sensitive),
+            lambda pipeline: Redactor.of(pipeline.sensitive),
             lambda: "all",
         )
         yield made
@@ -432,12 +442,12 @@ class TestTheRecorder:
     def test_one_whose_bodies_can_not_be_made_safe_costs_neither_its_record_nor_its_batch(
         self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def query(self: Sensitive, text: str) -> dict[str, object]:
+        def query(self: Redactor, text: str) -> dict[str, object]:
             if text == "bad":
                 raise KeyError("***")
             return {}
 
-        monkeypatch.setattr(Sensitive, "query", query)
+        monkeypatch.setattr(Redactor, "query", query)
         written: list[int] = []
         write = stored.record
         monkeypatch.setattr(
@@ -446,7 +456,7 @@ class TestTheRecorder:
             lambda engine, rows, details: written.append(len(rows)) or write(engine, rows, details),
         )
         good, bad = (
-            self.record(exchange=Exchange("/v1/example/", text, "", b"", None, "", b""))
+            self.record(exchange=RecordedBodies("/v1/example/", text, "", b"", None, "", b""))
             for text in ("good", "bad")
         )
 
@@ -548,7 +558,7 @@ class TestTheRecorder:
         ]
         with reading(place.engine) as connection:
             assert [
-                (row["outcome"], row["calls"]) for row in counts.read(connection, 1, since=0)
+                (row["outcome"], row["calls"]) for row in call_counts.read(connection, 1, since=0)
             ] == [("succeeded", 1)]
 
     def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(
@@ -568,7 +578,7 @@ class TestTheRecorder:
             engine,
             1,
             place.box,
-            lambda pipeline: Sensitive.of(pipeline.sensitive),
+            lambda pipeline: Redactor.of(pipeline.sensitive),
             lambda: "all",
             finish=finish,
         )
@@ -726,13 +736,13 @@ class TestTheRecorder:
                 "outcome": "succeeded",
                 "process": "p",
             }
-            counts.write(place.engine, [{**row, "calls": 2, "micros": 10, "buckets": [1, 1]}])
+            call_counts.write(place.engine, [{**row, "calls": 2, "micros": 10, "buckets": [1, 1]}])
 
-        counts.roll_up(place.engine, 1, now)
-        counts.roll_up(place.engine, 1, now)
+        call_counts.roll_up(place.engine, 1, now)
+        call_counts.roll_up(place.engine, 1, now)
 
         with reading(place.engine) as connection:
-            rows = counts.read(connection, 1, since=0)
+            rows = call_counts.read(connection, 1, since=0)
         assert sum(row["calls"] for row in rows) == 480
         assert sum(row["buckets"][1] for row in rows) == 240
         assert {row["span"] for row in rows} == {60, 3600}
@@ -1037,7 +1047,7 @@ class TestCommands:
         )
 
     def test_schedules_of_no_environment_are_not_listed(self, durable: Runtime) -> None:
-        with pytest.raises(Unknown, match="no environment is named 'nope'"):
+        with pytest.raises(UnknownName, match="no environment is named 'nope'"):
             durable.operate("schedules", "--env", "nope")
 
     def test_the_numbers_of_steps_are_shown_however_narrow_the_page(

@@ -37,9 +37,9 @@ from penstock import (
     sleep,
     step,
 )
-from penstock.db.engine import DatabaseAway
-from penstock.errors import OutOfTime
-from penstock.runs.engine import EngineTrouble, LetGo
+from penstock.db.engine import DatabaseUnavailable
+from penstock.errors import DeadlineExceeded
+from penstock.runs.interrupts import EngineUnavailable, RunReleased
 from penstock.runs.steps import side_by_side
 from penstock.testing import RunRecord, Runtime, a_call
 
@@ -500,11 +500,11 @@ def test_a_run_that_can_not_be_begun_while_the_database_is_away_is_not_over(
     location = runtime.client(token=False).post("/v1/example/").headers["Location"]
 
     def away(run: str) -> None:
-        raise DatabaseAway("made up")
+        raise DatabaseUnavailable("made up")
 
     with monkeypatch.context() as patch:
         patch.setattr(runtime._worker._performer, "_find", away)  # noqa: SLF001  a fault that nothing else brings about at that moment
-        with pytest.raises(EngineTrouble):
+        with pytest.raises(EngineUnavailable):
             runtime.work()
     runtime._runs.requeue(location.rpartition("/")[2], "", "")  # noqa: SLF001  as a worker gives back what it could not begin
     runtime.work()
@@ -535,7 +535,7 @@ def test_a_call_whose_time_is_up_begins_no_attempt_step_or_run_any_more(
                 partial(gather, partial(more)),
                 partial(call_pipeline, "later", wait=False),
             ):
-                with pytest.raises((PipelineError, ConnectionError, OutOfTime)):
+                with pytest.raises((PipelineError, ConnectionError, DeadlineExceeded)):
                     work()
                 time.sleep(max(0.0, call.remaining()))
             time.sleep(0.2)  # so that the answer is not its own
@@ -607,10 +607,10 @@ def test_where_one_of_steps_side_by_side_is_to_stop_no_further_one_begins() -> N
     def call(number: int) -> None:
         begun.append(number)
         if number == 1:
-            raise LetGo
+            raise RunReleased
         raise ValueError(number)
 
-    with pytest.raises(LetGo):
+    with pytest.raises(RunReleased):
         side_by_side([partial(call, number) for number in range(4)], 1)
 
     assert begun == [0, 1]
@@ -868,7 +868,7 @@ def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
             caught.append(str(error))
             raise
 
-    monkeypatch.setattr("penstock.perform.Starter._wait", wait)
+    monkeypatch.setattr("penstock.execution.perform.SubpipelineRunner._wait", wait)
     inner = pipeline_with(lambda call: None, mode="durable", name="inner")
     runtime = penstock_runtime(offering(pipeline_with(handler, mode=mode), inner), policy="api-key")
     runtime.client(token=False).post("/v1/example/")
@@ -946,7 +946,7 @@ def test_the_http_client_says_for_which_run_it_asks(
         seen.append(request)
         return httpx.Response(200, json={"ok": True})
 
-    monkeypatch.setattr("penstock.runs.outgoing._transport", lambda: httpx.MockTransport(answer))
+    monkeypatch.setattr("penstock.runs.http_client._transport", lambda: httpx.MockTransport(answer))
 
     def handler(call: Call) -> object:
         call.http.get("http://supplier.test/", timeout=999)
@@ -967,7 +967,7 @@ def test_a_trace_goes_on(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatc
     transport = httpx.MockTransport(
         lambda request: seen.append(request.headers["traceparent"]) or httpx.Response(204)
     )  # type: ignore[func-returns-value]
-    monkeypatch.setattr("penstock.runs.outgoing._transport", lambda: transport)
+    monkeypatch.setattr("penstock.runs.http_client._transport", lambda: transport)
 
     def handler(call: Call) -> None:
         call.http.get("http://supplier.test/")
@@ -1144,7 +1144,7 @@ class TestDeclarations:
     ) -> None:
         runtime = penstock_runtime(offering(declare()), policy="api-key")
 
-        assert says in " ".join(runtime.mistakes())
+        assert says in " ".join(runtime.problems())
         assert runtime.anonymous().post("/v1/example/").status_code in {404, 503}
 
     def test_the_paths_of_runs_are_taken(self, penstock_runtime: Start) -> None:
@@ -1152,7 +1152,7 @@ class TestDeclarations:
         pipeline.get("/runs/mine")(lambda call: None)
 
         assert "GET /runs/mine is in the way" in " ".join(
-            penstock_runtime(offering(pipeline)).mistakes()
+            penstock_runtime(offering(pipeline)).problems()
         )
 
     def test_an_urgent_run_goes_first(self, penstock_runtime: Start) -> None:

@@ -19,24 +19,25 @@ from kit import Place
 from penstock import HttpTrigger, Pipeline
 from penstock.contracts.pipeline import Route
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseAway, reading
-from penstock.host import Host
-from penstock.runs.accepting import Accepting, Wanted
-from penstock.runs.durable import Given
-from penstock.runs.engine import Held, LetGo, State, StepHeld
-from penstock.runs.engine_dbos import DbosLedger
-from penstock.runs.engine_straight import Straight
+from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.durable.engine_dbos import DbosRunStore
+from penstock.durable.engine_memory import InMemoryEngine
+from penstock.durable.intake import RunIntake, RunRequest
+from penstock.durable.runner import RunInput
+from penstock.host.host import Host
 from penstock.runs.ids import new_run_id
-from penstock.runs.recovering import STRAY, Recovery
+from penstock.runs.interrupts import RunReleased
 from penstock.settings import Settings
 from penstock.worker import Worker
+from penstock.worker.recovery import STRAY, Recovery
 
 MOST = 3
 JOBS = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
 ROUTE = Route("POST", "/", lambda: None, mode="durable")
 
 
-class Ledger(DbosLedger):
+class Ledger(DbosRunStore):
     """The real ledger, in which something may come between at each call."""
 
     def __init__(self, place: Place) -> None:
@@ -50,7 +51,7 @@ class Ledger(DbosLedger):
         self._come("requeue")
         return super().requeue(run, holder, queue)
 
-    def steps(self, run: str) -> list[StepHeld]:
+    def steps(self, run: str) -> list[EngineStep]:
         self._come("steps")
         return super().steps(run)
 
@@ -73,7 +74,7 @@ class Ledger(DbosLedger):
         assert claimed.rowcount == 1
 
     def held(self, run: str) -> tuple[State, str]:
-        found: Held = self.look([run])[run]
+        found: EngineRun = self.look([run])[run]
         return found.state, found.holder
 
 
@@ -84,12 +85,12 @@ class Scene:
         self.place = place
         self.clock = 1000.0
         self.ledgers: list[Ledger] = []
-        self.ledger, self.recovery = self.taker()
+        self.run_store, self.recovery = self.taker()
 
     def taker(self) -> tuple[Ledger, Recovery]:
         ledger = Ledger(self.place)
         self.ledgers.append(ledger)
-        accepting = Accepting(self.place.engine, ledger, "test", 1)
+        accepting = RunIntake(self.place.engine, ledger, "test", 1)
         return ledger, Recovery(
             self.place.engine,
             accepting,
@@ -101,13 +102,13 @@ class Scene:
 
     def runs(self, number: int, worker: str) -> list[str]:
         """Accept runs, and have a worker begin them."""
-        accepting = Accepting(self.place.engine, self.ledger, "test", 1)
+        accepting = RunIntake(self.place.engine, self.run_store, "test", 1)
         made = []
         for _ in range(number):
             run = new_run_id()
-            given = Given("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
-            accepting.accept(Wanted(run, given, JOBS, ROUTE))
-            self.ledger.claim(run, worker)
+            given = RunInput("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
+            accepting.accept(RunRequest(run, given, JOBS, ROUTE))
+            self.run_store.claim(run, worker)
             made.append(run)
         return made
 
@@ -117,11 +118,11 @@ class Scene:
         return int(row["recoveries"])
 
     def states(self, runs: list[str]) -> set[State]:
-        return {self.ledger.held(run)[0] for run in runs}
+        return {self.run_store.held(run)[0] for run in runs}
 
 
-def dead(worker: str, *, again: bool = False) -> stored.Dead:
-    return stored.Dead(worker, ended=False, seen_at=datetime.now(UTC), again=again)
+def dead(worker: str, *, again: bool = False) -> stored.DeadWorker:
+    return stored.DeadWorker(worker, ended=False, seen_at=datetime.now(UTC), again=again)
 
 
 @pytest.fixture
@@ -142,12 +143,12 @@ def test_a_database_that_goes_away_during_a_takeover_leaves_no_run_behind(
 
     def away() -> None:
         def again() -> None:
-            raise DatabaseAway("made up")
+            raise DatabaseUnavailable("made up")
 
-        scene.ledger.between[where] = again  # the second one finds it away
+        scene.run_store.between[where] = again  # the second one finds it away
 
-    scene.ledger.between[where] = away
-    with pytest.raises(DatabaseAway):
+    scene.run_store.between[where] = away
+    with pytest.raises(DatabaseUnavailable):
         scene.recovery.take_over(dead("dead"))
     done = scene.recovery.take_over(dead("dead", again=True))
 
@@ -160,10 +161,10 @@ def test_who_takes_over_in_place_of_one_that_died_at_it_counts_nothing_twice(sce
     runs = scene.runs(3, "dead")
 
     def die() -> None:
-        raise DatabaseAway("made up")
+        raise DatabaseUnavailable("made up")
 
-    scene.ledger.between["requeue"] = die
-    with pytest.raises(DatabaseAway):
+    scene.run_store.between["requeue"] = die
+    with pytest.raises(DatabaseUnavailable):
         scene.recovery.take_over(dead("dead"))
     _, other = scene.taker()
 
@@ -183,28 +184,28 @@ def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_
     def overtaken() -> None:
         _, other = scene.taker()
         other.take_over(dead("dead", again=True))
-        scene.ledger.claim(run, "living")
+        scene.run_store.claim(run, "living")
 
-    scene.ledger.between[where] = overtaken
+    scene.run_store.between[where] = overtaken
     scene.recovery.take_over(dead("dead"))
 
-    assert scene.ledger.held(run) == (State.RUNNING, "living")
+    assert scene.run_store.held(run) == (State.RUNNING, "living")
     assert scene.recoveries(run) == 1
 
 
 def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene: Scene) -> None:
     """#804: a worker that is about to end takes what recovery has just put back, and it stays
     with a process that is gone."""
-    stored.appear(scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1)
+    stored.register(scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1)
     stray, own = scene.runs(1, "gone")[0], scene.runs(1, "living")[0]
 
     scene.recovery.take_strays()
-    at_once = scene.ledger.held(stray)
+    at_once = scene.run_store.held(stray)
     scene.clock += STRAY
     scene.recovery.take_strays()
 
     assert at_once == (State.RUNNING, "gone")
-    assert (scene.ledger.held(stray)[0], scene.ledger.held(own)) == (
+    assert (scene.run_store.held(stray)[0], scene.run_store.held(own)) == (
         State.WAITING,
         (State.RUNNING, "living"),
     )
@@ -212,15 +213,15 @@ def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene:
 
 
 def test_a_worker_that_ends_begins_nothing_more(sqlite_place: Place) -> None:
-    straight = Straight()
+    straight = InMemoryEngine()
     settings = Settings(
         environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)
     )
-    worker = Worker(Host(settings, open_ledger=lambda *_: straight), straight)
-    given = Given("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
+    worker = Worker(Host(settings, open_run_store=lambda *_: straight), straight)
+    given = RunInput("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
 
     worker._end_runs(lambda stop: stop.drain())  # noqa: SLF001  as it does when it is told to stop
-    with pytest.raises(LetGo):
+    with pytest.raises(RunReleased):
         worker.perform(new_run_id(), given.document())
 
 
@@ -233,9 +234,9 @@ def test_what_was_taken_over_too_often_is_given_up_also_if_that_is_begun_twice(
         scene.recovery.take_over(taken)
         scene.recovery.take_over(taken._replace(again=True))
         if number < MOST:
-            scene.ledger.claim(run, f"dead {number + 1}")
+            scene.run_store.claim(run, f"dead {number + 1}")
 
     with reading(scene.place.engine) as connection:
         row: Any = stored.find(connection, run)
     assert (row["status"], row["problem"], row["recoveries"]) == ("failed", "given-up", MOST + 1)
-    assert scene.ledger.held(run)[0] is State.CANCELLED
+    assert scene.run_store.held(run)[0] is State.CANCELLED

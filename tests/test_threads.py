@@ -14,16 +14,16 @@ from structlog.testing import capture_logs
 
 from penstock import threads
 from penstock.access.snapshot import Snapshot
-from penstock.db.rows import Point
-from penstock.inherited import InheritedView
+from penstock.db.unit_of_work import Point
+from penstock.server.inherited import InheritedView
 from penstock.settings import Settings
 
 ONE_SHOT = {  # they do one thing and end; whoever waits for it is told, or does it again
-    "guard.py",
+    "plugins/guard.py",
     "threads.py",
-    "runs/aside.py",
-    "runs/callers.py",
-    "serving.py",  # a reload: its exceptions are logged by the hook for threads
+    "runs/timeouts.py",
+    "runs/recent_callers.py",
+    "server/supervisor.py",  # a reload: its exceptions are logged by the hook for threads
 }
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from penstock import Schedule
-from penstock.runs.ticks import left_out
+from penstock.durable.schedules import skip_reason
 
 BERLIN = "Europe/Berlin"
 # 02:30 twice.
@@ -19,13 +19,13 @@ FIRST, SECOND = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25
 def test_an_hour_that_comes_twice_has_one_run(cron: str) -> None:
     schedule = Schedule(cron, timezone=BERLIN)
 
-    assert left_out(schedule, FIRST, FIRST) is None
-    assert "set back" in (left_out(schedule, SECOND, SECOND) or "")
+    assert skip_reason(schedule, FIRST, FIRST) is None
+    assert "set back" in (skip_reason(schedule, SECOND, SECOND) or "")
 
 
 @pytest.mark.parametrize("cron", ["30 * * * *", "*/15 * * * *", "30 */2 * * *", "0 30 * * * *"])
 def test_what_runs_all_day_goes_on_all_day(cron: str) -> None:
-    assert left_out(Schedule(cron, timezone=BERLIN), SECOND, SECOND) is None
+    assert skip_reason(Schedule(cron, timezone=BERLIN), SECOND, SECOND) is None
 
 
 def test_a_tick_that_waited_long_for_a_worker_is_missed() -> None:
@@ -37,7 +37,7 @@ def test_a_tick_that_waited_long_for_a_worker_is_missed() -> None:
     )
     skip, once = Schedule("0 6 * * *"), Schedule("0 6 * * *", missed="once")
 
-    assert [left_out(schedule, moment, soon) for schedule in (skip, once)] == [None, None]
-    assert "no worker" in (left_out(skip, moment, same_day) or "")
-    assert left_out(once, moment, same_day) is None
-    assert "a later one" in (left_out(once, moment, next_day) or "")
+    assert [skip_reason(schedule, moment, soon) for schedule in (skip, once)] == [None, None]
+    assert "no worker" in (skip_reason(skip, moment, same_day) or "")
+    assert skip_reason(once, moment, same_day) is None
+    assert "a later one" in (skip_reason(once, moment, next_day) or "")

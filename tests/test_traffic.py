@@ -7,8 +7,8 @@ import time
 
 from kit import Place
 
-from penstock.db import counts
-from penstock.runs.traffic import Sum, Traffic
+from penstock.db import call_counts
+from penstock.runs.statistics import Sum, Traffic
 
 NOW = int(time.time()) // 3600 * 3600 + 1800
 
@@ -28,7 +28,9 @@ def count(
         "outcome": outcome,
         "process": "p",
     }
-    counts.write(place.engine, [key | {"calls": calls, "micros": 0, "buckets": [0, 0, 0, calls]}])
+    call_counts.write(
+        place.engine, [key | {"calls": calls, "micros": 0, "buckets": [0, 0, 0, calls]}]
+    )
 
 
 def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> None:
@@ -43,7 +45,7 @@ def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> Non
         }
 
     before = looked(kept)
-    counts.roll_up(place.engine, 1, NOW)
+    call_counts.roll_up(place.engine, 1, NOW)
     count(place, NOW, "failed", 3)
 
     assert before == {"hour": 30, "day": 60, "week": 70}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from penstock.web.turns import PATIENCE, Turns
+from penstock.http.leader_followers import PATIENCE, LeaderFollowers
 
 Job = Callable[[], object]
 
@@ -19,7 +19,7 @@ class Row:
 
     def __init__(self, most: int) -> None:
         self.coming: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.turns: Turns[Job] = Turns(most, self._wait, lambda job: job())
+        self.turns: LeaderFollowers[Job] = LeaderFollowers(most, self._wait, lambda job: job())
         self.turns.start()
 
     def _wait(self) -> Iterator[Job]:
@@ -65,7 +65,7 @@ def test_who_is_about_to_be_busy_gives_the_turn_away_at_once(release: threading.
     began: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def slow() -> None:
-        row.turns.pass_on()
+        row.turns.promote_next()
         began.put(threading.get_ident())
         release.wait(10)
 
@@ -77,7 +77,7 @@ def test_who_is_about_to_be_busy_gives_the_turn_away_at_once(release: threading.
 def test_only_the_one_whose_turn_it_is_can_give_it_away() -> None:
     row = Row(2)
     first = row.done_by()
-    row.turns.pass_on()
+    row.turns.promote_next()
 
     assert row.done_by() == first
 

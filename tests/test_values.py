@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from penstock.runs.values import encode_json, pack, unpack
+from penstock.endpoints.encoding import encode_json, pack, unpack
 
 
 class Colour(StrEnum):

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from penstock import threads
-from penstock.web.watchdog import Answered, Watchdog
+from penstock.http.watchdog import AlreadyAnswered, DeadlineWatchdog
 
 
 @pytest.fixture
@@ -28,15 +28,15 @@ def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends
-    watchdog = Watchdog(0.05)
+    watchdog = DeadlineWatchdog(0.05)
 
     def impossible() -> bytes:
         raise ValueError("no answer")
 
     spare, other = socket.socketpair()
-    with spare, other, pytest.raises(Answered):
+    with spare, other, pytest.raises(AlreadyAnswered):
         watchdog.run(lambda: time.sleep(0.3), spare, time.monotonic() + 0.05, impossible)
-    with pytest.raises(Answered):
+    with pytest.raises(AlreadyAnswered):
         watchdog.run(lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late")
 
     assert theirs.recv(100) == b"late"
@@ -46,7 +46,7 @@ def test_what_is_done_in_time_is_returned_and_nothing_is_written(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = ends
-    watchdog = Watchdog(0.05)
+    watchdog = DeadlineWatchdog(0.05)
 
     done = [
         watchdog.run(lambda: "done", ours, time.monotonic() + 0.1, lambda: b"late")
@@ -66,8 +66,10 @@ def test_a_caller_that_is_gone_costs_nobody_anything(
     ours, theirs = ends
     theirs.close()
 
-    with pytest.raises(Answered):
-        Watchdog(0.05).run(lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late")
+    with pytest.raises(AlreadyAnswered):
+        DeadlineWatchdog(0.05).run(
+            lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late"
+        )
 
 
 class Clock:
@@ -96,7 +98,7 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
     limits: tuple[float, ...],
 ) -> None:
     clock = Clock()
-    watchdog = Watchdog(min(limits), now=lambda: clock.now, sleep=clock.sleep)
+    watchdog = DeadlineWatchdog(min(limits), now=lambda: clock.now, sleep=clock.sleep)
     late: dict[float, float] = {}
     release = threading.Event()
     with ExitStack() as stack:

@@ -25,8 +25,8 @@ from penstock import (
     Pipeline,
     hookimpl,
 )
-from penstock.contracts.handed import Withheld
-from penstock.gate.words import in_words
+from penstock.contracts.withheld import Withheld
+from penstock.gate.descriptions import describe_gate
 from penstock.testing import Runtime, a_call
 
 Start = Callable[..., Runtime]
@@ -273,7 +273,8 @@ class TestForwardToken:
         )
         host = runtime._host  # noqa: SLF001  the kit has no door to it
         words = {
-            name: in_words(item, host.plugins.authenticators) for name, item in host.judged.items()
+            name: describe_gate(item, host.plugins.authenticators)
+            for name, item in host.evaluated.items()
         }
 
         assert words["v1/orders"].endswith("Its handlers get the token itself.")
@@ -325,7 +326,7 @@ def test_a_parameter_that_would_hold_a_credential_refuses_the_pipeline(
             return [pipeline]
 
     assert "holds a credential, which handlers don't get; use call.caller" in str(
-        penstock_runtime(Plugin).mistakes()
+        penstock_runtime(Plugin).problems()
     )
 
 
@@ -347,7 +348,7 @@ def test_with_forward_token_a_parameter_may_be_the_header(penstock_runtime: Star
     runtime = penstock_runtime(Plugin)
     client = runtime.client()
 
-    assert runtime.mistakes() == []
+    assert runtime.problems() == []
     assert client.get("/v1/orders/").text == client.headers["Authorization"]
 
 

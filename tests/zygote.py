@@ -212,8 +212,8 @@ def serve() -> None:
     import jwt
 
     import penstock.cli
-    import penstock.runs.engine_dbos
-    import penstock.serving
+    import penstock.durable.engine_dbos
+    import penstock.server.supervisor
     import penstock.web
     import penstock.worker
 
@@ -258,9 +258,9 @@ def run_in_fork(request: dict[str, Any], main: Callable[[], object]) -> None:
     )
     sys.argv = ["penstock", *request["words"]]
     if request["do"] == "start":
-        import penstock.serving
+        import penstock.server.supervisor
 
-        penstock.serving.subprocess.Popen = Forked  # type: ignore[misc, assignment]  # it does what is asked of it there
+        penstock.server.supervisor.subprocess.Popen = Forked  # type: ignore[misc, assignment]  # it does what is asked of it there
     main()
 
 

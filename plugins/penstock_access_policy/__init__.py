@@ -5,7 +5,15 @@
 
 from __future__ import annotations
 
-from penstock import AccessPolicy, Candidate, EnvironmentFacts, Setup, Verdict, Violation, hookimpl
+from penstock import (
+    AccessPolicy,
+    Candidate,
+    EnvironmentFacts,
+    PluginSetup,
+    Verdict,
+    Violation,
+    hookimpl,
+)
 
 API_KEY = "api-key"
 JWT_API_KEY = "jwt-api-key"
@@ -67,9 +75,9 @@ class ExternalAccess(AccessPolicy):
 
     @staticmethod
     def _violation(toggle: str, candidate: Candidate, environment: EnvironmentFacts) -> Violation:
-        mend = f"set {toggle}=True on its HttpTrigger"
+        fix = f"set {toggle}=True on its HttpTrigger"
         if toggle == "jwt" and candidate.trigger.login:
-            mend = (
+            fix = (
                 f"designate it: `penstock login-flow designate {candidate.id} --env"
                 f" {environment.name}`"
             )
@@ -77,11 +85,11 @@ class ExternalAccess(AccessPolicy):
         return Violation(
             f"the {which} {environment.policy!r} of environment {environment.name!r} asks for"
             f" {toggle}=True, which is off",
-            mend,
+            fix,
         )
 
 
 @hookimpl
-def penstock_policies(setup: Setup) -> list[AccessPolicy]:  # noqa: ARG001  the hook's argument
+def penstock_policies(setup: PluginSetup) -> list[AccessPolicy]:  # noqa: ARG001  the hook's argument
     """Offer the external access policy."""
     return [ExternalAccess()]

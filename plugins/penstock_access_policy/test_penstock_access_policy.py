@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from penstock import AccessPolicy, Candidate, EnvironmentFacts, HttpTrigger, Setup, Verdict
+from penstock import AccessPolicy, Candidate, EnvironmentFacts, HttpTrigger, PluginSetup, Verdict
 from penstock_access_policy import ExternalAccess, penstock_policies
 
 POLICIES = ("api-key", "jwt-api-key", "any")
@@ -55,7 +55,7 @@ def heard(
     return ExternalAccess().judge(Candidate("orders", "1.0.0", trigger, designated), environment)
 
 
-def judged(policy: str, **candidate: bool) -> Verdict:
+def evaluated(policy: str, **candidate: bool) -> Verdict:
     verdict = heard(policy, **candidate)
     assert verdict is not None
     return verdict
@@ -69,14 +69,14 @@ def outcome(verdict: Verdict) -> str:
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
 def test_a_pipeline_loads_or_not_as_the_table_says(policy: str, api_key: bool, jwt: bool) -> None:
-    assert outcome(judged(policy, api_key=api_key, jwt=jwt)) == TABLE[policy][api_key, jwt]
+    assert outcome(evaluated(policy, api_key=api_key, jwt=jwt)) == TABLE[policy][api_key, jwt]
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
 def test_calls_must_present_what_the_policy_demands_whatever_the_toggles_say(
     policy: str, api_key: bool, jwt: bool
 ) -> None:
-    assert judged(policy, api_key=api_key, jwt=jwt).requires == DEMANDS[policy]
+    assert evaluated(policy, api_key=api_key, jwt=jwt).requires == DEMANDS[policy]
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
@@ -86,8 +86,8 @@ def test_each_missing_toggle_is_one_violation_that_names_it_and_its_mend(
     off = {name for name, on in {"api_key": api_key, "jwt": jwt}.items() if not on}
 
     told = [
-        (violation.reason, violation.mend)
-        for violation in judged(policy, api_key=api_key, jwt=jwt).violations
+        (violation.reason, violation.fix)
+        for violation in evaluated(policy, api_key=api_key, jwt=jwt).violations
     ]
 
     assert told == [
@@ -104,7 +104,7 @@ def test_each_missing_toggle_is_one_violation_that_names_it_and_its_mend(
 def test_no_one_alone_exempts_a_pipeline_from_a_policy(
     policy: str, api_key: bool, jwt: bool, login: bool, designated: bool
 ) -> None:
-    verdict = judged(policy, api_key=api_key, jwt=jwt, login=login, designated=designated)
+    verdict = evaluated(policy, api_key=api_key, jwt=jwt, login=login, designated=designated)
 
     assert (outcome(verdict), verdict.requires) == (TABLE[policy][api_key, jwt], DEMANDS[policy])
 
@@ -113,20 +113,20 @@ def test_no_one_alone_exempts_a_pipeline_from_a_policy(
 def test_a_designated_login_flow_needs_no_token_but_its_key_all_the_same(
     policy: str, api_key: bool, jwt: bool
 ) -> None:
-    verdict = judged(policy, api_key=api_key, jwt=jwt, login=True, designated=True)
+    verdict = evaluated(policy, api_key=api_key, jwt=jwt, login=True, designated=True)
 
     as_if = "api-key" if policy == "jwt-api-key" else policy
     assert (outcome(verdict), verdict.requires) == (TABLE[as_if][api_key, jwt], DEMANDS[as_if])
 
 
 def test_a_login_flow_that_lacks_a_token_is_told_how_to_be_designated() -> None:
-    (violation,) = judged("jwt-api-key", api_key=True, login=True).violations
+    (violation,) = evaluated("jwt-api-key", api_key=True, login=True).violations
 
-    assert violation.mend == "designate it: `penstock login-flow designate v1/orders --env prod`"
+    assert violation.fix == "designate it: `penstock login-flow designate v1/orders --env prod`"
 
 
 def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
-    mends = [violation.mend for violation in judged("jwt-api-key", login=True).violations]
+    mends = [violation.fix for violation in evaluated("jwt-api-key", login=True).violations]
 
     assert mends == [
         "set api_key=True on its HttpTrigger",
@@ -136,8 +136,8 @@ def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
 
 def test_a_designated_login_flow_without_its_key_is_told_to_set_it() -> None:
     mends = [
-        violation.mend
-        for violation in judged("jwt-api-key", login=True, designated=True).violations
+        violation.fix
+        for violation in evaluated("jwt-api-key", login=True, designated=True).violations
     ]
 
     assert mends == ["set api_key=True on its HttpTrigger"]
@@ -145,8 +145,8 @@ def test_a_designated_login_flow_without_its_key_is_told_to_set_it() -> None:
 
 def test_designating_what_is_no_login_flow_does_not_spare_it_the_token() -> None:
     mends = [
-        violation.mend
-        for violation in judged("jwt-api-key", api_key=True, designated=True).violations
+        violation.fix
+        for violation in evaluated("jwt-api-key", api_key=True, designated=True).violations
     ]
 
     assert mends == ["set jwt=True on its HttpTrigger"]
@@ -154,24 +154,24 @@ def test_designating_what_is_no_login_flow_does_not_spare_it_the_token() -> None
 
 @pytest.mark.parametrize("login", BOOLEANS)
 def test_one_login_flow_loosens_the_policy_for_no_other_pipeline(login: bool) -> None:
-    judged("jwt-api-key", api_key=True, login=True, designated=True)
+    evaluated("jwt-api-key", api_key=True, login=True, designated=True)
 
-    assert judged("jwt-api-key", api_key=True, login=login).requires == {"api_key", "jwt"}
+    assert evaluated("jwt-api-key", api_key=True, login=login).requires == {"api_key", "jwt"}
 
 
 def test_a_pipeline_that_is_open_to_anyone_is_warned_of() -> None:
-    assert judged("any").warnings == (
+    assert evaluated("any").warnings == (
         "open to anyone: set api_key=True, or a stricter policy, to change that",
     )
 
 
 @pytest.mark.parametrize("designated", BOOLEANS)
 def test_a_login_flow_that_is_open_to_anyone_is_warned_of_as_well(designated: bool) -> None:
-    assert judged("any", login=True, designated=designated).warnings == judged("any").warnings
+    assert evaluated("any", login=True, designated=designated).warnings == evaluated("any").warnings
 
 
 def test_a_token_alone_is_warned_to_ask_for_a_key_too() -> None:
-    (warning,) = judged("any", jwt=True).warnings
+    (warning,) = evaluated("any", jwt=True).warnings
 
     assert warning.startswith("jwt=True alone")
     assert "calls need both" in warning
@@ -179,8 +179,8 @@ def test_a_token_alone_is_warned_to_ask_for_a_key_too() -> None:
 
 @pytest.mark.parametrize("policy", ["api-key", "jwt-api-key"])
 def test_what_is_refused_is_not_warned_of_besides(policy: str) -> None:
-    assert judged(policy, jwt=True).warnings == ()
-    assert judged(policy).warnings == ()
+    assert evaluated(policy, jwt=True).warnings == ()
+    assert evaluated(policy).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_on_an_unknown_policy_it_has_no_opinion(policy: str, toggle: bool) -> No
 
 
 def test_the_plugin_offers_this_policy_with_its_three_options() -> None:
-    (policy,) = penstock_policies(Setup("prod", "penstock", ("X-API-Key",)))
+    (policy,) = penstock_policies(PluginSetup("prod", "penstock", ("X-API-Key",)))
 
     assert isinstance(policy, AccessPolicy)
     assert isinstance(policy, ExternalAccess)

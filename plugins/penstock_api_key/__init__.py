@@ -9,8 +9,8 @@ from penstock import (
     Authenticator,
     Caller,
     CredentialRejected,
+    PluginSetup,
     RequestHead,
-    Setup,
     hookimpl,
     parse_api_key,
 )
@@ -80,6 +80,6 @@ class ApiKeys(Authenticator):
 
 
 @hookimpl
-def penstock_authenticators(setup: Setup) -> list[Authenticator]:
+def penstock_authenticators(setup: PluginSetup) -> list[Authenticator]:
     """Offer the API key authenticator."""
     return [ApiKeys(setup.api_key_headers)]

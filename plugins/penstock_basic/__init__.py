@@ -17,8 +17,8 @@ from penstock import (
     Caller,
     CredentialRejected,
     PipelineError,
+    PluginSetup,
     RequestHead,
-    Setup,
     hookimpl,
 )
 
@@ -125,7 +125,7 @@ class Basic(Authenticator):
 
 @hookimpl
 def penstock_authenticators(
-    setup: Setup,  # noqa: ARG001  the hook's argument
+    setup: PluginSetup,  # noqa: ARG001  the hook's argument
 ) -> list[Authenticator]:
     """Offer the Basic authenticator."""
     return [Basic()]

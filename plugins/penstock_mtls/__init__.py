@@ -19,8 +19,8 @@ from penstock import (
     Caller,
     Credential,
     CredentialRejected,
+    PluginSetup,
     RequestHead,
-    Setup,
     hookimpl,
 )
 
@@ -118,7 +118,7 @@ def _comparable(kind: str, name: str) -> str:
 
 @hookimpl
 def penstock_authenticators(
-    setup: Setup,  # noqa: ARG001  the hook's argument
+    setup: PluginSetup,  # noqa: ARG001  the hook's argument
 ) -> list[Authenticator]:
     """Offer the client certificate authenticator."""
     return [Certificates()]

@@ -61,8 +61,8 @@ def read_cors(text: str) -> tuple[Cors, bool]:
     if not isinstance(override, bool):
         raise ValueError(f"{CORS}: override is true or false")  # noqa: TRY004  what was typed is wrong, not a type of ours
     cors = Cors(**lists, **further)
-    for problem, mend in cors.problems():
-        raise ValueError(f"{CORS}: {problem}; {mend}")
+    for problem, fix in cors.problems():
+        raise ValueError(f"{CORS}: {problem}; {fix}")
     return cors, override
 
 

@@ -20,8 +20,8 @@ from penstock import (
     Credential,
     CredentialRejected,
     Once,
+    PluginSetup,
     RequestHead,
-    Setup,
     hookimpl,
 )
 
@@ -242,7 +242,7 @@ class Hmac(Signature):
 
 @hookimpl
 def penstock_authenticators(
-    setup: Setup,  # noqa: ARG001  the hook's argument
+    setup: PluginSetup,  # noqa: ARG001  the hook's argument
 ) -> list[Authenticator]:
     """Offer an authenticator for each kind of signature."""
     return [GitHub(), Stripe(), Slack(), Hmac()]

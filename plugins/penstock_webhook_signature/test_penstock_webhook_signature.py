@@ -437,7 +437,7 @@ def test_a_kind_that_nobody_offers_refuses_the_pipeline(penstock_runtime: Start)
     )
     assert (
         'write "github", "stripe", "slack" or "hmac"'
-        in penstock_runtime(offering("Git Hub"), policy="any").mistakes()[0]
+        in penstock_runtime(offering("Git Hub"), policy="any").problems()[0]
     )
 
 

@@ -16,8 +16,8 @@ from penstock.contracts.access import (
     Document,
     EnvironmentFacts,
     Once,
+    PluginSetup,
     RequestHead,
-    Setup,
     SigningKey,
     TokenIssuer,
     TrustedIssuer,
@@ -29,22 +29,22 @@ from penstock.contracts.cors import Cors
 from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.jwks import KeySet, PublicKey, read_key_set
 from penstock.contracts.keys import make_api_key, parse_api_key
-from penstock.contracts.needs import Secret, secret
 from penstock.contracts.pipeline import Durable, Pipeline
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step
 from penstock.contracts.triggers import HttpTrigger, Schedule
+from penstock.contracts.variables import Secret, secret
 from penstock.errors import (
     CredentialRejected,
-    OutOfTime,
+    DeadlineExceeded,
     PipelineCallError,
     PipelineError,
     StepFailed,
     StepTimedOut,
     TokenNotIssued,
 )
-from penstock.fields import attachment
+from penstock.header_fields import attachment
 from penstock.hookspecs import hookimpl
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "Cors",
     "Credential",
     "CredentialRejected",
+    "DeadlineExceeded",
     "Document",
     "Durable",
     "EnvironmentFacts",
@@ -68,10 +69,10 @@ __all__ = [
     "HttpTrigger",
     "KeySet",
     "Once",
-    "OutOfTime",
     "Pipeline",
     "PipelineCallError",
     "PipelineError",
+    "PluginSetup",
     "PublicKey",
     "Rate",
     "Reply",
@@ -81,7 +82,6 @@ __all__ = [
     "Retry",
     "Schedule",
     "Secret",
-    "Setup",
     "SigningKey",
     "Step",
     "StepFailed",

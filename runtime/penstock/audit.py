@@ -13,10 +13,10 @@ from enum import StrEnum
 from io import StringIO
 from typing import Any
 
-from penstock.db import trail
+from penstock.db import audit_events
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader, changing
-from penstock.errors import Mistaken, Unknown
+from penstock.db.unit_of_work import AccessChange, RowReader, access_change
+from penstock.errors import UnknownName, UsageError
 
 
 class Action(StrEnum):
@@ -91,19 +91,19 @@ class Event:
 @contextmanager
 def change(
     engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None
-) -> Iterator[tuple[Change, dict[str, Any]]]:
+) -> Iterator[tuple[AccessChange, dict[str, Any]]]:
     """Open a change to access with its event.
 
     What is put into the yielded dict becomes the event's detail.
     """
     detail: dict[str, Any] = {}
-    with changing(engine) as rows:
+    with access_change(engine) as rows:
         yield rows, detail
         note(rows, actor, action, subject, detail, environment=environment)
 
 
 def note(
-    rows: Change,
+    rows: AccessChange,
     actor: str,
     action: Action,
     subject: str,
@@ -151,12 +151,12 @@ def events(  # noqa: PLR0913  one argument a filter
         action = f"{action}:"
     elif action is not None and action not in set(Action):
         near = get_close_matches(action, [*Action, *kinds()], n=1)
-        raise Mistaken(
+        raise UsageError(
             f"there is no action {action!r}; "
             + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}")
         )
     with reading(engine) as connection:
-        found = trail.page(
+        found = audit_events.page(
             connection,
             actor=actor,
             action=action,
@@ -173,11 +173,11 @@ LARGEST = 1 << 63  # what a number can't be
 
 
 def event(engine: Engine, number: int) -> Event:
-    """Return an event by its number. Raises Unknown."""
+    """Return an event by its number. Raises UnknownName."""
     with reading(engine) as connection:
-        row = Reader(connection).find("audit_events", id=number) if number < LARGEST else None
+        row = RowReader(connection).find("audit_events", id=number) if number < LARGEST else None
     if row is None:
-        raise Unknown("event", str(number))
+        raise UnknownName("event", str(number))
     return Event(**row)
 
 

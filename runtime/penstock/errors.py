@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-from penstock.fields import PROBLEM, HeaderValue, header_fields
+from penstock.header_fields import PROBLEM, HeaderValue, header_fields
 
-COME_AGAIN = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
+RETRYABLE_STATUSES = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
 
 
 class PenstockError(Exception):
@@ -105,7 +105,7 @@ class PipelineError(Refusal):
             extra=extra,
         )
         self.permanent = (
-            status < 500 and status not in COME_AGAIN if permanent is None else permanent  # noqa: PLR2004  the server's faults
+            status < 500 and status not in RETRYABLE_STATUSES if permanent is None else permanent  # noqa: PLR2004  the server's faults
         )
 
 
@@ -159,7 +159,7 @@ MAYBE_ACCEPTED = (
 )
 
 
-class OutOfTime(Refusal):
+class DeadlineExceeded(Refusal):
     """The run's own time is up; no retry can help."""
 
     def __init__(self, detail: str = "The pipeline took longer than it may.") -> None:
@@ -208,23 +208,23 @@ class NotStarted(PenstockError):
     """A pipeline wanted to start another in a way that can't be; its developer has to mend it."""
 
 
-class Mistaken(PenstockError):
+class UsageError(PenstockError):
     """A command was given something that does not exist or does not fit: a usage error."""
 
     exit_code = 2
 
 
-class Unknown(Mistaken):
+class UnknownName(UsageError):
     """Nothing of that kind has that name; the nearest ones are suggested."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, mend: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, fix: str = "") -> None:
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else (f"; {mend}" if mend else "")
+        hint = f"; did you mean {near[0]!r}?" if near else (f"; {fix}" if fix else "")
         super().__init__(f"no {kind} is named {name!r}{hint}")
         self.kind = kind
 
 
-class Exists(PenstockError):
+class AlreadyExists(PenstockError):
     """Something of that kind has that name already."""
 
     def __init__(self, kind: str, name: str) -> None:

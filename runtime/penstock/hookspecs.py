@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         Authenticator,
         Command,
         Document,
-        Setup,
+        PluginSetup,
         TokenIssuer,
     )
     from penstock.contracts.call import Call
@@ -41,7 +41,7 @@ def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a
 
 
 @hookspec
-def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
+def penstock_policies(setup: PluginSetup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
     """Offer access policies.
 
     Called once, at load. All policies of all plugins must agree on a pipeline; silence of all
@@ -51,7 +51,7 @@ def penstock_policies(setup: Setup) -> Iterable[AccessPolicy]:  # type: ignore[e
 
 
 @hookspec
-def penstock_authenticators(setup: Setup) -> Iterable[Authenticator]:  # type: ignore[empty-body]  # a hook has no body
+def penstock_authenticators(setup: PluginSetup) -> Iterable[Authenticator]:  # type: ignore[empty-body]  # a hook has no body
     """Offer authenticators.
 
     Called once, at load. A pipeline whose gate needs one that nobody offers, or that two plugins
@@ -60,7 +60,7 @@ def penstock_authenticators(setup: Setup) -> Iterable[Authenticator]:  # type: i
 
 
 @hookspec
-def penstock_token_issuers(setup: Setup) -> Iterable[TokenIssuer]:  # type: ignore[empty-body]  # a hook has no body
+def penstock_token_issuers(setup: PluginSetup) -> Iterable[TokenIssuer]:  # type: ignore[empty-body]  # a hook has no body
     """Offer the token issuer of login flows.
 
     Called once, at load. Without exactly one, `call.issue_token` raises.
@@ -68,7 +68,7 @@ def penstock_token_issuers(setup: Setup) -> Iterable[TokenIssuer]:  # type: igno
 
 
 @hookspec
-def penstock_documents(setup: Setup) -> Iterable[Document]:  # type: ignore[empty-body]  # a hook has no body
+def penstock_documents(setup: PluginSetup) -> Iterable[Document]:  # type: ignore[empty-body]  # a hook has no body
     """Offer public documents below `/.well-known/`.
 
     Called once, at load. Silence offers none; a path that two plugins offer is served by neither.

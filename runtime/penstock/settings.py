@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from penstock.cidr import network_of
+from penstock.contracts.networks import network_of
 from penstock.errors import BadSetting
 
 PREFIX = "PENSTOCK_"

@@ -28,30 +28,30 @@ from werkzeug.test import Client, TestResponse
 
 from penstock import logs
 from penstock.access import consumers, environments
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
-from penstock.access.secrets import Box, make_secret_key
 from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
-from penstock.contracts.handed import Withheld
-from penstock.contracts.needs import Named
 from penstock.contracts.offered import is_token
+from penstock.contracts.variables import Named
+from penstock.contracts.withheld import Withheld
 from penstock.db import migrate
 from penstock.db.engine import open_engine
-from penstock.errors import Mistaken, Unknown
+from penstock.durable.engine_memory import InMemoryEngine
+from penstock.durable.schedules import tick_id
+from penstock.errors import UnknownName, UsageError
+from penstock.execution import operating
+from penstock.execution.steering import RunOperations
 from penstock.gate.compliance import State
-from penstock.host import Host
-from penstock.runs import operating
-from penstock.runs.engine_straight import Straight
+from penstock.host.host import Host
+from penstock.http.listeners import INTERNAL
 from penstock.runs.failures import Failure
 from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
-from penstock.runs.ticks import tick_id
 from penstock.settings import Settings
-from penstock.steering import Steering
 from penstock.web import create_app
-from penstock.web.listeners import INTERNAL
 from penstock.worker import Worker
 
 __all__ = [
@@ -184,14 +184,14 @@ class Runtime:
                     " with hooks"
                 )
         if unknown := settings.keys() - set(Settings.__dataclass_fields__):
-            raise Unknown(
+            raise UnknownName(
                 "setting",
                 min(unknown),
                 Settings.__dataclass_fields__,
-                mend="`penstock settings` lists them, here without PENSTOCK_",
+                fix="`penstock settings` lists them, here without PENSTOCK_",
             )
         secret = make_secret_key()
-        self._box = Box((secret,))
+        self._box = SecretBox((secret,))
         database = folder / f"penstock-{time.monotonic_ns()}.db"
         database.write_bytes(_upgraded_database())
         url = f"sqlite:///{database}"
@@ -215,8 +215,8 @@ class Runtime:
             }
         )
         logs.configure_events(chosen)
-        self._runs = Straight()
-        self._host = Host(chosen, extra=named, open_ledger=lambda *_: self._runs)
+        self._runs = InMemoryEngine()
+        self._host = Host(chosen, extra=named, open_run_store=lambda *_: self._runs)
         self._host.start()
         self._worker = Worker(self._host, self._runs)
         self.application = create_app(self._host)
@@ -224,10 +224,10 @@ class Runtime:
         self.policy(policy)
 
     def policy(self, option: str, *, internal: bool = False) -> None:
-        """Set the environment's external access policy, or the internal one. Raises Unknown."""
+        """Set the environment's external access policy, or the internal one. Raises UnknownName."""
         options = self._host.judge.options
         if options and option not in options:
-            raise Unknown("policy", option, options, mend=f"there are: {', '.join(options)}")
+            raise UnknownName("policy", option, options, fix=f"there are: {', '.join(options)}")
         environments.set_policy(
             self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal
         )
@@ -258,8 +258,8 @@ class Runtime:
             self._box,
             self._host,
         )
-        context.steering = Steering(
-            self._engine, self._box, lambda: self._host, open_ledger=lambda *_: self._runs
+        context.steering = RunOperations(
+            self._engine, self._box, lambda: self._host, open_run_store=lambda *_: self._runs
         )
         with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
@@ -281,23 +281,24 @@ class Runtime:
         The moment is now by default. `work` performs the run.
 
         Return the run's id, or None where the clock would have started none: an operator disabled
-        it, or the clocks are set back. Raises Mistaken where it has no schedule or is not served,
-        and Unknown.
+        it, or the clocks are set back. Raises UsageError where it has no schedule or is not served,
+        and UnknownName.
         """
         identifier = self._identifier(pipeline)
         item, moment = self._host.loaded[identifier], moment or datetime.now(UTC)
         if moment.tzinfo is None:
-            raise Mistaken("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
+            raise UsageError("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
         states = {
-            judged[identifier].state for judged in (self._host.judged, self._host.judged_internal)
+            evaluated[identifier].state
+            for evaluated in (self._host.evaluated, self._host.evaluated_internal)
         }
         if State.REFUSED in states and not states & SERVED:
-            raise Mistaken(
+            raise UsageError(
                 f"{identifier} is not started by its schedule, for it is refused:"
                 f" {'; '.join(self.refused()[identifier])}"
             )
         if not item.pipeline.schedules:
-            raise Mistaken(f'{identifier} has no schedule: give it trigger=Schedule("0 6 * * *")')
+            raise UsageError(f'{identifier} has no schedule: give it trigger=Schedule("0 6 * * *")')
         schedule = item.pipeline.schedules[0]
         run = tick_id(ENVIRONMENT, identifier, schedule, moment)
         self._worker.tick(
@@ -310,7 +311,7 @@ class Runtime:
     def _identifier(self, name: str) -> str:
         """Return the id of a pipeline that is named with or without its major version.
 
-        Raises Mistaken, Unknown.
+        Raises UsageError, UnknownName.
         """
         found = [
             identifier
@@ -318,16 +319,16 @@ class Runtime:
             if name in {identifier, item.pipeline.name}
         ]
         if len(found) > 1:
-            raise Mistaken(
+            raise UsageError(
                 f"there are several pipelines named {name!r}: write {' or '.join(sorted(found))}"
             )
         if not found:
-            faults = "; ".join(self.mistakes())
-            raise Unknown(
+            faults = "; ".join(self.problems())
+            raise UnknownName(
                 "pipeline",
                 name,
                 {*self._host.loaded, *(item.pipeline.name for item in self._host.loaded.values())},
-                mend=faults or "give the runtime the plugin that offers it",
+                fix=faults or "give the runtime the plugin that offers it",
             )
         return found[0]
 
@@ -343,11 +344,11 @@ class Runtime:
     ) -> list[RunRecord]:
         """Return the records of runs, newest first.
 
-        Example: `runs(pipeline="report", status="failed")`. Raises Mistaken, Unknown.
+        Example: `runs(pipeline="report", status="failed")`. Raises UsageError, UnknownName.
         """
         if status is not None and status not in set(Status):
-            raise Unknown(
-                "status", status, map(str, Status), mend=f"there are: {', '.join(Status)}"
+            raise UnknownName(
+                "status", status, map(str, Status), fix=f"there are: {', '.join(Status)}"
             )
         self.flush()
         found = operating.list_runs(
@@ -394,8 +395,8 @@ class Runtime:
 
         The consumer is associated with all pipelines, or those named (by id or name).
 
-        Its calls carry a key, and a token with these scopes, unless told not to. Raises Mistaken
-        where no token can be made, and Unknown.
+        Its calls carry a key, and a token with these scopes, unless told not to. Raises UsageError
+        where no token can be made, and UnknownName.
         """
         headers: dict[str, str] = {}
         if consumer not in self._known:
@@ -428,7 +429,7 @@ class Runtime:
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
         issuers = self._host.plugins.issuers
         if len(issuers) != 1:
-            raise Mistaken(
+            raise UsageError(
                 f"{len(issuers)} plugins issue tokens, and a client's token needs one"
                 " (penstock_jwt): load it, or write client(token=False)"
             )
@@ -450,22 +451,22 @@ class Runtime:
     def refused(self) -> dict[str, list[str]]:
         """Return what is not served here, with its reasons and mends, by pipeline (`v1/orders`)."""
         return {
-            name: [f"{item.reason}; {item.mend}" for item in judged.violations]
-            for name, judged in self._host.judged.items()
-            if judged.state not in SERVED
+            name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]
+            for name, evaluated in self._host.evaluated.items()
+            if evaluated.state not in SERVED
         }
 
     def warnings(self) -> dict[str, list[str]]:
         """Return what operators are warned about, by pipeline."""
         return {
-            name: list(judged.warnings)
-            for name, judged in self._host.judged.items()
-            if judged.warnings
+            name: list(evaluated.warnings)
+            for name, evaluated in self._host.evaluated.items()
+            if evaluated.warnings
         }
 
-    def mistakes(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Return what the plugins got wrong, each in one line."""
-        return [str(mistake) for mistake in self._host.mistakes]
+        return [str(problem) for problem in self._host.problems]
 
     def __enter__(self) -> Self:
         return self
@@ -495,8 +496,8 @@ def a_call(
     """
     known = set(inspect.signature(Call).parameters)
     if unknown := parts.keys() - known:
-        raise Unknown(
-            "part of a call", min(unknown), known, mend=f"there are: {', '.join(sorted(known))}"
+        raise UnknownName(
+            "part of a call", min(unknown), known, fix=f"there are: {', '.join(sorted(known))}"
         )
     usual: dict[str, Any] = {
         "method": "GET",

@@ -5,7 +5,7 @@ says "alive", and the view of access grows old. Threads of the runtime are there
 An exception that escapes is logged with its cause, and the same thread calls its work again after a
 pause: no new thread has to be started, which may be what failed.
 
-**Heartbeats.** Work calls `beat` once a round; a thread that has not done so within its limit
+**Heartbeats.** Work calls `heartbeat` once a round; a thread that has not done so within its limit
 counts as stuck. A wait within a round must be shorter than the limit. Waiting for the database has
 time limits of its own (`db/silence.py`), so an outage makes no thread stuck. Threads without a
 limit, such as those that run handlers, may take as long as they like. Stuck essential threads fail

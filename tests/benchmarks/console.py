@@ -17,9 +17,9 @@ from pathlib import Path
 from console_kit import PASSWORD, ROOT, people
 from kit import Place
 
-from penstock.db import counts, runs
-from penstock.db.rows import changing
-from penstock.host import Host
+from penstock.db import call_counts, runs
+from penstock.db.unit_of_work import access_change
+from penstock.host.host import Host
 from penstock.runs.records import first_id
 from penstock.settings import Settings
 from penstock.web import create_app
@@ -76,7 +76,7 @@ def fill(place: Place) -> None:
             "micros": 500_000,
             "buckets": [0, 5, 20, 20, 5],
         }
-        counts.write(
+        call_counts.write(
             place.engine,
             [
                 row | {"pipeline": f"v1/p{number}", "outcome": "succeeded"}
@@ -113,8 +113,8 @@ def _run(run: str, number: int) -> tuple[object, ...]:
 
 def fill_access(place: Place) -> None:
     """Write consumers with their bounds, and what was done before."""
-    with changing(place.engine) as rows:
-        now, sealed = datetime.now(UTC), place.box.seal(b"0" * 32)
+    with access_change(place.engine) as rows:
+        now, sealed = datetime.now(UTC), place.box.encrypt(b"0" * 32)
         for number in range(CONSUMERS):
             consumer = rows.add(
                 "consumers",

@@ -19,9 +19,9 @@ from typing import Any
 from dbos import DBOSClient
 from kit import Place
 
-from penstock.host import Host, open_dbos
-from penstock.runs.accepting import Accepting, Wanted
-from penstock.runs.durable import Given
+from penstock.durable.intake import RunIntake, RunRequest
+from penstock.durable.runner import RunInput
+from penstock.host.host import Host, open_dbos
 from penstock.runs.ids import new_run_id
 from penstock.settings import Settings
 
@@ -177,12 +177,12 @@ def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
         log_level="error",
     )
     pipeline = Host(settings).loaded["v1/bench"].pipeline
-    accepting = Accepting(place.engine, open_dbos(url, "test", place.box), "test", 1)
+    accepting = RunIntake(place.engine, open_dbos(url, "test", place.box), "test", 1)
     client = DBOSClient(system_database_url=url, serializer=Plain(), application_name="bench")  # type: ignore[arg-type]  # it has what a serializer has
 
     def ours() -> None:
         body = json.dumps({"t": time.time()}).encode()
-        given = Given(
+        given = RunInput(
             "v1/bench",
             "POST",
             "/",
@@ -194,7 +194,7 @@ def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
             consumer="acme",
             consumer_id=1,
         )
-        accepting.accept(Wanted(new_run_id(), given, pipeline, pipeline.routes[0]))
+        accepting.accept(RunRequest(new_run_id(), given, pipeline, pipeline.routes[0]))
 
     def bare() -> None:
         client.enqueue(

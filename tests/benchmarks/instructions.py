@@ -62,9 +62,9 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from gunicorn.config import Config
     from kit import Place
 
-    from penstock import host as host_module
     from penstock.contracts.access import RequestHead
-    from penstock.host import Host
+    from penstock.host.host import Host
+    from penstock.host.host import host as host_module
     from penstock.runs import records
     from penstock.server.connection import Connection
     from penstock.server.worker import Worker
@@ -128,7 +128,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     def admitted() -> object:
         head = RequestHead(environ("/v1/echo/", sent), "v1/echo")
         return (
-            host.judged["v1/echo"].gate.admit(head, host.access, time.time())
+            host.evaluated["v1/echo"].gate.admit(head, host.access, time.time())
             if host.access is not None
             else None
         )

@@ -15,7 +15,7 @@ from kit import Place
 
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
-from penstock.runs import operating
+from penstock.execution import operating
 from penstock.runs.records import first_id
 
 ROUNDS = 15

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from penstock import audit
 from penstock.access import consumers
-from penstock.runs.operating import list_runs
+from penstock.execution.operating import list_runs
 
 Start = Callable[..., Console]
 

@@ -14,14 +14,14 @@ from desk_kit import Hand, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
 from penstock.access import (
-    bounds,
     callbacks,
     consumers,
     environments,
     issuers,
-    needs,
-    sensitive,
-    signing,
+    limits,
+    sensitive_fields,
+    signing_keys,
+    variables,
 )
 from penstock.db.engine import Engine
 from penstock.testing import Runtime
@@ -87,11 +87,11 @@ def test_every_page_is_accessible(console: Callable[..., Console], width: int, s
     here = console()
     place = here.place
     place.consumer("acme")
-    bounds.set_limit(place.engine, "tester", "acme", "test", Rate("5/minute"))
-    bounds.set_networks(place.engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
-    needs.set_variable(place.engine, "tester", "test", "region", "porto " * 50)
-    needs.set_secret(place.engine, "tester", "test", "erp", "x", place.box)
-    sensitive.add_fields(place.engine, "tester", "test", ["card_number"])
+    limits.set_limit(place.engine, "tester", "acme", "test", Rate("5/minute"))
+    limits.set_networks(place.engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
+    variables.set_variable(place.engine, "tester", "test", "region", "porto " * 50)
+    variables.set_secret(place.engine, "tester", "test", "erp", "x", place.box)
+    sensitive_fields.add_fields(place.engine, "tester", "test", ["card_number"])
     callbacks.allow_callbacks(
         place.engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False
     )
@@ -135,11 +135,11 @@ class TestTokens:
         )
 
     def test_signing_keys_rotate_and_drop(self, oli: Hand, engine: Engine) -> None:
-        (first,) = signing.list_signing_keys(engine, "test")
+        (first,) = signing_keys.list_signing_keys(engine, "test")
         oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
         event = last(engine)
         said = oli.follow(oli.post(f"/tokens/keys/{first['kid']}/drop?env=test"))
-        keys = signing.list_signing_keys(engine, "test")
+        keys = signing_keys.list_signing_keys(engine, "test")
         bad = [
             oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
             oli.post("/tokens/keys/nope/drop?env=test"),
@@ -154,7 +154,7 @@ class TestTokens:
         assert last(engine) == ("oli", "signing-key:dropped", "test", first["kid"])
         assert [answered.status_code for answered in bad] == [422, 422]
         assert "signs no tokens here; choose one of EdDSA" in words_of(bad[0].text)
-        assert len(signing.list_signing_keys(engine, "prod")) == 1
+        assert len(signing_keys.list_signing_keys(engine, "prod")) == 1
 
     def test_tokens_are_revoked_one_or_all_of_a_consumer(self, oli: Hand, engine: Engine) -> None:
         one = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
@@ -294,7 +294,7 @@ class TestLimits:
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
         assert [
-            (row["environment"], row["pipeline"], row["rate"]) for row in bounds.list_limits(engine)
+            (row["environment"], row["pipeline"], row["rate"]) for row in limits.list_limits(engine)
         ] == [("prod", "", "9/hour")]
         assert (again.status_code, "has no limit at orders" in words_of(again.text)) == (422, True)
 
@@ -310,7 +310,7 @@ class TestLimits:
                 [field],
             )
         assert oli.post("/limits/new?env=test", **{**good, "by": "pipeline"}).status_code == 422
-        assert bounds.list_limits(engine) == []
+        assert limits.list_limits(engine) == []
 
     def test_networks_are_allowed_denied_and_removed(self, oli: Hand, engine: Engine) -> None:
         said = oli.follow(
@@ -335,7 +335,7 @@ class TestLimits:
         )
         rows = [
             (row["consumer"], row["network"], row["allowed"])
-            for row in bounds.list_networks(engine)
+            for row in limits.list_networks(engine)
         ]
         bad = [
             oli.post(
@@ -372,7 +372,7 @@ class TestLimits:
         for index in range(12):
             consumers.create_consumer(engine, "tester", f"c{index:02}")
             for rate in ("1/second", "2/minute", "3/hour", "5/day", "4/12 hours"):
-                bounds.set_limit(engine, "tester", f"c{index:02}", "test", Rate(rate))
+                limits.set_limit(engine, "tester", f"c{index:02}", "test", Rate(rate))
         names, path = list[str](), "/limits?env=test"
         while path:
             page = oli.get(path).text
@@ -443,7 +443,7 @@ class TestSettings:
             oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon")
         )
         event = last(engine)
-        (row,) = needs.list_variables(engine)
+        (row,) = variables.list_variables(engine)
         form = oli.get("/settings/variables/new", env="prod", name="region").text
         bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
         oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
@@ -460,7 +460,7 @@ class TestSettings:
         assert event == ("oli", "variable:set", "prod", "region")
         assert "porto\nlisbon</textarea>" in form
         assert (bad.status_code, 'id="e-name"' in bad.text) == (422, True)
-        assert needs.list_variables(engine) == []
+        assert variables.list_variables(engine) == []
 
     def test_the_value_of_a_secret_is_shown_nowhere_again(
         self, oli: Hand, engine: Engine, runtime: Runtime
@@ -498,7 +498,7 @@ class TestSettings:
         assert "line two" not in str([event.detail for event in audit.events(engine, limit=50)])
         assert last(engine)[:3] == ("oli", "secret:set", "test")
         oli.follow(oli.post("/settings/secrets/erp/unset?env=test"))
-        assert needs.list_secrets(engine) == []
+        assert variables.list_secrets(engine) == []
 
     def test_sensitive_fields_are_added_and_removed(self, oli: Hand, engine: Engine) -> None:
         oli.follow(
@@ -510,7 +510,7 @@ class TestSettings:
 
         assert event == ("oli", "sensitive-field:added", "test", "test")
         assert "card_number is not hidden in test any more." in said
-        assert [row["field"] for row in sensitive.list_fields(engine)] == ["/customer/name"]
+        assert [row["field"] for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
         assert [
             (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
         ] == [(422, ["fields"])] * 2
@@ -577,8 +577,8 @@ def test_empty_pages_say_what_to_do_next(runtime: Runtime) -> None:
 def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
     runtime: Runtime, engine: Engine
 ) -> None:
-    needs.set_variable(engine, "tester", "test", "region", "porto")
-    bounds.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
+    variables.set_variable(engine, "tester", "test", "region", "porto")
+    limits.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
     vic = Hand.of(runtime, "vic")
     before = len(audit.events(engine, limit=100))
     forms = {
@@ -615,9 +615,9 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
 
 
 def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> None:
-    needs.set_variable(engine, "tester", "test", "evil", EVIL)
-    sensitive.add_fields(engine, "tester", "test", [EVIL])
-    signing.revoke_tokens(engine, "tester", "test", jti=EVIL)
+    variables.set_variable(engine, "tester", "test", "evil", EVIL)
+    sensitive_fields.add_fields(engine, "tester", "test", [EVIL])
+    signing_keys.revoke_tokens(engine, "tester", "test", jti=EVIL)
     said = issuers.said_of(
         f"https://id.example/{EVIL.replace(' ', '/')}",
         EVIL,

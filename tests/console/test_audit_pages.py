@@ -14,10 +14,10 @@ import pytest
 from desk_kit import Hand, engine_of, words_of
 
 from penstock import audit
-from penstock.access import bounds, consumers, needs
+from penstock.access import consumers, limits, variables
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine
-from penstock.db.rows import changing
+from penstock.db.unit_of_work import access_change
 from penstock.testing import Runtime
 
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
@@ -29,8 +29,8 @@ def runtime(desk: Callable[..., Runtime]) -> Runtime:
     made = desk()
     engine = engine_of(made)
     consumers.create_consumer(engine, "ann", "acme")
-    bounds.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
-    needs.set_variable(engine, "oli", "prod", "region", FORMULA)
+    limits.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
+    variables.set_variable(engine, "oli", "prod", "region", FORMULA)
     return made
 
 
@@ -43,7 +43,7 @@ def many(engine: Engine, number: int, **values: object) -> None:
         "detail": {},
         "at": datetime.now(UTC),
     }
-    with changing(engine) as rows:
+    with access_change(engine) as rows:
         for _ in range(number):
             rows.add("audit_events", **{**usual, **values})
 

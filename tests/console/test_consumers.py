@@ -13,7 +13,7 @@ from kit import Place
 
 from penstock.access import consumers
 from penstock.contracts.keys import parse_api_key
-from penstock.errors import Unknown
+from penstock.errors import UnknownName
 
 Make = Callable[..., Quick]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
@@ -284,7 +284,7 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
 
     assert [vic.post(path, **form).status_code for path, form in tried] == [403] * len(tried)
     assert here.events(100) == before
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownName):
         consumers.show_consumer(here.place.engine, "evil")
     for path in ("/consumers", "/consumers/acme", "/consumers/acme/pipelines"):
         text = vic.text(path)

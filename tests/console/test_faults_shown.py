@@ -9,7 +9,7 @@ from desk_kit import Hand, engine_of, words_of
 from kit import ACTOR, consumers
 
 from penstock import AccessPolicy, HttpTrigger, Pipeline, Rate, hookimpl
-from penstock.access import bounds
+from penstock.access import limits
 from penstock.testing import Runtime
 
 
@@ -17,7 +17,7 @@ def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
     runtime = desk()
     engine = engine_of(runtime)
     consumers.create_consumer(engine, ACTOR, "acme")
-    bounds.set_limit(engine, ACTOR, "acme", "test", Rate("5/minute"))
+    limits.set_limit(engine, ACTOR, "acme", "test", Rate("5/minute"))
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE limits SET rate = 'often'"))
 

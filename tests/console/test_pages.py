@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect
 
 from penstock import audit
 from penstock.access import consumers, environments, users
-from penstock.db import counts
-from penstock.db.runs import appear
+from penstock.db import call_counts
+from penstock.db.runs import register
 
 Start = Callable[..., Console]
 PAGES = (
@@ -37,7 +37,7 @@ def count_calls(place: Place, **outcomes: int) -> None:
         }
         for name, number in outcomes.items()
     ]  # fmt: skip
-    counts.write(place.engine, rows)
+    call_counts.write(place.engine, rows)
 
 
 def furnish(place: Place) -> None:
@@ -70,7 +70,7 @@ def test_every_page_is_accessible(console: Start, width: int, scheme: str) -> No
 def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console: Start) -> None:
     here = console()
     count_calls(here.place, succeeded=1200, failed=3, invalid_api_key=40)
-    appear(here.place.engine, "x", kind="worker", environment_id=1, host="far", pid=77)
+    register(here.place.engine, "x", kind="worker", environment_id=1, host="far", pid=77)
     page = here.page("vic", timezone_id="Asia/Tokyo", locale="en-GB")
 
     tiles = {

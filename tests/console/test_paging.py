@@ -6,7 +6,7 @@ from __future__ import annotations
 from kit import Place
 
 from penstock import audit
-from penstock.access import bounds, callbacks
+from penstock.access import callbacks, limits
 from penstock.contracts.rates import Rate
 
 
@@ -14,24 +14,24 @@ def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
     for name in ("globex", "acme", "Zeta"):
         place.consumer(name)
         for rate in ("3/hour", "1/second", "2/minute"):
-            bounds.set_limit(place.engine, "tester", name, "test", Rate(rate))
-        bounds.set_limit(place.engine, "tester", name, "prod", Rate("9/day"))
-        bounds.set_networks(
+            limits.set_limit(place.engine, "tester", name, "test", Rate(rate))
+        limits.set_limit(place.engine, "tester", name, "prod", Rate("9/day"))
+        limits.set_networks(
             place.engine, "tester", name, "test", ["192.0.2.0/24", "198.51.100.7"], allowed=True
         )
         callbacks.allow_callbacks(
             place.engine, "tester", name, "test", "https://hooks.example/", place.box, private=False
         )
-    whole = [row["id"] for row in bounds.list_limits(place.engine, environment="test")]
+    whole = [row["id"] for row in limits.list_limits(place.engine, environment="test")]
     read, after = list[object](), None
-    while found := bounds.list_limits(place.engine, environment="test", after=after, limit=2):
+    while found := limits.list_limits(place.engine, environment="test", after=after, limit=2):
         read += [row["id"] for row in found]
         after = int(str(found[-1]["id"]))
-        bounds.set_limit(
+        limits.set_limit(
             place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days")
         )
-    networks = bounds.list_networks(place.engine, environment="test", after=None, limit=3)
-    rest = bounds.list_networks(
+    networks = limits.list_networks(place.engine, environment="test", after=None, limit=3)
+    rest = limits.list_networks(
         place.engine, environment="test", after=int(str(networks[-1]["id"])), limit=9
     )
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)
@@ -47,7 +47,7 @@ def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
 def test_the_trail_is_filtered_and_read_a_page_at_a_time(place: Place) -> None:
     for name in ("acme", "globex", "a_c.e"):
         place.consumer(name, "orders")
-    bounds.set_limit(place.engine, "olga", "acme", "prod", Rate("1/second"))
+    limits.set_limit(place.engine, "olga", "acme", "prod", Rate("1/second"))
 
     def found(**filters: object) -> list[str]:
         return [event.action for event in audit.events(place.engine, limit=50, **filters)]  # type: ignore[arg-type]  # the trail's own

@@ -12,7 +12,7 @@ from typing import Any
 from console_kit import Quick
 from kit import Place
 
-from penstock.db import counts, runs
+from penstock.db import call_counts, runs
 from penstock.runs.records import first_id
 
 Make = Callable[..., Quick]
@@ -68,7 +68,7 @@ def count_calls(
         "outcome": "succeeded",
         "process": "p",
     }
-    counts.write(
+    call_counts.write(
         place.engine,
         [row | {"calls": calls, "micros": calls * 900, "buckets": [0, 0, 0, calls, *[0] * 11]}],
     )

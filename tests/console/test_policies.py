@@ -14,7 +14,7 @@ from penstock.access import environments
 from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
-from penstock.db.rows import Reader
+from penstock.db.unit_of_work import RowReader
 from penstock.runs.records import first_id
 
 Make = Callable[..., Quick]
@@ -39,7 +39,7 @@ def penstock_pipelines():
 
 def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
     with reading(place.engine) as connection:
-        row = Reader(connection).find("consumers", name=consumer)
+        row = RowReader(connection).find("consumers", name=consumer)
     assert row is not None
     run = (
         f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"

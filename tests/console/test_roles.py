@@ -15,7 +15,7 @@ from werkzeug.routing import Rule
 
 from penstock.access.users import Role
 from penstock.console.pages import NEEDS, PUBLIC
-from penstock.host import Host
+from penstock.host.host import Host
 from penstock.settings import Settings
 from penstock.web import Penstock, create_app
 

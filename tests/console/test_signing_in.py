@@ -13,8 +13,8 @@ from kit import Place, Server
 from penstock import audit
 from penstock.access import users
 from penstock.access.users import Role
-from penstock.db.rows import changing
-from penstock.errors import Mistaken
+from penstock.db.unit_of_work import access_change
+from penstock.errors import UsageError
 
 Start = Callable[..., Console]
 WRONG = "wrong horse staple"
@@ -132,7 +132,7 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> N
 
     def set_session(index: int, **values: object) -> None:
         row = users.list_sessions(here.place.engine, "vic")[index]
-        with changing(here.place.engine) as rows:
+        with access_change(here.place.engine) as rows:
             rows.set("user_sessions", {"id": row["id"]}, **values)
 
     assert vic.get("/account").text.count(">this one<") == 1
@@ -223,7 +223,7 @@ def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None
         lambda: users.create_user(place.engine, "tester", "new", Role.VIEWER, "aaaaaaaaaaaaaaaa"),
         lambda: users.create_user(place.engine, "tester", "<b>", Role.VIEWER, PASSWORD),
     ):
-        with pytest.raises(Mistaken):
+        with pytest.raises(UsageError):
             act()
     assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
 

@@ -78,7 +78,7 @@ def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
             "PENSTOCK_CONSOLE_SIGN_IN_RATE",
         ),
     ):
-        code = "import penstock.wsgi"
+        code = "from penstock.web import from_environment; from_environment()"
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=sqlite_place.environ(**more),

@@ -44,8 +44,8 @@ GATE, COMPLIANCE, VERDICTS = (
     "runtime/penstock/gate/compliance.py",
     "runtime/penstock/gate/verdicts.py",
 )
-DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/passage.py"
-HOST, ROWS = "runtime/penstock/host.py", "runtime/penstock/db/rows.py"
+DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
+HOST, ROWS = "runtime/penstock/host/host.py", "runtime/penstock/db/unit_of_work.py"
 API_KEY, JWT = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py"
 BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
 SIGNATURE, POLICY = (
@@ -113,7 +113,7 @@ def mutation(name: str, file: str, old: str, new: str, tests: str, only: str = "
     return Mutation(name, (Edit(file, old, new),), tests, only)
 
 
-ADMIT = "caller = self._ask_gate(judged.gate, passage, endpoint, body, access, now, deadline)"
+ADMIT = "caller = self._ask_gate(evaluated.gate, passage, endpoint, body, access, now, deadline)"
 MUTATIONS = (
     # Which calls meet a gate at all.
     mutation("HEAD is not gated", DISPATCHER, ADMIT, f"caller = Caller() if passage.method == 'HEAD' else {ADMIT[9:]}", GATE_TESTS, "gated"),
@@ -144,18 +144,18 @@ MUTATIONS = (
     mutation("a name that two plugins share is served", HOST, "if others := sorted(plugins[name] - {offer.plugin}):", "if others := sorted(plugins[name] - plugins[name]):", "tests/test_by_id.py"),
     mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/test_authorization.py"),
     mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/test_guesses.py"),
-    mutation("handlers get the credentials", "runtime/penstock/contracts/handed.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/test_withheld.py"),
-    mutation("handlers get a key from the query", "runtime/penstock/contracts/handed.py", "        if not text:\n            return text\n", "        return text\n", "tests/test_withheld.py"),
+    mutation("handlers get the credentials", "runtime/penstock/contracts/withheld.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/test_withheld.py"),
+    mutation("handlers get a key from the query", "runtime/penstock/contracts/withheld.py", "        if not text:\n            return text\n", "        return text\n", "tests/test_withheld.py"),
     # Who may call.
     mutation("associations are not looked at", GATE, " or not access.associated(caller.consumer_id, self._pipeline)", "", KEY_TESTS, "may_not_call"),
     mutation("a disabled consumer may call", GATE, "consumer is not None and consumer.enabled and ", "consumer is not None and ", KEY_TESTS, "may_not_call"),
     mutation("scopes are not looked at", GATE, "if not self._scopes <= caller.scopes:", "if False:", "plugins/penstock_demo", "reader"),
     mutation("a refusal says why", GATE, "is not valid here.", "is not valid here: {error}.", KEY_TESTS, "whatever_is_wrong"),
-    mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and judged.gate is not CLOSED", "False", "tests/test_bounds.py", "takes_calls_from_its_networks"),
+    mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/test_bounds.py", "takes_calls_from_its_networks"),
     mutation("a consumer's networks are not looked at", DISPATCHER, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/test_bounds.py", "its_networks_alone"),
     mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/test_rates.py tests/test_bounds.py", "one_call_too_many or stands_in_place"),
     mutation("bad credentials are not counted", DISPATCHER, "host.limiter is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/test_rates.py", "fails_too_often"),
-    mutation("any peer is believed whom it calls for", "runtime/penstock/web/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/test_rates.py", "header_means_nothing or believed"),
+    mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
     mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
@@ -208,15 +208,15 @@ MUTATIONS = (
     mutation("any signature is right", SIGNATURE, "if any(compare_digest(expected, signature) for signature in signatures):", "if expected:", "plugins/penstock_webhook_signature", "changed_byte"),
     mutation("a signed message counts twice", SIGNATURE, "            if self.timed\n            else None", "            if False\n            else None", "plugins/penstock_webhook_signature", "replay"),
     mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
-    mutation("a certificate is believed from any peer", "runtime/penstock/web/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
+    mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
     mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'caller.subject or ""', '""', "tests/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/test_idempotency.py", "another_request"),
-    mutation("runs of others are shown", "runtime/penstock/runs/asking.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/test_runs.py", "consumer_s_alone"),
-    mutation("secrets of other pipelines are handed out", "runtime/penstock/access/needs.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/test_needs.py", "for_some_pipelines"),
-    mutation("callbacks go to private addresses", "runtime/penstock/runs/callbacks.py", "if not private and any(", "if False and any(", "tests/test_callbacks.py", "private"),
+    mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/test_runs.py", "consumer_s_alone"),
+    mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/test_needs.py", "for_some_pipelines"),
+    mutation("callbacks go to private addresses", "runtime/penstock/durable/callbacks.py", "if not private and any(", "if False and any(", "tests/test_callbacks.py", "private"),
     mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/test_callbacks.py", "leads_out"),
     # The console.
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
@@ -226,13 +226,13 @@ MUTATIONS = (
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/test_masks.py"),
     mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/test_masks.py", "beyond"),
     mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/test_credentials_nowhere.py"),
-    mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redact.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
-    mutation("a secret shows itself", "runtime/penstock/contracts/needs.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
+    mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redaction.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
+    mutation("a secret shows itself", "runtime/penstock/contracts/variables.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
     mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/test_plugin_logs.py", "credential"),
     # Plugins.
-    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/test_steps.py", "operators"),
-    mutation("a file replaces a module of Python", "runtime/penstock/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/test_folders.py", "replaces"),
-    mutation("a file replaces an installed plugin", "runtime/penstock/folders.py", "name in installed or ", "", "tests/test_folders.py", "installed"),
+    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/test_steps.py", "operators"),
+    mutation("a file replaces a module of Python", "runtime/penstock/plugins/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/test_folders.py", "replaces"),
+    mutation("a file replaces an installed plugin", "runtime/penstock/plugins/folders.py", "name in installed or ", "", "tests/test_folders.py", "installed"),
 )  # fmt: skip
 
 

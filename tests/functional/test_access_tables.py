@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kit import ACTOR, Place, Server, consumers, signing
+from kit import ACTOR, Place, Server, consumers, signing_keys
 
 PLUGIN = """
 from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, hookimpl
@@ -145,9 +145,9 @@ def world(
 def expire(place: Place, key_id: str) -> None:
     from datetime import UTC, datetime, timedelta
 
-    from penstock.db.rows import changing
+    from penstock.db.unit_of_work import access_change
 
-    with changing(place.engine) as rows:
+    with access_change(place.engine) as rows:
         rows.set("api_keys", {"id": key_id}, expires_at=datetime.now(UTC) - timedelta(seconds=5))
 
 
@@ -360,4 +360,4 @@ def test_signing_keys_can_be_listed(world: World) -> None:
 
     assert [key["alg"] for key in keys] == ["EdDSA"]
     assert all("d" not in key for key in keys)
-    assert signing.ALGORITHMS[0] == "EdDSA"
+    assert signing_keys.ALGORITHMS[0] == "EdDSA"

@@ -240,7 +240,7 @@ def test_at_a_time_limit_the_record_says_where_the_handler_was(scene: Scene) -> 
     for run in (inline.headers["X-Run-Id"], durable):
         failure = until(lambda run=run: scene.shown(run).get("failure"))
         assert (failure["type"], [frame["function"] for frame in failure["frames"]]) == (
-            "OutOfTime",
+            "DeadlineExceeded",
             ["late", "busy"],
         )
         assert failure["frames"][0]["file"] == str(scene.place.folder / "plugins" / "pauses.py")

@@ -20,7 +20,7 @@ from durable_kit import NOTE, StartWorker, noted, over, until, workers
 from kit import Place, Server, free_port, wait_for
 
 from penstock import clock
-from penstock.runs.engine_dbos import SharedDatetime
+from penstock.durable.engine_dbos import SharedDatetime
 
 PLUGIN = f"""
 {NOTE}

@@ -22,8 +22,8 @@ from durable_kit import Serve, StartWorker, noted, over, until, workers
 from kit import Place
 from zygote import Started
 
-from penstock.db.engine import DatabaseAway, writing
-from penstock.host import open_dbos
+from penstock.db.engine import DatabaseUnavailable, writing
+from penstock.host.host import open_dbos
 
 PLUGIN = """
 import os, time
@@ -234,7 +234,7 @@ def freeze(process: Started, place: Place) -> None:
         try:
             with writing(place.engine):
                 return True
-        except DatabaseAway:
+        except DatabaseUnavailable:
             process.send_signal(signal.SIGCONT)
             return False
 

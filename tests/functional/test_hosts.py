@@ -24,8 +24,8 @@ from kit import Place, Postgres, Server, free_port, wait_for
 from penstock.access import consumers
 from penstock.db import migrate
 from penstock.db.engine import (
-    DatabaseAway,
     DatabaseReadOnly,
+    DatabaseUnavailable,
     DatabaseUnfit,
     open_engine,
     reading,
@@ -179,10 +179,10 @@ class TestDatabaseAway:
         ("statement", "kind"),
         [
             ("SET TRANSACTION READ ONLY", DatabaseReadOnly),
-            ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)", DatabaseAway),
+            ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)", DatabaseUnavailable),
             ("SET LOCAL lock_timeout = 1; SELECT nothing FROM nowhere", DatabaseUnfit),
             ("SET LOCAL ROLE pg_monitor", DatabaseUnfit),
-            ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseAway),
+            ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable),
         ],
     )
     def test_what_a_driver_raises_is_one_of_ours(
@@ -195,7 +195,7 @@ class TestDatabaseAway:
                 connection.exec_driver_sql(statement)
                 connection.exec_driver_sql("UPDATE revision SET value = value")
 
-        with pytest.raises(DatabaseAway) as raised:
+        with pytest.raises(DatabaseUnavailable) as raised:
             change()
         assert raised.type is kind
         engine.dispose()
@@ -283,11 +283,14 @@ class TestReload:
         hangs = "import os, signal, time\nend = signal.getsignal(signal.SIGTERM)\n"
         hangs += f"while end is not signal.SIG_DFL and os.path.exists({str(mark)!r}):\n"
         sqlite_place.plugin("hangs", hangs + "    time.sleep(0.1)\n")
-        words = ("-m", "gunicorn", "--timeout", "2", "-c", "python:penstock.gunicorn_conf")
+        words = ("-m", "gunicorn", "--timeout", "2", "-c", "python:penstock.server.config")
         environ = sqlite_place.environ(PENSTOCK_BIND=f"127.0.0.1:{port}", PENSTOCK_WORKERS="1")
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, *words, "penstock.wsgi:app"], env=environ, stdout=file, stderr=file
+                [sys.executable, *words, "penstock.web:from_environment()"],
+                env=environ,
+                stdout=file,
+                stderr=file,
             )
         try:
             wait_for(f"http://127.0.0.1:{port}/-/health", process)

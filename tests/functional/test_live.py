@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from kit import ACTOR, Place, Server, consumers, signing
+from kit import ACTOR, Place, Server, consumers, signing_keys
 
-from penstock.access import needs
-from penstock.db.rows import changing
+from penstock.access import variables
+from penstock.db.unit_of_work import access_change
 
 PLUGIN = """
 import os, time
@@ -132,21 +132,21 @@ def penstock_pipelines():
 """  # noqa: E501  text as it is
 NEEDS = {
     "a variable's value": (
-        lambda place: needs.set_variable(place.engine, ACTOR, "test", "erp_url", "after"),
+        lambda place: variables.set_variable(place.engine, ACTOR, "test", "erp_url", "after"),
         409,
     ),
     "a secret's value": (
-        lambda place: needs.set_secret(
+        lambda place: variables.set_secret(
             place.engine, ACTOR, "test", "erp_token", "after", place.box
         ),
         409,
     ),
     "a variable that is gone": (
-        lambda place: needs.unset_variable(place.engine, ACTOR, "test", "erp_url"),
+        lambda place: variables.unset_variable(place.engine, ACTOR, "test", "erp_url"),
         503,
     ),
     "a secret that is gone": (
-        lambda place: needs.unset_secret(place.engine, ACTOR, "test", "erp_token"),
+        lambda place: variables.unset_secret(place.engine, ACTOR, "test", "erp_token"),
         503,
     ),
 }
@@ -159,8 +159,8 @@ def test_a_second_after_a_change_no_worker_runs_a_pipeline_with_what_was_set_bef
     key, _ = prepared(place)
     place.plugin("needy", NEEDY)
     place.associate("acme", "sync")
-    needs.set_variable(place.engine, ACTOR, "test", "erp_url", "before")
-    needs.set_secret(place.engine, ACTOR, "test", "erp_token", "before", place.box)
+    variables.set_variable(place.engine, ACTOR, "test", "erp_url", "before")
+    variables.set_secret(place.engine, ACTOR, "test", "erp_token", "before", place.box)
     server = serve(place, workers=2)
     make, status = NEEDS[change]
 
@@ -179,16 +179,16 @@ def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(
     seen = hammer(
         server,
         key,
-        lambda: signing.revoke_tokens(place.engine, ACTOR, "test", consumer="acme"),
+        lambda: signing_keys.revoke_tokens(place.engine, ACTOR, "test", consumer="acme"),
         place.token("acme", now=time.time() - 5),
         "/v1/strict/",
     )
     late(seen, 401)
-    kid = str(signing.list_signing_keys(place.engine, "test")[0]["kid"])
+    kid = str(signing_keys.list_signing_keys(place.engine, "test")[0]["kid"])
     seen = hammer(
         server,
         key,
-        lambda: signing.drop_signing_key(place.engine, ACTOR, "test", kid, place.box),
+        lambda: signing_keys.drop_signing_key(place.engine, ACTOR, "test", kid, place.box),
         place.token("acme", now=time.time() + 2),
         "/v1/strict/",
     )
@@ -203,7 +203,7 @@ def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(
     server = serve(place)
     token = place.token("acme")
 
-    signing.rotate_signing_key(place.engine, ACTOR, "test", place.box, algorithm="ES256")
+    signing_keys.rotate_signing_key(place.engine, ACTOR, "test", place.box, algorithm="ES256")
     time.sleep(1)
 
     assert server.call("GET", "/v1/strict/", key=key, token=token).status_code == 200
@@ -222,7 +222,7 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     server = serve(place, PENSTOCK_MAX_STALENESS="3")
     assert server.call("GET", "/-/ready").status_code == 200
 
-    with changing(place.engine) as rows:
+    with access_change(place.engine) as rows:
         rows.set("environments", {"name": "test"}, name="gone")  # what can't be read is away
     time.sleep(1.6)
 
@@ -231,7 +231,7 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     time.sleep(2.5)
     assert server.call("GET", "/v1/orders/", key=key).json()["type"] == "pipeline-unavailable"
     assert server.call("GET", "/-/ready").status_code == 503
-    with changing(place.engine) as rows:
+    with access_change(place.engine) as rows:
         rows.set("environments", {"name": "gone"}, name="test")
     time.sleep(1)
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200

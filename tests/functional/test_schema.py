@@ -13,10 +13,10 @@ import sqlalchemy as sa
 import tables_before as before
 from kit import ZYGOTE, Place
 
-from penstock.access.secrets import Box, make_secret_key
+from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.db import migrate
+from penstock.db.compatibility import contracted
 from penstock.db.engine import open_engine, writing
-from penstock.db.fit import contracted
 from penstock.runs.ids import new_run_id
 
 VALUES: list[tuple[Any, Callable[[], object]]] = [
@@ -156,7 +156,7 @@ def test_two_hosts_may_upgrade_at_once(
 ) -> None:
     url = new_database(kind)
     secret = make_secret_key()
-    place = Place(url, tmp_path, secret, open_engine(url), Box((secret,)))
+    place = Place(url, tmp_path, secret, open_engine(url), SecretBox((secret,)))
     logs = [tmp_path / f"upgrade-{number}" for number in range(3)]
 
     hosts = [ZYGOTE.start(("db", "upgrade"), place.environ(), tmp_path, log) for log in logs]

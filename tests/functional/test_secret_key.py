@@ -18,8 +18,8 @@ from durable_kit import NOTE, StartWorker, noted, over, until, workers
 from kit import ACTOR, ZYGOTE, Place, Server
 
 from penstock import audit
-from penstock.access import needs, rotation
-from penstock.access.secrets import Box, UnknownKey, make_secret_key
+from penstock.access import rotation, variables
+from penstock.access.encryption import SecretBox, UnknownKey, make_secret_key
 from penstock.db import tables
 from penstock.db.engine import reading, writing
 
@@ -81,7 +81,7 @@ def filled(place: Place) -> str:
     place.policy("api-key")
     place.plugin("sound", PLUGIN)
     place.consumer("acme", "sound", "long")
-    needs.set_secret(place.engine, ACTOR, "test", "hidden", "treasure", place.box)
+    variables.set_secret(place.engine, ACTOR, "test", "hidden", "treasure", place.box)
     return place.key("acme").key
 
 
@@ -164,7 +164,7 @@ class TestRolling:
 
         assert told["status"] == "accepted"
         assert [(line["level"], line["run"]) for line in said] == [("warning", told["id"])]
-        assert Box((old,)).fingerprints[0] in said[0]["reason"]
+        assert SecretBox((old,)).fingerprints[0] in said[0]["reason"]
         assert old not in said[0]["reason"]
         assert (ended["status"], ended["result"]) == ("succeeded", "cba")
         assert shown(place, location, new, old)["waits_for"] is None
@@ -264,14 +264,16 @@ class TestRotate:
         assert {name: len(values) for name, values in after.items()} == {
             name: len(values) for name, values in before.items()
         }
-        assert all(Box((new,)).open(value) for values in after.values() for value in values)
+        assert all(
+            SecretBox((new,)).decrypt(value) for values in after.values() for value in values
+        )
         events = audit.events(place.engine, limit=10, action="secret-key:rotated")
-        assert {event.subject for event in events} == {Box((new,)).fingerprints[0]}
+        assert {event.subject for event in events} == {SecretBox((new,)).fingerprints[0]}
         assert events[0].detail["older"] == 0
         assert new not in repr(events) + done.stdout + done.stderr
 
         with pytest.raises(UnknownKey):
-            Box((old,)).open(after["pipeline_secrets.sealed"][0])
+            SecretBox((old,)).decrypt(after["pipeline_secrets.sealed"][0])
         alone = serve(place, **keys(new))
         start_worker(place, **keys(new))
         assert alone.call("GET", "/v1/sound/", key=key).text == "treasure"
@@ -304,13 +306,13 @@ class TestRotate:
 
     def test_one_that_is_killed_goes_on_when_it_runs_again(self, place: Place) -> None:
         new, old, many = make_secret_key(), place.secret, 4000
-        later, kept = datetime.now(UTC) + timedelta(days=1), tables.kept_replies
+        later, kept = datetime.now(UTC) + timedelta(days=1), tables.idempotent_replies
         values = [
             {
                 "digest": os.urandom(32),
                 "body": b"",
                 "claim": "",
-                "reply": place.box.seal(os.urandom(200)),
+                "reply": place.box.encrypt(os.urandom(200)),
                 "expires_at": later,
             }
             for _ in range(many)
@@ -344,16 +346,18 @@ class TestRotate:
         new = make_secret_key()
         filled(place)
 
-        class Changing(Box):
+        class Changing(SecretBox):
             """Lets another change the secret between the moment in which it is read and that in
             which it is written."""
 
             changes = 1
 
             def renewed(self, sealed: bytes) -> bytes | None:
-                if self.open(sealed) == b"treasure" and self.changes:
+                if self.decrypt(sealed) == b"treasure" and self.changes:
                     self.changes -= 1
-                    needs.set_secret(place.engine, ACTOR, "test", "hidden", "changed", place.box)
+                    variables.set_secret(
+                        place.engine, ACTOR, "test", "hidden", "changed", place.box
+                    )
                 return super().renewed(sealed)
 
         counts = rotation.rotate(place.engine, ACTOR, Changing((new, place.secret)), lambda _: None)
@@ -361,5 +365,5 @@ class TestRotate:
         assert sum(count.older for count in counts) == 0
         stored = {row.place.table: row.written for row in counts}
         assert stored["pipeline_secrets"] == 1
-        place.box = Box((new,))
+        place.box = SecretBox((new,))
         assert place.snapshot().secrets["hidden"].value.reveal() == "changed"

@@ -31,7 +31,7 @@ def show(call: Call): return {"environment": call.environment}
 @hookimpl
 def penstock_pipelines(): return [orders]
 """
-GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:penstock.gunicorn_conf", "wsgi:app"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:penstock.server.config", "wsgi:app"]
 
 
 @pytest.fixture

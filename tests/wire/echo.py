@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from penstock.web.arrival import AwaitBody, arrived, fault_of
+from penstock.http.arrival import AwaitBody, arrived, fault_of
 
 LEFT_OUT = frozenset({"REMOTE_PORT", "SERVER_PORT", "SERVER_SOFTWARE"})
 

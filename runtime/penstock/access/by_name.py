@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from penstock.db.rows import Change, Reader, Row
+from penstock.db.unit_of_work import AccessChange, Row, RowReader
 
 
 def is_name(pipeline: str) -> bool:
@@ -50,7 +50,7 @@ def in_force(rows: Iterable[Row]) -> list[Row]:
 
 
 def settle(
-    rows: Change, environment_id: int, offered: Mapping[str, str], *, whole: bool = True
+    rows: AccessChange, environment_id: int, offered: Mapping[str, str], *, whole: bool = True
 ) -> dict[str, list[str]]:
     """Make ids of an environment's names, and return which each became.
 
@@ -76,12 +76,12 @@ def settle(
     return {name: ids.get(name, []) for name in sorted(named) if whole or name in ids}
 
 
-def waiting(rows: Reader, environment_id: int, offered: Mapping[str, str]) -> bool:
+def waiting(rows: RowReader, environment_id: int, offered: Mapping[str, str]) -> bool:
     """Say whether anything is kept of a name that would become an id."""
     return bool(_ids_of(_names(rows, {"environment_id": environment_id}), offered))
 
 
-def _names(rows: Reader, here: Mapping[str, int]) -> set[str]:
+def _names(rows: RowReader, here: Mapping[str, int]) -> set[str]:
     """Return the names of which anything is kept that counts."""
     named = {row["name"] for row in rows.all("pipelines", **here) if is_name(row["name"])}
     for table in ("associations", "limits"):
@@ -106,7 +106,9 @@ def _ids_of(named: Iterable[str], offered: Mapping[str, str]) -> dict[str, list[
     return {name: found[name] for name in sorted(named) if len(plugins[name]) == 1}
 
 
-def _settle_pipeline(rows: Change, here: Mapping[str, int], name: str, identifier: str) -> None:
+def _settle_pipeline(
+    rows: AccessChange, here: Mapping[str, int], name: str, identifier: str
+) -> None:
     row = rows.find("pipelines", **here, name=name)
     if row is not None and rows.find("pipelines", **here, name=identifier) is None:
         state = {
@@ -117,7 +119,7 @@ def _settle_pipeline(rows: Change, here: Mapping[str, int], name: str, identifie
         rows.add("pipelines", **here, name=identifier, **state)
 
 
-def decided(rows: Change, environment_id: int, identifiers: Iterable[str]) -> None:
+def decided(rows: AccessChange, environment_id: int, identifiers: Iterable[str]) -> None:
     """Tell processes of the release before what was decided about pipelines.
 
     A name is enabled where all its ids are.
@@ -142,7 +144,7 @@ def decided(rows: Change, environment_id: int, identifiers: Iterable[str]) -> No
             rows.set("pipelines", {"id": item["id"]}, enabled=item["enabled"] is True)
 
 
-def dissociated(rows: Change, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
+def dissociated(rows: AccessChange, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
     """Tell processes of the release before that a consumer may not call pipelines.
 
     None of that name any more.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from penstock import audit
-from penstock.access.find import consumer_in, listed_of_consumers
-from penstock.access.secrets import Box
+from penstock.access.encryption import SecretBox
+from penstock.access.lookup import consumer_in, listed_of_consumers
 from penstock.db.engine import Engine
-from penstock.errors import Mistaken, Unknown
+from penstock.errors import UnknownName, UsageError
 
 LONGEST = 255
 PORTS = {"https": 443, "http": 80}
@@ -81,7 +81,7 @@ def allow_callbacks(
     consumer: str,
     environment: str,
     prefix: str,
-    box: Box,
+    box: SecretBox,
     *,
     private: bool,
 ) -> str:
@@ -97,12 +97,12 @@ def allow_callbacks(
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment or parts.username is not None:
-        raise Mistaken(
+        raise UsageError(
             f"{prefix!r} is no URL to send callbacks below; write one such as"
             " https://erp.acme.example/hooks"
         )
     if parts.scheme == "http" and not private:
-        raise Mistaken("callbacks go over https; plain http is for private networks (--private)")
+        raise UsageError("callbacks go over https; plain http is for private networks (--private)")
     secret = secrets.token_bytes(32)
     with audit.change(
         engine, actor, audit.Action.CALLBACK_ALLOWED, consumer, environment=environment
@@ -112,7 +112,7 @@ def allow_callbacks(
             "callback_targets",
             {**where, "prefix": prefix},
             private=private,
-            sealed=box.seal(secret),
+            sealed=box.encrypt(secret),
             active=True,
         )
         detail.update(prefix=prefix, private=private)
@@ -129,7 +129,7 @@ def remove_callbacks(
         where = consumer_in(rows, consumer, environment)
         known = [row["prefix"] for row in rows.all("callback_targets", **where, active=True)]
         if prefix not in known:
-            raise Unknown(f"callback target of {consumer!r} in {environment!r}", prefix, known)
+            raise UnknownName(f"callback target of {consumer!r} in {environment!r}", prefix, known)
         rows.set("callback_targets", {**where, "prefix": prefix}, active=False, sealed=b"")
         detail["prefix"] = prefix
 

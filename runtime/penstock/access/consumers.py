@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access import by_name
-from penstock.access.find import consumer_in, environment_row, named
+from penstock.access.lookup import consumer_in, environment_row, named
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import consumers as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader, Row, changing, keys_of
-from penstock.errors import Exists, Mistaken, PenstockError, Unknown
+from penstock.db.unit_of_work import AccessChange, Row, RowReader, access_change, keys_of
+from penstock.errors import AlreadyExists, PenstockError, UnknownName, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -35,13 +35,13 @@ class NewKey:
 def create_consumer(engine: Engine, actor: str, name: str, description: str = "") -> None:
     """Make a consumer; it may call nothing yet."""
     if not NAME.fullmatch(name):
-        raise Mistaken(
+        raise UsageError(
             f"{name!r} can't name a consumer; use letters, digits, dots, dashes and underscores, 64"
             " at most"
         )
     with audit.change(engine, actor, audit.Action.CONSUMER_CREATED, name) as (rows, detail):
         if rows.find("consumers", name=name):
-            raise Exists("consumer", name)
+            raise AlreadyExists("consumer", name)
         rows.add(
             "consumers",
             name=name,
@@ -62,7 +62,7 @@ def set_consumer_enabled(engine: Engine, actor: str, name: str, *, enabled: bool
 def list_consumers(engine: Engine) -> list[Row]:
     """Return all consumers by name."""
     with reading(engine) as connection:
-        return sorted(Reader(connection).all("consumers"), key=lambda row: row["name"])
+        return sorted(RowReader(connection).all("consumers"), key=lambda row: row["name"])
 
 
 def page_consumers(
@@ -74,7 +74,7 @@ def page_consumers(
     """
     with reading(engine) as connection:
         rows = stored.page(connection, find=find, after=after, limit=limit)
-        environments = Reader(connection).names_by_id("environments")
+        environments = RowReader(connection).names_by_id("environments")
         held, keys = stored.numbers(connection, [row["id"] for row in rows], datetime.now(UTC))
     return [
         {
@@ -96,7 +96,7 @@ def consumers_of(
     Also return some of them by name.
     """
     with reading(engine) as connection:
-        environment_id = environment_row(Reader(connection), environment)["id"]
+        environment_id = environment_row(RowReader(connection), environment)["id"]
         total = stored.count_associated(connection, environment_id, pipeline)
         return total, stored.associated(
             connection, environment_id, pipeline, after=after, limit=limit
@@ -106,7 +106,7 @@ def consumers_of(
 def show_consumer(engine: Engine, name: str) -> dict[str, object]:
     """Return a consumer with its associations, by environment, and its keys."""
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         consumer = named(reader, "consumer", name)
         environments = reader.names_by_id("environments")
         associated: dict[str, list[str]] = {}
@@ -146,7 +146,7 @@ def associate(
     """
     wanted = sorted(set(pipelines))
     if not wanted and new_pipelines is None:
-        raise Mistaken("name at least one pipeline, or give --new-pipelines")
+        raise UsageError("name at least one pipeline, or give --new-pipelines")
     with audit.change(
         engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment
     ) as (rows, detail):
@@ -158,7 +158,7 @@ def associate(
 
 
 def _associate(
-    rows: Change,
+    rows: AccessChange,
     where: Mapping[str, int],
     wanted: Iterable[str],
     offered: Offered,
@@ -198,11 +198,11 @@ def dissociate(
     return found
 
 
-def _held(rows: Reader, where: Mapping[str, int]) -> set[str]:
+def _held(rows: RowReader, where: Mapping[str, int]) -> set[str]:
     return {row["pipeline"] for row in rows.all("associations", **where, active=True)}
 
 
-def _dissociate(rows: Change, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
+def _dissociate(rows: AccessChange, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
     for identifier in identifiers:
         rows.set("associations", {**where, "pipeline": identifier}, active=False)
     by_name.dissociated(rows, where, identifiers)
@@ -240,7 +240,7 @@ def save_associations(
     done, or nothing.
     """
     added = removed = 0
-    with changing(engine) as rows:
+    with access_change(engine) as rows:
         for environment in sorted(
             {where for where, _ in seen.pipelines ^ wanted.pipelines}
             | (seen.new_pipelines ^ wanted.new_pipelines)
@@ -302,7 +302,7 @@ def create_key(
 
 
 def _add_key(
-    rows: Change,
+    rows: AccessChange,
     where: Mapping[str, object],
     consumer: str,
     environment: str,
@@ -379,14 +379,14 @@ def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -
         rows.set("api_keys", {"id": key_id}, enabled=enabled)
 
 
-def _key(rows: Reader, key_id: str) -> Row:
+def _key(rows: RowReader, key_id: str) -> Row:
     row = rows.find("api_keys", id=key_id)
     if row is None:
-        raise Unknown(
+        raise UnknownName(
             "key",
             key_id,
             (row["id"] for row in rows.all("api_keys")),
-            mend="`penstock key list` shows their ids",
+            fix="`penstock key list` shows their ids",
         )
     return row
 
@@ -396,7 +396,7 @@ def list_keys(
 ) -> list[dict[str, object]]:
     """Return keys, oldest first, as operators may see them."""
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         environment_id = environment_row(reader, environment)["id"] if environment else None
         consumer_id = named(reader, "consumer", consumer)["id"] if consumer else None
         return [_shown(row) for row in keys_of(connection, environment_id, consumer_id)]

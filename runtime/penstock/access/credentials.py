@@ -10,11 +10,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access.find import consumer_in, environment_row, named
-from penstock.access.secrets import Box
+from penstock.access.encryption import SecretBox
+from penstock.access.lookup import consumer_in, environment_row, named
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader
-from penstock.errors import Exists, Mistaken, Unknown
+from penstock.db.unit_of_work import RowReader
+from penstock.errors import AlreadyExists, UnknownName, UsageError
 
 Enrol = Callable[[str, str], tuple[str, bytes]]
 
@@ -28,7 +28,7 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     kind: str,
     name: str,
     secret: str,
-    box: Box,
+    box: SecretBox,
     enrol: Enrol,
     most: int | None = None,
     expires: timedelta | None = None,
@@ -41,9 +41,9 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     try:
         name, kept = enrol(name, secret)
     except ValueError as error:
-        raise Mistaken(str(error)) from None
+        raise UsageError(str(error)) from None
     if not name or len(name) > 255:  # noqa: PLR2004  the column's length
-        raise Mistaken("a credential has a name of at most 255 characters; give --name")
+        raise UsageError("a credential has a name of at most 255 characters; give --name")
     now = datetime.now(UTC)
     with audit.change(
         engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment
@@ -53,19 +53,19 @@ def add_credential(  # noqa: PLR0913  one argument a fact
             "credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None
         )
         if most is not None and len(held) >= most:
-            raise Mistaken(
+            raise UsageError(
                 f"{environment} has {len(held)} {kind} credentials, and each call is tried with"
                 " them all; revoke some that have had their day"
             )
         for row in held:
             if row["name"] == name:
-                raise Exists(f"{kind} credential", name)
+                raise AlreadyExists(f"{kind} credential", name)
             if (
                 kept
                 and row["consumer_id"] != where["consumer_id"]
-                and secrets.compare_digest(box.open(row["sealed"]), kept)
+                and secrets.compare_digest(box.decrypt(row["sealed"]), kept)
             ):
-                raise Mistaken(
+                raise UsageError(
                     "another consumer has that very secret, and calls could not be told apart; give"
                     " each its own"
                 )
@@ -77,7 +77,7 @@ def add_credential(  # noqa: PLR0913  one argument a fact
             **where,
             kind=kind,
             name=name,
-            sealed=box.seal(kept),
+            sealed=box.encrypt(kept),
             note=note,
             created_at=now,
             expires_at=expires_at,
@@ -97,11 +97,11 @@ def revoke_credential(engine: Engine, actor: str, identifier: str) -> None:
     with audit.change(engine, actor, audit.Action.CREDENTIAL_REVOKED, identifier) as (rows, _):
         row = rows.find("credentials", id=identifier)
         if row is None:
-            raise Unknown(
+            raise UnknownName(
                 "credential",
                 identifier,
                 (row["id"] for row in rows.all("credentials")),
-                mend="`penstock credential list` shows their ids",
+                fix="`penstock credential list` shows their ids",
             )
         if row["revoked_at"] is None:
             rows.set("credentials", {"id": identifier}, revoked_at=datetime.now(UTC), sealed=b"")
@@ -113,7 +113,7 @@ def list_credentials(
     """Return credentials, oldest first, without what is secret of them."""
     now = datetime.now(UTC)
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         match: dict[str, object] = {}
         if environment:
             match["environment_id"] = environment_row(reader, environment)["id"]

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from penstock import audit
-from penstock.access.find import environment_row
+from penstock.access.encryption import SecretBox
+from penstock.access.lookup import environment_row
 from penstock.access.parsing import RECORDED, RETENTION
-from penstock.access.secrets import Box
-from penstock.access.signing import ALGORITHMS, add_signing_key
+from penstock.access.signing_keys import ALGORITHMS, add_signing_key
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
 from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader, Row
-from penstock.errors import Exists, Mistaken
+from penstock.db.unit_of_work import Row, RowReader
+from penstock.errors import AlreadyExists, UsageError
 from penstock.settings import ENVIRONMENT
 
 STRICTEST = "jwt-api-key"
@@ -23,10 +23,10 @@ INTERNAL = "api-key"  # the internal policy of a new environment
 TOKEN_LIFETIME = 3600
 
 
-def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
+def create_environment(engine: Engine, actor: str, name: str, box: SecretBox) -> None:
     """Make an environment: the strictest policy, and a key to sign its tokens."""
     if not ENVIRONMENT.fullmatch(name):
-        raise Mistaken(
+        raise UsageError(
             f"{name!r} can't name an environment; use 1 to 31 lower-case letters, digits and"
             " dashes, a letter first"
         )
@@ -36,7 +36,7 @@ def create_environment(engine: Engine, actor: str, name: str, box: Box) -> None:
         detail,
     ):
         if rows.find("environments", name=name):
-            raise Exists("environment", name)
+            raise AlreadyExists("environment", name)
         environment_id = rows.add(
             "environments", name=name, policy=STRICTEST, policy_version=1,
             token_lifetime=TOKEN_LIFETIME, keys_in_query=False,
@@ -62,16 +62,16 @@ def check_change(
     run_retention: int | None = None,
     record_bodies: str | None = None,
 ) -> dict[str, object]:
-    """Return what would be changed of an environment. Raises Mistaken where it can't be so."""
+    """Return what would be changed of an environment. Raises UsageError where it can't be so."""
     if run_retention is not None and not RETENTION[0] <= run_retention <= RETENTION[1]:
-        raise Mistaken("runs are remembered for at least 1m and at most ten years")
+        raise UsageError("runs are remembered for at least 1m and at most ten years")
     if record_bodies is not None and record_bodies not in RECORDED:
-        raise Mistaken(
+        raise UsageError(
             f"{record_bodies!r} is nothing that can be kept of bodies; choose one of"
             f" {', '.join(RECORDED)}"
         )
     if token_lifetime is not None and not 1 <= token_lifetime <= MAX_TOKEN_LIFETIME.total_seconds():
-        raise Mistaken("a token lives at least 1s and at most 24h")
+        raise UsageError("a token lives at least 1s and at most 24h")
     said = {
         "run_retention": run_retention,
         "record_bodies": record_bodies,
@@ -102,7 +102,7 @@ def change_environment(
         record_bodies=record_bodies,
     )
     if not values:
-        raise Mistaken("nothing to change; `penstock env set --help` says what can be")
+        raise UsageError("nothing to change; `penstock env set --help` says what can be")
     with audit.change(engine, actor, audit.Action.ENVIRONMENT_CHANGED, name, environment=name) as (
         rows,
         detail,
@@ -114,7 +114,7 @@ def change_environment(
 def list_environments(engine: Engine) -> list[Row]:
     """Return all environments by name."""
     with reading(engine) as connection:
-        return sorted(Reader(connection).all("environments"), key=lambda row: row["name"])
+        return sorted(RowReader(connection).all("environments"), key=lambda row: row["name"])
 
 
 def set_policy(  # noqa: PLR0913  one argument a fact
@@ -137,7 +137,7 @@ def set_policy(  # noqa: PLR0913  one argument a fact
     which knows no grace.
     """
     if internal and grace:
-        raise Mistaken("the internal policy knows no grace; leave it out")
+        raise UsageError("the internal policy knows no grace; leave it out")
     now = datetime.now(UTC)
     until = now + grace if grace else None
     with audit.change(
@@ -204,7 +204,7 @@ def policy_versions(
     with reading(engine) as connection:
         rows = stored.versions(
             connection,
-            environment_row(Reader(connection), environment)["id"],
+            environment_row(RowReader(connection), environment)["id"],
             before=before,
             limit=limit,
         )

@@ -22,7 +22,7 @@ class Restored(NamedTuple):
 def restored(engine: Engine, actor: str) -> Restored:
     """Say that the database was restored.
 
-    Every process reads all access data anew, whatever it knows. Raises DatabaseAway.
+    Every process reads all access data anew, whatever it knows. Raises DatabaseUnavailable.
 
     Processes find out by themselves, but for one case: data that was restored into tables that kept
     their keys (`pg_restore --data-only`) may have been read half.

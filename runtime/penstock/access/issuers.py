@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from penstock import audit
-from penstock.access.find import environment_row, named
+from penstock.access.lookup import environment_row, named
 from penstock.contracts.access import TrustedIssuer
 from penstock.contracts.jwks import KeySet, read_key_set
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Reader
-from penstock.errors import Mistaken, Unknown
+from penstock.db.unit_of_work import RowReader
+from penstock.errors import UnknownName, UsageError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")  # 255 is the column's length
@@ -28,11 +28,11 @@ def check_url(what: str, url: str) -> None:
         good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
         good = good and VISIBLE.fullmatch(url) is not None and parts.port != 0
     except ValueError:
-        raise Mistaken(f"{what} {url!r} is no URL") from None
+        raise UsageError(f"{what} {url!r} is no URL") from None
     if not good or not parts.hostname or parts.fragment:
-        raise Mistaken(f"{what} {url!r} is no https URL")
+        raise UsageError(f"{what} {url!r} is no https URL")
     if parts.username is not None or parts.password is not None:
-        raise Mistaken(f"{what} must not hold a user or a password")
+        raise UsageError(f"{what} must not hold a user or a password")
 
 
 def check_issuer(issuer: str) -> None:
@@ -46,7 +46,7 @@ def check_issuer(issuer: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise Mistaken(
+        raise UsageError(
             f"{issuer!r} can be no issuer; write the iss of its tokens, such as"
             " https://id.example.com (1 to 255 visible ASCII characters)"
         )
@@ -55,21 +55,21 @@ def check_issuer(issuer: str) -> None:
 def read_keys(text: str) -> KeySet:
     """Return what a JWK set (RFC 7517) holds.
 
-    Raises Mistaken where no key of it can verify signatures, saying why for each, and where one is
-    private: such a key must go nowhere.
+    Raises UsageError where no key of it can verify signatures, saying why for each, and where one
+    is private: such a key must go nowhere.
     """
     try:
         found = read_key_set(json.loads(text))
     except (ValueError, RecursionError):
-        raise Mistaken('that is no JWK set: {"keys": […]}') from None
+        raise UsageError('that is no JWK set: {"keys": […]}') from None
     private = [str(key) for key in found.rejected if key.private]
     if private:
-        raise Mistaken(
+        raise UsageError(
             "the JWK set holds a key that is private or symmetric; give public keys alone:"
             f" {'; '.join(private)}"
         )
     if not found.keys:
-        raise Mistaken(
+        raise UsageError(
             "no key of the JWK set can verify tokens:"
             f" {'; '.join(str(key) for key in found.rejected)}"
         )
@@ -89,15 +89,15 @@ def said_of(  # noqa: PLR0913  one argument a fact
 ) -> TrustedIssuer:
     """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery.
 
-    `mapped` are VALUE=CONSUMER. Raises Mistaken.
+    `mapped` are VALUE=CONSUMER. Raises UsageError.
     """
     pairs = [pair.rpartition("=") for pair in mapped]
     if jwks_url and keys is not None:
-        raise Mistaken("give the URL of a JWK set or the set itself, not both")
+        raise UsageError("give the URL of a JWK set or the set itself, not both")
     if consumer and pairs:
-        raise Mistaken("name one consumer or map values of the claim to consumers, not both")
+        raise UsageError("name one consumer or map values of the claim to consumers, not both")
     if not all(value and name for value, _, name in pairs):
-        raise Mistaken("a value of the claim is mapped to its consumer as VALUE=CONSUMER")
+        raise UsageError("a value of the claim is mapped to its consumer as VALUE=CONSUMER")
     return TrustedIssuer(
         issuer=issuer,
         audience=audience,
@@ -115,18 +115,18 @@ def trust_issuer(
 ) -> None:
     """Take an outside issuer's tokens in an environment; what was said of it before is replaced."""
     if trusted.issuer == own:
-        raise Mistaken(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
+        raise UsageError(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
     check_issuer(trusted.issuer)
     if (
         not trusted.audience.strip()
         or len(trusted.audience) > LONGEST_AUDIENCE
         or not trusted.audience.isprintable()
     ):
-        raise Mistaken(
+        raise UsageError(
             "an audience is needed: the aud of its tokens, 1 to 255 printable characters"
         )
     if not trusted.consumer_claim or not trusted.scope_claim:
-        raise Mistaken("a claim has a name; leave the option out for the usual one")
+        raise UsageError("a claim has a name; leave the option out for the usual one")
     if trusted.keys is None:
         check_url(
             "the JWK set's URL" if trusted.jwks_url else "the issuer",
@@ -168,14 +168,14 @@ def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -
             row["issuer"] for row in rows.all("issuers", environment_id=environment_id, active=True)
         ]
         if issuer not in known:
-            raise Unknown(f"trusted issuer of {environment!r}", issuer, known)
+            raise UnknownName(f"trusted issuer of {environment!r}", issuer, known)
         rows.set("issuers", {"environment_id": environment_id, "issuer": issuer}, active=False)
 
 
 def list_issuers(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
     """Return trusted issuers by environment."""
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         match = (
             {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
         )

@@ -25,8 +25,8 @@ import structlog
 
 from penstock import clock
 from penstock.contracts.access import Once
-from penstock.db import replies
-from penstock.db.engine import DatabaseAway, Engine
+from penstock.db import idempotency
+from penstock.db.engine import DatabaseUnavailable, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Marks:
 
         The mark is of the authenticator's name, the consumer and the message: which of a consumer's
         secrets proved it makes no difference. `key` identifies the call's Idempotency-Key; empty:
-        it has none. Raises DatabaseAway.
+        it has none. Raises DatabaseUnavailable.
         """
         digest = sha256(
             f"once {self._environment} {kind} {consumer_id} ".encode() + once.message
@@ -67,7 +67,7 @@ class Marks:
         if digest in self._waiting:
             self.flush()
         claim, now = secrets.token_hex(16), clock.moment()
-        row = replies.claim(
+        row = idempotency.claim(
             self._engine, digest, key, claim, now, now + timedelta(seconds=once.seconds)
         )
         if row is None:
@@ -91,8 +91,8 @@ class Marks:
         with self._flushing:
             for digest, mark in list(self._waiting.items()):
                 try:
-                    replies.release(self._engine, digest, mark.claim)
-                except DatabaseAway as error:
+                    idempotency.release(self._engine, digest, mark.claim)
+                except DatabaseUnavailable as error:
                     self._log.warning("mark of a call not given back yet", error=str(error))
                     return
                 if self._waiting.get(digest) is mark:

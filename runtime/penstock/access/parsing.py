@@ -16,8 +16,7 @@ from typing import Any
 
 from penstock.access.by_name import is_name
 from penstock.access.callbacks import CallbackTarget
-from penstock.access.needs import StoredSecret
-from penstock.cidr import network_of
+from penstock.access.variables import StoredSecret
 from penstock.contracts.access import (
     Consumer,
     Credential,
@@ -25,10 +24,11 @@ from penstock.contracts.access import (
     SigningKey,
     TrustedIssuer,
 )
-from penstock.contracts.needs import Secret
+from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate
+from penstock.contracts.variables import Secret
 from penstock.db.columns import LONG_AGO
-from penstock.db.rows import Row
+from penstock.db.unit_of_work import Row
 
 Open = Callable[[bytes], bytes]  # decrypts what is sealed
 RETENTION = 60, 3650 * 86_400  # seconds that runs are kept, at least and at most

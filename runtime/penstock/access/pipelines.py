@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 
 from penstock import audit
 from penstock.access import by_name
-from penstock.access.find import environment_row
+from penstock.access.lookup import environment_row
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader
-from penstock.errors import Mistaken, Unknown
+from penstock.db.unit_of_work import AccessChange, RowReader
+from penstock.errors import UnknownName, UsageError
 
 Offered = Mapping[str, str]
 
@@ -38,40 +38,40 @@ def meant_by(word: str, offered: Offered, stored: Iterable[str] = ()) -> list[st
 
     `stored` are ids that the database knows.
 
-    Raises Unknown, and Mistaken where it is not clear.
+    Raises UnknownName, and UsageError where it is not clear.
     """
     if "/" in word:
         if word not in offered and word not in set(stored):
-            raise Unknown("pipeline", word, {*offered, *stored})
+            raise UnknownName("pipeline", word, {*offered, *stored})
         return [word]
     found = [identifier for identifier in offered if name_of(identifier) == word]
     plugins = sorted({offered[identifier] for identifier in found})
     if len(plugins) > 1:
-        raise Mistaken(
+        raise UsageError(
             f"{word!r} is offered by plugins {' and '.join(plugins)}; write an id, such as"
             f" {in_order(found)[0]}"
         )
     if not found:
         seen = in_order(identifier for identifier in stored if name_of(identifier) == word)
         if seen:
-            raise Mistaken(f"no plugin offers {word!r} here; write the id: {' or '.join(seen)}")
-        raise Unknown("pipeline", word, {*map(name_of, offered), *map(name_of, stored)})
+            raise UsageError(f"no plugin offers {word!r} here; write the id: {' or '.join(seen)}")
+        raise UnknownName("pipeline", word, {*map(name_of, offered), *map(name_of, stored)})
     return in_order(found)
 
 
 def among(word: str, held: Iterable[str], what: str) -> list[str]:
     """Return which of some ids a name or an id means where something is taken away.
 
-    All majors, of whichever plugin. Raises Unknown.
+    All majors, of whichever plugin. Raises UnknownName.
     """
     known = list(held)
     found = [identifier for identifier in known if word in {identifier, name_of(identifier)}]
     if not found:
-        raise Unknown(what, word, {*known, *map(name_of, known)})
+        raise UnknownName(what, word, {*known, *map(name_of, known)})
     return in_order(found)
 
 
-def stored_in(rows: Reader, environment_id: int) -> set[str]:
+def stored_in(rows: RowReader, environment_id: int) -> set[str]:
     """Return the ids that were seen or decided about in an environment."""
     return {
         row["name"]
@@ -131,7 +131,7 @@ def _set(
     return identifiers
 
 
-def _decide(rows: Change, environment_id: int, identifier: str, **values: bool) -> None:
+def _decide(rows: AccessChange, environment_id: int, identifier: str, **values: bool) -> None:
     row = rows.find("pipelines", environment_id=environment_id, name=identifier)
     if row is None:
         rows.add(
@@ -156,7 +156,7 @@ def pipelines_seen(
     is new.
     """
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         row = environment_row(reader, environment)
         known, ended = _seen(reader, row["id"]), _ended(reader, row["id"], offered)
     if offered.keys() <= known and not ended and row["by_id"]:
@@ -188,7 +188,7 @@ def pipelines_seen(
 def waiting_names(engine: Engine) -> bool:
     """Say whether an environment holds names of the release before without an id yet."""
     with reading(engine) as connection:
-        return any(row["by_id"] is not True for row in Reader(connection).all("environments"))
+        return any(row["by_id"] is not True for row in RowReader(connection).all("environments"))
 
 
 def settle_names(
@@ -200,7 +200,7 @@ def settle_names(
     """
     became: dict[str, Mapping[str, list[str]]] = {}
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         waiting = [
             row
             for row in reader.all("environments")
@@ -216,7 +216,7 @@ def settle_names(
     return became
 
 
-def _seen(reader: Reader, environment_id: int) -> set[str]:
+def _seen(reader: RowReader, environment_id: int) -> set[str]:
     """Return the pipelines that were here before.
 
     Where that can't be read, they were: what is new may be granted to consumers.
@@ -228,7 +228,7 @@ def _seen(reader: Reader, environment_id: int) -> set[str]:
     }
 
 
-def _ended(reader: Reader, environment_id: int, offered: Offered) -> list[str]:
+def _ended(reader: RowReader, environment_id: int, offered: Offered) -> list[str]:
     return [
         row["pipeline"]
         for row in reader.all("graces", environment_id=environment_id, active=True)

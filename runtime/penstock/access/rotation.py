@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock import audit
-from penstock.access.secrets import Box, UnknownKey
-from penstock.db import sealed
+from penstock.access.encryption import SecretBox, UnknownKey
+from penstock.db import encrypted_columns
+from penstock.db.encrypted_columns import PLACES, Key, Place
 from penstock.db.engine import Engine
-from penstock.db.sealed import PLACES, Key, Place
 
 LOOKS = 3  # at what other processes changed meanwhile
 
@@ -45,18 +45,18 @@ class Count:
 Tell = Callable[[Count], None]
 
 
-def count(engine: Engine, box: Box, tell: Tell) -> list[Count]:
+def count(engine: Engine, box: SecretBox, tell: Tell) -> list[Count]:
     """Return what there is in each column, changing nothing.
 
-    `tell` is called after each page. Raises DatabaseAway.
+    `tell` is called after each page. Raises DatabaseUnavailable.
     """
     return [_through(engine, box, place, tell, lambda _place, _pairs: 0) for place in PLACES]
 
 
-def rotate(engine: Engine, actor: str, box: Box, tell: Tell) -> list[Count]:
+def rotate(engine: Engine, actor: str, box: SecretBox, tell: Tell) -> list[Count]:
     """Encrypt all with the newest key; return what there is in each column afterwards.
 
-    Raises DatabaseAway.
+    Raises DatabaseUnavailable.
     """
     written = dict.fromkeys(PLACES, 0)
     counts: list[Count] = []
@@ -85,7 +85,7 @@ def rotate(engine: Engine, actor: str, box: Box, tell: Tell) -> list[Count]:
 
 def _through(
     engine: Engine,
-    box: Box,
+    box: SecretBox,
     place: Place,
     tell: Tell,
     write: Callable[[Place, dict[Key, tuple[bytes, bytes]]], int],
@@ -95,7 +95,7 @@ def _through(
     `write` gets old and new value of what an older key encrypted, by the key of its row.
     """
     found = Count(place)
-    for values in sealed.pages(engine, place):
+    for values in encrypted_columns.pages(engine, place):
         pairs: dict[Key, tuple[bytes, bytes]] = {}
         for key, value in values.items():
             try:
@@ -114,14 +114,14 @@ def _through(
 
 
 def _write(
-    engine: Engine, actor: str, box: Box, place: Place, pairs: dict[Key, tuple[bytes, bytes]]
+    engine: Engine, actor: str, box: SecretBox, place: Place, pairs: dict[Key, tuple[bytes, bytes]]
 ) -> int:
     if not place.access:
-        return sealed.replace(engine, place, pairs)
+        return encrypted_columns.replace(engine, place, pairs)
     with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (
         rows,
         detail,
     ):
-        number = sealed.replace_in(rows, place, pairs)
+        number = encrypted_columns.replace_in(rows, place, pairs)
         detail["encrypted"] = {str(place): number}
     return number

@@ -26,10 +26,10 @@ from typing import TypeVar
 
 from penstock.access import parsing
 from penstock.access.callbacks import CallbackTarget
-from penstock.access.keys import Keys
-from penstock.access.needs import StoredSecret
+from penstock.access.encryption import SecretBox
+from penstock.access.key_index import Keys
 from penstock.access.parsing import Grace, PipelineState, Unreadable
-from penstock.access.secrets import Box
+from penstock.access.variables import StoredSecret
 from penstock.contracts.access import (
     ApiKey,
     Consumer,
@@ -38,21 +38,21 @@ from penstock.contracts.access import (
     SigningKey,
     TrustedIssuer,
 )
-from penstock.contracts.needs import Named, Secret
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.db.engine import Connection, DatabaseAway, Engine, reading
-from penstock.db.rows import (
+from penstock.contracts.variables import Named, Secret
+from penstock.db.engine import Connection, DatabaseUnavailable, Engine, reading
+from penstock.db.unit_of_work import (
     KeyRow,
     Point,
-    Reader,
     Row,
+    RowReader,
     changed_since,
     keys_since,
     look_at_history,
     wait_for_restore,
 )
-from penstock.errors import CannotStart, Unknown
+from penstock.errors import CannotStart, UnknownName
 
 UNTOUCHED = PipelineState()
 NOWHERE = Networks.of(["255.255.255.255"], ["0.0.0.0/0", "::/0"])
@@ -61,7 +61,7 @@ Value = TypeVar("Value")
 Changed = Mapping[str, list[Row]]
 
 
-class HistoryChanged(DatabaseAway):
+class HistoryChanged(DatabaseUnavailable):
     """The database was restored.
 
     A view of it is that of another history, and is read anew at its next refresh.
@@ -71,7 +71,7 @@ class HistoryChanged(DatabaseAway):
 class Snapshot:
     """The process's view of access. Only one thread refreshes it; calls read it without a lock."""
 
-    def __init__(self, environment: str, box: Box, *, forgiving: bool = False) -> None:
+    def __init__(self, environment: str, box: SecretBox, *, forgiving: bool = False) -> None:
         """Take a name. `forgiving` counts what another key encrypted as damage from the start."""
         self._name = environment
         self._forgiving = forgiving
@@ -203,15 +203,15 @@ class Snapshot:
     def refresh(self, engine: Engine) -> bool:
         """Read what changed since the last time and return whether anything did.
 
-        Raises DatabaseAway, and Unknown where the environment is not there: both leave the view as
-        it was, and it grows stale. HistoryChanged among them, and whatever else is raised, breaks
-        it, for what has changed is not known then.
+        Raises DatabaseUnavailable, and UnknownName where the environment is not there: both leave
+        the view as it was, and it grows stale. HistoryChanged among them, and whatever else is
+        raised, breaks it, for what has changed is not known then.
         """
         if self.broken is not None:  # it may hold one half of what has changed
             self._forget()
         try:
             return self._refresh(engine)
-        except (DatabaseAway, Unknown):
+        except (DatabaseUnavailable, UnknownName):
             raise
         except BaseException as error:
             self.broken = str(error) if isinstance(error, Unreadable) else type(error).__name__
@@ -257,14 +257,14 @@ class Snapshot:
         return True
 
     def _read(self, connection: Connection) -> tuple[Row, Changed]:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         environment = reader.find("environments", name=self._name)
         if environment is None:
-            raise Unknown(
+            raise UnknownName(
                 "environment",
                 self._name,
                 reader.names("environments"),
-                mend=f"`penstock env create {self._name}` makes it",
+                fix=f"`penstock env create {self._name}` makes it",
             )
         # What this process writes is of the one that it began with.
         if self._id not in (None, environment["id"]):
@@ -356,7 +356,7 @@ class Snapshot:
         self, before: Mapping[bytes, bytes], opened: dict[bytes, bytes], sealed: bytes
     ) -> bytes:
         """Decrypt, unless it was decrypted at the last refresh."""
-        opened[sealed] = before[sealed] if sealed in before else self._box.open(sealed)
+        opened[sealed] = before[sealed] if sealed in before else self._box.decrypt(sealed)
         return opened[sealed]
 
     def _take_keys(self, rows: Iterable[KeyRow]) -> None:

@@ -16,11 +16,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from penstock import audit
-from penstock.cidr import caller_network
+from penstock.contracts.networks import caller_network
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.rows import Change, Reader, Row
-from penstock.errors import Exists, Mistaken, Unknown
+from penstock.db.unit_of_work import AccessChange, Row, RowReader
+from penstock.errors import AlreadyExists, UnknownName, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
 FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -83,14 +83,14 @@ def create_user(engine: Engine, actor: str, name: str, role: Role, password: str
     """
     name = name.strip(" \t") if password is None else folded(name)
     if not NAME.fullmatch(name):
-        raise Mistaken(
+        raise UsageError(
             f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or"
             " digit first"
         )
     hashed = _hashed(name, password) if password is not None else None
     with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):
         if stored.is_name_taken(rows, folded(name)):
-            raise Exists("user", name)
+            raise AlreadyExists("user", name)
         rows.add(
             "users",
             name=name,
@@ -110,9 +110,9 @@ def make_password() -> str:
 
 def _hashed(name: str, password: str) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
-        raise Mistaken(f"a password has at least {SHORTEST} characters and at most {LONGEST}")
+        raise UsageError(f"a password has at least {SHORTEST} characters and at most {LONGEST}")
     if folded(name) in password.lower() or len(set(password)) < 5:  # noqa: PLR2004  what is less is a repetition
-        raise Mistaken("a password must not hold the user's name, nor repeat a few characters")
+        raise UsageError("a password must not hold the user's name, nor repeat a few characters")
     with _hashing:
         return _hasher.hash(password)
 
@@ -120,7 +120,7 @@ def _hashed(name: str, password: str) -> str:
 def list_users(engine: Engine) -> list[dict[str, object]]:
     """Return all users by name, without what is secret of them."""
     with reading(engine) as connection:
-        rows = Reader(connection).all("users")
+        rows = RowReader(connection).all("users")
     return [
         {
             **{column: row[column] for column in ("name", "role", "created_at", "signed_in_at")},
@@ -163,26 +163,26 @@ def set_password(
         detail["sessions_ended"] = rows.end_sessions(row["id"], keep=keep)
 
 
-def _row(reader: Reader, name: str) -> Row:
+def _row(reader: RowReader, name: str) -> Row:
     row = reader.find("users", name=name)
     if row is None:
-        raise Unknown(
+        raise UnknownName(
             "user",
             name,
             reader.names("users"),
-            mend=f"`penstock user create {name} --role viewer` makes it",
+            fix=f"`penstock user create {name} --role viewer` makes it",
         )
     return row
 
 
-def _keep_an_admin(rows: Change, row: Row) -> None:
+def _keep_an_admin(rows: AccessChange, row: Row) -> None:
     others = [
         other
         for other in rows.all("users", role=Role.ADMIN.value, active=True)
         if other["id"] != row["id"]
     ]
     if row["role"] == Role.ADMIN and row["active"] and not others:
-        raise Mistaken(f"{row['name']} is the last admin; make another one first")
+        raise UsageError(f"{row['name']} is the last admin; make another one first")
 
 
 def check_password(engine: Engine, name: str, password: str) -> str | None:
@@ -216,14 +216,14 @@ def begin_session(
 ) -> str:
     """Sign a user in and return the session's token, of which a digest alone is kept.
 
-    Raises Mistaken where the user may not.
+    Raises UsageError where the user may not.
     """
     token, now = secrets.token_urlsafe(32), datetime.now(UTC)
     stored.purge_sessions(engine, now, networks=now - REMEMBERED)
     with audit.change(engine, name, audit.Action.USER_SIGNED_IN, name) as (rows, detail):
         row = rows.find("users", name=name)
         if row is None or not row["active"]:
-            raise Mistaken("this user may not sign in")
+            raise UsageError("this user may not sign in")
         rows.set("users", {"id": row["id"]}, signed_in_at=now)
         values = {
             "created_at": now,
@@ -246,7 +246,7 @@ def is_known_address(engine: Engine, name: str, address: str) -> bool:
     """
     network, since = caller_network(address[:64]), datetime.now(UTC) - REMEMBERED
     with reading(engine) as connection:
-        reader = Reader(connection)
+        reader = RowReader(connection)
         user = stored.find_user(connection, folded(name)) if network else None
         row = (
             reader.find("user_networks", user_id=user["id"], network=network)
@@ -285,7 +285,7 @@ def list_sessions(engine: Engine, name: str) -> list[Row]:
     """Return a user's sessions that are not over, last used first."""
     now = datetime.now(UTC)
     with reading(engine) as connection:
-        row = _row(Reader(connection), name)
+        row = _row(RowReader(connection), name)
         return list(stored.sessions_of(connection, row["id"], now=now, idle_since=now - IDLE))
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from penstock.access import environments, issuers, signing
+from penstock.access import environments, issuers, signing_keys
 from penstock.access import pipelines as access
 from penstock.access.parsing import RECORDED
 from penstock.cli.base import (
@@ -22,7 +22,7 @@ from penstock.cli.base import (
     pass_context,
     show,
 )
-from penstock.errors import Mistaken
+from penstock.errors import UsageError
 from penstock.gate.compliance import State
 
 SERVED = {State.SERVED, State.NON_CONFORMANT}
@@ -150,14 +150,14 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """Set an environment's policy, after saying which pipelines stop or start being served."""
     if internal and grace:
-        raise Mistaken("the internal policy knows no grace; leave --grace out")
+        raise UsageError("the internal policy knows no grace; leave --grace out")
     snapshot, _ = context.host.look(context.engine, environment, context.box)
     change = context.host.preview(snapshot, option, internal=internal)
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(
             f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: "
-            + "; ".join(violation.mend for violation in item.violations)
+            + "; ".join(violation.fix for violation in item.violations)
         )
     for name, item in change.starts.items():
         click.echo(f"  starts: {name}" + "".join(f" (warning: {text})" for text in item.warnings))
@@ -234,7 +234,7 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
     )
     click.echo(f"login flow of {environment}: {', '.join(found)}")
     for identifier in found:
-        if not context.host.may_log_in(identifier):
+        if not context.host.is_login_flow(identifier):
             click.echo(
                 f"warning: the trigger of {identifier} does not say login=True, so it can't issue"
                 " tokens",
@@ -266,7 +266,7 @@ def signing_key() -> None:
 def signing_key_list(context: Context, environment: str, form: str) -> None:
     """List signing keys."""
     show(
-        signing.list_signing_keys(context.engine, environment),
+        signing_keys.list_signing_keys(context.engine, environment),
         form,
         ("kid", "algorithm", "state", "created_at", "verify_until"),
     )
@@ -276,13 +276,13 @@ def signing_key_list(context: Context, environment: str, form: str) -> None:
 @env_required
 @click.option(
     "--algorithm",
-    type=click.Choice(signing.ALGORITHMS),
+    type=click.Choice(signing_keys.ALGORITHMS),
     help="Sign with another algorithm from now on.",
 )
 @pass_context
 def signing_key_rotate(context: Context, environment: str, algorithm: str | None) -> None:
     """Sign with a new key; old tokens stay good until they expire."""
-    kid = signing.rotate_signing_key(
+    kid = signing_keys.rotate_signing_key(
         context.engine, context.actor, environment, context.box, algorithm=algorithm
     )
     click.echo(f"signing key {kid} signs in {environment}")
@@ -294,7 +294,7 @@ def signing_key_rotate(context: Context, environment: str, algorithm: str | None
 @pass_context
 def signing_key_drop(context: Context, kid: str, environment: str) -> None:
     """End a compromised key at once, with all its tokens."""
-    successor = signing.drop_signing_key(
+    successor = signing_keys.drop_signing_key(
         context.engine, context.actor, environment, kid, context.box
     )
     click.echo(
@@ -377,7 +377,7 @@ def _text(file: TextIO) -> str:
     try:
         return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistaken(f"can't read {file.name}: {type(error).__name__}") from None
+        raise UsageError(f"can't read {file.name}: {type(error).__name__}") from None
 
 
 @issuer.command("distrust")
@@ -424,7 +424,7 @@ def token_revoke(
     context: Context, jti: str | None, consumer_name: str | None, environment: str
 ) -> None:
     """Revoke one token by its jti, or all of a consumer."""
-    signing.revoke_tokens(
+    signing_keys.revoke_tokens(
         context.engine, context.actor, environment, jti=jti, consumer=consumer_name
     )
     click.echo(f"revoked in {environment}: {jti or 'all tokens of ' + str(consumer_name)}")

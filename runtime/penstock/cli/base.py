@@ -15,12 +15,12 @@ from typing import Any
 import click
 
 from penstock.access.durations import read_duration
-from penstock.access.secrets import Box, open_box
+from penstock.access.encryption import SecretBox, load_secret_box
 from penstock.db.engine import Engine, open_engine, open_existing, shown_url
-from penstock.errors import Mistaken
-from penstock.host import Host
+from penstock.errors import UsageError
+from penstock.execution.steering import RunOperations
+from penstock.host.host import Host
 from penstock.settings import Settings
-from penstock.steering import Steering
 
 
 @dataclass
@@ -50,9 +50,9 @@ class Context:
         return open_engine(self.settings.direct_url, silence=None)
 
     @cached_property
-    def box(self) -> Box:
+    def box(self) -> SecretBox:
         """The box of secrets."""
-        return open_box(self.settings)
+        return load_secret_box(self.settings)
 
     @cached_property
     def host(self) -> Host:
@@ -60,9 +60,9 @@ class Context:
         return Host(self.settings)
 
     @cached_property
-    def steering(self) -> Steering:
+    def steering(self) -> RunOperations:
         """What looks at runs and steers them."""
-        return Steering(self.engine, self.box, lambda: self.host)
+        return RunOperations(self.engine, self.box, lambda: self.host)
 
     def environment(self, chosen: str | None) -> str:
         """Return the environment that was asked for, or this process's own."""
@@ -96,7 +96,7 @@ class Duration(click.ParamType[timedelta]):
             return value
         try:
             return read_duration(str(value))
-        except Mistaken as error:
+        except UsageError as error:
             self.fail(str(error), param, ctx)
 
 

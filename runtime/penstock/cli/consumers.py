@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from penstock.access import bounds, consumers, credentials
+from penstock.access import consumers, credentials, limits
 from penstock.cli.base import (
     DURATION,
     Context,
@@ -20,7 +20,7 @@ from penstock.cli.base import (
     show_json,
 )
 from penstock.contracts.rates import Rate
-from penstock.errors import Unknown
+from penstock.errors import UnknownName
 
 
 @click.group()
@@ -290,11 +290,11 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     """Enrol a credential; its secret is read from standard input, or asked for."""
     offered = {item.name: item for item in context.host.plugins.authenticators if item.enrols}
     if kind not in offered:
-        raise Unknown(
+        raise UnknownName(
             "kind of credential",
             kind,
             offered,
-            mend=f"there are: {', '.join(sorted(offered)) or 'none loaded'}",
+            fix=f"there are: {', '.join(sorted(offered)) or 'none loaded'}",
         )
     authenticator = offered[kind]
     value = ""
@@ -369,7 +369,7 @@ def limit() -> None:
 )
 @click.option(
     "--by",
-    type=click.Choice(bounds.BY),
+    type=click.Choice(limits.BY),
     default="consumer",
     show_default=True,
     help="What is counted together.",
@@ -384,7 +384,7 @@ def limit_set(
     beside it, and all of them hold.
     """
     offered = context.host.offered if pipeline_name else {}
-    found = bounds.set_limit(
+    found = limits.set_limit(
         context.engine,
         context.actor,
         consumer_name,
@@ -423,7 +423,7 @@ def limit_remove(
     context: Context, consumer_name: str, environment: str, pipeline_name: str
 ) -> None:
     """Take a consumer's limits away."""
-    number = bounds.remove_limits(
+    number = limits.remove_limits(
         context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name
     )
     click.echo(
@@ -440,7 +440,7 @@ def limit_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
     """List limits."""
-    rows = bounds.list_limits(context.engine, environment=environment, consumer=consumer_name)
+    rows = limits.list_limits(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
 
 
@@ -457,7 +457,7 @@ def _put_networks(
     *,
     allowed: bool,
 ) -> None:
-    kept = bounds.set_networks(
+    kept = limits.set_networks(
         context.engine, context.actor, consumer_name, environment, networks, allowed=allowed
     )
     click.echo(
@@ -499,7 +499,7 @@ def address_remove(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
     """Take networks off a consumer's lists."""
-    bounds.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
+    limits.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
     click.echo(f"{', '.join(networks)} removed from the lists of {consumer_name} in {environment}")
 
 
@@ -512,7 +512,7 @@ def address_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
     """List consumers' networks."""
-    rows = bounds.list_networks(context.engine, environment=environment, consumer=consumer_name)
+    rows = limits.list_networks(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")
 
 

@@ -11,11 +11,11 @@ import click
 import structlog
 
 from penstock import logs
-from penstock.cli import access, consumers, needs, operate, runs, secret_keys, users
+from penstock.cli import access, consumers, deploy, runs, secret_keys, users, variables
 from penstock.cli.base import Context, login_name
 from penstock.contracts.access import Command
-from penstock.errors import CannotStart, PenstockError, Unknown
-from penstock.guard import described
+from penstock.errors import CannotStart, PenstockError, UnknownName
+from penstock.plugins.guard import described
 from penstock.settings import Settings
 
 
@@ -36,7 +36,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the subcommand, or suggest the nearest one."""
         if args and self.get_command(ctx, args[0]) is None:
-            raise Unknown("command", args[0], self.list_commands(ctx))
+            raise UnknownName("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     @staticmethod
@@ -88,9 +88,15 @@ def penstock(context: click.Context, actor: str | None) -> None:
     context.obj = Context(actor or login_name())
 
 
-STEERING = (*access.COMMANDS, *consumers.COMMANDS, *needs.COMMANDS, *runs.COMMANDS, *users.COMMANDS)
+STEERING = (
+    *access.COMMANDS,
+    *consumers.COMMANDS,
+    *variables.COMMANDS,
+    *runs.COMMANDS,
+    *users.COMMANDS,
+)
 
-for command in (*operate.COMMANDS, *secret_keys.COMMANDS, *STEERING):
+for command in (*deploy.COMMANDS, *secret_keys.COMMANDS, *STEERING):
     penstock.add_command(command)
 
 

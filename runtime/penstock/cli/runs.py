@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from penstock.access import callbacks, sensitive
-from penstock.access.find import environment_row
+from penstock.access import callbacks
+from penstock.access import sensitive_fields as fields_of_environment
+from penstock.access.lookup import environment_row
 from penstock.cli.base import (
     DURATION,
     Context,
@@ -30,17 +31,17 @@ from penstock.cli.base import (
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
-from penstock.db.rows import Reader
-from penstock.errors import Mistaken
-from penstock.host import Loaded
-from penstock.runs import operating
+from penstock.db.unit_of_work import RowReader
+from penstock.durable.schedules import schedule_name, tick_id
+from penstock.durable.status import attempts_of, span_of
+from penstock.errors import UsageError
+from penstock.execution import operating
+from penstock.execution.steering import identifiers
+from penstock.host.host import LoadedPipeline
 from penstock.runs.failures import Failure
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status
-from penstock.runs.showing import attempts_of, span_of
 from penstock.runs.steps import StepRecord
-from penstock.runs.ticks import schedule_name, tick_id
-from penstock.steering import identifiers
 
 COLUMNS = (
     "id",
@@ -107,7 +108,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """List runs, newest first."""
     if before is not None and not is_run_id(before):
-        raise Mistaken(f"{before!r} is no run's id")
+        raise UsageError(f"{before!r} is no run's id")
     found = operating.list_runs(
         context.engine,
         environment=environment,
@@ -307,7 +308,7 @@ def runs_purge(context: Context, environment: str, older_than: timedelta, yes: b
         context.actor,
         environment,
         older_than.total_seconds(),
-        context.steering.ledger,
+        context.steering.run_store,
     )
     click.echo(f"{number} runs of {environment} forgotten")
 
@@ -321,13 +322,13 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
-        environment_row(Reader(connection), name)
+        environment_row(RowReader(connection), name)
     declared = [
         (identifier, schedule)
         for identifier, item in sorted(context.host.loaded.items())
         for schedule in _schedules_of(item)
     ]
-    fired = context.steering.ledger(name).fired() if declared else {}
+    fired = context.steering.run_store(name).fired() if declared else {}
     for identifier, schedule in declared:
         now = datetime.now(ZoneInfo(schedule.timezone))
         last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)
@@ -355,7 +356,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
     )
 
 
-def _schedules_of(item: Loaded) -> tuple[Schedule, ...]:
+def _schedules_of(item: LoadedPipeline) -> tuple[Schedule, ...]:
     return () if item.broken else item.pipeline.schedules
 
 
@@ -370,7 +371,7 @@ def sensitive_fields() -> None:
 @pass_context
 def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -> None:
     """Hide fields, by name at any depth (card_number) or by JSON Pointer (/card/number)."""
-    sensitive.add_fields(context.engine, context.actor, environment, fields)
+    fields_of_environment.add_fields(context.engine, context.actor, environment, fields)
     click.echo(f"hidden in {environment}: {', '.join(fields)}")
 
 
@@ -380,7 +381,7 @@ def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -
 @pass_context
 def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str) -> None:
     """Hide fields no more."""
-    sensitive.remove_fields(context.engine, context.actor, environment, fields)
+    fields_of_environment.remove_fields(context.engine, context.actor, environment, fields)
     click.echo(f"not hidden in {environment} any more: {', '.join(fields)}")
 
 
@@ -391,7 +392,7 @@ def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str
 def sensitive_list(context: Context, environment: str | None, form: str) -> None:
     """List hidden fields; passwords, tokens and keys by their usual names are hidden always."""
     show(
-        sensitive.list_fields(context.engine, environment),
+        fields_of_environment.list_fields(context.engine, environment),
         form,
         ("environment", "field"),
         empty="none beyond the usual",

@@ -7,8 +7,8 @@ import time
 import click
 
 from penstock.access import rotation
+from penstock.access.encryption import make_secret_key
 from penstock.access.rotation import Count
-from penstock.access.secrets import make_secret_key
 from penstock.cli.base import Context, format_option, pass_context, show
 
 PAUSE = 1.0  # seconds between two lines of progress

@@ -4,7 +4,7 @@ It calls what the commands call; no rule lives in a view.
 """
 
 from penstock.console.app import add_console
-from penstock.console.desk import Peer
+from penstock.console.context import ClientInfo
 from penstock.console.pages import only_signed_in
 
-__all__ = ["Peer", "add_console", "only_signed_in"]
+__all__ = ["ClientInfo", "add_console", "only_signed_in"]

@@ -14,7 +14,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup, escape
 
-from penstock.access.secrets import open_box
+from penstock.access.encryption import load_secret_box
 from penstock.access.users import Role
 from penstock.console import (
     audit_trail,
@@ -26,14 +26,14 @@ from penstock.console import (
     policies,
     runs,
     settings,
-    signing_in,
+    sign_in,
     tokens,
     users,
 )
-from penstock.console.desk import EXTENSION, Describe, Desk, Peer
+from penstock.console.context import EXTENSION, ClientInfo, ConsoleContext, Describe
 from penstock.console.pages import NAVIGATION, blueprint, csrf
-from penstock.contracts.handed import CONSOLE_COOKIE
-from penstock.host import Host
+from penstock.contracts.withheld import CONSOLE_COOKIE
+from penstock.host.host import Host
 
 # The modules whose views are the pages.
 PAGES = (
@@ -46,7 +46,7 @@ PAGES = (
     limits,
     settings,
     audit_trail,
-    signing_in,
+    sign_in,
     users,
 )
 BROWSERS = (
@@ -74,14 +74,14 @@ class Sessions(SecureCookieSessionInterface):
 
     def get_cookie_secure(self, app: Flask) -> bool:
         """Say whether the cookie is for TLS alone."""
-        desk: Desk = app.extensions[EXTENSION]
+        desk: ConsoleContext = app.extensions[EXTENSION]
         return desk.settings.console_url.startswith("https://") or desk.peer.secure()
 
 
-def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
+def add_console(app: Flask, host: Host, peer: ClientInfo, describe: Describe) -> None:
     """Add the console to an application. Raises CannotStart."""
-    box = open_box(host.settings)
-    desk = Desk(host, box, peer, describe)
+    box = load_secret_box(host.settings)
+    desk = ConsoleContext(host, box, peer, describe)
     app.extensions[EXTENSION] = desk
     newest, *older = box.derived("console")
     app.config.update(
@@ -118,7 +118,7 @@ def add_console(app: Flask, host: Host, peer: Peer, describe: Describe) -> None:
     app.context_processor(_layout(desk))
 
 
-def _layout(desk: Desk) -> Callable[[], dict[str, object]]:
+def _layout(desk: ConsoleContext) -> Callable[[], dict[str, object]]:
     def values() -> dict[str, object]:
         user = g.get("user")
         role = user.role if user is not None else None

@@ -9,9 +9,9 @@ from flask import Response, request
 
 from penstock import audit as trail
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, filters, page, render, show_form
-from penstock.errors import Mistaken
+from penstock.errors import UsageError
 
 FIELDS = ("actor", "action", "env", "subject", "since")
 SINCE = [
@@ -38,7 +38,7 @@ def _wanted(form: Form) -> dict[str, Any]:
     if form["since"]:
         with form.blaming("since"):
             if form["since"] not in dict(SINCE):
-                raise Mistaken(f"{form['since']!r} is no span")
+                raise UsageError(f"{form['since']!r} is no span")
             wanted["since"] = datetime.now(UTC) - timedelta(hours=int(form["since"]))
     return wanted
 
@@ -50,7 +50,7 @@ def audit() -> Response:
     wanted = _wanted(form)
     with form.blaming("action"):
         number = int(before[:18]) if before.isascii() and before.isdigit() else None
-        found = trail.events(desk().engine, limit=PER_PAGE + 1, before=number, **wanted)
+        found = trail.events(console_context().engine, limit=PER_PAGE + 1, before=number, **wanted)
     return _shown(form, found)
 
 
@@ -67,14 +67,17 @@ def _shown(form: Form, found: list[trail.Event]) -> Response:
         kept={name: form[name] for name in FIELDS if form[name]},
         actions=actions,
         moments=SINCE,
-        environments=[("", "any"), *((row["name"], row["name"]) for row in desk().environments())],
+        environments=[
+            ("", "any"),
+            *((row["name"], row["name"]) for row in console_context().environments()),
+        ],
     )
 
 
 @page("/audit/<int:number>", needs=Role.VIEWER)
 def audit_one(number: int) -> str:
     """Show an event."""
-    return render("event.html", event=trail.event(desk().engine, number))
+    return render("event.html", event=trail.event(console_context().engine, number))
 
 
 @page("/audit/export", needs=Role.VIEWER)
@@ -82,7 +85,7 @@ def audit_export() -> Response:
     """Hand out all events that pass the filters as a file, as it is read."""
     form, engine, kind = (
         filters(*FIELDS, "format"),
-        desk().engine,
+        console_context().engine,
         request.args.get("format", "csv"),
     )
     wanted = _wanted(form)
@@ -90,7 +93,7 @@ def audit_export() -> Response:
         trail.events(engine, limit=1, **wanted)
     with form.blaming("format"):
         if kind not in FORMATS:
-            raise Mistaken(f"{kind!r} is no format; choose one of {', '.join(FORMATS)}")
+            raise UsageError(f"{kind!r} is no format; choose one of {', '.join(FORMATS)}")
     if form.errors:
         return _shown(form, [])
     write, content_type, ending = FORMATS[kind]

@@ -10,11 +10,11 @@ from penstock.access import consumers as access
 from penstock.access.consumers import Associations
 from penstock.access.durations import read_duration
 from penstock.access.pipelines import in_order
-from penstock.access.signing import revoke_tokens
+from penstock.access.signing_keys import revoke_tokens
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, done, page, render, show_form, user
-from penstock.gate.listing import SERVED
+from penstock.gate.exposure import SERVED
 
 PAGE = 50
 ENDED = 20  # keys that have ended, shown
@@ -35,14 +35,14 @@ GRACES = (
 
 
 def _environments() -> list[str]:
-    return [str(row["name"]) for row in desk().environments()]
+    return [str(row["name"]) for row in console_context().environments()]
 
 
 @page("/consumers", needs=Role.VIEWER)
 def consumers() -> str:
     """List consumers."""
     find, after = request.args.get("find", "").strip()[:64], request.args.get("after")
-    found = access.page_consumers(desk().engine, find=find, after=after, limit=PAGE + 1)
+    found = access.page_consumers(console_context().engine, find=find, after=after, limit=PAGE + 1)
     kept: dict[str, Any] = {"find": find} if find else {}
     onward = (
         url_for("console.consumers", after=found[PAGE - 1]["name"], **kept)
@@ -72,7 +72,9 @@ def consumers_create() -> Response:
     form = Form()
     name = form["name"].strip()
     with form.blaming("name"):
-        access.create_consumer(desk().engine, user().name, name, form["description"].strip())
+        access.create_consumer(
+            console_context().engine, user().name, name, form["description"].strip()
+        )
         return done(
             f"{name} is made. Give it a key, and say what it may call.", "consumers_one", name=name
         )
@@ -82,11 +84,11 @@ def consumers_create() -> Response:
 @page("/consumers/<name>", needs=Role.VIEWER)
 def consumers_one(name: str) -> Response:
     """Show a consumer."""
-    return _one(name, Form(expires="90d", environment=desk().settings.environment))
+    return _one(name, Form(expires="90d", environment=console_context().settings.environment))
 
 
 def _one(name: str, form: Form) -> Response:
-    here = desk()
+    here = console_context()
     found: dict[str, Any] = access.show_consumer(here.engine, name)
     names = _environments()
     keys = list(reversed(found["keys"]))
@@ -108,14 +110,14 @@ def _one(name: str, form: Form) -> Response:
 @page("/consumers/<name>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_disable(name: str) -> Response:
     """Keep a consumer out everywhere."""
-    access.set_consumer_enabled(desk().engine, user().name, name, enabled=False)
+    access.set_consumer_enabled(console_context().engine, user().name, name, enabled=False)
     return done(f"{name} is kept out, in every environment.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_enable(name: str) -> Response:
     """Let a consumer in again."""
-    access.set_consumer_enabled(desk().engine, user().name, name, enabled=True)
+    access.set_consumer_enabled(console_context().engine, user().name, name, enabled=True)
     return done(f"{name} may call again.", "consumers_one", name=name)
 
 
@@ -123,7 +125,7 @@ def consumers_enable(name: str) -> Response:
 def consumers_tokens_revoke(name: str) -> Response:
     """End all tokens of a consumer in an environment."""
     environment = Form()["environment"]
-    revoke_tokens(desk().engine, user().name, environment, consumer=name)
+    revoke_tokens(console_context().engine, user().name, environment, consumer=name)
     return done(f"All tokens of {name} in {environment} have ended.", "consumers_one", name=name)
 
 
@@ -137,7 +139,7 @@ def consumers_key_create(name: str) -> Response:
     if not form.errors:
         with form.blaming("environment"):
             made = access.create_key(
-                desk().engine,
+                console_context().engine,
                 user().name,
                 name,
                 form["environment"],
@@ -158,7 +160,7 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     form = Form()
     with form.blaming(f"rotate-{key_id}"):
         made, ends = access.rotate_key(
-            desk().engine, user().name, key_id, read_duration(form["grace"])
+            console_context().engine, user().name, key_id, read_duration(form["grace"])
         )
         return _once(made, f"The old one, {key_id}, goes on until {ends:%Y-%m-%d %H:%M} UTC.")
     return _one(name, form)
@@ -167,21 +169,21 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """End a key for good."""
-    access.revoke_key(desk().engine, user().name, key_id)
+    access.revoke_key(console_context().engine, user().name, key_id)
     return done(f"The key {key_id} is revoked.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Switch a key off."""
-    access.set_key_enabled(desk().engine, user().name, key_id, enabled=False)
+    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
     return done(f"The key {key_id} is switched off.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_key_enable(name: str, key_id: str) -> Response:
     """Switch a key on again."""
-    access.set_key_enabled(desk().engine, user().name, key_id, enabled=True)
+    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
     return done(f"The key {key_id} works again.", "consumers_one", name=name)
 
 
@@ -194,7 +196,7 @@ def consumers_pipelines(name: str) -> Response:
 @page("/consumers/<name>/pipelines", needs=Role.OPERATOR, method="POST")
 def consumers_associate(name: str) -> Response:
     """Save the boxes that were changed, of all environments at once."""
-    here, form = desk(), Form()
+    here, form = console_context(), Form()
     with form.blaming("pipelines"):
         seen, wanted = _sent(form, "seen", "seen_new"), _sent(form, "on", "new")
         added, removed = access.save_associations(
@@ -222,7 +224,7 @@ def _sent(form: Form, pairs: str, new: str) -> Associations:
 
 
 def _matrix(name: str, form: Form) -> Response:
-    here = desk()
+    here = console_context()
     found: dict[str, Any] = access.show_consumer(here.engine, name)
     environments = _environments()
     served = {

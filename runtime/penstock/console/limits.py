@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from penstock.access import bounds
+from penstock.access import limits as access_limits
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, done, environment, filters, page, show_form, user
 from penstock.contracts.rates import Rate
 
@@ -20,17 +20,21 @@ def _after(name: str) -> int | None:
 
 
 def _show(form: Form) -> Response:
-    here, name, chosen = desk(), environment(), request.args.get("consumer", "").strip() or None
+    here, name, chosen = (
+        console_context(),
+        environment(),
+        request.args.get("consumer", "").strip() or None,
+    )
     limits, networks = list[dict[str, object]](), list[dict[str, object]]()
     with form.blaming("consumer"):
-        limits = bounds.list_limits(
+        limits = access_limits.list_limits(
             here.engine,
             environment=name,
             consumer=chosen,
             after=_after("limits_after"),
             limit=PER_PAGE + 1,
         )
-        networks = bounds.list_networks(
+        networks = access_limits.list_networks(
             here.engine,
             environment=name,
             consumer=chosen,
@@ -69,26 +73,26 @@ def _show_new(form: Form) -> Response:
         "limit_new.html",
         form,
         env=environment(),
-        pipelines=in_order(desk().host.loaded),
-        by=[(name, name) for name in bounds.BY],
+        pipelines=in_order(console_context().host.loaded),
+        by=[(name, name) for name in access_limits.BY],
     )
 
 
 @page("/limits/new", needs=Role.OPERATOR, method="POST")
 def limits_set() -> Response:
     """Let a consumer call so often."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     consumer, pipeline, rate = (
         form["consumer"].strip(),
         form["pipeline"].strip(),
         Rate(form["rate"].strip(), by=form["by"]),
     )
     with form.blaming("rate"):
-        bounds.check_rate(rate)
+        access_limits.check_rate(rate)
     if form.errors:
         return _show_new(form)
     with form.blaming("rate", consumer="consumer", pipeline="pipeline"):
-        found = bounds.set_limit(
+        found = access_limits.set_limit(
             here.engine,
             user().name,
             consumer,
@@ -114,9 +118,9 @@ def limits_set() -> Response:
 @page("/limits/remove", needs=Role.OPERATOR, method="POST")
 def limits_remove() -> Response:
     """Take away a consumer's limits at a pipeline, or over all of them."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("limits"):
-        number = bounds.remove_limits(
+        number = access_limits.remove_limits(
             here.engine, user().name, form["consumer"], env, pipeline=form["pipeline"]
         )
         return done(
@@ -140,7 +144,7 @@ def _show_network(form: Form) -> Response:
 @page("/limits/networks/new", needs=Role.OPERATOR, method="POST")
 def limits_network_put() -> Response:
     """Take a consumer's calls from networks only, or never from them."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     consumer, networks = form["consumer"].strip(), form["networks"].replace(",", " ").split()
     if form["allowed"] not in {"yes", "no"}:
         form.errors["allowed"] = "Say whether it may call from there, or may not."
@@ -150,11 +154,11 @@ def limits_network_put() -> Response:
         return _show_network(form)
     allowed = form["allowed"] == "yes"
     with form.blaming("networks"):
-        bounds.check_networks(networks)
+        access_limits.check_networks(networks)
     if form.errors:
         return _show_network(form)
     with form.blaming("consumer"):
-        kept = bounds.set_networks(
+        kept = access_limits.set_networks(
             here.engine, user().name, consumer, env, networks, allowed=allowed
         )
         said = f"{consumer} may {'' if allowed else 'not '}call from {', '.join(kept)} in {env}."
@@ -165,9 +169,11 @@ def limits_network_put() -> Response:
 @page("/limits/networks/remove", needs=Role.OPERATOR, method="POST")
 def limits_network_remove() -> Response:
     """Take a network off a consumer's lists."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("networks"):
-        bounds.remove_networks(here.engine, user().name, form["consumer"], env, [form["network"]])
+        access_limits.remove_networks(
+            here.engine, user().name, form["consumer"], env, [form["network"]]
+        )
         return done(
             f"{form['network']} is removed from the lists of {form['consumer']} in {env}.",
             "limits",

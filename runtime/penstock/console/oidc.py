@@ -17,10 +17,10 @@ from joserfc.errors import JoseError
 from requests import RequestException
 
 from penstock.access.users import find_vouched_for
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, page, show_form
-from penstock.console.signing_in import begin
-from penstock.errors import Mistaken
+from penstock.console.sign_in import begin
+from penstock.errors import UsageError
 from penstock.settings import Oidc, Settings
 
 EXTENSION = "penstock-oidc"
@@ -51,7 +51,7 @@ def configure(app: Flask, settings: Settings) -> None:
 
 
 def _provider() -> tuple[Any, Oidc]:
-    settings = desk().settings.oidc
+    settings = console_context().settings.oidc
     if settings is None:
         abort(404)
     return current_app.extensions[EXTENSION], settings
@@ -62,7 +62,7 @@ def oidc_start() -> Response:
     """Send the browser to the provider."""
     provider, settings = _provider()
     try:
-        back = urljoin(desk().settings.console_url, url_for("console.oidc_back"))
+        back = urljoin(console_context().settings.console_url, url_for("console.oidc_back"))
         return make_response(provider.authorize_redirect(back))
     except (AuthlibBaseError, RequestException, ValueError, KeyError) as error:
         return _refuse(f"{settings.issuer} can't be asked at the moment.", error)
@@ -84,11 +84,11 @@ def oidc_back() -> Response:
             "The identity provider says nothing that can be relied on in the claim"
             f" {settings.claim}."
         )
-    name = find_vouched_for(desk().engine, said, fold=settings.claim == EMAIL)
+    name = find_vouched_for(console_context().engine, said, fold=settings.claim == EMAIL)
     try:
         if name is not None:
             return begin(name, settings.issuer)
-    except Mistaken as error:
+    except UsageError as error:
         return _refuse(_unknown(said), error)
     return _refuse(_unknown(said))
 
@@ -121,4 +121,4 @@ def _refuse(detail: str, error: Exception | None = None) -> Response:
     )
     form = Form()
     form.errors["provider"] = detail
-    return show_form("sign_in.html", form, oidc=desk().settings.oidc)
+    return show_form("sign_in.html", form, oidc=console_context().settings.oidc)

@@ -7,14 +7,14 @@ import time
 from flask import Response, jsonify, request
 
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import environment, page, render
 from penstock.db.engine import reading
 from penstock.db.runs import alive
 from penstock.gate.compliance import State
-from penstock.gate.listing import SERVED
-from penstock.host import SILENT
-from penstock.runs.traffic import SPANS, Seen
+from penstock.gate.exposure import SERVED
+from penstock.host.host import SILENT
+from penstock.runs.statistics import SPANS, Seen
 
 
 def span() -> str:
@@ -24,7 +24,7 @@ def span() -> str:
 
 
 def _seen(name: str, chosen: str) -> Seen:
-    here = desk()
+    here = console_context()
     return here.traffic.seen(
         here.engine, here.view(name).access.environment.id, chosen, time.time()
     )
@@ -33,7 +33,7 @@ def _seen(name: str, chosen: str) -> Seen:
 @page("/", needs=Role.VIEWER)
 def overview() -> str:
     """Show how an environment is doing."""
-    here, name, chosen = desk(), environment(), span()
+    here, name, chosen = console_context(), environment(), span()
     view = here.view(name)
     facts = view.access.environment
     with reading(here.engine) as connection:
@@ -50,8 +50,8 @@ def overview() -> str:
         served=view.of_state(*SERVED),
         refused=view.of_state(State.REFUSED, State.NON_CONFORMANT),
         disabled=view.of_state(State.DISABLED),
-        warnings=[(id_, item) for id_, item in view.judged.items() if item.warnings],
-        mistakes=here.host.mistakes,
+        warnings=[(id_, item) for id_, item in view.evaluated.items() if item.warnings],
+        problems=here.host.problems,
         doubts=view.access.doubts,
         processes=processes,
         ready=ready,

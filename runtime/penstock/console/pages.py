@@ -35,9 +35,9 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.users import Role, SignedIn, find_session
-from penstock.console.desk import desk
-from penstock.db.engine import DatabaseAway
-from penstock.errors import PenstockError, Refusal, Unknown
+from penstock.console.context import console_context
+from penstock.db.engine import DatabaseUnavailable
+from penstock.errors import PenstockError, Refusal, UnknownName
 
 ROOT = "/-/console"
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -146,7 +146,7 @@ def _recognise() -> SignedIn | None:
         token = session.get("token")
         # What a page asks for by itself keeps no session alive.
         g.user = (
-            find_session(desk().engine, token, note="poll" not in request.args)
+            find_session(console_context().engine, token, note="poll" not in request.args)
             if isinstance(token, str)
             else None
         )
@@ -258,9 +258,9 @@ def _refused(error: PenstockError) -> Response:
         response = _problem(error.status, error.title, error.detail)
         response.headers.extend(error.headers)
         return response
-    if isinstance(error, Unknown):
+    if isinstance(error, UnknownName):
         return _problem(404, "Not found", sentence(error))
-    if isinstance(error, DatabaseAway):
+    if isinstance(error, DatabaseUnavailable):
         return _problem(
             503, "The database is away", "Try again in a moment; /-/ready says when it is back."
         )
@@ -313,11 +313,11 @@ class Form:
         try:
             yield
         except PenstockError as error:
-            if isinstance(error, DatabaseAway | Refusal):
+            if isinstance(error, DatabaseUnavailable | Refusal):
                 raise
-            self.errors[of_kind.get(error.kind, field) if isinstance(error, Unknown) else field] = (
-                sentence(error)
-            )
+            self.errors[
+                of_kind.get(error.kind, field) if isinstance(error, UnknownName) else field
+            ] = sentence(error)
 
 
 def filters(*names: str) -> Form:
@@ -367,12 +367,12 @@ def environment() -> str:
     """
     asked = request.args.get("env")
     if asked is not None:
-        desk().view(asked)
+        console_context().view(asked)
         session["env"] = asked
         return asked
-    names = [row["name"] for row in desk().environments()]
+    names = [row["name"] for row in console_context().environments()]
     kept = session.get("env")
-    return str(kept) if kept in names else desk().settings.environment
+    return str(kept) if kept in names else console_context().settings.environment
 
 
 @page("", needs=Role.VIEWER)

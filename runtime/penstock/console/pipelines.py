@@ -16,17 +16,17 @@ from flask import Response, request, url_for
 from penstock.access.consumers import consumers_of
 from penstock.access.pipelines import set_pipeline_enabled
 from penstock.access.users import Role
-from penstock.console.desk import View, desk
+from penstock.console.context import View, console_context
 from penstock.console.overview import drawn, span
 from penstock.console.pages import Form, done, environment, page, render, user
-from penstock.console.trying import document_of, routes_of, trial
-from penstock.errors import Unknown
-from penstock.gate.compliance import Judged, State
-from penstock.gate.listing import SERVED, described, exposures
-from penstock.gate.words import in_words
-from penstock.host import Loaded
-from penstock.runs.operating import list_runs
-from penstock.runs.traffic import SPANS, calls_of
+from penstock.console.try_it import document_of, routes_of, trial
+from penstock.errors import UnknownName
+from penstock.execution.operating import list_runs
+from penstock.gate.compliance import Evaluation, State
+from penstock.gate.descriptions import describe_gate
+from penstock.gate.exposure import SERVED, described, exposures
+from penstock.host.host import LoadedPipeline
+from penstock.runs.statistics import SPANS, calls_of
 
 PAGE = 50
 CONSUMERS = 30
@@ -41,22 +41,22 @@ def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]
 
     An entry for each listener it is for.
     """
-    host = desk().host
+    host = console_context().host
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for view in views:
         facts = view.access.environment
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
-        for identifier, exposure, judged in exposures(
-            view.judged, view.judged_internal, host.broken
+        for identifier, exposure, evaluated in exposures(
+            view.evaluated, view.evaluated_internal, host.broken
         ):
-            said = described(identifier, exposure, judged, host.loaded[identifier].plugin)
+            said = described(identifier, exposure, evaluated, host.loaded[identifier].plugin)
             at = found.setdefault(identifier, {}).setdefault(view.name, [])
-            at.append(said | {"policy": policies[exposure], "judged": judged})
+            at.append(said | {"policy": policies[exposure], "judged": evaluated})
     return found
 
 
 def _views() -> list[View]:
-    here = desk()
+    here = console_context()
     return [here.view(str(row["name"])) for row in here.environments()]
 
 
@@ -76,7 +76,7 @@ def _place(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
 @page("/pipelines", needs=Role.VIEWER)
 def pipelines() -> str:
     """List pipelines, the environments side by side."""
-    here, views = desk(), _views()
+    here, views = console_context(), _views()
     find, state, sort = (
         request.args.get(name, "").strip()[:80] for name in ("find", "state", "sort")
     )
@@ -134,17 +134,17 @@ def pipelines() -> str:
     )
 
 
-def _found(major: str, name: str) -> tuple[str, Loaded]:
-    loaded, identifier = desk().host.loaded, f"{major}/{name}"
+def _found(major: str, name: str) -> tuple[str, LoadedPipeline]:
+    loaded, identifier = console_context().host.loaded, f"{major}/{name}"
     if identifier not in loaded:
-        raise Unknown("pipeline", identifier, loaded)
+        raise UnknownName("pipeline", identifier, loaded)
     return identifier, loaded[identifier]
 
 
 @page("/pipelines/<major>/<name>", needs=Role.VIEWER)
 def pipelines_one(major: str, name: str) -> str:
     """Show a pipeline."""
-    here, (identifier, item) = desk(), _found(major, name)
+    here, (identifier, item) = console_context(), _found(major, name)
     env, views = environment(), _views()
     view = next(view for view in views if view.name == env)
     now = time.time()
@@ -153,15 +153,15 @@ def pipelines_one(major: str, name: str) -> str:
     after = request.args.get("after")
     number, some = consumers_of(here.engine, env, identifier, after=after, limit=CONSUMERS + 1)
     here_too: dict[str, Any] = {"major": major, "name": name, "env": env}
-    judged, internal = _served(view, identifier)
-    document = document_of(identifier, view, judged)
+    evaluated, internal = _served(view, identifier)
+    document = document_of(identifier, view, evaluated)
     return render(
         "pipeline.html",
         id=identifier,
         item=item,
         entries=entries,
         words={
-            where: [in_words(entry["judged"], authenticators) for entry in found]
+            where: [describe_gate(entry["judged"], authenticators) for entry in found]
             for where, found in entries.items()
         },
         calls={
@@ -185,21 +185,21 @@ def pipelines_one(major: str, name: str) -> str:
         runs=list_runs(here.engine, environment=env, pipelines=[identifier], limit=RUNS),
         routes=routes_of(identifier, item, document),
         trying=(
-            trial(identifier, item, document, view, judged, internal=internal)
-            if judged is not None and item.endpoints
+            trial(identifier, item, document, view, evaluated, internal=internal)
+            if evaluated is not None and item.endpoints
             else None
         ),
     )
 
 
-def _served(view: View, identifier: str) -> tuple[Judged | None, bool]:
+def _served(view: View, identifier: str) -> tuple[Evaluation | None, bool]:
     """Return the judgement of the listener that serves a pipeline, and whether it is internal.
 
     The outside listener comes first.
     """
     sides = [
-        (side[identifier], side is view.judged_internal)
-        for side in (view.judged, view.judged_internal)
+        (side[identifier], side is view.evaluated_internal)
+        for side in (view.evaluated, view.evaluated_internal)
         if identifier in side
     ]
     return next(
@@ -210,7 +210,7 @@ def _served(view: View, identifier: str) -> tuple[Judged | None, bool]:
 @page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)
 def pipelines_points(major: str, name: str) -> Response:
     """Return what the charts draw."""
-    here, (identifier, _) = desk(), _found(major, name)
+    here, (identifier, _) = console_context(), _found(major, name)
     view = here.view(environment())
     return drawn(
         here.traffic.seen(
@@ -224,7 +224,7 @@ def pipelines_points(major: str, name: str) -> Response:
 
 
 def _switch(major: str, name: str, *, enabled: bool) -> Response:
-    here, where, identifier = desk(), Form()["environment"], f"{major}/{name}"
+    here, where, identifier = console_context(), Form()["environment"], f"{major}/{name}"
     set_pipeline_enabled(
         here.engine, user().name, where, identifier, here.host.offered, enabled=enabled
     )

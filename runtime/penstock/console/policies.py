@@ -14,12 +14,12 @@ from flask import Response, request, url_for
 from penstock.access import environments as access
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
-from penstock.console.desk import View, desk
+from penstock.console.context import View, console_context
 from penstock.console.pages import Form, done, page, render, show_form, user
-from penstock.gate.change import PolicyChange
 from penstock.gate.compliance import State
-from penstock.gate.listing import exposures
-from penstock.gate.words import in_words
+from penstock.gate.descriptions import describe_gate
+from penstock.gate.exposure import exposures
+from penstock.gate.policy_change import PolicyChange
 
 PAGE = 25
 MOST = 2**31 - 1  # a version that the database can hold
@@ -30,7 +30,7 @@ INTERNAL, EXTERNAL = "internal", "external"
 @page("/policies", needs=Role.VIEWER)
 def policies() -> str:
     """Show a card for each environment."""
-    here = desk()
+    here = console_context()
     rows = here.environments()
     if user().role.may(Role.OPERATOR):
         # Who looks here chooses next.
@@ -44,8 +44,8 @@ def policies() -> str:
 
 def _card(view: View) -> dict[str, Any]:
     """Count what complies, as it is and as it would be under each policy."""
-    here = desk()
-    listed = exposures(view.judged, view.judged_internal, here.host.broken)
+    here = console_context()
+    listed = exposures(view.evaluated, view.evaluated_internal, here.host.broken)
     facts = view.access.environment
     sides = []
     for exposure, policy in ((EXTERNAL, facts.policy), (INTERNAL, facts.internal_policy)):
@@ -60,8 +60,8 @@ def _card(view: View) -> dict[str, Any]:
                 "bad": sum(not item.complies for item in mine.values()),
                 "grace": sum(item.state is State.NON_CONFORMANT for item in mine.values()),
                 "would": {
-                    option: sum(judged[name].complies for name in mine)
-                    for option, judged in under.items()
+                    option: sum(evaluated[name].complies for name in mine)
+                    for option, evaluated in under.items()
                 },
             }
         )
@@ -71,7 +71,7 @@ def _card(view: View) -> dict[str, Any]:
 @page("/policies/<name>", needs=Role.VIEWER)
 def policies_history(name: str) -> str:
     """Show the versions of an environment's policies."""
-    here = desk()
+    here = console_context()
     before = request.args.get("before", type=int)
     found = access.policy_versions(
         here.engine, name, before=None if before is None else min(before, MOST), limit=PAGE + 1
@@ -93,7 +93,7 @@ def policies_history(name: str) -> str:
 
 
 def _asked(name: str, exposure: str, policy: str) -> PolicyChange:
-    here = desk()
+    here = console_context()
     return here.host.preview(here.view(name).access, policy, internal=exposure == INTERNAL)
 
 
@@ -105,7 +105,7 @@ def policies_preview(name: str) -> Response:
 
 
 def _change(change: PolicyChange, form: Form) -> Response:
-    here = desk()
+    here = console_context()
     view = here.view(change.environment)
     concerned = [*change.stops, *change.changed]
     authenticators = here.host.plugins.authenticators
@@ -118,7 +118,7 @@ def _change(change: PolicyChange, form: Form) -> Response:
         shown=SHOWN,
         callers=here.callers.of(here.engine, view.access.environment.id, concerned, time.time()),
         words={
-            name: in_words(item, authenticators)
+            name: describe_gate(item, authenticators)
             for name, item in (*change.changed.items(), *change.starts.items())
         },
     )
@@ -127,7 +127,7 @@ def _change(change: PolicyChange, form: Form) -> Response:
 @page("/policies/<name>/callers", needs=Role.OPERATOR)
 def policies_callers(name: str) -> str:
     """Name those who called a pipeline of late that the preview had no room for."""
-    here, pipeline = desk(), request.args.get("pipeline", "")
+    here, pipeline = console_context(), request.args.get("pipeline", "")
     found = here.callers.of(
         here.engine, here.view(name).access.environment.id, [pipeline], time.time()
     )
@@ -137,7 +137,7 @@ def policies_callers(name: str) -> str:
 @page("/policies/<name>/change", needs=Role.OPERATOR, method="POST")
 def policies_set(name: str) -> Response:
     """Set a policy, if what it does is still what was shown."""
-    here, form = desk(), Form()
+    here, form = console_context(), Form()
     change = _asked(name, form["exposure"], form["policy"])
     if form["digest"] != change.digest:
         form.errors["digest"] = (

@@ -12,7 +12,7 @@ from flask import Response, request, url_for
 
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import (
     Form,
     done,
@@ -25,13 +25,13 @@ from penstock.console.pages import (
     show_form,
     user,
 )
-from penstock.errors import Mistaken
-from penstock.runs import operating
+from penstock.durable.status import attempts_of, span_of
+from penstock.errors import UsageError
+from penstock.execution import operating
+from penstock.execution.steering import identifiers
 from penstock.runs.ids import is_run_id
 from penstock.runs.records import Status, first_id
-from penstock.runs.showing import attempts_of, span_of
 from penstock.runs.steps import StepRecord
-from penstock.steering import identifiers
 
 FIELDS = ("pipeline", "consumer", "status", "since", "until", "id")
 SINCE = {
@@ -53,13 +53,13 @@ def _moment(text: str) -> float | None:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:
-        raise Mistaken(f"{text!r} is no moment; write one such as 2026-11-25T14:30") from None
+        raise UsageError(f"{text!r} is no moment; write one such as 2026-11-25T14:30") from None
 
 
 def _chosen(value: str, among: Mapping[str, str] | list[tuple[str, str]]) -> str:
     known = dict(among)
     if value not in known:
-        raise Mistaken(f"{value!r} is none of {', '.join(name for name in known if name)}")
+        raise UsageError(f"{value!r} is none of {', '.join(name for name in known if name)}")
     return value
 
 
@@ -69,7 +69,7 @@ def _found(form: Form, name: str) -> list[operating.Shown]:
     What can't be understood is said beside its field.
     """
     here, pipelines, status, since, before = (
-        desk(),
+        console_context(),
         list[str](),
         "",
         "",
@@ -134,12 +134,12 @@ def runs() -> Response:
         "runs.html",
         form,
         env=name,
-        environments=desk().environments(),
+        environments=console_context().environments(),
         table=live_part(table),
         kept=kept,
         statuses=STATUSES,
         moments=list(SINCE.items()),
-        pipelines=in_order(desk().host.loaded),
+        pipelines=in_order(console_context().host.loaded),
         following=following,
         paused=request.args.get("live") == "off",
     )
@@ -182,7 +182,7 @@ def _state(shown: dict[str, Any]) -> str:
 
 
 def _one(run: str, form: Form) -> Response:
-    shown = desk().steering.show(run)
+    shown = console_context().steering.show(run)
     over = operating.is_over(shown["status"])
     last = max((step.number for step in shown["steps"]), default=0)
     return show_form(
@@ -199,7 +199,7 @@ def runs_one(run: str) -> Response:
 @page("/runs/<run>/state", needs=Role.VIEWER)
 def runs_state(run: str) -> Response:
     """Show anew how far a run is; its page asks for it while it is not over."""
-    shown = desk().steering.show(run)
+    shown = console_context().steering.show(run)
     if operating.is_over(shown["status"]):
         return Response(status=204, headers={"HX-Refresh": "true"})
     return live(_state(shown))
@@ -210,7 +210,7 @@ def runs_cancel(run: str) -> Response:
     """End a durable run, and those that it started."""
     form = Form(step="1")
     with form.blaming("state"):
-        desk().steering.cancel(user().name, run)
+        console_context().steering.cancel(user().name, run)
         return done(
             "The run is cancelled; what is under way ends at its next step.", "runs_one", run=run
         )
@@ -224,8 +224,8 @@ def runs_redeliver(run: str) -> Response:
     with form.blaming("step"):
         step = form["step"] or "1"
         if not step.isascii() or not step.isdigit() or not 1 <= int(step[:9]) <= 1_000_000:  # noqa: PLR2004  as the command has it
-            raise Mistaken(f"{step!r} is no step; write its number")
-        new, status = desk().steering.redeliver(user().name, run, step=int(step))
+            raise UsageError(f"{step!r} is no step; write its number")
+        new, status = console_context().steering.redeliver(user().name, run, step=int(step))
         said = "accepted; a worker takes it up" if status is None else f"run here and now: {status}"
         return done(f"This is the new run. It was {said}.", "runs_one", run=new)
     return _one(run, form)

@@ -11,12 +11,12 @@ from typing import Any
 
 from flask import Response, request
 
-from penstock.access import callbacks, environments, needs, sensitive
+from penstock.access import callbacks, environments, sensitive_fields, variables
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, done, environment, page, render, show_form, user
 from penstock.contracts.masks import ALWAYS
-from penstock.errors import Mistaken
+from penstock.errors import UsageError
 
 PER_PAGE = 50
 LONGEST_DAYS = 36_500
@@ -25,7 +25,7 @@ NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 
 
 def _show(form: Form) -> Response:
-    here, name = desk(), environment()
+    here, name = console_context(), environment()
     after = request.args.get("after", "")
     number = int(after[:18]) if after.isascii() and after.isdigit() else None
     targets = callbacks.list_callbacks(
@@ -37,9 +37,9 @@ def _show(form: Form) -> Response:
         env=name,
         environments=here.environments(),
         own=next(row for row in here.environments() if row["name"] == name),
-        variables=needs.list_variables(here.engine, name),
-        secrets=needs.list_secrets(here.engine, name),
-        fields=sensitive.list_fields(here.engine, name),
+        variables=variables.list_variables(here.engine, name),
+        secrets=variables.list_secrets(here.engine, name),
+        fields=sensitive_fields.list_fields(here.engine, name),
         always=sorted(ALWAYS),
         targets=targets[:PER_PAGE],
         last=targets[PER_PAGE - 1]["id"] if len(targets) > PER_PAGE else None,
@@ -55,7 +55,7 @@ def settings() -> Response:
 
 def _own(name: str) -> dict[str, Any]:
     """Return what is set of an environment itself, as its form shows it."""
-    row = next(row for row in desk().environments() if row["name"] == name)
+    row = next(row for row in console_context().environments() if row["name"] == name)
     return {
         "token_minutes": f"{row['token_lifetime'] / 60:g}",
         "run_days": f"{row['run_retention'] / DAY:g}",
@@ -78,7 +78,7 @@ def _show_environment(form: Form) -> Response:
 @page("/settings/environment", needs=Role.OPERATOR, method="POST")
 def settings_environment_set() -> Response:
     """Change what differs of it."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     before = _own(env)
     changed: dict[str, Any] = {
         name: form[name].strip() for name, value in before.items() if form[name].strip() != value
@@ -112,9 +112,9 @@ def settings_environment_set() -> Response:
 
 
 def _seconds(text: str, unit: int) -> int:
-    """Return so many minutes or days in seconds. Raises Mistaken."""
+    """Return so many minutes or days in seconds. Raises UsageError."""
     if not NUMBER.fullmatch(text):
-        raise Mistaken(f"{text!r} is no number")
+        raise UsageError(f"{text!r} is no number")
     return round(float(text) * unit)
 
 
@@ -124,7 +124,7 @@ def settings_variable_new() -> Response:
     name = request.args.get("name", "")
     known = {
         str(row["name"]): str(row["value"])
-        for row in needs.list_variables(desk().engine, environment())
+        for row in variables.list_variables(console_context().engine, environment())
     }
     return show_form(
         "variable_new.html", Form(name=name, value=known.get(name, "")), env=environment()
@@ -134,14 +134,14 @@ def settings_variable_new() -> Response:
 @page("/settings/variables/new", needs=Role.OPERATOR, method="POST")
 def settings_variable_set() -> Response:
     """Set a variable."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     name, value = form["name"].strip(), _text(form["value"])
     with form.blaming("value"):
         here.host.check_variable(here.engine, env, here.box, name, value)
     if form.errors:
         return show_form("variable_new.html", form, env=env)
     with form.blaming("name"):
-        needs.set_variable(here.engine, user().name, env, name, value)
+        variables.set_variable(here.engine, user().name, env, name, value)
         return done(f"{name} is set in {env}.", "settings", env=env)
     return show_form("variable_new.html", form, env=env)
 
@@ -154,9 +154,9 @@ def _text(text: str) -> str:
 @page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST")
 def settings_variable_unset(name: str) -> Response:
     """Take a variable away."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("variables"):
-        needs.unset_variable(here.engine, user().name, env, name)
+        variables.unset_variable(here.engine, user().name, env, name)
         return done(
             f"{name} is unset in {env}; pipelines that need it are refused.", "settings", env=env
         )
@@ -168,7 +168,11 @@ def settings_secret_new() -> Response:
     """Show the form for a secret; its value is never shown again."""
     name = request.args.get("name", "")
     known = next(
-        (row for row in needs.list_secrets(desk().engine, environment()) if row["name"] == name),
+        (
+            row
+            for row in variables.list_secrets(console_context().engine, environment())
+            if row["name"] == name
+        ),
         None,
     )
     allowed = known["pipelines"] if known is not None else None
@@ -185,7 +189,7 @@ def _show_secret(form: Form, *, again: bool = False) -> Response:
 @page("/settings/secrets/new", needs=Role.OPERATOR, method="POST")
 def settings_secret_set() -> Response:
     """Keep a secret, sealed."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     name, days, allowed = (
         form["name"].strip(),
         form["days"].strip(),
@@ -195,7 +199,7 @@ def settings_secret_set() -> Response:
     with form.blaming("days"):
         if days:
             if not (days.isascii() and days.isdigit() and 1 <= int(days[:9]) <= LONGEST_DAYS):
-                raise Mistaken(
+                raise UsageError(
                     f"{days!r} is no number of days; write one from 1 to {LONGEST_DAYS}, or nothing"
                 )
             expires = timedelta(days=int(days))
@@ -205,7 +209,7 @@ def settings_secret_set() -> Response:
         return _show_secret(form)
     with form.blaming("name", pipeline="pipelines"):
         value, offered = _text(form["value"]), here.host.offered
-        needs.set_secret(
+        variables.set_secret(
             here.engine,
             user().name,
             env,
@@ -227,9 +231,9 @@ def settings_secret_set() -> Response:
 @page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST")
 def settings_secret_unset(name: str) -> Response:
     """Wipe a secret."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("secrets"):
-        needs.unset_secret(here.engine, user().name, env, name)
+        variables.unset_secret(here.engine, user().name, env, name)
         return done(
             f"{name} is wiped in {env}; pipelines that need it are refused.", "settings", env=env
         )
@@ -239,13 +243,13 @@ def settings_secret_unset(name: str) -> Response:
 @page("/settings/fields/add", needs=Role.OPERATOR, method="POST")
 def settings_fields_add() -> Response:
     """Hide fields of bodies from now on."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     fields = [line.strip() for line in form["fields"].splitlines() if line.strip()]
     if not fields:
         form.errors["fields"] = "Name at least one field."
         return _show(form)
     with form.blaming("fields"):
-        sensitive.add_fields(here.engine, user().name, env, fields)
+        sensitive_fields.add_fields(here.engine, user().name, env, fields)
         return done(f"Hidden in {env} from now on: {', '.join(fields)}.", "settings", env=env)
     return _show(form)
 
@@ -253,9 +257,9 @@ def settings_fields_add() -> Response:
 @page("/settings/fields/remove", needs=Role.OPERATOR, method="POST")
 def settings_fields_remove() -> Response:
     """Hide a field no more."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("sensitive"):
-        sensitive.remove_fields(here.engine, user().name, env, [form["field"]])
+        sensitive_fields.remove_fields(here.engine, user().name, env, [form["field"]])
         return done(f"{form['field']} is not hidden in {env} any more.", "settings", env=env)
     return _show(form)
 
@@ -272,7 +276,7 @@ def settings_callback_allow() -> Response:
 
     The secret that signs them is shown this once.
     """
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     consumer, url = form["consumer"].strip(), form["url"].strip()
     with form.blaming("url", consumer="consumer"):
         secret = callbacks.allow_callbacks(
@@ -287,7 +291,7 @@ def settings_callback_allow() -> Response:
 @page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST")
 def settings_callback_remove() -> Response:
     """Send a consumer no more callbacks below a URL."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("callbacks"):
         callbacks.remove_callbacks(here.engine, user().name, form["consumer"], env, form["url"])
         return done(

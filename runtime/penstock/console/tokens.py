@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from flask import Response
 
-from penstock.access import issuers, signing
+from penstock.access import issuers, signing_keys
 from penstock.access.pipelines import in_order, set_login_flow
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, done, environment, page, show_form, user
 
 MOST_KEYS = 25  # old ones that are shown
@@ -18,9 +18,9 @@ MOST_KEYS = 25  # old ones that are shown
 
 def _flows(name: str) -> list[dict[str, object]]:
     """Return the pipelines that are designated, or ask to be, by their ids."""
-    host, access = desk().host, desk().view(name).access
+    host, access = console_context().host, console_context().view(name).access
     designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
-    asking = {identifier for identifier in host.loaded if host.may_log_in(identifier)}
+    asking = {identifier for identifier in host.loaded if host.is_login_flow(identifier)}
     return [
         {
             "id": identifier,
@@ -33,8 +33,8 @@ def _flows(name: str) -> list[dict[str, object]]:
 
 
 def _show(form: Form) -> Response:
-    here, name = desk(), environment()
-    keys = signing.list_signing_keys(here.engine, name)[::-1]
+    here, name = console_context(), environment()
+    keys = signing_keys.list_signing_keys(here.engine, name)[::-1]
     return show_form(
         "tokens.html",
         form,
@@ -45,7 +45,7 @@ def _show(form: Form) -> Response:
         left_out=max(0, len(keys) - MOST_KEYS),
         algorithms=[
             ("", "as before"),
-            *((algorithm, algorithm) for algorithm in signing.ALGORITHMS),
+            *((algorithm, algorithm) for algorithm in signing_keys.ALGORITHMS),
         ],
         issuers=issuers.list_issuers(here.engine, name),
         lifetime=here.view(name).access.environment.token_lifetime,
@@ -71,7 +71,7 @@ def tokens_flow_withdraw(major: str, name: str) -> Response:
 
 
 def _set_flow(identifier: str, *, designated: bool) -> Response:
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("flow"):
         set_login_flow(
             here.engine, user().name, env, identifier, here.host.offered, designated=designated
@@ -81,7 +81,7 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
             if designated
             else f"{identifier} is no login flow of {env} any more."
         )
-        if designated and not here.host.may_log_in(identifier):
+        if designated and not here.host.is_login_flow(identifier):
             said += " But its trigger does not say login=True, so it can't issue tokens."
         return done(said, "tokens", env=env)
     return _show(form)
@@ -90,9 +90,9 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
 @page("/tokens/keys/rotate", needs=Role.OPERATOR, method="POST")
 def tokens_key_rotate() -> Response:
     """Sign with a new key from now on."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("algorithm"):
-        kid = signing.rotate_signing_key(
+        kid = signing_keys.rotate_signing_key(
             here.engine, user().name, env, here.box, algorithm=form["algorithm"] or None
         )
         return done(
@@ -106,9 +106,9 @@ def tokens_key_rotate() -> Response:
 @page("/tokens/keys/<kid>/drop", needs=Role.OPERATOR, method="POST")
 def tokens_key_drop(kid: str) -> Response:
     """End a compromised key at once, with all its tokens."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("key"):
-        successor = signing.drop_signing_key(here.engine, user().name, env, kid, here.box)
+        successor = signing_keys.drop_signing_key(here.engine, user().name, env, kid, here.box)
         return done(
             f"{kid} is dropped, and its tokens with it"
             + (f"; {successor} signs now." if successor else "."),
@@ -121,13 +121,13 @@ def tokens_key_drop(kid: str) -> Response:
 @page("/tokens/revoke", needs=Role.OPERATOR, method="POST")
 def tokens_revoke() -> Response:
     """Revoke one token, or all that a consumer has."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     jti, consumer = form["jti"].strip(), form["consumer"].strip()
     if bool(jti) == bool(consumer):
         form.errors["jti"] = "Give a token's jti or a consumer, one of the two."
         return _show(form)
     with form.blaming("jti" if jti else "consumer"):
-        signing.revoke_tokens(
+        signing_keys.revoke_tokens(
             here.engine, user().name, env, jti=jti or None, consumer=consumer or None
         )
         return done(
@@ -151,7 +151,7 @@ def _show_issuer(form: Form) -> Response:
 @page("/tokens/issuers/new", needs=Role.OPERATOR, method="POST")
 def tokens_issuer_trust() -> Response:
     """Take an identity provider's tokens."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     issuer, keys, whose = form["issuer"].strip(), form["found"], form["whose"]
     if keys not in {"discovery", "url", "set"}:
         form.errors["found"] = "Say where its keys are."
@@ -193,7 +193,7 @@ def _lines(text: str) -> list[str]:
 @page("/tokens/issuers/distrust", needs=Role.OPERATOR, method="POST")
 def tokens_issuer_distrust() -> Response:
     """Take an identity provider's tokens no more."""
-    here, env, form = desk(), environment(), Form()
+    here, env, form = console_context(), environment(), Form()
     with form.blaming("issuers"):
         issuers.distrust_issuer(here.engine, user().name, env, form["issuer"])
         return done(

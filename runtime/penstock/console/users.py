@@ -8,15 +8,15 @@ from flask import Response
 
 from penstock.access import users as access
 from penstock.access.users import Role
-from penstock.console.desk import desk
+from penstock.console.context import console_context
 from penstock.console.pages import Form, done, page, render, show_form, user
-from penstock.errors import Mistaken, Unknown
+from penstock.errors import UnknownName, UsageError
 
 
 @page("/users", needs=Role.ADMIN)
 def users() -> str:
     """List users."""
-    return render("users.html", users=access.list_users(desk().engine))
+    return render("users.html", users=access.list_users(console_context().engine))
 
 
 @page("/users/new", needs=Role.ADMIN)
@@ -32,7 +32,9 @@ def users_create() -> Response:
     password = None if form["how"] == "provider" else access.make_password()
     with form.blaming("name"):
         role = _role(form["role"])
-        name = access.create_user(desk().engine, user().name, form["name"], role, password)
+        name = access.create_user(
+            console_context().engine, user().name, form["name"], role, password
+        )
         if password is not None:
             return _once(name, password, "is made")
         return done(f"{name} is made, and signs in through the identity provider.", "users")
@@ -45,16 +47,16 @@ def _once(name: str, password: str, what: str) -> Response:
 
 def _role(text: str) -> Role:
     if text not in set(Role):
-        raise Mistaken(f"{text!r} is no role; choose one of {', '.join(Role)}")
+        raise UsageError(f"{text!r} is no role; choose one of {', '.join(Role)}")
     return Role(text)
 
 
 def _found(name: str) -> dict[str, Any]:
-    rows = access.list_users(desk().engine)
+    rows = access.list_users(console_context().engine)
     for row in rows:
         if row["name"] == name:
             return row
-    raise Unknown("user", name, (str(row["name"]) for row in rows))
+    raise UnknownName("user", name, (str(row["name"]) for row in rows))
 
 
 @page("/users/<name>", needs=Role.ADMIN)
@@ -70,7 +72,7 @@ def _one(name: str, form: Form) -> str:
         form=form,
         one=found,
         roles=list(Role),
-        sessions=access.list_sessions(desk().engine, name),
+        sessions=access.list_sessions(console_context().engine, name),
     )
 
 
@@ -80,7 +82,7 @@ def users_role(name: str) -> Response:
     form = Form()
     with form.blaming("role"):
         role = _role(form["role"])
-        access.set_role(desk().engine, user().name, name, role)
+        access.set_role(console_context().engine, user().name, name, role)
         return done(f"{name} is {role} now.", "users_one", name=name)
     return Response(_one(name, form), 422)
 
@@ -90,7 +92,7 @@ def users_password(name: str) -> Response:
     """Give a user another password, which is shown this once, and end their sessions."""
     password = access.make_password()
     access.set_password(
-        desk().engine,
+        console_context().engine,
         user().name,
         name,
         password,
@@ -104,7 +106,7 @@ def users_disable(name: str) -> Response:
     """Keep a user out."""
     form = Form()
     with form.blaming("state"):
-        access.set_user_enabled(desk().engine, user().name, name, enabled=False)
+        access.set_user_enabled(console_context().engine, user().name, name, enabled=False)
         return done(f"{name} is kept out, and their sessions have ended.", "users_one", name=name)
     return Response(_one(name, form), 422)
 
@@ -112,14 +114,14 @@ def users_disable(name: str) -> Response:
 @page("/users/<name>/enable", needs=Role.ADMIN, method="POST")
 def users_enable(name: str) -> Response:
     """Let a user in again."""
-    access.set_user_enabled(desk().engine, user().name, name, enabled=True)
+    access.set_user_enabled(console_context().engine, user().name, name, enabled=True)
     return done(f"{name} may sign in again.", "users_one", name=name)
 
 
 @page("/users/<name>/sessions/end", needs=Role.ADMIN, method="POST")
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
-    number = access.end_sessions(desk().engine, user().name, name)
+    number = access.end_sessions(console_context().engine, user().name, name)
     return done(
         f"{number} session{'s have' if number != 1 else ' has'} ended.", "users_one", name=name
     )
@@ -128,5 +130,5 @@ def users_sessions_end(name: str) -> Response:
 @page("/users/<name>/sessions/<int:session_id>/end", needs=Role.ADMIN, method="POST")
 def users_session_end(name: str, session_id: int) -> Response:
     """End one session of a user."""
-    access.end_sessions(desk().engine, user().name, name, session_id=session_id)
+    access.end_sessions(console_context().engine, user().name, name, session_id=session_id)
     return done("The session has ended.", "users_one", name=name)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 from urllib.parse import parse_qs
 
-from penstock.contracts.handed import split_authorization
+from penstock.contracts.withheld import split_authorization
 
 if TYPE_CHECKING:
     from penstock.contracts.call import Caller, Token
@@ -21,7 +21,7 @@ LEEWAY = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class PluginSetup:
     """What a plugin may know when it is asked for its parts.
 
     The process's settings that concern it.
@@ -357,7 +357,7 @@ class Violation:
     """One reason why a pipeline is refused, and what to change."""
 
     reason: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 from penstock.contracts.forms import Fields, close_files
-from penstock.contracts.needs import Secret
 from penstock.contracts.steps import runner
+from penstock.contracts.variables import Secret
 from penstock.errors import TokenNotIssued
-from penstock.fields import HeaderValue
+from penstock.header_fields import HeaderValue
 
 if TYPE_CHECKING:
     import httpx

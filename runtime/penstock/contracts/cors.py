@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from penstock.fields import NAME
+from penstock.header_fields import NAME
 
 HEADERS = frozenset({"authorization", "content-type", "idempotency-key", "x-api-key"})
 EXPOSED = frozenset(
@@ -116,12 +116,12 @@ def _of_types(
         yield "CORS is for no origin", f'write cors=Cors("{EXAMPLE}"), or leave it out'
     for name, items in given.items():
         if not all(isinstance(item, str) for item in items):
-            mend = (
+            fix = (
                 f'write cors=Cors("{EXAMPLE}")'
                 if name == "origins"
                 else f"write {name} as a list of texts"
             )
-            yield f"CORS is for {name} that are no text", mend
+            yield f"CORS is for {name} that are no text", fix
     if not isinstance(credentials, bool):
         yield (
             f"CORS credentials={credentials!r} is neither True nor False",
@@ -138,12 +138,12 @@ def _of_values(texts: dict[str, list[str]], *, credentials: bool) -> Iterator[tu
     yield from _of_origins(texts["origins"], credentials=credentials)
     for method in texts["methods"]:
         if method.upper() not in METHODS:
-            mend = (
+            fix = (
                 "leave methods out for all that a path has"
                 if method == "*"
                 else f"use {', '.join(sorted(METHODS))}"
             )
-            yield f"CORS method {method!r} can't be used", mend
+            yield f"CORS method {method!r} can't be used", fix
     for name, useless in (("headers", UNSENDABLE), ("expose", UNREADABLE)):
         for header in texts[name]:
             if not NAME.fullmatch(header):
@@ -170,14 +170,14 @@ def _of_values(texts: dict[str, list[str]], *, credentials: bool) -> Iterator[tu
 
 def _of_origins(origins: list[str], *, credentials: bool) -> Iterator[tuple[str, str]]:
     for origin in origins:
-        mend = _origin_mend(origin) if origin != "*" else None
-        if mend is not None:
+        fix = _origin_mend(origin) if origin != "*" else None
+        if fix is not None:
             yield (
                 (
                     f"CORS origin {origin!r}"
                     f" {'names no page of yours' if origin == 'null' else 'never matches'}"
                 ),
-                mend,
+                fix,
             )
     if "*" in origins and credentials:
         yield (

@@ -10,9 +10,9 @@ from datetime import date, datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-from penstock.contracts.needs import SecretNeed
-from penstock.contracts.needs import problems_of as needs_problems
 from penstock.contracts.triggers import HttpTrigger, Schedule
+from penstock.contracts.variables import SecretNeed
+from penstock.contracts.variables import problems_of as needs_problems
 
 Handler = Callable[..., Any]
 F = TypeVar("F", bound=Handler)
@@ -27,7 +27,7 @@ URGENT, USUAL, LEAST = 1, 5, 9  # priorities of durable runs
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class PluginProblem:
     """A fault of a plugin: where it is, what it is, and how its developer corrects it.
 
     `id` is that of the pipeline it stops, if any.
@@ -36,7 +36,7 @@ class Mistake:
     plugin: str
     pipeline: str
     problem: str
-    mend: str
+    fix: str
     trace: str = field(default="", repr=False, compare=False)
     file: str = ""
     id: str = ""
@@ -48,7 +48,7 @@ class Mistake:
             where += f" ({self.file})"
         if self.pipeline:
             where += f", pipeline {self.pipeline}"
-        return f"{where}: {self.problem}; {self.mend}"
+        return f"{where}: {self.problem}; {self.fix}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ MAX_CALLS = 10_000_000  # each call within a window is remembered
 MAX_SECONDS = 366 * 86_400
 BY = ("consumer", "key", "address", "pipeline")
 # A pipeline's own rates that do not count for a consumer whom operators set a limit there.
-STOOD_IN_FOR = frozenset({"consumer", "key"})
+OVERRIDDEN_BY_CONSUMER_LIMIT = frozenset({"consumer", "key"})
 
 
 @dataclass(frozen=True, slots=True)

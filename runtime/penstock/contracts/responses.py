@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.contracts.cors import Cors
-from penstock.fields import NAME, PROBLEM
+from penstock.header_fields import NAME, PROBLEM
 
 VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 OURS = PROBLEM | {"retry-after", "set-cookie", "vary", "www-authenticate", "x-request-id"}

@@ -206,7 +206,7 @@ def sleep(seconds: float) -> None:
     """Wait. A durable run that is taken up again waits for what is left of it, and no longer.
 
     Raises:
-        OutOfTime: The run has less time left than that.
+        DeadlineExceeded: The run has less time left than that.
 
     """
     current = runner.get()

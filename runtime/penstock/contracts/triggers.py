@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
 
-from penstock.cidr import network_of
 from penstock.contracts.cors import Cors
+from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, problems_of
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3

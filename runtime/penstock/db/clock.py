@@ -13,7 +13,7 @@ from penstock.db.engine import Engine, reading
 def measure(engine: Engine) -> None:
     """Compare this process's time with the database's; SQLite has none of its own, and one host.
 
-    Raises DatabaseAway.
+    Raises DatabaseUnavailable.
     """
     if engine.dialect.name == "sqlite":
         clock.forget()

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from penstock.db.rows import Row
 from penstock.db.tables import api_keys, associations, consumers, environments
+from penstock.db.unit_of_work import Row
 
 
 def page(

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from penstock.db.liveness import SILENCE, Silence
 from penstock.db.postgres import close_idle, is_pooled, shared_engine
-from penstock.db.silence import SILENCE, Silence
 from penstock.errors import BadSetting, PenstockError
 
 WRITE = "penstock_write"
@@ -46,7 +46,7 @@ Engine = sa.Engine
 Connection = sa.Connection
 
 
-class DatabaseAway(PenstockError):
+class DatabaseUnavailable(PenstockError):
     """The database can't be used now, through no fault of a statement or a value.
 
     The text says why. Waiting may be enough.
@@ -57,18 +57,18 @@ class DatabaseAway(PenstockError):
     exit_code = 75
 
 
-class DatabaseReadOnly(DatabaseAway):
+class DatabaseReadOnly(DatabaseUnavailable):
     """The database answers and takes no changes.
 
     A standby, or a primary that was set to read only.
     """
 
 
-class DatabaseFull(DatabaseAway):
+class DatabaseFull(DatabaseUnavailable):
     """The database answers and has no room left on its disk."""
 
 
-class DatabaseUnfit(DatabaseAway):
+class DatabaseUnfit(DatabaseUnavailable):
     """The database is not what this release expects, or lets this user in.
 
     Somebody must change that before a start can succeed.
@@ -103,7 +103,7 @@ class Writes:
         """Whether the database takes no changes."""
         return self._read_only_at > self._written_at
 
-    def failed(self, error: DatabaseAway) -> None:
+    def failed(self, error: DatabaseUnavailable) -> None:
         """Note why a transaction failed."""
         if isinstance(error, DatabaseFull):
             self._full_at = time.monotonic()
@@ -184,7 +184,7 @@ def open_existing(url: str, source: str, *, silence: Silence | None = SILENCE) -
 
 
 def trim(engine: Engine) -> None:
-    """Close the sessions of PostgreSQL that are idle. Raises DatabaseAway."""
+    """Close the sessions of PostgreSQL that are idle. Raises DatabaseUnavailable."""
     if engine.dialect.name == "postgresql":
         with translated(_name(engine)):
             close_idle(engine)
@@ -193,7 +193,7 @@ def trim(engine: Engine) -> None:
 def same_database(one: Engine, other: Engine) -> bool:
     """Return whether two engines lead to one database of one PostgreSQL server.
 
-    Raises DatabaseAway.
+    Raises DatabaseUnavailable.
     """
     known = set()
     for engine in (one, other):
@@ -209,7 +209,10 @@ def same_database(one: Engine, other: Engine) -> bool:
 
 
 def through_pooler(engine: Engine) -> bool:
-    """Return whether a database is reached through a connection pooler. Raises DatabaseAway."""
+    """Return whether a database is reached through a connection pooler.
+
+    Raises DatabaseUnavailable.
+    """
     with translated(_name(engine)):
         return is_pooled(engine)
 
@@ -279,7 +282,9 @@ def _sqlite_follow_file(engine: Engine, *, create: bool) -> None:
         try:
             found = os.stat(path)  # noqa: PTH116  at each transaction: the path is text already
         except OSError as error:
-            raise DatabaseAway(f"the database's file can't be found any more: {error}") from error
+            raise DatabaseUnavailable(
+                f"the database's file can't be found any more: {error}"
+            ) from error
         return found.st_dev, found.st_ino
 
     def expect(*_arguments: object) -> None:
@@ -323,7 +328,7 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[sa.Connection]:
-    """Open a connection that sees one consistent state. Raises DatabaseAway."""
+    """Open a connection that sees one consistent state. Raises DatabaseUnavailable."""
     with translated(_name(engine)), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
@@ -333,13 +338,13 @@ def reading(engine: Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseAway."""
+    """Open a transaction that writes: all of it is kept, or nothing. Raises DatabaseUnavailable."""
     try:
         with translated(_name(engine)), engine.connect() as connection:
             connection.execution_options(**{WRITE: True})
             with connection.begin():
                 yield connection
-    except DatabaseAway as error:
+    except DatabaseUnavailable as error:
         writes.failed(error)
         raise
     writes.succeeded()
@@ -351,7 +356,7 @@ def _name(engine: Engine) -> str:
 
 @contextmanager
 def translated(database: str) -> Iterator[None]:
-    """Turn the driver's errors into DatabaseAway, which names the database.
+    """Turn the driver's errors into DatabaseUnavailable, which names the database.
 
     The rule: what is wrong with a value, a constraint or a statement of ours is raised as it is.
     Every other error of a driver says that the database can't be used now, whatever its class: a
@@ -360,7 +365,7 @@ def translated(database: str) -> Iterator[None]:
     try:
         yield
     except sa.exc.TimeoutError as error:
-        raise DatabaseAway("all connections to the database are busy") from error
+        raise DatabaseUnavailable("all connections to the database are busy") from error
     except sa.exc.DBAPIError as error:
         if _ours(error):
             raise
@@ -391,7 +396,7 @@ def _code(error: sa.exc.DBAPIError) -> str:
     return str(getattr(error.orig, "sqlstate", None) or "")
 
 
-def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
+def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseUnavailable]:
     code = _code(error)
     if code == READ_ONLY or "readonly database" in reason:
         return DatabaseReadOnly
@@ -403,7 +408,7 @@ def _away(error: sa.exc.DBAPIError, reason: str) -> type[DatabaseAway]:
         or any(words in reason for words in UNFIT_WORDS)
         or NOT_THERE.search(reason)
     )
-    return DatabaseUnfit if unfit else DatabaseAway
+    return DatabaseUnfit if unfit else DatabaseUnavailable
 
 
 def _mend(error: sa.exc.DBAPIError, reason: str) -> str:

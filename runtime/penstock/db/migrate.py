@@ -62,7 +62,10 @@ def knows(revision: str) -> bool:
 
 
 def current(engine: Engine) -> str | None:
-    """Return the migration that a database is at, None if it has none. Raises DatabaseAway."""
+    """Return the migration that a database is at, None if it has none.
+
+    Raises DatabaseUnavailable.
+    """
     with reading(engine) as connection:
         return (
             connection.scalar(sa.select(VERSION.c.version_num))
@@ -75,7 +78,7 @@ def current(engine: Engine) -> str | None:
 def alone(engine: Engine) -> Iterator[None]:
     """Let one process at a time upgrade a database, all of it; the others wait.
 
-    Raises DatabaseAway.
+    Raises DatabaseUnavailable.
 
     On SQLite the lock is a file of its own: to close the database's file would drop the locks that
     SQLite holds on it in this process.
@@ -101,7 +104,7 @@ def alone(engine: Engine) -> Iterator[None]:
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str]:
-    """Run what is missing and return where the database was and is. Raises DatabaseAway.
+    """Run what is missing and return where the database was and is. Raises DatabaseUnavailable.
 
     A newer release may have upgraded the database already: then nothing is run, for each release
     works with the schema of the next one.

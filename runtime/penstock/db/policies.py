@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from penstock.db.rows import Row
 from penstock.db.tables import policy_versions
+from penstock.db.unit_of_work import Row
 
 
 def versions(

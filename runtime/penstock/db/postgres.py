@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from penstock.db.silence import SILENCE, Silence, connection_class, limit
+from penstock.db.liveness import SILENCE, Silence, connection_class, limit
 
 APPLICATION = "penstock"
 CHANNEL = "penstock_access"

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from penstock import clock
 from penstock.db.engine import Engine, writing
-from penstock.db.rows import Row
 from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
+from penstock.db.unit_of_work import Row
 
 UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
@@ -63,7 +63,7 @@ DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 def record(engine: Engine, made: Sequence[RunValues], details: Sequence[DetailValues]) -> None:
     """Write runs that are over, in the order of `COLUMNS`, and what is known of them besides.
 
-    What is there already stays. Raises DatabaseAway.
+    What is there already stays. Raises DatabaseUnavailable.
 
     Past the driver's own way of many rows, for a row must cost less than the call that it tells of.
     """
@@ -437,7 +437,7 @@ def _now(connection: sa.Connection) -> datetime:
     return connection.execute(sa.select(sa.func.now())).scalar_one()
 
 
-def appear(
+def register(
     engine: Engine,
     process: str,
     *,
@@ -463,7 +463,7 @@ def appear(
         connection.execute(sa.insert(processes).values(id=process, **values))
 
 
-def beat(engine: Engine, process: str, *, ended: bool = False) -> bool:
+def heartbeat(engine: Engine, process: str, *, ended: bool = False) -> bool:
     """Say that a process is still there, or that it ends.
 
     Return False if another has taken over from it.
@@ -477,7 +477,7 @@ def beat(engine: Engine, process: str, *, ended: bool = False) -> bool:
         )
 
 
-class Dead(NamedTuple):
+class DeadWorker(NamedTuple):
     """A worker that is taken over from.
 
     Whether it ended as it was told to, when it last spoke, and whether that was begun before.
@@ -491,7 +491,7 @@ class Dead(NamedTuple):
 
 def overdue(
     engine: Engine, environment_id: int, by: str, *, silent: float, lease: float
-) -> list[Dead]:
+) -> list[DeadWorker]:
     """Take over from workers that have ended, or said nothing for so many seconds, and return them.
 
     Those not done with are returned again.
@@ -522,12 +522,12 @@ def overdue(
         taken = sa.update(processes).where(processes.c.id.in_([row["id"] for row in found]))
         connection.execute(taken.values(taken_by=by, taken_at=now))
         return [
-            Dead(row["id"], row["ended"], row["seen_at"], row["taken_by"] is not None)
+            DeadWorker(row["id"], row["ended"], row["seen_at"], row["taken_by"] is not None)
             for row in found
         ]
 
 
-def disappear(engine: Engine, process: str) -> None:
+def unregister(engine: Engine, process: str) -> None:
     """Forget a process from which nothing is left to take over."""
     with writing(engine) as connection:
         connection.execute(sa.delete(processes).where(processes.c.id == process))

@@ -259,7 +259,7 @@ address_rules = Table(
     UniqueConstraint("environment_id", "consumer_id", "network"),
 )
 
-kept_replies = Table(
+idempotent_replies = Table(
     "kept_replies",
     metadata,
     Column("digest", LargeBinary(32), primary_key=True),

@@ -11,8 +11,8 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from penstock.db.engine import Engine, writing
-from penstock.db.rows import Reader, Row
 from penstock.db.tables import user_networks, user_sessions, users
+from penstock.db.unit_of_work import Row, RowReader
 
 
 def find_user(connection: sa.Connection, folded: str) -> Row | None:
@@ -24,7 +24,7 @@ def find_user(connection: sa.Connection, folded: str) -> Row | None:
     )
 
 
-def is_name_taken(rows: Reader, folded: str) -> bool:
+def is_name_taken(rows: RowReader, folded: str) -> bool:
     """Say whether a user has this name, whatever the case of its letters."""
     return any(name.lower() == folded for name in rows.names("users"))
 

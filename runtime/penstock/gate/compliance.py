@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import Candidate, Verdict, Violation
-from penstock.contracts.needs import SecretNeed
 from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.variables import SecretNeed
 from penstock.gate.gate import CLOSED, Gate
 from penstock.gate.verdicts import FIX, Round, verdict_of
 
@@ -32,7 +32,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Evaluation:
     """A pipeline as an environment sees it: its state, why, and the gate its calls meet."""
 
     pipeline: Pipeline
@@ -42,7 +42,7 @@ class Judged:
     violations: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
     until: float | None = None
-    again_at: float | None = None
+    reevaluate_at: float | None = None
 
     @property
     def complies(self) -> bool:
@@ -65,47 +65,49 @@ def _needs(
     for need in sorted(pipeline.needs, key=str):
         if not isinstance(need, SecretNeed):
             if need not in access.variables:
-                mend = f"set it: `penstock variable set {need} VALUE --env {where}`"
+                fix = f"set it: `penstock variable set {need} VALUE --env {where}`"
                 unmet.append(
-                    Violation(
-                        f"it needs the variable {need!r}, which is not set in {where!r}", mend
-                    )
+                    Violation(f"it needs the variable {need!r}, which is not set in {where!r}", fix)
                 )
             continue
         stored, now = access.secrets.get(need.name), time.time()
-        mend = f"set it: `penstock secret set {need.name} --env {where}`"
+        fix = f"set it: `penstock secret set {need.name} --env {where}`"
         if stored is None:
-            unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", mend))
+            unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", fix))
         elif stored.expires_at is not None and stored.expires_at <= now:
-            unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", mend))
+            unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", fix))
         elif not stored.usable(pipeline.id, now):
             unmet.append(
                 Violation(
                     f"it needs {need}, which is kept for other pipelines in {where!r}",
-                    f"{mend} with `--pipeline {pipeline.id}`",
+                    f"{fix} with `--pipeline {pipeline.id}`",
                 )
             )
         elif stored.expires_at is not None:
             soon = stored.expires_at - now <= WARN_BEFORE
             if soon:
                 end = f"{datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}"
-                expiring.append(f"{need} expires on {end}; {mend}")
+                expiring.append(f"{need} expires on {end}; {fix}")
             look = stored.expires_at if soon else stored.expires_at - WARN_BEFORE
             again_at = min(look, again_at or look)
     return tuple(unmet), tuple(expiring), again_at
 
 
-def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Judged:
+def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
     """Return the judgement of a pipeline that could not be judged.
 
     It is tried again before long.
     """
-    return Judged(
-        pipeline, State.REFUSED, CLOSED, violations=tuple(violations), again_at=time.time() + AGAIN
+    return Evaluation(
+        pipeline,
+        State.REFUSED,
+        CLOSED,
+        violations=tuple(violations),
+        reevaluate_at=time.time() + AGAIN,
     )
 
 
-class Judge:
+class PipelineEvaluator:
     """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through.
 
     `silent` are plugins whose policies can't be asked, and why: every policy must agree, so they
@@ -159,7 +161,7 @@ class Judge:
         broken: Sequence[Violation] = (),
         internal: bool = False,
         also: Sequence[Violation] = (),
-    ) -> Judged:
+    ) -> Evaluation:
         """Say whether a pipeline is served, and behind which gate.
 
         `policy` asks what another one would say.
@@ -189,17 +191,23 @@ class Judge:
         violations = verdict.violations + lacking + unmet
         warnings = verdict.warnings + expiring
         if not state.enabled:
-            return Judged(
-                pipeline, State.DISABLED, CLOSED, requires, violations, warnings, again_at=again_at
+            return Evaluation(
+                pipeline,
+                State.DISABLED,
+                CLOSED,
+                requires,
+                violations,
+                warnings,
+                reevaluate_at=again_at,
             )
         if not violations:
-            return Judged(
+            return Evaluation(
                 pipeline,
                 State.SERVED,
                 self._gate(pipeline, requires),
                 requires,
                 warnings=warnings,
-                again_at=again_at,
+                reevaluate_at=again_at,
             )
         grace = access.graces.get(pipeline.id) if policy is None and sound and not unmet else None
         if grace is not None and grace.until > time.time():
@@ -207,7 +215,7 @@ class Judge:
             if not lacking:
                 gate = self._gate(pipeline, kept, grace.until)
                 again_at = min(grace.until, again_at or grace.until)
-                return Judged(
+                return Evaluation(
                     pipeline,
                     State.NON_CONFORMANT,
                     gate,
@@ -218,18 +226,18 @@ class Judge:
                     again_at,
                 )
         again_at = time.time() + AGAIN if asking.faults else None
-        return Judged(
-            pipeline, State.REFUSED, CLOSED, requires, violations, warnings, again_at=again_at
+        return Evaluation(
+            pipeline, State.REFUSED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
         )
 
     @staticmethod
-    def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Judged:
+    def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Evaluation:
         """Judge a pipeline that is not for a listener.
 
         Where it is for none, it can still be refused or disabled.
         """
         if internal or pipeline.trigger.internal:
-            return Judged(pipeline, State.INTERNAL, CLOSED)
+            return Evaluation(pipeline, State.INTERNAL, CLOSED)
         unmet, expiring, again_at = _needs(pipeline, access)
         state = (
             State.DISABLED
@@ -238,8 +246,8 @@ class Judge:
             if unmet
             else State.INTERNAL
         )
-        return Judged(
-            pipeline, state, CLOSED, violations=unmet, warnings=expiring, again_at=again_at
+        return Evaluation(
+            pipeline, state, CLOSED, violations=unmet, warnings=expiring, reevaluate_at=again_at
         )
 
     def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:

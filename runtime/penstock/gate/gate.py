@@ -14,10 +14,10 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.offered import OfferedAuthenticator, is_on_top, is_once
-from penstock.db.engine import DatabaseAway
+from penstock.db.engine import DatabaseUnavailable
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.guesses import Look
-from penstock.guard import PluginFault, described
+from penstock.plugins.guard import PluginFault, described
 
 NO_CALLER = (
     "no Caller, one with parts of other types, or another consumer than the one that is proven"
@@ -201,7 +201,7 @@ class Gate:
                     proven = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
                     raise self._invalid(authenticator, error, access) from error
-                except DatabaseAway as error:
+                except DatabaseUnavailable as error:
                     raise unavailable() from error
                 except Refusal:
                     raise
@@ -241,7 +241,7 @@ class Gate:
                 )
             try:
                 first = claim is not None and claim(authenticator.name, caller, once)
-            except DatabaseAway as error:
+            except DatabaseUnavailable as error:
                 raise unavailable() from error
             if not first:
                 raise self._invalid(authenticator, CredentialRejected("it came before"), access)

@@ -25,12 +25,12 @@ from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from penstock import metrics, threads
-from penstock.cidr import caller_network
 from penstock.contracts.call import Caller
+from penstock.contracts.networks import caller_network
 from penstock.contracts.rates import Rate
 from penstock.errors import CannotStart, CredentialRejected, Refusal
 from penstock.gate.guesses import Guesses, Look
-from penstock.gate.memory import MOST, Memory
+from penstock.gate.memory_storage import MOST, Memory
 
 PAUSE = 1.0  # seconds between two tries to reach a storage that failed
 PATIENCE = 0.25  # seconds that Redis may take
@@ -230,7 +230,7 @@ class Limiter:
             counter.storage.forgotten = False
             self._tell(
                 "more callers than memory has room for",
-                mend="set PENSTOCK_RATE_LIMIT_URL, or who called long ago can call anew",
+                fix="set PENSTOCK_RATE_LIMIT_URL, or who called long ago can call anew",
             )
         return headers
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from penstock.contracts.access import Candidate, EnvironmentFacts, Verdict, Violation
 from penstock.contracts.offered import Misfit, OfferedPolicy, line, texts
-from penstock.guard import PluginFault, ask
+from penstock.plugins.guard import PluginFault, ask
 
 LONGEST_ANSWER = 1.0  # seconds that a policy may take over one pipeline
 FIX = "fix that plugin, or leave it out (PENSTOCK_PLUGINS_DENY)"
@@ -74,7 +74,7 @@ def read_verdict(answer: object) -> Verdict | None:
         tuple(
             Violation(
                 line(item.reason, "the reason of a violation"),
-                line(item.mend, "the mend of a violation"),
+                line(item.fix, "the mend of a violation"),
             )
             for item in violations
         ),

@@ -27,10 +27,10 @@ import structlog
 from penstock.contracts.call import current_call
 from penstock.contracts.masks import ALWAYS
 from penstock.logs.lines import as_json, as_seen, line_of
-from penstock.logs.sparing import Sparing
+from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
 
-__all__ = ["Sparing", "configure", "configure_events", "kept", "of_plugins", "say", "sweep"]
+__all__ = ["LogThrottle", "configure", "configure_events", "kept", "of_plugins", "say", "sweep"]
 
 OURS = "penstock"
 SERVER = "gunicorn.error"
@@ -48,7 +48,7 @@ Render = Callable[[dict[str, Any]], str]
 _environment = ""
 _plugin_modules: set[str] = set()
 _quieted: set[str] = set()  # loggers of libraries whose level was set here
-_server_lines = Sparing(
+_server_lines = LogThrottle(
     structlog.get_logger("penstock.server"), "lines of the server left out of the log"
 )
 

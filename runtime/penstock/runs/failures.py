@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.contracts.masks import HIDDEN, masked_text
-from penstock.runs.plain import said
+from penstock.contracts.sanitize import safe_str
 
 MOST_FRAMES = 30
 MOST_CAUSES = 4
@@ -73,7 +73,7 @@ def failure_at(error: BaseException, thread: int, *functions: Callable[..., obje
     homes = tuple(_home(function) for function in functions)
     found = list(_own(traceback.walk_stack(frame), homes))[::-1] if frame is not None else []
     return Failure(
-        type(error).__name__, said(error), found[-MOST_FRAMES:] or _definition(functions)
+        type(error).__name__, safe_str(error), found[-MOST_FRAMES:] or _definition(functions)
     )
 
 
@@ -84,7 +84,7 @@ def _failure(
     before: Failure = origin if isinstance(origin, Failure) else Failure("", "")
     frames = [*_own(traceback.walk_tb(error.__traceback__), homes), *before.frames][-MOST_FRAMES:]
     found = [_failure(cause, homes, [], causes - 1) for cause in _causes(error)] if causes else []
-    text = said(error)[:LONGEST_READ]
+    text = safe_str(error)[:LONGEST_READ]
     return Failure(
         type(error).__name__, text, frames or default, (found or before.causes)[:MOST_CAUSES]
     )

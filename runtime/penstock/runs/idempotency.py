@@ -18,14 +18,14 @@ import msgspec
 import structlog
 
 from penstock import clock
-from penstock.access.secrets import Box, UnknownKey
+from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
-from penstock.db import replies
-from penstock.db.engine import DatabaseAway, Engine, writing
-from penstock.errors import COME_AGAIN, PipelineError, Refusal
-from penstock.fields import header_fields
-from penstock.runs.plain import plain
+from penstock.contracts.sanitize import to_plain
+from penstock.db import idempotency
+from penstock.db.engine import DatabaseUnavailable, Engine, writing
+from penstock.errors import RETRYABLE_STATUSES, PipelineError, Refusal
+from penstock.header_fields import header_fields
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 KEPT = timedelta(hours=24)
@@ -108,16 +108,16 @@ def answered(status: int, refusal: Refusal | None) -> bool:
         and REPEATED not in refusal.headers
     ):
         return False
-    return status < FAILED and status not in COME_AGAIN
+    return status < FAILED and status not in RETRYABLE_STATUSES
 
 
-class Replies:
+class IdempotencyStore:
     """The replies that are kept, in the database.
 
     They hold for all processes and survive a restart. Sealed, for they are customers' data.
     """
 
-    def __init__(self, engine: Engine, box: Box) -> None:
+    def __init__(self, engine: Engine, box: SecretBox) -> None:
         self._engine = engine
         self._box = box
         self._running: dict[str, bytes] = {}
@@ -126,11 +126,11 @@ class Replies:
     def renew(self) -> None:
         """Lengthen the claims of calls that still run here.
 
-        One that was left behind may go on for hours. Raises DatabaseAway.
+        One that was left behind may go on for hours. Raises DatabaseUnavailable.
         """
         running = dict(self._running)
         if running:
-            replies.renew(self._engine, running, clock.moment() + MARGIN)
+            idempotency.renew(self._engine, running, clock.moment() + MARGIN)
 
     def once(
         self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]
@@ -151,10 +151,10 @@ class Replies:
         claim = secrets.token_hex(16)
         now = clock.moment()
         try:
-            found = replies.claim(
+            found = idempotency.claim(
                 self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN
             )
-        except DatabaseAway as error:
+        except DatabaseUnavailable as error:
             raise Refusal(
                 503,
                 "pipeline-unavailable",
@@ -175,13 +175,13 @@ class Replies:
             status = kept.status if isinstance(kept, PipelineError) else kept[0] if kept else FAILED
             try:
                 if kept is None or not answered(status, None):
-                    replies.release(self._engine, digest, claim)
+                    idempotency.release(self._engine, digest, claim)
                 else:
-                    replies.keep(
+                    idempotency.keep(
                         self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT
                     )
             # It stays claimed until its lease ends: better a 409 than a second run.
-            except DatabaseAway as error:
+            except DatabaseUnavailable as error:
                 self._log.error("reply not kept", error=str(error))
         return kept
 
@@ -197,12 +197,12 @@ class Replies:
         digest = identity(whose)
         for _ in range(ATTEMPTS):
             now = clock.moment()
-            with suppress(replies.Taken), writing(self._engine) as connection:
-                found = replies.find(connection, digest, now)
+            with suppress(idempotency.Taken), writing(self._engine) as connection:
+                found = idempotency.find(connection, digest, now)
                 if found is not None:
                     return self._repeat(found["body"], found["reply"], request)
                 made = work(connection)
-                replies.put(connection, digest, request, self._sealed(made), now, now + KEPT)
+                idempotency.put(connection, digest, request, self._sealed(made), now, now + KEPT)
                 return made
         raise Refusal(
             409,
@@ -222,7 +222,7 @@ class Replies:
         if reply is None:
             raise still_running()
         try:
-            kept = msgspec.msgpack.decode(self._box.open(reply), type=_Kept)
+            kept = msgspec.msgpack.decode(self._box.decrypt(reply), type=_Kept)
         except UnknownKey as error:
             self._log.error("a kept reply can't be read", reason=str(error))
             raise Refusal(
@@ -250,11 +250,11 @@ class Replies:
                 done.status,
                 list(done.headers),
                 b"",
-                _Problem(done.code, done.detail, done.title, plain(done.extra)),
+                _Problem(done.code, done.detail, done.title, to_plain(done.extra)),
             )
         else:
             kept = _Kept(done[0], list(done[1]), done[2])
-        return self._box.seal(msgspec.msgpack.encode(kept))
+        return self._box.encrypt(msgspec.msgpack.encode(kept))
 
 
 class _Problem(msgspec.Struct):

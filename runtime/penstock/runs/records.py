@@ -19,18 +19,18 @@ import msgspec
 import structlog
 
 from penstock import metrics, threads
-from penstock.access.secrets import Box
+from penstock.access.encryption import SecretBox
+from penstock.contracts import sanitize
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
-from penstock.db import counts
+from penstock.db import call_counts
 from penstock.db import runs as stored
-from penstock.db.engine import Connection, DatabaseAway, Engine, writing
+from penstock.db.engine import Connection, DatabaseUnavailable, Engine, writing
 from penstock.errors import PenstockError
-from penstock.runs import plain
 from penstock.runs.failures import Clean, Failure, cleaned
 from penstock.runs.ids import new_run_id
-from penstock.runs.redact import LARGEST, Sensitive
+from penstock.runs.redaction import LARGEST, Redactor
 from penstock.runs.steps import StepRecord
 
 MOST = 50_000  # records that wait
@@ -51,8 +51,8 @@ def fit(text: str | None, most: int) -> str | None:
     No longer, of whole characters, and without API keys and tokens, none cut in two either.
     """
     if text is None or len(text) <= most:
-        return None if text is None else plain.text(text)[:most]
-    return plain.text(shortened(text.replace("\0", ""), most))
+        return None if text is None else sanitize.clean_text(text)[:most]
+    return sanitize.clean_text(shortened(text.replace("\0", ""), most))
 
 
 class Status(StrEnum):
@@ -79,7 +79,7 @@ def status_of(http_status: int, problem: str | None) -> Status:
     return Status.REFUSED if http_status < 500 else Status.FAILED  # noqa: PLR2004  the least status of a fault of ours
 
 
-class Exchange(msgspec.Struct, gc=False):
+class RecordedBodies(msgspec.Struct, gc=False):
     """What a call asked for and was given.
 
     Path with its parameters, query and bodies, as they came and went.
@@ -109,7 +109,7 @@ class Record(msgspec.Struct):
     parent: str | None = None
     request_id: str | None = None
     steps: list[StepRecord] | None = None
-    exchange: Exchange | None = None
+    exchange: RecordedBodies | None = None
     redelivers: str | None = None
     failure: Failure | None = None
 
@@ -133,7 +133,7 @@ class Finished(msgspec.Struct):
     problem: str | None = None
     detail: str | None = None
     steps: list[StepRecord] | None = None
-    exchange: Exchange | None = None
+    exchange: RecordedBodies | None = None
     failure: Failure | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -185,8 +185,8 @@ class Recorder:
         self,
         engine: Engine,
         environment_id: int,
-        box: Box,
-        sensitive: Callable[[Pipeline], Sensitive],
+        box: SecretBox,
+        sensitive: Callable[[Pipeline], Redactor],
         most_bodies: Callable[[], str],
         *,
         finish: Callable[[Connection, Sequence[stored.End]], Mapping[str, str]] = noted,
@@ -350,7 +350,7 @@ class Recorder:
             return 0
         try:
             self._record(batch)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             raise
         except Exception:  # noqa: BLE001  one that can't be written must not keep the others
             for record in batch:
@@ -373,12 +373,12 @@ class Recorder:
     def _alone(self, write: Callable[[Told], Result], told: Told, about: str) -> Result | None:
         """Write one record, without its text where it can't be written with it.
 
-        Else it is dropped, counted and said. Raises DatabaseAway.
+        Else it is dropped, counted and said. Raises DatabaseUnavailable.
         """
         for one in (told, _bare(told)):
             try:
                 return write(one)
-            except DatabaseAway:
+            except DatabaseUnavailable:
                 raise
             except Exception:  # noqa: BLE001  as above
                 self._log.exception("run record not taken", run=about)
@@ -429,12 +429,12 @@ class Recorder:
             attempt.error = clean(attempt.error)
         return (
             told.run,
-            plain.as_json(steps) if steps else None,
+            sanitize.as_json(steps) if steps else None,
             self.sealed(told.pipeline, exchange) if exchange is not None else None,
-            plain.as_json(cleaned(failure, clean)) if failure is not None else None,
+            sanitize.as_json(cleaned(failure, clean)) if failure is not None else None,
         )
 
-    def sealed(self, pipeline: Pipeline, exchange: Exchange) -> bytes:
+    def sealed(self, pipeline: Pipeline, exchange: RecordedBodies) -> bytes:
         """Return what may be kept of a call's bodies, sealed."""
         sensitive = self._sensitive(pipeline)
         if exchange.form:
@@ -450,7 +450,7 @@ class Recorder:
             "query": sensitive.query(exchange.query),
         }
         kept = {"input": sent, "output": sensitive.body(exchange.reply_type, exchange.reply)}
-        return self._box.seal(plain.as_json(kept))
+        return self._box.encrypt(sanitize.as_json(kept))
 
     def _write_durable(self) -> int:
         said, self._said = self._said, {}
@@ -460,7 +460,7 @@ class Recorder:
             return 0
         try:
             fresh = self._put(events, said, samples)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             self._said = said | self._said
             raise
         for event in events:
@@ -485,7 +485,7 @@ class Recorder:
         """
         try:
             return self._put_together(events, said, samples)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             raise
         except Exception:  # noqa: BLE001  one that can't be written must not keep the others
             fresh: dict[str, str] = {}
@@ -538,7 +538,7 @@ class Recorder:
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a call or a run that is over."""
-        minute = int(time.time()) // counts.MINUTE * counts.MINUTE
+        minute = int(time.time()) // call_counts.MINUTE * call_counts.MINUTE
         _item(self._counted, (minute, pipeline, outcome)).add(micros)
         _item(self._untold, (pipeline, outcome)).add(micros)
 
@@ -556,7 +556,7 @@ class Recorder:
             rows = [
                 {
                     "environment_id": self._environment_id,
-                    "span": counts.MINUTE,
+                    "span": call_counts.MINUTE,
                     "since": minute,
                     "pipeline": pipeline,
                     "outcome": outcome,
@@ -567,10 +567,10 @@ class Recorder:
                 }
                 for (minute, pipeline, outcome), item in changed
             ]
-            counts.write(self._engine, rows)
+            call_counts.write(self._engine, rows)
             for _, item in changed:
                 item.changed = False
-        current = int(time.time()) // counts.MINUTE * counts.MINUTE
+        current = int(time.time()) // call_counts.MINUTE * call_counts.MINUTE
         for key in [
             key for key, item in self._counted.items() if key[0] < current and not item.changed
         ]:

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from penstock.contracts.masks import shortened
+from penstock.contracts.sanitize import safe_str
 from penstock.contracts.steps import Retry, Step, runner
-from penstock.errors import OutOfTime, PipelineError, StepTimedOut
-from penstock.runs.aside import TimeIsUp, run_aside
-from penstock.runs.engine import Interrupted, LetGo
-from penstock.runs.plain import said
+from penstock.errors import DeadlineExceeded, PipelineError, StepTimedOut
+from penstock.runs.interrupts import Interrupted, RunReleased
+from penstock.runs.timeouts import TimedOut, run_with_deadline
 
 Result = TypeVar("Result")
 Called = tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]
@@ -53,14 +53,14 @@ class StopSignal:
         self._wake.set()
 
     def check(self) -> None:
-        """Raise LetGo where the run was cancelled."""
+        """Raise RunReleased where the run was cancelled."""
         if self.cancelled:
-            raise LetGo
+            raise RunReleased
 
     def sleep(self, seconds: float) -> None:
-        """Sleep. Raises LetGo as soon as the run is to stop."""
+        """Sleep. Raises RunReleased as soon as the run is to stop."""
         if self._wake.wait(seconds):
-            raise LetGo
+            raise RunReleased
 
 
 NEVER = StopSignal()  # of runs that nobody can stop: calls that are answered at once
@@ -76,7 +76,7 @@ class Term:
 
     Until a deadline, a `time.monotonic()` reading, and until the run is to stop.
 
-    `confirm` raises LetGo where this process has the run no more. It asks the engine where
+    `confirm` raises RunReleased where this process has the run no more. It asks the engine where
     `surely`, or where this process was silent for so long that others may count it as dead.
     """
 
@@ -85,24 +85,24 @@ class Term:
     confirm: Callable[[bool], None] = _unowned
 
     def check(self) -> None:
-        """Raise LetGo or OutOfTime where nothing more may begin."""
+        """Raise RunReleased or DeadlineExceeded where nothing more may begin."""
         self.stop.check()
         self.confirm(False)
         if time.monotonic() >= self.deadline:
-            raise OutOfTime
+            raise DeadlineExceeded
 
     def sleep(self, seconds: float) -> None:
         """Sleep.
 
-        Raises OutOfTime at once where the run has less time left, and LetGo as soon as it is to
-        stop.
+        Raises DeadlineExceeded at once where the run has less time left, and RunReleased as soon as
+        it is to stop.
         """
         if time.monotonic() + seconds >= self.deadline:
-            raise OutOfTime
+            raise DeadlineExceeded
         self.stop.sleep(seconds)
 
     def pause(self, seconds: float) -> None:
-        """Sleep between two attempts. Raises LetGo where no further one may begin."""
+        """Sleep between two attempts. Raises RunReleased where no further one may begin."""
         self.stop.sleep(seconds)
         self.confirm(True)
 
@@ -148,9 +148,9 @@ def shifted(record: StepRecord, ms: float) -> StepRecord:
     return msgspec.structs.replace(record, at=max(0.0, round(record.at + ms, 3)), attempts=attempts)
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return what an error says, in one line that is not too long."""
-    return shortened(" ".join(f"{type(error).__name__}: {said(error)}".split()), LONGEST_TEXT)
+    return shortened(" ".join(f"{type(error).__name__}: {safe_str(error)}".split()), LONGEST_TEXT)
 
 
 def try_step(
@@ -165,8 +165,8 @@ def try_step(
 
     `began` is the `time.monotonic()` reading that attempts are counted from.
 
-    Raises what the last attempt raised, OutOfTime where there was no time for one, or LetGo where
-    the run is to stop.
+    Raises what the last attempt raised, DeadlineExceeded where there was no time for one, or
+    RunReleased where the run is to stop.
     """
     retry = step.retry
     pause = retry.backoff
@@ -176,13 +176,13 @@ def try_step(
         for number in range(1, retry.attempts + 1):
             tried = time.monotonic()
             if tried >= term.deadline:
-                raise OutOfTime  # noqa: TRY301  it is recorded as what any attempt raises
+                raise DeadlineExceeded  # noqa: TRY301  it is recorded as what any attempt raises
             attempt = Attempt(_ms(tried - began), 0.0)
             record.attempts.append(attempt)
             try:
                 return _once(work, step, term)
             except BaseException as error:
-                attempt.error = told(error)
+                attempt.error = describe_error(error)
                 if not isinstance(error, Exception):
                     raise
                 wait = min(pause, retry.longest) * (
@@ -210,7 +210,9 @@ def _ms(seconds: float) -> float:
 
 
 def _helps(retry: Retry, error: Exception) -> bool:
-    if isinstance(error, OutOfTime) or (isinstance(error, PipelineError) and error.permanent):
+    if isinstance(error, DeadlineExceeded) or (
+        isinstance(error, PipelineError) and error.permanent
+    ):
         return False
     kinds = retry.on if isinstance(retry.on, tuple) else (retry.on,)
     return isinstance(error, (StepTimedOut, *kinds))
@@ -235,10 +237,10 @@ def _once(work: Callable[[], Result], step: Step[..., Any], term: Term) -> Resul
             " most of them beyond their time"
         )
     try:
-        return run_aside(inside, limit, _aside.release)
-    except TimeIsUp:
+        return run_with_deadline(inside, limit, _aside.release)
+    except TimedOut:
         if limit >= term.deadline:
-            raise OutOfTime from None
+            raise DeadlineExceeded from None
         raise StepTimedOut(f"{step.name} took longer than {step.timeout:g} seconds") from None
 
 
@@ -350,9 +352,9 @@ class Inline:
     def call_pipeline(
         self, name: str, body: object, path: str, method: str, *, wait: bool
     ) -> object:
-        """Start another pipeline. Raises OutOfTime where its caller was told so already."""
+        """Start another pipeline. Raises DeadlineExceeded where its caller was told so already."""
         if time.monotonic() >= self.deadline:
-            raise OutOfTime
+            raise DeadlineExceeded
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:

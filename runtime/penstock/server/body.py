@@ -11,7 +11,7 @@ from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from penstock.web.arrival import BodyFault, BodyNeeded
+from penstock.http.arrival import BodyFault, BodyNeeded
 
 IN_MEMORY = 64 * 1024  # bytes of a body that are kept in memory; a larger one goes to disk
 MAX_SIZE_LINE = 1024  # bytes of a chunk's size with its extensions

@@ -19,7 +19,10 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http import wsgi
 from gunicorn.util import unquote_to_wsgi_str
 
-from penstock.logs import Sparing
+from penstock.http.arrival import CLIENT, TAKES_HEADS, AwaitBody, BodyFault
+from penstock.http.leader_followers import PROMOTE_NEXT
+from penstock.http.watchdog import AlreadyAnswered
+from penstock.logs import LogThrottle
 from penstock.server.body import RequestBody
 from penstock.server.connection import (
     NEITHER,
@@ -33,9 +36,6 @@ from penstock.server.connection import (
 )
 from penstock.server.request import HeadIncomplete, Request, read_head
 from penstock.server.response import CONTINUE, Response, refusal_of
-from penstock.web.arrival import CLIENT, TAKES_HEADS, AwaitBody, BodyFault
-from penstock.web.turns import PASS_ON
-from penstock.web.watchdog import Answered
 
 Conversation = Generator[int, None, None]
 Waiting = Generator[int, None, bool]
@@ -107,7 +107,7 @@ class Http1:
         self._unsent = unsent
         self._log = worker.log
         self._max_head = MAX_HEAD + config.limit_request_field_size
-        self._sparing = Sparing(structlog.get_logger("penstock.server"))
+        self._sparing = LogThrottle(structlog.get_logger("penstock.server"))
         self._takes_heads = bool(getattr(worker.wsgi, TAKES_HEADS, False))
         plain = (
             config.pre_request is PreRequest.default and config.post_request is PostRequest.default
@@ -119,7 +119,11 @@ class Http1:
             and not config.forwarder_headers
             and config.proxy_protocol == "off"
         ):
-            self._common = {**wsgi.base_environ(config), "wsgi.multithread": True, PASS_ON: pass_on}
+            self._common = {
+                **wsgi.base_environ(config),
+                "wsgi.multithread": True,
+                PROMOTE_NEXT: pass_on,
+            }
         self._pass_on = pass_on
 
     # The conversation.
@@ -277,7 +281,7 @@ class Http1:
             finally:
                 if hasattr(reply, "close"):
                     reply.close()
-        except Answered:
+        except AlreadyAnswered:
             return False
         except Disconnected:
             raise
@@ -475,7 +479,12 @@ class Http1:
         )
         request._expected_100_continue = expected  # noqa: SLF001
         environ.pop("wsgi.early_hints", None)
-        return {**environ, "wsgi.multithread": True, CLIENT: connection, PASS_ON: self._pass_on}
+        return {
+            **environ,
+            "wsgi.multithread": True,
+            CLIENT: connection,
+            PROMOTE_NEXT: self._pass_on,
+        }
 
 
 def _receive(connection: Connection) -> Generator[int, None, bytes | None]:

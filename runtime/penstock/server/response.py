@@ -15,8 +15,8 @@ from gunicorn.http.wsgi import HEADER_VALUE_RE
 from gunicorn.http.wsgi import Response as GunicornResponse
 
 from penstock.errors import HostStopping, Refusal
-from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.watchdog import last_response
+from penstock.http.problems import CONTENT_TYPE, problem, status_line
+from penstock.http.watchdog import last_response
 
 MAX_NAMES = 500  # header names that are remembered as well-formed
 MAX_COPIED = 64 * 1024  # bytes of a body that are copied behind the head, to send both in one piece

@@ -40,10 +40,10 @@ from typing import Any
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
+from penstock.http.leader_followers import LeaderFollowers
+from penstock.http.watchdog import last_moments
 from penstock.server.connection import NEITHER, WRITE, Connection, Phase, TlsConnection, Unsent
 from penstock.server.protocol import Http1
-from penstock.web.turns import Turns
-from penstock.web.watchdog import last_moments
 
 EVENTS = 16  # events that are taken from epoll at once
 TICK_S = 1.0  # between two looks at whose time is up
@@ -176,8 +176,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
             self._tls = gunicorn_sock.ssl_context(self.cfg)
             self._tls.sslsocket_class = ssl.SSLSocket
             self._tls.options |= ssl.OP_NO_RENEGOTIATION  # which costs a server more than a client
-        self._turns = Turns(self.cfg.threads, self._events, self._handle_event)
-        self.http = Http1(self, self.cfg, Unsent(MAX_UNSENT, self._relieve), self._turns.pass_on)
+        self._turns = LeaderFollowers(self.cfg.threads, self._events, self._handle_event)
+        self.http = Http1(
+            self, self.cfg, Unsent(MAX_UNSENT, self._relieve), self._turns.promote_next
+        )
         self._adjust()
 
     def _pause(self, seconds: float) -> None:

@@ -1,5 +1,5 @@
 """HTTP: the dispatcher on the hot path, and ordinary Flask below it."""
 
-from penstock.web.app import Penstock, create_app
+from penstock.web.app import Penstock, create_app, from_environment
 
-__all__ = ["Penstock", "create_app"]
+__all__ = ["Penstock", "create_app", "from_environment"]

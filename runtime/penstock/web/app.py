@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -12,22 +14,23 @@ from flask import Flask, Response, current_app, jsonify, request
 from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException
 
-from penstock import forks, metrics, threads
-from penstock.console import Peer, add_console
+from penstock import forks, logs, metrics, threads
+from penstock.console import ClientInfo, add_console
 from penstock.console.pages import ROOT as CONSOLE
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
-from penstock.host import Host
-from penstock.status import status_of
-from penstock.web.addresses import client_address, from_trusted_proxy
-from penstock.web.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of, unread_elsewhere
+from penstock.host.host import Host
+from penstock.host.status import status_of
+from penstock.http.addresses import client_address, from_trusted_proxy
+from penstock.http.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of, unread_elsewhere
+from penstock.http.listeners import is_internal
+from penstock.http.problems import problem_response
+from penstock.http.urls import has_escaped_slash
+from penstock.http.watchdog import announce_close
+from penstock.settings import Settings
 from penstock.web.description import add_description
 from penstock.web.dispatcher import Dispatcher
-from penstock.web.listeners import is_internal
-from penstock.web.openapi import describe
-from penstock.web.problems import problem_response
-from penstock.web.urls import has_escaped_slash
-from penstock.web.watchdog import announce_close
+from penstock.web.openapi.document import describe
 
 MAX_FORM = 1024 * 1024  # bytes of a form of the console
 FORM_S = 30.0  # in which a form must have come
@@ -68,8 +71,8 @@ class Penstock(Flask):
 
         This process is about to end.
         """
-        if self.host.asking is not None:
-            self.host.asking.end(moment)
+        if self.host.run_status_api is not None:
+            self.host.run_status_api.end(moment)
         self._external.end_calls(moment)
         self._internal.end_calls(moment)
 
@@ -137,7 +140,21 @@ def create_app(host: Host) -> Penstock:
     return app
 
 
-def _peer(host: Host) -> Peer:
+def from_environment() -> Penstock:
+    """Return the application of a server process, configured by the environment.
+
+    Exits with one line on standard error where the settings or the plugins don't allow a start.
+    """
+    try:
+        settings = Settings.from_env(os.environ)
+        logs.configure(settings)
+        return create_app(Host(settings))
+    except CannotStart as error:
+        logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+        sys.exit(error.exit_code)
+
+
+def _peer(host: Host) -> ClientInfo:
     """Say how the console learns whose request it is, and whether it came over TLS."""
     proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
 
@@ -148,7 +165,7 @@ def _peer(host: Host) -> Peer:
         )
         return request.is_secure or said
 
-    return Peer(lambda: client_address(request.environ, proxies, header), secure)
+    return ClientInfo(lambda: client_address(request.environ, proxies, header), secure)
 
 
 def _health() -> tuple[Response, int]:

@@ -20,11 +20,11 @@ from flask import Flask, Response, request
 
 from penstock.console import only_signed_in
 from penstock.errors import Refusal
-from penstock.host import Host
+from penstock.host.host import Host
+from penstock.http.listeners import is_internal
+from penstock.http.problems import problem_response
 from penstock.web.docs import make_docs
-from penstock.web.listeners import is_internal
-from penstock.web.openapi import describe
-from penstock.web.problems import problem_response
+from penstock.web.openapi.document import describe
 
 OPEN = "any"  # the policy under which anyone may call
 
@@ -101,13 +101,13 @@ def _openapi_view(host: Host) -> View:
                 )
             )
         internal = is_internal(request.environ, host.settings.internal_bind)
-        judged = host.judged_internal if internal else host.judged
+        evaluated = host.evaluated_internal if internal else host.evaluated
         kept = made.get(internal)
-        if kept is None or kept[0] is not judged:
+        if kept is None or kept[0] is not evaluated:
             url = "" if internal else host.settings.url
             kept = made[internal] = (
-                judged,
-                msgspec.json.encode(describe(host, host.settings.environment, judged, url)),
+                evaluated,
+                msgspec.json.encode(describe(host, host.settings.environment, evaluated, url)),
             )
         return Response(
             kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"}

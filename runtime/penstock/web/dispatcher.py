@@ -16,38 +16,38 @@ from typing import Any
 import structlog
 
 from penstock.access.snapshot import Snapshot
-from penstock.cidr import caller_network
 from penstock.contracts.access import Once, RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.cors import Cors
-from penstock.contracts.networks import Networks
+from penstock.contracts.networks import Networks, caller_network
 from penstock.contracts.pipeline import Pipeline
-from penstock.contracts.rates import STOOD_IN_FOR
+from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
 from penstock.contracts.triggers import MAX_SECONDS
+from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.replies import BODILESS, NO_STORE, Answer, checked_refusal
+from penstock.endpoints.router import Place, Routes
 from penstock.errors import (
     MAYBE_ACCEPTED,
     CredentialRejected,
+    DeadlineExceeded,
     HostStopping,
-    OutOfTime,
     Refusal,
     ReplyError,
+)
+from penstock.execution.perform import (
+    Observers,
+    ParentRun,
+    SubpipelineRunner,
+    client_of,
+    failed,
+    handle,
 )
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
-from penstock.guard import PluginFault
-from penstock.host import Host
-from penstock.perform import Context, Observers, Starter, client_of, failed, handle
-from penstock.runs.aside import TimeIsUp, run_aside
-from penstock.runs.failures import Failure, failure_at, failure_of
-from penstock.runs.handlers import Endpoint
-from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
-from penstock.runs.records import Exchange, Record
-from penstock.runs.replies import BODILESS, NO_STORE, Answer, checked_refusal
-from penstock.runs.routes import Place, Routes
-from penstock.runs.steps import Inline
-from penstock.web.addresses import client_address
-from penstock.web.arrival import (
+from penstock.host.host import Host
+from penstock.http.addresses import client_address
+from penstock.http.arrival import (
     AwaitBody,
     BodyFault,
     BodyNeeded,
@@ -55,25 +55,31 @@ from penstock.web.arrival import (
     fault_of,
     unread_elsewhere,
 )
-from penstock.web.bodies import Body, BrokenBody, LateBody, StoppedBody
-from penstock.web.certificates import client_certificate
-from penstock.web.cors import cors_headers
-from penstock.web.durable import ACCEPTED, accept
-from penstock.web.encodings import WORTH_IT, deflate
-from penstock.web.passage import Passage, reason_of
-from penstock.web.problems import CONTENT_TYPE, problem, status_line
-from penstock.web.turns import LONG, PASS_ON
-from penstock.web.urls import absolute
-from penstock.web.watchdog import (
+from penstock.http.certificates import client_certificate
+from penstock.http.encodings import WORTH_IT, deflate
+from penstock.http.leader_followers import LONG, PROMOTE_NEXT
+from penstock.http.problems import CONTENT_TYPE, problem, status_line
+from penstock.http.request_body import Body, BrokenBody, LateBody, StoppedBody
+from penstock.http.urls import absolute
+from penstock.http.watchdog import (
     SOCKET,
-    Answered,
+    AlreadyAnswered,
+    DeadlineWatchdog,
     LastReply,
-    Watchdog,
     announce_close,
     channel_of,
     last_response,
     read_in_time,
 )
+from penstock.plugins.guard import PluginFault
+from penstock.runs.failures import Failure, failure_at, failure_of
+from penstock.runs.idempotency import SAFE, answered, fingerprint, identity, key_of, still_running
+from penstock.runs.records import Record, RecordedBodies
+from penstock.runs.steps import Inline
+from penstock.runs.timeouts import TimedOut, run_with_deadline
+from penstock.web.cors_headers import cors_headers
+from penstock.web.durable_calls import ACCEPTED, accept
+from penstock.web.exchange import Exchange, reason_of
 
 KNOWN_HEADERS = 500  # headers of refusals that are remembered as valid
 REPLAYED, LOOKED_UP = "replayed", "looked-up"  # what calls are counted as that are no runs
@@ -117,7 +123,7 @@ class Dispatcher:
             for identifier, item in served.items()
             if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
         }
-        self._watchdog = Watchdog(
+        self._watchdog = DeadlineWatchdog(
             min(
                 (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
                 default=MAX_SECONDS,
@@ -126,7 +132,7 @@ class Dispatcher:
         # Whose last call took long.
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}
         self._observers = Observers(host)
-        self._starter = Starter(host)
+        self._starter = SubpipelineRunner(host)
         self._sent: set[tuple[str, str]] = set()  # headers of refusals that are valid
         self._log_all = host.settings.log_calls == "all"
         self._log_failed = host.settings.log_calls != "none"
@@ -147,12 +153,12 @@ class Dispatcher:
     ) -> Iterable[bytes]:
         """Answer one call, or say that its body is needed first."""
         place, values = found
-        passage = Passage(environ, place, values)
+        passage = Exchange(environ, place, values)
         return self._go_on(passage, start_response, partial(self._run, passage, values))
 
     def _go_on(
         self,
-        passage: Passage,
+        passage: Exchange,
         start_response: StartResponse,
         run: Callable[[], Answer | AwaitBody[Answer]],
     ) -> Iterable[bytes]:
@@ -166,7 +172,7 @@ class Dispatcher:
         return self._reply(passage, start_response, done, refusal, last=last)
 
     def _outcome(
-        self, passage: Passage, run: Callable[[], Answer | AwaitBody[Answer]]
+        self, passage: Exchange, run: Callable[[], Answer | AwaitBody[Answer]]
     ) -> tuple[Answer | AwaitBody[Answer], Refusal | None, bool]:
         """Return what came of a call.
 
@@ -176,17 +182,17 @@ class Dispatcher:
         last = False
         try:
             return run(), None, last
-        except TimeIsUp:
-            refusal, last = OutOfTime(), True
+        except TimedOut:
+            refusal, last = DeadlineExceeded(), True
         except Refusal as error:
             refusal, last = (
                 self._fit(error, passage),
                 isinstance(error, BrokenBody | LateBody | StoppedBody),
             )
-        except Answered:
+        except AlreadyAnswered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            if self._host.sparing.may(
+            if self._host.log_throttle.may(
                 time.monotonic(),
                 problem="internal",
                 address=caller_network(self._address(passage.environ)),
@@ -202,7 +208,7 @@ class Dispatcher:
 
     def _reply(
         self,
-        passage: Passage,
+        passage: Exchange,
         start_response: StartResponse,
         done: Answer,
         refusal: Refusal | None,
@@ -227,7 +233,7 @@ class Dispatcher:
         body = b"" if passage.method == "HEAD" else body
         return LastReply(environ, body) if last else (body,)
 
-    def _fit(self, refusal: Refusal, passage: Passage) -> Refusal:
+    def _fit(self, refusal: Refusal, passage: Exchange) -> Refusal:
         """Return a refusal that can be sent.
 
         Its headers may come from an authenticator or from a reply that an earlier release stored.
@@ -248,7 +254,7 @@ class Dispatcher:
             self._sent.update(refusal.headers)
         return refusal
 
-    def _finish(self, passage: Passage, headers: Headers, body: bytes | None) -> None:
+    def _finish(self, passage: Exchange, headers: Headers, body: bytes | None) -> None:
         """Add the headers that every reply has; one without a body has no length."""
         place = passage.place
         if body is not None:
@@ -276,7 +282,7 @@ class Dispatcher:
             headers[:] = absolute(headers, self._url)
 
     def _record(
-        self, passage: Passage, status: int, refusal: Refusal | None, headers: Headers, body: bytes
+        self, passage: Exchange, status: int, refusal: Refusal | None, headers: Headers, body: bytes
     ) -> None:
         """Hand over the record of a run, or count what did not become one."""
         recorder, call, endpoint = self._host.recorder, passage.call, passage.endpoint
@@ -302,7 +308,7 @@ class Dispatcher:
             return
         kept = None
         if recorder.keeps(endpoint.pipeline, status):
-            kept = Exchange(
+            kept = RecordedBodies(
                 call.path,
                 call.query_string,
                 call.content_type,
@@ -348,7 +354,7 @@ class Dispatcher:
         )
         return failure_of(raised, endpoint.route.handler)
 
-    def _run(self, passage: Passage, values: list[str]) -> Answer | AwaitBody[Answer]:
+    def _run(self, passage: Exchange, values: list[str]) -> Answer | AwaitBody[Answer]:
         place = passage.place
         endpoint = place.endpoints.get("GET" if passage.method == "HEAD" else passage.method)
         if endpoint is None and place.endpoints:
@@ -376,18 +382,20 @@ class Dispatcher:
             )
 
     def _admit(
-        self, passage: Passage, endpoint: Endpoint, values: list[str]
+        self, passage: Exchange, endpoint: Endpoint, values: list[str]
     ) -> Answer | AwaitBody[Answer]:
         """Let a call through its gate, and have it handled, as soon as its body is there."""
         host, environ, place = self._host, passage.environ, passage.place
-        judged = (host.judged_internal if self._internal else host.judged).get(place.pipeline)
+        evaluated = (host.evaluated_internal if self._internal else host.evaluated).get(
+            place.pipeline
+        )
         access = host.access
-        if judged is None or access is None or not host.fresh():
+        if evaluated is None or access is None or not host.fresh():
             raise unavailable()
         networks = self._networks.get(place.pipeline)
         if (
             networks is not None
-            and judged.gate is not CLOSED
+            and evaluated.gate is not CLOSED
             and not networks.admit(self._address(environ))
         ):
             raise _wrong_address()
@@ -398,7 +406,7 @@ class Dispatcher:
         if passage.deadline is None:
             passage.deadline = time.monotonic() + trigger.timeout
         deadline = passage.deadline
-        caller = self._ask_gate(judged.gate, passage, endpoint, body, access, now, deadline)
+        caller = self._ask_gate(evaluated.gate, passage, endpoint, body, access, now, deadline)
         passage.consumer_id = caller.consumer_id
         if (
             access.networks
@@ -439,7 +447,7 @@ class Dispatcher:
             )
         return self._handle(endpoint, call, passage)
 
-    def _received(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+    def _received(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Answer:
         """Have a call handled whose body was waited for."""
         fault = fault_of(passage.environ)
         if fault is BodyFault.LATE:  # its sender took the time, and no handler has begun
@@ -451,7 +459,7 @@ class Dispatcher:
     def _ask_gate(
         self,
         gate: Gate,
-        passage: Passage,
+        passage: Exchange,
         endpoint: Endpoint,
         body: Body,
         access: Snapshot,
@@ -480,7 +488,7 @@ class Dispatcher:
             host.tell_fault(fault)
             raise _internal() from None
 
-    def _count(self, passage: Passage, pipeline: Pipeline, caller: Caller) -> None:
+    def _count(self, passage: Exchange, pipeline: Pipeline, caller: Caller) -> None:
         """Count a call against the pipeline's rates and its consumer's.
 
         What is left goes out with the reply, whatever that is.
@@ -497,9 +505,9 @@ class Dispatcher:
             theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
             own = host.access.limits.get((caller.consumer_id, passage.place.pipeline), ())
             if own:
-                rates = [item for item in rates if item[1].by not in STOOD_IN_FOR] + [
-                    (here + theirs, rate) for rate in own
-                ]
+                rates = [
+                    item for item in rates if item[1].by not in OVERRIDDEN_BY_CONSUMER_LIMIT
+                ] + [(here + theirs, rate) for rate in own]
             everywhere = host.settings.environment + theirs + EVERYWHERE
             rates += [
                 (everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())
@@ -507,7 +515,7 @@ class Dispatcher:
         if rates:
             passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
 
-    def _signed(self, body: Body, passage: Passage, deadline: float) -> bytes:
+    def _signed(self, body: Body, passage: Exchange, deadline: float) -> bytes:
         """Read the body before the gate has let the call through.
 
         The gate needs it for a signature, and no sender may be slow for ever.
@@ -529,7 +537,7 @@ class Dispatcher:
         )
 
     def _claim(
-        self, passage: Passage, endpoint: Endpoint, kind: str, caller: Caller, once: Once
+        self, passage: Exchange, endpoint: Endpoint, kind: str, caller: Caller, once: Once
     ) -> bool:
         """Claim what a call counts once for, and say whether it may go on.
 
@@ -546,7 +554,7 @@ class Dispatcher:
         return mark is not None
 
     def _whose(
-        self, passage: Passage, endpoint: Endpoint, caller: Caller
+        self, passage: Exchange, endpoint: Endpoint, caller: Caller
     ) -> tuple[str, ...] | None:
         """Return what identifies the Idempotency-Key of a call, where it has one that counts.
 
@@ -571,10 +579,10 @@ class Dispatcher:
         settings = self._host.settings
         return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
-    def _handle(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+    def _handle(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Answer:
         if (
             endpoint.name in self._slow[call.pipeline]
-            and (pass_on := passage.environ.get(PASS_ON)) is not None
+            and (pass_on := passage.environ.get(PROMOTE_NEXT)) is not None
         ):
             pass_on()
         began = time.perf_counter()
@@ -583,7 +591,7 @@ class Dispatcher:
         try:
             done = self._in_time(endpoint, call, passage)
             status = done[0]
-        except (Answered, TimeIsUp):
+        except (AlreadyAnswered, TimedOut):
             status = passage.refusal.status if passage.refusal is not None else 504
             event = (
                 "host stopped before a call ended"
@@ -618,7 +626,7 @@ class Dispatcher:
                 self._slow[call.pipeline].discard(endpoint.name)
         return done
 
-    def _work(self, endpoint: Endpoint, call: Call, passage: Passage) -> Callable[[], Answer]:
+    def _work(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Callable[[], Answer]:
         """Return what the call is to do, once there is room among the pipeline's calls in flight.
 
         It leaves that when it really ends.
@@ -649,16 +657,18 @@ class Dispatcher:
 
         return work
 
-    def _perform(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+    def _perform(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Answer:
         # No reply is stored: the first call still runs, or died with its process.
         if passage.repeats:
             raise still_running()
-        context = Context(call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT"))
+        context = ParentRun(
+            call, (passage.place.pipeline,), passage.environ.get("HTTP_TRACEPARENT")
+        )
         passage.running = Inline(call.deadline, self._starter.start(context))
         return handle(endpoint, call, passage.running)
 
     def _run_once(
-        self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Passage
+        self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Exchange
     ) -> Answer:
         if self._host.replies is None:
             raise unavailable()
@@ -670,7 +680,7 @@ class Dispatcher:
             partial(self._perform, endpoint, call, passage),
         )
 
-    def _in_time(self, endpoint: Endpoint, call: Call, passage: Passage) -> Answer:
+    def _in_time(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Answer:
         environ = passage.environ
         connection = channel_of(environ)
         if connection is not None:
@@ -682,16 +692,16 @@ class Dispatcher:
             read_in_time(
                 environ.get(SOCKET), lambda: call.form if form else call.body, call.deadline
             )
-        return run_aside(self._work(endpoint, call, passage), call.deadline)
+        return run_with_deadline(self._work(endpoint, call, passage), call.deadline)
 
-    def _late(self, passage: Passage) -> bytes:
+    def _late(self, passage: Exchange) -> bytes:
         """Return the response on the wire to a call whose time is up, or whose process ends."""
         in_time = passage.deadline is not None and time.monotonic() < passage.deadline
         durable = passage.endpoint is not None and passage.endpoint.route.durable
         late = (
-            OutOfTime(f"The database took too long to answer. {MAYBE_ACCEPTED}")
+            DeadlineExceeded(f"The database took too long to answer. {MAYBE_ACCEPTED}")
             if durable
-            else OutOfTime()
+            else DeadlineExceeded()
         )
         refusal = passage.refusal = HostStopping() if in_time else late
         status, headers, body = _refused(refusal, passage.run)
@@ -711,7 +721,7 @@ class Dispatcher:
         common = self._host.responses
         return common.cors if common.cors_override or own is None else own
 
-    def _worth_a_line(self, passage: Passage, status: int, refusal: Refusal | None) -> bool:
+    def _worth_a_line(self, passage: Exchange, status: int, refusal: Refusal | None) -> bool:
         """Say whether a refused call is logged.
 
         Those of strangers only now and then, and what the limiter logs not again.
@@ -720,13 +730,13 @@ class Dispatcher:
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.sparing.may(
+        return self._host.log_throttle.may(
             time.monotonic(),
             problem=refusal.code,
             address=caller_network(self._address(passage.environ)),
         )
 
-    def _shown_path(self, passage: Passage) -> str:
+    def _shown_path(self, passage: Exchange) -> str:
         """Return the path for the log.
 
         A parameter can be sensitive, and the call one that the gate refused.
@@ -739,7 +749,7 @@ class Dispatcher:
             path, dict(zip(endpoint.in_path, passage.values, strict=False))
         )
 
-    def _write_log(self, passage: Passage, status: int, refusal: Refusal | None) -> None:
+    def _write_log(self, passage: Exchange, status: int, refusal: Refusal | None) -> None:
         known = {"problem": refusal.code} if refusal is not None else {}
         if refusal is not None and (reason := reason_of(refusal)) is not None:
             known["reason"] = reason

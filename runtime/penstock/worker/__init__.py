@@ -20,34 +20,32 @@ import structlog
 from penstock import clock, threads
 from penstock.contracts.pipeline import Handler
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseAway, Engine, open_engine, reading
-from penstock.db.rows import Row
-from penstock.errors import OutOfTime, PenstockError
-from penstock.host import Host, Loaded
-from penstock.runs.accepting import CALLBACKS, Accepting, queue_of
-from penstock.runs.durable import Given
-from penstock.runs.engine import (
-    Bench,
+from penstock.db.engine import DatabaseUnavailable, Engine, open_engine, reading
+from penstock.db.unit_of_work import Row
+from penstock.durable.engine import (
     Document,
-    EngineTrouble,
-    Held,
-    KeyMissing,
-    Ledger,
-    LetGo,
+    EngineRun,
     Queue,
+    RunExecutor,
+    RunStore,
     State,
-    Unopened,
+    Undecryptable,
 )
+from penstock.durable.intake import CALLBACKS, RunIntake, queue_of
+from penstock.durable.runner import RunInput
+from penstock.durable.status import ending_of, started_of, steps_held
+from penstock.errors import DeadlineExceeded, PenstockError
+from penstock.host.host import Host, LoadedPipeline
 from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
+from penstock.runs.interrupts import EngineUnavailable, KeyMissing, RunReleased
 from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
-from penstock.runs.recovering import Recovery
-from penstock.runs.showing import ending_of, started_of, steps_held
 from penstock.runs.steps import StepRecord, StopSignal
-from penstock.worker import ticking
+from penstock.worker import scheduler
+from penstock.worker.callbacks import call_back
 from penstock.worker.keyless import Keyless
-from penstock.worker.performing import Performance, Performer
-from penstock.worker.telling import call_back
+from penstock.worker.performer import Performance, Performer
+from penstock.worker.recovery import Recovery
 
 STUCK = 120.0  # seconds without a heartbeat, and a thread counts as stuck
 STUCK_CODE = 75  # EX_TEMPFAIL: who keeps the process starts it anew
@@ -72,7 +70,7 @@ class Taken(Exception):
 class Worker:
     """Performs the durable runs of one environment, until it is told to stop."""
 
-    def __init__(self, host: Host, bench: Bench) -> None:
+    def __init__(self, host: Host, bench: RunExecutor) -> None:
         """Take where runs are performed."""
         settings = host.settings
         self._host = host
@@ -81,7 +79,7 @@ class Worker:
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
-        self._keyless = Keyless(self._process, self._find, host.sparing)
+        self._keyless = Keyless(self._process, self._find, host.log_throttle)
         self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
@@ -117,7 +115,7 @@ class Worker:
         environment_id = host.environment_id
         durable = [identifier for identifier, item in host.loaded.items() if item.durable]
         name = socket.gethostname()
-        stored.appear(
+        stored.register(
             self._engine,
             self._process,
             kind="worker",
@@ -131,8 +129,8 @@ class Worker:
         self._bench.open(
             self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs
         )
-        ticking.declare(host, self._bench)
-        with suppress(DatabaseAway):  # they begin later then
+        scheduler.declare(host, self._bench)
+        with suppress(DatabaseUnavailable):  # they begin later then
             self._ledger.hasten()
         threads.start("penstock-tidy", self._tidy_on, limit=None, essential=False)
         threads.start("penstock-let-go", self._let_go_on, limit=STUCK)
@@ -152,7 +150,7 @@ class Worker:
             self._closed.set()
             host.stop()
             with suppress(PenstockError):
-                stored.beat(self._engine, self._process, ended=True)
+                stored.heartbeat(self._engine, self._process, ended=True)
             self._log.info("worker ended", left=len(self._active))
 
     # Life
@@ -166,7 +164,7 @@ class Worker:
     def _speak(self) -> bool:
         """Give a sign of life; return False where others have taken over from this process."""
         began = time.monotonic()
-        if not stored.beat(self._vital, self._process):
+        if not stored.heartbeat(self._vital, self._process):
             return False
         self._spoke = began
         return True
@@ -236,7 +234,7 @@ class Worker:
                 self._log.exception("can't take over from a worker", worker=dead.id)
                 continue
             if done:
-                stored.disappear(self._engine, dead.id)
+                stored.unregister(self._engine, dead.id)
         self._recovery.take_strays()
 
     def _give_back_orphans(self) -> None:
@@ -300,26 +298,26 @@ class Worker:
             if item.state is State.CANCELLED and active.handler is not None:
                 self._cut_off(run, item, active.thread, active.handler)
 
-    def _cut_off(self, run: str, item: Held, thread: int, handler: Handler) -> None:
+    def _cut_off(self, run: str, item: EngineRun, thread: int, handler: Handler) -> None:
         """Record where the handler of a run is whose time is up, while it is there."""
         row = self._find(run)
         loaded = self._host.loaded.get(row["pipeline"]) if row is not None else None
         if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
             return
-        failure = failure_at(OutOfTime(), thread, handler)
+        failure = failure_at(DeadlineExceeded(), thread, handler)
         self._recorder.ended(_finished(row, item, loaded, self._steps(row, item), failure))
 
-    def _steps(self, row: Row, item: Held) -> list[StepRecord]:
+    def _steps(self, row: Row, item: EngineRun) -> list[StepRecord]:
         return steps_held(self._ledger.steps(row["id"]), started_of(row, item))
 
-    def _has(self, item: Held | None) -> bool:
+    def _has(self, item: EngineRun | None) -> bool:
         """Say whether a run is this process's to perform."""
         return (
             item is not None and item.state is State.RUNNING and item.holder in {"", self._process}
         )
 
     def _confirm(self, run: str, stop: StopSignal, surely: bool) -> None:
-        """Raise LetGo where this process has a run no more.
+        """Raise RunReleased where this process has a run no more.
 
         Others may count it as dead once it was silent for too long.
         """
@@ -327,12 +325,12 @@ class Worker:
             try:
                 if self._has(self._ledger.look([run]).get(run)):
                     return
-            except DatabaseAway:
+            except DatabaseUnavailable:
                 if not self._was_silent():
                     return
                 stop.sleep(BEAT)
             else:
-                raise LetGo
+                raise RunReleased
 
     def _was_silent(self) -> bool:
         return time.monotonic() - self._spoke >= SILENT
@@ -380,7 +378,7 @@ class Worker:
 
     # Work
 
-    def perform(self, run: str, document: Document | Unopened) -> Document:
+    def perform(self, run: str, document: Document | Undecryptable) -> Document:
         """Perform a run: the engine calls this, in a thread of its own.
 
         What it returns is how the run ended.
@@ -390,8 +388,8 @@ class Worker:
         try:
             # It was taken from its queue in the moment in which this process began to end.
             if self._stop.is_set():
-                raise LetGo  # noqa: TRY301  as what ends a run later
-            if isinstance(document, Unopened):
+                raise RunReleased  # noqa: TRY301  as what ends a run later
+            if isinstance(document, Undecryptable):
                 raise KeyMissing(str(document))  # noqa: TRY301  as where a step of it can't be opened
             if "callback" in document:
                 done = call_back(
@@ -399,19 +397,19 @@ class Worker:
                 )
             else:
                 done = self._performer.perform(
-                    run, Given.of(document), active, self._recorder, self._ledger
+                    run, RunInput.of(document), active, self._recorder, self._ledger
                 )
             self._starved.pop(run, None)
-        except LetGo:
+        except RunReleased:
             raise
         except KeyMissing as error:
-            with suppress(DatabaseAway):  # else it is an orphan
+            with suppress(DatabaseUnavailable):  # else it is an orphan
                 self._keyless.give_back(self._ledger, run, str(error))
             raise
-        except (EngineTrouble, DatabaseAway) as error:
+        except (EngineUnavailable, DatabaseUnavailable) as error:
             self._starved[run] = self._starved.get(run, 0) + 1
             self._log.error("run interrupted", run=run, error=str(error))
-            raise EngineTrouble(str(error)) from error
+            raise EngineUnavailable(str(error)) from error
         finally:
             if self._active.get(run) is active:
                 del self._active[run]
@@ -427,7 +425,7 @@ class Worker:
         self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None
     ) -> None:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
-        ticking.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
+        scheduler.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
     def _tidy_on(self, _: threads.Watched) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
@@ -462,14 +460,14 @@ class Worker:
         self._recorder.count(pipeline, Status.FAILED.value, None)
 
     @property
-    def _ledger(self) -> Ledger:
-        return self._accepting.ledger
+    def _ledger(self) -> RunStore:
+        return self._accepting.run_store
 
     @property
-    def _accepting(self) -> Accepting:
-        if self._host.accepting is None:
+    def _accepting(self) -> RunIntake:
+        if self._host.run_intake is None:
             raise RuntimeError("the worker was not started")
-        return self._host.accepting
+        return self._host.run_intake
 
     @property
     def _recorder(self) -> Recorder:
@@ -479,7 +477,11 @@ class Worker:
 
 
 def _finished(
-    row: Row, item: Held, loaded: Loaded, steps: list[StepRecord], failure: Failure | None = None
+    row: Row,
+    item: EngineRun,
+    loaded: LoadedPipeline,
+    steps: list[StepRecord],
+    failure: Failure | None = None,
 ) -> Finished:
     """Return the end of a run as the engine knows it."""
     run, pipeline = row["id"], loaded.pipeline

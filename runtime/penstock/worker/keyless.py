@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import structlog
 
-from penstock.db.rows import Row
-from penstock.logs import Sparing
-from penstock.runs.engine import Ledger
+from penstock.db.unit_of_work import Row
+from penstock.durable.engine import RunStore
+from penstock.logs import LogThrottle
 
 # Seconds in which nobody begins a run that was given back: the first, a factor, and the most.
 FIRST, LONGER, LONGEST = 1.0, 1.5, 300.0
@@ -27,7 +27,9 @@ FIRST, LONGER, LONGEST = 1.0, 1.5, 300.0
 class Keyless:
     """What one worker process does with runs that it has no key for."""
 
-    def __init__(self, process: str, find: Callable[[str], Row | None], sparing: Sparing) -> None:
+    def __init__(
+        self, process: str, find: Callable[[str], Row | None], sparing: LogThrottle
+    ) -> None:
         """Take what finds the record of a run, and what keeps one reason from filling the log."""
         self._process = process
         self._find = find
@@ -35,10 +37,10 @@ class Keyless:
         self._told = False
         self._log = structlog.get_logger("penstock.worker")
 
-    def give_back(self, ledger: Ledger, run: str, reason: str) -> None:
+    def give_back(self, ledger: RunStore, run: str, reason: str) -> None:
         """Give a run back that was begun here.
 
-        Raises DatabaseAway; it can be given back again then.
+        Raises DatabaseUnavailable; it can be given back again then.
         """
         held = ledger.look([run]).get(run)
         times = held.postponed if held is not None else 0

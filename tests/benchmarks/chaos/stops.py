@@ -12,7 +12,7 @@ from benchmarks.chaos.site import Site, Unit
 from benchmarks.chaos.traffic import Runs, kinds_of
 from benchmarks.chaos.trial import POSTGRESQL, SQLITE, Trial, scenario
 
-from penstock.access.secrets import Box, make_secret_key
+from penstock.access.encryption import SecretBox, make_secret_key
 
 GRACE_S = 8
 # A call to a host that stops takes no longer: it is answered, or the connection is refused.
@@ -100,7 +100,7 @@ def secret_key(trial: Trial) -> None:
     site = trial.site()
     first, second = site.units
     old, new = site.place.secret, make_secret_key()
-    site.place.box = Box((new, old))  # the trial itself reads what any host has sealed
+    site.place.box = SecretBox((new, old))  # the trial itself reads what any host has sealed
     runs = trial.runs(site)
     with trial.callers(site):
         first.restart(PENSTOCK_SECRET_KEY=f"{new},{old}")

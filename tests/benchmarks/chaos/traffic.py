@@ -19,10 +19,10 @@ from typing import Self
 from benchmarks.chaos.site import ENVIRONMENT, Site, Unit
 
 from penstock.contracts.keys import make_api_key
-from penstock.db.engine import DatabaseAway
-from penstock.host import open_dbos
-from penstock.runs.engine import Held
-from penstock.runs.values import unpack
+from penstock.db.engine import DatabaseUnavailable
+from penstock.durable.engine import EngineRun
+from penstock.endpoints.encoding import unpack
+from penstock.host.host import open_dbos
 
 GOOD = "good"
 UNAVAILABLE = frozenset({502, 503, 504})  # honest answers of a host that can't tell now
@@ -276,13 +276,13 @@ class Runs:
                 return
             time.sleep(0.5)
 
-    def _look(self) -> dict[str, Held]:
+    def _look(self) -> dict[str, EngineRun]:
         ledger = open_dbos(self._site.place.url, ENVIRONMENT, self._site.place.box)
-        runs, held = list(self.accepted.values()), dict[str, Held]()
+        runs, held = list(self.accepted.values()), dict[str, EngineRun]()
         try:
             for start in range(0, len(runs), AT_A_TIME):
                 held |= ledger.look(runs[start : start + AT_A_TIME], outcomes=True)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             return {}
         finally:
             ledger.close()

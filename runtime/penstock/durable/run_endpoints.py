@@ -1,0 +1,182 @@
+"""What a consumer asks of its durable runs: how far one is, what came out, and to end it.
+
+Below each pipeline that has any, at `/runs/{id}`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from penstock.contracts.call import Call, Reply
+from penstock.contracts.pipeline import Pipeline, Route
+from penstock.db import runs as stored
+from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.durable.intake import RunIntake
+from penstock.durable.status import run_document
+from penstock.endpoints.compiler import Endpoint
+from penstock.errors import Refusal
+from penstock.runs.ids import is_run_id
+
+PATH = "/runs/{run_id}"
+FIRST_SEGMENT = "runs"
+# RFC 7240 section 4.3.
+WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)
+LOOKS = (0.02, 0.05, 0.1, 0.2)  # seconds between looks at a run that is waited for
+MARGIN = 0.5  # seconds that an answer needs
+UNFINISHED = frozenset({"accepted", "running"})
+
+
+def seconds_to_wait(prefer: str | None) -> float:
+    """Return the seconds that a caller would wait (`Prefer: wait=10`)."""
+    match = WAIT.search(prefer) if prefer else None
+    return float(match[1]) if match is not None else 0.0
+
+
+class RunStatusApi:
+    """Answers consumers about runs of one environment.
+
+    Only so many calls wait at a time; any more are answered at once.
+    """
+
+    def __init__(self, accepting: RunIntake, environment_id: int, waiters: int) -> None:
+        self._accepting = accepting
+        self._environment_id = environment_id
+        self._waiters = threading.BoundedSemaphore(waiters)
+        self._log = structlog.get_logger("penstock")
+        self._end = float("inf")
+
+    def end(self, moment: float) -> None:
+        """Answer callers that wait for a run by that moment, though the run goes on.
+
+        The moment is a `time.monotonic()` reading.
+        """
+        self._end = moment - MARGIN
+
+    def show(self, call: Call, pipeline: str, run: str) -> Reply:
+        """Return a run of the consumer that calls.
+
+        Raises Refusal: 404 where there is none, whoever else has one of that id.
+        """
+        document = self._document(call, pipeline, run)
+        return self._wait(call, run, document) or _reply(document)
+
+    def cancel(self, call: Call, pipeline: str, run: str) -> Reply:
+        """End a run of the consumer that calls, if it is not over, and return it."""
+        if self._document(call, pipeline, run)["status"] in UNFINISHED:
+            self._accepting.cancel(run, f"consumer {call.caller.consumer}")
+        return _reply(self._document(call, pipeline, run))
+
+    def wait(self, call: Call, run: str) -> Reply | None:
+        """Return a run that was just accepted, once it is over or its caller's wait is.
+
+        Return None where the caller would not wait.
+        """
+        return self._wait(
+            call,
+            run,
+            {
+                "pipeline": f"{call.path.split('/')[1]}/{call.path.split('/')[2]}",
+                "status": "accepted",
+            },
+        )
+
+    def _wait(self, call: Call, run: str, document: dict[str, Any]) -> Reply | None:
+        wanted = seconds_to_wait(call.headers.get("prefer"))
+        if (
+            not wanted
+            or document["status"] not in UNFINISHED
+            or not self._waiters.acquire(blocking=False)
+        ):
+            return None
+        try:
+            until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
+            while (
+                document["status"] in UNFINISHED
+                and (left := min(until, self._end) - time.monotonic()) > 0
+            ):
+                time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
+                look += 1
+                document = self._document(call, document["pipeline"], run)
+        finally:
+            self._waiters.release()
+        return _reply(document, {"Preference-Applied": f"wait={wanted:g}"})
+
+    def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
+        try:
+            with reading(self._accepting.engine) as connection:
+                row = (
+                    stored.find(connection, run, environment_id=self._environment_id)
+                    if is_run_id(run)
+                    else None
+                )
+            mine = (
+                row is not None
+                and row["durable"]
+                and row["pipeline"] == pipeline
+                and row["consumer_id"] == call.caller.consumer_id
+            )
+            if row is None or not mine or call.caller.consumer_id is None:
+                raise Refusal(404, "not-found", "There is no such run.")
+            held = self._accepting.run_store.look([run], outcomes=True).get(run)
+            if held is not None and held.unopened:
+                self._log.error("a run's result can't be read", run=run, reason=held.unopened)
+                raise Refusal(
+                    503,
+                    "pipeline-unavailable",
+                    "This run can't be looked up at the moment.",
+                    headers=[("Retry-After", "10")],
+                )
+            return run_document(row, held)
+        except DatabaseUnavailable as error:
+            raise Refusal(
+                503,
+                "pipeline-unavailable",
+                "Runs can't be looked up at the moment.",
+                headers=[("Retry-After", "1")],
+            ) from error
+
+
+def _reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
+    again = {"Retry-After": "1"} if document["status"] in UNFINISHED else {}
+    return Reply(200, {"Cache-Control": "no-store", **again, **(headers or {})}, document)
+
+
+def run_endpoints(pipeline: Pipeline, asking: Callable[[], RunStatusApi]) -> list[Endpoint]:
+    """Return the handlers of `/runs/{id}` below a pipeline.
+
+    `run_status_api` returns what answers them, once the process was started.
+    """
+
+    def show(call: Call) -> Reply:
+        """Tell how far a run is, and what came out."""
+        return asking().show(call, pipeline.id, call.params["run_id"])
+
+    def cancel(call: Call) -> Reply:
+        """End a run that is not over."""
+        return asking().cancel(call, pipeline.id, call.params["run_id"])
+
+    return [
+        _endpoint(pipeline, Route(method, PATH, handler))
+        for method, handler in (("GET", show), ("DELETE", cancel))
+    ]
+
+
+def _endpoint(pipeline: Pipeline, route: Route) -> Endpoint:
+    return Endpoint(
+        pipeline,
+        route,
+        ("run_id",),
+        route.handler,
+        lambda _: {},
+        {"run_id": str},
+        (),
+        None,
+        None,
+        of_runtime=True,
+    )

@@ -1,0 +1,242 @@
+"""Say what became of a run: to its consumer, from its record and from what the engine holds."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from penstock import clock
+from penstock.contracts.sanitize import as_json
+from penstock.db.unit_of_work import Row
+from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.runs.failures import Failure
+from penstock.runs.ids import millis_of
+from penstock.runs.records import UNFINISHED, Status, status_of
+from penstock.runs.steps import Attempt, StepRecord
+
+PROBLEM = "application/problem+json"
+ENGINE = {"DBOS.sleep": "sleep"}
+FAR = {State.WAITING: Status.ACCEPTED, State.RUNNING: Status.RUNNING, State.BROKEN: Status.FAILED}
+
+
+def current_status(row: Row, held: EngineRun | None) -> Status:
+    """Return what became of a run. The engine knows first; its record follows within a second."""
+    written = Status(row["status"])
+    if held is None:
+        return written
+    if held.state is State.DONE and held.outcome is not None:
+        return status_of(held.outcome["status"], (held.outcome.get("problem") or {}).get("code"))
+    if written not in UNFINISHED:
+        return written
+    if held.state is State.CANCELLED or row["cancelled_by"]:
+        return Status.CANCELLED if row["cancelled_by"] else Status.TIMED_OUT
+    return FAR.get(held.state, written)
+
+
+def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
+    """Return a durable run as its consumer sees it: how far it is, and what came out."""
+    status = current_status(row, held)
+    came, started = came_at(row["id"]), started_of(row, held)
+    ended = None if status in UNFINISHED else ended_of(row, held)
+    document: dict[str, object] = {
+        "id": row["id"],
+        "status": status.value,
+        "pipeline": row["pipeline"],
+        "accepted_at": _moment(came),
+    }
+    if status is not Status.ACCEPTED and started is not None:
+        document["started_at"] = _moment(started)
+    if ended is not None:
+        document["ended_at"] = _moment(ended)
+    if progress := progress_of(row, held):
+        document["progress"] = progress
+    if status in UNFINISHED:
+        return document
+    outcome = held.outcome if held is not None else None
+    if outcome is not None and "problem" in outcome:
+        document["problem"] = problem_of(outcome["problem"], row["id"])
+    elif outcome is not None:
+        document |= _result(outcome)
+    elif status is not Status.SUCCEEDED:
+        document["problem"] = _ended_otherwise(status, row)
+    return document
+
+
+def failure_in(outcome: Mapping[str, Any]) -> Failure | None:
+    """Return why a run failed, from how it ended; its consumer is not told."""
+    return msgspec.convert(outcome["failure"], Failure) if "failure" in outcome else None
+
+
+def ending_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run ended, as its record has it."""
+    problem = outcome.get("problem") or {}
+    started = outcome.get("started_at")
+    return {
+        "status": status_of(outcome["status"], problem.get("code")),
+        "http_status": outcome["status"],
+        "micros": outcome["micros"],
+        "problem": problem.get("code"),
+        "detail": problem.get("detail"),
+        "failure": failure_in(outcome),
+        "started_at": datetime.fromtimestamp(started, UTC) if started is not None else None,
+    }
+
+
+def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
+    """Return the media type and the body of what a run answered, as a call would be answered."""
+    if "problem" in outcome:
+        return PROBLEM, as_json(problem_of(outcome["problem"], run))
+    return (
+        next((value for name, value in outcome["headers"] if name.lower() == "content-type"), ""),
+        outcome["body"],
+    )
+
+
+# Moments. What a run's outcome says counts, for it is what its record will say; else its record,
+# else the engine, which may count whole seconds. No run begins before it came, or ends before it
+# began, whatever clocks say.
+
+
+def came_at(run: str) -> datetime:
+    """Return when a run came."""
+    return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
+
+
+def started_of(row: Row, held: EngineRun | None) -> datetime | None:
+    """Return when a run first began."""
+    told = held.outcome.get("started_at") if held is not None and held.outcome is not None else None
+    if told is None and row["started_at"] is not None:
+        told = row["started_at"].timestamp()
+    if told is None and held is not None:
+        told = held.started_at
+    return max(came_at(row["id"]), datetime.fromtimestamp(told, UTC)) if told else None
+
+
+def ended_of(row: Row, held: EngineRun | None) -> datetime | None:
+    """Return when a run that is over ended."""
+    started = started_of(row, held)
+    micros = (
+        held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
+    )
+    if started is not None and micros is not None:
+        return started + timedelta(microseconds=micros)
+    if held is None or not held.ended_at:
+        return None
+    return max(started or came_at(row["id"]), datetime.fromtimestamp(held.ended_at, UTC))
+
+
+def progress_of(row: Row, held: EngineRun | None) -> dict[str, object] | None:
+    """Return what a run said last of how far it is."""
+    said: dict[str, object] | None = (
+        held.outcome.get("progress") if held is not None and held.outcome is not None else None
+    )
+    return said or row["progress"]
+
+
+def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
+    """Return a refusal as a problem document (RFC 9457)."""
+    return {
+        **kept["extra"],
+        "type": kept["code"],
+        "title": kept["title"],
+        "status": kept["status"],
+        "detail": kept["detail"],
+        "run": run,
+    }
+
+
+def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
+    code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(
+        status, row["problem"] or "pipeline-failed"
+    )
+    said = {
+        "cancelled": (409, "The run was cancelled."),
+        "timed-out": (504, "The run took longer than it may."),
+    }
+    usual, detail = said.get(
+        code, (500, "The pipeline failed; its operator finds the reason under this run.")
+    )
+    return {
+        "type": code,
+        "title": code.replace("-", " ").capitalize(),
+        "status": row["http_status"] or usual,
+        "detail": detail,
+        "run": row["id"],
+    }
+
+
+def _result(outcome: Mapping[str, Any]) -> dict[str, object]:
+    """Return a reply as members of a JSON document.
+
+    JSON as it is, text as text, anything else in base64.
+    """
+    body: bytes = outcome["body"]
+    kind = next((value for name, value in outcome["headers"] if name.lower() == "content-type"), "")
+    if not body:
+        return {"result": None}
+    plain = kind.partition(";")[0].strip().lower()
+    if plain == "application/json" or plain.endswith("+json"):
+        return {"result": msgspec.Raw(body)}
+    if plain.startswith("text/"):
+        return {"result": body.decode(errors="replace"), "content_type": kind}
+    return {"result": base64.b64encode(body).decode(), "content_type": kind, "encoding": "base64"}
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[StepRecord]:
+    """Return the steps of a run as the engine holds them, each with its number.
+
+    The engine's own waits and the run's children are among them.
+
+    `started` is when the run first began, from which all of them are counted.
+    """
+    steps: list[StepRecord] = []
+    first = min(
+        [
+            *(item.started_at for item in held),
+            *([started.timestamp()] if started is not None else []),
+        ],
+        default=0.0,
+    )
+    for item in held:
+        left = item.left if isinstance(item.left, dict) else {}
+        if "record" in left:
+            steps.append(
+                msgspec.structs.replace(
+                    msgspec.convert(left["record"], StepRecord), number=item.number
+                )
+            )
+            continue
+        at, ms = (
+            round((item.started_at - first) * 1000, 3),
+            round(max(0.0, item.ended_at - item.started_at) * 1000, 3),
+        )
+        name = ENGINE.get(item.name, item.name)
+        if name == "sleep" and "left" in left:  # what is kept is until when
+            ms = round(max(0.0, min(left["left"], clock.now()) - item.started_at) * 1000, 3)
+        steps.append(
+            StepRecord(
+                name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number
+            )
+        )
+    return steps
+
+
+def attempts_of(step: StepRecord) -> list[Attempt]:
+    """Return the attempts of a step.
+
+    One that the engine did by itself, such as a wait, counts as one.
+    """
+    return step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]
+
+
+def span_of(steps: Sequence[StepRecord]) -> float:
+    """Return how long steps took together, in milliseconds: the length of their waterfall."""
+    return max([0.001, *(step.at + step.ms for step in steps)])

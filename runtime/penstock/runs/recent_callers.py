@@ -1,0 +1,107 @@
+"""Which consumers called which pipelines of late: from the records of runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from typing import Any
+
+from penstock.db import runs
+from penstock.db.engine import Engine, reading
+from penstock.db.unit_of_work import RowReader
+from penstock.errors import PenstockError
+from penstock.runs.records import first_id
+
+HOUR = 3600
+LATE = 600  # seconds after which no call of an hour is recorded any more
+DAYS = 7
+
+
+Pairs = dict[str, frozenset[int]]  # consumers by pipeline
+NOBODY: frozenset[int] = frozenset()
+
+
+class Callers:
+    """Knows who called, hour by hour.
+
+    An hour that is over is read once in a process, for a week can hold a million runs.
+    """
+
+    def __init__(self) -> None:
+        self._settled: dict[int, dict[int, Pairs]] = {}
+        self._together: dict[int, tuple[tuple[int, ...], Pairs]] = {}
+        self._lock = threading.Lock()
+
+    def of(
+        self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float
+    ) -> dict[str, list[str]]:
+        """Return the names of the consumers that called each pipeline (id) in the last 7 days."""
+        with reading(engine) as connection:
+            with self._lock:
+                known = self._known(connection, environment_id, now)
+            names = RowReader(connection).names_by_id("consumers")
+        return {
+            pipeline: sorted(
+                names[consumer]
+                for consumer in NOBODY.union(*(part.get(pipeline, NOBODY) for part in known))
+                if consumer in names
+            )
+            for pipeline in pipelines
+        }
+
+    def get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
+        """Read what is over in the background, where it was not read yet.
+
+        It will be asked for soon.
+        """
+        missing = [identifier for identifier in environments if identifier not in self._settled]
+        if missing:
+            threading.Thread(
+                target=self._get_ready,
+                args=(engine, missing, now),
+                name="penstock-callers",
+                daemon=True,
+            ).start()
+
+    def _get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
+        with suppress(PenstockError):  # who asks for it reads it then, or is told
+            for identifier in environments:
+                self.of(engine, identifier, (), now)
+
+    def _known(self, connection: Any, environment_id: int, now: float) -> list[Pairs]:  # noqa: ANN401  a connection of db
+        """Return what is over, all together, and what is not."""
+        settled = self._settled.setdefault(environment_id, {})
+        last = int(now) // HOUR
+        wanted = range(last - DAYS * 24, last + 1)
+        over = [hour for hour in wanted if (hour + 1) * HOUR + LATE < now]
+        for hour in settled.keys() - set(over):
+            del settled[hour]
+        for hour in over:
+            if hour not in settled:
+                settled[hour] = _read(connection, environment_id, hour)
+        together = self._together.get(environment_id)
+        if together is None or together[0] != tuple(over):
+            together = self._together[environment_id] = tuple(over), _joined(settled.values())
+        return [
+            together[1],
+            *(_read(connection, environment_id, hour) for hour in wanted[len(over) :]),
+        ]
+
+
+def _joined(parts: Iterable[Pairs]) -> Pairs:
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for part in parts:
+        for pipeline, consumers in part.items():
+            found[pipeline] |= consumers
+    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}
+
+
+def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for pipeline, consumer in runs.callers(
+        connection, environment_id, first_id(hour * HOUR), first_id((hour + 1) * HOUR)
+    ):
+        found[pipeline].add(consumer)
+    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}

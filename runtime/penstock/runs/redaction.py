@@ -1,0 +1,152 @@
+"""Take out of a body what must not be kept.
+
+Sensitive fields by name at any depth, or by JSON Pointer (RFC 6901), and API keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from penstock.contracts.forms import Upload
+from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, masked, masked_fields
+
+LARGEST = 64 * 1024  # bytes of a body that is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """What to hide.
+
+    Fields by their names, whatever their case, and places by their pointers, split at the slashes.
+    """
+
+    names: frozenset[str]
+    places: frozenset[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, fields: Iterable[str]) -> Redactor:
+        """Read what operators and developers have listed; what is always hidden comes on top."""
+        names, places = set(ALWAYS), set()
+        for field in fields:
+            if field.startswith("/"):
+                places.add(
+                    tuple(
+                        part.replace("~1", "/").replace("~0", "~") for part in field[1:].split("/")
+                    )
+                )
+            else:
+                names.add(field.casefold())
+        return cls(frozenset(names), frozenset(places))
+
+    def hide(self, value: object, place: tuple[str, ...] = ()) -> object:
+        """Return a value of JSON without what is sensitive."""
+        if place in self.places:
+            return HIDDEN
+        if isinstance(value, dict):
+            return {
+                masked(str(name)): self._field(str(name), item, place)
+                for name, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self.hide(item, (*place, str(index))) for index, item in enumerate(value)]
+        return masked(value) if isinstance(value, str) else value
+
+    def _field(self, name: str, value: object, place: tuple[str, ...] = ()) -> object:
+        return HIDDEN if is_sensitive(name, self.names) else self.hide(value, (*place, name))
+
+    def text(self, text: str) -> str:
+        """Return a text without API keys and tokens.
+
+        Values of fields that are sensitive by name go too, as in `password=…` or `"password": …`.
+        """
+        return masked_fields(text, self.names)
+
+    def path(self, path: str, params: Mapping[str, str]) -> str:
+        """Return the path of a call without credentials.
+
+        Values of parameters that are sensitive by name go too.
+        """
+        hidden = {
+            value
+            for name, value in params.items()
+            if is_sensitive(name, self.names) or (name,) in self.places
+        }
+        return masked(
+            "/".join(HIDDEN if part in hidden else part for part in path.split("/"))
+            if hidden
+            else path
+        )
+
+    def body(self, content_type: str, body: bytes) -> dict[str, object]:
+        """Return what may be kept of a body.
+
+        Its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields.
+        """
+        kind = content_type.partition(";")[0].strip().lower() or "application/json"
+        said: dict[str, object] = {"type": masked(kind), "size": len(body)}
+        if (
+            not body
+            or len(body) > LARGEST
+            or not (kind == "application/json" or kind.endswith("+json"))
+        ):
+            return said
+        try:
+            return {**said, "json": self.hide(msgspec.json.decode(body))}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return said
+
+    def form(self, fields: Mapping[str, list[Any]]) -> dict[str, object]:
+        """Return what may be kept of a form: its fields, and of files what they were called."""
+        told = {
+            name: [repr(value) if isinstance(value, Upload) else value for value in values]
+            for name, values in fields.items()
+        }
+        return {
+            "type": "form",
+            "json": self.hide(
+                {name: values[0] if len(values) == 1 else values for name, values in told.items()}
+            ),
+        }
+
+    def query(self, text: str) -> dict[str, object]:
+        """Return what may be kept of a query: each name with all its values."""
+        kept: dict[str, object] = {}
+        for name, values in parse_qs(text, keep_blank_values=True).items():
+            shown, value = masked(name), self._field(name, values)
+            before = kept.get(shown, [])
+            kept[shown] = (
+                [*before, *value]
+                if isinstance(before, list) and isinstance(value, list)
+                else HIDDEN
+            )
+        return kept
+
+
+def hidden_in(value: object, place: str = "") -> list[str]:
+    """Return the pointers of what was hidden in a value, in full or in part."""
+    if isinstance(value, str):
+        return [place] if HIDDEN in value else []
+    if isinstance(value, dict):
+        found = [place] if any(HIDDEN in str(name) for name in value) else []
+        return found + [
+            pointer
+            for name, item in value.items()
+            for pointer in hidden_in(item, f"{place}/{_escaped(str(name))}")
+        ]
+    if isinstance(value, list):
+        return [
+            pointer
+            for index, item in enumerate(value)
+            for pointer in hidden_in(item, f"{place}/{index}")
+        ]
+    return []
+
+
+def _escaped(name: str) -> str:
+    """Return a name as part of a JSON Pointer."""
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,80 @@
+"""Tell a consumer of the end of its run, one attempt at a time."""
+
+from __future__ import annotations
+
+import time
+
+from penstock.contracts.sanitize import as_json
+from penstock.db import runs as stored
+from penstock.db.engine import writing
+from penstock.db.unit_of_work import Row
+from penstock.durable import callbacks
+from penstock.durable.engine import Document, EngineRun, RunStore
+from penstock.durable.intake import RunIntake
+from penstock.durable.status import run_document
+from penstock.host.host import Host
+from penstock.runs.interrupts import KeyMissing
+
+
+def call_back(host: Host, accepting: RunIntake, row: Row | None, document: Document) -> Document:
+    """Make one attempt to tell a consumer of its run's end, and see to the next one.
+
+    `row` is the run's record. Raises KeyMissing.
+    """
+    run, attempt, access = document["callback"], document["attempt"], host.access
+    held = _ended(accepting.run_store, run)
+    if held is not None and held.unopened:
+        raise KeyMissing(held.unopened)
+    target = callbacks.target_of(
+        document["url"],
+        access.callbacks.get(document["consumer_id"], ()) if access is not None else (),
+    )
+    delay: float | None = None
+    if row is None:
+        said = "the run is not remembered any more"
+    elif target is None:
+        said = "not allowed any more"
+    else:
+        try:
+            event = callbacks.event_of(run_document(row, held) | {"url": _url_of(host, row)})
+            status = callbacks.deliver(document["url"], target, run, as_json(event))
+            said = f"delivered at attempt {attempt} ({status})"
+        except callbacks.Undeliverable as error:
+            said = f"attempt {attempt}: {error}"
+            delay = (
+                None
+                if error.final or attempt > len(callbacks.PAUSES)
+                else callbacks.PAUSES[attempt - 1]
+            )
+    over = delay is None and not said.startswith("delivered")
+    with writing(accepting.engine) as connection:
+        stored.set_durable(
+            connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255]
+        )
+        if delay is not None:
+            accepting.call_back_in(
+                connection,
+                run,
+                document["url"],
+                document["consumer_id"],
+                attempt=attempt + 1,
+                delay=delay,
+            )
+    return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
+
+
+def _url_of(host: Host, row: Row) -> str:
+    """Return where the consumer of a run can look it up."""
+    item = host.loaded.get(row["pipeline"])
+    outside = item is None or item.pipeline.trigger.external  # an internal pipeline is not there
+    return f"{host.settings.url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
+
+
+def _ended(ledger: RunStore, run: str) -> EngineRun | None:
+    """Return a run whose end was noted; the engine writes it a moment later."""
+    for _ in range(50):
+        held = ledger.look([run], outcomes=True).get(run)
+        if held is None or held.state.over:
+            break
+        time.sleep(0.1)
+    return held

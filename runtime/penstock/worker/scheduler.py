@@ -1,0 +1,101 @@
+"""Start the runs of schedules: declare them to the engine, and accept a run for each tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock import clock
+from penstock.contracts.triggers import Schedule
+from penstock.durable.engine import RunExecutor
+from penstock.durable.intake import RunIntake, RunRequest, queue_of, ticks_of
+from penstock.durable.runner import RunInput
+from penstock.durable.schedules import schedule_name, skip_reason, tick_id
+from penstock.errors import Refusal
+from penstock.execution.perform import SubpipelineRunner
+from penstock.host.host import Host, LoadedPipeline
+from penstock.worker.performer import endpoint_of
+
+_log = structlog.get_logger("penstock.worker")
+
+
+def declare(host: Host, bench: RunExecutor) -> None:
+    """Have the engine call at the ticks of all schedules that are declared.
+
+    It then calls at no other ticks of these pipelines.
+    """
+    environment = host.settings.environment
+    declared: set[str] = set()
+    for identifier, item in host.loaded.items():
+        for schedule in item.pipeline.schedules if not item.broken else ():
+            name = schedule_name(environment, identifier, schedule)
+            context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
+            queue = ticks_of(environment, identifier)
+            bench.schedule(
+                name,
+                schedule.cron,
+                schedule.timezone,
+                context,
+                queue=queue,
+                make_up=schedule.missed == "once",
+            )
+            declared.add(name)
+    ours = {queue_of(environment, identifier) for identifier in host.loaded}
+    bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+
+
+def tick(
+    host: Host,
+    starter: SubpipelineRunner,
+    accepting: RunIntake,
+    context: Mapping[str, Any],
+    moment: datetime,
+    now: datetime | None,
+) -> None:
+    """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
+    identifier, environment = context["pipeline"], host.settings.environment
+    item = host.loaded.get(identifier)
+    schedule = _schedule_of(item, context)
+    endpoint = endpoint_of(item, "POST", context["path"])
+    if item is None or schedule is None or endpoint is None or not starter.may_start(identifier):
+        reason = "the pipeline is refused, disabled or not loaded"
+        _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
+        return
+    why = skip_reason(schedule, moment, now or clock.moment())
+    if why is not None:
+        _log.info(
+            "schedule skipped",
+            pipeline=identifier,
+            cron=context["cron"],
+            tick=moment.isoformat(),
+            reason=why,
+        )
+        return
+    body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
+    given = RunInput(
+        pipeline=identifier,
+        method="POST",
+        route=endpoint.route.path,
+        path=f"/{identifier}{endpoint.route.path}",
+        environment=environment,
+        accepted_at=clock.now(),
+        content_type="application/json" if body else "",
+        body=body,
+        ancestors=[identifier],
+    )
+    run = tick_id(environment, identifier, schedule, moment)
+    with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
+        accepting.accept(RunRequest(run, given, item.pipeline, endpoint.route))
+
+
+def _schedule_of(item: LoadedPipeline | None, context: Mapping[str, Any]) -> Schedule | None:
+    schedules = item.pipeline.schedules if item is not None else ()
+    return next(
+        (one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])),
+        None,
+    )
