@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kit import PgBouncer, Place, Postgres, Redis, Server, initdb, upgrade
 from playwright.sync_api import Browser, sync_playwright
+from support.place import Place, Server, upgrade
+from support.services import PgBouncer, Postgres, Redis, initdb
 
 CI = os.environ.get("CI") == "true"
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from console_kit import PASSWORD, ROOT, people
-from kit import Place
+from support.console import PASSWORD, people
+from support.place import ROOT, Place
 
 from penstock.db import call_counts, runs
 from penstock.db.unit_of_work import access_change

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos import DBOSClient
-from kit import Place
+from support.place import Place
 
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.runner import RunInput

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm
-from kit import Redis
+from support.services import Redis
 
 from penstock import Call, Cors, Form, Header, HttpTrigger, Pipeline, Rate, hookimpl, secret, step
 from penstock.testing import CallerClient, Runtime

@@ -27,7 +27,8 @@ from pathlib import Path
 import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from kit import Place, Server, free_port, wait_for
+from support.place import Place, Server, wait_for
+from support.services import free_port
 
 OK, UNAUTHORIZED = 200, 401
 ROUNDS, SECONDS = 5, 3

@@ -60,7 +60,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from benchmarks.hot_path import BODY, PLUGIN
     from benchmarks.peers import bare_flask, bare_wsgi
     from gunicorn.config import Config
-    from kit import Place
+    from support.place import Place
 
     from penstock.contracts.access import RequestHead
     from penstock.host.host import Host

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
-from kit import Place
+from support.place import Place
 
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing

@@ -26,7 +26,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.calling import Calls
-from kit import ROOT, Place, Postgres, Server, free_port, initdb
+from support.place import ROOT, Place, Server
+from support.services import Postgres, free_port, initdb
 
 PLUGIN = """
 import os, time

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.slow_clients import KINDS, over_tls
 from functional.test_time_limit import certificate
-from kit import Place, Server, wait_for
+from support.place import Place, Server, wait_for
 from wire.compare import Gunicorn, compare
 from wire.differences import REASONS, reason
 from wire.generator import cases

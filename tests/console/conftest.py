@@ -1,6 +1,5 @@
 """The fixtures of the console's tests."""
 
-from console_kit import console, quick
-from desk_kit import desk
+from support.console import console, desk, quick
 
 __all__ = ["console", "desk", "quick"]

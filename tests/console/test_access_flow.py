@@ -8,8 +8,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from console_kit import Console
 from playwright.sync_api import Page, expect
+from support.console import Console
 
 from penstock import audit
 from penstock.access import consumers

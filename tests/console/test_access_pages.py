@@ -9,8 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from console_kit import Console, accessible
-from desk_kit import Hand, engine_of, words_of
+from support.console import Console, Hand, accessible, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
 from penstock.access import (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from desk_kit import Hand, engine_of, words_of
+from support.console import Hand, engine_of, words_of
 
 from penstock import audit
 from penstock.access import consumers, limits, variables

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from console_kit import Quick
-from kit import Place
+from support.console import Quick
+from support.place import Place
 
 from penstock.access import consumers
 from penstock.contracts.keys import parse_api_key

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from desk_kit import Hand, engine_of, words_of
-from kit import ACTOR, consumers
+from support.console import Hand, engine_of, words_of
+from support.place import ACTOR
 
 from penstock import AccessPolicy, HttpTrigger, Pipeline, Rate, hookimpl
-from penstock.access import limits
+from penstock.access import consumers, limits
 from penstock.testing import Runtime
 
 

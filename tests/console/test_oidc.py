@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from console_kit import ROOT, Console, Visitor
-from kit import Place, free_port, wait_for
+from support.console import Console, Visitor
+from support.place import ROOT, Place, wait_for
+from support.services import free_port
 
 from penstock import audit
 from penstock.access import users

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from console_kit import Console, accessible
-from kit import Place
 from playwright.sync_api import Page, expect
+from support.console import Console, accessible
+from support.place import Place
 
 from penstock import audit
 from penstock.access import consumers, environments, users

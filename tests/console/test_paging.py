@@ -3,7 +3,7 @@ before, whatever comes meanwhile."""
 
 from __future__ import annotations
 
-from kit import Place
+from support.place import Place
 
 from penstock import audit
 from penstock.access import callbacks, limits

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from console_kit import Quick
-from kit import Place
+from support.console import Quick
+from support.place import Place
 
 from penstock.db import call_counts, runs
 from penstock.runs.records import first_id

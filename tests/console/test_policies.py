@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import Callable
 
-from console_kit import Quick, QuickVisitor
-from kit import Place
+from support.console import Quick, QuickVisitor
+from support.place import Place
 
 from penstock.access import environments
 from penstock.contracts.access import EnvironmentFacts

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from console_kit import PASSWORD, PLUGIN, ROOT, people
 from flask.testing import FlaskClient
-from kit import Place
+from support.console import PASSWORD, PLUGIN, people
+from support.place import ROOT, Place
 from werkzeug.routing import Rule
 
 from penstock.access.users import Role

@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
-from console_kit import Console, accessible
-from desk_kit import Hand, engine_of, words_of
 from playwright.sync_api import expect
+from support.console import Console, Hand, accessible, engine_of, words_of
 
 from penstock import (
     Call,

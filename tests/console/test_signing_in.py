@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from console_kit import PASSWORD, ROOT, Console, Visitor, people
-from kit import Place, Server
+from support.console import PASSWORD, Console, Visitor, people
+from support.place import ROOT, Place, Server
 
 from penstock import audit
 from penstock.access import users

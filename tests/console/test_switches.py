@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from console_kit import ROOT, Console, Visitor
-from kit import Place, Server
+from support.console import Console, Visitor
+from support.place import ROOT, Place, Server
 
 from penstock.db.engine import reading
 from penstock.db.runs import alive

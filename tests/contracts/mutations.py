@@ -53,7 +53,10 @@ SIGNATURE, POLICY = (
     "plugins/penstock_access_policy/__init__.py",
 )
 KEY_TESTS, JWT_TESTS = "plugins/penstock_api_key", "plugins/penstock_jwt/test_penstock_jwt.py"
-OUTSIDE_TESTS, GATE_TESTS = "plugins/penstock_jwt/test_outside.py", "tests/test_gate_rows.py"
+OUTSIDE_TESTS, GATE_TESTS = (
+    "plugins/penstock_jwt/test_outside.py",
+    "tests/unit/gate/test_gate_rows.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,9 @@ MUTATIONS = (
     mutation("a preflight is answered without CORS", DISPATCHER, 'passage.method == "OPTIONS"\n                and cors is not None\n', 'passage.method == "OPTIONS"\n', GATE_TESTS, "preflight"),
     mutation("X-HTTP-Method-Override is obeyed", PASSAGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
-    mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/test_listeners.py"),
+    mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
     mutation("a stale view of access answers calls", DISPATCHER, " or not host.fresh():", ":", GATE_TESTS, "too_old"),
-    mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/test_needs.py", "not_set_refuses"),
+    mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
     mutation("a gate that ended goes on", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
     mutation("a body is read before the gate", DISPATCHER, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
     # What a gate asks.
@@ -133,29 +136,29 @@ MUTATIONS = (
     mutation("what is sent without being asked for is not checked", COMPLIANCE, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
     mutation("the toggles ask for nothing", COMPLIANCE, "self._closure(verdict.requires | toggles)", "self._closure(verdict.requires)", GATE_TESTS, "gated"),
     mutation("what a policy requires beyond the toggles is not added", VERDICTS, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
-    mutation("an unmet need does not refuse", COMPLIANCE, "violations = verdict.violations + lacking + unmet", "violations = verdict.violations + lacking", "tests/test_needs.py", "not_set_refuses"),
-    mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/test_plugins.py", "disabled_pipeline"),
-    mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/test_plugins.py", "product_plugins"),
+    mutation("an unmet need does not refuse", COMPLIANCE, "violations = verdict.violations + lacking + unmet", "violations = verdict.violations + lacking", "tests/unit/access/test_variables.py", "not_set_refuses"),
+    mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/unit/plugins/test_loading.py", "disabled_pipeline"),
+    mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/unit/plugins/test_loading.py", "product_plugins"),
     mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
     mutation("an undesignated login flow issues tokens", HOST, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
     mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
-    mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(asking.failed(fault))\n", "            asking.failed(fault)\n", "tests/test_judging.py"),
-    mutation("access data that can't be applied goes on answering calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/test_damaged_data.py"),
-    mutation("a name that two plugins share is served", HOST, "if others := sorted(plugins[name] - {offer.plugin}):", "if others := sorted(plugins[name] - plugins[name]):", "tests/test_by_id.py"),
-    mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/test_authorization.py"),
-    mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/test_guesses.py"),
-    mutation("handlers get the credentials", "runtime/penstock/contracts/withheld.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/test_withheld.py"),
-    mutation("handlers get a key from the query", "runtime/penstock/contracts/withheld.py", "        if not text:\n            return text\n", "        return text\n", "tests/test_withheld.py"),
+    mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(asking.failed(fault))\n", "            asking.failed(fault)\n", "tests/unit/gate/test_evaluation.py"),
+    mutation("access data that can't be applied goes on answering calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/unit/access/test_damaged_data.py"),
+    mutation("a name that two plugins share is served", HOST, "if others := sorted(plugins[name] - {offer.plugin}):", "if others := sorted(plugins[name] - plugins[name]):", "tests/unit/access/test_by_id.py"),
+    mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/unit/gate/test_authorization.py"),
+    mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/unit/gate/test_guesses.py"),
+    mutation("handlers get the credentials", "runtime/penstock/contracts/withheld.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/unit/contracts/test_withheld.py"),
+    mutation("handlers get a key from the query", "runtime/penstock/contracts/withheld.py", "        if not text:\n            return text\n", "        return text\n", "tests/unit/contracts/test_withheld.py"),
     # Who may call.
     mutation("associations are not looked at", GATE, " or not access.associated(caller.consumer_id, self._pipeline)", "", KEY_TESTS, "may_not_call"),
     mutation("a disabled consumer may call", GATE, "consumer is not None and consumer.enabled and ", "consumer is not None and ", KEY_TESTS, "may_not_call"),
     mutation("scopes are not looked at", GATE, "if not self._scopes <= caller.scopes:", "if False:", "plugins/penstock_demo", "reader"),
     mutation("a refusal says why", GATE, "is not valid here.", "is not valid here: {error}.", KEY_TESTS, "whatever_is_wrong"),
-    mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/test_bounds.py", "takes_calls_from_its_networks"),
-    mutation("a consumer's networks are not looked at", DISPATCHER, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/test_bounds.py", "its_networks_alone"),
-    mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/test_rates.py tests/test_bounds.py", "one_call_too_many or stands_in_place"),
-    mutation("bad credentials are not counted", DISPATCHER, "host.limiter is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/test_rates.py", "fails_too_often"),
-    mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/test_rates.py", "header_means_nothing or believed"),
+    mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/unit/access/test_limits.py", "takes_calls_from_its_networks"),
+    mutation("a consumer's networks are not looked at", DISPATCHER, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/unit/access/test_limits.py", "its_networks_alone"),
+    mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/unit/gate/test_rates.py tests/unit/access/test_limits.py", "one_call_too_many or stands_in_place"),
+    mutation("bad credentials are not counted", DISPATCHER, "host.limiter is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
+    mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/unit/gate/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
     mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
@@ -164,7 +167,7 @@ MUTATIONS = (
         ROWS,
         "return self.revision <= now.revision and self.mark == mark",
         "return self.revision <= now.revision",
-        "tests/test_history.py",
+        "tests/unit/access/test_history.py",
         "comes_again and sqlite",
     ),
     mutation(
@@ -172,7 +175,7 @@ MUTATIONS = (
         ROWS,
         'if connection.scalar(keyed, {"names": names}) != len(names):',
         'if connection.scalar(keyed, {"names": names}) is None:',
-        "tests/test_history.py",
+        "tests/unit/access/test_history.py",
         "half_of_a_restore",
     ),
     Mutation(
@@ -201,7 +204,7 @@ MUTATIONS = (
     mutation("a login flow sets registered claims", JWT, "        if taken:", "        if False:", JWT_TESTS, "claim_that_is_ours"),
     mutation("an outside token is good for every audience", JWT, "audience=trusted.audience,\n                options={", 'options={"verify_aud": False, ', OUTSIDE_TESTS, "do_not_hold or elsewhere"),
     mutation("an outside token names its consumer itself", JWT, 'return trusted.consumers.get(value, "") if trusted.consumers else value', "return value", OUTSIDE_TESTS, "mean_a_consumer"),
-    mutation("an outside set may hold private keys", "runtime/penstock/contracts/jwks.py", 'kind == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk)', 'kind == "oct"', OUTSIDE_TESTS + " tests/test_jwks.py", "private"),
+    mutation("an outside set may hold private keys", "runtime/penstock/contracts/jwks.py", 'kind == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk)', 'kind == "oct"', OUTSIDE_TESTS + " tests/unit/contracts/test_jwks.py", "private"),
     # Further proofs.
     mutation("any password is right", BASIC, "if not self._matches(known.secret.decode() if known else NOBODY, password) or known is None:", "if known is None:", "plugins/penstock_basic", "a_wrong_one"),
     mutation("a user may be another consumer's than the key", BASIC, "caller.consumer_id is not None and caller.consumer_id != consumer.id", "False", "plugins/penstock_basic", "of_one_consumer"),
@@ -211,28 +214,28 @@ MUTATIONS = (
     mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
-    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/test_idempotency.py", "one_consumer_and_one_person"),
-    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'caller.subject or ""', '""', "tests/test_idempotency.py", "one_consumer_and_one_person"),
-    mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/test_idempotency.py", "another_request"),
-    mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/test_runs.py", "consumer_s_alone"),
-    mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/test_needs.py", "for_some_pipelines"),
-    mutation("callbacks go to private addresses", "runtime/penstock/durable/callbacks.py", "if not private and any(", "if False and any(", "tests/test_callbacks.py", "private"),
-    mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/test_callbacks.py", "leads_out"),
+    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/unit/runs/test_idempotency.py", "another_request"),
+    mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/unit/runs/test_records.py", "consumer_s_alone"),
+    mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/unit/access/test_variables.py", "for_some_pipelines"),
+    mutation("callbacks go to private addresses", "runtime/penstock/durable/callbacks.py", "if not private and any(", "if False and any(", "tests/unit/durable/test_callbacks.py", "private"),
+    mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/unit/durable/test_callbacks.py", "leads_out"),
     # The console.
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
     mutation("a role may do anything", "runtime/penstock/console/pages.py", "if needed is None or not who.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
     # What is never written.
-    mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/test_masks.py"),
-    mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/test_masks.py"),
-    mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/test_masks.py", "beyond"),
-    mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/test_credentials_nowhere.py"),
-    mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redaction.py", "HIDDEN if part in hidden else part", "part", "tests/test_masks.py"),
-    mutation("a secret shows itself", "runtime/penstock/contracts/variables.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/test_needs.py", "shows_itself_nowhere"),
-    mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/test_plugin_logs.py", "credential"),
+    mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
+    mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
+    mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/unit/contracts/test_masks.py", "beyond"),
+    mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/unit/web/test_credentials_nowhere.py"),
+    mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redaction.py", "HIDDEN if part in hidden else part", "part", "tests/unit/contracts/test_masks.py"),
+    mutation("a secret shows itself", "runtime/penstock/contracts/variables.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/unit/access/test_variables.py", "shows_itself_nowhere"),
+    mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/unit/logs/test_plugin_logs.py", "credential"),
     # Plugins.
-    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/test_steps.py", "operators"),
-    mutation("a file replaces a module of Python", "runtime/penstock/plugins/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/test_folders.py", "replaces"),
-    mutation("a file replaces an installed plugin", "runtime/penstock/plugins/folders.py", "name in installed or ", "", "tests/test_folders.py", "installed"),
+    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/unit/runs/test_steps.py", "operators"),
+    mutation("a file replaces a module of Python", "runtime/penstock/plugins/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/unit/plugins/test_folders.py", "replaces"),
+    mutation("a file replaces an installed plugin", "runtime/penstock/plugins/folders.py", "name in installed or ", "", "tests/unit/plugins/test_folders.py", "installed"),
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import re
 import tomllib
 
 import pytest
-from kit import ROOT
+from support.place import ROOT
 
 PIN = re.compile(
     r"^([a-z0-9-]+)==(\S+)([^\\\n]*)\\?\n((?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",

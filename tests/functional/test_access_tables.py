@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kit import ACTOR, Place, Server, consumers, signing_keys
+from support.place import ACTOR, Place, Server
+
+from penstock.access import consumers, signing_keys
 
 PLUGIN = """
 from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, hookimpl

@@ -8,8 +8,9 @@ import signal
 from collections.abc import Callable
 
 import httpx
-from durable_kit import over, until
-from kit import Place, Server, free_port
+from support.durable import over, until
+from support.place import Place, Server
+from support.services import free_port
 
 PLUGIN = """
 import os

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from conftest import CI
-from console_kit import PASSWORD, people
-from kit import ROOT, Place, Server, free_port, wait_for
 from playwright.sync_api import Browser, expect
+from support.console import PASSWORD, people
+from support.place import ROOT, Place, Server, wait_for
+from support.services import free_port
 
 Serve = Callable[..., Server]
 CONFIGURATION = """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from durable_kit import NOTE, StartWorker, noted, over, until, workers
-from kit import Place, Server
+from support.durable import NOTE, StartWorker, noted, over, until, workers
+from support.place import Place, Server
 
 SOON = 40  # seconds on a busy machine; the pauses that must end before are five times as long
 

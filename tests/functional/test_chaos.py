@@ -8,7 +8,7 @@ import os
 import pytest
 from benchmarks.chaos import kills, revocations
 from benchmarks.chaos.trial import POSTGRESQL, SCENARIOS, play, row
-from kit import initdb
+from support.services import initdb
 
 # Each registers its scenarios; test_hosts.py has the faults of databases and operators.
 MODULES = (kills, revocations)

@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 from dbos import _scheduler
-from durable_kit import NOTE, StartWorker, noted, over, until, workers
-from kit import Place, Server, free_port, wait_for
+from support.durable import NOTE, StartWorker, noted, over, until, workers
+from support.place import Place, Server, wait_for
+from support.services import free_port
 
 from penstock import clock
 from penstock.durable.engine_dbos import SharedDatetime

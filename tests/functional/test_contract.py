@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kit import ROOT, Place, Server
+from support.place import ROOT, Place, Server
 
 Serve = Callable[..., Server]
 CHECKS = (

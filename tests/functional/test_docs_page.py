@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from kit import Place, Server
 from playwright.sync_api import Browser, Page, expect
+from support.place import Place, Server
 
 Serve = Callable[..., Server]
 

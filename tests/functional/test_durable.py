@@ -18,9 +18,9 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
-from durable_kit import Serve, StartWorker, noted, over, until, workers
-from kit import Place
-from zygote import Started
+from support.durable import Serve, StartWorker, noted, over, until, workers
+from support.place import Place
+from support.zygote import Started
 
 from penstock.db.engine import DatabaseUnavailable, writing
 from penstock.host.host import open_dbos

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit import Place, Server
+from support.place import Place, Server
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl

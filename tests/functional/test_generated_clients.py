@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CI
-from kit import ROOT, Place, Server, upgrade
+from support.place import ROOT, Place, Server, upgrade
 
 TOOLS = ROOT / ".generators"
 SOURCES = ROOT / "tests" / "generators"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from kit import Place, Server
+from support.place import Place, Server
 
 from penstock import TokenNotIssued
 from penstock_jwt.tokens import Issuer

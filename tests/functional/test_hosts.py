@@ -18,8 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from durable_kit import until
-from kit import Place, Postgres, Server, free_port, wait_for
+from support.durable import until
+from support.place import Place, Server, wait_for
+from support.services import Postgres, free_port
 
 from penstock.access import consumers
 from penstock.db import migrate

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kit import Place, Server, free_port
+from support.place import Place, Server
+from support.services import free_port
 
 Serve = Callable[..., Server]
 

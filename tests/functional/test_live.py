@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from kit import ACTOR, Place, Server, consumers, signing_keys
+from support.place import ACTOR, Place, Server
 
-from penstock.access import variables
+from penstock.access import consumers, signing_keys, variables
 from penstock.db.unit_of_work import access_change
 
 PLUGIN = """

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kit import ROOT, free_port, wait_for
+from support.place import ROOT, wait_for
+from support.services import free_port
 
 Demo = Callable[[int], str]
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from kit import Place, Server, free_port
+from support.place import Place, Server
+from support.services import free_port
 
 Serve = Callable[..., Server]
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from durable_kit import until
-from kit import Place, Server, consumers
+from support.durable import until
+from support.place import Place, Server
+
+from penstock.access import consumers
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl

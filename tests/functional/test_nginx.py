@@ -20,7 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kit import ROOT, Place, Server, free_port
+from support.place import ROOT, Place, Server
+from support.services import free_port
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from kit import Place, Server, free_port, wait_for
+from support.place import Place, Server, wait_for
+from support.services import free_port
 
 Serve = Callable[..., Server]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from durable_kit import until
-from kit import ROOT, Place, Server
+from support.durable import until
+from support.place import ROOT, Place, Server
 
 from penstock.db import postgres as sessions
 from penstock.db.engine import open_engine, writing

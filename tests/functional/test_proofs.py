@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from kit import Place, Server, dribble
+from support.place import Place, Server, dribble
 
 Serve = Callable[..., Server]
 SECRET = "It's a Secret to Everybody"

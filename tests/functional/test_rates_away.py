@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from kit import Place, Redis, Server, free_port
+from support.place import Place, Server
+from support.services import Redis, free_port
 
 Serve = Callable[..., Server]
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from kit import Place, Redis, Server
+from support.place import Place, Server
+from support.services import Redis
 
 Serve = Callable[..., Server]
 

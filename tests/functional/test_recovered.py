@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from durable_kit import NOTE, StartWorker, noted, over, until, workers
-from kit import Place, Server
+from support.durable import NOTE, StartWorker, noted, over, until, workers
+from support.place import Place, Server
 
 PLUGIN = f"""
 {NOTE}

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from kit import Place, Server, free_port, wait_for
+from support.place import Place, Server, wait_for
+from support.services import free_port
 
 LARGE = 8_000_000
 PLUGIN = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks.rolling import VARIANTS, prepared, trial
 from conftest import CI
-from kit import Place
+from support.place import Place
 
 
 @pytest.fixture

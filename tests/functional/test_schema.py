@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import tables_before as before
-from kit import ZYGOTE, Place
+from support.place import ZYGOTE, Place
 
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.db import migrate

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from durable_kit import NOTE, StartWorker, noted, over, until, workers
-from kit import ACTOR, ZYGOTE, Place, Server
+from support.durable import NOTE, StartWorker, noted, over, until, workers
+from support.place import ACTOR, ZYGOTE, Place, Server
 
 from penstock import audit
 from penstock.access import rotation, variables

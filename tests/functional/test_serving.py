@@ -16,7 +16,10 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from kit import ROOT, Place, Server, consumers, free_port, wait_for
+from support.place import ROOT, Place, Server, wait_for
+from support.services import free_port
+
+from penstock.access import consumers
 
 Serve = Callable[..., Server]
 

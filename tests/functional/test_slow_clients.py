@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from functional.test_time_limit import certificate
-from kit import Place, Server
+from support.place import Place, Server
 
 Serve = Callable[..., Server]
 THREADS = 4

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from durable_kit import until
-from kit import Place, Server
+from support.durable import until
+from support.place import Place, Server
 
 Serve = Callable[..., Server]
 

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kit import Place, Server, dribble
+from support.place import Place, Server, dribble
 
 Serve = Callable[..., Server]
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-from durable_kit import until
-from kit import Place, Postgres, Server, free_port
+from support.durable import until
+from support.place import Place, Server
+from support.services import Postgres, free_port
 
 from penstock import metrics
 from penstock.access import consumers

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kit import ROOT, free_port, wait_for
+from support.place import ROOT, wait_for
+from support.services import free_port
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl

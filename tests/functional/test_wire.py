@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import Place, Server
+from support.place import Place, Server
 
 Serve = Callable[..., Server]
 

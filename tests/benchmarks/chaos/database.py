@@ -20,7 +20,9 @@ from benchmarks.chaos.trial import (
     scenario,
     until,
 )
-from kit import PgBouncer, consumers
+from support.services import PgBouncer
+
+from penstock.access import consumers
 
 ACTOR = "chaos"
 CUT = "127.0.0.2"  # the address of the first host's database

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg
-from kit import Postgres
+from support.services import Postgres
 
 HOSTS = 4  # addresses on the loopback interface, one for each host: 127.0.0.2 and on
 TRIES, PAUSE_S = 100, 0.1

@@ -10,8 +10,8 @@ from benchmarks.chaos.database import ACTOR, SEEN_S, follows
 from benchmarks.chaos.site import Site
 from benchmarks.chaos.traffic import GOOD, Callers, kinds_of
 from benchmarks.chaos.trial import Trial, each, scenario
-from kit import consumers
 
+from penstock.access import consumers
 from penstock.access.consumers import NewKey
 
 TRIES = 20

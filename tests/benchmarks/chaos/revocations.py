@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from benchmarks.chaos.site import ENVIRONMENT, Site, Unit
 from benchmarks.chaos.trial import Trial, scenario, until
-from kit import consumers
+
+from penstock.access import consumers
 
 ACTOR = "chaos"
 CONSUMER = "partner"

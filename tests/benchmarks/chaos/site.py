@@ -18,7 +18,8 @@ from pathlib import Path
 
 from benchmarks.chaos.plugin import PLUGIN
 from benchmarks.chaos.postgres import Database
-from kit import Place, free_port, initdb, wait_for
+from support.place import Place, wait_for
+from support.services import free_port, initdb
 
 from penstock.access.consumers import NewKey
 

@@ -1,0 +1,1 @@
+"""Factories that tests share: places with access data, servers, services, consoles."""

@@ -1,0 +1,159 @@
+"""The marks of calls that count once, on each database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import pytest
+from support.place import Place
+
+from penstock import Once
+from penstock.access.marks import Mark, Marks
+from penstock.db import idempotency
+from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.unit_of_work import RowReader
+from penstock.host.host import Host
+from penstock.settings import Settings
+
+MESSAGE = Once(b"1700000000.{}", 600)
+
+
+def rows(place: Place) -> list[bytes]:
+    with reading(place.engine) as connection:
+        return [row["digest"] for row in RowReader(connection).all("kept_replies")]
+
+
+def test_a_mark_is_of_environment_kind_consumer_and_message(place: Place) -> None:
+    marks, prod = Marks(place.engine, "test"), Marks(place.engine, "prod")
+    others: list[Callable[[], Mark | None]] = [
+        lambda: prod.claim("stripe_signature", 1, MESSAGE),
+        lambda: marks.claim("hmac_signature", 1, MESSAGE),
+        lambda: marks.claim("stripe_signature", 2, MESSAGE),
+        lambda: marks.claim("stripe_signature", 1, Once(b"1700000000.{ }", 600)),
+    ]
+
+    assert marks.claim("stripe_signature", 1, MESSAGE) is not None
+    assert marks.claim("stripe_signature", 1, MESSAGE) is None
+    assert Marks(place.engine, "test").claim("stripe_signature", 1, MESSAGE) is None
+    assert all(claim() is not None for claim in others)
+    assert all(claim() is None for claim in others)
+
+
+def test_of_many_at_once_one_has_it(place: Place) -> None:
+    at_once = threading.Barrier(8)
+
+    def claim(_: int) -> Mark | None:
+        marks = Marks(place.engine, "test")
+        at_once.wait()
+        return marks.claim("hmac_signature", 1, MESSAGE)
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [mark for mark in pool.map(claim, range(8)) if mark is not None]
+
+    assert [mark.owned for mark in claimed] == [True]
+
+
+def test_it_ends_by_itself_when_no_copy_can_pass_any_more(place: Place) -> None:
+    marks = Marks(place.engine, "test")
+    assert marks.claim("hmac_signature", 1, MESSAGE) is not None
+
+    for seconds, free in ((599, False), (601, True)):
+        with mock.patch("penstock.clock.now", return_value=time.time() + seconds):
+            assert (marks.claim("hmac_signature", 1, MESSAGE) is not None) == free
+
+
+def test_what_is_given_back_late_frees_no_later_mark(place: Place) -> None:
+    marks = Marks(place.engine, "test")
+    first = marks.claim("hmac_signature", 1, MESSAGE)
+    assert first is not None
+    marks.give_back([first])
+    second = marks.claim("hmac_signature", 1, MESSAGE)
+    assert second is not None
+
+    marks.give_back([first])
+
+    assert marks.claim("hmac_signature", 1, MESSAGE) is None
+
+
+def test_a_call_that_shares_a_mark_gives_nothing_back(place: Place) -> None:
+    marks = Marks(place.engine, "test")
+    assert marks.claim("hmac_signature", 1, MESSAGE, b"k" * 32) is not None
+    repeat = marks.claim("hmac_signature", 1, MESSAGE, b"k" * 32)
+    assert repeat is not None
+    assert not repeat.owned
+
+    marks.give_back([repeat])
+
+    assert [marks.claim("hmac_signature", 1, MESSAGE, key) for key in (b"", b"o" * 32)] == [
+        None,
+        None,
+    ]
+
+
+def test_while_the_database_is_away_it_waits_and_is_given_back_later(place: Place) -> None:
+    marks = Marks(place.engine, "test")
+    mark = marks.claim("hmac_signature", 1, MESSAGE)
+    assert mark is not None
+
+    with mock.patch("penstock.db.idempotency.release", side_effect=DatabaseUnavailable("made up")):
+        marks.give_back([mark])
+    assert len(rows(place)) == 1
+    marks.flush()
+
+    assert rows(place) == []
+
+
+def test_a_copy_that_comes_before_it_was_given_back_in_its_own_process_is_the_first_again(
+    place: Place,
+) -> None:
+    marks = Marks(place.engine, "test")
+    mark = marks.claim("hmac_signature", 1, MESSAGE)
+    assert mark is not None
+
+    marks.give_back_soon([mark])
+
+    again = marks.claim("hmac_signature", 1, MESSAGE)
+    assert again is not None
+    assert again.owned
+    marks.flush()
+    assert len(rows(place)) == 1
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_process_gives_back_what_waits(sqlite_place: Place, away: bool) -> None:
+    host = Host(
+        Settings(
+            environment="test", database_url=sqlite_place.url, secret_keys=(sqlite_place.secret,)
+        )
+    )
+    host.start()
+    try:
+        assert host.marks is not None
+        mark = host.marks.claim("hmac_signature", 1, MESSAGE)
+        assert mark is not None
+        with mock.patch(
+            "penstock.db.idempotency.release",
+            side_effect=first_fails(idempotency.release) if away else idempotency.release,
+        ):
+            host.marks.give_back_soon([mark])
+            until = time.monotonic() + 5
+            while rows(sqlite_place) and time.monotonic() < until:
+                time.sleep(0.02)
+        assert rows(sqlite_place) == []
+    finally:
+        host.stop()
+
+
+def first_fails(release: Callable[..., None]) -> Callable[..., None]:
+    failures = [DatabaseUnavailable("made up")]
+
+    def fail_first(*words: object) -> None:
+        if failures:
+            raise failures.pop()
+        release(*words)
+
+    return fail_first
