@@ -216,7 +216,7 @@ def console(
 
         yield start
         for item in made:
-            assert item.complaints == []
+            assert item.complaints == [], item.complaints
 
 
 @dataclass

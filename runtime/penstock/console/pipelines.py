@@ -51,7 +51,7 @@ def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]
         ):
             said = described(identifier, exposure, evaluated, host.loaded[identifier].plugin)
             at = found.setdefault(identifier, {}).setdefault(view.name, [])
-            at.append(said | {"policy": policies[exposure], "judged": evaluated})
+            at.append(said | {"policy": policies[exposure], "evaluated": evaluated})
     return found
 
 
@@ -61,7 +61,7 @@ def _views() -> list[View]:
 
 
 def _urgency(entries: Iterable[Mapping[str, Any]]) -> int:
-    return min((ORDER.index(entry["judged"].state) for entry in entries), default=len(ORDER))
+    return min((ORDER.index(entry["evaluated"].state) for entry in entries), default=len(ORDER))
 
 
 def _place(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -161,7 +161,7 @@ def pipelines_one(major: str, name: str) -> str:
         item=item,
         entries=entries,
         words={
-            where: [describe_gate(entry["judged"], authenticators) for entry in found]
+            where: [describe_gate(entry["evaluated"], authenticators) for entry in found]
             for where, found in entries.items()
         },
         calls={
