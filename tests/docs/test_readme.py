@@ -26,7 +26,6 @@ from support.services import free_port
 
 from penstock import HttpTrigger, Pipeline, hookspecs, metrics
 from penstock.cli.main import penstock
-from penstock.host.status import status_of
 from penstock.settings import SETTINGS
 from penstock.testing import Runtime
 
@@ -116,7 +115,7 @@ def test_every_metric_and_every_member_of_the_status_is_listed(
 
     assert [tuple(cell.strip() for cell in row) for row in metric_rows] == expected
     listed = [name for row in status_rows for name in re.findall(r"`(\w+)`", row[0])]
-    assert listed == list(status_of(penstock_runtime().application.host))
+    assert listed == list(penstock_runtime().application.host.health.status())
 
 
 @pytest.mark.parametrize("kind", [HttpTrigger, Pipeline])

@@ -35,7 +35,8 @@ from penstock.durable.intake import CALLBACKS, RunIntake, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import ending_of, started_of, steps_held
 from penstock.errors import DeadlineExceeded, PenstockError
-from penstock.host.host import Host, LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
+from penstock.host.host import Host
 from penstock.runs.failures import Failure, failure_at
 from penstock.runs.ids import is_run_id, new_run_id
 from penstock.runs.interrupts import EngineUnavailable, KeyMissing, RunReleased
@@ -79,7 +80,7 @@ class Worker:
         self._bench = bench
         self._performer = Performer(host, bench, self._find, self._confirm)
         self._process = new_run_id()
-        self._keyless = Keyless(self._process, self._find, host.log_throttle)
+        self._keyless = Keyless(self._process, self._find, host.upkeep.log_throttle)
         self._active: dict[str, Performance] = {}
         self._starved: dict[str, int] = {}  # how often the engine could not go on with a run
         self._orphans: dict[str, float] = {}  # since when nobody performs what is ours
@@ -97,7 +98,7 @@ class Worker:
     @property
     def needed(self) -> bool:
         """Whether there is anything to do: a pipeline with durable runs."""
-        return bool(self._host.queues)
+        return bool(self._host.catalog.queues)
 
     def stop(self) -> None:
         """Have `run` end."""
@@ -112,8 +113,8 @@ class Worker:
         """
         host = self._host
         host.start(respawned=respawned)
-        environment_id = host.environment_id
-        durable = [identifier for identifier, item in host.loaded.items() if item.durable]
+        environment_id = host.view.environment_id
+        durable = [identifier for identifier, item in host.catalog.loaded.items() if item.durable]
         name = socket.gethostname()
         stored.register(
             self._engine,
@@ -125,11 +126,14 @@ class Worker:
             pipelines=durable,
         )
         self._spoke = time.monotonic()
-        queues = [*host.queues, Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)]
+        queues = [
+            *host.catalog.queues,
+            Queue(queue_of(host.settings.environment, CALLBACKS), patient=True),
+        ]
         self._bench.open(
             self._process, queues, self.perform, self.tick, at_once=host.settings.worker_runs
         )
-        scheduler.declare(host, self._bench)
+        scheduler.declare(host.catalog, host.settings.environment, self._bench)
         with suppress(DatabaseUnavailable):  # they begin later then
             self._ledger.hasten()
         threads.start("penstock-tidy", self._tidy_on, limit=None, essential=False)
@@ -177,7 +181,7 @@ class Worker:
         What waits for the database is not stuck. While that is away all may wait, and for a while
         after it is back.
         """
-        up_since = self._host.up_since
+        up_since = self._host.upkeep.database.up_since
         if up_since is None or time.monotonic() - up_since < STUCK:
             return
         stuck = [thread.name for thread in threads.stuck()]
@@ -301,7 +305,7 @@ class Worker:
     def _cut_off(self, run: str, item: EngineRun, thread: int, handler: Handler) -> None:
         """Record where the handler of a run is whose time is up, while it is there."""
         row = self._find(run)
-        loaded = self._host.loaded.get(row["pipeline"]) if row is not None else None
+        loaded = self._host.catalog.loaded.get(row["pipeline"]) if row is not None else None
         if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
             return
         failure = failure_at(DeadlineExceeded(), thread, handler)
@@ -351,7 +355,7 @@ class Worker:
         self._checked = rows[-1]["id"] if len(rows) == CHECKED else None
         held = self._ledger.look([row["id"] for row in rows], outcomes=True)
         for row in rows:
-            item, loaded = held.get(row["id"]), self._host.loaded.get(row["pipeline"])
+            item, loaded = held.get(row["id"]), self._host.catalog.loaded.get(row["pipeline"])
             if loaded is None or self._recorder.knows_end(row["id"]):
                 continue
             if row["id"] in self._active and (item is None or item.state is not State.CANCELLED):
@@ -393,7 +397,12 @@ class Worker:
                 raise KeyMissing(str(document))  # noqa: TRY301  as where a step of it can't be opened
             if "callback" in document:
                 done = call_back(
-                    self._host, self._accepting, self._find(document["callback"]), document
+                    self._host.catalog,
+                    self._host.view,
+                    self._host.settings.url,
+                    self._accepting,
+                    self._find(document["callback"]),
+                    document,
                 )
             else:
                 done = self._performer.perform(
@@ -425,7 +434,16 @@ class Worker:
         self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None
     ) -> None:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
-        scheduler.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
+        host = self._host
+        scheduler.tick(
+            host.catalog,
+            host.settings.environment,
+            self._performer.starter,
+            self._accepting,
+            context,
+            moment,
+            now,
+        )
 
     def _tidy_on(self, _: threads.MonitoredThread) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
@@ -453,7 +471,7 @@ class Worker:
         return self._recovering
 
     def _recoveries(self, pipeline: str) -> int:
-        loaded = self._host.loaded.get(pipeline)
+        loaded = self._host.catalog.loaded.get(pipeline)
         return loaded.pipeline.durable.recoveries if loaded is not None else RECOVERIES
 
     def _gave_up(self, pipeline: str) -> None:
@@ -465,15 +483,16 @@ class Worker:
 
     @property
     def _accepting(self) -> RunIntake:
-        if self._host.run_intake is None:
+        services = self._host.services
+        if services is None or services.run_intake is None:
             raise RuntimeError("the worker was not started")
-        return self._host.run_intake
+        return services.run_intake
 
     @property
     def _recorder(self) -> Recorder:
-        if self._host.recorder is None:
+        if self._host.services is None:
             raise RuntimeError("the worker was not started")
-        return self._host.recorder
+        return self._host.services.recorder
 
 
 def _finished(
