@@ -161,7 +161,9 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
 
 
 def _wanted(name: str, settings: Settings) -> bool:
-    return (not settings.plugins_allow or name in settings.plugins_allow) and name not in settings.plugins_deny
+    return (
+        not settings.plugins_allow or name in settings.plugins_allow
+    ) and name not in settings.plugins_deny
 
 
 def _file_of(entry: EntryPoint) -> Path | None:
