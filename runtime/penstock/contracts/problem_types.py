@@ -23,7 +23,7 @@ CALL_PROBLEMS = (
     ProblemType(
         (404,),
         "not-found",
-        "No pipeline has this path, or the pipeline is not on this listener, whatever its state."
+        "No pipeline has this path, or the pipeline is not on this listener."
         " A path with `%2F` names nothing: an escaped slash is no separator.",
         "Check the URL. `penstock pipelines` lists the URLs and listeners.",
     ),
@@ -42,8 +42,8 @@ CALL_PROBLEMS = (
     ),
     ProblemType(
         (403,),
-        "address-refused",
-        "The call comes from an address that the pipeline or its consumer does not allow.",
+        "address-not-allowed",
+        "The pipeline or its consumer does not allow calls from this address.",
         "Call from an allowed network. Operators: `penstock address list`.",
     ),
     ProblemType(
@@ -193,7 +193,7 @@ CALL_PROBLEMS = (
     ),
     ProblemType(
         (400, 408, 414, 417, 431, 501),
-        "request-refused",
+        "request-rejected",
         "The bytes are no request that the server can read (RFC 9112). There is no `run`, and the"
         " connection ends.",
         "Correct the request line and the headers.",

@@ -78,28 +78,28 @@ def find_page(topic: str) -> Page:
     Raises UnknownName, which suggests the nearest names.
     """
     pages = all_pages()
-    wanted = topic.strip("/").removesuffix(".md") or INDEX
-    if wanted in pages:
-        return pages[wanted]
-    matches = [page for name, page in pages.items() if name.rpartition("/")[2] == wanted]
+    name = topic.strip("/").removesuffix(".md") or INDEX
+    if name in pages:
+        return pages[name]
+    matches = [page for path, page in pages.items() if path.rpartition("/")[2] == name]
     if len(matches) == 1:
         return matches[0]
-    short = [name.rpartition("/")[2] for name in pages if name != INDEX]
+    short = [path.rpartition("/")[2] for path in pages if path != INDEX]
     raise UnknownName("page", topic, short, fix="`penstock docs` lists them")
 
 
-def search_pages(words: str, limit: int = 30) -> list[Hit]:
+def search_pages(query: str, limit: int = 30) -> list[Hit]:
     """Return the sections that have all words, those with a word in the heading first."""
-    wanted = words.casefold().split()
-    if not wanted:
+    words = query.casefold().split()
+    if not words:
         return []
     ranked: list[tuple[int, Hit]] = []
     for page in all_pages().values():
         for section in sections_of(page.text):
             heading, text = section.heading.casefold(), section.text.casefold()
-            if all(word in heading or word in text for word in wanted):
-                rank = -sum(word in heading for word in wanted)
-                hit = Hit(page, plain(section.heading), section.anchor, _excerpt(section, wanted))
+            if all(word in heading or word in text for word in words):
+                rank = -sum(word in heading for word in words)
+                hit = Hit(page, plain(section.heading), section.anchor, _excerpt(section, words))
                 ranked.append((rank, hit))
     ranked.sort(key=lambda item: item[0])
     return [hit for _, hit in ranked[:limit]]

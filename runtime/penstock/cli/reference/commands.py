@@ -32,13 +32,16 @@ person who makes the change; the default is the login name. Listings accept `--f
 
 def page() -> str:
     """Return the page: an overview, then each command with its arguments and options."""
-    found = list(walk(penstock, "penstock"))
+    commands = list(walk(penstock, "penstock"))
     overview = table(
         ("command", "what it does"),
-        ((f"[{code(words)}](#{anchor(words)})", first_line(command)) for words, command in found),
+        (
+            (f"[{code(words)}](#{anchor(words)})", first_line(command))
+            for words, command in commands
+        ),
     )
     parts = [INTRO, "## Overview\n", overview]
-    for words, command in found:
+    for words, command in commands:
         parts += ["", f"## {code(words)}", "", *_section(words, command)]
     return "\n".join(parts)
 

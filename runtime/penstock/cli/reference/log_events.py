@@ -59,12 +59,12 @@ def events() -> list[Event]:
         for path in sorted(root.rglob("*.py"))
     }
     constants = {name: dict(_constants(tree)) for name, tree in trees.items()}
-    found = {
+    by_key = {
         (event.text, event.level, event.module): event
         for name, tree in trees.items()
         for event in _Reader(name, _visible(tree, name, constants)).read(tree)
     }
-    return sorted(found.values(), key=lambda event: (event.text.lower(), event.module))
+    return sorted(by_key.values(), key=lambda event: (event.text.lower(), event.module))
 
 
 class _Reader:

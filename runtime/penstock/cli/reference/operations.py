@@ -7,15 +7,13 @@ from collections.abc import Iterable
 from penstock.cli.reference.markdown import code, sentence, table
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS, ProblemType
 from penstock.metrics import TABLE
-from penstock.settings import SECRET, SETTINGS
+from penstock.settings import SETTINGS
 
 SETTINGS_INTRO = """# Settings
 
 Settings are environment variables. A process reads them once, when it starts. A name that is not
 in this table, or a value that is not valid, ends the start with exit code 3. `penstock settings`
 prints the same table.
-
-A setting with `_FILE` can also be read from a file: `PENSTOCK_SECRET_KEY_FILE` names the file.
 """
 PROBLEMS_INTRO = """# Problems
 
@@ -93,11 +91,8 @@ STATUS_MEMBERS = (
 
 def settings() -> str:
     """Return the page of settings."""
-    rows = (
-        (code(row.name), code(row.default), sentence(row.help), "yes" if row.name in SECRET else "")
-        for row in SETTINGS
-    )
-    return f"{SETTINGS_INTRO}\n{table(('setting', 'default', 'meaning', '`_FILE`'), rows)}"
+    rows = ((code(row.name), code(row.default), sentence(row.help)) for row in SETTINGS)
+    return f"{SETTINGS_INTRO}\n{table(('setting', 'default', 'meaning'), rows)}"
 
 
 def problems() -> str:

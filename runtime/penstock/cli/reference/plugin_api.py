@@ -56,17 +56,17 @@ class Documentation(NamedTuple):
 
 def hooks() -> str:
     """Return the page of hooks."""
-    found = [
+    listed = [
         (name, hook)
         for name, hook in vars(hookspecs).items()
         if name.startswith("penstock_") and inspect.isfunction(hook)
     ]
     rows = (
         (f"[{code(_hook_call(name, hook))}](#{name})", read(hook).text.splitlines()[0])
-        for name, hook in found
+        for name, hook in listed
     )
     parts = [HOOKS_INTRO, table(("hook", "purpose"), rows)]
-    for name, hook in found:
+    for name, hook in listed:
         parts += ["", f"## {name}", "", f"```text\n{_hook_signature(name, hook)}\n```"]
         parts += ["", read(hook).text]
     return "\n".join(parts)
