@@ -23,7 +23,7 @@ from penstock.host.parts import HostParts
 from penstock.host.presence import Presence
 from penstock.host.services import Services
 from penstock.host.signals import Signals
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 # Between two rounds: writes of key usage, renewals of claims, heartbeats, purges.
 HOUSEKEEPING_INTERVAL_S = 15.0

@@ -22,7 +22,7 @@ from penstock.host.opening import OpenEnvironment
 from penstock.host.parts import HostParts
 from penstock.runs.idempotency import IdempotencyStore
 from penstock.runs.ids import new_run_id
-from penstock.runs.records import Recorder, noted
+from penstock.runs.recorder import Recorder, finish_runs
 from penstock.settings import Settings
 
 OpenRunStore = Callable[[str, str, SecretBox], RunStore]
@@ -115,7 +115,7 @@ def open_services(
         box,
         view.redactor,
         lambda: opened.access.environment.record_bodies,
-        finish=intake.finish_in if intake is not None else noted,
+        finish=intake.finish_in if intake is not None else finish_runs,
         clean=view.cleaner,
     )
     limiter.look()

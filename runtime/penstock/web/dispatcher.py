@@ -297,7 +297,7 @@ class Dispatcher:
         if passage.running is None or call is None or endpoint is None:
             if refusal is not None:
                 address = self._address(passage.environ)
-                recorder.refused(
+                recorder.rejected(
                     pipeline,
                     refusal.code,
                     address=address,
@@ -853,4 +853,4 @@ def _internal() -> Refusal:
 
 
 def _wrong_address() -> Refusal:
-    return Refusal(403, "address-refused", "Calls from this address are not taken here.")
+    return Refusal(403, "address-not-allowed", "Calls from this address are not taken here.")
