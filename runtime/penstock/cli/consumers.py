@@ -389,7 +389,7 @@ def limit_set(
         context.actor,
         consumer_name,
         environment,
-        Rate(rate, by=by),
+        Rate.of(rate, by),
         pipeline=pipeline_name,
         offered=offered,
     )
