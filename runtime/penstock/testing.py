@@ -35,6 +35,7 @@ from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.contracts.offered import is_token
+from penstock.contracts.run_status import Status
 from penstock.contracts.variables import NamedValues
 from penstock.contracts.withheld import Withheld
 from penstock.db import migrate
@@ -48,7 +49,6 @@ from penstock.gate.compliance import State
 from penstock.host.host import Host
 from penstock.http.listeners import INTERNAL
 from penstock.runs.failures import Failure
-from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.settings import Settings
 from penstock.web import create_app

@@ -65,14 +65,14 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from penstock.contracts.access import RequestHead
     from penstock.host.host import Host
     from penstock.host.host import host as host_module
-    from penstock.runs import records
+    from penstock.runs import recorder
     from penstock.server.connection import Connection
     from penstock.server.worker import Worker
     from penstock.settings import Settings
     from penstock.web.app import create_app
 
     # The threads behind a call are not to be counted with it.
-    host_module.POLL = records.PAUSE = 86_400.0
+    host_module.POLL = recorder.BATCH_INTERVAL_S = 86_400.0
     place = Place.make(f"sqlite:///{folder}/bench.db", folder)
     place.plugin("echo", PLUGIN)
     place.consumer("acme", "echo")

@@ -15,7 +15,7 @@ from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
 from penstock.db.unit_of_work import RowReader
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 Make = Callable[..., Quick]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"

@@ -28,6 +28,7 @@ from penstock.cli.base import (
     show,
     show_json,
 )
+from penstock.contracts.run_status import Status
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
@@ -40,7 +41,6 @@ from penstock.execution.steering import identifiers
 from penstock.host.host import LoadedPipeline
 from penstock.runs.failures import Failure
 from penstock.runs.ids import is_run_id
-from penstock.runs.records import Status
 from penstock.runs.steps import StepRecord
 
 COLUMNS = (

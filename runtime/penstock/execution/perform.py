@@ -18,6 +18,7 @@ import structlog
 
 from penstock import clock
 from penstock.contracts.call import Call, Caller, current_call
+from penstock.contracts.run_status import status_of
 from penstock.contracts.sanitize import as_json
 from penstock.contracts.steps import runner
 from penstock.durable.engine import Document
@@ -43,7 +44,7 @@ from penstock.runs.failures import Failure, failure_of
 from penstock.runs.http_client import Client, trace_of
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.interrupts import Interrupted, KeyMissing
-from penstock.runs.records import Record, RecordedBodies, status_of
+from penstock.runs.records import Record, RecordedBodies
 from penstock.runs.steps import Inline
 
 SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})

@@ -74,8 +74,8 @@ from penstock.plugins.guard import PluginFault, ask, described
 from penstock.plugins.loading import Offer, Plugins, load_plugins
 from penstock.runs.failures import Clean, without
 from penstock.runs.idempotency import IdempotencyStore
-from penstock.runs.ids import new_run_id
-from penstock.runs.records import Recorder, first_id, noted
+from penstock.runs.ids import first_id, new_run_id
+from penstock.runs.recorder import Recorder, finish_runs
 from penstock.runs.redaction import Redactor
 from penstock.settings import Settings
 
@@ -532,7 +532,7 @@ class Host:
             box,
             self.sensitive,
             lambda: access.environment.record_bodies,
-            finish=self.run_intake.finish_in if self.run_intake is not None else noted,
+            finish=self.run_intake.finish_in if self.run_intake is not None else finish_runs,
             clean=self.cleaner,
         )
 

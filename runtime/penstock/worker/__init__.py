@@ -19,6 +19,7 @@ import structlog
 
 from penstock import clock, threads
 from penstock.contracts.pipeline import Handler
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseUnavailable, Engine, open_engine, reading
 from penstock.db.unit_of_work import Row
@@ -37,9 +38,10 @@ from penstock.durable.status import ending_of, started_of, steps_held
 from penstock.errors import DeadlineExceeded, PenstockError
 from penstock.host.host import Host, LoadedPipeline
 from penstock.runs.failures import Failure, failure_at
-from penstock.runs.ids import is_run_id, new_run_id
+from penstock.runs.ids import first_id, is_run_id, new_run_id
 from penstock.runs.interrupts import EngineUnavailable, KeyMissing, RunReleased
-from penstock.runs.records import UNFINISHED, Finished, Recorder, Status, first_id
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished
 from penstock.runs.steps import StepRecord, StopSignal
 from penstock.worker import scheduler
 from penstock.worker.callbacks import call_back

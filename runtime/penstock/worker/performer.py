@@ -38,7 +38,8 @@ from penstock.runs.interrupts import (
     ResultNotStorable,
     RunReleased,
 )
-from penstock.runs.records import Finished, RecordedBodies, Recorder
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished, RecordedBodies
 from penstock.runs.steps import StopSignal, Term
 
 # Seconds after its acceptance in which nobody can have begun a run before without that being

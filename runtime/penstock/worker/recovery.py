@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import structlog
 
 from penstock import metrics
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import EngineRun, State
 from penstock.durable.intake import RunIntake, queue_of
 from penstock.runs.ids import is_run_id, new_run_id
-from penstock.runs.records import UNFINISHED, Status
 
 BRIEF, LONG = 5.0, 60.0  # seconds that a suspect is tried apart, at least and at most
 ENDED = frozenset({Status.CANCELLED, Status.TIMED_OUT})
