@@ -25,7 +25,7 @@ from penstock.errors import CannotStart, StartDelayed
 from penstock.host.host import Host
 from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S
 from penstock.settings import Settings
-from penstock.worker import Taken, Worker
+from penstock.worker import TakenOver, Worker
 
 GUNICORN = (
     sys.executable,
@@ -127,7 +127,7 @@ def work(
         if not (if_needed and not respawned and host.replies is None):
             logs.print_error(str(error), settings.log_format)
         code = error.exit_code
-    except Taken as error:
+    except TakenOver as error:
         logs.print_error(str(error), settings.log_format)
         code = TAKEN
     sys.stdout.flush()
