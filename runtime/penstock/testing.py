@@ -36,7 +36,7 @@ from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.contracts.offered import is_token
 from penstock.contracts.run_status import Status
-from penstock.contracts.variables import Named
+from penstock.contracts.variables import NamedValues
 from penstock.contracts.withheld import Withheld
 from penstock.db import migrate
 from penstock.db.engine import open_engine
@@ -514,9 +514,9 @@ def a_call(
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
-    parts["variables"] = Named("variable", ENVIRONMENT, parts.get("variables", {}))
+    parts["variables"] = NamedValues("variable", ENVIRONMENT, parts.get("variables", {}))
     secrets = parts.get("read_secrets", dict)
-    parts["read_secrets"] = lambda: Named("secret", ENVIRONMENT, secrets())
+    parts["read_secrets"] = lambda: NamedValues("secret", ENVIRONMENT, secrets())
     sent = WITHHELD.without({name.lower(): value for name, value in (headers or {}).items()})
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)

@@ -391,7 +391,7 @@ def limit_set(
         context.actor,
         consumer_name,
         environment,
-        Rate(rate, by=by),
+        Rate.of(rate, by),
         pipeline=pipeline_name,
         offered=offered,
     )

@@ -85,7 +85,7 @@ def limits_set() -> Response:
     consumer, pipeline, rate = (
         form["consumer"].strip(),
         form["pipeline"].strip(),
-        Rate(form["rate"].strip(), by=form["by"]),
+        Rate.of(form["rate"].strip(), form["by"]),
     )
     with form.blaming("rate"):
         access_limits.check_rate(rate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from penstock.contracts.pipeline import USUAL, Pipeline, Route
+from penstock.contracts.pipeline import DEFAULT_PRIORITY, Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, Engine, writing
@@ -184,7 +184,7 @@ class RunIntake:
             identifier,
             queue,
             document,
-            priority=USUAL,
+            priority=DEFAULT_PRIORITY,
             timeout=CALLBACK_TIMEOUT,
             delay=delay,
         )

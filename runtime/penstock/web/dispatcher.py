@@ -22,7 +22,7 @@ from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks, caller_network
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
-from penstock.contracts.triggers import MAX_SECONDS
+from penstock.contracts.triggers import MAX_CALL_S
 from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.endpoints.router import Place, Routes
@@ -128,7 +128,7 @@ class Dispatcher:
         self._watchdog = DeadlineWatchdog(
             min(
                 (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
-                default=MAX_SECONDS,
+                default=MAX_CALL_S,
             )
         )
         # Whose last call took long.
