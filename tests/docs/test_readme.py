@@ -110,8 +110,8 @@ def test_every_metric_and_every_member_of_the_status_is_listed(
         table("|" + part) for part in section("Metrics and status").split("\n\n|")[1:]
     )
     expected = [
-        (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.says)
-        for row in metrics.TABLE
+        (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.help)
+        for row in metrics.METRICS
     ]
 
     assert [tuple(cell.strip() for cell in row) for row in metric_rows] == expected
