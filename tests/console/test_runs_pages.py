@@ -26,7 +26,7 @@ from penstock import (
 )
 from penstock.db import runs as stored
 from penstock.db.engine import Engine
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -136,7 +136,7 @@ class TestTheList:
             found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
         )
         assert found(consumer="globex") == [other]
-        assert found(status="refused") == [refused]
+        assert found(status="client_error") == [refused]
         assert found(status="accepted") == [job]
         assert found(since="3600") == [job, other, refused, plain]
         assert found(until=until) == [old]

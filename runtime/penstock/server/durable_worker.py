@@ -16,7 +16,7 @@ from penstock.access.encryption import load_secret_box
 from penstock.errors import CannotStart
 from penstock.host.host import Host
 from penstock.settings import Settings
-from penstock.worker import Taken, Worker
+from penstock.worker import TakenOver, Worker
 
 MAX_REASON_BYTES = 1000
 # What the child writes to the pipe: it executes runs, has none to execute, or loaded all plugins.
@@ -36,7 +36,7 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
         os.set_inheritable(reason_fd, False)
     try:
         host = Host(settings)
-        host.told = None  # gunicorn's rehearsal logs what is not served
+        host.report.already_written = None  # gunicorn's rehearsal logs what is not served
         host.rehearse()
     except CannotStart as error:
         logs.print_error(str(error), settings.log_format)
@@ -64,7 +64,8 @@ def work(
     )
 
     host = Host(settings)
-    host.told = None if if_needed else b""  # under `penstock serve`, gunicorn's workers log it
+    # Under `penstock serve`, gunicorn's workers log what is not served.
+    host.report.already_written = None if if_needed else b""
     worker = Worker(
         host, DbosExecutor(settings.database_url, settings.environment, load_secret_box(settings))
     )
@@ -80,10 +81,10 @@ def work(
         worker.run(ready=lambda: _announce(ready_fd, READY), respawned=respawned)
     except CannotStart as error:
         # gunicorn's rehearsal fails with the same error earlier, and prints it.
-        if not (if_needed and not respawned and host.replies is None):
+        if not (if_needed and not respawned and host.view.access is None):
             logs.print_error(str(error), settings.log_format)
         code = error.exit_code
-    except Taken as error:
+    except TakenOver as error:
         logs.print_error(str(error), settings.log_format)
         code = TAKEN
     sys.stdout.flush()

@@ -32,9 +32,9 @@ def stop_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def report_rejected_reload(event: str, reason: str) -> None:
+def report_rejected_reload(effect: str, reason: str) -> None:
     """Log that a reload was rejected, and show the reason in status and metrics."""
-    _log.error(f"not reloaded: {event}", reason=reason)
+    _log.error(f"not reloaded: {effect}", reason=reason)
     metrics.record_rejected_reload(reason)
 
 

@@ -26,9 +26,9 @@ def start_host(worker: Any, state: ArbiterState) -> None:  # noqa: ANN401  gunic
     the other workers are as old as its own.
     """
     host = worker.wsgi.host
-    host.told = state.reported
-    host.is_draining = state.is_draining
-    host.confirmed = state.view.confirm
+    host.report.already_written = state.reported
+    host.health.is_draining = state.is_draining
+    host.upkeep.on_confirmed = state.view.confirm
     access = state.view.inherit()
     limit = state.settings.max_staleness
     deadline, report_at = time.monotonic() + limit, 0.0

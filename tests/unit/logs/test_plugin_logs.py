@@ -109,6 +109,12 @@ def restored() -> Iterator[None]:
 Lines = list[dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def no_library_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have imported gunicorn, whose logger then counts as a library's."""
+    monkeypatch.setattr(logs, "_quieted", set())
+
+
 @pytest.fixture
 def written(capsys: pytest.CaptureFixture[str]) -> Callable[[], Lines]:
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -444,7 +450,7 @@ def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
     server = logging.getLogger("gunicorn.error")
     server.setLevel(logging.INFO)  # as gunicorn does
     logs.configure(Settings(log_format="json", log_level="info"))
-    plugins = load_plugins(Settings(plugin_path=(tmp_path,), allow=frozenset({"shop"})))
+    plugins = load_plugins(Settings(plugin_path=(tmp_path,), plugins_allow=frozenset({"shop"})))
     server.warning("still here")
     structlog.get_logger("penstock").info("ours", key=KEY)
     logging.getLogger("shop").debug("too low")

@@ -125,9 +125,9 @@ def test_a_worker_is_replaced_once_its_successor_executes_runs(keep: Callable[[s
 def test_a_worker_stays_if_its_successor_can_not_start(
     keep: Callable[[str], Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events: list[str] = []
+    effects: list[str] = []
     monkeypatch.setattr(
-        keeper_module, "report_rejected_reload", lambda event, _reason: events.append(event)
+        keeper_module, "report_rejected_reload", lambda effect, _reason: effects.append(effect)
     )
     rig = keep("ready")
     until(lambda: len(rig.started()) == 1)
@@ -139,7 +139,7 @@ def test_a_worker_stays_if_its_successor_can_not_start(
     time.sleep(0.3)
 
     assert rig.started()[1:] == [("exit 3", rig.started()[1][1])]
-    assert events == ["the durable worker keeps its current plugins and settings"]
+    assert effects == ["the durable worker keeps its current plugins and settings"]
 
 
 def test_a_successor_that_is_not_ready_in_time_is_ended(
