@@ -27,11 +27,12 @@ from penstock.access.encryption import SecretBox, load_secret_box
 from penstock.access.marks import Marks
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import HistoryChanged, Snapshot
-from penstock.contracts.access import LEEWAY, Violation
+from penstock.contracts.access import LEEWAY
 from penstock.contracts.call import Caller, Token
-from penstock.contracts.offered import is_token
 from penstock.contracts.pipeline import Pipeline, PluginProblem
+from penstock.contracts.policies import Violation
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT, Rate
+from penstock.contracts.registered import is_valid_token
 from penstock.contracts.responses import ResponsePolicy
 from penstock.contracts.withheld import Withheld
 from penstock.db import call_counts, migrate, runs
@@ -1324,7 +1325,7 @@ class Host:
             )
         issuer = issuers[0]
         token = issuer.issue(access, caller.consumer, now=time.time(), **wanted)
-        if not is_token(token):
+        if not is_valid_token(token):
             self.tell_fault(
                 PluginFault(
                     issuer.plugin, f"its token issuer returned {type(token).__name__}, not a Token"

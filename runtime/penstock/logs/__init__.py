@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import structlog
 
 from penstock.contracts.call import current_call
-from penstock.contracts.masks import ALWAYS
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
 from penstock.logs.lines import as_json, as_seen, line_of
 from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
@@ -104,9 +104,11 @@ def configure_events(settings: Settings) -> None:
             else None
         )
         if _ours(output.name):
-            return line_of({"logger": output.name, **_origin(), **facts}, render, ALWAYS)
+            return line_of(
+                {"logger": output.name, **_origin(), **facts}, render, DEFAULT_SENSITIVE_NAMES
+            )
         own = {f"{name}_" if name in OF_LINE else name: value for name, value in facts.items()}
-        return line_of(_in_run(own, output.name), render, ALWAYS)
+        return line_of(_in_run(own, output.name), render, DEFAULT_SENSITIVE_NAMES)
 
     structlog.configure(
         processors=[
@@ -201,7 +203,7 @@ class Handler(logging.Handler):
         ):
             return
         try:
-            line = line_of(_facts(record), self._render, ALWAYS)
+            line = line_of(_facts(record), self._render, DEFAULT_SENSITIVE_NAMES)
         except Exception as error:  # noqa: BLE001  whatever plugin code has handed over, it must not stop who logs
             line = self._render(
                 {

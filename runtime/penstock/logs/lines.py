@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, shortened
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES, HIDDEN, is_sensitive, shortened
 
 LONGEST_LINE = 16 * 1024  # bytes
 # Characters of a value, of one in a line that is too long, and of a name.
@@ -147,7 +147,8 @@ def _one(error: BaseException, link: str, margin: str = "", *, most: int) -> Ite
         if kind.__module__ in {"builtins", "__main__"}
         else f"{kind.__module__}.{kind.__qualname__}"
     )
-    yield f"{margin}{name}: {visible(shortened(_message(error), most, names=ALWAYS))[:most]}"
+    message = shortened(_message(error), most, names=DEFAULT_SENSITIVE_NAMES)
+    yield f"{margin}{name}: {visible(message)[:most]}"
     if isinstance(error, BaseExceptionGroup) and len(margin) < 2 * DEEPEST:
         for item in error.exceptions[:MOST_CAUSES]:
             yield from _one(item, "", f"{margin}| ", most=most // 4)
@@ -208,7 +209,9 @@ def _made(facts: Facts, names: Collection[str], most: int, most_of_trace: int) -
     if isinstance(error, BaseException):
         made["exception"] = traceback_of(error, most_of_trace)
     if facts.get("stack_info"):
-        made["stack"] = shortened(str(facts["stack_info"]), most_of_trace, names=ALWAYS)
+        made["stack"] = shortened(
+            str(facts["stack_info"]), most_of_trace, names=DEFAULT_SENSITIVE_NAMES
+        )
     return made
 
 
