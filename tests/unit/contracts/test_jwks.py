@@ -343,7 +343,7 @@ class TestNames:
             for algorithm in ("EdDSA", "ES256", "RS256")
         ] == [4, 1, 1]
         assert [key.position for key in found.rejected] == [5, 6]
-        assert "a token is tried with no more" in str(found.rejected[0])
+        assert "which is the limit" in str(found.rejected[0])
 
     def test_a_set_is_read_up_to_a_hundred_keys(self) -> None:
         found = read_key_set({"keys": self.names(*map(str, range(130)))})
