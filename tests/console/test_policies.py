@@ -331,7 +331,7 @@ def test_a_viewer_can_set_no_policy(quick: Make) -> None:
 
 def test_without_a_policy_plugin_the_page_says_what_to_load(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
-    here.app.host.judge._policies = ()  # noqa: SLF001  as if none was loaded
+    here.app.host.evaluator._pipelines._policies = ()  # noqa: SLF001  as if none was loaded
 
     text = here.visitor("oli").text("/policies")
 

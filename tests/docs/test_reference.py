@@ -16,7 +16,6 @@ from penstock.cli.reference import reference_pages
 from penstock.cli.reference.commands import walk
 from penstock.cli.reference.operations import STATUS_MEMBERS
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS
-from penstock.host.status import status_of
 from penstock.settings import SETTINGS
 from penstock.testing import Runtime
 
@@ -88,7 +87,7 @@ def test_every_member_of_the_status_is_in_the_reference(
 ) -> None:
     listed = [name for names, _ in STATUS_MEMBERS for name in names]
 
-    assert listed == list(status_of(penstock_runtime().application.host))
+    assert listed == list(penstock_runtime().application.host.health.status())
 
 
 def test_every_problem_type_of_the_code_is_in_the_reference() -> None:

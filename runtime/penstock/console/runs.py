@@ -139,7 +139,7 @@ def runs() -> Response:
         kept=kept,
         statuses=STATUSES,
         moments=list(SINCE.items()),
-        pipelines=in_order(console_context().host.loaded),
+        pipelines=in_order(console_context().host.catalog.loaded),
         following=following,
         paused=request.args.get("live") == "off",
     )

@@ -80,7 +80,7 @@ class Ownership:
     ) -> None:
         """Record where the handler of a timed out run is, while its thread still has the frame."""
         row = find_run(self._engine, run)
-        loaded = self._host.loaded.get(row["pipeline"]) if row is not None else None
+        loaded = self._host.catalog.loaded.get(row["pipeline"]) if row is not None else None
         if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
             return
         failure = failure_at(DeadlineExceeded(), thread, handler)

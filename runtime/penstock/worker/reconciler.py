@@ -43,7 +43,7 @@ class Reconciler:
         with reading(self._engine) as connection:
             rows = stored.unfinished(
                 connection,
-                self._host.environment_id,
+                self._host.view.environment_id,
                 after=self._after,
                 before=first_id(clock.now() - MIN_AGE_S),
                 limit=BATCH_SIZE,
@@ -56,7 +56,7 @@ class Reconciler:
             self._reconcile(row, engine_runs.get(row["id"]))
 
     def _reconcile(self, row: Row, engine_run: EngineRun | None) -> None:
-        run, loaded = row["id"], self._host.loaded.get(row["pipeline"])
+        run, loaded = row["id"], self._host.catalog.loaded.get(row["pipeline"])
         recorder = recorder_of(self._host)
         if loaded is None or recorder.knows_end(run):
             return

@@ -13,16 +13,16 @@ from penstock.runs.recorder import Recorder
 
 def intake_of(host: Host) -> RunIntake:
     """Return what accepts durable runs. Raises RuntimeError before the start."""
-    if host.run_intake is None:
+    if host.services is None or host.services.run_intake is None:
         raise RuntimeError("the worker was not started")
-    return host.run_intake
+    return host.services.run_intake
 
 
 def recorder_of(host: Host) -> Recorder:
     """Return the recorder of runs. Raises RuntimeError before the start."""
-    if host.recorder is None:
+    if host.services is None:
         raise RuntimeError("the worker was not started")
-    return host.recorder
+    return host.services.recorder
 
 
 def find_run(engine: Engine, run: str) -> Row | None:

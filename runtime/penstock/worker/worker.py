@@ -75,7 +75,7 @@ class Worker:
         self._heartbeat = Heartbeat(settings.database_url)
         self._ownership = Ownership(self._engine, host, self._heartbeat, self._active)
         self._performer = Performer(host, executor, self._find, self._ownership.confirm)
-        self._deferral = KeyDeferral(self._heartbeat.process, self._find, host.log_throttle)
+        self._deferral = KeyDeferral(self._heartbeat.process, self._find, host.upkeep.log_throttle)
         self._orphans = Orphans(self._engine, self._active)
         self._reconciler = Reconciler(self._engine, host, self._active)
         self._lazy_recovery: Recovery | None = None
@@ -88,7 +88,7 @@ class Worker:
     @property
     def needed(self) -> bool:
         """Whether a pipeline with durable runs is loaded."""
-        return bool(self._host.queues)
+        return bool(self._host.catalog.queues)
 
     def stop(self) -> None:
         """Let `run` return."""
@@ -112,10 +112,10 @@ class Worker:
     def _open(self, *, respawned: bool) -> None:
         host = self._host
         host.start(respawned=respawned)
-        durable = [identifier for identifier, item in host.loaded.items() if item.durable]
-        self._heartbeat.register(host.environment_id, durable)
+        durable = [identifier for identifier, item in host.catalog.loaded.items() if item.durable]
+        self._heartbeat.register(host.view.environment_id, durable)
         callbacks = Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)
-        queues = [*host.queues, callbacks]
+        queues = [*host.catalog.queues, callbacks]
         self._executor.open(
             self._heartbeat.process,
             queues,
@@ -123,7 +123,7 @@ class Worker:
             self.tick,
             at_once=host.settings.worker_runs,
         )
-        scheduler.declare(host, self._executor)
+        scheduler.declare(host.catalog, host.settings.environment, self._executor)
         with suppress(DatabaseUnavailable):  # deferred runs start later then
             intake_of(host).run_store.hasten()
         threads.start("penstock-ticks", self._delete_ticks, limit=None, essential=False)
@@ -176,7 +176,7 @@ class Worker:
         """Recover the runs of dead workers. Raises DatabaseUnavailable."""
         for dead in stored.overdue(
             self._engine,
-            self._host.environment_id,
+            self._host.view.environment_id,
             self._heartbeat.process,
             silent=TIMEOUT_S,
             lease=LEASE_S,
@@ -198,7 +198,7 @@ class Worker:
         The supervisor starts a new worker, and others recover the runs. A thread that waits for the
         database is not stuck: nothing is checked until the database has been there for a while.
         """
-        up_since = self._host.up_since
+        up_since = self._host.upkeep.database.up_since
         if up_since is None or time.monotonic() - up_since < STUCK_AFTER_S:
             return
         stuck = [thread.name for thread in threads.stuck()]
@@ -271,7 +271,14 @@ class Worker:
     def _perform(self, run: str, document: Document, active: Performance) -> Document:
         intake = intake_of(self._host)
         if "callback" in document:
-            return call_back(self._host, intake, self._find(document["callback"]), document)
+            return call_back(
+                self._host.catalog,
+                self._host.view,
+                self._host.settings.url,
+                intake,
+                self._find(document["callback"]),
+                document,
+            )
         recorder = recorder_of(self._host)
         return self._performer.perform(
             run, RunInput.of(document), active, recorder, intake.run_store
@@ -285,7 +292,16 @@ class Worker:
         `now` is the time to decide by, by default the present.
         """
         intake = intake_of(self._host)
-        scheduler.tick(self._host, self._performer.starter, intake, context, moment, now)
+        host = self._host
+        scheduler.tick(
+            host.catalog,
+            host.settings.environment,
+            self._performer.starter,
+            intake,
+            context,
+            moment,
+            now,
+        )
 
     def _find(self, run: str) -> Row | None:
         return find_run(self._engine, run)
@@ -303,7 +319,7 @@ class Worker:
         return self._lazy_recovery
 
     def _max_recoveries(self, pipeline: str) -> int:
-        loaded = self._host.loaded.get(pipeline)
+        loaded = self._host.catalog.loaded.get(pipeline)
         return loaded.pipeline.durable.recoveries if loaded is not None else DEFAULT_RECOVERIES
 
     def _count_failed(self, pipeline: str) -> None:
