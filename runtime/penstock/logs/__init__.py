@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import structlog
 
 from penstock.contracts.call import current_call
-from penstock.contracts.masks import ALWAYS
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
 from penstock.logs.lines import as_json, for_terminal, line_of
 from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
@@ -99,11 +99,13 @@ def configure_events(settings: Settings) -> None:
             else None
         )
         if _is_runtime(output.name):
-            return line_of({"logger": output.name, **_origin(), **fields}, render, ALWAYS)
+            return line_of(
+                {"logger": output.name, **_origin(), **fields}, render, DEFAULT_SENSITIVE_NAMES
+            )
         renamed = {
             f"{name}_" if name in CONTEXT_FIELDS else name: value for name, value in fields.items()
         }
-        return line_of(_with_context(renamed, output.name), render, ALWAYS)
+        return line_of(_with_context(renamed, output.name), render, DEFAULT_SENSITIVE_NAMES)
 
     structlog.configure(
         processors=[
@@ -198,7 +200,7 @@ class Handler(logging.Handler):
         ):
             return
         try:
-            line = line_of(_fields_of(record), self._render, ALWAYS)
+            line = line_of(_fields_of(record), self._render, DEFAULT_SENSITIVE_NAMES)
         except Exception as error:  # noqa: BLE001  any argument of plugin code; logging must not fail
             line = self._render(
                 {

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, shortened
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES, HIDDEN, is_sensitive, shortened
 
 MAX_LINE_BYTES = 16 * 1024
 # Characters of a value; of a value in a line that is too long; of a name.
@@ -150,7 +150,9 @@ def _lines(error: BaseException, link: str, margin: str = "", *, max_length: int
         if kind.__module__ in {"builtins", "__main__"}
         else f"{kind.__module__}.{kind.__qualname__}"
     )
-    message = visible(shortened(_message(error), max_length, names=ALWAYS))[:max_length]
+    message = visible(shortened(_message(error), max_length, names=DEFAULT_SENSITIVE_NAMES))[
+        :max_length
+    ]
     yield f"{margin}{name}: {message}"
     if isinstance(error, BaseExceptionGroup) and len(margin) < 2 * MAX_DEPTH:
         for member in error.exceptions[:MAX_CAUSES]:
@@ -212,7 +214,9 @@ def _sanitized(
     if isinstance(error, BaseException):
         sanitized["exception"] = traceback_of(error, max_trace)
     if fields.get("stack_info"):
-        sanitized["stack"] = shortened(str(fields["stack_info"]), max_trace, names=ALWAYS)
+        sanitized["stack"] = shortened(
+            str(fields["stack_info"]), max_trace, names=DEFAULT_SENSITIVE_NAMES
+        )
     return sanitized
 
 
