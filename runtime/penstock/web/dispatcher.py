@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Once, RequestHead
+from penstock.contracts.authenticators import Once, RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks, caller_network
