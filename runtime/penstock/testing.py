@@ -34,7 +34,7 @@ from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
-from penstock.contracts.offered import is_token
+from penstock.contracts.registered import is_valid_token
 from penstock.contracts.run_status import Status
 from penstock.contracts.variables import NamedValues
 from penstock.contracts.withheld import Withheld
@@ -447,7 +447,7 @@ class Runtime:
             claims={},
             now=time.time(),
         )
-        if not is_token(token):
+        if not is_valid_token(token):
             raise TypeError(
                 f"the token issuer of {issuers[0].plugin} returned {type(token).__name__}"
             )

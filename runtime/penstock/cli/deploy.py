@@ -32,7 +32,7 @@ from penstock.db.engine import same_database, through_pooler
 from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
 from penstock.gate.exposure import Listed, described, exposures
-from penstock.server import supervisor
+from penstock.server import durable_worker, supervisor
 from penstock.settings import SETTINGS
 
 Options = ParamSpec("Options")
@@ -135,8 +135,8 @@ def worker(
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # its file must be there
     if rehearse:
-        return supervisor.rehearse(context.settings, ready_fd)
-    return supervisor.work(
+        return durable_worker.rehearse(context.settings, ready_fd)
+    return durable_worker.work(
         context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned
     )
 

@@ -26,8 +26,8 @@ from penstock.durable.engine import State as Far
 from penstock.durable.intake import RunRequest
 from penstock.durable.runner import DurableRunner, RunInput, refusal_of
 from penstock.durable.status import PROBLEM
-from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.encoding import encode_json
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, checked_refusal, response_of
 from penstock.endpoints.router import Routes
 from penstock.errors import (

@@ -10,9 +10,9 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Candidate, Verdict, Violation
-from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.policies import Candidate, Verdict, Violation
+from penstock.contracts.registered import RegisteredAuthenticator, RegisteredPolicy
 from penstock.contracts.variables import SecretNeed
 from penstock.gate.gate import CLOSED, Gate
 from penstock.gate.verdicts import FIX, Round, verdict_of
@@ -124,8 +124,8 @@ class PipelineEvaluator:
 
     def __init__(
         self,
-        policies: Sequence[OfferedPolicy],
-        authenticators: Sequence[OfferedAuthenticator],
+        policies: Sequence[RegisteredPolicy],
+        authenticators: Sequence[RegisteredAuthenticator],
         silent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._policies = tuple(policies)
@@ -291,7 +291,7 @@ class PipelineEvaluator:
     def _gate(
         self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")
     ) -> Gate:
-        ordered: list[OfferedAuthenticator] = []
+        ordered: list[RegisteredAuthenticator] = []
         waiting = [
             item for name, item in sorted(self._authenticators.items()) if name not in self._doubled
         ]
