@@ -198,7 +198,7 @@ def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) 
     status = vic.text("/pipelines/v2/status")
     assert "A call needs an API key of an associated consumer." in card(status, "prod")
     assert "No call is let through: the pipeline is refused." in card(status, "test")
-    assert "asks for jwt=True, which is off. To mend it: set jwt=True on its HttpTrigger." in card(
+    assert "requires jwt=True, which is off. To mend it: set jwt=True on its HttpTrigger." in card(
         status, "test"
     )
     free = card(vic.text("/pipelines/v2/free"), "prod")

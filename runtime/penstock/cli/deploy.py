@@ -31,7 +31,7 @@ from penstock.db import compatibility, migrate
 from penstock.db.engine import same_database, through_pooler
 from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
-from penstock.gate.exposure import Listed, described, exposures
+from penstock.gate.exposure import Listed, exposure_document, exposures
 from penstock.server import durable_worker, supervisor
 from penstock.settings import SETTINGS
 
@@ -172,7 +172,8 @@ def _check(context: Context, environment: str | None, form: str) -> int:
                 "internal_policy": access.environment.internal_policy,
                 "good": good,
                 "pipelines": [
-                    described(*row, context.host.catalog.loaded[row[0]].plugin) for row in evaluated
+                    exposure_document(*row, context.host.catalog.loaded[row[0]].plugin)
+                    for row in evaluated
                 ],
                 "mistakes": [_told(item) for item in faults],
                 "notes": [_told(item) for item in context.host.catalog.notes],
@@ -248,7 +249,9 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     }
     rows = [
         {
-            **described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin),
+            **exposure_document(
+                identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin
+            ),
             "policy": policies[exposure],
         }
         for identifier, exposure, item in evaluated

@@ -14,7 +14,7 @@ from contextlib import suppress
 import click
 
 from penstock.errors import CannotStart, PenstockError
-from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, described
+from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, describe_exception
 
 LOOK_S = 0.2  # between two looks at whether the child has ended
 END = b"\n"  # of each of its two reports: that plugins are loaded, and how the work ended
@@ -62,7 +62,7 @@ def _report(tell: int, load: Callable[[], object], work: Callable[[], int]) -> N
     except click.ClickException as error:
         answer = error.exit_code, error.format_message()
     except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
-        answer = CannotStart.exit_code, f"stopped by {described(error)}"
+        answer = CannotStart.exit_code, f"stopped by {describe_exception(error)}"
     with suppress(BrokenPipeError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

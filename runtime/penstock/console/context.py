@@ -25,7 +25,7 @@ from penstock.errors import BadSetting
 from penstock.execution.steering import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
-from penstock.gate.guesses import Look
+from penstock.gate.guesses import Guess
 from penstock.gate.rates import Limiter
 from penstock.host.catalog import Catalog
 from penstock.host.host import Host
@@ -112,7 +112,7 @@ class ConsoleContext:
         )
 
     @contextmanager
-    def guessing(self, user: str, address: str) -> Iterator[Look]:
+    def guessing(self, user: str, address: str) -> Iterator[Guess]:
         """Count a guess at a user's password before it is looked at.
 
         Whoever looks says whether it was right. Raises Refusal.
@@ -124,7 +124,7 @@ class ConsoleContext:
             looks = [stack.enter_context(self.by_address.guess("console", address))]
             if not is_known_address(self.engine, user, address):
                 looks.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
-            whole = Look()
+            whole = Guess()
             yield whole
             for look in looks:
                 look.right = whole.right

@@ -24,7 +24,7 @@ from penstock.errors import UnknownName
 from penstock.execution.operating import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
-from penstock.gate.exposure import described, exposures
+from penstock.gate.exposure import exposure_document, exposures
 from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
@@ -49,7 +49,7 @@ def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]
         for identifier, exposure, evaluated in exposures(
             view.evaluated, view.evaluated_internal, host.catalog.broken
         ):
-            said = described(
+            said = exposure_document(
                 identifier, exposure, evaluated, host.catalog.loaded[identifier].plugin
             )
             at = found.setdefault(identifier, {}).setdefault(view.name, [])

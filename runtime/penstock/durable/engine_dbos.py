@@ -64,7 +64,7 @@ from penstock.durable.engine import (
     Undecryptable,
 )
 from penstock.errors import CannotStart
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 from penstock.runs.interrupts import (
     EngineUnavailable,
     KeyMissing,
@@ -150,7 +150,7 @@ def migrate(url: str) -> None:
         raise
     except Exception as error:
         raise DatabaseUnfit(
-            f"the tables of durable runs can't be made: {described(error)}"
+            f"the tables of durable runs can't be made: {describe_exception(error)}"
         ) from error
 
 

@@ -43,7 +43,7 @@ from penstock.execution.perform import (
     handle,
 )
 from penstock.gate.gate import CLOSED, Gate, unavailable
-from penstock.gate.guesses import Look
+from penstock.gate.guesses import Guess
 from penstock.gate.rates import EVERYWHERE
 from penstock.host.host import Host
 from penstock.host.tokens import issue_token
@@ -534,11 +534,11 @@ class Dispatcher:
             return read_with_deadline(passage.environ.get(GUNICORN_SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
-    def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
+    def _guess(self, environ: Environ) -> AbstractContextManager[Guess]:
         """Return what counts a look at a credential that can be guessed."""
         services = self._host.services
         return (
-            nullcontext(Look())
+            nullcontext(Guess())
             if services is None
             else services.limiter.guess(self._host.settings.environment, self._address(environ))
         )

@@ -35,7 +35,7 @@ from penstock.gate.evaluation import BoundedEvaluator, EvaluatedPipelines
 from penstock.gate.gate import CLOSED
 from penstock.host.compilation import LoadedPipeline
 from penstock.plugins.folders import PluginFolders
-from penstock.plugins.loading import Plugins
+from penstock.plugins.offers import Plugins
 from penstock.testing import Runtime
 from penstock_access_policy import ExternalAccess
 from penstock_api_key import ApiKeys
@@ -321,13 +321,13 @@ class TestNoEnd:
         )
 
         assert len(closed) == 1
-        assert judging_module.SOON <= closed[0] < judging_module.LIVE + 0.3
+        assert judging_module.CLOSE_AFTER_S <= closed[0] < judging_module.MAX_LIVE_ROUND_S + 0.3
         hang.set()
 
     def test_is_not_asked_again_before_it_has_returned(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(verdicts, "LONGEST_ANSWER", 0.2)
+        monkeypatch.setattr(verdicts, "MAX_ANSWER_S", 0.2)
         hang, asked = threading.Event(), list[int]()
 
         def act(*_: object) -> Verdict:
