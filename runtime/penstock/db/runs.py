@@ -218,7 +218,7 @@ def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | No
     if started is None or end.micros is not None:
         return started, end.micros
     return started, max(
-        0, ((end.ended_at or clock.moment()) - started) // timedelta(microseconds=1)
+        0, ((end.ended_at or clock.utc_now()) - started) // timedelta(microseconds=1)
     )
 
 

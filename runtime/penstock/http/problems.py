@@ -19,7 +19,7 @@ def status_line(status: int) -> str:
     return PHRASES.get(status) or f"{status} Unassigned"
 
 
-def problem(refusal: Refusal, run: str | None) -> bytes:
+def problem_document(refusal: Refusal, run: str | None) -> bytes:
     """Return the document."""
     return as_json(refusal.document(run))  # what a handler adds may be anything
 
@@ -35,7 +35,7 @@ def refused_response(refusal: Refusal, run: str | None) -> Answer:
 def problem_response(refusal: Refusal) -> Response:
     """Return the document as Flask's response."""
     return Response(
-        problem(refusal, None),
+        problem_document(refusal, None),
         refusal.status,
         headers=list(refusal.headers),
         content_type=CONTENT_TYPE,

@@ -131,14 +131,14 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         raise BadSetting(
             f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}"
         )
-    logs.of_plugins(
+    logs.register_plugin_modules(
         {entry.module.partition(".")[0] for entry in installed}
         | plugins.folders.modules.keys() - plugins.folders.conflicts.keys()
     )
     loading = _Loading(plugins, helpers - settings.allow)
     for name in sorted(found):
         if _wanted(name, settings):
-            with logs.kept() as changed:
+            with logs.preserve_logging() as changed:
                 loading.load(name, found[name])
             if changed:
                 problem = f"it configures {' and '.join(changed)}, which was put back"

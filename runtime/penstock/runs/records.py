@@ -306,9 +306,9 @@ class Recorder:
 
     # What the writer does.
 
-    def _write_on(self, thread: threads.Watched) -> None:
+    def _write_on(self, thread: threads.MonitoredThread) -> None:
         while not self._stop:
-            thread.beat()
+            thread.heartbeat()
             self._wake.wait(PAUSE)
             self._wake.clear()
             self.flush()
@@ -319,7 +319,7 @@ class Recorder:
             for write in (self._write_over, self._write_durable, self._write_counts):
                 try:
                     while write() == AT_ONCE:
-                        self._thread.beat()
+                        self._thread.heartbeat()
                 except PenstockError as error:
                     self._tell(
                         "run records wait",
@@ -332,7 +332,7 @@ class Recorder:
             self._tell_metrics()
             if self._dropped:
                 number, self._dropped = self._dropped, 0
-                metrics.dropped(number)
+                metrics.count_dropped_records(number)
                 self._tell(
                     "run records dropped",
                     records=number,
@@ -545,8 +545,8 @@ class Recorder:
     def _tell_metrics(self) -> None:
         untold, self._untold = self._untold, {}
         for (pipeline, outcome), item in untold.items():
-            metrics.called(pipeline, outcome, item.calls)
-            metrics.took(pipeline, item.micros / 1e6, item.buckets)
+            metrics.count_calls(pipeline, outcome, item.calls)
+            metrics.observe_seconds(pipeline, item.micros / 1e6, item.buckets)
 
     def _write_counts(self) -> int:
         for _ in range(len(self._refused)):

@@ -468,17 +468,17 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
             server.exception("Socket error processing request.")
         server.info("Booting worker with pid: %s", number)
     lines = written()
-    logs.sweep(float("inf"))
+    logs.report_dropped_lines(float("inf"))
     left_out = written()
 
     counted = [
         sum(word in line["event"] for line in lines)
         for word in ("can't be read", "Socket error", "Booting")
     ]
-    assert counted == [throttle.FEW, throttle.FEW, 100]
+    assert counted == [throttle.LINES_PER_WINDOW, throttle.LINES_PER_WINDOW, 100]
     assert [(line["number"], line["what"]) for line in left_out] == [
-        (100 - throttle.FEW, "request from %s can't be read: %s"),
-        (100 - throttle.FEW, "Socket error processing request."),
+        (100 - throttle.LINES_PER_WINDOW, "request from %s can't be read: %s"),
+        (100 - throttle.LINES_PER_WINDOW, "Socket error processing request."),
     ]
 
 
