@@ -233,7 +233,7 @@ MUTATIONS = (
     mutation("a secret shows itself", "runtime/penstock/contracts/variables.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/unit/access/test_variables.py", "shows_itself_nowhere"),
     mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/unit/logs/test_plugin_logs.py", "credential"),
     # Plugins.
-    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/unit/runs/test_steps.py", "operators"),
+    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/executor.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/unit/runs/test_steps.py", "operators"),
     mutation("a file replaces a module of Python", "runtime/penstock/plugins/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/unit/plugins/test_folders.py", "replaces"),
     mutation("a file replaces an installed plugin", "runtime/penstock/plugins/folders.py", "name in installed or ", "", "tests/unit/plugins/test_folders.py", "installed"),
 )  # fmt: skip

@@ -171,24 +171,25 @@ class Executor:
             outcome = Outcome.refused(refusal, run, failure)
             outcome.sent = sent
             return outcome
-        except NonDeterministicPipeline as error:
-            self._log.error("pipeline changed", pipeline=call.pipeline, run=run, error=str(error))
-            refusal = pipeline_changed("its steps are not those that it did before")
+        except BaseException as error:  # plugin code may raise anything; that ends its run, not the process
+            if isinstance(error, Interrupted) and runner.interruptible:
+                refusal = self._end_of(error, endpoint, run)
+            else:
+                refusal = self._failed(error, endpoint, run)
             return Outcome.refused(refusal, run, failure_of(error, handler))
-        except ResultNotStorable as error:
-            self._log.error(
-                "result not stored", pipeline=endpoint.pipeline.id, run=run, error=str(error)
-            )
-            return Outcome.refused(pipeline_failed(), run, failure_of(error, handler))
-        except Interrupted as error:
-            if runner.interruptible:
-                raise
-            return self._failed(endpoint, run, error)
-        except BaseException as error:  # noqa: BLE001  plugin code may raise anything; that ends its run, not the process
-            return self._failed(endpoint, run, error)
 
-    def _failed(self, endpoint: Endpoint, run: str, error: BaseException) -> Outcome:
-        """Log what a handler raised, and return the outcome of its call."""
+    def _end_of(self, error: Interrupted, endpoint: Endpoint, run: str) -> Refusal:
+        """Return how a run ends that its engine can't continue. Raises all other interruptions."""
+        facts = {"pipeline": endpoint.pipeline.id, "run": run, "error": str(error)}
+        if isinstance(error, NonDeterministicPipeline):
+            self._log.error("pipeline changed", **facts)
+            return pipeline_changed("its steps are not those that it did before")
+        if isinstance(error, ResultNotStorable):
+            self._log.error("result not stored", **facts)
+            return pipeline_failed()
+        raise error
+
+    def _failed(self, error: BaseException, endpoint: Endpoint, run: str) -> Refusal:
         self._log.error(
             "pipeline failed",
             pipeline=endpoint.pipeline.id,
@@ -196,8 +197,7 @@ class Executor:
             error=type(error).__name__,
             exc_info=error,
         )
-        failure = failure_of(error, endpoint.route.handler)
-        return Outcome.refused(pipeline_failed(), run, failure)
+        return pipeline_failed()
 
     def _log_end(
         self, event: str, endpoint: Endpoint, runner: HandlerRunner, refusal: Refusal, run: str
@@ -207,7 +207,7 @@ class Executor:
         seconds = round(time.monotonic() - runner.began, 3)
         self._log.warning(event, pipeline=endpoint.pipeline.id, run=run, seconds=seconds)
 
-    def record(
+    def record(  # noqa: PLR0913  a record has that many parts
         self,
         endpoint: Endpoint,
         call: Call,

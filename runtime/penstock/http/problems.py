@@ -29,7 +29,7 @@ def refused_response(refusal: Refusal, run: str | None) -> Answer:
     headers = [("Content-Type", CONTENT_TYPE), *refusal.headers]
     if not any(name.lower() == "cache-control" for name, _ in headers):
         headers.append(NO_STORE)
-    return refusal.status, headers, problem(refusal, run)
+    return refusal.status, headers, problem_document(refusal, run)
 
 
 def problem_response(refusal: Refusal) -> Response:

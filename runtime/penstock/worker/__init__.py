@@ -425,7 +425,9 @@ class Worker:
         self, context: Mapping[str, Any], moment: datetime, now: datetime | None = None
     ) -> None:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
-        scheduler.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
+        scheduler.tick(
+            self._host, self._performer.subpipelines, self._accepting, context, moment, now
+        )
 
     def _tidy_on(self, _: threads.MonitoredThread) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
