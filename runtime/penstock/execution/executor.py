@@ -171,7 +171,7 @@ class Executor:
             outcome = Outcome.refused(refusal, run, failure)
             outcome.sent = sent
             return outcome
-        except BaseException as error:  # plugin code may raise anything; that ends its run, not the process
+        except BaseException as error:  # noqa: BLE001  plugin code; its fault ends its run alone
             if isinstance(error, Interrupted) and runner.interruptible:
                 refusal = self._end_of(error, endpoint, run)
             else:

@@ -17,8 +17,7 @@ from penstock.durable.engine import RunStore
 from penstock.durable.intake import RunIntake
 from penstock.endpoints.compiler import Endpoint
 from penstock.errors import UnknownName, UsageError
-from penstock.execution import operating
-from penstock.execution import Execution
+from penstock.execution import Execution, operating
 from penstock.execution.subpipelines import RecordedInput
 from penstock.host.host import Host, OpenRunStore, open_dbos
 

@@ -115,7 +115,7 @@ def refusal_of(status: int) -> bytes:
     refusal: Refusal = HostStopping("The host is stopping. The request had not arrived.")
     if status != refusal.status:
         refusal = Refusal(
-            status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read."
+            status, "request-rejected", f"{HTTPStatus(status).phrase}: the request can't be read."
         )
     body = problem_document(refusal, None)
     headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]

@@ -201,4 +201,4 @@ class Admission:
 
 def address_rejected() -> Refusal:
     """Return the answer to a call from an address that may not call."""
-    return Refusal(403, "address-refused", "Calls from this address are not taken here.")
+    return Refusal(403, "address-not-allowed", "Calls from this address are not taken here.")

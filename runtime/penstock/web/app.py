@@ -254,7 +254,7 @@ def _http_error(error: HTTPException) -> Response:
     if status == 404 or (status == 405 and _is_hidden()):  # noqa: PLR2004
         return problem_response(_not_found())
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
+    code = "method-not-allowed" if status == 405 else "request-rejected"  # noqa: PLR2004
     return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
 
 

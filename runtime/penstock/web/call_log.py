@@ -45,7 +45,7 @@ class CallLog:
         pipeline, refusal = exchange.place.pipeline, outcome.refusal
         if exchange.runner is None or call is None or endpoint is None:
             if refusal is not None:
-                recorder.refused(
+                recorder.rejected(
                     pipeline,
                     refusal.code,
                     address=self._address_of(exchange.environ),

@@ -199,9 +199,9 @@ class Dispatcher:
                 raise BodyNotReceived
             return
         fault = body_fault(environ)
-        if fault is BodyFault.LATE:  # the sender used up the time, and no handler has begun
+        if fault is BodyFault.TIMED_OUT:  # the sender used up the time, and no handler has begun
             raise BodyTimedOut
-        if fault is BodyFault.STOPPED:
+        if fault is BodyFault.HOST_STOPPING:
             raise BodyAborted
 
     def _call(self, exchange: Exchange, endpoint: Endpoint, caller: Caller, body: Body) -> Call:

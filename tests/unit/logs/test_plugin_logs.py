@@ -444,7 +444,7 @@ def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
     server = logging.getLogger("gunicorn.error")
     server.setLevel(logging.INFO)  # as gunicorn does
     logs.configure(Settings(log_format="json", log_level="info"))
-    plugins = load_plugins(Settings(plugin_path=(tmp_path,), allow=frozenset({"shop"})))
+    plugins = load_plugins(Settings(plugin_path=(tmp_path,), plugins_allow=frozenset({"shop"})))
     server.warning("still here")
     structlog.get_logger("penstock").info("ours", key=KEY)
     logging.getLogger("shop").debug("too low")
