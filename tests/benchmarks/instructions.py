@@ -63,8 +63,8 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from support.place import Place
 
     from penstock.contracts.access import RequestHead
+    from penstock.host import host as host_module
     from penstock.host.host import Host
-    from penstock.host.host import host as host_module
     from penstock.runs import records
     from penstock.server.connection import Connection
     from penstock.server.worker import Worker
