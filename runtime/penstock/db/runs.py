@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from penstock import clock
+from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
-from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
+from penstock.db.tables import IS_UNFINISHED, durable_runs, processes, refusals, run_details, runs
 from penstock.db.unit_of_work import Row
 
-UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
 NEAR = 200  # runs: more are not accepted at the same moment
 BACKLOG = 0x70656E  # names our locks on PostgreSQL
@@ -128,7 +128,7 @@ def _count_waiting(connection: sa.Connection, environment_id: int, pipeline: str
 
 def _in_flight() -> sa.ColumnElement[bool]:
     """Return the condition of the partial indexes, as they have it."""
-    return sa.text("status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+    return sa.text(IS_UNFINISHED)  # type: ignore[return-value]  # a text stands for any condition
 
 
 def accept(connection: sa.Connection, *, callback_url: str | None, **values: object) -> bool:
@@ -366,7 +366,7 @@ def count_unfinished(connection: sa.Connection) -> dict[int, int]:
 
 
 def _qualified_in_flight() -> sa.ColumnElement[bool]:
-    return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+    return sa.text(f"runs.{IS_UNFINISHED}")  # type: ignore[return-value]  # a text stands for any condition
 
 
 def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, dict[str, bool]]:

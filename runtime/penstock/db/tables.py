@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db.columns import Blob, Flag, Json, Moment, Outcome, RunId
 
 metadata = MetaData(
@@ -323,7 +324,8 @@ callback_targets = Table(
 # What follows is no access data: it carries no revision, no gate asks it, and it has no foreign
 # keys, for rows come and go by the thousand.
 
-UNFINISHED = "status IN ('accepted', 'running')"
+_STATES = ", ".join(f"'{status}'" for status in Status if status in UNFINISHED)
+IS_UNFINISHED = f"status IN ({_STATES})"  # as the partial indexes have it
 
 runs = Table(
     "runs",
@@ -361,8 +363,8 @@ runs = Table(
         "environment_id",
         "pipeline",
         "status",
-        sqlite_where=text(UNFINISHED),
-        postgresql_where=text(UNFINISHED),
+        sqlite_where=text(IS_UNFINISHED),
+        postgresql_where=text(IS_UNFINISHED),
     ),
     Index(
         "ix_runs_request_id",

@@ -21,6 +21,8 @@ class Execution:
     @classmethod
     def of(cls, host: Host) -> Execution:
         """Build it; nothing of it holds a thread or a connection."""
-        executor = Executor(host.plugins.manager, lambda: host.recorder)
-        calls = CallFactory(host.settings.environment, lambda: host.access)
+        executor = Executor(
+            host.catalog.plugins.manager, lambda: host.services.recorder if host.services else None
+        )
+        calls = CallFactory(host.settings.environment, lambda: host.view.access)
         return cls(executor, calls, SubpipelineRunner(host, executor, calls))

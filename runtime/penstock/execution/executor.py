@@ -28,7 +28,8 @@ from penstock.errors import CalledPipelineFailed, PipelineCallError, Refusal
 from penstock.http.problems import refused_response
 from penstock.runs.failures import Failure, failure_at, failure_of
 from penstock.runs.interrupts import Interrupted, NonDeterministicPipeline, ResultNotStorable
-from penstock.runs.records import Record, RecordedBodies, Recorder
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Record, RecordedBodies
 from penstock.runs.steps import StepRecord
 
 Handle = Callable[[], Answer]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock.contracts.call import Call, Caller
+from penstock.contracts.run_status import status_of
 from penstock.durable.engine import Document, State
 from penstock.durable.intake import RunRequest
 from penstock.durable.runner import DurableRunner, refusal_of
@@ -31,7 +32,6 @@ from penstock.gate.compliance import State as Exposure
 from penstock.host.host import Host
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.interrupts import KeyMissing
-from penstock.runs.records import status_of
 from penstock.runs.steps import Inline
 
 MAX_DEPTH = 16  # pipelines that wait for one another
@@ -90,12 +90,13 @@ class SubpipelineRunner:
 
     def __init__(self, host: Host, executor: Executor, calls: CallFactory) -> None:
         self._host = host
+        self._catalog, self._view = host.catalog, host.view
         self._executor = executor
         self._calls = calls
         self._routes = Routes(
             (
                 (identifier, endpoint)
-                for identifier, item in host.loaded.items()
+                for identifier, item in host.catalog.loaded.items()
                 for endpoint in item.endpoints
             ),
             (),
@@ -135,7 +136,7 @@ class SubpipelineRunner:
         """
         identifiers = [
             identifier
-            for identifier, item in self._host.loaded.items()
+            for identifier, item in self._catalog.loaded.items()
             if name in {identifier, item.pipeline.name}
         ]
         if len(identifiers) != 1:
@@ -160,9 +161,9 @@ class SubpipelineRunner:
 
         It is served, or on no listener, and not disabled.
         """
-        item = self._host.loaded.get(identifier)
-        external = self._host.evaluated.get(identifier)
-        internal = self._host.evaluated_internal.get(identifier)
+        item, evaluated = self._catalog.loaded.get(identifier), self._view.evaluated
+        external = evaluated.external.get(identifier)
+        internal = evaluated.internal.get(identifier)
         if item is None or item.broken or external is None or internal is None:
             return False
         exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
@@ -255,7 +256,8 @@ class SubpipelineRunner:
         identifier, endpoint = child.identifier, child.endpoint
         if wait and identifier in parent.ancestors:
             raise NotStarted(f"{identifier} waits for this run, which can't wait for it in turn")
-        intake = self._host.run_intake
+        services = self._host.services
+        intake = services.run_intake if services is not None else None
         if intake is None:
             raise NotStarted("no durable runs can be accepted in this process")
         given = run_input(
@@ -298,7 +300,8 @@ class SubpipelineRunner:
         Raises DeadlineExceeded where it does not end in time, RunReleased where the parent is to
         stop, and KeyMissing.
         """
-        store = self._host.run_store
+        services = self._host.services
+        store = services.run_store if services is not None else None
         intervals = itertools.chain(POLL_INTERVALS_S, itertools.repeat(POLL_INTERVALS_S[-1]))
         while store is not None:
             run = store.look([child], outcomes=True).get(child)

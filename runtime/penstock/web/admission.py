@@ -30,7 +30,9 @@ from penstock.web.reply_headers import internal_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from penstock.host.host import Host, LoadedPipeline
+    from penstock.host.compilation import LoadedPipeline
+    from penstock.host.host import Host
+    from penstock.host.services import Services
 
 ReadSigned = Callable[[Exchange, Body], bytes]
 
@@ -50,7 +52,7 @@ class Admission:
 
         `read_signed` raises BodyNotReceived where the server can wait for the body.
         """
-        self._host = host
+        self._host, self._view, self._settings = host, host.view, host.settings
         self._internal = internal
         self._read_signed = read_signed
         self._networks = {
@@ -65,10 +67,10 @@ class Admission:
         Nothing of the body is read before the credentials in the head are accepted. Raises Refusal,
         and BodyNotReceived where a signature needs the body and it has not arrived.
         """
-        host, environ, pipeline = self._host, exchange.environ, exchange.place.pipeline
-        evaluated = (host.evaluated_internal if self._internal else host.evaluated).get(pipeline)
-        access = host.access
-        if evaluated is None or access is None or not host.fresh():
+        view, environ, pipeline = self._view, exchange.environ, exchange.place.pipeline
+        listener = view.evaluated.internal if self._internal else view.evaluated.external
+        evaluated, access, services = listener.get(pipeline), view.access, self._host.services
+        if evaluated is None or access is None or services is None or not view.fresh():
             raise unavailable()
         networks = self._networks.get(pipeline)
         if (
@@ -89,9 +91,9 @@ class Admission:
         ):
             raise address_rejected()
         if caller.key_id is not None:
-            host.note_use(caller.key_id, now)
+            services.key_usage.note(caller.key_id, now)
         if trigger.rate or access.limits:
-            self._count(exchange, endpoint.pipeline, caller)
+            self._count(services, exchange, endpoint.pipeline, caller)
         return caller
 
     def _pass_gate(
@@ -103,7 +105,7 @@ class Admission:
         access: Snapshot,
         now: float,
     ) -> Caller:
-        host, environ = self._host, exchange.environ
+        environ, services = exchange.environ, self._host.services
         head = RequestHead(environ, exchange.place.pipeline, self._certificate)
         signed = partial(self._read_signed, exchange, body) if gate.reads_body else bytes
         claim = partial(self._claim, exchange, endpoint) if gate.counts_once else None
@@ -111,28 +113,30 @@ class Admission:
             return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
         except Refusal as error:
             if (
-                host.limiter is not None
+                services is not None
                 and isinstance(error.__cause__, CredentialRejected)
                 and not error.counted
             ):
-                host.limiter.fail(access.environment.name, self.address(environ))
+                services.limiter.fail(access.environment.name, self.address(environ))
             raise
         except PluginFault as fault:
-            host.tell_fault(fault)
+            self._host.catalog.report_fault(fault)
             raise internal_error() from None
 
-    def _count(self, exchange: Exchange, pipeline: Pipeline, caller: Caller) -> None:
+    def _count(
+        self, services: Services, exchange: Exchange, pipeline: Pipeline, caller: Caller
+    ) -> None:
         """Count a call against the pipeline's rates and its consumer's.
 
         The limit of a consumer at a pipeline replaces the pipeline's own rates by consumer and key.
         What is left goes out with the reply, whatever the reply is.
         """
-        host = self._host
-        if host.limiter is None or host.access is None:
+        access = self._view.access
+        if access is None:
             raise unavailable()
-        scope = f"{host.settings.environment}/{exchange.place.pipeline}"
+        settings, limits = self._settings, access.limits
+        scope = f"{settings.environment}/{exchange.place.pipeline}"
         rates = [(scope, rate) for rate in pipeline.trigger.rate]
-        limits = host.access.limits
         if caller.consumer_id is not None and limits:
             # Also by address: other consumers may call from the same one.
             suffix = f" of {caller.consumer}"
@@ -140,18 +144,18 @@ class Admission:
             if own:
                 rates = [rate for rate in rates if rate[1].by not in OVERRIDDEN_BY_CONSUMER_LIMIT]
                 rates += [(scope + suffix, rate) for rate in own]
-            everywhere = host.settings.environment + suffix + EVERYWHERE
+            everywhere = settings.environment + suffix + EVERYWHERE
             rates += [(everywhere, rate) for rate in limits.get((caller.consumer_id, ""), ())]
         if rates:
-            exchange.rates = host.limiter.count(rates, caller, self.address(exchange.environ))
+            exchange.rates = services.limiter.count(rates, caller, self.address(exchange.environ))
 
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
         """Return what counts a check of a credential that can be guessed."""
-        limiter = self._host.limiter
+        services = self._host.services
         return (
             nullcontext(Look())
-            if limiter is None
-            else limiter.guess(self._host.settings.environment, self.address(environ))
+            if services is None
+            else services.limiter.guess(self._settings.environment, self.address(environ))
         )
 
     def _claim(
@@ -161,10 +165,11 @@ class Admission:
 
         It may as the first, or as a repeat of the first with its Idempotency-Key.
         """
-        if self._host.marks is None:
+        services = self._host.services
+        if services is None:
             raise unavailable()
         key = self.idempotency_key(exchange, endpoint, caller)
-        mark = self._host.marks.claim(
+        mark = services.marks.claim(
             kind, caller.consumer_id, once, identity(key) if key is not None else b""
         )
         if mark is not None:
@@ -182,7 +187,7 @@ class Admission:
         if sent is None or endpoint.pipeline.trigger.idempotent is None or exchange.method in SAFE:
             return None
         return (
-            self._host.settings.environment,
+            self._settings.environment,
             exchange.place.pipeline,
             str(caller.consumer_id),
             caller.subject or "",
@@ -190,12 +195,12 @@ class Admission:
         )
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
-        settings = self._host.settings
+        settings = self._settings
         return client_certificate(environ, settings.trusted_proxies, settings.client_cert_header)
 
     def address(self, environ: Environ) -> str:
         """Return the network address of the caller, as far as a trusted proxy says."""
-        settings = self._host.settings
+        settings = self._settings
         return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
 

@@ -38,9 +38,10 @@ class CallLog:
 
     def record(self, exchange: Exchange, outcome: Outcome) -> None:
         """Hand over the record of a run, or count a call that became none. Once for each call."""
-        recorder, call, endpoint = self._host.recorder, exchange.call, exchange.endpoint
-        if recorder is None or exchange.recorded:
+        services, call, endpoint = self._host.services, exchange.call, exchange.endpoint
+        if services is None or exchange.recorded:
             return
+        recorder = services.recorder
         exchange.recorded = True
         pipeline, refusal = exchange.place.pipeline, outcome.refusal
         if exchange.runner is None or call is None or endpoint is None:
@@ -108,7 +109,9 @@ class CallLog:
 
     def _allows(self, exchange: Exchange, problem: str) -> bool:
         address = caller_network(self._address_of(exchange.environ))
-        return self._host.log_throttle.allow(time.monotonic(), problem=problem, address=address)
+        return self._host.upkeep.log_throttle.allow(
+            time.monotonic(), problem=problem, address=address
+        )
 
     def _write(self, exchange: Exchange, outcome: Outcome) -> None:
         facts: dict[str, str] = {}
@@ -136,4 +139,4 @@ class CallLog:
         if not exchange.values or endpoint is None:
             return path
         parameters = dict(zip(endpoint.in_path, exchange.values, strict=False))
-        return self._host.sensitive(endpoint.pipeline).path(path, parameters)
+        return self._host.view.redactor(endpoint.pipeline).path(path, parameters)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from penstock.contracts.call import Call, Caller
-from penstock.contracts.triggers import MAX_SECONDS
+from penstock.contracts.triggers import MAX_CALL_S
 from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.replies import BODILESS, Answer
 from penstock.endpoints.router import Place, Routes
@@ -21,6 +21,7 @@ from penstock.execution.executor import DeadlinePassed, Handle, Outcome
 from penstock.execution.subpipelines import ParentRun
 from penstock.gate.gate import unavailable
 from penstock.host.host import Host
+from penstock.host.tokens import issue_token
 from penstock.http.body_protocol import (
     BodyFault,
     BodyNotReceived,
@@ -69,12 +70,12 @@ class Dispatcher:
     """Answers the calls of pipelines on one of the listeners."""
 
     def __init__(self, host: Host, execution: Execution, *, internal: bool = False) -> None:
-        self._host = host
+        self._host, self._catalog, self._view = host, host.catalog, host.view
         self._executor, self._calls = execution.executor, execution.calls
         self._subpipelines = execution.subpipelines
         served = {
             identifier: item
-            for identifier, item in host.loaded.items()
+            for identifier, item in host.catalog.loaded.items()
             if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
         self._routes = Routes(
@@ -88,7 +89,7 @@ class Dispatcher:
         self._watchdog = DeadlineWatchdog(
             min(
                 (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
-                default=MAX_SECONDS,
+                default=MAX_CALL_S,
             )
         )
         self._admission = Admission(host, served, self._read_signed, internal=internal)
@@ -206,8 +207,8 @@ class Dispatcher:
 
     def _call(self, exchange: Exchange, endpoint: Endpoint, caller: Caller, body: Body) -> Call:
         """Return the call that the handler gets, once its body is there."""
-        host, environ = self._host, exchange.environ
-        pipeline, withheld = endpoint.pipeline, host.withheld
+        environ, pipeline = exchange.environ, endpoint.pipeline
+        withheld = self._catalog.withheld
         if exchange.call is None:
             forward_token = pipeline.trigger.forward_token and bool(caller.claims)
             exchange.call = self._calls.create(
@@ -232,7 +233,7 @@ class Dispatcher:
                 ),
                 read_body=body.read,
                 read_form=body.form,
-                issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
+                issue=partial(issue_token, self._catalog, self._view, pipeline, caller),
             )
         self._require_body(exchange, pipeline.trigger.max_body)
         return exchange.call
@@ -295,7 +296,7 @@ class Dispatcher:
         The room is given back when the work really ends, which may be after the deadline.
         """
         answer = self._answer_of(exchange, endpoint, call, runner, handle)
-        slots = self._host.slots.get(exchange.place.pipeline)
+        slots = self._catalog.slots.get(exchange.place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(
                 503,
@@ -318,9 +319,12 @@ class Dispatcher:
         self, exchange: Exchange, endpoint: Endpoint, call: Call, runner: Inline, handle: Handle
     ) -> Handle:
         """Return where the answer comes from: a durable run, a stored reply or the handler."""
+        services = self._host.services
+        if services is None:
+            raise unavailable()
         key = self._admission.idempotency_key(exchange, endpoint, call.caller)
         if endpoint.route.durable:
-            return partial(accept, self._host, exchange, endpoint, call, key)
+            return partial(accept, services, self._view, exchange, endpoint, call, key)
 
         def run() -> Answer:
             # No reply is stored: the first call still runs, or ended with its process.
@@ -331,11 +335,9 @@ class Dispatcher:
 
         if key is None:
             return run
-        if self._host.replies is None:
-            raise unavailable()
         form = endpoint.body is not None and endpoint.body.form
         timeout = endpoint.pipeline.trigger.timeout
-        store = self._host.replies
+        store = services.idempotency
         return lambda: store.once(key, fingerprint(call, form=form), timeout, run)
 
     # Reply
@@ -352,8 +354,9 @@ class Dispatcher:
             outcome.body,
         )
         refusal = outcome.refusal
-        if exchange.marks and self._host.marks is not None and not answered(status, refusal):
-            self._host.marks.give_back(exchange.marks)
+        services = self._host.services
+        if exchange.marks and services is not None and not answered(status, refusal):
+            services.marks.give_back(exchange.marks)
         self._log.record(exchange, outcome)
         if len(body) > MIN_COMPRESSED_BYTES and status != PARTIAL_CONTENT:
             body = compress_reply(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -382,8 +385,8 @@ class Dispatcher:
             else None
         )
         outcome = Outcome.refused(refusal, exchange.run, failure)
-        if self._host.marks is not None:
-            self._host.marks.give_back_soon(exchange.marks)
+        if self._host.services is not None:
+            self._host.services.marks.give_back_soon(exchange.marks)
         self._log.record(exchange, outcome)
         self._headers.complete(exchange, outcome.headers, outcome.body)
         self._log.write_late(exchange, outcome)

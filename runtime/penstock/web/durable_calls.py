@@ -20,7 +20,8 @@ from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
 from penstock.execution.calls import run_input
 from penstock.gate.gate import unavailable
-from penstock.host.host import Host
+from penstock.host.services import Services
+from penstock.host.view import CurrentView
 from penstock.runs.idempotency import fingerprint, still_running
 from penstock.web.exchange import Exchange
 
@@ -29,14 +30,19 @@ ACCEPTED = "accepted"
 
 
 def accept(
-    host: Host, exchange: Exchange, endpoint: Endpoint, call: Call, key: tuple[str, ...] | None
+    services: Services,
+    view: CurrentView,
+    exchange: Exchange,
+    endpoint: Endpoint,
+    call: Call,
+    key: tuple[str, ...] | None,
 ) -> Answer:
     """Accept a run and return its answer.
 
     `key` identifies the Idempotency-Key of the call, where it has one. Raises Refusal.
     """
-    intake, status_api = host.run_intake, host.run_status_api
-    if intake is None or status_api is None or host.replies is None:
+    intake, status_api = services.run_intake, services.run_status_api
+    if intake is None or status_api is None:
         raise unavailable()
     endpoint.read(call)  # the caller gets the faults of its input now, not with the run
     request = RunRequest(
@@ -44,7 +50,7 @@ def accept(
         _input(exchange, endpoint, call),
         endpoint.pipeline,
         endpoint.route,
-        callback_url=_callback(host, call),
+        callback_url=_callback(view, call),
         request_id=exchange.request_id,
     )
     try:
@@ -52,7 +58,7 @@ def accept(
             intake.accept(request)
             accepted = _accepted(request)
         else:
-            accepted = host.replies.accept(
+            accepted = services.idempotency.accept(
                 key,
                 fingerprint(call, form=endpoint.body is not None and endpoint.body.form),
                 partial(_accept_in, exchange, intake, request),
@@ -129,7 +135,7 @@ def _input(exchange: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
     )
 
 
-def _callback(host: Host, call: Call) -> str | None:
+def _callback(view: CurrentView, call: Call) -> str | None:
     """Return the URL that gets the result of the run.
 
     Raises Refusal (422) where no operator allowed the URL for the consumer.
@@ -138,8 +144,8 @@ def _callback(host: Host, call: Call) -> str | None:
     if not urls:
         return None
     targets = (
-        host.access.callbacks.get(call.caller.consumer_id or 0, ())
-        if host.access is not None
+        view.access.callbacks.get(call.caller.consumer_id or 0, ())
+        if view.access is not None
         else ()
     )
     if len(urls) > 1 or target_of(urls[0], targets) is None:

@@ -19,7 +19,8 @@ from penstock.web.cors_headers import cors_headers
 from penstock.web.exchange import Exchange
 
 if TYPE_CHECKING:
-    from penstock.host.host import Host, LoadedPipeline
+    from penstock.host.compilation import LoadedPipeline
+    from penstock.host.host import Host
 
 MAX_REMEMBERED_HEADERS = 500  # headers of refusals that are known to be valid
 
@@ -31,7 +32,7 @@ class ReplyHeaders:
 
     def __init__(self, host: Host, served: Mapping[str, LoadedPipeline], url: str) -> None:
         """Take the pipelines of the listener, and the URL that callers know it by, if any."""
-        self._host = host
+        self._catalog, self._view = host.catalog, host.view
         self._url = url
         self._deprecation = {
             identifier: deprecation_headers(item.pipeline)
@@ -58,7 +59,7 @@ class ReplyHeaders:
                 header for header in headers if not header[0].lower().startswith("access-control-")
             ]
             headers += cors_headers(cors, exchange.environ, place.allowed)
-        for rule in self._host.responses.headers:
+        for rule in self._view.evaluated.responses.headers:
             name = rule.name.lower()
             if rule.override:
                 headers[:] = [header for header in headers if header[0].lower() != name]
@@ -70,9 +71,9 @@ class ReplyHeaders:
 
     def cors(self, place: Place) -> Cors | None:
         """Return the CORS rules of a path: the pipeline's own, or those of all responses."""
-        item = self._host.loaded.get(place.pipeline)
+        item = self._catalog.loaded.get(place.pipeline)
         own = item.pipeline.trigger.cors if item is not None else None
-        common = self._host.responses
+        common = self._view.evaluated.responses
         return common.cors if common.cors_override or own is None else own
 
     def sendable(self, refusal: Refusal, exchange: Exchange) -> Refusal:

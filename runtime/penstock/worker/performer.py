@@ -20,11 +20,13 @@ from penstock.errors import DeadlineExceeded
 from penstock.execution import Execution
 from penstock.execution.executor import Handle, Outcome, pipeline_changed
 from penstock.execution.subpipelines import ParentRun
-from penstock.host.host import Host, LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
+from penstock.host.host import Host
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.ids import millis_of
 from penstock.runs.interrupts import RunReleased
-from penstock.runs.records import Finished, RecordedBodies, Recorder
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished, RecordedBodies
 from penstock.runs.steps import StopSignal, Term
 
 # Seconds after the acceptance of a run in which no other worker can have begun it unrecorded.
@@ -62,7 +64,7 @@ class Performer:
         self.subpipelines = execution.subpipelines
         self._calls = execution.calls
         self._handlers = execution.executor
-        self._host = host
+        self._catalog, self._view = host.catalog, host.view
         self._engine = executor
         self._find = find
         self._confirm = confirm
@@ -74,7 +76,7 @@ class Performer:
 
         Raises RunReleased where the run was cancelled or recovered by another process meanwhile.
         """
-        item = self._host.loaded.get(given.pipeline)
+        item = self._catalog.loaded.get(given.pipeline)
         endpoint = endpoint_of(item, given.method, given.route)
         if item is None or endpoint is None:
             return outcome_of(pipeline_changed("its handler is not there any more"), [], 0)
@@ -85,7 +87,7 @@ class Performer:
         deadline = began + item.pipeline.durable.timeout
         call = self._calls.of_input(run, given, endpoint, deadline)
         parent = ParentRun(call, tuple(given.ancestors), given.traceparent)
-        clean = self._host.cleaner(item.pipeline)
+        clean = self._view.cleaner(item.pipeline)
         runner = DurableRunner(
             self._engine,
             Term(deadline, active.stop, partial(self._confirm, run, active.stop)),
