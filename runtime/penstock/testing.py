@@ -45,7 +45,7 @@ from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
 from penstock.execution import operating
 from penstock.execution.steering import RunOperations
-from penstock.gate.compliance import State
+from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.http.listeners import INTERNAL
 from penstock.runs.failures import Failure
@@ -69,7 +69,6 @@ __all__ = [
 ACTOR = "test"
 WITHHELD = Withheld.of(Settings().api_key_headers)
 ENVIRONMENT = "test"
-SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
 
 
@@ -295,7 +294,7 @@ class Runtime:
                 self._host.view.evaluated.internal,
             )
         }
-        if State.REFUSED in states and not states & SERVED:
+        if State.BLOCKED in states and not states & SERVED_STATES:
             raise UsageError(
                 f"{identifier} is not started by its schedule, for it is refused:"
                 f" {'; '.join(self.refused()[identifier])}"
@@ -459,7 +458,7 @@ class Runtime:
         return {
             name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]
             for name, evaluated in self._host.view.evaluated.external.items()
-            if evaluated.state not in SERVED
+            if not evaluated.served
         }
 
     def warnings(self) -> dict[str, list[str]]:

@@ -31,7 +31,7 @@ from penstock.db import compatibility, migrate
 from penstock.db.engine import same_database, through_pooler
 from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
-from penstock.gate.exposure import SERVED, Listed, described, exposures
+from penstock.gate.exposure import Listed, described, exposures
 from penstock.server import durable_worker, supervisor
 from penstock.settings import SETTINGS
 
@@ -210,7 +210,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
             if (identifier, text) not in said:
                 said.add((identifier, text))
                 click.echo(f"{kind}: {where}: {text}")
-    served = sum(item.state in SERVED for _, _, item in evaluated)
+    served = sum(item.served for _, _, item in evaluated)
     click.echo(
         f"{name} ({access.environment.policy}): {served} of {len(evaluated)} pipelines served,"
         f" {len(refused)} in breach"
