@@ -34,7 +34,7 @@ from penstock.cli.base import Context
 from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
-from penstock.contracts.offered import is_token
+from penstock.contracts.registered import is_valid_token
 from penstock.contracts.run_status import Status
 from penstock.contracts.variables import NamedValues
 from penstock.contracts.withheld import Withheld
@@ -45,7 +45,7 @@ from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
 from penstock.execution import operating
 from penstock.execution.steering import RunOperations
-from penstock.gate.compliance import State
+from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.http.listeners import INTERNAL
 from penstock.runs.failures import Failure
@@ -69,7 +69,6 @@ __all__ = [
 ACTOR = "test"
 WITHHELD = Withheld.of(Settings().api_key_headers)
 ENVIRONMENT = "test"
-SERVED = {State.SERVED, State.NON_CONFORMANT}
 OPERATIONS = click.Group("penstock", commands=STEERING)
 
 
@@ -295,7 +294,7 @@ class Runtime:
                 self._host.view.evaluated.internal,
             )
         }
-        if State.REFUSED in states and not states & SERVED:
+        if State.BLOCKED in states and not states & SERVED_STATES:
             raise UsageError(
                 f"{identifier} is not started by its schedule, for it is refused:"
                 f" {'; '.join(self.refused()[identifier])}"
@@ -448,7 +447,7 @@ class Runtime:
             claims={},
             now=time.time(),
         )
-        if not is_token(token):
+        if not is_valid_token(token):
             raise TypeError(
                 f"the token issuer of {issuers[0].plugin} returned {type(token).__name__}"
             )
@@ -459,7 +458,7 @@ class Runtime:
         return {
             name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]
             for name, evaluated in self._host.view.evaluated.external.items()
-            if evaluated.state not in SERVED
+            if not evaluated.served
         }
 
     def warnings(self) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import structlog
 from penstock import logs
 from penstock.cli import access, consumers, deploy, runs, secret_keys, users, variables
 from penstock.cli.base import Context, login_name
-from penstock.contracts.access import Command
+from penstock.contracts.extensions import Command
 from penstock.errors import CannotStart, PenstockError, UnknownName
 from penstock.plugins.guard import described
 from penstock.settings import Settings

@@ -10,7 +10,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.call import Call, Caller, Issue
 from penstock.contracts.forms import Fields
 from penstock.durable.runner import RunInput
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.runs.http_client import Client, trace_of
 
 JSON = "application/json"

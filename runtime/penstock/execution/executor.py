@@ -22,7 +22,7 @@ from penstock.contracts.call import Call, current_call
 from penstock.contracts.forms import Fields
 from penstock.contracts.steps import Runner
 from penstock.contracts.steps import runner as current_runner
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, checked_refusal, response_of
 from penstock.errors import CalledPipelineFailed, PipelineCallError, Refusal
 from penstock.http.problems import refused_response

@@ -15,8 +15,8 @@ from penstock.contracts.run_status import status_of
 from penstock.durable.engine import Document, State
 from penstock.durable.intake import RunRequest
 from penstock.durable.runner import DurableRunner, refusal_of
-from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.encoding import encode_json
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer
 from penstock.endpoints.router import Routes
 from penstock.errors import (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from penstock.contracts.masks import shortened
-from penstock.contracts.offered import Misfit
+from penstock.contracts.registered import InvalidPluginValue
 from penstock.errors import CannotStart, PenstockError
 from penstock.plugins.folders import place_of
 
@@ -61,7 +61,7 @@ def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True
         if threading.current_thread() is threading.main_thread():
             raise CannotStart(f"interrupted in plugin {plugin} ({what}{where(error)})") from None
         raise _fault(plugin, what, error, text=text) from error
-    except Misfit as error:
+    except InvalidPluginValue as error:
         raise PluginFault(plugin, f"{what}: {error}") from error
     except BaseException as error:  # plugin code may raise anything
         raise _fault(plugin, what, error, text=text) from error

@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Once, RequestHead
+from penstock.contracts.authenticators import Once, RequestHead
 from penstock.contracts.call import Caller
 from penstock.contracts.networks import Networks
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look

@@ -12,7 +12,7 @@ from functools import partial
 
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.triggers import MAX_CALL_S
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import BODILESS, Answer
 from penstock.endpoints.router import Place, Routes
 from penstock.errors import MAYBE_ACCEPTED, DeadlineExceeded, HostStopping, Refusal
