@@ -23,9 +23,6 @@ from penstock.cli.base import (
     show,
 )
 from penstock.errors import UsageError
-from penstock.gate.compliance import State
-
-SERVED = {State.SERVED, State.NON_CONFORMANT}
 
 
 @click.group()

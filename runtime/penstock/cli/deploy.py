@@ -31,8 +31,8 @@ from penstock.db import compatibility, migrate
 from penstock.db.engine import same_database, through_pooler
 from penstock.errors import BadSetting, CannotStart, PenstockError
 from penstock.gate.compliance import State
-from penstock.gate.exposure import SERVED, Listed, described, exposures
-from penstock.server import supervisor
+from penstock.gate.exposure import Listed, described, exposures
+from penstock.server import durable_worker, supervisor
 from penstock.settings import SETTINGS
 
 Options = ParamSpec("Options")
@@ -135,8 +135,8 @@ def worker(
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # its file must be there
     if rehearse:
-        return supervisor.rehearse(context.settings, ready_fd)
-    return supervisor.work(
+        return durable_worker.rehearse(context.settings, ready_fd)
+    return durable_worker.work(
         context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned
     )
 
@@ -210,7 +210,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
             if (identifier, text) not in said:
                 said.add((identifier, text))
                 click.echo(f"{kind}: {where}: {text}")
-    served = sum(item.state in SERVED for _, _, item in evaluated)
+    served = sum(item.served for _, _, item in evaluated)
     click.echo(
         f"{name} ({access.environment.policy}): {served} of {len(evaluated)} pipelines served,"
         f" {len(refused)} in breach"

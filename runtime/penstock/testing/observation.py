@@ -12,12 +12,9 @@ from penstock.db.engine import Engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.errors import UnknownName
 from penstock.execution import operating
-from penstock.gate.compliance import State
 from penstock.host.host import Host
 from penstock.testing.lookup import pipeline_id
 from penstock.testing.records import RunRecord
-
-SERVED = {State.SERVED, State.NON_CONFORMANT}
 
 
 class ObservedRuntime:
@@ -98,7 +95,7 @@ class ObservedRuntime:
         return {
             name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]
             for name, evaluated in self._host.view.evaluated.external.items()
-            if evaluated.state not in SERVED
+            if not evaluated.served
         }
 
     def warnings(self) -> dict[str, list[str]]:

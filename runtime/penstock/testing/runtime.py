@@ -24,14 +24,14 @@ from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
 from penstock.execution.steering import RunOperations
-from penstock.gate.compliance import State
+from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.settings import Settings
 from penstock.testing.calls import ENVIRONMENT
 from penstock.testing.client import CallerClient
 from penstock.testing.database import create_database
 from penstock.testing.lookup import first_schedule
-from penstock.testing.observation import SERVED, ObservedRuntime
+from penstock.testing.observation import ObservedRuntime
 from penstock.testing.tokens import issue_token
 from penstock.web import create_app
 from penstock.worker import Worker
@@ -191,7 +191,7 @@ class Runtime(ObservedRuntime):
             raise UsageError("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
         evaluated = self._host.view.evaluated
         states = {listed[identifier].state for listed in (evaluated.external, evaluated.internal)}
-        if State.REFUSED in states and not states & SERVED:
+        if State.BLOCKED in states and not states & SERVED_STATES:
             raise UsageError(
                 f"the schedule does not start {identifier}, which is blocked:"
                 f" {'; '.join(self.refused()[identifier])}"

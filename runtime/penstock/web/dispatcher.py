@@ -23,7 +23,7 @@ from penstock.contracts.networks import Networks, caller_network
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
 from penstock.contracts.triggers import MAX_CALL_S
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.endpoints.router import Place, Routes
 from penstock.errors import (
