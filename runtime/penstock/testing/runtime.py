@@ -18,7 +18,7 @@ from penstock.access import consumers, environments
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
 from penstock.cli.base import Context
-from penstock.cli.main import STEERING
+from penstock.cli.main import MANAGEMENT
 from penstock.db.engine import open_engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
@@ -37,7 +37,7 @@ from penstock.web import create_app
 from penstock.worker import Worker
 
 ACTOR = "test"
-OPERATIONS = click.Group("penstock", commands=STEERING)
+OPERATIONS = click.Group("penstock", commands=MANAGEMENT)
 # Defaults of a runtime where they differ from those of a server: only the test reads its log.
 SETTINGS: dict[str, Any] = {
     "environment": ENVIRONMENT,
