@@ -14,7 +14,7 @@ from penstock.db.engine import Connection, DatabaseUnavailable
 from penstock.durable.callbacks import target_of
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.run_endpoints import RunStatusApi
-from penstock.durable.runner import RunInput, lasting
+from penstock.durable.runner import RunInput, stored_headers
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
@@ -125,7 +125,7 @@ def _given(passage: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
         accepted_at=clock.now(),
         params=dict(call.params),
         query_string=call.query_string,
-        headers=lasting(call.headers),
+        headers=stored_headers(call.headers),
         content_type=call.content_type,
         body=b"" if form else call.body,
         form=(

@@ -15,7 +15,8 @@ from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import Document, RunExecutor, RunStore
-from penstock.durable.runner import DurableRunner, RunInput, check_size, outcome_of
+from penstock.durable.outcomes import check_size, outcome_of
+from penstock.durable.runner import DurableRunner, RunInput
 from penstock.durable.status import body_of, ending_of
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer
@@ -238,7 +239,7 @@ def _outcome(
 ) -> Document:
     """Return how a run ended, as the engine keeps it; what can't be kept has failed."""
     micros = int((time.monotonic() - runner.began) * 1e6)
-    more: Document = {"progress": runner.said} if runner.said is not None else {}
+    more: Document = {"progress": runner.last_progress} if runner.last_progress is not None else {}
     failure = why_failed(error, endpoint) if error is not None else None
     kept = cleaned(failure, clean) if failure is not None else None
     return outcome_of(how, runner.steps, micros, kept) | more

@@ -48,19 +48,19 @@ def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_wit
         )
 
     given = [
-        ledger.postpone("new", holder, 400, 3, begun=False)
+        ledger.defer("new", holder, 400, 3, begun=False)
         for holder in ("another", "worker", "worker")
     ]
-    ledger.postpone("begun", "worker", 400, 1, begun=True)
+    ledger.defer("begun", "worker", 400, 1, begun=True)
 
     assert given == [False, True, False]
-    assert [(item.state, item.postponed) for item in ledger.look(["new"]).values()] == [
+    assert [(item.state, item.deferrals) for item in ledger.look(["new"]).values()] == [
         (State.WAITING, 3)
     ]
     assert [row(run)["workflow_deadline_epoch_ms"] for run in ("new", "begun")] == [None, 1]
     assert row("new")["delay_until_epoch_ms"] > (time.time() + 300) * 1000
 
-    ledger.hasten()
+    ledger.release_deferred()
 
     assert [
         row(run)["delay_until_epoch_ms"] <= time.time() * 1000 for run in ("new", "begun", "later")

@@ -50,19 +50,11 @@ from penstock.runs.interrupts import (
     RunReleased,
 )
 
-POLL = 0.1  # seconds between two looks into a queue, where there are few of them
-
-
-PATIENT_POLL = 1.0
-
-
-FEW = 8
-
-
-SCHEDULES_POLL = 5.0
-
-
-TAKER = "queue-worker-"  # begins the name of the engine's thread that takes runs from a queue
+POLL_INTERVAL_S = 0.1  # of a queue, where there are at most UNSLOWED_QUEUES
+PATIENT_POLL_INTERVAL_S = 1.0
+UNSLOWED_QUEUES = 8  # with more queues each is polled less often
+SCHEDULES_POLL_INTERVAL_S = 5.0
+QUEUE_THREAD_PREFIX = "queue-worker-"  # of the names of the engine's threads that poll queues
 
 
 class DbosExecutor(RunExecutor):
@@ -78,48 +70,11 @@ class DbosExecutor(RunExecutor):
     def open(
         self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
     ) -> None:
-        """Take runs from queues from now on. Raises CannotStart."""
+        """Start to perform runs of these queues. Raises CannotStart."""
         silence_engine_log()
         declared = list(queues)
-        config: DBOSConfig = {
-            "name": application(self._environment),
-            "system_database_url": self._url,
-            # It is for messages and events, which nothing here sends; that costs a session, and no
-            # pooler passes it on.
-            "use_listen_notify": False,
-            "executor_id": process,
-            "application_version": version(self._environment),
-            "serializer": EncryptedSerializer(self._box),
-            "run_migrations": False,
-            "log_level": "ERROR",
-            "scheduler_polling_interval_sec": SCHEDULES_POLL,
-        }
-        if sqlite_file(self._url) is not None:
-            # By itself the engine counts what runs before its transaction begins, and two workers
-            # take one run too many.
-            takers = {TAKER + queue.name for queue in declared if queue.concurrency}
-            self._sqlite = open_sqlite(
-                self._url, at_once=lambda: threading.current_thread().name in takers
-            )
-            config["system_database_engine"] = self._sqlite
-        else:
-            config["system_database_engine"] = open_engine(self._url)
-        DBOS(config=config)
-
-        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
-        def run(document: Document | Undecryptable) -> Document:
-            return perform(DBOS.workflow_id or "", document)
-
-        @DBOS.workflow(name=TICK, max_recovery_attempts=None)
-        def ticked(
-            moment: datetime | Undecryptable, context: Mapping[str, object] = MappingProxyType({})
-        ) -> None:
-            if isinstance(moment, Undecryptable):
-                perform(DBOS.workflow_id or "", moment)
-            else:
-                tick(context, moment)
-
-        self._scheduled = ticked
+        DBOS(config=self._config(process, declared))
+        self._scheduled = _register_workflows(perform, tick)
         DBOS.listen_queues([queue.name for queue in declared])
         try:
             DBOS.launch()
@@ -128,40 +83,64 @@ class DbosExecutor(RunExecutor):
                 f"the engine of durable runs can't start: {type(error).__name__}: {error}; run"
                 " `penstock db upgrade`"
             ) from error
+        poll_interval = POLL_INTERVAL_S * max(1.0, len(declared) / UNSLOWED_QUEUES)
         for queue in declared:
-            here = min(at_once, queue.concurrency) if queue.concurrency else at_once
             DBOS.register_queue(
                 queue.name,
-                worker_concurrency=here,
+                worker_concurrency=min(at_once, queue.concurrency or at_once),
                 global_concurrency=queue.concurrency or None,
-                polling_interval_sec=(
-                    PATIENT_POLL if queue.patient else POLL * max(1.0, len(declared) / FEW)
-                ),
+                polling_interval_sec=PATIENT_POLL_INTERVAL_S if queue.patient else poll_interval,
                 on_conflict="always_update",
             )
 
+    def _config(self, process: str, queues: Iterable[Queue]) -> DBOSConfig:
+        config: DBOSConfig = {
+            "name": application(self._environment),
+            "system_database_url": self._url,
+            # Notifications serve messages and events, which are not used here. They would need a
+            # session of their own, and poolers do not support them.
+            "use_listen_notify": False,
+            "executor_id": process,
+            "application_version": version(self._environment),
+            "serializer": EncryptedSerializer(self._box),
+            "run_migrations": False,
+            "log_level": "ERROR",
+            "scheduler_polling_interval_sec": SCHEDULES_POLL_INTERVAL_S,
+        }
+        if sqlite_file(self._url) is None:
+            config["system_database_engine"] = open_engine(self._url)
+            return config
+        # The engine counts running runs before its transaction begins. On SQLite two workers could
+        # exceed the concurrency of a queue by that, so these threads lock the database first.
+        locking = {QUEUE_THREAD_PREFIX + queue.name for queue in queues if queue.concurrency}
+        self._sqlite = open_sqlite(
+            self._url, at_once=lambda: threading.current_thread().name in locking
+        )
+        config["system_database_engine"] = self._sqlite
+        return config
+
     def close(self, seconds: float) -> None:
-        """Take no more runs, and wait so long for those that are under way."""
+        """Take no more runs, and wait up to some seconds for those that are running."""
         DBOS.destroy(workflow_completion_timeout_sec=int(seconds))
         if self._sqlite is not None:
             self._sqlite.dispose()
 
-    def once(self, name: str, work: Callable[[], object]) -> object:
-        """Return what a step leaves."""
-        with _engine():
-            return _opened(DBOS.run_step({"name": name}, work))
+    def run_step(self, name: str, work: Callable[[], object]) -> object:
+        """Run a step, or return its stored output."""
+        with _interrupts():
+            return _decrypted(DBOS.run_step({"name": name}, work))
 
-    def later(self, name: str) -> Callable[[Callable[[], object]], object]:
-        """Take a step's turn now."""
+    def reserve_step(self, name: str) -> Callable[[Callable[[], object]], object]:
+        """Reserve the number of a step, and return what runs it."""
         reserved = DBOS.reserve_step()
 
         def run(work: Callable[[], object]) -> object:
-            with _engine():
-                return _opened(reserved.run({"name": name}, work))
+            with _interrupts():
+                return _decrypted(reserved.run({"name": name}, work))
 
         return run
 
-    def pause(self, until: float) -> float:
+    def seconds_until(self, until: float) -> float:
         """Return the seconds to wait until a moment."""
         return max(0.0, until - clock.now())
 
@@ -175,7 +154,7 @@ class DbosExecutor(RunExecutor):
         queue: str,
         make_up: bool,
     ) -> None:
-        """Have `tick` called for each tick of a schedule."""
+        """Declare a schedule."""
         before = DBOS.get_schedule(name)
         DBOS.apply_schedules(
             [
@@ -193,33 +172,49 @@ class DbosExecutor(RunExecutor):
         if make_up and fired:
             now = clock.utc_now().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
-            if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
+            if last > datetime.fromisoformat(fired):  # one run makes up for all missed ticks
                 DBOS.backfill_schedule(
                     name, last - timedelta(milliseconds=1), last + timedelta(milliseconds=1)
                 )
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
-        """Drop the schedules that are not to be kept."""
-        kept = set(keep)
+        """Delete schedules that are not in `keep`."""
+        names = set(keep)
         for schedule in DBOS.list_schedules():
             name = schedule["schedule_name"]
-            if name not in kept and among(name):
+            if name not in names and among(name):
                 DBOS.delete_schedule(name)
 
 
-def _opened(left: object) -> object:
-    """Return what a step left. Raises Undecryptable."""
-    if isinstance(left, Undecryptable):
-        raise left
-    return left
+def _register_workflows(perform: Perform, tick: Tick) -> Any:  # noqa: ANN401  the engine's type
+    """Register what the engine calls for runs and for ticks, and return the workflow of ticks."""
+
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+    def run(document: Document | Undecryptable) -> Document:
+        return perform(DBOS.workflow_id or "", document)
+
+    @DBOS.workflow(name=TICK, max_recovery_attempts=None)
+    def ticked(
+        moment: datetime | Undecryptable, context: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        if isinstance(moment, Undecryptable):
+            perform(DBOS.workflow_id or "", moment)
+        else:
+            tick(context, moment)
+
+    return ticked
+
+
+def _decrypted(output: object) -> object:
+    """Return the output of a step. Raises Undecryptable."""
+    if isinstance(output, Undecryptable):
+        raise output
+    return output
 
 
 @contextmanager
-def _engine() -> Iterator[None]:
-    """Tell the engine's faults from those of steps, which never raise here.
-
-    They leave what they raised.
-    """
+def _interrupts() -> Iterator[None]:
+    """Raise errors of the engine as Interrupted. Steps do not raise here: they store errors."""
     try:
         yield
     except (faults.DBOSWorkflowCancelledError, faults.DBOSWorkflowConflictIDError) as error:

@@ -1,4 +1,4 @@
-"""The engine's tables and names."""
+"""The tables, names, log and errors of the engine."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ from penstock.plugins.guard import described
 
 
 def application(environment: str) -> str:
-    """Return the name that an environment's runs are kept apart by."""
+    """Return the application name, which separates the runs of environments."""
     return f"penstock-{environment}"
 
 
 def version(environment: str) -> str:
-    """Return the engine's word for who may take whose runs.
+    """Return the application version, by which the engine decides who may take a run.
 
-    It is one for all workers of an environment, whatever plugins they have loaded.
-
-    Which pipelines a worker can perform is told by its queues, and steps that are not those of
-    before are noticed. The engine wants the word to be one application's alone.
+    All workers of an environment have the same, whichever plugins they have loaded: queues decide
+    which pipelines a worker performs, and changed steps are detected. The engine requires that no
+    two applications share a version.
     """
     return f"{application(environment)}-1"
 
 
 def migrate(url: str) -> None:
-    """Bring the engine's tables to its release.
+    """Upgrade the tables of the engine.
 
-    Raises DatabaseUnavailable; where waiting can't help, DatabaseUnfit.
+    Raises DatabaseUnavailable, and DatabaseUnfit where waiting does not help.
     """
     silence_engine_log()
     try:
@@ -55,7 +54,7 @@ def migrate(url: str) -> None:
 
 
 def is_migrated(url: str) -> bool:
-    """Return whether the engine's tables are of its release, or a later one.
+    """Return whether the tables of the engine have its schema, or a later one.
 
     Raises DatabaseUnavailable.
     """
@@ -63,7 +62,7 @@ def is_migrated(url: str) -> bool:
     client = DBOSClient(system_database_url=url, lazy=True, retry_connection_errors=False)
     try:
         with engine_errors_translated():
-            client._sys_db.verify_migrations()  # noqa: SLF001  its client has no door to it; the engine's minor is pinned
+            client._sys_db.verify_migrations()  # noqa: SLF001  the client has no public method; the minor is pinned
     except faults.DBOSInitializationError:
         return False
     finally:
@@ -72,7 +71,7 @@ def is_migrated(url: str) -> bool:
 
 
 def silence_engine_log() -> None:
-    """Send what the engine has to say to our log; it would write to standard error by itself."""
+    """Route errors of the engine to the log; it would write to standard error."""
     logger = logging.getLogger("dbos")
     logger.handlers[:] = [logging.NullHandler()]
     logger.propagate = True
@@ -81,5 +80,6 @@ def silence_engine_log() -> None:
 
 @contextmanager
 def engine_errors_translated() -> Iterator[None]:
+    """Raise errors of the engine's database as DatabaseUnavailable."""
     with translated("the engine's database"):
         yield

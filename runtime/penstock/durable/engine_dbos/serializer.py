@@ -1,4 +1,4 @@
-"""Store what runs were given and what steps returned encrypted, as MessagePack."""
+"""Encryption of everything that the engine stores: inputs of runs and outputs of steps."""
 
 from __future__ import annotations
 
@@ -20,29 +20,26 @@ RAISED = "__raised__"
 
 
 class UndecryptableCall(Undecryptable):
-    """What we have no key for, also as the call of a run.
+    """A value that can't be decrypted, in a form that the engine also accepts as a run's input.
 
-    The engine gives us its arguments then, and ends a run for good where it can't.
+    The engine then calls the workflow, which defers the run. An exception here would end it.
     """
 
     def __getitem__(self, name: str) -> object:
-        """Return the arguments of a call, of which this is the only one."""
+        """Return the arguments of the workflow: this value as the only one."""
         return (self,) if name == "args" else {}
 
 
 class EncryptedSerializer(Serializer):
-    """Keeps what runs were given and what steps left sealed, as MessagePack.
-
-    It is customers' data, and never a pickle.
-    """
+    """Stores values as encrypted MessagePack, never as a pickle: they are data of customers."""
 
     def __init__(self, box: SecretBox) -> None:
         self._box = box
 
     def serialize(self, data: Any) -> str:  # noqa: ANN401  the engine's type
-        """Return a value as the engine keeps it.
+        """Return the text that the engine stores.
 
-        Raises Undecryptable: a schedule of which we have no key is for workers that have it.
+        Raises Undecryptable for a tick whose context has none: another worker must take it.
         """
         for argument in data["args"] if isinstance(data, dict) and "args" in data else ():
             if isinstance(argument, Undecryptable):
@@ -52,9 +49,9 @@ class EncryptedSerializer(Serializer):
         ).decode("ascii")
 
     def deserialize(self, serialized_data: str) -> Any:  # noqa: ANN401  the engine's type
-        """Return a value as it was, exceptions as errors that say the same.
+        """Return the value, an error with the same text for an exception.
 
-        An UndecryptableCall where we have no key.
+        Return an UndecryptableCall where this process has no key for it.
         """
         try:
             value = msgspec.msgpack.decode(self._box.decrypt(serialized_data.encode("ascii")))
@@ -63,5 +60,5 @@ class EncryptedSerializer(Serializer):
         return RuntimeError(value[RAISED]) if isinstance(value, dict) and RAISED in value else value
 
     def name(self) -> str:
-        """Name the format."""
+        """Return the name of the format."""
         return "penstock"

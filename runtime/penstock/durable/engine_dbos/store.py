@@ -1,4 +1,4 @@
-"""What any process asks the engine, through its client."""
+"""Stored runs, read and changed through the engine's client."""
 
 from __future__ import annotations
 
@@ -38,12 +38,8 @@ from penstock.durable.engine_dbos.serializer import EncryptedSerializer
 WORKFLOW, TICK = "penstock.run", "penstock.tick"
 
 
-SECOND = 1000  # milliseconds
-
-
-TICKS = 500  # that are forgotten at a time
-
-
+MS_PER_SECOND = 1000
+TICK_BATCH_SIZE = 500  # that are deleted at a time
 STATES = {
     "ENQUEUED": State.WAITING,
     "DELAYED": State.WAITING,
@@ -56,7 +52,7 @@ STATES = {
 
 
 class DbosRunStore(RunStore):
-    """Asks the engine through its client, which performs nothing."""
+    """Reads and changes stored runs of one environment."""
 
     def __init__(self, url: str, environment: str, box: SecretBox) -> None:
         silence_engine_log()
@@ -64,7 +60,7 @@ class DbosRunStore(RunStore):
         self._application = application(environment)
         self._client = DBOSClient(
             system_database_url=url,
-            # This process's sessions, and none besides.
+            # on PostgreSQL the pool of this process, so that it opens no further sessions
             system_database_engine=open_engine(url) if sqlite_file(url) is None else None,
             serializer=EncryptedSerializer(box),
             application_name=application(environment),
@@ -72,9 +68,9 @@ class DbosRunStore(RunStore):
             retry_connection_errors=False,
             system_database_pool_size=3,
         )
-        # The engine's way to take a run from one process alone; its client has no door to it, and
-        # `resume` takes it from whoever has it.
-        self._reenqueue = self._client._sys_db.reenqueue_for_recovery  # noqa: SLF001  see above; the engine's minor is pinned
+        # Takes a run from one process only. The client offers `resume` alone, which takes it from
+        # any process.
+        self._reenqueue = self._client._sys_db.reenqueue_for_recovery  # noqa: SLF001  see above; the minor is pinned
 
     def enqueue(
         self,
@@ -87,7 +83,7 @@ class DbosRunStore(RunStore):
         timeout: float,
         delay: float = 0.0,
     ) -> None:
-        """Hold a run that waits, as part of the caller's transaction."""
+        """Add a run to a queue, as part of the caller's transaction."""
         options: Any = {
             "workflow_name": WORKFLOW,
             "queue_name": queue,
@@ -100,30 +96,30 @@ class DbosRunStore(RunStore):
         self._client.enqueue_in_transaction(connection, options, document)
 
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, EngineRun]:
-        """Return what is known of runs, by id."""
+        """Return runs by id."""
         if not runs:
             return {}
         with engine_errors_translated():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 workflow_ids=list(runs), load_input=False, load_output=outcomes
             )
-        return {item.workflow_id: _held(item) for item in found}
+        return {item.workflow_id: _engine_run(item) for item in workflows}
 
     def document(self, run: str) -> Document | None:
-        """Return what a run was given. Raises UnknownKey."""
+        """Return the input of a run. Raises UnknownKey."""
         with engine_errors_translated():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 workflow_ids=[run], load_input=True, load_output=False
             )
-        given = found[0].input if found else None
-        if isinstance(given, Undecryptable):
-            raise UnknownKey(str(given))
-        return given["args"][0] if isinstance(given, dict) and given["args"] else None
+        call = workflows[0].input if workflows else None
+        if isinstance(call, Undecryptable):
+            raise UnknownKey(str(call))
+        return call["args"][0] if isinstance(call, dict) and call["args"] else None
 
     def steps(self, run: str) -> list[EngineStep]:
-        """Return the steps that a run has done, in order."""
+        """Return the finished steps of a run, in order."""
         with engine_errors_translated():
-            found = self._client.list_workflow_steps(run)
+            steps = self._client.list_workflow_steps(run)
         return [
             EngineStep(
                 item["function_id"],
@@ -132,112 +128,112 @@ class DbosRunStore(RunStore):
                 (item["started_at_epoch_ms"] or 0) / 1000,
                 (item["completed_at_epoch_ms"] or 0) / 1000,
             )
-            for item in found
+            for item in steps
         ]
 
     def cancel(self, runs: Iterable[str]) -> None:
-        """End runs."""
+        """Cancel runs."""
         with engine_errors_translated():
             self._client.cancel_workflows(list(runs))
 
     def requeue(self, run: str, holder: str, queue: str) -> bool:
-        """Take a run from a worker process that has it."""
+        """Take a run from a worker process and return it to a queue."""
         with engine_errors_translated():
             return bool(self._reenqueue(run, [holder], queue))
 
-    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
-        """Take a run from a worker process that has no key for it."""
+    def defer(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Take a run from a worker process, and start it nowhere for some seconds."""
         with engine_errors_translated():
             engine = self._client._sys_db.engine  # noqa: SLF001  as above
             return engine_tables.postpone(
                 engine, run, holder, time.time() + seconds, times, keep_deadline=begun
             )
 
-    def hasten(self) -> None:
-        """Let all that was postponed begin now."""
+    def release_deferred(self) -> None:
+        """Let all deferred runs start now."""
         with engine_errors_translated():
             engine_tables.hasten(self._client._sys_db.engine, self._application)  # noqa: SLF001  as above
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
-        """Start a run again under a new id."""
+        """Start a run anew under another id."""
         with engine_errors_translated(), SetWorkflowID(new):
             self._client.fork_workflow(
                 run, step, application_version=self._version, queue_name=queue
             )
 
     def held_by(self, process: str) -> list[EngineRun]:
-        """Return the runs that a worker process has begun and not ended."""
+        """Return the running runs of a worker process."""
         with engine_errors_translated():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 executor_id=process, status="PENDING", load_input=False, load_output=False
             )
-        return [_held(item) for item in found]
+        return [_engine_run(item) for item in workflows]
 
     def under_way(self) -> list[EngineRun]:
-        """Return the runs that any worker process has begun and not ended."""
+        """Return the running runs of all worker processes."""
         with engine_errors_translated():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 application_name=self._application,
                 status="PENDING",
                 load_input=False,
                 load_output=False,
             )
-        return [_held(item) for item in found]
+        return [_engine_run(item) for item in workflows]
 
-    def forget(self, runs: Sequence[str]) -> None:
-        """Delete runs that are over."""
+    def delete(self, runs: Sequence[str]) -> None:
+        """Delete finished runs."""
         with engine_errors_translated():
             self._client.delete_workflows(list(runs))
 
-    def fired(self) -> dict[str, datetime]:
+    def last_ticks(self) -> dict[str, datetime]:
         """Return the last tick of each schedule."""
         with engine_errors_translated():
-            found = self._client.list_schedules(application_name=self._application)
+            schedules = self._client.list_schedules(application_name=self._application)
         return {
             item["schedule_name"]: datetime.fromisoformat(item["last_fired_at"])
-            for item in found
+            for item in schedules
             if item["last_fired_at"]
         }
 
-    def forget_ticks(self, since: float, before: float) -> int:
-        """Delete old ticks.
+    def delete_ticks(self, since: float, before: float) -> int:
+        """Delete some ticks between two moments, and return their number.
 
-        The schedules of those that nobody took are of pipelines that are not loaded anywhere any
-        more.
+        A tick that no worker took belongs to a pipeline that is loaded nowhere any more. Its
+        schedule is deleted too.
         """
         first, last = (
             datetime.fromtimestamp(moment, UTC).isoformat() for moment in (since, before)
         )
         with engine_errors_translated():
-            found = self._client.list_workflows(
+            workflows = self._client.list_workflows(
                 name=TICK,
                 start_time=first,
                 end_time=last,
-                limit=TICKS,
+                limit=TICK_BATCH_SIZE,
                 load_input=False,
                 load_output=False,
             )
-            found = [
+            ticks = [
                 item
-                for item in found
+                for item in workflows
                 if item.status != "PENDING" and item.application_name == self._application
             ]
             for name in {
                 item.schedule_name
-                for item in found
+                for item in ticks
                 if item.status == "ENQUEUED" and item.schedule_name
             }:
                 self._client.delete_schedule(name)
-            if found:
-                self._client.delete_workflows([item.workflow_id for item in found])
-        return len(found)
+            if ticks:
+                self._client.delete_workflows([item.workflow_id for item in ticks])
+        return len(ticks)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self._client.destroy()
 
 
-def _held(item: Any) -> EngineRun:  # noqa: ANN401  the engine's type
+def _engine_run(item: Any) -> EngineRun:  # noqa: ANN401  the engine's type
     outcome = item.output if isinstance(item.output, dict) else None
     return EngineRun(
         item.workflow_id,
@@ -257,12 +253,14 @@ def _held(item: Any) -> EngineRun:  # noqa: ANN401  the engine's type
 
 
 def _ended_at(item: Any) -> float | None:  # noqa: ANN401  the engine's type
-    """Return when a run ended.
+    """Return when a run ended, in seconds since the epoch.
 
-    On SQLite the engine may count whole seconds; a run that ended in that of its deadline ended at
-    it.
+    On SQLite the engine may store whole seconds. A run that ended in the second of its deadline
+    ended at its deadline.
     """
     ended, deadline = item.completed_at, item.workflow_deadline_epoch_ms
     if not ended:
         return None
-    return float(deadline if deadline and ended <= deadline < ended + SECOND else ended) / 1000
+    return (
+        float(deadline if deadline and ended <= deadline < ended + MS_PER_SECOND else ended) / 1000
+    )
