@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -115,6 +116,8 @@ class DurableRunner:
         `offset` is when the pipeline of these steps started, in milliseconds after `began`.
         """
         self.began = time.monotonic() if began is None else began
+        self.interruptible = True  # the engine recovers the run
+        self.thread = 0
         self.deadline = term.deadline
         self.last_progress: dict[str, object] | None = None
         self.steps: list[StepRecord] = []
@@ -124,6 +127,10 @@ class DurableRunner:
         self._term = term
         self._clean = clean
         self._offset = offset
+
+    def begin(self) -> None:
+        """Note the thread that the handler runs in."""
+        self.thread = threading.get_ident()
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return the result that it had before a recovery."""
