@@ -707,7 +707,7 @@ def test_runs_are_cancelled_and_purged_by_command(sqlite_place: Place, serve: Se
         "is over already: cancelled" in again.stderr,
     ) == (0, 1, True)
     assert (followed.returncode, followed.stdout.strip()) == (1, "cancelled")
-    assert "forgotten" in purged.stdout
+    assert "deleted" in purged.stdout
     assert purged_later.returncode == 0
     assert (gone.returncode, gone.stderr.startswith(f"penstock: no run is named '{run}'")) == (
         2,
