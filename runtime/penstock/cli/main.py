@@ -11,7 +11,7 @@ import click
 import structlog
 
 from penstock import logs
-from penstock.cli import access, consumers, deploy, runs, secret_keys, users, variables
+from penstock.cli import access, consumers, deploy, docs, runs, secret_keys, users, variables
 from penstock.cli.base import Context, login_name
 from penstock.contracts.access import Command
 from penstock.errors import CannotStart, PenstockError, UnknownName
@@ -99,7 +99,7 @@ STEERING = (
     *users.COMMANDS,
 )
 
-for command in (*deploy.COMMANDS, *secret_keys.COMMANDS, *STEERING):
+for command in (*deploy.COMMANDS, *docs.COMMANDS, *secret_keys.COMMANDS, *STEERING):
     penstock.add_command(command)
 
 
