@@ -105,7 +105,7 @@ class KeySets:
 
     def _discover(self, issuer: str) -> str:
         """Return the URL of an issuer's keys (OpenID Connect Discovery 1.0 section 4)."""
-        document = self._fetch(issuer.rstrip("/") + "/.well-key_set/openid-configuration")
+        document = self._fetch(issuer.rstrip("/") + "/.well-known/openid-configuration")
         if (
             not isinstance(document, dict)
             or document.get("issuer") != issuer

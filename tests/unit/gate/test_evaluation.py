@@ -411,7 +411,7 @@ def test_a_stricter_policy_closes_a_running_process_also_where_a_plugin_misbehav
 def test_a_policy_that_recovers_is_heard_again_by_itself(
     penstock_runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.gate.compliance.AGAIN", 0.1)
+    monkeypatch.setattr("penstock.gate.compliance.RETRY_FAULTY_S", 0.1)
     broken = [True]
 
     def judge(*_: object) -> object:
