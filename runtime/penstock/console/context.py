@@ -22,7 +22,7 @@ from penstock.db.engine import Engine, open_engine
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import RunStore
 from penstock.errors import BadSetting
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Look
@@ -92,7 +92,7 @@ class ConsoleContext:
         self.callers = Callers()
         self._engine: Engine | None = None
         self._pid: int | None = None
-        self._steering: RunOperations | None = None
+        self._run_operations: RunOperations | None = None
         self._views: dict[str, tuple[int, View]] = {}
         self._under: dict[str, tuple[View, dict[str, EvaluatedPipelines]]] = {}
         self._lock = threading.Lock()
@@ -134,18 +134,18 @@ class ConsoleContext:
         """The database, opened after the fork."""
         if self._engine is None or self._pid != os.getpid():
             self._engine, self._pid = open_engine(self.settings.database_url), os.getpid()
-            self._views, self._steering = {}, None
+            self._views, self._run_operations = {}, None
         return self._engine
 
     @property
-    def steering(self) -> RunOperations:
+    def run_operations(self) -> RunOperations:
         """What looks at runs and steers them."""
         engine = self.engine
-        if self._steering is None:
-            self._steering = RunOperations(
+        if self._run_operations is None:
+            self._run_operations = RunOperations(
                 engine, self.box, lambda: self.host, open_run_store=self._open_run_store
             )
-        return self._steering
+        return self._run_operations
 
     def _open_run_store(self, url: str, environment: str, box: SecretBox) -> RunStore:
         services = self.host.services

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Response, request, url_for
 
@@ -26,10 +25,11 @@ from penstock.console.pages import (
     user,
 )
 from penstock.contracts.run_status import Status
+from penstock.durable.run_view import RunView
 from penstock.durable.status import attempts_of, span_of
 from penstock.errors import UsageError
-from penstock.execution import operating
-from penstock.execution.steering import identifiers
+from penstock.execution.operations import identifiers
+from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
@@ -63,7 +63,7 @@ def _chosen(value: str, among: Mapping[str, str] | list[tuple[str, str]]) -> str
     return value
 
 
-def _found(form: Form, name: str) -> list[operating.Shown]:
+def _found(form: Form, name: str) -> list[RunView]:
     """Return a page of runs and one more, where there is one.
 
     What can't be understood is said beside its field.
@@ -88,7 +88,7 @@ def _found(form: Form, name: str) -> list[operating.Shown]:
     if form.errors:
         return []
     with form.blaming("consumer"):
-        return operating.list_runs(
+        return list_runs(
             here.engine,
             environment=name,
             pipelines=pipelines,
@@ -104,7 +104,7 @@ def _found(form: Form, name: str) -> list[operating.Shown]:
 
 def _table(name: str, form: Form, kept: dict[str, str]) -> str:
     rows = _found(form, name)
-    last = rows[PER_PAGE - 1]["id"] if len(rows) > PER_PAGE else None
+    last = rows[PER_PAGE - 1].id if len(rows) > PER_PAGE else None
     return render(
         "_runs.html",
         env=name,
@@ -175,16 +175,16 @@ def _bars(step: StepRecord, whole: float) -> list[Bar]:
     return bars
 
 
-def _state(shown: dict[str, Any]) -> str:
-    whole = span_of(shown["steps"])
-    steps = [(step, attempts_of(step), _bars(step, whole)) for step in shown["steps"]]
+def _state(shown: RunView) -> str:
+    whole = span_of(shown.steps)
+    steps = [(step, attempts_of(step), _bars(step, whole)) for step in shown.steps]
     return render("_run.html", run=shown, steps=steps, whole=whole / 1000)
 
 
 def _one(run: str, form: Form) -> Response:
-    shown = console_context().steering.show(run)
-    over = operating.is_over(shown["status"])
-    last = max((step.number for step in shown["steps"]), default=0)
+    shown = console_context().run_operations.show(run)
+    over = shown.is_finished
+    last = max((step.number for step in shown.steps), default=0)
     return show_form(
         "run.html", form, run=shown, over=over, last=last, state=live_part(_state(shown))
     )
@@ -199,8 +199,8 @@ def runs_one(run: str) -> Response:
 @page("/runs/<run>/state", needs=Role.VIEWER)
 def runs_state(run: str) -> Response:
     """Show anew how far a run is; its page asks for it while it is not over."""
-    shown = console_context().steering.show(run)
-    if operating.is_over(shown["status"]):
+    shown = console_context().run_operations.show(run)
+    if shown.is_finished:
         return Response(status=204, headers={"HX-Refresh": "true"})
     return live(_state(shown))
 
@@ -210,7 +210,7 @@ def runs_cancel(run: str) -> Response:
     """End a durable run, and those that it started."""
     form = Form(step="1")
     with form.blaming("state"):
-        console_context().steering.cancel(user().name, run)
+        console_context().run_operations.cancel(user().name, run)
         return done(
             "The run is cancelled; what is under way ends at its next step.", "runs_one", run=run
         )
@@ -225,7 +225,7 @@ def runs_redeliver(run: str) -> Response:
         step = form["step"] or "1"
         if not step.isascii() or not step.isdigit() or not 1 <= int(step[:9]) <= 1_000_000:  # noqa: PLR2004  as the command has it
             raise UsageError(f"{step!r} is no step; write its number")
-        new, status = console_context().steering.redeliver(user().name, run, step=int(step))
+        new, status = console_context().run_operations.redeliver(user().name, run, step=int(step))
         said = "accepted; a worker takes it up" if status is None else f"run here and now: {status}"
         return done(f"This is the new run. It was {said}.", "runs_one", run=new)
     return _one(run, form)
