@@ -20,7 +20,7 @@ from penstock.db import runs as stored
 from penstock.db.engine import DatabaseUnavailable, reading
 from penstock.durable.intake import RunIntake
 from penstock.durable.status import run_document
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import Refusal
 from penstock.runs.ids import is_run_id
 
@@ -124,8 +124,8 @@ class RunStatusApi:
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
             held = self._accepting.run_store.look([run], outcomes=True).get(run)
-            if held is not None and held.unopened:
-                self._log.error("a run's result can't be read", run=run, reason=held.unopened)
+            if held is not None and held.undecryptable:
+                self._log.error("a run's result can't be read", run=run, reason=held.undecryptable)
                 raise Refusal(
                     503,
                     "pipeline-unavailable",

@@ -22,16 +22,14 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from penstock.contracts.call import MAX_EXACT_INTEGER, Call
 from penstock.contracts.forms import Form, Header, Upload
+from penstock.endpoints.annotation_checks import json_problem, takes_several, texts_problem
 from penstock.endpoints.annotations import (
     bare_type,
     find_marker,
     item_type,
-    json_problem,
     member_types,
     object_fields,
     positional_types,
-    takes_several,
-    texts_problem,
     union_parts,
 )
 from penstock.endpoints.media import (

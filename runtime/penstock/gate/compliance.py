@@ -26,7 +26,7 @@ class State(StrEnum):
 
     SERVED = "served"
     NON_CONFORMANT = "non-conformant"
-    REFUSED = "refused"
+    BLOCKED = "blocked"
     DISABLED = "disabled"
     INTERNAL = "internal"
 
@@ -108,7 +108,7 @@ def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
     """
     return Evaluation(
         pipeline,
-        State.REFUSED,
+        State.BLOCKED,
         CLOSED,
         violations=tuple(violations),
         reevaluate_at=time.time() + AGAIN,
@@ -235,7 +235,7 @@ class PipelineEvaluator:
                 )
         again_at = time.time() + AGAIN if asking.faults else None
         return Evaluation(
-            pipeline, State.REFUSED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
+            pipeline, State.BLOCKED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
         )
 
     @staticmethod
@@ -250,7 +250,7 @@ class PipelineEvaluator:
         state = (
             State.DISABLED
             if not access.pipeline(pipeline.id).enabled
-            else State.REFUSED
+            else State.BLOCKED
             if unmet
             else State.INTERNAL
         )

@@ -17,7 +17,7 @@ def _listed(parts: list[str]) -> str:
 
 def describe_gate(evaluated: Evaluation, authenticators: Iterable[RegisteredAuthenticator]) -> str:
     """Say what a call must present there, or why none is let through."""
-    if evaluated.state is State.REFUSED:
+    if evaluated.state is State.BLOCKED:
         return "No call is let through: the pipeline is refused."
     if evaluated.state is State.DISABLED:
         return "No call is let through: an operator switched the pipeline off."

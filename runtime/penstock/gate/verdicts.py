@@ -65,7 +65,7 @@ class Round:
 
 
 def read_verdict(answer: object) -> Verdict | None:
-    """Return a policy's answer as plain values. Raises Misfit where it is none."""
+    """Return a policy's answer as plain values. Raises InvalidPluginValue where it is none."""
     if answer is None:
         return None
     if type(answer) is not Verdict:

@@ -51,9 +51,8 @@ def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True
 
     `what` names it, `clean_text` says that the text of an exception may be told.
 
-    Raises PluginFault for whatever the code raises (Misfit among it, from who checks the answer
-    within `call`), and CannotStart for KeyboardInterrupt in the main thread, which may be an
-    operator's.
+    Raises PluginFault for any exception of the code (InvalidPluginValue of a check within `call`
+    too), and CannotStart for KeyboardInterrupt in the main thread, which may be an operator's.
     """
     try:
         return call()

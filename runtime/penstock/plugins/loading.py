@@ -492,7 +492,7 @@ def _kept(
 def _guarded(plugin: str, document: Document) -> Document:
     """Return a document whose `render` returns bytes, and raises PluginFault for anything else.
 
-    Raises Misfit where its headers can't be sent.
+    Raises InvalidPluginValue where its headers can't be sent.
     """
     try:
         header_fields(

@@ -120,8 +120,8 @@ def test_two_plugins_that_share_an_id_are_both_listed_with_the_reason(sqlite_pla
     rows = json.loads(sqlite_place.run("pipelines", "--format", "json").stdout)
 
     assert sorted((row["plugin"], row["version"], row["state"]) for row in rows) == [
-        ("one", "1.0.0", "refused"),
-        ("two", "1.2.0", "refused"),
+        ("one", "1.0.0", "blocked"),
+        ("two", "1.2.0", "blocked"),
     ]
     for row in rows:
         assert any("v1/jobs is declared 2 times" in why for why in row["why"])
@@ -272,7 +272,7 @@ class TestPluginsThatEndTheProcess:
         monkeypatch.setattr(isolated, "LONGEST_LOAD_S", 0.3)
 
         with pytest.raises(isolated.Failed, match="hangs while it is imported"):
-            isolated.apart(lambda: time.sleep(60), lambda: 0)
+            isolated.run_isolated(lambda: time.sleep(60), lambda: 0)
 
     def test_one_that_leaves_a_process_behind_holds_nothing(self, sqlite_place: Place) -> None:
         leaves = "import os, time\nif not os.fork():\n    time.sleep(15)\n    os._exit(0)\n"
@@ -290,7 +290,7 @@ class TestPluginsThatEndTheProcess:
             raise RuntimeError("unforeseen")
 
         with pytest.raises(isolated.Failed, match="stopped by RuntimeError: unforeseen") as error:
-            isolated.apart(lambda: None, work)
+            isolated.run_isolated(lambda: None, work)
         assert error.value.exit_code == 3
 
 

@@ -436,8 +436,8 @@ def test_what_can_not_be_sent_is_a_failed_run_however_it_runs_and_is_not_kept(
     log = capsys.readouterr().err
     assert "handler inline of " in log
     assert re.search(
-        r"handler inline of \w+ / \(tests/test_replies\.py:\d+\): the header X-E holds characters"
-        r" outside of Latin-1",
+        r"handler inline of \w+ / \(endpoints/test_replies\.py:\d+\): the header X-E holds"
+        r" characters outside of Latin-1",
         log,
     )
     assert {run["status"] for run in runtime.runs()} == {"failed"}

@@ -357,7 +357,7 @@ class TestNoEnd:
                 break
             time.sleep(0.05)
 
-        assert states == [State.REFUSED] * 3
+        assert states == [State.BLOCKED] * 3
         assert waited_for == 1
         assert judging.evaluate_all(a_view("any")).external["v1/open"].state is State.SERVED
 

@@ -1,0 +1,119 @@
+"""Print one run: its head, its failure and its steps as a waterfall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from penstock.durable.status import attempts_of, span_of
+from penstock.runs.failures import Failure
+from penstock.runs.steps import StepRecord
+
+COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "timed_out": "red",
+    "client_error": "yellow",
+    "cancelled": "yellow",
+}
+
+
+# Characters of a bar; half as many if the terminal has fewer columns than WIDE_TERMINAL.
+BAR_WIDTH = 40
+WIDE_TERMINAL = 110
+
+
+OPTIONAL_FIELDS = (
+    "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress",
+    "waits_for", "unreadable", "callback_url",
+    "callback_status",
+)  # fmt: skip
+
+
+def print_run(shown: dict[str, Any]) -> None:
+    """Print a run for people."""
+    console = Console(highlight=False)
+    head = Table.grid(padding=(0, 2))
+    status = Text(shown["status"], style=COLOURS.get(shown["status"], ""))
+    if shown["http_status"]:
+        status.append(f" ({shown['http_status']})", style="dim")
+    rows: list[tuple[str, object]] = [
+        ("run", shown["id"]),
+        ("status", status),
+        ("pipeline", f"{shown['pipeline']} {shown['version']}  {shown['route']}"),
+        ("received", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"),
+        ("duration", f"{shown['ms']:.1f} ms" if shown["ms"] is not None else None),
+        ("recovered", f"{shown['recoveries']} times" if shown.get("recoveries") else None),
+    ]
+    rows += [(name.replace("_", " "), shown[name]) for name in OPTIONAL_FIELDS if shown.get(name)]
+    for name, value in rows:
+        if value is None:
+            continue
+        head.add_row(
+            Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value))
+        )
+    console.print(head)
+    if shown["failure"]:
+        _print_failure(console, shown["failure"])
+    if shown["steps"]:
+        console.print(_waterfall(shown["steps"], console.width))
+    for child in shown["children"]:
+        console.print(
+            Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}")
+        )
+    if shown["bodies"]:
+        console.print_json(data=shown["bodies"])
+
+
+def _print_failure(console: Console, failure: Failure, label: str = "failed with") -> None:
+    console.print(Text.assemble((label, "dim"), " ", (f"{failure.type}: {failure.text}", "red")))
+    for frame in failure.frames:
+        console.print(Text(f"  {frame.file}:{frame.line} in {frame.function}"))
+    for cause in failure.causes:
+        _print_failure(console, cause, "caused by")
+
+
+def _waterfall(steps: list[StepRecord], width: int) -> Table:
+    """Return a table of steps, with each attempt as a bar on the time of the run."""
+    room = BAR_WIDTH if width >= WIDE_TERMINAL else BAR_WIDTH // 2
+    whole = span_of(steps)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
+    for column in ("#", "step", "attempts", "ms", "", "error"):
+        right, least = (
+            column in {"#", "attempts", "ms"},
+            {"#": numbers, "attempts": 8, "ms": 7}.get(column),
+        )
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=column not in {"step", "error"},
+            overflow="fold",
+            min_width=least,
+        )
+    for number, step in enumerate(steps, 1):
+        bar = _bar(step, room, whole)
+        error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
+        table.add_row(
+            str(step.number or number),
+            step.name,
+            str(max(1, len(step.attempts))),
+            f"{step.ms:.1f}",
+            bar,
+            Text(error, style="red"),
+        )
+    return table
+
+
+def _bar(step: StepRecord, room: int, whole: float) -> Text:
+    """Return the attempts of a step as one bar of `room` characters for `whole` milliseconds."""
+    bar = Text(" " * room)
+    for attempt in attempts_of(step):
+        first = min(room - 1, int(attempt.at / whole * room))
+        last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
+        block = Text("█" * (last - first), style="red" if attempt.error else "green")
+        bar = bar[:first] + block + bar[last:]
+    return bar
