@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
-from support.console import Console
+from support.console import ConsoleServer
 
 from penstock import audit
 from penstock.access import consumers
 from penstock.execution.operating import list_runs
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -51,7 +51,7 @@ def curl(line: str, **variables: str) -> tuple[int, str]:
     return int(status), body
 
 
-def make_consumer_with_key(page: Page, here: Console) -> str:
+def make_consumer_with_key(page: Page, console: ConsoleServer) -> str:
     page.get_by_role("link", name="Consumers", exact=True).click()
     page.get_by_role("button", name="New consumer").first.click()
     page.get_by_label("Name").fill("acme")
@@ -83,18 +83,18 @@ def associate_in_both(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("Saved: 3 added.")
 
 
-def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: Start) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    page = here.page("oli")
+def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console_server: Start) -> None:
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    page = console.page("oli")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
 
-    key = make_consumer_with_key(page, here)
+    key = make_consumer_with_key(page, console)
     associate_in_both(page)
-    held = consumers.show_consumer(here.place.engine, "acme")["associations"]
+    held = consumers.show_consumer(console.place.engine, "acme")["associations"]
     assert held == {"prod": ["v1/status"], "test": ["v1/orders", "v1/status"]}
 
-    page.goto(f"{here.url}/pipelines/v1/status?env=test")
+    page.goto(f"{console.url}/pipelines/v1/status?env=test")
     expect(page.locator(".card").nth(1)).to_contain_text(
         "A call needs an API key of an associated consumer."
     )
@@ -104,7 +104,7 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     assert (answered[0], '"acme"' in answered[1]) == (200, True)
     assert curl(line, API_KEY="pk_test_nothing")[0] == 401
 
-    while not list_runs(here.place.engine, pipelines=["v1/status"]):  # it is written in batches
+    while not list_runs(console.place.engine, pipelines=["v1/status"]):  # it is written in batches
         time.sleep(0.05)
     page.get_by_role("link", name="Policies", exact=True).click()
     card = page.get_by_role("region", name="test", exact=True)
@@ -123,14 +123,14 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     set_at = time.monotonic()
     while (
         now := [
-            here.server.call("GET", f"/v1/{name}/", key=key).status_code
+            console.server.call("GET", f"/v1/{name}/", key=key).status_code
             for name in ("orders", "status")
         ]
     ) != [401, 503]:
         assert time.monotonic() - set_at < 1, now
     assert curl(line.replace("v1/status", "v1/orders"), API_KEY=key)[0] == 401
     assert (
-        here.server.call("GET", "/v1/orders/", key=key, token=here.place.token("acme")).status_code
+        console.server.call("GET", "/v1/orders/", key=key, token=console.place.token("acme")).status_code
         == 200
     )
     expect(
@@ -139,7 +139,7 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
         )
     ).to_be_visible()
     actions = {
-        event.action for event in audit.events(here.place.engine, limit=20) if event.actor == "oli"
+        event.action for event in audit.events(console.place.engine, limit=20) if event.actor == "oli"
     }
     assert {
         "consumer:created",
@@ -149,18 +149,18 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     } <= actions
 
 
-def test_a_revoked_key_is_refused_within_a_second(console: Start) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    here.place.consumer("acme", "status")
-    key = here.place.key("acme").key
-    page = here.page("oli")
+def test_a_revoked_key_is_refused_within_a_second(console_server: Start) -> None:
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    console.place.consumer("acme", "status")
+    key = console.place.key("acme").key
+    page = console.page("oli")
 
     def status() -> int:
-        return here.server.call("GET", "/v1/status/", key=key).status_code
+        return console.server.call("GET", "/v1/status/", key=key).status_code
 
     assert status() == 200
-    page.goto(f"{here.url}/consumers/acme")
+    page.goto(f"{console.url}/consumers/acme")
     page.get_by_role("button", name="Revoke", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert status() == 200

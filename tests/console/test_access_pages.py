@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from support.console import Console, Hand, accessible, engine_of, words_of
+from support.console import ConsoleServer, ConsoleClient, accessible, engine_of, words_of
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, audit, hookimpl
 from penstock.access import (
@@ -59,8 +59,8 @@ def shop() -> SimpleNamespace:
 
 
 @pytest.fixture
-def runtime(desk: Callable[..., Runtime]) -> Runtime:
-    made = desk(shop())
+def runtime(console_runtime: Callable[..., Runtime]) -> Runtime:
+    made = console_runtime(shop())
     for name in ("acme", "globex"):
         consumers.create_consumer(engine_of(made), "tester", name)
     return made
@@ -72,8 +72,8 @@ def engine(runtime: Runtime) -> Engine:
 
 
 @pytest.fixture
-def oli(runtime: Runtime) -> Hand:
-    return Hand.of(runtime, "oli")
+def oli(runtime: Runtime) -> ConsoleClient:
+    return ConsoleClient.of(runtime, "oli")
 
 
 def last(engine: Engine) -> tuple[str, str, str | None, str]:
@@ -82,9 +82,9 @@ def last(engine: Engine) -> tuple[str, str, str | None, str]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_every_page_is_accessible(console: Callable[..., Console], width: int, scheme: str) -> None:
-    here = console()
-    place = here.place
+def test_every_page_is_accessible(console_server: Callable[..., ConsoleServer], width: int, scheme: str) -> None:
+    console = console_server()
+    place = console.place
     place.consumer("acme")
     limits.set_limit(place.engine, "tester", "acme", "test", Rate("5/minute"))
     limits.set_networks(place.engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
@@ -98,16 +98,16 @@ def test_every_page_is_accessible(console: Callable[..., Console], width: int, s
         place.engine, "tester", "test", issuers.said_of("https://id.example", "p"), own="penstock"
     )
     place.designate("orders")
-    page, found = here.page("ann", width=width, scheme=scheme), dict[str, list[str]]()
+    page, found = console.page("ann", width=width, scheme=scheme), dict[str, list[str]]()
     for path in PAGES:
-        page.goto(here.url + path)
+        page.goto(console.url + path)
         found[path] = accessible(page)
 
     assert {path: said for path, said in found.items() if said} == {}
 
 
 class TestTokens:
-    def test_a_login_flow_is_designated_and_withdrawn(self, oli: Hand, engine: Engine) -> None:
+    def test_a_login_flow_is_designated_and_withdrawn(self, oli: ConsoleClient, engine: Engine) -> None:
         before = words_of(oli.get("/tokens", env="prod").text)
         said = oli.follow(oli.post("/tokens/flows/v1/login/designate?env=prod"))
         event = last(engine)
@@ -123,7 +123,7 @@ class TestTokens:
         assert "login not designated" in withdrawn
         assert "not designated" in words_of(oli.get("/tokens", env="test").text)
 
-    def test_one_that_does_not_ask_for_it_is_told_of(self, oli: Hand) -> None:
+    def test_one_that_does_not_ask_for_it_is_told_of(self, oli: ConsoleClient) -> None:
         said = oli.follow(oli.post("/tokens/flows/v1/orders/designate?env=test"))
         unknown = oli.post("/tokens/flows/v1/ordres/designate?env=test")
 
@@ -133,7 +133,7 @@ class TestTokens:
             True,
         )
 
-    def test_signing_keys_rotate_and_drop(self, oli: Hand, engine: Engine) -> None:
+    def test_signing_keys_rotate_and_drop(self, oli: ConsoleClient, engine: Engine) -> None:
         (first,) = signing_keys.list_signing_keys(engine, "test")
         oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
         event = last(engine)
@@ -155,7 +155,7 @@ class TestTokens:
         assert "signs no tokens here; choose one of EdDSA" in words_of(bad[0].text)
         assert len(signing_keys.list_signing_keys(engine, "prod")) == 1
 
-    def test_tokens_are_revoked_one_or_all_of_a_consumer(self, oli: Hand, engine: Engine) -> None:
+    def test_tokens_are_revoked_one_or_all_of_a_consumer(self, oli: ConsoleClient, engine: Engine) -> None:
         one = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
         all_ = oli.follow(oli.post("/tokens/revoke?env=prod", jti="", consumer="acme"))
         event = last(engine)
@@ -171,7 +171,7 @@ class TestTokens:
         assert (unknown.status_code, 'id="e-consumer"' in unknown.text) == (422, True)
 
     def test_an_outside_issuer_is_trusted_in_each_way_and_distrusted(
-        self, oli: Hand, engine: Engine
+        self, oli: ConsoleClient, engine: Engine
     ) -> None:
         keys = json.dumps(
             {
@@ -230,7 +230,7 @@ class TestTokens:
         assert issuers.list_issuers(engine, "test") == []
 
     def test_what_is_wrong_with_an_issuer_is_said_beside_its_field(
-        self, oli: Hand, engine: Engine
+        self, oli: ConsoleClient, engine: Engine
     ) -> None:
         good = {
             "issuer": "https://id.example",
@@ -263,7 +263,7 @@ class TestTokens:
 
 
 class TestLimits:
-    def test_a_limit_is_set_shown_and_removed(self, oli: Hand, engine: Engine) -> None:
+    def test_a_limit_is_set_shown_and_removed(self, oli: ConsoleClient, engine: Engine) -> None:
         said = oli.follow(
             oli.post(
                 "/limits/new?env=prod",
@@ -298,7 +298,7 @@ class TestLimits:
         assert (again.status_code, "has no limit at orders" in words_of(again.text)) == (422, True)
 
     def test_what_is_wrong_with_a_limit_is_said_beside_its_field(
-        self, oli: Hand, engine: Engine
+        self, oli: ConsoleClient, engine: Engine
     ) -> None:
         good = {"consumer": "acme", "rate": "5/minute", "by": "consumer", "pipeline": ""}
         for field, value in (("consumer", "acmee"), ("rate", "often"), ("pipeline", "ordres")):
@@ -311,7 +311,7 @@ class TestLimits:
         assert oli.post("/limits/new?env=test", **{**good, "by": "pipeline"}).status_code == 422
         assert limits.list_limits(engine) == []
 
-    def test_networks_are_allowed_denied_and_removed(self, oli: Hand, engine: Engine) -> None:
+    def test_networks_are_allowed_denied_and_removed(self, oli: ConsoleClient, engine: Engine) -> None:
         said = oli.follow(
             oli.post(
                 "/limits/networks/new?env=test",
@@ -366,7 +366,7 @@ class TestLimits:
         ]
 
     def test_pages_go_on_after_the_last_row_and_one_consumer_can_be_looked_at(
-        self, oli: Hand, engine: Engine
+        self, oli: ConsoleClient, engine: Engine
     ) -> None:
         for index in range(12):
             consumers.create_consumer(engine, "tester", f"c{index:02}")
@@ -390,7 +390,7 @@ class TestLimits:
 
 
 class TestSettings:
-    def test_an_environment_is_changed_in_what_differs(self, oli: Hand, engine: Engine) -> None:
+    def test_an_environment_is_changed_in_what_differs(self, oli: ConsoleClient, engine: Engine) -> None:
         usual = {
             "token_minutes": "60",
             "run_days": "30",
@@ -437,7 +437,7 @@ class TestSettings:
         test = next(row for row in environments.list_environments(engine) if row["name"] == "test")
         assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
 
-    def test_a_variable_is_set_changed_and_unset(self, oli: Hand, engine: Engine) -> None:
+    def test_a_variable_is_set_changed_and_unset(self, oli: ConsoleClient, engine: Engine) -> None:
         oli.follow(
             oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon")
         )
@@ -462,7 +462,7 @@ class TestSettings:
         assert variables.list_variables(engine) == []
 
     def test_the_value_of_a_secret_is_shown_nowhere_again(
-        self, oli: Hand, engine: Engine, runtime: Runtime
+        self, oli: ConsoleClient, engine: Engine, runtime: Runtime
     ) -> None:
         sent = {
             "name": "erp",
@@ -499,7 +499,7 @@ class TestSettings:
         oli.follow(oli.post("/settings/secrets/erp/unset?env=test"))
         assert variables.list_secrets(engine) == []
 
-    def test_sensitive_fields_are_added_and_removed(self, oli: Hand, engine: Engine) -> None:
+    def test_sensitive_fields_are_added_and_removed(self, oli: ConsoleClient, engine: Engine) -> None:
         oli.follow(
             oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n")
         )
@@ -515,7 +515,7 @@ class TestSettings:
         ] == [(422, ["fields"])] * 2
 
     def test_callbacks_are_allowed_with_a_secret_that_is_shown_once(
-        self, oli: Hand, engine: Engine
+        self, oli: ConsoleClient, engine: Engine
     ) -> None:
         made = oli.post(
             "/settings/callbacks/new?env=test",
@@ -558,7 +558,7 @@ class TestSettings:
 
 
 def test_empty_pages_say_what_to_do_next(runtime: Runtime) -> None:
-    vic = Hand.of(runtime, "vic")
+    vic = ConsoleClient.of(runtime, "vic")
     said = " ".join(
         words_of(vic.get(path, env="prod").text) for path in ("/tokens", "/limits", "/settings")
     )
@@ -578,7 +578,7 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
 ) -> None:
     variables.set_variable(engine, "tester", "test", "region", "porto")
     limits.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
-    vic = Hand.of(runtime, "vic")
+    vic = ConsoleClient.of(runtime, "vic")
     before = len(audit.events(engine, limit=100))
     forms = {
         "/tokens/flows/v1/login/designate": {},
@@ -613,7 +613,7 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
         assert 'role="button"' not in page
 
 
-def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> None:
+def test_nothing_that_was_typed_becomes_markup(oli: ConsoleClient, engine: Engine) -> None:
     variables.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive_fields.add_fields(engine, "tester", "test", [EVIL])
     signing_keys.revoke_tokens(engine, "tester", "test", jti=EVIL)
@@ -669,6 +669,6 @@ def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> Non
     assert not any("<script>window" in page or "<img" in page for page in pages)
 
 
-def _box(hand: Hand) -> environments.Box:
+def _box(hand: ConsoleClient) -> environments.Box:
     box: environments.Box = hand.client.application.extensions["penstock-console"].box
     return box

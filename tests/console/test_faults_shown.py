@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from support.console import Hand, engine_of, words_of
+from support.console import ConsoleClient, engine_of, words_of
 from support.place import ACTOR
 
 from penstock import AccessPolicy, HttpTrigger, Pipeline, Rate, hookimpl
@@ -13,8 +13,8 @@ from penstock.access import consumers, limits
 from penstock.testing import Runtime
 
 
-def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
-    runtime = desk()
+def test_the_console_names_the_row(console_runtime: Callable[..., Runtime]) -> None:
+    runtime = console_runtime()
     engine = engine_of(runtime)
     consumers.create_consumer(engine, ACTOR, "acme")
     limits.set_limit(engine, ACTOR, "acme", "test", Rate("5/minute"))
@@ -22,7 +22,7 @@ def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
         connection.execute(sa.text("UPDATE limits SET rate = 'often'"))
 
     assert "unreadable limits 1: rate can't be read. It grants nothing" in words_of(
-        Hand.of(runtime, "vic").get("/").text
+        ConsoleClient.of(runtime, "vic").get("/").text
     )
 
 
@@ -48,9 +48,9 @@ class Plugin:
 
 
 def test_the_console_names_the_plugin_and_what_its_policy_returned(
-    desk: Callable[..., Runtime],
+    console_runtime: Callable[..., Runtime],
 ) -> None:
-    vic = Hand.of(desk(Plugin), "vic")
+    vic = ConsoleClient.of(console_runtime(Plugin), "vic")
 
     said = "the policy rogue: it returned str, not a Verdict or None"
     assert said in words_of(vic.get("/").text)

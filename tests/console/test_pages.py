@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.console import Console, accessible
+from support.console import ConsoleServer, accessible
 from support.place import Place
 
 from penstock import audit
@@ -17,7 +17,7 @@ from penstock.access import consumers, environments, users
 from penstock.db import call_counts
 from penstock.db.runs import register
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 PAGES = (
     "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account",
     "/pipelines", "/pipelines/v1/orders", "/pipelines/v1/status", "/consumers", "/new-consumer",
@@ -51,27 +51,27 @@ def furnish(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_every_page_is_accessible(console: Start, width: int, scheme: str) -> None:
-    here = console()
-    furnish(here.place)
-    count_calls(here.place, succeeded=1200, failed=3, invalid_api_key=40)
-    page = here.page(width=width, scheme=scheme)
-    page.goto(f"{here.url}/sign-in")
+def test_every_page_is_accessible(console_server: Start, width: int, scheme: str) -> None:
+    console = console_server()
+    furnish(console.place)
+    count_calls(console.place, succeeded=1200, failed=3, invalid_api_key=40)
+    page = console.page(width=width, scheme=scheme)
+    page.goto(f"{console.url}/sign-in")
     found = {"/sign-in": accessible(page)}
-    page = here.page("ann", width=width, scheme=scheme)
+    page = console.page("ann", width=width, scheme=scheme)
     for path in PAGES:
-        page.goto(here.url + path)
+        page.goto(console.url + path)
         page.wait_for_load_state("networkidle")
         found[path] = accessible(page)
 
     assert {path: said for path, said in found.items() if said} == {}
 
 
-def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console: Start) -> None:
-    here = console()
-    count_calls(here.place, succeeded=1200, failed=3, invalid_api_key=40)
-    register(here.place.engine, "x", kind="worker", environment_id=1, host="far", pid=77)
-    page = here.page("vic", timezone_id="Asia/Tokyo", locale="en-GB")
+def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console_server: Start) -> None:
+    console = console_server()
+    count_calls(console.place, succeeded=1200, failed=3, invalid_api_key=40)
+    register(console.place.engine, "x", kind="worker", environment_id=1, host="far", pid=77)
+    page = console.page("vic", timezone_id="Asia/Tokyo", locale="en-GB")
 
     tiles = {
         item.locator("dt").inner_text(): item.locator("dd").inner_text()
@@ -98,22 +98,22 @@ def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console: 
     expect(page.get_by_text("Nobody serves prod at the moment.")).to_be_visible()
     page.get_by_role("link", name="last week").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview of prod")
-    environments.set_policy(here.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
+    environments.set_policy(console.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
     page.reload()
     expect(page.locator(".alarm")).to_have_count(0)
 
 
-def test_without_pipelines_the_overview_says_what_to_do_next(console: Start) -> None:
-    here = console(plugin="")
+def test_without_pipelines_the_overview_says_what_to_do_next(console_server: Start) -> None:
+    console = console_server(plugin="")
 
-    expect(here.page("vic").get_by_text("No pipeline is loaded.")).to_be_visible()
+    expect(console.page("vic").get_by_text("No pipeline is loaded.")).to_be_visible()
 
 
 def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_out(
-    console: Start,
+    console_server: Start,
 ) -> None:
-    here = console()
-    page = here.page("ann")
+    console = console_server()
+    page = console.page("ann")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
 
     def press_until(page: Page, name: str) -> None:
@@ -128,7 +128,7 @@ def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_
                 return
         pytest.fail(f"{name} can't be reached by keyboard")
 
-    page.goto(f"{here.url}/users")
+    page.goto(f"{console.url}/users")
     press_until(page, "New user")
     page.keyboard.press("Enter")
     page.wait_for_url("**/users/new")
@@ -144,10 +144,10 @@ def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     password = page.evaluate("navigator.clipboard.readText()")
 
-    assert here.visitor().sign_in("dora@example.org", password).status_code == 303
-    dora = here.visitor()
+    assert console.client().sign_in("dora@example.org", password).status_code == 303
+    dora = console.client()
     dora.sign_in("dora@example.org", password)
-    page.goto(f"{here.url}/users/dora@example.org")
+    page.goto(f"{console.url}/users/dora@example.org")
     assert password not in page.content()
     assert page.locator("#f-role").input_value() == "operator"
     page.get_by_role("button", name="Keep out").click()
@@ -159,14 +159,14 @@ def test_an_admin_makes_a_user_with_the_keyboard_alone_who_signs_in_and_is_kept_
     page.get_by_role("dialog").get_by_role("button", name="Keep out").click()
     expect(page.get_by_role("status")).to_contain_text("dora@example.org is kept out")
     assert dora.get("/").status_code == 303
-    events = audit.events(here.place.engine, limit=20)
+    events = audit.events(console.place.engine, limit=20)
     made = {event.action: event.actor for event in events if event.subject == "dora@example.org"}
     assert (made["user:created"], made["user:disabled"]) == ("ann", "ann")
 
 
-def test_what_is_refused_is_said_beside_its_field(console: Start) -> None:
-    here = console()
-    ann = here.visitor("ann")
+def test_what_is_refused_is_said_beside_its_field(console_server: Start) -> None:
+    console = console_server()
+    ann = console.client("ann")
 
     taken = ann.post("/users/new", {"name": "vic", "role": "viewer", "how": "generated"})
     odd = ann.post("/users/new", {"name": "vic 2", "role": "viewer", "how": "generated"})
@@ -187,10 +187,10 @@ def test_what_is_refused_is_said_beside_its_field(console: Start) -> None:
     assert "did you mean" in ann.get("/users/vik").text
 
 
-def test_a_viewer_sees_no_buttons_and_can_change_nothing(console: Start) -> None:
-    here = console()
-    page = here.page("vic")
-    vic = here.visitor("vic")
+def test_a_viewer_sees_no_buttons_and_can_change_nothing(console_server: Start) -> None:
+    console = console_server()
+    page = console.page("vic")
+    vic = console.client("vic")
 
     assert page.get_by_role("link", name="Users").count() == 0
     assert (
@@ -198,29 +198,29 @@ def test_a_viewer_sees_no_buttons_and_can_change_nothing(console: Start) -> None
         == 403
     )
     assert vic.post("/users/vic/role", {"role": "admin"}).status_code == 403
-    assert [row["role"] for row in users.list_users(here.place.engine)] == [
+    assert [row["role"] for row in users.list_users(console.place.engine)] == [
         "admin",
         "operator",
         "viewer",
     ]
 
 
-def test_what_strangers_send_never_becomes_markup(console: Start) -> None:
-    here = console()
-    stranger = here.visitor()
-    stranger.client.headers["User-Agent"] = EVIL
+def test_what_strangers_send_never_becomes_markup(console_server: Start) -> None:
+    console = console_server()
+    stranger = console.client()
+    stranger.http.headers["User-Agent"] = EVIL
     stranger.sign_in("ann")
     refused = [
-        here.visitor().post("/sign-in", {"name": EVIL, "password": "x"}).text,
-        here.visitor("ann").post("/users/new", {"name": EVIL, "role": EVIL, "how": EVIL}).text,
-        here.visitor("ann").get(f"/users/{EVIL}").text,
-        here.visitor("ann").get("/", params={"env": EVIL, "span": EVIL}).text,
+        console.client().post("/sign-in", {"name": EVIL, "password": "x"}).text,
+        console.client("ann").post("/users/new", {"name": EVIL, "role": EVIL, "how": EVIL}).text,
+        console.client("ann").get(f"/users/{EVIL}").text,
+        console.client("ann").get("/", params={"env": EVIL, "span": EVIL}).text,
     ]
-    furnish(here.place)
-    count_calls(here.place, **{EVIL: 3})
-    page = here.page("ann")
+    furnish(console.place)
+    count_calls(console.place, **{EVIL: 3})
+    page = console.page("ann")
     for path in PAGES:
-        page.goto(here.url + path)
+        page.goto(console.url + path)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("window.owned") is None, path
         assert page.locator("img").count() == 0
@@ -228,17 +228,17 @@ def test_what_strangers_send_never_becomes_markup(console: Start) -> None:
     assert all("<script>window" not in text and "<img" not in text for text in refused)
 
 
-def test_no_other_site_can_frame_a_page(console: Start) -> None:
-    here = console()
-    page = here.page("ann")
+def test_no_other_site_can_frame_a_page(console_server: Start) -> None:
+    console = console_server()
+    page = console.page("ann")
     page.route(
         "https://evil.example/",
         lambda route: route.fulfill(
-            body=f'<iframe src="{here.url}/users"></iframe>', content_type="text/html"
+            body=f'<iframe src="{console.url}/users"></iframe>', content_type="text/html"
         ),
     )
     page.goto("https://evil.example/")
     page.wait_for_load_state("networkidle")
 
     assert page.frames[-1].url.startswith("chrome-error:")
-    here.complaints.clear()  # the browser says that it refused
+    console.complaints.clear()  # the browser says that it refused

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from support.console import Quick
+from support.console import ConsoleApp
 from support.place import Place
 
 from penstock.db import call_counts, runs
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
-Make = Callable[..., Quick]
+Make = Callable[..., ConsoleApp]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 
 PLUGIN = f'''
@@ -110,15 +110,15 @@ def line(text: str) -> list[str]:
     )
 
 
-def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    place = here.place
+def test_the_list_shows_environments_side_by_side(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    place = console.place
     place.policy("any", "prod")
     place.enable("orders", "prod", enabled=False)
     count_calls(place, "v1/orders", 1200)
     count_calls(place, "v1/orders", 7, hours_ago=30)
     count_calls(place, "v2/status", 5, env=2)
-    shown = table(here.visitor("vic").text("/pipelines"))
+    shown = table(console.client("vic").text("/pipelines"))
 
     assert list(shown) == [
         f"v{major}/{name}"
@@ -150,14 +150,14 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
     assert shown["v1/empty"][1].startswith("refused any put one on a route")
 
 
-def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
+def test_the_list_is_narrowed_down_sorted_and_paged_by_key(console_app: Make) -> None:
     many = (
         "return [*(made(f'x{number:02}', api_key=True, jwt=True) for number in range(60)), orders,"
     )
-    here = quick(plugin=PLUGIN.replace("return [orders,", many))
-    count_calls(here.place, "v2/x58", 9)
-    count_calls(here.place, "v2/x03", 90)
-    vic = here.visitor("vic")
+    console = console_app(plugin=PLUGIN.replace("return [orders,", many))
+    count_calls(console.place, "v2/x58", 9)
+    count_calls(console.place, "v2/x03", 90)
+    vic = console.client("vic")
 
     first = vic.text("/pipelines", find="x")
     onward = re.search(r'href="([^"]+)" rel="next"', first)
@@ -185,10 +185,10 @@ def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
     )
 
 
-def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any", "prod")
-    vic = here.visitor("vic")
+def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any", "prod")
+    vic = console.client("vic")
 
     orders = vic.text("/pipelines/v1/orders")
     assert (
@@ -218,10 +218,10 @@ def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) 
 
 
 def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_environment(
-    quick: Make,
+    console_app: Make,
 ) -> None:
-    here = quick(plugin=PLUGIN)
-    place = here.place
+    console = console_app(plugin=PLUGIN)
+    place = console.place
     for number in range(33):
         place.consumer(f"c{number:02}", "orders")
     place.consumer("other", "status")
@@ -245,7 +245,7 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     ]
     runs.record(place.engine, made, [])
     count_calls(place, "v1/orders", 40, hours_ago=2)
-    vic = here.visitor("vic")
+    vic = console.client("vic")
 
     text = vic.text("/pipelines/v1/orders", env="test")
     onward = re.search(r'href="([^"]+)" rel="next"', text)
@@ -271,10 +271,10 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     )
 
 
-def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any", "prod")
-    vic = here.visitor("vic")
+def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any", "prod")
+    vic = console.client("vic")
     text = vic.text("/pipelines/v1/orders", env="test")
 
     shown = words(text)
@@ -331,35 +331,35 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
     assert "<img" not in evil
 
 
-def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    oli, vic = here.visitor("oli"), here.visitor("vic")
+def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    oli, vic = console.client("oli"), console.client("vic")
 
     assert oli.post("/pipelines/v1/orders/disable", environment="test").status_code == 303
     text = oli.text("/pipelines/v1/orders")
     assert "orders is switched off in test." in text
     assert "No call is let through: an operator switched the pipeline off. " in card(text, "test")
     assert "served" in card(text, "prod")
-    assert not here.place.snapshot().pipeline("v1/orders").enabled
+    assert not console.place.snapshot().pipeline("v1/orders").enabled
     assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403
     assert vic.post("/pipelines/v1/orders/disable", environment="prod").status_code == 403
-    assert not here.place.snapshot().pipeline("v1/orders").enabled
-    assert here.place.snapshot("prod").pipeline("v1/orders").enabled
+    assert not console.place.snapshot().pipeline("v1/orders").enabled
+    assert console.place.snapshot("prod").pipeline("v1/orders").enabled
     assert "Switch on" not in vic.text("/pipelines/v1/orders")
     assert oli.post("/pipelines/v1/orders/enable", environment="test").status_code == 303
-    assert here.place.snapshot().pipeline("v1/orders").enabled
+    assert console.place.snapshot().pipeline("v1/orders").enabled
     assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
     assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert here.events()[:2] == [
+    assert console.events()[:2] == [
         ("oli", "pipeline:enabled", "test", "v1/orders"),
         ("oli", "pipeline:disabled", "test", "v1/orders"),
     ]
 
 
-def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:
-    here = quick(plugin="")
-    here.place.consumer("acme")
-    vic = here.visitor("vic")
+def test_without_pipelines_the_pages_say_what_to_do_next(console_app: Make) -> None:
+    console = console_app(plugin="")
+    console.place.consumer("acme")
+    vic = console.client("vic")
 
     assert "No pipeline is loaded. Put a plugin into a folder" in vic.text("/pipelines")
     assert "No pipeline is loaded. Put a plugin into a folder" in vic.text(

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
-from support.console import Console, Hand, accessible, engine_of, words_of
+from support.console import ConsoleServer, ConsoleClient, accessible, engine_of, words_of
 
 from penstock import (
     Call,
@@ -26,7 +26,7 @@ from penstock import (
 )
 from penstock.db import runs as stored
 from penstock.db.engine import Engine
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -84,9 +84,9 @@ def shop() -> SimpleNamespace:
 
 
 @pytest.fixture
-def runtime(desk: Start) -> Runtime:
+def runtime(console_runtime: Start) -> Runtime:
     tried.clear()
-    return desk(shop(), policy="api-key")
+    return console_runtime(shop(), policy="api-key")
 
 
 def call(
@@ -125,7 +125,7 @@ class TestTheList:
         other = call(runtime, consumer="globex")
         job = call(runtime, "/v1/jobs/")
         old = many(engine_of(runtime), 1, ago=7200)[0]
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         until = datetime.fromtimestamp(time.time() - 3600, UTC).strftime("%Y-%m-%dT%H:%M")
 
         def found(**query: object) -> list[str]:
@@ -136,7 +136,7 @@ class TestTheList:
             found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
         )
         assert found(consumer="globex") == [other]
-        assert found(status="refused") == [refused]
+        assert found(status="client_error") == [refused]
         assert found(status="accepted") == [job]
         assert found(since="3600") == [job, other, refused, plain]
         assert found(until=until) == [old]
@@ -148,7 +148,7 @@ class TestTheList:
     def test_what_can_not_be_meant_is_said_beside_its_field(self, runtime: Runtime) -> None:
         call(runtime)
         engine_of(runtime)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         for field, value, said in (
             ("pipeline", "ordres", "did you mean &#39;orders&#39;"),
             ("consumer", "acmee", "did you mean &#39;acme&#39;"),
@@ -165,7 +165,7 @@ class TestTheList:
 
     def test_pages_go_on_after_the_last_run_of_the_one_before(self, runtime: Runtime) -> None:
         made = many(engine_of(runtime), 120)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         found, path, pages = list[str](), "/runs?pipeline=orders", 0
         while path:
             page = vic.get(path).text
@@ -178,7 +178,7 @@ class TestTheList:
         assert "pipeline=orders" in page
 
     def test_empty_lists_say_what_to_do_next(self, runtime: Runtime) -> None:
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
 
         assert "make it a key, and call" in words_of(vic.get("/runs", env="test").text)
         assert "Look at all runs" in words_of(vic.get("/runs", env="test", status="failed").text)
@@ -186,7 +186,7 @@ class TestTheList:
     def test_the_rows_are_sent_again_when_there_are_others(self, runtime: Runtime) -> None:
         call(runtime)
         engine_of(runtime)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
 
         def poll(seen: str) -> tuple[int, str, list[str]]:
             answered = vic.get("/runs/rows", env="test", poll=1, seen=seen)
@@ -207,7 +207,7 @@ class TestOneRun:
     def test_its_steps_are_a_waterfall_of_attempts(self, runtime: Runtime) -> None:
         run = call(runtime)
         engine_of(runtime)
-        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
         bars = [
             (kind, float(x), float(width))
             for kind, x, width in re.findall(
@@ -227,7 +227,7 @@ class TestOneRun:
         run = call(runtime, json={"fail": 1})
         engine_of(runtime)
 
-        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
 
         assert "Raised ValueError : made up" in words_of(page)
         assert f"{__file__}:" in words_of(page)
@@ -236,7 +236,7 @@ class TestOneRun:
     def test_what_was_hidden_of_its_bodies_is_not_there(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
-        said = words_of(Hand.of(runtime, "vic").get(f"/runs/{run}").text)
+        said = words_of(ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text)
 
         assert '"card": "***"' in said
         assert '"item": "pump"' in said
@@ -251,7 +251,7 @@ class TestOneRun:
             call(runtime, "/v1/jobs/", json={"a": EVIL}),
         ]
         runtime.work()
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         pages = [vic.get(f"/runs/{run}").text for run in runs] + [
             vic.get("/runs", env="test", **{name: EVIL}).text
             for name in ("pipeline", "id", "consumer")
@@ -261,7 +261,7 @@ class TestOneRun:
         assert not any("<script>window" in page or "<img" in page for page in pages)
 
     def test_a_run_that_is_not_there_is_said_so(self, runtime: Runtime) -> None:
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
 
         assert [
             vic.get(f"/runs/{run}").status_code
@@ -272,7 +272,7 @@ class TestOneRun:
 class TestSteering:
     def test_a_durable_run_is_followed_until_it_is_over(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         waiting = vic.get(f"/runs/{run}").text
         going = vic.get(f"/runs/{run}/state", poll=1)
         runtime.work()
@@ -288,7 +288,7 @@ class TestSteering:
 
     def test_an_operator_cancels_it_and_a_viewer_does_not(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        vic, oli = Hand.of(runtime, "vic"), Hand.of(runtime, "oli")
+        vic, oli = ConsoleClient.of(runtime, "vic"), ConsoleClient.of(runtime, "oli")
 
         assert vic.post(f"/runs/{run}/cancel").status_code == 403
         assert "cancel" not in words_of(vic.get(f"/runs/{run}").text).lower()
@@ -305,7 +305,7 @@ class TestSteering:
 
     def test_a_durable_run_is_run_again_also_from_a_step(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        oli = Hand.of(runtime, "oli")
+        oli = ConsoleClient.of(runtime, "oli")
         early = oli.post(f"/runs/{run}/redeliver", step="1")
         runtime.work()
         whole = oli.follow(oli.post(f"/runs/{run}/redeliver", step="1"))
@@ -329,11 +329,11 @@ class TestSteering:
         run = call(runtime, json={"item": "pump"})
         hidden = call(runtime, json={"card": "4111"})
         engine_of(runtime)
-        oli = Hand.of(runtime, "oli")
+        oli = ConsoleClient.of(runtime, "oli")
         said = oli.follow(oli.post(f"/runs/{run}/redeliver"))
         refused = oli.post(f"/runs/{hidden}/redeliver")
 
-        assert "run here and now: succeeded" in said
+        assert "run console and now: succeeded" in said
         assert f"Has the input of {run}" in said
         assert (
             refused.status_code,
@@ -346,7 +346,7 @@ class TestSteering:
             run,
             runtime.runs()[0]["id"],
         )
-        assert Hand.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
+        assert ConsoleClient.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
         assert len(runtime.runs()) == 3
 
 
@@ -373,18 +373,18 @@ def penstock_pipelines(): return [orders]
 
 
 def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
-    console: Callable[..., Console],
+    console_server: Callable[..., ConsoleServer],
 ) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    here.place.consumer("acme", "orders")
-    key = here.place.key("acme").key
-    page = here.page("oli")
-    page.goto(f"{here.url}/runs?env=test")
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    console.place.consumer("acme", "orders")
+    key = console.place.key("acme").key
+    page = console.page("oli")
+    page.goto(f"{console.url}/runs?env=test")
     expect(page.get_by_text("No runs in test yet.")).to_be_visible()
 
     for _ in range(50):
-        run = here.server.call("POST", "/v1/orders/", key=key, json={"item": "pump"})
+        run = console.server.call("POST", "/v1/orders/", key=key, json={"item": "pump"})
         if run.status_code == 200:
             break
         time.sleep(0.1)
@@ -408,4 +408,4 @@ def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
     assert accessible(page) == []
     page.get_by_role("button", name="Run it again").click()
     page.get_by_role("dialog").get_by_role("button", name="Run it again").click()
-    expect(page.get_by_role("status")).to_contain_text("run here and now: succeeded")
+    expect(page.get_by_role("status")).to_contain_text("run console and now: succeeded")

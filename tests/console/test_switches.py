@@ -8,22 +8,22 @@ import sys
 import time
 from collections.abc import Callable
 
-from support.console import Console, Visitor
+from support.console import ConsoleServer, ConsoleClient
 from support.place import ROOT, Place, Server
 
 from penstock.db.engine import reading
 from penstock.db.runs import alive
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 Serve = Callable[..., Server]
 
 
 def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
-    place: Place, console: Start, serve: Serve
+    place: Place, console_server: Start, serve: Serve
 ) -> None:
-    here = console(place, PENSTOCK_PIPELINES="false", PENSTOCK_OPENAPI="true")
+    console = console_server(place, PENSTOCK_PIPELINES="false", PENSTOCK_OPENAPI="true")
     beside = serve(place)
-    alone, both = here.server.client, beside.client
+    alone, both = console.server.client, beside.client
 
     assert [
         alone.get(path).status_code
@@ -31,15 +31,15 @@ def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
     ] == [404] * 4
     assert [both.get(path).status_code for path in ("/v1/orders/", f"{ROOT}/sign-in")] == [401, 404]
     assert alone.get("/-/health").status_code == 200
-    text = here.visitor("vic").get("/").text
+    text = console.client("vic").get("/").text
     assert text.count("answers calls") == 2
 
 
-def test_the_description_can_be_for_who_is_signed_in(console: Start) -> None:
-    here = console(PENSTOCK_OPENAPI="sign-in", PENSTOCK_DOCS="true")
-    stranger, vic = here.visitor(), here.visitor("vic")
+def test_the_description_can_be_for_who_is_signed_in(console_server: Start) -> None:
+    console = console_server(PENSTOCK_OPENAPI="sign-in", PENSTOCK_DOCS="true")
+    stranger, vic = console.client(), console.client("vic")
 
-    def statuses(visitor: Visitor) -> list[int]:
+    def statuses(visitor: ConsoleClient) -> list[int]:
         return [
             visitor.client.get(path).status_code
             for path in ("/-/openapi.json", "/-/docs", "/-/docs/page.js")

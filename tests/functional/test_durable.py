@@ -23,7 +23,7 @@ from support.place import Place
 from support.zygote import Started
 
 from penstock.db.engine import DatabaseUnavailable, writing
-from penstock.host.host import open_dbos
+from penstock.host.services import open_dbos
 
 PLUGIN = """
 import os, time
@@ -325,7 +325,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("refusal", "refused"), ("exit", "failed"), ("value", "failed")]
+    ("kind", "status"), [("refusal", "client_error"), ("exit", "failed"), ("value", "failed")]
 )
 def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(
     sqlite_place: Place, serve: Serve, kind: str, status: str

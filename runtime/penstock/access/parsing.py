@@ -274,7 +274,7 @@ def limit_of(row: Row) -> tuple[tuple[int, str], Rate] | None:
     """Read a limit, None where it was removed."""
     if not flag(row, "active"):
         return None
-    rate = Rate(text(row, "rate"), by=text(row, "by"))
+    rate = Rate.of(text(row, "rate"), text(row, "by"))
     if any(rate.problems()):
         raise Unreadable("rate can't be read")
     pipeline: str = _of(str, row, "pipeline")

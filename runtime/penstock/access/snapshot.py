@@ -40,7 +40,7 @@ from penstock.contracts.access import (
 )
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.contracts.variables import Named, Secret
+from penstock.contracts.variables import NamedValues, Secret
 from penstock.db.engine import Connection, DatabaseUnavailable, Engine, reading
 from penstock.db.unit_of_work import (
     KeyRow,
@@ -101,7 +101,7 @@ class Snapshot:
         self._in_doubt: dict[str, set[int]] = {}  # consumers of whom a table's rows can't be read
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
-        self.variables: Mapping[str, str] = Named("variable", self._name)
+        self.variables: Mapping[str, str] = NamedValues("variable", self._name)
         self.secrets: Mapping[str, StoredSecret] = {}
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
@@ -186,7 +186,7 @@ class Snapshot:
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
         """Return the secrets that a pipeline may have now, by its id."""
         now = time.time()
-        return Named(
+        return NamedValues(
             "secret",
             self._name,
             (
@@ -501,7 +501,7 @@ class Snapshot:
         """
         if changed["variables"]:
             self.variables = MappingProxyType(
-                Named(
+                NamedValues(
                     "variable",
                     self._name,
                     self._whole("variables", changed["variables"], parsing.variable_of),

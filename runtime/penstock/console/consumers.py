@@ -170,7 +170,7 @@ def consumers_associate(name: str) -> Response:
     with form.faults_at("pipelines"):
         before, after = _associations("seen", "seen_new"), _associations("on", "new")
         added, removed = access.save_associations(
-            context.engine, user().name, name, before, after, context.host.offered
+            context.engine, user().name, name, before, after, context.host.catalog.offered
         )
         changes = [
             f"{added} added" if added else "",
@@ -208,7 +208,7 @@ def _show_access(name: str, form: AssociationsForm) -> Response:
     checked_new = consumer["new_pipelines"]
     if form.has_faults:
         checked, checked_new = set(request.form.getlist("on")), request.form.getlist("new")
-    loaded = context.host.loaded
+    loaded = context.host.catalog.loaded
     return show_form(
         "consumer_pipelines.html",
         form,

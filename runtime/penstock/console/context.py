@@ -27,12 +27,14 @@ from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Look
 from penstock.gate.rates import Limiter
-from penstock.host.host import Host, open_dbos
+from penstock.host.catalog import Catalog
+from penstock.host.host import Host
+from penstock.host.services import open_dbos
 from penstock.runs.recent_callers import Callers
 from penstock.runs.statistics import Traffic
 
 # Describes pipelines of an environment as an OpenAPI document.
-Describe = Callable[[Host, str, Mapping[str, Evaluation]], dict[str, Any]]
+Describe = Callable[[Catalog, str, Mapping[str, Evaluation]], dict[str, Any]]
 
 EXTENSION = "penstock-console"
 USER_RATE_FACTOR = 5  # guesses at one user, from all unknown addresses, per guess of one address
@@ -139,7 +141,8 @@ class ConsoleContext:
         return self._run_operations
 
     def _open_run_store(self, url: str, environment: str, box: SecretBox) -> RunStore:
-        own = self.host.run_store if environment == self.settings.environment else None
+        services = self.host.services
+        own = services.run_store if services and environment == self.settings.environment else None
         return own or open_dbos(url, environment, box)
 
     def environments(self) -> list[Row]:
@@ -161,7 +164,7 @@ class ConsoleContext:
             access = view.access if view is not None else Snapshot(environment, self.box)
             access.read(engine)
             if view is None or access.gates_version != version or _reevaluation_due(view):
-                evaluated = self.host.evaluate_all(access)
+                evaluated = self.host.evaluator.evaluate_all(access)
                 internal = {
                     identifier: evaluation
                     for identifier, evaluation in evaluated.internal.items()
@@ -181,8 +184,8 @@ class ConsoleContext:
         cached = self._by_policy.get(view.name)
         if cached is None or cached[0] is not view:
             evaluated = {
-                policy: self.host.evaluate_all(view.access, policy=policy)
-                for policy in self.host.judge.options
+                policy: self.host.evaluator.evaluate_all(view.access, policy=policy)
+                for policy in self.host.evaluator.options
             }
             cached = self._by_policy[view.name] = view, evaluated
         return {policy: pipelines.on(internal=internal) for policy, pipelines in cached[1].items()}

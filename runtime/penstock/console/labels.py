@@ -6,18 +6,17 @@ from collections.abc import Mapping
 
 from flask import Flask
 
+from penstock.contracts.run_status import FINISHED, Status
 from penstock.gate.compliance import State
-from penstock.runs.records import Status
 
 STATUS_LABELS: Mapping[str, str] = {
-    **{status.value: status.value.replace("_", " ") for status in Status},
-    Status.REFUSED.value: "client error",
+    status.value: status.value.replace("_", " ") for status in Status
 }
 STATUS_KINDS: Mapping[str, str] = {
     Status.SUCCEEDED.value: "good",
     Status.FAILED.value: "bad",
     Status.TIMED_OUT.value: "bad",
-    Status.REFUSED.value: "warn",
+    Status.CLIENT_ERROR.value: "warn",
     Status.CANCELLED.value: "off",
 }
 STATE_LABELS: Mapping[str, str] = {
@@ -48,6 +47,7 @@ def add_labels(app: Flask) -> None:
     """Register the labels as filters of the console's templates."""
     app.jinja_env.filters.update(
         outcome_label=outcome_label,
+        is_finished=lambda status: status in FINISHED,
         status_label=lambda status: STATUS_LABELS.get(status, status),
         status_kind=lambda status: STATUS_KINDS.get(status, ""),
         state_label=lambda state: STATE_LABELS.get(state, state),

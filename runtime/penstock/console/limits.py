@@ -133,7 +133,7 @@ def _show_new(form: NewLimitForm) -> Response:
         "limit_new.html",
         form,
         env=current_environment(),
-        pipelines=in_order(console_context().host.loaded),
+        pipelines=in_order(console_context().host.catalog.loaded),
     )
 
 
@@ -143,10 +143,10 @@ def limits_set() -> Response:
     context, environment, form = console_context(), current_environment(), NewLimitForm()
     if form.is_valid():
         with form.faults_at("rate"):
-            access.check_rate(Rate(form.rate.data, by=form.by.data))
+            access.check_rate(Rate.of(form.rate.data, form.by.data))
     if form.has_faults:
         return _show_new(form)
-    rate = Rate(form.rate.data, by=form.by.data)
+    rate = Rate.of(form.rate.data, form.by.data)
     with form.faults_at("rate", consumer="consumer", pipeline="pipeline"):
         identifiers = access.set_limit(
             context.engine,
@@ -155,10 +155,12 @@ def limits_set() -> Response:
             environment,
             rate,
             pipeline=form.pipeline.data,
-            offered=context.host.offered,
+            offered=context.host.catalog.offered,
         )
         replaced = [
-            own for identifier in identifiers for own in context.host.own_rates(identifier) or ()
+            own
+            for identifier in identifiers
+            for own in context.host.catalog.own_rates(identifier) or ()
         ]
         message = (
             f"Limit set in {environment}: {form.consumer.data} may call"

@@ -14,7 +14,7 @@ from penstock.db.engine import reading
 from penstock.db.runs import alive
 from penstock.gate.compliance import State
 from penstock.gate.exposure import SERVED
-from penstock.host.host import SILENT
+from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
 
@@ -37,8 +37,8 @@ def overview() -> str:
     view = context.view(environment)
     facts = view.access.environment
     with reading(context.engine) as connection:
-        processes = alive(connection, facts.id, silent=SILENT)
-    ready, checks = context.host.checks()
+        processes = alive(connection, facts.id, silent=SERVING_TIMEOUT_S)
+    ready, checks = context.host.health.checks()
     return render(
         "overview.html",
         env=environment,
@@ -55,7 +55,7 @@ def overview() -> str:
             for identifier, evaluation in view.evaluated.items()
             if evaluation.warnings
         ],
-        plugin_errors=context.host.problems,
+        plugin_errors=context.host.catalog.problems,
         unreadable=view.access.doubts,
         processes=processes,
         ready=ready,

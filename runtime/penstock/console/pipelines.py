@@ -24,7 +24,7 @@ from penstock.execution.operating import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import SERVED, described, exposures
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
 PER_PAGE = 50
@@ -58,9 +58,9 @@ def _entries(views: Iterable[EnvironmentView]) -> dict[str, Entries]:
         facts = view.access.environment
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
         for identifier, exposure, evaluation in exposures(
-            view.evaluated, view.evaluated_internal, host.broken
+            view.evaluated, view.evaluated_internal, host.catalog.broken
         ):
-            plugin = host.loaded[identifier].plugin
+            plugin = host.catalog.loaded[identifier].plugin
             entry = described(identifier, exposure, evaluation, plugin)
             entries.setdefault(identifier, {}).setdefault(view.name, []).append(
                 entry | {"policy": policies[exposure], "evaluated": evaluation}
@@ -87,7 +87,7 @@ def _sort_key(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _rows(views: list[EnvironmentView], calls: Mapping[str, Any]) -> list[dict[str, Any]]:
-    loaded = console_context().host.loaded
+    loaded = console_context().host.catalog.loaded
     return [
         {
             "id": identifier,
@@ -137,7 +137,7 @@ def pipelines() -> str:
 
 
 def _loaded_pipeline(major: str, name: str) -> tuple[str, LoadedPipeline]:
-    loaded, identifier = console_context().host.loaded, f"{major}/{name}"
+    loaded, identifier = console_context().host.catalog.loaded, f"{major}/{name}"
     if identifier not in loaded:
         raise UnknownName("pipeline", identifier, loaded)
     return identifier, loaded[identifier]
@@ -167,7 +167,7 @@ def pipelines_one(major: str, name: str) -> str:
 def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
     """Return the state of a pipeline in each environment."""
     context, now = console_context(), time.time()
-    authenticators = context.host.plugins.authenticators
+    authenticators = context.host.catalog.plugins.authenticators
     entries = _entries(views)[identifier]
     return {
         "entries": entries,
@@ -186,8 +186,8 @@ def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
 
 def _required_credentials(identifier: str) -> list[str]:
     host = console_context().host
-    nouns = {each.name: each.noun for each in host.plugins.authenticators}
-    toggles = host.loaded[identifier].pipeline.trigger.toggles
+    nouns = {each.name: each.noun for each in host.catalog.plugins.authenticators}
+    toggles = host.catalog.loaded[identifier].pipeline.trigger.toggles
     return [nouns.get(toggle, toggle) for toggle in sorted(toggles)]
 
 
@@ -260,7 +260,7 @@ def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
         user().name,
         environment,
         identifier,
-        context.host.offered,
+        context.host.catalog.offered,
         enabled=enabled,
     )
     message = f"{identifier} disabled in {environment}."

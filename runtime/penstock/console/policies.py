@@ -55,14 +55,14 @@ def policies() -> str:
     return render(
         "policies.html",
         cards=[_card(context.view(str(row["name"]))) for row in rows],
-        meanings=context.host.judge.meanings,
+        meanings=context.host.evaluator.meanings,
     )
 
 
 def _card(view: EnvironmentView) -> dict[str, Any]:
     """Count the pipelines that comply now, and under each policy."""
     context = console_context()
-    listed = exposures(view.evaluated, view.evaluated_internal, context.host.broken)
+    listed = exposures(view.evaluated, view.evaluated_internal, context.host.catalog.broken)
     facts = view.access.environment
     sides = []
     for exposure, policy in ((EXTERNAL, facts.policy), (INTERNAL, facts.internal_policy)):
@@ -115,7 +115,9 @@ def policies_history(name: str) -> str:
 
 def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
     context = console_context()
-    return context.host.preview(context.view(name).access, policy, internal=exposure == INTERNAL)
+    return context.host.evaluator.preview(
+        context.view(name).access, policy, internal=exposure == INTERNAL
+    )
 
 
 @page("/policies/<name>/change", needs=Role.OPERATOR)
@@ -128,14 +130,14 @@ def policies_preview(name: str) -> Response:
 def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     context = console_context()
     environment_id = context.view(change.environment).access.environment.id
-    authenticators = context.host.plugins.authenticators
+    authenticators = context.host.catalog.plugins.authenticators
     affected = [*change.stops, *change.changed]
     return show_form(
         "policy_change.html",
         form,
         change=change,
         exposure=INTERNAL if change.internal else EXTERNAL,
-        meanings=context.host.judge.meanings,
+        meanings=context.host.evaluator.meanings,
         callers_shown=CALLERS_SHOWN,
         callers=context.callers.of(context.engine, environment_id, affected, time.time()),
         gates={

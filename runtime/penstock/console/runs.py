@@ -25,8 +25,7 @@ from penstock.console.responses import done, live, live_part, redirect_to, rende
 from penstock.durable.status import attempts_of, span_of
 from penstock.execution import operating
 from penstock.execution.steering import identifiers
-from penstock.runs.ids import is_run_id
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
 SINCE = (  # by seconds
@@ -111,7 +110,7 @@ def runs() -> Response:
         environments=console_context().environment_names(),
         table=live_part(table),
         query=form.query(),
-        pipelines=in_order(console_context().host.loaded),
+        pipelines=in_order(console_context().host.catalog.loaded),
         following=newest and not form.has_faults,
         paused=request.args.get("live") == "off",
     )

@@ -124,7 +124,9 @@ def settings_variable_set() -> Response:
     name, value = form.name.data, form.value.data
     if form.is_valid():
         with form.faults_at("value"):
-            context.host.check_variable(context.engine, environment, context.box, name, value)
+            context.host.evaluator.check_variable(
+                context.engine, environment, context.box, name, value
+            )
     if not form.has_faults:
         with form.faults_at("name"):
             variables.set_variable(context.engine, user().name, environment, name, value)
@@ -179,7 +181,7 @@ def settings_secret_set() -> Response:
             context.box,
             expires=timedelta(days=days) if days else None,
             pipelines=form.pipelines.data,
-            offered=context.host.offered,
+            offered=context.host.catalog.offered,
         )
         return done(
             f"Secret {name} set in {environment}. Its value can't be viewed again.",

@@ -47,10 +47,15 @@ def _login_flows(environment: str) -> list[LoginFlow]:
     context = console_context()
     host, access = context.host, context.view(environment).access
     designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
-    declared = {identifier for identifier in host.loaded if host.is_login_flow(identifier)}
+    declared = {
+        identifier for identifier in host.catalog.loaded if host.catalog.is_login_flow(identifier)
+    }
     return [
         LoginFlow(
-            identifier, identifier in designated, identifier in declared, identifier in host.loaded
+            identifier,
+            identifier in designated,
+            identifier in declared,
+            identifier in host.catalog.loaded,
         )
         for identifier in in_order(designated | declared)
     ]
@@ -99,12 +104,12 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
             user().name,
             environment,
             identifier,
-            context.host.offered,
+            context.host.catalog.offered,
             designated=designated,
         )
         message = f"{identifier} is {'now' if designated else 'no longer'} a login flow"
         message += f" in {environment}."
-        if designated and not context.host.is_login_flow(identifier):
+        if designated and not context.host.catalog.is_login_flow(identifier):
             message += " Its trigger doesn't set login=True, so it can't issue tokens."
         return done(message, "tokens", env=environment)
     return show_tokens(form)

@@ -14,7 +14,7 @@ from penstock.console.context import EnvironmentView, console_context
 from penstock.endpoints.compiler import PARAMETER, Endpoint
 from penstock.gate.compliance import Evaluation
 from penstock.gate.descriptions import curl_line
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 
 SCHEMAS = "#/components/schemas/"
 MAX_EXAMPLE_DEPTH = 6
@@ -29,7 +29,7 @@ def document_of(
     """Return the OpenAPI document of a pipeline; empty where it is not served."""
     context = console_context()
     pipelines = {identifier: evaluated} if evaluated is not None else {}
-    return context.describe(context.host, view.name, pipelines)
+    return context.describe(context.host.catalog, view.name, pipelines)
 
 
 def _operation(
@@ -149,7 +149,7 @@ def trial(
         schema = (content.get(media) or {}).get("schema") or {}
         body = _example_body(media, schema, document["components"]["schemas"])
     base = query.get("base", "").strip() or _base_url(view, internal=internal)
-    authenticators = console_context().host.plugins.authenticators
+    authenticators = console_context().host.catalog.plugins.authenticators
     return {
         "routes": list(endpoints),
         "route": str(route),

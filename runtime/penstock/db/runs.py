@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from penstock import clock
+from penstock.contracts.run_status import UNFINISHED
+from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
-from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
+from penstock.db.tables import IS_UNFINISHED, durable_runs, processes, refusals, run_details, runs
 from penstock.db.unit_of_work import Row
 
-UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
 NEAR = 200  # runs: more are not accepted at the same moment
 BACKLOG = 0x70656E  # names our locks on PostgreSQL
@@ -127,7 +128,7 @@ def _count_waiting(connection: sa.Connection, environment_id: int, pipeline: str
 
 def _in_flight() -> sa.ColumnElement[bool]:
     """Return the condition of the partial indexes, as they have it."""
-    return sa.text("status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+    return sa.text(IS_UNFINISHED)  # type: ignore[return-value]  # a text stands for any condition
 
 
 def accept(connection: sa.Connection, *, callback_url: str | None, **values: object) -> bool:
@@ -218,7 +219,7 @@ def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | No
     if started is None or end.micros is not None:
         return started, end.micros
     return started, max(
-        0, ((end.ended_at or clock.moment()) - started) // timedelta(microseconds=1)
+        0, ((end.ended_at or clock.utc_now()) - started) // timedelta(microseconds=1)
     )
 
 
@@ -303,7 +304,7 @@ def page(  # noqa: PLR0913  one argument a filter
     elif pipelines:
         query = query.where(runs.c.pipeline.in_(pipelines))
     if status is not None:
-        query = query.where(runs.c.status == status)
+        query = query.where(runs.c.status.in_(spellings(status)))
         if status != "succeeded":  # the condition of the index, as it has it
             query = query.where(sa.text("status <> 'succeeded'"))
     if since is not None:
@@ -365,7 +366,7 @@ def count_unfinished(connection: sa.Connection) -> dict[int, int]:
 
 
 def _qualified_in_flight() -> sa.ColumnElement[bool]:
-    return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text stands for any condition
+    return sa.text(f"runs.{IS_UNFINISHED}")  # type: ignore[return-value]  # a text stands for any condition
 
 
 def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, dict[str, bool]]:

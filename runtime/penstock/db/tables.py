@@ -25,7 +25,8 @@ from sqlalchemy import (
     text,
 )
 
-from penstock.db.columns import Blob, Flag, Json, Moment, RunId
+from penstock.contracts.run_status import UNFINISHED, Status
+from penstock.db.columns import Blob, Flag, Json, Moment, Outcome, RunId
 
 metadata = MetaData(
     naming_convention={
@@ -323,7 +324,8 @@ callback_targets = Table(
 # What follows is no access data: it carries no revision, no gate asks it, and it has no foreign
 # keys, for rows come and go by the thousand.
 
-UNFINISHED = "status IN ('accepted', 'running')"
+_STATES = ", ".join(f"'{status}'" for status in Status if status in UNFINISHED)
+IS_UNFINISHED = f"status IN ({_STATES})"  # as the partial indexes have it
 
 runs = Table(
     "runs",
@@ -336,7 +338,7 @@ runs = Table(
     Column("durable", Boolean, nullable=False),
     Column("consumer_id", Integer),
     Column("subject", String(255)),
-    Column("status", String(12), nullable=False),
+    Column("status", Outcome(12), nullable=False),
     Column("http_status", SmallInteger),
     Column("micros", BigInteger),
     Column("started_at", Moment),  # of durable runs, which wait first
@@ -361,8 +363,8 @@ runs = Table(
         "environment_id",
         "pipeline",
         "status",
-        sqlite_where=text(UNFINISHED),
-        postgresql_where=text(UNFINISHED),
+        sqlite_where=text(IS_UNFINISHED),
+        postgresql_where=text(IS_UNFINISHED),
     ),
     Index(
         "ix_runs_request_id",
@@ -409,7 +411,7 @@ refusals = Table(
     Column("id", RunId, primary_key=True),
     Column("environment_id", Integer, nullable=False),
     Column("pipeline", String(80), nullable=False),
-    Column("problem", String(64), nullable=False),
+    Column("problem", Outcome(64), nullable=False),
     Column("reason", Text),
     Column("address", String(64), nullable=False),
     Column("consumer_id", Integer),
@@ -424,7 +426,7 @@ call_counts = Table(
     Column("span", Integer, primary_key=True),  # seconds: 60, or 3600 once the hour is over
     Column("since", BigInteger, primary_key=True),  # seconds since the epoch
     Column("pipeline", String(80), primary_key=True),
-    Column("outcome", String(64), primary_key=True),
+    Column("outcome", Outcome(64), primary_key=True),
     Column("process", String(36), primary_key=True),
     Column("calls", BigInteger, nullable=False),
     Column("micros", BigInteger, nullable=False),

@@ -29,21 +29,15 @@ from penstock import (
     hookimpl,
     step,
 )
+from penstock.contracts.run_status import Status
 from penstock.db import call_counts
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
 from penstock.errors import UnknownName
-from penstock.runs import records
-from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import (
-    Finished,
-    Record,
-    RecordedBodies,
-    Recorder,
-    Status,
-    first_id,
-    steps_of,
-)
+from penstock.runs import recorder as recorder_module
+from penstock.runs.ids import derived_run_id, first_id, is_run_id, millis_of, new_run_id
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished, Record, RecordedBodies, steps_of
 from penstock.runs.redaction import Redactor
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
@@ -84,11 +78,16 @@ class TestWhatBecameOfIt:
         ("sent", "http_status", "status", "problem"),
         [
             ({"json": {"a": 1}}, 200, "succeeded", None),
-            ({"json": {"refuse": 409}}, 409, "refused", "not-like-this"),
+            ({"json": {"refuse": 409}}, 409, "client_error", "not-like-this"),
             ({"json": {"refuse": 503}}, 503, "failed", "not-like-this"),
             ({"json": {"raise": "x"}}, 500, "failed", "pipeline-failed"),
-            ({"data": b"{", "content_type": "application/json"}, 400, "refused", "body-malformed"),
-            ({"json": [1]}, 422, "refused", "body-invalid"),
+            (
+                {"data": b"{", "content_type": "application/json"},
+                400,
+                "client_error",
+                "body-malformed",
+            ),
+            ({"json": [1]}, 422, "client_error", "body-invalid"),
         ],
     )
     def test_each_call_that_passed_the_gate_has_a_record(
@@ -146,7 +145,7 @@ class TestWhatBecameOfIt:
             ("timed_out", "timed-out")
         ]
 
-    def test_a_call_that_the_gate_refused_is_counted_by_reason_and_has_no_record(
+    def test_a_call_that_the_gate_rejected_is_counted_by_reason_and_has_no_record(
         self, runtime: Runtime, place_of: Callable[[Runtime], Any]
     ) -> None:
         client = runtime.anonymous()
@@ -478,7 +477,7 @@ class TestTheRecorder:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(records, "MOST", 5)
+        monkeypatch.setattr(recorder_module, "MAX_QUEUED_RECORDS", 5)
         with recorder._writing:  # noqa: SLF001  so that nothing is written meanwhile
             for _ in range(8):
                 recorder.over(self.record())
@@ -518,7 +517,7 @@ class TestTheRecorder:
         recorder.over(bad)
         recorder.over(good)
         recorder.ended(
-            Finished(durable[0], example(), Status.REFUSED, 422, detail="\ud800", steps=steps)
+            Finished(durable[0], example(), Status.CLIENT_ERROR, 422, detail="\ud800", steps=steps)
         )
         recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
         recorder.flush()
@@ -529,7 +528,10 @@ class TestTheRecorder:
             in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
         )
         assert self.found(place, good.run)["status"] == "succeeded"
-        assert [self.found(place, run)["status"] for run in durable] == ["refused", "succeeded"]
+        assert [self.found(place, run)["status"] for run in durable] == [
+            "client_error",
+            "succeeded",
+        ]
 
     def test_an_end_that_is_told_twice_is_written_and_counted_once(
         self, place: Place, recorder: Recorder
@@ -569,10 +571,10 @@ class TestTheRecorder:
         def finish(connection: Any, ends: Any) -> dict[str, str]:
             if any(end.run == poison for end in ends):
                 raise ValueError("not this one")
-            return records.noted(connection, ends)
+            return recorder_module.finish_runs(connection, ends)
 
         dropped: list[int] = []
-        monkeypatch.setattr(records.metrics, "dropped", dropped.append)
+        monkeypatch.setattr(recorder_module.metrics, "count_dropped_records", dropped.append)
         engine = open_engine(place.url, relaxed=True)
         recorder = Recorder(
             engine,
@@ -587,7 +589,7 @@ class TestTheRecorder:
             recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
             recorder.progress(good, {"done": object()})
             recorder.progress(poison, {"done": 1})
-            recorder.refused("v1/example", "key-missing")
+            recorder.rejected("v1/example", "key-missing")
         recorder.stop()
 
         assert self.found(place, good)["status"] == "succeeded"
@@ -861,7 +863,7 @@ class TestDurableRuns:
     @pytest.mark.parametrize(
         ("body", "status", "problem"),
         [
-            ({"refuse": 409}, "refused", ("not-like-this", 409)),
+            ({"refuse": 409}, "client_error", ("not-like-this", 409)),
             ({"raise": "x"}, "failed", ("pipeline-failed", 500)),
         ],
     )
@@ -972,7 +974,7 @@ class TestDurableRuns:
         assert said.startswith(f"run {again['id']} accepted")
         assert (again["redelivers"], again["status"], again["consumer"]) == (
             first["id"],
-            "refused",
+            "client_error",
             "acme",
         )
 
@@ -1019,7 +1021,7 @@ class TestInlineAgain:
         assert (first["id"], again["redelivers"], again["status"], again["consumer"]) == (
             run,
             run,
-            "refused",
+            "client_error",
             "acme",
         )
 
