@@ -1,4 +1,4 @@
-"""Sign-in through a real identity provider, a program of its own."""
+"""Sign-in with a real identity provider, which runs as a program of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from support.console import ConsoleServer, ConsoleClient
-from support.place import ROOT, Place, wait_for
+from support.console import ROOT, ConsoleClient, ConsoleServer
+from support.place import Place, wait_for
 from support.services import free_port
 
 from penstock import audit
@@ -39,7 +39,7 @@ def provider() -> Iterator[str]:
 
 
 @pytest.fixture
-def here(console_server: Start, sqlite_place: Place, provider: str) -> ConsoleServer:
+def console(console_server: Start, sqlite_place: Place, provider: str) -> ConsoleServer:
     oidc = {"ISSUER": provider, "CLIENT_ID": "console", "CLIENT_SECRET": "hush-hush"}
     return console_server(
         PENSTOCK_CONSOLE_URL="http://console.test",
@@ -61,7 +61,7 @@ def through(visitor: ConsoleClient, subject: str) -> str:
     return back.removeprefix(f"http://console.test{ROOT}")
 
 
-def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(
+def test_an_authenticated_person_signs_in_as_the_user_of_that_name(
     console: ConsoleServer, provider: str
 ) -> None:
     users.create_user(console.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
@@ -70,7 +70,7 @@ def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(
     start = eve.get("/oidc").headers["Location"]
     asked = {name: values[0] for name, values in parse_qs(urlsplit(start).query).items()}
 
-    assert "Sign in through localhost" in eve.get("/sign-in").text
+    assert "Sign in with localhost" in eve.get("/sign-in").text
     assert (asked["code_challenge_method"], asked["client_id"]) == ("S256", "console")
     assert asked["nonce"]
     assert asked["state"]
@@ -108,29 +108,29 @@ def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(
     ]
 
 
-def test_who_is_unknown_disabled_or_unverified_stays_out(console: ConsoleServer, provider: str) -> None:
+def test_unknown_disabled_and_unverified_users_do_not_sign_in(
+    console: ConsoleServer, provider: str
+) -> None:
     engine = console.place.engine
     for name in ("off@example.org", "unverified@example.org"):
         users.create_user(engine, "tester", name, Role.VIEWER, None)
     users.set_user_enabled(engine, "tester", "off@example.org", enabled=False)
     know(provider, "off", email="off@example.org", email_verified=True)
     know(provider, "unverified", email="unverified@example.org", email_verified=False)
-    know(provider, "stranger", email="stranger@example.org", email_verified=True)
+    know(provider, "outsider", email="outsider@example.org", email_verified=True)
     know(provider, "silent")
     users.create_user(engine, "tester", "mark@example.org", Role.ADMIN, None)
     know(provider, "kelvin", email="mar\u212a@example.org", email_verified=True)
     know(provider, "spaced", email="\u00a0mark@example.org", email_verified=True)
 
-    for subject in ("off", "unverified", "stranger", "silent", "kelvin", "spaced"):
+    for subject in ("off", "unverified", "outsider", "silent", "kelvin", "spaced"):
         visitor = console.client()
         answered = visitor.get(through(visitor, subject))
         assert (answered.status_code, 'class="problem"' in answered.text) == (422, True), subject
         assert visitor.get("/").status_code == 303
 
 
-def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
-    console: ConsoleServer, provider: str
-) -> None:
+def test_an_answer_to_another_browser_is_rejected(console: ConsoleServer, provider: str) -> None:
     users.create_user(console.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
     know(provider, "eve", email="eve@example.org", email_verified=True)
     eve, victim = console.client(), console.client()
@@ -142,12 +142,14 @@ def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
     assert eve.get(back).status_code == 303
     assert eve.get(back).status_code == 422
     assert (
-        console.client().get("/oidc/back?error=access_denied&error_description=<b>no</b>").status_code
+        console.client()
+        .get("/oidc/back?error=access_denied&error_description=<b>no</b>")
+        .status_code
         == 422
     )
 
 
-def test_a_provider_that_is_away_or_not_configured_is_said(console_server: Start) -> None:
+def test_an_unreachable_provider_is_reported(console_server: Start) -> None:
     settings = {
         "ISSUER": f"http://localhost:{free_port()}",
         "CLIENT_ID": "console",
@@ -160,4 +162,4 @@ def test_a_provider_that_is_away_or_not_configured_is_said(console_server: Start
 
     away = console.client().get("/oidc")
 
-    assert (away.status_code, "be asked at the moment" in away.text) == (422, True)
+    assert (away.status_code, "be reached at the moment" in away.text) == (422, True)

@@ -1,5 +1,4 @@
-"""Policies: what another one would do is shown before it is set, and who set which, when and why
-from then on."""
+"""Policies: the preview of a change, its application, and the history of changes."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from support.console import ConsoleApp, ConsoleClient
+from support.console import EVIL, ConsoleApp, ConsoleClient
 from support.place import Place
 
 from penstock.access import environments
@@ -18,7 +17,6 @@ from penstock.db.unit_of_work import RowReader
 from penstock.runs.ids import first_id
 
 Make = Callable[..., ConsoleApp]
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 DAY = 86_400
 
 PLUGIN = """
@@ -96,7 +94,9 @@ def digest(visitor: ConsoleClient, env: str, policy: str, exposure: str = "exter
     return found[1]
 
 
-def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(console_app: Make) -> None:
+def test_a_card_explains_each_policy_and_counts_compliant_pipelines(
+    console_app: Make,
+) -> None:
     console = console_app(plugin=PLUGIN)
     console.place.policy("any", "prod")
     text = console.client("vic").text("/policies")
@@ -116,11 +116,11 @@ def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(consol
     ]  # fmt: skip
     assert "Each call carries an API key and a token of the same consumer." in test
     assert "One that asks for nothing is open to anyone." in test
-    assert "Show what would change" not in text
-    assert "Show what would change" in console.client("oli").text("/policies")
+    assert "Preview change" not in text
+    assert "Preview change" in console.client("oli").text("/policies")
 
 
-def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_days(
+def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(
     console_app: Make,
 ) -> None:
     console = console_app(plugin=PLUGIN)
@@ -137,14 +137,14 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
 
     text = oli.text("/policies/test/change", policy="jwt-api-key")
 
-    assert "3 pipelines stop being served" in text
+    assert "3 pipelines will stop being served" in text
     assert rows(section(text, "stops")) == {
-        "v1/also": "nobody",
-        "v1/free": "nobody",
+        "v1/also": "none",
+        "v1/free": "none",
         "v1/keyed": "acme, bolt",
     }
     assert "set jwt=True on its HttpTrigger" in section(text, "stops")
-    assert "No pipeline starts being served" in text
+    assert "No pipeline will start being served" in text
     assert not section(text, "changed")
     assert facts(place).policy == "any"
     called(place, "v1/also", "bolt", days_ago=0)
@@ -155,7 +155,9 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
     assert console.client("vic").get("/policies/test/change", policy="any").status_code == 403
 
 
-def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(console_app: Make) -> None:
+def test_the_preview_loads_further_callers_on_request(
+    console_app: Make,
+) -> None:
     console = console_app(plugin=PLUGIN)
     console.place.policy("any")
     for number in range(11):
@@ -174,10 +176,12 @@ def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(cons
         oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console"))
         == "<span>and c08, c09, c10</span>"
     )
-    assert console.client("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
+    assert (
+        console.client("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
+    )
 
 
-def test_the_preview_names_what_would_start_with_its_gate_and_warnings(console_app: Make) -> None:
+def test_the_preview_names_pipelines_that_start_with_gate_and_warnings(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     text = console.client("oli").text("/policies/test/change", policy="any")
 
@@ -187,11 +191,11 @@ def test_the_preview_names_what_would_start_with_its_gate_and_warnings(console_a
     assert starts["v1/free"].startswith(
         "A call needs nothing: it is open to anyone. warning open to anyone"
     )
-    assert "No pipeline stops being served" in text
-    assert "data-confirm" not in section(text, "starts") + text[text.index("Set it") :]
+    assert "No pipeline will stop being served" in text
+    assert "data-confirm" not in section(text, "starts") + text[text.index("Apply change") :]
 
 
-def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(console_app: Make) -> None:
+def test_a_policy_is_applied_with_a_reason_if_its_effect_is_unchanged(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     place, oli = console.place, console.client("oli")
     place.policy("api-key")
@@ -200,7 +204,7 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(console_app: Ma
 
     silent = oli.post("/policies/test/change", **form, reason="  ")
     assert (silent.status_code, facts(place).policy) == (422, "api-key")
-    assert 'id="e-reason" class="error" role="alert">Say why' in silent.text
+    assert 'id="e-reason" class="error" role="alert">Enter a reason' in silent.text
     nonsense = oli.post("/policies/test/change", **form, reason="because", grace="long")
     assert (nonsense.status_code, facts(place).policy) == (422, "api-key")
     assert 'id="e-grace"' in nonsense.text
@@ -212,7 +216,7 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(console_app: Ma
     place.enable("also", enabled=False)
     late = oli.post("/policies/test/change", **form, reason="because")
     assert (late.status_code, facts(place).policy) == (422, "api-key")
-    assert "different from what you saw" in late.text
+    assert "The effect has changed since this preview." in late.text
     assert rows(section(late.text, "stops")).keys() == {"v1/keyed"}
 
     done = oli.post(
@@ -248,7 +252,7 @@ def test_pipelines_that_would_stop_can_be_given_grace(console_app: Make) -> None
     assert "Served with its old gate until" in oli.text("/pipelines/v1/keyed")
 
 
-def test_the_internal_policy_is_set_by_itself_and_knows_no_grace(console_app: Make) -> None:
+def test_the_internal_policy_is_set_separately_and_without_grace(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     oli = console.client("oli")
     text = oli.text("/policies/test/change", policy="jwt-api-key", exposure="internal")
@@ -270,7 +274,7 @@ def test_the_internal_policy_is_set_by_itself_and_knows_no_grace(console_app: Ma
     )
 
 
-def test_the_history_says_who_changed_what_when_and_why(console_app: Make) -> None:
+def test_the_history_shows_actor_change_time_and_reason(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     for number, policy in enumerate(["any", "api-key", "jwt-api-key"] * 10):
         reason = f"reason {number}" if number < 29 else EVIL
@@ -309,11 +313,11 @@ def test_the_history_says_who_changed_what_when_and_why(console_app: Make) -> No
     assert [item[0] for item in changes(first) + changes(second)] == [
         str(number) for number in range(31, 0, -1)
     ]
-    assert "There is no older version." in vic.text("/policies/test", before=1)
+    assert "No older versions." in vic.text("/policies/test", before=1)
     assert changes(vic.text("/policies/test", before=10**30)) == changes(first)
     assert "reason 27" in first
     assert "<time datetime=" in first
-    assert '<td data-label="Who">ann</td>' in first
+    assert '<td data-label="Actor">ann</td>' in first
     assert "<script>window" not in first
     assert "&lt;script&gt;window" in first
 
@@ -329,7 +333,7 @@ def test_a_viewer_can_set_no_policy(console_app: Make) -> None:
     assert (tried.status_code, facts(console.place).policy) == (403, "jwt-api-key")
 
 
-def test_without_a_policy_plugin_the_page_says_what_to_load(console_app: Make) -> None:
+def test_without_a_policy_plugin_the_page_names_the_plugin_to_load(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     console.app.host.evaluator._pipelines._policies = ()  # noqa: SLF001  as if none was loaded
 

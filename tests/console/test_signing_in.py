@@ -1,4 +1,4 @@
-"""Sign-in and sessions: who comes in, for how long, and how it ends."""
+"""Sign-in and sessions: passwords, lifetimes, throttling, and how sessions end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from support.console import PASSWORD, ConsoleServer, ConsoleClient, people
-from support.place import ROOT, Place, Server
+from support.console import PASSWORD, ROOT, ConsoleClient, ConsoleServer, create_users
+from support.place import Place, Server
 
 from penstock import audit
 from penstock.access import users
@@ -24,14 +24,14 @@ def cookie(visitor: ConsoleClient) -> str:
     return visitor.http.cookies["penstock_console"]
 
 
-def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console_server: Start) -> None:
+def test_a_user_signs_in_and_out_on_both_databases(place: Place, console_server: Start) -> None:
     console = console_server(place, workers=2)
     ann = console.client()
 
     before = ann.get("/")
     wrong = [
         ann.sign_in("ann", "wrong horse staple"),
-        ann.sign_in("nobody"),
+        ann.sign_in("unknown"),
         ann.sign_in("ann", ""),
     ]
     ann.get("/sign-in?next=/-/console/users")
@@ -73,7 +73,7 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
 
     assert cookie(visitor) != planted
     assert attacker.get("/").status_code == 303
-    assert visitor.post("/account/sessions/end", token=planted_token).status_code == 400
+    assert visitor.post("/account/sessions/end", csrf=planted_token).status_code == 400
     assert "HttpOnly" in flags
     assert "SameSite=Lax" in flags
     assert "Path=/-/" in flags
@@ -91,7 +91,7 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
         )
 
 
-def test_nobody_is_sent_elsewhere_after_sign_in(console_server: Start) -> None:
+def test_a_sign_in_redirects_to_own_pages_only(console_server: Start) -> None:
     console = console_server()
     for wanted in (
         "https://evil.example",
@@ -105,8 +105,10 @@ def test_nobody_is_sent_elsewhere_after_sign_in(console_server: Start) -> None:
         assert visitor.sign_in("ann").headers["Location"] == f"{ROOT}/"
 
 
-def test_guessing_is_slowed_down_by_address_and_by_user(console_server: Start) -> None:
-    console = console_server(PENSTOCK_CONSOLE_SIGN_IN_RATE="3/hour", PENSTOCK_TRUSTED_PROXIES="127.0.0.1")
+def test_password_guesses_are_limited_by_address_and_by_user(console_server: Start) -> None:
+    console = console_server(
+        PENSTOCK_CONSOLE_SIGN_IN_RATE="3/hour", PENSTOCK_TRUSTED_PROXIES="127.0.0.1"
+    )
 
     def guess(name: str, address: str, password: str = WRONG) -> int:
         visitor = console.client()
@@ -135,7 +137,7 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
         with access_change(console.place.engine) as rows:
             rows.set("user_sessions", {"id": row["id"]}, **values)
 
-    assert vic.get("/account").text.count(">this one<") == 1
+    assert vic.get("/account").text.count(">current<") == 1
     assert ann.get("/users/vic").status_code == 200
     assert vic.post("/account/sessions/end").status_code == 303
     assert (vic.get("/").status_code, elsewhere.get("/").status_code) == (200, 303)
@@ -163,7 +165,9 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
         minutes=49
     ), "a page left open must not keep a session alive"
     poller.get("/overview/figures")
-    assert users.list_sessions(console.place.engine, "vic")[0]["seen_at"] > now - timedelta(minutes=1)
+    assert users.list_sessions(console.place.engine, "vic")[0]["seen_at"] > now - timedelta(
+        minutes=1
+    )
 
 
 def test_a_password_changes_and_the_other_sessions_end(console_server: Start) -> None:
@@ -175,13 +179,15 @@ def test_a_password_changes_and_the_other_sessions_end(console_server: Start) ->
     assert (
         "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
     )
-    assert "The two are not the same." in vic.post("/account/password", form | {"again": "y"}).text
+    assert (
+        "The two new passwords differ." in vic.post("/account/password", form | {"again": "y"}).text
+    )
     assert (
         "at least 12 characters"
         in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
     )
     assert vic.post("/account/password", form).status_code == 303
-    assert "Your password is changed" in vic.get("/account").text
+    assert "Password changed." in vic.get("/account").text
     assert elsewhere.get("/").status_code == 303
     assert (
         console.client().sign_in("vic").status_code,
@@ -189,7 +195,7 @@ def test_a_password_changes_and_the_other_sessions_end(console_server: Start) ->
     ) == (422, 303)
 
 
-def test_who_is_disabled_or_demoted_feels_it_at_the_next_request(console_server: Start) -> None:
+def test_a_disabled_or_demoted_user_loses_access_at_the_next_request(console_server: Start) -> None:
     console = console_server()
     oli, ann = console.client("oli"), console.client("ann")
     users.create_user(console.place.engine, "tester", "bea", Role.ADMIN, PASSWORD)
@@ -202,19 +208,21 @@ def test_who_is_disabled_or_demoted_feels_it_at_the_next_request(console_server:
     assert (ann.get("/").status_code, ann.get("/users").status_code) == (200, 403)
 
 
-def test_a_forged_cookie_is_nobody(console_server: Start) -> None:
+def test_a_forged_cookie_is_not_accepted(console_server: Start) -> None:
     console = console_server()
     ann = console.client("ann")
     head, _, tail = cookie(ann).partition(".")
     for forged in (f"{head}x.{tail}", f"{head}.{tail}x", "x", head):
         assert (
-            httpx.get(f"{console.url}/", headers={"Cookie": f"penstock_console={forged}"}).status_code
+            httpx.get(
+                f"{console.url}/", headers={"Cookie": f"penstock_console={forged}"}
+            ).status_code
             == 303
         )
 
 
-def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None:
-    people(place)
+def test_the_last_admin_stays_and_weak_passwords_are_rejected(place: Place) -> None:
+    create_users(place.engine)
     for act in (
         lambda: users.set_role(place.engine, "tester", "ann", Role.VIEWER),
         lambda: users.set_user_enabled(place.engine, "tester", "ann", enabled=False),
@@ -228,7 +236,7 @@ def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None
     assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
 
 
-def test_the_commands_make_and_steer_users(sqlite_place: Place) -> None:
+def test_the_commands_create_and_change_users(sqlite_place: Place) -> None:
     run = sqlite_place.run
     made = run("user", "create", "Ann", "--role", "admin", "--generate")
     password = made.stdout.splitlines()[-1]

@@ -125,14 +125,14 @@ class ConsoleClient:
     def post(
         self,
         path: str,
+        form: dict[str, str] | None = None,
         /,
-        fields: dict[str, str] | None = None,
         *,
         csrf: str | None = None,
-        **more: object,
+        **fields: object,
     ) -> httpx.Response:
         """Send a form below the console with a CSRF token; the token of the session by default."""
-        data = {"csrf_token": csrf or self.token(), **(fields or {}), **more}
+        data = {"csrf_token": csrf or self.token(), **(form or {}), **fields}
         return self._noted(self.http.post(ROOT + path, data=data))  # type: ignore[arg-type]  # httpx's own
 
     def sign_in(self, name: str, password: str = PASSWORD) -> httpx.Response:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, request
+from wtforms.fields.choices import SelectChoice
 
 from penstock import audit as trail
 from penstock.access.users import Role
@@ -40,13 +41,18 @@ class EventFilter(FilterForm):
 
     def __init__(self) -> None:
         super().__init__()
-        kinds: dict[str, list[tuple[str, str]]] = {}
-        for action in sorted(trail.Action):
-            kind = action.partition(":")[0]
-            kinds.setdefault(kind, [(kind, f"{kind}: any action")]).append((action, action))
-        self.action.choices = {"": [("", "any")], **kinds}
+        kinds = dict.fromkeys(action.partition(":")[0] for action in sorted(trail.Action))
+        self.action.choices = [SelectChoice("", "any")]
+        for kind in kinds:
+            actions = [
+                action.value for action in sorted(trail.Action) if action.startswith(f"{kind}:")
+            ]
+            self.action.choices += [
+                SelectChoice(kind, f"{kind}: any action", optgroup=kind),
+                *(SelectChoice(action, action, optgroup=kind) for action in actions),
+            ]
         names = console_context().environment_names()
-        self.env.choices = [("", "any"), *((name, name) for name in names)]
+        self.env.offer([("", "any"), *((name, name) for name in names)])
 
 
 def _selection(form: EventFilter) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def show_consumer(name: str, form: NewKeyForm) -> Response:
     context = console_context()
     consumer: dict[str, Any] = access.show_consumer(context.engine, name)
     environments = context.environment_names()
-    form.environment.choices = [(environment, environment) for environment in environments]
+    form.environment.offer((environment, environment) for environment in environments)
     keys = list(reversed(consumer["keys"]))
     ended = [key for key in keys if key["state"] in {"revoked", "expired"}]
     return show_form(

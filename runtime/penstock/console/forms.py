@@ -22,6 +22,7 @@ from wtforms import (
     TextAreaField,
     ValidationError,
 )
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import StopValidation
 from wtforms.widgets import TextInput
 
@@ -277,6 +278,10 @@ class UtcMomentField(StringField):  # type: ignore[misc]  # the same
         return str(self.raw_data[0]) if self.raw_data else ""
 
 
+def _choices(pairs: Iterable[tuple[str, str]]) -> list[SelectChoice]:
+    return [SelectChoice(value, text) for value, text in pairs]
+
+
 def _known_choice(field: Any) -> None:  # noqa: ANN401  WTForms'
     values = [str(choice.value) for choice in field.iter_choices()]
     if str(field.data) not in values:
@@ -298,8 +303,12 @@ class ChoiceField(SelectField):  # type: ignore[misc]  # the same
         checked_by_domain: bool = False,
         **more: Any,  # noqa: ANN401  WTForms'
     ) -> None:
-        super().__init__(label, choices=list(choices), validate_choice=False, **more)
+        super().__init__(label, choices=_choices(choices), validate_choice=False, **more)
         self.checked_by_domain = checked_by_domain
+
+    def offer(self, choices: Iterable[tuple[str, str]]) -> None:
+        """Replace the choices of this form."""
+        self.choices = _choices(choices)
 
     def pre_validate(self, form: object) -> None:  # noqa: ARG002  WTForms' signature
         """Raise ValidationError for a value that is no choice."""
@@ -312,7 +321,7 @@ class OptionsField(RadioField):  # type: ignore[misc]  # the same
 
     def __init__(self, label: str, options: Iterable[tuple[str, str, str]], **more: Any) -> None:  # noqa: ANN401  WTForms'
         options = list(options)
-        choices = [(value, text) for value, text, _ in options]
+        choices = _choices((value, text) for value, text, _ in options)
         super().__init__(label, choices=choices, validate_choice=False, **more)
         self.meanings = {value: meaning for value, _, meaning in options}
 
