@@ -169,7 +169,7 @@ def test_the_list_is_filtered_sorted_and_paged_by_key(console_app: Make) -> None
         "v2/free",
         "v2/hook",
     ]
-    assert list(table(vic.text("/pipelines", state="refused"))) == [
+    assert list(table(vic.text("/pipelines", state="blocked"))) == [
         "v1/empty",
         "v2/free",
         "v2/hook",

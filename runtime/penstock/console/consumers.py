@@ -15,7 +15,7 @@ from penstock.console.context import console_context
 from penstock.console.forms import ChoiceField, ConsoleForm, FilterForm, LineField
 from penstock.console.pages import page, user
 from penstock.console.responses import done, render, show_form
-from penstock.gate.exposure import SERVED
+from penstock.gate.compliance import SERVED_STATES
 
 PER_PAGE = 50
 MAX_FIND_LENGTH = 64
@@ -220,7 +220,8 @@ def _show_access(name: str, form: AssociationsForm) -> Response:
         checked_new=checked_new,
         served={
             environment: {
-                identifier for identifier, _, _ in context.view(environment).in_state(*SERVED)
+                identifier
+                for identifier, _, _ in context.view(environment).in_state(*SERVED_STATES)
             }
             for environment in environments
         },

@@ -21,13 +21,12 @@ STATUS_KINDS: Mapping[str, str] = {
 }
 STATE_LABELS: Mapping[str, str] = {
     **{state.value: state.value for state in State},
-    State.REFUSED.value: "blocked",
     State.INTERNAL.value: "no HTTP endpoint",
 }
 STATE_KINDS: Mapping[str, str] = {
     State.SERVED.value: "good",
     State.NON_CONFORMANT.value: "warn",
-    State.REFUSED.value: "bad",
+    State.BLOCKED.value: "bad",
 }
 KEY_LABELS: Mapping[str, str] = {"usable": "active"}
 KEY_KINDS: Mapping[str, str] = {"usable": "good", "disabled": "warn"}

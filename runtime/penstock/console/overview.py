@@ -12,8 +12,7 @@ from penstock.console.pages import page
 from penstock.console.responses import render
 from penstock.db.engine import reading
 from penstock.db.runs import alive
-from penstock.gate.compliance import State
-from penstock.gate.exposure import SERVED
+from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
@@ -47,8 +46,8 @@ def overview() -> str:
         spans=list(SPANS),
         facts=facts,
         statistics=_statistics(environment, span),
-        served=view.in_state(*SERVED),
-        blocked=view.in_state(State.REFUSED, State.NON_CONFORMANT),
+        served=view.in_state(*SERVED_STATES),
+        blocked=view.in_state(State.BLOCKED, State.NON_CONFORMANT),
         disabled=view.in_state(State.DISABLED),
         warnings=[
             (identifier, evaluation)

@@ -23,7 +23,7 @@ from penstock.errors import UnknownName
 from penstock.execution.operating import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
-from penstock.gate.exposure import SERVED, described, exposures
+from penstock.gate.exposure import described, exposures
 from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
@@ -32,7 +32,7 @@ CONSUMERS_PER_PAGE = 30
 RUNS_SHOWN = 10
 MAX_FIND_LENGTH = 80
 # States that need attention come first.
-ORDER = (State.REFUSED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
+ORDER = (State.BLOCKED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
 
 # By environment: an entry for each listener that a pipeline is for.
 Entries = dict[str, list[dict[str, Any]]]
@@ -231,7 +231,7 @@ def _served(view: EnvironmentView, identifier: str) -> tuple[Evaluation | None, 
     """
     for internal, evaluated in ((False, view.evaluated), (True, view.evaluated_internal)):
         evaluation = evaluated.get(identifier)
-        if evaluation is not None and evaluation.state in SERVED:
+        if evaluation is not None and evaluation.served:
             return evaluation, internal
     return None, False
 

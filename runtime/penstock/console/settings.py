@@ -21,7 +21,7 @@ from penstock.console.forms import (
 from penstock.console.limits import row_after
 from penstock.console.pages import page, user
 from penstock.console.responses import done, show_form
-from penstock.contracts.masks import ALWAYS
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
 
 PER_PAGE = 50
 MAX_SECRET_DAYS = 36_500
@@ -89,7 +89,7 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
         variables=variables.list_variables(context.engine, environment),
         secrets=variables.list_secrets(context.engine, environment),
         fields=sensitive_fields.list_fields(context.engine, environment),
-        always=sorted(ALWAYS),
+        always=sorted(DEFAULT_SENSITIVE_NAMES),
         targets=targets[:PER_PAGE],
         last=targets[PER_PAGE - 1]["id"] if len(targets) > PER_PAGE else None,
         later=after is not None,

@@ -6,6 +6,7 @@ outlive a process.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -174,6 +175,8 @@ class DurableRunner:
         the pipeline did whose steps these are, in milliseconds.
         """
         self.began = time.monotonic() if began is None else began
+        self.interruptible = True  # the engine recovers the run
+        self.thread = 0
         self.deadline = term.deadline
         self.said: dict[str, object] | None = None
         self.steps: list[StepRecord] = []
@@ -183,6 +186,10 @@ class DurableRunner:
         self._term = term
         self._clean = clean
         self._offset = offset
+
+    def begin(self) -> None:
+        """Note the thread that the handler runs in."""
+        self.thread = threading.get_ident()
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step, or return what it did before."""

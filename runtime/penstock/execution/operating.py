@@ -22,11 +22,11 @@ from penstock.durable.engine import EngineRun, RunStore, State
 from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import (
-    came_at,
     current_status,
     ended_of,
     failure_in,
     progress_of,
+    received_at,
     started_of,
     steps_held,
 )
@@ -82,7 +82,7 @@ def _named(reader: RowReader, rows: Sequence[Row]) -> list[Shown]:
 
 
 def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
-    came = came_at(row["id"])
+    came = received_at(row["id"])
     began, micros = row["started_at"] or came, row["micros"]
     return {
         **{name: row[name] for name in SAME},

@@ -1,4 +1,4 @@
-"""Render refusals as RFC 9457 problem details."""
+"""Problem details (RFC 9457): the body of a call that was rejected or failed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from http import HTTPStatus
 from flask import Response
 
 from penstock.contracts.sanitize import as_json
+from penstock.endpoints.replies import NO_STORE, Answer
 from penstock.errors import Refusal
 
 CONTENT_TYPE = "application/problem+json"
@@ -14,17 +15,25 @@ PHRASES = {status.value: f"{status.value} {status.phrase}" for status in HTTPSta
 
 
 def status_line(status: int) -> str:
-    """Return a status with its phrase, as WSGI wants it."""
+    """Return a status with its phrase, as PEP 3333 requires."""
     return PHRASES.get(status) or f"{status} Unassigned"
 
 
 def problem_document(refusal: Refusal, run: str | None) -> bytes:
-    """Return the document."""
-    return as_json(refusal.document(run))  # what a handler adds may be anything
+    """Return the problem document as JSON. `run` is the id of the run, if there is one."""
+    return as_json(refusal.document(run))  # a handler may add any values
+
+
+def refused_response(refusal: Refusal, run: str | None) -> Answer:
+    """Return status, headers and body of the response to a call that ends with a problem."""
+    headers = [("Content-Type", CONTENT_TYPE), *refusal.headers]
+    if not any(name.lower() == "cache-control" for name, _ in headers):
+        headers.append(NO_STORE)
+    return refusal.status, headers, problem_document(refusal, run)
 
 
 def problem_response(refusal: Refusal) -> Response:
-    """Return the document as Flask's response."""
+    """Return the problem document as a Flask response."""
     return Response(
         problem_document(refusal, None),
         refusal.status,

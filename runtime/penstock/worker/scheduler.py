@@ -11,13 +11,14 @@ import msgspec
 import structlog
 
 from penstock import clock
+from penstock.contracts.call import ANONYMOUS
 from penstock.contracts.triggers import Schedule
 from penstock.durable.engine import RunExecutor
 from penstock.durable.intake import RunIntake, RunRequest, queue_of, ticks_of
-from penstock.durable.runner import RunInput
 from penstock.durable.schedules import schedule_name, skip_reason, tick_id
 from penstock.errors import Refusal
-from penstock.execution.perform import SubpipelineRunner
+from penstock.execution.calls import JSON, run_input
+from penstock.execution.subpipelines import SubpipelineRunner
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
 from penstock.worker.performer import endpoint_of
@@ -78,14 +79,12 @@ def tick(
         )
         return
     body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
-    given = RunInput(
-        pipeline=identifier,
-        method="POST",
-        route=endpoint.route.path,
+    given = run_input(
+        endpoint,
+        environment,
+        ANONYMOUS,
         path=f"/{identifier}{endpoint.route.path}",
-        environment=environment,
-        accepted_at=clock.now(),
-        content_type="application/json" if body else "",
+        content_type=JSON if body else "",
         body=body,
         ancestors=[identifier],
     )

@@ -296,7 +296,7 @@ class Worker:
         scheduler.tick(
             host.catalog,
             host.settings.environment,
-            self._performer.starter,
+            self._performer.subpipelines,
             intake,
             context,
             moment,
