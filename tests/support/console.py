@@ -206,10 +206,9 @@ class ConsoleServer:
 
 
 def wait_for_charts(page: Page) -> None:
-    """Wait until every chart of a page is drawn, and the page asks for nothing more."""
-    page.wait_for_function(
-        "[...document.querySelectorAll('[data-chart]')].every(each => each.querySelector('canvas'))"
-    )
+    """Wait until every chart of a page is drawn."""
+    for chart in page.locator("[data-chart]").all():
+        chart.locator("canvas").wait_for()
 
 
 def accessible(page: Page) -> list[str]:
