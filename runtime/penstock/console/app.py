@@ -30,6 +30,7 @@ from penstock.console import (
     tokens,
     users,
 )
+from penstock.console import help as help_pages
 from penstock.console.context import EXTENSION, ClientInfo, ConsoleContext, Describe
 from penstock.console.formatting import add_filters
 from penstock.console.labels import add_labels
@@ -53,6 +54,7 @@ PAGES = (
     audit_trail,
     sign_in,
     users,
+    help_pages,
 )
 
 
@@ -90,7 +92,12 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     add_filters(app)
     add_labels(app)
-    app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
+    app.jinja_env.globals.update(
+        asset=asset,
+        csrf_token=generate_csrf,
+        help_address=help_pages.help_address,
+        problem_address=help_pages.problem_address,
+    )
     csrf.init_app(app)
     oidc.configure(app, host.settings)
     app.register_blueprint(blueprint)

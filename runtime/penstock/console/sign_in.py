@@ -79,7 +79,7 @@ def begin_session(name: str, how: str) -> Response:
 
 def is_own_page(path: str) -> bool:
     """Return whether a path leads to a page of this application and nowhere else."""
-    own_page = path.startswith((f"{ROOT}/", "/-/docs", "/-/openapi.json"))
+    own_page = path.startswith((f"{ROOT}/", "/-/help", "/-/docs", "/-/openapi.json"))
     return own_page and not any(sign in path for sign in "\\\r\n\t")
 
 

@@ -26,7 +26,7 @@ from penstock.worker.performer import endpoint_of
 _log = structlog.get_logger("penstock.worker")
 
 
-def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
+def declare(catalog: Catalog, environment: str, executor: RunExecutor) -> None:
     """Have the engine call at the ticks of all schedules that are declared.
 
     It then calls at no other ticks of these pipelines.
@@ -37,7 +37,7 @@ def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
             name = schedule_name(environment, identifier, schedule)
             context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
             queue = ticks_of(environment, identifier)
-            bench.schedule(
+            executor.schedule(
                 name,
                 schedule.cron,
                 schedule.timezone,
@@ -47,7 +47,7 @@ def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
             )
             declared.add(name)
     ours = {queue_of(environment, identifier) for identifier in catalog.loaded}
-    bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+    executor.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
 
 
 def tick(
