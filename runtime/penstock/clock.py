@@ -20,23 +20,23 @@ def now() -> float:
     return time.time() if _offset is None else time.monotonic() + _offset
 
 
-def moment() -> datetime:
+def utc_now() -> datetime:
     """Return the shared time."""
     return datetime.fromtimestamp(now(), UTC)
 
 
-def difference() -> float:
+def seconds_ahead() -> float:
     """Return the seconds that the shared time is ahead of this host's clock."""
     return 0.0 if _offset is None else now() - time.time()
 
 
-def forget() -> None:
+def reset() -> None:
     """Go by the host's clock from now on."""
     global _offset  # noqa: PLW0603  one clock a process
     _offset = None
 
 
-def measured(asked: float, answer: float, answered: float) -> None:
+def record_measurement(asked: float, answer: float, answered: float) -> None:
     """Take the database's time, read between two readings of the monotonic clock.
 
     It is as exact as the way there and back was short.

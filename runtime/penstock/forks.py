@@ -15,7 +15,7 @@ def _forked() -> None:
     _number += 1
 
 
-def number() -> int:
+def generation() -> int:
     """Return a number that no process has in common with the one that it was forked from."""
     return _number
 

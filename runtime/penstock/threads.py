@@ -27,15 +27,20 @@ import structlog
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before work that failed is called again
 STEADY_S = 60.0  # after which a failure is no sign of the one before
 
-_running: list[Watched] = []
+_running: list[MonitoredThread] = []
 _lock = threading.Lock()
 
 
-class Watched:
+class MonitoredThread:
     """A thread that was started here. `join` and `is_alive` are those of `threading.Thread`."""
 
     def __init__(
-        self, name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool
+        self,
+        name: str,
+        work: Callable[[MonitoredThread], object],
+        *,
+        limit: float | None,
+        essential: bool,
     ) -> None:
         self.name = name
         self.limit = limit
@@ -62,7 +67,7 @@ class Watched:
         """Whether the last heartbeat is older than the limit."""
         return self.limit is not None and self.age > self.limit
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Note that a round was completed."""
         self._beaten_at = time.monotonic()
 
@@ -103,25 +108,29 @@ class Watched:
 
 
 def start(
-    name: str, work: Callable[[Watched], object], *, limit: float | None, essential: bool = True
-) -> Watched:
+    name: str,
+    work: Callable[[MonitoredThread], object],
+    *,
+    limit: float | None,
+    essential: bool = True,
+) -> MonitoredThread:
     """Start a thread that calls `work`, again and again until it returns.
 
     `limit` is the number of seconds between two heartbeats after which the thread counts as stuck,
     None where there is no such number.
     """
-    thread = Watched(name, work, limit=limit, essential=essential)
+    thread = MonitoredThread(name, work, limit=limit, essential=essential)
     thread.start()
     return thread
 
 
-def running() -> list[Watched]:
+def running() -> list[MonitoredThread]:
     """Return the threads of this process that were started here and have not ended, by name."""
     with _lock:
         return sorted(_running, key=lambda thread: thread.name)
 
 
-def stuck() -> list[Watched]:
+def stuck() -> list[MonitoredThread]:
     """Return the essential threads that are stuck."""
     return [thread for thread in running() if thread.essential and thread.stuck]
 

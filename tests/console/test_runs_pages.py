@@ -136,7 +136,7 @@ class TestTheList:
             found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
         )
         assert found(consumer="globex") == [other]
-        assert found(status="refused") == [refused]
+        assert found(status="client_error") == [refused]
         assert found(status="accepted") == [job]
         assert found(since="3600") == [job, other, refused, plain]
         assert found(until=until) == [old]

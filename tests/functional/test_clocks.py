@@ -198,26 +198,26 @@ class TestMeasuring:
         monkeypatch.setattr(time, "monotonic", lambda: self.steady)
 
     def test_until_it_is_known_the_host_s_clock_counts(self) -> None:
-        assert (clock.now(), clock.difference()) == (self.wall, 0.0)
+        assert (clock.now(), clock.seconds_ahead()) == (self.wall, 0.0)
 
     def test_a_clock_that_is_set_while_it_runs_changes_nothing(self) -> None:
-        clock.measured(49.9, self.wall + 60, 50.1)
+        clock.record_measurement(49.9, self.wall + 60, 50.1)
         before = clock.now()
         self.wall -= 3600
 
         assert clock.now() == before
-        assert clock.difference() == pytest.approx(3660, abs=0.2)
+        assert clock.seconds_ahead() == pytest.approx(3660, abs=0.2)
 
     def test_ticks_come_by_it(self) -> None:
-        clock.measured(49.9, self.wall + 60, 50.1)
+        clock.record_measurement(49.9, self.wall + 60, 50.1)
 
         assert SharedDatetime.now(UTC).timestamp() == pytest.approx(self.wall + 60, abs=0.2)
         assert vars(_scheduler)["datetime"] is SharedDatetime
 
     def test_a_slow_answer_corrects_no_more_than_it_proves(self) -> None:
-        clock.measured(49.9, self.wall, 50.1)
-        clock.measured(40.0, self.wall - 5, 60.0)
-        assert clock.difference() == pytest.approx(0, abs=0.01)
+        clock.record_measurement(49.9, self.wall, 50.1)
+        clock.record_measurement(40.0, self.wall - 5, 60.0)
+        assert clock.seconds_ahead() == pytest.approx(0, abs=0.01)
 
-        clock.measured(49.9, self.wall + 5, 50.1)
-        assert clock.difference() == pytest.approx(5, abs=0.2)
+        clock.record_measurement(49.9, self.wall + 5, 50.1)
+        assert clock.seconds_ahead() == pytest.approx(5, abs=0.2)

@@ -325,7 +325,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("refusal", "refused"), ("exit", "failed"), ("value", "failed")]
+    ("kind", "status"), [("refusal", "client_error"), ("exit", "failed"), ("value", "failed")]
 )
 def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(
     sqlite_place: Place, serve: Serve, kind: str, status: str

@@ -69,7 +69,7 @@ def test_every_process_s_calls_are_counted_for_the_internal_listener_alone(
     expected = {
         "succeeded": 21.0,
         "failed": 1.0,
-        "refused": 1.0,
+        "client_error": 1.0,
         "credentials-missing": 1.0,
         "accepted": 1.0,
     }

@@ -109,7 +109,7 @@ def test_what_is_no_http_is_refused_as_a_problem_and_not_repeated_in_the_log(
     head, _, body = received.partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 %d" % status)
-    assert json.loads(body)["type"] == "request-refused"
+    assert json.loads(body)["type"] == "request-rejected"
     assert "pk_test_secret" not in server.log.read_text() + received.decode()
     assert "Traceback" not in server.log.read_text()
 

@@ -47,10 +47,10 @@ def until(says: Callable[[], object]) -> None:
     "error", [RuntimeError("damaged"), SystemExit(0), KeyboardInterrupt(), MemoryError()], ids=repr
 )
 def test_work_that_fails_is_logged_with_its_cause_and_called_again(error: BaseException) -> None:
-    called: list[threads.Watched] = []
+    called: list[threads.MonitoredThread] = []
     done = threading.Event()
 
-    def work(thread: threads.Watched) -> None:
+    def work(thread: threads.MonitoredThread) -> None:
         called.append(thread)
         if len(called) <= 2:
             raise error
@@ -68,10 +68,10 @@ def test_work_that_fails_is_logged_with_its_cause_and_called_again(error: BaseEx
 def test_one_that_hangs_is_stuck_until_it_goes_on() -> None:
     release, end = threading.Event(), threading.Event()
 
-    def work(thread: threads.Watched) -> None:
+    def work(thread: threads.MonitoredThread) -> None:
         release.wait(10)
         while not end.wait(0.01):
-            thread.beat()
+            thread.heartbeat()
 
     thread = threads.start("penstock-hangs", work, limit=0.2)
     other = threads.start("penstock-may-hang", lambda _: end.wait(10), limit=0.1, essential=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from penstock.http.arrival import AwaitBody, arrived, fault_of
+from penstock.http.body_protocol import ResumeAfterBody, body_fault, body_received
 
 LEFT_OUT = frozenset({"REMOTE_PORT", "SERVER_PORT", "SERVER_SOFTWARE"})
 
@@ -38,14 +38,14 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 class HeadsFirst:
     """The same, as an application that decides from the head, and then asks for the body."""
 
-    takes_heads = True
+    supports_body_protocol = True
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """Answer, or say that the body is needed."""
-        if not arrived(environ):
-            return AwaitBody(
+        if not body_received(environ):
+            return ResumeAfterBody(
                 1 << 40, time.monotonic() + 30, partial(self._with_body, environ, start_response)
             )
         return self._with_body(environ, start_response)
@@ -53,7 +53,7 @@ class HeadsFirst:
     def _with_body(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        if fault_of(environ) is not None:
+        if body_fault(environ) is not None:
             start_response("400 Bad Request", [("Content-Length", "0")])
             return []
         return app(environ, start_response)

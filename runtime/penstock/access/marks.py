@@ -66,7 +66,7 @@ class Marks:
         ).digest()
         if digest in self._waiting:
             self.flush()
-        claim, now = secrets.token_hex(16), clock.moment()
+        claim, now = secrets.token_hex(16), clock.utc_now()
         row = idempotency.claim(
             self._engine, digest, key, claim, now, now + timedelta(seconds=once.seconds)
         )

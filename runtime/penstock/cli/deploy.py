@@ -46,7 +46,7 @@ def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
         try:
             return command(*arguments, **options)
         except PenstockError as error:
-            logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+            logs.print_error(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
             return error.exit_code
 
     return run

@@ -59,7 +59,7 @@ COLOURS = {
     "succeeded": "green",
     "failed": "red",
     "timed_out": "red",
-    "refused": "yellow",
+    "client_error": "yellow",
     "cancelled": "yellow",
 }
 BAR = 40  # characters of a waterfall; half as many where a line has fewer than

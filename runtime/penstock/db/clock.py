@@ -16,7 +16,7 @@ def measure(engine: Engine) -> None:
     Raises DatabaseUnavailable.
     """
     if engine.dialect.name == "sqlite":
-        clock.forget()
+        clock.reset()
         return
     with reading(engine) as connection:
         # The way of the answer alone is to count, and not that of BEGIN.
@@ -25,4 +25,4 @@ def measure(engine: Engine) -> None:
         answer = connection.scalar(
             sa.select(sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double))
         )
-        clock.measured(asked, float(answer or 0.0), time.monotonic())
+        clock.record_measurement(asked, float(answer or 0.0), time.monotonic())

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Integer,
     LargeBinary,
+    String,
     TypeDecorator,
     Uuid,
 )
@@ -24,6 +25,9 @@ from sqlalchemy.types import TypeEngine
 BigId = BigInteger().with_variant(Integer, "sqlite")
 # A moment that can't be read: what ends then has ended.
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
+# Outcomes as the release before writes them, until its last process is replaced. Remove this with
+# the release after: its migration converts what is left, as 20261127_outcomes does.
+FORMER_OUTCOMES = {"refused": "client_error", "address-refused": "address-not-allowed"}
 
 
 class _Readable:
@@ -123,3 +127,23 @@ class RunId(TypeDecorator[str]):
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401  each database has its own
         """Return it as text."""
         return value if value is None or dialect.name == "postgresql" else str(UUID(bytes=value))
+
+
+class Outcome(TypeDecorator[str]):
+    """The status of a run, or the problem type of a rejected call.
+
+    Values that the release before writes are read under their present names. A condition must name
+    both, see `spellings`.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  the base's signature
+        """Return the present name of an outcome."""
+        return None if value is None else FORMER_OUTCOMES.get(value, value)
+
+
+def spellings(outcome: str) -> list[str]:
+    """Return an outcome as this release and the release before write it."""
+    return [outcome, *(former for former, name in FORMER_OUTCOMES.items() if name == outcome)]

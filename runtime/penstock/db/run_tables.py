@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from penstock.db.columns import Moment, RunId
+from penstock.db.columns import Moment, Outcome, RunId
 from penstock.db.rows import Col, Row, column
 
 UNFINISHED = "status IN ('accepted', 'running')"
@@ -40,7 +40,7 @@ class RunRow(Row, table="runs"):
     durable: Col[bool] = column(Boolean)
     consumer_id: Col[int | None] = column(Integer, nullable=True)
     subject: Col[str | None] = column(String(255), nullable=True)
-    status: Col[str] = column(String(12))
+    status: Col[str] = column(Outcome(12))
     http_status: Col[int | None] = column(SmallInteger, nullable=True)
     micros: Col[int | None] = column(BigInteger, nullable=True)
     # Of durable runs alone: other runs start when they are accepted.
@@ -117,7 +117,7 @@ class RefusalRow(Row, table="refusals"):
     id: Col[str] = column(RunId, primary_key=True)
     environment_id: Col[int] = column(Integer)
     pipeline: Col[str] = column(String(80))
-    problem: Col[str] = column(String(64))
+    problem: Col[str] = column(Outcome(64))
     reason: Col[str | None] = column(Text, nullable=True)
     address: Col[str] = column(String(64))
     consumer_id: Col[int | None] = column(Integer, nullable=True)
@@ -132,7 +132,7 @@ class CallCountRow(Row, table="call_counts"):
     span: Col[int] = column(Integer, primary_key=True)  # seconds: 60, or 3600 once the hour is over
     since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
     pipeline: Col[str] = column(String(80), primary_key=True)
-    outcome: Col[str] = column(String(64), primary_key=True)
+    outcome: Col[str] = column(Outcome(64), primary_key=True)
     process: Col[str] = column(String(36), primary_key=True)
     calls: Col[int] = column(BigInteger)
     micros: Col[int] = column(BigInteger)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from penstock import clock
+from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
 from penstock.db.tables import durable_runs, processes, refusals, run_details, runs
 from penstock.db.unit_of_work import Row
@@ -218,7 +219,7 @@ def _span(end: End, started: datetime | None) -> tuple[datetime | None, int | No
     if started is None or end.micros is not None:
         return started, end.micros
     return started, max(
-        0, ((end.ended_at or clock.moment()) - started) // timedelta(microseconds=1)
+        0, ((end.ended_at or clock.utc_now()) - started) // timedelta(microseconds=1)
     )
 
 
@@ -303,7 +304,7 @@ def page(  # noqa: PLR0913  one argument a filter
     elif pipelines:
         query = query.where(runs.c.pipeline.in_(pipelines))
     if status is not None:
-        query = query.where(runs.c.status == status)
+        query = query.where(runs.c.status.in_(spellings(status)))
         if status != "succeeded":  # the condition of the index, as it has it
             query = query.where(sa.text("status <> 'succeeded'"))
     if since is not None:

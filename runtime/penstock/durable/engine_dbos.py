@@ -572,7 +572,7 @@ class DbosExecutor(RunExecutor):
         )
         fired = before["last_fired_at"] if before is not None else None
         if make_up and fired:
-            now = clock.moment().astimezone(ZoneInfo(timezone))
+            now = clock.utc_now().astimezone(ZoneInfo(timezone))
             last: datetime = croniter(cron, now, second_at_beginning=True).get_prev(datetime)
             if last > datetime.fromisoformat(fired):  # one run stands for all that were missed
                 DBOS.backfill_schedule(

@@ -151,7 +151,7 @@ class RunOperations:
         Our own where it does, else one for this alone.
         """
         own = self._host()
-        if own.settings.environment == environment and own.fork == forks.number():
+        if own.settings.environment == environment and own.fork == forks.generation():
             yield own
             return
         host = Host(replace(own.settings, environment=environment))

@@ -5,7 +5,7 @@ The `limits` library keeps the windows: in memory, or in Redis for several proce
 While Redis can't be reached each process counts in its own memory, by a share of every limit: the
 limit divided by the web processes of its host, at least 1. So one host lets no more through than
 before (but for limits smaller than its number of processes), and N hosts let N times the limit
-through. The calls that meet the fault first wait for it, `PATIENCE` at most; after that a thread
+through. The calls that meet the fault first wait for it, `MAX_BUSY_S` at most; after that a thread
 asks Redis, and no call does.
 """
 
@@ -180,7 +180,7 @@ class Limiter:
                 self._lose(error)
         if self._refuse_when_away:
             raise _unavailable()
-        metrics.counted_alone()
+        metrics.count_local_rate_check()
         return self._count(self._alone, rates, caller, address)
 
     def _count(
@@ -322,9 +322,9 @@ class Limiter:
             self._log.error("rate limit storage away", error=str(error), calls=self.away)
             threads.start("penstock-rates", self._regain, limit=PAUSE * 10, essential=False)
 
-    def _regain(self, thread: threads.Watched) -> None:
+    def _regain(self, thread: threads.MonitoredThread) -> None:
         while not self._stopped.wait(PAUSE):
-            thread.beat()
+            thread.heartbeat()
             try:
                 self._shared.probe()
             except Exception:  # noqa: BLE001, S112  whatever it is, the storage can't be used yet; that was logged when it began

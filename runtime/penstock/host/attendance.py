@@ -73,12 +73,14 @@ class Attendance:
     def _put(self, workers: int) -> None:
         """Have the metrics say it."""
         self._known |= set(self.waiting)
-        metrics.put("penstock_workers", workers)
-        metrics.put("penstock_runs_waiting_age_seconds", self.waiting_since or 0)
-        metrics.put("penstock_runs_unattended_age_seconds", self.unattended_since or 0)
+        metrics.set_gauge("penstock_workers", workers)
+        metrics.set_gauge("penstock_runs_waiting_age_seconds", self.waiting_since or 0)
+        metrics.set_gauge("penstock_runs_unattended_age_seconds", self.unattended_since or 0)
         for pipeline in self._known:
-            metrics.put("penstock_runs_waiting", self.waiting.get(pipeline, 0), pipeline)
-            metrics.put("penstock_runs_unattended", self.unattended.get(pipeline, 0), pipeline)
+            metrics.set_gauge("penstock_runs_waiting", self.waiting.get(pipeline, 0), pipeline)
+            metrics.set_gauge(
+                "penstock_runs_unattended", self.unattended.get(pipeline, 0), pipeline
+            )
 
     def told(self) -> str:
         """Return in a few words whether accepted runs have a worker."""

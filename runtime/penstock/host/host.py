@@ -225,7 +225,7 @@ class Host:
         self._clock_level = logging.INFO
         self._listening = False  # else changes are looked for more often
         self._engine: Engine | None = None
-        self._threads: list[threads.Watched] = []
+        self._threads: list[threads.MonitoredThread] = []
         self._stuck: frozenset[str] = frozenset()
 
     def _load(self) -> None:
@@ -454,7 +454,7 @@ class Host:
         says. `without_database` lets it answer calls by `access` where the database is away.
         """
         with self._starting:
-            if self.fork == forks.number():
+            if self.fork == forks.generation():
                 return
             self._stop, self._wake, self._due_again = (
                 threading.Event(),
@@ -490,7 +490,7 @@ class Host:
             if self._trouble is None:
                 self._speak(engine)
             self._start_threads(engine)
-            self.fork = forks.number()
+            self.fork = forks.generation()
 
     def _start_threads(self, engine: Engine) -> None:
         """Start what goes on besides calls.
@@ -501,7 +501,7 @@ class Host:
         vital = (
             open_engine(self.settings.database_url, reserved=True) if self._listening else engine
         )
-        targets: list[tuple[str, Callable[[Engine, threads.Watched], None], bool]] = [
+        targets: list[tuple[str, Callable[[Engine, threads.MonitoredThread], None], bool]] = [
             ("penstock-follow", self._follow, True),
             ("penstock-house", self._keep, True),
             ("penstock-watch", self._watch, True),
@@ -913,13 +913,13 @@ class Host:
             raise RuntimeError(message)
         return self.access
 
-    def _follow(self, engine: Engine, thread: threads.Watched) -> None:
+    def _follow(self, engine: Engine, thread: threads.MonitoredThread) -> None:
         """Keep the snapshot at the database's revision, until stopped.
 
         Nothing ends it sooner: a view that nobody follows is a stale one.
         """
         while not self._stop.is_set():
-            thread.beat()
+            thread.heartbeat()
             with self._told("following the database"):
                 self._look_at_clock()
                 back = self._catch_up_or_tell(engine)
@@ -936,14 +936,14 @@ class Host:
             self._wake.wait(pause if self._access().broken is None else PAUSE_WHEN_BROKEN)
             self._wake.clear()
 
-    def _keep(self, engine: Engine, thread: threads.Watched) -> None:
+    def _keep(self, engine: Engine, thread: threads.MonitoredThread) -> None:
         """Do what is due now and then, until stopped.
 
         It has a thread of its own, because a view that waits for it would be stale.
         """
         due_at = time.monotonic() + FLUSH
         while not self._stop.is_set():
-            thread.beat()
+            thread.heartbeat()
             if not self._due_again.wait(WATCH) and time.monotonic() < due_at:
                 continue
             self._due_again.clear()
@@ -955,15 +955,15 @@ class Host:
             self._flush(engine)
             self._speak(engine, ended=True)
         with suppress(ValueError, OSError):  # at the end standard error may be closed
-            self.log_throttle.sweep(float("inf"))
+            self.log_throttle.report_expired(float("inf"))
 
-    def _watch(self, _engine: Engine, thread: threads.Watched) -> None:
+    def _watch(self, _engine: Engine, thread: threads.MonitoredThread) -> None:
         """Look at what would otherwise fail unseen, until stopped.
 
         A database that is silent, and threads that are stuck.
         """
         while not self._stop.wait(WATCH):
-            thread.beat()
+            thread.heartbeat()
             silent = SILENCE.of(self._threads[0].ident) if self._threads else 0.0
             if silent >= SILENT_S:
                 since = datetime.fromtimestamp(time.time() - silent, UTC)
@@ -984,13 +984,15 @@ class Host:
     def _put_gauges(self) -> None:
         """Have the metrics say how this process is."""
         away = self._trouble == AWAY
-        metrics.put("penstock_start_time_seconds", self.started_at)
-        metrics.put("penstock_database_up", not away)
-        metrics.put("penstock_database_read_only", writes.read_only and not away)
-        metrics.put("penstock_database_disk_full", writes.full)
-        metrics.put("penstock_threads_stuck", sum(thread.stuck for thread in threads.running()))
+        metrics.set_gauge("penstock_start_time_seconds", self.started_at)
+        metrics.set_gauge("penstock_database_up", not away)
+        metrics.set_gauge("penstock_database_read_only", writes.read_only and not away)
+        metrics.set_gauge("penstock_database_disk_full", writes.full)
+        metrics.set_gauge(
+            "penstock_threads_stuck", sum(thread.stuck for thread in threads.running())
+        )
         if self.limiter is not None and self.limiter.shared:
-            metrics.put("penstock_redis_up", not self.limiter.away)
+            metrics.set_gauge("penstock_redis_up", not self.limiter.away)
         for listener, evaluated in (
             ("external", self.evaluated),
             ("internal", self.evaluated_internal),
@@ -999,7 +1001,7 @@ class Host:
                 STATES[item.state] for item in evaluated.values() if item.state in STATES
             )
             for state in STATES.values():
-                metrics.put("penstock_pipelines", states[state], listener, state)
+                metrics.set_gauge("penstock_pipelines", states[state], listener, state)
 
     def _put_moments(self) -> None:
         """Have the metrics say since when the view of access and the answer of the database count.
@@ -1007,11 +1009,11 @@ class Host:
         Ages are computed when they are read.
         """
         access = self._access()
-        metrics.put(
+        metrics.set_gauge(
             "penstock_snapshot_age_seconds",
             access.checked_at if access.broken is None else time.monotonic() - NEVER,
         )
-        metrics.put(
+        metrics.set_gauge(
             "penstock_database_answered_age_seconds",
             max(self.answered_at, time.monotonic() - NEVER),
         )
@@ -1021,8 +1023,8 @@ class Host:
 
         Past the leeway the level is higher.
         """
-        seconds = clock.difference()
-        metrics.put("penstock_clock_difference_seconds", seconds)
+        seconds = clock.seconds_ahead()
+        metrics.set_gauge("penstock_clock_difference_seconds", seconds)
         level = next(
             (level for least, level in CLOCK_LEVELS if abs(seconds) >= least), logging.INFO
         )
@@ -1054,7 +1056,9 @@ class Host:
             yield
         except BaseException as error:
             with suppress(BaseException):  # a log that can't be written to is no reason either
-                if self.log_throttle.may(time.monotonic(), doing=doing, error=type(error).__name__):
+                if self.log_throttle.allow(
+                    time.monotonic(), doing=doing, error=type(error).__name__
+                ):
                     self.log.exception(
                         "background work failed", doing=doing, error=type(error).__name__
                     )
@@ -1122,8 +1126,8 @@ class Host:
             measure(engine)
         with suppress(PenstockError):
             trim(open_engine(self.settings.database_url))
-        self.log_throttle.sweep(time.monotonic())
-        logs.sweep(time.monotonic())
+        self.log_throttle.report_expired(time.monotonic())
+        logs.report_dropped_lines(time.monotonic())
 
     def _due(self) -> bool:
         now = time.time()
@@ -1133,11 +1137,11 @@ class Host:
             for item in evaluated.values()
         )
 
-    def _listen(self, _engine: Engine, thread: threads.Watched) -> None:
+    def _listen(self, _engine: Engine, thread: threads.MonitoredThread) -> None:
         """Wake the follower at each notification; when listening fails, polling goes on."""
 
         def stopped() -> bool:
-            thread.beat()
+            thread.heartbeat()
             return self._stop.is_set()
 
         while not stopped():
@@ -1197,7 +1201,7 @@ class Host:
         """
         until = time.monotonic() + PURGE
         with suppress(PenstockError):
-            while purge(engine, clock.moment()) == PURGED_AT_A_TIME and self._goes_on(until):
+            while purge(engine, clock.utc_now()) == PURGED_AT_A_TIME and self._goes_on(until):
                 pass
             environment = self._access().environment
             now = clock.now()
@@ -1279,7 +1283,7 @@ class Host:
         if self.run_intake is not None:
             # Calls are answered all the same, and what is accepted is not lost.
             checks["runs"] = self.attendance.told()
-        clock_fits = abs(seconds := clock.difference()) <= CLOCK_UNFIT
+        clock_fits = abs(seconds := clock.seconds_ahead()) <= CLOCK_UNFIT
         if not clock_fits:
             checks["clock"] = (
                 f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the database's"

@@ -54,7 +54,7 @@ def status_of(host: Host) -> dict[str, Any]:
             }
             for row in attendance.processes
         ],
-        "processes_waiting": int(metrics.value("penstock_processes_waiting") or 0),
+        "processes_waiting": int(metrics.gauge_value("penstock_processes_waiting") or 0),
         "threads": [
             {
                 "name": thread.name,
@@ -140,7 +140,7 @@ def _blocked(listener: str, evaluated: Mapping[str, Evaluation]) -> Iterator[dic
 
 
 def _reloads() -> dict[str, Any]:
-    rejected = metrics.rejected()
+    rejected = metrics.rejected_reloads()
     if rejected is None:
         return {"rejected": 0, "last_at": None, "last_reason": None}
     return {

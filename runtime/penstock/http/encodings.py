@@ -10,7 +10,7 @@ from werkzeug.http import parse_accept_header
 
 from penstock.errors import Refusal
 
-WORTH_IT = 1024  # bytes; below, the headers cost more than is won
+MIN_COMPRESSED_BYTES = 1024  # bytes; below, the headers cost more than is won
 COMPRESSIBLE = re.compile(r"text/|application/(?:[a-z.+-]*\+)?(?:json|xml)|application/javascript")
 AS_IT_IS = frozenset(
     {"content-encoding", "content-range", "content-digest", "content-md5", "digest", "repr-digest"}
@@ -25,7 +25,7 @@ def require_gzip(coding: str) -> None:
         raise Refusal(415, "unsupported-media-type", refused, headers=[("Accept-Encoding", "gzip")])
 
 
-def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
+def decompress(body: bytes, coding: str, limit: int) -> bytes | None:
     """Return a request's body as it was before it was coded.
 
     Return None if that has more bytes than the limit.
@@ -48,7 +48,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes | None:
     return plain
 
 
-def deflate(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes:
+def compress_reply(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes:
     """Return a reply's body, compressed where that is worth it and accepted.
 
     Say so in its headers.

@@ -18,16 +18,18 @@ from typing import Generic, TypeVar
 from penstock import threads
 
 Item = TypeVar("Item")
-PROMOTE_NEXT = "penstock.pass_on"
+PROMOTE_NEXT = "penstock.promote_next"
 # Seconds that the one whose turn it is may be busy with one thing before another goes on.
-PATIENCE = 0.005
-LONG = 2 * PATIENCE  # seconds after which it is said to take long the next time too
-LOOK = 0.0025  # seconds between two looks at how long that is, as long as there is something to do
+MAX_BUSY_S = 0.005
+LONG_CALL_S = 2 * MAX_BUSY_S  # seconds after which it is said to take long the next time too
+CHECK_INTERVAL_S = (
+    0.0025  # seconds between two looks at how long that is, as long as there is something to do
+)
 # Seconds between two heartbeats of the thread that looks on, and without one until it counts as
 # stuck.
-BEAT, STUCK = 15.0, 60.0
+HEARTBEAT_INTERVAL_S, STUCK_AFTER_S = 15.0, 60.0
 # Looks in a row at somebody who only waits, after which there are none until something comes.
-QUIET = 50
+MAX_IDLE_CHECKS = 50
 
 
 class _Follower:
@@ -65,7 +67,7 @@ class LeaderFollowers(Generic[Item]):
 
     def start(self) -> None:
         """Begin. There is no end: the threads go with the process."""
-        threads.start("penstock-turns", self._look_on, limit=STUCK)
+        threads.start("penstock-leader-monitor", self._look_on, limit=STUCK_AFTER_S)
         with self._lock:
             self._choose()
 
@@ -93,7 +95,7 @@ class LeaderFollowers(Generic[Item]):
         else:
             self._leader = None  # who is done first goes on
 
-    def _take_part(self, baton: _Follower, _: threads.Watched) -> None:
+    def _take_part(self, baton: _Follower, _: threads.MonitoredThread) -> None:
         baton.thread = threading.get_ident()
         ready, handle, stirring = self._ready, self._handle, self._stirring
         while True:
@@ -120,18 +122,18 @@ class LeaderFollowers(Generic[Item]):
             self._followers.append(baton)
         baton.passed.acquire()
 
-    def _look_on(self, thread: threads.Watched) -> None:
+    def _look_on(self, thread: threads.MonitoredThread) -> None:
         """Pass the turn on for one that is busy for too long."""
         while True:
-            while not self._stirring.wait(BEAT):
-                thread.beat()
+            while not self._stirring.wait(HEARTBEAT_INTERVAL_S):
+                thread.heartbeat()
             quiet = 0
-            while quiet < QUIET:
-                time.sleep(LOOK)
-                thread.beat()
+            while quiet < MAX_IDLE_CHECKS:
+                time.sleep(CHECK_INTERVAL_S)
+                thread.heartbeat()
                 since = self._busy_since
                 quiet = 0 if since else quiet + 1
-                if since and time.monotonic() - since > PATIENCE:
+                if since and time.monotonic() - since > MAX_BUSY_S:
                     with self._lock:
                         if self._busy_since == since:
                             self._choose()

@@ -18,7 +18,7 @@ def status_line(status: int) -> str:
     return PHRASES.get(status) or f"{status} Unassigned"
 
 
-def problem(refusal: Refusal, run: str | None) -> bytes:
+def problem_document(refusal: Refusal, run: str | None) -> bytes:
     """Return the document."""
     return as_json(refusal.document(run))  # what a handler adds may be anything
 
@@ -26,7 +26,7 @@ def problem(refusal: Refusal, run: str | None) -> bytes:
 def problem_response(refusal: Refusal) -> Response:
     """Return the document as Flask's response."""
     return Response(
-        problem(refusal, None),
+        problem_document(refusal, None),
         refusal.status,
         headers=list(refusal.headers),
         content_type=CONTENT_TYPE,

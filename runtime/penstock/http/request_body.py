@@ -19,8 +19,8 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from penstock.contracts.forms import Fields, Upload, close_files
 from penstock.endpoints.media import UTF_8, charset_of, media_type, parameters_of
 from penstock.errors import DeadlineExceeded, HostStopping, Refusal
-from penstock.http.arrival import BodyFault, fault_of
-from penstock.http.encodings import inflate, require_gzip
+from penstock.http.body_protocol import BodyFault, body_fault
+from penstock.http.encodings import decompress, require_gzip
 from penstock.runs.timeouts import TimedOut
 
 CHUNK = 64 * 1024
@@ -40,7 +40,7 @@ class Stream(Protocol):
         """Return at most that many bytes, none at the end."""
 
 
-class BrokenBody(Refusal):
+class MalformedBody(Refusal):
     """The body's framing is broken.
 
     Where it ends is not known, so the connection can't be used again.
@@ -54,14 +54,14 @@ class BrokenBody(Refusal):
         )
 
 
-class LateBody(DeadlineExceeded):
+class BodyTimedOut(DeadlineExceeded):
     """The body did not arrive within the pipeline's time; the connection can't be used again."""
 
     def __init__(self) -> None:
         super().__init__("The body did not arrive in the time that the pipeline has.")
 
 
-class StoppedBody(HostStopping):
+class BodyAborted(HostStopping):
     """The body had not arrived when the host stopped; the connection can't be used again."""
 
     def __init__(self) -> None:
@@ -89,15 +89,15 @@ class _Incoming:
         self._limit = limit
         self._length = int(sent) if sent else None
         self._read = 0
-        fault = fault_of(environ)
+        fault = body_fault(environ)
         if fault is BodyFault.TOO_LARGE or (self._length is not None and self._length > limit):
             raise _too_large(limit)
-        if fault is BodyFault.LATE:
+        if fault is BodyFault.TIMED_OUT:
             raise TimedOut
-        if fault is BodyFault.STOPPED:
-            raise StoppedBody
-        if fault is BodyFault.BROKEN:
-            raise BrokenBody
+        if fault is BodyFault.HOST_STOPPING:
+            raise BodyAborted
+        if fault is BodyFault.MALFORMED:
+            raise MalformedBody
 
     def read(self, size: int = -1) -> bytes:
         """Return at most that many bytes, all that is left for -1.
@@ -111,12 +111,12 @@ class _Incoming:
         except TimedOut:
             raise
         except Exception as error:
-            raise BrokenBody from error
+            raise MalformedBody from error
         self._read += len(data)
         if self._read > self._limit:
             raise _too_large(self._limit)
         if self._length is not None and len(data) < wanted:
-            raise BrokenBody
+            raise MalformedBody
         return data
 
 
@@ -164,7 +164,7 @@ class Body:
         coding = self._environ.get("HTTP_CONTENT_ENCODING")
         if not coding or coding.lower() == "identity":
             return body
-        plain = inflate(body, coding, self._limit)
+        plain = decompress(body, coding, self._limit)
         if plain is None:
             raise _too_large(self._limit)
         return plain

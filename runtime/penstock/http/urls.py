@@ -28,7 +28,7 @@ def has_escaped_slash(environ: Mapping[str, Any]) -> bool:
     return "%2" in uri and "%2F" in uri.partition("?")[0].upper()
 
 
-def absolute(headers: Headers, base: str) -> Headers:
+def absolute_urls(headers: Headers, base: str) -> Headers:
     """Return the headers of a reply with `base` in front of each URL that begins with a slash.
 
     To a handler the slash is the root of this server. To a caller it is the root of the host,

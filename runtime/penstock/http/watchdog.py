@@ -20,11 +20,11 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import structlog
 
 from penstock import forks, threads
-from penstock.http.arrival import CLIENT
+from penstock.http.body_protocol import CONNECTION
 from penstock.runs.timeouts import TimedOut
 
 Result = TypeVar("Result")
-SOCKET = "gunicorn.socket"
+GUNICORN_SOCKET = "gunicorn.socket"
 STUCK = 60.0  # seconds beyond its sleep without a heartbeat, and the watchdog counts as stuck
 SILENCE = 30  # seconds that a client may send nothing within a request
 NEVER = float("inf")
@@ -55,7 +55,7 @@ class AlreadyAnswered(ConnectionResetError):
         super().__init__(errno.ECONNRESET, "the watchdog answered the caller")
 
 
-def last_moments(graceful_timeout: float) -> tuple[float, float]:
+def shutdown_schedule(graceful_timeout: float) -> tuple[float, float]:
     """Return after how many seconds of stopping calls are answered, and processes leave.
 
     It has to be gone before the graceful timeout is over, for then it is killed; and its records
@@ -102,27 +102,26 @@ class DeadlineWatchdog:
         work: Callable[[], Result],
         connection: Channel,
         deadline: float,
-        late: Callable[[], bytes],
+        on_deadline: Callable[[], bytes],
     ) -> Result:
-        """Return what `work` returns.
+        """Return the result of `work`, called in this thread.
 
-        `deadline` is a `time.monotonic()` reading, `late` makes the response for when it or the end
-        passes.
-
-        Raises AlreadyAnswered when one has passed.
+        `deadline` is a `time.monotonic()` reading. At the deadline, or when the process ends,
+        `on_deadline` builds the response and the watchdog sends it on `connection`. `work` keeps
+        running, and this call then raises AlreadyAnswered in place of its result.
         """
-        if self._fork != forks.number():
+        if self._fork != forks.generation():
             self._start()
         # Never used twice: a late look at it can't hit the thread's next call.
         ticket = next(self._tickets)
-        self._watched[ticket] = (deadline, connection, late)
+        self._watched[ticket] = (deadline, connection, on_deadline)
         try:
             return work()
         finally:
             if self._watched.pop(ticket, None) is None:
                 self._leave()
 
-    def end(self, moment: float) -> None:
+    def answer_all_at(self, moment: float) -> None:
         """Have every call answered at that moment, whatever its own deadline.
 
         The moment is a `time.monotonic()` reading.
@@ -137,34 +136,34 @@ class DeadlineWatchdog:
 
     def _start(self) -> None:
         with self._starting:
-            if self._fork != forks.number():
+            if self._fork != forks.generation():
                 self._watched.clear()  # a parent's calls are not ours
                 threads.start("penstock-watchdog", self._watch, limit=self._shortest + STUCK)
-                self._fork = forks.number()
+                self._fork = forks.generation()
 
-    def _watch(self, thread: threads.Watched) -> None:
+    def _watch(self, thread: threads.MonitoredThread) -> None:
         while True:
-            thread.beat()
+            thread.heartbeat()
             now = self._now()
             pause = min(self._shortest, LINGER) if self._lingering else self._shortest
             self._let_go(now)
             end = self._end
             if end < NEVER:
                 pause = min(pause, max(end - now, ENDED_LOOK))  # calls may still begin
-            for ticket, (deadline, connection, late) in list(self._watched.items()):
+            for ticket, (deadline, connection, on_deadline) in list(self._watched.items()):
                 if min(deadline, end) <= now:
-                    self._answer(ticket, connection, late)
+                    self._answer(ticket, connection, on_deadline)
                 else:
                     pause = min(pause, deadline - now)
             self._sleep(pause)
             self._woken.clear()
 
-    def _answer(self, ticket: int, connection: Channel, late: Callable[[], bytes]) -> None:
+    def _answer(self, ticket: int, connection: Channel, on_deadline: Callable[[], bytes]) -> None:
         with self._answering:
             if self._watched.pop(ticket, None) is None:
                 return
             try:
-                connection.send(late(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                connection.send(on_deadline(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except OSError:
                 pass  # the caller is gone
             except Exception:  # noqa: BLE001  whatever it is, all other calls need their watchdog
@@ -186,14 +185,14 @@ class DeadlineWatchdog:
                 connection.shutdown(socket.SHUT_RD)
 
 
-def last_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+def closing_response(status: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
     """Return a response as it goes over the wire, the last one of its connection (RFC 9112)."""
     fields = [*headers, ("Date", formatdate(usegmt=True)), ("Connection", "close")]
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1") + body
 
 
-def announce_close(start_response: Callable[..., object]) -> None:
+def close_after_reply(start_response: Callable[..., object]) -> None:
     """Have the reply say `Connection: close`, which an application itself may not say.
 
     Gunicorn's response knows how.
@@ -203,7 +202,7 @@ def announce_close(start_response: Callable[..., object]) -> None:
         force()
 
 
-class LastReply(list[bytes]):
+class ClosingReply(list[bytes]):
     """A reply after which the connection ends.
 
     A handler that was left behind may still be reading from it.
@@ -212,7 +211,7 @@ class LastReply(list[bytes]):
     def __init__(self, environ: dict[str, Any], body: bytes) -> None:
         super().__init__([body])
         # Our own server sees to it.
-        self._connection = environ.get(SOCKET) if CLIENT not in environ else None
+        self._connection = environ.get(GUNICORN_SOCKET) if CONNECTION not in environ else None
 
     def close(self) -> None:
         """End the connection; servers call this when the reply was sent."""
@@ -226,10 +225,10 @@ def channel_of(environ: dict[str, Any]) -> Channel | None:
 
     With our own server always, else where HTTP/1 comes over a plain socket.
     """
-    ours: Channel | None = environ.get(CLIENT)
+    ours: Channel | None = environ.get(CONNECTION)
     if ours is not None:
         return ours
-    connection = environ.get(SOCKET)
+    connection = environ.get(GUNICORN_SOCKET)
     if type(connection) is not socket.socket or not environ.get("SERVER_PROTOCOL", "").startswith(
         "HTTP/1."
     ):
@@ -237,7 +236,7 @@ def channel_of(environ: dict[str, Any]) -> Channel | None:
     return connection
 
 
-class TlsSocket(ssl.SSLSocket):
+class DeadlineTlsSocket(ssl.SSLSocket):
     """A TLS connection that can be told until when it is read.
 
     A sender that dribbles its body must not hold a thread for ever.
@@ -263,12 +262,12 @@ class TlsSocket(ssl.SSLSocket):
             raise TimedOut from None
 
 
-def read_in_time(connection: object, read: Callable[[], Result], deadline: float) -> Result:
+def read_with_deadline(connection: object, read: Callable[[], Result], deadline: float) -> Result:
     """Read in this thread, from a connection that no watchdog can answer on.
 
     Raises TimedOut at the deadline.
     """
-    if not isinstance(connection, TlsSocket):
+    if not isinstance(connection, DeadlineTlsSocket):
         return read()
     connection.read_until = deadline
     try:

@@ -30,7 +30,15 @@ from penstock.logs.lines import as_json, as_seen, line_of
 from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
 
-__all__ = ["LogThrottle", "configure", "configure_events", "kept", "of_plugins", "say", "sweep"]
+__all__ = [
+    "LogThrottle",
+    "configure",
+    "configure_events",
+    "preserve_logging",
+    "print_error",
+    "register_plugin_modules",
+    "report_dropped_lines",
+]
 
 OURS = "penstock"
 SERVER = "gunicorn.error"
@@ -114,7 +122,7 @@ def configure_events(settings: Settings) -> None:
     )
 
 
-def of_plugins(modules: Iterable[str]) -> None:
+def register_plugin_modules(modules: Iterable[str]) -> None:
     """Take loggers of these modules, by the first parts of their names, for plugin code's."""
     _plugin_modules.update(modules)
     root = logging.getLogger()
@@ -122,7 +130,7 @@ def of_plugins(modules: Iterable[str]) -> None:
 
 
 @contextmanager
-def kept() -> Iterator[list[str]]:
+def preserve_logging() -> Iterator[list[str]]:
     """Put back at the end what plugin code has changed of the log meanwhile.
 
     What that was is in the list then.
@@ -147,9 +155,9 @@ def kept() -> Iterator[list[str]]:
             logger.disabled = False
 
 
-def sweep(now: float) -> None:
+def report_dropped_lines(now: float) -> None:
     """Say what was left out of the server's lines. `now` is a `time.monotonic()` reading."""
-    _server_lines.sweep(now)
+    _server_lines.report_expired(now)
 
 
 class Logger(logging.Logger):
@@ -189,7 +197,7 @@ class Handler(logging.Handler):
         if (
             record.name == SERVER
             and record.levelno >= logging.WARNING
-            and not _server_lines.may(time.monotonic(), what=str(record.msg)[:100])
+            and not _server_lines.allow(time.monotonic(), what=str(record.msg)[:100])
         ):
             return
         try:
@@ -259,7 +267,7 @@ class _Output(structlog.WriteLogger):
     fatal = failure = err = error = critical = exception = msg
 
 
-def say(text: str, log_format: str = "auto") -> None:
+def print_error(text: str, log_format: str = "auto") -> None:
     """Write why this process can't start or reload.
 
     A line of JSON where the log has such lines, else text. The log need not be configured.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-FEW = 5  # lines of a kind in a minute
-MINUTE = 60.0
-ROOM = 1024  # kinds that are told apart
+LINES_PER_WINDOW = 5  # lines of a kind in a minute
+WINDOW_S = 60.0
+MAX_KINDS = 1024  # kinds that are told apart
 Kind = tuple[tuple[str, str], ...]
 
 
@@ -30,31 +30,31 @@ class LogThrottle:
         self._lines: dict[Kind, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def may(self, now: float, **kind: str) -> bool:
+    def allow(self, now: float, **kind: str) -> bool:
         """Say whether one more line of a kind may be written.
 
         `now` is a `time.monotonic()` reading.
         """
         name: Kind = tuple(kind.items())
         with self._lock:
-            if name not in self._lines and len(self._lines) >= ROOM:
+            if name not in self._lines and len(self._lines) >= MAX_KINDS:
                 name = tuple((word, "others") for word in kind)
             began, lines = self._lines.get(name, (now, 0))
-            over = now - began >= MINUTE
+            over = now - began >= WINDOW_S
             if over:
                 del self._lines[name]
             self._lines[name] = (now, 1) if over else (began, lines + 1)
         if over:
             self._tell(name, lines)
-        return over or lines < FEW
+        return over or lines < LINES_PER_WINDOW
 
-    def sweep(self, now: float) -> None:
+    def report_expired(self, now: float) -> None:
         """Say what was left out of minutes that are over."""
         with self._lock:
             ended = [
                 (name, lines)
                 for name, (began, lines) in self._lines.items()
-                if now - began >= MINUTE
+                if now - began >= WINDOW_S
             ]
             for name, _ in ended:
                 del self._lines[name]
@@ -62,5 +62,5 @@ class LogThrottle:
             self._tell(name, lines)
 
     def _tell(self, name: Kind, lines: int) -> None:
-        if lines > FEW:
-            self._log.warning(self._event, number=lines - FEW, **dict(name))
+        if lines > LINES_PER_WINDOW:
+            self._log.warning(self._event, number=lines - LINES_PER_WINDOW, **dict(name))

@@ -23,9 +23,26 @@ from typing import Any, NamedTuple, ParamSpec
 import structlog
 
 from penstock.metrics.shared import VARIABLE as SHARED
-from penstock.metrics.shared import Rejected, fold, locked, owner, rejected, reload_rejected, share
+from penstock.metrics.shared import (
+    RejectedReloads,
+    create_shared_folder,
+    fold_process,
+    locked,
+    owner_fds,
+    record_rejected_reload,
+    rejected_reloads,
+)
 
-__all__ = ["BOUNDS", "TABLE", "Rejected", "fold", "owner", "rejected", "reload_rejected", "share"]
+__all__ = [
+    "BOUNDS",
+    "TABLE",
+    "RejectedReloads",
+    "create_shared_folder",
+    "fold_process",
+    "owner_fds",
+    "record_rejected_reload",
+    "rejected_reloads",
+]
 
 Arguments = ParamSpec("Arguments")
 # seconds.
@@ -257,13 +274,13 @@ def _harmless(count: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 
 @_harmless
-def called(pipeline: str, outcome: str, number: int) -> None:
+def count_calls(pipeline: str, outcome: str, number: int) -> None:
     """Count calls."""
     _made().calls.labels(pipeline, outcome).inc(number)
 
 
 @_harmless
-def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
+def observe_seconds(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
     """Note how long calls took.
 
     All together, and how many of them were within each bound but not the one before.
@@ -276,25 +293,25 @@ def took(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
 
 
 @_harmless
-def dropped(records: int) -> None:
+def count_dropped_records(records: int) -> None:
     """Count records that were not written."""
     _made().dropped.inc(records)
 
 
 @_harmless
-def counted_alone() -> None:
+def count_local_rate_check() -> None:
     """Count a call whose rates this process counted in its own memory."""
     _made().counted_alone.inc()
 
 
 @_harmless
-def taken_over() -> None:
+def count_recovered_run() -> None:
     """Count a run that was taken over."""
     _made().taken_over.inc()
 
 
 @_harmless
-def put(name: str, value: float, *labels: str) -> None:
+def set_gauge(name: str, value: float, *labels: str) -> None:
     """Set a gauge of this process.
 
     For one that is shown as an age it is the moment from which that counts, 0 for none.
@@ -305,17 +322,17 @@ def put(name: str, value: float, *labels: str) -> None:
     _made().put(name, value, labels)
 
 
-def gone(pid: int) -> None:
+def forget_process(pid: int) -> None:
     """Forget what only a living process can say, and go on counting what it has counted."""
     try:
-        fold(pid)
+        fold_process(pid)
     except Exception:  # noqa: BLE001  a damaged file, or no room: whoever calls this has processes to look after
         structlog.get_logger("penstock").exception(
             "the counts of a process that has ended are lost", pid=pid
         )
 
 
-def value(name: str) -> float | None:
+def gauge_value(name: str) -> float | None:
     """Return a gauge without labels, over all processes that share a folder.
 
     None where none of them has set it.
@@ -345,7 +362,7 @@ class _Exposition:
         yield from _collected()
         yield _metric("penstock_build_info", 1, version("penstock"), platform.python_version())
         if os.environ.get(SHARED):
-            known = rejected()
+            known = rejected_reloads()
             yield _metric("penstock_reloads_rejected_total", known.number if known else 0)
 
 

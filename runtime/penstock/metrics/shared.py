@@ -33,7 +33,7 @@ MAX_REASON = 1000  # characters
 _owner: list[int] = []  # the file descriptor of our lock
 
 
-class Rejected(NamedTuple):
+class RejectedReloads(NamedTuple):
     """How many reloads of this server were rejected.
 
     Also when the last one was (seconds since the epoch), and why.
@@ -44,7 +44,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def share() -> str | None:
+def create_shared_folder() -> str | None:
     """Have this process and those that it starts count together.
 
     Return the folder for that, if it was made here.
@@ -63,7 +63,7 @@ def share() -> str | None:
     return folder
 
 
-def owner() -> tuple[int, ...]:
+def owner_fds() -> tuple[int, ...]:
     """Return the file descriptor that a process must inherit that uses the folder.
 
     None where the folder was not made here.
@@ -110,7 +110,7 @@ def locked(how: int) -> Iterator[Path | None]:
         os.close(number)
 
 
-def fold(pid: int) -> None:
+def fold_process(pid: int) -> None:
     """Add what a process that has ended has counted to the counts of all such.
 
     Forget its gauges.
@@ -141,7 +141,7 @@ def _add(path: Path, whole: Path) -> None:
         counts.close()
 
 
-def reload_rejected(reason: str) -> None:
+def record_rejected_reload(reason: str) -> None:
     """Note that a reload was rejected, for all processes of the server."""
     with suppress(OSError), locked(fcntl.LOCK_EX) as folder:
         if folder is not None:
@@ -156,7 +156,7 @@ def reload_rejected(reason: str) -> None:
             path.with_suffix(".new").replace(path)
 
 
-def rejected() -> Rejected | None:
+def rejected_reloads() -> RejectedReloads | None:
     """Return what is known of rejected reloads.
 
     None where there were none, or there is no folder.
@@ -165,8 +165,8 @@ def rejected() -> Rejected | None:
     return _rejected(Path(folder)) if folder else None
 
 
-def _rejected(folder: Path) -> Rejected | None:
+def _rejected(folder: Path) -> RejectedReloads | None:
     try:
-        return Rejected(**json.loads((folder / REJECTED).read_text(encoding="utf-8")))
+        return RejectedReloads(**json.loads((folder / REJECTED).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

@@ -120,7 +120,7 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
     helpers = _in_folders(plugins, found, settings)
     for name, plugin in extra:
         found[name] = _Found(lambda plugin=plugin: plugin)  # type: ignore[misc]  # mypy can't infer a lambda with a default
-    missing = settings.allow - set(found)
+    missing = settings.plugins_allow - set(found)
     if missing:
         near = get_close_matches(min(missing), sorted(found), n=1)
         hint = (
@@ -131,14 +131,14 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         raise BadSetting(
             f"PENSTOCK_PLUGINS_ALLOW names {min(missing)!r}, which is not to be found; {hint}"
         )
-    logs.of_plugins(
+    logs.register_plugin_modules(
         {entry.module.partition(".")[0] for entry in installed}
         | plugins.folders.modules.keys() - plugins.folders.conflicts.keys()
     )
-    loading = _Loading(plugins, helpers - settings.allow)
+    loading = _Loading(plugins, helpers - settings.plugins_allow)
     for name in sorted(found):
         if _wanted(name, settings):
-            with logs.kept() as changed:
+            with logs.preserve_logging() as changed:
                 loading.load(name, found[name])
             if changed:
                 problem = f"it configures {' and '.join(changed)}, which was put back"
@@ -161,7 +161,9 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
 
 
 def _wanted(name: str, settings: Settings) -> bool:
-    return (not settings.allow or name in settings.allow) and name not in settings.deny
+    return (
+        not settings.plugins_allow or name in settings.plugins_allow
+    ) and name not in settings.plugins_deny
 
 
 def _file_of(entry: EntryPoint) -> Path | None:

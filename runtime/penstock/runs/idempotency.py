@@ -130,7 +130,7 @@ class IdempotencyStore:
         """
         running = dict(self._running)
         if running:
-            idempotency.renew(self._engine, running, clock.moment() + MARGIN)
+            idempotency.renew(self._engine, running, clock.utc_now() + MARGIN)
 
     def once(
         self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]
@@ -149,7 +149,7 @@ class IdempotencyStore:
         """
         digest = identity(whose)
         claim = secrets.token_hex(16)
-        now = clock.moment()
+        now = clock.utc_now()
         try:
             found = idempotency.claim(
                 self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN
@@ -178,7 +178,7 @@ class IdempotencyStore:
                     idempotency.release(self._engine, digest, claim)
                 else:
                     idempotency.keep(
-                        self._engine, digest, claim, self._sealed(kept), clock.moment() + KEPT
+                        self._engine, digest, claim, self._sealed(kept), clock.utc_now() + KEPT
                     )
             # It stays claimed until its lease ends: better a 409 than a second run.
             except DatabaseUnavailable as error:
@@ -196,7 +196,7 @@ class IdempotencyStore:
         """
         digest = identity(whose)
         for _ in range(ATTEMPTS):
-            now = clock.moment()
+            now = clock.utc_now()
             with suppress(idempotency.Taken), writing(self._engine) as connection:
                 found = idempotency.find(connection, digest, now)
                 if found is not None:

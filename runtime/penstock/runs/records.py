@@ -38,8 +38,8 @@ MOST_BYTES = 32 * 1024 * 1024  # of bodies that wait
 AT_ONCE = 5_000  # records in one transaction
 PAUSE = 0.25  # seconds between two batches
 SOON = 2_000  # records that wake the writer earlier
-SAMPLE = 10.0  # seconds between two samples of the same refusal
-SAMPLES = 60  # in a minute, of all refusals
+SAMPLE = 10.0  # seconds between two samples of calls rejected for the same reason
+SAMPLES = 60  # in a minute, of all rejected calls
 STUCK = 120.0  # seconds without a heartbeat, and the thread that writes counts as stuck
 TELL = 60.0  # seconds between two lines of the log about what was dropped
 LONGEST_DETAIL = 2000  # characters
@@ -62,7 +62,7 @@ class Status(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    REFUSED = "refused"  # by its handler
+    CLIENT_ERROR = "client_error"  # its handler answered 4xx
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
 
@@ -76,7 +76,7 @@ def status_of(http_status: int, problem: str | None) -> Status:
         return Status.SUCCEEDED
     if problem == "timed-out":
         return Status.TIMED_OUT
-    return Status.REFUSED if http_status < 500 else Status.FAILED  # noqa: PLR2004  the least status of a fault of ours
+    return Status.CLIENT_ERROR if http_status < 500 else Status.FAILED  # noqa: PLR2004  the least status of a fault of ours
 
 
 class RecordedBodies(msgspec.Struct, gc=False):
@@ -210,7 +210,7 @@ class Recorder:
         self._durable: deque[Event] = deque()
         self._ending: set[str] = set()  # runs whose ends wait to be written
         self._said: dict[str, dict[str, object]] = {}
-        self._refused: deque[tuple[str, str]] = deque(maxlen=MOST)
+        self._rejected: deque[tuple[str, str]] = deque(maxlen=MOST)
         self._samples: deque[dict[str, object]] = deque(maxlen=SAMPLES)
         self._sampled: dict[tuple[str, str], float] = {}
         self._counted: dict[tuple[int, str, str], _Counted] = {}
@@ -250,7 +250,7 @@ class Recorder:
             return False
         return http_status >= 400 or (wanted == "all" and most == "all")  # noqa: PLR2004  the least status of an error
 
-    def refused(
+    def rejected(
         self,
         pipeline: str,
         problem: str,
@@ -259,11 +259,11 @@ class Recorder:
         reason: str | None = None,
         consumer_id: int | None = None,
     ) -> None:
-        """Count a call that the gate refused, and keep a sample now and then.
+        """Count a call that the gate rejected, and keep a sample now and then.
 
         An attack must not fill the table.
         """
-        self._refused.append((pipeline, problem))
+        self._rejected.append((pipeline, problem))
         now = time.monotonic()
         if (
             now - self._sampled.get((pipeline, problem), float("-inf")) >= SAMPLE
@@ -284,7 +284,7 @@ class Recorder:
 
     def counted(self, pipeline: str, outcome: str) -> None:
         """Count a call that was answered without a run of its own."""
-        self._refused.append((pipeline, outcome))
+        self._rejected.append((pipeline, outcome))
 
     def began(self, run: str, at: datetime) -> None:
         """Note that a durable run has begun."""
@@ -306,9 +306,9 @@ class Recorder:
 
     # What the writer does.
 
-    def _write_on(self, thread: threads.Watched) -> None:
+    def _write_on(self, thread: threads.MonitoredThread) -> None:
         while not self._stop:
-            thread.beat()
+            thread.heartbeat()
             self._wake.wait(PAUSE)
             self._wake.clear()
             self.flush()
@@ -319,7 +319,7 @@ class Recorder:
             for write in (self._write_over, self._write_durable, self._write_counts):
                 try:
                     while write() == AT_ONCE:
-                        self._thread.beat()
+                        self._thread.heartbeat()
                 except PenstockError as error:
                     self._tell(
                         "run records wait",
@@ -332,7 +332,7 @@ class Recorder:
             self._tell_metrics()
             if self._dropped:
                 number, self._dropped = self._dropped, 0
-                metrics.dropped(number)
+                metrics.count_dropped_records(number)
                 self._tell(
                     "run records dropped",
                     records=number,
@@ -545,12 +545,12 @@ class Recorder:
     def _tell_metrics(self) -> None:
         untold, self._untold = self._untold, {}
         for (pipeline, outcome), item in untold.items():
-            metrics.called(pipeline, outcome, item.calls)
-            metrics.took(pipeline, item.micros / 1e6, item.buckets)
+            metrics.count_calls(pipeline, outcome, item.calls)
+            metrics.observe_seconds(pipeline, item.micros / 1e6, item.buckets)
 
     def _write_counts(self) -> int:
-        for _ in range(len(self._refused)):
-            self.count(*self._refused.popleft(), None)
+        for _ in range(len(self._rejected)):
+            self.count(*self._rejected.popleft(), None)
         changed = [(key, item) for key, item in self._counted.items() if item.changed]
         if changed:
             rows = [

@@ -11,7 +11,7 @@ from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from penstock.http.arrival import BodyFault, BodyNeeded
+from penstock.http.body_protocol import BodyFault, BodyNotReceived
 
 IN_MEMORY = 64 * 1024  # bytes of a body that are kept in memory; a larger one goes to disk
 MAX_SIZE_LINE = 1024  # bytes of a chunk's size with its extensions
@@ -141,8 +141,7 @@ class RequestBody:
 
     The server fills it, and the application reads it once it is `complete`.
 
-    Reading it earlier raises BodyNeeded. Where there is a `fault`, there is nothing to read and
-    reading raises OSError.
+    Reading it earlier raises BodyNotReceived. If it has a `fault`, reading raises OSError.
     """
 
     __slots__ = ("_discard", "_file", "_framing", "_limit", "complete", "ended", "fault", "size")
@@ -183,12 +182,12 @@ class RequestBody:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the connection, and return those that follow the body."""
-        if self._framing is None or self.fault is BodyFault.BROKEN:
+        if self._framing is None or self.fault is BodyFault.MALFORMED:
             return b""
         try:
             content, rest = self._framing.feed(data)
         except BadFraming:
-            self.end(BodyFault.BROKEN)
+            self.end(BodyFault.MALFORMED)
             return b""
         self.size += len(content)
         if self._limit is not None and self.size > self._limit:
@@ -241,7 +240,7 @@ class RequestBody:
         if self.fault is not None:
             raise OSError(f"the body is {self.fault.value}")
         if not self.complete:
-            raise BodyNeeded
+            raise BodyNotReceived
         if self._file is None:
             self._file = BytesIO()
         return self._file

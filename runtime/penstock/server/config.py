@@ -29,7 +29,7 @@ from gunicorn.util import load_class
 from penstock import logs, metrics
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host.host import Host
-from penstock.http.watchdog import TlsSocket, last_moments
+from penstock.http.watchdog import DeadlineTlsSocket, shutdown_schedule
 from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S
 from penstock.server.inherited import InheritedView
 from penstock.settings import Settings
@@ -57,7 +57,7 @@ def _worker_class(wanted: str) -> tuple[str, str]:
         try:
             load_class(wanted)
         except Exception:  # noqa: BLE001  gunicorn raises several kinds
-            logs.say(
+            logs.print_error(
                 f"PENSTOCK_WORKER_CLASS={wanted} is no worker of gunicorn; write penstock or"
                 " gthread",
                 _settings.log_format,
@@ -84,10 +84,10 @@ def _worker_class(wanted: str) -> tuple[str, str]:
 try:
     _settings = Settings.from_env(os.environ)
 except CannotStart as error:
-    logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+    logs.print_error(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
     sys.exit(error.exit_code)
 
-_made_for_metrics = metrics.share()
+_made_for_metrics = metrics.create_shared_folder()
 _ready, _tell_ready = os.pipe()  # a byte for each worker that answers calls
 os.set_blocking(_ready, False)
 _draining = mmap.mmap(-1, 1)  # 1 once this server is about to end; workers see it
@@ -132,7 +132,7 @@ class Logger(_GunicornLogger):  # type: ignore[misc]  # gunicorn ships no types
 def ssl_context(config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ANN401, ARG001  gunicorn's type
     """Make TLS connections such as can be told until when they are read."""
     context = default()
-    context.sslsocket_class = TlsSocket
+    context.sslsocket_class = DeadlineTlsSocket
     return context
 
 
@@ -171,7 +171,7 @@ def _adapt(server: Any) -> None:  # noqa: ANN401  gunicorn's type
             _replace(server, reload)
         else:
             server.log.error("not reloaded: the workers go on with what they have")
-            metrics.reload_rejected(
+            metrics.record_rejected_reload(
                 answer.removeprefix(TOLD).decode("utf-8", "replace")
                 or "a start did not succeed; the log says why"
             )
@@ -275,7 +275,7 @@ def _drain(server: Any) -> None:  # noqa: ANN401  gunicorn's type
 
 
 def _say(text: str) -> None:
-    logs.say(text, _settings.log_format)
+    logs.print_error(text, _settings.log_format)
 
 
 def _speaks_http1(config: Any) -> bool:  # noqa: ANN401  gunicorn's type
@@ -433,13 +433,13 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
                     )
                 )
                 worker.log.error("a worker waits to start%s: %s", why, error)
-            metrics.put("penstock_processes_waiting", 1)
+            metrics.set_gauge("penstock_processes_waiting", 1)
             worker.notify()
             time.sleep(FIRST_PAUSE)
     if worker_class != OURS:
         _end_in_order(worker)
     if tell_at:
-        metrics.put("penstock_processes_waiting", 0)
+        metrics.set_gauge("penstock_processes_waiting", 0)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it
     os.write(_tell_ready, b"1")
@@ -450,7 +450,7 @@ def _end_in_order(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
 
     Ours does so by itself.
     """
-    answer, leave = last_moments(graceful_timeout)
+    answer, leave = shutdown_schedule(graceful_timeout)
     worker.cfg.set("graceful_timeout", max(1, int(leave)))
     stop = worker.handle_exit
 
@@ -465,7 +465,7 @@ def _end_in_order(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
     """Forget what only a living worker can say, and go on counting what it has counted."""
-    metrics.gone(worker.pid)
+    metrics.forget_process(worker.pid)
 
 
 def on_exit(server: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's type

@@ -19,7 +19,12 @@ from gunicorn.http import errors as http_errors
 from gunicorn.http import wsgi
 from gunicorn.util import unquote_to_wsgi_str
 
-from penstock.http.arrival import CLIENT, TAKES_HEADS, AwaitBody, BodyFault
+from penstock.http.body_protocol import (
+    CONNECTION,
+    SUPPORTS_BODY_PROTOCOL,
+    BodyFault,
+    ResumeAfterBody,
+)
 from penstock.http.leader_followers import PROMOTE_NEXT
 from penstock.http.watchdog import AlreadyAnswered
 from penstock.logs import LogThrottle
@@ -64,7 +69,7 @@ REFUSALS: dict[type[BaseException], int] = {
     http_errors.ParseException: 400,
 }
 # Where the application is only called when a body is whole.
-UNFIT = {BodyFault.LATE: 408, BodyFault.STOPPED: 503}
+UNFIT = {BodyFault.TIMED_OUT: 408, BodyFault.HOST_STOPPING: 503}
 END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -108,7 +113,7 @@ class Http1:
         self._log = worker.log
         self._max_head = MAX_HEAD + config.limit_request_field_size
         self._sparing = LogThrottle(structlog.get_logger("penstock.server"))
-        self._takes_heads = bool(getattr(worker.wsgi, TAKES_HEADS, False))
+        self._takes_heads = bool(getattr(worker.wsgi, SUPPORTS_BODY_PROTOCOL, False))
         plain = (
             config.pre_request is PreRequest.default and config.post_request is PostRequest.default
         )
@@ -235,7 +240,7 @@ class Http1:
         )
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self._log.exception("request failed: %s", reason)
-        elif self._sparing.may(time.monotonic(), reason=reason, address=client):
+        elif self._sparing.allow(time.monotonic(), reason=reason, address=client):
             self._log.warning("request from %s can't be read: %s", client, reason)
         connection.send(refusal_of(status))
 
@@ -310,7 +315,7 @@ class Http1:
     ) -> Generator[int, None, Iterable[bytes]]:
         """Return the application's reply, after receiving the body where it asks for that."""
         reply = self._worker.wsgi(environ, response.start_response)
-        while type(reply) is AwaitBody:
+        while type(reply) is ResumeAfterBody:
             body.keep_at_most(reply.limit)
             yield from self._receive_body(connection, request, body, reply.deadline)
             reply = reply.resume()
@@ -349,8 +354,8 @@ class Http1:
             if data:
                 connection.arrived = body.feed(data)
             else:
-                late = BodyFault.STOPPED if self._worker.must_end else BodyFault.LATE
-                body.end(late if data is None else BodyFault.BROKEN)
+                late = BodyFault.HOST_STOPPING if self._worker.must_end else BodyFault.TIMED_OUT
+                body.end(late if data is None else BodyFault.MALFORMED)
         connection.work()
 
     def _send_rest(self, connection: Connection, pace: Pace) -> Conversation:
@@ -386,7 +391,7 @@ class Http1:
             data = yield from _receive(connection)
             discarded += len(data or b"")
             connection.arrived = body.feed(data or b"")
-            if not data or body.fault is BodyFault.BROKEN or discarded > MAX_DISCARD:
+            if not data or body.fault is BodyFault.MALFORMED or discarded > MAX_DISCARD:
                 connection.wait(Phase.CLOSING, CLOSE_S)
                 return False
         return True
@@ -430,7 +435,7 @@ class Http1:
         host, port = connection.client[:2]
         return {
             **self._common,
-            CLIENT: connection,
+            CONNECTION: connection,
             "gunicorn.socket": connection.sock,
             "REMOTE_ADDR": host,
             "REMOTE_PORT": str(port),
@@ -482,7 +487,7 @@ class Http1:
         return {
             **environ,
             "wsgi.multithread": True,
-            CLIENT: connection,
+            CONNECTION: connection,
             PROMOTE_NEXT: self._pass_on,
         }
 
@@ -500,7 +505,7 @@ def _receive(connection: Connection) -> Generator[int, None, bytes | None]:
 
 def _can_go_on(request: Request, body: RequestBody) -> bool:
     """Return whether another request can follow on the connection, whatever is left of the body."""
-    if body.fault is BodyFault.BROKEN:
+    if body.fault is BodyFault.MALFORMED:
         return False
     if body.ended:
         return True

@@ -15,8 +15,8 @@ from gunicorn.http.wsgi import HEADER_VALUE_RE
 from gunicorn.http.wsgi import Response as GunicornResponse
 
 from penstock.errors import HostStopping, Refusal
-from penstock.http.problems import CONTENT_TYPE, problem, status_line
-from penstock.http.watchdog import last_response
+from penstock.http.problems import CONTENT_TYPE, problem_document, status_line
+from penstock.http.watchdog import closing_response
 
 MAX_NAMES = 500  # header names that are remembered as well-formed
 MAX_COPIED = 64 * 1024  # bytes of a body that are copied behind the head, to send both in one piece
@@ -115,8 +115,8 @@ def refusal_of(status: int) -> bytes:
     refusal: Refusal = HostStopping("The host is stopping. The request had not arrived.")
     if status != refusal.status:
         refusal = Refusal(
-            status, "request-refused", f"{HTTPStatus(status).phrase}: the request can't be read."
+            status, "request-rejected", f"{HTTPStatus(status).phrase}: the request can't be read."
         )
-    body = problem(refusal, None)
+    body = problem_document(refusal, None)
     headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))]
-    return last_response(status_line(status), headers, body)
+    return closing_response(status_line(status), headers, body)

@@ -55,7 +55,7 @@ _log = structlog.get_logger("penstock")
 def serve(settings: Settings) -> int:
     """Serve until told to stop, and return gunicorn's exit code."""
     logs.configure(settings)
-    made = metrics.share()
+    made = metrics.create_shared_folder()
     try:
         return Supervisor(settings.worker if settings.pipelines else 0).run()
     finally:
@@ -82,7 +82,7 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
         host.told = None  # gunicorn reports what there is
         host.rehearse()
     except CannotStart as error:
-        logs.say(str(error), settings.log_format)
+        logs.print_error(str(error), settings.log_format)
         if reason_fd is not None:
             os.write(reason_fd, str(error).encode("utf-8", "replace")[:REASON])
         return error.exit_code
@@ -125,10 +125,10 @@ def work(
     except CannotStart as error:
         # gunicorn's rehearsal meets the same before that, and says it.
         if not (if_needed and not respawned and host.replies is None):
-            logs.say(str(error), settings.log_format)
+            logs.print_error(str(error), settings.log_format)
         code = error.exit_code
     except Taken as error:
-        logs.say(str(error), settings.log_format)
+        logs.print_error(str(error), settings.log_format)
         code = TAKEN
     sys.stdout.flush()
     sys.stderr.flush()
@@ -159,7 +159,7 @@ def _tell(fd: int | None, word: bytes) -> None:
 def _rejected(what: str, why: str) -> None:
     """Log that a reload was rejected, and have the status and the metrics say why."""
     _log.error(f"not reloaded: {what}", reason=why)
-    metrics.reload_rejected(why)
+    metrics.record_rejected_reload(why)
 
 
 class Child:
@@ -170,7 +170,7 @@ class Child:
         self._word = b""
         command = [*WORKER, "--ready-fd", str(ready), *(["--respawned"] if respawned else [])]
         self.began = time.monotonic()
-        inherited = (ready, *metrics.owner())
+        inherited = (ready, *metrics.owner_fds())
         try:
             self.process = subprocess.Popen(  # noqa: S603  our own command
                 command,
@@ -214,7 +214,7 @@ class Child:
         """Wait for its end, and return its exit code."""
         code = self.process.wait()
         os.close(self._ready)
-        metrics.gone(self.process.pid)
+        metrics.forget_process(self.process.pid)
         return code
 
 
@@ -243,7 +243,7 @@ class Keeper:
         for child in list(self._children):
             child.send(number)
 
-    def run(self, _: threads.Watched) -> None:
+    def run(self, _: threads.MonitoredThread) -> None:
         """Keep a worker running until the end.
 
         It may be called again after it failed, as where no process can be started.
@@ -324,7 +324,7 @@ class Supervisor:
             signal.signal(number, self._pass_on)
         self._gunicorn = subprocess.Popen(  # noqa: S603  our own command
             GUNICORN,
-            pass_fds=metrics.owner(),
+            pass_fds=metrics.owner_fds(),
             preexec_fn=_end_with_parent,  # noqa: PLW1509  nothing but a system call
         )
         running = [

@@ -41,7 +41,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
 from penstock.http.leader_followers import LeaderFollowers
-from penstock.http.watchdog import last_moments
+from penstock.http.watchdog import shutdown_schedule
 from penstock.server.connection import NEITHER, WRITE, Connection, Phase, TlsConnection, Unsent
 from penstock.server.protocol import Http1
 
@@ -136,7 +136,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn ships no types
         Answer what has not ended shortly before the graceful timeout has.
         """
         now = time.monotonic()
-        answer, leave = (now + seconds for seconds in last_moments(self.cfg.graceful_timeout))
+        answer, leave = (now + seconds for seconds in shutdown_schedule(self.cfg.graceful_timeout))
         if hasattr(self.wsgi, "end_calls"):
             self.wsgi.end_calls(answer)
         while self._connections and (now := time.monotonic()) < leave:

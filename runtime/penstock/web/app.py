@@ -22,11 +22,17 @@ from penstock.errors import CannotStart, Refusal
 from penstock.host.host import Host
 from penstock.host.status import status_of
 from penstock.http.addresses import client_address, from_trusted_proxy
-from penstock.http.arrival import AwaitBody, BodyFault, BodyNeeded, fault_of, unread_elsewhere
+from penstock.http.body_protocol import (
+    BodyFault,
+    BodyNotReceived,
+    ResumeAfterBody,
+    body_fault,
+    must_close_if_unread,
+)
 from penstock.http.listeners import is_internal
 from penstock.http.problems import problem_response
 from penstock.http.urls import has_escaped_slash
-from penstock.http.watchdog import announce_close
+from penstock.http.watchdog import close_after_reply
 from penstock.settings import Settings
 from penstock.web.description import add_description
 from penstock.web.dispatcher import Dispatcher
@@ -35,14 +41,18 @@ from penstock.web.openapi.document import describe
 MAX_FORM = 1024 * 1024  # bytes of a form of the console
 FORM_S = 30.0  # in which a form must have come
 FAULTS = {
-    BodyFault.BROKEN: (
+    BodyFault.MALFORMED: (
         400,
         "body-malformed",
         "The body ended before it should have, or is not framed as HTTP asks.",
     ),
     BodyFault.TOO_LARGE: (413, "body-too-large", f"The body may have {MAX_FORM} bytes."),
-    BodyFault.STOPPED: (503, "host-stopping", "The host is stopping. The form had not arrived."),
-    BodyFault.LATE: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
+    BodyFault.HOST_STOPPING: (
+        503,
+        "host-stopping",
+        "The host is stopping. The form had not arrived.",
+    ),
+    BodyFault.TIMED_OUT: (408, "body-late", f"The body did not come within {FORM_S:g} seconds."),
 }
 
 if TYPE_CHECKING:
@@ -55,7 +65,7 @@ class Penstock(Flask):
     It starts its host at the first call where the server did not before.
     """
 
-    takes_heads = True
+    supports_body_protocol = True
 
     def __init__(self, host: Host) -> None:
         super().__init__("penstock", static_folder=None)
@@ -78,17 +88,17 @@ class Penstock(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        if self.host.fork != forks.number():
+        if self.host.fork != forks.generation():
             try:
                 self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
         if self.host.is_draining():
             # A proxy that has not looked at /-/ready yet must not keep its connections for later.
-            announce_close(start_response)
+            close_after_reply(start_response)
         if has_escaped_slash(environ):
-            if unread_elsewhere(environ):
-                announce_close(start_response)
+            if must_close_if_unread(environ):
+                close_after_reply(start_response)
             return problem_response(_not_found())(environ, start_response)
         if self._pipelines:
             dispatcher = (
@@ -101,8 +111,8 @@ class Penstock(Flask):
             environ["SCRIPT_NAME"] = self._prefix  # a proxy took it off; links and cookies need it
         try:
             return super().wsgi_app(environ, start_response)
-        except BodyNeeded:  # a view reads it, once it knows whose request it is
-            return AwaitBody(
+        except BodyNotReceived:  # a view reads it, once it knows whose request it is
+            return ResumeAfterBody(
                 MAX_FORM,
                 time.monotonic() + FORM_S,
                 partial(self._with_body, environ, start_response),
@@ -112,10 +122,10 @@ class Penstock(Flask):
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
         """Answer a request from the start, once its body is there, or say why it can't be taken."""
-        fault = fault_of(environ)
+        fault = body_fault(environ)
         if fault is None:
             return super().wsgi_app(environ, start_response)
-        announce_close(start_response)
+        close_after_reply(start_response)
         return problem_response(Refusal(*FAULTS[fault]))(environ, start_response)
 
 
@@ -150,7 +160,7 @@ def from_environment() -> Penstock:
         logs.configure(settings)
         return create_app(Host(settings))
     except CannotStart as error:
-        logs.say(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+        logs.print_error(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
         sys.exit(error.exit_code)
 
 
@@ -242,7 +252,7 @@ def _http_error(error: HTTPException) -> Response:
     if status == 404 or (status == 405 and _is_hidden()):  # noqa: PLR2004
         return problem_response(_not_found())
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    code = "method-not-allowed" if status == 405 else "request-refused"  # noqa: PLR2004
+    code = "method-not-allowed" if status == 405 else "request-rejected"  # noqa: PLR2004
     return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
 
 

@@ -47,29 +47,29 @@ from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
 from penstock.host.host import Host
 from penstock.http.addresses import client_address
-from penstock.http.arrival import (
-    AwaitBody,
+from penstock.http.body_protocol import (
     BodyFault,
-    BodyNeeded,
-    arrived,
-    fault_of,
-    unread_elsewhere,
+    BodyNotReceived,
+    ResumeAfterBody,
+    body_fault,
+    body_received,
+    must_close_if_unread,
 )
 from penstock.http.certificates import client_certificate
-from penstock.http.encodings import WORTH_IT, deflate
-from penstock.http.leader_followers import LONG, PROMOTE_NEXT
-from penstock.http.problems import CONTENT_TYPE, problem, status_line
-from penstock.http.request_body import Body, BrokenBody, LateBody, StoppedBody
-from penstock.http.urls import absolute
+from penstock.http.encodings import MIN_COMPRESSED_BYTES, compress_reply
+from penstock.http.leader_followers import LONG_CALL_S, PROMOTE_NEXT
+from penstock.http.problems import CONTENT_TYPE, problem_document, status_line
+from penstock.http.request_body import Body, BodyAborted, BodyTimedOut, MalformedBody
+from penstock.http.urls import absolute_urls
 from penstock.http.watchdog import (
-    SOCKET,
+    GUNICORN_SOCKET,
     AlreadyAnswered,
+    ClosingReply,
     DeadlineWatchdog,
-    LastReply,
-    announce_close,
     channel_of,
-    last_response,
-    read_in_time,
+    close_after_reply,
+    closing_response,
+    read_with_deadline,
 )
 from penstock.plugins.guard import PluginFault
 from penstock.runs.failures import Failure, failure_at, failure_of
@@ -146,7 +146,7 @@ class Dispatcher:
 
     def end_calls(self, moment: float) -> None:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading."""
-        self._watchdog.end(moment)
+        self._watchdog.answer_all_at(moment)
 
     def answer(
         self, environ: Environ, start_response: StartResponse, found: tuple[Place, list[str]]
@@ -160,11 +160,11 @@ class Dispatcher:
         self,
         passage: Exchange,
         start_response: StartResponse,
-        run: Callable[[], Answer | AwaitBody[Answer]],
+        run: Callable[[], Answer | ResumeAfterBody[Answer]],
     ) -> Iterable[bytes]:
         done, refusal, last = self._outcome(passage, run)
-        if isinstance(done, AwaitBody):
-            return AwaitBody[Iterable[bytes]](
+        if isinstance(done, ResumeAfterBody):
+            return ResumeAfterBody[Iterable[bytes]](
                 done.limit,
                 done.deadline,
                 partial(self._go_on, passage, start_response, done.resume),
@@ -172,8 +172,8 @@ class Dispatcher:
         return self._reply(passage, start_response, done, refusal, last=last)
 
     def _outcome(
-        self, passage: Exchange, run: Callable[[], Answer | AwaitBody[Answer]]
-    ) -> tuple[Answer | AwaitBody[Answer], Refusal | None, bool]:
+        self, passage: Exchange, run: Callable[[], Answer | ResumeAfterBody[Answer]]
+    ) -> tuple[Answer | ResumeAfterBody[Answer], Refusal | None, bool]:
         """Return what came of a call.
 
         Its answer, why it was refused, and whether its connection ends with that.
@@ -187,12 +187,12 @@ class Dispatcher:
         except Refusal as error:
             refusal, last = (
                 self._fit(error, passage),
-                isinstance(error, BrokenBody | LateBody | StoppedBody),
+                isinstance(error, MalformedBody | BodyTimedOut | BodyAborted),
             )
         except AlreadyAnswered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            if self._host.log_throttle.may(
+            if self._host.log_throttle.allow(
                 time.monotonic(),
                 problem="internal",
                 address=caller_network(self._address(passage.environ)),
@@ -220,18 +220,18 @@ class Dispatcher:
         if passage.marks and self._host.marks is not None and not answered(status, refusal):
             self._host.marks.give_back(passage.marks)
         self._record(passage, status, refusal, headers, body)
-        if len(body) > WORTH_IT and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
-            body = deflate(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
+        if len(body) > MIN_COMPRESSED_BYTES and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
+            body = compress_reply(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
         self._finish(passage, headers, None if status in BODILESS else body)
         if self._log_all or (
             self._log_failed and status >= 400 and self._worth_a_line(passage, status, refusal)  # noqa: PLR2004  the first status of a failure
         ):
             self._write_log(passage, status, refusal)
-        if last or (refusal is not None and unread_elsewhere(environ)):
-            announce_close(start_response)
+        if last or (refusal is not None and must_close_if_unread(environ)):
+            close_after_reply(start_response)
         start_response(status_line(status), headers)
         body = b"" if passage.method == "HEAD" else body
-        return LastReply(environ, body) if last else (body,)
+        return ClosingReply(environ, body) if last else (body,)
 
     def _fit(self, refusal: Refusal, passage: Exchange) -> Refusal:
         """Return a refusal that can be sent.
@@ -279,7 +279,7 @@ class Dispatcher:
                 continue
             headers.append((rule.name, rule.value))
         if self._url:
-            headers[:] = absolute(headers, self._url)
+            headers[:] = absolute_urls(headers, self._url)
 
     def _record(
         self, passage: Exchange, status: int, refusal: Refusal | None, headers: Headers, body: bytes
@@ -293,7 +293,7 @@ class Dispatcher:
         if passage.running is None or call is None or endpoint is None:
             if refusal is not None:
                 address = self._address(passage.environ)
-                recorder.refused(
+                recorder.rejected(
                     pipeline,
                     refusal.code,
                     address=address,
@@ -354,7 +354,7 @@ class Dispatcher:
         )
         return failure_of(raised, endpoint.route.handler)
 
-    def _run(self, passage: Exchange, values: list[str]) -> Answer | AwaitBody[Answer]:
+    def _run(self, passage: Exchange, values: list[str]) -> Answer | ResumeAfterBody[Answer]:
         place = passage.place
         endpoint = place.endpoints.get("GET" if passage.method == "HEAD" else passage.method)
         if endpoint is None and place.endpoints:
@@ -375,15 +375,15 @@ class Dispatcher:
             raise unavailable()
         try:
             return self._admit(passage, endpoint, values)
-        except BodyNeeded:  # by the gate, for a signature
+        except BodyNotReceived:  # by the gate, for a signature
             limit = endpoint.pipeline.trigger.max_body
-            return AwaitBody(
+            return ResumeAfterBody(
                 limit, passage.deadline or 0.0, partial(self._admit, passage, endpoint, values)
             )
 
     def _admit(
         self, passage: Exchange, endpoint: Endpoint, values: list[str]
-    ) -> Answer | AwaitBody[Answer]:
+    ) -> Answer | ResumeAfterBody[Answer]:
         """Let a call through its gate, and have it handled, as soon as its body is there."""
         host, environ, place = self._host, passage.environ, passage.place
         evaluated = (host.evaluated_internal if self._internal else host.evaluated).get(
@@ -441,19 +441,22 @@ class Dispatcher:
             issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
         )
         passage.endpoint, passage.call = endpoint, call
-        if not arrived(environ) and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body:
-            return AwaitBody(
+        if (
+            not body_received(environ)
+            and int(environ.get("CONTENT_LENGTH") or 0) <= trigger.max_body
+        ):
+            return ResumeAfterBody(
                 trigger.max_body, deadline, partial(self._received, endpoint, call, passage)
             )
         return self._handle(endpoint, call, passage)
 
     def _received(self, endpoint: Endpoint, call: Call, passage: Exchange) -> Answer:
         """Have a call handled whose body was waited for."""
-        fault = fault_of(passage.environ)
-        if fault is BodyFault.LATE:  # its sender took the time, and no handler has begun
-            raise LateBody
-        if fault is BodyFault.STOPPED:
-            raise StoppedBody
+        fault = body_fault(passage.environ)
+        if fault is BodyFault.TIMED_OUT:  # its sender took the time, and no handler has begun
+            raise BodyTimedOut
+        if fault is BodyFault.HOST_STOPPING:
+            raise BodyAborted
         return self._handle(endpoint, call, passage)
 
     def _ask_gate(
@@ -468,7 +471,7 @@ class Dispatcher:
     ) -> Caller:
         """Return who calls.
 
-        Raises Refusal, and BodyNeeded where a proof needs the body and it is not there yet.
+        Raises Refusal, and BodyNotReceived where a proof needs the body and it is not there yet.
         """
         host, environ = self._host, passage.environ
         head = RequestHead(environ, passage.place.pipeline, self._certificate)
@@ -520,11 +523,11 @@ class Dispatcher:
 
         The gate needs it for a signature, and no sender may be slow for ever.
 
-        Raises BodyNeeded where it is not there, and the server can wait for it.
+        Raises BodyNotReceived where it is not there, and the server can wait for it.
         """
         connection = channel_of(passage.environ)
         if connection is None:
-            return read_in_time(passage.environ.get(SOCKET), body.raw, deadline)
+            return read_with_deadline(passage.environ.get(GUNICORN_SOCKET), body.raw, deadline)
         return self._watchdog.run(body.raw, connection, deadline, lambda: self._late(passage))
 
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
@@ -620,7 +623,7 @@ class Dispatcher:
         finally:
             seconds = time.perf_counter() - began
             self._observers.finished(call, status, seconds)
-            if seconds > LONG:
+            if seconds > LONG_CALL_S:
                 self._slow[call.pipeline].add(endpoint.name)
             else:
                 self._slow[call.pipeline].discard(endpoint.name)
@@ -689,8 +692,10 @@ class Dispatcher:
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             # Two threads must not use one TLS connection at a time: it is read before.
             form = endpoint.body is not None and endpoint.body.form
-            read_in_time(
-                environ.get(SOCKET), lambda: call.form if form else call.body, call.deadline
+            read_with_deadline(
+                environ.get(GUNICORN_SOCKET),
+                lambda: call.form if form else call.body,
+                call.deadline,
             )
         return run_with_deadline(self._work(endpoint, call, passage), call.deadline)
 
@@ -711,7 +716,7 @@ class Dispatcher:
         self._finish(passage, headers, body)
         if self._log_failed:
             self._write_log(passage, status, refusal)
-        return last_response(
+        return closing_response(
             status_line(status), headers, b"" if passage.method == "HEAD" else body
         )
 
@@ -730,7 +735,7 @@ class Dispatcher:
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.log_throttle.may(
+        return self._host.log_throttle.allow(
             time.monotonic(),
             problem=refusal.code,
             address=caller_network(self._address(passage.environ)),
@@ -786,7 +791,7 @@ def _notices(pipeline: Pipeline) -> Headers:
 def _refused(refusal: Refusal, run: str | None) -> tuple[int, Headers, bytes]:
     headers = [("Content-Type", CONTENT_TYPE), *refusal.headers]
     _add(headers, NO_STORE)
-    return refusal.status, headers, problem(refusal, run)
+    return refusal.status, headers, problem_document(refusal, run)
 
 
 def _add(headers: Headers, item: tuple[str, str]) -> None:
@@ -837,4 +842,4 @@ def _internal() -> Refusal:
 
 
 def _wrong_address() -> Refusal:
-    return Refusal(403, "address-refused", "Calls from this address are not taken here.")
+    return Refusal(403, "address-not-allowed", "Calls from this address are not taken here.")

@@ -212,7 +212,7 @@ class Worker:
                 self._log.exception("worker can't look around")
             self._stop.wait(BEAT * random.uniform(0.8, 1.2))  # noqa: S311  so that not all look at the same moment
 
-    def _beat_on(self, _: threads.Watched) -> None:
+    def _beat_on(self, _: threads.MonitoredThread) -> None:
         """Speak while the last runs end; nobody is to take them then."""
         while not self._closed.wait(BEAT):
             with suppress(PenstockError):
@@ -270,7 +270,7 @@ class Worker:
             if run in self._active or run in before or run in self._orphans
         }
 
-    def _let_go_on(self, thread: threads.Watched) -> None:
+    def _let_go_on(self, thread: threads.MonitoredThread) -> None:
         """Stop the runs that this process performs and has no more.
 
         They were cancelled, their time was up, or others have them.
@@ -278,7 +278,7 @@ class Worker:
         A thread of its own: none of them may wait for what else there is to look after.
         """
         while not self._closed.wait(LOOK):
-            thread.beat()
+            thread.heartbeat()
             if not self._stop.is_set():
                 self._end_if_stuck()
             with suppress(PenstockError):
@@ -427,7 +427,7 @@ class Worker:
         """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
         scheduler.tick(self._host, self._performer.starter, self._accepting, context, moment, now)
 
-    def _tidy_on(self, _: threads.Watched) -> None:
+    def _tidy_on(self, _: threads.MonitoredThread) -> None:
         """Forget old ticks, in a thread of its own: it may have to look through many runs."""
         since = 0.0
         while not self._stop.is_set():

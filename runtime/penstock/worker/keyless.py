@@ -49,7 +49,7 @@ class Keyless:
         begun = row is not None and row["started_at"] is not None
         if not ledger.postpone(run, self._process, pause, times + 1, begun=begun):
             return
-        if (not times or not self._told) and self._sparing.may(
+        if (not times or not self._told) and self._sparing.allow(
             time.monotonic(), doing="run waits for a key"
         ):
             self._told = True

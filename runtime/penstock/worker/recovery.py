@@ -228,7 +228,7 @@ class Recovery:
                 f"It was under way in {number} workers that ended before it did.",
             )
             return None
-        metrics.taken_over()
+        metrics.count_recovered_run()
         return number
 
     # Suspects are tried apart: the next one goes on when it is known that the one before ends no

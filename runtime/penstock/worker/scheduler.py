@@ -66,7 +66,7 @@ def tick(
         reason = "the pipeline is refused, disabled or not loaded"
         _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
         return
-    why = skip_reason(schedule, moment, now or clock.moment())
+    why = skip_reason(schedule, moment, now or clock.utc_now())
     if why is not None:
         _log.info(
             "schedule skipped",

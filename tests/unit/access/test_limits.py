@@ -404,7 +404,10 @@ class TestAddresses:
             answered = runtime.anonymous().get(
                 "/v1/one/", environ_overrides={"REMOTE_ADDR": address}
             )
-            assert (answered.status_code, (answered.json or {})["type"]) == (403, "address-refused")
+            assert (answered.status_code, (answered.json or {})["type"]) == (
+                403,
+                "address-not-allowed",
+            )
         assert statuses(acme, REMOTE_ADDR="192.0.2.9") == [403]
 
     def test_what_a_stranger_says_of_its_address_is_not_believed(

@@ -250,7 +250,7 @@ class TestGivenBack:
 
         assert problem(send(**without)) == (403, "insufficient-scope")
         runtime.operate("address", "allow", "octo", "192.0.2.1", "--env", "test")
-        assert problem(send(**allowed)) == (403, "address-refused")
+        assert problem(send(**allowed)) == (403, "address-not-allowed")
         runtime.operate("address", "remove", "octo", "192.0.2.1", "--env", "test")
         assert send(**allowed).status_code == 200
         assert problem(send(**allowed)) == REPLAY

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from penstock.http.leader_followers import PATIENCE, LeaderFollowers
+from penstock.http.leader_followers import MAX_BUSY_S, LeaderFollowers
 
 Job = Callable[[], object]
 
@@ -86,7 +86,7 @@ def test_when_all_are_busy_the_first_that_is_done_goes_on(release: threading.Eve
     row = Row(2)
     for _ in range(2):
         row.coming.put(lambda: release.wait(10))
-    time.sleep(20 * PATIENCE)
+    time.sleep(20 * MAX_BUSY_S)
     threading.Timer(0.2, release.set).start()
 
     assert row.done_by() is not None

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.http.arrival import BodyFault, BodyNeeded
+from penstock.http.body_protocol import BodyFault, BodyNotReceived
 from penstock.server.body import (
     IN_MEMORY,
     MAX_EXTENSIONS,
@@ -101,8 +101,8 @@ def test_what_is_not_framed_as_it_should_be_is_broken_and_nothing_follows_it(
 
     rest = fed(body, framed + NEXT, size)
 
-    assert (body.complete, body.fault, rest) == (False, BodyFault.BROKEN, b"")
-    with pytest.raises(OSError, match="broken"):
+    assert (body.complete, body.fault, rest) == (False, BodyFault.MALFORMED, b"")
+    with pytest.raises(OSError, match="malformed"):
         body.read()
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_content_is_bounded(endless: bytes) -> None:
 
     fed(body, endless, 500)
 
-    assert body.fault is BodyFault.BROKEN
+    assert body.fault is BodyFault.MALFORMED
     assert body._file is None
 
 
@@ -149,7 +149,7 @@ def test_a_body_can_be_read_when_it_is_whole_and_not_before() -> None:
     body = RequestBody(LengthFraming(6))
     body.feed(b"ab\n")
 
-    with pytest.raises(BodyNeeded):
+    with pytest.raises(BodyNotReceived):
         body.read()
     rest = body.feed(b"cd\nGET")
 

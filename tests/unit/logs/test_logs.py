@@ -16,7 +16,7 @@ import structlog
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, logs
 from penstock.db.engine import open_engine, writing
-from penstock.logs.throttle import FEW, MINUTE, ROOM, LogThrottle
+from penstock.logs.throttle import LINES_PER_WINDOW, MAX_KINDS, WINDOW_S, LogThrottle
 from penstock.settings import Settings
 from penstock.testing import Runtime
 
@@ -114,37 +114,40 @@ class TestSparing:
         told = Told()
         sparing = LogThrottle(told)
 
-        assert [sparing.may(1.0 + number, address="a") for number in range(50)] == [True] * FEW + [
-            False
-        ] * (50 - FEW)
-        assert sparing.may(2.0, address="b")
+        assert [sparing.allow(1.0 + number, address="a") for number in range(50)] == [
+            True
+        ] * LINES_PER_WINDOW + [False] * (50 - LINES_PER_WINDOW)
+        assert sparing.allow(2.0, address="b")
         assert told.lines == []
-        assert [sparing.may(1.0 + MINUTE, address="a") for _ in range(FEW + 1)] == [True] * FEW + [
-            False
-        ]
-        assert told.lines == [(50 - FEW, "a")]
+        assert [
+            sparing.allow(1.0 + WINDOW_S, address="a") for _ in range(LINES_PER_WINDOW + 1)
+        ] == [True] * LINES_PER_WINDOW + [False]
+        assert told.lines == [(50 - LINES_PER_WINDOW, "a")]
 
     def test_minutes_that_are_over_are_told_when_nobody_calls_any_more(self) -> None:
         told = Told()
         sparing = LogThrottle(told)
         for address, begins in (("a", 0.0), ("b", 30.0), ("c", 0.0)):
-            for _ in range(7 if address != "c" else FEW):
-                sparing.may(begins, address=address)
+            for _ in range(7 if address != "c" else LINES_PER_WINDOW):
+                sparing.allow(begins, address=address)
 
-        sparing.sweep(MINUTE)
-        sparing.sweep(MINUTE)
-        assert told.lines == [(7 - FEW, "a")]
-        sparing.sweep(float("inf"))
-        assert told.lines == [(7 - FEW, "a"), (7 - FEW, "b")]
+        sparing.report_expired(WINDOW_S)
+        sparing.report_expired(WINDOW_S)
+        assert told.lines == [(7 - LINES_PER_WINDOW, "a")]
+        sparing.report_expired(float("inf"))
+        assert told.lines == [(7 - LINES_PER_WINDOW, "a"), (7 - LINES_PER_WINDOW, "b")]
 
     def test_beyond_the_room_there_is_all_others_count_together(self) -> None:
         told = Told()
         sparing = LogThrottle(told)
 
-        passed = sum(sparing.may(0.0, address=str(number)) for number in range(3 * ROOM))
-        sparing.sweep(MINUTE)
+        passed = sum(sparing.allow(0.0, address=str(number)) for number in range(3 * MAX_KINDS))
+        sparing.report_expired(WINDOW_S)
 
-        assert (passed, told.lines) == (ROOM + FEW, [(2 * ROOM - FEW, "others")])
+        assert (passed, told.lines) == (
+            MAX_KINDS + LINES_PER_WINDOW,
+            [(2 * MAX_KINDS - LINES_PER_WINDOW, "others")],
+        )
 
 
 def offering() -> SimpleNamespace:
@@ -196,13 +199,18 @@ class TestStrangers:
 
         calls = [line["problem"] for line in lines if line["event"] == "call"]
         kinds = ("credentials-missing", "invalid-api-key", "method-not-allowed", "body-malformed")
-        assert [calls.count(kind) for kind in kinds] == [FEW + 1, FEW, FEW, FEW]
+        assert [calls.count(kind) for kind in kinds] == [
+            LINES_PER_WINDOW + 1,
+            LINES_PER_WINDOW,
+            LINES_PER_WINDOW,
+            LINES_PER_WINDOW,
+        ]
         left_out = [
             (line["problem"], line["address"], line["number"])
             for line in lines
             if line["event"] == "calls left out of the log"
         ]
-        assert left_out == [(kind, "2001:db8::/64", 50 - FEW) for kind in kinds]
+        assert left_out == [(kind, "2001:db8::/64", 50 - LINES_PER_WINDOW) for kind in kinds]
 
     def test_what_is_refused_to_consumers_and_what_fails_is_logged_each_time(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -231,8 +239,8 @@ class TestStrangers:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
-        monkeypatch.setattr("penstock.logs.throttle.MINUTE", 0.1)
-        monkeypatch.setattr("penstock.logs.throttle.FEW", 0)
+        monkeypatch.setattr("penstock.logs.throttle.WINDOW_S", 0.1)
+        monkeypatch.setattr("penstock.logs.throttle.LINES_PER_WINDOW", 0)
         with Runtime(
             tmp_path, offering(), policy="any", log_format="json", log_level="info"
         ) as runtime:

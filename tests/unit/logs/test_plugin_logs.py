@@ -444,7 +444,7 @@ def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
     server = logging.getLogger("gunicorn.error")
     server.setLevel(logging.INFO)  # as gunicorn does
     logs.configure(Settings(log_format="json", log_level="info"))
-    plugins = load_plugins(Settings(plugin_path=(tmp_path,), allow=frozenset({"shop"})))
+    plugins = load_plugins(Settings(plugin_path=(tmp_path,), plugins_allow=frozenset({"shop"})))
     server.warning("still here")
     structlog.get_logger("penstock").info("ours", key=KEY)
     logging.getLogger("shop").debug("too low")
@@ -468,17 +468,17 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
             server.exception("Socket error processing request.")
         server.info("Booting worker with pid: %s", number)
     lines = written()
-    logs.sweep(float("inf"))
+    logs.report_dropped_lines(float("inf"))
     left_out = written()
 
     counted = [
         sum(word in line["event"] for line in lines)
         for word in ("can't be read", "Socket error", "Booting")
     ]
-    assert counted == [throttle.FEW, throttle.FEW, 100]
+    assert counted == [throttle.LINES_PER_WINDOW, throttle.LINES_PER_WINDOW, 100]
     assert [(line["number"], line["what"]) for line in left_out] == [
-        (100 - throttle.FEW, "request from %s can't be read: %s"),
-        (100 - throttle.FEW, "Socket error processing request."),
+        (100 - throttle.LINES_PER_WINDOW, "request from %s can't be read: %s"),
+        (100 - throttle.LINES_PER_WINDOW, "Socket error processing request."),
     ]
 
 

@@ -66,7 +66,7 @@ def put(folder: Path, name: str, source: str) -> None:
 def loaded(
     *folders: Path, allow: frozenset[str] = frozenset(), deny: frozenset[str] = PRODUCT
 ) -> Plugins:
-    return load_plugins(Settings(plugin_path=folders, allow=allow, deny=deny))
+    return load_plugins(Settings(plugin_path=folders, plugins_allow=allow, plugins_deny=deny))
 
 
 def answers(plugins: Plugins) -> dict[str, object]:

@@ -212,7 +212,7 @@ def test_a_failure_on_purpose_has_its_place_and_a_refusal_is_none(run: Run) -> N
         "PipelineError",
         ["fails_on_purpose"],
     )
-    assert (refused.record["status"], refused.failure) == ("refused", None)
+    assert (refused.record["status"], refused.failure) == ("client_error", None)
 
 
 def test_a_reply_that_can_not_be_sent_names_its_handler(run: Run) -> None:

@@ -84,11 +84,16 @@ class TestWhatBecameOfIt:
         ("sent", "http_status", "status", "problem"),
         [
             ({"json": {"a": 1}}, 200, "succeeded", None),
-            ({"json": {"refuse": 409}}, 409, "refused", "not-like-this"),
+            ({"json": {"refuse": 409}}, 409, "client_error", "not-like-this"),
             ({"json": {"refuse": 503}}, 503, "failed", "not-like-this"),
             ({"json": {"raise": "x"}}, 500, "failed", "pipeline-failed"),
-            ({"data": b"{", "content_type": "application/json"}, 400, "refused", "body-malformed"),
-            ({"json": [1]}, 422, "refused", "body-invalid"),
+            (
+                {"data": b"{", "content_type": "application/json"},
+                400,
+                "client_error",
+                "body-malformed",
+            ),
+            ({"json": [1]}, 422, "client_error", "body-invalid"),
         ],
     )
     def test_each_call_that_passed_the_gate_has_a_record(
@@ -146,7 +151,7 @@ class TestWhatBecameOfIt:
             ("timed_out", "timed-out")
         ]
 
-    def test_a_call_that_the_gate_refused_is_counted_by_reason_and_has_no_record(
+    def test_a_call_that_the_gate_rejected_is_counted_by_reason_and_has_no_record(
         self, runtime: Runtime, place_of: Callable[[Runtime], Any]
     ) -> None:
         client = runtime.anonymous()
@@ -518,7 +523,7 @@ class TestTheRecorder:
         recorder.over(bad)
         recorder.over(good)
         recorder.ended(
-            Finished(durable[0], example(), Status.REFUSED, 422, detail="\ud800", steps=steps)
+            Finished(durable[0], example(), Status.CLIENT_ERROR, 422, detail="\ud800", steps=steps)
         )
         recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
         recorder.flush()
@@ -529,7 +534,10 @@ class TestTheRecorder:
             in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
         )
         assert self.found(place, good.run)["status"] == "succeeded"
-        assert [self.found(place, run)["status"] for run in durable] == ["refused", "succeeded"]
+        assert [self.found(place, run)["status"] for run in durable] == [
+            "client_error",
+            "succeeded",
+        ]
 
     def test_an_end_that_is_told_twice_is_written_and_counted_once(
         self, place: Place, recorder: Recorder
@@ -587,7 +595,7 @@ class TestTheRecorder:
             recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
             recorder.progress(good, {"done": object()})
             recorder.progress(poison, {"done": 1})
-            recorder.refused("v1/example", "key-missing")
+            recorder.rejected("v1/example", "key-missing")
         recorder.stop()
 
         assert self.found(place, good)["status"] == "succeeded"
@@ -861,7 +869,7 @@ class TestDurableRuns:
     @pytest.mark.parametrize(
         ("body", "status", "problem"),
         [
-            ({"refuse": 409}, "refused", ("not-like-this", 409)),
+            ({"refuse": 409}, "client_error", ("not-like-this", 409)),
             ({"raise": "x"}, "failed", ("pipeline-failed", 500)),
         ],
     )
@@ -972,7 +980,7 @@ class TestDurableRuns:
         assert said.startswith(f"run {again['id']} accepted")
         assert (again["redelivers"], again["status"], again["consumer"]) == (
             first["id"],
-            "refused",
+            "client_error",
             "acme",
         )
 
@@ -1019,7 +1027,7 @@ class TestInlineAgain:
         assert (first["id"], again["redelivers"], again["status"], again["consumer"]) == (
             run,
             run,
-            "refused",
+            "client_error",
             "acme",
         )
 

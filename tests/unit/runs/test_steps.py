@@ -199,7 +199,7 @@ def test_whatever_a_step_raises_ends_its_run_and_is_recorded(
 
     answered, record = outcome_of(lambda call: boom())
 
-    wanted = ("refused", 422) if kind == "refusal" else ("failed", 500)
+    wanted = ("client_error", 422) if kind == "refusal" else ("failed", 500)
     assert (record["status"], record["http_status"]) == wanted
     assert answered["status"] == wanted[1]
     assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [
@@ -218,7 +218,7 @@ def test_whatever_a_handler_raises_ends_its_run_and_is_recorded(
     answered, record = outcome_of(handler)
 
     assert (record["status"], answered["status"]) == (
-        ("refused", 422) if kind == "refusal" else ("failed", 500)
+        ("client_error", 422) if kind == "refusal" else ("failed", 500)
     )
     if kind == "refusal":
         assert (answered["detail"], record["detail"]) == ("bad \N{REPLACEMENT CHARACTER}",) * 2
@@ -675,7 +675,7 @@ def test_what_the_other_pipeline_refuses_is_raised_as_it_was(
     )
 
     assert reply == {"code": "sold-out", "left": 0, "status": 409}
-    assert record["children"][0]["status"] == "refused"
+    assert record["children"][0]["status"] == "client_error"
 
 
 def test_pipelines_that_start_one_another_for_ever_end(outcome_of: Callable[..., Any]) -> None:

@@ -538,7 +538,8 @@ def test_durable_runs_are_described_from_their_acceptance_to_their_end(
 
     assert set(accepted["headers"]) == {"Location", "Retry-After"}
     assert told["properties"]["type"]["enum"] == [
-        f"run.{status}" for status in ("succeeded", "failed", "refused", "timed_out", "cancelled")
+        f"run.{status}"
+        for status in ("succeeded", "failed", "client_error", "timed_out", "cancelled")
     ]
     data = told["properties"]["data"]
     assert (
