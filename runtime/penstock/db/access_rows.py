@@ -88,9 +88,7 @@ def changed_since(connection: sa.Connection, environment_id: int, since: int) ->
     return Changes(changed)
 
 
-def keys_since(
-    connection: sa.Connection, environment_id: int, since: int
-) -> Iterator[KeyValues]:
+def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyValues]:
     """Yield the API keys of an environment that changed after a revision.
 
     There may be a million: each is a tuple, and no more than `KEYS_PER_FETCH` are in memory.
@@ -108,4 +106,4 @@ def keys_since(
         .order_by(ApiKeyRow.revision)
     )
     for values in connection.execution_options(yield_per=KEYS_PER_FETCH).execute(query):
-        yield tuple(values)
+        yield tuple(values)  # type: ignore[misc]  # a row as a tuple has no types

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from penstock.db.access_rows import CHANGED_ROW_TABLES, WHOLE_TABLES
 from penstock.db.engine import DatabaseUnavailable
+from penstock.db.rows import Row
 from penstock.db.tables import ApiKeyRow, EnvironmentRow, HistoryRow, RevisionRow
 
 MARK_BYTES = 16
@@ -92,7 +93,13 @@ def require_no_restore(connection: sa.Connection) -> None:
     """
     if connection.dialect.name != "postgresql":
         return
-    kinds = (HistoryRow, EnvironmentRow, ApiKeyRow, *WHOLE_TABLES, *CHANGED_ROW_TABLES)
+    kinds: tuple[type[Row], ...] = (
+        HistoryRow,
+        EnvironmentRow,
+        ApiKeyRow,
+        *WHOLE_TABLES,
+        *CHANGED_ROW_TABLES,
+    )
     names = [kind.table.name for kind in kinds]
     with_key = sa.text(
         "SELECT count(*) FROM pg_index WHERE indisprimary AND indrelid = ANY (SELECT"

@@ -111,7 +111,7 @@ class DurableRunRow(Row, table="durable_runs"):
     sqlite_rowid = False
 
 
-class RefusalRow(Row, table="refusals"):
+class RejectedCallRow(Row, table="refusals"):
     """A sample of the calls that the gate rejected."""
 
     id: Col[str] = column(RunId, primary_key=True)

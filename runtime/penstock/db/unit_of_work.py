@@ -121,9 +121,7 @@ class AccessChange(RowReader):
             query = query.where(UserSessionRow.id != keep)
         return self._connection.execute(query).rowcount
 
-    def _with_revision(
-        self, kind: type[Row], values: Values
-    ) -> dict[sa.Column[Any], object]:
+    def _with_revision(self, kind: type[Row], values: Values) -> dict[sa.Column[Any], object]:
         stamp = kind.table.c.get("revision")
         return {**values} if stamp is None else {**values, stamp: self.revision}
 
