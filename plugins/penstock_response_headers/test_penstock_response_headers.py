@@ -276,7 +276,7 @@ def test_what_can_t_be_understood_is_not_set_and_refuses_everything_where_it_is_
     assert get(runtime).status_code == 200
 
     # As an earlier release would.
-    monkeypatch.setattr("penstock.host.host.Host.check_variable", lambda *_: None)
+    monkeypatch.setattr("penstock.host.evaluation.CatalogEvaluator.check_variable", lambda *_: None)
     put(runtime, name, value)
 
     assert said in runtime.refused()["v1/orders"][0]

@@ -35,7 +35,8 @@ from penstock.cli.main import STEERING
 from penstock.contracts.access import AccessView
 from penstock.contracts.call import ANONYMOUS, Call, Caller
 from penstock.contracts.offered import is_token
-from penstock.contracts.variables import Named
+from penstock.contracts.run_status import Status
+from penstock.contracts.variables import NamedValues
 from penstock.contracts.withheld import Withheld
 from penstock.db import migrate
 from penstock.db.engine import open_engine
@@ -48,7 +49,6 @@ from penstock.gate.compliance import State
 from penstock.host.host import Host
 from penstock.http.listeners import INTERNAL
 from penstock.runs.failures import Failure
-from penstock.runs.records import Status
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.settings import Settings
 from penstock.web import create_app
@@ -225,13 +225,13 @@ class Runtime:
 
     def policy(self, option: str, *, internal: bool = False) -> None:
         """Set the environment's external access policy, or the internal one. Raises UnknownName."""
-        options = self._host.judge.options
+        options = self._host.evaluator.options
         if options and option not in options:
             raise UnknownName("policy", option, options, fix=f"there are: {', '.join(options)}")
         environments.set_policy(
             self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal
         )
-        self._host.catch_up(self._engine)
+        self._host.upkeep.catch_up(self._engine)
 
     def designate(self, pipeline: str) -> None:
         """Make a pipeline a login flow, as an operator would.
@@ -239,9 +239,9 @@ class Runtime:
         Name it by its id (`v1/login`), or by its name where that is clear.
         """
         set_login_flow(
-            self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.offered, designated=True
+            self._engine, ACTOR, ENVIRONMENT, pipeline, self._host.catalog.offered, designated=True
         )
-        self._host.catch_up(self._engine)
+        self._host.upkeep.catch_up(self._engine)
 
     def operate(self, *words: str, given: str = "") -> str:
         """Run a command that steers access, the words after `penstock`, and return what it prints.
@@ -263,7 +263,7 @@ class Runtime:
         )
         with redirect_stdout(StringIO()) as printed, mock.patch("sys.stdin", StringIO(given)):
             OPERATIONS.main(words, obj=context, standalone_mode=False)
-        self._host.catch_up(self._engine)
+        self._host.upkeep.catch_up(self._engine)
         return printed.getvalue()
 
     def work(self) -> int:
@@ -285,12 +285,15 @@ class Runtime:
         and UnknownName.
         """
         identifier = self._identifier(pipeline)
-        item, moment = self._host.loaded[identifier], moment or datetime.now(UTC)
+        item, moment = self._host.catalog.loaded[identifier], moment or datetime.now(UTC)
         if moment.tzinfo is None:
             raise UsageError("a moment needs a time zone: datetime(2026, 3, 29, 5, tzinfo=UTC)")
         states = {
             evaluated[identifier].state
-            for evaluated in (self._host.evaluated, self._host.evaluated_internal)
+            for evaluated in (
+                self._host.view.evaluated.external,
+                self._host.view.evaluated.internal,
+            )
         }
         if State.REFUSED in states and not states & SERVED:
             raise UsageError(
@@ -315,7 +318,7 @@ class Runtime:
         """
         found = [
             identifier
-            for identifier, item in self._host.loaded.items()
+            for identifier, item in self._host.catalog.loaded.items()
             if name in {identifier, item.pipeline.name}
         ]
         if len(found) > 1:
@@ -327,7 +330,10 @@ class Runtime:
             raise UnknownName(
                 "pipeline",
                 name,
-                {*self._host.loaded, *(item.pipeline.name for item in self._host.loaded.values())},
+                {
+                    *self._host.catalog.loaded,
+                    *(item.pipeline.name for item in self._host.catalog.loaded.values()),
+                },
                 fix=faults or "give the runtime the plugin that offers it",
             )
         return found[0]
@@ -370,13 +376,13 @@ class Runtime:
 
     def flush(self) -> None:
         """Write the records that wait."""
-        if self._host.recorder is not None:
-            self._host.recorder.flush()
+        if self._host.services is not None:
+            self._host.services.recorder.flush()
 
     @property
     def access(self) -> AccessView:
         """What the runtime knows of access now: its signing keys, for one, to forge tokens with."""
-        access = self._host.access
+        access = self._host.view.access
         if access is None:
             raise RuntimeError("the runtime has ended")
         return access
@@ -403,7 +409,7 @@ class Runtime:
             self._known.add(consumer)
             consumers.create_consumer(self._engine, ACTOR, consumer)
         associated = (
-            set(self._host.offered)
+            set(self._host.catalog.offered)
             if pipelines is None
             else {pipelines}
             if isinstance(pipelines, str)
@@ -411,13 +417,13 @@ class Runtime:
         )
         if associated:
             consumers.associate(
-                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.offered
+                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.catalog.offered
             )
         if key:
             headers["X-API-Key"] = consumers.create_key(
                 self._engine, ACTOR, consumer, ENVIRONMENT
             ).key
-        self._host.catch_up(self._engine)
+        self._host.upkeep.catch_up(self._engine)
         if token:
             headers["Authorization"] = f"Bearer {self._token(consumer, subject, frozenset(scopes))}"
         return CallerClient(self.application, headers)
@@ -427,7 +433,7 @@ class Runtime:
         return CallerClient(self.application, {})
 
     def _token(self, consumer: str, subject: str, scopes: frozenset[str]) -> str:
-        issuers = self._host.plugins.issuers
+        issuers = self._host.catalog.plugins.issuers
         if len(issuers) != 1:
             raise UsageError(
                 f"{len(issuers)} plugins issue tokens, and a client's token needs one"
@@ -452,7 +458,7 @@ class Runtime:
         """Return what is not served here, with its reasons and mends, by pipeline (`v1/orders`)."""
         return {
             name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]
-            for name, evaluated in self._host.evaluated.items()
+            for name, evaluated in self._host.view.evaluated.external.items()
             if evaluated.state not in SERVED
         }
 
@@ -460,13 +466,13 @@ class Runtime:
         """Return what operators are warned about, by pipeline."""
         return {
             name: list(evaluated.warnings)
-            for name, evaluated in self._host.evaluated.items()
+            for name, evaluated in self._host.view.evaluated.external.items()
             if evaluated.warnings
         }
 
     def problems(self) -> list[str]:
         """Return what the plugins got wrong, each in one line."""
-        return [str(problem) for problem in self._host.problems]
+        return [str(problem) for problem in self._host.catalog.problems]
 
     def __enter__(self) -> Self:
         return self
@@ -508,9 +514,9 @@ def a_call(
         "run": "00000000-0000-7000-8000-000000000000",
         "deadline": time.monotonic() + 30,
     }
-    parts["variables"] = Named("variable", ENVIRONMENT, parts.get("variables", {}))
+    parts["variables"] = NamedValues("variable", ENVIRONMENT, parts.get("variables", {}))
     secrets = parts.get("read_secrets", dict)
-    parts["read_secrets"] = lambda: Named("secret", ENVIRONMENT, secrets())
+    parts["read_secrets"] = lambda: NamedValues("secret", ENVIRONMENT, secrets())
     sent = WITHHELD.without({name.lower(): value for name, value in (headers or {}).items()})
     usual["content_type"] = sent.get("content-type", "")
     return Call(**usual | parts, caller=caller, read_headers=lambda: sent, read_body=lambda: body)

@@ -20,7 +20,7 @@ from support.place import ROOT, Place
 from penstock.db import call_counts, runs
 from penstock.db.unit_of_work import access_change
 from penstock.host.host import Host
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 from penstock.settings import Settings
 from penstock.web import create_app
 

@@ -21,7 +21,8 @@ from support.place import Place
 
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.runner import RunInput
-from penstock.host.host import Host, open_dbos
+from penstock.host.host import Host
+from penstock.host.services import open_dbos
 from penstock.runs.ids import new_run_id
 from penstock.settings import Settings
 
@@ -176,7 +177,7 @@ def contenders(url: str, folder: Path) -> tuple[Contender, Contender]:
         plugin_path=(folder / "plugins",),
         log_level="error",
     )
-    pipeline = Host(settings).loaded["v1/bench"].pipeline
+    pipeline = Host(settings).catalog.loaded["v1/bench"].pipeline
     accepting = RunIntake(place.engine, open_dbos(url, "test", place.box), "test", 1)
     client = DBOSClient(system_database_url=url, serializer=Plain(), application_name="bench")  # type: ignore[arg-type]  # it has what a serializer has
 

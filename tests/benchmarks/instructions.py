@@ -63,16 +63,16 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from support.place import Place
 
     from penstock.contracts.access import RequestHead
+    from penstock.host import upkeep
     from penstock.host.host import Host
-    from penstock.host.host import host as host_module
-    from penstock.runs import records
+    from penstock.runs import recorder
     from penstock.server.connection import Connection
     from penstock.server.worker import Worker
     from penstock.settings import Settings
     from penstock.web.app import create_app
 
     # The threads behind a call are not to be counted with it.
-    host_module.POLL = records.PAUSE = 86_400.0
+    upkeep.POLL_S = recorder.BATCH_INTERVAL_S = 86_400.0
     place = Place.make(f"sqlite:///{folder}/bench.db", folder)
     place.plugin("echo", PLUGIN)
     place.consumer("acme", "echo")
@@ -128,8 +128,8 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     def admitted() -> object:
         head = RequestHead(environ("/v1/echo/", sent), "v1/echo")
         return (
-            host.evaluated["v1/echo"].gate.admit(head, host.access, time.time())
-            if host.access is not None
+            host.view.evaluated.external["v1/echo"].gate.admit(head, host.view.access, time.time())
+            if host.view.access is not None
             else None
         )
 
@@ -160,7 +160,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     call = answered(app, "/v1/echo/", sent, "200")
 
     def written() -> object:
-        return host.recorder.flush() if host.recorder is not None else None
+        return host.services.recorder.flush() if host.services is not None else None
 
     return {
         REFERENCE: (TIMES, answered(bare_flask.app, "/", {}, "200")),

@@ -16,7 +16,7 @@ from support.place import Place
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
 from penstock.execution import operating
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 ROUNDS = 15
 DAYS = 30

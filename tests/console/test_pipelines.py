@@ -13,7 +13,7 @@ from support.console import Quick
 from support.place import Place
 
 from penstock.db import call_counts, runs
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 Make = Callable[..., Quick]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"

@@ -15,7 +15,7 @@ from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
 from penstock.db.unit_of_work import RowReader
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 Make = Callable[..., Quick]
 EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
@@ -331,7 +331,7 @@ def test_a_viewer_can_set_no_policy(quick: Make) -> None:
 
 def test_without_a_policy_plugin_the_page_says_what_to_load(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
-    here.app.host.judge._policies = ()  # noqa: SLF001  as if none was loaded
+    here.app.host.evaluator._pipelines._policies = ()  # noqa: SLF001  as if none was loaded
 
     text = here.visitor("oli").text("/policies")
 

@@ -26,7 +26,7 @@ from penstock import (
 )
 from penstock.db import runs as stored
 from penstock.db.engine import Engine
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]

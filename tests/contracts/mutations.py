@@ -45,7 +45,8 @@ GATE, COMPLIANCE, VERDICTS = (
     "runtime/penstock/gate/verdicts.py",
 )
 DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
-HOST, ROWS = "runtime/penstock/host/host.py", "runtime/penstock/db/unit_of_work.py"
+HOST_TOKENS, COMPILATION = "runtime/penstock/host/tokens.py", "runtime/penstock/host/compilation.py"
+ROWS = "runtime/penstock/db/unit_of_work.py"
 API_KEY, JWT = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py"
 BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
 SIGNATURE, POLICY = (
@@ -126,7 +127,7 @@ MUTATIONS = (
     mutation("X-HTTP-Method-Override is obeyed", PASSAGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
     mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
-    mutation("a stale view of access answers calls", DISPATCHER, " or not host.fresh():", ":", GATE_TESTS, "too_old"),
+    mutation("a stale view of access answers calls", DISPATCHER, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
     mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
     mutation("a gate that ended goes on", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
     mutation("a body is read before the gate", DISPATCHER, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
@@ -140,11 +141,11 @@ MUTATIONS = (
     mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/unit/plugins/test_loading.py", "disabled_pipeline"),
     mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/unit/plugins/test_loading.py", "product_plugins"),
     mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
-    mutation("an undesignated login flow issues tokens", HOST, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
+    mutation("an undesignated login flow issues tokens", HOST_TOKENS, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
     mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
     mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(asking.failed(fault))\n", "            asking.failed(fault)\n", "tests/unit/gate/test_evaluation.py"),
     mutation("access data that can't be applied goes on answering calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/unit/access/test_damaged_data.py"),
-    mutation("a name that two plugins share is served", HOST, "if others := sorted(plugins[name] - {offer.plugin}):", "if others := sorted(plugins[name] - plugins[name]):", "tests/unit/access/test_by_id.py"),
+    mutation("a name that two plugins share is served", COMPILATION, "if others := sorted(owners[name] - {offer.plugin}):", "if others := sorted(owners[name] - owners[name]):", "tests/unit/access/test_by_id.py"),
     mutation("a scheme that nothing can check passes as nobody", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/unit/gate/test_authorization.py"),
     mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/unit/gate/test_guesses.py"),
     mutation("handlers get the credentials", "runtime/penstock/contracts/withheld.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/unit/contracts/test_withheld.py"),
@@ -157,7 +158,7 @@ MUTATIONS = (
     mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/unit/access/test_limits.py", "takes_calls_from_its_networks"),
     mutation("a consumer's networks are not looked at", DISPATCHER, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/unit/access/test_limits.py", "its_networks_alone"),
     mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/unit/gate/test_rates.py tests/unit/access/test_limits.py", "one_call_too_many or stands_in_place"),
-    mutation("bad credentials are not counted", DISPATCHER, "host.limiter is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
+    mutation("bad credentials are not counted", DISPATCHER, "host.services is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
     mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/unit/gate/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),

@@ -23,7 +23,7 @@ from support.place import Place
 from support.zygote import Started
 
 from penstock.db.engine import DatabaseUnavailable, writing
-from penstock.host.host import open_dbos
+from penstock.host.services import open_dbos
 
 PLUGIN = """
 import os, time

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from penstock.contracts.run_status import UNFINISHED
 from support.place import ZYGOTE, Place, Server
 from support.zygote import Started
 
@@ -66,6 +67,6 @@ def over(server: Server, location: str, key: str) -> Callable[[], dict[str, Any]
 
     def look() -> dict[str, Any] | None:
         document: dict[str, Any] = server.call("GET", location, key=key).json()
-        return document if document["status"] not in {"accepted", "running"} else None
+        return document if document["status"] not in UNFINISHED else None
 
     return look

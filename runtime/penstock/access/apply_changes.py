@@ -24,7 +24,7 @@ from penstock.access.view import AccessView
 from penstock.contracts.access import Consumer, Credential
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.contracts.variables import Named
+from penstock.contracts.variables import NamedValues
 from penstock.db.access_rows import Changes, KeyValues
 from penstock.db.tables import (
     AddressRuleRow,
@@ -262,7 +262,7 @@ def _apply_variables(view: AccessView, parser: RowParser, changes: Changes) -> N
     """Apply variables and secrets, each as a new mapping: running calls keep their own."""
     if changes[VariableRow]:
         view.variables = MappingProxyType(
-            Named(
+            NamedValues(
                 "variable",
                 view._name,
                 parser.parse_all(VariableRow, changes[VariableRow], parsing.variable_of),

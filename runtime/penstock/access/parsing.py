@@ -306,7 +306,7 @@ def limit_of(row: LimitRow) -> tuple[tuple[int, str], Rate] | None:
     """
     if not flag(row.active, "active"):
         return None
-    rate = Rate(text(row.rate, "rate"), by=text(row.by, "by"))
+    rate = Rate.of(text(row.rate, "rate"), text(row.by, "by"))
     if any(rate.problems()):
         raise Unreadable("rate can't be read")
     pipeline = _of(str, row.pipeline, "pipeline")

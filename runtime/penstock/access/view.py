@@ -19,7 +19,7 @@ from penstock.contracts.access import (
 )
 from penstock.contracts.networks import Networks
 from penstock.contracts.rates import Rate
-from penstock.contracts.variables import Named, Secret
+from penstock.contracts.variables import NamedValues, Secret
 from penstock.db.rows import Row
 
 NO_DECISION = PipelineState()
@@ -59,7 +59,7 @@ class AccessView:
         self._named_pipelines: dict[str, PipelineState] = {}  # by the previous release
         self.limits: dict[tuple[int, str], tuple[Rate, ...]] = {}
         self.networks: dict[int, Networks] = {}
-        self.variables: Mapping[str, str] = Named("variable", self._name)
+        self.variables: Mapping[str, str] = NamedValues("variable", self._name)
         self.secrets: Mapping[str, StoredSecret] = {}
         self.sensitive: frozenset[str] = frozenset()
         self.callbacks: dict[int, tuple[CallbackTarget, ...]] = {}
@@ -126,7 +126,7 @@ class AccessView:
     def secrets_for(self, pipeline: str) -> Mapping[str, Secret]:
         """Return the secrets that a pipeline may read now, by its id."""
         now = time.time()
-        return Named(
+        return NamedValues(
             "secret",
             self._name,
             (

@@ -151,8 +151,10 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     """Set an environment's policy, after saying which pipelines stop or start being served."""
     if internal and grace:
         raise UsageError("the internal policy knows no grace; leave --grace out")
-    snapshot, _ = context.host.look(context.engine, environment, context.box)
-    change = context.host.preview(snapshot, option, internal=internal)
+    snapshot, _ = context.host.evaluator.evaluate_environment(
+        context.engine, environment, context.box
+    )
+    change = context.host.evaluator.preview(snapshot, option, internal=internal)
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(
@@ -192,7 +194,12 @@ def pipeline() -> None:
 
 def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> None:
     found = access.set_pipeline_enabled(
-        context.engine, context.actor, environment, name, context.host.offered, enabled=enabled
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        enabled=enabled,
     )
     click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(found)}")
 
@@ -230,11 +237,16 @@ def login_flow() -> None:
 def login_flow_designate(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue tokens in an environment."""
     found = access.set_login_flow(
-        context.engine, context.actor, environment, name, context.host.offered, designated=True
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        designated=True,
     )
     click.echo(f"login flow of {environment}: {', '.join(found)}")
     for identifier in found:
-        if not context.host.is_login_flow(identifier):
+        if not context.host.catalog.is_login_flow(identifier):
             click.echo(
                 f"warning: the trigger of {identifier} does not say login=True, so it can't issue"
                 " tokens",
@@ -249,7 +261,12 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
 def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
     """Let a pipeline issue no more tokens in an environment."""
     found = access.set_login_flow(
-        context.engine, context.actor, environment, name, context.host.offered, designated=False
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        designated=False,
     )
     click.echo(f"no login flow of {environment} any more: {', '.join(found)}")
 

@@ -120,7 +120,7 @@ def consumer_associate(
         name,
         pipelines,
         environment,
-        context.host.offered,
+        context.host.catalog.offered,
         new_pipelines=fresh,
     )
     click.echo(
@@ -288,7 +288,9 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     note: str,
 ) -> None:
     """Enrol a credential; its secret is read from standard input, or asked for."""
-    offered = {item.name: item for item in context.host.plugins.authenticators if item.enrols}
+    offered = {
+        item.name: item for item in context.host.catalog.plugins.authenticators if item.enrols
+    }
     if kind not in offered:
         raise UnknownName(
             "kind of credential",
@@ -383,13 +385,13 @@ def limit_set(
     A limit with the same window and --by replaces the one before; one with another window is added
     beside it, and all of them hold.
     """
-    offered = context.host.offered if pipeline_name else {}
+    offered = context.host.catalog.offered if pipeline_name else {}
     found = limits.set_limit(
         context.engine,
         context.actor,
         consumer_name,
         environment,
-        Rate(rate, by=by),
+        Rate.of(rate, by),
         pipeline=pipeline_name,
         offered=offered,
     )
@@ -398,7 +400,7 @@ def limit_set(
         f" {environment}"
     )
     for identifier in found:
-        own = context.host.own_rates(identifier)
+        own = context.host.catalog.own_rates(identifier)
         if own is None:
             continue
         click.echo(

@@ -157,7 +157,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
     access, evaluated = _judged(context, name)
     faults = [
-        *context.host.faults({identifier: item for identifier, _, item in evaluated}),
+        *context.host.catalog.faults({identifier: item for identifier, _, item in evaluated}),
         *_taken_commands(context),
     ]
     refused = [
@@ -172,17 +172,17 @@ def _check(context: Context, environment: str | None, form: str) -> int:
                 "internal_policy": access.environment.internal_policy,
                 "good": good,
                 "pipelines": [
-                    described(*row, context.host.loaded[row[0]].plugin) for row in evaluated
+                    described(*row, context.host.catalog.loaded[row[0]].plugin) for row in evaluated
                 ],
                 "mistakes": [_told(item) for item in faults],
-                "notes": [_told(item) for item in context.host.notes],
+                "notes": [_told(item) for item in context.host.catalog.notes],
                 "unreadable": list(access.doubts),
             }
         )
         return int(not good)
     for item in faults:
         click.echo(f"mistake: {item}")
-    for item in context.host.notes:
+    for item in context.host.catalog.notes:
         click.echo(f"note: {item}")
     for doubt in access.doubts:
         click.echo(
@@ -191,7 +191,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
     said: set[tuple[str, str]] = set()
     for identifier, exposure, judgement in evaluated:
         where = f"{identifier} (internal)" if exposure == "internal" else identifier
-        broken = identifier in context.host.broken  # which is said above
+        broken = identifier in context.host.catalog.broken  # which is said above
         told = [
             (judgement.state.value, f"{item.reason}; {item.fix}")
             for item in judgement.violations
@@ -226,7 +226,7 @@ def _taken_commands(context: Context) -> list[PluginProblem]:
     """Return the commands of plugins that have the name of one of ours, and so are never run."""
     root = click.get_current_context().find_root().command
     ours = root.commands if isinstance(root, click.Group) else {}
-    plugins = context.host.plugins
+    plugins = context.host.catalog.plugins
     taken = [(plugin, command.name) for plugin, command in plugins.commands if command.name in ours]
     return [
         plugins.fault(plugin, f"the command {name!r} is one of Penstock's", "give it another name")
@@ -252,7 +252,7 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
             "policy": policies[exposure],
         }
         for identifier, exposure, item in evaluated
-        for offer in context.host.offers(identifier)
+        for offer in context.host.catalog.offers(identifier)
     ]
     columns = (
         "name",
@@ -269,7 +269,9 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
         "why",
     )
     show(rows, form, columns, empty="no plugin offers a pipeline")
-    for problem in context.host.faults({identifier: item for identifier, _, item in evaluated}):
+    for problem in context.host.catalog.faults(
+        {identifier: item for identifier, _, item in evaluated}
+    ):
         click.echo(f"mistake: {problem}", err=True)
     for doubt in access.doubts:
         click.echo(f"unreadable: {doubt}", err=True)
@@ -277,8 +279,10 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
 
 def _judged(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
     """Read an environment, and return what became of each pipeline on each listener it is for."""
-    access, evaluated = context.host.look(context.engine, environment, context.box)
-    return access, exposures(evaluated.external, evaluated.internal, context.host.broken)
+    access, evaluated = context.host.evaluator.evaluate_environment(
+        context.engine, environment, context.box
+    )
+    return access, exposures(evaluated.external, evaluated.internal, context.host.catalog.broken)
 
 
 @click.command()
@@ -288,14 +292,14 @@ def _judged(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]
 def openapi(context: Context, environment: str | None, internal: bool) -> None:
     """Print what an environment serves as OpenAPI 3.1."""
     name = context.environment(environment)
-    _, evaluated = context.host.look(context.engine, name, context.box)
+    _, evaluated = context.host.evaluator.evaluate_environment(context.engine, name, context.box)
     from penstock.web.openapi.document import (  # noqa: PLC0415  it brings Flask with it, which other commands need not load
         describe,
     )
 
     show_json(
         describe(
-            context.host,
+            context.host.catalog,
             name,
             evaluated.on(internal=internal),
             "" if internal else context.settings.url,
@@ -399,7 +403,7 @@ def upgrade(context: Context) -> int:
         engine_dbos.migrate(context.settings.direct_url)
         if waiting_names(engine):
             for environment, names in settle_names(
-                engine, context.actor, context.host.offered
+                engine, context.actor, context.host.catalog.offered
             ).items():
                 for name, identifiers in names.items():
                     click.echo(

@@ -43,7 +43,10 @@ class Commands(click.Group):
     def _added(ctx: click.Context) -> dict[str, click.Command]:
         context = ctx.find_object(Context) or Context(login_name())
         try:
-            return {command.name: _adapted(command) for _, command in context.host.plugins.commands}
+            return {
+                command.name: _adapted(command)
+                for _, command in context.host.catalog.plugins.commands
+            }
         except PenstockError:
             # A bad setting is reported by the command that needs it; help and unknown names need
             # none.

@@ -28,6 +28,7 @@ from penstock.cli.base import (
     show,
     show_json,
 )
+from penstock.contracts.run_status import Status
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
@@ -37,10 +38,9 @@ from penstock.durable.status import attempts_of, span_of
 from penstock.errors import UsageError
 from penstock.execution import operating
 from penstock.execution.steering import identifiers
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 from penstock.runs.failures import Failure
 from penstock.runs.ids import is_run_id
-from penstock.runs.records import Status
 from penstock.runs.steps import StepRecord
 
 COLUMNS = (
@@ -325,7 +325,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
         environment_row(RowReader(connection), name)
     declared = [
         (identifier, schedule)
-        for identifier, item in sorted(context.host.loaded.items())
+        for identifier, item in sorted(context.host.catalog.loaded.items())
         for schedule in _schedules_of(item)
     ]
     fired = context.steering.run_store(name).fired() if declared else {}

@@ -31,7 +31,7 @@ def variable() -> None:
 @pass_context
 def variable_set(context: Context, name: str, value: str, environment: str) -> None:
     """Set a variable of an environment."""
-    context.host.check_variable(context.engine, environment, context.box, name, value)
+    context.host.evaluator.check_variable(context.engine, environment, context.box, name, value)
     variables.set_variable(context.engine, context.actor, environment, name, value)
     click.echo(f"variable {name} set in {environment}")
 
@@ -93,7 +93,7 @@ def secret_set(
 ) -> None:
     """Keep a secret; its value is read from standard input, or asked for."""
     value = read_secret(f"Value of {name}")
-    offered = context.host.offered if allowed else {}
+    offered = context.host.catalog.offered if allowed else {}
     ends = variables.set_secret(
         context.engine,
         context.actor,

@@ -200,7 +200,7 @@ def consumers_associate(name: str) -> Response:
     with form.blaming("pipelines"):
         seen, wanted = _sent(form, "seen", "seen_new"), _sent(form, "on", "new")
         added, removed = access.save_associations(
-            here.engine, user().name, name, seen, wanted, here.host.offered
+            here.engine, user().name, name, seen, wanted, here.host.catalog.offered
         )
         turned = len(seen.new_pipelines ^ wanted.new_pipelines)
         said = [
@@ -234,8 +234,10 @@ def _matrix(name: str, form: Form) -> Response:
     held = {
         environment: set(found["associations"].get(environment, ())) for environment in environments
     }
-    identifiers = in_order(set(here.host.loaded).union(*held.values()))
-    summaries = {identifier: item.pipeline.summary for identifier, item in here.host.loaded.items()}
+    identifiers = in_order(set(here.host.catalog.loaded).union(*held.values()))
+    summaries = {
+        identifier: item.pipeline.summary for identifier, item in here.host.catalog.loaded.items()
+    }
     chosen = (
         set(form.all("on"))
         if form.errors
@@ -254,6 +256,6 @@ def _matrix(name: str, form: Form) -> Response:
         held=held,
         chosen=chosen,
         served=served,
-        loaded=here.host.loaded,
+        loaded=here.host.catalog.loaded,
         summaries=summaries,
     )

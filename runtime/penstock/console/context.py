@@ -27,12 +27,14 @@ from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Look
 from penstock.gate.rates import Limiter
-from penstock.host.host import Host, open_dbos
+from penstock.host.catalog import Catalog
+from penstock.host.host import Host
+from penstock.host.services import open_dbos
 from penstock.runs.recent_callers import Callers
 from penstock.runs.statistics import Traffic
 
 # An environment's pipelines as OpenAPI.
-Describe = Callable[[Host, str, Mapping[str, Evaluation]], dict[str, Any]]
+Describe = Callable[[Catalog, str, Mapping[str, Evaluation]], dict[str, Any]]
 
 EXTENSION = "penstock-console"
 PER_USER = 5  # times the rate of an address, for guesses at one user may come from many
@@ -146,7 +148,8 @@ class ConsoleContext:
         return self._steering
 
     def _open_run_store(self, url: str, environment: str, box: SecretBox) -> RunStore:
-        own = self.host.run_store if environment == self.settings.environment else None
+        services = self.host.services
+        own = services.run_store if services and environment == self.settings.environment else None
         return own or open_dbos(url, environment, box)
 
     def environments(self) -> list[Row]:
@@ -165,7 +168,7 @@ class ConsoleContext:
             access.read(engine)
             host = self.host
             if known is None or access.gates_version != version or _due(known):
-                judgement = host.evaluate_all(access)
+                judgement = host.evaluator.evaluate_all(access)
                 internal = {
                     name: item
                     for name, item in judgement.internal.items()
@@ -185,8 +188,8 @@ class ConsoleContext:
         known = self._under.get(view.name)
         if known is None or known[0] is not view:
             evaluated = {
-                option: self.host.evaluate_all(view.access, policy=option)
-                for option in self.host.judge.options
+                option: self.host.evaluator.evaluate_all(view.access, policy=option)
+                for option in self.host.evaluator.options
             }
             known = self._under[view.name] = view, evaluated
         return {option: judgement.on(internal=internal) for option, judgement in known[1].items()}

@@ -73,7 +73,7 @@ def _show_new(form: Form) -> Response:
         "limit_new.html",
         form,
         env=environment(),
-        pipelines=in_order(console_context().host.loaded),
+        pipelines=in_order(console_context().host.catalog.loaded),
         by=[(name, name) for name in access_limits.BY],
     )
 
@@ -85,7 +85,7 @@ def limits_set() -> Response:
     consumer, pipeline, rate = (
         form["consumer"].strip(),
         form["pipeline"].strip(),
-        Rate(form["rate"].strip(), by=form["by"]),
+        Rate.of(form["rate"].strip(), form["by"]),
     )
     with form.blaming("rate"):
         access_limits.check_rate(rate)
@@ -99,9 +99,11 @@ def limits_set() -> Response:
             env,
             rate,
             pipeline=pipeline,
-            offered=here.host.offered,
+            offered=here.host.catalog.offered,
         )
-        own = [text for identifier in found for text in here.host.own_rates(identifier) or ()]
+        own = [
+            text for identifier in found for text in here.host.catalog.own_rates(identifier) or ()
+        ]
         said = (
             f"{consumer} may call {', '.join(found) or 'all pipelines together'} {rate.text} by"
             f" {rate.by} in {env}."

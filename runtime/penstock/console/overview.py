@@ -13,7 +13,7 @@ from penstock.db.engine import reading
 from penstock.db.runs import alive
 from penstock.gate.compliance import State
 from penstock.gate.exposure import SERVED
-from penstock.host.host import SILENT
+from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
 
@@ -37,8 +37,8 @@ def overview() -> str:
     view = here.view(name)
     facts = view.access.environment
     with reading(here.engine) as connection:
-        processes = alive(connection, facts.id, silent=SILENT)
-    ready, checks = here.host.checks()
+        processes = alive(connection, facts.id, silent=SERVING_TIMEOUT_S)
+    ready, checks = here.host.health.checks()
     return render(
         "overview.html",
         env=name,
@@ -51,7 +51,7 @@ def overview() -> str:
         refused=view.of_state(State.REFUSED, State.NON_CONFORMANT),
         disabled=view.of_state(State.DISABLED),
         warnings=[(id_, item) for id_, item in view.evaluated.items() if item.warnings],
-        problems=here.host.problems,
+        problems=here.host.catalog.problems,
         doubts=view.access.doubts,
         processes=processes,
         ready=ready,

@@ -25,7 +25,7 @@ from penstock.execution.operating import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import SERVED, described, exposures
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
 PAGE = 50
@@ -47,9 +47,11 @@ def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]
         facts = view.access.environment
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
         for identifier, exposure, evaluated in exposures(
-            view.evaluated, view.evaluated_internal, host.broken
+            view.evaluated, view.evaluated_internal, host.catalog.broken
         ):
-            said = described(identifier, exposure, evaluated, host.loaded[identifier].plugin)
+            said = described(
+                identifier, exposure, evaluated, host.catalog.loaded[identifier].plugin
+            )
             at = found.setdefault(identifier, {}).setdefault(view.name, [])
             at.append(said | {"policy": policies[exposure], "evaluated": evaluated})
     return found
@@ -90,7 +92,7 @@ def pipelines() -> str:
         {
             "id": identifier,
             "at": at,
-            "item": here.host.loaded[identifier],
+            "item": here.host.catalog.loaded[identifier],
             "calls": sum(calls[view.name][identifier] for view in views),
         }
         for identifier, at in listed.items()
@@ -135,7 +137,7 @@ def pipelines() -> str:
 
 
 def _found(major: str, name: str) -> tuple[str, LoadedPipeline]:
-    loaded, identifier = console_context().host.loaded, f"{major}/{name}"
+    loaded, identifier = console_context().host.catalog.loaded, f"{major}/{name}"
     if identifier not in loaded:
         raise UnknownName("pipeline", identifier, loaded)
     return identifier, loaded[identifier]
@@ -149,7 +151,7 @@ def pipelines_one(major: str, name: str) -> str:
     view = next(view for view in views if view.name == env)
     now = time.time()
     entries = _listed(views)[identifier]
-    authenticators = here.host.plugins.authenticators
+    authenticators = here.host.catalog.plugins.authenticators
     after = request.args.get("after")
     number, some = consumers_of(here.engine, env, identifier, after=after, limit=CONSUMERS + 1)
     here_too: dict[str, Any] = {"major": major, "name": name, "env": env}
@@ -226,7 +228,7 @@ def pipelines_points(major: str, name: str) -> Response:
 def _switch(major: str, name: str, *, enabled: bool) -> Response:
     here, where, identifier = console_context(), Form()["environment"], f"{major}/{name}"
     set_pipeline_enabled(
-        here.engine, user().name, where, identifier, here.host.offered, enabled=enabled
+        here.engine, user().name, where, identifier, here.host.catalog.offered, enabled=enabled
     )
     what = (
         f"{identifier} is served again in {where}, if it complies."

@@ -38,14 +38,14 @@ def policies() -> str:
     return render(
         "policies.html",
         cards=[_card(here.view(str(row["name"]))) for row in rows],
-        meanings=here.host.judge.meanings,
+        meanings=here.host.evaluator.meanings,
     )
 
 
 def _card(view: View) -> dict[str, Any]:
     """Count what complies, as it is and as it would be under each policy."""
     here = console_context()
-    listed = exposures(view.evaluated, view.evaluated_internal, here.host.broken)
+    listed = exposures(view.evaluated, view.evaluated_internal, here.host.catalog.broken)
     facts = view.access.environment
     sides = []
     for exposure, policy in ((EXTERNAL, facts.policy), (INTERNAL, facts.internal_policy)):
@@ -94,7 +94,9 @@ def policies_history(name: str) -> str:
 
 def _asked(name: str, exposure: str, policy: str) -> PolicyChange:
     here = console_context()
-    return here.host.preview(here.view(name).access, policy, internal=exposure == INTERNAL)
+    return here.host.evaluator.preview(
+        here.view(name).access, policy, internal=exposure == INTERNAL
+    )
 
 
 @page("/policies/<name>/change", needs=Role.OPERATOR)
@@ -108,13 +110,13 @@ def _change(change: PolicyChange, form: Form) -> Response:
     here = console_context()
     view = here.view(change.environment)
     concerned = [*change.stops, *change.changed]
-    authenticators = here.host.plugins.authenticators
+    authenticators = here.host.catalog.plugins.authenticators
     return show_form(
         "policy_change.html",
         form,
         change=change,
         exposure=INTERNAL if change.internal else EXTERNAL,
-        meanings=here.host.judge.meanings,
+        meanings=here.host.evaluator.meanings,
         shown=SHOWN,
         callers=here.callers.of(here.engine, view.access.environment.id, concerned, time.time()),
         words={

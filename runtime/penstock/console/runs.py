@@ -25,12 +25,12 @@ from penstock.console.pages import (
     show_form,
     user,
 )
+from penstock.contracts.run_status import Status
 from penstock.durable.status import attempts_of, span_of
 from penstock.errors import UsageError
 from penstock.execution import operating
 from penstock.execution.steering import identifiers
-from penstock.runs.ids import is_run_id
-from penstock.runs.records import Status, first_id
+from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
 FIELDS = ("pipeline", "consumer", "status", "since", "until", "id")
@@ -139,7 +139,7 @@ def runs() -> Response:
         kept=kept,
         statuses=STATUSES,
         moments=list(SINCE.items()),
-        pipelines=in_order(console_context().host.loaded),
+        pipelines=in_order(console_context().host.catalog.loaded),
         following=following,
         paused=request.args.get("live") == "off",
     )

@@ -137,7 +137,7 @@ def settings_variable_set() -> Response:
     here, env, form = console_context(), environment(), Form()
     name, value = form["name"].strip(), _text(form["value"])
     with form.blaming("value"):
-        here.host.check_variable(here.engine, env, here.box, name, value)
+        here.host.evaluator.check_variable(here.engine, env, here.box, name, value)
     if form.errors:
         return show_form("variable_new.html", form, env=env)
     with form.blaming("name"):
@@ -208,7 +208,7 @@ def settings_secret_set() -> Response:
     if form.errors:
         return _show_secret(form)
     with form.blaming("name", pipeline="pipelines"):
-        value, offered = _text(form["value"]), here.host.offered
+        value, offered = _text(form["value"]), here.host.catalog.offered
         variables.set_secret(
             here.engine,
             user().name,

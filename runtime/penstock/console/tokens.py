@@ -20,13 +20,15 @@ def _flows(name: str) -> list[dict[str, object]]:
     """Return the pipelines that are designated, or ask to be, by their ids."""
     host, access = console_context().host, console_context().view(name).access
     designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
-    asking = {identifier for identifier in host.loaded if host.is_login_flow(identifier)}
+    asking = {
+        identifier for identifier in host.catalog.loaded if host.catalog.is_login_flow(identifier)
+    }
     return [
         {
             "id": identifier,
             "designated": identifier in designated,
             "asks": identifier in asking,
-            "loaded": identifier in host.loaded,
+            "loaded": identifier in host.catalog.loaded,
         }
         for identifier in in_order(designated | asking)
     ]
@@ -74,14 +76,19 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
     here, env, form = console_context(), environment(), Form()
     with form.blaming("flow"):
         set_login_flow(
-            here.engine, user().name, env, identifier, here.host.offered, designated=designated
+            here.engine,
+            user().name,
+            env,
+            identifier,
+            here.host.catalog.offered,
+            designated=designated,
         )
         said = (
             f"{identifier} is a login flow of {env} now."
             if designated
             else f"{identifier} is no login flow of {env} any more."
         )
-        if designated and not here.host.is_login_flow(identifier):
+        if designated and not here.host.catalog.is_login_flow(identifier):
             said += " But its trigger does not say login=True, so it can't issue tokens."
         return done(said, "tokens", env=env)
     return _show(form)

@@ -14,7 +14,7 @@ from penstock.console.context import View, console_context
 from penstock.endpoints.compiler import PARAMETER, Endpoint
 from penstock.gate.compliance import Evaluation
 from penstock.gate.descriptions import curl_line
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 
 NAMED = "#/components/schemas/"
 DEEPEST = 6  # levels of an example
@@ -27,7 +27,7 @@ def document_of(identifier: str, view: View, evaluated: Evaluation | None) -> di
     """Return the OpenAPI document of a pipeline, empty where it is not served."""
     here = console_context()
     return here.describe(
-        here.host, view.name, {identifier: evaluated} if evaluated is not None else {}
+        here.host.catalog, view.name, {identifier: evaluated} if evaluated is not None else {}
     )
 
 
@@ -159,7 +159,7 @@ def trial(
             else ""
         )
     base = given.get("base", "").strip() or _base(view, internal=internal)
-    schemes = {one.name: one.security_scheme() for one in here.host.plugins.authenticators}
+    schemes = {one.name: one.security_scheme() for one in here.host.catalog.plugins.authenticators}
     return {
         "routes": list(endpoints),
         "route": str(route),

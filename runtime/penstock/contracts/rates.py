@@ -1,4 +1,4 @@
-"""How often a pipeline may be called."""
+"""Rate limits: how many calls are accepted within a sliding window."""
 
 from __future__ import annotations
 
@@ -7,42 +7,62 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Self, cast, get_args
 
+from penstock.contracts.options import Check, Problem, option, problems_of_options
+
+By = Literal["consumer", "key", "address", "pipeline"]
+BY: tuple[By, ...] = get_args(By)
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 WRITTEN = re.compile(r"([1-9][0-9]{0,8})/(?:([1-9][0-9]{0,7}) )?(second|minute|hour|day)s?")
-MAX_CALLS = 10_000_000  # each call within a window is remembered
-MAX_SECONDS = 366 * 86_400
-BY = ("consumer", "key", "address", "pipeline")
-# A pipeline's own rates that do not count for a consumer whom operators set a limit there.
+MAX_CALLS = 10_000_000  # every call of a window is stored
+MAX_WINDOW_S = 366 * 86_400
+# A pipeline's own rates that do not apply to a consumer with a limit set by operators there.
 OVERRIDDEN_BY_CONSUMER_LIMIT = frozenset({"consumer", "key"})
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most so many calls within a window that moves along.
+    """A limit of calls within a sliding window.
 
-    `Rate("100/second")`, `Rate("5000/12 hours", by="key")`.
+    Examples: `Rate("100/second")`, `Rate("5000/12 hours", by="key")`.
 
-    `by` says whose calls are counted together: those of a `consumer`, a `key`, an `address`, or all
-    of the `pipeline`. What makes no sense is reported when the plugin is loaded, and refuses the
-    pipeline.
+    A wrong rate blocks the pipeline and is reported when the plugin is loaded.
+
+    Args:
+        text: Number of calls and window: second, minute, hour or day, or several of them.
+        by: Which calls are counted together: those of one "consumer" (default), one "key", one
+            "address", or all of the "pipeline".
+
     """
 
     text: str
-    by: str = "consumer"
+    by: By = option(
+        "consumer",
+        Check(
+            lambda value: isinstance(value, str) and value in BY,
+            "is not known",
+            f"use one of {', '.join(BY)}",
+        ),
+    )
+
+    @classmethod
+    def of(cls, text: str, by: str) -> Self:
+        """Return a rate from a form, a command or a database, where `by` may be any text."""
+        return cls(text, by=cast("By", by))
 
     @property
     def count(self) -> int:
-        """The calls that a window has room for."""
+        """The number of calls within a window."""
         return _parsed(self.text)[0]
 
     @property
     def seconds(self) -> int:
-        """The length of the window."""
+        """The length of the window, in seconds."""
         return _parsed(self.text)[1]
 
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense, each with its mend."""
+    def problems(self) -> Iterable[Problem]:
+        """Yield what is wrong with the rate, each with its fix."""
         try:
             _parsed(self.text if isinstance(self.text, str) else "")
         except ValueError:
@@ -51,13 +71,12 @@ class Rate:
                 'write a number and a window, such as "100/second" or "5000/12 hours"',
             )
         else:
-            if self.count > MAX_CALLS or self.seconds > MAX_SECONDS:
+            if self.count > MAX_CALLS or self.seconds > MAX_WINDOW_S:
                 yield (
                     f"the rate {self.text} is out of bounds",
                     f"give {MAX_CALLS:,} calls at most, within 366 days at most",
                 )
-        if not isinstance(self.by, str) or self.by not in BY:
-            yield f"a rate can't be counted by {self.by!r}", f"use one of {', '.join(BY)}"
+        yield from problems_of_options(self)
 
     def __str__(self) -> str:
         """Name it as the developer wrote it."""
@@ -74,9 +93,9 @@ def _parsed(text: str) -> tuple[int, int]:
 
 
 def unused_beside(rate: Rate, others: Iterable[Rate]) -> Rate | None:
-    """Return the rate beside which another can never be used up.
+    """Return the rate that makes another one useless, or None.
 
-    One that is counted in the same way and allows no more calls.
+    Such a rate counts the same calls, has another window, and always reaches its limit first.
     """
     for other in others:
         windows = math.ceil(rate.seconds / other.seconds)
@@ -89,8 +108,8 @@ def unused_beside(rate: Rate, others: Iterable[Rate]) -> Rate | None:
     return None
 
 
-def problems_of(rates: Sequence[object], *, toggles: frozenset[str]) -> Iterable[tuple[str, str]]:
-    """Yield what makes no sense about a trigger's rates, each with its mend."""
+def problems_of_rates(rates: Sequence[object], *, toggles: frozenset[str]) -> Iterable[Problem]:
+    """Yield what is wrong with the rates of a trigger, each with its fix."""
     seen: list[Rate] = []
     for rate in rates:
         if not isinstance(rate, Rate):

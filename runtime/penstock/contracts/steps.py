@@ -1,7 +1,4 @@
-"""Steps.
-
-The parts of a handler that are tried again, timed and recorded, and that a durable run does once.
-"""
+"""Steps: parts of a handler that are retried, timed and recorded, and run once in a durable run."""
 
 from __future__ import annotations
 
@@ -13,88 +10,103 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hints
 
+from penstock.contracts.options import Check, option, problems_of_options, whole_number
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-AT_ONCE = 8
-MOST_AT_ONCE = 64
+DEFAULT_PARALLEL_STEPS = 8
+MAX_PARALLEL_STEPS = 64
+
+
+def _is_pause(value: object) -> bool:
+    return isinstance(value, int | float) and value >= 0
+
+
+def _are_exceptions(value: object) -> bool:
+    types = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(item, type) and issubclass(item, Exception) for item in types)
+
+
+PAUSE = Check(_is_pause, "is no pause", "give seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a step that fails is tried again.
+    """How a step is retried if it raises an exception.
+
+    Example: `@step(retry=Retry(attempts=5, backoff=1, on=ConnectionError))`.
 
     Args:
-        attempts: How often it is tried in all.
-        backoff: Seconds before the second attempt, twice that before each further one.
-        jitter: Whether each pause is cut by a random part, so that many callers do not come back at
-            once.
-        on: The exceptions that a retry can help with. A `PipelineError` that is `permanent` is
-            never tried again.
-        longest: The longest pause, in seconds.
+        attempts: Number of attempts, including the first. Default 3.
+        backoff: Seconds before the second attempt; twice as long before each further one. Default
+            0.2.
+        jitter: Whether each pause is shortened by a random part, so that many callers do not retry
+            at the same moment. Default True.
+        on: Exceptions that are retried. Default: all. A `PipelineError` that is `permanent` is
+            never retried.
+        longest: Longest pause, in seconds. Default 60.
 
     Raises:
-        ValueError: It makes no sense.
+        ValueError: An option is wrong.
 
     """
 
-    attempts: int = 3
-    backoff: float = 0.2
+    attempts: int = option(
+        3,
+        whole_number(1, fault="is no number of attempts", fix="give a number, 1 or more"),
+    )
+    backoff: float = option(0.2, PAUSE)
     jitter: bool = True
-    on: tuple[type[Exception], ...] | type[Exception] = Exception
-    longest: float = 60.0
+    on: tuple[type[Exception], ...] | type[Exception] = option(
+        Exception,
+        Check(_are_exceptions, "names no exceptions", "give exceptions, such as ConnectionError"),
+    )
+    longest: float = option(60.0, PAUSE)
 
     def __post_init__(self) -> None:
-        if type(self.attempts) is not int or self.attempts < 1:
-            raise ValueError(f"Retry(attempts={self.attempts!r}): give a number, 1 or more")
-        if not self.backoff >= 0 or not self.longest >= 0:
-            raise ValueError("Retry: backoff and longest are seconds, 0 or more")
-        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-            raise ValueError(f"Retry(on={self.on!r}): give exceptions")
+        for problem, fix in problems_of_options(self, "Retry({})"):
+            raise ValueError(f"{problem}: {fix}")
 
 
 ONCE = Retry(attempts=1)
 
 
 class Runner(Protocol):
-    """What runs the steps of the run that a thread is in.
+    """Runs the steps of the current run. The runtime implements it, one object for each run.
 
-    `deadline` is a `time.monotonic()` reading.
+    `deadline` is the end of the run's time, as a `time.monotonic()` reading.
     """
 
     deadline: float
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
-        """Run a step."""
+        """Return the result of a step, with its retries and its timeout."""
 
     def gather(
         self,
         calls: Sequence[tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]],
         at_once: int,
     ) -> list[Any]:
-        """Run steps side by side."""
+        """Return the results of steps that run in parallel, at most `at_once` at a time."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for a number of seconds."""
 
     def call_pipeline(
         self, name: str, body: object, path: str, method: str, *, wait: bool
     ) -> object:
-        """Start another pipeline."""
+        """Return the reply of another pipeline, or the id of its run without `wait`."""
 
     def progress(self, done: float, of: float | None, note: str) -> None:
-        """Say how far the run is."""
+        """Report the progress of the run."""
 
 
 runner: ContextVar[Runner | None] = ContextVar("penstock_runner", default=None)
 
 
 class Step(Generic[P, R]):
-    """A function that is a step wherever a handler calls it.
-
-    Elsewhere it is the function it was.
-    """
+    """A function that is a step if a handler calls it, and a plain function elsewhere."""
 
     def __init__(self, function: Callable[P, R], retry: Retry, timeout: float | None) -> None:
         functools.update_wrapper(self, function)
@@ -104,7 +116,7 @@ class Step(Generic[P, R]):
         self.timeout = timeout
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it."""
+        """Return the result of the step, or of the function if there is no run."""
         current = runner.get()
         if current is None:
             return self.function(*args, **kwargs)
@@ -112,31 +124,34 @@ class Step(Generic[P, R]):
 
     @functools.cached_property
     def returns(self) -> Any:  # noqa: ANN401  any annotation
-        """The type of its result as annotated; `Any` where it does not say."""
+        """The return annotation of the function, or `Any`."""
         return get_type_hints(self.function, include_extras=True).get("return", Any)
 
     def __repr__(self) -> str:
-        """Name it."""
+        """Return the name of the step."""
         return f"<Step {self.name}>"
 
 
 def step(
     *_bare: object, retry: Retry = ONCE, timeout: float | None = None
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
-    """Make a function a step: `@step(retry=Retry(attempts=4), timeout=5)`.
+    """Return a decorator that turns a function into a step.
 
-    In a durable run its result is kept, and read again as its return annotation says; a run that is
-    taken up again does not run it a second time; so what has an effect belongs into a step, and
-    what stands between steps must come out the same each time.
+    Example: `@step(retry=Retry(attempts=4), timeout=5)`.
+
+    A durable run stores the result of each step and decodes it by the return annotation. A
+    recovered run does not repeat a finished step. So put every side effect into a step, and let the
+    code between steps be deterministic.
 
     Args:
-        retry: How it is tried again where it fails; by default it is not.
-        timeout: Seconds that one attempt may take; it never gets more than its run has left.
+        retry: How a failed step is retried. Default: not at all.
+        timeout: Seconds for one attempt, and never more than the run has left. Default: what the
+            run has left.
 
     Raises:
-        TypeError: It was written without parentheses, or above something that is no plain function:
-            async, a generator, a method.
-        ValueError: The timeout makes no sense.
+        TypeError: The decorator has no parentheses, or the function is async, a generator or a
+            method.
+        ValueError: The timeout is not above 0.
 
     """
     if _bare:
@@ -178,21 +193,26 @@ def _is_method(function: Callable[..., object]) -> bool:
     )
 
 
-def gather(*calls: functools.partial[R], at_once: int = AT_ONCE) -> list[R]:
-    """Run steps side by side, in threads, and return their results in order.
+def gather(*calls: functools.partial[R], at_once: int = DEFAULT_PARALLEL_STEPS) -> list[R]:
+    """Return the results of steps that run in parallel threads, in the order of the arguments.
 
-    `gather(partial(price, "A"), partial(price, "B"))`.
+    Example: `gather(partial(price, "A"), partial(price, "B"))`.
 
-    All of them are run to their end; then the first failure, in order, is raised. At most `at_once`
-    run at a time.
+    All steps run to their end. Then the first failure, in order, is raised.
+
+    Args:
+        *calls: `functools.partial` of a step, one for each call.
+        at_once: Steps that run at a time, 1 to 64. Default 8.
 
     Raises:
-        TypeError: Something else than `functools.partial` of a step was given.
-        ValueError: `at_once` makes no sense.
+        TypeError: An argument is no `functools.partial` of a step.
+        ValueError: `at_once` is out of bounds.
 
     """
-    if not 1 <= at_once <= MOST_AT_ONCE:
-        raise ValueError(f"gather(at_once={at_once!r}): give a number from 1 to {MOST_AT_ONCE}")
+    if not 1 <= at_once <= MAX_PARALLEL_STEPS:
+        raise ValueError(
+            f"gather(at_once={at_once!r}): give a number from 1 to {MAX_PARALLEL_STEPS}"
+        )
     for call in calls:
         if not isinstance(call, functools.partial) or not isinstance(call.func, Step):
             raise TypeError("gather takes steps: gather(partial(price, sku), …)")
@@ -203,10 +223,10 @@ def gather(*calls: functools.partial[R], at_once: int = AT_ONCE) -> list[R]:
 
 
 def sleep(seconds: float) -> None:
-    """Wait. A durable run that is taken up again waits for what is left of it, and no longer.
+    """Wait for a number of seconds. A recovered run waits for the rest of the time only.
 
     Raises:
-        DeadlineExceeded: The run has less time left than that.
+        DeadlineExceeded: The run has less time left.
 
     """
     current = runner.get()
@@ -219,19 +239,23 @@ def sleep(seconds: float) -> None:
 def call_pipeline(
     name: str, body: object = None, *, path: str = "/", method: str = "POST", wait: bool = True
 ) -> object:
-    """Start another pipeline for the consumer that calls this one.
+    """Return the reply of another pipeline, as decoded JSON. It runs for the same consumer.
 
-    Return its reply, as decoded JSON.
+    Internal pipelines can be called too; blocked and disabled ones can't.
 
-    `name` is `orders`, or `v1/orders` where there are several majors. Internal pipelines can be
-    started too; those that are refused or disabled here can't. With `wait=False` it must be a
-    durable one: it is accepted, and the id of its run is returned.
+    Args:
+        name: `orders`, or `v1/orders` if there are several major versions.
+        body: JSON value that the other pipeline receives as its body.
+        path: Path of the handler. Default `/`.
+        method: HTTP method of the handler. Default POST.
+        wait: Whether to wait for the reply. With False the handler must be durable, and the id of
+            the accepted run is returned.
 
     Raises:
-        PipelineCallError: It refused or failed. Where that is not caught, this pipeline has failed
-            (500); `raise error.passed_on()` answers as the other did.
-        PipelineError: It is refused, disabled or busy here (503).
-        RuntimeError: It was called outside of a run.
+        PipelineCallError: The other pipeline failed or returned an error. If it is not caught, this
+            run fails too (500); `raise error.passed_on()` returns the other's error to the caller.
+        PipelineError: The other pipeline is blocked, disabled or busy (503).
+        RuntimeError: There is no run.
 
     """
     current = runner.get()

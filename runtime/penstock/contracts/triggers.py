@@ -1,146 +1,157 @@
-"""How a pipeline is started.
-
-Over HTTP, as its environment's access policy allows, or by the clock.
-"""
+"""How a pipeline is started: over HTTP, within an access policy, or by a schedule."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
 
 from penstock.contracts.cors import Cors
 from penstock.contracts.networks import network_of
-from penstock.contracts.rates import Rate, problems_of
+from penstock.contracts.options import (
+    Check,
+    Converted,
+    Problem,
+    convert_options,
+    converted,
+    flag,
+    one_of,
+    option,
+    problems_of_options,
+    seconds,
+    text_set,
+    texts,
+    whole_number,
+)
+from penstock.contracts.rates import Rate, problems_of_rates
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 SIGNATURE = re.compile(r"[a-z][a-z0-9_]*")
-MAX_SECONDS = 300.0
-# What croniter chooses by itself.
-OF_ITS_OWN = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE)
+MAX_CALL_S = 300.0
+# Fields of croniter's that each process would resolve differently: R is random, H is hashed.
+NOT_REPEATABLE = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE)
+
+Idempotent = Literal["key"]
+Missed = Literal["skip", "once"]
 
 
-@dataclass(frozen=True, slots=True)
+def _rates(value: Rate | Iterable[Rate]) -> tuple[Rate, ...]:
+    return (value,) if isinstance(value, Rate) else tuple(value)
+
+
+def _is_signature(value: object) -> bool:
+    return value is None or (isinstance(value, str) and SIGNATURE.fullmatch(value) is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpTrigger:
-    """How a pipeline is started over HTTP.
+    """Starts a pipeline over HTTP. Its options declare what each call must present.
+
+    Example: `HttpTrigger(api_key=True, jwt=True, scopes={"orders:read"}, timeout=5)`.
+
+    A wrong option blocks the pipeline and is reported when the plugin is loaded.
 
     Args:
-        api_key: Each call must carry an API key of an associated consumer.
-        jwt: Each call must carry a token of that consumer as well.
-        basic: Each call must carry the user and password of a consumer (RFC 7617).
-        signature: Each call must be signed with a secret of a consumer, as "github", "stripe",
-            "slack" or "hmac" (or a plugin of yours) say.
-        mtls: Each call must come with a client certificate of a consumer.
-        scopes: What the token must allow; asks for `jwt=True`.
-        login: The handler issues tokens; an operator must designate the pipeline as a login flow
-            too.
-        forward_token: The handler gets the token itself, in the header `Authorization`; no other
-            credential reaches a handler.
-        external: Reachable from outside; otherwise the URL does not exist there.
-        internal: Reachable on the internal listener, under the environment's internal access
-            policy.
-        max_body: The largest body, in bytes.
-        timeout: The longest a call may take, in seconds, at most 300.
-        cors: Which browser origins may call; none by default.
-        rate: How often it may be called; several windows hold together.
-        allow: The only networks (CIDR, IPv4 and IPv6) that may call; all where none is named.
-        deny: Networks that may not, whatever is allowed.
-        idempotent: "key" lets callers send an `Idempotency-Key` with unsafe methods: a repeat gets
-            the first call's reply, for 24 hours.
-        in_flight: How many calls one process answers at a time, those included that ran out of time
-            but did not end; 0 is no limit.
+        api_key: Each call must carry an API key of a consumer with access. Default False.
+        jwt: Each call must carry a token of that consumer too. Default False.
+        basic: Each call must carry user name and password of a consumer (RFC 7617).
+        signature: Each call must be signed with a secret of a consumer. The kinds are "github",
+            "stripe", "slack" and "hmac", and those of your plugins.
+        mtls: Each call must present a client certificate of a consumer.
+        scopes: Scopes that the token must have. Needs `jwt=True`.
+        login: The handler issues tokens. An operator must also designate the pipeline as a login
+            flow.
+        forward_token: The handler receives the token in the header `Authorization`. Handlers
+            receive no other credential.
+        external: The pipeline has a URL on the external listener. Default True.
+        internal: The pipeline has a URL on the internal listener, under the internal access policy
+            of the environment. Default False.
+        max_body: Largest request body, in bytes. Default 1 MiB.
+        timeout: Longest duration of a call, in seconds: 300 at most. Default 30.
+        cors: Browser origins that may call, for example `Cors("https://shop.example")`. Default:
+            none.
+        rate: Rate limits, for example `Rate("100/second")`. All of several apply.
+        allow: Networks (CIDR, IPv4 or IPv6) that may call. Default: all.
+        deny: Networks that may not call, even if `allow` contains them.
+        idempotent: "key" accepts the header `Idempotency-Key` on unsafe methods. A repeated call
+            gets the stored reply of the first one for 24 hours.
+        in_flight: Calls that one process handles at a time, including calls that timed out and are
+            still running. Default 0: no limit.
 
     """
 
-    api_key: bool = False
-    jwt: bool = False
-    basic: bool = False
-    signature: str | None = None
-    mtls: bool = False
-    scopes: frozenset[str] = frozenset()
-    login: bool = False
-    external: bool = True
-    internal: bool = False
-    max_body: int = 1024 * 1024
-    timeout: float = 30.0
-    cors: Cors | None = None
-    rate: tuple[Rate, ...] = ()
-    in_flight: int = 0
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-    idempotent: str | None = None
-    forward_token: bool = False
+    api_key: bool = flag(default=False)
+    jwt: bool = flag(default=False)
+    basic: bool = flag(default=False)
+    signature: str | None = option(
+        None,
+        Check(
+            _is_signature,
+            "is no name of a kind",
+            'write "github", "stripe", "slack" or "hmac"',
+        ),
+    )
+    mtls: bool = flag(default=False)
+    scopes: Converted[str | Iterable[str], frozenset[str]] = converted(text_set, ())
+    login: bool = flag(default=False)
+    external: bool = flag(default=True)
+    internal: bool = flag(default=False)
+    max_body: int = option(
+        1024 * 1024,
+        whole_number(1, fault="is no size", fix="give a number of bytes, 1 or more"),
+    )
+    timeout: float = option(30.0, seconds(MAX_CALL_S))
+    cors: Cors | None = option(
+        None,
+        Check(
+            lambda value: value is None or isinstance(value, Cors),
+            "is no CORS",
+            'write cors=Cors("https://shop.example")',
+        ),
+    )
+    rate: Converted[Rate | Iterable[Rate], tuple[Rate, ...]] = converted(_rates, ())
+    in_flight: int = option(
+        0,
+        whole_number(0, fault="is no number of calls", fix="give 1 or more, or 0 for no limit"),
+    )
+    allow: Converted[str | Iterable[str], tuple[str, ...]] = converted(texts, ())
+    deny: Converted[str | Iterable[str], tuple[str, ...]] = converted(texts, ())
+    idempotent: Idempotent | None = option(
+        None,
+        Check(
+            lambda value: value is None or value == "key",
+            "is not known",
+            'write idempotent="key", or leave it out',
+        ),
+    )
+    forward_token: bool = flag(default=False)
 
-    def __init__(  # noqa: PLR0913  one argument a promise
-        self,
-        *,
-        api_key: bool = False,
-        jwt: bool = False,
-        basic: bool = False,
-        signature: str | None = None,
-        mtls: bool = False,
-        scopes: Iterable[str] = (),
-        login: bool = False,
-        external: bool = True,
-        internal: bool = False,
-        max_body: int = 1024 * 1024,
-        timeout: float = 30.0,
-        cors: Cors | None = None,
-        rate: Rate | Iterable[Rate] = (),
-        in_flight: int = 0,
-        allow: str | Iterable[str] = (),
-        deny: str | Iterable[str] = (),
-        idempotent: str | None = None,
-        forward_token: bool = False,
-    ) -> None:
-        for name, value in (
-            ("api_key", api_key),
-            ("jwt", jwt),
-            ("basic", basic),
-            ("mtls", mtls),
-            ("login", login),
-            ("external", external),
-            ("internal", internal),
-            ("forward_token", forward_token),
-        ):
-            if not isinstance(value, bool):
-                message = f"HttpTrigger({name}=…) takes True or False, not {value!r}"
-                raise TypeError(message)
-        object.__setattr__(self, "api_key", api_key)
-        object.__setattr__(self, "jwt", jwt)
-        object.__setattr__(self, "basic", basic)
-        object.__setattr__(self, "signature", signature)
-        object.__setattr__(self, "mtls", mtls)
-        object.__setattr__(
-            self, "scopes", frozenset({scopes} if isinstance(scopes, str) else scopes)
-        )
-        object.__setattr__(self, "login", login)
-        object.__setattr__(self, "external", external)
-        object.__setattr__(self, "internal", internal)
-        object.__setattr__(self, "max_body", max_body)
-        object.__setattr__(self, "timeout", timeout)
-        object.__setattr__(self, "cors", cors)
-        object.__setattr__(self, "rate", (rate,) if isinstance(rate, Rate) else tuple(rate))
-        object.__setattr__(self, "in_flight", in_flight)
-        object.__setattr__(self, "allow", (allow,) if isinstance(allow, str) else tuple(allow))
-        object.__setattr__(self, "idempotent", idempotent)
-        object.__setattr__(self, "forward_token", forward_token)
-        object.__setattr__(self, "deny", (deny,) if isinstance(deny, str) else tuple(deny))
+    def __post_init__(self) -> None:
+        convert_options(self)
 
     @property
     def toggles(self) -> frozenset[str]:
-        """The credentials that the developer asks for, by name."""
+        """The kinds of credentials that each call must present, by name."""
         signature = {f"{self.signature}_signature"} if self.signature else set[str]()
         return frozenset(
             {name for name in ("api_key", "jwt", "basic", "mtls") if getattr(self, name)}
             | signature
         )
 
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense, each with its mend."""
+    def problems(self) -> Iterable[Problem]:
+        """Yield what is wrong with the options, each with its fix."""
+        yield from problems_of_options(self)
+        yield from self._scope_problems()
+        yield from problems_of_rates(self.rate, toggles=self.toggles)
+        yield from self._caller_problems()
+        if isinstance(self.cors, Cors):
+            yield from self.cors.problems()
+
+    def _scope_problems(self) -> Iterable[Problem]:
         if self.scopes and not self.jwt:
             yield "scopes are asked for but no token", "set jwt=True or drop scopes"
         for scope in sorted(self.scopes, key=str):
@@ -149,52 +160,22 @@ class HttpTrigger:
                     f"scope {scope!r} has characters that RFC 6749 does not allow",
                     "use printable ASCII without spaces",
                 )
-        if type(self.max_body) is not int or self.max_body < 1:
-            yield f"max_body={self.max_body!r} is no size", "give a number of bytes, 1 or more"
-        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= MAX_SECONDS:
-            yield (
-                f"timeout={self.timeout!r} is out of bounds",
-                f"give seconds above 0, at most {MAX_SECONDS:g}",
-            )
-        if type(self.in_flight) is not int or self.in_flight < 0:
-            yield (
-                f"in_flight={self.in_flight!r} is no number of calls",
-                "give 1 or more, or 0 for no limit",
-            )
-        yield from problems_of(self.rate, toggles=self.toggles)
-        yield from self._caller_problems()
-        if isinstance(self.cors, Cors):
-            yield from self.cors.problems()
-        elif self.cors is not None:
-            yield f"cors={self.cors!r} is no CORS", 'write cors=Cors("https://shop.example")'
 
-    def _caller_problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense about who may call how."""
+    def _caller_problems(self) -> Iterable[Problem]:
+        """Yield options about callers that contradict one another, and networks that are none."""
         if self.basic and self.jwt:
             yield (
-                "basic and jwt both come in the header Authorization, so no call could carry both",
+                "basic and jwt both use the header Authorization, so no call could carry both",
                 "drop one of them",
             )
-        if self.signature is not None and not (
-            isinstance(self.signature, str) and SIGNATURE.fullmatch(self.signature)
-        ):
+        if self.idempotent == "key" and not self.toggles:
             yield (
-                f"signature={self.signature!r} is no name of a kind",
-                'write "github", "stripe", "slack" or "hmac"',
-            )
-        if self.idempotent not in (None, "key"):
-            yield (
-                f"idempotent={self.idempotent!r} is not known",
-                'write idempotent="key", or leave it out',
-            )
-        elif self.idempotent and not self.toggles:
-            yield (
-                "replies are kept for a consumer, and it does not ask who calls",
+                "idempotent replies are stored by consumer, and the trigger requires no credential",
                 "set api_key=True, or drop idempotent",
             )
-        for text in (*self.allow, *self.deny):
+        for network in (*self.allow, *self.deny):
             try:
-                network_of(text)
+                network_of(network)
             except ValueError as error:
                 yield (
                     str(error),
@@ -202,31 +183,46 @@ class HttpTrigger:
                 )
 
 
+def _is_time_zone(value: object) -> bool:
+    try:
+        ZoneInfo(value)  # type: ignore[arg-type]  # any value a developer wrote
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Starts a pipeline by the clock, outside of any access policy.
+    """Starts a pipeline at times, outside of any access policy: one durable run for each tick.
 
-    One durable run for each tick, over all processes.
+    Example: `Schedule("0 6 * * 1-5", timezone="Europe/Lisbon", body={"kind": "daily"})`.
 
     Args:
-        cron: Minute, hour, day of the month, month and day of the week, as in `0 6 * * *`; with six
-            fields the first is the second.
-        timezone: The IANA time zone that the fields are read in.
-        missed: What becomes of ticks while no worker was there: "skip" them, or make up for them
-            all "once".
-        path: The handler that runs: the one of POST on this path.
-        body: What the handler gets as its body, as JSON.
+        cron: Minute, hour, day of the month, month and day of the week, as in `0 6 * * *`. With six
+            fields the first one is the second.
+        timezone: IANA time zone of the fields. Default UTC.
+        missed: What to do with ticks while no worker was running: "skip" them (default), or run
+            "once" for all of them.
+        path: Path of the POST handler that runs. Default `/`.
+        body: JSON value that the handler receives as its body. Default None.
 
     """
 
     cron: str
-    timezone: str = "UTC"
-    missed: str = "skip"
+    timezone: str = option(
+        "UTC",
+        Check(_is_time_zone, "is not known", 'write one such as "Europe/Lisbon" (IANA)'),
+    )
+    missed: Missed = option("skip", one_of(Missed))
     path: str = "/"
     body: object = None
 
-    def problems(self) -> Iterable[tuple[str, str]]:
-        """Yield what makes no sense, each with its mend."""
+    def problems(self) -> Iterable[Problem]:
+        """Yield what is wrong with the schedule, each with its fix."""
+        yield from self._cron_problems()
+        yield from problems_of_options(self)
+
+    def _cron_problems(self) -> Iterable[Problem]:
         if (
             not isinstance(self.cron, str)
             or len(self.cron.split()) not in {5, 6}
@@ -236,22 +232,13 @@ class Schedule:
                 f"the schedule {self.cron!r} can't be understood",
                 'write five fields, such as "0 6 * * *"',
             )
-        elif OF_ITS_OWN.search(self.cron):
+        elif NOT_REPEATABLE.search(self.cron):
             yield (
                 f"the schedule {self.cron!r} is another one in each process",
                 'write numbers in place of R and H, such as "17 6 * * *"',
             )
         elif not _ticks(self.cron):
             yield f"the schedule {self.cron!r} never ticks", "name a day that the month has"
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-            yield (
-                f"timezone={self.timezone!r} is not known",
-                'write one such as "Europe/Lisbon" (IANA)',
-            )
-        if self.missed not in {"skip", "once"}:
-            yield f"missed={self.missed!r} is not known", 'write "skip" or "once"'
 
 
 def _ticks(cron: str) -> bool:

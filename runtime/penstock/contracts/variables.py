@@ -1,7 +1,4 @@
-"""What a pipeline needs from its environment.
-
-Plain variables, and secrets that never show themselves.
-"""
+"""Variables and secrets of an environment, as pipelines declare and read them."""
 
 from __future__ import annotations
 
@@ -10,14 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
+from penstock.contracts.options import Problem
+
 Value = TypeVar("Value")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Secret:
-    """A secret's value: `reveal()` is the only way to it.
+    """A secret of the environment. `reveal()` returns its value.
 
-    It has no place in a repr, a log, a reply or a pickle.
+    Example: `call.secrets["erp_token"].reveal()`. The value is not in its repr, and it can't be
+    pickled or sent in a reply.
     """
 
     __slots__ = ("_value", "name")
@@ -27,31 +27,28 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value."""
+        """Return the secret's value."""
         return self._value
 
     def __repr__(self) -> str:
-        """Name it."""
+        """Return the name of the secret, never its value."""
         return f"<Secret {self.name}>"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied."""
+        """Raise TypeError: a secret can't be pickled or copied."""
         raise TypeError("a secret can't be pickled; reveal() it where it is used")
 
 
 class NotSet(KeyError):
-    """A variable or secret that a pipeline asked for is not there; the text says how to set it."""
+    """Raised for a variable or secret that is not set; its text shows the command to set it."""
 
     def __str__(self) -> str:
-        """Return the text, without the quotes of a KeyError."""
+        """Return the text without the quotes that KeyError adds."""
         return str(self.args[0])
 
 
-class Named(dict[str, Value]):
-    """Variables or secrets by name.
-
-    Asking for one that is not there raises NotSet, which says where and how to set it.
-    """
+class NamedValues(dict[str, Value]):
+    """Variables or secrets by name. Reading one that is not set raises NotSet."""
 
     def __init__(
         self,
@@ -64,7 +61,7 @@ class Named(dict[str, Value]):
 
     def __missing__(self, name: str) -> NoReturn:
         secret = self._kind == "secret"
-        why = "is not set, has expired or is kept for other pipelines" if secret else "is not set"
+        why = "is not set, has expired or is limited to other pipelines" if secret else "is not set"
         command = (
             f"penstock {self._kind} set {name}{'' if secret else ' VALUE'} --env"
             f" {self._environment}"
@@ -72,29 +69,29 @@ class Named(dict[str, Value]):
         need = f'secret("{name}")' if secret else f'"{name}"'
         raise NotSet(
             f"the {self._kind} {name!r} {why} in environment {self._environment!r}; set it:"
-            f" `{command}`, and name it in the pipeline's needs={{{need}}}, so that `penstock"
-            " check` tells before a call does"
+            f" `{command}`, and declare needs={{{need}}} on the pipeline, so that `penstock check`"
+            " reports it before a call fails"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SecretNeed:
-    """A need for a secret of that name; made by `secret`."""
+    """A required secret; `secret` returns it."""
 
     name: str
 
     def __str__(self) -> str:
-        """Name it as messages do."""
+        """Return the name as messages contain it."""
         return f"the secret {self.name!r}"
 
 
 def secret(name: str) -> SecretNeed:
-    """Name a secret among the needs of a pipeline."""
+    """Return a required secret, for the `needs` of a pipeline: `needs={secret("erp_token")}`."""
     return SecretNeed(name)
 
 
-def problems_of(needs: Iterable[object]) -> Iterable[tuple[str, str]]:
-    """Yield what makes no sense about a pipeline's needs, each with its mend."""
+def problems_of_needs(needs: Iterable[object]) -> Iterable[Problem]:
+    """Yield what is wrong with the needs of a pipeline, each with its fix."""
     for need in needs:
         name = need.name if isinstance(need, SecretNeed) else need
         if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from penstock import clock
 from penstock.db.rows import Col, joined
-from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunRow
+from penstock.db.run_tables import IS_UNFINISHED, DurableRunRow, RunDetailRow, RunRow
 
 LOCKED_NEAR_LIMIT = 200  # runs: no more are accepted at the same moment
 BACKLOG_LOCK = 0x70656E  # the namespace of our advisory locks on PostgreSQL
@@ -137,12 +137,12 @@ def backlogs(connection: sa.Connection, environment_id: int) -> dict[str, Backlo
 
 def _unfinished() -> sa.ColumnElement[bool]:
     """Return the condition of the partial index `ix_runs_waiting`, as the index has it."""
-    return sa.text("status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text is any condition
+    return sa.text(IS_UNFINISHED)  # type: ignore[return-value]  # a text is any condition
 
 
 def _qualified_unfinished() -> sa.ColumnElement[bool]:
     """Return the same condition for queries that join `runs`."""
-    return sa.text("runs.status IN ('accepted', 'running')")  # type: ignore[return-value]  # a text is any condition
+    return sa.text(f"runs.{IS_UNFINISHED}")  # type: ignore[return-value]  # a text is any condition
 
 
 def accept(connection: sa.Connection, run: NewRun, *, callback_url: str | None) -> bool:

@@ -22,10 +22,12 @@ from sqlalchemy import (
     text,
 )
 
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db.columns import Moment, Outcome, RunId
 from penstock.db.rows import Col, Row, column
 
-UNFINISHED = "status IN ('accepted', 'running')"
+_STATES = ", ".join(f"'{status}'" for status in Status if status in UNFINISHED)
+IS_UNFINISHED = f"status IN ({_STATES})"  # as the partial indexes have it
 
 
 class RunRow(Row, table="runs"):
@@ -67,8 +69,8 @@ class RunRow(Row, table="runs"):
             "environment_id",
             "pipeline",
             "status",
-            sqlite_where=text(UNFINISHED),
-            postgresql_where=text(UNFINISHED),
+            sqlite_where=text(IS_UNFINISHED),
+            postgresql_where=text(IS_UNFINISHED),
         ),
         Index(
             "ix_runs_request_id",

@@ -7,12 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
 from penstock.db.rows import Col, joined
 from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunRow
 
-UNFINISHED = ("accepted", "running")
 PURGED_AT_A_TIME = 500
 COLUMNS = RunRow.names
 _INSERT_RUN = (

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from penstock.contracts.pipeline import USUAL, Pipeline, Route
+from penstock.contracts.pipeline import DEFAULT_PRIORITY, Pipeline, Route
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, Engine, writing
 from penstock.durable.engine import RunStore, State
 from penstock.durable.runner import RunInput
 from penstock.errors import Refusal
 from penstock.runs.ids import derived_run_id, millis_of
-from penstock.runs.records import UNFINISHED, Status, fit
+from penstock.runs.record_rows import fit_column
 
 CALLBACKS = "callbacks"
 CUT = frozenset({Status.CANCELLED, Status.TIMED_OUT})
@@ -183,7 +184,7 @@ class RunIntake:
             identifier,
             queue,
             document,
-            priority=USUAL,
+            priority=DEFAULT_PRIORITY,
             timeout=CALLBACK_TIMEOUT,
             delay=delay,
         )
@@ -232,10 +233,10 @@ class RunIntake:
             "id": wanted.run,
             "environment_id": self._environment_id,
             "pipeline": wanted.pipeline.id,
-            "version": fit(wanted.pipeline.version, 64),
-            "route": fit(f"{given.method} {given.route}", 255),
+            "version": fit_column(wanted.pipeline.version, 64),
+            "route": fit_column(f"{given.method} {given.route}", 255),
             "consumer_id": given.consumer_id,
-            "subject": fit(given.subject, 255),
+            "subject": fit_column(given.subject, 255),
             "parent": wanted.parent,
             "redelivers": wanted.redelivers,
             "request_id": wanted.request_id,

@@ -15,6 +15,7 @@ import structlog
 
 from penstock.contracts.call import Call, Reply
 from penstock.contracts.pipeline import Pipeline, Route
+from penstock.contracts.run_status import UNFINISHED
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseUnavailable, reading
 from penstock.durable.intake import RunIntake
@@ -29,7 +30,6 @@ FIRST_SEGMENT = "runs"
 WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)
 LOOKS = (0.02, 0.05, 0.1, 0.2)  # seconds between looks at a run that is waited for
 MARGIN = 0.5  # seconds that an answer needs
-UNFINISHED = frozenset({"accepted", "running"})
 
 
 def seconds_to_wait(prefer: str | None) -> float:

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from penstock import clock
+from penstock.contracts.run_status import UNFINISHED, Status, status_of
 from penstock.contracts.sanitize import as_json
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
-from penstock.runs.records import UNFINISHED, Status, status_of
 from penstock.runs.steps import Attempt, StepRecord
 
 PROBLEM = "application/problem+json"

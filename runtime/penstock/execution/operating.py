@@ -14,6 +14,7 @@ from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.access.lookup import environment_row, named
 from penstock.contracts.masks import masked
 from penstock.contracts.pipeline import Pipeline, Route
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import Row, RowReader
@@ -30,8 +31,8 @@ from penstock.durable.status import (
     steps_held,
 )
 from penstock.errors import PenstockError, UnknownName, UsageError
-from penstock.runs.ids import is_run_id, new_run_id
-from penstock.runs.records import UNFINISHED, Status, failure_from, first_id, steps_of
+from penstock.runs.ids import first_id, is_run_id, new_run_id
+from penstock.runs.records import failure_from, steps_of
 from penstock.runs.redaction import hidden_in
 
 MILLISECOND = timedelta(milliseconds=1)

@@ -18,6 +18,7 @@ import structlog
 
 from penstock import clock
 from penstock.contracts.call import Call, Caller, current_call
+from penstock.contracts.run_status import status_of
 from penstock.contracts.sanitize import as_json
 from penstock.contracts.steps import runner
 from penstock.durable.engine import Document
@@ -43,7 +44,7 @@ from penstock.runs.failures import Failure, failure_of
 from penstock.runs.http_client import Client, trace_of
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.interrupts import Interrupted, KeyMissing
-from penstock.runs.records import Record, RecordedBodies, status_of
+from penstock.runs.records import Record, RecordedBodies
 from penstock.runs.steps import Inline
 
 SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
@@ -137,7 +138,7 @@ class Observers:
     """Tells plugins of calls, where any wants to be told; what they raise changes nothing."""
 
     def __init__(self, host: Host) -> None:
-        hooks = host.plugins.manager.hook
+        hooks = host.catalog.plugins.manager.hook
         self._started = (
             hooks.penstock_call_started if hooks.penstock_call_started.get_hookimpls() else None
         )
@@ -175,7 +176,7 @@ class SubpipelineRunner:
         self._routes = Routes(
             (
                 (identifier, endpoint)
-                for identifier, item in host.loaded.items()
+                for identifier, item in host.catalog.loaded.items()
                 for endpoint in item.endpoints
             ),
             (),
@@ -228,7 +229,7 @@ class SubpipelineRunner:
         """
         identifiers = [
             identifier
-            for identifier, item in self._host.loaded.items()
+            for identifier, item in self._host.catalog.loaded.items()
             if name in {identifier, item.pipeline.name}
         ]
         if len(identifiers) != 1:
@@ -253,12 +254,12 @@ class SubpipelineRunner:
 
         It is served, or for no listener, and not disabled.
         """
-        item = self._host.loaded.get(identifier)
+        item = self._host.catalog.loaded.get(identifier)
         if item is None or item.broken:
             return False
         evaluated, internal = (
-            self._host.evaluated.get(identifier),
-            self._host.evaluated_internal.get(identifier),
+            self._host.view.evaluated.external.get(identifier),
+            self._host.view.evaluated.internal.get(identifier),
         )
         if evaluated is None or internal is None:
             return False
@@ -316,7 +317,7 @@ class SubpipelineRunner:
         return child.run, status.value
 
     def _call(self, child: Child, deadline: float, caller: Caller, traceparent: str | None) -> Call:
-        pipeline, access = child.endpoint.pipeline, self._host.access
+        pipeline, access = child.endpoint.pipeline, self._host.view.access
         return Call(
             method=child.endpoint.route.method,
             path=child.path,
@@ -365,7 +366,8 @@ class SubpipelineRunner:
             failure = why_failed(error, endpoint)
         finally:
             call.end()
-        recorder = self._host.recorder
+        services = self._host.services
+        recorder = services.recorder if services is not None else None
         if recorder is None:
             return outcome
         refused = outcome if isinstance(outcome, Refusal) else None
@@ -416,7 +418,8 @@ class SubpipelineRunner:
         identifier, endpoint = child.identifier, child.endpoint
         if wait and identifier in context.ancestors:
             raise NotStarted(f"{identifier} waits for this run, which can't wait for it in turn")
-        accepting, caller = self._host.run_intake, context.call.caller
+        services, caller = self._host.services, context.call.caller
+        accepting = services.run_intake if services is not None else None
         if accepting is None:
             raise NotStarted("no durable runs can be accepted in this process")
         given = RunInput(
@@ -467,7 +470,8 @@ class SubpipelineRunner:
         Raises DeadlineExceeded where that comes too late, RunReleased where it is to stop,
         KeyMissing.
         """
-        ledger = self._host.run_store
+        services = self._host.services
+        ledger = services.run_store if services is not None else None
         looks = itertools.chain(LOOK, itertools.repeat(LOOK[-1]))
         while ledger is not None:
             held = ledger.look([child], outcomes=True).get(child)

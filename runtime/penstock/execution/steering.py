@@ -19,7 +19,8 @@ from penstock.endpoints.compiler import Endpoint
 from penstock.errors import UnknownName, UsageError
 from penstock.execution import operating
 from penstock.execution.perform import Recorded, SubpipelineRunner
-from penstock.host.host import Host, OpenRunStore, open_dbos
+from penstock.host.host import Host
+from penstock.host.services import OpenRunStore, open_dbos
 
 
 def identifiers(host: Host, name: str) -> list[str]:
@@ -27,7 +28,7 @@ def identifiers(host: Host, name: str) -> list[str]:
 
     An id that is not loaded here may still have runs. Raises UnknownName.
     """
-    known = {identifier: item.pipeline.name for identifier, item in host.loaded.items()}
+    known = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
     found = [identifier for identifier, own in known.items() if name in {identifier, own}]
     if not found and "/" not in name:
         raise UnknownName("pipeline", name, known.values())
@@ -110,7 +111,7 @@ class RunOperations:
 
         Raises UsageError.
         """
-        item = self._host().loaded.get(pipeline)
+        item = self._host().catalog.loaded.get(pipeline)
         for endpoint in item.endpoints if item is not None else ():
             if (endpoint.route.method, endpoint.route.path) == (method, path):
                 return endpoint
@@ -128,8 +129,8 @@ class RunOperations:
         endpoint = self._endpoint(shown["pipeline"], method, route)
         with self._started(shown["environment"]) as host:
             known = (
-                host.access.consumer_named(shown["consumer"])
-                if host.access is not None and shown["consumer"]
+                host.view.access.consumer_named(shown["consumer"])
+                if host.view.access is not None and shown["consumer"]
                 else None
             )
             caller = Caller(
@@ -140,8 +141,8 @@ class RunOperations:
                 endpoint.pipeline.trigger.scopes,
             )
             made = SubpipelineRunner(host).again(endpoint, asked, caller, shown["id"])
-            if host.recorder is not None:
-                host.recorder.flush()  # who asked for it looks at it next
+            if host.services is not None:
+                host.services.recorder.flush()  # who asked for it looks at it next
             return made
 
     @contextmanager

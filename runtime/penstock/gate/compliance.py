@@ -31,6 +31,9 @@ class State(StrEnum):
     INTERNAL = "internal"
 
 
+SERVED_STATES = frozenset({State.SERVED, State.NON_CONFORMANT})
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """A pipeline as an environment sees it: its state, why, and the gate its calls meet."""
@@ -43,6 +46,11 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     until: float | None = None
     reevaluate_at: float | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether calls are accepted, be it in a grace period."""
+        return self.state in SERVED_STATES
 
     @property
     def complies(self) -> bool:

@@ -60,10 +60,23 @@ class EvaluatedPipelines:
     internal: Mapping[str, Evaluation]
     responses: ResponsePolicy
     faults: tuple[PluginFault, ...] = ()
+    # `Snapshot.gates_version` of the access data that was evaluated.
+    gates_version: int = -1
 
     def on(self, *, internal: bool) -> Mapping[str, Evaluation]:
         """Return what became of each pipeline on one of the listeners."""
         return self.internal if internal else self.external
+
+    def due(self, now: float) -> bool:
+        """Return whether a pipeline is to be evaluated again, for time has passed.
+
+        `now` is in seconds since the epoch.
+        """
+        return any(
+            item.reevaluate_at is not None and item.reevaluate_at <= now
+            for side in (self.external, self.internal)
+            for item in side.values()
+        )
 
 
 @dataclass(slots=True)
@@ -102,7 +115,7 @@ class BoundedEvaluator:
         `live` says that calls are answered meanwhile, and is called to close all gates where it
         takes long.
         """
-        work = _Work(Round(self._stuck))
+        work, version = _Work(Round(self._stuck)), access.gates_version
         asking = work.run_status_api
         limits = {"seconds": AT_LEISURE} if live is None else {"seconds": LIVE, "soon": SOON}
         thread = bounded(
@@ -125,7 +138,7 @@ class BoundedEvaluator:
             }
             for internal in (False, True)
         ]
-        return EvaluatedPipelines(sides[0], sides[1], work.responses, faults)
+        return EvaluatedPipelines(sides[0], sides[1], work.responses, faults, version)
 
     def response_violations(self, access: Snapshot) -> tuple[Violation, ...]:
         """Return why replies can't be given what an environment wants of all of them."""

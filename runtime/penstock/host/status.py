@@ -18,24 +18,30 @@ from typing import Any
 from penstock import metrics, threads
 from penstock.db.engine import writes
 from penstock.gate.compliance import Evaluation, State
-from penstock.host.host import AWAY, Host
+from penstock.gate.rates import Limiter
+from penstock.host.database_state import DatabaseState
+from penstock.host.parts import HostParts
+from penstock.host.view import CurrentView
 
 
-def status_of(host: Host) -> dict[str, Any]:
-    """Return the status document of a process: `/-/status` on the internal listener."""
-    attendance = host.attendance
+def status_document(parts: HostParts, limiter: Limiter | None, *, ready: bool) -> dict[str, Any]:
+    """Return the status document of a process: `/-/status` on the internal listener.
+
+    `limiter` is None before the start.
+    """
+    attendance = parts.attendance
     return {
-        "environment": host.settings.environment,
+        "environment": parts.settings.environment,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": version("penstock"),
-        "since": _moment(host.started_at),
-        "ready": host.checks()[0],
-        "snapshot": _snapshot(host),
-        "database": _database(host),
-        "redis": _redis(host),
-        "pipelines": _pipelines(host),
-        "plugin_errors": len(host.problems),
+        "since": _moment(parts.started_at),
+        "ready": ready,
+        "snapshot": _snapshot(parts.view),
+        "database": _database(parts.database),
+        "redis": _redis(limiter),
+        "pipelines": _pipelines(parts.view),
+        "plugin_errors": len(parts.catalog.problems),
         "reloads": _reloads(),
         "runs": {
             "workers": attendance.workers,
@@ -78,55 +84,41 @@ def _age(since: float | None) -> float | None:
     return None if since is None else round(max(0.0, time.time() - since), 1)
 
 
-def _snapshot(host: Host) -> dict[str, Any]:
-    access = host.access
+def _snapshot(view: CurrentView) -> dict[str, Any]:
+    access = view.access
     if access is None:
         return {"revision": None, "age_s": None, "fresh": False}
     usable = access.broken is None
     return {
         "revision": access.revision,
         "age_s": round(access.age(), 1) if usable else None,
-        "fresh": host.fresh(),
+        "fresh": view.fresh(),
     }
 
 
-def _database(host: Host) -> dict[str, Any]:
+def _database(database: DatabaseState) -> dict[str, Any]:
+    answered = database.answered_at > float("-inf")
     return {
-        "up": host.trouble != AWAY,
-        "away_since": _moment(host.away_since),
-        "answered_age_s": (
-            round(time.monotonic() - host.answered_at, 1)
-            if host.answered_at > float("-inf")
-            else None
-        ),
-        "trouble": host.trouble,
+        "up": not database.away,
+        "away_since": _moment(database.away_since),
+        "answered_age_s": round(time.monotonic() - database.answered_at, 1) if answered else None,
+        "trouble": database.trouble,
         "read_only": writes.read_only,
         "disk_full": writes.full,
     }
 
 
-def _redis(host: Host) -> dict[str, Any]:
-    used = host.limiter is not None and host.limiter.shared
-    return {"used": used, "away": used and host.limiter is not None and host.limiter.away}
+def _redis(limiter: Limiter | None) -> dict[str, Any]:
+    used = limiter is not None and limiter.shared
+    return {"used": used, "away": used and limiter is not None and limiter.away}
 
 
-def _pipelines(host: Host) -> dict[str, Any]:
-    sides = (("external", host.evaluated), ("internal", host.evaluated_internal))
-    served = {
-        name
-        for _, evaluated in sides
-        for name, item in evaluated.items()
-        if item.state in {State.SERVED, State.NON_CONFORMANT}
-    }
-    disabled = {
-        name
-        for _, evaluated in sides
-        for name, item in evaluated.items()
-        if item.state is State.DISABLED
-    }
-    blocked = [
-        document for listener, evaluated in sides for document in _blocked(listener, evaluated)
-    ]
+def _pipelines(view: CurrentView) -> dict[str, Any]:
+    sides = (("external", view.evaluated.external), ("internal", view.evaluated.internal))
+    evaluations = [item for _, side in sides for item in side.items()]
+    served = {name for name, evaluation in evaluations if evaluation.served}
+    disabled = {name for name, evaluation in evaluations if evaluation.state is State.DISABLED}
+    blocked = [document for listener, side in sides for document in _blocked(listener, side)]
     return {"served": len(served), "disabled": sorted(disabled), "blocked": blocked}
 
 

@@ -50,3 +50,12 @@ def _uuid7(millis: int, bits: int) -> str:
 def is_run_id(text: str) -> bool:
     """Say whether a text is the id of a run."""
     return RUN_ID.fullmatch(text) is not None
+
+
+def first_id(moment: float) -> str:
+    """Return the lowest id of a run that was received at a moment or later.
+
+    The moment is in seconds since the epoch.
+    """
+    text = f"{max(0, int(moment * 1000)):012x}"
+    return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"

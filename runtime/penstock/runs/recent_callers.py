@@ -12,7 +12,7 @@ from penstock.db import runs
 from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import RowReader
 from penstock.errors import PenstockError
-from penstock.runs.records import first_id
+from penstock.runs.ids import first_id
 
 HOUR = 3600
 LATE = 600  # seconds after which no call of an hour is recorded any more

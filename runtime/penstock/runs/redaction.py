@@ -15,7 +15,7 @@ import msgspec
 from penstock.contracts.forms import Upload
 from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, masked, masked_fields
 
-LARGEST = 64 * 1024  # bytes of a body that is kept
+MAX_STORED_BODY_BYTES = 64 * 1024  # bytes of a body that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Redactor:
         said: dict[str, object] = {"type": masked(kind), "size": len(body)}
         if (
             not body
-            or len(body) > LARGEST
+            or len(body) > MAX_STORED_BODY_BYTES
             or not (kind == "application/json" or kind.endswith("+json"))
         ):
             return said

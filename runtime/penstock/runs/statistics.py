@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from penstock.contracts.run_status import Status
 from penstock.db import call_counts
 from penstock.db.engine import Engine, reading
 from penstock.metrics import BOUNDS
-from penstock.runs.records import Status
 
 ALL = ""  # where the calls of all pipelines stand together
 SETTLED = 300  # seconds after which no process adds to a minute any more

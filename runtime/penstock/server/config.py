@@ -405,9 +405,9 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
     accepts nothing before the others' views are as old as its own.
     """
     app = worker.wsgi
-    app.host.told = _told
-    app.host.is_draining = lambda: _draining[0] == 1
-    app.host.confirmed = _view.confirm
+    app.host.report.already_written = _told
+    app.host.health.is_draining = lambda: _draining[0] == 1
+    app.host.upkeep.on_confirmed = _view.confirm
     access = _view.inherit()
     until, tell_at = time.monotonic() + _settings.max_staleness, 0.0
     while worker.alive:

@@ -25,7 +25,7 @@ from penstock.errors import CannotStart, StartDelayed
 from penstock.host.host import Host
 from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S
 from penstock.settings import Settings
-from penstock.worker import Taken, Worker
+from penstock.worker import TakenOver, Worker
 
 GUNICORN = (
     sys.executable,
@@ -79,7 +79,7 @@ def rehearse(settings: Settings, reason_fd: int | None = None) -> int:
         os.set_inheritable(reason_fd, False)
     try:
         host = Host(settings)
-        host.told = None  # gunicorn reports what there is
+        host.report.already_written = None  # gunicorn reports what there is
         host.rehearse()
     except CannotStart as error:
         logs.print_error(str(error), settings.log_format)
@@ -108,7 +108,9 @@ def work(
     )
 
     host = Host(settings)
-    host.told = None if if_needed else b""  # gunicorn's side of `penstock serve` has reported it
+    host.report.already_written = (
+        None if if_needed else b""
+    )  # gunicorn's side of `penstock serve` has reported it
     worker = Worker(
         host, DbosExecutor(settings.database_url, settings.environment, load_secret_box(settings))
     )
@@ -124,10 +126,10 @@ def work(
         worker.run(ready=lambda: _tell(ready_fd, READY), respawned=respawned)
     except CannotStart as error:
         # gunicorn's rehearsal meets the same before that, and says it.
-        if not (if_needed and not respawned and host.replies is None):
+        if not (if_needed and not respawned and host.view.access is None):
             logs.print_error(str(error), settings.log_format)
         code = error.exit_code
-    except Taken as error:
+    except TakenOver as error:
         logs.print_error(str(error), settings.log_format)
         code = TAKEN
     sys.stdout.flush()

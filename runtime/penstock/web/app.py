@@ -20,7 +20,6 @@ from penstock.console.pages import ROOT as CONSOLE
 from penstock.contracts.access import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host.host import Host
-from penstock.host.status import status_of
 from penstock.http.addresses import client_address, from_trusted_proxy
 from penstock.http.body_protocol import (
     BodyFault,
@@ -81,8 +80,9 @@ class Penstock(Flask):
 
         This process is about to end.
         """
-        if self.host.run_status_api is not None:
-            self.host.run_status_api.end(moment)
+        services = self.host.services
+        if services is not None and services.run_status_api is not None:
+            services.run_status_api.end(moment)
         self._external.end_calls(moment)
         self._internal.end_calls(moment)
 
@@ -93,7 +93,7 @@ class Penstock(Flask):
                 self.host.start(kind="serve")
             except CannotStart as error:
                 structlog.get_logger("penstock").error("can't start", reason=str(error))
-        if self.host.is_draining():
+        if self.host.health.is_draining():
             # A proxy that has not looked at /-/ready yet must not keep its connections for later.
             close_after_reply(start_response)
         if has_escaped_slash(environ):
@@ -142,7 +142,7 @@ def create_app(host: Host) -> Penstock:
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.console:
         add_console(app, host, _peer(host), describe)
-    add_description(app, host)
+    add_description(app, host.settings, host.catalog, host.view)
     if host.settings.pipelines:
         _add_documents(app, host)
     app.register_error_handler(HTTPException, _http_error)
@@ -192,14 +192,14 @@ def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
         """Tell operators how this process and its server are, on the internal listener alone."""
         if not is_internal(request.environ, host.settings.internal_bind):
             return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
-        return jsonify(status_of(host))
+        return jsonify(host.health.status())
 
     return view
 
 
 def _ready(host: Host) -> tuple[Response, int]:
     """Say whether this process can answer calls, and which part can't."""
-    ready, checks = host.checks()
+    ready, checks = host.health.checks()
     return jsonify(
         status="ready" if ready else "not ready",
         environment=host.settings.environment,
@@ -221,8 +221,8 @@ def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
 
 
 def _add_documents(app: Penstock, host: Host) -> None:
-    paths = [document.path for document in host.plugins.documents]
-    for document in host.plugins.documents:
+    paths = [document.path for document in host.catalog.plugins.documents]
+    for document in host.catalog.plugins.documents:
         if document.path.startswith("/.well-known/") and paths.count(document.path) == 1:
             app.add_url_rule(
                 document.path,
@@ -234,13 +234,13 @@ def _add_documents(app: Penstock, host: Host) -> None:
 
 def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
-        if host.access is None or not host.fresh():
+        if host.view.access is None or not host.view.fresh():
             return problem_response(
                 Refusal(
                     503, "pipeline-unavailable", "This document is not available at the moment."
                 )
             )
-        response = Response(document.render(host.access), content_type=document.content_type)
+        response = Response(document.render(host.view.access), content_type=document.content_type)
         response.headers["Cache-Control"] = f"public, max-age={document.max_age}"
         return response
 

@@ -20,9 +20,11 @@ from flask import Flask, Response, request
 
 from penstock.console import only_signed_in
 from penstock.errors import Refusal
-from penstock.host.host import Host
+from penstock.host.catalog import Catalog
+from penstock.host.view import CurrentView
 from penstock.http.listeners import is_internal
 from penstock.http.problems import problem_response
+from penstock.settings import Settings
 from penstock.web.docs import make_docs
 from penstock.web.openapi.document import describe
 
@@ -39,34 +41,37 @@ class Audience(IntEnum):
     EVERYBODY = 2
 
 
-def add_description(app: Flask, host: Host) -> None:
+def add_description(app: Flask, settings: Settings, catalog: Catalog, current: CurrentView) -> None:
     """Add the document and the page to an application, unless the settings switch them off."""
-    settings = host.settings
     if settings.openapi == "false":
         return
 
     def readers() -> Audience:
-        return _audience(host, settings.openapi)
+        return _audience(settings, current, settings.openapi)
 
-    app.add_url_rule("/-/openapi.json", "openapi", _only(readers, _openapi_view(host)))
+    app.add_url_rule(
+        "/-/openapi.json", "openapi", _only(readers, _openapi_view(settings, catalog, current))
+    )
     if settings.docs != "false":
         url = urlsplit(settings.url)
         origin = f"{url.scheme}://{url.netloc}" if settings.url else ""
         # Without the document the page is of no use.
         app.register_blueprint(
             make_docs(
-                lambda view: _only(lambda: min(readers(), _audience(host, settings.docs)), view),
+                lambda view: _only(
+                    lambda: min(readers(), _audience(settings, current, settings.docs)), view
+                ),
                 origin,
             )
         )
 
 
-def _audience(host: Host, choice: str) -> Audience:
+def _audience(settings: Settings, current: CurrentView, choice: str) -> Audience:
     """Return the readers under a setting, on the listener of the current request."""
-    settings, access = host.settings, host.access
+    access = current.access
     if choice == "true":
         return Audience.EVERYBODY if settings.pipelines else Audience.NOBODY
-    if choice == "auto" and settings.pipelines and access is not None and host.fresh():
+    if choice == "auto" and settings.pipelines and access is not None and current.fresh():
         internal = is_internal(request.environ, settings.internal_bind)
         if (access.environment.internal_policy if internal else access.environment.policy) == OPEN:
             return Audience.EVERYBODY
@@ -89,25 +94,25 @@ def _only(audience: Callable[[], Audience], view: View) -> View:
     return guarded
 
 
-def _openapi_view(host: Host) -> View:
+def _openapi_view(settings: Settings, catalog: Catalog, current: CurrentView) -> View:
     made: dict[bool, tuple[object, bytes]] = {}
 
     def view() -> Response:
         """Describe what this environment serves now on this listener."""
-        if host.access is None or not host.fresh():
+        if current.access is None or not current.fresh():
             return problem_response(
                 Refusal(
                     503, "pipeline-unavailable", "This document is not available at the moment."
                 )
             )
-        internal = is_internal(request.environ, host.settings.internal_bind)
-        evaluated = host.evaluated_internal if internal else host.evaluated
+        internal = is_internal(request.environ, settings.internal_bind)
+        evaluated = current.evaluated.internal if internal else current.evaluated.external
         kept = made.get(internal)
         if kept is None or kept[0] is not evaluated:
-            url = "" if internal else host.settings.url
+            url = "" if internal else settings.url
             kept = made[internal] = (
                 evaluated,
-                msgspec.json.encode(describe(host, host.settings.environment, evaluated, url)),
+                msgspec.json.encode(describe(catalog, settings.environment, evaluated, url)),
             )
         return Response(
             kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"}

@@ -22,7 +22,7 @@ from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks, caller_network
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
-from penstock.contracts.triggers import MAX_SECONDS
+from penstock.contracts.triggers import MAX_CALL_S
 from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.endpoints.router import Place, Routes
@@ -46,6 +46,7 @@ from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
 from penstock.host.host import Host
+from penstock.host.tokens import issue_token
 from penstock.http.addresses import client_address
 from penstock.http.body_protocol import (
     BodyFault,
@@ -97,12 +98,13 @@ class Dispatcher:
 
     def __init__(self, host: Host, *, internal: bool = False) -> None:
         self._host = host
+        self._view = host.view
         self._internal = internal
         self._url = "" if internal else host.settings.url
         self._log = structlog.get_logger("penstock.calls")
         served = {
             identifier: item
-            for identifier, item in host.loaded.items()
+            for identifier, item in host.catalog.loaded.items()
             if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
         self._routes = Routes(
@@ -126,7 +128,7 @@ class Dispatcher:
         self._watchdog = DeadlineWatchdog(
             min(
                 (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
-                default=MAX_SECONDS,
+                default=MAX_CALL_S,
             )
         )
         # Whose last call took long.
@@ -192,7 +194,7 @@ class Dispatcher:
         except AlreadyAnswered:
             raise
         except Exception as error:  # noqa: BLE001  a stranger's authenticator may raise anything; it lets nobody in
-            if self._host.log_throttle.allow(
+            if self._host.upkeep.log_throttle.allow(
                 time.monotonic(),
                 problem="internal",
                 address=caller_network(self._address(passage.environ)),
@@ -217,8 +219,9 @@ class Dispatcher:
     ) -> Iterable[bytes]:
         environ = passage.environ
         status, headers, body = done
-        if passage.marks and self._host.marks is not None and not answered(status, refusal):
-            self._host.marks.give_back(passage.marks)
+        services = self._host.services
+        if passage.marks and services is not None and not answered(status, refusal):
+            services.marks.give_back(passage.marks)
         self._record(passage, status, refusal, headers, body)
         if len(body) > MIN_COMPRESSED_BYTES and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = compress_reply(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -271,7 +274,7 @@ class Dispatcher:
                 item for item in headers if not item[0].lower().startswith("access-control-")
             ]
             headers += cors_headers(cors, passage.environ, place.allowed)
-        for rule in self._host.responses.headers:
+        for rule in self._view.evaluated.responses.headers:
             name = rule.name.lower()
             if rule.override:
                 headers[:] = [item for item in headers if item[0].lower() != name]
@@ -285,9 +288,10 @@ class Dispatcher:
         self, passage: Exchange, status: int, refusal: Refusal | None, headers: Headers, body: bytes
     ) -> None:
         """Hand over the record of a run, or count what did not become one."""
-        recorder, call, endpoint = self._host.recorder, passage.call, passage.endpoint
-        if recorder is None or passage.recorded:
+        services, call, endpoint = self._host.services, passage.call, passage.endpoint
+        if services is None or passage.recorded:
             return
+        recorder = services.recorder
         passage.recorded = True
         pipeline = passage.place.pipeline
         if passage.running is None or call is None or endpoint is None:
@@ -386,11 +390,10 @@ class Dispatcher:
     ) -> Answer | ResumeAfterBody[Answer]:
         """Let a call through its gate, and have it handled, as soon as its body is there."""
         host, environ, place = self._host, passage.environ, passage.place
-        evaluated = (host.evaluated_internal if self._internal else host.evaluated).get(
-            place.pipeline
-        )
-        access = host.access
-        if evaluated is None or access is None or not host.fresh():
+        view, services = self._view, host.services
+        side = view.evaluated.internal if self._internal else view.evaluated.external
+        evaluated, access = side.get(place.pipeline), view.access
+        if evaluated is None or access is None or services is None or not view.fresh():
             raise unavailable()
         networks = self._networks.get(place.pipeline)
         if (
@@ -415,7 +418,7 @@ class Dispatcher:
         ):
             raise _wrong_address()
         if caller.key_id is not None:
-            host.note_use(caller.key_id, now)
+            services.key_usage.note(caller.key_id, now)
         if trigger.rate or access.limits:
             self._count(passage, pipeline, caller)
         call = Call(
@@ -428,9 +431,9 @@ class Dispatcher:
             deadline=deadline,
             caller=caller,
             params=dict(zip(endpoint.in_path, values, strict=True)) if values else None,
-            query_string=host.withheld.query(_query(environ), lambda: _headers(environ)),
+            query_string=host.catalog.withheld.query(_query(environ), lambda: _headers(environ)),
             content_type=environ.get("CONTENT_TYPE", ""),
-            read_headers=lambda: host.withheld.without(
+            read_headers=lambda: host.catalog.withheld.without(
                 _headers(environ), forward_token=trigger.forward_token and bool(caller.claims)
             ),
             read_body=body.read,
@@ -438,7 +441,7 @@ class Dispatcher:
             variables=access.variables,
             read_secrets=lambda: access.secrets_for(pipeline.id),
             read_http=client_of(passage.run, deadline, environ.get("HTTP_TRACEPARENT")),
-            issue=lambda **wanted: host.issue(pipeline, caller, **wanted),
+            issue=lambda **wanted: issue_token(host.catalog, view, pipeline, caller, **wanted),
         )
         passage.endpoint, passage.call = endpoint, call
         if (
@@ -481,14 +484,14 @@ class Dispatcher:
             return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
         except Refusal as error:
             if (
-                host.limiter is not None
+                host.services is not None
                 and isinstance(error.__cause__, CredentialRejected)
                 and not error.counted
             ):
-                host.limiter.fail(access.environment.name, self._address(environ))
+                host.services.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
-            host.tell_fault(fault)
+            host.catalog.report_fault(fault)
             raise _internal() from None
 
     def _count(self, passage: Exchange, pipeline: Pipeline, caller: Caller) -> None:
@@ -499,24 +502,25 @@ class Dispatcher:
         What an operator set for a consumer at a pipeline stands in place of the pipeline's own
         rates by consumer and key.
         """
-        host = self._host
-        if host.limiter is None or host.access is None:
+        services, access = self._host.services, self._view.access
+        if services is None or access is None:
             raise unavailable()
-        here = f"{host.settings.environment}/{passage.place.pipeline}"
+        environment = self._host.settings.environment
+        here = f"{environment}/{passage.place.pipeline}"
         rates = [(here, rate) for rate in pipeline.trigger.rate]
-        if caller.consumer_id is not None and host.access.limits:
+        if caller.consumer_id is not None and access.limits:
             theirs = f" of {caller.consumer}"  # also by address: others may call from the same one
-            own = host.access.limits.get((caller.consumer_id, passage.place.pipeline), ())
+            own = access.limits.get((caller.consumer_id, passage.place.pipeline), ())
             if own:
                 rates = [
                     item for item in rates if item[1].by not in OVERRIDDEN_BY_CONSUMER_LIMIT
                 ] + [(here + theirs, rate) for rate in own]
-            everywhere = host.settings.environment + theirs + EVERYWHERE
+            everywhere = environment + theirs + EVERYWHERE
             rates += [
-                (everywhere, rate) for rate in host.access.limits.get((caller.consumer_id, ""), ())
+                (everywhere, rate) for rate in access.limits.get((caller.consumer_id, ""), ())
             ]
         if rates:
-            passage.rates = host.limiter.count(rates, caller, self._address(passage.environ))
+            passage.rates = services.limiter.count(rates, caller, self._address(passage.environ))
 
     def _signed(self, body: Body, passage: Exchange, deadline: float) -> bytes:
         """Read the body before the gate has let the call through.
@@ -532,11 +536,11 @@ class Dispatcher:
 
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
         """Return what counts a look at a credential that can be guessed."""
-        limiter = self._host.limiter
+        services = self._host.services
         return (
             nullcontext(Look())
-            if limiter is None
-            else limiter.guess(self._host.settings.environment, self._address(environ))
+            if services is None
+            else services.limiter.guess(self._host.settings.environment, self._address(environ))
         )
 
     def _claim(
@@ -546,10 +550,11 @@ class Dispatcher:
 
         As the first, or as a repeat of that with its Idempotency-Key.
         """
-        if self._host.marks is None:
+        services = self._host.services
+        if services is None:
             raise unavailable()
         whose = self._whose(passage, endpoint, caller)
-        mark = self._host.marks.claim(
+        mark = services.marks.claim(
             kind, caller.consumer_id, once, identity(whose) if whose is not None else b""
         )
         if mark is not None:
@@ -636,12 +641,16 @@ class Dispatcher:
         """
         whose = self._whose(passage, endpoint, call.caller)
         if endpoint.route.durable:
-            run: Callable[[], Answer] = partial(accept, self._host, passage, endpoint, call, whose)
+            if self._host.services is None:
+                raise unavailable()
+            run: Callable[[], Answer] = partial(
+                accept, self._host.services, self._view, passage, endpoint, call, whose
+            )
         elif whose is not None:
             run = partial(self._run_once, endpoint, call, whose, passage)
         else:
             run = partial(self._perform, endpoint, call, passage)
-        slots = self._host.slots.get(passage.place.pipeline)
+        slots = self._host.catalog.slots.get(passage.place.pipeline)
         if slots is not None and not slots.acquire(blocking=False):
             raise Refusal(
                 503,
@@ -673,10 +682,11 @@ class Dispatcher:
     def _run_once(
         self, endpoint: Endpoint, call: Call, whose: tuple[str, ...], passage: Exchange
     ) -> Answer:
-        if self._host.replies is None:
+        services = self._host.services
+        if services is None:
             raise unavailable()
         request = fingerprint(call, form=endpoint.body is not None and endpoint.body.form)
-        return self._host.replies.once(
+        return services.idempotency.once(
             whose,
             request,
             endpoint.pipeline.trigger.timeout,
@@ -710,8 +720,9 @@ class Dispatcher:
         )
         refusal = passage.refusal = HostStopping() if in_time else late
         status, headers, body = _refused(refusal, passage.run)
-        if self._host.marks is not None:
-            self._host.marks.give_back_soon(passage.marks)
+        services = self._host.services
+        if services is not None:
+            services.marks.give_back_soon(passage.marks)
         self._record(passage, status, refusal, headers, body)
         self._finish(passage, headers, body)
         if self._log_failed:
@@ -721,9 +732,9 @@ class Dispatcher:
         )
 
     def _cors(self, place: Place) -> Cors | None:
-        item = self._host.loaded.get(place.pipeline)
+        item = self._host.catalog.loaded.get(place.pipeline)
         own = item.pipeline.trigger.cors if item is not None else None
-        common = self._host.responses
+        common = self._view.evaluated.responses
         return common.cors if common.cors_override or own is None else own
 
     def _worth_a_line(self, passage: Exchange, status: int, refusal: Refusal | None) -> bool:
@@ -735,7 +746,7 @@ class Dispatcher:
             return False
         if refusal is None or status in {500, 504} or passage.consumer_id is not None:
             return True
-        return self._host.log_throttle.allow(
+        return self._host.upkeep.log_throttle.allow(
             time.monotonic(),
             problem=refusal.code,
             address=caller_network(self._address(passage.environ)),
@@ -750,7 +761,7 @@ class Dispatcher:
         endpoint = passage.endpoint or next(iter(passage.place.endpoints.values()), None)
         if not passage.values or endpoint is None:
             return path
-        return self._host.sensitive(endpoint.pipeline).path(
+        return self._view.redactor(endpoint.pipeline).path(
             path, dict(zip(endpoint.in_path, passage.values, strict=False))
         )
 

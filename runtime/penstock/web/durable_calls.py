@@ -19,7 +19,8 @@ from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
 from penstock.gate.gate import unavailable
-from penstock.host.host import Host
+from penstock.host.services import Services
+from penstock.host.view import CurrentView
 from penstock.runs.idempotency import fingerprint, still_running
 from penstock.web.exchange import Exchange
 
@@ -28,22 +29,27 @@ ACCEPTED = "accepted"
 
 
 def accept(
-    host: Host, passage: Exchange, endpoint: Endpoint, call: Call, whose: tuple[str, ...] | None
+    services: Services,
+    view: CurrentView,
+    passage: Exchange,
+    endpoint: Endpoint,
+    call: Call,
+    whose: tuple[str, ...] | None,
 ) -> Answer:
     """Accept a run and return its answer.
 
     `whose` names the Idempotency-Key that came with the call. Raises Refusal.
     """
-    accepting, asking = host.run_intake, host.run_status_api
-    if accepting is None or asking is None or host.replies is None:
+    if services.run_intake is None or services.run_status_api is None:
         raise unavailable()
+    accepting, asking = services.run_intake, services.run_status_api
     endpoint.read(call)  # what does not fit is told now, not to nobody later
     wanted = RunRequest(
         call.run,
         _given(passage, endpoint, call),
         endpoint.pipeline,
         endpoint.route,
-        callback_url=_callback(host, call),
+        callback_url=_callback(view, call),
         request_id=passage.request_id,
     )
     hold = partial(_hold, passage, accepting, wanted)
@@ -52,7 +58,7 @@ def accept(
             accepting.accept(wanted)
             accepted = _told(wanted)
         else:
-            accepted = host.replies.accept(
+            accepted = services.idempotency.accept(
                 whose,
                 fingerprint(call, form=endpoint.body is not None and endpoint.body.form),
                 hold,
@@ -141,7 +147,7 @@ def _given(passage: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
     )
 
 
-def _callback(host: Host, call: Call) -> str | None:
+def _callback(view: CurrentView, call: Call) -> str | None:
     """Return where the run's end is to be told.
 
     Raises Refusal (422) where no operator allowed that for the consumer.
@@ -150,8 +156,8 @@ def _callback(host: Host, call: Call) -> str | None:
     if not urls:
         return None
     targets = (
-        host.access.callbacks.get(call.caller.consumer_id or 0, ())
-        if host.access is not None
+        view.access.callbacks.get(call.caller.consumer_id or 0, ())
+        if view.access is not None
         else ()
     )
     if len(urls) > 1 or target_of(urls[0], targets) is None:

@@ -12,16 +12,24 @@ from penstock.durable import callbacks
 from penstock.durable.engine import Document, EngineRun, RunStore
 from penstock.durable.intake import RunIntake
 from penstock.durable.status import run_document
-from penstock.host.host import Host
+from penstock.host.catalog import Catalog
+from penstock.host.view import CurrentView
 from penstock.runs.interrupts import KeyMissing
 
 
-def call_back(host: Host, accepting: RunIntake, row: Row | None, document: Document) -> Document:
+def call_back(
+    catalog: Catalog,
+    view: CurrentView,
+    url: str,
+    accepting: RunIntake,
+    row: Row | None,
+    document: Document,
+) -> Document:
     """Make one attempt to tell a consumer of its run's end, and see to the next one.
 
-    `row` is the run's record. Raises KeyMissing.
+    `row` is the run's record, `url` the public base URL. Raises KeyMissing.
     """
-    run, attempt, access = document["callback"], document["attempt"], host.access
+    run, attempt, access = document["callback"], document["attempt"], view.access
     held = _ended(accepting.run_store, run)
     if held is not None and held.unopened:
         raise KeyMissing(held.unopened)
@@ -36,7 +44,9 @@ def call_back(host: Host, accepting: RunIntake, row: Row | None, document: Docum
         said = "not allowed any more"
     else:
         try:
-            event = callbacks.event_of(run_document(row, held) | {"url": _url_of(host, row)})
+            event = callbacks.event_of(
+                run_document(row, held) | {"url": _url_of(catalog, url, row)}
+            )
             status = callbacks.deliver(document["url"], target, run, as_json(event))
             said = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
@@ -63,11 +73,11 @@ def call_back(host: Host, accepting: RunIntake, row: Row | None, document: Docum
     return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
 
 
-def _url_of(host: Host, row: Row) -> str:
+def _url_of(catalog: Catalog, url: str, row: Row) -> str:
     """Return where the consumer of a run can look it up."""
-    item = host.loaded.get(row["pipeline"])
+    item = catalog.loaded.get(row["pipeline"])
     outside = item is None or item.pipeline.trigger.external  # an internal pipeline is not there
-    return f"{host.settings.url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
+    return f"{url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
 
 
 def _ended(ledger: RunStore, run: str) -> EngineRun | None:

@@ -29,7 +29,8 @@ from penstock.execution.perform import (
     handle,
     why_failed,
 )
-from penstock.host.host import Host, LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
+from penstock.host.host import Host
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.ids import millis_of
 from penstock.runs.interrupts import (
@@ -38,7 +39,8 @@ from penstock.runs.interrupts import (
     ResultNotStorable,
     RunReleased,
 )
-from penstock.runs.records import Finished, RecordedBodies, Recorder
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished, RecordedBodies
 from penstock.runs.steps import StopSignal, Term
 
 # Seconds after its acceptance in which nobody can have begun a run before without that being
@@ -87,7 +89,7 @@ class Performer:
 
         Raises RunReleased where it is over, or another process's, by then.
         """
-        item = self._host.loaded.get(given.pipeline)
+        item = self._host.catalog.loaded.get(given.pipeline)
         endpoint = endpoint_of(item, given.method, given.route)
         if item is None or endpoint is None:
             return outcome_of(_changed("its handler is not there any more"), [], 0)
@@ -98,7 +100,7 @@ class Performer:
         deadline = began + item.pipeline.durable.timeout
         call = self._call(run, given, endpoint, deadline)
         context = ParentRun(call, tuple(given.ancestors), given.traceparent)
-        clean = self._host.cleaner(item.pipeline)
+        clean = self._host.view.cleaner(item.pipeline)
         term = Term(deadline, active.stop, partial(self._confirm, run, active.stop))
         runner = DurableRunner(
             self._bench,
@@ -166,7 +168,7 @@ class Performer:
         return max(came, min([now, *done]))
 
     def _call(self, run: str, given: RunInput, endpoint: Endpoint, deadline: float) -> Call:
-        access = self._host.access
+        access = self._host.view.access
         pipeline = endpoint.pipeline
         return Call(
             method=given.method,

@@ -1,35 +1,63 @@
-"""Let the runs of workers that ended go on, and give up those that end their workers.
+"""Recover runs of dead workers, and fail a run that repeatedly kills its worker.
 
-No innocent one is to fall with them.
+**Why.** A run can kill the process that performs it: it uses all memory, or a library crashes. If
+every run of a dead worker simply continued elsewhere, one such run would kill one worker after the
+other, and with each of them all runs beside it. So recoveries without progress are counted for each
+run, and a run that was recovered too often fails with `given-up`.
+
+**Who is suspected.** Nobody knows which of the runs of a dead worker killed it. A run that finished
+a step since its last recovery made progress and starts counting anew. The others are counted, and
+once they reach the limit they are suspects. Suspects are released one by one: the next may continue
+only when the one before has finished a step, has ended, or has run for a while without a dead
+worker. So the run that is to blame dies alone, and the runs beside it are not failed with it. If a
+worker dies soon after a suspect started, the latest started one is blamed alone.
+
+**Ownership.** `db.runs.overdue` assigns a dead worker to one process under a row lock, with a
+lease: if that process dies too, another one takes over when the lease ends. A run moves by
+`requeue`, which names its holder, so a late requeue can't take a run from the worker that has it by
+now. Suspects stay assigned to the dead worker while they wait, so they survive a crash of this
+process.
+
+**Races.** Every step may be repeated after a failure of the database in between. `db.runs.recover`
+counts a recovery once for each dead worker, whoever asks and how often. A worker that was suspended
+may take a run just before it notices that it counts as dead; such a stray run belongs to a process
+that is not registered, and is requeued after it was seen twice.
+
+**Rejected.** The recovery of the engine itself: it takes all runs of a process at once, and counts
+starts, so it would fail every run that several deployments interrupt. One shared process of
+recovery: it would be one more thing that can die.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from penstock import metrics
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import EngineRun, State
 from penstock.durable.intake import RunIntake, queue_of
-from penstock.runs.ids import is_run_id, new_run_id
-from penstock.runs.records import UNFINISHED, Status
+from penstock.runs.ids import new_run_id
+from penstock.worker.started import find_run
 
-BRIEF, LONG = 5.0, 60.0  # seconds that a suspect is tried apart, at least and at most
-ENDED = frozenset({Status.CANCELLED, Status.TIMED_OUT})
-GIVEN_UP = frozenset({"given-up", "not-kept"})
-STRAY = 4.0  # seconds after which a run of a process that is not there counts as one of nobody's
-PATIENCE = 60.0  # seconds that a suspect may wait for its turn
+MIN_TRIAL_S, MAX_TRIAL_S = 5.0, 60.0  # that a suspect runs before the next one is released
+MAX_QUEUED_TRIAL_S = 60.0  # that a released suspect may wait in its queue meanwhile
+STRAY_AFTER_S = 4.0  # between the first and the last look at a stray run
+ENDED_EARLY = frozenset({Status.CANCELLED, Status.TIMED_OUT})
+FAILED_HERE = frozenset({"given-up", "not-kept"})
+
+Known = tuple[EngineRun, Row]
 
 
 @dataclass
 class Trial:
-    """A run that goes on while other suspects wait: it may be what ended its workers.
+    """A released suspect, for which the others wait.
 
     Moments are `time.monotonic()` readings.
     """
@@ -42,253 +70,230 @@ class Trial:
 
 
 class Recovery:
-    """Takes over from the workers of one environment that ended.
-
-    Each is taken over from by one process alone.
-    """
+    """Recovers the runs of one environment's dead workers, as long as this process lives."""
 
     def __init__(
         self,
         engine: Engine,
-        accepting: RunIntake,
+        intake: RunIntake,
         environment: str,
-        recoveries: Callable[[str], int],
-        gave_up: Callable[[str], None],
+        max_recoveries: Callable[[str], int],
+        on_failed: Callable[[str], None],
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take how often a run of a pipeline may be taken over, and what reports a run given up."""
+        """Take the limit of recoveries by pipeline, and what counts a run that failed here."""
         self._engine = engine
-        self._accepting = accepting
-        self._ledger = accepting.run_store
+        self._intake = intake
+        self._run_store = intake.run_store
         self._environment = environment
-        self._recoveries = recoveries
-        self._gave_up = gave_up
+        self._max_recoveries = max_recoveries
+        self._on_failed = on_failed
         self._now = now
         self._trial: Trial | None = None
-        self._looked = float("-inf")
-        self._strays: dict[str, float] = {}  # since when they are known here
+        self._looked_at = float("-inf")
+        self._strays: dict[str, float] = {}  # when each was seen first
         self._log = structlog.get_logger("penstock.worker")
 
     def take_over(self, dead: stored.DeadWorker) -> bool:
-        """Let the runs of a worker go on, each once.
+        """Requeue the runs of a dead worker; return whether none of them waits any more.
 
-        Return whether none of them waits here any more.
-
-        What is suspected stays with the dead worker until its turn; so it can't be lost, and
-        whoever takes over from us finds it there. It may be begun again whenever the database was
-        away in the middle of it: what was counted before is not counted again.
+        Raises DatabaseUnavailable; it may be repeated then.
         """
-        held = self._ledger.held_by(dead.id)
-        going, suspects = self._judged(dead, held)
-        for item in going:
+        assigned = self._run_store.held_by(dead.id)
+        released, suspects = self._sorted(dead, assigned)
+        for item in released:
             self._requeue(item)
         if not dead.again:
-            # The first is what each deployment does.
-            tell = self._log.info if dead.ended else self._log.warning
-            tell("took over from a worker", worker=dead.id, runs=len(held), orderly=dead.ended)
-        if suspects and self._decided():
-            self._release(dead, suspects[0])
+            # An orderly end is part of each deployment.
+            log = self._log.info if dead.ended else self._log.warning
+            log("took over from a worker", worker=dead.id, runs=len(assigned), orderly=dead.ended)
+        if suspects and self._trial_is_over():
+            self._start_trial(dead, suspects[0])
             suspects = suspects[1:]
         return not suspects
 
-    def take_strays(self) -> None:
-        """Let runs go on that belong to a process that is not there any more.
+    def requeue_strays(self) -> None:
+        """Requeue the runs that belong to a process that is not registered any more.
 
-        It took them after all that it had was taken over from it.
-
-        A worker that was stopped for a while may do so before it notices. Each is seen twice first,
-        some seconds apart.
+        Raises DatabaseUnavailable.
         """
         now, before = self._now(), self._strays
-        if now - self._looked < STRAY / 2:
+        if now - self._looked_at < STRAY_AFTER_S / 2:
             return
-        self._looked = now
-        under_way = self._ledger.under_way()
+        self._looked_at = now
+        running = self._run_store.under_way()
         with reading(self._engine) as connection:
-            known = stored.process_ids(connection)
-        strays = [item for item in under_way if item.holder not in known]
+            registered = stored.process_ids(connection)
+        strays = [item for item in running if item.holder not in registered]
         self._strays = {item.run: before.get(item.run, now) for item in strays}
         for item in strays:
-            if now - self._strays[item.run] >= STRAY and not self._over(item, self._find(item.run)):
+            if now - self._strays[item.run] >= STRAY_AFTER_S and not self._close_ended(
+                item, find_run(self._engine, item.run)
+            ):
                 self._log.warning(
                     "took over a run of a worker that is gone", run=item.run, worker=item.holder
                 )
                 self._requeue(item)
 
-    def give_back(self, item: EngineRun) -> None:
-        """Give a run that was begun here back to its queue, or give it up."""
-        row = self._find(item.run)
-        if self._over(item, row):
+    def retry(self, item: EngineRun) -> None:
+        """Count a recovery of a run that was started here, and requeue it or fail it."""
+        row = find_run(self._engine, item.run)
+        if self._close_ended(item, row):
             return
-        if (
-            row is None
-            or self._may_go_on(
+        if row is not None:
+            count = self._count_recovery(
                 item, row, progressed=False, steps=row["steps_seen"], taken_from=new_run_id()
             )
-            is not None
-        ):
+            if count is None:
+                return
+        self._requeue(item)
+
+    def requeue(self, item: EngineRun) -> None:
+        """Requeue a run without counting a recovery."""
+        if not self._close_ended(item, find_run(self._engine, item.run)):
             self._requeue(item)
 
-    def go_on(self, item: EngineRun) -> None:
-        """Give a run back to its queue through no fault of its own."""
-        if not self._over(item, self._find(item.run)):
-            self._requeue(item)
-
-    def give_up(self, item: EngineRun, row: Row, problem: str, detail: str) -> None:
-        """End a run as failed."""
+    def fail(self, item: EngineRun, row: Row, problem: str, detail: str) -> None:
+        """End a run as failed, with a problem type and its detail."""
         self._log.error("run given up", run=item.run, pipeline=row["pipeline"], reason=detail)
         with writing(self._engine) as connection:
             end = stored.End(item.run, Status.FAILED.value, 500, problem=problem, detail=detail)
-            self._accepting.finish_in(connection, [end])
-        self._ledger.cancel([item.run])
-        self._gave_up(row["pipeline"])
+            self._intake.finish_in(connection, [end])
+        self._run_store.cancel([item.run])
+        self._on_failed(row["pipeline"])
 
-    # Who is to blame
+    # Counting
 
-    def _judged(
-        self, dead: stored.DeadWorker, held: list[EngineRun]
+    def _sorted(
+        self, dead: stored.DeadWorker, assigned: Sequence[EngineRun]
     ) -> tuple[list[EngineRun], list[EngineRun]]:
-        """Count against the runs of a worker that it ended in them.
-
-        Return those that go on at once, and the suspects that wait.
-        """
-        rows = {item.run: self._find(item.run) for item in held}
-        held = [item for item in held if not self._over(item, rows[item.run])]
-        if dead.ended:  # as it was told to: that is nobody's fault
-            return held, []
+        """Return the runs of a dead worker to requeue now, and the suspects."""
+        rows = {item.run: find_run(self._engine, item.run) for item in assigned}
+        assigned = [item for item in assigned if not self._close_ended(item, rows[item.run])]
+        if dead.ended:  # an orderly end accuses no run
+            return list(assigned), []
         known = [
             (item, row)
-            for item in held
+            for item in assigned
             if (row := rows[item.run]) is not None and row["status"] in UNFINISHED
         ]
-        # They were judged, and then the database was away.
-        before = [(item, row) for item, row in known if row["taken_from"] == dead.id]
-        going = [item for item in held if item.run not in {item.run for item, _ in known}]
-        going += [
-            item for item, row in before if row["recoveries"] < self._recoveries(row["pipeline"])
-        ]
-        going += self._counted(
-            dead, [(item, row) for item, row in known if row["taken_from"] != dead.id]
-        )
-        gone = {item.run for item in going}
-        return going, [item for item in self._ledger.held_by(dead.id) if item.run not in gone]
+        counted_before = [known_run for known_run in known if known_run[1]["taken_from"] == dead.id]
+        uncounted = [known_run for known_run in known if known_run[1]["taken_from"] != dead.id]
+        known_ids = {item.run for item, _ in known}
+        released = [item for item in assigned if item.run not in known_ids]
+        released += [item for item, row in counted_before if not self._is_suspect(row)]
+        released += self._count_recoveries(dead, uncounted)
+        released_ids = {item.run for item in released}
+        # Counting may have failed some of them, or another process may have taken them.
+        remaining = self._run_store.held_by(dead.id)
+        return released, [item for item in remaining if item.run not in released_ids]
 
-    def _counted(
-        self, dead: stored.DeadWorker, known: list[tuple[EngineRun, Row]]
-    ) -> list[EngineRun]:
-        """Count against each run what speaks against it, and return those that go on at once."""
-        going = []
-        steps = {item.run: len(self._ledger.steps(item.run)) for item, _ in known}
-        still = [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
-        tried = [
-            item
-            for item, row in still
-            if row["recoveries"]
-            and row["recoveries"] >= self._recoveries(row["pipeline"])
-            and _stretch(dead, item) < LONG
-        ]
-        # The one that was tried apart began last.
-        accused = max(tried, key=lambda item: item.started_at or 0.0, default=None)
+    def _count_recoveries(self, dead: stored.DeadWorker, known: list[Known]) -> list[EngineRun]:
+        """Count a recovery of each run, and return those to requeue now."""
+        released = []
+        steps = {item.run: len(self._run_store.steps(item.run)) for item, _ in known}
+        blamed = self._blamed(
+            dead, [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
+        )
         for item, row in known:
             progressed = steps[item.run] > row["steps_seen"]
-            if accused not in (None, item) and not progressed:
+            if blamed not in (None, item) and not progressed:
                 with writing(self._engine) as connection:
                     stored.recover(
                         connection, item.run, row["recoveries"], row["steps_seen"], dead.id
                     )
-                if row["recoveries"] < self._recoveries(row["pipeline"]):
-                    going.append(item)
+                if not self._is_suspect(row):
+                    released.append(item)
                 continue
-            number = self._may_go_on(
+            count = self._count_recovery(
                 item, row, progressed=progressed, steps=steps[item.run], taken_from=dead.id
             )
-            if number is not None and (progressed or number < self._recoveries(row["pipeline"])):
-                going.append(item)
-        return going
+            if count is not None and (progressed or count < self._max_recoveries(row["pipeline"])):
+                released.append(item)
+        return released
 
-    def _may_go_on(
+    def _blamed(self, dead: stored.DeadWorker, stuck: Sequence[Known]) -> EngineRun | None:
+        """Return the suspect that was on trial in a dead worker: it started last."""
+        tried = [
+            item
+            for item, row in stuck
+            if row["recoveries"]
+            and self._is_suspect(row)
+            and _seconds_running(dead, item) < MAX_TRIAL_S
+        ]
+        return max(tried, key=lambda item: item.started_at or 0.0, default=None)
+
+    def _is_suspect(self, row: Row) -> bool:
+        return bool(row["recoveries"] >= self._max_recoveries(row["pipeline"]))
+
+    def _count_recovery(
         self, item: EngineRun, row: Row, *, progressed: bool, steps: int, taken_from: str
     ) -> int | None:
-        """Count that a run was taken over and return how often without progress.
+        """Count a recovery and return the number without progress.
 
-        None where that was too often, and it was given up.
-
-        None too where another process has counted that meanwhile, and goes on with it.
+        Return None where the run failed by that, or where another process has counted it already.
         """
-        number = 1 if progressed else row["recoveries"] + 1
+        count = 1 if progressed else row["recoveries"] + 1
         with writing(self._engine) as connection:
-            if not stored.recover(connection, item.run, number, steps, taken_from):
+            if not stored.recover(connection, item.run, count, steps, taken_from):
                 return None
-        if number > self._recoveries(row["pipeline"]):
-            self.give_up(
-                item,
-                row,
-                "given-up",
-                f"It was under way in {number} workers that ended before it did.",
-            )
+        if count > self._max_recoveries(row["pipeline"]):
+            detail = f"It was under way in {count} workers that ended before it did."
+            self.fail(item, row, "given-up", detail)
             return None
         metrics.count_recovered_run()
-        return number
+        return count
 
-    # Suspects are tried apart: the next one goes on when it is known that the one before ends no
-    # worker.
+    # Trials
 
-    def _decided(self) -> bool:
+    def _trial_is_over(self) -> bool:
+        """Return whether the next suspect may be released."""
         trial = self._trial
         if trial is None:
             return True
-        held = self._ledger.look([trial.run]).get(trial.run)
+        engine_run = self._run_store.look([trial.run]).get(trial.run)
         now = self._now()
-        if held is None or held.state.over:
+        if engine_run is None or engine_run.state.over:
             return True
-        if held.state is State.WAITING:
+        if engine_run.state is State.WAITING:
             trial.began_at = None
-            return now - trial.released_at > PATIENCE
+            return now - trial.released_at > MAX_QUEUED_TRIAL_S
         if trial.began_at is None:
             trial.began_at = now
         return (
             now - trial.began_at >= trial.seconds
-            or len(self._ledger.steps(trial.run)) > trial.steps
+            or len(self._run_store.steps(trial.run)) > trial.steps
         )
 
-    def _release(self, dead: stored.DeadWorker, item: EngineRun) -> None:
-        seconds = min(LONG, max(BRIEF, 2 * _stretch(dead, item)))
-        self._trial = Trial(item.run, seconds, len(self._ledger.steps(item.run)), self._now())
-        self.go_on(item)
+    def _start_trial(self, dead: stored.DeadWorker, item: EngineRun) -> None:
+        seconds = min(MAX_TRIAL_S, max(MIN_TRIAL_S, 2 * _seconds_running(dead, item)))
+        self._trial = Trial(item.run, seconds, len(self._run_store.steps(item.run)), self._now())
+        self.requeue(item)
 
-    # What is known
+    # Engine
 
-    def _find(self, run: str) -> Row | None:
-        if not is_run_id(run):  # a tick of a schedule
-            return None
-        with reading(self._engine) as connection:
-            return stored.find(connection, run)
+    def _close_ended(self, item: EngineRun, row: Row | None) -> bool:
+        """Return whether a run was cancelled, timed out or failed here; end it in the engine then.
 
-    def _over(self, item: EngineRun, row: Row | None) -> bool:
-        """Say whether a run is not to go on, and see to its end: it was cancelled or given up.
-
-        One that ended well goes on to its last word.
+        A run that succeeded is recovered once more, so that the engine stores its outcome.
         """
         if row is None or not (
-            row["cancelled_by"] or row["status"] in ENDED or row["problem"] in GIVEN_UP
+            row["cancelled_by"] or row["status"] in ENDED_EARLY or row["problem"] in FAILED_HERE
         ):
             return False
-        self._ledger.cancel([item.run])
-        self._accepting.close_cancelled([item.run])
+        self._run_store.cancel([item.run])
+        self._intake.close_cancelled([item.run])
         return True
 
     def _requeue(self, item: EngineRun) -> None:
-        row = self._find(item.run)
-        self._ledger.requeue(
-            item.run,
-            item.holder,
-            item.queue if row is None else queue_of(self._environment, row["pipeline"]),
-        )
+        row = find_run(self._engine, item.run)
+        queue = item.queue if row is None else queue_of(self._environment, row["pipeline"])
+        self._run_store.requeue(item.run, item.holder, queue)
 
 
-def _stretch(dead: stored.DeadWorker, item: EngineRun) -> float:
-    """Return the seconds that a run was under way when its worker ended."""
-    return (
-        max(0.0, dead.seen_at.timestamp() - item.started_at) if item.started_at is not None else 0.0
-    )
+def _seconds_running(dead: stored.DeadWorker, item: EngineRun) -> float:
+    """Return how long a run had been running when its worker died."""
+    if item.started_at is None:
+        return 0.0
+    return max(0.0, dead.seen_at.timestamp() - item.started_at)

@@ -18,20 +18,20 @@ from penstock.durable.runner import RunInput
 from penstock.durable.schedules import schedule_name, skip_reason, tick_id
 from penstock.errors import Refusal
 from penstock.execution.perform import SubpipelineRunner
-from penstock.host.host import Host, LoadedPipeline
+from penstock.host.catalog import Catalog
+from penstock.host.compilation import LoadedPipeline
 from penstock.worker.performer import endpoint_of
 
 _log = structlog.get_logger("penstock.worker")
 
 
-def declare(host: Host, bench: RunExecutor) -> None:
+def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
     """Have the engine call at the ticks of all schedules that are declared.
 
     It then calls at no other ticks of these pipelines.
     """
-    environment = host.settings.environment
     declared: set[str] = set()
-    for identifier, item in host.loaded.items():
+    for identifier, item in catalog.loaded.items():
         for schedule in item.pipeline.schedules if not item.broken else ():
             name = schedule_name(environment, identifier, schedule)
             context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
@@ -45,12 +45,13 @@ def declare(host: Host, bench: RunExecutor) -> None:
                 make_up=schedule.missed == "once",
             )
             declared.add(name)
-    ours = {queue_of(environment, identifier) for identifier in host.loaded}
+    ours = {queue_of(environment, identifier) for identifier in catalog.loaded}
     bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
 
 
 def tick(
-    host: Host,
+    catalog: Catalog,
+    environment: str,
     starter: SubpipelineRunner,
     accepting: RunIntake,
     context: Mapping[str, Any],
@@ -58,8 +59,8 @@ def tick(
     now: datetime | None,
 ) -> None:
     """Accept the run of a tick, once over all processes; `now` is when, if that is not now."""
-    identifier, environment = context["pipeline"], host.settings.environment
-    item = host.loaded.get(identifier)
+    identifier = context["pipeline"]
+    item = catalog.loaded.get(identifier)
     schedule = _schedule_of(item, context)
     endpoint = endpoint_of(item, "POST", context["path"])
     if item is None or schedule is None or endpoint is None or not starter.may_start(identifier):

@@ -22,7 +22,7 @@ from penstock.contracts.keys import make_api_key
 from penstock.db.engine import DatabaseUnavailable
 from penstock.durable.engine import EngineRun
 from penstock.endpoints.encoding import unpack
-from penstock.host.host import open_dbos
+from penstock.host.services import open_dbos
 
 GOOD = "good"
 UNAVAILABLE = frozenset({502, 503, 504})  # honest answers of a host that can't tell now

@@ -31,6 +31,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.access.users import Role
 from penstock.errors import CannotStart, UsageError
 from penstock.host.host import Host
+from penstock.host.housekeeping import Housekeeping
 from penstock.settings import Settings
 
 HASH = (
@@ -498,8 +499,8 @@ class TestFollowing:
     @pytest.fixture
     def host(self, sqlite_place: Place) -> Any:
         host = Host(Settings.from_env(sqlite_place.environ()))
-        host.log = CapturingLogger()
         host.start()
+        host.upkeep._follower._log = CapturingLogger()  # noqa: SLF001  the test reads what it logs
         yield host
         host.stop()
 
@@ -518,20 +519,21 @@ class TestFollowing:
         self, host: Host, monkeypatch: pytest.MonkeyPatch, error: BaseException
     ) -> None:
         def fail(*_: object) -> bool:
-            host.access.broken = "damaged"  # type: ignore[union-attr]  # it was started
+            host.view.access.broken = "damaged"  # type: ignore[union-attr]  # it was started
             raise error
 
-        monkeypatch.setattr(host.access, "refresh", fail)
-        wait(lambda: not host.fresh())
-        ready, checks = host.checks()
+        monkeypatch.setattr(host.view.access, "refresh", fail)
+        wait(lambda: not host.view.fresh())
+        ready, checks = host.health.checks()
         monkeypatch.undo()
-        host._wake.set()  # noqa: SLF001  it need not wait for its next turn
-        wait(host.fresh)
+        host.upkeep._signals.changed.set()  # noqa: SLF001  it need not wait for its next turn
+        wait(host.view.fresh)
 
         assert not ready
         assert "can't be applied" in checks["database"]
         assert checks["snapshot"] != "ok"
-        assert "changes can't be applied" in "".join(str(call.args) for call in host.log.calls)
+        calls = host.upkeep._follower._log.calls  # noqa: SLF001  as above
+        assert "changes can't be applied" in "".join(str(call.args) for call in calls)
         assert next(
             thread for thread in threading.enumerate() if thread.name == "penstock-follow"
         ).is_alive()
@@ -539,23 +541,23 @@ class TestFollowing:
     def test_housekeeping_that_fails_ends_it_no_more_than_following(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.host.housekeeping.HOUSEKEEPING_INTERVAL_S", 0.0)
 
         def fail(*_: object) -> None:
             raise SystemExit(0)
 
-        monkeypatch.setattr(host, "_purge", fail)
+        monkeypatch.setattr(Housekeeping, "_purge", fail)
         time.sleep(0.6)
 
-        assert host.reachable()
+        assert host.view.reachable()
 
     def test_its_death_is_shown_by_health(self, host: Host) -> None:
-        host._stop.set()  # noqa: SLF001  nothing else ends it
-        host._wake.set()  # noqa: SLF001  the same
-        for thread in host._threads:  # noqa: SLF001  the same
+        host.upkeep._signals.stop.set()  # noqa: SLF001  nothing else ends it
+        host.upkeep._signals.changed.set()  # noqa: SLF001  the same
+        for thread in host.upkeep._threads:  # noqa: SLF001  the same
             thread.join(5)
 
-        ready, checks = host.checks()
+        ready, checks = host.health.checks()
 
         assert not ready
         assert "not followed" in checks["database"]

@@ -132,14 +132,14 @@ def test_a_process_gives_back_what_waits(sqlite_place: Place, away: bool) -> Non
     )
     host.start()
     try:
-        assert host.marks is not None
-        mark = host.marks.claim("hmac_signature", 1, MESSAGE)
+        assert host.services is not None
+        mark = host.services.marks.claim("hmac_signature", 1, MESSAGE)
         assert mark is not None
         with mock.patch(
             "penstock.db.idempotency.release",
             side_effect=first_fails(idempotency.release) if away else idempotency.release,
         ):
-            host.marks.give_back_soon([mark])
+            host.services.marks.give_back_soon([mark])
             until = time.monotonic() + 5
             while rows(sqlite_place) and time.monotonic() < until:
                 time.sleep(0.02)

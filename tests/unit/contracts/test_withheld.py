@@ -273,8 +273,8 @@ class TestForwardToken:
         )
         host = runtime._host  # noqa: SLF001  the kit has no door to it
         words = {
-            name: describe_gate(item, host.plugins.authenticators)
-            for name, item in host.evaluated.items()
+            name: describe_gate(item, host.catalog.plugins.authenticators)
+            for name, item in host.view.evaluated.external.items()
         }
 
         assert words["v1/orders"].endswith("Its handlers get the token itself.")

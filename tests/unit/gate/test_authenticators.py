@@ -340,7 +340,7 @@ def test_a_token_issuer_that_returns_no_token_issues_none(
     runtime = penstock_runtime(offering(), policy="api-key")
     runtime.designate("login")
     client = runtime.client(token=False)
-    issuers = runtime._host.plugins.issuers  # noqa: SLF001  the kit has no door to them
+    issuers = runtime._host.catalog.plugins.issuers  # noqa: SLF001  the kit has no door to them
     issuers[0] = replace(issuers[0], issue=lambda *_, **__: {"access_token": "made up"})
 
     answer = client.get("/v1/login/")

@@ -33,7 +33,7 @@ from penstock.gate import verdicts
 from penstock.gate.compliance import Evaluation, PipelineEvaluator, State
 from penstock.gate.evaluation import BoundedEvaluator, EvaluatedPipelines
 from penstock.gate.gate import CLOSED
-from penstock.host.host import LoadedPipeline
+from penstock.host.compilation import LoadedPipeline
 from penstock.plugins.folders import PluginFolders
 from penstock.plugins.loading import Plugins
 from penstock.testing import Runtime

@@ -65,7 +65,7 @@ def test_rates_are_written_as_calls_and_window(text: str, count: int, seconds: i
         (Rate("1e3/minute"), "'1e3/minute' is no rate"),
         (Rate("10/fortnight"), "'10/fortnight' is no rate"),
         (Rate(100), "100 is no rate"),  # type: ignore[arg-type]  # what a developer may write all the same
-        (Rate("10/minute", by="country"), "a rate can't be counted by 'country'"),
+        (Rate("10/minute", by="country"), "by='country' is not known"),
         ("10/minute", "'10/minute' is no rate"),
         (
             [Rate("10/minute"), Rate("20/60 seconds")],
@@ -86,7 +86,7 @@ def test_rates_are_written_as_calls_and_window(text: str, count: int, seconds: i
         ),
         (Rate("10/367 days"), "the rate 10/367 days is out of bounds"),
         (Rate("10/99999999 days"), "the rate 10/99999999 days is out of bounds"),
-        (Rate("10/minute", by=["key"]), "a rate can't be counted by ['key']"),  # type: ignore[arg-type]  # what a developer may write all the same
+        (Rate("10/minute", by=["key"]), "by=['key'] is not known"),  # type: ignore[arg-type]  # what a developer may write all the same
         (
             [Rate("20/second"), Rate("10/hour")],
             (

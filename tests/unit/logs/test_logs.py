@@ -238,7 +238,7 @@ class TestStrangers:
     def test_are_told_of_while_nobody_calls_any_more(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.host.housekeeping.HOUSEKEEPING_INTERVAL_S", 0.0)
         monkeypatch.setattr("penstock.logs.throttle.WINDOW_S", 0.1)
         monkeypatch.setattr("penstock.logs.throttle.LINES_PER_WINDOW", 0)
         with Runtime(

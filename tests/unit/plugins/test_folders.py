@@ -419,7 +419,7 @@ def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_l
         if line["event"].startswith(("plugin ", "pipeline "))
     ]
     # Once at the start, once at the reload.
-    assert faults == [("plugin mistake", "bad", "plugins/bad.py")] * 2
+    assert faults == [("plugin error", "bad", "plugins/bad.py")] * 2
     (line,) = [line for line in lines if line["event"] == "told"]
     assert (line["logger"], line["level"], line["order"], line["run"], line["pipeline"]) == (
         "shared",

@@ -456,7 +456,7 @@ class TestHost:
 
     @pytest.fixture
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("penstock.host.host.FLUSH", 0.0)
+        monkeypatch.setattr("penstock.host.housekeeping.HOUSEKEEPING_INTERVAL_S", 0.0)
 
     def rows(self, place: Place) -> dict[bytes, datetime]:
         with reading(place.engine) as connection:
@@ -467,8 +467,8 @@ class TestHost:
 
     def once(self, host: Host, go_on: threading.Event) -> None:
         """Run a call that goes on until it is told, and whose lease soon ends."""
-        assert host.replies is not None
-        host.replies.once(
+        assert host.services is not None
+        host.services.idempotency.once(
             ("k",),
             b"same",
             10 - MARGIN.total_seconds(),
@@ -510,7 +510,7 @@ class TestHost:
             with access_change(sqlite_place.engine) as rows:
                 # What can't be read is away.
                 rows.set("environments", {"name": "test"}, name="gone")
-            assert eventually(lambda: not host.reachable())
+            assert eventually(lambda: not host.view.reachable())
             with access_change(sqlite_place.engine) as rows:
                 rows.set("environments", {"name": "gone"}, name="test")
 

@@ -10,8 +10,8 @@ from support.place import Place
 from penstock.access import consumers, environments
 from penstock.access.consumers import Associations
 from penstock.db import call_counts, runs
+from penstock.runs.ids import first_id
 from penstock.runs.recent_callers import Callers
-from penstock.runs.records import first_id
 from penstock.runs.statistics import calls_of
 
 

@@ -29,21 +29,15 @@ from penstock import (
     hookimpl,
     step,
 )
+from penstock.contracts.run_status import Status
 from penstock.db import call_counts
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
 from penstock.errors import UnknownName
-from penstock.runs import records
-from penstock.runs.ids import derived_run_id, is_run_id, millis_of, new_run_id
-from penstock.runs.records import (
-    Finished,
-    Record,
-    RecordedBodies,
-    Recorder,
-    Status,
-    first_id,
-    steps_of,
-)
+from penstock.runs import recorder as recorder_module
+from penstock.runs.ids import derived_run_id, first_id, is_run_id, millis_of, new_run_id
+from penstock.runs.recorder import Recorder
+from penstock.runs.records import Finished, Record, RecordedBodies, steps_of
 from penstock.runs.redaction import Redactor
 from penstock.runs.steps import Attempt, StepRecord
 from penstock.testing import Runtime
@@ -483,7 +477,7 @@ class TestTheRecorder:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(records, "MOST", 5)
+        monkeypatch.setattr(recorder_module, "MAX_QUEUED_RECORDS", 5)
         with recorder._writing:  # noqa: SLF001  so that nothing is written meanwhile
             for _ in range(8):
                 recorder.over(self.record())
@@ -577,10 +571,10 @@ class TestTheRecorder:
         def finish(connection: Any, ends: Any) -> dict[str, str]:
             if any(end.run == poison for end in ends):
                 raise ValueError("not this one")
-            return records.noted(connection, ends)
+            return recorder_module.finish_runs(connection, ends)
 
         dropped: list[int] = []
-        monkeypatch.setattr(records.metrics, "dropped", dropped.append)
+        monkeypatch.setattr(recorder_module.metrics, "count_dropped_records", dropped.append)
         engine = open_engine(place.url, relaxed=True)
         recorder = Recorder(
             engine,

@@ -1056,13 +1056,13 @@ class TestDeclarations:
             (lambda: pipeline_with(lambda call: None, mode="later"), "mode='later' is not known"),
             (
                 lambda: pipeline_with(lambda call: None, mode="durable", trigger=HttpTrigger()),
-                "does not ask who calls",
+                "requires no credential",
             ),
             (
                 lambda: pipeline_with(
                     lambda call: None, mode="durable", trigger=HttpTrigger(api_key=True, login=True)
                 ),
-                "a login flow answers at once",
+                "a login flow must answer at once",
             ),
             (
                 lambda: pipeline_with(lambda call: None, durable=Durable(concurrency=-1)),
@@ -1134,7 +1134,7 @@ class TestDeclarations:
                     lambda call: None,
                     trigger=[Schedule("0 6 * * *", body=1), Schedule("0 6 * * *", body=2)],
                 ),
-                "is there 2 times",
+                "is declared 2 times",
             ),
             (lambda: pipeline_with(_with_unknown_step()), "its annotation can't be understood"),
         ],

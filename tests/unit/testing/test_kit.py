@@ -202,7 +202,7 @@ def test_a_client_s_token_needs_an_issuer(penstock_runtime: StartRuntime) -> Non
     runtime = penstock_runtime(
         offering(a_pipeline("orders", HttpTrigger(api_key=True))),
         policy="api-key",
-        deny=frozenset({"penstock_jwt"}),
+        plugins_deny=frozenset({"penstock_jwt"}),
     )
 
     with pytest.raises(UsageError, match=r"0 plugins issue tokens.*client\(token=False\)"):

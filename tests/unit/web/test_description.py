@@ -115,10 +115,10 @@ def test_each_listener_goes_by_its_own_policy(penstock_runtime: Start) -> None:
 def test_a_stale_view_of_access_opens_nothing(
     penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.host.host import Host
+    from penstock.host.view import CurrentView
 
     runtime = penstock_runtime(shop(), policy="any", openapi="auto")
-    monkeypatch.setattr(Host, "fresh", lambda _: False)
+    monkeypatch.setattr(CurrentView, "fresh", lambda _: False)
 
     assert statuses(runtime.anonymous()) == [404] * 3
 

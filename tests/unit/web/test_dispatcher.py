@@ -716,7 +716,7 @@ def every_answer(runtime: Runtime, name: str, **headers: str) -> dict[int, TestR
         ({"idempotent": ["key"]}, {}, "idempotent=['key'] is not known"),
         ({"allow": [5]}, {}, "5 is no network"),
         ({"timeout": "long"}, {}, "timeout='long' is out of bounds"),
-        ({}, {"durable": 5}, "durable=5 says nothing of runs"),
+        ({}, {"durable": 5}, "durable=5 is no Durable"),
     ],
 )
 def test_a_declaration_of_the_wrong_types_refuses_that_pipeline_and_no_other(

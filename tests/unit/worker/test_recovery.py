@@ -17,7 +17,7 @@ from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.intake import RunIntake
 from penstock.runs.ids import new_run_id
-from penstock.worker.recovery import LONG, Recovery
+from penstock.worker.recovery import MAX_TRIAL_S, Recovery
 
 MOST = 2
 
@@ -187,7 +187,7 @@ def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_b
     scene.cellar.begin(first, "alive", time.time())
     done.append(scene.recovery.take_over(dead._replace(again=True)))
     still = scene.waiting()
-    scene.clock += LONG
+    scene.clock += MAX_TRIAL_S
     done.append(scene.recovery.take_over(dead._replace(again=True)))
 
     assert (one, still, scene.waiting()) == ({first}, set(), {second})
@@ -199,7 +199,7 @@ def test_a_tick_that_was_under_way_goes_on(scene: Scene) -> None:
     tick = "sched-test/v1/clock */2 * * * * * UTC /-2026-11-25T04:00:00+00:00"
 
     assert scene.recovery.take_over(scene.end(tick))
-    scene.recovery.give_back(scene.cellar.held[tick])
+    scene.recovery.retry(scene.cellar.held[tick])
 
     assert scene.waiting() == {tick}
 

@@ -30,7 +30,7 @@ from penstock.runs.ids import new_run_id
 from penstock.runs.interrupts import RunReleased
 from penstock.settings import Settings
 from penstock.worker import Worker
-from penstock.worker.recovery import STRAY, Recovery
+from penstock.worker.recovery import STRAY_AFTER_S, Recovery
 
 MOST = 3
 JOBS = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
@@ -199,10 +199,10 @@ def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene:
     stored.register(scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1)
     stray, own = scene.runs(1, "gone")[0], scene.runs(1, "living")[0]
 
-    scene.recovery.take_strays()
+    scene.recovery.requeue_strays()
     at_once = scene.run_store.held(stray)
-    scene.clock += STRAY
-    scene.recovery.take_strays()
+    scene.clock += STRAY_AFTER_S
+    scene.recovery.requeue_strays()
 
     assert at_once == (State.RUNNING, "gone")
     assert (scene.run_store.held(stray)[0], scene.run_store.held(own)) == (
@@ -220,7 +220,7 @@ def test_a_worker_that_ends_begins_nothing_more(sqlite_place: Place) -> None:
     worker = Worker(Host(settings, open_run_store=lambda *_: straight), straight)
     given = RunInput("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
 
-    worker._end_runs(lambda stop: stop.drain())  # noqa: SLF001  as it does when it is told to stop
+    worker._stop_runs(lambda stop: stop.drain())  # noqa: SLF001  as it does when it is told to stop
     with pytest.raises(RunReleased):
         worker.perform(new_run_id(), given.document())
 

@@ -6,8 +6,8 @@ Problems, runs, and the parameters that the runtime takes.
 from __future__ import annotations
 
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.durable.callbacks import EVENTS
-from penstock.runs.records import UNFINISHED, Status
 from penstock.web.durable_calls import CALLBACK
 from penstock.web.openapi.schemas import REFERENCE
 from penstock.web.openapi.shapes import Document

@@ -23,8 +23,8 @@ import structlog
 from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.decoders import Body
 from penstock.endpoints.parameters import Parameter
-from penstock.gate.compliance import Evaluation, State
-from penstock.host.host import Host
+from penstock.gate.compliance import Evaluation
+from penstock.host.catalog import Catalog
 from penstock.http.problems import CONTENT_TYPE
 from penstock.runs.idempotency import SAFE
 from penstock.web.openapi import components as parts
@@ -32,25 +32,22 @@ from penstock.web.openapi.replies import replies_of, run_of
 from penstock.web.openapi.schemas import REFERENCE, Schemas
 from penstock.web.openapi.shapes import BINARY, NULL, TEXT, Document, default_of, fitting
 
-SERVED = {State.SERVED, State.NON_CONFORMANT}
 UNNAMED = "handler"  # in an operationId
 # Bodies that are no JSON.
 RAW: Mapping[object, Document] = {bytes: BINARY, str: TEXT, Element: TEXT}
 
 
 def describe(
-    host: Host, environment: str, evaluated: Mapping[str, Evaluation], url: str = ""
+    catalog: Catalog, environment: str, evaluated: Mapping[str, Evaluation], url: str = ""
 ) -> Document:
     """Return the document of an environment; what it does not serve is not in it.
 
     `url` is where callers reach it; without one they do where the document comes from.
     """
     served = {
-        name: evaluated[name]
-        for name in sorted(evaluated, key=_rank)
-        if evaluated[name].state in SERVED
+        name: evaluated[name] for name in sorted(evaluated, key=_rank) if evaluated[name].served
     }
-    endpoints = {name: host.loaded[name].endpoints for name in served}
+    endpoints = {name: catalog.loaded[name].endpoints for name in served}
     durable = any(endpoint.route.durable for items in endpoints.values() for endpoint in items)
     schemas = Schemas({"Problem": parts.PROBLEM, **({"Run": parts.RUN} if durable else {})})
     for name, items in endpoints.items():  # what is sent is named before what is replied
@@ -65,7 +62,7 @@ def describe(
     used = {scheme for item in served.values() for scheme in item.requires}
     schemes = {
         item.name: item.security_scheme()
-        for item in host.plugins.authenticators
+        for item in catalog.plugins.authenticators
         if item.name in used
     }
     document: Document = {
@@ -84,7 +81,7 @@ def describe(
     }
     # What a hook changes is in one place of one document.
     document = msgspec.json.decode(msgspec.json.encode(document))
-    for implementation in host.plugins.manager.hook.penstock_openapi.get_hookimpls():
+    for implementation in catalog.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
         except BaseException:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it

@@ -1,0 +1,119 @@
+"""Rows of runs: values cut to their columns, secrets removed, bodies redacted and encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock.access.encryption import SecretBox
+from penstock.contracts import sanitize
+from penstock.contracts.masks import shortened
+from penstock.contracts.pipeline import Pipeline
+from penstock.db import runs as stored
+from penstock.runs.failures import Clean, cleaned
+from penstock.runs.records import Finished, Record, RecordedBodies
+from penstock.runs.redaction import Redactor
+
+MAX_DETAIL_LENGTH = 2000  # characters
+
+
+def fit_column(text: str | None, max_length: int) -> str | None:
+    """Return a text as a column of `max_length` characters stores it.
+
+    The text has whole characters only. Where it is cut, no part of an API key or token remains.
+    """
+    if text is None or len(text) <= max_length:
+        return None if text is None else sanitize.clean_text(text)[:max_length]
+    return sanitize.clean_text(shortened(text.replace("\0", ""), max_length))
+
+
+class RecordRows:
+    """Builds the rows of one environment's runs."""
+
+    def __init__(
+        self,
+        environment_id: int,
+        box: SecretBox,
+        redactor: Callable[[Pipeline], Redactor],
+        clean: Callable[[Pipeline], Clean] | None = None,
+    ) -> None:
+        """Take the functions that return a pipeline's redactor and its cleaner of texts.
+
+        Without `clean`, texts are cleaned by the redactor.
+        """
+        self._environment_id = environment_id
+        self._box = box
+        self._redactor = redactor
+        self._clean = clean or (lambda pipeline: redactor(pipeline).text)
+
+    def run(self, record: Record) -> stored.RunValues:
+        """Return the row of a run, in the order of `db.runs.COLUMNS`."""
+        caller = record.caller
+        return (
+            record.run,
+            self._environment_id,
+            record.pipeline.id,
+            fit_column(record.pipeline.version, 64),
+            fit_column(record.route, 255),
+            False,
+            caller.consumer_id,
+            fit_column(caller.subject, 255),
+            record.status.value,
+            record.http_status,
+            record.micros,
+            None,
+            fit_column(record.problem, 64),
+            fit_column(record.detail, MAX_DETAIL_LENGTH),
+            record.parent,
+            record.redelivers,
+            record.request_id,
+        )
+
+    def end(self, event: Finished, details: stored.DetailValues | None) -> stored.End:
+        """Return the end of a durable run as its row stores it."""
+        steps, bodies, failure = details[1:] if details is not None else (None, None, None)
+        return stored.End(
+            event.run,
+            event.status.value,
+            event.http_status,
+            event.micros,
+            fit_column(event.problem, 64),
+            fit_column(event.detail, MAX_DETAIL_LENGTH),
+            steps,
+            bodies,
+            failure,
+            started_at=event.started_at,
+            ended_at=event.ended_at,
+        )
+
+    def details(self, record: Record | Finished) -> stored.DetailValues | None:
+        """Return id, steps, bodies and failure of a run, None where there is nothing to store."""
+        steps, exchange, failure = record.steps, record.exchange, record.failure
+        if not steps and exchange is None and failure is None:
+            return None
+        clean = self._clean(record.pipeline)
+        for attempt in (
+            attempt for step in steps or () for attempt in step.attempts if attempt.error
+        ):
+            attempt.error = clean(attempt.error)
+        return (
+            record.run,
+            sanitize.as_json(steps) if steps else None,
+            self._encrypted(record.pipeline, exchange) if exchange is not None else None,
+            sanitize.as_json(cleaned(failure, clean)) if failure is not None else None,
+        )
+
+    def _encrypted(self, pipeline: Pipeline, exchange: RecordedBodies) -> bytes:
+        """Return the redacted bodies of a call, encrypted."""
+        redactor = self._redactor(pipeline)
+        request: dict[str, Any] = {}
+        if exchange.form:
+            request = redactor.form(exchange.form)
+        elif exchange.body is not None:
+            request = redactor.body(exchange.content_type, exchange.body)
+        request |= {
+            "path": redactor.path(exchange.path, exchange.params),
+            "query": redactor.query(exchange.query),
+        }
+        reply = redactor.body(exchange.reply_type, exchange.reply)
+        return self._box.encrypt(sanitize.as_json({"input": request, "output": reply}))

@@ -1,0 +1,33 @@
+"""The parts of a host that exist once it was started."""
+
+from __future__ import annotations
+
+from penstock.db import runs as stored
+from penstock.db.engine import Engine, reading
+from penstock.db.unit_of_work import Row
+from penstock.durable.intake import RunIntake
+from penstock.host.host import Host
+from penstock.runs.ids import is_run_id
+from penstock.runs.recorder import Recorder
+
+
+def intake_of(host: Host) -> RunIntake:
+    """Return what accepts durable runs. Raises RuntimeError before the start."""
+    if host.services is None or host.services.run_intake is None:
+        raise RuntimeError("the worker was not started")
+    return host.services.run_intake
+
+
+def recorder_of(host: Host) -> Recorder:
+    """Return the recorder of runs. Raises RuntimeError before the start."""
+    if host.services is None:
+        raise RuntimeError("the worker was not started")
+    return host.services.recorder
+
+
+def find_run(engine: Engine, run: str) -> Row | None:
+    """Return the record of a run, None for a tick of a schedule. Raises DatabaseUnavailable."""
+    if not is_run_id(run):
+        return None
+    with reading(engine) as connection:
+        return stored.find(connection, run)
