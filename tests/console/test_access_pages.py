@@ -95,7 +95,11 @@ def test_every_page_is_accessible(console: Callable[..., Console], width: int, s
         place.engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False
     )
     issuers.trust_issuer(
-        place.engine, "tester", "test", issuers.said_of("https://id.example", "p"), own="penstock"
+        place.engine,
+        "tester",
+        "test",
+        issuers.parse_issuer("https://id.example", "p"),
+        own="penstock",
     )
     place.designate("orders")
     page, found = here.page("ann", width=width, scheme=scheme), dict[str, list[str]]()
@@ -617,7 +621,7 @@ def test_nothing_that_was_typed_becomes_markup(oli: Hand, engine: Engine) -> Non
     variables.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive_fields.add_fields(engine, "tester", "test", [EVIL])
     signing_keys.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    said = issuers.said_of(
+    said = issuers.parse_issuer(
         f"https://id.example/{EVIL.replace(' ', '/')}",
         EVIL,
         consumer_claim=EVIL,

@@ -17,6 +17,7 @@ from penstock import audit
 from penstock.access import consumers, limits, variables
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine
+from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import access_change
 from penstock.testing import Runtime
 
@@ -45,7 +46,10 @@ def many(engine: Engine, number: int, **values: object) -> None:
     }
     with access_change(engine) as rows:
         for _ in range(number):
-            rows.add("audit_events", **{**usual, **values})
+            rows.add(
+                AuditEventRow,
+                {AuditEventRow.table.c[name]: value for name, value in (usual | values).items()},
+            )
 
 
 def listed(page: str) -> list[int]:

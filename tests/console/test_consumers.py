@@ -11,7 +11,7 @@ import pytest
 from support.console import Quick
 from support.place import Place
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
@@ -83,9 +83,9 @@ def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick:
     place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
-    consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
-    consumers.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
-    consumers.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
+    api_keys.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
+    api_keys.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
+    api_keys.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
     text = here.visitor("vic").text("/consumers")
 
@@ -123,7 +123,7 @@ def test_a_key_is_shown_once_and_by_its_ends_from_then_on(quick: Make) -> None:
     made = oli.post("/consumers/acme/keys", environment="test", expires="30d", note="for the pilot")
     key = shown_key(made.text)
     page = oli.text("/consumers/acme")
-    stored = consumers.list_keys(here.place.engine, consumer="acme")[0]
+    stored = api_keys.list_keys(here.place.engine, consumer="acme")[0]
 
     assert made.status_code == 200
     assert made.headers["Cache-Control"] == "no-store"
@@ -153,7 +153,7 @@ def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [item["state"] for item in consumers.list_keys(here.place.engine, consumer="acme")]
+        return [item["state"] for item in api_keys.list_keys(here.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -170,7 +170,7 @@ def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
         "/consumers/acme"
     )
     again = oli.post(f"{path}/enable")
-    assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
+    assert (again.status_code, "is revoked, which is final" in again.text) == (409, True)
     done = [(actor, action) for actor, action, _, subject in here.events() if subject == key.id]
     assert done == [
         ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")

@@ -13,9 +13,9 @@ from support.console import Console, accessible
 from support.place import Place
 
 from penstock import audit
-from penstock.access import consumers, environments, users
+from penstock.access import api_keys, consumers, policies, users
 from penstock.db import call_counts
-from penstock.db.runs import register
+from penstock.db.processes import register
 
 Start = Callable[..., Console]
 PAGES = (
@@ -37,15 +37,15 @@ def count_calls(place: Place, **outcomes: int) -> None:
         }
         for name, number in outcomes.items()
     ]  # fmt: skip
-    call_counts.write(place.engine, rows)
+    call_counts.write(place.engine, [call_counts.CallCount(**row) for row in rows])
 
 
 def furnish(place: Place) -> None:
     consumers.create_consumer(place.engine, "ann", "acme", EVIL)
     place.associate("acme", "orders")
-    consumers.create_key(place.engine, "ann", "acme", "test", note=EVIL)
-    consumers.revoke_key(place.engine, "ann", place.key("acme").id)
-    environments.set_policy(
+    api_keys.create_key(place.engine, "ann", "acme", "test", note=EVIL)
+    api_keys.revoke_key(place.engine, "ann", place.key("acme").id)
+    policies.set_policy(
         place.engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL
     )
 
@@ -98,7 +98,7 @@ def test_the_overview_says_how_an_environment_is_and_what_needs_a_hand(console: 
     expect(page.get_by_text("Nobody serves prod at the moment.")).to_be_visible()
     page.get_by_role("link", name="last week").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview of prod")
-    environments.set_policy(here.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
+    policies.set_policy(here.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
     page.reload()
     expect(page.locator(".alarm")).to_have_count(0)
 
@@ -182,7 +182,7 @@ def test_what_is_refused_is_said_beside_its_field(console: Start) -> None:
     assert 'id="e-name" class="error" role="alert">User &#39;vic&#39; exists already.' in taken.text
     assert 'aria-invalid="true" aria-describedby="e-name h-name"' in odd.text
     assert "is no role" in role.text
-    assert "Ann is the last admin; make another one first." in last.text
+    assert "Ann is the last admin; create another one first." in last.text
     assert ann.get("/users/nobody").status_code == 404
     assert "did you mean" in ann.get("/users/vik").text
 

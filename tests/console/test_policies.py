@@ -10,10 +10,11 @@ from collections.abc import Callable
 from support.console import Quick, QuickVisitor
 from support.place import Place
 
-from penstock.access import environments
+from penstock.access import policies
 from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
+from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.runs.ids import first_id
 
@@ -39,7 +40,7 @@ def penstock_pipelines():
 
 def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
     with reading(place.engine) as connection:
-        row = RowReader(connection).find("consumers", name=consumer)
+        row = RowReader(connection).find(ConsumerRow, {ConsumerRow.name: consumer})
     assert row is not None
     run = (
         f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"
@@ -274,7 +275,7 @@ def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
     here = quick(plugin=PLUGIN)
     for number, policy in enumerate(["any", "api-key", "jwt-api-key"] * 10):
         reason = f"reason {number}" if number < 29 else EVIL
-        environments.set_policy(
+        policies.set_policy(
             here.place.engine,
             "ann",
             "test",

@@ -12,7 +12,7 @@ from support.console import Console, Visitor
 from support.place import ROOT, Place, Server
 
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 
 Start = Callable[..., Console]
 Serve = Callable[..., Server]

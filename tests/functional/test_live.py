@@ -14,7 +14,8 @@ import httpx
 import pytest
 from support.place import ACTOR, Place, Server
 
-from penstock.access import consumers, signing_keys, variables
+from penstock.access import api_keys, consumers, signing_keys, variables
+from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import access_change
 
 PLUGIN = """
@@ -88,7 +89,7 @@ def late(seen: list[tuple[float, int]], status: int) -> None:
 
 
 CHANGES = {
-    "a revoked key": (lambda place, key_id: consumers.revoke_key(place.engine, ACTOR, key_id), 401),
+    "a revoked key": (lambda place, key_id: api_keys.revoke_key(place.engine, ACTOR, key_id), 401),
     "a disabled consumer": (
         lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False),
         403,
@@ -223,7 +224,9 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     assert server.call("GET", "/-/ready").status_code == 200
 
     with access_change(place.engine) as rows:
-        rows.set("environments", {"name": "test"}, name="gone")  # what can't be read is away
+        rows.set(
+            EnvironmentRow, {EnvironmentRow.name: "test"}, {EnvironmentRow.name: "gone"}
+        )  # what can't be read is away
     time.sleep(1.6)
 
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200
@@ -232,7 +235,7 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     assert server.call("GET", "/v1/orders/", key=key).json()["type"] == "pipeline-unavailable"
     assert server.call("GET", "/-/ready").status_code == 503
     with access_change(place.engine) as rows:
-        rows.set("environments", {"name": "gone"}, name="test")
+        rows.set(EnvironmentRow, {EnvironmentRow.name: "gone"}, {EnvironmentRow.name: "test"})
     time.sleep(1)
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200
 
@@ -352,7 +355,7 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     server.call("GET", "/v1/orders/", key=key)
     server.stop()
 
-    (row,) = [row for row in consumers.list_keys(place.engine) if row["id"] == key_id]
+    (row,) = [row for row in api_keys.list_keys(place.engine) if row["id"] == key_id]
 
     assert row["last_used_at"] is not None
 

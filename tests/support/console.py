@@ -24,6 +24,7 @@ from penstock import audit
 from penstock.access import environments, users
 from penstock.access.users import Role
 from penstock.db.engine import Engine
+from penstock.db.tables import UserRow
 from penstock.db.unit_of_work import access_change
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -189,7 +190,7 @@ def people(place: Place) -> None:
     for name, role in USERS.items():
         users.create_user(place.engine, "tester", name, role, None)
         with access_change(place.engine) as rows:
-            rows.set("users", {"name": name}, password=HASH)
+            rows.set(UserRow, {UserRow.name: name}, {UserRow.password: HASH})
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.place import ROOT
 
 from penstock import threads
 from penstock.access.snapshot import Snapshot
-from penstock.db.unit_of_work import Point
+from penstock.db.history import HistoryPoint
 from penstock.server.inherited import InheritedView
 from penstock.settings import Settings
 
@@ -109,12 +109,12 @@ class TestInheritedView:
             Settings(max_staleness=60, database_url="sqlite:////nowhere/at/all.db")
         )
         view.access = Snapshot("test", None)  # type: ignore[arg-type]  # nothing is decrypted
-        view.access._point = Point(5, MARK)  # noqa: SLF001  it is read from a database otherwise
+        view.access._point = HistoryPoint(5, MARK)  # noqa: SLF001  it is read from a database otherwise
         view.access.checked_at = time.monotonic() - 300
         return view
 
     def test_it_is_as_fresh_as_the_workers_while_nothing_changed(self, view: InheritedView) -> None:
-        view.confirm(Point(5, MARK), time.monotonic() - 3)
+        view.confirm(HistoryPoint(5, MARK), time.monotonic() - 3)
         view.keep_up()
         access = view.inherit()
 
@@ -130,11 +130,16 @@ class TestInheritedView:
 
     @pytest.mark.parametrize(
         "point",
-        [Point(4, MARK), Point(6, MARK), Point(5, bytes(16)), Point(5, None)],
+        [
+            HistoryPoint(4, MARK),
+            HistoryPoint(6, MARK),
+            HistoryPoint(5, bytes(16)),
+            HistoryPoint(5, None),
+        ],
         ids=["the database was put back", "something was revoked", "another history", "no history"],
     )
     def test_it_is_no_view_to_start_with_where_a_worker_knew_another(
-        self, view: InheritedView, point: Point
+        self, view: InheritedView, point: HistoryPoint
     ) -> None:
         view.confirm(point, time.monotonic() - 3)
         view.keep_up()
@@ -144,7 +149,7 @@ class TestInheritedView:
         assert (view.contradicted, access.age() > 250) == (True, True)
 
     def test_what_was_told_too_long_ago_counts_no_more(self, view: InheritedView) -> None:
-        view.confirm(Point(6, MARK), time.monotonic() - 61)
+        view.confirm(HistoryPoint(6, MARK), time.monotonic() - 61)
         view.keep_up()
 
         assert not view.contradicted

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 
 from penstock.access import parsing
 from penstock.access.callbacks import CallbackTarget
-from penstock.access.parsing import TokenRevocation, Unreadable
+from penstock.access.parsing import ConsumerRevocation, TokenRevocation, Unreadable
 from penstock.access.row_parser import RowParser
 from penstock.access.view import AccessView
 from penstock.contracts.access import Consumer, Credential
@@ -73,16 +73,12 @@ def apply(
     _apply_pipelines(view, parser, changes)
     if parser.unreadable.get(SensitiveFieldRow):  # it may be any field of a body
         facts = replace(facts, record_bodies="none")
-    if (
-        facts != view._environment
-        or changes[GraceRow]
-        or changes[PipelineRow]
-        or changes[VariableRow]
-        or changes[PipelineSecretRow]
+    if facts != view._environment or changes.has(
+        GraceRow, PipelineRow, VariableRow, PipelineSecretRow
     ):
         view.gates_version += 1
     view._environment = facts
-    if changes[SigningKeyRow] or changes[RevocationRow] or changes[IssuerRow]:
+    if changes.has(SigningKeyRow, RevocationRow, IssuerRow):
         view.tokens_version += 1
     view._consumers.update(consumers)
     for pipeline, consumer_id, row in associations:
@@ -178,7 +174,10 @@ def _apply_revocations(view: AccessView, parser: RowParser, rows: list[Revocatio
     """Apply revocations; while one can't be read, all tokens are revoked."""
     before = dict(view._revoked_before)
     now = time.time()
-    for revocation in parser.parse(RevocationRow, rows, parsing.revocation_of):
+    revocations: Iterator[TokenRevocation | ConsumerRevocation] = parser.parse(
+        RevocationRow, rows, parsing.revocation_of
+    )
+    for revocation in revocations:
         if isinstance(revocation, TokenRevocation):
             view._revoked[revocation.jti] = revocation.forget_at
         else:
@@ -217,7 +216,7 @@ def _apply_limits(view: AccessView, parser: RowParser, changes: Changes) -> None
             parser.parse_all(AddressRuleRow, changes[AddressRuleRow], parsing.address_rule_of)
         )
         _close_consumers(view, parser, AddressRuleRow, changes[AddressRuleRow])
-    if changes[LimitRow] or changes[AddressRuleRow]:
+    if changes.has(LimitRow, AddressRuleRow):
         lists: defaultdict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
         for consumer, network, allowed in view._address_rules:
             lists[consumer][not allowed].append(network)

@@ -106,9 +106,8 @@ def _names(rows: RowReader, environment_id: int) -> set[str]:
         {AssociationRow.environment_id: environment_id, AssociationRow.active: True},
     )
     limits = rows.all(LimitRow, {LimitRow.environment_id: environment_id, LimitRow.active: True})
-    names |= {
-        row.pipeline for row in (*associations, *limits) if row.pipeline and is_name(row.pipeline)
-    }
+    granted = [*(row.pipeline for row in associations), *(row.pipeline for row in limits)]
+    names |= {pipeline for pipeline in granted if pipeline and is_name(pipeline)}
     for row in _secrets(rows, environment_id):
         names |= {name for name in row.pipelines or () if is_name(name)}
     return names

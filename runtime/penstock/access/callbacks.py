@@ -22,7 +22,7 @@ from penstock.errors import UnknownName, UsageError
 
 MAX_PREFIX_LENGTH = 255  # the length of its column
 PORTS = {"https": 443, "http": 80}
-SECRET_PREFIX = "whsec_"  # of the Standard Webhooks specification
+WEBHOOK_PREFIX = "whsec_"  # of the Standard Webhooks specification
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
 
 def encode_secret(secret: bytes) -> str:
     """Return a secret in the form of the Standard Webhooks specification."""
-    return SECRET_PREFIX + base64.b64encode(secret).decode()
+    return WEBHOOK_PREFIX + base64.b64encode(secret).decode()
 
 
 def allow_callbacks(

@@ -63,7 +63,7 @@ def set_limit(
 def _set_limit(rows: AccessChange, place: ConsumerPlace, pipeline: str, rate: Rate) -> None:
     match = {**place.of(LimitRow), LimitRow.pipeline: pipeline}
     active = (
-        Rate(row.rate, by=row.by) for row in rows.all(LimitRow, {**match, LimitRow.active: True})
+        Rate.of(row.rate, row.by) for row in rows.all(LimitRow, {**match, LimitRow.active: True})
     )
     _check_beside(
         rate,
@@ -85,7 +85,7 @@ def _check_beside(rate: Rate, others: list[Rate]) -> None:
                 if limit is rate
                 else "remove the limits that are set (`penstock limit remove`)"
             )
-            raise UsageError(f"the limit {limit} can never be reached beside {other}; {fix}")
+            raise UsageError(f"the limit {limit} can never be used up beside {other}; {fix}")
 
 
 def remove_limits(

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from penstock.access import environments, issuers, signing_keys
+from penstock.access import environments, issuers, policies, signing_keys
 from penstock.access import pipelines as access
 from penstock.access.parsing import RECORDED
 from penstock.cli.base import (
@@ -62,7 +62,7 @@ def env_list(context: Context, form: str) -> None:
 def env_create(context: Context, name: str) -> None:
     """Make an environment, with the strictest policy."""
     environments.create_environment(context.engine, context.actor, name, context.box)
-    click.echo(f"environment {name} created, policy {environments.STRICTEST}")
+    click.echo(f"environment {name} created, policy {environments.STRICTEST_POLICY}")
 
 
 @env.command("set")
@@ -93,10 +93,12 @@ def env_set(
         context.engine,
         context.actor,
         name,
-        token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
-        keys_in_query=keys_in_query == "on" if keys_in_query else None,
-        run_retention=int(run_retention.total_seconds()) if run_retention else None,
-        record_bodies=record_bodies,
+        environments.EnvironmentChange(
+            token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
+            keys_in_query=keys_in_query == "on" if keys_in_query else None,
+            run_retention=int(run_retention.total_seconds()) if run_retention else None,
+            record_bodies=record_bodies,
+        ),
     )
     click.echo(f"environment {name} changed")
 
@@ -119,7 +121,7 @@ def policy_show(context: Context, environment: str | None, form: str) -> None:
             ("name", "policy", "internal_policy", "policy_version"),
         )
         return
-    rows = environments.policy_versions(context.engine, environment)
+    rows = policies.policy_versions(context.engine, environment)
     show(
         rows,
         form,
@@ -170,7 +172,7 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         return
     if change.stops and not grace and not yes:
         click.confirm("Some pipelines stop being served. Go on?", abort=True)
-    environments.set_policy(
+    policies.set_policy(
         context.engine,
         context.actor,
         environment,
@@ -372,7 +374,7 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """Take an identity provider's tokens, each still with a key of its consumer."""
     keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
-    trusted = issuers.said_of(
+    trusted = issuers.parse_issuer(
         name,
         audience,
         jwks_url=jwks_url,

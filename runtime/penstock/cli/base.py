@@ -144,14 +144,14 @@ def show_json(value: object) -> None:
 
 
 def show(
-    listed: Iterable[Mapping[Any, Any]],
+    listed: Iterable[object],
     form: str,
     columns: Sequence[str],
     *,
     empty: str = "nothing yet",
 ) -> None:
-    """Print a listing."""
-    rows = [{name: row[name] for name in columns} for row in listed]
+    """Print a listing: attributes of values, or items of mappings."""
+    rows = [{name: _value(item, name) for name in columns} for item in listed]
     if form == "json":
         show_json(rows)
         return
@@ -167,6 +167,10 @@ def show(
         click.echo(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         )
+
+
+def _value(item: object, name: str) -> object:
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)
 
 
 def _cell(value: object) -> str:

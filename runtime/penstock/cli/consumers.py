@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from datetime import timedelta
 
 import click
 
-from penstock.access import consumers, credentials, limits
+from penstock.access import api_keys, consumers, credentials, limits
 from penstock.cli.base import (
     DURATION,
     Context,
@@ -56,18 +57,18 @@ def consumer_list(context: Context, form: str) -> None:
 @pass_context
 def consumer_show(context: Context, name: str, form: str) -> None:
     """Show a consumer with its associations and keys."""
-    found = consumers.show_consumer(context.engine, name)
+    details = consumers.show_consumer(context.engine, name)
     if form == "json":
-        show_json(found)
+        show_json(asdict(details))
         return
     click.echo(
-        f"{found['name']}: {found['description'] or 'no description'}"
-        f" ({'enabled' if found['enabled'] else 'disabled'})"
+        f"{details.name}: {details.description or 'no description'}"
+        f" ({'enabled' if details.enabled else 'disabled'})"
     )
-    for environment, names in found["associations"].items():  # type: ignore[attr-defined]  # a dict, see show_consumer
+    for environment, names in details.associations.items():
         click.echo(f"  {environment}: {', '.join(names)}")
     show(
-        found["keys"],  # type: ignore[arg-type]  # a list of rows
+        details.keys,
         form,
         ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"),
         empty="no keys",
@@ -150,7 +151,7 @@ def key() -> None:
     """Make, list and end API keys."""
 
 
-def _show_key(made: consumers.NewKey, form: str, more: str = "") -> None:
+def _show_key(made: api_keys.NewKey, form: str, more: str = "") -> None:
     if form == "json":
         show_json(
             {
@@ -182,7 +183,7 @@ def key_create(
 ) -> None:
     """Make an API key; it is shown once."""
     _show_key(
-        consumers.create_key(
+        api_keys.create_key(
             context.engine, context.actor, consumer_name, environment, expires=expires, note=note
         ),
         form,
@@ -198,7 +199,7 @@ def key_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
     """List keys."""
-    rows = consumers.list_keys(context.engine, environment=environment, consumer=consumer_name)
+    rows = api_keys.list_keys(context.engine, environment=environment, consumer=consumer_name)
     show(
         rows,
         form,
@@ -220,7 +221,7 @@ def key_list(
 @pass_context
 def key_revoke(context: Context, key_id: str) -> None:
     """End a key for good."""
-    consumers.revoke_key(context.engine, context.actor, key_id)
+    api_keys.revoke_key(context.engine, context.actor, key_id)
     click.echo(f"key {key_id} revoked")
 
 
@@ -229,7 +230,7 @@ def key_revoke(context: Context, key_id: str) -> None:
 @pass_context
 def key_disable(context: Context, key_id: str) -> None:
     """Switch a key off."""
-    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
+    api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
     click.echo(f"key {key_id} disabled")
 
 
@@ -238,7 +239,7 @@ def key_disable(context: Context, key_id: str) -> None:
 @pass_context
 def key_enable(context: Context, key_id: str) -> None:
     """Switch a key on again."""
-    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
+    api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
     click.echo(f"key {key_id} enabled")
 
 
@@ -251,7 +252,7 @@ def key_enable(context: Context, key_id: str) -> None:
 @pass_context
 def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> None:
     """Make a key's successor; the old one ends by itself."""
-    made, ends = consumers.rotate_key(context.engine, context.actor, key_id, grace)
+    made, ends = api_keys.rotate_key(context.engine, context.actor, key_id, grace)
     _show_key(made, form, f"\n{key_id} ends {ends:%Y-%m-%d %H:%MZ}")
 
 

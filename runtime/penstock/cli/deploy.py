@@ -14,7 +14,7 @@ import click
 
 from penstock import audit, logs
 from penstock.access import history
-from penstock.access.pipelines import settle_names, waiting_names
+from penstock.access.pipelines import convert_names, has_unconverted_names
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import (
     DURATION,
@@ -163,7 +163,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
     refused = [
         item for _, _, item in evaluated if item.violations and item.state is not State.DISABLED
     ]
-    good = not (refused or faults or access.doubts)
+    good = not (refused or faults or access.unreadable_rows)
     if form == "json":
         show_json(
             {
@@ -176,7 +176,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
                 ],
                 "mistakes": [_told(item) for item in faults],
                 "notes": [_told(item) for item in context.host.catalog.notes],
-                "unreadable": list(access.doubts),
+                "unreadable": list(access.unreadable_rows),
             }
         )
         return int(not good)
@@ -184,7 +184,7 @@ def _check(context: Context, environment: str | None, form: str) -> int:
         click.echo(f"mistake: {item}")
     for item in context.host.catalog.notes:
         click.echo(f"note: {item}")
-    for doubt in access.doubts:
+    for doubt in access.unreadable_rows:
         click.echo(
             f"unreadable: {doubt}; set it again with the command that made it, or correct the row"
         )
@@ -273,7 +273,7 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
         {identifier: item for identifier, _, item in evaluated}
     ):
         click.echo(f"mistake: {problem}", err=True)
-    for doubt in access.doubts:
+    for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
 
 
@@ -401,8 +401,8 @@ def upgrade(context: Context) -> int:
         from penstock.durable import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
         engine_dbos.migrate(context.settings.direct_url)
-        if waiting_names(engine):
-            for environment, names in settle_names(
+        if has_unconverted_names(engine):
+            for environment, names in convert_names(
                 engine, context.actor, context.host.catalog.offered
             ).items():
                 for name, identifiers in names.items():
@@ -422,7 +422,7 @@ def upgrade(context: Context) -> int:
 @pass_context
 def restored(context: Context) -> None:
     """Say that the database was restored from a backup, so that every process reads it anew."""
-    done = history.restored(context.engine, context.actor)
+    done = history.declare_restored(context.engine, context.actor)
     click.echo(
         f"revision {done.revision} begins a new history: every process reads all access data anew"
     )

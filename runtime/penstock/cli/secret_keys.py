@@ -49,7 +49,7 @@ def rotate(context: Context, check: bool, form: str) -> int:
     )
     rows = [
         {
-            "stored": str(item.place),
+            "stored": str(item.column),
             "newest": item.newest,
             "older": item.older,
             "unknown": item.unknown,
@@ -105,7 +105,7 @@ class _Progress:
         if time.monotonic() - self._told >= PAUSE:
             self._told = time.monotonic()
             click.echo(
-                f"penstock: {count.place}: {count.all} read, {count.written} encrypted anew",
+                f"penstock: {count.column}: {count.all} read, {count.written} encrypted anew",
                 err=True,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from penstock.access import users
+from penstock.access import passwords, users
 from penstock.access.users import Role
 from penstock.cli.base import Context, format_option, pass_context, read_secret, show
 
@@ -34,7 +34,11 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
     password = (
-        None if no_password else users.make_password() if generate else read_secret("Password")
+        None
+        if no_password
+        else passwords.generate_password()
+        if generate
+        else read_secret("Password")
     )
     name = users.create_user(context.engine, context.actor, name, Role(role), password)
     click.echo(
@@ -72,7 +76,7 @@ def user_role(context: Context, name: str, role: str) -> None:
 @pass_context
 def user_password(context: Context, name: str, generate: bool) -> None:
     """Give a user another password and end their sessions."""
-    password = users.make_password() if generate else read_secret("Password")
+    password = passwords.generate_password() if generate else read_secret("Password")
     users.set_password(context.engine, context.actor, name, password)
     click.echo(
         f"user {name} has another password" + ("; it is shown this once:" if generate else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, request, url_for
 
+from penstock.access import api_keys
 from penstock.access import consumers as access
 from penstock.access.consumers import Associations
 from penstock.access.durations import read_duration
@@ -35,7 +36,7 @@ GRACES = (
 
 
 def _environments() -> list[str]:
-    return [str(row["name"]) for row in console_context().environments()]
+    return [row.name for row in console_context().environments()]
 
 
 @page("/consumers", needs=Role.VIEWER)
@@ -89,10 +90,10 @@ def consumers_one(name: str) -> Response:
 
 def _one(name: str, form: Form) -> Response:
     here = console_context()
-    found: dict[str, Any] = access.show_consumer(here.engine, name)
+    found = access.show_consumer(here.engine, name)
     names = _environments()
-    keys = list(reversed(found["keys"]))
-    ended = [key for key in keys if key["state"] in {"revoked", "expired"}]
+    keys = list(reversed(found.keys))
+    ended = [key for key in keys if key.state in {"revoked", "expired"}]
     return show_form(
         "consumer.html",
         form,
@@ -138,7 +139,7 @@ def consumers_key_create(name: str) -> Response:
         lifetime = read_duration(form["expires"]) if form["expires"] else None
     if not form.errors:
         with form.blaming("environment"):
-            made = access.create_key(
+            made = api_keys.create_key(
                 console_context().engine,
                 user().name,
                 name,
@@ -150,7 +151,7 @@ def consumers_key_create(name: str) -> Response:
     return _one(name, form)
 
 
-def _once(made: access.NewKey, more: str) -> Response:
+def _once(made: api_keys.NewKey, more: str) -> Response:
     return Response(render("consumer_key.html", made=made, more=more))
 
 
@@ -159,7 +160,7 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     """Make a key's successor, which is shown this once."""
     form = Form()
     with form.blaming(f"rotate-{key_id}"):
-        made, ends = access.rotate_key(
+        made, ends = api_keys.rotate_key(
             console_context().engine, user().name, key_id, read_duration(form["grace"])
         )
         return _once(made, f"The old one, {key_id}, goes on until {ends:%Y-%m-%d %H:%M} UTC.")
@@ -169,21 +170,21 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """End a key for good."""
-    access.revoke_key(console_context().engine, user().name, key_id)
+    api_keys.revoke_key(console_context().engine, user().name, key_id)
     return done(f"The key {key_id} is revoked.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Switch a key off."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
+    api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
     return done(f"The key {key_id} is switched off.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_key_enable(name: str, key_id: str) -> Response:
     """Switch a key on again."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
+    api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
     return done(f"The key {key_id} works again.", "consumers_one", name=name)
 
 
@@ -225,14 +226,14 @@ def _sent(form: Form, pairs: str, new: str) -> Associations:
 
 def _matrix(name: str, form: Form) -> Response:
     here = console_context()
-    found: dict[str, Any] = access.show_consumer(here.engine, name)
+    found = access.show_consumer(here.engine, name)
     environments = _environments()
     served = {
         environment: {identifier for identifier, _, _ in here.view(environment).of_state(*SERVED)}
         for environment in environments
     }
     held = {
-        environment: set(found["associations"].get(environment, ())) for environment in environments
+        environment: set(found.associations.get(environment, ())) for environment in environments
     }
     identifiers = in_order(set(here.host.catalog.loaded).union(*held.values()))
     summaries = {

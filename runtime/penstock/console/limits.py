@@ -10,6 +10,7 @@ from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.pages import Form, done, environment, filters, page, show_form, user
 from penstock.contracts.rates import Rate
+from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 
 PER_PAGE = 50
 
@@ -25,7 +26,7 @@ def _show(form: Form) -> Response:
         environment(),
         request.args.get("consumer", "").strip() or None,
     )
-    limits, networks = list[dict[str, object]](), list[dict[str, object]]()
+    limits, networks = list[NamedLimitRow](), list[NamedAddressRuleRow]()
     with form.blaming("consumer"):
         limits = access_limits.list_limits(
             here.engine,

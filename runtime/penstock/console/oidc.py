@@ -16,7 +16,7 @@ from flask import Flask, Response, abort, current_app, make_response, url_for
 from joserfc.errors import JoseError
 from requests import RequestException
 
-from penstock.access.users import find_vouched_for
+from penstock.access.users import find_provider_user
 from penstock.console.context import console_context
 from penstock.console.pages import Form, page, show_form
 from penstock.console.sign_in import begin
@@ -84,7 +84,7 @@ def oidc_back() -> Response:
             "The identity provider says nothing that can be relied on in the claim"
             f" {settings.claim}."
         )
-    name = find_vouched_for(console_context().engine, said, fold=settings.claim == EMAIL)
+    name = find_provider_user(console_context().engine, said, fold=settings.claim == EMAIL)
     try:
         if name is not None:
             return begin(name, settings.issuer)

@@ -10,7 +10,7 @@ from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.pages import environment, page, render
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 from penstock.gate.compliance import State
 from penstock.gate.exposure import SERVED
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
@@ -52,7 +52,7 @@ def overview() -> str:
         disabled=view.of_state(State.DISABLED),
         warnings=[(id_, item) for id_, item in view.evaluated.items() if item.warnings],
         problems=here.host.catalog.problems,
-        doubts=view.access.doubts,
+        doubts=view.access.unreadable_rows,
         processes=processes,
         ready=ready,
         checks=checks,

@@ -34,7 +34,8 @@ from flask_wtf.csrf import CSRFProtect
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
-from penstock.access.users import Role, SignedIn, find_session
+from penstock.access.sessions import SignedIn, find_session
+from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.db.engine import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName

@@ -104,10 +104,12 @@ def settings_environment_set() -> Response:
             argument, argument
         )
         with form.blaming(field):
-            environments.check_change(**{argument: value})
+            environments.EnvironmentChange(**{argument: value}).check()
     if form.errors:
         return _show_environment(form)
-    environments.change_environment(here.engine, user().name, env, **values)
+    environments.change_environment(
+        here.engine, user().name, env, environments.EnvironmentChange(**values)
+    )
     return done(f"{env} is changed.", "settings", env=env)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 from flask import Response, make_response, redirect, request, session, url_for
 
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.console.context import console_context
 from penstock.console.pages import ROOT, Form, done, own, page, render, show_form, user
 from penstock.errors import UsageError
@@ -24,7 +24,7 @@ def begin(name: str, how: str) -> Response:
     agent = request.headers.get("User-Agent", "")
     lifetime = timedelta(hours=here.settings.console_session)
     wanted = session.get("next")
-    token = users.begin_session(
+    token = sessions.begin_session(
         here.engine, name, lifetime=lifetime, address=here.peer.address(), agent=agent, how=how
     )
     session.clear()
@@ -73,7 +73,7 @@ def sign_in_with_password() -> Response:
 @own("/sign-out")
 def sign_out() -> Response:
     """End this session."""
-    users.sign_out(console_context().engine, user())
+    sessions.sign_out(console_context().engine, user())
     session.clear()
     return make_response(redirect(url_for("console.sign_in"), 303))
 
@@ -88,7 +88,10 @@ def _account(form: Form) -> str:
     here = console_context()
     mine = next(row for row in users.list_users(here.engine) if row["name"] == user().name)
     return render(
-        "account.html", form=form, me=mine, sessions=users.list_sessions(here.engine, user().name)
+        "account.html",
+        form=form,
+        me=mine,
+        sessions=sessions.list_sessions(here.engine, user().name),
     )
 
 
@@ -116,7 +119,7 @@ def account_session_end(session_id: int) -> Response:
     me = user()
     if session_id == me.session_id:
         raise UsageError("this is the session that you are in; sign out ends it")
-    users.end_sessions(console_context().engine, me.name, me.name, session_id=session_id)
+    sessions.end_sessions(console_context().engine, me.name, me.name, session_id=session_id)
     return done("The session has ended.", "account")
 
 
@@ -124,5 +127,5 @@ def account_session_end(session_id: int) -> Response:
 def account_sessions_end() -> Response:
     """End all my sessions but this one."""
     me = user()
-    number = users.end_sessions(console_context().engine, me.name, me.name, keep=me.session_id)
+    number = sessions.end_sessions(console_context().engine, me.name, me.name, keep=me.session_id)
     return done(f"{number} other session{'s have' if number != 1 else ' has'} ended.", "account")

@@ -171,11 +171,11 @@ def tokens_issuer_trust() -> Response:
     if whose not in {"claim", "map", "one"}:
         form.errors["whose"] = "Say whose its tokens are."
     with form.blaming("mapped"):
-        issuers.said_of(issuer, "", mapped=_lines(form["mapped"]))
+        issuers.parse_issuer(issuer, "", mapped=_lines(form["mapped"]))
     if form.errors:
         return _show_issuer(form)
     with form.blaming("issuer", consumer="consumer" if whose == "one" else "mapped"):
-        trusted = issuers.said_of(
+        trusted = issuers.parse_issuer(
             issuer,
             form["audience"].strip(),
             jwks_url=form["jwks_url"].strip() if keys == "url" else None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Response
 
+from penstock.access import passwords, sessions
 from penstock.access import users as access
 from penstock.access.users import Role
 from penstock.console.context import console_context
@@ -29,7 +28,7 @@ def users_new() -> Response:
 def users_create() -> Response:
     """Make a user; a password that was made here is shown this once."""
     form = Form()
-    password = None if form["how"] == "provider" else access.make_password()
+    password = None if form["how"] == "provider" else passwords.generate_password()
     with form.blaming("name"):
         role = _role(form["role"])
         name = access.create_user(
@@ -51,12 +50,12 @@ def _role(text: str) -> Role:
     return Role(text)
 
 
-def _found(name: str) -> dict[str, Any]:
+def _found(name: str) -> access.ListedUser:
     rows = access.list_users(console_context().engine)
     for row in rows:
-        if row["name"] == name:
+        if row.name == name:
             return row
-    raise UnknownName("user", name, (str(row["name"]) for row in rows))
+    raise UnknownName("user", name, (row.name for row in rows))
 
 
 @page("/users/<name>", needs=Role.ADMIN)
@@ -72,7 +71,7 @@ def _one(name: str, form: Form) -> str:
         form=form,
         one=found,
         roles=list(Role),
-        sessions=access.list_sessions(console_context().engine, name),
+        sessions=sessions.list_sessions(console_context().engine, name),
     )
 
 
@@ -90,7 +89,7 @@ def users_role(name: str) -> Response:
 @page("/users/<name>/password", needs=Role.ADMIN, method="POST")
 def users_password(name: str) -> Response:
     """Give a user another password, which is shown this once, and end their sessions."""
-    password = access.make_password()
+    password = passwords.generate_password()
     access.set_password(
         console_context().engine,
         user().name,
@@ -121,7 +120,7 @@ def users_enable(name: str) -> Response:
 @page("/users/<name>/sessions/end", needs=Role.ADMIN, method="POST")
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
-    number = access.end_sessions(console_context().engine, user().name, name)
+    number = sessions.end_sessions(console_context().engine, user().name, name)
     return done(
         f"{number} session{'s have' if number != 1 else ' has'} ended.", "users_one", name=name
     )
@@ -130,5 +129,5 @@ def users_sessions_end(name: str) -> Response:
 @page("/users/<name>/sessions/<int:session_id>/end", needs=Role.ADMIN, method="POST")
 def users_session_end(name: str, session_id: int) -> Response:
     """End one session of a user."""
-    access.end_sessions(console_context().engine, user().name, name, session_id=session_id)
+    sessions.end_sessions(console_context().engine, user().name, name, session_id=session_id)
     return done("The session has ended.", "users_one", name=name)

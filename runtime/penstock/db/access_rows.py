@@ -61,6 +61,10 @@ class Changes:
     def __getitem__(self, kind: type[RowType]) -> list[RowType]:
         return cast("list[RowType]", self._rows[kind])
 
+    def has(self, *kinds: type[Row]) -> bool:
+        """Return whether rows of any of these types changed."""
+        return any(self._rows[kind] for kind in kinds)
+
 
 def changed_since(connection: sa.Connection, environment_id: int, since: int) -> Changes:
     """Return the access data of an environment that changed after a revision, without its keys.

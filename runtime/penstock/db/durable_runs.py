@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from penstock import clock
-from penstock.db.rows import Col, joined
 from penstock.db.run_tables import IS_UNFINISHED, DurableRunRow, RunDetailRow, RunRow
+from penstock.db.runs import RunStateRow
 
 LOCKED_NEAR_LIMIT = 200  # runs: no more are accepted at the same moment
 BACKLOG_LOCK = 0x70656E  # the namespace of our advisory locks on PostgreSQL
@@ -69,19 +69,6 @@ class Backlog(NamedTuple):
 
     number: int
     oldest: str
-
-
-class UnfinishedRunRow(RunRow):
-    """A durable run that has not ended."""
-
-    cancelled_by: Col[str | None] = joined(DurableRunRow.cancelled_by)
-    callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
-
-
-class _OpenRunRow(RunRow):
-    """A run whose end can be written."""
-
-    callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
 
 
 def count_waiting(connection: sa.Connection, environment_id: int, pipeline: str, limit: int) -> int:
@@ -199,12 +186,12 @@ def start(connection: sa.Connection, started: Sequence[tuple[str, datetime]]) ->
 def finish(connection: sa.Connection, ends: Sequence[End]) -> list[FinishedRun]:
     """Write how durable runs ended, each once; return those whose end was not known before."""
     query = (
-        _OpenRunRow.select()
+        RunStateRow.select()
         .join(DurableRunRow.table, DurableRunRow.run_id == RunRow.id)
         .where(RunRow.id.in_([end.run for end in ends]), _qualified_unfinished())
         .with_for_update(of=RunRow.table)
     )
-    rows = {row.id: row for row in _OpenRunRow.fetch(connection, query)}
+    rows = {row.id: row for row in RunStateRow.fetch(connection, query)}
     first = {end.run: end for end in reversed(ends)}
     fresh = [end for run, end in first.items() if run in rows]
     if not fresh:
@@ -303,10 +290,10 @@ def recover(connection: sa.Connection, run: str, number: int, steps: int, taken_
 
 def unfinished(
     connection: sa.Connection, environment_id: int, *, after: str | None, before: str, limit: int
-) -> list[UnfinishedRunRow]:
+) -> list[RunStateRow]:
     """Return durable runs that have not ended, oldest first, between two ids."""
     query = (
-        UnfinishedRunRow.select()
+        RunStateRow.select()
         .join(DurableRunRow.table, DurableRunRow.run_id == RunRow.id)
         .where(_qualified_unfinished(), RunRow.environment_id == environment_id, RunRow.id < before)
         .order_by(RunRow.id)
@@ -314,7 +301,7 @@ def unfinished(
     )
     if after is not None:
         query = query.where(RunRow.id > after)
-    return UnfinishedRunRow.fetch(connection, query)
+    return RunStateRow.fetch(connection, query)
 
 
 def count_unfinished(connection: sa.Connection) -> dict[int, int]:

@@ -29,18 +29,23 @@ RunValues = tuple[Any, ...]  # in the order of `COLUMNS`
 DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 
 
-class FullRunRow(RunRow):
+class RunStateRow(RunRow):
+    """A run with who cancelled it and where its callback goes; both None of other runs."""
+
+    cancelled_by: Col[str | None] = joined(DurableRunRow.cancelled_by)
+    callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
+
+
+class FullRunRow(RunStateRow):
     """A run with its details and, of a durable run, its state."""
 
     steps: Col[bytes | None] = joined(RunDetailRow.steps)
     bodies: Col[bytes | None] = joined(RunDetailRow.bodies)
     failure: Col[bytes | None] = joined(RunDetailRow.failure)
-    recoveries: Col[int | None] = joined(DurableRunRow.recoveries)
-    steps_seen: Col[int | None] = joined(DurableRunRow.steps_seen)
+    recoveries: Col[int] = joined(sa.func.coalesce(DurableRunRow.recoveries, 0))
+    steps_seen: Col[int] = joined(sa.func.coalesce(DurableRunRow.steps_seen, 0))
     taken_from: Col[str | None] = joined(DurableRunRow.taken_from)
     progress: Col[Any] = joined(DurableRunRow.progress)
-    cancelled_by: Col[str | None] = joined(DurableRunRow.cancelled_by)
-    callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
     callback_status: Col[str | None] = joined(DurableRunRow.callback_status)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 from penstock.contracts.pipeline import DEFAULT_PRIORITY, Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED, Status
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, Engine, writing
+from penstock.db.run_tables import DurableRunRow
 from penstock.durable.engine import RunStore, State
 from penstock.durable.runner import RunInput
 from penstock.errors import Refusal
@@ -95,12 +97,16 @@ class RunIntake:
         """Accept a run as part of a transaction."""
         pipeline = wanted.pipeline
         if (
-            stored.waiting(connection, self._environment_id, pipeline.id, pipeline.durable.backlog)
+            durable_runs.count_waiting(
+                connection, self._environment_id, pipeline.id, pipeline.durable.backlog
+            )
             >= pipeline.durable.backlog
         ):
             detail = "Too many runs of this pipeline wait already; try again later."
             raise Refusal(503, "pipeline-busy", detail, headers=[("Retry-After", "10")])
-        fresh = stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+        fresh = durable_runs.accept(
+            connection, self.new_run(wanted), callback_url=wanted.callback_url
+        )
         if fresh:
             self.run_store.enqueue(
                 connection,
@@ -115,23 +121,23 @@ class RunIntake:
     def accept_record(self, wanted: RunRequest) -> None:
         """Write the record of a run that the engine is told of in another way."""
         with writing(self.engine) as connection:
-            stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+            durable_runs.accept(connection, self.new_run(wanted), callback_url=wanted.callback_url)
 
-    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+    def finish_in(self, connection: Connection, ends: Sequence[durable_runs.End]) -> dict[str, str]:
         """Note how runs ended, as part of a transaction.
 
         Also queue the callbacks that consumers asked for. Return the statuses of runs whose end was
         not known.
         """
-        found = stored.finish(connection, self._as_told(connection, ends))
+        found = durable_runs.finish(connection, self._as_told(connection, ends))
         for row in found:
-            if row["callback_url"]:
-                self.call_back_in(
-                    connection, row["id"], row["callback_url"], row["consumer_id"], attempt=1
-                )
-        return {row["id"]: row["status"] for row in found}
+            if row.callback_url:
+                self.call_back_in(connection, row.id, row.callback_url, row.consumer_id, attempt=1)
+        return {row.id: row.status for row in found}
 
-    def _as_told(self, connection: Connection, ends: Sequence[stored.End]) -> list[stored.End]:
+    def _as_told(
+        self, connection: Connection, ends: Sequence[durable_runs.End]
+    ) -> list[durable_runs.End]:
         """Return ends as consumers were told them.
 
         A run that was cancelled, or whose time was up, in the middle of its work stays so.
@@ -144,9 +150,9 @@ class RunIntake:
         }
         return [self._cut(connection, end) if end.run in cut else end for end in ends]
 
-    def _cut(self, connection: Connection, end: stored.End) -> stored.End:
+    def _cut(self, connection: Connection, end: durable_runs.End) -> durable_runs.End:
         row = stored.find(connection, end.run)
-        if row is not None and row["cancelled_by"]:
+        if row is not None and row.cancelled_by:
             return replace(
                 end,
                 status=Status.CANCELLED.value,
@@ -197,7 +203,7 @@ class RunIntake:
         with writing(self.engine) as connection:
             ended = self._not_over(connection, run)
             for one in ended:
-                stored.set_durable(connection, one, cancelled_by=by[:255])
+                durable_runs.update(connection, one, {DurableRunRow.cancelled_by: by[:255]})
         if ended:
             self.run_store.cancel(ended)
         self.close_cancelled(ended)
@@ -209,7 +215,7 @@ class RunIntake:
             self.finish_in(
                 connection,
                 [
-                    stored.End(run, Status.CANCELLED.value)
+                    durable_runs.End(run, Status.CANCELLED.value)
                     for run, item in held.items()
                     if item.state is State.CANCELLED
                 ],
@@ -217,27 +223,23 @@ class RunIntake:
 
     def _not_over(self, connection: Connection, run: str) -> list[str]:
         found = stored.find(connection, run)
-        ended = (
-            [run]
-            if found is not None and found["durable"] and found["status"] in UNFINISHED
-            else []
-        )
+        ended = [run] if found is not None and found.durable and found.status in UNFINISHED else []
         for child in stored.children(connection, run):
-            ended += self._not_over(connection, child["id"])
+            ended += self._not_over(connection, child.id)
         return ended
 
-    def row(self, wanted: RunRequest) -> dict[str, object]:
+    def new_run(self, wanted: RunRequest) -> durable_runs.NewRun:
         """Return the record of a run that waits."""
         given = wanted.given
-        return {
-            "id": wanted.run,
-            "environment_id": self._environment_id,
-            "pipeline": wanted.pipeline.id,
-            "version": fit_column(wanted.pipeline.version, 64),
-            "route": fit_column(f"{given.method} {given.route}", 255),
-            "consumer_id": given.consumer_id,
-            "subject": fit_column(given.subject, 255),
-            "parent": wanted.parent,
-            "redelivers": wanted.redelivers,
-            "request_id": wanted.request_id,
-        }
+        return durable_runs.NewRun(
+            id=wanted.run,
+            environment_id=self._environment_id,
+            pipeline=wanted.pipeline.id,
+            version=fit_column(wanted.pipeline.version, 64) or "",
+            route=fit_column(f"{given.method} {given.route}", 255) or "",
+            consumer_id=given.consumer_id,
+            subject=fit_column(given.subject, 255),
+            parent=wanted.parent,
+            redelivers=wanted.redelivers,
+            request_id=wanted.request_id,
+        )

@@ -177,7 +177,7 @@ class IdempotencyStore:
                 if kept is None or not answered(status, None):
                     idempotency.release(self._engine, digest, claim)
                 else:
-                    idempotency.keep(
+                    idempotency.store(
                         self._engine, digest, claim, self._sealed(kept), clock.utc_now() + KEPT
                     )
             # It stays claimed until its lease ends: better a 409 than a second run.
@@ -197,7 +197,7 @@ class IdempotencyStore:
         digest = identity(whose)
         for _ in range(ATTEMPTS):
             now = clock.utc_now()
-            with suppress(idempotency.Taken), writing(self._engine) as connection:
+            with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
                 found = idempotency.find(connection, digest, now)
                 if found is not None:
                     return self._repeat(found["body"], found["reply"], request)

@@ -27,13 +27,13 @@ from contextlib import suppress
 from penstock.access.encryption import load_secret_box
 from penstock.access.snapshot import Snapshot
 from penstock.db.engine import DatabaseUnavailable, open_existing
+from penstock.db.history import MARK_BYTES, HistoryPoint
 from penstock.db.liveness import SILENCE, Silence
-from penstock.db.unit_of_work import MARK, Point
 from penstock.settings import Settings
 
 # Process id, revision with its mark, and when it was confirmed.
-CONFIRMATION = struct.Struct(f"qq{MARK}sd")
-NO_MARK = bytes(MARK)
+CONFIRMATION = struct.Struct(f"qq{MARK_BYTES}sd")
+NO_MARK = bytes(MARK_BYTES)
 AT_ONCE = 128 * CONFIRMATION.size  # bytes that are read at once
 # Since a worker had an answer, in which the arbiter may ask too; also how long it waits for a
 # server that is silent.
@@ -94,7 +94,7 @@ class InheritedView:
         gc.collect()
         gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
 
-    def confirm(self, point: Point, checked_at: float) -> None:
+    def confirm(self, point: HistoryPoint, checked_at: float) -> None:
         """Tell the arbiter, from a worker, that the database confirmed a view at a revision."""
         with suppress(OSError):  # the pipe is full: the next one tells it
             os.write(

@@ -220,8 +220,8 @@ class Dispatcher:
         environ = passage.environ
         status, headers, body = done
         services = self._host.services
-        if passage.marks and services is not None and not answered(status, refusal):
-            services.marks.give_back(passage.marks)
+        if passage.claims and services is not None and not answered(status, refusal):
+            services.replay_guard.release(passage.claims)
         self._record(passage, status, refusal, headers, body)
         if len(body) > MIN_COMPRESSED_BYTES and status != 206:  # noqa: PLR2004  a part of something has the coding of the whole
             body = compress_reply(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -554,12 +554,12 @@ class Dispatcher:
         if services is None:
             raise unavailable()
         whose = self._whose(passage, endpoint, caller)
-        mark = services.marks.claim(
+        claim = services.replay_guard.claim(
             kind, caller.consumer_id, once, identity(whose) if whose is not None else b""
         )
-        if mark is not None:
-            passage.marks += (mark,)
-        return mark is not None
+        if claim is not None:
+            passage.claims += (claim,)
+        return claim is not None
 
     def _whose(
         self, passage: Exchange, endpoint: Endpoint, caller: Caller
@@ -722,7 +722,7 @@ class Dispatcher:
         status, headers, body = _refused(refusal, passage.run)
         services = self._host.services
         if services is not None:
-            services.marks.give_back_soon(passage.marks)
+            services.replay_guard.release_later(passage.claims)
         self._record(passage, status, refusal, headers, body)
         self._finish(passage, headers, body)
         if self._log_failed:

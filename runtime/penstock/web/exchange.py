@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from penstock.access.marks import Mark
+from penstock.access.replay_guard import MessageClaim
 from penstock.contracts.call import Call
 from penstock.contracts.masks import masked
 from penstock.endpoints.compiler import Endpoint
@@ -26,17 +26,17 @@ class Exchange:
     `run` is its run's id, `request_id` what the caller calls it; `running` is there once its
     handler may begin.
 
-    `marks` are those of a call that counts once.
+    `claims` are those of the messages of a call that count once.
     """
 
     __slots__ = (
         "began",
         "call",
+        "claims",
         "consumer_id",
         "deadline",
         "endpoint",
         "environ",
-        "marks",
         "method",
         "place",
         "rates",
@@ -65,7 +65,7 @@ class Exchange:
         self.running: Inline | None = None
         # A `time.monotonic()` reading, once its pipeline is known to be served.
         self.deadline: float | None = None
-        self.marks: tuple[Mark, ...] = ()
+        self.claims: tuple[MessageClaim, ...] = ()
         self.rates: list[tuple[str, str]] = []
         self.recorded = False
         # What the caller was answered while the handler was still busy.
@@ -77,7 +77,7 @@ class Exchange:
 
         It may have the stored reply alone.
         """
-        return not all(mark.owned for mark in self.marks)
+        return not all(claim.owned for claim in self.claims)
 
     @property
     def seconds(self) -> float:

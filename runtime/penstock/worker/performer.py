@@ -13,7 +13,7 @@ import structlog
 from penstock import clock
 from penstock.contracts.call import Call
 from penstock.contracts.pipeline import Handler
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, RunExecutor, RunStore
 from penstock.durable.runner import DurableRunner, RunInput, check_size, outcome_of
 from penstock.durable.status import body_of, ending_of
@@ -67,7 +67,7 @@ class Performer:
         self,
         host: Host,
         bench: RunExecutor,
-        find: Callable[[str], Row | None],
+        find: Callable[[str], FullRunRow | None],
         confirm: Callable[[str, StopSignal, bool], None],
     ) -> None:
         """Take what finds a run's record.
@@ -158,7 +158,7 @@ class Performer:
         """
         now, came = clock.now(), millis_of(run) / 1000
         row = self._find(run)
-        known: datetime | None = row["started_at"] if row is not None else None
+        known: datetime | None = row.started_at if row is not None else None
         if known is not None:
             return max(came, min(now, known.timestamp()))
         if now - given.accepted_at < FRESH:

@@ -22,6 +22,7 @@ from penstock import (
     hookimpl,
     step,
 )
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
 from penstock.durable.engine import EngineRun, EngineStep, State
@@ -187,18 +188,21 @@ def test_the_end_of_a_run_that_was_cut_off_is_counted_from_its_beginning(place: 
         datetime.now(UTC) - timedelta(seconds=30),
     )
     with writing(place.engine) as connection:
-        stored.accept(
+        durable_runs.accept(
             connection,
+            durable_runs.NewRun(
+                id=run,
+                environment_id=1,
+                pipeline="v1/jobs",
+                version="1",
+                route="POST /",
+            ),
             callback_url=None,
-            id=run,
-            environment_id=1,
-            pipeline="v1/jobs",
-            version="1",
-            route="POST /",
         )
-        stored.start(connection, [(run, began)])
-        stored.finish(
-            connection, [stored.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))]
+        durable_runs.start(connection, [(run, began)])
+        durable_runs.finish(
+            connection,
+            [durable_runs.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))],
         )
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
@@ -214,16 +218,20 @@ def test_the_beginning_is_known_though_its_record_was_lost_with_the_worker(place
         datetime.now(UTC) - timedelta(seconds=30),
     )
     with writing(place.engine) as connection:
-        stored.accept(
+        durable_runs.accept(
             connection,
+            durable_runs.NewRun(
+                id=run,
+                environment_id=1,
+                pipeline="v1/jobs",
+                version="1",
+                route="POST /",
+            ),
             callback_url=None,
-            id=run,
-            environment_id=1,
-            pipeline="v1/jobs",
-            version="1",
-            route="POST /",
         )
-        stored.finish(connection, [stored.End(run, "succeeded", 200, micros=5, started_at=began)])
+        durable_runs.finish(
+            connection, [durable_runs.End(run, "succeeded", 200, micros=5, started_at=began)]
+        )
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
 
