@@ -19,15 +19,15 @@ DEMANDS = {
 }
 TABLE = {  # by (api_key, jwt)
     "api-key": {
-        (False, False): "refused",
+        (False, False): "blocked",
         (True, False): "loads",
-        (False, True): "refused",
+        (False, True): "blocked",
         (True, True): "loads",
     },
     "jwt-api-key": {
-        (False, False): "refused",
-        (True, False): "refused",
-        (False, True): "refused",
+        (False, False): "blocked",
+        (True, False): "blocked",
+        (False, True): "blocked",
         (True, True): "loads",
     },
     "any": {
@@ -63,7 +63,7 @@ def evaluated(policy: str, **candidate: bool) -> Verdict:
 
 def outcome(verdict: Verdict) -> str:
     if verdict.violations:
-        return "refused"
+        return "blocked"
     return "warns" if verdict.warnings else "loads"
 
 

@@ -59,17 +59,17 @@ class KeySets:
         if trusted.keys is not None:
             if trusted not in self._files:
                 self._files[trusted] = _read(trusted, {"keys": list(trusted.keys)}, KeySet())
-            return self._files[trusted].named(kid) or _unknown(self._files[trusted], kid)
+            return self._files[trusted].candidates(kid) or _unknown(self._files[trusted], kid)
         with self._lock:
             known = self._sets.setdefault((trusted.issuer, trusted.jwks_url), _Set())
         now = time.monotonic()
-        found = known.keys.named(kid) if now - known.fetched_at < OLDEST else ()
+        found = known.keys.candidates(kid) if now - known.fetched_at < OLDEST else ()
         if not found:
             self._begin(trusted, known)
             if known.fetching.acquire(timeout=PATIENCE):  # whoever fetches holds it
                 known.fetching.release()
             fresh = time.monotonic() - known.fetched_at < OLDEST
-            return (known.keys.named(kid) if fresh else ()) or _unknown(known.keys, kid)
+            return (known.keys.candidates(kid) if fresh else ()) or _unknown(known.keys, kid)
         if now - known.fetched_at >= REFRESH:
             self._begin(trusted, known)
         return found

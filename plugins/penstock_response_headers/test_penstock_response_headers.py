@@ -207,7 +207,7 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
         ("response_headers", {"X-A": ""}, "is no header's value"),
         ("response_headers", {"Content-Length": "5"}, "is set by the runtime"),
         ("response_headers", {"Set-Cookie": "a=b"}, "is set by the runtime"),
-        ("response_headers", {"Access-Control-Allow-Origin": "*"}, "by what CORS says"),
+        ("response_headers", {"Access-Control-Allow-Origin": "*"}, "or by CORS"),
         ("response_headers", {"X-A": {"value": "b", "overide": True}}, "X-A wants a text"),
         ("response_headers", {"X-A": 5}, "X-A wants a text"),
         ("response_headers", {"X-A": "b", "x-a": "c"}, "is named twice"),

@@ -1,35 +1,28 @@
 """Penstock: HTTP-triggered pipelines as plugins, behind each environment's external access policy.
 
-This is the plugin author's whole surface; whatever else the package holds may change without
-notice.
+Plugins may use the names of this module, and `penstock.testing` in their tests. All other modules
+may change without notice.
 """
 
 from penstock.contracts.access import (
-    AccessPolicy,
     AccessView,
     ApiKey,
-    Authenticator,
-    Candidate,
-    Command,
     Consumer,
     Credential,
-    Document,
     EnvironmentFacts,
-    Once,
     PluginSetup,
-    RequestHead,
     SigningKey,
-    TokenIssuer,
     TrustedIssuer,
-    Verdict,
-    Violation,
 )
+from penstock.contracts.authenticators import Authenticator, Once, RequestHead
 from penstock.contracts.call import Call, Caller, Reply, Token
 from penstock.contracts.cors import Cors
+from penstock.contracts.extensions import Command, Document, TokenIssuer
 from penstock.contracts.forms import Form, Header, Upload
 from penstock.contracts.jwks import KeySet, PublicKey, read_key_set
 from penstock.contracts.keys import make_api_key, parse_api_key
 from penstock.contracts.pipeline import Durable, Pipeline
+from penstock.contracts.policies import AccessPolicy, Candidate, Verdict, Violation
 from penstock.contracts.rates import Rate
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy
 from penstock.contracts.steps import Retry, Step, call_pipeline, gather, sleep, step

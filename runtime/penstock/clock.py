@@ -1,10 +1,11 @@
-"""The time that hosts share: the database's, where they share one.
+"""The clock that all hosts share: the database's, if they share one.
 
-What a host writes for another one to compare (when a run came, until when a claim or a pause holds,
-deadlines, ticks) is told by this clock, so hosts whose clocks differ end nothing early. It runs on
-the monotonic clock between two measurements: a host's clock that is set while it runs changes
-nothing. Until the first measurement, and on SQLite, it is the host's clock. The expiry of
-credentials is judged by the host's clock, as the issuers of outside tokens judge by theirs.
+Times that one host writes and another compares use this clock: arrival of runs, claims, pauses,
+deadlines, schedules. A host whose own clock is wrong therefore ends nothing early.
+
+Between two measurements the clock runs on the monotonic clock, so setting a host's clock changes
+nothing. Before the first measurement, and on SQLite, it is the host's own clock. The expiry of
+credentials uses the host's clock, as issuers of external tokens use theirs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-_offset: float | None = None  # what the monotonic clock lacks
+_offset: float | None = None  # seconds from the monotonic clock to the shared clock
 
 
 def now() -> float:
@@ -21,29 +22,28 @@ def now() -> float:
 
 
 def utc_now() -> datetime:
-    """Return the shared time."""
+    """Return the shared time as a datetime in UTC."""
     return datetime.fromtimestamp(now(), UTC)
 
 
 def seconds_ahead() -> float:
-    """Return the seconds that the shared time is ahead of this host's clock."""
+    """Return how many seconds the shared clock is ahead of this host's clock."""
     return 0.0 if _offset is None else now() - time.time()
 
 
 def reset() -> None:
-    """Go by the host's clock from now on."""
+    """Use the host's clock until the next measurement."""
     global _offset  # noqa: PLW0603  one clock a process
     _offset = None
 
 
-def record_measurement(asked: float, answer: float, answered: float) -> None:
-    """Take the database's time, read between two readings of the monotonic clock.
+def record_measurement(asked_at: float, database_time: float, answered_at: float) -> None:
+    """Adjust the shared clock to the database's time.
 
-    It is as exact as the way there and back was short.
-
-    What is known is corrected only as far as it contradicts that, so slow answers don't make the
-    shared time jump.
+    `asked_at` and `answered_at` are `time.monotonic()` readings before and after the query, so the
+    measurement is as exact as the query was short. The clock changes only as far as the measurement
+    contradicts it. Slow queries therefore do not make it jump.
     """
     global _offset  # noqa: PLW0603  one clock a process
-    least, most = answer - answered, answer - asked
-    _offset = (least + most) / 2 if _offset is None else min(max(_offset, least), most)
+    lower, upper = database_time - answered_at, database_time - asked_at
+    _offset = (lower + upper) / 2 if _offset is None else min(max(_offset, lower), upper)

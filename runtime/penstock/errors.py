@@ -1,4 +1,4 @@
-"""One error tree: what went wrong, for whom, and how to mend it."""
+"""All errors of Penstock: each text names the fault and, where there is one, the fix."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-from penstock.header_fields import PROBLEM, HeaderValue, header_fields
+from penstock.header_fields import PROBLEM_HEADERS, HeaderValue, header_fields
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429})  # statuses below 500 that ask to try again
+RETRYABLE_STATUSES = frozenset({408, 425, 429})  # client errors that a retry can solve
 
 
 class PenstockError(Exception):
-    """Base of everything we raise on purpose; its text is one line a person can act on."""
+    """Base of all errors of Penstock; its text is one line that tells people what to do."""
 
     exit_code = 1
 
 
 class Refusal(PenstockError):
-    """A call gets no further: the answer its caller receives, as RFC 9457 problem details.
+    """An HTTP problem that ends a call; the caller receives it as problem details (RFC 9457).
 
-    `code` is the problem's stable `type`, `status` its HTTP status. `headers` go out with it,
-    `extra` are further members of the document. Neither ever holds a credential. `counted` says
-    that it counts as a failed credential already.
+    `code` is the stable `type` of the problem and `status` its HTTP status. `headers` are response
+    headers, `extra` further members of the document; neither contains a credential. `counted` is
+    True if it was counted as a failed authentication already.
     """
 
     counted = False
@@ -46,33 +46,34 @@ class Refusal(PenstockError):
         self.extra = dict(extra or {})
 
     def document(self, run: str | None) -> dict[str, object]:
-        """Return the problem document (RFC 9457) that its caller receives."""
-        known: dict[str, object] = {
+        """Return the problem document (RFC 9457); `run` is the id of the run, if there is one."""
+        document: dict[str, object] = {
             **self.extra,
             "type": self.code,
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
         }
-        return known if run is None else known | {"run": run}
+        return document if run is None else document | {"run": run}
 
 
 class PipelineError(Refusal):
-    """Raised by a handler that refuses a call on purpose.
+    """Raise it in a handler to answer with an HTTP problem (RFC 9457).
+
+    Example: `raise PipelineError(404, "No such order", f"order {order_id} does not exist")`.
 
     Args:
-        status: The HTTP status, 400 to 599.
-        title: What kind of problem it is, the same for each occurrence.
-        detail: What went wrong this time, and how the caller can mend it.
-        type: The problem's stable type, a URI reference (RFC 9457 section 3.1.1).
-        headers: Response headers, for example ``{"Retry-After": 30}``; a list is sent as several
+        status: HTTP status, 400 to 599.
+        title: The kind of problem, the same for each occurrence. Default: the status's phrase.
+        detail: What is wrong in this call, and how the caller can fix it.
+        type: Stable type of the problem, a URI reference (RFC 9457 section 3.1.1).
+        headers: Response headers, for example ``{"Retry-After": 30}``. A list is sent as several
             headers of that name.
-        permanent: Whether trying again can't help; by default so below 500, but for 408, 425 and
-            429.
+        permanent: Whether a retry is useless. Default: True below 500, except 408, 425 and 429.
         **extra: Further members of the problem document.
 
     Raises:
-        ValueError: The status is not one of a refusal, or a header can't be sent.
+        ValueError: The status is no error status, or a header is invalid.
 
     """
 
@@ -92,36 +93,31 @@ class PipelineError(Refusal):
             raise ValueError(message)
         if title is None:
             title = (
-                HTTPStatus(status).phrase
-                if status in HTTPStatus.__members__.values()
-                else "Refused"
+                HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Error"
             )
         super().__init__(
             int(status),
             str(type),
             str(detail or title),
             title=str(title),
-            headers=header_fields(headers or (), PROBLEM),
+            headers=header_fields(headers or (), PROBLEM_HEADERS),
             extra=extra,
         )
         self.permanent = (
-            status < 500 and status not in RETRYABLE_STATUSES if permanent is None else permanent  # noqa: PLR2004  the server's faults
+            status < 500 and status not in RETRYABLE_STATUSES if permanent is None else permanent  # noqa: PLR2004  the first status of a server error
         )
 
 
 class ReplyError(PenstockError):
-    """Raised when the reply or the refusal of a handler can't be sent.
-
-    The text names the handler and the reason.
-    """
+    """The reply or the problem of a handler can't be sent; the text names handler and reason."""
 
 
 class PipelineCallError(PipelineError):
-    """Raised by `call_pipeline` where the other pipeline refused or failed.
+    """`call_pipeline` raises it if the other pipeline failed or returned a problem.
 
-    It has the other's `status`, `code`, `title`, `detail` and `extra`; `pipeline` is its id. A
-    handler that does not catch it has failed: its own caller gets 500, for that one sent nothing of
-    what the other refused. `raise error.passed_on()` gives the answer to the caller.
+    It has `status`, `code`, `title`, `detail` and `extra` of the other's problem; `pipeline` is the
+    other's id. If a handler does not catch it, its own run fails (500), since the caller did not
+    cause the problem. `raise error.passed_on()` returns the problem to the caller.
     """
 
     def __init__(self, pipeline: str, answer: Refusal) -> None:
@@ -138,7 +134,7 @@ class PipelineCallError(PipelineError):
         self.extra = dict(answer.extra)
 
     def passed_on(self) -> PipelineError:
-        """Return the other pipeline's answer as one of this pipeline's own, to be raised."""
+        """Return the other pipeline's problem as an error that this pipeline can raise."""
         error = PipelineError(
             self.status, self.title, self.detail, type=self.code, permanent=self.permanent
         )
@@ -147,10 +143,7 @@ class PipelineCallError(PipelineError):
 
 
 class CalledPipelineFailed(PenstockError):
-    """A handler did not catch what `call_pipeline` raised.
-
-    The text is what the other pipeline answered, for operators.
-    """
+    """A handler did not catch the error of `call_pipeline`; the text is for operators."""
 
 
 MAYBE_ACCEPTED = (
@@ -160,14 +153,14 @@ MAYBE_ACCEPTED = (
 
 
 class DeadlineExceeded(Refusal):
-    """The run's own time is up; no retry can help."""
+    """The run has reached its deadline."""
 
-    def __init__(self, detail: str = "The pipeline took longer than it may.") -> None:
+    def __init__(self, detail: str = "The pipeline exceeded its timeout.") -> None:
         super().__init__(504, "timed-out", detail)
 
 
 class HostStopping(Refusal):
-    """The process ends before the call does, or before all of the call has arrived."""
+    """The process stopped before the call ended, or before the whole request arrived."""
 
     def __init__(
         self,
@@ -179,72 +172,66 @@ class HostStopping(Refusal):
 
 
 class StepTimedOut(PenstockError):
-    """A step took longer than its `timeout`.
-
-    What it was doing goes on by itself, and counts for nothing.
-    """
+    """A step exceeded its `timeout`. Its thread keeps running; the result is discarded."""
 
 
 class StepFailed(PenstockError):
-    """A step that failed before a run was taken up again.
+    """A step failed before the run was recovered.
 
-    The text is what it raised then, of a type that can't be made again.
+    The text is that of the original exception, whose type can't be restored.
     """
 
 
 class CredentialRejected(PenstockError):
-    """An authenticator knows this kind of credential, and this one is no good.
+    """An authenticator raises it for an invalid credential of its kind.
 
-    The text is for the log, never for the caller: which of several reasons it was would help an
+    The text is for the log. The caller does not receive it, since the exact reason would help an
     attacker.
     """
 
 
 class TokenNotIssued(PenstockError):
-    """A token was asked for where none may be made; the text says what is missing."""
+    """A token can't be issued; the text says what is missing."""
 
 
 class NotStarted(PenstockError):
-    """A pipeline wanted to start another in a way that can't be; its developer has to mend it."""
+    """A pipeline called another one in a wrong way; its developer must fix the call."""
 
 
 class UsageError(PenstockError):
-    """A command was given something that does not exist or does not fit: a usage error."""
+    """An argument names nothing that exists, or is invalid."""
 
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """Nothing of that kind has that name; the nearest ones are suggested."""
+    """No object of that kind has that name; the text suggests the nearest one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, fix: str = "") -> None:
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    def __init__(self, kind: str, name: str, names: Iterable[str] = (), *, fix: str = "") -> None:
+        near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else (f"; {fix}" if fix else "")
         super().__init__(f"no {kind} is named {name!r}{hint}")
         self.kind = kind
 
 
 class AlreadyExists(PenstockError):
-    """Something of that kind has that name already."""
+    """Another object of that kind has that name."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"{kind} {name!r} exists already")
 
 
 class CannotStart(PenstockError):
-    """The process must not serve: the text says why and what to do."""
+    """The process can't start; the text names the reason and the fix."""
 
     exit_code = 3
 
 
 class StartDelayed(CannotStart):
-    """The process can't serve now, and nobody has to change anything for it to start later.
-
-    The exit code is EX_TEMPFAIL of sysexits.h.
-    """
+    """The process can't start now, but can later without a change. Exit code: EX_TEMPFAIL."""
 
     exit_code = 75
 
 
 class BadSetting(CannotStart):
-    """A setting can't be understood, is missing, or is not one of ours."""
+    """A setting is invalid, missing or unknown."""

@@ -1,23 +1,20 @@
-"""How many forks this process came out of.
-
-Whoever starts threads looks at it at each call, and `os.getpid` is a system call.
-"""
+"""Detect forks without a system call: `os.getpid` is one, and calls check for a fork each time."""
 
 from __future__ import annotations
 
 import os
 
-_number = 0
+_generation = 0
 
 
-def _forked() -> None:
-    global _number  # noqa: PLW0603  one process has one number
-    _number += 1
+def _count_fork() -> None:
+    global _generation  # noqa: PLW0603  one number a process
+    _generation += 1
 
 
 def generation() -> int:
-    """Return a number that no process has in common with the one that it was forked from."""
-    return _number
+    """Return the number of forks from the first process to this one."""
+    return _generation
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_count_fork)

@@ -1,9 +1,7 @@
-"""Validate header fields of responses (RFC 9110 section 5).
+"""Validate header fields of responses (RFC 9110 section 5), and encode file names in them.
 
-This module also encodes file names in them (RFC 6266, RFC 8187).
-
-Every header that plugin code sets passes `header_fields` before its run is recorded. Without that
-the server would reject the header only after the run has succeeded, and answer as if the request
+Every header that plugin code sets passes `header_fields` before its run is recorded. Without this
+check the server would reject the header after the run has succeeded, and answer as if the request
 were at fault.
 """
 
@@ -20,7 +18,7 @@ NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # The server sets these itself; gunicorn drops most of them silently.
-SERVER = frozenset(
+SERVER_HEADERS = frozenset(
     {
         "connection", "content-length", "date", "keep-alive", "proxy-authenticate",
         "proxy-authorization", "proxy-connection", "server", "te",
@@ -28,7 +26,7 @@ SERVER = frozenset(
     }
 )  # fmt: skip
 # The runtime writes the body of a problem, so it alone describes its bytes.
-PROBLEM = SERVER | {
+PROBLEM_HEADERS = SERVER_HEADERS | {
     "content-digest",
     "content-encoding",
     "content-md5",
@@ -37,14 +35,14 @@ PROBLEM = SERVER | {
     "digest",
     "repr-digest",
 }
-ONCE = frozenset(
+SINGLE_HEADERS = frozenset(
     {
         "age", "content-disposition", "content-location", "content-range", "content-type", "etag",
         "expires", "last-modified", "location",
         "retry-after",
     }
 )  # fmt: skip
-KNOWN_NAMES = 500  # names that are remembered as valid
+MAX_CACHED_NAMES = 500  # valid names whose lower case is cached
 NOT_IN_FILE_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u2028\u2029\ud800-\udfff]")
 NOT_IN_FALLBACK = re.compile(r"[^\x20-\x7e]|[\"%]")
 PLAIN_FILE_NAME = re.compile(r"[\x20-\x24\x26-\x7e]+")  # without %, which some clients decode
@@ -52,12 +50,12 @@ PLAIN_FILE_NAME = re.compile(r"[\x20-\x24\x26-\x7e]+")  # without %, which some 
 HeaderValue = str | float | Sequence[str | float]
 Fields = tuple[tuple[str, str], ...]
 
-_known: dict[str, str] = {}
+_lower_names: dict[str, str] = {}
 
 
 def header_fields(
     headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]],
-    reserved: frozenset[str] = SERVER,
+    reserved: frozenset[str] = SERVER_HEADERS,
 ) -> Fields:
     """Return headers as name and value of each field line.
 
@@ -81,28 +79,28 @@ def header_fields(
     fields: list[tuple[str, str]] = []
     lowers: list[str] = []
     for name, value in pairs:
-        lower = (_known.get(name) if type(name) is str else None) or _name(name)
+        lower = (_lower_names.get(name) if type(name) is str else None) or _name(name)
         if lower in reserved:
             raise ValueError(f"the header {name} can't be set: the server does")
-        for item in value if isinstance(value, list | tuple) else (value,):
-            fields.append((name if type(name) is str else str.__str__(name), _text(name, item)))
+        for part in value if isinstance(value, list | tuple) else (value,):
+            fields.append((name if type(name) is str else str.__str__(name), _text(name, part)))
             lowers.append(lower)
     if len(lowers) > 1 and len(set(lowers)) < len(lowers):
-        for lower in sorted(ONCE & set(lowers)):
+        for lower in sorted(SINGLE_HEADERS & set(lowers)):
             if lowers.count(lower) > 1:
                 raise ValueError(f"the header {lower} can be sent once")
     return tuple(fields)
 
 
 def _name(name: Any) -> str:  # noqa: ANN401  plugin code may give anything
-    """Return a name in lower case."""
+    """Return a valid name in lower case. Raises ValueError."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(
             "a header's name is a token (RFC 9110 section 5.1): letters, digits and dashes"
         )
     lower = name.lower()
-    if len(_known) < KNOWN_NAMES:
-        _known[str(name)] = lower
+    if len(_lower_names) < MAX_CACHED_NAMES:
+        _lower_names[str(name)] = lower
     return lower
 
 
@@ -138,10 +136,15 @@ def _as_text(name: str, value: Any) -> str:  # noqa: ANN401  as above
 def attachment(filename: str, *, inline: bool = False) -> str:
     """Return the value of a `Content-Disposition` header that saves a reply under a file name.
 
-    For example `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`. The name may
-    hold any characters. One that is not ASCII is sent as `filename*` (RFC 8187), with an ASCII
-    fallback for old clients. Slashes and control characters become `_`. With `inline` the browser
-    shows the reply and offers the name when the user saves it.
+    Example: `Reply(200, {"Content-Disposition": attachment("Łódź.pdf")}, pdf)`.
+
+    A name outside of ASCII is sent as `filename*` (RFC 8187), with an ASCII fallback for old
+    clients (RFC 6266). Slashes and control characters become `_`.
+
+    Args:
+        filename: The file name; any characters.
+        inline: True: the browser shows the reply, and offers the name if the user saves it.
+
     """
     kind = "inline" if inline else "attachment"
     name = NOT_IN_FILE_NAMES.sub("_", filename).strip()
@@ -154,6 +157,6 @@ def attachment(filename: str, *, inline: bool = False) -> str:
         for character in unicodedata.normalize("NFKD", name)
         if not unicodedata.combining(character)
     )
-    # A compatibility form may hold them.
+    # Normalisation can produce a slash.
     fallback = NOT_IN_FALLBACK.sub("_", plain).replace("/", "_").replace("\\", "_")
     return f"{kind}; filename=\"{fallback}\"; filename*=UTF-8''{quote(name, safe='')}"

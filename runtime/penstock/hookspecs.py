@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from penstock.contracts.access import (
-        AccessPolicy,
-        AccessView,
-        Authenticator,
-        Command,
-        Document,
-        PluginSetup,
-        TokenIssuer,
-    )
+    from penstock.contracts.access import AccessView, PluginSetup
+    from penstock.contracts.authenticators import Authenticator
     from penstock.contracts.call import Call
+    from penstock.contracts.extensions import Command, Document, TokenIssuer
     from penstock.contracts.pipeline import Pipeline
+    from penstock.contracts.policies import AccessPolicy
     from penstock.contracts.responses import ResponsePolicy
 
 PROJECT = "penstock"

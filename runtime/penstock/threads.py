@@ -1,17 +1,17 @@
-"""Threads that a process depends on: none of them dies or hangs unseen.
+"""Threads that a process depends on. An exception does not end them, and a hang is visible.
 
-**Why.** An exception that nobody catches ends a thread and leaves the process as it is: `/-/health`
-says "alive", and the view of access grows old. Threads of the runtime are therefore started here.
-An exception that escapes is logged with its cause, and the same thread calls its work again after a
-pause: no new thread has to be started, which may be what failed.
+**Why.** An uncaught exception ends a thread and leaves its process alive: `/-/health` still answers
+"alive", while the view of access becomes stale. Threads of the runtime are therefore started here.
+An exception is logged, and the same thread calls its work again after a pause. No new thread is
+started, because that may be what failed.
 
-**Heartbeats.** Work calls `heartbeat` once a round; a thread that has not done so within its limit
-counts as stuck. A wait within a round must be shorter than the limit. Waiting for the database has
-time limits of its own (`db/silence.py`), so an outage makes no thread stuck. Threads without a
-limit, such as those that run handlers, may take as long as they like. Stuck essential threads fail
-`/-/health`.
+**Heartbeats.** Work calls `heartbeat` in each round. A thread without a heartbeat for longer than
+its limit is *stuck*; an essential stuck thread fails `/-/health`. Waits within a round must be
+shorter than the limit. Queries have time limits of their own (db/liveness.py), so an outage of the
+database makes no thread stuck. A thread without a limit, such as one that calls handlers, may take
+as long as it needs.
 
-**Forks.** Threads do not survive a fork, so a child begins with an empty list.
+**Forks.** Threads do not survive a fork, so a child process starts with an empty list.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from contextlib import suppress
 
 import structlog
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before work that failed is called again
-STEADY_S = 60.0  # after which a failure is no sign of the one before
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # before work that failed is called again
+STEADY_S = 60.0  # work that ran longer is called again after the first pause
 
 _running: list[MonitoredThread] = []
 _lock = threading.Lock()
 
 
 class MonitoredThread:
-    """A thread that was started here. `join` and `is_alive` are those of `threading.Thread`."""
+    """A thread that `start` created. `join` and `is_alive` are those of `threading.Thread`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class MonitoredThread:
         self.essential = essential
         self.failures = 0
         self._work = work
-        self._beaten_at = time.monotonic()
+        self._heartbeat_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.join = self._thread.join
         self.is_alive = self._thread.is_alive
@@ -60,7 +60,7 @@ class MonitoredThread:
     @property
     def age(self) -> float:
         """Seconds since the last heartbeat."""
-        return time.monotonic() - self._beaten_at
+        return time.monotonic() - self._heartbeat_at
 
     @property
     def stuck(self) -> bool:
@@ -68,8 +68,8 @@ class MonitoredThread:
         return self.limit is not None and self.age > self.limit
 
     def heartbeat(self) -> None:
-        """Note that a round was completed."""
-        self._beaten_at = time.monotonic()
+        """Record that the work completed a round."""
+        self._heartbeat_at = time.monotonic()
 
     def start(self) -> None:
         """Start the thread."""
@@ -84,25 +84,25 @@ class MonitoredThread:
             try:
                 self._work(self)
                 break
-            except BaseException as error:  # noqa: BLE001  whatever it is, the work must go on
+            except BaseException as error:  # noqa: BLE001  the work must continue after any exception
                 self.failures += 1
                 if time.monotonic() - began_at >= STEADY_S:
                     pause = FIRST_PAUSE_S
-                # A log that can't be written to must not end it either.
+                # A failure of the log must not end the thread either.
                 with suppress(BaseException):
                     self._log(error, pause)
             time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_S)
+            pause = min(pause * 2, MAX_PAUSE_S)
         with _lock, suppress(ValueError):  # a fork has emptied the list
             _running.remove(self)
 
     def _log(self, error: BaseException, pause: float) -> None:
         log = structlog.get_logger("penstock")
         log.error(
-            "a thread failed and is started again",
+            "a thread failed and restarts",
             thread=self.name,
             error=type(error).__name__,
-            again_in=pause,
+            retry_in=pause,
             exc_info=error,
         )
 
@@ -114,10 +114,9 @@ def start(
     limit: float | None,
     essential: bool = True,
 ) -> MonitoredThread:
-    """Start a thread that calls `work`, again and again until it returns.
+    """Start a thread that calls `work` again until it returns without an exception.
 
-    `limit` is the number of seconds between two heartbeats after which the thread counts as stuck,
-    None where there is no such number.
+    `limit` is the number of seconds without a heartbeat after which the thread is stuck, or None.
     """
     thread = MonitoredThread(name, work, limit=limit, essential=essential)
     thread.start()
@@ -125,7 +124,7 @@ def start(
 
 
 def running() -> list[MonitoredThread]:
-    """Return the threads of this process that were started here and have not ended, by name."""
+    """Return the running threads that this process started here, sorted by name."""
     with _lock:
         return sorted(_running, key=lambda thread: thread.name)
 
@@ -135,10 +134,10 @@ def stuck() -> list[MonitoredThread]:
     return [thread for thread in running() if thread.essential and thread.stuck]
 
 
-def _forget() -> None:
-    global _lock  # noqa: PLW0603  the parent's may be held by a thread that is not here
+def _reset() -> None:
+    global _lock  # noqa: PLW0603  a thread of the parent, absent in the child, may hold the lock
     _lock = threading.Lock()
     _running.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset)

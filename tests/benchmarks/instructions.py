@@ -62,7 +62,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     from gunicorn.config import Config
     from support.place import Place
 
-    from penstock.contracts.access import RequestHead
+    from penstock.contracts.authenticators import RequestHead
     from penstock.host import upkeep
     from penstock.host.host import Host
     from penstock.runs import recorder

@@ -132,7 +132,7 @@ def test_an_export_has_every_event_of_its_filters_and_no_formula(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
     sheet = vic.get("/audit/export", format="csv", actor="+bot")
     lines = vic.get("/audit/export", format="jsonl", actor="+bot")
@@ -163,7 +163,7 @@ def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.M
         read.append(limit)
         return ask(engine, limit=limit, **more)  # type: ignore[arg-type]  # the filters of a page
 
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     monkeypatch.setattr(audit, "events", counted)
     parts: Iterator[bytes] = iter(
         vic.get("/audit/export", format="jsonl", actor="bot").iter_encoded()

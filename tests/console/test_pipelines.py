@@ -146,12 +146,12 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
         "api_key",
         "served any",
         "5",
-        "refused jwt-api-key set jwt=True on its HttpTrigger",
+        "blocked jwt-api-key set jwt=True on its HttpTrigger",
         "0",
     ]
     assert shown["v2/inner"][1] == "served api-key, internal"
     assert shown["v2/hook"][0] == "github_signature"
-    assert shown["v1/empty"][1].startswith("refused any put one on a route")
+    assert shown["v1/empty"][1].startswith("blocked any put one on a route")
 
 
 def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
@@ -174,7 +174,7 @@ def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
         "v2/free",
         "v2/hook",
     ]
-    assert list(table(vic.text("/pipelines", state="refused"))) == [
+    assert list(table(vic.text("/pipelines", state="blocked"))) == [
         "v1/empty",
         "v2/free",
         "v2/hook",

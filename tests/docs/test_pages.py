@@ -27,7 +27,7 @@ from penstock.cli.reference.log_events import events
 from penstock.settings import SECRET, SETTINGS
 
 SETTING_NAMES = {row.name for row in SETTINGS} | {f"{name}_FILE" for name in SECRET}
-METRICS = {row.name for row in metrics.TABLE}
+METRICS = {row.name for row in metrics.METRICS}
 PLUGINS = {path.name for path in (ROOT / "plugins").glob("penstock_*")}
 DATABASE_ROLES = {"penstock_a", "penstock_b"}
 SOURCE = "".join(

@@ -248,16 +248,16 @@ def test_the_status_says_what_is_wrong_and_to_the_internal_listener_alone(
 
 def exposed() -> set[str]:
     """Return the names of samples that the table of metrics allows."""
-    names = {row.name for row in metrics.TABLE}
+    names = {row.name for row in metrics.METRICS}
     return (
         names
         | {
             f"{row.name}_{part}"
-            for row in metrics.TABLE
+            for row in metrics.METRICS
             if row.kind == "histogram"
             for part in ("bucket", "sum", "count")
         }
-        | {f"{row.name.removesuffix('_total')}_created" for row in metrics.TABLE}
+        | {f"{row.name.removesuffix('_total')}_created" for row in metrics.METRICS}
     )
 
 

@@ -1,4 +1,4 @@
-"""Threads that a process depends on: an exception ends none of them, and one that hangs is seen."""
+"""Threads of the runtime: an exception does not end them, and a hanging thread is detected."""
 
 from __future__ import annotations
 
@@ -13,34 +13,31 @@ from structlog.testing import capture_logs
 from support.place import ROOT
 
 from penstock import threads
-from penstock.access.snapshot import Snapshot
-from penstock.db.history import HistoryPoint
-from penstock.server.inherited import InheritedView
-from penstock.settings import Settings
 
-ONE_SHOT = {  # they do one thing and end; whoever waits for it is told, or does it again
+# Modules that start a thread for one task. Its caller gets the exception, or repeats the task.
+ONE_SHOT = {
     "plugins/guard.py",
     "threads.py",
     "runs/timeouts.py",
     "runs/recent_callers.py",
-    "server/supervisor.py",  # a reload: its exceptions are logged by the hook for threads
+    "server/supervisor.py",  # a reload: the hook for threads logs its exceptions
 }
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(threads, "FIRST_PAUSE_S", 0.01)
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
 
 
-def until(says: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> None:
     for _ in range(500):
-        if says():
+        if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not come")
+    raise AssertionError("the condition did not become true")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +62,7 @@ def test_work_that_fails_is_logged_with_its_cause_and_called_again(error: BaseEx
     assert [(line["thread"], line["exc_info"]) for line in lines] == [("penstock-fails", error)] * 2
 
 
-def test_one_that_hangs_is_stuck_until_it_goes_on() -> None:
+def test_a_hanging_thread_is_stuck_until_its_next_heartbeat() -> None:
     release, end = threading.Event(), threading.Event()
 
     def work(thread: threads.MonitoredThread) -> None:
@@ -86,7 +83,7 @@ def test_one_that_hangs_is_stuck_until_it_goes_on() -> None:
         end.set()
 
 
-def test_every_thread_that_goes_on_is_one_of_these() -> None:
+def test_only_threads_for_one_task_are_started_without_monitoring() -> None:
     package = ROOT / "runtime" / "penstock"
     starting = {
         str(path.relative_to(package))
@@ -95,61 +92,3 @@ def test_every_thread_that_goes_on_is_one_of_these() -> None:
     }
 
     assert starting == ONE_SHOT
-
-
-MARK = b"m" * 16
-
-
-class TestInheritedView:
-    """What a worker is forked with."""
-
-    @pytest.fixture
-    def view(self) -> InheritedView:
-        view = InheritedView(
-            Settings(max_staleness=60, database_url="sqlite:////nowhere/at/all.db")
-        )
-        view.access = Snapshot("test", None)  # type: ignore[arg-type]  # nothing is decrypted
-        view.access._point = HistoryPoint(5, MARK)  # noqa: SLF001  it is read from a database otherwise
-        view.access.checked_at = time.monotonic() - 300
-        return view
-
-    def test_it_is_as_fresh_as_the_workers_while_nothing_changed(self, view: InheritedView) -> None:
-        view.confirm(HistoryPoint(5, MARK), time.monotonic() - 3)
-        view.keep_up()
-        access = view.inherit()
-
-        assert access is not None
-        assert (view.contradicted, access.age() < 60) == (False, True)
-
-    def test_without_a_word_of_them_it_is_as_old_as_it_is(self, view: InheritedView) -> None:
-        view.keep_up()
-        access = view.inherit()
-
-        assert access is not None
-        assert access.age() > 250
-
-    @pytest.mark.parametrize(
-        "point",
-        [
-            HistoryPoint(4, MARK),
-            HistoryPoint(6, MARK),
-            HistoryPoint(5, bytes(16)),
-            HistoryPoint(5, None),
-        ],
-        ids=["the database was put back", "something was revoked", "another history", "no history"],
-    )
-    def test_it_is_no_view_to_start_with_where_a_worker_knew_another(
-        self, view: InheritedView, point: HistoryPoint
-    ) -> None:
-        view.confirm(point, time.monotonic() - 3)
-        view.keep_up()
-        access = view.inherit()
-
-        assert access is not None
-        assert (view.contradicted, access.age() > 250) == (True, True)
-
-    def test_what_was_told_too_long_ago_counts_no_more(self, view: InheritedView) -> None:
-        view.confirm(HistoryPoint(6, MARK), time.monotonic() - 61)
-        view.keep_up()
-
-        assert not view.contradicted

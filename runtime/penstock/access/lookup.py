@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import sqlalchemy as sa
+from typing import TypeVar
 
 from penstock.db.consumer_settings import list_settings
 from penstock.db.engine import Engine, reading
+from penstock.db.rows import AnyColumn
 from penstock.db.tables import (
     ConsumerRow,
     ConsumerScopedRow,
@@ -77,7 +76,7 @@ def in_environment(
 def list_named_settings(
     engine: Engine,
     kind: type[Setting],
-    order_by: sa.Column[Any],
+    order_by: AnyColumn,
     environment: str | None,
     consumer: str | None,
     *,

@@ -22,7 +22,7 @@ from hashlib import sha256
 import structlog
 
 from penstock import clock
-from penstock.contracts.access import Once
+from penstock.contracts.authenticators import Once
 from penstock.db import idempotency
 from penstock.db.engine import DatabaseUnavailable, Engine
 

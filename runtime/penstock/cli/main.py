@@ -11,9 +11,28 @@ import click
 import structlog
 
 from penstock import logs
-from penstock.cli import access, consumers, deploy, runs, secret_keys, users, variables
+from penstock.cli import (
+    audit,
+    callbacks,
+    check,
+    consumers,
+    credentials,
+    database,
+    environments,
+    limits,
+    pipelines,
+    runs,
+    schedules,
+    secret_keys,
+    sensitive_fields,
+    serve,
+    settings,
+    tokens,
+    users,
+    variables,
+)
 from penstock.cli.base import Context, login_name
-from penstock.contracts.access import Command
+from penstock.contracts.extensions import Command
 from penstock.errors import CannotStart, PenstockError, UnknownName
 from penstock.plugins.guard import described
 from penstock.settings import Settings
@@ -91,15 +110,31 @@ def penstock(context: click.Context, actor: str | None) -> None:
     context.obj = Context(actor or login_name())
 
 
-STEERING = (
-    *access.COMMANDS,
+# Commands that manage access and runs through the database; the test kit runs them too.
+MANAGEMENT = (
+    *environments.COMMANDS,
+    *pipelines.COMMANDS,
     *consumers.COMMANDS,
+    *credentials.COMMANDS,
+    *limits.COMMANDS,
+    *tokens.COMMANDS,
     *variables.COMMANDS,
     *runs.COMMANDS,
+    *schedules.COMMANDS,
+    *sensitive_fields.COMMANDS,
+    *callbacks.COMMANDS,
     *users.COMMANDS,
 )
+DEPLOYMENT = (
+    *serve.COMMANDS,
+    *check.COMMANDS,
+    *database.COMMANDS,
+    *settings.COMMANDS,
+    *secret_keys.COMMANDS,
+    *audit.COMMANDS,
+)
 
-for command in (*deploy.COMMANDS, *secret_keys.COMMANDS, *STEERING):
+for command in (*DEPLOYMENT, *MANAGEMENT):
     penstock.add_command(command)
 
 

@@ -15,7 +15,7 @@ from penstock.access.signing_keys import revoke_tokens
 from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.pages import Form, done, page, render, show_form, user
-from penstock.gate.exposure import SERVED
+from penstock.gate.compliance import SERVED_STATES
 
 PAGE = 50
 ENDED = 20  # keys that have ended, shown
@@ -229,7 +229,9 @@ def _matrix(name: str, form: Form) -> Response:
     found = access.show_consumer(here.engine, name)
     environments = _environments()
     served = {
-        environment: {identifier for identifier, _, _ in here.view(environment).of_state(*SERVED)}
+        environment: {
+            identifier for identifier, _, _ in here.view(environment).of_state(*SERVED_STATES)
+        }
         for environment in environments
     }
     held = {

@@ -11,8 +11,7 @@ from penstock.console.context import console_context
 from penstock.console.pages import environment, page, render
 from penstock.db.engine import reading
 from penstock.db.processes import alive
-from penstock.gate.compliance import State
-from penstock.gate.exposure import SERVED
+from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
@@ -47,8 +46,8 @@ def overview() -> str:
         spans=list(SPANS),
         facts=facts,
         seen=_seen(name, chosen),
-        served=view.of_state(*SERVED),
-        refused=view.of_state(State.REFUSED, State.NON_CONFORMANT),
+        served=view.of_state(*SERVED_STATES),
+        refused=view.of_state(State.BLOCKED, State.NON_CONFORMANT),
         disabled=view.of_state(State.DISABLED),
         warnings=[(id_, item) for id_, item in view.evaluated.items() if item.warnings],
         problems=here.host.catalog.problems,

@@ -24,7 +24,7 @@ from penstock.errors import UnknownName
 from penstock.execution.operating import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
-from penstock.gate.exposure import SERVED, described, exposures
+from penstock.gate.exposure import described, exposures
 from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
@@ -33,7 +33,7 @@ CONSUMERS = 30
 RUNS = 10
 SORTS = ("name", "calls", "state")
 # What needs a hand comes first.
-ORDER = (State.REFUSED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
+ORDER = (State.BLOCKED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
 
 
 def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -204,9 +204,7 @@ def _served(view: View, identifier: str) -> tuple[Evaluation | None, bool]:
         for side in (view.evaluated, view.evaluated_internal)
         if identifier in side
     ]
-    return next(
-        ((item, internal) for item, internal in sides if item.state in SERVED), (None, False)
-    )
+    return next(((item, internal) for item, internal in sides if item.served), (None, False))
 
 
 @page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)

@@ -15,7 +15,7 @@ from penstock.access import callbacks, environments, sensitive_fields, variables
 from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.pages import Form, done, environment, page, render, show_form, user
-from penstock.contracts.masks import ALWAYS
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
 from penstock.errors import UsageError
 
 PER_PAGE = 50
@@ -40,7 +40,7 @@ def _show(form: Form) -> Response:
         variables=variables.list_variables(here.engine, name),
         secrets=variables.list_secrets(here.engine, name),
         fields=sensitive_fields.list_fields(here.engine, name),
-        always=sorted(ALWAYS),
+        always=sorted(DEFAULT_SENSITIVE_NAMES),
         targets=targets[:PER_PAGE],
         last=targets[PER_PAGE - 1]["id"] if len(targets) > PER_PAGE else None,
         later=number is not None,

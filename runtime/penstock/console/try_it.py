@@ -11,7 +11,8 @@ from urllib.parse import quote, urlsplit
 from flask import request
 
 from penstock.console.context import View, console_context
-from penstock.endpoints.compiler import PARAMETER, Endpoint
+from penstock.endpoints.endpoint import Endpoint
+from penstock.endpoints.route_problems import PARAMETER
 from penstock.gate.compliance import Evaluation
 from penstock.gate.descriptions import curl_line
 from penstock.host.compilation import LoadedPipeline

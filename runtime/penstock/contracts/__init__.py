@@ -1,4 +1,1 @@
-"""The frozen values that cross the line between the runtime and its plugins.
-
-No framework in them.
-"""
+"""Values and interfaces that the runtime and plugins share. No web framework is imported here."""

@@ -1,4 +1,4 @@
-"""What a handler gets and what it gives back."""
+"""The call that a handler receives, and the reply that it returns."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as far as the credentials proved it; every field is empty for an anonymous caller.
+    """The caller that the credentials proved; all fields are empty for an anonymous caller.
 
-    `consumer` is the consumer's name, `subject` the token's `sub` (RFC 7519), `scopes` its granted
-    scopes and `claims` the whole verified claims set.
+    `consumer` is the consumer's name. `subject` is the token's `sub` (RFC 7519), `scopes` its
+    scopes and `claims` all its verified claims.
     """
 
     consumer: str | None = None
@@ -38,17 +38,23 @@ class Caller:
 
 
 ANONYMOUS = Caller()
-EXACT = 2**53  # whole numbers below this are the same in any JSON reader
-NOTHING: Mapping[str, str] = MappingProxyType({})
+MAX_EXACT_INTEGER = 2**53  # larger integers lose digits in some JSON readers
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response in full: status, headers and a body of any kind a handler may return.
+    """A complete response.
 
-    A header's value is text, a number or a list, which is sent as several headers: `{"Set-Cookie":
-    ["a=1", "b=2"]}`. Use `attachment` for the file name of a `Content-Disposition`. A header that
-    HTTP can't carry fails the run (500).
+    Example: `Reply(201, {"Location": f"/v1/orders/{order.id}"}, order)`.
+
+    Args:
+        status: HTTP status. Default 200.
+        headers: Response headers. A value is a text, a number, or a list, which is sent as several
+            headers: `{"Set-Cookie": ["a=1", "b=2"]}`. Use `attachment` for the file name of a
+            `Content-Disposition`. An invalid header fails the run (500).
+        body: Any value that a handler may return. Default None.
+
     """
 
     status: int = 200
@@ -58,9 +64,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that a login flow made.
+    """A token of a login flow.
 
-    Return it as it is (RFC 6749 section 5.1), or send it as a response header.
+    Return it from the handler (RFC 6749 section 5.1), or send it as a response header.
+    `expires_in` is in seconds.
     """
 
     access_token: str = field(repr=False)
@@ -69,12 +76,12 @@ class Token:
     token_type: str = "Bearer"  # noqa: S105  the scheme's name, no secret
 
     def header(self) -> dict[str, str]:
-        """Return the token as an `Authorization` response header."""
+        """Return the response header `Authorization` with the token."""
         return {"Authorization": f"{self.token_type} {self.access_token}"}
 
 
 class Issue(Protocol):
-    """Make a token for the consumer who calls; see `Call.issue_token`."""
+    """The type of the function behind `Call.issue_token`."""
 
     def __call__(
         self,
@@ -84,11 +91,11 @@ class Issue(Protocol):
         lifetime: float | None,
         claims: Mapping[str, object],
     ) -> Token:
-        """Return the signed token or raise TokenNotIssued."""
+        """Return the signed token. Raises TokenNotIssued."""
 
 
 class Headers(Mapping[str, str]):
-    """Request headers by name, in any case."""
+    """Request headers; names are case-insensitive."""
 
     __slots__ = ("_fields",)
 
@@ -105,17 +112,17 @@ class Headers(Mapping[str, str]):
         return len(self._fields)
 
     def __repr__(self) -> str:
-        """Name the headers without their values: some are credentials."""
+        """Return the names of the headers, without values."""
         return f"Headers({', '.join(self._fields)})"
 
 
 class Call:
-    """One call that the gate has let through.
+    """One accepted call, as its handler receives it.
 
-    `params` are the route's parameters, `run` is the run's id, `deadline` a `time.monotonic()`
-    reading, `variables` are what the environment has for its pipelines, `content_type` is the
-    header of the body. Headers, query and body are read when they are first asked for; reading the
-    body raises `PipelineError` (413) past the size limit.
+    `caller` is who calls. `params` are the parameters of the route. `run` is the id of the run.
+    `deadline` is a `time.monotonic()` reading; `remaining()` returns the seconds left. `variables`
+    are the variables of the environment. `content_type` is the type of the body. Headers, query and
+    body are read at first use. Reading a body above the size limit raises `PipelineError` (413).
     """
 
     __slots__ = (
@@ -145,7 +152,7 @@ class Call:
         "version",
     )
 
-    def __init__(  # noqa: PLR0913  a call has that many parts
+    def __init__(  # noqa: PLR0913  one argument a part of a call
         self,
         *,
         method: str,
@@ -162,7 +169,7 @@ class Call:
         read_headers: Callable[[], Mapping[str, str]] = dict,
         read_body: Callable[[], bytes] = bytes,
         read_form: Callable[[bytes | None], Fields] = lambda _: {},
-        variables: Mapping[str, str] = NOTHING,
+        variables: Mapping[str, str] = NO_VARIABLES,
         read_secrets: Callable[[], Mapping[str, Secret]] = dict,
         read_http: Callable[[], httpx.Client] | None = None,
         issue: Issue | None = None,
@@ -201,16 +208,19 @@ class Call:
 
     @property
     def query(self) -> Mapping[str, list[str]]:
-        """The query's parameters: each name with all its values, in order."""
+        """The query parameters: each name with its values, in order."""
         if self._query is None:
             self._query = parse_qs(self.query_string, keep_blank_values=True)
         return self._query
 
     @property
     def body(self) -> bytes:
-        """The body as bytes, inflated where it came as gzip.
+        """The body as bytes, decompressed if it was sent with gzip.
 
-        Read once, within the trigger's size limit.
+        Raises:
+            PipelineError: It is above the trigger's size limit (413).
+            RuntimeError: The body was read as a form before.
+
         """
         if self._body is None:
             if self._form is not None:
@@ -222,9 +232,9 @@ class Call:
 
     @property
     def form(self) -> Fields:
-        """The body as a form: each name with all its values, an `Upload` where it is a file.
+        """The body as a form: each name with its values, which are texts or `Upload` files.
 
-        `body` can't be read after it.
+        `body` can't be read after `form`.
         """
         if self._form is None:
             self._form = self._read_form(self._body)
@@ -232,23 +242,20 @@ class Call:
 
     @property
     def secrets(self) -> Mapping[str, Secret]:
-        """The environment's secrets that this pipeline may have.
-
-        `call.secrets["erp_token"].reveal()`.
-        """
+        """The secrets that this pipeline may read: `call.secrets["erp_token"].reveal()`."""
         if self._secrets is None:
             self._secrets = self._read_secrets()
         return self._secrets
 
     @property
     def http(self) -> httpx.Client:
-        """An HTTP client for this run.
+        """An HTTP client of this run.
 
-        Its timeout is what the run or the step has left, and it sends the run's id and
+        Its timeout is the time that the run or the step has left. It sends the run's id and
         `traceparent`.
 
         Raises:
-            RuntimeError: The call was made by hand, without a client.
+            RuntimeError: The call was created in a test, without a client.
 
         """
         if self._http is None:
@@ -260,7 +267,14 @@ class Call:
         return self._http
 
     def progress(self, done: float, of: float | None = None, note: str = "") -> None:
-        """Say how far a durable run is; its consumer and operators see it within a second.
+        """Report the progress of a durable run; consumer and operators see it within a second.
+
+        Example: `call.progress(3, of=10, note="pages")`.
+
+        Args:
+            done: What is done, in any unit.
+            of: The total, in the same unit, if it is known.
+            note: A text for people.
 
         Raises:
             TypeError: `done` or `of` is no number.
@@ -275,16 +289,16 @@ class Call:
             current.progress(*numbers, str(note))
 
     def so_far(self) -> tuple[bytes | None, Fields | None]:
-        """Return body and form as far as they were read, for the record. The runtime calls this."""
+        """Return body and form if they were read, for the record. The runtime calls this."""
         return self._body, self._form
 
     def end(self) -> None:
-        """Let go of what the call holds: files that came with a form. The runtime calls this."""
+        """Close the files of the form. The runtime calls this."""
         if self._form:
             close_files(self._form)
 
     def remaining(self) -> float:
-        """Return the seconds left until the deadline; negative when it has passed."""
+        """Return the seconds until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
     def issue_token(
@@ -295,20 +309,20 @@ class Call:
         lifetime: float | None = None,
         claims: Mapping[str, object] | None = None,
     ) -> Token:
-        """Make a token for the consumer that calls (RFC 9068 shape).
+        """Return a signed token for the calling consumer (RFC 9068).
 
-        Only in a pipeline whose trigger says `login=True` and that an operator has designated in
-        this environment.
+        The trigger must declare `login=True`, and an operator must have designated the pipeline as
+        a login flow of the environment.
 
         Args:
-            subject: Who signed in; becomes `sub`.
-            scopes: What the token allows; becomes `scope`.
-            lifetime: Seconds; default and upper bound are the environment's limit.
-            claims: Further claims; the registered ones can't be set here.
+            subject: The user who signed in; the claim `sub`.
+            scopes: What the token allows; the claim `scope`.
+            lifetime: Seconds. Default and upper limit: the environment's limit.
+            claims: Further claims. Registered claims can't be set.
 
         Raises:
-            TokenNotIssued: This is no designated login flow, no consumer is known, or the request
-                makes no sense.
+            TokenNotIssued: The pipeline is no designated login flow, the call has no consumer, or
+                an argument is invalid.
 
         """
         if self._issue is None:
@@ -319,12 +333,12 @@ class Call:
         )
 
     def __repr__(self) -> str:
-        """Name the call; never its headers or its body."""
+        """Return run, method and path, never headers or body."""
         return f"<Call {self.run} {self.method} {self.path}>"
 
 
 current_call: ContextVar[Call | None] = ContextVar("penstock_call", default=None)
-"""The call whose handler runs here, for the log."""
+"""The call of the handler that runs in this context, for the log."""
 
 
 def _number(value: Any) -> float:  # noqa: ANN401  a Decimal too
@@ -333,4 +347,4 @@ def _number(value: Any) -> float:  # noqa: ANN401  a Decimal too
     number = float(value)
     if not math.isfinite(number):
         raise ValueError
-    return value if isinstance(value, int) and abs(value) < EXACT else number
+    return value if isinstance(value, int) and abs(value) < MAX_EXACT_INTEGER else number

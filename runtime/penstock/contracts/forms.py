@@ -1,7 +1,4 @@
-"""Where a handler's parameters come from, when it is neither the path, the query nor a JSON body.
-
-Forms, files and headers.
-"""
+"""Annotations for parameters of handlers that come from a form, a file or a header."""
 
 from __future__ import annotations
 
@@ -13,30 +10,29 @@ from typing import BinaryIO
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Marks a body that comes as a form, URL-encoded or multipart.
+    """Annotates a parameter whose value is the body, sent as a form (URL-encoded or multipart).
 
-    Example: `signup: Annotated[SignUp, Form()]`. The fields of the type are those of the form; one
-    of type `Upload`, or a list of them, takes files.
+    Example: `signup: Annotated[SignUp, Form()]`. The fields of the type are the fields of the form.
+    A field of type `Upload`, or a list of them, accepts files.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Marks a parameter that comes from a header.
+    """Annotates a parameter whose value is a request header.
 
-    Example: `*, trace: Annotated[str, Header("X-Trace")] = ""`. Without a name it is the
-    parameter's own, with dashes: `if_match` is `If-Match`.
+    Example: `*, trace: Annotated[str, Header("X-Trace")] = ""`. The default `name` is the
+    parameter's own with dashes: `if_match` is `If-Match`.
     """
 
     name: str = ""
 
 
 class Upload:
-    """A file that came with a form.
+    """A file of a form, in memory or in a temporary file. It is deleted when the call ends.
 
-    It is in memory while it is small, else in a temporary file, and is gone when the call ends.
-
-    `filename` is what the caller says, and no path to write to; `size` is in bytes.
+    `filename` is the caller's text: do not use it as a path. `size` is in bytes, `file` is open for
+    reading.
     """
 
     __slots__ = ("content_type", "file", "filename", "size")
@@ -55,7 +51,7 @@ class Upload:
         self.size = size
 
     def read(self, size: int = -1) -> bytes:
-        """Return what is left of the file, or that many bytes of it."""
+        """Return the rest of the file, or the next `size` bytes."""
         return self.file.read(size)
 
     def save(self, path: Path | str) -> None:
@@ -65,7 +61,7 @@ class Upload:
             shutil.copyfileobj(self.file, target, 1024 * 1024)
 
     def __repr__(self) -> str:
-        """Name it; never its content."""
+        """Return name, type and size, never the content."""
         return f"<Upload {self.filename!r} {self.content_type} {self.size} bytes>"
 
 
@@ -73,7 +69,7 @@ Fields = dict[str, list[str | Upload]]
 
 
 def close_files(fields: Fields) -> None:
-    """Close a form's files; those on disk are gone with that."""
+    """Close the files of a form, which deletes those on disk."""
     for values in fields.values():
         for value in values:
             if isinstance(value, Upload):

@@ -1,15 +1,13 @@
-"""Public keys of JSON Web Key Sets (RFC 7517).
+"""Read public keys from JSON Web Key Sets (RFC 7517).
 
-Which of them can verify signatures, and why the others can't.
+The same checks apply when an operator trusts an issuer and when a set is fetched. A key is accepted
+only if its owner alone can sign with it. Keys that are too short, have small factors, are not on
+their curve or have a small order are rejected. A bad key does not invalidate the set (RFC 7517
+section 5): it is listed with the reason.
 
-The same reading decides when an operator trusts an issuer and whenever a set is fetched. A key is
-taken only if nobody but its owner can sign with it: too short, factored by everybody, off its curve
-or of small order, and anyone could. One bad key does not spoil its neighbours (RFC 7517 section 5):
-it is left out, with its reason.
-
-What is checked of RSA: size (RFC 7518 section 3.3), an odd exponent from 3 to 64 bits, small
-factors (NIST SP 800-89 section 5.3.3), a modulus that is a prime or a square, and the fingerprint
-of keys that Infineon's library made (ROCA, CVE-2017-15361).
+Checks of RSA keys: size (RFC 7518 section 3.3), an odd exponent from 3 to 64 bits, small factors
+(NIST SP 800-89 section 5.3.3), a modulus that is a prime or a square, and the fingerprint of keys
+of Infineon's library (ROCA, CVE-2017-15361).
 """
 
 from __future__ import annotations
@@ -31,22 +29,22 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
-MAX_KEYS = 100  # of a set
-MAX_ALIKE = 4  # keys that one token may have to be tried with
+MAX_KEYS = 100  # in a set
+MAX_KEYS_PER_KID = 4  # a token is verified with each of them in turn
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
-MAX_EXPONENT_BITS = 64  # what OpenSSL verifies with for every size of key
-MAX_PRIME_TEST_BITS = 4096  # above that the test would stop the process for a second
+MAX_EXPONENT_BITS = 64  # that OpenSSL accepts for every size of key
+MAX_PRIME_TEST_BITS = 4096  # a longer test would block the process for a second
 PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 RSA_ALGORITHMS = frozenset({"RS256", "PS256"})
 CURVES = {"P-256": (SECP256R1(), 32, "ES256"), "P-384": (SECP384R1(), 48, "ES384")}
 BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
-SHOWN_KID = 64  # characters of a kid in a message
+MAX_SHOWN_KID = 64  # characters of a kid in a message
 
 
 class KeyRejected(ValueError):
-    """A key that verifies nothing here; the text says why.
+    """A key that can't verify signatures; the text says why.
 
-    `private` tells that it is no public key.
+    `private` is True for a key that should not be public.
     """
 
     def __init__(self, reason: str, *, private: bool = False) -> None:
@@ -56,9 +54,9 @@ class KeyRejected(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key and the algorithms (RFC 7518 section 3.1) that it may verify.
+    """A public key, and the algorithms (RFC 7518 section 3.1) that it may verify.
 
-    `jwk` is what it was read from.
+    `jwk` is the JSON Web Key that it was read from.
     """
 
     kid: str | None
@@ -69,7 +67,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class RejectedKey:
-    """A key of a set that is not taken; `position` counts from 1."""
+    """A rejected key of a set; `position` counts from 1."""
 
     position: int
     kid: str | None
@@ -77,25 +75,23 @@ class RejectedKey:
     private: bool = False
 
     def __str__(self) -> str:
-        """Name it, and say why."""
-        kid = f" (kid {self.kid[:SHOWN_KID]!a})" if self.kid is not None else ""
+        """Return its position, its kid and the reason."""
+        kid = f" (kid {self.kid[:MAX_SHOWN_KID]!a})" if self.kid is not None else ""
         return f"key {self.position}{kid}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys of a set that can verify signatures, and those that can't."""
+    """The keys of a set that can verify signatures, and the rejected ones."""
 
     keys: tuple[PublicKey, ...] = ()
     rejected: tuple[RejectedKey, ...] = ()
 
-    def named(self, kid: str | None) -> tuple[PublicKey, ...]:
+    def candidates(self, kid: str | None) -> tuple[PublicKey, ...]:
         """Return the keys that a token with this `kid` may be signed with.
 
-        There are at most four for an algorithm.
-
-        They are those with the very same `kid`. For a token without one they are those without one,
-        or the only key there is.
+        These are the keys with the same `kid`, at most four for an algorithm. A token without a
+        `kid` matches the keys without one, or the only key of the set.
         """
         return tuple(key for key in self.keys if key.kid == kid) or (
             self.keys if kid is None and len(self.keys) == 1 else ()
@@ -103,9 +99,14 @@ class KeySet:
 
 
 def read_key_set(document: object) -> KeySet:
-    """Return what a JWK set holds, as `json.loads` returns it.
+    """Return the keys of a JWK set.
 
-    Raises ValueError where that is no JWK set.
+    Args:
+        document: The set as `json.loads` returns it: `{"keys": [...]}`.
+
+    Raises:
+        ValueError: The document is no JWK set.
+
     """
     jwks = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(jwks, list | tuple) or not jwks:
@@ -114,7 +115,7 @@ def read_key_set(document: object) -> KeySet:
     rejected: list[RejectedKey] = []
     for position, jwk in enumerate(jwks[:MAX_KEYS], start=1):
         try:
-            keys.append(_one_more(keys, read_key(jwk)))
+            keys.append(_checked_count(keys, read_key(jwk)))
         except KeyRejected as error:
             kid = jwk.get("kid") if isinstance(jwk, dict) else None
             rejected.append(
@@ -134,17 +135,17 @@ def read_key_set(document: object) -> KeySet:
     return KeySet(tuple(keys), tuple(rejected))
 
 
-def _one_more(keys: Iterable[PublicKey], key: PublicKey) -> PublicKey:
-    """Return a key that may stand beside these. Raises KeyRejected."""
+def _checked_count(keys: Iterable[PublicKey], key: PublicKey) -> PublicKey:
+    """Return a key if not too many of these have its kid. Raises KeyRejected."""
     if (
         sum(
             other.kid == key.kid and not other.algorithms.isdisjoint(key.algorithms)
             for other in keys
         )
-        == MAX_ALIKE
+        == MAX_KEYS_PER_KID
     ):
         raise KeyRejected(
-            f"{MAX_ALIKE} other keys have its kid and algorithm, and a token is tried with no more"
+            f"{MAX_KEYS_PER_KID} other keys have its kid and algorithm, which is the limit"
         )
     return key
 
@@ -164,21 +165,21 @@ def read_key(jwk: object) -> PublicKey:
         raise KeyRejected("kid is no text")
     read = READERS.get(kind)
     if read is None:
-        raise KeyRejected(f"kty {kind[:SHOWN_KID]!a} is not supported")
+        raise KeyRejected(f"kty {kind[:MAX_SHOWN_KID]!a} is not supported")
     _check_use(jwk)
     key, algorithms = read(jwk)
     if "alg" in jwk and (not isinstance(algorithm, str) or algorithm not in algorithms):
         raise KeyRejected(
-            f"alg {str(algorithm)[:SHOWN_KID]!a} does not fit; supported for this key:"
+            f"alg {str(algorithm)[:MAX_SHOWN_KID]!a} does not fit; supported for this key:"
             f" {', '.join(sorted(algorithms))}"
         )
     return PublicKey(kid, frozenset({str(algorithm)}) if "alg" in jwk else algorithms, key, jwk)
 
 
 def _check_use(jwk: Mapping[str, object]) -> None:
-    """Refuse a key that is for something else (RFC 7517 sections 4.2 and 4.3)."""
+    """Raise KeyRejected for a key with another use (RFC 7517 sections 4.2 and 4.3)."""
     if jwk.get("use", "sig") != "sig":
-        raise KeyRejected(f"use is {str(jwk['use'])[:SHOWN_KID]!a}, not sig")
+        raise KeyRejected(f"use is {str(jwk['use'])[:MAX_SHOWN_KID]!a}, not sig")
     operations = jwk.get("key_ops", ["verify"])
     if (
         not isinstance(operations, list)
@@ -191,7 +192,7 @@ def _check_use(jwk: Mapping[str, object]) -> None:
 
 
 def _octets(jwk: Mapping[str, object], name: str, size: int | None = None) -> bytes:
-    """Return a member's octets: base64url without padding (RFC 7515 section 2)."""
+    """Return the bytes of a member: base64url without padding (RFC 7515 section 2)."""
     text = jwk.get(name)
     if not isinstance(text, str) or not text:
         raise KeyRejected(f"{name} is missing, or is no text")
@@ -226,16 +227,16 @@ def _rsa(jwk: Mapping[str, object]) -> tuple[RSAPublicKey, frozenset[str]]:
 
 @lru_cache(256)
 def _rsa_weakness(n: int, e: int) -> str | None:
-    """Return why anybody could sign with an RSA key, or nothing could be verified with it."""
+    """Return why an RSA key is insecure or useless, or None."""
     bits = n.bit_length()
     if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
         return f"an RSA key of {bits} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} are required"
     if e < 3 or e % 2 == 0 or e.bit_length() > MAX_EXPONENT_BITS:  # noqa: PLR2004  the least exponent of RFC 8017
         return "its exponent is no exponent of RSA: an odd number from 3 to 64 bits"
     if math.gcd(n, _SMALL_FACTORS) != 1:
-        return "its modulus has a small factor: anybody could compute the private key"
+        return "its modulus has a small factor: anyone could compute the private key"
     if math.isqrt(n) ** 2 == n or (bits <= MAX_PRIME_TEST_BITS and pow(2, n - 1, n) == 1):
-        return "its modulus is a prime or a square: anybody could compute the private key"
+        return "its modulus is a prime or a square: anyone could compute the private key"
     if all(n % prime in residues for prime, residues in _ROCA_RESIDUES):
         return "its modulus has the fingerprint of a weak key generator (ROCA, CVE-2017-15361)"
     return None
@@ -265,7 +266,9 @@ _ROCA_RESIDUES = tuple(
 def _ec(jwk: Mapping[str, object]) -> tuple[EllipticCurvePublicKey, frozenset[str]]:
     name = jwk.get("crv")
     if not isinstance(name, str) or name not in CURVES:
-        raise KeyRejected(f"crv {str(name)[:SHOWN_KID]!a} is not supported; P-256 and P-384 are")
+        raise KeyRejected(
+            f"crv {str(name)[:MAX_SHOWN_KID]!a} is not supported; P-256 and P-384 are"
+        )
     curve, size, algorithm = CURVES[name]
     x, y = (int.from_bytes(_octets(jwk, coordinate, size)) for coordinate in ("x", "y"))
     try:
@@ -283,12 +286,14 @@ _SMALL_ORDER = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 def _okp(jwk: Mapping[str, object]) -> tuple[Ed25519PublicKey, frozenset[str]]:
     if jwk.get("crv") != "Ed25519":
-        raise KeyRejected(f"crv {str(jwk.get('crv'))[:SHOWN_KID]!a} is not supported; Ed25519 is")
+        raise KeyRejected(
+            f"crv {str(jwk.get('crv'))[:MAX_SHOWN_KID]!a} is not supported; Ed25519 is"
+        )
     octets = _octets(jwk, "x", 32)
     # The last bit is the sign of the other coordinate.
     y = int.from_bytes(octets, "little") & (2**255 - 1)
     if y % _P in _SMALL_ORDER:
-        raise KeyRejected("an Ed25519 key of small order: anybody could sign with it")
+        raise KeyRejected("an Ed25519 key of small order: anyone could sign with it")
     square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
     if y >= _P or pow(square, (_P - 1) // 2, _P) != 1:  # RFC 8032 section 5.1.3
         raise KeyRejected("its point is not on the curve Ed25519")

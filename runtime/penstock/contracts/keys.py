@@ -1,6 +1,6 @@
-"""The form of an API key.
+"""The format of API keys: `pk_{environment}_{random}{checksum}`, in base62.
 
-`pk_{environment}_{random}{checksum}`, base62, told apart by scanners and checked without a look-up.
+Secret scanners recognise the prefix, and the checksum detects typing errors without a look-up.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from hashlib import sha256
 from typing import NamedTuple
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-RANDOM = 24  # characters of base62: 142 bits
-CHECKSUM = 6  # characters of base62 hold a CRC32
+RANDOM_LENGTH = 24  # characters of base62: 142 bits
+CHECKSUM_LENGTH = 6  # characters of base62 hold a CRC32
 PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 KEY = re.compile(r"pk_([a-z][a-z0-9-]{0,30})_([0-9A-Za-z]{22,})([0-9A-Za-z]{6})", re.ASCII)
 
 
 class ParsedKey(NamedTuple):
-    """A well-formed key: the environment it names and the SHA-256 digest it is looked up by."""
+    """A well-formed key: its environment, and the SHA-256 digest that it is looked up by."""
 
     environment: str
     digest: bytes
 
     def __repr__(self) -> str:
-        """Show the environment alone."""
+        """Return the environment only: the digest identifies the key."""
         return f"ParsedKey(environment={self.environment!r})"
 
 
@@ -37,22 +37,22 @@ def checksum(text: str) -> str:
 
 
 def make_api_key(environment: str) -> str:
-    """Make a new key for an environment; it can't be had a second time."""
-    body = f"pk_{environment}_" + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM))
+    """Return a new random key of an environment."""
+    body = f"pk_{environment}_" + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_LENGTH))
     return body + checksum(body)
 
 
 def digest_of(key: str) -> bytes:
-    """Return what is kept of a key.
+    """Return the SHA-256 digest of a key, which is what the database stores.
 
-    Its SHA-256 (keys are high-entropy, a slow hash would buy nothing).
+    Keys have 142 random bits, so a slow hash would add no security.
     """
     return sha256(key.encode("ascii")).digest()
 
 
 def parse_api_key(text: str) -> ParsedKey | None:
-    """Return a key's parts, or None if it is malformed or mistyped."""
+    """Return the parts of a key, or None if its form or checksum is wrong."""
     match = KEY.fullmatch(text)
-    if match is None or checksum(text[:-CHECKSUM]) != match[3]:
+    if match is None or checksum(text[:-CHECKSUM_LENGTH]) != match[3]:
         return None
     return ParsedKey(match[1], digest_of(text))

@@ -1,4 +1,4 @@
-"""Networks (CIDR): parse them, and admit or deny an address by them."""
+"""Networks (CIDR): parse them, and check addresses against them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A denied network is refused, whatever is allowed.
+    """Lists of allowed and denied networks.
 
-    Where any is allowed, all others are refused.
+    A denied network is rejected even if it is allowed too. If any network is allowed, all others
+    are rejected.
     """
 
     allow: tuple[Network, ...] = ()
@@ -25,36 +26,36 @@ class Networks:
 
     @classmethod
     def of(cls, allow: Iterable[str], deny: Iterable[str]) -> Self:
-        """Read the lists. Raises ValueError."""
+        """Return the networks of two lists of texts. Raises ValueError."""
         return cls(
             tuple(network_of(text) for text in allow), tuple(network_of(text) for text in deny)
         )
 
     def admit(self, address: str) -> bool:
-        """Say whether an address may call.
+        """Return whether an address may call.
 
-        One that is not known (a local socket's) only where nothing is allowed in particular.
+        A text that is no address (the peer of a Unix socket) may call only if the list of allowed
+        networks is empty.
         """
         try:
-            known = ip_address(address)
+            parsed = ip_address(address)
         except ValueError:
             return not self.allow
-        if isinstance(known, IPv6Address) and known.ipv4_mapped is not None:
-            known = known.ipv4_mapped
-        if any(known in network for network in self.deny):
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        if any(parsed in network for network in self.deny):
             return False
-        return not self.allow or any(known in network for network in self.allow)
+        return not self.allow or any(parsed in network for network in self.allow)
 
 
 def network_of(text: str) -> IPv4Network | IPv6Network:
-    """Return the network that a text names, or the one address.
+    """Return the network, or the one address, that a text names.
 
-    Raises ValueError that says what is wrong.
-
-    What is mapped into IPv6 is a network of IPv4: callers' addresses are compared as such.
+    An IPv4 network in IPv6 notation becomes the IPv4 network, since the addresses of callers are
+    compared as IPv4. Raises ValueError whose text says what is wrong.
     """
-    if not isinstance(text, str):  # a number would be taken for an address
-        raise ValueError(f"{text!r} is no network")  # noqa: TRY004  it is one of the texts that are no network
+    if not isinstance(text, str):  # ip_network accepts numbers
+        raise ValueError(f"{text!r} is no network")  # noqa: TRY004  one type for every wrong network
     network = ip_network(text)
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network(
@@ -64,9 +65,9 @@ def network_of(text: str) -> IPv4Network | IPv6Network:
 
 
 def caller_network(address: str) -> str:
-    """Return what a caller at an address is counted by.
+    """Return the key that limits count an address by.
 
-    The address itself, or the /64 network of IPv6, which one caller has as a whole.
+    That is the address itself, or its /64 network for IPv6: one client usually has all of it.
     """
     try:
         parsed = ip_address(address)

@@ -1,7 +1,4 @@
-"""Make values fit to be kept.
-
-Whatever a stranger's text, number or exception holds, it must not stop who writes it down.
-"""
+"""Convert arbitrary values from plugin code into plain ones that encoders and databases accept."""
 
 from __future__ import annotations
 
@@ -14,15 +11,15 @@ import msgspec
 from penstock.contracts.masks import masked
 
 SURROGATES = re.compile(r"[\ud800-\udfff]")
-LEAST, MOST = -(2**63), 2**64 - 1  # of whole numbers, in MessagePack
-DEEPEST = 64  # values within values
-UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # of MessagePack
+MAX_DEPTH = 64  # of nested values
+ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def clean_text(value: str) -> str:
-    """Return a text as any encoder and database takes it, and without API keys and tokens.
+    """Return a text that every encoder and database accepts, without API keys and tokens.
 
-    No NUL, no half of a character.
+    NUL is removed and half of a surrogate pair replaced.
     """
     if not value.isascii():
         value = SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -32,24 +29,24 @@ def clean_text(value: str) -> str:
 
 
 def safe_str(value: object) -> str:
-    """Return what a value says of itself as text; a stranger's may raise anything there."""
+    """Return `str` of a value, or its type's name if that raises an exception."""
     try:
         return clean_text(str(value))
-    except Exception:  # noqa: BLE001  as above
+    except Exception:  # noqa: BLE001  plugin code may raise anything
         return f"<{type(value).__name__}>"
 
 
-def to_plain(value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
-    """Return a value of plain parts alone.
+def to_plain(value: Any, deep: int = MAX_DEPTH) -> Any:  # noqa: ANN401  any value
+    """Return a value that consists of plain types only.
 
-    What is none is told as text, and so are numbers that have no room.
+    Other types become text, and so do numbers that MessagePack can't store.
     """
     if value is None or isinstance(value, bool | float | bytes):
         return value
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, int):
-        return int(value) if LEAST <= value <= MOST else _digits(value)
+        return int(value) if MIN_INTEGER <= value <= MAX_INTEGER else _digits(value)
     return _parts(value, deep - 1) if deep else "…"
 
 
@@ -60,7 +57,7 @@ def _parts(value: Any, deep: int) -> Any:  # noqa: ANN401  any value
         return [to_plain(item, deep) for item in value]
     try:
         built = msgspec.to_builtins(value, builtin_types=(bytes,))
-    except Exception:  # noqa: BLE001  a stranger's value may raise anything
+    except Exception:  # noqa: BLE001  plugin code may raise anything
         return safe_str(value)
     return safe_str(value) if built is value else to_plain(built, deep)
 
@@ -69,7 +66,7 @@ def _digits(value: int) -> str:
     try:
         return str(value)
     except ValueError:  # Python writes no more than 4,300 digits
-        return hex(value)[:DEEPEST] + "…"
+        return hex(value)[:MAX_DEPTH] + "…"
 
 
 def _name(value: object) -> str:
@@ -77,20 +74,17 @@ def _name(value: object) -> str:
 
 
 def as_json(value: object) -> bytes:
-    """Return a value as JSON; where it can't be written as it is, as near to that as it can."""
+    """Return a value as JSON. Parts that JSON can't express are converted by `to_plain`."""
     return _encoded(msgspec.json.encode, value)
 
 
 def as_msgpack(value: object) -> bytes:
-    """Return a value as MessagePack.
-
-    Where it can't be written as it is, as near to that as it can.
-    """
+    """Return a value as MessagePack. Parts that it can't express are converted by `to_plain`."""
     return _encoded(msgspec.msgpack.encode, value)
 
 
 def _encoded(encode: Callable[..., bytes], value: object) -> bytes:
     try:
         return encode(value, enc_hook=safe_str)
-    except UNFIT:
+    except ENCODE_ERRORS:
         return encode(to_plain(value))

@@ -28,7 +28,7 @@ def _are_exceptions(value: object) -> bool:
     return all(isinstance(item, type) and issubclass(item, Exception) for item in types)
 
 
-PAUSE = Check(_is_pause, "is no pause", "give seconds, 0 or more")
+SECONDS_FROM_0 = Check(_is_pause, "is no pause", "give seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Retry:
         3,
         whole_number(1, fault="is no number of attempts", fix="give a number, 1 or more"),
     )
-    backoff: float = option(0.2, PAUSE)
+    backoff: float = option(0.2, SECONDS_FROM_0)
     jitter: bool = True
     on: tuple[type[Exception], ...] | type[Exception] = option(
         Exception,
         Check(_are_exceptions, "names no exceptions", "give exceptions, such as ConnectionError"),
     )
-    longest: float = option(60.0, PAUSE)
+    longest: float = option(60.0, SECONDS_FROM_0)
 
     def __post_init__(self) -> None:
         for problem, fix in problems_of_options(self, "Retry({})"):

@@ -1,11 +1,11 @@
-"""What a handler gets of a request's head: all but the credentials.
+"""Remove credentials from the head of a request before a handler receives it.
 
-`call.caller` says what they proved.
+A handler that has a key or a password can leak it: into a record, a log, an error, or a request of
+its own. So handlers receive no credential, inline or durable, in whichever header operators
+configured it. `call.caller` has the facts that the credentials proved.
 
-A handler that holds a key or a password can leak it: into a record, a log, an error, a call
-onwards. So no credential reaches it, inline or durable, whichever header an operator chose for it.
-What is not among them: a signature, which is no secret (it proves one body, once), and cookies but
-for the console's own, which pipelines may use for themselves.
+Two things are not removed. A signature is no secret: it proves one body, once. Cookies belong to
+pipelines, except the console's own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Self
 from urllib.parse import unquote_plus
 
 CONSOLE_COOKIE = "penstock_console"
-# The latter two: RFC 9440.
-ALWAYS = frozenset({"authorization", "proxy-authorization", "client-cert", "client-cert-chain"})
+CREDENTIAL_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "client-cert", "client-cert-chain"}
+)
 BEARER = "bearer"
-LEAST_CREDENTIAL = 8  # characters: what is shorter is found in any value
-OWS = " \t"  # RFC 9110 section 5.6.3: no other white space surrounds a value
+MIN_CREDENTIAL_LENGTH = 8  # characters; shorter texts occur in values by chance
+OWS = " \t"  # optional white space around a value (RFC 9110 section 5.6.3)
 
 
 def split_authorization(value: str) -> tuple[str, str]:
@@ -37,63 +38,65 @@ def split_authorization(value: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """The headers and query parameters that hold credentials, in lower case."""
+    """Names of the headers and query parameters that contain credentials, in lower case."""
 
-    headers: frozenset[str] = ALWAYS
+    headers: frozenset[str] = CREDENTIAL_HEADERS
     parameters: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, headers: Iterable[str], parameters: Iterable[str] = ()) -> Self:
-        """Return all that is withheld: what always is, and these."""
-        return cls(ALWAYS | {name.lower() for name in headers if name}, frozenset(parameters))
+        """Return the usual names together with these."""
+        return cls(
+            CREDENTIAL_HEADERS | {name.lower() for name in headers if name}, frozenset(parameters)
+        )
 
     def without(self, fields: Mapping[str, str], *, forward_token: bool = False) -> dict[str, str]:
-        """Return headers, by names in lower case, without credentials.
+        """Return headers without credentials, by their names in lower case.
 
-        `forward_token` leaves a bearer token where it is.
+        `forward_token` keeps a bearer token.
         """
-        kept = {name: value for name, value in fields.items() if name not in self.headers}
-        if shown := self._presented(fields):  # once more, under a name of the caller's own
-            kept = {name: value for name, value in kept.items() if not _holds(value, shown)}
-        if "cookie" in kept and CONSOLE_COOKIE in kept["cookie"]:
+        safe = {name: value for name, value in fields.items() if name not in self.headers}
+        if credentials := self._presented(fields):  # which may be repeated under another name
+            safe = {name: value for name, value in safe.items() if not _holds(value, credentials)}
+        if "cookie" in safe and CONSOLE_COOKIE in safe["cookie"]:
             pairs = [
                 pair
-                for pair in kept.pop("cookie").split(";")
+                for pair in safe.pop("cookie").split(";")
                 if pair.partition("=")[0].strip() != CONSOLE_COOKIE
             ]
             if pairs:
-                kept["cookie"] = ";".join(pairs).strip()
+                safe["cookie"] = ";".join(pairs).strip()
         if (
             forward_token
             and "authorization" in fields
             and split_authorization(fields["authorization"])[0] == BEARER
         ):
-            kept["authorization"] = fields["authorization"]
-        return kept
+            safe["authorization"] = fields["authorization"]
+        return safe
 
     def query(self, text: str, headers: Callable[[], Mapping[str, str]] = dict) -> str:
-        """Return a query string without the parameters that hold credentials.
+        """Return a query string without the parameters that contain credentials.
 
-        They are known by their names, or by what the headers hold.
+        That is decided by name, and by comparison with the credentials in the headers.
         """
         if not text:
             return text
-        shown = self._presented(headers())
+        credentials = self._presented(headers())
 
-        def kept(pair: str) -> bool:
+        def is_safe(pair: str) -> bool:
             name, _, value = pair.partition("=")
             return unquote_plus(name) not in self.parameters and not _holds(
-                unquote_plus(value), shown
+                unquote_plus(value), credentials
             )
 
-        return "&".join(pair for pair in text.split("&") if kept(pair))
+        return "&".join(pair for pair in text.split("&") if is_safe(pair))
 
     def _presented(self, fields: Mapping[str, str]) -> list[str]:
-        """Return the credentials among headers."""
+        """Return the credentials in these headers."""
         values = [
             value for name in self.headers & fields.keys() for value in _parts(name, fields[name])
         ]
-        return [value for value in values if len(value) >= LEAST_CREDENTIAL]
+        return [value for value in values if len(value) >= MIN_CREDENTIAL_LENGTH]
 
 
 def _parts(name: str, value: str) -> list[str]:
@@ -105,5 +108,5 @@ def _parts(name: str, value: str) -> list[str]:
 
 
 def _holds(value: str, credentials: Iterable[str]) -> bool:
-    """Say whether a value holds one of these credentials."""
+    """Return whether a value contains one of these credentials."""
     return any(credential in value for credential in credentials)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
-from penstock.db.rows import Col, joined
+from penstock.db.rows import AnyColumn, Col, joined
 from penstock.db.tables import (
     AddressRuleRow,
     CallbackTargetRow,
@@ -43,7 +43,7 @@ class NamedCallbackTargetRow(CallbackTargetRow):
 def list_settings(
     connection: sa.Connection,
     kind: type[Setting],
-    order_by: sa.Column[Any],
+    order_by: AnyColumn,
     environment_id: int | None,
     consumer_id: int | None,
     *,

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, Never, Self, TypeVar, overload
 import sqlalchemy as sa
 
 Value_co = TypeVar("Value_co", covariant=True)
+AnyColumn = sa.Column[Any]
 
 metadata = sa.MetaData(
     naming_convention={

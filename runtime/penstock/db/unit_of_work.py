@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from penstock.db.engine import Engine, writing
 from penstock.db.history import delete_marks_before, next_revision
 from penstock.db.postgres import CHANNEL
-from penstock.db.rows import Row
+from penstock.db.rows import AnyColumn, Row
 from penstock.db.tables import NamedRow, UserSessionRow
 
 RowType = TypeVar("RowType", bound=Row)
-Values = Mapping[sa.Column[Any], object]  # a value for each column
+Values = Mapping[AnyColumn, object]  # a value for each column
 
 
 class RowReader:

@@ -20,7 +20,7 @@ from penstock.db import runs as stored
 from penstock.db.engine import DatabaseUnavailable, reading
 from penstock.durable.intake import RunIntake
 from penstock.durable.status import run_document
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import Refusal
 from penstock.runs.ids import is_run_id
 

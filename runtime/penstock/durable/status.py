@@ -41,7 +41,7 @@ def current_status(row: FullRunRow, held: EngineRun | None) -> Status:
 def run_document(row: FullRunRow, held: EngineRun | None) -> dict[str, object]:
     """Return a durable run as its consumer sees it: how far it is, and what came out."""
     status = current_status(row, held)
-    came, started = came_at(row.id), started_of(row, held)
+    came, started = received_at(row.id), started_of(row, held)
     ended = None if status in UNFINISHED else ended_of(row, held)
     document: dict[str, object] = {
         "id": row.id,
@@ -102,8 +102,8 @@ def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
 # began, whatever clocks say.
 
 
-def came_at(run: str) -> datetime:
-    """Return when a run came."""
+def received_at(run: str) -> datetime:
+    """Return when the call of a run was received."""
     return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
 
 
@@ -114,7 +114,7 @@ def started_of(row: RunRow, held: EngineRun | None) -> datetime | None:
         told = row.started_at.timestamp()
     if told is None and held is not None:
         told = held.started_at
-    return max(came_at(row.id), datetime.fromtimestamp(told, UTC)) if told else None
+    return max(received_at(row.id), datetime.fromtimestamp(told, UTC)) if told else None
 
 
 def ended_of(row: RunRow, held: EngineRun | None) -> datetime | None:
@@ -125,7 +125,7 @@ def ended_of(row: RunRow, held: EngineRun | None) -> datetime | None:
         return started + timedelta(microseconds=micros)
     if held is None or not held.ended_at:
         return None
-    return max(started or came_at(row.id), datetime.fromtimestamp(held.ended_at, UTC))
+    return max(started or received_at(row.id), datetime.fromtimestamp(held.ended_at, UTC))
 
 
 def progress_of(row: FullRunRow, held: EngineRun | None) -> dict[str, object] | None:

@@ -20,18 +20,16 @@ import msgspec
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from penstock.contracts.call import EXACT, Call
+from penstock.contracts.call import MAX_EXACT_INTEGER, Call
 from penstock.contracts.forms import Form, Header, Upload
+from penstock.endpoints.annotation_checks import json_problem, takes_several, texts_problem
 from penstock.endpoints.annotations import (
     bare_type,
     find_marker,
     item_type,
-    json_problem,
     member_types,
     object_fields,
     positional_types,
-    takes_several,
-    texts_problem,
     union_parts,
 )
 from penstock.endpoints.media import (
@@ -156,7 +154,7 @@ def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
     JSON Schema counts both as integers, and some languages write the latter.
     """
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < EXACT else value
+        return int(value) if value.is_integer() and abs(value) < MAX_EXACT_INTEGER else value
     if isinstance(value, list):
         return [_with_whole_numbers(item) for item in value]
     return (

@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec.msgpack import Ext
 
-from penstock.contracts.sanitize import LEAST, MOST, SURROGATES
+from penstock.contracts.sanitize import MAX_INTEGER, MIN_INTEGER, SURROGATES
 from penstock.endpoints.validation import decode_custom
 
 ADDRESSES = (
@@ -224,7 +224,7 @@ def _tagged_text(value: str) -> object:
 def _tagged_int(value: int) -> object:
     return (
         value
-        if LEAST <= value <= MOST
+        if MIN_INTEGER <= value <= MAX_INTEGER
         else Ext(INT, value.to_bytes(value.bit_length() // 8 + 1, signed=True))
     )
 

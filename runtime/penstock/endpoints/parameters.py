@@ -11,7 +11,8 @@ import msgspec
 
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Form, Header
-from penstock.endpoints.annotations import find_marker, takes_several, texts_problem
+from penstock.endpoints.annotation_checks import takes_several, texts_problem
+from penstock.endpoints.annotations import find_marker
 from penstock.endpoints.validation import validation_errors
 from penstock.errors import Refusal
 from penstock.header_fields import NAME

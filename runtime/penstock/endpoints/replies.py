@@ -11,7 +11,7 @@ import msgspec
 from penstock.contracts.call import Reply, Token
 from penstock.endpoints.encoding import encode_json, whole
 from penstock.errors import Refusal, ReplyError
-from penstock.header_fields import PROBLEM, header_fields
+from penstock.header_fields import PROBLEM_HEADERS, header_fields
 
 JSON = ("Content-Type", "application/json")
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
@@ -56,7 +56,7 @@ def checked_refusal(refusal: Refusal, where: str) -> Refusal:
             isinstance(part, str) for part in (refusal.code, refusal.title, refusal.detail)
         ) or not isinstance(refusal.extra, dict):
             raise ValueError("type, title and detail of a refusal are text")  # noqa: TRY301  as above
-        refusal.headers = header_fields(refusal.headers, PROBLEM)
+        refusal.headers = header_fields(refusal.headers, PROBLEM_HEADERS)
     except (AttributeError, ValueError) as error:
         raise ReplyError(f"{where}: {error}") from refusal
     return refusal

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from penstock.endpoints.compiler import PARAMETER, Endpoint
+from penstock.endpoints.endpoint import Endpoint
+from penstock.endpoints.route_problems import PARAMETER
 
 Shape = tuple[str | None, ...]
 

@@ -13,7 +13,6 @@ Messages say what was expected, never what was sent: they reach callers, records
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -25,27 +24,19 @@ from penstock.endpoints.annotations import (
     SETS,
     Bounds,
     Fields,
-    allowed_tags,
-    allowed_values,
     intended,
     item_type,
     member_types,
     object_fields,
     positional_types,
 )
-from penstock.endpoints.models import MAX_FAULTS, Fault, member_pointer, model_faults
+from penstock.endpoints.faults import INDEX, UNHASHABLE, error_path, expected, faults_at, field_at
+from penstock.endpoints.models import MAX_FAULTS, Fault, member_pointer
 from penstock.errors import Refusal
 
 BATCH = 1_000  # items of a list, or members of a dict, that are converted together
 MAX_REREADS = 8  # of a whole value, for dicts within dicts
 MIN_REREAD_BYTES = 4 * 1024 * 1024  # that are allowed for a small value
-PLACE = " - at `"  # begins the path in a message of msgspec
-WHERE = re.compile(r" - at (?:`key` in )?`\$?(.*)`\Z", re.DOTALL)
-# Begin messages that quote a value or a name.
-QUOTING = ("Invalid enum value", "Invalid value", "Object")
-INDEX = re.compile(r"\[(\d+)\]")
-MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
-UNHASHABLE = "Items of a set are texts, numbers, true, false or null"
 
 Walk = Iterator["Fault | Walk"]
 
@@ -96,7 +87,7 @@ def validation_errors(
             found.append(fault)  # noqa: PERF402  those found before an exception are kept
     except Exception:  # noqa: BLE001, S110  `__post_init__` and validators of plugin code may raise anything
         pass
-    return found or _faults_at(kind, first, value, "", _path(first) or "")
+    return found or faults_at(kind, first, value, "", error_path(first) or "")
 
 
 def is_unhashable(error: Exception) -> bool:
@@ -113,7 +104,7 @@ class _Walker:
         self._left: int | None = None  # bytes of the budget for dicts within dicts
 
     def faults(self, kind: Any, value: object, first: Exception) -> Iterator[Fault]:  # noqa: ANN401  any annotation
-        stack = [self._on(kind, value, "", first, _path(first))]
+        stack = [self._on(kind, value, "", first, error_path(first))]
         while stack:
             item = next(stack[-1], None)
             if item is None:
@@ -157,7 +148,7 @@ class _Walker:
                 walk = self._on_places(kinds, value, pointer, fixed=get_origin(plain) is tuple)
             if walk is not None:
                 return self._at_least(walk, kind, value, pointer, error, path)
-        return iter(_faults_at(kind, error, value, pointer, path or ""))
+        return iter(faults_at(kind, error, value, pointer, path or ""))
 
     def _at_least(
         self,
@@ -177,7 +168,7 @@ class _Walker:
             nothing = False
             yield item
         if nothing:
-            yield from _faults_at(kind, error, value, pointer, path or "")
+            yield from faults_at(kind, error, value, pointer, path or "")
 
     def _error(self, kind: Any, value: object) -> Exception | None:  # noqa: ANN401  as above
         """Convert a value and return the error, None if it fits."""
@@ -235,12 +226,12 @@ class _Walker:
             error = self._error(list[item], value[begin : begin + BATCH])
             if error is None:
                 continue
-            step = INDEX.match(_path(error) or "")
+            step = INDEX.match(error_path(error) or "")
             if step is not None:
-                return begin + int(step[1]), error, (_path(error) or "")[step.end() :]
+                return begin + int(step[1]), error, (error_path(error) or "")[step.end() :]
             for at in range(begin, min(begin + BATCH, len(value))):
                 if (error := self._error(item, value[at])) is not None:
-                    return at, error, _path(error)
+                    return at, error, error_path(error)
         return None
 
     def _on_dict(
@@ -261,9 +252,9 @@ class _Walker:
             for name in some:
                 at = member_pointer(pointer, name)
                 if (wrong := self._error(dict[key, Any], {name: None})) is not None:
-                    yield from _faults_at(key, wrong, name, at, "")
+                    yield from faults_at(key, wrong, name, at, "")
                 elif (met := self._error(kind, value[name])) is not None:
-                    yield self._on(kind, value[name], at, met, _path(met))
+                    yield self._on(kind, value[name], at, met, error_path(met))
         yield from self._out_of_bounds(dict[str, Any], bounds, value, pointer)
 
     def _within_budget(self, value: object) -> bool:
@@ -287,7 +278,7 @@ class _Walker:
         path: str | None,
     ) -> Walk:
         names = list(value)
-        first = _first(fields.kinds, path or "")
+        first = field_at(fields.kinds, path or "")
         if first is not None and first in value:
             kind = fields.kinds[first]
             yield self._on(
@@ -305,12 +296,14 @@ class _Walker:
         ):
             yield {
                 "pointer": member_pointer(pointer, fields.tag[0]),
-                "detail": _expected(msgspec.json.encode(fields.tag[1]).decode()),
+                "detail": expected(msgspec.json.encode(fields.tag[1]).decode()),
             }
         for name in names:
             kind = fields.kinds.get(name)
             if kind is not None and (met := self._error(kind, value[name])) is not None:
-                yield self._on(kind, value[name], member_pointer(pointer, name), met, _path(met))
+                yield self._on(
+                    kind, value[name], member_pointer(pointer, name), met, error_path(met)
+                )
         for name, detail in fields.odd(value):
             yield {"pointer": member_pointer(pointer, name), "detail": detail}
 
@@ -319,7 +312,7 @@ class _Walker:
     ) -> Walk:
         for at, (kind, item) in enumerate(zip(kinds, value, strict=False)):
             if (met := self._error(kind, item)) is not None:
-                yield self._on(kind, item, f"{pointer}/{at}", met, _path(met))
+                yield self._on(kind, item, f"{pointer}/{at}", met, error_path(met))
         if fixed and len(kinds) != len(value):
             yield {"pointer": pointer, "detail": f"Expected `array` of length {len(kinds)}"}
 
@@ -327,7 +320,7 @@ class _Walker:
         """Return the fault of a list or dict that has too few or too many items."""
         for bound in bounds:
             if (error := self._error(Annotated[kind, bound], value)) is not None:
-                return _faults_at(kind, error, value, pointer, "")
+                return faults_at(kind, error, value, pointer, "")
         return []
 
 
@@ -342,93 +335,3 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401  any annot
     except TypeError:  # the metadata of an Annotated type may have no hash
         return msgspec.json.Decoder(kind, dec_hook=decode_custom)
     return _cached_decoder(kind)
-
-
-def _first(kinds: Mapping[str, Any], path: str) -> str | None:
-    """Return the field that a path starts with, None if none does or several could.
-
-    Names may hold dots and brackets.
-    """
-    found = [
-        name
-        for name in kinds
-        if path.startswith(f".{name}") and path[1 + len(name) :][:1] in {"", ".", "["}
-    ]
-    return found[0] if len(found) == 1 else None
-
-
-def _path(error: Exception) -> str | None:
-    """Return the path in an error of msgspec, empty for the value itself.
-
-    None: the error has no path.
-    """
-    return _split(error)[1] if isinstance(error, msgspec.ValidationError) else None
-
-
-def _split(error: Exception) -> tuple[str, str]:
-    """Return the message and the path of an error.
-
-    Values and names of the body are in both, and may look like a path.
-    """
-    text = str(error)
-    at = text.rfind(PLACE) if text.startswith(QUOTING) else text.find(PLACE)
-    found = WHERE.fullmatch(text, at) if at >= 0 else None
-    return (text[:at].strip(), found[1]) if found else (text.strip(), "")
-
-
-def _follow(pointer: str, value: object, path: str) -> tuple[str, object]:
-    """Return the pointer and the value that a path leads to, as far as it can be followed."""
-    while path:
-        step = INDEX.match(path)
-        if step is not None and isinstance(value, list) and int(step[1]) < len(value):
-            pointer, value, path = (
-                f"{pointer}/{int(step[1])}",
-                value[int(step[1])],
-                path[step.end() :],
-            )
-            continue
-        name = (
-            max(
-                (name for name in value if _first({name: None}, path) is not None),
-                key=len,
-                default=None,
-            )
-            if isinstance(value, dict)
-            else None
-        )
-        if name is None or not isinstance(value, dict):
-            break
-        pointer, value, path = member_pointer(pointer, name), value[name], path[1 + len(name) :]
-    return pointer, value
-
-
-def _faults_at(kind: Any, error: Exception, value: object, pointer: str, path: str) -> list[Fault]:  # noqa: ANN401  any annotation
-    """Return the faults in an error, at the part of a value that `path` leads to."""
-    pointer, value = _follow(pointer, value, path)
-    if hasattr(error.__cause__, "error_count"):
-        faults = model_faults(error.__cause__, value) or [{"pointer": "", "detail": "Does not fit"}]
-        return [
-            {"pointer": pointer + fault["pointer"], "detail": fault["detail"]} for fault in faults
-        ]
-    missing = MISSING.fullmatch(_split(error)[0])
-    if missing is not None:
-        return [{"pointer": member_pointer(pointer, missing[1]), "detail": "Required, and missing"}]
-    return [{"pointer": pointer, "detail": fault_detail(kind, error)}]
-
-
-def fault_detail(kind: Any, error: Exception) -> str:  # noqa: ANN401  any annotation
-    """Return the message of an error of msgspec, without the path and values of the body."""
-    if isinstance(error, TypeError):
-        return UNHASHABLE
-    text = _split(error)[0]
-    if text.startswith("Invalid enum value"):
-        return _expected(allowed_values(kind))
-    if text.startswith("Invalid value"):
-        return _expected(allowed_tags(kind))
-    if text.startswith("Object contains unknown field"):
-        return "Has an unknown member"
-    return text
-
-
-def _expected(choices: str) -> str:
-    return f"Expected one of {choices}" if choices else "Expected one of the allowed values"

@@ -25,11 +25,11 @@ from penstock.durable.engine import EngineRun, RunStore, State
 from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import (
-    came_at,
     current_status,
     ended_of,
     failure_in,
     progress_of,
+    received_at,
     started_of,
     steps_held,
 )
@@ -85,7 +85,7 @@ def _named(reader: RowReader, rows: Sequence[RunRow]) -> list[Shown]:
 
 
 def _shown(row: RunRow, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
-    came = came_at(row.id)
+    came = received_at(row.id)
     began, micros = row.started_at or came, row.micros
     return {
         **{name: getattr(row, name) for name in SAME},

@@ -26,8 +26,8 @@ from penstock.durable.engine import State as Far
 from penstock.durable.intake import RunRequest
 from penstock.durable.runner import DurableRunner, RunInput, refusal_of
 from penstock.durable.status import PROBLEM
-from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.encoding import encode_json
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, checked_refusal, response_of
 from penstock.endpoints.router import Routes
 from penstock.errors import (
@@ -47,7 +47,6 @@ from penstock.runs.interrupts import Interrupted, KeyMissing
 from penstock.runs.records import Record, RecordedBodies
 from penstock.runs.steps import Inline
 
-SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
 DEEPEST = 16  # pipelines that start one another
 LOOK = (0.05, 0.1, 0.2, 0.5)  # seconds between looks at a run that is waited for
 JSON = "application/json"
@@ -265,8 +264,8 @@ class SubpipelineRunner:
             return False
         exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
         return (
-            evaluated.state in SERVED
-            or internal.state in SERVED
+            evaluated.served
+            or internal.served
             or (not exposed and evaluated.state is State.INTERNAL)
         )
 

@@ -15,7 +15,7 @@ from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
 from penstock.durable.intake import RunIntake
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import UnknownName, UsageError
 from penstock.execution import operating
 from penstock.execution.perform import Recorded, SubpipelineRunner

@@ -10,9 +10,9 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Candidate, Verdict, Violation
-from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.policies import Candidate, Verdict, Violation
+from penstock.contracts.registered import RegisteredAuthenticator, RegisteredPolicy
 from penstock.contracts.variables import SecretNeed
 from penstock.gate.gate import CLOSED, Gate
 from penstock.gate.verdicts import FIX, Round, verdict_of
@@ -26,7 +26,7 @@ class State(StrEnum):
 
     SERVED = "served"
     NON_CONFORMANT = "non-conformant"
-    REFUSED = "refused"
+    BLOCKED = "blocked"
     DISABLED = "disabled"
     INTERNAL = "internal"
 
@@ -108,7 +108,7 @@ def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
     """
     return Evaluation(
         pipeline,
-        State.REFUSED,
+        State.BLOCKED,
         CLOSED,
         violations=tuple(violations),
         reevaluate_at=time.time() + AGAIN,
@@ -124,8 +124,8 @@ class PipelineEvaluator:
 
     def __init__(
         self,
-        policies: Sequence[OfferedPolicy],
-        authenticators: Sequence[OfferedAuthenticator],
+        policies: Sequence[RegisteredPolicy],
+        authenticators: Sequence[RegisteredAuthenticator],
         silent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._policies = tuple(policies)
@@ -235,7 +235,7 @@ class PipelineEvaluator:
                 )
         again_at = time.time() + AGAIN if asking.faults else None
         return Evaluation(
-            pipeline, State.REFUSED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
+            pipeline, State.BLOCKED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
         )
 
     @staticmethod
@@ -250,7 +250,7 @@ class PipelineEvaluator:
         state = (
             State.DISABLED
             if not access.pipeline(pipeline.id).enabled
-            else State.REFUSED
+            else State.BLOCKED
             if unmet
             else State.INTERNAL
         )
@@ -291,7 +291,7 @@ class PipelineEvaluator:
     def _gate(
         self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")
     ) -> Gate:
-        ordered: list[OfferedAuthenticator] = []
+        ordered: list[RegisteredAuthenticator] = []
         waiting = [
             item for name, item in sorted(self._authenticators.items()) if name not in self._doubled
         ]

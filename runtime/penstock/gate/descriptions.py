@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 
-from penstock.contracts.offered import OfferedAuthenticator
+from penstock.contracts.registered import RegisteredAuthenticator
 from penstock.gate.compliance import Evaluation, State
 
 Scheme = Mapping[str, object]
@@ -15,9 +15,9 @@ def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def describe_gate(evaluated: Evaluation, authenticators: Iterable[OfferedAuthenticator]) -> str:
+def describe_gate(evaluated: Evaluation, authenticators: Iterable[RegisteredAuthenticator]) -> str:
     """Say what a call must present there, or why none is let through."""
-    if evaluated.state is State.REFUSED:
+    if evaluated.state is State.BLOCKED:
         return "No call is let through: the pipeline is refused."
     if evaluated.state is State.DISABLED:
         return "No call is let through: an operator switched the pipeline off."

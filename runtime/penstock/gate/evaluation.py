@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import pluggy
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Violation
 from penstock.contracts.cors import Cors
 from penstock.contracts.pipeline import Pipeline
-from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of
+from penstock.contracts.policies import Violation
+from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of_response_policy
 from penstock.gate.compliance import Evaluation, PipelineEvaluator, closed
 from penstock.gate.verdicts import FIX, Round
 from penstock.plugins.guard import PluginFault, ask, bounded
@@ -244,7 +244,7 @@ class BoundedEvaluator:
 
         def said() -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
             answer: Any = hook.function(*([access] if hook.argnames else []))
-            return answer, [] if answer is None else list(problems_of(answer))
+            return answer, [] if answer is None else list(problems_of_response_policy(answer))
 
         asking.begin(hook.plugin_name)
         try:

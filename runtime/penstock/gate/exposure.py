@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from penstock.gate.compliance import Evaluation, State
+from penstock.gate.compliance import Evaluation
 
-SERVED = frozenset({State.SERVED, State.NON_CONFORMANT})
 Listed = tuple[str, str, Evaluation]
 
 

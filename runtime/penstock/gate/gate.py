@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Once, RequestHead
+from penstock.contracts.authenticators import Once, RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
-from penstock.contracts.offered import OfferedAuthenticator, is_on_top, is_once
+from penstock.contracts.registered import RegisteredAuthenticator, extends_caller, is_valid_once
 from penstock.db.engine import DatabaseUnavailable
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.guesses import Look
@@ -23,8 +23,8 @@ NO_CALLER = (
     "no Caller, one with parts of other types, or another consumer than the one that is proven"
     " already"
 )
-Sent = tuple[OfferedAuthenticator, str]
-Rejected = tuple[OfferedAuthenticator, CredentialRejected]
+Sent = tuple[RegisteredAuthenticator, str]
+Rejected = tuple[RegisteredAuthenticator, CredentialRejected]
 Claim = Callable[[str, Caller, Once], bool]
 
 
@@ -54,7 +54,7 @@ class Gate:
     def __init__(
         self,
         pipeline: str,
-        checks: tuple[tuple[OfferedAuthenticator, bool], ...],
+        checks: tuple[tuple[RegisteredAuthenticator, bool], ...],
         scopes: frozenset[str],
         until: float,
     ) -> None:
@@ -109,7 +109,7 @@ class Gate:
 
     def _sent(
         self, head: RequestHead, access: Snapshot
-    ) -> tuple[list[Sent], list[OfferedAuthenticator], Rejected | None, bool]:
+    ) -> tuple[list[Sent], list[RegisteredAuthenticator], Rejected | None, bool]:
         """Return the credentials that were sent, and what is wrong with them.
 
         That is: those that are missing, the first that can't be one, and whether `Authorization`
@@ -117,7 +117,7 @@ class Gate:
         """
         sent: list[Sent] = []
         rejected: Rejected | None = None
-        missing: list[OfferedAuthenticator] = []
+        missing: list[RegisteredAuthenticator] = []
         spoken = False
         for authenticator, required in self._checks:
             try:
@@ -131,7 +131,7 @@ class Gate:
                 raise _fault(authenticator, "find", error) from None
             if type(credential) is str:
                 sent.append((authenticator, credential))
-                spoken = spoken or authenticator.speaks
+                spoken = spoken or authenticator.uses_authorization_header
             elif credential is not None:
                 raise _wrong(authenticator, "find", "neither text nor None")
             elif required:
@@ -150,7 +150,7 @@ class Gate:
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
                 raise _fault(authenticator, "verify", error) from None
             if type(proven) is not Caller or (
-                proven is not caller and not is_on_top(proven, caller)
+                proven is not caller and not extends_caller(proven, caller)
             ):
                 raise _wrong(authenticator, "verify", NO_CALLER)
             caller = proven
@@ -207,7 +207,7 @@ class Gate:
                     raise
                 except BaseException as error:  # noqa: BLE001  plugin code may raise anything
                     raise _fault(authenticator, "verify_body", error) from None
-                if type(proven) is not Caller or not is_on_top(proven, caller):
+                if type(proven) is not Caller or not extends_caller(proven, caller):
                     raise _wrong(authenticator, "verify_body", NO_CALLER)
                 caller = proven
         return caller
@@ -233,7 +233,7 @@ class Gate:
                 raise _fault(authenticator, "once", error) from None
             if once is None:
                 continue
-            if not is_once(once):
+            if not is_valid_once(once):
                 raise _wrong(
                     authenticator,
                     "once",
@@ -275,7 +275,7 @@ class Gate:
 
         Its caller must not believe that it was.
         """
-        speaking = [item for item, _ in self._checks if item.speaks] or [
+        speaking = [item for item, _ in self._checks if item.uses_authorization_header] or [
             item for item, _ in self._checks
         ]
         headers = [
@@ -290,7 +290,7 @@ class Gate:
         )
 
     @staticmethod
-    def _missing(missing: list[OfferedAuthenticator], access: Snapshot) -> Refusal:
+    def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:
         realm = f'realm="{access.environment.name}"'
         wanted = " and ".join(
             ("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing
@@ -300,7 +300,7 @@ class Gate:
 
     @staticmethod
     def _invalid(
-        authenticator: OfferedAuthenticator, error: CredentialRejected, access: Snapshot
+        authenticator: RegisteredAuthenticator, error: CredentialRejected, access: Snapshot
     ) -> Refusal:
         challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
         if authenticator.challenge == "Bearer":
@@ -315,13 +315,15 @@ class Gate:
         return refusal
 
 
-def _wrong(authenticator: OfferedAuthenticator, method: str, what: str) -> PluginFault:
+def _wrong(authenticator: RegisteredAuthenticator, method: str, what: str) -> PluginFault:
     return PluginFault(
         authenticator.plugin, f"{method} of authenticator {authenticator.name} returned {what}"
     )
 
 
-def _fault(authenticator: OfferedAuthenticator, method: str, error: BaseException) -> PluginFault:
+def _fault(
+    authenticator: RegisteredAuthenticator, method: str, error: BaseException
+) -> PluginFault:
     """Return the fault of an authenticator that raised.
 
     The exception's text is left out, for it may hold the credential.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from penstock.gate.compliance import Evaluation
-from penstock.gate.exposure import SERVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +51,14 @@ def change_of(
 
     `policies` are the two.
     """
-    served = {name: item.requires for name, item in now.items() if item.state in SERVED}
+    served = {name: item.requires for name, item in now.items() if item.served}
     return PolicyChange(
         environment,
         internal,
         *policies,
         served,
         stops={name: then[name] for name in served if then[name].violations},
-        starts={
-            name: item for name, item in then.items() if item.state in SERVED and name not in served
-        },
+        starts={name: item for name, item in then.items() if item.served and name not in served},
         changed={
             name: then[name]
             for name, requires in served.items()

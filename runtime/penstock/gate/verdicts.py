@@ -15,8 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from penstock.contracts.access import Candidate, EnvironmentFacts, Verdict, Violation
-from penstock.contracts.offered import Misfit, OfferedPolicy, line, texts
+from penstock.contracts.access import EnvironmentFacts
+from penstock.contracts.policies import Candidate, Verdict, Violation
+from penstock.contracts.registered import (
+    InvalidPluginValue,
+    RegisteredPolicy,
+    require_line,
+    require_texts,
+)
 from penstock.plugins.guard import PluginFault, ask
 
 LONGEST_ANSWER = 1.0  # seconds that a policy may take over one pipeline
@@ -59,34 +65,34 @@ class Round:
 
 
 def read_verdict(answer: object) -> Verdict | None:
-    """Return a policy's answer as plain values. Raises Misfit where it is none."""
+    """Return a policy's answer as plain values. Raises InvalidPluginValue where it is none."""
     if answer is None:
         return None
     if type(answer) is not Verdict:
-        raise Misfit(f"it returned {type(answer).__name__}, not a Verdict or None")
+        raise InvalidPluginValue(f"it returned {type(answer).__name__}, not a Verdict or None")
     violations = answer.violations
     if type(violations) not in {tuple, list} or not all(
         type(item) is Violation for item in violations
     ):
-        raise Misfit("the violations of its Verdict are no tuple of Violation values")
+        raise InvalidPluginValue("the violations of its Verdict are no tuple of Violation values")
     return Verdict(
-        frozenset(texts(answer.requires, "what its Verdict requires")),
+        frozenset(require_texts(answer.requires, "what its Verdict requires")),
         tuple(
             Violation(
-                line(item.reason, "the reason of a violation"),
-                line(item.fix, "the mend of a violation"),
+                require_line(item.reason, "the reason of a violation"),
+                require_line(item.fix, "the mend of a violation"),
             )
             for item in violations
         ),
         tuple(
-            line(item, "a warning of its Verdict")
-            for item in texts(answer.warnings, "the warnings of its Verdict")
+            require_line(item, "a warning of its Verdict")
+            for item in require_texts(answer.warnings, "the warnings of its Verdict")
         ),
     )
 
 
 def verdict_of(
-    policies: Sequence[OfferedPolicy],
+    policies: Sequence[RegisteredPolicy],
     candidate: Candidate,
     environment: EnvironmentFacts,
     asking: Round,
@@ -140,7 +146,7 @@ def verdict_of(
 
 
 def _asked(
-    policy: OfferedPolicy, candidate: Candidate, environment: EnvironmentFacts, asking: Round
+    policy: RegisteredPolicy, candidate: Candidate, environment: EnvironmentFacts, asking: Round
 ) -> Verdict | None:
     """Ask one policy, with copies of its own. Raises PluginFault."""
     own = replace(candidate, trigger=copy.copy(candidate.trigger))

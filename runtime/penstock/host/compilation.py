@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from penstock.contracts.access import Violation
 from penstock.contracts.pipeline import Pipeline, PluginProblem
+from penstock.contracts.policies import Violation
 from penstock.contracts.withheld import Withheld
 from penstock.durable.run_endpoints import RunStatusApi, run_endpoints
-from penstock.endpoints.compiler import Endpoint, compile_routes
+from penstock.endpoints.compiler import compile_routes
+from penstock.endpoints.endpoint import Endpoint
 from penstock.plugins.guard import PluginFault, ask
 from penstock.plugins.loading import Offer, Plugins
 

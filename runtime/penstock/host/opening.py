@@ -113,7 +113,7 @@ class Opener:
             identifier
             for side in (evaluated.external, evaluated.internal)
             for identifier, evaluation in side.items()
-            if evaluation.state is State.REFUSED
+            if evaluation.state is State.BLOCKED
         )
         faults = self._catalog.faults(evaluated.external)
         if blocked or faults:

@@ -124,7 +124,7 @@ def _pipelines(view: CurrentView) -> dict[str, Any]:
 
 def _blocked(listener: str, evaluated: Mapping[str, Evaluation]) -> Iterator[dict[str, Any]]:
     for identifier, item in sorted(evaluated.items()):
-        if item.state is State.REFUSED:
+        if item.state is State.BLOCKED:
             reasons = [
                 {"reason": violation.reason, "fix": violation.fix} for violation in item.violations
             ]

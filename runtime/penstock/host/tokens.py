@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from penstock.contracts.call import Caller, Token
-from penstock.contracts.offered import is_token
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.registered import is_valid_token
 from penstock.errors import TokenNotIssued
 from penstock.host.catalog import Catalog
 from penstock.host.view import CurrentView
@@ -39,7 +39,7 @@ def issue_token(
         )
     issuer = issuers[0]
     token = issuer.issue(access, caller.consumer, now=time.time(), **options)
-    if not is_token(token):
+    if not is_valid_token(token):
         problem = f"its token issuer returned {type(token).__name__}, not a Token"
         catalog.report_fault(PluginFault(issuer.plugin, problem))
         raise TokenNotIssued("the token issuer made no token; the log says which plugin it is of")

@@ -23,12 +23,7 @@ DATABASE_SILENCE_S = 4.0  # for which a query may wait for a sign of the databas
 # Without a heartbeat for so long a thread counts as stuck. With all time limits of the database no
 # round takes half of it.
 STUCK_AFTER_S = 120.0
-STATES = {
-    State.SERVED: "served",
-    State.NON_CONFORMANT: "non-conformant",
-    State.REFUSED: "blocked",
-    State.DISABLED: "disabled",
-}
+COUNTED_STATES = State.SERVED, State.NON_CONFORMANT, State.BLOCKED, State.DISABLED
 
 
 class Watcher:
@@ -84,6 +79,6 @@ class Watcher:
             metrics.set_gauge("penstock_redis_up", not self._limiter.away)
         evaluated = self._parts.view.evaluated
         for listener, side in (("external", evaluated.external), ("internal", evaluated.internal)):
-            states = Counter(STATES[item.state] for item in side.values() if item.state in STATES)
-            for state in STATES.values():
-                metrics.set_gauge("penstock_pipelines", states[state], listener, state)
+            states = Counter(evaluation.state for evaluation in side.values())
+            for state in COUNTED_STATES:
+                metrics.set_gauge("penstock_pipelines", states[state], listener, state.value)

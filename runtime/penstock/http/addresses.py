@@ -1,4 +1,4 @@
-"""Whose address a call comes from; what a proxy says counts only where an operator trusts it."""
+"""The client address of a call. Forwarding headers count only from trusted proxies."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ Network = IPv4Network | IPv6Network
 # RFC 7239 section 4.
 PAIR = re.compile(r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s",;]+)""")
 ELEMENT = re.compile(rf"\s*{PAIR.pattern}(?:\s*;\s*{PAIR.pattern})*\s*")
-LONGEST = 512  # characters of an element: more is nothing a proxy writes
+MAX_ELEMENT_LENGTH = 512  # characters; proxies write less
 
 
 def client_address(environ: Mapping[str, object], proxies: tuple[Network, ...], header: str) -> str:
-    """Return the address of the nearest peer that is no trusted proxy.
+    """Return the address of the nearest peer that is not a trusted proxy.
 
-    Empty for a local socket without one.
+    `header` is the forwarding header that trusted proxies send. Return an empty string for a Unix
+    socket without one.
     """
     peer = str(environ.get("REMOTE_ADDR") or "")
     if not from_trusted_proxy(environ, proxies):
-        return _plain(peer)
-    said = environ.get("HTTP_" + header.upper().replace("-", "_"))
+        return _normalized(peer)
+    value = environ.get("HTTP_" + header.upper().replace("-", "_"))
     nearest = peer
-    for hop in _hops(said, header) if isinstance(said, str) else ():
-        # Nobody we trust writes such a thing: it is the last word that can be believed.
+    for hop in _hops(value, header) if isinstance(value, str) else ():
+        # No trusted proxy writes this. Everything before it may be forged.
         if _parsed(hop) is None:
             break
         nearest = hop
         if not _trusted(hop, proxies):
             break
-    return _plain(nearest)
+    return _normalized(nearest)
 
 
 def from_trusted_proxy(environ: Mapping[str, object], proxies: tuple[Network, ...]) -> bool:
-    """Say whether a proxy that an operator trusts has sent this request.
+    """Return whether a trusted proxy sent this request.
 
-    A local socket counts where any is trusted.
+    A Unix socket counts as a trusted proxy if any network is trusted.
     """
     peer = str(environ.get("REMOTE_ADDR") or "")
     return bool(proxies) and (not peer or _trusted(peer, proxies))
 
 
-def _hops(said: str, header: str) -> Iterator[str]:
-    """Yield what each proxy said whom it called for, the nearest proxy first."""
-    parts = reversed(said.split(","))
+def _hops(value: str, header: str) -> Iterator[str]:
+    """Yield the client that each proxy names, the nearest proxy first."""
+    parts = reversed(value.split(","))
     if header.lower() != "forwarded":
         yield from (part.strip(" \t") for part in parts)
         return
@@ -52,13 +53,13 @@ def _hops(said: str, header: str) -> Iterator[str]:
     for part in parts:
         element = part + behind
         if ELEMENT.fullmatch(element):
-            said_for = [value for name, value in PAIR.findall(element) if name.lower() == "for"]
-            yield said_for[0].strip('"') if len(said_for) == 1 else "unknown"
+            clients = [value for name, value in PAIR.findall(element) if name.lower() == "for"]
+            yield clients[0].strip('"') if len(clients) == 1 else "unknown"
             behind = ""
-        elif len(element) > LONGEST:
+        elif len(element) > MAX_ELEMENT_LENGTH:
             return
         else:
-            # The comma stood within quotes, or it is malformed: then there is no end to it.
+            # The comma was within quotes, or the header is malformed and no element matches.
             behind = f",{element}"
 
 
@@ -79,6 +80,6 @@ def _trusted(text: str, proxies: tuple[Network, ...]) -> bool:
     return address is not None and any(address in network for network in proxies)
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     address = _parsed(text)
     return text if address is None else str(address)

@@ -1,7 +1,4 @@
-"""The client's certificate.
-
-It comes from the TLS connection that ends here, or from a proxy that is trusted.
-"""
+"""The client certificate of a call: from the TLS connection, or from a trusted proxy's header."""
 
 from __future__ import annotations
 
@@ -12,39 +9,39 @@ from urllib.parse import unquote
 
 from penstock.http.addresses import Network, from_trusted_proxy
 
-LONGEST = 16_384  # characters
+MAX_HEADER_LENGTH = 16_384  # characters
 
 
 def client_certificate(
     environ: Mapping[str, object], proxies: tuple[Network, ...], header: str
 ) -> bytes | None:
-    """Return the certificate in DER, None where there is none or nobody vouches for it.
+    """Return the verified certificate in DER, None if there is none.
 
-    `header` is empty where proxies send none.
-
-    A proxy sends it as RFC 9440 says (`:base64 of DER:`), or as escaped PEM, as nginx does. The
-    proxy must have verified it, and must not pass on a header of that name from its client.
+    `header` is the header in which trusted proxies send it, empty if they send none. Its value is
+    that of RFC 9440 (`:base64 of DER:`), or escaped PEM, as nginx writes it. The proxy must verify
+    the certificate, and must remove a header of that name that its client sent. Return empty bytes
+    if the value is no certificate.
     """
     connection = environ.get("gunicorn.socket")
     if (
         isinstance(connection, ssl.SSLSocket)
         and connection.context.verify_mode is not ssl.CERT_NONE
     ):
-        own = connection.getpeercert(binary_form=True)
-        if own is not None:
-            return own
+        certificate = connection.getpeercert(binary_form=True)
+        if certificate is not None:
+            return certificate
     if not header:
         return None
-    said = environ.get("HTTP_" + header.upper().replace("-", "_"))
+    value = environ.get("HTTP_" + header.upper().replace("-", "_"))
     if (
-        not isinstance(said, str)
-        or not 0 < len(said) <= LONGEST
+        not isinstance(value, str)
+        or not 0 < len(value) <= MAX_HEADER_LENGTH
         or not from_trusted_proxy(environ, proxies)
     ):
         return None
     try:
-        if said.startswith(":") and said.endswith(":"):
-            return base64.b64decode(said[1:-1], validate=True)
-        return ssl.PEM_cert_to_DER_cert(unquote(said).strip())
+        if value.startswith(":") and value.endswith(":"):
+            return base64.b64decode(value[1:-1], validate=True)
+        return ssl.PEM_cert_to_DER_cert(unquote(value).strip())
     except ValueError:
-        return b""  # something was sent, and it is no certificate
+        return b""  # a header was sent, and it is no certificate

@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110 section 8.4): bodies may come and go compressed with gzip."""
+"""Content codings (RFC 9110 section 8.4): requests and replies may be compressed with gzip."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from werkzeug.http import parse_accept_header
 
 from penstock.errors import Refusal
 
-MIN_COMPRESSED_BYTES = 1024  # bytes; below, the headers cost more than is won
+MIN_COMPRESSED_BYTES = 1024  # below that, the headers cost more than compression saves
 COMPRESSIBLE = re.compile(r"text/|application/(?:[a-z.+-]*\+)?(?:json|xml)|application/javascript")
-AS_IT_IS = frozenset(
+# A reply with one of these headers describes its exact bytes.
+FIXED_BODY_HEADERS = frozenset(
     {"content-encoding", "content-range", "content-digest", "content-md5", "digest", "repr-digest"}
 )
 GZIP = 16 + zlib.MAX_WBITS
 
 
 def require_gzip(coding: str) -> None:
-    """Refuse (415) a body that is compressed in any other way."""
+    """Raise Refusal (415) for a content coding other than gzip."""
     if coding.strip().lower() not in {"gzip", "x-gzip"}:
-        refused = "Send the body as it is, or compressed once with gzip."
-        raise Refusal(415, "unsupported-media-type", refused, headers=[("Accept-Encoding", "gzip")])
+        detail = "Send the body as it is, or compressed once with gzip."
+        raise Refusal(415, "unsupported-media-type", detail, headers=[("Accept-Encoding", "gzip")])
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes | None:
-    """Return a request's body as it was before it was coded.
+    """Return a decompressed request body, None if it has more than `limit` bytes.
 
-    Return None if that has more bytes than the limit.
-
-    Never more than the limit is inflated, whatever the body promises. Raises Refusal: 415 for
-    another coding, 400 for what is no gzip.
+    At most one byte more than the limit is decompressed. Raises Refusal: 415 for another coding,
+    400 for a body that is not one gzip stream.
     """
     require_gzip(coding)
-    inflater = zlib.decompressobj(GZIP)
+    decompressor = zlib.decompressobj(GZIP)
     try:
-        plain = inflater.decompress(body, limit + 1)
+        content = decompressor.decompress(body, limit + 1)
     except zlib.error:
         raise Refusal(
             400, "body-malformed", "The body is not gzip, as its Content-Encoding says."
         ) from None
-    if len(plain) > limit:
+    if len(content) > limit:
         return None
-    if not inflater.eof or inflater.unused_data:
+    if not decompressor.eof or decompressor.unused_data:
         raise Refusal(400, "body-malformed", "The body is not one whole gzip stream.")
-    return plain
+    return content
 
 
 def compress_reply(body: bytes, headers: list[tuple[str, str]], accepted: str) -> bytes:
-    """Return a reply's body, compressed where that is worth it and accepted.
+    """Return the body of a reply, compressed if its type and the client allow that.
 
-    Say so in its headers.
-
-    What holds for these very bytes, or may not be transformed, stays as it is. A strong entity tag
-    becomes a weak one.
+    `accepted` is the request's Accept-Encoding. The headers are updated, and a strong entity tag
+    becomes a weak one. A reply that describes its exact bytes, or forbids transformation, stays as
+    it is.
     """
-    names = {name.lower(): value for name, value in headers}
-    if not AS_IT_IS.isdisjoint(names) or not COMPRESSIBLE.match(names.get("content-type", "")):
+    values = {name.lower(): value for name, value in headers}
+    if not FIXED_BODY_HEADERS.isdisjoint(values) or not COMPRESSIBLE.match(
+        values.get("content-type", "")
+    ):
         return body
-    if "no-transform" in names.get("cache-control", "").lower():
+    if "no-transform" in values.get("cache-control", "").lower():
         return body
     headers.append(("Vary", "Accept-Encoding"))
     if not parse_accept_header(accepted)["gzip"]:

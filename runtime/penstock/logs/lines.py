@@ -1,11 +1,9 @@
-"""Lines of the log.
+"""Render one line of the log: no credential, no control character, at most 16 KiB.
 
-Whatever a value holds, a line has no credential, no control character and no more than 16 KiB.
-
-A value may be a caller's text, an object of plugin code whose `repr` raises, or a list that
-contains itself; an exception may carry all of these. So each value is first made plain, masked and
-cut, and only then rendered. Credentials are masked before anything is cut: a key that was cut in
-two is not known as one.
+**Why.** A value may be a caller's text, an object of plugin code whose `repr` raises, or a list
+that contains itself. An exception may carry all of these. Each value is therefore converted to
+plain JSON, redacted and shortened before the line is rendered. Redaction comes before shortening:
+half of a key is not recognised as a key.
 """
 
 from __future__ import annotations
@@ -16,18 +14,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, shortened
+from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES, HIDDEN, is_sensitive, shortened
 
-LONGEST_LINE = 16 * 1024  # bytes
-# Characters of a value, of one in a line that is too long, and of a name.
-LONGEST_TEXT, SHORT_TEXT, NAME = 2048, 256, 64
-# Characters of a traceback; the least fits however it is escaped.
-LONGEST_TRACE, SHORT_TRACE, LEAST_TRACE = 8 * 1024, 4 * 1024, 700
-# Items of a value, of all values of a line, and values within values.
-MOST_ITEMS, MOST_PARTS, DEEPEST = 50, 500, 4
-MOST_FRAMES, MOST_CAUSES = 20, 8  # of one exception, and of exceptions in one traceback
-# What a line has in any case.
-LEAST = (
+MAX_LINE_BYTES = 16 * 1024
+# Characters of a value; of a value in a line that is too long; of a name.
+MAX_TEXT, SHORT_TEXT, MAX_NAME = 2048, 256, 64
+# Characters of a traceback. MIN_TRACE fits into a line however its characters are escaped.
+MAX_TRACE, SHORT_TRACE, MIN_TRACE = 8 * 1024, 4 * 1024, 700
+MAX_ITEMS = 50  # of one list or mapping
+MAX_VALUES = 500  # of a line
+MAX_DEPTH = 4  # of values within values
+MAX_FRAMES, MAX_CAUSES = 20, 8  # of one exception; exceptions of one traceback
+# The fields that every line keeps.
+REQUIRED_FIELDS = (
     "event",
     "timestamp",
     "level",
@@ -39,104 +38,108 @@ LEAST = (
     "pipeline",
     "exc_info",
 )
-LARGE = 10**30
+MAX_NUMBER = 10**30
 
-Facts = Mapping[str, Any]
+Fields = Mapping[str, Any]
 
 
-class Plain:
-    """Makes the facts of one line plain: no credential, and no more than `most` characters a text.
+class Sanitizer:
+    """Converts the fields of one line to plain JSON, without credentials.
 
-    `names` are the fields whose values are credentials, by name, in structures and in texts.
+    `names` are the names of sensitive fields, in mappings and in texts. `max_text` is the maximum
+    length of a text in characters.
     """
 
-    def __init__(self, names: Collection[str], most: int) -> None:
+    def __init__(self, names: Collection[str], max_text: int) -> None:
         self._names = names
-        self._most = most
-        self._left = MOST_PARTS
+        self._max_text = max_text
+        self._values_left = MAX_VALUES
 
-    def text(self, value: str, most: int = 0) -> str:
-        """Return a text."""
-        return shortened(value, most or self._most, names=self._names)
+    def text(self, value: str, max_length: int = 0) -> str:
+        """Return a text, redacted and shortened."""
+        return shortened(value, max_length or self._max_text, names=self._names)
 
-    def field(self, name: str, value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  any value
+    def field(self, name: str, value: Any, depth: int = MAX_DEPTH) -> Any:  # noqa: ANN401  any value
         """Return the value of a field."""
-        return HIDDEN if is_sensitive(name, self._names) else self.value(value, deep)
+        return HIDDEN if is_sensitive(name, self._names) else self.value(value, depth)
 
-    def value(self, value: Any, deep: int = DEEPEST) -> Any:  # noqa: ANN401  as above
-        """Return a value as JSON can hold it."""
-        self._left -= 1
+    def value(self, value: Any, depth: int = MAX_DEPTH) -> Any:  # noqa: ANN401  as above
+        """Return a value as JSON represents it."""
+        self._values_left -= 1
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
             return self.text(str(value))
-        if isinstance(value, int | float) and -LARGE < value < LARGE:  # so no NaN either
+        if isinstance(value, int | float) and -MAX_NUMBER < value < MAX_NUMBER:  # excludes NaN
             return float(value) if isinstance(value, float) else int(value)
         if not isinstance(value, Mapping | list | tuple | set | frozenset):
-            return self.text(_repr(value, self._most))
+            return self.text(_repr(value, self._max_text))
         try:
-            return self._parts(value, deep - 1) if deep and self._left > 0 else "…"
-        except Exception:  # noqa: BLE001  plugin code decides what its values do
+            return self._items(value, depth - 1) if depth and self._values_left > 0 else "…"
+        except Exception:  # noqa: BLE001  plugin code defines its own containers
             return f"<{type(value).__name__}>"
 
-    def _parts(self, value: Any, deep: int) -> Any:  # noqa: ANN401  as above
-        room = max(0, min(MOST_ITEMS, self._left))
+    def _items(self, value: Any, depth: int) -> Any:  # noqa: ANN401  as above
+        room = max(0, min(MAX_ITEMS, self._values_left))
         more = len(value) > room
         if isinstance(value, Mapping):
-            made = {
-                self.text(str(name), NAME): self.field(str(name), value[name], deep)
+            fields = {
+                self.text(str(name), MAX_NAME): self.field(str(name), value[name], depth)
                 for name in islice(value, room)
             }
-            return {**made, "…": len(value) - room} if more else made
-        return [self.value(item, deep) for item in islice(value, room)] + (["…"] if more else [])
+            return {**fields, "…": len(value) - room} if more else fields
+        return [self.value(item, depth) for item in islice(value, room)] + (["…"] if more else [])
 
 
-def _repr(value: object, most: int) -> str:
+def _repr(value: object, max_length: int) -> str:
     try:
-        return repr(value[: most + 1] if isinstance(value, bytes | bytearray) else value)
+        return repr(value[: max_length + 1] if isinstance(value, bytes | bytearray) else value)
     except Exception:  # noqa: BLE001  as above
         return f"<{type(value).__name__}>"
 
 
-def traceback_of(error: BaseException, most: int = LONGEST_TRACE) -> str:
-    """Return a traceback without variables, of a bounded length.
+def traceback_of(error: BaseException, max_length: int = MAX_TRACE) -> str:
+    """Return a traceback without variables, of at most that many characters.
 
-    What is left out is in the middle, and never what was raised last.
+    A long traceback lacks its middle, never the exception that was raised last.
     """
-    whole = "\n".join(line for item in _causes(error) for line in _one(*item, most=most // 4))
-    if len(whole) <= most:
+    whole = "\n".join(
+        line for cause in _causes(error) for line in _lines(*cause, max_length=max_length // 4)
+    )
+    if len(whole) <= max_length:
         return whole
     return (
-        f"{whole[: most // 3]}\n… ({len(whole) - most} characters left"
-        f" out)\n{whole[most // 3 - most :]}"
+        f"{whole[: max_length // 3]}\n… ({len(whole) - max_length} characters left"
+        f" out)\n{whole[max_length // 3 - max_length :]}"
     )
 
 
 def _causes(error: BaseException) -> list[tuple[BaseException, str]]:
-    """Return an exception after what it was raised from, each with what leads on to the next."""
-    found: list[tuple[BaseException, str]] = []
+    """Return an exception and its causes, first cause first, each with the text that follows it."""
+    causes: list[tuple[BaseException, str]] = []
     current: BaseException | None = error
     link = ""
     while (
         current is not None
-        and len(found) < MOST_CAUSES
-        and all(current is not known for known, _ in found)
+        and len(causes) < MAX_CAUSES
+        and all(current is not cause for cause, _ in causes)
     ):
-        found.append((current, link))
+        causes.append((current, link))
         link = "which led to:" if current.__cause__ is not None else "while it was handled:"
         current = current.__cause__ or (
             None if current.__suppress_context__ else current.__context__
         )
-    return found[::-1]
+    return causes[::-1]
 
 
-def _one(error: BaseException, link: str, margin: str = "", *, most: int) -> Iterator[str]:
+def _lines(error: BaseException, link: str, margin: str = "", *, max_length: int) -> Iterator[str]:
+    """Yield the lines of one exception's traceback, without its causes."""
     yield f"{margin}Traceback (most recent call last):"
     frames = traceback.extract_tb(error.__traceback__)
     for index, frame in enumerate(frames):
-        if MOST_FRAMES // 2 <= index < len(frames) - MOST_FRAMES // 2:
-            if index == MOST_FRAMES // 2:
-                yield f"{margin}  … ({len(frames) - MOST_FRAMES} frames left out)"
+        if MAX_FRAMES // 2 <= index < len(frames) - MAX_FRAMES // 2:
+            if index == MAX_FRAMES // 2:
+                yield f"{margin}  … ({len(frames) - MAX_FRAMES} frames left out)"
             continue
         yield f'{margin}  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
         if frame.line:
@@ -147,25 +150,28 @@ def _one(error: BaseException, link: str, margin: str = "", *, most: int) -> Ite
         if kind.__module__ in {"builtins", "__main__"}
         else f"{kind.__module__}.{kind.__qualname__}"
     )
-    yield f"{margin}{name}: {visible(shortened(_message(error), most, names=ALWAYS))[:most]}"
-    if isinstance(error, BaseExceptionGroup) and len(margin) < 2 * DEEPEST:
-        for item in error.exceptions[:MOST_CAUSES]:
-            yield from _one(item, "", f"{margin}| ", most=most // 4)
+    message = visible(shortened(_message(error), max_length, names=DEFAULT_SENSITIVE_NAMES))[
+        :max_length
+    ]
+    yield f"{margin}{name}: {message}"
+    if isinstance(error, BaseExceptionGroup) and len(margin) < 2 * MAX_DEPTH:
+        for member in error.exceptions[:MAX_CAUSES]:
+            yield from _lines(member, "", f"{margin}| ", max_length=max_length // 4)
     if link:
         yield link
 
 
 def _message(error: BaseException) -> str:
-    """Return what an exception says, with its notes."""
+    """Return the message of an exception, with its notes."""
     try:
         notes = getattr(error, "__notes__", ())
-        return "; ".join([str(error), *(str(note) for note in notes[:MOST_CAUSES])])
+        return "; ".join([str(error), *(str(note) for note in notes[:MAX_CAUSES])])
     except Exception:  # noqa: BLE001  as above
-        return "<it can't be told what>"
+        return "<message not available>"
 
 
 def visible(text: str) -> str:
-    """Return a text of one line, with the characters escaped that a terminal obeys or hides."""
+    """Return a text of one line in which characters that a terminal obeys or hides are escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -175,63 +181,65 @@ def visible(text: str) -> str:
 
 
 def line_of(
-    facts: Facts, render: Callable[[dict[str, Any]], str], names: Collection[str] = ()
+    fields: Fields, render: Callable[[dict[str, Any]], str], names: Collection[str] = ()
 ) -> str:
-    """Return a line of no more than 16 KiB.
+    """Return a line of at most 16 KiB.
 
-    Where it would be longer its texts are cut, and then its own fields left out; `cut` says so.
+    A longer line gets shorter texts first, and loses its optional fields then. It has `cut`.
     """
-    line = render(_made(facts, names, LONGEST_TEXT, LONGEST_TRACE))
+    line = render(_sanitized(fields, names, MAX_TEXT, MAX_TRACE))
     if _fits(line):
         return line
-    line = render(_made(facts, names, SHORT_TEXT, SHORT_TRACE) | {"cut": True})
+    line = render(_sanitized(fields, names, SHORT_TEXT, SHORT_TRACE) | {"cut": True})
     if _fits(line):
         return line
-    return render(
-        _made({name: facts[name] for name in LEAST if name in facts}, names, NAME, LEAST_TRACE)
-        | {"cut": True}
-    )
+    required = {name: fields[name] for name in REQUIRED_FIELDS if name in fields}
+    return render(_sanitized(required, names, MAX_NAME, MIN_TRACE) | {"cut": True})
 
 
 def _fits(line: str) -> bool:
-    return len(line) * 4 <= LONGEST_LINE or len(line.encode("utf-8", "replace")) <= LONGEST_LINE
+    return len(line) * 4 <= MAX_LINE_BYTES or len(line.encode("utf-8", "replace")) <= MAX_LINE_BYTES
 
 
-def _made(facts: Facts, names: Collection[str], most: int, most_of_trace: int) -> dict[str, Any]:
-    plain = Plain(names, most)
-    error = facts.get("exc_info")
-    made = {
-        plain.text(str(name), NAME): plain.field(str(name), value)
-        for name, value in facts.items()
+def _sanitized(
+    fields: Fields, names: Collection[str], max_text: int, max_trace: int
+) -> dict[str, Any]:
+    sanitizer = Sanitizer(names, max_text)
+    error = fields.get("exc_info")
+    sanitized = {
+        sanitizer.text(str(name), MAX_NAME): sanitizer.field(str(name), value)
+        for name, value in fields.items()
         if name not in {"exc_info", "stack_info"}
     }
     if isinstance(error, BaseException):
-        made["exception"] = traceback_of(error, most_of_trace)
-    if facts.get("stack_info"):
-        made["stack"] = shortened(str(facts["stack_info"]), most_of_trace, names=ALWAYS)
-    return made
+        sanitized["exception"] = traceback_of(error, max_trace)
+    if fields.get("stack_info"):
+        sanitized["stack"] = shortened(
+            str(fields["stack_info"]), max_trace, names=DEFAULT_SENSITIVE_NAMES
+        )
+    return sanitized
 
 
-def as_json(made: Facts) -> str:
-    """Return plain facts as JSON, in ASCII: what is no visible character is escaped."""
-    return json.dumps(made)
+def as_json(fields: Fields) -> str:
+    """Return plain fields as JSON in ASCII, which escapes all characters that are not visible."""
+    return json.dumps(fields)
 
 
-def as_seen(made: Facts) -> dict[str, Any]:
-    """Return plain facts as a terminal may be given them.
+def for_terminal(fields: Fields) -> dict[str, Any]:
+    """Return plain fields for a terminal.
 
-    Lines of a traceback are set in, so that none looks like a line of the log.
+    Lines of a traceback are indented, so that none looks like a line of the log.
     """
-    shown = {visible(name): _seen(value) for name, value in made.items()}
+    escaped = {visible(name): _escaped(value) for name, value in fields.items()}
     for name in ("exception", "stack"):
-        if isinstance(made.get(name), str):
-            shown[name] = "\n".join(f"    {visible(line)}" for line in made[name].splitlines())
-    return shown
+        if isinstance(fields.get(name), str):
+            escaped[name] = "\n".join(f"    {visible(line)}" for line in fields[name].splitlines())
+    return escaped
 
 
-def _seen(value: Any) -> Any:  # noqa: ANN401  as above
+def _escaped(value: Any) -> Any:  # noqa: ANN401  as above
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):
-        return {visible(name): _seen(item) for name, item in value.items()}
-    return [_seen(item) for item in value] if isinstance(value, list) else value
+        return {visible(name): _escaped(item) for name, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list) else value

@@ -1,14 +1,16 @@
-"""The folder in which the processes of one server count together.
+"""The folder in which the processes of one server store their metrics.
 
-It is made at the server's start, kept small and removed at its end.
+It is created when the server starts, and removed when the server ends. Each process has its own
+files, named by its process id.
 
-Each process has files of its own there, named by its process id. **Folding:** what a process has
-counted must go on counting after it has ended, and a reload replaces all of them, so the counts of
-ended processes are added up in one file for each kind. A scrape and a fold exclude each other, else
-a scrape could miss counts or read them twice, which Prometheus would take for a restart.
-**Owners:** every process that uses the folder holds a shared lock on its file `owner`, passed on to
-the processes that it starts. A folder whose lock is free was left behind by a server that was
-killed. Process ids can't say that: another container may share /dev/shm, but not the ids.
+**Folding.** The counters of a process must survive it, and a reload replaces all processes. The
+counters of ended processes are therefore added up in one file for each kind. A scrape and a fold
+exclude each other: otherwise a scrape could miss counts, or read them twice, which Prometheus would
+interpret as a restart.
+
+**Owners.** Every process that uses the folder has a shared lock on its file `owner`, inherited by
+its children. A folder whose lock is free belongs to a server that was killed. Process ids can't
+tell that: containers may share /dev/shm, but not process ids.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ OWNER, LOCK, REJECTED = "owner", "lock", "rejected.json"
 KINDS = ("counter", "histogram")
 MAX_REASON = 1000  # characters
 
-_owner: list[int] = []  # the file descriptor of our lock
+_owner: list[int] = []  # the file descriptor of this process's lock
 
 
 class RejectedReloads(NamedTuple):
-    """How many reloads of this server were rejected.
+    """The number of rejected reloads of this server.
 
-    Also when the last one was (seconds since the epoch), and why.
+    `at` is the time of the last one in seconds since the epoch, `reason` why it was rejected.
     """
 
     number: int
@@ -45,18 +47,19 @@ class RejectedReloads(NamedTuple):
 
 
 def create_shared_folder() -> str | None:
-    """Have this process and those that it starts count together.
+    """Create the folder for this process and its children, and return it.
 
-    Return the folder for that, if it was made here.
+    Return None if a parent created it. Folders of killed servers are removed.
     """
     if os.environ.get(VARIABLE):
         return None
     memory = Path("/dev/shm")  # noqa: S108  counters need no disk
     place = memory if memory.is_dir() else Path(tempfile.gettempdir())
-    for left in place.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another server removes it at this moment
-            if left.lstat().st_uid == os.getuid():  # anybody may make a folder of such a name
-                _remove_if_free(left)
+    for orphan in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another server removes it too
+            # Other users may create folders with such a name.
+            if orphan.lstat().st_uid == os.getuid():
+                _remove_if_free(orphan)
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=place)
     _owner[:] = [_own(Path(folder))]
     os.environ[VARIABLE] = folder
@@ -64,17 +67,14 @@ def create_shared_folder() -> str | None:
 
 
 def owner_fds() -> tuple[int, ...]:
-    """Return the file descriptor that a process must inherit that uses the folder.
-
-    None where the folder was not made here.
-    """
+    """Return the file descriptor that children must inherit, none if there is no folder here."""
     return tuple(_owner)
 
 
 def _own(folder: Path) -> int:
-    """Create the file whose lock says that a folder is in use.
+    """Create the file whose lock marks a folder as used, and return its descriptor.
 
-    It gets its name once it is locked, so none without a lock is ever seen.
+    The file gets its name once it is locked, so no other server sees it without a lock.
     """
     unnamed = folder / f"{OWNER}.new"
     number = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o600)
@@ -94,9 +94,9 @@ def _remove_if_free(folder: Path) -> None:
 
 @contextmanager
 def locked(how: int) -> Iterator[Path | None]:
-    """Yield the folder, None where there is none, under a lock.
+    """Yield the folder under a lock, None if there is no folder.
 
-    `fcntl.LOCK_SH` to read all of it, `fcntl.LOCK_EX` to change files of others.
+    `how` is `fcntl.LOCK_SH` to read all files, `fcntl.LOCK_EX` to change files of other processes.
     """
     folder = Path(os.environ.get(VARIABLE, ""))
     if not os.environ.get(VARIABLE) or not folder.is_dir():
@@ -111,10 +111,7 @@ def locked(how: int) -> Iterator[Path | None]:
 
 
 def fold_process(pid: int) -> None:
-    """Add what a process that has ended has counted to the counts of all such.
-
-    Forget its gauges.
-    """
+    """Add the counters of an ended process to those of all ended processes; remove its gauges."""
     with locked(fcntl.LOCK_EX) as folder:
         if folder is None:
             return
@@ -128,11 +125,11 @@ def fold_process(pid: int) -> None:
 
 
 def _add(path: Path, whole: Path) -> None:
-    from prometheus_client.mmap_dict import (  # noqa: PLC0415  the library looks for the folder when it is imported
+    from prometheus_client.mmap_dict import (  # noqa: PLC0415  the library reads the folder's name when it is imported
         MmapedDict,
     )
 
-    files: Any = MmapedDict  # it has no types
+    files: Any = MmapedDict  # the library ships no types
     counts = files(str(whole))
     try:
         for key, value, moment, _ in files.read_all_values_from_file(str(path)):
@@ -142,25 +139,22 @@ def _add(path: Path, whole: Path) -> None:
 
 
 def record_rejected_reload(reason: str) -> None:
-    """Note that a reload was rejected, for all processes of the server."""
+    """Store that a reload was rejected, and why, for all processes of the server."""
     with suppress(OSError), locked(fcntl.LOCK_EX) as folder:
         if folder is not None:
             before = _rejected(folder)
-            made = {
+            after = {
                 "number": before.number + 1 if before else 1,
                 "at": time.time(),
                 "reason": reason[:MAX_REASON],
             }
             path = folder / REJECTED
-            path.with_suffix(".new").write_text(json.dumps(made), encoding="utf-8")
+            path.with_suffix(".new").write_text(json.dumps(after), encoding="utf-8")
             path.with_suffix(".new").replace(path)
 
 
 def rejected_reloads() -> RejectedReloads | None:
-    """Return what is known of rejected reloads.
-
-    None where there were none, or there is no folder.
-    """
+    """Return the rejected reloads, None if there were none, or if there is no folder."""
     folder = os.environ.get(VARIABLE)
     return _rejected(Path(folder)) if folder else None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from penstock.contracts.masks import shortened
-from penstock.contracts.offered import Misfit
+from penstock.contracts.registered import InvalidPluginValue
 from penstock.errors import CannotStart, PenstockError
 from penstock.plugins.folders import place_of
 
@@ -51,9 +51,8 @@ def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True
 
     `what` names it, `clean_text` says that the text of an exception may be told.
 
-    Raises PluginFault for whatever the code raises (Misfit among it, from who checks the answer
-    within `call`), and CannotStart for KeyboardInterrupt in the main thread, which may be an
-    operator's.
+    Raises PluginFault for any exception of the code (InvalidPluginValue of a check within `call`
+    too), and CannotStart for KeyboardInterrupt in the main thread, which may be an operator's.
     """
     try:
         return call()
@@ -61,7 +60,7 @@ def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True
         if threading.current_thread() is threading.main_thread():
             raise CannotStart(f"interrupted in plugin {plugin} ({what}{where(error)})") from None
         raise _fault(plugin, what, error, text=text) from error
-    except Misfit as error:
+    except InvalidPluginValue as error:
         raise PluginFault(plugin, f"{what}: {error}") from error
     except BaseException as error:  # plugin code may raise anything
         raise _fault(plugin, what, error, text=text) from error

@@ -19,24 +19,19 @@ from typing import Any
 import pluggy
 
 from penstock import hookspecs, logs
-from penstock.contracts.access import (
-    AccessPolicy,
-    AccessView,
-    Authenticator,
-    Command,
-    Document,
-    PluginSetup,
-    TokenIssuer,
-)
-from penstock.contracts.offered import (
-    Misfit,
-    OfferedAuthenticator,
-    OfferedIssuer,
-    OfferedPolicy,
-    read_document,
-    text,
-)
+from penstock.contracts.access import AccessView, PluginSetup
+from penstock.contracts.authenticators import Authenticator
+from penstock.contracts.extensions import Command, Document, TokenIssuer
 from penstock.contracts.pipeline import Pipeline, PluginProblem
+from penstock.contracts.policies import AccessPolicy
+from penstock.contracts.registered import (
+    InvalidPluginValue,
+    RegisteredAuthenticator,
+    RegisteredIssuer,
+    RegisteredPolicy,
+    read_document,
+    require_text,
+)
 from penstock.errors import BadSetting
 from penstock.header_fields import header_fields
 from penstock.plugins.folders import Module, PluginFolders, SourceLoader, shown
@@ -68,9 +63,9 @@ class Plugins:
     folders: PluginFolders
     loaded: list[str] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
-    policies: list[OfferedPolicy] = field(default_factory=list)
-    authenticators: list[OfferedAuthenticator] = field(default_factory=list)
-    issuers: list[OfferedIssuer] = field(default_factory=list)
+    policies: list[RegisteredPolicy] = field(default_factory=list)
+    authenticators: list[RegisteredAuthenticator] = field(default_factory=list)
+    issuers: list[RegisteredIssuer] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     # With the plugin that adds it.
     commands: list[tuple[str, Command]] = field(default_factory=list)
@@ -403,17 +398,19 @@ def _collect(plugins: Plugins, setup: PluginSetup) -> None:
         (
             POLICIES_HOOK,
             AccessPolicy,
-            lambda name, item: plugins.policies.append(OfferedPolicy.of(name, item)),
+            lambda name, item: plugins.policies.append(RegisteredPolicy.of(name, item)),
         ),
         (
             "penstock_authenticators",
             Authenticator,
-            lambda name, item: plugins.authenticators.append(OfferedAuthenticator.of(name, item)),
+            lambda name, item: plugins.authenticators.append(
+                RegisteredAuthenticator.of(name, item)
+            ),
         ),
         (
             "penstock_token_issuers",
             TokenIssuer,
-            lambda name, item: plugins.issuers.append(OfferedIssuer.of(name, item)),
+            lambda name, item: plugins.issuers.append(RegisteredIssuer.of(name, item)),
         ),
         (
             "penstock_documents",
@@ -476,7 +473,7 @@ def _kept(
             )
         try:
             keep(name, item)
-        except Misfit as error:
+        except InvalidPluginValue as error:
             return (
                 f"{hook} offers a {type(item).__name__} that can't be used: {error}",
                 "give it what its documentation says",
@@ -495,14 +492,14 @@ def _kept(
 def _guarded(plugin: str, document: Document) -> Document:
     """Return a document whose `render` returns bytes, and raises PluginFault for anything else.
 
-    Raises Misfit where its headers can't be sent.
+    Raises InvalidPluginValue where its headers can't be sent.
     """
     try:
         header_fields(
             {"Content-Type": document.content_type, "Cache-Control": f"max-age={document.max_age}"}
         )
     except ValueError as error:
-        raise Misfit(f"the document {document.path}: {error}") from None
+        raise InvalidPluginValue(f"the document {document.path}: {error}") from None
 
     def render(access: AccessView) -> bytes:
         made: object = ask(plugin, document.path, lambda: document.render(access))
@@ -518,8 +515,8 @@ def _guarded(plugin: str, document: Document) -> Document:
 def _command(item: Command) -> Command:
     return replace(
         item,
-        name=text(item.name, "its name"),
-        help=text(item.help, "its help") if item.help != "" else "",
+        name=require_text(item.name, "its name"),
+        help=require_text(item.help, "its help") if item.help != "" else "",
     )
 
 

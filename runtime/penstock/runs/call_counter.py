@@ -25,7 +25,7 @@ class _Count:
     def __init__(self) -> None:
         self.calls = 0
         self.micros = 0
-        self.buckets = [0] * (len(metrics.BOUNDS) + 1)
+        self.buckets = [0] * (len(metrics.LATENCY_BUCKETS_S) + 1)
         self.changed = True
 
     def add(self, micros: int | None) -> None:
@@ -33,7 +33,7 @@ class _Count:
         self.changed = True
         if micros is not None:
             self.micros += micros
-            self.buckets[bisect_left(metrics.BOUNDS, micros / 1e6)] += 1
+            self.buckets[bisect_left(metrics.LATENCY_BUCKETS_S, micros / 1e6)] += 1
 
 
 class CallCounter:

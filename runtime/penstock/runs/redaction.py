@@ -13,7 +13,13 @@ from urllib.parse import parse_qs
 import msgspec
 
 from penstock.contracts.forms import Upload
-from penstock.contracts.masks import ALWAYS, HIDDEN, is_sensitive, masked, masked_fields
+from penstock.contracts.masks import (
+    DEFAULT_SENSITIVE_NAMES,
+    HIDDEN,
+    is_sensitive,
+    masked,
+    masked_fields,
+)
 
 MAX_STORED_BODY_BYTES = 64 * 1024  # bytes of a body that is kept
 
@@ -31,7 +37,7 @@ class Redactor:
     @classmethod
     def of(cls, fields: Iterable[str]) -> Redactor:
         """Read what operators and developers have listed; what is always hidden comes on top."""
-        names, places = set(ALWAYS), set()
+        names, places = set(DEFAULT_SENSITIVE_NAMES), set()
         for field in fields:
             if field.startswith("/"):
                 places.add(

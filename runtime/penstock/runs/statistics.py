@@ -15,7 +15,7 @@ import msgspec
 from penstock.contracts.run_status import Status
 from penstock.db import call_counts
 from penstock.db.engine import Engine, reading
-from penstock.metrics import BOUNDS
+from penstock.metrics import LATENCY_BUCKETS_S
 
 ALL = ""  # where the calls of all pipelines stand together
 SETTLED = 300  # seconds after which no process adds to a minute any more
@@ -40,7 +40,7 @@ class Sum:
     """What was counted within some time: calls by outcome, and how long they took."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
 
     def add(self, outcome: str, calls: int, buckets: Sequence[int]) -> None:
         """Add calls."""
@@ -96,11 +96,15 @@ class Sum:
         rank, passed = part * total, 0
         for index, number in enumerate(self.buckets):
             if number and passed + number >= rank:
-                low = BOUNDS[index - 1] if index else 0.0
-                high = BOUNDS[index] if index < len(BOUNDS) else BOUNDS[-1]
+                low = LATENCY_BUCKETS_S[index - 1] if index else 0.0
+                high = (
+                    LATENCY_BUCKETS_S[index]
+                    if index < len(LATENCY_BUCKETS_S)
+                    else LATENCY_BUCKETS_S[-1]
+                )
                 return low + (high - low) * (rank - passed) / number
             passed += number
-        return BOUNDS[-1]
+        return LATENCY_BUCKETS_S[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The HTTP server: gunicorn's processes, with a worker that no client can hold up.
+"""The HTTP server: gunicorn's processes, with a worker class that no client can block.
 
-Nothing below this package imports gunicorn.
+This package alone imports gunicorn.
 """

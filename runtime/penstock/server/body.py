@@ -1,7 +1,4 @@
-"""A request body as it arrives.
-
-Framed as the head says, kept without a thread, read by the application when it is whole.
-"""
+"""The body of a request: its framing, and the buffer that holds it until it is complete."""
 
 from __future__ import annotations
 
@@ -13,31 +10,31 @@ from typing import IO, Any
 
 from penstock.http.body_protocol import BodyFault, BodyNotReceived
 
-IN_MEMORY = 64 * 1024  # bytes of a body that are kept in memory; a larger one goes to disk
-MAX_SIZE_LINE = 1024  # bytes of a chunk's size with its extensions
+MAX_MEMORY_BYTES = 64 * 1024  # of a body in memory; a larger one is written to disk
+MAX_SIZE_LINE = 1024  # bytes of the line with a chunk's size and its extensions
 MAX_EXTENSIONS = 16 * 1024  # bytes of all chunk extensions of a body
-MAX_TRAILERS = 16 * 1024
+MAX_TRAILERS = 16 * 1024  # bytes of the trailer section
 MAX_SIZE_DIGITS = 16  # hexadecimal digits of a chunk's size
 HEX = frozenset(b"0123456789abcdefABCDEF")
-# A reader that ends a chunk's first line at one of these sees another body (RFC 9112 section 7.1.1
-# has none of them).
+# RFC 9112 section 7.1.1 allows none of these in a chunk extension. A parser that ends the line at
+# one of them reads another body: request smuggling.
 CONTROL = frozenset(byte for byte in range(0x20) if byte != 0x09) | {0x7F}  # noqa: PLR2004  the tab
 
 
-class BadFraming(ValueError):
-    """A body is not framed as RFC 9112 section 7.1 asks: where it ends is not known."""
+class InvalidFraming(ValueError):
+    """The framing violates RFC 9112 section 7.1, so the end of the body is unknown."""
 
 
 class LengthFraming:
-    """A body with a Content-Length. `left` is the number of bytes still to come."""
+    """A body with a Content-Length. `left` is the number of bytes not received yet."""
 
     def __init__(self, length: int) -> None:
         self.left: int | None = length
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Take bytes from the connection.
+        """Return the content in received bytes, and the bytes behind the body.
 
-        Return the content in them, and what follows the body, None before its end.
+        The second value is None before the end of the body.
         """
         left = self.left or 0
         self.left = max(0, left - len(data))
@@ -47,7 +44,7 @@ class LengthFraming:
 class ChunkedFraming:
     """A body in chunks (RFC 9112 section 7.1).
 
-    `check_trailers` is given the trailer section and raises what is wrong with it.
+    `check_trailers` receives the trailer section, and raises if it is malformed.
     """
 
     left = None
@@ -55,17 +52,15 @@ class ChunkedFraming:
     def __init__(self, check_trailers: Callable[[bytes], object]) -> None:
         self._check_trailers = check_trailers
         self._pending = b""
-        # Bytes of the chunk that are still to come, -1 before its size, 0 before the end of its
-        # line.
+        # Bytes of the chunk that were not received yet; -1 before its size, 0 before its line end.
         self._chunk = -1
         self._last = False
         self._extensions = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Take bytes from the connection.
+        """Return the content in received bytes, and the bytes behind the body.
 
-        Return the content in them, and what follows the body, None before its end. Raises
-        BadFraming.
+        The second value is None before the end of the body. Raises InvalidFraming.
         """
         data, at, content = self._pending + data, 0, []
         while not self._last:
@@ -79,7 +74,7 @@ class ChunkedFraming:
             elif self._chunk == 0:
                 if data[at : at + 2] != b"\r\n":
                     if data[at:] not in (b"", b"\r"):
-                        raise BadFraming("a chunk is longer than its size")
+                        raise InvalidFraming("a chunk is longer than its size")
                     break
                 self._chunk, at = -1, at + 2
             else:
@@ -94,12 +89,12 @@ class ChunkedFraming:
         return b"".join(content), self._end() if self._last else None
 
     def _size(self, line: bytes, *, whole: bool) -> int:
-        """Return the size that the line before a chunk says.
+        """Return the size in the line before a chunk. Raises InvalidFraming.
 
-        What has come of a line is looked at before its end comes.
+        An incomplete line is checked as far as it was received; its size counts as 0.
         """
         if not whole and len(line) >= MAX_SIZE_LINE - 1:
-            raise BadFraming("the line before a chunk is too long")
+            raise InvalidFraming("the line before a chunk is too long")
         digits, semicolon, extension = line.partition(b";")
         if semicolon or not whole:
             digits = digits.rstrip(b" \t")
@@ -108,38 +103,36 @@ class ChunkedFraming:
             or len(digits) > MAX_SIZE_DIGITS
             or (not digits and (whole or semicolon))
         ):
-            raise BadFraming("the size of a chunk is no hexadecimal number")
+            raise InvalidFraming("the size of a chunk is not a hexadecimal number")
         if not CONTROL.isdisjoint(extension):
-            raise BadFraming("a chunk extension holds a control character")
+            raise InvalidFraming("a chunk extension holds a control character")
         self._extensions += len(extension) if whole else 0
         if self._extensions > MAX_EXTENSIONS:
-            raise BadFraming("the chunk extensions take too many bytes")
+            raise InvalidFraming("the chunk extensions take too many bytes")
         return int(digits, 16) if whole else 0
 
     def _end(self) -> bytes | None:
-        """Take the trailer section and return what follows it.
-
-        Return None where it has not come in full.
-        """
-        section, found, rest = self._pending.partition(b"\r\n\r\n")
+        """Check the trailer section, and return the bytes behind it (None if it is incomplete)."""
+        section, end, rest = self._pending.partition(b"\r\n\r\n")
         if self._pending.startswith(b"\r\n"):
             section, rest = b"", self._pending[2:]
-        elif not found:
+        elif not end:
             if len(self._pending) > MAX_TRAILERS:
-                raise BadFraming("the trailer section is too long")
+                raise InvalidFraming("the trailer section is too long")
             return None
         if section:
             try:
                 self._check_trailers(section)
             except Exception as error:
-                raise BadFraming("the trailer section can't be taken") from error
+                raise InvalidFraming("the trailer section is malformed") from error
         return rest
 
 
 class RequestBody:
     """The `wsgi.input` of a request (PEP 3333).
 
-    The server fills it, and the application reads it once it is `complete`.
+    The server adds bytes, and the application reads them once the body is `complete`. `ended` is
+    whether the connection is past the body, complete or not. `size` counts bytes of content.
 
     Reading it earlier raises BodyNotReceived. If it has a `fault`, reading raises OSError.
     """
@@ -151,20 +144,20 @@ class RequestBody:
         self._file: IO[bytes] | None = None
         self._limit: int | None = None
         self._discard = False
-        self.size = 0  # bytes of content that have come
+        self.size = 0
         self.fault: BodyFault | None = None
         self.ended = self.complete = framing is None
 
     @classmethod
     def of(cls, request: Any, data: bytes) -> tuple[RequestBody, bytes]:  # noqa: ANN401  gunicorn ships no types
-        """Return the body that the head of a request announces, and the data that follows it.
+        """Return the body that a head announces (RFC 9112 section 6.3), and the data behind it.
 
-        `data` is what has come of the body (RFC 9112 section 6.3).
+        `data` is everything received behind the head.
         """
         length: int = request.length
         if not length and not request.chunked:
             return cls(None), data
-        if length and len(data) >= length:  # as a rule it came together with the head
+        if length and len(data) >= length:  # usually received together with the head
             body = cls(None)
             body._file, body.size = BytesIO(data[:length]), length
             return body, data[length:]
@@ -177,23 +170,23 @@ class RequestBody:
 
     @property
     def left(self) -> int | None:
-        """The bytes that are still to come, None where that is not known."""
+        """The number of bytes not received yet, None if unknown."""
         return 0 if self.ended or self._framing is None else self._framing.left
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes from the connection, and return those that follow the body."""
+        """Add received bytes, and return those behind the body."""
         if self._framing is None or self.fault is BodyFault.MALFORMED:
             return b""
         try:
             content, rest = self._framing.feed(data)
-        except BadFraming:
-            self.end(BodyFault.MALFORMED)
+        except InvalidFraming:
+            self.fail(BodyFault.MALFORMED)
             return b""
         self.size += len(content)
         if self._limit is not None and self.size > self._limit:
-            self.end(BodyFault.TOO_LARGE)
+            self.fail(BodyFault.TOO_LARGE)
         if content and not self._discard:
-            self._keep(content)
+            self._store(content)
         if rest is None:
             return b""
         self.ended, self.complete = True, not self._discard
@@ -201,40 +194,40 @@ class RequestBody:
             self._file.seek(0)
         return rest
 
-    def _keep(self, content: bytes) -> None:
+    def _store(self, content: bytes) -> None:
         file = self._file
         if file is None:
             file = self._file = BytesIO()
-        if self.size > IN_MEMORY and isinstance(file, BytesIO):
+        if self.size > MAX_MEMORY_BYTES and isinstance(file, BytesIO):
             self._file = TemporaryFile()  # noqa: SIM115  closed with the request
             self._file.write(file.getbuffer())
             file = self._file
         file.write(content)
 
-    def keep_at_most(self, limit: int) -> None:
-        """Bound the content, in bytes: a larger body has a fault."""
+    def set_limit(self, limit: int) -> None:
+        """Set the maximum size in bytes. A larger body has a fault."""
         self._limit = limit
         if self.size > limit:
-            self.end(BodyFault.TOO_LARGE)
+            self.fail(BodyFault.TOO_LARGE)
 
-    def end(self, fault: BodyFault) -> None:
-        """Note why the body is not whole and never will be."""
+    def fail(self, fault: BodyFault) -> None:
+        """Set why the body will never be complete, and discard it."""
         if self.fault is None and not self.complete:
             self.fault = fault
             self.discard()
 
     def discard(self) -> None:
-        """Forget what has come, and keep nothing of what is still to come."""
+        """Drop the content, and do not store further content."""
         self._discard = True
         self.close()
 
     def close(self) -> None:
-        """Give back memory and disk."""
+        """Release memory and disk."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    # What PEP 3333 asks of it.
+    # The interface of PEP 3333.
 
     def _readable(self) -> IO[bytes]:
         if self.fault is not None:
@@ -246,11 +239,11 @@ class RequestBody:
         return self._file
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return at most that many bytes, all that are left for -1."""
+        """Return at most `size` bytes, or all that are left for -1."""
         return self._readable().read(-1 if size is None else size)
 
     def readline(self, size: int | None = -1) -> bytes:
-        """Return a line with its end."""
+        """Return the next line with its end."""
         return self._readable().readline(-1 if size is None else size)
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""One client's connection, plain or TLS: nothing here ever blocks."""
+"""One client's connection, plain or TLS. No method here blocks."""
 
 from __future__ import annotations
 
@@ -13,218 +13,210 @@ from collections.abc import Callable, Generator
 from enum import IntEnum
 from typing import Any
 
-PIECE = 64 * 1024  # bytes that are received at once
-NEVER = float("inf")
-ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: close at once
-RECORD = 16 * 1024  # bytes of a TLS record
+RECV_BYTES = 64 * 1024
+NO_DEADLINE = float("inf")
+ABORT = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds: reset instead of closing in order
+TLS_RECORD_BYTES = 16 * 1024
 READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
-NEITHER = select.EPOLLONESHOT  # what is waited for is not the client
+PAUSED = select.EPOLLONESHOT  # waits for the worker's next round, not for the client
 
 
 class Phase(IntEnum):
-    """What a connection waits for.
-
-    Where there is no room for another, those with a low number are ended first.
-    """
+    """The state of a connection. When the worker needs room, it ends low numbers first."""
 
     CLOSING = 0
     IDLE = 1
-    DISCARDING = 2  # the rest of a body that nobody wanted
+    DISCARDING = 2  # receives the rest of a body that the application did not read
     HANDSHAKE = 3
     HEAD = 4
     SENDING = 5
     BODY = 6
-    WORKING = 7  # for the application, not for the client
+    WORKING = 7  # waits for the application, not for the client
 
 
 class Disconnected(OSError):
-    """The client is gone, or can't be spoken to any more."""
+    """The client closed the connection, or the connection failed."""
 
 
-class Unsent:
-    """The bytes of replies that clients have not taken yet, all together."""
+class ReplyMemory:
+    """Counts the bytes of all replies in this process that clients have not received yet."""
 
-    def __init__(self, most: int, relieve: Callable[[int], object]) -> None:
-        """Take the most there may be, and what is called with the number of bytes in excess."""
-        self._most = most
-        self._relieve = relieve
+    def __init__(self, limit: int, on_excess: Callable[[int], object]) -> None:
+        """Set the limit in bytes. `on_excess` receives the number of bytes above the limit."""
+        self._limit = limit
+        self._on_excess = on_excess
         self._bytes = 0
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
-        """Count bytes that wait, or with a negative number such as went out."""
+        """Add bytes that wait in memory. A negative number subtracts bytes that were sent."""
         with self._lock:
             self._bytes += size
-            too_many = self._bytes - self._most
-        if too_many > 0 and size > 0:
-            self._relieve(too_many)
+            excess = self._bytes - self._limit
+        if excess > 0 and size > 0:
+            self._on_excess(excess)
 
 
 class Connection:
     """A client's connection.
 
-    Its conversation is a generator that yields what it waits for: READ, WRITE or NEITHER. Whoever
-    resumes it must have claimed the connection: only one thread has it at a time. `arrived` is what
-    has come and was not used yet, `deadline` a `time.monotonic()` reading at which it is resumed in
-    any case.
+    Its coroutine is a generator that yields the event it waits for: READ, WRITE or PAUSED. A thread
+    must claim the connection before it resumes the coroutine, so only one thread does at a time.
+    `received` holds bytes that were received and not used yet. `deadline` is a `time.monotonic()`
+    reading, at which the worker resumes the coroutine in any case.
     """
 
     __slots__ = (
         "_claimable",
-        "arrived",
+        "base_environ",
         "client",
-        "conversation",
+        "coroutine",
         "deadline",
-        "facts",
-        "follows",
-        "more",
-        "number",
+        "events",
+        "fd",
         "phase",
+        "pipelined",
+        "received",
+        "send_buffer",
+        "send_flags",
         "server",
         "sock",
-        "unsent",
-        "wants",
     )
 
-    conversation: Generator[int, None, None]
+    coroutine: Generator[int, None, None]
     phase: Phase
     deadline: float
 
     def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:  # noqa: ANN401  addresses differ by family
         sock.setblocking(False)
         self.sock = sock
-        self.number = sock.fileno()
+        self.fd = sock.fileno()
         self.client = client
         self.server = server
-        self.facts: dict[str, Any] | None = None
-        self.arrived = b""
-        self.unsent: memoryview = memoryview(b"")
-        self.work()
-        self.wants = READ
-        self.more = 0  # MSG_MORE while another request has come: then replies go out together
-        # Whether the request was there before the reply to the one before had gone.
-        self.follows = False
+        self.base_environ: dict[str, Any] | None = None
+        self.received = b""
+        self.send_buffer: memoryview = memoryview(b"")
+        self.start_working()
+        self.events = READ
+        # MSG_MORE while a pipelined request waits, so that replies share packets.
+        self.send_flags = 0
+        # Whether this request was received before the previous reply was sent.
+        self.pipelined = False
         self._claimable: list[bool] = []
 
     def release(self) -> None:
-        """Let another thread claim the connection."""
+        """Allow another thread to claim the connection."""
         self._claimable.append(True)
 
     def claim(self) -> bool:
-        """Return whether the connection is this thread's now."""
+        """Return whether this thread now owns the connection. `list.pop` is atomic."""
         try:
             return self._claimable.pop()
         except IndexError:
             return False
 
-    def wait(self, phase: Phase, seconds: float) -> None:
-        """Note what the connection waits for from now on, and for how long."""
+    def wait_for(self, phase: Phase, seconds: float) -> None:
+        """Enter a phase that ends after `seconds` at the latest."""
         self.phase = phase
         self.deadline = time.monotonic() + seconds
 
-    def work(self) -> None:
-        """Note that it waits for the application, which has time limits of its own."""
-        self.phase, self.deadline = Phase.WORKING, NEVER
+    def start_working(self) -> None:
+        """Enter the phase WORKING. The application has time limits of its own."""
+        self.phase, self.deadline = Phase.WORKING, NO_DEADLINE
 
     @property
-    def late(self) -> bool:
-        """Whether what it waits for has not come in time."""
+    def overdue(self) -> bool:
+        """Whether the deadline has passed."""
         return self.deadline <= time.monotonic()
 
     def receive(self) -> bytes | None:
-        """Return what has come, None where nothing has, and empty bytes at the end.
+        """Return received bytes, None if there are none yet, or `b""` at the end of the stream.
 
         Raises Disconnected.
         """
         try:
-            return self.sock.recv(PIECE)
+            return self.sock.recv(RECV_BYTES)
         except BlockingIOError:
-            self.wants = READ
+            self.events = READ
             return None
         except OSError as error:
             raise Disconnected from error
 
     def send(self, data: bytes, flags: int = 0) -> int:
-        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`.
+        """Return how many bytes were sent at once. The rest goes to `send_buffer`.
 
         Raises Disconnected.
         """
-        if self.unsent:
-            self.unsent = memoryview(bytes(self.unsent) + data)
+        if self.send_buffer:
+            self.send_buffer = memoryview(bytes(self.send_buffer) + data)
             return 0
         try:
-            sent = self.sock.send(data, flags | self.more)
+            sent = self.sock.send(data, flags | self.send_flags)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise Disconnected from error
         if sent < len(data):
-            self.unsent = memoryview(data)[sent:]
-            self.wants = WRITE
+            self.send_buffer = memoryview(data)[sent:]
+            self.events = WRITE
         return sent
 
-    def flush(self) -> None:
-        """Send at once what waits for more, for no more may come."""
-        if self.more:
-            self.more = 0
-            with contextlib.suppress(OSError):  # a local socket has waited for nothing
+    def uncork(self) -> None:
+        """Send the bytes that MSG_MORE holds back, because no further reply may follow."""
+        if self.send_flags:
+            self.send_flags = 0
+            with contextlib.suppress(OSError):  # a Unix socket holds nothing back
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send_more(self) -> int:
-        """Send what is unsent, as far as it goes, and return how many bytes that were.
-
-        Raises Disconnected.
-        """
-        data, self.unsent = self.unsent, memoryview(b"")
+    def send_buffered(self) -> int:
+        """Return how many bytes of `send_buffer` were sent. Raises Disconnected."""
+        data, self.send_buffer = self.send_buffer, memoryview(b"")
         return self.send(data)  # type: ignore[arg-type]  # any buffer can be sent
 
     @property
-    def held(self) -> int:
-        """The bytes in memory for what is unsent: all of a piece until its last byte has gone."""
-        return memoryview(self.unsent.obj).nbytes
+    def buffer_bytes(self) -> int:
+        """The memory that `send_buffer` occupies: all of the reply until its last byte is sent."""
+        return memoryview(self.send_buffer.obj).nbytes
 
     def shutdown(self, how: int) -> None:
-        """End reading or writing. Raises Disconnected."""
+        """Shut down reading or writing, as `socket.shutdown`. Raises Disconnected."""
         try:
             self.sock.shutdown(how)
         except OSError as error:
             raise Disconnected from error
 
-    def drop(self) -> int | None:
-        """Receive what nobody looks at.
+    def discard(self) -> int | None:
+        """Receive bytes without using them, below TLS.
 
-        Return the number of bytes, None where none has come, 0 at the end. Raises Disconnected.
+        Return their number, None if there are none yet, or 0 at the end. Raises Disconnected.
         """
         try:
-            return len(socket.socket.recv(self.sock, PIECE))
+            return len(socket.socket.recv(self.sock, RECV_BYTES))
         except BlockingIOError:
-            self.wants = READ
+            self.events = READ
             return None
         except OSError as error:
             raise Disconnected from error
 
     @property
-    def buffered(self) -> bool:
-        """Whether something has come that the system does not tell of any more."""
+    def has_pending(self) -> bool:
+        """Whether TLS holds decrypted bytes, for which epoll reports no event."""
         return False
 
     def abort(self) -> None:
-        """Have whoever waits for the client be told that it is gone.
-
-        Forget what the system has not sent yet.
-        """
+        """Reset the connection: its next read or write fails, and unsent bytes are dropped."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the socket."""
         with contextlib.suppress(OSError):
             self.sock.close()
 
 
 class TlsConnection(Connection):
-    """A connection whose TLS ends here."""
+    """A connection that terminates TLS here."""
 
     __slots__ = ()
 
@@ -240,62 +232,62 @@ class TlsConnection(Connection):
         super().__init__(sock, client, server)
         self.sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
-    def shake_hands(self) -> bool:
-        """Go on with the handshake, and return whether it is done. Raises Disconnected."""
+    def handshake(self) -> bool:
+        """Continue the TLS handshake, and return whether it is complete. Raises Disconnected."""
         try:
             self.sock.do_handshake()
         except ssl.SSLWantReadError:
-            self.wants = READ
+            self.events = READ
             return False
         except ssl.SSLWantWriteError:
-            self.wants = WRITE
+            self.events = WRITE
             return False
         except OSError as error:
             raise Disconnected from error
         return True
 
     def receive(self) -> bytes | None:
-        """Return what has come, None where nothing has, and empty bytes at the end.
+        """Return received bytes, None if there are none yet, or `b""` at the end of the stream.
 
         Raises Disconnected.
         """
         try:
-            return self.sock.recv(PIECE)
+            return self.sock.recv(RECV_BYTES)
         except ssl.SSLWantReadError:
-            self.wants = READ
+            self.events = READ
         except ssl.SSLWantWriteError:
-            self.wants = WRITE
+            self.events = WRITE
         except (OSError, ValueError) as error:
             raise Disconnected from error
         return None
 
     def send(self, data: bytes, flags: int = 0) -> int:  # noqa: ARG002  TLS has none
-        """Send what goes out at once, and return how many bytes that were; the rest is `unsent`.
+        """Return how many bytes were sent at once. The rest goes to `send_buffer`.
 
         Raises Disconnected.
         """
-        if self.unsent:
-            self.unsent = memoryview(bytes(self.unsent) + data)
+        if self.send_buffer:
+            self.send_buffer = memoryview(bytes(self.send_buffer) + data)
             return 0
         sent, view = 0, memoryview(data)
         try:
-            # OpenSSL wants a record that did not go out to be tried again as it was.
+            # OpenSSL requires a record that was not sent to be retried unchanged.
             while sent < len(data):
-                sent += self.sock.send(view[sent : sent + RECORD])
+                sent += self.sock.send(view[sent : sent + TLS_RECORD_BYTES])
         except ssl.SSLWantReadError:
-            self.wants = READ
+            self.events = READ
         except ssl.SSLWantWriteError:
-            self.wants = WRITE
+            self.events = WRITE
         except (OSError, ValueError) as error:
             raise Disconnected from error
         if sent < len(data):
-            self.unsent = view[sent:]
+            self.send_buffer = view[sent:]
         return sent
 
     def shutdown(self, how: int) -> None:
-        """End reading or writing, with the alert that says so. Raises Disconnected."""
+        """Shut down reading or writing; send the TLS close alert first. Raises Disconnected."""
         if how != socket.SHUT_RD:
-            # The client's own alert is not waited for.
+            # Does not wait for the client's own alert.
             with contextlib.suppress(OSError, ValueError):
                 self.sock.unwrap()
         try:
@@ -304,8 +296,8 @@ class TlsConnection(Connection):
             raise Disconnected from error
 
     @property
-    def buffered(self) -> bool:
-        """Whether something has come that the system does not tell of any more."""
+    def has_pending(self) -> bool:
+        """Whether TLS holds decrypted bytes, for which epoll reports no event."""
         try:
             return self.sock.pending() > 0
         except (OSError, ValueError):

@@ -1,19 +1,21 @@
-"""The view of access that a server's arbiter holds, and that each worker is forked with.
+"""The view of access that a server's arbiter holds, and that each worker inherits by fork.
 
-A worker that must start while the database is away can answer calls by this view alone, within the
-bound of staleness. So it must be as fresh as those of the workers. A thread that follows the
-database would be forked with whatever locks it holds, and a query in each turn could stop the
-arbiter. Instead workers tell through a pipe which revision the database has confirmed to them, and
-when:
+**Why.** A worker that starts while the database is away can answer calls by this view alone, within
+PENSTOCK_MAX_STALENESS. The view must therefore be as fresh as the views of the running workers.
 
-- While that is the revision of this view, the view is as fresh as theirs, and nothing is asked.
-- Where it is another, this view is read anew: at most once a second, right after a worker had an
-  answer, and with short limits.
-- While a worker, though it be dead now, was told of a revision that this view has not, the view is
-  not confirmed: that revision may have revoked a key. A worker that is forked then waits for the
-  database.
+**Rejected.** A thread that follows the database: each worker would inherit the locks it holds at
+the moment of the fork. A query in each round of the arbiter: a slow database would block the
+arbiter.
 
-All moments are `time.monotonic()` readings, which are one clock for all processes of a host.
+**Instead**, workers write to a pipe which revision the database has confirmed to them, and when:
+
+- While that is the revision of this view, the view is as fresh as theirs, without a query.
+- If it is another revision, the arbiter reads this view again. It does so at most once a second,
+  only shortly after a worker got an answer, and with short time limits.
+- If a worker, even one that ended, has seen a revision that this view lacks, the view is
+  contradicted: that revision may have revoked a key. A new worker then waits for the database.
+
+All times are `time.monotonic()` readings, which are one clock for all processes of a host.
 """
 
 from __future__ import annotations
@@ -31,48 +33,48 @@ from penstock.db.history import MARK_BYTES, HistoryPoint
 from penstock.db.liveness import SILENCE, Silence
 from penstock.settings import Settings
 
-# Process id, revision with its mark, and when it was confirmed.
+# Process id, revision with its mark, and when the database confirmed it.
 CONFIRMATION = struct.Struct(f"qq{MARK_BYTES}sd")
 NO_MARK = bytes(MARK_BYTES)
-AT_ONCE = 128 * CONFIRMATION.size  # bytes that are read at once
-# Since a worker had an answer, in which the arbiter may ask too; also how long it waits for a
-# server that is silent.
+READ_BYTES = 128 * CONFIRMATION.size
+# The arbiter queries the database only if a worker got an answer in the last RECENT_S seconds. It
+# also waits that long for a silent database.
 RECENT_S = 2.0
-# Until the arbiter may read again what changed, after it could and could not.
+# Between two reads of the view, after one that succeeded and after one that failed.
 REFRESH_S, RETRY_S = 1.0, 5.0
 
 
 class InheritedView:
-    """The arbiter's view of access. `access` is None where it could not be read."""
+    """The arbiter's view of access. `access` is None while it could not be read."""
 
     def __init__(self, settings: Settings) -> None:
         self.access: Snapshot | None = None
         self._settings = settings
-        self._told, self._tell = os.pipe()
-        for end in (self._told, self._tell):
+        self._read_end, self._write_end = os.pipe()
+        for end in (self._read_end, self._write_end):
             os.set_blocking(end, False)
-        # The last revision of each process with its mark, and when.
+        # By process id: the last confirmed revision with its mark, and when it was confirmed.
         self._confirmed: dict[int, tuple[int, bytes, float]] = {}
-        self._again_at = 0.0
+        self._next_read_at = 0.0
 
     @property
     def contradicted(self) -> bool:
-        """Whether a worker was told of a revision that this view may not have."""
+        """Whether a worker has seen a revision that this view may lack."""
         if self.access is None:
             return False
-        mine, mine_at = self.access.point, self.access.checked_at
+        point, read_at = self.access.point, self.access.checked_at
         return any(
-            revision > mine.revision
-            or ((revision, mark) != (mine.revision, mine.mark or NO_MARK) and checked_at > mine_at)
+            revision > point.revision
+            or (
+                (revision, mark) != (point.revision, point.mark or NO_MARK) and checked_at > read_at
+            )
             for revision, mark, checked_at in self._confirmed.values()
         )
 
     def read(self, silence: Silence = SILENCE) -> None:
-        """Read what changed.
+        """Read the changes since the last read. No plugin, thread or connection stays here.
 
-        Neither plugins, threads nor connections come into this process, or stay there.
-
-        While the database is away what was read before is kept: its age is known.
+        While the database is away, the view stays as it is: its age is known.
         """
         try:
             engine = open_existing(
@@ -87,55 +89,52 @@ class InheritedView:
                 engine.dispose()
         except DatabaseUnavailable:
             return
-        except Exception:  # noqa: BLE001  the rehearsal, and each worker, reads all of it then, and says what is wrong
+        except Exception:  # noqa: BLE001  the rehearsal and each worker then read all of it, and report the fault
             self.access = None
             return
         self.access = access
         gc.collect()
-        gc.freeze()  # what is not looked at by a worker's garbage collector goes on being shared
+        # Garbage collectors of workers would otherwise write to these pages, and unshare them.
+        gc.freeze()
 
     def confirm(self, point: HistoryPoint, checked_at: float) -> None:
-        """Tell the arbiter, from a worker, that the database confirmed a view at a revision."""
-        with suppress(OSError):  # the pipe is full: the next one tells it
+        """Tell the arbiter, from a worker, which revision the database confirmed, and when."""
+        with suppress(OSError):  # the pipe is full: the next confirmation replaces this one
             os.write(
-                self._tell,
+                self._write_end,
                 CONFIRMATION.pack(os.getpid(), point.revision, point.mark or NO_MARK, checked_at),
             )
 
-    def keep_up(self) -> None:
-        """Take what workers have told, and read what changed where that is due.
+    def refresh(self) -> None:
+        """Receive the workers' confirmations, and read the changes if that is due.
 
-        The arbiter calls it in each of its turns.
+        The arbiter calls this in each round of its main loop.
         """
         with suppress(BlockingIOError):
-            while told := os.read(self._told, AT_ONCE):
+            while data := os.read(self._read_end, READ_BYTES):
                 self._confirmed |= {
                     pid: (revision, mark, checked_at)
-                    for pid, revision, mark, checked_at in CONFIRMATION.iter_unpack(told)
+                    for pid, revision, mark, checked_at in CONFIRMATION.iter_unpack(data)
                 }
         now = time.monotonic()
         self._confirmed = {
-            pid: told
-            for pid, told in self._confirmed.items()
-            if now - told[2] <= self._settings.max_staleness
+            pid: confirmation
+            for pid, confirmation in self._confirmed.items()
+            if now - confirmation[2] <= self._settings.max_staleness
         }
         newest = self._newest()
         if (
-            now < self._again_at
+            now < self._next_read_at
             or now - newest > RECENT_S
             or (self.access is not None and not self.contradicted)
         ):
             return
         self.read(Silence(RECENT_S))
-        self._again_at = time.monotonic() + (
-            REFRESH_S if self.access is not None and self.access.checked_at > newest else RETRY_S
-        )
+        succeeded = self.access is not None and self.access.checked_at > newest
+        self._next_read_at = time.monotonic() + (REFRESH_S if succeeded else RETRY_S)
 
     def inherit(self) -> Snapshot | None:
-        """Return the view, as fresh as workers have told.
-
-        For a worker, right after it was forked.
-        """
+        """Return the view for a worker that was just forked, as fresh as workers have confirmed."""
         if self.access is not None and not self.contradicted:
             self.access.checked_at = max(self.access.checked_at, self._newest())
         return self.access

@@ -1,6 +1,6 @@
-"""The head of a request.
+"""The head of a request: gunicorn's parser, with a faster path for usual heads.
 
-Gunicorn's parser, a shorter way through it for usual heads, and what RFC 9112 asks beyond it.
+Beyond gunicorn's, the checks of framing and host that RFC 9112 requires.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import gunicorn_h1c
 from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from gunicorn.http.message import Request as GunicornRequest
 
-SINGLE = frozenset({"HOST", "CONTENT-TYPE"})  # header fields that come once (RFC 9110 section 5.3)
-FRAMING = frozenset({"CONTENT-LENGTH", "TRANSFER-ENCODING", "CONNECTION", "HOST"})
-MAX_NAMES = 500  # header names, and hosts, that are remembered as well-formed
+# Header fields that a request has once (RFC 9110 section 5.3).
+SINGLE_FIELDS = frozenset({"HOST", "CONTENT-TYPE"})
+FRAMING_FIELDS = frozenset({"CONTENT-LENGTH", "TRANSFER-ENCODING", "CONNECTION", "HOST"})
+MAX_CACHED = 500  # header names, and hosts, that are remembered as well-formed
 # RFC 9110 section 4.2.1 and RFC 3986 section 3.2.2: a name, an IPv4 address, or an IPv6 address in
 # brackets; then a port.
 HOST = re.compile(
@@ -25,7 +26,7 @@ HOST = re.compile(
     re.ASCII | re.VERBOSE,
 )
 MAX_PORT = 65_535
-# Of a Content-Length: a larger one is a mistake, and slow to read as a number.
+# Of a Content-Length. A larger one is an error, and slow to convert.
 MAX_LENGTH_DIGITS = 18
 
 _usual_names: dict[bytes, str] = {}
@@ -33,11 +34,11 @@ _valid_hosts: set[str] = set()
 
 
 class HeadIncomplete(Exception):
-    """The head of the request has not come in full."""
+    """The head of the request has not been received completely."""
 
 
-class Arrived:
-    """What has come on a connection, for gunicorn's parser to read from.
+class ReceivedBytes:
+    """The bytes received on a connection, as the source that gunicorn's parser reads from.
 
     Reading more than that raises HeadIncomplete.
     """
@@ -47,52 +48,52 @@ class Arrived:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def read(self, size: int | None = None) -> bytes:  # noqa: ARG002  gunicorn's signature; what there is goes out at once
-        """Return all that has come."""
+    def read(self, size: int | None = None) -> bytes:  # noqa: ARG002  gunicorn's signature
+        """Return all received bytes at once."""
         if not self.data:
             raise HeadIncomplete
         data, self.data = self.data, b""
         return data
 
     def unread(self, data: bytes) -> None:
-        """Take back what the parser has no use for."""
+        """Return bytes that the parser did not use."""
         self.data = data + self.data
 
 
 class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
     """The head of a request.
 
-    `length` is the Content-Length (0 without one), `chunked` whether the body comes in chunks,
-    `expects_continue` whether the client waits for `100 Continue` before it sends the body,
-    `told_to_continue` whether it was sent that.
+    `length` is the Content-Length in bytes (0 without one), `chunked` whether the body is chunked.
+    `closes` is whether the client asks to close the connection. `continue_sent` is whether
+    `100 Continue` was sent.
     """
 
     length = 0
     chunked = False
     closes = False
-    told_to_continue = False
+    continue_sent = False
 
     def _parse_fast(self, unreader: Any, buf: bytearray) -> bytes:  # noqa: ANN401  gunicorn's type
-        """Read the head, and return what came after it."""
+        """Parse the head, and return the bytes behind it."""
         data = bytes(buf)
         try:
-            found = gunicorn_h1c.parse_request(
+            head = gunicorn_h1c.parse_request(
                 data,
                 limit_request_line=self._fast_limit_request_line,
                 limit_request_fields=self.limit_request_fields,
                 limit_request_field_size=self.limit_request_field_size,
             )
-        except Exception:  # noqa: BLE001  gunicorn's own way raises the error that fits
+        except Exception:  # noqa: BLE001  gunicorn's own parser raises the error that fits
             return bytes(super()._parse_fast(unreader, buf))
-        uri = str(found["path"], "latin-1")
+        uri = str(head["path"], "latin-1")
         headers: list[tuple[str, str]] = []
-        once = set()
-        for raw, value in found["headers"]:
+        single = set()
+        for raw, value in head["headers"]:
             name = _usual_names.get(raw) or _usual_name(raw)
-            if name is None or name in once:
+            if name is None or name in single:
                 return bytes(super()._parse_fast(unreader, buf))
-            if name in SINGLE:
-                once.add(name)
+            if name in SINGLE_FIELDS:
+                single.add(name)
             headers.append((name, str(value, "latin-1")))
         if (
             not uri.startswith("/")
@@ -102,21 +103,21 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
             or self._peer_is_trusted_proxy()
         ):
             return bytes(super()._parse_fast(unreader, buf))
-        self.method, self.uri, self.headers = str(found["method"], "latin-1"), uri, headers
+        self.method, self.uri, self.headers = str(head["method"], "latin-1"), uri, headers
         self.path, _, self.query = uri.partition("?")
         self.fragment = ""
-        self.version = 1, found["minor_version"]
-        return data[found["consumed"] :]
+        self.version = 1, head["minor_version"]
+        return data[head["consumed"] :]
 
     def set_body_reader(self) -> None:
-        """Take the framing of the message from its head (RFC 9112 sections 3.2, 6 and 9.3).
+        """Set the framing of the message from its head (RFC 9112 sections 3.2, 6 and 9.3).
 
         Raises gunicorn's ParseException.
         """
         length = coding = host = None
         persists = self.version >= (1, 1)
         for name, value in self.headers:
-            if name not in FRAMING:
+            if name not in FRAMING_FIELDS:
                 continue
             if name == "CONTENT-LENGTH":
                 if (
@@ -144,7 +145,7 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
         self.chunked, self.length = coding is not None, length or 0
 
     def _check_host(self, host: str | None) -> None:
-        """Refuse a request without a host, or with one that is none (RFC 9112 section 3.2: 400)."""
+        """Raise InvalidHeader (400) if the host is missing or malformed (RFC 9112 section 3.2)."""
         if host is None:
             if self.version >= (1, 1):
                 raise InvalidHeader("HOST", req=self)
@@ -152,13 +153,13 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
         match = HOST.fullmatch(host)
         if match is None or int(match[1] or 0) > MAX_PORT:
             raise InvalidHeader("HOST", req=self)
-        if len(_valid_hosts) < MAX_NAMES:
+        if len(_valid_hosts) < MAX_CACHED:
             _valid_hosts.add(host)
 
     def _check_coding(self, coding: str, length: int | None) -> None:
-        """Refuse transfer codings other than `chunked` alone, and ambiguous framing.
+        """Raise for any transfer coding but `chunked` alone, and for ambiguous framing.
 
-        Nothing behind this could read other codings.
+        The application could not decode other codings.
         """
         codings = [part.strip() for part in coding.split(",")]
         if (
@@ -174,7 +175,7 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
             raise UnsupportedTransferCoding(coding)
 
     def should_close(self) -> bool:
-        """Return whether the connection ends after this request."""
+        """Return whether the connection closes after this request."""
         return self.must_close or self.closes
 
     @property
@@ -189,20 +190,20 @@ class Request(GunicornRequest):  # type: ignore[misc]  # gunicorn ships no types
 
 
 def _usual_name(raw: bytes) -> str | None:
-    """Return a header's name as gunicorn keeps it, or None where gunicorn must look at it."""
+    """Return a header's name as gunicorn stores it, or None if gunicorn must process it."""
     name = str(raw, "latin-1").upper()
     if "_" in name or name == "EXPECT":
         return None
-    if len(_usual_names) < MAX_NAMES:
+    if len(_usual_names) < MAX_CACHED:
         _usual_names[raw] = name
     return name
 
 
 def read_head(config: Any, data: bytes, client: Any, number: int) -> tuple[Request, bytes]:  # noqa: ANN401  gunicorn ships no types
-    """Return the request that has come, and the bytes behind its head.
+    """Return the request in the received bytes, and the bytes behind its head.
 
-    Raises HeadIncomplete, and gunicorn's ParseException for what is no request.
+    Raises HeadIncomplete, and gunicorn's ParseException for a malformed request.
     """
-    arrived = Arrived(data)
-    request = Request(config, arrived, client, number)
-    return request, arrived.data
+    source = ReceivedBytes(data)
+    request = Request(config, source, client, number)
+    return request, source.data

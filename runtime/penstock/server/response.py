@@ -1,7 +1,4 @@
-"""A response as it goes over the wire.
-
-Gunicorn's, with its head and its first bytes in one piece.
-"""
+"""A response on the wire: gunicorn's, but the head and the first part of the body are one piece."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from penstock.errors import HostStopping, Refusal
 from penstock.http.problems import CONTENT_TYPE, problem_document, status_line
 from penstock.http.watchdog import closing_response
 
-MAX_NAMES = 500  # header names that are remembered as well-formed
-MAX_COPIED = 64 * 1024  # bytes of a body that are copied behind the head, to send both in one piece
+MAX_CACHED_NAMES = 500  # header names that are remembered as well-formed
+MAX_COPIED_BYTES = 64 * 1024  # of a body, to send it in one piece with the head
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _well_formed: set[str] = set()
 
 
 class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's response. `send` is given what goes over the wire."""
+    """gunicorn's response. `send` receives the bytes for the wire."""
 
     headers_sent: bool
 
@@ -37,11 +34,7 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
         self._send = send
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
-        """Take the headers.
-
-        A name that was seen to be well-formed and of no meaning to the server is not looked at
-        again.
-        """
+        """Add headers. A name that gunicorn accepted without acting on it is checked only once."""
         for name, value in headers:
             if name in _well_formed and isinstance(value, str) and HEADER_VALUE_RE.fullmatch(value):
                 self.headers.append((name, value.strip(" \t")))
@@ -52,12 +45,12 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
             if (
                 len(self.headers) > before
                 and lower not in {"content-length", "upgrade"}
-                and len(_well_formed) < MAX_NAMES
+                and len(_well_formed) < MAX_CACHED_NAMES
             ):
                 _well_formed.add(name)
 
     def default_headers(self) -> list[str]:
-        """Return the first lines, with the time of this second (RFC 9110 section 6.6.1)."""
+        """Return status line and server headers. Date is cached (RFC 9110 section 6.6.1)."""
         if self.upgrade or self.chunked:
             return list(super().default_headers())
         now = int(time.time())
@@ -82,19 +75,19 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
         ).encode("latin-1")
 
     def send_headers(self) -> None:
-        """Send the head, where that was not done."""
+        """Send the head, unless it was sent."""
         if not self.headers_sent:
             self._send(self._head())
 
     def write(self, arg: bytes) -> None:
-        """Send a part of the body, the first together with the head."""
+        """Send a part of the body; the first part together with the head."""
         if self.headers_sent or self.chunked or self._omits_body or type(arg) is not bytes:
             super().write(arg)
             return
         if self.response_length is not None and len(arg) > self.response_length:
             arg = arg[: self.response_length]
         self.sent += len(arg)
-        if len(arg) > MAX_COPIED:
+        if len(arg) > MAX_COPIED_BYTES:
             self._send(self._head())
             self._send(arg)
         else:
@@ -104,14 +97,14 @@ class Response(GunicornResponse):  # type: ignore[misc]  # gunicorn ships no typ
         self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def close(self) -> None:
-        """Send what ends the response."""
+        """Complete the response: its head if it has no body, and the last chunk."""
         self.send_headers()
         if self.chunked:
             self._send(b"0\r\n\r\n")
 
 
-def refusal_of(status: int) -> bytes:
-    """Return the response, as it goes over the wire, to what can't be read as a request."""
+def rejection_response(status: int) -> bytes:
+    """Return the response on the wire to bytes that are no valid request."""
     refusal: Refusal = HostStopping("The host is stopping. The request had not arrived.")
     if status != refusal.status:
         refusal = Refusal(

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from penstock import forks, logs, metrics, threads
 from penstock.console import ClientInfo, add_console
 from penstock.console.pages import ROOT as CONSOLE
-from penstock.contracts.access import Document
+from penstock.contracts.extensions import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.host.host import Host
 from penstock.http.addresses import client_address, from_trusted_proxy

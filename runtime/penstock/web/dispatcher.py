@@ -16,14 +16,14 @@ from typing import Any
 import structlog
 
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.access import Once, RequestHead
+from penstock.contracts.authenticators import Once, RequestHead
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.cors import Cors
 from penstock.contracts.networks import Networks, caller_network
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
 from penstock.contracts.triggers import MAX_CALL_S
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import BODILESS, NO_STORE, Answer, checked_refusal
 from penstock.endpoints.router import Place, Routes
 from penstock.errors import (

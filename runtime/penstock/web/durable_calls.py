@@ -15,7 +15,7 @@ from penstock.durable.callbacks import target_of
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.run_endpoints import RunStatusApi
 from penstock.durable.runner import RunInput, lasting
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
 from penstock.gate.gate import unavailable

@@ -11,7 +11,7 @@ from typing import Any
 from penstock.access.replay_guard import MessageClaim
 from penstock.contracts.call import Call
 from penstock.contracts.masks import masked
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.router import Place
 from penstock.errors import Refusal
 from penstock.runs.ids import REQUEST_ID, new_run_id

@@ -17,7 +17,7 @@ from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, RunExecutor, RunStore
 from penstock.durable.runner import DurableRunner, RunInput, check_size, outcome_of
 from penstock.durable.status import body_of, ending_of
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer
 from penstock.errors import DeadlineExceeded, Refusal
 from penstock.execution.perform import (

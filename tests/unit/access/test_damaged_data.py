@@ -16,10 +16,10 @@ from support.place import ACTOR, Place
 
 from penstock import Rate, parse_api_key
 from penstock.access import (
+    apply_changes,
     callbacks,
     consumers,
     credentials,
-    environments,
     issuers,
     limits,
     policies,
@@ -464,18 +464,18 @@ class TestBroken:
         it = Everything(place)
         view = place.snapshot()
         place.consumer("fresh")
-        take = Snapshot._take_needs  # noqa: SLF001  half of a change is applied before it
+        take = apply_changes._apply_variables  # noqa: SLF001  half of a change is applied before it
 
         def fail(*_: object) -> None:
             raise SystemExit(0)
 
-        monkeypatch.setattr(Snapshot, "_take_needs", fail)
+        monkeypatch.setattr(apply_changes, "_apply_variables", fail)
         with pytest.raises(SystemExit):
             view.refresh(place.engine)
         broken = view.age()
         with pytest.raises(SystemExit):
             view.refresh(place.engine)
-        monkeypatch.setattr(Snapshot, "_take_needs", take)
+        monkeypatch.setattr(apply_changes, "_apply_variables", take)
         view.refresh(place.engine)
 
         assert broken == float("inf")

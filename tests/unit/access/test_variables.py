@@ -300,7 +300,7 @@ VARIABLE_MISSING = (
 )
 SECRET_MISSING = (
     "the secret 'nope' is not set, has expired or is limited to other pipelines in environment"
-    ' \'test\'; set it: `penstock secret set nope --env test`, and declare needs={secret("nope")}'
+    " 'test'; set it: `penstock secret set nope --env test`, and declare needs={secret(\"nope\")}"
     " on the pipeline, so that `penstock check` reports it before a call fails"
 )
 

@@ -61,16 +61,16 @@ def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(
 
 
 def test_a_login_flow_is_exempt_only_when_it_says_so_and_is_designated(shop: Place) -> None:
-    assert states(shop) == {"orders": "served", "stock": "refused", "login": "refused"}
+    assert states(shop) == {"orders": "served", "stock": "blocked", "login": "blocked"}
     assert "login-flow designate v1/login --env test" in shop.run("check").stdout
 
     assert shop.run("login-flow", "designate", "login", "--env", "test").returncode == 0
     done = shop.run("login-flow", "designate", "stock", "--env", "test")
 
     assert "does not say login=True" in done.stderr
-    assert states(shop) == {"orders": "served", "stock": "refused", "login": "served"}
+    assert states(shop) == {"orders": "served", "stock": "blocked", "login": "served"}
     assert shop.run("login-flow", "withdraw", "login", "--env", "test").returncode == 0
-    assert states(shop)["login"] == "refused"
+    assert states(shop)["login"] == "blocked"
 
 
 def test_a_stricter_policy_says_what_stops_and_asks_first(shop: Place) -> None:
@@ -86,7 +86,7 @@ def test_a_stricter_policy_says_what_stops_and_asks_first(shop: Place) -> None:
     assert (no.returncode, no.stderr.strip()) == (1, "penstock: stopped; nothing was changed")
     assert states(shop)["stock"] == "served"
     assert shop.run("policy", "set", "test", "jwt-api-key", given="y\n").returncode == 0
-    assert states(shop)["stock"] == "refused"
+    assert states(shop)["stock"] == "blocked"
 
 
 def test_grace_keeps_what_was_served_and_marks_it_until_it_complies(shop: Place) -> None:
@@ -105,7 +105,7 @@ def test_grace_keeps_what_was_served_and_marks_it_until_it_complies(shop: Place)
     assert (version["version"], version["reason"]) == (3, "audit 12")
     assert version["grace_until"]
     shop.run("policy", "set", "test", "jwt-api-key", "--yes")
-    assert states(shop)["stock"] == "refused"
+    assert states(shop)["stock"] == "blocked"
 
 
 def test_a_disabled_pipeline_is_marked_and_can_be_enabled(shop: Place) -> None:

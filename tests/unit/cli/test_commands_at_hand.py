@@ -120,8 +120,8 @@ def test_two_plugins_that_share_an_id_are_both_listed_with_the_reason(sqlite_pla
     rows = json.loads(sqlite_place.run("pipelines", "--format", "json").stdout)
 
     assert sorted((row["plugin"], row["version"], row["state"]) for row in rows) == [
-        ("one", "1.0.0", "refused"),
-        ("two", "1.2.0", "refused"),
+        ("one", "1.0.0", "blocked"),
+        ("two", "1.2.0", "blocked"),
     ]
     for row in rows:
         assert any("v1/jobs is declared 2 times" in why for why in row["why"])

@@ -139,17 +139,17 @@ def test_a_run_that_is_cancelled_has_an_end_too(runtime: Runtime) -> None:
 def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
     run = new_run_id()
     came = millis_of(run) / 1000
-    row: Any = {
-        "id": run,
-        "status": "running",
-        "pipeline": "v1/x",
-        "started_at": None,
-        "micros": None,
-        "progress": None,
-        "cancelled_by": None,
-        "problem": None,
-        "http_status": None,
-    }
+    row: Any = SimpleNamespace(
+        id=run,
+        status="running",
+        pipeline="v1/x",
+        started_at=None,
+        micros=None,
+        progress=None,
+        cancelled_by=None,
+        problem=None,
+        http_status=None,
+    )
     outcome = {
         "status": 200,
         "headers": [],

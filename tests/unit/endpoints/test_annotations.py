@@ -19,7 +19,8 @@ import pydantic
 import pytest
 
 from penstock import Call, Form, Header, HttpTrigger, Pipeline, Reply, Token, Upload
-from penstock.endpoints.compiler import Endpoint, compile_routes
+from penstock.endpoints.compiler import compile_routes
+from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import Refusal
 from penstock.testing import a_call
 

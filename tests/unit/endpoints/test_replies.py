@@ -43,7 +43,7 @@ from penstock import (
 )
 from penstock.endpoints.replies import answer, checked_refusal, response_of
 from penstock.errors import Refusal, ReplyError
-from penstock.header_fields import PROBLEM, header_fields
+from penstock.header_fields import PROBLEM_HEADERS, header_fields
 from penstock.runs.idempotency import IdempotencyStore
 from penstock.testing import Runtime
 
@@ -436,8 +436,8 @@ def test_what_can_not_be_sent_is_a_failed_run_however_it_runs_and_is_not_kept(
     log = capsys.readouterr().err
     assert "handler inline of " in log
     assert re.search(
-        r"handler inline of \w+ / \(tests/test_replies\.py:\d+\): the header X-E holds characters"
-        r" outside of Latin-1",
+        r"handler inline of \w+ / \(endpoints/test_replies\.py:\d+\): the header X-E holds"
+        r" characters outside of Latin-1",
         log,
     )
     assert {run["status"] for run in runtime.runs()} == {"failed"}
@@ -584,7 +584,7 @@ def test_a_public_document_whose_media_type_can_not_be_sent_is_a_mistake_at_load
 def test_reserved_names_of_problems_are_more_than_those_of_replies() -> None:
     assert header_fields({"Content-Type": "a/b"}) == (("Content-Type", "a/b"),)
     with pytest.raises(ValueError, match="can't be set"):
-        header_fields({"Content-Type": "a/b"}, PROBLEM)
+        header_fields({"Content-Type": "a/b"}, PROBLEM_HEADERS)
 
 
 class Out(msgspec.Struct):

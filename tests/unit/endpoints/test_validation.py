@@ -27,7 +27,7 @@ import msgspec
 import pydantic
 import pytest
 
-from penstock.endpoints import models, validation
+from penstock.endpoints import faults, models, validation
 from penstock.endpoints.decoders import compile_body
 from penstock.errors import Refusal
 from penstock.testing import a_call
@@ -272,7 +272,7 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
         (list[Grade], b'["good","worst"]', {"/1": 'Expected one of "good", "bad"'}),
         (dict[Grade, int], b'{"worst":1}', {"/worst": 'Expected one of "good", "bad"'}),
         (Literal[1, 2] | None, b"3", {"": "Expected one of 1, 2"}),
-        (set[Any], b'[1,[2],{"a":3}]', {"/1": validation.UNHASHABLE, "/2": validation.UNHASHABLE}),
+        (set[Any], b'[1,[2],{"a":3}]', {"/1": faults.UNHASHABLE, "/2": faults.UNHASHABLE}),
         (
             Annotated[dict[str, int], msgspec.Meta(max_length=1)],
             b'{"a":"x","b":1}',

@@ -26,7 +26,7 @@ from penstock import (
     hookimpl,
 )
 from penstock.contracts.call import Token
-from penstock.contracts.offered import Misfit, OfferedAuthenticator
+from penstock.contracts.registered import InvalidPluginValue, RegisteredAuthenticator
 from penstock.errors import Refusal
 from penstock.gate.gate import Gate
 from penstock.plugins.guard import PluginFault
@@ -95,7 +95,7 @@ def admitted(
     checks = ((ApiKeys(("X-API-Key",)), True), (rogue, required))
     gate = Gate(
         "v1/orders",
-        tuple((OfferedAuthenticator.of("plugin", item), must) for item, must in checks),
+        tuple((RegisteredAuthenticator.of("plugin", item), must) for item, must in checks),
         scopes,
         float("inf"),
     )
@@ -223,7 +223,7 @@ def test_a_consumer_of_one_name_and_another_number_is_neither(world: World) -> N
 
     gate = Gate(
         "v1/orders",
-        ((OfferedAuthenticator.of("plugin", Liar(("X-API-Key",))), True),),
+        ((RegisteredAuthenticator.of("plugin", Liar(("X-API-Key",))), True),),
         frozenset(),
         float("inf"),
     )
@@ -254,8 +254,8 @@ def test_an_authenticator_whose_declaration_makes_no_sense_is_not_taken(
 ) -> None:
     broken = type("Broken", (Rogue,), {attribute: value})
 
-    with pytest.raises(Misfit):
-        OfferedAuthenticator.of("plugin", broken(lambda *_: None))
+    with pytest.raises(InvalidPluginValue):
+        RegisteredAuthenticator.of("plugin", broken(lambda *_: None))
 
 
 def test_what_an_authenticator_says_of_itself_is_read_once(world: World) -> None:

@@ -27,7 +27,7 @@ from penstock import (
 )
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import Snapshot
-from penstock.contracts.offered import OfferedAuthenticator, OfferedPolicy
+from penstock.contracts.registered import RegisteredAuthenticator, RegisteredPolicy
 from penstock.gate import evaluation as judging_module
 from penstock.gate import verdicts
 from penstock.gate.compliance import Evaluation, PipelineEvaluator, State
@@ -82,12 +82,12 @@ def judging_beside(act: Callable[[Any, Any], Any]) -> BoundedEvaluator:
     that does anything."""
     manager = pluggy.PluginManager("penstock")
     manager.add_hookspecs(hookspecs)
-    rogue = OfferedPolicy.of("other", Rogue(act))
+    rogue = RegisteredPolicy.of("other", Rogue(act))
     # It is asked before and after.
-    policies = [rogue, OfferedPolicy.of("penstock_access_policy", ExternalAccess()), rogue]
+    policies = [rogue, RegisteredPolicy.of("penstock_access_policy", ExternalAccess()), rogue]
     proofs = [
-        OfferedAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))),
-        OfferedAuthenticator.of("penstock_jwt", Tokens("penstock")),
+        RegisteredAuthenticator.of("penstock_api_key", ApiKeys(("X-API-Key",))),
+        RegisteredAuthenticator.of("penstock_jwt", Tokens("penstock")),
     ]
     loaded = {
         f"v1/{name}": LoadedPipeline("mine", a_pipeline(name, **trigger), ())
@@ -339,8 +339,8 @@ class TestNoEnd:
         manager.add_hookspecs(hookspecs)
         judge = PipelineEvaluator(
             [
-                OfferedPolicy.of("penstock_access_policy", ExternalAccess()),
-                OfferedPolicy.of("other", Rogue(act)),
+                RegisteredPolicy.of("penstock_access_policy", ExternalAccess()),
+                RegisteredPolicy.of("other", Rogue(act)),
             ],
             [],
         )
@@ -357,7 +357,7 @@ class TestNoEnd:
                 break
             time.sleep(0.05)
 
-        assert states == [State.REFUSED] * 3
+        assert states == [State.BLOCKED] * 3
         assert waited_for == 1
         assert judging.evaluate_all(a_view("any")).external["v1/open"].state is State.SERVED
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from penstock.http.body_protocol import BodyFault, BodyNotReceived
 from penstock.server.body import (
-    IN_MEMORY,
     MAX_EXTENSIONS,
+    MAX_MEMORY_BYTES,
     MAX_SIZE_LINE,
     MAX_TRAILERS,
     ChunkedFraming,
@@ -180,7 +180,7 @@ def test_a_body_that_came_with_its_head_is_there_at_once(came: bytes) -> None:
 )
 def test_nothing_is_kept_of_a_body_that_is_too_large(framing: Any) -> None:
     body = RequestBody(framing)
-    body.keep_at_most(4)
+    body.set_limit(4)
 
     rest = body.feed(b"0123456789GET" if framing.left else b"a\r\n0123456789\r\n0\r\n\r\nGET")
 
@@ -194,14 +194,14 @@ def test_nothing_is_kept_of_a_body_that_is_too_large(framing: Any) -> None:
 
 
 def test_a_large_body_goes_to_disk() -> None:
-    body = RequestBody(LengthFraming(2 * IN_MEMORY))
+    body = RequestBody(LengthFraming(2 * MAX_MEMORY_BYTES))
 
     for _ in range(4):
-        body.feed(b"x" * (IN_MEMORY // 2))
+        body.feed(b"x" * (MAX_MEMORY_BYTES // 2))
 
     assert body._file is not None
     assert body._file.fileno() > 0
-    assert body.read() == b"x" * 2 * IN_MEMORY
+    assert body.read() == b"x" * 2 * MAX_MEMORY_BYTES
     body.close()
 
 

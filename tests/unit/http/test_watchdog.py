@@ -130,4 +130,4 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
             until = clock.wakes_at()
 
     assert all(0 <= seconds <= 0.1 for seconds in late.values()), late
-    threads._forget()  # noqa: SLF001  this watchdog sleeps for good, and must not count as stuck in the tests after this one
+    threads._reset()  # noqa: SLF001  this watchdog sleeps for good, and must not count as stuck in the tests after this one

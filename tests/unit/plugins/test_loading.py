@@ -139,7 +139,7 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
     assert found[0]["pipeline"].lower().startswith("bad")
     states = {item["name"]: item["state"] for item in said["pipelines"]}  # type: ignore[attr-defined]  # JSON
     assert states.pop("good") == "served"
-    assert set(states.values()) <= {"refused"}
+    assert set(states.values()) <= {"blocked"}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_without_any_of_the_three_product_plugins_external_pipelines_are_refused
 
     assert code == 1
     (pipeline,) = said["pipelines"]  # type: ignore[misc]  # JSON
-    assert pipeline["state"] == "refused"
+    assert pipeline["state"] == "blocked"
     assert reason in pipeline["why"][0]
 
 
@@ -236,7 +236,7 @@ def test_every_policy_must_agree_and_one_that_raises_refuses(
     code, said = checked(sqlite_place)
 
     assert code == 1
-    assert said["pipelines"][0]["state"] == "refused"  # type: ignore[index]  # JSON
+    assert said["pipelines"][0]["state"] == "blocked"  # type: ignore[index]  # JSON
 
 
 def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(

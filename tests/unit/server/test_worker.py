@@ -17,9 +17,9 @@ import pytest
 from gunicorn.config import Config
 
 from penstock.server import connection as connection_module
-from penstock.server import protocol
+from penstock.server import transfer
 from penstock.server import worker as worker_module
-from penstock.server.connection import READ, WRITE, Connection, Phase, Unsent
+from penstock.server.connection import READ, WRITE, Connection, Phase, ReplyMemory
 from penstock.server.worker import SPARE, Worker
 
 
@@ -106,7 +106,7 @@ class Rig:
 
     def event(self, connection: Connection) -> None:
         """Have epoll report a connection."""
-        self.worker._handle_event((connection.number, select.EPOLLIN))
+        self.worker._handle_event((connection.fd, select.EPOLLIN))
 
     def settle(self) -> None:
         """Report what was woken up, until nothing is."""
@@ -141,7 +141,7 @@ def test_the_flag_and_the_registration_of_the_listeners_change_together(
     worker, epoll = here.worker, here.epoll
     full = {number: object() for number in range(-1 - SPARE - 1, -1)}
     worker._connections = full
-    worker._adjust()
+    worker._update_listening()
     deaf = not worker._accepting and here.listener.fileno() not in epoll.registered
     within, go_on = threading.Event(), threading.Event()
 
@@ -151,12 +151,12 @@ def test_the_flag_and_the_registration_of_the_listeners_change_together(
 
     epoll.during = slowly
     worker._connections = {}
-    opening = threading.Thread(target=worker._adjust)  # one thread ends a connection ...
+    opening = threading.Thread(target=worker._update_listening)  # one thread ends a connection ...
     opening.start()
     within.wait(5)
     worker._connections = full
     # ... another reaches the limit, while the first is in the middle of it.
-    closing = threading.Thread(target=worker._adjust)
+    closing = threading.Thread(target=worker._update_listening)
     closing.start()
     closing.join(0.2)
     epoll.during = lambda: None
@@ -167,7 +167,7 @@ def test_the_flag_and_the_registration_of_the_listeners_change_together(
     assert deaf
     assert (worker._accepting, here.listener.fileno() in epoll.registered) == (False, False)
     worker._connections = {}
-    worker._adjust()
+    worker._update_listening()
     assert (worker._accepting, here.listener.fileno() in epoll.registered) == (True, True)
 
 
@@ -188,20 +188,20 @@ def test_a_fresh_connection_with_the_number_of_one_whose_time_was_up_is_served(
             here.worker._connections = dict(seen)
             old.claim()
             here.worker._end(old)
-            del here.epoll.registered[old.number]
+            del here.epoll.registered[old.fd]
             self.client, self.fresh = here.connect(client)
             return values
 
     copy = AsItWas(seen)
     here.worker._connections = copy
-    here.worker._look_around()
+    here.worker._start_round()
     here.settle()
 
-    assert copy.fresh.number == old.number
+    assert copy.fresh.fd == old.fd
     copy.client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     here.event(copy.fresh)
     assert copy.client.recv(1000).endswith(b"ok")
-    assert here.worker._connections == {copy.fresh.number: copy.fresh}
+    assert here.worker._connections == {copy.fresh.fd: copy.fresh}
 
 
 def test_only_one_thread_has_a_connection(rig: Callable[..., Rig]) -> None:
@@ -222,14 +222,14 @@ def test_only_one_thread_has_a_connection(rig: Callable[..., Rig]) -> None:
     entered.wait(5)
 
     here.event(connection)
-    here.worker._look_around()
+    here.worker._start_round()
     go_on.set()
     serving.join(5)
     here.settle()
 
     assert asked == ["/once"]
     assert client.recv(1000).startswith(b"HTTP/1.1 204")
-    assert here.epoll.registered[connection.number] == READ
+    assert here.epoll.registered[connection.fd] == READ
 
 
 def test_where_there_is_no_room_the_longest_silent_connection_makes_it(
@@ -311,7 +311,7 @@ def test_a_client_that_takes_its_reply_too_slowly_is_given_up(
     here.event(connection)
     waiting = connection.phase
     connection.deadline = 0.0
-    here.worker._look_around()
+    here.worker._start_round()
     here.settle()
 
     assert waiting is Phase.SENDING
@@ -322,7 +322,7 @@ def test_a_client_that_takes_its_reply_too_slowly_is_given_up(
 def test_the_replies_that_nobody_takes_make_room_for_others(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "MAX_UNSENT", 10_000_000)
+    monkeypatch.setattr(worker_module, "MAX_REPLY_BYTES", 10_000_000)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "8000000")])
@@ -337,27 +337,27 @@ def test_the_replies_that_nobody_takes_make_room_for_others(
     waiting = [connection for _, connection in clients if connection.phase is Phase.SENDING]
 
     assert clients[-1][1] in waiting
-    assert sum(len(connection.unsent) for connection in waiting) <= 10_000_000
+    assert sum(len(connection.send_buffer) for connection in waiting) <= 10_000_000
 
 
 def test_a_reply_has_a_deadline_however_steadily_it_trickles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    pace = protocol.Pace()
+    monkeypatch.setattr(transfer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = transfer.SendPace()
     deadline = pace.deadline(0)
 
     while now[0] < deadline and now[0] < 10_000:  # a byte every ten seconds
         now[0] += 10
         deadline = pace.deadline(1)
 
-    assert now[0] <= 1000 + protocol.SEND_GRACE_S + protocol.SEND_SILENCE_S
+    assert now[0] <= 1000 + transfer.SEND_GRACE_S + transfer.SEND_SILENCE_S
 
 
 def test_what_clients_have_not_taken_is_bounded_for_all_together() -> None:
     relieved: list[int] = []
-    unsent = Unsent(100, relieved.append)
+    unsent = ReplyMemory(100, relieved.append)
 
     unsent.add(60)
     unsent.add(40)
@@ -386,7 +386,7 @@ def test_pipelined_requests_wait_once_they_have_taken_their_share(
     assert other.recv(65_536).startswith(b"HTTP/1.1 200")
 
     monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 1.0)
-    made.worker._look_around()
+    made.worker._start_round()
     made.settle()
     assert client.recv(65_536).count(b"HTTP/1.1 200") == 2
 
@@ -404,4 +404,4 @@ def test_replies_to_pipelined_requests_go_out_together_and_none_waits_for_half_a
     while received.count(b"HTTP/1.1 200") < 2:
         received += client.recv(65_536)
 
-    assert connection.more == 0
+    assert connection.send_flags == 0

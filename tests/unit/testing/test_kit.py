@@ -91,23 +91,23 @@ def test_runs_are_found_by_pipeline_consumer_status_request_and_time(shop: Runti
     shop.client("other", pipelines="twice", token=False).post("/v1/twice/later")
     shop.work()
 
-    def found(**wanted: Any) -> list[str]:
-        return [run["pipeline"] for run in shop.runs(**wanted)]
+    def pipelines(**filters: Any) -> list[str]:
+        return [run["pipeline"] for run in shop.runs(**filters)]
 
-    assert found() == ["v1/twice", "v1/orders"]
+    assert pipelines() == ["v1/twice", "v1/orders"]
     assert (
-        found(pipeline="orders")
-        == found(pipeline="v1/orders")
-        == found(consumer="acme")
-        == found(request_id="request-77")
+        pipelines(pipeline="orders")
+        == pipelines(pipeline="v1/orders")
+        == pipelines(consumer="acme")
+        == pipelines(request_id="request-77")
         == ["v1/orders"]
     )
-    assert found(status="succeeded", limit=1) == ["v1/twice"]
+    assert pipelines(status="succeeded", limit=1) == ["v1/twice"]
     assert (
-        found(since=began),
-        found(since=datetime.now(UTC) + timedelta(minutes=1)),
-        found(status="failed"),
-    ) == (found(), [], [])
+        pipelines(since=began),
+        pipelines(since=datetime.now(UTC) + timedelta(minutes=1)),
+        pipelines(status="failed"),
+    ) == (pipelines(), [], [])
 
 
 def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
@@ -123,7 +123,7 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "said"),
+    ("wrong", "kind", "message"),
     [
         (
             lambda shop: shop.tick("reprot"),
@@ -156,7 +156,7 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
             "no pipeline is named 'nope'; give the runtime the plugin that offers it",
         ),
         (lambda shop: shop.runs(status="sucess"), UnknownName, "did you mean 'succeeded'?"),
-        (lambda shop: shop.runs(consumer="nobody"), UnknownName, "no consumer is named 'nobody'"),
+        (lambda shop: shop.runs(consumer="unknown"), UnknownName, "no consumer is named 'unknown'"),
         (lambda shop: shop.policy("api_key"), UnknownName, "did you mean 'api-key'?"),
         (lambda shop: shop.client(pipelines=["ordres"]), UnknownName, "did you mean 'orders'?"),
         (lambda shop: shop.designate("logn"), UnknownName, "no pipeline is named 'logn'"),
@@ -173,16 +173,16 @@ def test_records_have_the_keys_that_their_type_names(shop: Runtime) -> None:
         ),
     ],
 )
-def test_what_is_asked_wrongly_is_told_with_what_to_do(
-    shop: Runtime, wrong: Callable[[Runtime], object], kind: type[Exception], said: str
+def test_a_wrong_argument_raises_an_error_that_names_the_fix(
+    shop: Runtime, wrong: Callable[[Runtime], object], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as raised:
         wrong(shop)
 
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
-def test_a_pipeline_that_was_not_loaded_is_told_with_the_fault_of_its_plugin(
+def test_an_unknown_pipeline_is_reported_with_the_problems_of_plugins(
     penstock_runtime: StartRuntime,
 ) -> None:
     def penstock_pipelines() -> list[Pipeline]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from penstock.cli.reference.markdown import code, sentence, table
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS, ProblemType
-from penstock.metrics import TABLE
+from penstock.metrics import METRICS
 from penstock.settings import SETTINGS
 
 SETTINGS_INTRO = """# Settings
@@ -114,8 +114,8 @@ def problems() -> str:
 def metrics() -> str:
     """Return the page of metrics and of the status document."""
     rows = (
-        (code(row.name), row.kind, ", ".join(code(label) for label in row.labels), row.says)
-        for row in TABLE
+        (code(row.name), row.kind, ", ".join(code(label) for label in row.labels), row.help)
+        for row in METRICS
     )
     members = ((", ".join(code(name) for name in names), text) for names, text in STATUS_MEMBERS)
     return "\n".join(

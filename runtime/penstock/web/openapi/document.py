@@ -20,8 +20,8 @@ from xml.etree.ElementTree import Element
 import msgspec
 import structlog
 
-from penstock.endpoints.compiler import Endpoint
 from penstock.endpoints.decoders import Body
+from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.parameters import Parameter
 from penstock.gate.compliance import Evaluation
 from penstock.host.catalog import Catalog

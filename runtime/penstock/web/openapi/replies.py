@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from penstock.contracts.call import Reply
-from penstock.endpoints.compiler import Endpoint
+from penstock.endpoints.endpoint import Endpoint
 from penstock.web.openapi import components as parts
 from penstock.web.openapi.schemas import REFERENCE, Schemas
 from penstock.web.openapi.shapes import BINARY, NULL, TEXT, Document

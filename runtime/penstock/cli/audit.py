@@ -1,0 +1,77 @@
+"""The command that shows the audit log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from penstock import audit
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    env_option,
+    format_option,
+    pass_context,
+    show,
+)
+
+
+@click.command("audit")
+@env_option
+@click.option("--by", metavar="ACTOR", help="Only what this one did.")
+@click.option(
+    "--action", metavar="ACTION", help="Only this action, such as key:revoked, or this kind: key."
+)
+@click.option("--subject", metavar="NAME", help="Only what was done to this one.")
+@click.option("--since", type=DURATION, help="Only of the last hours or days: 2h, 7d.")
+@click.option(
+    "--before",
+    type=click.IntRange(1),
+    metavar="ID",
+    help="The page after the one that ended with this event.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, help="How many events, newest first."
+)
+@click.option(
+    "--export",
+    type=click.Choice(["csv", "jsonl"]),
+    help="Print all of them, however many: as CSV, or as JSON lines.",
+)
+@format_option
+@pass_context
+def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    environment: str | None,
+    by: str | None,
+    action: str | None,
+    subject: str | None,
+    since: timedelta | None,
+    before: int | None,
+    limit: int,
+    export: str | None,
+    form: str,
+) -> None:
+    """Show who changed what."""
+    wanted: dict[str, Any] = {
+        "environment": environment,
+        "actor": by,
+        "action": action,
+        "subject": subject,
+        "since": datetime.now(UTC) - since if since else None,
+    }
+    if export:
+        write = audit.as_csv if export == "csv" else audit.as_json_lines
+        for line in write(audit.every_event(context.engine, **wanted)):
+            click.echo(line, nl=False)
+        return
+    rows = [
+        {name: getattr(event, name) for name in audit.COLUMNS}
+        for event in audit.events(context.engine, limit=limit, before=before, **wanted)
+    ]
+    show(rows, form, ("id", "at", "actor", "action", "environment", "subject", "detail"))
+
+
+COMMANDS = (audit_command,)

@@ -1,0 +1,179 @@
+"""Commands that manage environments and their access policies."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from penstock.access import environments, policies
+from penstock.access.parsing import RECORDED
+from penstock.cli.base import (
+    DURATION,
+    Context,
+    format_option,
+    pass_context,
+    show,
+)
+from penstock.errors import UsageError
+
+
+@click.group()
+def env() -> None:
+    """Environments: the places pipelines are served from."""
+
+
+@env.command("list")
+@format_option
+@pass_context
+def env_list(context: Context, form: str) -> None:
+    """List environments."""
+    rows = environments.list_environments(context.engine)
+    show(
+        rows,
+        form,
+        (
+            "name",
+            "policy",
+            "policy_version",
+            "token_lifetime",
+            "keys_in_query",
+            "algorithm",
+            "run_retention",
+            "record_bodies",
+            "created_at",
+        ),
+    )
+
+
+@env.command("create")
+@click.argument("name")
+@pass_context
+def env_create(context: Context, name: str) -> None:
+    """Make an environment, with the strictest policy."""
+    environments.create_environment(context.engine, context.actor, name, context.box)
+    click.echo(f"environment {name} created, policy {environments.STRICTEST_POLICY}")
+
+
+@env.command("set")
+@click.argument("name")
+@click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
+@click.option(
+    "--keys-in-query",
+    type=click.Choice(["on", "off"]),
+    help="Whether API keys are taken from the query string.",
+)
+@click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
+@click.option(
+    "--record-bodies",
+    type=click.Choice(RECORDED),
+    help="The most that pipelines may keep of bodies.",
+)
+@pass_context
+def env_set(
+    context: Context,
+    name: str,
+    token_lifetime: timedelta | None,
+    keys_in_query: str | None,
+    run_retention: timedelta | None,
+    record_bodies: str | None,
+) -> None:
+    """Change an environment's limits."""
+    environments.change_environment(
+        context.engine,
+        context.actor,
+        name,
+        environments.EnvironmentChange(
+            token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
+            keys_in_query=keys_in_query == "on" if keys_in_query else None,
+            run_retention=int(run_retention.total_seconds()) if run_retention else None,
+            record_bodies=record_bodies,
+        ),
+    )
+    click.echo(f"environment {name} changed")
+
+
+@click.group()
+def policy() -> None:
+    """External access policies."""
+
+
+@policy.command("show")
+@click.argument("environment", required=False)
+@format_option
+@pass_context
+def policy_show(context: Context, environment: str | None, form: str) -> None:
+    """Show policies, or the versions of one environment's policy."""
+    if environment is None:
+        show(
+            environments.list_environments(context.engine),
+            form,
+            ("name", "policy", "internal_policy", "policy_version"),
+        )
+        return
+    rows = policies.policy_versions(context.engine, environment)
+    show(
+        rows,
+        form,
+        ("version", "exposure", "policy", "reason", "actor", "grace_until", "created_at"),
+    )
+
+
+@policy.command("set")
+@click.argument("environment")
+@click.argument("option", metavar="POLICY")
+@click.option(
+    "--grace", type=DURATION, help="How long pipelines that would stop keep their old gate."
+)
+@click.option("--internal", is_flag=True, help="The policy of the internal listener.")
+@click.option("--reason", default="", help="Why, for the audit trail.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    environment: str,
+    option: str,
+    grace: timedelta | None,
+    internal: bool,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Set an environment's policy, after saying which pipelines stop or start being served."""
+    if internal and grace:
+        raise UsageError("the internal policy knows no grace; leave --grace out")
+    snapshot, _ = context.host.evaluator.evaluate_environment(
+        context.engine, environment, context.box
+    )
+    change = context.host.evaluator.preview(snapshot, option, internal=internal)
+    click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
+    for name, item in change.stops.items():
+        click.echo(
+            f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: "
+            + "; ".join(violation.fix for violation in item.violations)
+        )
+    for name, item in change.starts.items():
+        click.echo(f"  starts: {name}" + "".join(f" (warning: {text})" for text in item.warnings))
+    if not change.stops and not change.starts:
+        click.echo("  no pipeline stops or starts")
+    if dry_run:
+        click.echo("dry run: nothing was changed")
+        return
+    if change.stops and not grace and not yes:
+        click.confirm("Some pipelines stop being served. Go on?", abort=True)
+    policies.set_policy(
+        context.engine,
+        context.actor,
+        environment,
+        option,
+        served=change.served,
+        stopping=change.stops,
+        grace=grace,
+        reason=reason,
+        internal=internal,
+    )
+    click.echo("set")
+
+
+COMMANDS = (env, policy)

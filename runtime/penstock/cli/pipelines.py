@@ -1,0 +1,183 @@
+"""Commands that list, enable and disable pipelines, and designate login flows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from penstock.access import pipelines as access
+from penstock.access.snapshot import Snapshot
+from penstock.cli.base import (
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    show,
+    show_json,
+)
+from penstock.gate.exposure import Listed, described, exposures
+
+
+@click.group()
+def pipeline() -> None:
+    """Enable and disable pipelines, by id or by name.
+
+    An id is v1/orders; a name, orders, means all its major versions.
+    """
+
+
+def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> None:
+    found = access.set_pipeline_enabled(
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        enabled=enabled,
+    )
+    click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(found)}")
+
+
+@pipeline.command("disable")
+@click.argument("name", metavar="PIPELINE")
+@env_required
+@pass_context
+def pipeline_disable(context: Context, name: str, environment: str) -> None:
+    """Stop serving a pipeline in an environment."""
+    _switch(context, name, environment, enabled=False)
+
+
+@pipeline.command("enable")
+@click.argument("name", metavar="PIPELINE")
+@env_required
+@pass_context
+def pipeline_enable(context: Context, name: str, environment: str) -> None:
+    """Serve a pipeline again, if it complies."""
+    _switch(context, name, environment, enabled=True)
+
+
+@click.group("login-flow")
+def login_flow() -> None:
+    """Login flows: the pipelines that may issue tokens, by id or by name.
+
+    An id is v1/login; a name, login, means all its major versions.
+    """
+
+
+@login_flow.command("designate")
+@click.argument("name", metavar="PIPELINE")
+@env_required
+@pass_context
+def login_flow_designate(context: Context, name: str, environment: str) -> None:
+    """Let a pipeline issue tokens in an environment."""
+    found = access.set_login_flow(
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        designated=True,
+    )
+    click.echo(f"login flow of {environment}: {', '.join(found)}")
+    for identifier in found:
+        if not context.host.catalog.is_login_flow(identifier):
+            click.echo(
+                f"warning: the trigger of {identifier} does not say login=True, so it can't issue"
+                " tokens",
+                err=True,
+            )
+
+
+@login_flow.command("withdraw")
+@click.argument("name", metavar="PIPELINE")
+@env_required
+@pass_context
+def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
+    """Let a pipeline issue no more tokens in an environment."""
+    found = access.set_login_flow(
+        context.engine,
+        context.actor,
+        environment,
+        name,
+        context.host.catalog.offered,
+        designated=False,
+    )
+    click.echo(f"no login flow of {environment} any more: {', '.join(found)}")
+
+
+@click.command()
+@env_option
+@format_option
+@pass_context
+def pipelines(context: Context, environment: str | None, form: str) -> None:
+    """List pipelines: version, URL, toggles, policy, and what became of them."""
+    access, evaluated = evaluate(context, context.environment(environment))
+    policies = {
+        "external": access.environment.policy,
+        "internal": access.environment.internal_policy,
+        "none": None,
+    }
+    rows = [
+        {
+            **described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin),
+            "policy": policies[exposure],
+        }
+        for identifier, exposure, item in evaluated
+        for offer in context.host.catalog.offers(identifier)
+    ]
+    columns = (
+        "name",
+        "version",
+        "url",
+        "exposure",
+        "toggles",
+        "policy",
+        "state",
+        "requires",
+        "plugin",
+        "deprecated",
+        "sunset",
+        "why",
+    )
+    show(rows, form, columns, empty="no plugin offers a pipeline")
+    for problem in context.host.catalog.faults(
+        {identifier: item for identifier, _, item in evaluated}
+    ):
+        click.echo(f"mistake: {problem}", err=True)
+    for doubt in access.unreadable_rows:
+        click.echo(f"unreadable: {doubt}", err=True)
+
+
+def evaluate(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
+    """Read an environment, and return what became of each pipeline on each listener it is for."""
+    access, evaluated = context.host.evaluator.evaluate_environment(
+        context.engine, environment, context.box
+    )
+    return access, exposures(evaluated.external, evaluated.internal, context.host.catalog.broken)
+
+
+@click.command()
+@env_option
+@click.option("--internal", is_flag=True, help="What the internal listener serves.")
+@pass_context
+def openapi(context: Context, environment: str | None, internal: bool) -> None:
+    """Print what an environment serves as OpenAPI 3.1."""
+    name = context.environment(environment)
+    _, evaluated = context.host.evaluator.evaluate_environment(context.engine, name, context.box)
+    from penstock.web.openapi.document import (  # noqa: PLC0415  it brings Flask with it, which other commands need not load
+        describe,
+    )
+
+    show_json(
+        describe(
+            context.host.catalog,
+            name,
+            evaluated.on(internal=internal),
+            "" if internal else context.settings.url,
+        )
+    )
+
+
+COMMANDS = (pipeline, pipelines, login_flow, openapi)

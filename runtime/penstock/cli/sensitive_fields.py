@@ -1,0 +1,57 @@
+"""Commands that manage the fields that are never stored."""
+
+from __future__ import annotations
+
+import click
+
+from penstock.access import sensitive_fields as fields_of_environment
+from penstock.cli.base import (
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    show,
+)
+
+
+@click.group("sensitive-fields")
+def sensitive_fields() -> None:
+    """Fields of bodies that are never written, by environment."""
+
+
+@sensitive_fields.command("add")
+@click.argument("fields", nargs=-1, required=True, metavar="FIELD")
+@env_required
+@pass_context
+def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -> None:
+    """Hide fields, by name at any depth (card_number) or by JSON Pointer (/card/number)."""
+    fields_of_environment.add_fields(context.engine, context.actor, environment, fields)
+    click.echo(f"hidden in {environment}: {', '.join(fields)}")
+
+
+@sensitive_fields.command("remove")
+@click.argument("fields", nargs=-1, required=True, metavar="FIELD")
+@env_required
+@pass_context
+def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str) -> None:
+    """Hide fields no more."""
+    fields_of_environment.remove_fields(context.engine, context.actor, environment, fields)
+    click.echo(f"not hidden in {environment} any more: {', '.join(fields)}")
+
+
+@sensitive_fields.command("list")
+@env_option
+@format_option
+@pass_context
+def sensitive_list(context: Context, environment: str | None, form: str) -> None:
+    """List hidden fields; passwords, tokens and keys by their usual names are hidden always."""
+    show(
+        fields_of_environment.list_fields(context.engine, environment),
+        form,
+        ("environment", "field"),
+        empty="none beyond the usual",
+    )
+
+
+COMMANDS = (sensitive_fields,)

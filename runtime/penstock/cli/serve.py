@@ -1,0 +1,128 @@
+"""Commands that start servers and workers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+import click
+
+from penstock import logs
+from penstock.cli.base import (
+    Context,
+    env_option,
+    pass_context,
+)
+from penstock.errors import PenstockError
+from penstock.server import durable_worker, supervisor
+
+Options = ParamSpec("Options")
+
+
+def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
+    """Have a command that runs for long tell as its log does why it can't start."""
+
+    @functools.wraps(command)
+    def run(*arguments: Options.args, **options: Options.kwargs) -> int:
+        try:
+            return command(*arguments, **options)
+        except PenstockError as error:
+            logs.print_error(str(error), os.environ.get("PENSTOCK_LOG_FORMAT", "auto"))
+            return error.exit_code
+
+    return run
+
+
+@click.command()
+@env_option
+@click.option("--bind", metavar="H:P", help="Address and port; default PENSTOCK_BIND.")
+@click.option(
+    "--internal-bind",
+    metavar="H:P",
+    help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes that answer calls; default PENSTOCK_WORKERS.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    help="Calls that each answers at a time; default PENSTOCK_THREADS.",
+)
+@click.option(
+    "--worker",
+    type=click.IntRange(0, 64),
+    help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.",
+)
+@pass_context
+@_logged
+def serve(
+    context: Context,
+    environment: str | None,
+    bind: str | None,
+    internal_bind: str | None,
+    workers: int | None,
+    threads: int | None,
+    worker: int | None,
+) -> int:
+    """Serve an environment's pipelines with gunicorn, and perform its durable runs."""
+    chosen = {
+        "ENVIRONMENT": environment,
+        "BIND": bind,
+        "INTERNAL_BIND": internal_bind,
+        "WORKERS": workers,
+        "THREADS": threads,
+        "WORKER": worker,
+    }
+    os.environ.update(
+        {f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None}
+    )
+    settings = context.settings  # what is wrong with them is said before anything is started
+    context.engine.dispose()  # its file must be there
+    sys.stdout.flush()
+    return supervisor.serve(settings)
+
+
+@click.command()
+@env_option
+@click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
+@click.option(
+    "--ready-fd",
+    type=int,
+    hidden=True,
+    help="Write a byte to this file descriptor once runs are taken.",
+)
+@click.option(
+    "--respawned",
+    is_flag=True,
+    hidden=True,
+    help="Do not judge by PENSTOCK_STRICT: a worker before this one was.",
+)
+@click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
+@pass_context
+@_logged
+def worker(
+    context: Context,
+    environment: str | None,
+    if_needed: bool,
+    ready_fd: int | None,
+    respawned: bool,
+    rehearse: bool,
+) -> int:
+    """Perform an environment's durable runs, until told to stop."""
+    if environment is not None:
+        os.environ["PENSTOCK_ENVIRONMENT"] = environment
+    context.engine.dispose()  # its file must be there
+    if rehearse:
+        return durable_worker.rehearse(context.settings, ready_fd)
+    return durable_worker.work(
+        context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned
+    )
+
+
+COMMANDS = (serve, worker)

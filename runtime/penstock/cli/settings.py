@@ -1,0 +1,21 @@
+"""The command that lists the settings."""
+
+from __future__ import annotations
+
+import click
+
+from penstock.cli.base import (
+    format_option,
+    show,
+)
+from penstock.settings import SETTINGS
+
+
+@click.command()
+@format_option
+def settings(form: str) -> None:
+    """List the settings, their defaults and meaning."""
+    show([row._asdict() for row in SETTINGS], form, ("name", "default", "help"))
+
+
+COMMANDS = (settings,)

@@ -1,0 +1,197 @@
+"""Commands that manage signing keys, trusted issuers and tokens."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+import click
+
+from penstock.access import issuers, signing_keys
+from penstock.cli.base import (
+    Context,
+    env_option,
+    env_required,
+    format_option,
+    pass_context,
+    show,
+)
+from penstock.errors import UsageError
+
+
+@click.group("signing-key")
+def signing_key() -> None:
+    """Rotate the keys that sign an environment's tokens."""
+
+
+@signing_key.command("list")
+@env_required
+@format_option
+@pass_context
+def signing_key_list(context: Context, environment: str, form: str) -> None:
+    """List signing keys."""
+    show(
+        signing_keys.list_signing_keys(context.engine, environment),
+        form,
+        ("kid", "algorithm", "state", "created_at", "verify_until"),
+    )
+
+
+@signing_key.command("rotate")
+@env_required
+@click.option(
+    "--algorithm",
+    type=click.Choice(signing_keys.ALGORITHMS),
+    help="Sign with another algorithm from now on.",
+)
+@pass_context
+def signing_key_rotate(context: Context, environment: str, algorithm: str | None) -> None:
+    """Sign with a new key; old tokens stay good until they expire."""
+    kid = signing_keys.rotate_signing_key(
+        context.engine, context.actor, environment, context.box, algorithm=algorithm
+    )
+    click.echo(f"signing key {kid} signs in {environment}")
+
+
+@signing_key.command("drop")
+@click.argument("kid")
+@env_required
+@pass_context
+def signing_key_drop(context: Context, kid: str, environment: str) -> None:
+    """End a compromised key at once, with all its tokens."""
+    successor = signing_keys.drop_signing_key(
+        context.engine, context.actor, environment, kid, context.box
+    )
+    click.echo(
+        f"signing key {kid} dropped in {environment}"
+        + (f"; {successor} signs now" if successor else "")
+    )
+
+
+@click.group()
+def issuer() -> None:
+    """Trust outside issuers of tokens: identity providers."""
+
+
+@issuer.command("trust")
+@click.argument("name", metavar="ISSUER")
+@env_required
+@click.option("--audience", required=True, metavar="AUD", help="Whom its tokens must be for.")
+@click.option(
+    "--jwks-url", metavar="URL", help="Where its keys are; default as its discovery document says."
+)
+@click.option("--jwks-file", type=click.File(encoding="utf-8"), help="Its keys, as a JWK set.")
+@click.option(
+    "--consumer", "consumer_name", metavar="NAME", help="The consumer that all its tokens are of."
+)
+@click.option(
+    "--consumer-claim",
+    metavar="CLAIM",
+    default="client_id",
+    show_default=True,
+    help="The claim that names the consumer.",
+)
+@click.option(
+    "--map",
+    "mapped",
+    metavar="VALUE=CONSUMER",
+    multiple=True,
+    help="Which consumer a value of that claim means; may be repeated.",
+)
+@click.option(
+    "--scope-claim",
+    metavar="CLAIM",
+    default="scope",
+    show_default=True,
+    help="The claim that holds scopes: words, or a list.",
+)
+@pass_context
+def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    name: str,
+    environment: str,
+    audience: str,
+    jwks_url: str | None,
+    jwks_file: TextIO | None,
+    consumer_name: str | None,
+    consumer_claim: str,
+    mapped: tuple[str, ...],
+    scope_claim: str,
+) -> None:
+    """Take an identity provider's tokens, each still with a key of its consumer."""
+    keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
+    trusted = issuers.parse_issuer(
+        name,
+        audience,
+        jwks_url=jwks_url,
+        keys=keys,
+        consumer=consumer_name,
+        consumer_claim=consumer_claim,
+        mapped=mapped,
+        scope_claim=scope_claim,
+    )
+    issuers.trust_issuer(
+        context.engine, context.actor, environment, trusted, own=context.settings.issuer
+    )
+    click.echo(f"tokens of {name} are taken in {environment}")
+    for key in keys.rejected if keys is not None else ():
+        click.echo(f"warning: not used: {key}", err=True)
+
+
+def _text(file: TextIO) -> str:
+    try:
+        return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read {file.name}: {type(error).__name__}") from None
+
+
+@issuer.command("distrust")
+@click.argument("name", metavar="ISSUER")
+@env_required
+@pass_context
+def issuer_distrust(context: Context, name: str, environment: str) -> None:
+    """Take an identity provider's tokens no more."""
+    issuers.distrust_issuer(context.engine, context.actor, environment, name)
+    click.echo(f"tokens of {name} are not taken in {environment} any more")
+
+
+@issuer.command("list")
+@env_option
+@format_option
+@pass_context
+def issuer_list(context: Context, environment: str | None, form: str) -> None:
+    """List trusted issuers."""
+    rows = issuers.list_issuers(context.engine, environment)
+    show(
+        rows,
+        form,
+        ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"),
+        empty="no outside issuers",
+    )
+
+
+@click.group()
+def token() -> None:
+    """Tokens."""
+
+
+@token.command("revoke")
+@click.argument("jti", required=False)
+@click.option(
+    "--consumer",
+    "consumer_name",
+    metavar="NAME",
+    help="All of this consumer's tokens issued up to now.",
+)
+@env_required
+@pass_context
+def token_revoke(
+    context: Context, jti: str | None, consumer_name: str | None, environment: str
+) -> None:
+    """Revoke one token by its jti, or all of a consumer."""
+    signing_keys.revoke_tokens(
+        context.engine, context.actor, environment, jti=jti, consumer=consumer_name
+    )
+    click.echo(f"revoked in {environment}: {jti or 'all tokens of ' + str(consumer_name)}")
+
+
+COMMANDS = (signing_key, issuer, token)

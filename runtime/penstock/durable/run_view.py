@@ -1,0 +1,192 @@
+"""A run as operators see it: the one value that pages, commands and the test kit show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from penstock.access.encryption import SecretBox, UnknownKey
+from penstock.contracts.masks import masked
+from penstock.contracts.run_status import UNFINISHED, Status
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
+from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.durable.status import (
+    current_status,
+    ended_of,
+    failure_in,
+    progress_of,
+    received_at,
+    started_of,
+    steps_held,
+)
+from penstock.runs.failures import Failure
+from penstock.runs.records import failure_from, steps_of
+from penstock.runs.steps import StepRecord
+
+MILLISECOND = timedelta(milliseconds=1)
+SUMMARY = (
+    "id", "pipeline", "version", "route", "durable", "subject", "status", "http_status", "problem",
+    "detail", "parent", "redelivers", "request_id", "at", "started_at", "ended_at", "ms",
+    "environment", "consumer",
+)  # fmt: skip
+CHILD = ("id", "pipeline", "route", "status", "ms")
+DETAILS = ("steps", "failure", "unreadable", "bodies")
+DURABLE = ("recoveries", "cancelled_by", "callback_url", "callback_status", "progress", "waits_for")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as its record and the engine of durable runs know it.
+
+    `at` is when the call was received, `ms` the duration in milliseconds. Fields from `children` on
+    have values where the details of the run were read, else `children` is None. Fields from
+    `recoveries` on are of durable runs. `unreadable` says why this process can't decrypt the bodies
+    or the outcome.
+    """
+
+    id: str
+    pipeline: str
+    version: str
+    route: str
+    durable: bool
+    status: Status
+    http_status: int | None
+    problem: str | None
+    detail: str | None
+    at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    ms: float | None
+    environment: str | None
+    consumer: str | None
+    subject: str | None
+    parent: str | None
+    redelivers: str | None
+    request_id: str | None
+    children: tuple[RunView, ...] | None = None
+    steps: Sequence[StepRecord] = ()
+    failure: Failure | None = None
+    bodies: Mapping[str, Any] | None = None
+    unreadable: str | None = None
+    recoveries: int | None = None
+    cancelled_by: str | None = None
+    callback_url: str | None = None
+    callback_status: str | None = None
+    progress: Mapping[str, object] | None = None
+    waits_for: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the status is final."""
+        return self.status not in UNFINISHED
+
+    def document(self) -> dict[str, Any]:
+        """Return the run as commands print it in JSON."""
+        names = list(SUMMARY)
+        if self.children is not None:
+            names += [*DETAILS, *(DURABLE if self.durable else ())]
+        document: dict[str, Any] = {name: getattr(self, name) for name in names}
+        document["status"] = self.status.value
+        if self.children is not None:
+            document["children"] = [
+                {name: child.document()[name] for name in CHILD} for child in self.children
+            ]
+            document["steps"] = list(self.steps)
+        return document
+
+
+def view_of(row: RunRow, environment: str | None, consumer: str | None) -> RunView:
+    """Return a run as its record has it, with the names of its environment and its consumer."""
+    received, micros = received_at(row.id), row.micros
+    started = row.started_at or received
+    return RunView(
+        id=row.id,
+        pipeline=row.pipeline,
+        version=row.version,
+        route=row.route,
+        durable=row.durable,
+        status=Status(row.status),
+        http_status=row.http_status,
+        problem=row.problem,
+        detail=row.detail,
+        at=received,
+        started_at=row.started_at,
+        ended_at=None if micros is None else started + timedelta(microseconds=micros),
+        ms=None if micros is None else micros / 1000,
+        environment=environment,
+        consumer=consumer,
+        subject=row.subject,
+        parent=row.parent,
+        redelivers=row.redelivers,
+        request_id=row.request_id,
+    )
+
+
+def with_details(
+    view: RunView, row: FullRunRow, children: Sequence[RunView], box: SecretBox
+) -> RunView:
+    """Return a run with everything that its record stores; `row` is one of `db.runs.find`."""
+    bodies, unreadable = None, None
+    try:
+        bodies = msgspec.json.decode(box.decrypt(row.bodies)) if row.bodies else None
+    except UnknownKey as error:
+        unreadable = str(error)
+    view = replace(
+        view,
+        children=tuple(children),
+        steps=steps_of(row.steps),
+        failure=failure_from(row.failure),
+        bodies=bodies,
+        unreadable=unreadable,
+    )
+    if not view.durable:
+        return view
+    return replace(
+        view,
+        recoveries=row.recoveries,
+        cancelled_by=row.cancelled_by,
+        callback_url=masked(row.callback_url or "") or None,
+        callback_status=row.callback_status,
+    )
+
+
+def with_engine_state(
+    view: RunView, row: FullRunRow, engine_run: EngineRun | None, steps: Sequence[EngineStep]
+) -> RunView:
+    """Return a durable run with what the engine knows and its record may not have yet.
+
+    `steps` are those that the engine stores, empty where it does not know the run.
+    """
+    status, started = current_status(row, engine_run), started_of(row, engine_run)
+    ended = ended_of(row, engine_run) if status not in UNFINISHED else None
+    outcome = engine_run.outcome if engine_run is not None else None
+    took = (ended - started) / MILLISECOND if ended is not None and started is not None else None
+    undecryptable = engine_run.unopened if engine_run is not None else ""
+    return replace(
+        view,
+        status=status,
+        http_status=outcome["status"] if outcome is not None else row.http_status,
+        progress=progress_of(row, engine_run),
+        waits_for=_waits_for(engine_run),
+        unreadable=undecryptable or view.unreadable,
+        failure=view.failure or (failure_in(outcome) if outcome is not None else None),
+        started_at=started,
+        ended_at=ended,
+        ms=took,
+        steps=steps_held(steps, started) or view.steps,
+    )
+
+
+def _waits_for(engine_run: EngineRun | None) -> str | None:
+    """Return what a queued run waits for besides a free worker."""
+    if engine_run is None or engine_run.state is not State.WAITING or not engine_run.postponed:
+        return None
+    return (
+        "a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with;"
+        f" {engine_run.postponed} times one without it gave it back"
+    )
