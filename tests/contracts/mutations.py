@@ -44,7 +44,8 @@ GATE, COMPLIANCE, VERDICTS = (
     "runtime/penstock/gate/compliance.py",
     "runtime/penstock/gate/verdicts.py",
 )
-DISPATCHER, PASSAGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
+DISPATCHER, EXCHANGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
+ADMISSION = "runtime/penstock/web/admission.py"
 HOST_TOKENS, COMPILATION = "runtime/penstock/host/tokens.py", "runtime/penstock/host/compilation.py"
 HISTORY = "runtime/penstock/db/history.py"
 ACCESS_ROWS = "runtime/penstock/db/access_rows.py"
@@ -118,20 +119,20 @@ def mutation(name: str, file: str, old: str, new: str, tests: str, only: str = "
     return Mutation(name, (Edit(file, old, new),), tests, only)
 
 
-ADMIT = "caller = self._ask_gate(evaluated.gate, passage, endpoint, body, access, now, deadline)"
+ADMIT = "caller = exchange.caller or self._admission.admit(exchange, endpoint, body)"
 MUTATIONS = (
     # Which calls meet a gate at all.
-    mutation("HEAD is not gated", DISPATCHER, ADMIT, f"caller = Caller() if passage.method == 'HEAD' else {ADMIT[9:]}", GATE_TESTS, "gated"),
-    mutation("a path with a trailing slash is not gated", DISPATCHER, ADMIT, f"caller = Caller() if _path(environ)[-1] == '/' else {ADMIT[9:]}", GATE_TESTS, "gated"),
-    mutation("a CORS preflight runs the handler", DISPATCHER, 'return 204, [], b""', "return 204, [], next(iter(endpoints.values())).route.handler(passage)", GATE_TESTS, "preflight"),
-    mutation("a preflight is answered without CORS", DISPATCHER, 'passage.method == "OPTIONS"\n                and cors is not None\n', 'passage.method == "OPTIONS"\n', GATE_TESTS, "preflight"),
-    mutation("X-HTTP-Method-Override is obeyed", PASSAGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
+    mutation("HEAD is not gated", DISPATCHER, ADMIT, f"caller = Caller() if exchange.method == 'HEAD' else {ADMIT[9:]}", GATE_TESTS, "gated"),
+    mutation("a path with a trailing slash is not gated", DISPATCHER, ADMIT, f"caller = Caller() if exchange.environ['PATH_INFO'][-1] == '/' else {ADMIT[9:]}", GATE_TESTS, "gated"),
+    mutation("a CORS preflight runs the handler", DISPATCHER, 'Outcome(204, [], b"")', "Outcome(204, [], next(iter(exchange.place.endpoints.values())).route.handler(exchange))", GATE_TESTS, "preflight"),
+    mutation("a preflight is answered without CORS", DISPATCHER, "\n            and self._headers.cors(place) is not None", "", GATE_TESTS, "preflight"),
+    mutation("X-HTTP-Method-Override is obeyed", EXCHANGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
     mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
-    mutation("a stale view of access answers calls", DISPATCHER, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
+    mutation("a stale view of access answers calls", ADMISSION, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
     mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
     mutation("a gate that ended goes on", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
-    mutation("a body is read before the gate", DISPATCHER, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
+    mutation("a body is read before the gate", ADMISSION, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
     # What a gate asks.
     mutation("missing credentials pass", GATE, "        if missing:", "        if False:", GATE_TESTS, "gated"),
     mutation("a credential that can't be read passes", GATE, "if rejected is not None:", "if False:", KEY_TESTS, "forbids or different"),
@@ -156,10 +157,10 @@ MUTATIONS = (
     mutation("a disabled consumer may call", GATE, "consumer is not None and consumer.enabled and ", "consumer is not None and ", KEY_TESTS, "may_not_call"),
     mutation("scopes are not looked at", GATE, "if not self._scopes <= caller.scopes:", "if False:", "plugins/penstock_demo", "reader"),
     mutation("a refusal says why", GATE, "is not valid here.", "is not valid here: {error}.", KEY_TESTS, "whatever_is_wrong"),
-    mutation("a pipeline's networks are not looked at", DISPATCHER, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/unit/access/test_limits.py", "takes_calls_from_its_networks"),
-    mutation("a consumer's networks are not looked at", DISPATCHER, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/unit/access/test_limits.py", "its_networks_alone"),
-    mutation("rates are not counted", DISPATCHER, "if trigger.rate or access.limits:", "if False:", "tests/unit/gate/test_rates.py tests/unit/access/test_limits.py", "one_call_too_many or stands_in_place"),
-    mutation("bad credentials are not counted", DISPATCHER, "host.services is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
+    mutation("a pipeline's networks are not looked at", ADMISSION, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/unit/access/test_limits.py", "takes_calls_from_its_networks"),
+    mutation("a consumer's networks are not looked at", ADMISSION, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/unit/access/test_limits.py", "its_networks_alone"),
+    mutation("rates are not counted", ADMISSION, "if trigger.rate or access.limits:", "if False:", "tests/unit/gate/test_rates.py tests/unit/access/test_limits.py", "one_call_too_many or stands_in_place"),
+    mutation("bad credentials are not counted", ADMISSION, "services is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
     mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/unit/gate/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
@@ -216,8 +217,8 @@ MUTATIONS = (
     mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
-    mutation("an Idempotency-Key is everybody's", DISPATCHER, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
-    mutation("an Idempotency-Key is all subjects'", DISPATCHER, 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is everybody's", ADMISSION, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is all subjects'", ADMISSION, 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/unit/runs/test_idempotency.py", "another_request"),
     mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", " and row.consumer_id == call.caller.consumer_id", "", "tests/unit/runs/test_records.py", "consumer_s_alone"),
     mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/unit/access/test_variables.py", "for_some_pipelines"),
@@ -230,12 +231,12 @@ MUTATIONS = (
     mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
     mutation("a credential that is cut is written", "runtime/penstock/contracts/masks.py", 'return _CUT.sub("", shown)', "return shown", "tests/unit/contracts/test_masks.py", "beyond"),
-    mutation("a credential as request id is echoed", PASSAGE, " and masked(sent) == sent", "", "tests/unit/web/test_credentials_nowhere.py"),
+    mutation("a credential as request id is echoed", EXCHANGE, " and masked(sent) == sent", "", "tests/unit/web/test_credentials_nowhere.py"),
     mutation("a sensitive parameter of a path is written", "runtime/penstock/runs/redaction.py", "HIDDEN if part in hidden else part", "part", "tests/unit/contracts/test_masks.py"),
     mutation("a secret shows itself", "runtime/penstock/contracts/variables.py", 'return f"<Secret {self.name}>"', 'return f"<Secret {self._value}>"', "tests/unit/access/test_variables.py", "shows_itself_nowhere"),
     mutation("the log of plugin code shows passwords", "runtime/penstock/logs/lines.py", "HIDDEN if is_sensitive(name, self._names) else", "", "tests/unit/logs/test_plugin_logs.py", "credential"),
     # Plugins.
-    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/perform.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/unit/runs/test_steps.py", "operators"),
+    mutation("an inner pipeline's refusal is the caller's", "runtime/penstock/execution/executor.py", "raise CalledPipelineFailed(str(error)) from error", "raise", "tests/unit/runs/test_steps.py", "operators"),
     mutation("a file replaces a module of Python", "runtime/penstock/plugins/folders.py", "if name in sys.stdlib_module_names:", "if False:", "tests/unit/plugins/test_folders.py", "replaces"),
     mutation("a file replaces an installed plugin", "runtime/penstock/plugins/folders.py", "name in installed or ", "", "tests/unit/plugins/test_folders.py", "installed"),
 )  # fmt: skip

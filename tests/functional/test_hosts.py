@@ -415,8 +415,8 @@ class TestSchema:
         upgraded, current = place.run("db", "upgrade"), place.run("db", "current")
 
         assert (upgraded.returncode, current.returncode) == (0, 0), upgraded.stderr + current.stderr
-        assert "by a newer release" in upgraded.stdout
-        assert "by a newer release" in current.stdout
+        assert "of a newer release" in upgraded.stdout
+        assert "of a newer release" in current.stdout
         assert migrate.current(place.engine) == "29991231_later"
 
     def test_another_connection_of_a_process_drops_no_lock_of_sqlite(

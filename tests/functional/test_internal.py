@@ -131,7 +131,7 @@ def test_the_internal_policy_is_set_live_and_for_itself(ready: Place, serve: Ser
         time.sleep(0.02)
     assert found == {"bare": 503, "inside": 503}
     refused = ready.run("policy", "set", "test", "any", "--internal", "--grace", "7d")
-    assert (refused.returncode, "knows no grace" in refused.stderr) == (2, True)
+    assert (refused.returncode, "has no grace period" in refused.stderr) == (2, True)
     assert "internal" in ready.run("policy", "show", "test").stdout
 
 

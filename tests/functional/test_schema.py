@@ -39,7 +39,7 @@ def change(place: Place, *statements: str) -> None:
 @pytest.mark.parametrize(
     ("statements", "safe", "told"),
     [
-        ((), True, "as this release has it"),
+        ((), True, "the newest of this release"),
         (
             ("UPDATE alembic_version SET version_num = '20261124_runs'",),
             False,
@@ -52,12 +52,12 @@ def change(place: Place, *statements: str) -> None:
                 "CREATE TABLE later (id INTEGER)",
             ),
             True,
-            "by a newer release that only added",
+            "of a newer release that only adds",
         ),
         (
             (LATER, "ALTER TABLE runs ADD COLUMN later INTEGER DEFAULT 1 NOT NULL"),
             True,
-            "by a newer release that only added",
+            "of a newer release that only adds",
         ),
         ((LATER, "ALTER TABLE runs DROP COLUMN detail"), False, "column runs.detail is gone"),
         ((LATER, "ALTER TABLE run_details RENAME TO details"), False, "table run_details is gone"),

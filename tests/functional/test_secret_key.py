@@ -256,7 +256,7 @@ class TestRotate:
         }
         assert {name.partition(".")[0] for name in before} >= {*ours, "operation_outputs"}
         assert (wrong.returncode, looked.returncode, untouched) == (1, 1, True)
-        assert "can't be read with any of these keys" in wrong.stderr
+        assert "can't be decrypted with any of these keys" in wrong.stderr
         assert {row["stored"]: row["older"] for row in json.loads(looked.stdout)} == {
             name: len(values) for name, values in before.items()
         }

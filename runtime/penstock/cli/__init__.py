@@ -1,6 +1,6 @@
 """The command line: `penstock …`.
 
-Exit codes: 0 good, 1 the answer is no, 2 usage, 3 can't start.
+Exit codes: 0 success, 1 failure or a negative answer, 2 usage error, 3 can't start.
 """
 
 from penstock.cli.main import main

@@ -20,25 +20,27 @@ from penstock.cli.base import (
 
 @click.command("audit")
 @env_option
-@click.option("--by", metavar="ACTOR", help="Only what this one did.")
+@click.option("--by", metavar="ACTOR", help="Only changes by this actor.")
 @click.option(
-    "--action", metavar="ACTION", help="Only this action, such as key:revoked, or this kind: key."
+    "--action",
+    metavar="ACTION",
+    help="Only this action (key:revoked), or this kind of object (key).",
 )
-@click.option("--subject", metavar="NAME", help="Only what was done to this one.")
-@click.option("--since", type=DURATION, help="Only of the last hours or days: 2h, 7d.")
+@click.option("--subject", metavar="NAME", help="Only changes to this object.")
+@click.option("--since", type=DURATION, help="Only the last hours or days: 2h, 7d.")
 @click.option(
     "--before",
     type=click.IntRange(1),
     metavar="ID",
-    help="The page after the one that ended with this event.",
+    help="Only events before this one: the next page.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, help="How many events, newest first."
+    "--limit", type=click.IntRange(1, 10_000), default=50, help="Number of events, newest first."
 )
 @click.option(
     "--export",
     type=click.Choice(["csv", "jsonl"]),
-    help="Print all of them, however many: as CSV, or as JSON lines.",
+    help="Print all matching events as CSV or JSON lines.",
 )
 @format_option
 @pass_context
@@ -54,8 +56,8 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     export: str | None,
     form: str,
 ) -> None:
-    """Show who changed what."""
-    wanted: dict[str, Any] = {
+    """Show the audit log: who changed what, newest first."""
+    filters: dict[str, Any] = {
         "environment": environment,
         "actor": by,
         "action": action,
@@ -64,12 +66,12 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     }
     if export:
         write = audit.as_csv if export == "csv" else audit.as_json_lines
-        for line in write(audit.every_event(context.engine, **wanted)):
+        for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
     rows = [
         {name: getattr(event, name) for name in audit.COLUMNS}
-        for event in audit.events(context.engine, limit=limit, before=before, **wanted)
+        for event in audit.events(context.engine, limit=limit, before=before, **filters)
     ]
     show(rows, form, ("id", "at", "actor", "action", "environment", "subject", "detail"))
 

@@ -1,4 +1,4 @@
-"""What all commands share: the context, how listings are printed, and durations."""
+"""Shared parts of all commands: context, options, durations, and printing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from penstock.settings import Settings
 
 @dataclass
 class Context:
-    """What a command works on; each part is made when it is first asked for."""
+    """The objects that a command works on, each created at first use."""
 
     actor: str
 
@@ -36,41 +36,41 @@ class Context:
 
     @cached_property
     def engine(self) -> Engine:
-        """The database, which must be there."""
+        """The database. Raises an error if it does not exist."""
         return open_existing(self.settings.database_url, self.settings.database_from)
 
     @property
     def database(self) -> str:
-        """Which database that is, without its password, and where the setting comes from."""
+        """The database's URL without its password, and the variable that it comes from."""
         return f"{shown_url(self.settings.database_url)} ({self.settings.database_from})"
 
     @cached_property
     def direct_engine(self) -> Engine:
-        """The database past any pooler, for queries that may take long."""
+        """The database without a connection pooler, for long queries."""
         return open_engine(self.settings.direct_url, silence=None)
 
     @cached_property
     def box(self) -> SecretBox:
-        """The box of secrets."""
+        """The keys that encrypt stored secrets."""
         return load_secret_box(self.settings)
 
     @cached_property
     def host(self) -> Host:
-        """The plugins, loaded but not started."""
+        """The host with its plugins loaded, not started."""
         return Host(self.settings)
 
     @cached_property
     def steering(self) -> RunOperations:
-        """What looks at runs and steers them."""
+        """The operations on runs."""
         return RunOperations(self.engine, self.box, lambda: self.host)
 
     def environment(self, chosen: str | None) -> str:
-        """Return the environment that was asked for, or this process's own."""
+        """Return the chosen environment, or that of PENSTOCK_ENVIRONMENT."""
         return chosen or self.settings.environment
 
 
 def login_name() -> str:
-    """Return who is logged in, for the audit trail."""
+    """Return the name of the logged-in user, for the audit log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -81,7 +81,7 @@ pass_context = click.make_pass_decorator(Context)
 
 
 class Duration(click.ParamType[timedelta]):
-    """A length of time such as 30s, 15m, 12h, 7d or 2w."""
+    """A duration such as 30s, 15m, 12h, 7d or 2w."""
 
     name = "duration"
 
@@ -91,7 +91,7 @@ class Duration(click.ParamType[timedelta]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> timedelta:
-        """Return the length of time."""
+        """Return the duration."""
         if isinstance(value, timedelta):
             return value
         try:
@@ -102,24 +102,22 @@ class Duration(click.ParamType[timedelta]):
 
 DURATION = Duration()
 env_option = click.option(
-    "--env", "environment", metavar="E", help="The environment; default PENSTOCK_ENVIRONMENT."
+    "--env", "environment", metavar="E", help="Environment. Default: PENSTOCK_ENVIRONMENT."
 )
-env_required = click.option(
-    "--env", "environment", metavar="E", required=True, help="The environment."
-)
+env_required = click.option("--env", "environment", metavar="E", required=True, help="Environment.")
 format_option = click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json"]),
     default="table",
-    help="How to print it.",
+    help="Output format.",
 )
 
 
 def read_secret(what: str) -> str:
-    """Return a secret: asked for on a terminal, without echo.
+    """Return a secret from a prompt without echo, or from standard input.
 
-    Else all of standard input, without its last line break.
+    Without a terminal all of standard input is read, without its last line break.
     """
     if sys.stdin.isatty():
         value: str = click.prompt(what, hide_input=True, confirmation_prompt=True)
@@ -127,8 +125,8 @@ def read_secret(what: str) -> str:
     return sys.stdin.read().removesuffix("\n").removesuffix("\r")
 
 
-def plain(value: object) -> object:
-    """Return a value as JSON can hold it."""
+def json_default(value: object) -> object:
+    """Return the JSON form of a date, a time or a set."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, date):
@@ -140,18 +138,21 @@ def plain(value: object) -> object:
 
 def show_json(value: object) -> None:
     """Print a value as JSON."""
-    click.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, default=json_default, indent=2, ensure_ascii=False))
 
 
 def show(
-    listed: Iterable[object],
+    items: Iterable[object],
     form: str,
     columns: Sequence[str],
     *,
     empty: str = "nothing yet",
 ) -> None:
-    """Print a listing: attributes of values, or items of mappings."""
-    rows = [{name: _value(item, name) for name in columns} for item in listed]
+    """Print attributes of values, or items of mappings, as a table or as JSON.
+
+    `empty` is printed for an empty table.
+    """
+    rows = [{name: _value(item, name) for name in columns} for item in items]
     if form == "json":
         show_json(rows)
         return

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import click
 
+from penstock.access.snapshot import Snapshot
 from penstock.cli.base import (
     Context,
     env_option,
@@ -11,11 +15,11 @@ from penstock.cli.base import (
     pass_context,
     show_json,
 )
-from penstock.cli.isolated import apart
+from penstock.cli.isolated import run_isolated
 from penstock.cli.pipelines import evaluate
 from penstock.contracts.pipeline import PluginProblem
-from penstock.gate.compliance import State
-from penstock.gate.exposure import described
+from penstock.gate.compliance import Evaluation, State
+from penstock.gate.exposure import Listed, described
 
 
 @click.command()
@@ -23,76 +27,100 @@ from penstock.gate.exposure import described
 @format_option
 @pass_context
 def check(context: Context, environment: str | None, form: str) -> int:
-    """Say whether everything that is loaded may be served; the deployment gate.
+    """Check whether all pipelines and plugins can be served: the deployment gate.
 
-    Exit code 1 if anything is refused, with what to change.
+    Exit code 1 if a pipeline is blocked or a plugin is broken; each problem has its fix.
     """
-    return apart(lambda: context.host, lambda: _check(context, environment, form))
+    return run_isolated(lambda: context.host, lambda: _check(context, environment, form))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The result of a check of one environment."""
+
+    environment: str
+    access: Snapshot
+    evaluated: list[Listed]
+    problems: list[PluginProblem]
+    violations: int
+
+    @property
+    def good(self) -> bool:
+        return not (self.violations or self.problems or self.access.unreadable_rows)
 
 
 def _check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
     access, evaluated = evaluate(context, name)
-    faults = [
-        *context.host.catalog.faults({identifier: item for identifier, _, item in evaluated}),
-        *_taken_commands(context),
-    ]
-    refused = [
-        item for _, _, item in evaluated if item.violations and item.state is not State.DISABLED
-    ]
-    good = not (refused or faults or access.unreadable_rows)
+    result = _Result(
+        name,
+        access,
+        evaluated,
+        [
+            *context.host.catalog.faults({identifier: item for identifier, _, item in evaluated}),
+            *_taken_commands(context),
+        ],
+        sum(bool(item.violations) and item.state is not State.DISABLED for _, _, item in evaluated),
+    )
     if form == "json":
-        show_json(
-            {
-                "environment": name,
-                "policy": access.environment.policy,
-                "internal_policy": access.environment.internal_policy,
-                "good": good,
-                "pipelines": [
-                    described(*row, context.host.catalog.loaded[row[0]].plugin) for row in evaluated
-                ],
-                "mistakes": [_problem_document(item) for item in faults],
-                "notes": [_problem_document(item) for item in context.host.catalog.notes],
-                "unreadable": list(access.unreadable_rows),
-            }
-        )
-        return int(not good)
-    for item in faults:
-        click.echo(f"mistake: {item}")
+        _show_json(context, result)
+    else:
+        _show_text(context, result)
+    return int(not result.good)
+
+
+def _show_json(context: Context, result: _Result) -> None:
+    catalog, facts = context.host.catalog, result.access.environment
+    show_json(
+        {
+            "environment": result.environment,
+            "policy": facts.policy,
+            "internal_policy": facts.internal_policy,
+            "good": result.good,
+            "pipelines": [
+                described(*row, catalog.loaded[row[0]].plugin) for row in result.evaluated
+            ],
+            "problems": [_problem_document(item) for item in result.problems],
+            "notes": [_problem_document(item) for item in catalog.notes],
+            "unreadable": list(result.access.unreadable_rows),
+        }
+    )
+
+
+def _show_text(context: Context, result: _Result) -> None:
+    for item in result.problems:
+        click.echo(f"plugin error: {item}")
     for item in context.host.catalog.notes:
         click.echo(f"note: {item}")
-    for doubt in access.unreadable_rows:
+    for doubt in result.access.unreadable_rows:
         click.echo(
-            f"unreadable: {doubt}; set it again with the command that made it, or correct the row"
+            f"unreadable: {doubt}; set it again with the command that created it, or correct the"
+            " row"
         )
-    said: set[tuple[str, str]] = set()
-    for identifier, exposure, judgement in evaluated:
+    printed: set[tuple[str, str]] = set()
+    for identifier, exposure, evaluation in result.evaluated:
         where = f"{identifier} (internal)" if exposure == "internal" else identifier
-        broken = identifier in context.host.catalog.broken  # which is said above
-        told = [
-            (judgement.state.value, f"{item.reason}; {item.fix}")
-            for item in judgement.violations
-            if not broken
-        ]
-        notes = (
-            ["its handlers get the token itself (forward_token=True)"]
-            if judgement.pipeline.trigger.forward_token
-            else []
-        )
-        for kind, text in [
-            *told,
-            *(("warning", text) for text in judgement.warnings),
-            *(("note", text) for text in notes),
-        ]:
-            if (identifier, text) not in said:
-                said.add((identifier, text))
+        broken = identifier in context.host.catalog.broken  # which is printed above
+        for kind, text in _lines(evaluation, broken=broken):
+            if (identifier, text) not in printed:
+                printed.add((identifier, text))
                 click.echo(f"{kind}: {where}: {text}")
-    served = sum(item.served for _, _, item in evaluated)
+    served = sum(item.served for _, _, item in result.evaluated)
     click.echo(
-        f"{name} ({access.environment.policy}): {served} of {len(evaluated)} pipelines served,"
-        f" {len(refused)} in breach"
+        f"{result.environment} ({result.access.environment.policy}): {served} of"
+        f" {len(result.evaluated)} pipelines served, {result.violations} with violations"
     )
-    return int(not good)
+
+
+def _lines(evaluation: Evaluation, *, broken: bool) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a pipeline: kind and text."""
+    if not broken:
+        for item in evaluation.violations:
+            yield evaluation.state.value, f"{item.reason}; {item.fix}"
+    for text in evaluation.warnings:
+        yield "warning", text
+    if evaluation.pipeline.trigger.forward_token:
+        yield "note", "its handlers receive the token (forward_token=True)"
 
 
 def _problem_document(problem: PluginProblem) -> dict[str, str]:
@@ -100,7 +128,7 @@ def _problem_document(problem: PluginProblem) -> dict[str, str]:
 
 
 def _taken_commands(context: Context) -> list[PluginProblem]:
-    """Return the commands of plugins that have the name of one of ours, and so are never run."""
+    """Return the problems of plugins whose commands have the name of one of Penstock's."""
     root = click.get_current_context().find_root().command
     ours = root.commands if isinstance(root, click.Group) else {}
     plugins = context.host.catalog.plugins

@@ -22,15 +22,15 @@ from penstock.cli.base import (
 
 @click.group()
 def consumer() -> None:
-    """Consumers: the callers we know."""
+    """Create, list, disable and enable consumers, and grant them access."""
 
 
 @consumer.command("create")
 @click.argument("name")
-@click.option("--description", default="", help="Who that is.")
+@click.option("--description", default="", help="Description.")
 @pass_context
 def consumer_create(context: Context, name: str, description: str) -> None:
-    """Make a consumer."""
+    """Create a consumer."""
     consumers.create_consumer(context.engine, context.actor, name, description)
     click.echo(f"consumer {name} created")
 
@@ -52,7 +52,7 @@ def consumer_list(context: Context, form: str) -> None:
 @format_option
 @pass_context
 def consumer_show(context: Context, name: str, form: str) -> None:
-    """Show a consumer with its associations and keys."""
+    """Show a consumer with its access and its keys."""
     details = consumers.show_consumer(context.engine, name)
     if form == "json":
         show_json(asdict(details))
@@ -75,7 +75,7 @@ def consumer_show(context: Context, name: str, form: str) -> None:
 @click.argument("name")
 @pass_context
 def consumer_disable(context: Context, name: str) -> None:
-    """Keep a consumer out everywhere."""
+    """Disable a consumer: its calls are rejected in every environment."""
     consumers.set_consumer_enabled(context.engine, context.actor, name, enabled=False)
     click.echo(f"consumer {name} disabled")
 
@@ -84,7 +84,7 @@ def consumer_disable(context: Context, name: str) -> None:
 @click.argument("name")
 @pass_context
 def consumer_enable(context: Context, name: str) -> None:
-    """Let a consumer in again."""
+    """Enable a disabled consumer."""
     consumers.set_consumer_enabled(context.engine, context.actor, name, enabled=True)
     click.echo(f"consumer {name} enabled")
 
@@ -96,7 +96,7 @@ def consumer_enable(context: Context, name: str) -> None:
 @click.option(
     "--new-pipelines",
     type=click.Choice(["on", "off"]),
-    help="Whether it is associated with pipelines that appear later.",
+    help="Whether it gets access to new pipelines automatically.",
 )
 @pass_context
 def consumer_associate(
@@ -106,23 +106,22 @@ def consumer_associate(
     environment: str,
     new_pipelines: str | None,
 ) -> None:
-    """Let a consumer call pipelines in an environment, by id or by name.
+    """Grant a consumer access to pipelines in an environment.
 
-    An id is v1/orders; a name, orders, means all its major versions.
+    Name a pipeline by its id (v1/orders), or by its name (orders) for all its major versions.
     """
-    fresh = new_pipelines == "on" if new_pipelines else None
-    found = consumers.associate(
+    identifiers = consumers.associate(
         context.engine,
         context.actor,
         name,
         pipelines,
         environment,
         context.host.catalog.offered,
-        new_pipelines=fresh,
+        new_pipelines=new_pipelines == "on" if new_pipelines else None,
     )
     click.echo(
         f"consumer {name} associated in {environment}:"
-        f" {', '.join(found) or 'new pipelines ' + str(new_pipelines)}"
+        f" {', '.join(identifiers) or 'new pipelines ' + str(new_pipelines)}"
     )
 
 
@@ -134,39 +133,39 @@ def consumer_associate(
 def consumer_dissociate(
     context: Context, name: str, pipelines: tuple[str, ...], environment: str
 ) -> None:
-    """Keep a consumer out of pipelines in an environment, by id or by name.
+    """Remove the access of a consumer to pipelines in an environment.
 
-    An id is v1/orders; a name, orders, means all its major versions.
+    Name a pipeline by its id (v1/orders), or by its name (orders) for all its major versions.
     """
-    found = consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
-    click.echo(f"consumer {name} dissociated in {environment}: {', '.join(found)}")
+    identifiers = consumers.dissociate(context.engine, context.actor, name, pipelines, environment)
+    click.echo(f"consumer {name} dissociated in {environment}: {', '.join(identifiers)}")
 
 
 @click.group()
 def key() -> None:
-    """Make, list and end API keys."""
+    """Create, list, rotate, disable and revoke API keys."""
 
 
-def _show_key(made: api_keys.NewKey, form: str, more: str = "") -> None:
+def _show_key(key: api_keys.NewKey, form: str, more: str = "") -> None:
     if form == "json":
         show_json(
             {
-                name: getattr(made, name)
+                name: getattr(key, name)
                 for name in ("id", "key", "consumer", "environment", "expires_at")
             }
         )
     else:
         click.echo(
-            f"{made.id} for {made.consumer} in {made.environment}; it is shown this"
-            f" once:\n{made.key}{more}"
+            f"key {key.id} of {key.consumer} in {key.environment}; it is shown only"
+            f" once:\n{key.key}{more}"
         )
 
 
 @key.command("create")
 @click.argument("consumer_name", metavar="CONSUMER")
 @env_required
-@click.option("--expires", type=DURATION, help="How long it works; default for ever.")
-@click.option("--note", default="", help="What it is for.")
+@click.option("--expires", type=DURATION, help="Time until it expires. Default: never.")
+@click.option("--note", default="", help="Note, such as its purpose.")
 @format_option
 @pass_context
 def key_create(
@@ -177,7 +176,7 @@ def key_create(
     note: str,
     form: str,
 ) -> None:
-    """Make an API key; it is shown once."""
+    """Create an API key. It is shown only once."""
     _show_key(
         api_keys.create_key(
             context.engine, context.actor, consumer_name, environment, expires=expires, note=note
@@ -188,13 +187,13 @@ def key_create(
 
 @key.command("list")
 @env_option
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only keys of this consumer.")
 @format_option
 @pass_context
 def key_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
-    """List keys."""
+    """List API keys."""
     rows = api_keys.list_keys(context.engine, environment=environment, consumer=consumer_name)
     show(
         rows,
@@ -216,7 +215,7 @@ def key_list(
 @click.argument("key_id", metavar="ID")
 @pass_context
 def key_revoke(context: Context, key_id: str) -> None:
-    """End a key for good."""
+    """Revoke a key for good."""
     api_keys.revoke_key(context.engine, context.actor, key_id)
     click.echo(f"key {key_id} revoked")
 
@@ -225,7 +224,7 @@ def key_revoke(context: Context, key_id: str) -> None:
 @click.argument("key_id", metavar="ID")
 @pass_context
 def key_disable(context: Context, key_id: str) -> None:
-    """Switch a key off."""
+    """Disable a key."""
     api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
     click.echo(f"key {key_id} disabled")
 
@@ -234,7 +233,7 @@ def key_disable(context: Context, key_id: str) -> None:
 @click.argument("key_id", metavar="ID")
 @pass_context
 def key_enable(context: Context, key_id: str) -> None:
-    """Switch a key on again."""
+    """Enable a disabled key."""
     api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
     click.echo(f"key {key_id} enabled")
 
@@ -242,14 +241,18 @@ def key_enable(context: Context, key_id: str) -> None:
 @key.command("rotate")
 @click.argument("key_id", metavar="ID")
 @click.option(
-    "--grace", type=DURATION, default="7d", show_default=True, help="How long the old one goes on."
+    "--grace",
+    type=DURATION,
+    default="7d",
+    show_default=True,
+    help="Time for which the old key keeps working.",
 )
 @format_option
 @pass_context
 def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> None:
-    """Make a key's successor; the old one ends by itself."""
-    made, ends = api_keys.rotate_key(context.engine, context.actor, key_id, grace)
-    _show_key(made, form, f"\n{key_id} ends {ends:%Y-%m-%d %H:%MZ}")
+    """Create the successor of a key. The old key expires after the grace period."""
+    new, expires = api_keys.rotate_key(context.engine, context.actor, key_id, grace)
+    _show_key(new, form, f"\nkey {key_id} expires {expires:%Y-%m-%d %H:%MZ}")
 
 
 COMMANDS = (consumer, key)

@@ -23,10 +23,7 @@ from penstock.errors import UnknownName
 
 @click.group()
 def credential() -> None:
-    """Enrol consumers' credentials besides API keys.
-
-    They are passwords, signing secrets and certificates.
-    """
+    """Add, list and revoke passwords, signing secrets and certificates of consumers."""
 
 
 @credential.command("add")
@@ -37,11 +34,11 @@ def credential() -> None:
     "--name",
     required=True,
     metavar="NAME",
-    help="The user's name, the certificate's, or one to tell secrets apart.",
+    help="User name, certificate name, or a name that distinguishes secrets.",
 )
-@click.option("--generate", is_flag=True, help="Make the secret; it is shown once.")
-@click.option("--expires", type=DURATION, help="How long it is good; default for ever.")
-@click.option("--note", default="", help="What it is for.")
+@click.option("--generate", is_flag=True, help="Generate the secret and print it once.")
+@click.option("--expires", type=DURATION, help="Time until it expires. Default: never.")
+@click.option("--note", default="", help="Note, such as its purpose.")
 @pass_context
 def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -53,7 +50,7 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     expires: timedelta | None,
     note: str,
 ) -> None:
-    """Enrol a credential; its secret is read from standard input, or asked for."""
+    """Add a credential. Its secret is read from a prompt or from standard input."""
     offered = {
         item.name: item for item in context.host.catalog.plugins.authenticators if item.enrols
     }
@@ -84,21 +81,23 @@ def credential_add(  # noqa: PLR0913, PLR0917  one argument an option
     )
     click.echo(f"{identifier}: {kind} {name} of {consumer_name} in {environment}")
     if generate and value:
-        click.echo(f"its secret is shown this once:\n{value}")
+        click.echo(f"its secret is shown only once:\n{value}")
 
 
 @credential.command("revoke")
 @click.argument("credential_id", metavar="ID")
 @pass_context
 def credential_revoke(context: Context, credential_id: str) -> None:
-    """End a credential for good."""
+    """Revoke a credential for good."""
     credentials.revoke_credential(context.engine, context.actor, credential_id)
     click.echo(f"credential {credential_id} revoked")
 
 
 @credential.command("list")
 @env_option
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@click.option(
+    "--consumer", "consumer_name", metavar="NAME", help="Only credentials of this consumer."
+)
 @format_option
 @pass_context
 def credential_list(

@@ -17,25 +17,25 @@ from penstock.errors import BadSetting, CannotStart
 
 @click.group()
 def db() -> None:
-    """Bring the database to this release's schema, or say that it was restored."""
+    """Upgrade or check the database schema, or report a restore."""
 
 
 @db.command()
 @pass_context
 def upgrade(context: Context) -> int:
-    """Run the migrations that are missing."""
-    engine = context.direct_engine  # the one command that may create a database file
+    """Upgrade the database schema to this release."""
+    engine = context.direct_engine  # the only command that creates a database file
     click.echo(f"database: {context.database}")
     direct = context.settings.database_direct_url
     if through_pooler(engine):
         which = "PENSTOCK_DATABASE_DIRECT_URL" if direct else "PENSTOCK_DATABASE_URL"
         raise BadSetting(
-            f"{which} leads to a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the server"
-            " itself for migrations"
+            f"{which} is the URL of a connection pooler; set PENSTOCK_DATABASE_DIRECT_URL to the"
+            " URL of the server for migrations"
         )
     if direct and not same_database(engine, context.engine):
         raise BadSetting(
-            "PENSTOCK_DATABASE_DIRECT_URL leads to another database than PENSTOCK_DATABASE_URL"
+            "PENSTOCK_DATABASE_DIRECT_URL is another database than PENSTOCK_DATABASE_URL"
         )
     with migrate.alone(engine):
         before, after = migrate.upgrade(engine)
@@ -52,11 +52,11 @@ def upgrade(context: Context) -> int:
             ).items():
                 for name, identifiers in names.items():
                     click.echo(
-                        f"{environment}: what was kept for {name} counts for"
+                        f"{environment}: access data of {name} applies to"
                         f" {', '.join(identifiers)} now"
                     )
     click.echo(
-        f"at {after} already"
+        f"already at {after}"
         if before == after
         else f"upgraded from {before or 'an empty database'} to {after}"
     )
@@ -66,19 +66,19 @@ def upgrade(context: Context) -> int:
 @db.command()
 @pass_context
 def restored(context: Context) -> None:
-    """Say that the database was restored from a backup, so that every process reads it anew."""
+    """Report a restore from a backup, so that every process reads the database again."""
     done = history.declare_restored(context.engine, context.actor)
     click.echo(
-        f"revision {done.revision} begins a new history: every process reads all access data anew"
+        f"revision {done.revision} begins a new history: every process reads all access data again"
     )
     for environment, number in done.unfinished.items():
         click.echo(
-            f"{environment}: {number} runs had not ended when the backup was made; workers perform"
-            " them, some for the second time"
+            f"{environment}: {number} runs were unfinished in the backup; workers perform them,"
+            " some for the second time"
         )
     click.echo(
-        "what was revoked since the backup was made is in force again: see the log of that time,"
-        " and revoke it again",
+        "keys and tokens that were revoked after the backup are valid again: find them in the log"
+        " of that time, and revoke them again",
         err=True,
     )
 
@@ -86,11 +86,11 @@ def restored(context: Context) -> None:
 @db.command()
 @pass_context
 def current(context: Context) -> int:
-    """Say which migration the database is at; exit code 1 if that is not the newest."""
-    context.engine.dispose()  # its file must be there
+    """Print the revision of the database schema. Exit code 1 if it is not the newest."""
+    context.engine.dispose()  # raises an error if the database does not exist
     at, newest = migrate.current(context.direct_engine), migrate.head()
     if at is not None and not migrate.knows(at):
-        click.echo(f"{at}, by a newer release; this one ({newest}) works with that schema")
+        click.echo(f"{at}, of a newer release; this release ({newest}) works with that schema")
         return 0
     click.echo(
         f"{at or 'empty'}"
@@ -102,9 +102,9 @@ def current(context: Context) -> int:
 @db.command("check")
 @pass_context
 def check_schema(context: Context) -> int:
-    """Say whether this release can start on the schema of the database.
+    """Check whether this release can start with the schema of the database.
 
-    Exit code 1 if not. Before a rollback, run it with the release that you go back to.
+    Exit code 1 if not. Before a rollback, run this command of the older release.
     """
     safe, text = _verdict(context)
     click.echo(text)
@@ -112,10 +112,10 @@ def check_schema(context: Context) -> int:
 
 
 def _verdict(context: Context) -> tuple[bool, str]:
-    """Return whether this release works with the database's schema, and a line that says so."""
+    """Return whether this release works with the schema of the database, and why."""
     from penstock.durable import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
-    context.engine.dispose()  # its file must be there
+    context.engine.dispose()  # raises an error if the database does not exist
     at, own = migrate.current(context.direct_engine), migrate.head()
     newer = at is not None and not migrate.knows(at)
     if not newer and (at != own or not engine_dbos.is_migrated(context.settings.direct_url)):
@@ -128,15 +128,15 @@ def _verdict(context: Context) -> tuple[bool, str]:
         )
     problems = compatibility.contracted(context.direct_engine)
     schema = (
-        f"the schema is at {at}, by a newer release"
+        f"the schema is at {at}, of a newer release"
         if newer
-        else f"the schema is at {at}, as this release has it"
+        else f"the schema is at {at}, the newest of this release"
     )
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         return False, f"not safe: {schema}; {problems[0]}{more}"
     return True, f"safe: {schema}" + (
-        f" that only added to that of this one ({own})" if newer else ""
+        f" that only adds to the schema of this release ({own})" if newer else ""
     )
 
 

@@ -20,7 +20,7 @@ from penstock.errors import UsageError
 
 @click.group()
 def env() -> None:
-    """Environments: the places pipelines are served from."""
+    """List, create and edit environments."""
 
 
 @env.command("list")
@@ -50,24 +50,24 @@ def env_list(context: Context, form: str) -> None:
 @click.argument("name")
 @pass_context
 def env_create(context: Context, name: str) -> None:
-    """Make an environment, with the strictest policy."""
+    """Create an environment with the strictest policy."""
     environments.create_environment(context.engine, context.actor, name, context.box)
     click.echo(f"environment {name} created, policy {environments.STRICTEST_POLICY}")
 
 
 @env.command("set")
 @click.argument("name")
-@click.option("--token-lifetime", type=DURATION, help="The longest a token may live, at most 24h.")
+@click.option("--token-lifetime", type=DURATION, help="Max token lifetime, 24h at most.")
 @click.option(
     "--keys-in-query",
     type=click.Choice(["on", "off"]),
-    help="Whether API keys are taken from the query string.",
+    help="Whether API keys in the query string are accepted.",
 )
-@click.option("--run-retention", type=DURATION, help="How long runs are remembered.")
+@click.option("--run-retention", type=DURATION, help="Run retention: time until runs are deleted.")
 @click.option(
     "--record-bodies",
     type=click.Choice(RECORDED),
-    help="The most that pipelines may keep of bodies.",
+    help="Bodies that pipelines may record at most.",
 )
 @pass_context
 def env_set(
@@ -78,7 +78,7 @@ def env_set(
     run_retention: timedelta | None,
     record_bodies: str | None,
 ) -> None:
-    """Change an environment's limits."""
+    """Change the limits of an environment."""
     environments.change_environment(
         context.engine,
         context.actor,
@@ -95,7 +95,7 @@ def env_set(
 
 @click.group()
 def policy() -> None:
-    """External access policies."""
+    """Show and set the access policies of environments."""
 
 
 @policy.command("show")
@@ -103,7 +103,7 @@ def policy() -> None:
 @format_option
 @pass_context
 def policy_show(context: Context, environment: str | None, form: str) -> None:
-    """Show policies, or the versions of one environment's policy."""
+    """Show all policies, or the policy history of one environment."""
     if environment is None:
         show(
             environments.list_environments(context.engine),
@@ -123,12 +123,12 @@ def policy_show(context: Context, environment: str | None, form: str) -> None:
 @click.argument("environment")
 @click.argument("option", metavar="POLICY")
 @click.option(
-    "--grace", type=DURATION, help="How long pipelines that would stop keep their old gate."
+    "--grace", type=DURATION, help="Time for which pipelines that would stop keep the old policy."
 )
-@click.option("--internal", is_flag=True, help="The policy of the internal listener.")
-@click.option("--reason", default="", help="Why, for the audit trail.")
-@click.option("--dry-run", is_flag=True, help="Only say what would change.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--internal", is_flag=True, help="Set the policy of the internal listener.")
+@click.option("--reason", default="", help="Reason, for the audit log.")
+@click.option("--dry-run", is_flag=True, help="Preview the change; apply nothing.")
+@click.option("--yes", is_flag=True, help="Apply without a confirmation prompt.")
 @pass_context
 def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -140,9 +140,9 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Set an environment's policy, after saying which pipelines stop or start being served."""
+    """Set the policy of an environment, after a preview of pipelines that stop or start."""
     if internal and grace:
-        raise UsageError("the internal policy knows no grace; leave --grace out")
+        raise UsageError("the internal policy has no grace period; remove --grace")
     snapshot, _ = context.host.evaluator.evaluate_environment(
         context.engine, environment, context.box
     )
@@ -150,7 +150,7 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(
-            f"  {'keeps its old gate for now' if grace else 'stops'}: {name}: "
+            f"  {'keeps the old policy for now' if grace else 'stops'}: {name}: "
             + "; ".join(violation.fix for violation in item.violations)
         )
     for name, item in change.starts.items():
@@ -161,7 +161,9 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         click.echo("dry run: nothing was changed")
         return
     if change.stops and not grace and not yes:
-        click.confirm("Some pipelines stop being served. Go on?", abort=True)
+        click.confirm(
+            f"{len(change.stops)} pipelines will stop being served. Apply {option}?", abort=True
+        )
     policies.set_policy(
         context.engine,
         context.actor,
@@ -173,7 +175,7 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         reason=reason,
         internal=internal,
     )
-    click.echo("set")
+    click.echo("policy applied")
 
 
 COMMANDS = (env, policy)

@@ -1,4 +1,4 @@
-"""Run a command in a child: plugin code may end its process, or hang, while it is loaded."""
+"""Run a command in a child process: plugin code may exit or hang while it is loaded."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ import click
 from penstock.errors import CannotStart, PenstockError
 from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, described
 
-LOOK_S = 0.2  # between two looks at whether the child has ended
-END = b"\n"  # of each of its two reports: that plugins are loaded, and how the work ended
+POLL_S = 0.2  # between two checks whether the child has exited
+# Ends each of the child's two reports: that plugins are loaded, and the result of the work.
+END = b"\n"
 
 
 class Failed(PenstockError):
-    """The command failed in its process; the text and the exit code are those of its error."""
+    """The command failed in its child process; text and exit code are those of its error."""
 
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
 
 
-def apart(load: Callable[[], object], work: Callable[[], int]) -> int:
-    """Load plugins and work in a child, and return the exit code. Raises Failed."""
+def run_isolated(load: Callable[[], object], work: Callable[[], int]) -> int:
+    """Load plugins and do the work in a child process, and return the exit code.
+
+    Raises Failed if the child fails, exits early or does not finish loading in time.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.close(told)
-        _report(tell, load, work)
-    os.close(tell)
+        os.close(reader)
+        _report(writer, load, work)
+    os.close(writer)
     try:
-        answer = _answer(told, child)
+        answer = _answer(reader, child)
     finally:
-        os.close(told)
+        os.close(reader)
     if not answer:
         raise Failed(ENDED, 1)
     code, text = json.loads(answer)
@@ -50,35 +54,36 @@ def apart(load: Callable[[], object], work: Callable[[], int]) -> int:
     return int(code)
 
 
-def _report(tell: int, load: Callable[[], object], work: Callable[[], int]) -> None:
-    """Do the work of the child, and end it."""
+def _report(writer: int, load: Callable[[], object], work: Callable[[], int]) -> None:
+    """Do the work of the child, report its result, and exit."""
     answer: tuple[int, str | None]
     try:
         load()
-        os.write(tell, END)
+        os.write(writer, END)
         answer = work(), None
     except PenstockError as error:
         answer = error.exit_code, str(error)
     except click.ClickException as error:
         answer = error.exit_code, error.format_message()
-    except BaseException as error:  # noqa: BLE001  whatever it is, the child must end here
+    except BaseException as error:  # noqa: BLE001  the child must exit here, also after SystemExit
         answer = CannotStart.exit_code, f"stopped by {described(error)}"
     with suppress(BrokenPipeError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os.write(tell, END + json.dumps(answer).encode() + END)
+    os.write(writer, END + json.dumps(answer).encode() + END)
     os._exit(0)
 
 
-def _answer(told: int, child: int) -> bytes:
-    """Return how the work ended, nothing where the child ended before. Raises Failed.
+def _answer(reader: int, child: int) -> bytes:
+    """Return the report of the child, or nothing if it exited before. Raises Failed.
 
-    A process that plugin code leaves behind may hold the pipe open, so its end is not waited for.
+    A process that plugin code started may keep the pipe open. So the end of the report is
+    recognised by its form, and not by the end of the pipe.
     """
     read, until, ended = b"", time.monotonic() + LONGEST_LOAD_S, False
     while not (read.strip() and read.endswith(END)):
-        if select.select([told], [], [], LOOK_S)[0]:
-            part = os.read(told, 65_536)
+        if select.select([reader], [], [], POLL_S)[0]:
+            part = os.read(reader, 65_536)
             read += part
             if part:
                 continue
@@ -86,7 +91,7 @@ def _answer(told: int, child: int) -> bytes:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise Failed(HANGS, 1)
-        if ended:  # and all that it wrote is read
+        if ended:  # everything that it wrote is read
             return b""
         ended = os.waitpid(child, os.WNOHANG)[0] == child
     if not ended:

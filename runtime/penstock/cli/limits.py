@@ -18,7 +18,7 @@ from penstock.contracts.rates import Rate
 
 @click.group()
 def limit() -> None:
-    """How often a consumer may call."""
+    """Set, remove and list rate limits of consumers."""
 
 
 @limit.command("set")
@@ -31,8 +31,9 @@ def limit() -> None:
     metavar="PIPELINE",
     default="",
     help=(
-        "Only there, in place of all of its own rates by consumer and by key; a name means all its"
-        " major versions. Default: all pipelines together, beside their own."
+        "Limit for this pipeline only; it replaces the pipeline's own consumer and key rates. A"
+        " name means all its major versions. Default: all pipelines together, in addition to their"
+        " own rates."
     ),
 )
 @click.option(
@@ -40,7 +41,7 @@ def limit() -> None:
     type=click.Choice(limits.BY),
     default="consumer",
     show_default=True,
-    help="What is counted together.",
+    help="Calls that are counted together.",
 )
 @pass_context
 def limit_set(
@@ -48,11 +49,11 @@ def limit_set(
 ) -> None:
     """Set a rate limit for a consumer, such as 100/second or 5000/12 hours.
 
-    A limit with the same window and --by replaces the one before; one with another window is added
-    beside it, and all of them hold.
+    A limit with the same window and --by replaces the existing one. A limit with another window is
+    added; all of them apply.
     """
     offered = context.host.catalog.offered if pipeline_name else {}
-    found = limits.set_limit(
+    identifiers = limits.set_limit(
         context.engine,
         context.actor,
         consumer_name,
@@ -62,17 +63,17 @@ def limit_set(
         offered=offered,
     )
     click.echo(
-        f"{consumer_name} may call {', '.join(found) or 'all pipelines together'} {rate} by {by} in"
-        f" {environment}"
+        f"limit of {consumer_name} in {environment}: {rate} by {by} for"
+        f" {', '.join(identifiers) or 'all pipelines together'}"
     )
-    for identifier in found:
+    for identifier in identifiers:
         own = context.host.catalog.own_rates(identifier)
         if own is None:
             continue
         click.echo(
-            f"in place of {identifier}'s own rates: {', '.join(own)}"
+            f"replaces these rates of {identifier}: {', '.join(own)}"
             if own
-            else f"{identifier} has no rates that it stands in for"
+            else f"{identifier} has no rates that it replaces"
         )
 
 
@@ -84,13 +85,13 @@ def limit_set(
     "pipeline_name",
     metavar="PIPELINE",
     default="",
-    help="Those of this pipeline; default those over all together.",
+    help="Limits of this pipeline. Default: limits of all pipelines together.",
 )
 @pass_context
 def limit_remove(
     context: Context, consumer_name: str, environment: str, pipeline_name: str
 ) -> None:
-    """Take a consumer's limits away."""
+    """Remove rate limits of a consumer."""
     number = limits.remove_limits(
         context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name
     )
@@ -101,23 +102,23 @@ def limit_remove(
 
 @limit.command("list")
 @env_option
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer.")
 @format_option
 @pass_context
 def limit_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
-    """List limits."""
+    """List rate limits of consumers."""
     rows = limits.list_limits(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
 
 
 @click.group()
 def address() -> None:
-    """Where a consumer may call from."""
+    """Allow, deny, remove and list networks of consumers."""
 
 
-def _put_networks(
+def _set_networks(
     context: Context,
     consumer_name: str,
     networks: tuple[str, ...],
@@ -125,11 +126,11 @@ def _put_networks(
     *,
     allowed: bool,
 ) -> None:
-    kept = limits.set_networks(
+    stored = limits.set_networks(
         context.engine, context.actor, consumer_name, environment, networks, allowed=allowed
     )
     click.echo(
-        f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(kept)} in"
+        f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(stored)} in"
         f" {environment}"
     )
 
@@ -142,8 +143,8 @@ def _put_networks(
 def address_allow(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
-    """Take a consumer's calls from networks that are allowed, and from no others."""
-    _put_networks(context, consumer_name, networks, environment, allowed=True)
+    """Allow calls of a consumer from these networks, and from no others."""
+    _set_networks(context, consumer_name, networks, environment, allowed=True)
 
 
 @address.command("deny")
@@ -154,8 +155,8 @@ def address_allow(
 def address_deny(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
-    """Take no calls of a consumer from these networks, whatever is allowed."""
-    _put_networks(context, consumer_name, networks, environment, allowed=False)
+    """Reject calls of a consumer from these networks, even if they are allowed too."""
+    _set_networks(context, consumer_name, networks, environment, allowed=False)
 
 
 @address.command("remove")
@@ -166,20 +167,20 @@ def address_deny(
 def address_remove(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
-    """Take networks off a consumer's lists."""
+    """Remove networks from the lists of a consumer."""
     limits.remove_networks(context.engine, context.actor, consumer_name, environment, networks)
     click.echo(f"{', '.join(networks)} removed from the lists of {consumer_name} in {environment}")
 
 
 @address.command("list")
 @env_option
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer's.")
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer.")
 @format_option
 @pass_context
 def address_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
-    """List consumers' networks."""
+    """List allowed and denied networks of consumers."""
     rows = limits.list_networks(context.engine, environment=environment, consumer=consumer_name)
     show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")
 

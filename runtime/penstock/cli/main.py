@@ -1,7 +1,4 @@
-"""The `penstock` command.
-
-Puts the subcommands together and turns our errors into one line and an exit code.
-"""
+"""The `penstock` command: its subcommands, and errors as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -39,21 +36,21 @@ from penstock.settings import Settings
 
 
 class Commands(click.Group):
-    """Our subcommands, and behind them those that plugins add."""
+    """The subcommands of Penstock and of plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names, ours and the plugins'."""
+        """Return the names of all subcommands."""
         return sorted({*super().list_commands(ctx), *self._added(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a subcommand; plugins are asked only for what is not ours."""
-        ours = super().get_command(ctx, cmd_name)
-        return ours or self._added(ctx).get(cmd_name)
+        """Return a subcommand. Plugins are loaded only if Penstock has none of that name."""
+        command = super().get_command(ctx, cmd_name)
+        return command or self._added(ctx).get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the subcommand, or suggest the nearest one."""
+        """Return the subcommand. Raises UnknownName with the nearest name."""
         if args and self.get_command(ctx, args[0]) is None:
             raise UnknownName("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
@@ -67,8 +64,7 @@ class Commands(click.Group):
                 for _, command in context.host.catalog.plugins.commands
             }
         except PenstockError:
-            # A bad setting is reported by the command that needs it; help and unknown names need
-            # none.
+            # Help and unknown names need no settings. A command that needs them reports a bad one.
             return {}
 
 
@@ -76,7 +72,7 @@ def _adapted(command: Command) -> click.Command:
     def run(arguments: tuple[str, ...]) -> int:
         try:
             return command.run(arguments)
-        except SystemExit as error:  # how many programs give their exit code
+        except SystemExit as error:  # many programs return their exit code in this way
             return error.code if isinstance(error.code, int) else int(error.code is not None)
 
     arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
@@ -88,7 +84,7 @@ def _adapted(command: Command) -> click.Command:
         help=command.help,
         context_settings=settings,
         add_help_option=False,
-    )  # help is the plugin's to give
+    )  # the plugin prints the help of its command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,14 +92,14 @@ def _adapted(command: Command) -> click.Command:
     "--actor",
     default=None,
     metavar="NAME",
-    help="Who makes the change, for the audit trail; default the login name.",
+    help="Actor in the audit log. Default: the login name.",
 )
 @click.version_option(package_name="penstock")
 @click.pass_context
 def penstock(context: click.Context, actor: str | None) -> None:
-    """Serve pipelines, and steer who may call them.
+    """Serve pipelines, and manage who may call them.
 
-    Exit codes: 0 good, 1 the answer is no, 2 usage, 3 can't start.
+    Exit codes: 0 success, 1 failure or a negative answer, 2 usage error, 3 can't start.
     """
     logs.configure(Settings(log_level="error"))
     structlog.contextvars.clear_contextvars()
@@ -159,7 +155,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    except BaseException as error:  # noqa: BLE001  also SystemExit: what isn't ours says nothing about how it went
+    except BaseException as error:  # noqa: BLE001  SystemExit of plugin code too: its exit code has no meaning here
         click.echo(
             f"penstock: stopped by {described(error)}; nothing after that was done", err=True
         )

@@ -22,14 +22,14 @@ from penstock.gate.exposure import Listed, described, exposures
 
 @click.group()
 def pipeline() -> None:
-    """Enable and disable pipelines, by id or by name.
+    """Enable and disable pipelines.
 
-    An id is v1/orders; a name, orders, means all its major versions.
+    Name a pipeline by its id (v1/orders), or by its name (orders) for all its major versions.
     """
 
 
-def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> None:
-    found = access.set_pipeline_enabled(
+def _set_enabled(context: Context, name: str, environment: str, *, enabled: bool) -> None:
+    identifiers = access.set_pipeline_enabled(
         context.engine,
         context.actor,
         environment,
@@ -37,7 +37,7 @@ def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> 
         context.host.catalog.offered,
         enabled=enabled,
     )
-    click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(found)}")
+    click.echo(f"{'enabled' if enabled else 'disabled'} in {environment}: {', '.join(identifiers)}")
 
 
 @pipeline.command("disable")
@@ -45,8 +45,8 @@ def _switch(context: Context, name: str, environment: str, *, enabled: bool) -> 
 @env_required
 @pass_context
 def pipeline_disable(context: Context, name: str, environment: str) -> None:
-    """Stop serving a pipeline in an environment."""
-    _switch(context, name, environment, enabled=False)
+    """Disable a pipeline in an environment."""
+    _set_enabled(context, name, environment, enabled=False)
 
 
 @pipeline.command("enable")
@@ -54,15 +54,15 @@ def pipeline_disable(context: Context, name: str, environment: str) -> None:
 @env_required
 @pass_context
 def pipeline_enable(context: Context, name: str, environment: str) -> None:
-    """Serve a pipeline again, if it complies."""
-    _switch(context, name, environment, enabled=True)
+    """Enable a disabled pipeline in an environment."""
+    _set_enabled(context, name, environment, enabled=True)
 
 
 @click.group("login-flow")
 def login_flow() -> None:
-    """Login flows: the pipelines that may issue tokens, by id or by name.
+    """Designate login flows: pipelines that may issue tokens.
 
-    An id is v1/login; a name, login, means all its major versions.
+    Name a pipeline by its id (v1/login), or by its name (login) for all its major versions.
     """
 
 
@@ -71,8 +71,8 @@ def login_flow() -> None:
 @env_required
 @pass_context
 def login_flow_designate(context: Context, name: str, environment: str) -> None:
-    """Let a pipeline issue tokens in an environment."""
-    found = access.set_login_flow(
+    """Allow a pipeline to issue tokens in an environment."""
+    identifiers = access.set_login_flow(
         context.engine,
         context.actor,
         environment,
@@ -80,12 +80,12 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
         context.host.catalog.offered,
         designated=True,
     )
-    click.echo(f"login flow of {environment}: {', '.join(found)}")
-    for identifier in found:
+    click.echo(f"designated as login flow in {environment}: {', '.join(identifiers)}")
+    for identifier in identifiers:
         if not context.host.catalog.is_login_flow(identifier):
             click.echo(
-                f"warning: the trigger of {identifier} does not say login=True, so it can't issue"
-                " tokens",
+                f"warning: the trigger of {identifier} does not declare login=True, so it can't"
+                " issue tokens",
                 err=True,
             )
 
@@ -95,8 +95,8 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
 @env_required
 @pass_context
 def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
-    """Let a pipeline issue no more tokens in an environment."""
-    found = access.set_login_flow(
+    """Remove the permission of a pipeline to issue tokens in an environment."""
+    identifiers = access.set_login_flow(
         context.engine,
         context.actor,
         environment,
@@ -104,7 +104,7 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
         context.host.catalog.offered,
         designated=False,
     )
-    click.echo(f"no login flow of {environment} any more: {', '.join(found)}")
+    click.echo(f"no longer a login flow in {environment}: {', '.join(identifiers)}")
 
 
 @click.command()
@@ -112,7 +112,7 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
 @format_option
 @pass_context
 def pipelines(context: Context, environment: str | None, form: str) -> None:
-    """List pipelines: version, URL, toggles, policy, and what became of them."""
+    """List pipelines with version, URL, required credentials, policy and state."""
     access, evaluated = evaluate(context, context.environment(environment))
     policies = {
         "external": access.environment.policy,
@@ -145,13 +145,13 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     for problem in context.host.catalog.faults(
         {identifier: item for identifier, _, item in evaluated}
     ):
-        click.echo(f"mistake: {problem}", err=True)
+        click.echo(f"plugin error: {problem}", err=True)
     for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
 
 
 def evaluate(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
-    """Read an environment, and return what became of each pipeline on each listener it is for."""
+    """Return an environment's access data, and the state of each pipeline on each listener."""
     access, evaluated = context.host.evaluator.evaluate_environment(
         context.engine, environment, context.box
     )
@@ -160,13 +160,13 @@ def evaluate(context: Context, environment: str) -> tuple[Snapshot, list[Listed]
 
 @click.command()
 @env_option
-@click.option("--internal", is_flag=True, help="What the internal listener serves.")
+@click.option("--internal", is_flag=True, help="The API of the internal listener.")
 @pass_context
 def openapi(context: Context, environment: str | None, internal: bool) -> None:
-    """Print what an environment serves as OpenAPI 3.1."""
+    """Print the OpenAPI 3.1 document of an environment."""
     name = context.environment(environment)
     _, evaluated = context.host.evaluator.evaluate_environment(context.engine, name, context.box)
-    from penstock.web.openapi.document import (  # noqa: PLC0415  it brings Flask with it, which other commands need not load
+    from penstock.web.openapi.document import (  # noqa: PLC0415  it imports Flask, which other commands do not need
         describe,
     )
 

@@ -21,13 +21,12 @@ COLOURS = {
 }
 
 
-BAR = 40  # characters of a waterfall; half as many where a line has fewer than
+# Characters of a bar; half as many if the terminal has fewer columns than WIDE_TERMINAL.
+BAR_WIDTH = 40
+WIDE_TERMINAL = 110
 
 
-WIDE = 110
-
-
-SAID = (
+OPTIONAL_FIELDS = (
     "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress",
     "waits_for", "unreadable", "callback_url",
     "callback_status",
@@ -45,11 +44,11 @@ def print_run(shown: dict[str, Any]) -> None:
         ("run", shown["id"]),
         ("status", status),
         ("pipeline", f"{shown['pipeline']} {shown['version']}  {shown['route']}"),
-        ("came", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"),
-        ("took", f"{shown['ms']:.1f} ms" if shown["ms"] is not None else None),
-        ("taken over", f"{shown['recoveries']} times" if shown.get("recoveries") else None),
+        ("received", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"),
+        ("duration", f"{shown['ms']:.1f} ms" if shown["ms"] is not None else None),
+        ("recovered", f"{shown['recoveries']} times" if shown.get("recoveries") else None),
     ]
-    rows += [(name.replace("_", " "), shown[name]) for name in SAID if shown.get(name)]
+    rows += [(name.replace("_", " "), shown[name]) for name in OPTIONAL_FIELDS if shown.get(name)]
     for name, value in rows:
         if value is None:
             continue
@@ -69,17 +68,17 @@ def print_run(shown: dict[str, Any]) -> None:
         console.print_json(data=shown["bodies"])
 
 
-def _print_failure(console: Console, failure: Failure, because: str = "failed with") -> None:
-    console.print(Text.assemble((because, "dim"), " ", (f"{failure.type}: {failure.text}", "red")))
+def _print_failure(console: Console, failure: Failure, label: str = "failed with") -> None:
+    console.print(Text.assemble((label, "dim"), " ", (f"{failure.type}: {failure.text}", "red")))
     for frame in failure.frames:
         console.print(Text(f"  {frame.file}:{frame.line} in {frame.function}"))
     for cause in failure.causes:
-        _print_failure(console, cause, "because of")
+        _print_failure(console, cause, "caused by")
 
 
 def _waterfall(steps: list[StepRecord], width: int) -> Table:
-    """Return the steps, each attempt as a bar on the run's time."""
-    room = BAR if width >= WIDE else BAR // 2
+    """Return a table of steps, with each attempt as a bar on the time of the run."""
+    room = BAR_WIDTH if width >= WIDE_TERMINAL else BAR_WIDTH // 2
     whole = span_of(steps)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     numbers = max(len(str(step.number or number)) for number, step in enumerate(steps, 1))
@@ -96,15 +95,7 @@ def _waterfall(steps: list[StepRecord], width: int) -> Table:
             min_width=least,
         )
     for number, step in enumerate(steps, 1):
-        bar = Text(" " * room)
-        for attempt in attempts_of(step):
-            first = min(room - 1, int(attempt.at / whole * room))
-            last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
-            bar = (
-                bar[:first]
-                + Text("█" * (last - first), style="red" if attempt.error else "green")
-                + bar[last:]
-            )
+        bar = _bar(step, room, whole)
         error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
         table.add_row(
             str(step.number or number),
@@ -115,3 +106,14 @@ def _waterfall(steps: list[StepRecord], width: int) -> Table:
             Text(error, style="red"),
         )
     return table
+
+
+def _bar(step: StepRecord, room: int, whole: float) -> Text:
+    """Return the attempts of a step as one bar of `room` characters for `whole` milliseconds."""
+    bar = Text(" " * room)
+    for attempt in attempts_of(step):
+        first = min(room - 1, int(attempt.at / whole * room))
+        last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
+        block = Text("█" * (last - first), style="red" if attempt.error else "green")
+        bar = bar[:first] + block + bar[last:]
+    return bar

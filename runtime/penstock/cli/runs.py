@@ -42,28 +42,33 @@ COLUMNS = (
 )
 
 
-LOOK = 0.5  # seconds between two looks at a run that is followed
+FOLLOW_INTERVAL_S = 0.5
 
 
 @click.group()
 def runs() -> None:
-    """Look at runs and steer them."""
+    """List, show, follow, cancel, re-run and delete runs."""
 
 
 @runs.command("list")
 @env_option
 @click.option(
-    "--pipeline", "pipeline_name", metavar="NAME", help="Only of this one: orders, or v1/orders."
+    "--pipeline",
+    "pipeline_name",
+    metavar="NAME",
+    help="Only runs of this pipeline: orders, or v1/orders.",
 )
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only of this consumer.")
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Only runs of this consumer.")
 @click.option(
-    "--status", type=click.Choice([status.value for status in Status]), help="Only of this status."
+    "--status",
+    type=click.Choice([status.value for status in Status]),
+    help="Only runs with this status.",
 )
-@click.option("--request-id", metavar="ID", help="Only of calls that came with this X-Request-Id.")
-@click.option("--since", type=DURATION, help="Only of the last hours or days: 2h, 7d.")
-@click.option("--before", metavar="ID", help="The page after the one that ended with this run.")
+@click.option("--request-id", metavar="ID", help="Only runs of calls with this X-Request-Id.")
+@click.option("--since", type=DURATION, help="Only runs of the last hours or days: 2h, 7d.")
+@click.option("--before", metavar="ID", help="Only runs before this one: the next page.")
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of runs."
 )
 @format_option
 @pass_context
@@ -81,8 +86,8 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """List runs, newest first."""
     if before is not None and not is_run_id(before):
-        raise UsageError(f"{before!r} is no run's id")
-    found = operating.list_runs(
+        raise UsageError(f"{before!r} is not the id of a run")
+    rows = operating.list_runs(
         context.engine,
         environment=environment,
         pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
@@ -93,7 +98,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
         before=before,
         limit=limit,
     )
-    show(found, form, COLUMNS, empty="no runs")
+    show(rows, form, COLUMNS, empty="no runs")
 
 
 @runs.command("show")
@@ -101,7 +106,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 @format_option
 @pass_context
 def runs_show(context: Context, run: str, form: str) -> None:
-    """Show a run, its steps as a waterfall."""
+    """Show a run with its steps as a waterfall."""
     shown = context.steering.show(run)
     if form == "json":
         show_json(msgspec.to_builtins(shown, builtin_types=(datetime,)))
@@ -113,16 +118,16 @@ def runs_show(context: Context, run: str, form: str) -> None:
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_follow(context: Context, run: str) -> int:
-    """Follow a durable run until it is over; exit code 1 if it did not succeed."""
-    console, told, progress = Console(highlight=False), 0, None
+    """Follow a durable run until it ends. Exit code 1 if it did not succeed."""
+    console, printed, progress = Console(highlight=False), 0, None
     while True:
         shown = context.steering.show(run)
-        for step in shown["steps"][told:]:
-            told += 1
+        for step in shown["steps"][printed:]:
+            printed += 1
             error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""
             console.print(
                 Text(
-                    f"{told:>4}  {step.name}  {step.ms:.1f} ms{error}",
+                    f"{printed:>4}  {step.name}  {step.ms:.1f} ms{error}",
                     style="red" if step.failed else "",
                 )
             )
@@ -134,16 +139,16 @@ def runs_follow(context: Context, run: str) -> int:
             console.print(Text(shown["status"], style=COLOURS.get(shown["status"], "")))
             return int(shown["status"] != Status.SUCCEEDED)
         sys.stdout.flush()
-        time.sleep(LOOK)
+        time.sleep(FOLLOW_INTERVAL_S)
 
 
 @runs.command("cancel")
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_cancel(context: Context, run: str) -> None:
-    """Cancel a durable run, and those that it started.
+    """Cancel a durable run and the runs that it started.
 
-    A pause ends at once, and no attempt and no step begins any more.
+    A pause ends at once, and no further step or attempt starts. Completed steps are not undone.
     """
     context.steering.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
@@ -155,21 +160,21 @@ def runs_cancel(context: Context, run: str) -> None:
     "--from-step",
     type=click.IntRange(1, 1_000_000),
     default=1,
-    help="Keep what it did before this step; `penstock runs show` numbers them.",
+    help="Keep the results of earlier steps; `penstock runs show` prints the numbers.",
 )
 @pass_context
 def runs_redeliver(context: Context, run: str, from_step: int) -> int:
-    """Start a run again with what it was given.
+    """Run a run again with the same input.
 
-    A call that was answered at once is run here and now.
+    A durable run is accepted and performed by a worker. An inline run is performed by this command.
     """
     new, status = context.steering.redeliver(context.actor, run, step=from_step)
     first = context.steering.show(run)
     consumer = f" for {first['consumer']}" if first["consumer"] else ""
-    kept = f", and the results of its steps before step {from_step}" if from_step > 1 else ""
+    results = f", and the results of its steps before step {from_step}" if from_step > 1 else ""
     what = (
         f"{first['route']} of {first['pipeline']} in {first['environment']}{consumer}, with the"
-        f" input of run {run}{kept}"
+        f" input of run {run}{results}"
     )
     if status is None:
         click.echo(f"run {new} accepted: {what}; `penstock runs follow {new}` follows it")
@@ -181,18 +186,18 @@ def runs_redeliver(context: Context, run: str, from_step: int) -> int:
 @runs.command("purge")
 @env_required
 @click.option(
-    "--older-than", type=DURATION, required=True, help="Forget runs that came before: 30d, 12h."
+    "--older-than", type=DURATION, required=True, help="Delete runs that are older: 30d, 12h."
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Delete without a confirmation prompt.")
 @pass_context
 def runs_purge(context: Context, environment: str, older_than: timedelta, yes: bool) -> None:
-    """Forget old runs now; what is not over stays.
+    """Delete old runs now. Unfinished runs stay.
 
-    Every environment forgets by itself what is older than its --run-retention.
+    Runs that are older than the --run-retention of their environment are deleted automatically.
     """
     if not yes:
         click.confirm(
-            f"Runs of {environment} older than {older_than} are forgotten. Go on?", abort=True
+            f"Delete the runs of {environment} that are older than {older_than}?", abort=True
         )
     number = operating.purge_runs(
         context.engine,
@@ -201,7 +206,7 @@ def runs_purge(context: Context, environment: str, older_than: timedelta, yes: b
         older_than.total_seconds(),
         context.steering.run_store,
     )
-    click.echo(f"{number} runs of {environment} forgotten")
+    click.echo(f"{number} runs of {environment} deleted")
 
 
 COMMANDS = (runs,)

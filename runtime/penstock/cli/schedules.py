@@ -29,7 +29,7 @@ from penstock.host.compilation import LoadedPipeline
 @format_option
 @pass_context
 def schedules(context: Context, environment: str | None, form: str) -> None:
-    """List schedules: when each is next, and what became of the last one."""
+    """List schedules with their next tick and the result of the last one."""
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
@@ -39,14 +39,14 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
         for identifier, item in sorted(context.host.catalog.loaded.items())
         for schedule in _schedules_of(item)
     ]
-    fired = context.steering.run_store(name).fired() if declared else {}
+    fired = context.steering.run_store(name).last_ticks() if declared else {}
     for identifier, schedule in declared:
         now = datetime.now(ZoneInfo(schedule.timezone))
         last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)
         with reading(context.engine) as connection:
             run = stored.find(connection, tick_id(name, identifier, schedule, last))
-        # Else it may be younger than that tick.
-        known = run is not None or schedule_name(name, identifier, schedule) in fired
+        # Otherwise the schedule may be younger than that tick.
+        fired_before = run is not None or schedule_name(name, identifier, schedule) in fired
         rows.append(
             {
                 "pipeline": identifier,
@@ -54,7 +54,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
                 "timezone": schedule.timezone,
                 "missed": schedule.missed,
                 "next": croniter(schedule.cron, now, second_at_beginning=True).get_next(datetime),
-                "last": last.astimezone(UTC) if known else None,
+                "last": last.astimezone(UTC) if fired_before else None,
                 "became": run["status"] if run is not None else None,
                 "run": run["id"] if run is not None else None,
             }

@@ -1,4 +1,4 @@
-"""The keys of PENSTOCK_SECRET_KEY: make one, and replace one by another."""
+"""Commands that create and rotate the keys of PENSTOCK_SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from penstock.access.encryption import make_secret_key
 from penstock.access.rotation import Count
 from penstock.cli.base import Context, format_option, pass_context, show
 
-PAUSE = 1.0  # seconds between two lines of progress
+PROGRESS_INTERVAL_S = 1.0
 
 
 @click.group("secret-key", invoke_without_command=True)
 @click.pass_context
 def secret_key(context: click.Context) -> None:
-    """Make a key for PENSTOCK_SECRET_KEY."""
+    """Print a new key for PENSTOCK_SECRET_KEY, or rotate the keys."""
     if context.invoked_subcommand is None:
         click.echo(make_secret_key())
 
@@ -28,18 +28,18 @@ def secret_key(context: click.Context) -> None:
     "--dry-run",
     "check",
     is_flag=True,
-    help="Change nothing; say what still needs an older key.",
+    help="Change nothing; report what still needs an older key.",
 )
 @format_option
 @pass_context
 def rotate(context: Context, check: bool, form: str) -> int:
-    """Encrypt all that is stored with the first key of PENSTOCK_SECRET_KEY.
+    """Encrypt all stored secrets with the first key of PENSTOCK_SECRET_KEY.
 
-    Exit code 1 while anything needs another.
+    Exit code 1 as long as any secret needs another key.
 
-    Hosts may serve meanwhile. Every host must have both keys before, in this order: `old,new` on
-    all of them, restarted one after the other; then `new,old` on all of them, restarted again; then
-    this; then `new` alone. Whoever is stopped in the middle runs it again.
+    Hosts can serve during the rotation. First set `old,new` on all hosts and restart them one
+    after the other. Then set `new,old` and restart them again. Then run this command. At last set
+    `new`. An interrupted rotation can be repeated.
     """
     progress = _Progress()
     counts = (
@@ -62,19 +62,19 @@ def rotate(context: Context, check: bool, form: str) -> int:
         rows,
         form,
         ("stored", "newest", "older", "unknown", *([] if check else ["encrypted"])),
-        empty="nothing is encrypted yet",
+        empty="no encrypted data",
     )
     older, unknown = (sum(getattr(item, name) for item in counts) for name in ("older", "unknown"))
     first, *others = context.box.fingerprints
     click.echo(
         f"penstock: the first key is {first}"
-        + (f", older: {', '.join(others)}" if others else ", and there is no other"),
+        + (f", older: {', '.join(others)}" if others else "; there is no other"),
         err=True,
     )
     if unknown:
         click.echo(
-            f"penstock: {unknown} can't be read with any of these keys; add the key that they were"
-            " encrypted with",
+            f"penstock: {unknown} can't be decrypted with any of these keys; add the key that"
+            " encrypted them",
             err=True,
         )
     if older and check:
@@ -86,26 +86,26 @@ def rotate(context: Context, check: bool, form: str) -> int:
     elif older:
         click.echo(
             f"penstock: {older} need an older key: a process still encrypts with it; restart it"
-            " with the new one first, and run this again",
+            " with the new key first, and run this command again",
             err=True,
         )
     elif not unknown:
-        click.echo("penstock: nothing needs another key than the first", err=True)
+        click.echo("penstock: all secrets are encrypted with the first key", err=True)
     return int(bool(older or unknown))
 
 
 class _Progress:
-    """Tells now and then how far it is, on standard error."""
+    """Prints the progress on standard error, once a second."""
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __call__(self, count: Count) -> None:
-        """Tell of a column that is being gone through."""
-        if time.monotonic() - self._told >= PAUSE:
-            self._told = time.monotonic()
+        """Print the progress of a column."""
+        if time.monotonic() - self._printed_at >= PROGRESS_INTERVAL_S:
+            self._printed_at = time.monotonic()
             click.echo(
-                f"penstock: {count.column}: {count.all} read, {count.written} encrypted anew",
+                f"penstock: {count.column}: {count.all} read, {count.written} encrypted again",
                 err=True,
             )
 

@@ -17,7 +17,7 @@ from penstock.cli.base import (
 
 @click.group("sensitive-fields")
 def sensitive_fields() -> None:
-    """Fields of bodies that are never written, by environment."""
+    """Add, remove and list fields of bodies that are never stored."""
 
 
 @sensitive_fields.command("add")
@@ -25,9 +25,9 @@ def sensitive_fields() -> None:
 @env_required
 @pass_context
 def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -> None:
-    """Hide fields, by name at any depth (card_number) or by JSON Pointer (/card/number)."""
+    """Add fields, by name at any depth (card_number) or by JSON Pointer (/card/number)."""
     fields_of_environment.add_fields(context.engine, context.actor, environment, fields)
-    click.echo(f"hidden in {environment}: {', '.join(fields)}")
+    click.echo(f"never stored in {environment}: {', '.join(fields)}")
 
 
 @sensitive_fields.command("remove")
@@ -35,9 +35,9 @@ def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -
 @env_required
 @pass_context
 def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str) -> None:
-    """Hide fields no more."""
+    """Remove fields from the list."""
     fields_of_environment.remove_fields(context.engine, context.actor, environment, fields)
-    click.echo(f"not hidden in {environment} any more: {', '.join(fields)}")
+    click.echo(f"no longer sensitive in {environment}: {', '.join(fields)}")
 
 
 @sensitive_fields.command("list")
@@ -45,12 +45,12 @@ def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str
 @format_option
 @pass_context
 def sensitive_list(context: Context, environment: str | None, form: str) -> None:
-    """List hidden fields; passwords, tokens and keys by their usual names are hidden always."""
+    """List sensitive fields. Usual names of passwords, tokens and keys are always included."""
     show(
         fields_of_environment.list_fields(context.engine, environment),
         form,
         ("environment", "field"),
-        empty="none beyond the usual",
+        empty="no extra fields",
     )
 
 

@@ -23,7 +23,7 @@ Options = ParamSpec("Options")
 
 
 def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
-    """Have a command that runs for long tell as its log does why it can't start."""
+    """Print the error of a server or worker that can't start in the format of its log."""
 
     @functools.wraps(command)
     def run(*arguments: Options.args, **options: Options.kwargs) -> int:
@@ -38,26 +38,26 @@ def _logged(command: Callable[Options, int]) -> Callable[Options, int]:
 
 @click.command()
 @env_option
-@click.option("--bind", metavar="H:P", help="Address and port; default PENSTOCK_BIND.")
+@click.option("--bind", metavar="H:P", help="Address and port. Default: PENSTOCK_BIND.")
 @click.option(
     "--internal-bind",
     metavar="H:P",
-    help="Address and port of the internal listener; default PENSTOCK_INTERNAL_BIND.",
+    help="Address and port of the internal listener. Default: PENSTOCK_INTERNAL_BIND.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
-    help="Processes that answer calls; default PENSTOCK_WORKERS.",
+    help="Number of web processes. Default: PENSTOCK_WORKERS.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 4096),
-    help="Calls that each answers at a time; default PENSTOCK_THREADS.",
+    help="Calls that one web process answers at a time. Default: PENSTOCK_THREADS.",
 )
 @click.option(
     "--worker",
     type=click.IntRange(0, 64),
-    help="Processes for durable runs beside them, 0 for none; default PENSTOCK_WORKER.",
+    help="Number of worker processes for durable runs. Default: PENSTOCK_WORKER.",
 )
 @pass_context
 @_logged
@@ -70,7 +70,7 @@ def serve(
     threads: int | None,
     worker: int | None,
 ) -> int:
-    """Serve an environment's pipelines with gunicorn, and perform its durable runs."""
+    """Serve the pipelines of an environment and perform its durable runs."""
     chosen = {
         "ENVIRONMENT": environment,
         "BIND": bind,
@@ -82,28 +82,30 @@ def serve(
     os.environ.update(
         {f"PENSTOCK_{name}": str(value) for name, value in chosen.items() if value is not None}
     )
-    settings = context.settings  # what is wrong with them is said before anything is started
-    context.engine.dispose()  # its file must be there
+    settings = context.settings  # report a wrong setting before any process starts
+    context.engine.dispose()  # raises an error if the database does not exist
     sys.stdout.flush()
     return supervisor.serve(settings)
 
 
 @click.command()
 @env_option
-@click.option("--if-needed", is_flag=True, help="End at once where no pipeline has durable runs.")
+@click.option("--if-needed", is_flag=True, help="Exit at once if no pipeline has durable runs.")
 @click.option(
     "--ready-fd",
     type=int,
     hidden=True,
-    help="Write a byte to this file descriptor once runs are taken.",
+    help="Write a byte to this file descriptor when ready.",
 )
 @click.option(
     "--respawned",
     is_flag=True,
     hidden=True,
-    help="Do not judge by PENSTOCK_STRICT: a worker before this one was.",
+    help="Ignore PENSTOCK_STRICT: an earlier worker was checked by it.",
 )
-@click.option("--rehearse", is_flag=True, hidden=True, help="Try all that a start needs, and end.")
+@click.option(
+    "--rehearse", is_flag=True, hidden=True, help="Check everything that a start needs, and exit."
+)
 @pass_context
 @_logged
 def worker(
@@ -114,10 +116,10 @@ def worker(
     respawned: bool,
     rehearse: bool,
 ) -> int:
-    """Perform an environment's durable runs, until told to stop."""
+    """Perform the durable runs of an environment, until it is stopped."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
-    context.engine.dispose()  # its file must be there
+    context.engine.dispose()  # raises an error if the database does not exist
     if rehearse:
         return durable_worker.rehearse(context.settings, ready_fd)
     return durable_worker.work(

@@ -14,7 +14,7 @@ from penstock.settings import SETTINGS
 @click.command()
 @format_option
 def settings(form: str) -> None:
-    """List the settings, their defaults and meaning."""
+    """List all settings with their defaults."""
     show([row._asdict() for row in SETTINGS], form, ("name", "default", "help"))
 
 

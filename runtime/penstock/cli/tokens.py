@@ -20,7 +20,7 @@ from penstock.errors import UsageError
 
 @click.group("signing-key")
 def signing_key() -> None:
-    """Rotate the keys that sign an environment's tokens."""
+    """List, rotate and revoke the keys that sign tokens."""
 
 
 @signing_key.command("list")
@@ -41,15 +41,15 @@ def signing_key_list(context: Context, environment: str, form: str) -> None:
 @click.option(
     "--algorithm",
     type=click.Choice(signing_keys.ALGORITHMS),
-    help="Sign with another algorithm from now on.",
+    help="New signing algorithm.",
 )
 @pass_context
 def signing_key_rotate(context: Context, environment: str, algorithm: str | None) -> None:
-    """Sign with a new key; old tokens stay good until they expire."""
+    """Create a new signing key. Existing tokens stay valid until they expire."""
     kid = signing_keys.rotate_signing_key(
         context.engine, context.actor, environment, context.box, algorithm=algorithm
     )
-    click.echo(f"signing key {kid} signs in {environment}")
+    click.echo(f"signing key {kid} signs tokens of {environment} now")
 
 
 @signing_key.command("drop")
@@ -57,52 +57,52 @@ def signing_key_rotate(context: Context, environment: str, algorithm: str | None
 @env_required
 @pass_context
 def signing_key_drop(context: Context, kid: str, environment: str) -> None:
-    """End a compromised key at once, with all its tokens."""
+    """Revoke a compromised signing key and all tokens that it signed."""
     successor = signing_keys.drop_signing_key(
         context.engine, context.actor, environment, kid, context.box
     )
     click.echo(
-        f"signing key {kid} dropped in {environment}"
+        f"signing key {kid} revoked in {environment}"
         + (f"; {successor} signs now" if successor else "")
     )
 
 
 @click.group()
 def issuer() -> None:
-    """Trust outside issuers of tokens: identity providers."""
+    """Trust identity providers as issuers of tokens."""
 
 
 @issuer.command("trust")
 @click.argument("name", metavar="ISSUER")
 @env_required
-@click.option("--audience", required=True, metavar="AUD", help="Whom its tokens must be for.")
+@click.option("--audience", required=True, metavar="AUD", help="Required audience of its tokens.")
 @click.option(
-    "--jwks-url", metavar="URL", help="Where its keys are; default as its discovery document says."
+    "--jwks-url", metavar="URL", help="URL of its keys. Default: the URL in its discovery document."
 )
-@click.option("--jwks-file", type=click.File(encoding="utf-8"), help="Its keys, as a JWK set.")
 @click.option(
-    "--consumer", "consumer_name", metavar="NAME", help="The consumer that all its tokens are of."
+    "--jwks-file", type=click.File(encoding="utf-8"), help="File with its keys, a JWK set."
 )
+@click.option("--consumer", "consumer_name", metavar="NAME", help="Consumer of all its tokens.")
 @click.option(
     "--consumer-claim",
     metavar="CLAIM",
     default="client_id",
     show_default=True,
-    help="The claim that names the consumer.",
+    help="Claim that names the consumer.",
 )
 @click.option(
     "--map",
     "mapped",
     metavar="VALUE=CONSUMER",
     multiple=True,
-    help="Which consumer a value of that claim means; may be repeated.",
+    help="Consumer for a value of that claim. May be repeated.",
 )
 @click.option(
     "--scope-claim",
     metavar="CLAIM",
     default="scope",
     show_default=True,
-    help="The claim that holds scopes: words, or a list.",
+    help="Claim with the scopes: words, or a list.",
 )
 @pass_context
 def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
@@ -117,7 +117,7 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     mapped: tuple[str, ...],
     scope_claim: str,
 ) -> None:
-    """Take an identity provider's tokens, each still with a key of its consumer."""
+    """Accept tokens of an identity provider, in addition to a key of their consumer."""
     keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
     trusted = issuers.parse_issuer(
         name,
@@ -132,7 +132,7 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     issuers.trust_issuer(
         context.engine, context.actor, environment, trusted, own=context.settings.issuer
     )
-    click.echo(f"tokens of {name} are taken in {environment}")
+    click.echo(f"tokens of {name} are accepted in {environment}")
     for key in keys.rejected if keys is not None else ():
         click.echo(f"warning: not used: {key}", err=True)
 
@@ -149,9 +149,9 @@ def _text(file: TextIO) -> str:
 @env_required
 @pass_context
 def issuer_distrust(context: Context, name: str, environment: str) -> None:
-    """Take an identity provider's tokens no more."""
+    """Stop accepting tokens of an identity provider."""
     issuers.distrust_issuer(context.engine, context.actor, environment, name)
-    click.echo(f"tokens of {name} are not taken in {environment} any more")
+    click.echo(f"tokens of {name} are no longer accepted in {environment}")
 
 
 @issuer.command("list")
@@ -165,13 +165,13 @@ def issuer_list(context: Context, environment: str | None, form: str) -> None:
         rows,
         form,
         ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"),
-        empty="no outside issuers",
+        empty="no trusted issuers",
     )
 
 
 @click.group()
 def token() -> None:
-    """Tokens."""
+    """Revoke tokens."""
 
 
 @token.command("revoke")
@@ -180,14 +180,14 @@ def token() -> None:
     "--consumer",
     "consumer_name",
     metavar="NAME",
-    help="All of this consumer's tokens issued up to now.",
+    help="Revoke all tokens of this consumer that were issued until now.",
 )
 @env_required
 @pass_context
 def token_revoke(
     context: Context, jti: str | None, consumer_name: str | None, environment: str
 ) -> None:
-    """Revoke one token by its jti, or all of a consumer."""
+    """Revoke one token by its ID (jti), or all tokens of a consumer."""
     signing_keys.revoke_tokens(
         context.engine, context.actor, environment, jti=jti, consumer=consumer_name
     )

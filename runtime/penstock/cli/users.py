@@ -1,4 +1,4 @@
-"""Steer who may use the console."""
+"""Commands that manage users of the console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROLE = click.Choice([role.value for role in Role])
 
 @click.group()
 def user() -> None:
-    """Users of the console."""
+    """Create, list, edit, disable and enable users of the console."""
 
 
 @user.command("create")
@@ -22,15 +22,17 @@ def user() -> None:
     "--role",
     type=ROLE,
     required=True,
-    help="viewer looks, operator changes access, admin also says who the users are.",
+    help="viewer reads, operator changes access, admin also manages users.",
 )
-@click.option("--generate", is_flag=True, help="Make the password here and print it once.")
+@click.option("--generate", is_flag=True, help="Generate a password and print it once.")
 @click.option(
-    "--no-password", is_flag=True, help="Only the identity provider vouches for this user."
+    "--no-password",
+    is_flag=True,
+    help="No password: the user signs in with the identity provider only.",
 )
 @pass_context
 def user_create(context: Context, name: str, role: str, generate: bool, no_password: bool) -> None:
-    """Make a user of the console; the password is asked for, or read from standard input."""
+    """Create a user. The password is read from a prompt or from standard input."""
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
     password = (
@@ -42,7 +44,7 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
     )
     name = users.create_user(context.engine, context.actor, name, Role(role), password)
     click.echo(
-        f"user {name} created, {role}" + ("; the password is shown this once:" if generate else "")
+        f"user {name} created, {role}" + ("; the password is shown only once:" if generate else "")
     )
     if generate:
         click.echo(password)
@@ -65,21 +67,21 @@ def user_list(context: Context, form: str) -> None:
 @click.argument("role", type=ROLE)
 @pass_context
 def user_role(context: Context, name: str, role: str) -> None:
-    """Change what a user may do, from the next request on."""
+    """Change the role of a user, from the next request on."""
     users.set_role(context.engine, context.actor, name, Role(role))
-    click.echo(f"user {name} is {role} now")
+    click.echo(f"user {name}: role {role}")
 
 
 @user.command("password")
 @click.argument("name")
-@click.option("--generate", is_flag=True, help="Make the password here and print it once.")
+@click.option("--generate", is_flag=True, help="Generate a password and print it once.")
 @pass_context
 def user_password(context: Context, name: str, generate: bool) -> None:
-    """Give a user another password and end their sessions."""
+    """Set the password of a user, and end all sessions of the user."""
     password = passwords.generate_password() if generate else read_secret("Password")
     users.set_password(context.engine, context.actor, name, password)
     click.echo(
-        f"user {name} has another password" + ("; it is shown this once:" if generate else "")
+        f"password of user {name} changed" + ("; it is shown only once:" if generate else "")
     )
     if generate:
         click.echo(password)
@@ -89,7 +91,7 @@ def user_password(context: Context, name: str, generate: bool) -> None:
 @click.argument("name")
 @pass_context
 def user_disable(context: Context, name: str) -> None:
-    """Keep a user out, and end their sessions."""
+    """Disable a user, and end all sessions of the user."""
     users.set_user_enabled(context.engine, context.actor, name, enabled=False)
     click.echo(f"user {name} disabled")
 
@@ -98,7 +100,7 @@ def user_disable(context: Context, name: str) -> None:
 @click.argument("name")
 @pass_context
 def user_enable(context: Context, name: str) -> None:
-    """Let a user in again."""
+    """Enable a disabled user."""
     users.set_user_enabled(context.engine, context.actor, name, enabled=True)
     click.echo(f"user {name} enabled")
 

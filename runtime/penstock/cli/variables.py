@@ -1,4 +1,4 @@
-"""Steer what pipelines get from their environment: variables and secrets."""
+"""Commands that manage variables and secrets of environments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from penstock.cli.base import (
 
 @click.group()
 def variable() -> None:
-    """Plain values for pipelines, by environment."""
+    """Set, unset and list variables of an environment."""
 
 
 @variable.command("set")
@@ -41,7 +41,7 @@ def variable_set(context: Context, name: str, value: str, environment: str) -> N
 @env_required
 @pass_context
 def variable_unset(context: Context, name: str, environment: str) -> None:
-    """Take a variable away; pipelines that need it are refused."""
+    """Delete a variable. Pipelines that need it are blocked."""
     variables.unset_variable(context.engine, context.actor, environment, name)
     click.echo(f"variable {name} unset in {environment}")
 
@@ -62,7 +62,7 @@ def variable_list(context: Context, environment: str | None, form: str) -> None:
 
 @click.group()
 def secret() -> None:
-    """Secrets for pipelines, by environment, sealed at rest."""
+    """Set, unset and list secrets of an environment, encrypted at rest."""
 
 
 @secret.command("set")
@@ -71,7 +71,7 @@ def secret() -> None:
 @click.option(
     "--expires",
     type=DURATION,
-    help="How long it is good; warned about two weeks before. Default for ever.",
+    help="Time until it expires; a warning is logged two weeks before. Default: never.",
 )
 @click.option(
     "--pipeline",
@@ -79,8 +79,8 @@ def secret() -> None:
     metavar="PIPELINE",
     multiple=True,
     help=(
-        "Only this pipeline may have it (an id, or a name for all its major versions); give several"
-        " times for several."
+        "Only this pipeline may read it: an id, or a name for all its major versions. May be"
+        " repeated."
     ),
 )
 @pass_context
@@ -91,7 +91,7 @@ def secret_set(
     expires: timedelta | None,
     allowed: tuple[str, ...],
 ) -> None:
-    """Keep a secret; its value is read from standard input, or asked for."""
+    """Set a secret. Its value is read from a prompt or from standard input."""
     value = read_secret(f"Value of {name}")
     offered = context.host.catalog.offered if allowed else {}
     ends = variables.set_secret(
@@ -107,7 +107,7 @@ def secret_set(
     )
     click.echo(
         f"secret {name} set in {environment}"
-        + (f", good until {ends:%Y-%m-%d %H:%MZ}" if ends else "")
+        + (f", expires {ends:%Y-%m-%d %H:%MZ}" if ends else "")
     )
 
 
@@ -116,7 +116,7 @@ def secret_set(
 @env_required
 @pass_context
 def secret_unset(context: Context, name: str, environment: str) -> None:
-    """Wipe a secret; pipelines that need it are refused."""
+    """Delete a secret. Pipelines that need it are blocked."""
     variables.unset_secret(context.engine, context.actor, environment, name)
     click.echo(f"secret {name} unset in {environment}")
 

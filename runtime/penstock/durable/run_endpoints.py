@@ -124,8 +124,8 @@ class RunStatusApi:
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
             held = self._accepting.run_store.look([run], outcomes=True).get(run)
-            if held is not None and held.unopened:
-                self._log.error("a run's result can't be read", run=run, reason=held.unopened)
+            if held is not None and held.undecryptable:
+                self._log.error("a run's result can't be read", run=run, reason=held.undecryptable)
                 raise Refusal(
                     503,
                     "pipeline-unavailable",

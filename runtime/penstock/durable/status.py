@@ -205,11 +205,11 @@ def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[Ste
         default=0.0,
     )
     for item in held:
-        left = item.left if isinstance(item.left, dict) else {}
-        if "record" in left:
+        output = item.output if isinstance(item.output, dict) else {}
+        if "record" in output:
             steps.append(
                 msgspec.structs.replace(
-                    msgspec.convert(left["record"], StepRecord), number=item.number
+                    msgspec.convert(output["record"], StepRecord), number=item.number
                 )
             )
             continue
@@ -218,11 +218,15 @@ def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[Ste
             round(max(0.0, item.ended_at - item.started_at) * 1000, 3),
         )
         name = ENGINE.get(item.name, item.name)
-        if name == "sleep" and "left" in left:  # what is kept is until when
-            ms = round(max(0.0, min(left["left"], clock.now()) - item.started_at) * 1000, 3)
+        if name == "sleep" and "left" in output:  # what is kept is until when
+            ms = round(max(0.0, min(output["left"], clock.now()) - item.started_at) * 1000, 3)
         steps.append(
             StepRecord(
-                name, at, ms, failed="problem" in left or "out_of_time" in left, number=item.number
+                name,
+                at,
+                ms,
+                failed="problem" in output or "out_of_time" in output,
+                number=item.number,
             )
         )
     return steps

@@ -144,7 +144,7 @@ def _now(row: FullRunRow, held: EngineRun | None) -> Shown:
         "http_status": outcome["status"] if outcome is not None else row.http_status,
         "progress": progress_of(row, held),
         "waits_for": _waits_for(held),
-        **({"unreadable": held.unopened} if held is not None and held.unopened else {}),
+        **({"unreadable": held.undecryptable} if held is not None and held.undecryptable else {}),
         "failure": (
             failure_from(row.failure) or (failure_in(outcome) if outcome is not None else None)
         ),
@@ -158,11 +158,11 @@ def _now(row: FullRunRow, held: EngineRun | None) -> Shown:
 
 def _waits_for(held: EngineRun | None) -> str | None:
     """Return what a run waits for that no worker has taken so far, but for its turn."""
-    if held is None or held.state is not State.WAITING or not held.postponed:
+    if held is None or held.state is not State.WAITING or not held.deferrals:
         return None
     return (
         "a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with;"
-        f" {held.postponed} times one without it gave it back"
+        f" {held.deferrals} times one without it gave it back"
     )
 
 
@@ -300,7 +300,7 @@ def purge_runs(
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            ledger(environment).forget(all_held(durable))
+            ledger(environment).delete(all_held(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(

@@ -24,7 +24,8 @@ from penstock.contracts.steps import runner
 from penstock.durable.engine import Document
 from penstock.durable.engine import State as Far
 from penstock.durable.intake import RunRequest
-from penstock.durable.runner import DurableRunner, RunInput, refusal_of
+from penstock.durable.outcomes import refusal_of
+from penstock.durable.runner import DurableRunner, RunInput
 from penstock.durable.status import PROBLEM
 from penstock.endpoints.encoding import encode_json
 from penstock.endpoints.endpoint import Endpoint
@@ -476,8 +477,8 @@ class SubpipelineRunner:
             held = ledger.look([child], outcomes=True).get(child)
             if held is not None and held.state is Far.DONE and held.outcome is not None:
                 return held.outcome
-            if held is not None and held.unopened:
-                raise KeyMissing(held.unopened)
+            if held is not None and held.undecryptable:
+                raise KeyMissing(held.undecryptable)
             if held is None or held.state.over:
                 raise PipelineError(
                     500, "Not ended well", f"The run {child} was cancelled, or could not go on."

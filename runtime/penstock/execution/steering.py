@@ -17,8 +17,8 @@ from penstock.durable.engine import RunStore
 from penstock.durable.intake import RunIntake
 from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import UnknownName, UsageError
-from penstock.execution import operating
-from penstock.execution.perform import Recorded, SubpipelineRunner
+from penstock.execution import Execution, operating
+from penstock.execution.subpipelines import RecordedInput
 from penstock.host.host import Host
 from penstock.host.services import OpenRunStore, open_dbos
 
@@ -124,7 +124,7 @@ class RunOperations:
 
         Return the new run and what became of it.
         """
-        asked = Recorded(*operating.recorded_input(shown))
+        recorded = RecordedInput(*operating.recorded_input(shown))
         method, _, route = shown["route"].partition(" ")
         endpoint = self._endpoint(shown["pipeline"], method, route)
         with self._started(shown["environment"]) as host:
@@ -140,7 +140,7 @@ class RunOperations:
                 shown["subject"],
                 endpoint.pipeline.trigger.scopes,
             )
-            made = SubpipelineRunner(host).again(endpoint, asked, caller, shown["id"])
+            made = Execution.of(host).subpipelines.rerun(endpoint, recorded, caller, shown["id"])
             if host.services is not None:
                 host.services.recorder.flush()  # who asked for it looks at it next
             return made

@@ -125,5 +125,5 @@ class Housekeeping:
         """Delete a batch of runs older than an id; return their number."""
         number, durable = runs.purge(engine, environment_id, before)
         if durable and self._services.run_store is not None:
-            self._services.run_store.forget(all_held(durable))
+            self._services.run_store.delete(all_held(durable))
         return number

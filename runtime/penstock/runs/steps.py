@@ -323,14 +323,21 @@ class WithinStep:
 class Inline:
     """Runs the steps of a call that is answered at once, in its own thread."""
 
-    __slots__ = ("_start", "began", "deadline", "steps", "thread")
+    __slots__ = ("_start", "began", "deadline", "interruptible", "steps", "thread")
 
-    def __init__(self, deadline: float, start: Callable[..., object]) -> None:
+    def __init__(
+        self, deadline: float, start: Callable[..., object], *, interruptible: bool = False
+    ) -> None:
         self.began = time.monotonic()
         self.deadline = deadline
+        self.interruptible = interruptible
         self.steps: list[StepRecord] = []
-        self.thread = threading.get_ident()
+        self.thread = 0
         self._start = start
+
+    def begin(self) -> None:
+        """Note the thread that the handler runs in."""
+        self.thread = threading.get_ident()
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step."""
@@ -362,7 +369,7 @@ class Inline:
 
     def within(self, deadline: float, start: Callable[..., object]) -> Inline:
         """Return what runs the steps of a pipeline that this one waits for."""
-        return Inline(deadline, start)
+        return Inline(deadline, start, interruptible=True)
 
     def once(
         self,

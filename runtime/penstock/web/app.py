@@ -19,6 +19,7 @@ from penstock.console import ClientInfo, add_console
 from penstock.console.pages import ROOT as CONSOLE
 from penstock.contracts.extensions import Document
 from penstock.errors import CannotStart, Refusal
+from penstock.execution import Execution
 from penstock.host.host import Host
 from penstock.http.addresses import client_address, from_trusted_proxy
 from penstock.http.body_protocol import (
@@ -69,8 +70,9 @@ class Penstock(Flask):
     def __init__(self, host: Host) -> None:
         super().__init__("penstock", static_folder=None)
         self.host = host
-        self._external = Dispatcher(host)
-        self._internal = Dispatcher(host, internal=True)
+        execution = Execution.of(host)
+        self._external = Dispatcher(host, execution)
+        self._internal = Dispatcher(host, execution, internal=True)
         self._internal_bind = host.settings.internal_bind
         self._pipelines = host.settings.pipelines
         self._prefix = host.settings.console_prefix

@@ -1,23 +1,24 @@
-"""Accept a call whose run is durable.
+"""Accept calls whose runs are durable.
 
-It is checked as it stands, held in one transaction, and answered 202 with where to look.
+The call is validated, its run is stored in one transaction, and the reply is 202 with the URL of
+the run.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from penstock import clock
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.db.engine import Connection, DatabaseUnavailable
 from penstock.durable.callbacks import target_of
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.run_endpoints import RunStatusApi
-from penstock.durable.runner import RunInput, lasting
+from penstock.durable.runner import RunInput, stored_headers
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
+from penstock.execution.calls import run_input
 from penstock.gate.gate import unavailable
 from penstock.host.services import Services
 from penstock.host.view import CurrentView
@@ -31,37 +32,36 @@ ACCEPTED = "accepted"
 def accept(
     services: Services,
     view: CurrentView,
-    passage: Exchange,
+    exchange: Exchange,
     endpoint: Endpoint,
     call: Call,
-    whose: tuple[str, ...] | None,
+    key: tuple[str, ...] | None,
 ) -> Answer:
     """Accept a run and return its answer.
 
-    `whose` names the Idempotency-Key that came with the call. Raises Refusal.
+    `key` identifies the Idempotency-Key of the call, where it has one. Raises Refusal.
     """
-    if services.run_intake is None or services.run_status_api is None:
+    intake, status_api = services.run_intake, services.run_status_api
+    if intake is None or status_api is None:
         raise unavailable()
-    accepting, asking = services.run_intake, services.run_status_api
-    endpoint.read(call)  # what does not fit is told now, not to nobody later
-    wanted = RunRequest(
+    endpoint.read(call)  # the caller gets the faults of its input now, not with the run
+    request = RunRequest(
         call.run,
-        _given(passage, endpoint, call),
+        _input(exchange, endpoint, call),
         endpoint.pipeline,
         endpoint.route,
         callback_url=_callback(view, call),
-        request_id=passage.request_id,
+        request_id=exchange.request_id,
     )
-    hold = partial(_hold, passage, accepting, wanted)
     try:
-        if whose is None:
-            accepting.accept(wanted)
-            accepted = _told(wanted)
+        if key is None:
+            intake.accept(request)
+            accepted = _accepted(request)
         else:
             accepted = services.idempotency.accept(
-                whose,
+                key,
                 fingerprint(call, form=endpoint.body is not None and endpoint.body.form),
-                hold,
+                partial(_accept_in, exchange, intake, request),
             )
     except DatabaseUnavailable as error:
         raise Refusal(
@@ -70,24 +70,24 @@ def accept(
             f"The database did not answer. {MAYBE_ACCEPTED}",
             headers=[("Retry-After", "1")],
         ) from error
-    return _after_waiting(asking, call, accepted)
+    return _after_waiting(status_api, call, accepted)
 
 
-def _hold(
-    passage: Exchange, accepting: RunIntake, wanted: RunRequest, connection: Connection
+def _accept_in(
+    exchange: Exchange, intake: RunIntake, request: RunRequest, connection: Connection
 ) -> Answer:
-    if passage.repeats:  # no run is stored: the first call has not ended
+    if exchange.repeats:  # no run is stored: the first call has not ended
         raise still_running()
-    accepting.accept_in(connection, wanted)
-    return _told(wanted)
+    intake.accept_in(connection, request)
+    return _accepted(request)
 
 
-def _told(wanted: RunRequest) -> Answer:
-    """Return the answer to a call that was accepted."""
+def _accepted(request: RunRequest) -> Answer:
+    """Return the answer to a call whose run was accepted."""
     _, headers, body = answer(
-        {"id": wanted.run, "status": ACCEPTED, "pipeline": wanted.pipeline.id}
+        {"id": request.run, "status": ACCEPTED, "pipeline": request.pipeline.id}
     )
-    location = f"{wanted.pipeline.url}/runs/{wanted.run}"
+    location = f"{request.pipeline.url}/runs/{request.run}"
     return (
         202,
         [*headers, ("Location", location), ("Retry-After", "1"), ("Cache-Control", "no-store")],
@@ -95,14 +95,11 @@ def _told(wanted: RunRequest) -> Answer:
     )
 
 
-def _after_waiting(asking: RunStatusApi, call: Call, accepted: Answer) -> Answer:
-    """Return the run once it is over, where the caller would wait for that (RFC 7240).
-
-    Else return it as it was accepted.
-    """
-    location = next(item for item in accepted[1] if item[0] == "Location")
+def _after_waiting(status_api: RunStatusApi, call: Call, accepted: Answer) -> Answer:
+    """Return the finished run where the caller asked to wait (RFC 7240), else `accepted`."""
+    location = next(header for header in accepted[1] if header[0] == "Location")
     try:
-        waited = asking.wait(call, location[1].rpartition("/")[2])
+        waited = status_api.wait(call, location[1].rpartition("/")[2])
     except Refusal as error:
         if error.code != "not-found":
             raise
@@ -113,19 +110,16 @@ def _after_waiting(asking: RunStatusApi, call: Call, accepted: Answer) -> Answer
     return 202 if "Retry-After" in waited.headers else 200, [*headers, location], body
 
 
-def _given(passage: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
-    caller = call.caller
+def _input(exchange: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
     form = endpoint.body is not None and endpoint.body.form
-    return RunInput(
-        pipeline=endpoint.pipeline.id,
-        method=endpoint.route.method,
-        route=endpoint.route.path,
+    return run_input(
+        endpoint,
+        call.environment,
+        call.caller,
         path=call.path,
-        environment=call.environment,
-        accepted_at=clock.now(),
-        params=dict(call.params),
+        params=call.params,
         query_string=call.query_string,
-        headers=lasting(call.headers),
+        headers=stored_headers(call.headers),
         content_type=call.content_type,
         body=b"" if form else call.body,
         form=(
@@ -136,21 +130,15 @@ def _given(passage: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
             if form
             else None
         ),
-        consumer=caller.consumer,
-        consumer_id=caller.consumer_id,
-        key_id=caller.key_id,
-        subject=caller.subject,
-        scopes=sorted(caller.scopes),
-        claims=dict(caller.claims),
-        traceparent=passage.environ.get("HTTP_TRACEPARENT"),
+        traceparent=exchange.environ.get("HTTP_TRACEPARENT"),
         ancestors=[endpoint.pipeline.id],
     )
 
 
 def _callback(view: CurrentView, call: Call) -> str | None:
-    """Return where the run's end is to be told.
+    """Return the URL that gets the result of the run.
 
-    Raises Refusal (422) where no operator allowed that for the consumer.
+    Raises Refusal (422) where no operator allowed the URL for the consumer.
     """
     urls = call.query.get(CALLBACK, [])
     if not urls:

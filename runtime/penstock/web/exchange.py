@@ -1,15 +1,13 @@
-"""One call on its way.
-
-What is known of it so far, from the moment it is found until its record is handed over.
-"""
+"""One HTTP call in progress: what is known of it from its arrival to its record."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.access.replay_guard import MessageClaim
-from penstock.contracts.call import Call
+from penstock.contracts.call import Call, Caller
 from penstock.contracts.masks import masked
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.router import Place
@@ -21,19 +19,21 @@ Environ = dict[str, Any]
 
 
 class Exchange:
-    """What a call has met.
+    """The state of one call.
 
-    `run` is its run's id, `request_id` what the caller calls it; `running` is there once its
-    handler may begin.
-
-    `claims` are those of the messages of a call that count once.
+    `run` is the id of its run and `request_id` the caller's own. `caller` is set once the gate has
+    accepted the call, `runner` once its handler begins. `deadline` is a `time.monotonic()` reading.
+    `claims` are of messages that count once. `refusal` is what the watchdog answered while the
+    handler was still busy, and `close` says that the connection ends with the reply.
     """
 
     __slots__ = (
+        "awaits_body",
         "began",
         "call",
+        "caller",
         "claims",
-        "consumer_id",
+        "close",
         "deadline",
         "endpoint",
         "environ",
@@ -44,7 +44,7 @@ class Exchange:
         "refusal",
         "request_id",
         "run",
-        "running",
+        "runner",
         "values",
     )
 
@@ -60,35 +60,63 @@ class Exchange:
             sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
         )
         self.endpoint: Endpoint | None = None
+        self.caller: Caller | None = None
         self.call: Call | None = None
-        self.consumer_id: int | None = None
-        self.running: Inline | None = None
-        # A `time.monotonic()` reading, once its pipeline is known to be served.
+        self.runner: Inline | None = None
         self.deadline: float | None = None
         self.claims: tuple[MessageClaim, ...] = ()
         self.rates: list[tuple[str, str]] = []
+        self.awaits_body = False
         self.recorded = False
-        # What the caller was answered while the handler was still busy.
+        self.close = False
         self.refusal: Refusal | None = None
 
     @property
     def repeats(self) -> bool:
-        """Whether it is a copy of a call that counts once, with that one's Idempotency-Key.
+        """Whether it is a copy of a call that counts once, with that call's Idempotency-Key.
 
-        It may have the stored reply alone.
+        Such a copy may have the stored reply alone.
         """
         return not all(claim.owned for claim in self.claims)
 
     @property
     def seconds(self) -> float:
-        """The time since it was found."""
+        """The seconds since its arrival."""
         return time.perf_counter() - self.began
 
 
 def reason_of(refusal: Refusal) -> str | None:
-    """Return why a credential was refused, for the log and the record; the caller is not told."""
+    """Return why a credential was rejected, for log and record: the caller never sees it."""
     return (
         str(refusal.__cause__)
         if refusal.__cause__ is not None and refusal.status in {401, 403}
         else None
     )
+
+
+def request_path(environ: Environ) -> str:
+    """Return the path as text.
+
+    WSGI passes its bytes as one character each (PEP 3333). Raises UnicodeDecodeError.
+    """
+    path: str = environ["PATH_INFO"]
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8")
+
+
+def request_query(environ: Environ) -> str:
+    """Return the query as text. Bytes that are not escaped are UTF-8, as in the path."""
+    query: str = environ.get("QUERY_STRING", "")
+    return query if query.isascii() else query.encode("latin-1").decode("utf-8", "replace")
+
+
+def request_headers(environ: Environ) -> Mapping[str, str]:
+    """Return the request's headers by name in lower case."""
+    fields = {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            fields[name.replace("_", "-").lower()] = environ[name]
+    return fields

@@ -32,8 +32,8 @@ def call_back(
     """
     run, attempt, access = document["callback"], document["attempt"], view.access
     held = _ended(accepting.run_store, run)
-    if held is not None and held.unopened:
-        raise KeyMissing(held.unopened)
+    if held is not None and held.undecryptable:
+        raise KeyMissing(held.undecryptable)
     target = callbacks.target_of(
         document["url"],
         access.callbacks.get(document["consumer_id"], ()) if access is not None else (),

@@ -11,13 +11,14 @@ import msgspec
 import structlog
 
 from penstock import clock
+from penstock.contracts.call import ANONYMOUS
 from penstock.contracts.triggers import Schedule
 from penstock.durable.engine import RunExecutor
 from penstock.durable.intake import RunIntake, RunRequest, queue_of, ticks_of
-from penstock.durable.runner import RunInput
 from penstock.durable.schedules import schedule_name, skip_reason, tick_id
 from penstock.errors import Refusal
-from penstock.execution.perform import SubpipelineRunner
+from penstock.execution.calls import JSON, run_input
+from penstock.execution.subpipelines import SubpipelineRunner
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
 from penstock.worker.performer import endpoint_of
@@ -25,7 +26,7 @@ from penstock.worker.performer import endpoint_of
 _log = structlog.get_logger("penstock.worker")
 
 
-def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
+def declare(catalog: Catalog, environment: str, executor: RunExecutor) -> None:
     """Have the engine call at the ticks of all schedules that are declared.
 
     It then calls at no other ticks of these pipelines.
@@ -36,7 +37,7 @@ def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
             name = schedule_name(environment, identifier, schedule)
             context = {"pipeline": identifier, "cron": schedule.cron, "path": schedule.path}
             queue = ticks_of(environment, identifier)
-            bench.schedule(
+            executor.schedule(
                 name,
                 schedule.cron,
                 schedule.timezone,
@@ -46,7 +47,7 @@ def declare(catalog: Catalog, environment: str, bench: RunExecutor) -> None:
             )
             declared.add(name)
     ours = {queue_of(environment, identifier) for identifier in catalog.loaded}
-    bench.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+    executor.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
 
 
 def tick(
@@ -78,14 +79,12 @@ def tick(
         )
         return
     body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
-    given = RunInput(
-        pipeline=identifier,
-        method="POST",
-        route=endpoint.route.path,
+    given = run_input(
+        endpoint,
+        environment,
+        ANONYMOUS,
         path=f"/{identifier}{endpoint.route.path}",
-        environment=environment,
-        accepted_at=clock.now(),
-        content_type="application/json" if body else "",
+        content_type=JSON if body else "",
         body=body,
         ancestors=[identifier],
     )

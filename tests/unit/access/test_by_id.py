@@ -676,7 +676,7 @@ def test_the_command_makes_ids_with_the_plugins_in_place_so_a_check_is_good_befo
     checked = sqlite_place.run("check", **environment)
 
     assert (upgraded.returncode, checked.returncode) == (0, 0), upgraded.stderr + checked.stdout
-    assert "test: what was kept for login counts for v1/login now" in upgraded.stdout
+    assert "test: access data of login applies to v1/login now" in upgraded.stdout
     assert "2 of 2 pipelines served" in checked.stdout
     server = serve(sqlite_place, **environment)
     assert server.call("GET", "/v1/orders/").status_code == 401

@@ -181,9 +181,9 @@ class TestLimits:
             ).splitlines()[1:]
 
         assert said("one") == [
-            "in place of v1/one's own rates: 2/minute by consumer, 3/hour by key"
+            "replaces these rates of v1/one: 2/minute by consumer, 3/hour by key"
         ]
-        assert said("two") == ["v1/two has no rates that it stands in for"]
+        assert said("two") == ["v1/two has no rates that it replaces"]
         assert said("three") == []
         assert (
             len(runtime.operate("limit", "set", "acme", "500/minute", "--env", "test").splitlines())

@@ -67,7 +67,7 @@ def test_a_login_flow_is_exempt_only_when_it_says_so_and_is_designated(shop: Pla
     assert shop.run("login-flow", "designate", "login", "--env", "test").returncode == 0
     done = shop.run("login-flow", "designate", "stock", "--env", "test")
 
-    assert "does not say login=True" in done.stderr
+    assert "does not declare login=True" in done.stderr
     assert states(shop) == {"orders": "served", "stock": "blocked", "login": "served"}
     assert shop.run("login-flow", "withdraw", "login", "--env", "test").returncode == 0
     assert states(shop)["login"] == "blocked"

@@ -272,7 +272,7 @@ class TestPluginsThatEndTheProcess:
         monkeypatch.setattr(isolated, "LONGEST_LOAD_S", 0.3)
 
         with pytest.raises(isolated.Failed, match="hangs while it is imported"):
-            isolated.apart(lambda: time.sleep(60), lambda: 0)
+            isolated.run_isolated(lambda: time.sleep(60), lambda: 0)
 
     def test_one_that_leaves_a_process_behind_holds_nothing(self, sqlite_place: Place) -> None:
         leaves = "import os, time\nif not os.fork():\n    time.sleep(15)\n    os._exit(0)\n"
@@ -290,7 +290,7 @@ class TestPluginsThatEndTheProcess:
             raise RuntimeError("unforeseen")
 
         with pytest.raises(isolated.Failed, match="stopped by RuntimeError: unforeseen") as error:
-            isolated.apart(lambda: None, work)
+            isolated.run_isolated(lambda: None, work)
         assert error.value.exit_code == 3
 
 

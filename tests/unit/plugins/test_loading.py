@@ -133,8 +133,8 @@ def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
     code, said = checked(sqlite_place)
 
     assert code == 1
-    found = [item for item in said["mistakes"] if problem in item["problem"] and fix in item["fix"]]  # type: ignore[attr-defined, index]  # JSON
-    assert found, said["mistakes"]
+    found = [item for item in said["problems"] if problem in item["problem"] and fix in item["fix"]]  # type: ignore[attr-defined, index]  # JSON
+    assert found, said["problems"]
     assert found[0]["plugin"] == "bad"
     assert found[0]["pipeline"].lower().startswith("bad")
     states = {item["name"]: item["state"] for item in said["pipelines"]}  # type: ignore[attr-defined]  # JSON
@@ -189,7 +189,7 @@ def test_a_plugin_that_does_not_load_is_named(
 
     code, said = checked(sqlite_place)
 
-    (found,) = said["mistakes"]  # type: ignore[misc]  # JSON
+    (found,) = said["problems"]  # type: ignore[misc]  # JSON
     assert code == 1
     assert (found["plugin"], found["file"]) == ("bad", "plugins/bad.py")
     assert problem in found["problem"]
@@ -322,7 +322,7 @@ def test_a_command_whose_name_is_taken_is_a_fault_of_its_plugin(sqlite_place: Pl
     code, said = checked(sqlite_place)
 
     assert code == 1
-    assert [(item["plugin"], item["problem"]) for item in said["mistakes"]] == [  # type: ignore[attr-defined, index]  # JSON
+    assert [(item["plugin"], item["problem"]) for item in said["problems"]] == [  # type: ignore[attr-defined, index]  # JSON
         ("one", "the command 'greet' is there twice"),
         ("two", "the command 'greet' is there twice"),
         ("three", "the command 'check' is one of Penstock's"),
@@ -350,7 +350,7 @@ def test_a_fault_is_listed_once_and_a_disabled_pipeline_fails_no_check(
     after, listed = sqlite_place.run("check"), checked(sqlite_place)
 
     assert (before.returncode, before.stdout.count(f"{reason}"), disabled.returncode) == (1, 1, 0)
-    assert (after.returncode, "mistake" in after.stdout, listed[0], listed[1]["good"]) == (
+    assert (after.returncode, "plugin error" in after.stdout, listed[0], listed[1]["good"]) == (
         0,
         False,
         0,

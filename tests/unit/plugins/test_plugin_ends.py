@@ -120,7 +120,7 @@ def test_other_commands_do_what_they_say_or_fail(
     assert (
         done.returncode != 0
         or "good" in said
-        or "set" in said.splitlines()[-1]
+        or "applied" in said.splitlines()[-1]
         or '"openapi"' in said
     )
 

@@ -868,7 +868,7 @@ def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
             caught.append(str(error))
             raise
 
-    monkeypatch.setattr("penstock.execution.perform.SubpipelineRunner._wait", wait)
+    monkeypatch.setattr("penstock.execution.subpipelines.SubpipelineRunner._wait", wait)
     inner = pipeline_with(lambda call: None, mode="durable", name="inner")
     runtime = penstock_runtime(offering(pipeline_with(handler, mode=mode), inner), policy="api-key")
     runtime.client(token=False).post("/v1/example/")

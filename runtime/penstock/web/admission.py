@@ -1,0 +1,209 @@
+"""The gate on HTTP: find out who calls, and count the call, before its handler may begin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+from penstock.access.snapshot import Snapshot
+from penstock.contracts.authenticators import Once, RequestHead
+from penstock.contracts.call import Caller
+from penstock.contracts.networks import Networks
+from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
+from penstock.endpoints.endpoint import Endpoint
+from penstock.errors import CredentialRejected, Refusal
+from penstock.gate.gate import CLOSED, Gate, unavailable
+from penstock.gate.guesses import Look
+from penstock.gate.rates import EVERYWHERE
+from penstock.http.addresses import client_address
+from penstock.http.certificates import client_certificate
+from penstock.http.request_body import Body
+from penstock.plugins.guard import PluginFault
+from penstock.runs.idempotency import SAFE, identity, key_of
+from penstock.web.exchange import Environ, Exchange
+from penstock.web.reply_headers import internal_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.host.compilation import LoadedPipeline
+    from penstock.host.host import Host
+    from penstock.host.services import Services
+
+ReadSigned = Callable[[Exchange, Body], bytes]
+
+
+class Admission:
+    """Admits calls on one listener, or rejects them."""
+
+    def __init__(
+        self,
+        host: Host,
+        served: Mapping[str, LoadedPipeline],
+        read_signed: ReadSigned,
+        *,
+        internal: bool,
+    ) -> None:
+        """Take the pipelines of the listener, and what reads a body that the gate must see.
+
+        `read_signed` raises BodyNotReceived where the server can wait for the body.
+        """
+        self._host, self._view, self._settings = host, host.view, host.settings
+        self._internal = internal
+        self._read_signed = read_signed
+        self._networks = {
+            identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
+            for identifier, item in served.items()
+            if (item.pipeline.trigger.allow or item.pipeline.trigger.deny) and not item.broken
+        }
+
+    def admit(self, exchange: Exchange, endpoint: Endpoint, body: Body) -> Caller:
+        """Return who calls.
+
+        Nothing of the body is read before the credentials in the head are accepted. Raises Refusal,
+        and BodyNotReceived where a signature needs the body and it has not arrived.
+        """
+        view, environ, pipeline = self._view, exchange.environ, exchange.place.pipeline
+        listener = view.evaluated.internal if self._internal else view.evaluated.external
+        evaluated, access, services = listener.get(pipeline), view.access, self._host.services
+        if evaluated is None or access is None or services is None or not view.fresh():
+            raise unavailable()
+        networks = self._networks.get(pipeline)
+        if (
+            networks is not None
+            and evaluated.gate is not CLOSED
+            and not networks.admit(self.address(environ))
+        ):
+            raise address_rejected()
+        now, trigger = time.time(), endpoint.pipeline.trigger
+        if exchange.deadline is None:
+            exchange.deadline = time.monotonic() + trigger.timeout
+        caller = self._pass_gate(evaluated.gate, exchange, endpoint, body, access, now)
+        exchange.caller = caller
+        if (
+            access.networks
+            and caller.consumer_id in access.networks
+            and not access.networks[caller.consumer_id].admit(self.address(environ))
+        ):
+            raise address_rejected()
+        if caller.key_id is not None:
+            services.key_usage.note(caller.key_id, now)
+        if trigger.rate or access.limits:
+            self._count(services, exchange, endpoint.pipeline, caller)
+        return caller
+
+    def _pass_gate(
+        self,
+        gate: Gate,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        body: Body,
+        access: Snapshot,
+        now: float,
+    ) -> Caller:
+        environ, services = exchange.environ, self._host.services
+        head = RequestHead(environ, exchange.place.pipeline, self._certificate)
+        signed = partial(self._read_signed, exchange, body) if gate.reads_body else bytes
+        claim = partial(self._claim, exchange, endpoint) if gate.counts_once else None
+        try:
+            return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
+        except Refusal as error:
+            if (
+                services is not None
+                and isinstance(error.__cause__, CredentialRejected)
+                and not error.counted
+            ):
+                services.limiter.fail(access.environment.name, self.address(environ))
+            raise
+        except PluginFault as fault:
+            self._host.catalog.report_fault(fault)
+            raise internal_error() from None
+
+    def _count(
+        self, services: Services, exchange: Exchange, pipeline: Pipeline, caller: Caller
+    ) -> None:
+        """Count a call against the pipeline's rates and its consumer's.
+
+        The limit of a consumer at a pipeline replaces the pipeline's own rates by consumer and key.
+        What is left goes out with the reply, whatever the reply is.
+        """
+        access = self._view.access
+        if access is None:
+            raise unavailable()
+        settings, limits = self._settings, access.limits
+        scope = f"{settings.environment}/{exchange.place.pipeline}"
+        rates = [(scope, rate) for rate in pipeline.trigger.rate]
+        if caller.consumer_id is not None and limits:
+            # Also by address: other consumers may call from the same one.
+            suffix = f" of {caller.consumer}"
+            own = limits.get((caller.consumer_id, exchange.place.pipeline), ())
+            if own:
+                rates = [rate for rate in rates if rate[1].by not in OVERRIDDEN_BY_CONSUMER_LIMIT]
+                rates += [(scope + suffix, rate) for rate in own]
+            everywhere = settings.environment + suffix + EVERYWHERE
+            rates += [(everywhere, rate) for rate in limits.get((caller.consumer_id, ""), ())]
+        if rates:
+            exchange.rates = services.limiter.count(rates, caller, self.address(exchange.environ))
+
+    def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
+        """Return what counts a check of a credential that can be guessed."""
+        services = self._host.services
+        return (
+            nullcontext(Look())
+            if services is None
+            else services.limiter.guess(self._settings.environment, self.address(environ))
+        )
+
+    def _claim(
+        self, exchange: Exchange, endpoint: Endpoint, kind: str, caller: Caller, once: Once
+    ) -> bool:
+        """Claim what a call counts once for, and return whether the call may proceed.
+
+        It may as the first, or as a repeat of the first with its Idempotency-Key.
+        """
+        services = self._host.services
+        if services is None:
+            raise unavailable()
+        key = self.idempotency_key(exchange, endpoint, caller)
+        claim = services.replay_guard.claim(
+            kind, caller.consumer_id, once, identity(key) if key is not None else b""
+        )
+        if claim is not None:
+            exchange.claims += (claim,)
+        return claim is not None
+
+    def idempotency_key(
+        self, exchange: Exchange, endpoint: Endpoint, caller: Caller
+    ) -> tuple[str, ...] | None:
+        """Return what identifies the Idempotency-Key of a call, None where none counts.
+
+        Raises Refusal (400).
+        """
+        sent = exchange.environ.get("HTTP_IDEMPOTENCY_KEY")
+        if sent is None or endpoint.pipeline.trigger.idempotent is None or exchange.method in SAFE:
+            return None
+        return (
+            self._settings.environment,
+            exchange.place.pipeline,
+            str(caller.consumer_id),
+            caller.subject or "",
+            key_of(sent),
+        )
+
+    def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
+        settings = self._settings
+        return client_certificate(environ, settings.trusted_proxies, settings.client_cert_header)
+
+    def address(self, environ: Environ) -> str:
+        """Return the network address of the caller, as far as a trusted proxy says."""
+        settings = self._settings
+        return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
+
+
+def address_rejected() -> Refusal:
+    """Return the answer to a call from an address that may not call."""
+    return Refusal(403, "address-not-allowed", "Calls from this address are not taken here.")

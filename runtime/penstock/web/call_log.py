@@ -1,0 +1,142 @@
+"""Record and log each HTTP call, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from penstock.contracts.networks import caller_network
+from penstock.execution.executor import Executor, Outcome
+from penstock.web.durable_calls import ACCEPTED
+from penstock.web.exchange import Environ, Exchange, reason_of, request_path
+
+if TYPE_CHECKING:
+    from penstock.host.host import Host
+
+REPLAYED, STATUS_READ = "replayed", "looked-up"  # outcomes that are counted and are no runs
+FAILURE = 400  # the first status of a failure
+TOO_MANY_REQUESTS = 429
+SERVER_FAULTS = frozenset({500, 504})
+
+
+class CallLog:
+    """Writes the records and the log lines of calls."""
+
+    def __init__(
+        self, host: Host, executor: Executor, address_of: Callable[[Environ], str]
+    ) -> None:
+        """Take how the network address of a caller is known."""
+        self._host = host
+        self._executor = executor
+        self._address_of = address_of
+        self._log = structlog.get_logger("penstock.calls")
+        self._all = host.settings.log_calls == "all"
+        self._failures = host.settings.log_calls != "none"
+
+    def record(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Hand over the record of a run, or count a call that became none. Once for each call."""
+        services, call, endpoint = self._host.services, exchange.call, exchange.endpoint
+        if services is None or exchange.recorded:
+            return
+        recorder = services.recorder
+        exchange.recorded = True
+        pipeline, refusal = exchange.place.pipeline, outcome.refusal
+        if exchange.runner is None or call is None or endpoint is None:
+            if refusal is not None:
+                recorder.rejected(
+                    pipeline,
+                    refusal.code,
+                    address=self._address_of(exchange.environ),
+                    reason=reason_of(refusal),
+                    consumer_id=exchange.caller.consumer_id if exchange.caller else None,
+                )
+            elif endpoint is not None:
+                recorder.counted(pipeline, ACCEPTED if endpoint.route.durable else REPLAYED)
+            return
+        if endpoint.of_runtime:
+            recorder.counted(pipeline, STATUS_READ)
+            return
+        self._executor.record(
+            endpoint,
+            call,
+            outcome,
+            exchange.runner.steps,
+            seconds=exchange.seconds,
+            request_id=exchange.request_id,
+            received=call.so_far(),
+        )
+
+    def write(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Log a call where the settings ask for it."""
+        if self._all or (
+            self._failures and outcome.status >= FAILURE and self._is_logged(exchange, outcome)
+        ):
+            self._write(exchange, outcome)
+
+    def write_late(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Log a call that the watchdog answered."""
+        if self._failures:
+            self._write(exchange, outcome)
+
+    def write_fault(self, exchange: Exchange, error: Exception) -> None:
+        """Log an exception that came before the handler, at most a few times in a while."""
+        if self._allows(exchange, "internal"):
+            self._log.error(
+                "call failed before its handler",
+                pipeline=exchange.place.pipeline,
+                run=exchange.run,
+                error=type(error).__name__,
+                exc_info=error,
+            )
+
+    def _is_logged(self, exchange: Exchange, outcome: Outcome) -> bool:
+        """Return whether a failed call is logged.
+
+        Those of unauthenticated clients are sampled. The limiter has its own log lines.
+        """
+        if outcome.status == TOO_MANY_REQUESTS:
+            return False
+        if (
+            outcome.refusal is None
+            or outcome.status in SERVER_FAULTS
+            or (exchange.caller is not None and exchange.caller.consumer_id is not None)
+        ):
+            return True
+        return self._allows(exchange, outcome.refusal.code)
+
+    def _allows(self, exchange: Exchange, problem: str) -> bool:
+        address = caller_network(self._address_of(exchange.environ))
+        return self._host.upkeep.log_throttle.allow(
+            time.monotonic(), problem=problem, address=address
+        )
+
+    def _write(self, exchange: Exchange, outcome: Outcome) -> None:
+        facts: dict[str, str] = {}
+        if outcome.refusal is not None:
+            facts["problem"] = outcome.refusal.code
+            if (reason := reason_of(outcome.refusal)) is not None:
+                facts["reason"] = reason
+        if exchange.request_id is not None:
+            facts["request_id"] = exchange.request_id
+        self._log.info(
+            "call",
+            method=exchange.method,
+            path=self._redacted_path(exchange),
+            pipeline=exchange.place.pipeline,
+            status=outcome.status,
+            run=exchange.run,
+            ms=round(exchange.seconds * 1000, 2),
+            **facts,
+        )
+
+    def _redacted_path(self, exchange: Exchange) -> str:
+        """Return the path without sensitive parameters, also for a call that the gate rejected."""
+        path = request_path(exchange.environ)
+        endpoint = exchange.endpoint or next(iter(exchange.place.endpoints.values()), None)
+        if not exchange.values or endpoint is None:
+            return path
+        parameters = dict(zip(endpoint.in_path, exchange.values, strict=False))
+        return self._host.view.redactor(endpoint.pipeline).path(path, parameters)
