@@ -30,6 +30,7 @@ from penstock.console import (
     tokens,
     users,
 )
+from penstock.console import help as help_pages
 from penstock.console.context import EXTENSION, ClientInfo, ConsoleContext, Describe
 from penstock.console.pages import NAVIGATION, blueprint, csrf
 from penstock.contracts.withheld import CONSOLE_COOKIE
@@ -48,6 +49,7 @@ PAGES = (
     audit_trail,
     sign_in,
     users,
+    help_pages,
 )
 BROWSERS = (
     ("Edg/", "Edge"),
@@ -111,7 +113,12 @@ def add_console(app: Flask, host: Host, peer: ClientInfo, describe: Describe) ->
         length_of=length_of,
         share=share,
     )
-    app.jinja_env.globals.update(asset=asset, csrf_token=generate_csrf)
+    app.jinja_env.globals.update(
+        asset=asset,
+        csrf_token=generate_csrf,
+        help_address=help_pages.help_address,
+        problem_address=help_pages.problem_address,
+    )
     csrf.init_app(app)
     oidc.configure(app, host.settings)
     app.register_blueprint(blueprint)

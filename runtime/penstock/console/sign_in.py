@@ -39,7 +39,7 @@ def begin(name: str, how: str) -> Response:
 
 def is_ours(path: str) -> bool:
     """Say whether a path leads to a page of ours, and nowhere else."""
-    return path.startswith((f"{ROOT}/", "/-/docs", "/-/openapi.json")) and not any(
+    return path.startswith((f"{ROOT}/", "/-/help", "/-/docs", "/-/openapi.json")) and not any(
         sign in path for sign in "\\\r\n\t"
     )
 
