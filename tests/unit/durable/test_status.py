@@ -178,7 +178,8 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         - datetime.fromtimestamp(came + 2.2, UTC)
     ) < timedelta(milliseconds=1)
     assert started_of(
-        row | {"started_at": datetime.fromtimestamp(came - 5, UTC)}, None
+        SimpleNamespace(**vars(row) | {"started_at": datetime.fromtimestamp(came - 5, UTC)}),
+        None,
     ) == datetime.fromtimestamp(came, UTC)
 
 
