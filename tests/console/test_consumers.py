@@ -153,9 +153,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [
-            item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")
-        ]
+        return [item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]

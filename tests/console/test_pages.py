@@ -49,9 +49,7 @@ def test_the_overview_shows_figures_and_faults_of_an_environment(
     expect(page.get_by_text("No process is serving prod.")).to_be_visible()
     page.get_by_role("link", name="Last week").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview of prod")
-    policies.set_policy(
-        console.place.engine, "tester", "prod", "api-key", served={}, stopping=[]
-    )
+    policies.set_policy(console.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
     page.reload()
     expect(page.locator(".alarm")).to_have_count(0)
 

@@ -304,9 +304,7 @@ def furnish(place: Place) -> None:
     place.associate("acme", "orders")
     api_keys.create_key(engine, "ann", "acme", "test", note=EVIL)
     api_keys.revoke_key(engine, "ann", place.key("acme").id)
-    policies.set_policy(
-        engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL
-    )
+    policies.set_policy(engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
     limits.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
     limits.set_networks(engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
     variables.set_variable(engine, "tester", "test", "region", "porto " * 50)

@@ -197,8 +197,7 @@ def _show_access(name: str, form: AssociationsForm) -> Response:
     consumer = access.show_consumer(context.engine, name)
     environments = context.environment_names()
     associated = {
-        environment: set(consumer.associations.get(environment, ()))
-        for environment in environments
+        environment: set(consumer.associations.get(environment, ())) for environment in environments
     }
     checked = {
         f"{environment}/{pipeline}"

@@ -22,7 +22,7 @@ from penstock.db.runs import FullRunRow
 from penstock.db.tables import ConsumerRow, EnvironmentRow
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import EngineRun, RunStore, State
-from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
+from penstock.durable.intake import RunIntake, RunRequest, engine_ids_of, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import (
     current_status,
@@ -300,7 +300,7 @@ def purge_runs(
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            ledger(environment).delete(all_held(durable))
+            ledger(environment).delete(engine_ids_of(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(
