@@ -16,9 +16,10 @@ from penstock.contracts.call import Caller
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row, RowReader
+from penstock.db.runs import FullRunRow
+from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
-from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
+from penstock.durable.intake import RunIntake, RunRequest, engine_ids_of, queue_of
 from penstock.durable.run_view import RunView
 from penstock.durable.runner import RunInput
 from penstock.durable.status import current_status
@@ -76,7 +77,7 @@ class RunOperations:
     def run_intake(self, environment: str) -> RunIntake:
         """Return the intake of an environment's durable runs."""
         with reading(self._engine) as connection:
-            environment_id = environment_row(RowReader(connection), environment)["id"]
+            environment_id = environment_row(RowReader(connection), environment).id
         return RunIntake(self._engine, self.run_store(environment), environment, environment_id)
 
     def show(self, run: str) -> RunView:
@@ -89,7 +90,7 @@ class RunOperations:
         Raises UnknownName, UsageError for an inline run, PenstockError for a finished one.
         """
         row, environment = environment_of(self._engine, run)
-        if not row["durable"]:
+        if not row.durable:
             raise UsageError(f"run {run} was answered at once; only a durable run can be cancelled")
         intake = self.run_intake(environment)
         status = _status(row, intake)
@@ -98,7 +99,7 @@ class RunOperations:
         intake.cancel(run, actor)
         action = audit.Action.RUN_CANCELLED
         with audit.change(self._engine, actor, action, run, environment=environment) as (_, detail):
-            detail["pipeline"] = row["pipeline"]
+            detail["pipeline"] = row.pipeline
 
     def redeliver(self, actor: str, run: str, *, step: int = 1) -> tuple[str, str | None]:
         """Run a run again with the same input.
@@ -141,7 +142,7 @@ class RunOperations:
             msgspec.structs.replace(given, accepted_at=clock.now()),
             endpoint.pipeline,
             endpoint.route,
-            row["callback_url"],
+            row.callback_url,
             redelivers=view.id,
         )
         if step > 1:
@@ -203,8 +204,8 @@ class RunOperations:
             host.stop()
 
 
-def _status(row: Row, intake: RunIntake) -> str:
-    run = row["id"]
+def _status(row: FullRunRow, intake: RunIntake) -> str:
+    run = row.id
     return current_status(row, intake.run_store.look([run], outcomes=True).get(run))
 
 
@@ -255,13 +256,13 @@ def purge_runs(
 ) -> int:
     """Delete runs older than a number of seconds, in batches; return how many."""
     with reading(engine) as connection:
-        environment_id = environment_row(RowReader(connection), environment)["id"]
+        environment_id = environment_row(RowReader(connection), environment).id
     before, total = first_id(clock.now() - older_than), 0
     while True:
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            store_of(environment).delete(all_held(durable))
+            store_of(environment).delete(engine_ids_of(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(

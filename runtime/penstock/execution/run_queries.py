@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import environment_row, named
+from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row, RowReader
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
+from penstock.db.tables import ConsumerRow, EnvironmentRow
+from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
 from penstock.durable.run_view import RunView, view_of, with_details, with_engine_state
 from penstock.errors import UnknownName
@@ -37,9 +40,9 @@ def list_runs(  # noqa: PLR0913  one argument a filter
         reader = RowReader(connection)
         rows = stored.page(
             connection,
-            environment_id=environment_row(reader, environment)["id"] if environment else None,
+            environment_id=environment_row(reader, environment).id if environment else None,
             pipelines=pipelines,
-            consumer_id=named(reader, "consumer", consumer)["id"] if consumer else None,
+            consumer_id=consumer_row(reader, consumer).id if consumer else None,
             status=status,
             request_id=request_id,
             since=first_id(since) if since is not None else None,
@@ -70,14 +73,14 @@ def find_run(
     )
 
 
-def environment_of(engine: Engine, run: str) -> tuple[Row, str]:
+def environment_of(engine: Engine, run: str) -> tuple[FullRunRow, str]:
     """Return the record of a run and the name of its environment. Raises UnknownName."""
     with reading(engine) as connection:
         row = run_row(connection, run)
-        return row, RowReader(connection).names_by_id("environments")[row["environment_id"]]
+        return row, RowReader(connection).names_by_id(EnvironmentRow)[row.environment_id]
 
 
-def run_row(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db
+def run_row(connection: Any, run: str) -> FullRunRow:  # noqa: ANN401  a connection of db
     """Return the record of a run. Raises UnknownName."""
     row = stored.find(connection, run) if is_run_id(run) else None
     if row is None:
@@ -85,13 +88,13 @@ def run_row(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of 
     return row
 
 
-def _views(reader: RowReader, rows: Sequence[Row]) -> list[RunView]:
-    environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
+def _views(reader: RowReader, rows: Sequence[RunRow]) -> list[RunView]:
+    environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
     return [
         view_of(
             row,
-            environments.get(row["environment_id"]),
-            consumers.get(row["consumer_id"]) if row["consumer_id"] is not None else None,
+            environments.get(row.environment_id),
+            consumers.get(row.consumer_id) if row.consumer_id is not None else None,
         )
         for row in rows
     ]
