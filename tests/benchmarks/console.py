@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from support.console import PASSWORD, people
-from support.place import ROOT, Place
+from support.console import PASSWORD, ROOT, create_users
+from support.place import Place
 
 from penstock.db import call_counts, runs
 from penstock.db.unit_of_work import access_change
@@ -172,7 +172,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place.make(f"sqlite:///{folder}/penstock.db", Path(folder))
         place.plugin("many", PLUGIN)
-        people(place)
+        create_users(place.engine)
         fill(place)
         given = {
             name: value for name, value in place.environ().items() if name.startswith("PENSTOCK_")

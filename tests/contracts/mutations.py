@@ -216,8 +216,8 @@ MUTATIONS = (
     mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
-    mutation("an Idempotency-Key is everybody's", ADMISSION, "str(caller.consumer_id),\n            caller.subject", '"",\n            caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
-    mutation("an Idempotency-Key is all subjects'", ADMISSION, 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is everybody's", "runtime/penstock/web/idempotency_key.py", "str(caller.consumer_id),\n        caller.subject", '"",\n        caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
+    mutation("an Idempotency-Key is all subjects'", "runtime/penstock/web/idempotency_key.py", 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/unit/runs/test_idempotency.py", "another_request"),
     mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/unit/runs/test_records.py", "consumer_s_alone"),
     mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/unit/access/test_variables.py", "for_some_pipelines"),
@@ -225,7 +225,7 @@ MUTATIONS = (
     mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/unit/durable/test_callbacks.py", "leads_out"),
     # The console.
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
-    mutation("a role may do anything", "runtime/penstock/console/pages.py", "if needed is None or not who.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
+    mutation("a role may do anything", "runtime/penstock/console/pages.py", "if needed is None or not signed_in.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
     # What is never written.
     mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/unit/contracts/test_masks.py"),

@@ -21,7 +21,7 @@ from support.place import Place, Server, wait_for
 from support.services import free_port
 
 from penstock import clock
-from penstock.durable.engine_dbos import SharedDatetime
+from penstock.durable.engine_dbos.shared_clock import SharedDatetime
 
 PLUGIN = f"""
 {NOTE}

@@ -447,8 +447,8 @@ def test_ticks_go_to_a_worker_that_has_the_pipeline(place: Place, worker: StartW
     assert (has_it.poll(), lacks_it.poll()) == (None, None)
     assert "schedule skipped" not in logs[1].read_text()
     ledger = open_dbos(place.url, "test", place.box)
-    assert ledger.forget_ticks(0, time.time() - 3) >= 4
-    assert ledger.forget_ticks(0, time.time() - 300) == 0
+    assert ledger.delete_ticks(0, time.time() - 3) >= 4
+    assert ledger.delete_ticks(0, time.time() - 300) == 0
     ledger.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +44,14 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+@cache
+def parsed(page: Path) -> list[Token]:
+    return PARSER.parse(text_of(page))
+
+
 def tokens(page: Path) -> Iterator[Token]:
     """Yield the tokens of a page, those within paragraphs too."""
-    for token in PARSER.parse(text_of(page)):
+    for token in parsed(page):
         yield token
         yield from token.children or ()
 
@@ -54,7 +60,7 @@ def blocks(page: Path) -> list[Block]:
     """Return the blocks of code of a page."""
     return [
         Block(page, (token.map or [0])[0] + 1, token.info.strip(), token.content)
-        for token in PARSER.parse(text_of(page))
+        for token in parsed(page)
         if token.type in {"fence", "code_block"}
     ]
 
@@ -65,6 +71,7 @@ def links(page: Path) -> list[str]:
     return [str(token.attrs[kinds[token.type]]) for token in tokens(page) if token.type in kinds]
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings."""
     title, *sections = sections_of(text_of(page))

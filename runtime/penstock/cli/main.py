@@ -15,6 +15,7 @@ from penstock.cli import (
     consumers,
     credentials,
     database,
+    docs,
     environments,
     limits,
     pipelines,
@@ -126,6 +127,7 @@ DEPLOYMENT = (
     *check.COMMANDS,
     *database.COMMANDS,
     *settings.COMMANDS,
+    *docs.COMMANDS,
     *secret_keys.COMMANDS,
     *audit.COMMANDS,
 )

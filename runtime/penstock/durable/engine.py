@@ -1,4 +1,4 @@
-"""What holds durable runs: one small interface, so that nothing else knows which engine that is."""
+"""The interface of the engine that stores and performs durable runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from penstock.db.engine import Connection
 
-Document = dict[str, Any]  # plain values, bytes among them; the engine keeps it sealed
+Document = dict[str, Any]  # plain values and bytes; the engine stores it encrypted
 
 
 class Undecryptable(Exception):
-    """Stands for what the engine holds and this process has no key for; the text says so.
+    """Takes the place of a stored value that this process has no key for; the text says so.
 
-    An exception, for it may stand for one.
+    It is an exception because it may take the place of a stored exception.
     """
 
 
@@ -26,29 +26,27 @@ Tick = Callable[[Mapping[str, Any], datetime], None]
 
 
 class State(StrEnum):
-    """How far the engine is with a run."""
+    """The state of a run in the engine."""
 
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"
-    BROKEN = "broken"  # by a fault of the engine or ours, not of its pipeline
+    BROKEN = "broken"  # by a fault of the engine or the runtime, not of the pipeline
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the state is final."""
         return self not in {State.WAITING, State.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """A run that the engine holds.
+    """A run as the engine stores it. Moments are in seconds since the epoch.
 
-    `outcome` is what its performance returned; moments are in seconds since the epoch.
-
-    `holder` is the worker process that began it last, where the engine knows it. `unopened` says
-    that there is an outcome which this process has no key for, and `postponed` how often a worker
-    gave the run back because it had none.
+    `outcome` is the document that `perform` returned. `holder` is the worker process that started
+    the run last, empty where that is not known. `undecryptable` says why this process can't decrypt
+    the outcome, and is empty where it can. `deferrals` counts the workers that had no key for it.
     """
 
     run: str
@@ -59,31 +57,27 @@ class EngineRun:
     started_at: float | None = None
     ended_at: float | None = None
     holder: str = ""
-    unopened: str = ""
-    postponed: int = 0
+    undecryptable: str = ""
+    deferrals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """A step that is done.
-
-    Its number, its name, what it left, and when it ended, in seconds since the epoch.
-    """
+    """A finished step and its stored output. Moments are in seconds since the epoch."""
 
     number: int
     name: str
-    left: object
+    output: object
     started_at: float
     ended_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where runs of a pipeline wait.
+    """A queue of one pipeline's runs.
 
-    `concurrency` is how many run at a time over all processes, 0 for no limit.
-
-    Those of a `patient` queue can wait a second before they begin.
+    `concurrency` is the maximum of running runs over all processes, 0 for no limit. A `patient`
+    queue is polled once a second, which costs fewer queries.
     """
 
     name: str
@@ -92,9 +86,9 @@ class Queue:
 
 
 class RunStore(ABC):
-    """What any process may ask of the engine.
+    """Reads and changes stored runs, from any process.
 
-    All of it raises DatabaseUnavailable where the database can't be reached.
+    All methods raise DatabaseUnavailable.
     """
 
     @abstractmethod
@@ -109,114 +103,111 @@ class RunStore(ABC):
         timeout: float,
         delay: float = 0.0,
     ) -> None:
-        """Hold a run that waits, as part of the caller's transaction.
+        """Add a run to a queue, as part of the caller's transaction.
 
-        It begins when the delay, in seconds, is over.
+        It starts after `delay` seconds at the earliest, and is cancelled `timeout` seconds after
+        its start. A lower `priority` starts first.
         """
 
     @abstractmethod
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, EngineRun]:
-        """Return what is known of runs, by id."""
+        """Return runs by id, with their outcomes on request; unknown ids are left out."""
 
     @abstractmethod
     def document(self, run: str) -> Document | None:
-        """Return what a run was given. Raises UnknownKey."""
+        """Return the input of a run, None for an unknown run. Raises UnknownKey."""
 
     @abstractmethod
     def steps(self, run: str) -> list[EngineStep]:
-        """Return the steps that a run has done, in order."""
+        """Return the finished steps of a run, in order."""
 
     @abstractmethod
     def cancel(self, runs: Iterable[str]) -> None:
-        """End runs: none that waits begins, and one that runs ends at its next step."""
+        """Cancel runs: a queued run does not start, a running one ends at its next step."""
 
     @abstractmethod
     def requeue(self, run: str, holder: str, queue: str) -> bool:
-        """Take a run from a worker process and let it go on elsewhere.
+        """Take a run from a worker process and return it to a queue.
 
-        Return False where that process has it no more.
-
-        Who asks late, by what it knew before, takes nothing from the worker that has the run by
-        now.
+        Return False where that process does not have it any more, so that a late call takes nothing
+        from the worker that has the run by now.
         """
 
     @abstractmethod
-    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
-        """Take a run from a worker process that has no key for it.
+    def defer(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Take a run from a worker process that has no key for it; start it nowhere meanwhile.
 
-        No worker begins it for some seconds. Return False as `requeue` does.
-
-        `times` is how often that was. The time of a run that was not `begun` yet does not pass.
+        Return False as `requeue` does. `times` is the number of deferrals to store. The deadline of
+        a run that has not `begun` is counted from its start.
         """
 
     @abstractmethod
-    def hasten(self) -> None:
-        """Let all that was postponed begin now."""
+    def release_deferred(self) -> None:
+        """Let all deferred runs start now."""
 
     @abstractmethod
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
-        """Start a run again under a new id, with what it did before a step."""
+        """Start a run anew under another id, with the outputs of the steps before `step`."""
 
     @abstractmethod
     def held_by(self, process: str) -> list[EngineRun]:
-        """Return the runs that a worker process has begun and not ended."""
+        """Return the running runs of a worker process."""
 
     @abstractmethod
     def under_way(self) -> list[EngineRun]:
-        """Return the runs that any worker process has begun and not ended."""
+        """Return the running runs of all worker processes."""
 
     @abstractmethod
-    def forget(self, runs: Sequence[str]) -> None:
-        """Delete runs that are over."""
+    def delete(self, runs: Sequence[str]) -> None:
+        """Delete finished runs."""
 
     @abstractmethod
-    def fired(self) -> dict[str, datetime]:
-        """Return each schedule's last tick while a worker was there for it, by its name."""
+    def last_ticks(self) -> dict[str, datetime]:
+        """Return the last tick of each schedule that a worker took, by the schedule's name."""
 
     @abstractmethod
-    def forget_ticks(self, since: float, before: float) -> int:
-        """Delete ticks of schedules between two moments, a few at a time. Return how many.
+    def delete_ticks(self, since: float, before: float) -> int:
+        """Delete some ticks of schedules between two moments, and return their number.
 
-        The moments are in seconds since the epoch.
-
-        The schedules of ticks that nobody took go too.
+        The moments are in seconds since the epoch. Schedules whose ticks no worker took are deleted
+        too.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
 
 
 class RunExecutor(ABC):
-    """Where runs are performed: one in a worker process."""
+    """Performs runs; there is one in a worker process."""
 
     @abstractmethod
     def open(
         self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
     ) -> None:
-        """Take runs from queues from now on, so many of each at once, under this process's name.
+        """Start to perform runs of these queues, at most `at_once` of each, as `process`.
 
         Raises CannotStart.
         """
 
     @abstractmethod
     def close(self, seconds: float) -> None:
-        """Take no more runs, and wait so long for those that are under way."""
+        """Take no more runs, and wait up to some seconds for those that are running."""
 
     @abstractmethod
-    def once(self, name: str, work: Callable[[], object]) -> object:
-        """Return what a step leaves: done now, or before the run was taken up again.
+    def run_step(self, name: str, work: Callable[[], object]) -> object:
+        """Return the output of a step: run it, or read what it returned before a recovery.
 
         Raises Interrupted.
         """
 
     @abstractmethod
-    def later(self, name: str) -> Callable[[Callable[[], object]], object]:
-        """Take a step's turn now, and return what does it later, in any thread of the run."""
+    def reserve_step(self, name: str) -> Callable[[Callable[[], object]], object]:
+        """Reserve the number of a step; the result runs it later, in any thread of the run."""
 
     @abstractmethod
-    def pause(self, until: float) -> float:
-        """Return the seconds to wait until a moment, in seconds since the epoch."""
+    def seconds_until(self, until: float) -> float:
+        """Return the seconds to wait until a moment, which is in seconds since the epoch."""
 
     @abstractmethod
     def schedule(
@@ -229,12 +220,11 @@ class RunExecutor(ABC):
         queue: str,
         make_up: bool,
     ) -> None:
-        """Have `tick` called once for each tick of a schedule.
+        """Declare a schedule: one process of the queue calls `tick` for each tick.
 
-        A process that takes from the queue calls it. With `make_up`, also for the last tick that
-        was missed.
+        With `make_up`, it is also called for the last tick that was missed.
         """
 
     @abstractmethod
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
-        """Drop the schedules that are not to be kept, of those that a test is true of."""
+        """Delete the schedules for whose names `among` is true, except those in `keep`."""

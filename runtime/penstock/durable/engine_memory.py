@@ -1,8 +1,4 @@
-"""An engine in memory, for tests.
-
-It performs what waits when it is told to, in the thread that tells it, and forgets all with the
-process.
-"""
+"""An engine in memory, for tests: it performs queued runs on demand, in the calling thread."""
 
 from __future__ import annotations
 
@@ -31,33 +27,32 @@ from penstock.durable.engine import (
 
 @dataclass
 class _Run:
-    held: EngineRun
+    engine_run: EngineRun
     document: Document
     priority: int
     steps: list[EngineStep] = field(default_factory=list)
 
 
 class InMemoryEngine(RunStore, RunExecutor):
-    """Holds runs and performs them."""
+    """Stores runs and performs them."""
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
         self._current: _Run | None = None
 
     def work(self, perform: Perform) -> int:
-        """Perform what waits, and what that has accepted meanwhile.
-
-        Return how many runs that were.
-        """
+        """Perform queued runs until no run is queued, and return their number."""
         number = 0
-        while waiting := [run for run in self._runs.values() if run.held.state is State.WAITING]:
+        while waiting := [
+            run for run in self._runs.values() if run.engine_run.state is State.WAITING
+        ]:
             run = min(waiting, key=lambda run: run.priority)
             self._current = run
-            run.held = replace(run.held, state=State.RUNNING, started_at=time.time())
-            outcome = _plain(perform(run.held.run, run.document))
-            if run.held.state is State.RUNNING:
-                run.held = replace(
-                    run.held, state=State.DONE, outcome=outcome, ended_at=time.time()
+            run.engine_run = replace(run.engine_run, state=State.RUNNING, started_at=time.time())
+            outcome = _plain(perform(run.engine_run.run, run.document))
+            if run.engine_run.state is State.RUNNING:
+                run.engine_run = replace(
+                    run.engine_run, state=State.DONE, outcome=outcome, ended_at=time.time()
                 )
             number += 1
         return number
@@ -73,91 +68,91 @@ class InMemoryEngine(RunStore, RunExecutor):
         timeout: float,
         delay: float = 0.0,
     ) -> None:
-        """Hold a run that waits; no delay is waited for."""
+        """Add a run to the queue; delays are ignored."""
         self._runs.setdefault(
             run, _Run(EngineRun(run, State.WAITING, queue), _plain(document), priority)
         )
 
     def look(self, runs: Sequence[str], *, outcomes: bool = False) -> dict[str, EngineRun]:
-        """Return what is known of runs, by id."""
-        return {run: self._runs[run].held for run in runs if run in self._runs}
+        """Return runs by id."""
+        return {run: self._runs[run].engine_run for run in runs if run in self._runs}
 
     def document(self, run: str) -> Document | None:
-        """Return what a run was given."""
+        """Return the input of a run."""
         return self._runs[run].document if run in self._runs else None
 
     def steps(self, run: str) -> list[EngineStep]:
-        """Return the steps that a run has done, in order."""
+        """Return the finished steps of a run, in order."""
         return list(self._runs[run].steps) if run in self._runs else []
 
     def cancel(self, runs: Iterable[str]) -> None:
-        """End runs."""
+        """Cancel runs."""
         for run in runs:
-            if run in self._runs and not self._runs[run].held.state.over:
-                self._runs[run].held = replace(
-                    self._runs[run].held, state=State.CANCELLED, ended_at=time.time()
+            if run in self._runs and not self._runs[run].engine_run.state.over:
+                self._runs[run].engine_run = replace(
+                    self._runs[run].engine_run, state=State.CANCELLED, ended_at=time.time()
                 )
 
     def requeue(self, run: str, holder: str, queue: str) -> bool:
-        """Let a run go on."""
-        self._runs[run].held = replace(self._runs[run].held, state=State.WAITING)
+        """Return a run to the queue."""
+        self._runs[run].engine_run = replace(self._runs[run].engine_run, state=State.WAITING)
         return True
 
-    def postpone(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
-        """Let a run go on; no time is waited for."""
+    def defer(self, run: str, holder: str, seconds: float, times: int, *, begun: bool) -> bool:
+        """Return a run to the queue; the delay is ignored."""
         return self.requeue(run, holder, "")
 
-    def hasten(self) -> None:
-        """Have nothing that waits for its time."""
+    def release_deferred(self) -> None:
+        """Do nothing: no run is deferred here."""
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
-        """Start a run again under a new id; what it did before is done again here."""
+        """Start a run anew under another id; all of its steps run again here."""
         self._runs[new] = _Run(
             EngineRun(new, State.WAITING, queue), self._runs[run].document, self._runs[run].priority
         )
 
     def held_by(self, process: str) -> list[EngineRun]:
-        """Return nothing: whoever performs is at it."""
+        """Return no runs: a run is performed within `work`."""
         return []
 
     def under_way(self) -> list[EngineRun]:
-        """Return nothing, as above."""
+        """Return no runs, as above."""
         return []
 
-    def forget(self, runs: Sequence[str]) -> None:
-        """Delete runs that are over."""
+    def delete(self, runs: Sequence[str]) -> None:
+        """Delete finished runs."""
         for run in runs:
             self._runs.pop(run, None)
 
-    def fired(self) -> dict[str, datetime]:
-        """Have no clock."""
+    def last_ticks(self) -> dict[str, datetime]:
+        """Return no ticks: there is no clock."""
         return {}
 
-    def forget_ticks(self, since: float, before: float) -> int:
-        """Hold none."""
+    def delete_ticks(self, since: float, before: float) -> int:
+        """Return 0: there are no ticks."""
         return 0
 
     def close(self, seconds: float = 0.0) -> None:
-        """Let go of nothing."""
+        """Do nothing."""
 
     def open(
         self, process: str, queues: Iterable[Queue], perform: Perform, tick: Tick, *, at_once: int
     ) -> None:
-        """Take no runs by itself."""
+        """Do nothing: `work` performs runs."""
 
-    def once(self, name: str, work: Callable[[], object]) -> object:
-        """Do a step, and return what it leaves as an engine would keep it."""
-        began, left, run = time.time(), _plain(work()), self._current
+    def run_step(self, name: str, work: Callable[[], object]) -> object:
+        """Run a step, and return its output as an engine would store it."""
+        began, output, run = time.time(), _plain(work()), self._current
         if run is not None:
-            run.steps.append(EngineStep(len(run.steps) + 1, name, left, began, time.time()))
-        return left
+            run.steps.append(EngineStep(len(run.steps) + 1, name, output, began, time.time()))
+        return output
 
-    def later(self, name: str) -> Callable[[Callable[[], object]], object]:
-        """Take a step's turn now."""
-        return lambda work: self.once(name, work)
+    def reserve_step(self, name: str) -> Callable[[Callable[[], object]], object]:
+        """Return what runs the step."""
+        return lambda work: self.run_step(name, work)
 
-    def pause(self, until: float) -> float:
-        """Wait no time at all."""
+    def seconds_until(self, until: float) -> float:
+        """Return 0: pauses take no time."""
         return 0.0
 
     def schedule(
@@ -170,11 +165,11 @@ class InMemoryEngine(RunStore, RunExecutor):
         queue: str,
         make_up: bool,
     ) -> None:
-        """Have no clock."""
+        """Do nothing: there is no clock."""
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
-        """Drop nothing."""
+        """Do nothing."""
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  plain values stay what they are
+def _plain(value: Any) -> Any:  # noqa: ANN401  plain values keep their types
     return msgspec.msgpack.decode(as_msgpack(value))

@@ -163,7 +163,7 @@ def with_engine_state(
     ended = ended_of(row, engine_run) if status not in UNFINISHED else None
     outcome = engine_run.outcome if engine_run is not None else None
     took = (ended - started) / MILLISECOND if ended is not None and started is not None else None
-    undecryptable = engine_run.unopened if engine_run is not None else ""
+    undecryptable = engine_run.undecryptable if engine_run is not None else ""
     return replace(
         view,
         status=status,
@@ -181,9 +181,9 @@ def with_engine_state(
 
 def _waits_for(engine_run: EngineRun | None) -> str | None:
     """Return what a queued run waits for besides a free worker."""
-    if engine_run is None or engine_run.state is not State.WAITING or not engine_run.postponed:
+    if engine_run is None or engine_run.state is not State.WAITING or not engine_run.deferrals:
         return None
     return (
         "a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with;"
-        f" {engine_run.postponed} times one without it gave it back"
+        f" {engine_run.deferrals} times one without it gave it back"
     )

@@ -1,15 +1,10 @@
-"""Durable runs.
-
-What they are given, how their steps are done once, and what comes out, all as plain values that
-outlive a process.
-"""
+"""Durable runs: their input, and steps that run once although a run may be recovered."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,35 +12,34 @@ import msgspec
 
 from penstock import clock
 from penstock.contracts.call import Caller
-from penstock.contracts.sanitize import clean_text, safe_str, to_plain
+from penstock.contracts.sanitize import clean_text
 from penstock.contracts.steps import Step
 from penstock.db.engine import DatabaseUnavailable
 from penstock.durable.engine import Document, RunExecutor
-from penstock.endpoints.encoding import name_of, pack, type_named, unpack
-from penstock.endpoints.replies import Answer
-from penstock.errors import DeadlineExceeded, PipelineError, Refusal, StepFailed
-from penstock.runs.failures import Failure, failure_of, remember
-from penstock.runs.interrupts import EngineUnavailable, Interrupted, ResultNotStorable
+from penstock.durable.outcomes import problem_document, refusal_of
+from penstock.durable.step_outputs import error_document, pack_result, stored_error
+from penstock.endpoints.encoding import unpack
+from penstock.errors import DeadlineExceeded, Refusal, StepFailed
+from penstock.runs.interrupts import EngineUnavailable, Interrupted
 from penstock.runs.steps import (
     MOST_RECORDED,
     Called,
     StepRecord,
     Term,
-    describe_error,
     shifted,
     side_by_side,
     try_step,
 )
 
-LARGEST = 64 * 1024 * 1024  # bytes of what a step or a run leaves
-# Headers that are for the call alone; credentials are not among those that handlers get.
-NOT_KEPT = frozenset({"cookie", "idempotency-key"})
+# Headers that concern the call only. Handlers get no credentials, so these need no filter here.
+NOT_STORED = frozenset({"cookie", "idempotency-key"})
 
 
 class RunInput(msgspec.Struct):
-    """What a run was given: the call as its handler gets it.
+    """The input of a run: the call as its handler gets it.
 
-    `ancestors` are the pipelines that wait for it.
+    `accepted_at` is in seconds since the epoch. `ancestors` are the ids of the pipelines that wait
+    for the run.
     """
 
     pipeline: str
@@ -71,7 +65,7 @@ class RunInput(msgspec.Struct):
 
     @property
     def caller(self) -> Caller:
-        """Who called."""
+        """The caller."""
         return Caller(
             self.consumer,
             self.consumer_id,
@@ -82,107 +76,54 @@ class RunInput(msgspec.Struct):
         )
 
     def document(self) -> Document:
-        """Return it as the engine keeps it."""
+        """Return the input as the engine stores it."""
         return msgspec.to_builtins(self, builtin_types=(bytes,))  # type: ignore[no-any-return]  # a Struct becomes a dict
 
     @classmethod
     def of(cls, document: Document) -> RunInput:
-        """Read it."""
+        """Return the input from what the engine stores."""
         return msgspec.convert(document, cls)
 
 
-def lasting(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that a run keeps, of those that a handler gets."""
-    return {name: value for name, value in headers.items() if name.lower() not in NOT_KEPT}
-
-
-def outcome_of(
-    answer: Answer | Refusal,
-    steps: Sequence[StepRecord],
-    micros: int,
-    failure: Failure | None = None,
-) -> Document:
-    """Return how a run ended, as the engine keeps it."""
-    known: Document = {"steps": msgspec.to_builtins(list(steps)), "micros": micros}
-    if failure is not None:
-        known["failure"] = msgspec.to_builtins(failure)
-    if isinstance(answer, Refusal):
-        return {**known, "status": answer.status, "problem": _problem(answer)}
-    status, headers, body = answer
-    return {**known, "status": status, "headers": [list(item) for item in headers], "body": body}
-
-
-def check_size(answer: Answer) -> None:
-    """Raise ResultNotStorable where a reply is too large to be kept."""
-    if len(answer[2]) > LARGEST:
-        raise ResultNotStorable(
-            f"its reply has {len(answer[2])} bytes; {LARGEST} are the most that are kept"
-        )
-
-
-def _problem(refusal: Refusal) -> Document:
-    kept: Document = {
-        "status": refusal.status,
-        "code": refusal.code,
-        "title": refusal.title,
-        "detail": refusal.detail,
-    }
-    kept["headers"] = [list(item) for item in refusal.headers]
-    kept["extra"] = to_plain(refusal.extra)
-    if isinstance(refusal, PipelineError):
-        kept["permanent"] = refusal.permanent
-    return kept
-
-
-def refusal_of(kept: Mapping[str, Any]) -> PipelineError:
-    """Return a refusal as it was raised."""
-    headers, permanent = kept["headers"], kept.get("permanent")
-    error = PipelineError(
-        kept["status"],
-        kept["title"],
-        kept["detail"],
-        type=kept["code"],
-        headers=headers,
-        permanent=permanent,
-    )
-    error.extra = dict(kept["extra"])
-    return error
+def stored_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers to store with a run, of those that a handler gets."""
+    return {name: value for name, value in headers.items() if name.lower() not in NOT_STORED}
 
 
 class DurableRunner:
-    """Runs the steps of a durable run.
+    """Runs the steps of one durable run.
 
-    Each is done once, and its result is what the engine kept of it.
+    The engine stores the output of each step. After a recovery the handler runs again from its
+    start, and a step that has an output returns it and does not run.
     """
 
     def __init__(
         self,
-        bench: RunExecutor,
+        executor: RunExecutor,
         term: Term,
         start: Callable[..., object],
-        say: Callable[[dict[str, object]], None],
+        report: Callable[[dict[str, object]], None],
         clean: Callable[[str], str] = str,
         *,
         began: float | None = None,
         offset: float = 0.0,
     ) -> None:
-        """Take how long the run may go on, and what it calls.
+        """Take the term of the run, and what the run calls.
 
-        These start pipelines, tell progress and take secrets out of errors.
-
-        `began` is when the run first did, as a `time.monotonic()` reading of this process, also
-        where that was in another one: steps are counted from then. `offset` is how long after that
-        the pipeline did whose steps these are, in milliseconds.
+        `start` starts another pipeline, `report` records progress, `clean` removes secrets from
+        texts of errors. `began` is when the run first started, as a `time.monotonic()` reading of
+        this process even if that was in another one; the times of steps are relative to it.
+        `offset` is when the pipeline of these steps started, in milliseconds after `began`.
         """
         self.began = time.monotonic() if began is None else began
         self.interruptible = True  # the engine recovers the run
         self.thread = 0
         self.deadline = term.deadline
-        self.said: dict[str, object] | None = None
+        self.last_progress: dict[str, object] | None = None
         self.steps: list[StepRecord] = []
-        self._bench = bench
+        self._executor = executor
         self._start = start
-        self._say = say
+        self._report = report
         self._term = term
         self._clean = clean
         self._offset = offset
@@ -192,60 +133,63 @@ class DurableRunner:
         self.thread = threading.get_ident()
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
-        """Run a step, or return what it did before."""
+        """Run a step, or return the result that it had before a recovery."""
         self._term.check()
-        return self._told(step, self._bench.once(step.name, partial(self._do, step, args, kwargs)))
+        work = partial(self._run, step, args, kwargs)
+        return self._result(step, self._executor.run_step(step.name, work))
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
-        """Run steps side by side; their turns are taken in order, whichever ends first."""
+        """Run steps in parallel; their numbers are reserved in order, whichever ends first."""
         self._term.check()
-        turns = [(call, self._bench.later(call[0].name)) for call in calls]
-        return side_by_side([partial(self._do_later, *turn) for turn in turns], at_once)
+        reserved = [(call, self._executor.reserve_step(call[0].name)) for call in calls]
+        return side_by_side([partial(self._run_reserved, *item) for item in reserved], at_once)
 
-    def _do_later(self, call: Called, turn: Callable[[Callable[[], object]], object]) -> Any:  # noqa: ANN401  what the step returns
+    def _run_reserved(
+        self, call: Called, run_step: Callable[[Callable[[], object]], object]
+    ) -> Any:  # noqa: ANN401  what the step returns
         self._term.check()
-        return self._told(call[0], turn(partial(self._do, *call)))
+        return self._result(call[0], run_step(partial(self._run, *call)))
 
-    def _do(
+    def _run(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Document:
-        """Do a step and return what the engine is to keep of it: a result, or what was raised."""
+        """Run a step and return the output to store: its result, or what it raised."""
         record = StepRecord(step.name, self._now())
         try:
-            value = _packed(
+            value = pack_result(
                 step, try_step(step, args, kwargs, self._term, self.began, record), record
             )
         except Interrupted:
             raise
         except DeadlineExceeded:
-            return {"record": self._kept(record), "out_of_time": True}
-        except BaseException as error:  # noqa: BLE001  a step may raise anything, and raises it again when the run is taken up
+            return {"record": self._stored(record), "out_of_time": True}
+        except BaseException as error:  # noqa: BLE001  a step may raise anything, and raises it again after a recovery
             record.failed = True
-            return {"record": self._kept(record), "raised": _raised(error, step)}
-        return {"record": self._kept(record), "value": value}
+            return {"record": self._stored(record), "raised": error_document(error, step)}
+        return {"record": self._stored(record), "value": value}
 
-    def _kept(self, record: StepRecord) -> object:
+    def _stored(self, record: StepRecord) -> object:
         for attempt in record.attempts:
             attempt.error = self._clean(attempt.error)
         return msgspec.to_builtins(record)
 
-    def _told(self, step: Step[..., Any], left: object) -> Any:  # noqa: ANN401  what the step returns
-        """Return what a step returned, or raise what it raised, from what the engine kept."""
-        if not isinstance(left, dict):
-            raise StepFailed(f"{step.name} left something that is not known here")
+    def _result(self, step: Step[..., Any], output: object) -> Any:  # noqa: ANN401  what the step returns
+        """Return the result of a step, or raise what it raised, from its stored output."""
+        if not isinstance(output, dict):
+            raise StepFailed(f"the stored output of {step.name} has an unknown form")
         if len(self.steps) < MOST_RECORDED:
-            self.steps.append(shifted(msgspec.convert(left["record"], StepRecord), -self._offset))
-        if left.get("out_of_time"):
+            self.steps.append(shifted(msgspec.convert(output["record"], StepRecord), -self._offset))
+        if output.get("out_of_time"):
             raise DeadlineExceeded
-        if "raised" in left:
-            raise _raise_again(left["raised"])
-        return unpack(left["value"], step.returns)
+        if "raised" in output:
+            raise stored_error(output["raised"])
+        return unpack(output["value"], step.returns)
 
     def sleep(self, seconds: float) -> None:
         """Wait.
 
-        Until when is kept, so that a run that is taken up again waits for what is left of it.
-        Raises DeadlineExceeded, as inline.
+        The end of the pause is stored, so that a recovered run waits only for the rest of it.
+        Raises DeadlineExceeded where the run has less time left.
         """
 
         def until() -> Document:
@@ -256,29 +200,23 @@ class DurableRunner:
             )
 
         self._term.check()
-        left: Any = self._bench.once("sleep", until)
-        if left.get("out_of_time"):
+        output: Any = self._executor.run_step("sleep", until)
+        if output.get("out_of_time"):
             raise DeadlineExceeded
         # A clock that was set back makes no pause longer.
-        self._term.stop.sleep(min(seconds, self._bench.pause(left["left"])))
+        self._term.stop.sleep(min(seconds, self._executor.seconds_until(output["left"])))
 
     def pause(self, seconds: float) -> None:
-        """Wait within an operation of the runtime's own.
-
-        It is done anew where the run is taken up again.
-        """
+        """Wait within an operation of the runtime, which a recovered run repeats."""
         self._term.sleep(seconds)
 
     def within(self, deadline: float, start: Callable[..., object]) -> DurableRunner:
-        """Return what runs the steps of a pipeline that this one waits for.
-
-        They are this run's, each done once.
-        """
+        """Return the runner of a pipeline that this one waits for; its steps are this run's."""
         return DurableRunner(
-            self._bench,
+            self._executor,
             self._term.within(deadline),
             start,
-            self.tell,
+            self.report,
             self._clean,
             began=self.began,
             offset=self._now(),
@@ -288,9 +226,9 @@ class DurableRunner:
         self,
         name: str,
         work: Callable[[], Any],
-        decode: Callable[[Any], object] = lambda left: left,
+        decode: Callable[[Any], object] = lambda output: output,
     ) -> object:
-        """Do something of the runtime's own once, and tell of it again what it left or raised."""
+        """Run an operation of the runtime as a step, and return its output through `decode`."""
 
         def do() -> Document:
             try:
@@ -298,16 +236,16 @@ class DurableRunner:
             except DeadlineExceeded:
                 return {"out_of_time": True}
             except Refusal as error:
-                return {"problem": _problem(error)}
+                return {"problem": problem_document(error)}
             except DatabaseUnavailable as error:
                 raise EngineUnavailable(str(error)) from error
 
-        left: Any = self._bench.once(name, do)
-        if left.get("out_of_time"):
+        output: Any = self._executor.run_step(name, do)
+        if output.get("out_of_time"):
             raise DeadlineExceeded
-        if "problem" in left:
-            raise refusal_of(left["problem"])
-        return decode(left["left"])
+        if "problem" in output:
+            raise refusal_of(output["problem"])
+        return decode(output["left"])
 
     def call_pipeline(
         self, name: str, body: object, path: str, method: str, *, wait: bool
@@ -317,120 +255,13 @@ class DurableRunner:
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:
-        """Say how far the run is."""
-        self.tell({"done": done, "of": of, "note": clean_text(self._clean(note))[:255]})
+        """Record the progress of the run."""
+        self.report({"done": done, "of": of, "note": clean_text(self._clean(note))[:255]})
 
-    def tell(self, progress: dict[str, object]) -> None:
-        """Pass progress on, and remember it: how a run ended has it too."""
-        self.said = progress
-        self._say(progress)
+    def report(self, progress: dict[str, object]) -> None:
+        """Record progress, and keep it for the outcome of the run."""
+        self.last_progress = progress
+        self._report(progress)
 
     def _now(self) -> float:
         return round((time.monotonic() - self.began) * 1000, 3)
-
-
-def _packed(step: Step[..., Any], result: object, record: StepRecord) -> bytes:
-    """Return the result of a step as it is kept.
-
-    What can't be is a failure of the step, and stands in its record.
-    """
-    fault: Exception
-    try:
-        value = pack(result)
-        if len(value) <= LARGEST:
-            unpack(value, step.returns)
-            return value
-        fault = ValueError(
-            f"{step.name} returned {len(value)} bytes; {LARGEST} are the most that are kept"
-        )
-    except msgspec.ValidationError as error:
-        fault = TypeError(
-            f"what {step.name} returned does not fit its annotation {_annotation(step.returns)}:"
-            f" {safe_str(error)}"
-        )
-    except (TypeError, ValueError, RecursionError) as error:
-        fault = TypeError(f"what {step.name} returned can't be kept: {safe_str(error)}")
-    record.attempts[-1].error = describe_error(fault)
-    raise fault
-
-
-def _annotation(kind: Any) -> str:  # noqa: ANN401  any annotation
-    return kind.__name__ if type(kind) is type else str(kind)
-
-
-def _raised(error: BaseException, step: Step[..., Any]) -> Document:
-    failure = msgspec.to_builtins(failure_of(error, step.function))
-    return {**_told_error(error), "failure": failure}
-
-
-def _told_error(error: BaseException) -> Document:
-    kept: Document = {"type": name_of(type(error)), "text": describe_error(error)}
-    if isinstance(error, Refusal):
-        return {**kept, "problem": _problem(error)}
-    if isinstance(error, ExceptionGroup):
-        return {
-            **kept,
-            "message": safe_str(error.message),
-            "group": [_told_error(item) for item in error.exceptions],
-        }
-    kept["args"] = [_any_packed(argument) for argument in _arguments(error)]
-    kept["facts"] = {
-        name: pack(value)
-        for name, value in vars(error).items()
-        if name.isidentifier() and _is_plain(value)
-    }
-    return kept
-
-
-def _arguments(error: BaseException) -> list[object]:
-    """Return what an exception was made of.
-
-    An OSError says all of it only when it is to be pickled.
-    """
-    if isinstance(error, OSError):
-        with suppress(Exception):
-            return list(error.__reduce__()[1])
-    return list(error.args)
-
-
-def _any_packed(value: object) -> bytes:
-    try:
-        return pack(value)
-    except (TypeError, ValueError, RecursionError):
-        return pack(to_plain(value))
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | bytes)
-
-
-def _raise_again(kept: Mapping[str, Any]) -> Exception:
-    """Return an exception as it was raised, so that what catches it does so again.
-
-    Return StepFailed for an exception of a type that is not here.
-    """
-    error = _made_again(kept)
-    remember(error, msgspec.convert(kept["failure"], Failure))
-    return error
-
-
-def _made_again(kept: Mapping[str, Any]) -> Exception:
-    if "problem" in kept:
-        return refusal_of(kept["problem"])
-    if "group" in kept:
-        return ExceptionGroup(kept["message"], [_made_again(item) for item in kept["group"]])
-    found = type_named(kept["type"])
-    if found is None or not issubclass(found, Exception):
-        return StepFailed(kept["text"])
-    try:
-        arguments = [unpack(argument) for argument in kept["args"]]
-        if found.__module__ == "builtins":  # what these are made of is more than their arguments
-            return found(*arguments)
-        error = found.__new__(found, *arguments)
-        error.args = tuple(arguments)
-        vars(error).update({name: unpack(value) for name, value in kept["facts"].items()})
-    except Exception:  # noqa: BLE001  a stranger's exception may want other arguments
-        return StepFailed(kept["text"])
-    return error

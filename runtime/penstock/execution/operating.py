@@ -19,7 +19,7 @@ from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import Row, RowReader
 from penstock.durable.engine import EngineRun, RunStore, State
-from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
+from penstock.durable.intake import RunIntake, RunRequest, engine_ids_of, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import (
     current_status,
@@ -141,7 +141,7 @@ def _now(row: Row, held: EngineRun | None) -> Shown:
         "http_status": outcome["status"] if outcome is not None else row["http_status"],
         "progress": progress_of(row, held),
         "waits_for": _waits_for(held),
-        **({"unreadable": held.unopened} if held is not None and held.unopened else {}),
+        **({"unreadable": held.undecryptable} if held is not None and held.undecryptable else {}),
         "failure": (
             failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None)
         ),
@@ -155,11 +155,11 @@ def _now(row: Row, held: EngineRun | None) -> Shown:
 
 def _waits_for(held: EngineRun | None) -> str | None:
     """Return what a run waits for that no worker has taken so far, but for its turn."""
-    if held is None or held.state is not State.WAITING or not held.postponed:
+    if held is None or held.state is not State.WAITING or not held.deferrals:
         return None
     return (
         "a worker whose PENSTOCK_SECRET_KEY has the key that it was encrypted with;"
-        f" {held.postponed} times one without it gave it back"
+        f" {held.deferrals} times one without it gave it back"
     )
 
 
@@ -297,7 +297,7 @@ def purge_runs(
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            ledger(environment).forget(all_held(durable))
+            ledger(environment).delete(engine_ids_of(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(

@@ -14,7 +14,8 @@ from penstock.contracts.call import Call, Caller
 from penstock.contracts.run_status import status_of
 from penstock.durable.engine import Document, State
 from penstock.durable.intake import RunRequest
-from penstock.durable.runner import DurableRunner, refusal_of
+from penstock.durable.outcomes import refusal_of
+from penstock.durable.runner import DurableRunner
 from penstock.endpoints.encoding import encode_json
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer
@@ -307,8 +308,8 @@ class SubpipelineRunner:
             run = store.look([child], outcomes=True).get(child)
             if run is not None and run.state is State.DONE and run.outcome is not None:
                 return run.outcome
-            if run is not None and run.unopened:
-                raise KeyMissing(run.unopened)
+            if run is not None and run.undecryptable:
+                raise KeyMissing(run.undecryptable)
             if run is None or run.state.over:
                 raise PipelineError(
                     500, "Not ended well", f"The run {child} was cancelled, or could not continue."

@@ -16,7 +16,7 @@ from penstock.db.clock import measure
 from penstock.db.engine import Engine, open_engine, trim
 from penstock.db.idempotency import PURGED_AT_A_TIME, purge
 from penstock.db.unit_of_work import touch_keys
-from penstock.durable.intake import all_held
+from penstock.durable.intake import engine_ids_of
 from penstock.errors import PenstockError
 from penstock.host.background import BackgroundErrors
 from penstock.host.parts import HostParts
@@ -125,5 +125,5 @@ class Housekeeping:
         """Delete a batch of runs older than an id; return their number."""
         number, durable = runs.purge(engine, environment_id, before)
         if durable and self._services.run_store is not None:
-            self._services.run_store.forget(all_held(durable))
+            self._services.run_store.delete(engine_ids_of(durable))
         return number

@@ -63,13 +63,18 @@ def folder() -> Path:
 
 @cache
 def all_pages() -> dict[str, Page]:
-    """Return all pages by name: the index first, then by kind, then by name."""
+    """Return all pages by name, the index first, then in the order of the index."""
     root = folder()
-    names = sorted(
-        (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.md")),
-        key=_rank,
-    )
-    return {name: _read(root, name) for name in names}
+    pages = {
+        name: _read(root, name)
+        for path in root.rglob("*.md")
+        for name in [path.relative_to(root).with_suffix("").as_posix()]
+    }
+    index = pages[INDEX].text
+    order = {name: place for name in pages if (place := index.find(f"]({name}.md")) >= 0}
+    order[INDEX] = -1
+    names = sorted(pages, key=lambda name: (order.get(name, len(index)), name))
+    return {name: pages[name] for name in names}
 
 
 def find_page(topic: str) -> Page:
@@ -89,20 +94,25 @@ def find_page(topic: str) -> Page:
 
 
 def search_pages(query: str, limit: int = 30) -> list[Hit]:
-    """Return the sections that have all words, those with a word in the heading first."""
+    """Return the sections that have all words, the most relevant first.
+
+    A word in a heading counts most, then a word in the page's title. Reference pages come last
+    among equals, because they have every word.
+    """
     words = query.casefold().split()
-    if not words:
-        return []
-    ranked: list[tuple[int, Hit]] = []
-    for page in all_pages().values():
+    ranked: list[tuple[int, bool, Hit]] = []
+    for page in all_pages().values() if words else ():
+        if page.name == INDEX:
+            continue
+        title = page.title.casefold()
         for section in sections_of(page.text):
             heading, text = section.heading.casefold(), section.text.casefold()
-            if all(word in heading or word in text for word in words):
-                rank = -sum(word in heading for word in words)
+            if all(word in heading or word in text or word in title for word in words):
+                score = sum(3 * (word in heading) + (word in title) for word in words)
                 hit = Hit(page, plain(section.heading), section.anchor, _excerpt(section, words))
-                ranked.append((rank, hit))
-    ranked.sort(key=lambda item: item[0])
-    return [hit for _, hit in ranked[:limit]]
+                ranked.append((-score, page.kind == "reference", hit))
+    ranked.sort(key=lambda item: item[:2])
+    return [hit for _, _, hit in ranked[:limit]]
 
 
 def sections_of(text: str) -> list[Section]:
@@ -146,17 +156,10 @@ def _read(root: Path, name: str) -> Page:
     return Page(name, plain(title), text)
 
 
-def _rank(name: str) -> tuple[int, str]:
-    kind = name.partition("/")[0]
-    if name == INDEX:
-        return -1, name
-    return (KINDS.index(kind) if kind in KINDS else len(KINDS)), name
-
-
 def _excerpt(section: Section, words: list[str]) -> str:
     """Return the text around the first word, in one line."""
-    text = " ".join(plain(section.text).split())
+    text = " ".join(re.sub(r"\|[-:|]+\||\|", " ", plain(section.text)).split())
     place = min((at for word in words if (at := text.casefold().find(word)) >= 0), default=0)
-    begin = max(0, place - MAX_EXCERPT // 3)
+    begin = text.rfind(" ", 0, max(0, place - MAX_EXCERPT // 3)) + 1
     part = text[begin : begin + MAX_EXCERPT].strip()
     return ("… " if begin else "") + part + (" …" if begin + MAX_EXCERPT < len(text) else "")

@@ -19,12 +19,12 @@ from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
-from penstock.http.addresses import client_address
 from penstock.http.certificates import client_certificate
 from penstock.http.request_body import Body
 from penstock.plugins.guard import PluginFault
-from penstock.runs.idempotency import SAFE, identity, key_of
-from penstock.web.exchange import Environ, Exchange
+from penstock.runs.idempotency import identity
+from penstock.web.exchange import Environ, Exchange, address_of_caller
+from penstock.web.idempotency_key import idempotency_key
 from penstock.web.reply_headers import internal_error
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Admission:
         """
         self._host, self._view, self._settings = host, host.view, host.settings
         self._internal = internal
+        self._address = partial(address_of_caller, host.settings)
         self._read_signed = read_signed
         self._networks = {
             identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
@@ -76,7 +77,7 @@ class Admission:
         if (
             networks is not None
             and evaluated.gate is not CLOSED
-            and not networks.admit(self.address(environ))
+            and not networks.admit(self._address(environ))
         ):
             raise address_rejected()
         now, trigger = time.time(), endpoint.pipeline.trigger
@@ -87,7 +88,7 @@ class Admission:
         if (
             access.networks
             and caller.consumer_id in access.networks
-            and not access.networks[caller.consumer_id].admit(self.address(environ))
+            and not access.networks[caller.consumer_id].admit(self._address(environ))
         ):
             raise address_rejected()
         if caller.key_id is not None:
@@ -117,7 +118,7 @@ class Admission:
                 and isinstance(error.__cause__, CredentialRejected)
                 and not error.counted
             ):
-                services.limiter.fail(access.environment.name, self.address(environ))
+                services.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
             self._host.catalog.report_fault(fault)
@@ -147,7 +148,7 @@ class Admission:
             everywhere = settings.environment + suffix + EVERYWHERE
             rates += [(everywhere, rate) for rate in limits.get((caller.consumer_id, ""), ())]
         if rates:
-            exchange.rates = services.limiter.count(rates, caller, self.address(exchange.environ))
+            exchange.rates = services.limiter.count(rates, caller, self._address(exchange.environ))
 
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
         """Return what counts a check of a credential that can be guessed."""
@@ -155,7 +156,7 @@ class Admission:
         return (
             nullcontext(Look())
             if services is None
-            else services.limiter.guess(self._settings.environment, self.address(environ))
+            else services.limiter.guess(self._settings.environment, self._address(environ))
         )
 
     def _claim(
@@ -168,7 +169,7 @@ class Admission:
         services = self._host.services
         if services is None:
             raise unavailable()
-        key = self.idempotency_key(exchange, endpoint, caller)
+        key = idempotency_key(exchange, endpoint, caller, self._settings.environment)
         mark = services.marks.claim(
             kind, caller.consumer_id, once, identity(key) if key is not None else b""
         )
@@ -176,32 +177,9 @@ class Admission:
             exchange.marks += (mark,)
         return mark is not None
 
-    def idempotency_key(
-        self, exchange: Exchange, endpoint: Endpoint, caller: Caller
-    ) -> tuple[str, ...] | None:
-        """Return what identifies the Idempotency-Key of a call, None where none counts.
-
-        Raises Refusal (400).
-        """
-        sent = exchange.environ.get("HTTP_IDEMPOTENCY_KEY")
-        if sent is None or endpoint.pipeline.trigger.idempotent is None or exchange.method in SAFE:
-            return None
-        return (
-            self._settings.environment,
-            exchange.place.pipeline,
-            str(caller.consumer_id),
-            caller.subject or "",
-            key_of(sent),
-        )
-
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._settings
         return client_certificate(environ, settings.trusted_proxies, settings.client_cert_header)
-
-    def address(self, environ: Environ) -> str:
-        """Return the network address of the caller, as far as a trusted proxy says."""
-        settings = self._settings
-        return client_address(environ, settings.trusted_proxies, settings.forwarded_header)
 
 
 def address_rejected() -> Refusal:

@@ -6,18 +6,17 @@ BodyNotReceived: the server receives the body without a thread, and the call beg
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.triggers import MAX_CALL_S
 from penstock.endpoints.endpoint import Endpoint
-from penstock.endpoints.replies import BODILESS, Answer
+from penstock.endpoints.replies import BODILESS
 from penstock.endpoints.router import Place, Routes
-from penstock.errors import MAYBE_ACCEPTED, DeadlineExceeded, HostStopping, Refusal
+from penstock.errors import DeadlineExceeded, Refusal
 from penstock.execution import Execution
-from penstock.execution.executor import DeadlinePassed, Handle, Outcome
+from penstock.execution.executor import Outcome
 from penstock.execution.subpipelines import ParentRun
 from penstock.gate.gate import unavailable
 from penstock.host.host import Host
@@ -35,25 +34,20 @@ from penstock.http.leader_followers import LONG_CALL_S, PROMOTE_NEXT
 from penstock.http.problems import status_line
 from penstock.http.request_body import Body, BodyAborted, BodyTimedOut, MalformedBody
 from penstock.http.watchdog import (
-    GUNICORN_SOCKET,
     AlreadyAnswered,
     ClosingReply,
-    DeadlineWatchdog,
-    channel_of,
     close_after_reply,
-    closing_response,
-    read_with_deadline,
 )
-from penstock.runs.failures import failure_at
-from penstock.runs.idempotency import answered, fingerprint, still_running
+from penstock.runs.idempotency import answered
 from penstock.runs.steps import Inline
-from penstock.runs.timeouts import TimedOut, run_with_deadline
+from penstock.runs.timeouts import TimedOut
 from penstock.web.admission import Admission
+from penstock.web.call_limits import CallLimits
 from penstock.web.call_log import CallLog
-from penstock.web.durable_calls import accept
 from penstock.web.exchange import (
     Environ,
     Exchange,
+    address_of_caller,
     request_headers,
     request_path,
     request_query,
@@ -86,15 +80,23 @@ class Dispatcher:
             ),
             (identifier for identifier, item in served.items() if item.broken),
         )
-        self._watchdog = DeadlineWatchdog(
-            min(
+        address_of = partial(address_of_caller, host.settings)
+        self._headers = ReplyHeaders(
+            host.catalog, host.view, served, "" if internal else host.settings.url
+        )
+        self._log = CallLog(host, self._executor, address_of)
+        self._limits = CallLimits(
+            host.catalog,
+            host.view,
+            lambda: host.services,
+            shortest=min(
                 (item.pipeline.trigger.timeout for item in served.values() if not item.broken),
                 default=MAX_CALL_S,
-            )
+            ),
+            headers=self._headers,
+            log=self._log,
         )
-        self._admission = Admission(host, served, self._read_signed, internal=internal)
-        self._headers = ReplyHeaders(host, served, "" if internal else host.settings.url)
-        self._log = CallLog(host, self._executor, self._admission.address)
+        self._admission = Admission(host, served, self._limits.read_signed, internal=internal)
         # Endpoints, by pipeline, whose last call held its thread for long.
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}
 
@@ -107,7 +109,7 @@ class Dispatcher:
 
     def end_calls(self, moment: float) -> None:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading."""
-        self._watchdog.answer_all_at(moment)
+        self._limits.answer_all_at(moment)
 
     def answer(
         self, environ: Environ, start_response: StartResponse, match: Match
@@ -177,17 +179,6 @@ class Dispatcher:
             partial(self._proceed, exchange, start_response),
         )
 
-    def _read_signed(self, exchange: Exchange, body: Body) -> bytes:
-        """Read the body before the gate has accepted the call, until the deadline at most.
-
-        Raises BodyNotReceived where it has not arrived, and the server can wait for it.
-        """
-        deadline, connection = exchange.deadline or 0.0, channel_of(exchange.environ)
-        if connection is None:
-            return read_with_deadline(exchange.environ.get(GUNICORN_SOCKET), body.raw, deadline)
-        on_deadline = partial(self._answer_late, exchange)
-        return self._watchdog.run(body.raw, connection, deadline, on_deadline)
-
     def _require_body(self, exchange: Exchange, limit: int) -> None:
         """Raise BodyNotReceived unless the body has arrived, or is too long to be read.
 
@@ -249,7 +240,7 @@ class Dispatcher:
             call, (exchange.place.pipeline,), exchange.environ.get("HTTP_TRACEPARENT")
         )
         runner = Inline(call.deadline, self._subpipelines.bind(parent))
-        within = partial(self._within_deadline, exchange, endpoint, call, runner)
+        within = partial(self._limits.apply, exchange, endpoint, call, runner)
         outcome = self._executor.execute(endpoint, call, runner, within)
         if outcome.seconds > LONG_CALL_S:
             slow.add(endpoint.name)
@@ -260,85 +251,6 @@ class Dispatcher:
             if sendable is not outcome.refusal:
                 return Outcome.refused(sendable, exchange.run, outcome.failure)
         return outcome
-
-    def _within_deadline(
-        self, exchange: Exchange, endpoint: Endpoint, call: Call, runner: Inline, handle: Handle
-    ) -> Answer:
-        """Return the answer to a call, or raise DeadlinePassed.
-
-        The watchdog answers on the connection at the deadline. Where it can't (TLS on a stock
-        server), the handler runs in a thread of its own.
-        """
-        environ = exchange.environ
-        connection = channel_of(environ)
-        try:
-            if connection is None:
-                # Two threads must not use one TLS connection at a time: the body is read before.
-                if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-                    read = partial(_read_body, endpoint, call)
-                    read_with_deadline(environ.get(GUNICORN_SOCKET), read, call.deadline)
-                work = self._work(exchange, endpoint, call, runner, handle)
-                return run_with_deadline(work, call.deadline)
-            work = self._work(exchange, endpoint, call, runner, handle)
-            on_deadline = partial(self._answer_late, exchange)
-            return self._watchdog.run(work, connection, call.deadline, on_deadline)
-        except AlreadyAnswered:
-            raise DeadlinePassed(exchange.refusal or DeadlineExceeded(), sent=True) from None
-        except TimedOut:
-            exchange.close = True
-            raise DeadlinePassed(_too_late(endpoint), sent=False) from None
-
-    def _work(
-        self, exchange: Exchange, endpoint: Endpoint, call: Call, runner: Inline, handle: Handle
-    ) -> Handle:
-        """Return what the call is to do, once its pipeline has room for another call in flight.
-
-        The room is given back when the work really ends, which may be after the deadline.
-        """
-        answer = self._answer_of(exchange, endpoint, call, runner, handle)
-        slots = self._catalog.slots.get(exchange.place.pipeline)
-        if slots is not None and not slots.acquire(blocking=False):
-            raise Refusal(
-                503,
-                "pipeline-busy",
-                "This pipeline has no room for another call at the moment.",
-                headers=[("Retry-After", "1")],
-            )
-
-        def work() -> Answer:
-            try:
-                return answer()
-            finally:
-                call.end()
-                if slots is not None:
-                    slots.release()
-
-        return work
-
-    def _answer_of(
-        self, exchange: Exchange, endpoint: Endpoint, call: Call, runner: Inline, handle: Handle
-    ) -> Handle:
-        """Return where the answer comes from: a durable run, a stored reply or the handler."""
-        services = self._host.services
-        if services is None:
-            raise unavailable()
-        key = self._admission.idempotency_key(exchange, endpoint, call.caller)
-        if endpoint.route.durable:
-            return partial(accept, services, self._view, exchange, endpoint, call, key)
-
-        def run() -> Answer:
-            # No reply is stored: the first call still runs, or ended with its process.
-            if exchange.repeats:
-                raise still_running()
-            exchange.runner = runner
-            return handle()
-
-        if key is None:
-            return run
-        form = endpoint.body is not None and endpoint.body.form
-        timeout = endpoint.pipeline.trigger.timeout
-        store = services.idempotency
-        return lambda: store.once(key, fingerprint(call, form=form), timeout, run)
 
     # Reply
 
@@ -368,38 +280,3 @@ class Dispatcher:
         start_response(status_line(status), headers)
         body = b"" if exchange.method == "HEAD" else body
         return ClosingReply(environ, body) if close else (body,)
-
-    def _answer_late(self, exchange: Exchange) -> bytes:
-        """Return the response on the wire to a call whose deadline passed or whose process ends.
-
-        The watchdog calls this, while the handler is still busy.
-        """
-        endpoint, runner = exchange.endpoint, exchange.runner
-        stopping = exchange.deadline is not None and time.monotonic() < exchange.deadline
-        performed = endpoint if exchange.call is not None else None
-        refusal: Refusal = HostStopping() if stopping else _too_late(performed)
-        exchange.refusal = refusal
-        failure = (
-            failure_at(refusal, runner.thread, endpoint.route.handler)
-            if runner is not None and endpoint is not None
-            else None
-        )
-        outcome = Outcome.refused(refusal, exchange.run, failure)
-        if self._host.services is not None:
-            self._host.services.marks.give_back_soon(exchange.marks)
-        self._log.record(exchange, outcome)
-        self._headers.complete(exchange, outcome.headers, outcome.body)
-        self._log.write_late(exchange, outcome)
-        body = b"" if exchange.method == "HEAD" else outcome.body
-        return closing_response(status_line(outcome.status), outcome.headers, body)
-
-
-def _read_body(endpoint: Endpoint, call: Call) -> object:
-    return call.form if endpoint.body is not None and endpoint.body.form else call.body
-
-
-def _too_late(endpoint: Endpoint | None) -> DeadlineExceeded:
-    """Return the answer to a call whose deadline passed."""
-    if endpoint is not None and endpoint.route.durable:
-        return DeadlineExceeded(f"The database took too long to answer. {MAYBE_ACCEPTED}")
-    return DeadlineExceeded()

@@ -14,7 +14,7 @@ from penstock.db.engine import Connection, DatabaseUnavailable
 from penstock.durable.callbacks import target_of
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.run_endpoints import RunStatusApi
-from penstock.durable.runner import RunInput, lasting
+from penstock.durable.runner import RunInput, stored_headers
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer, answer
 from penstock.errors import MAYBE_ACCEPTED, Refusal
@@ -119,7 +119,7 @@ def _input(exchange: Exchange, endpoint: Endpoint, call: Call) -> RunInput:
         path=call.path,
         params=call.params,
         query_string=call.query_string,
-        headers=lasting(call.headers),
+        headers=stored_headers(call.headers),
         content_type=call.content_type,
         body=b"" if form else call.body,
         form=(

@@ -12,8 +12,10 @@ from penstock.contracts.masks import masked
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.router import Place
 from penstock.errors import Refusal
+from penstock.http.addresses import client_address
 from penstock.runs.ids import REQUEST_ID, new_run_id
 from penstock.runs.steps import Inline
+from penstock.settings import Settings
 
 Environ = dict[str, Any]
 
@@ -120,3 +122,8 @@ def request_headers(environ: Environ) -> Mapping[str, str]:
         if environ.get(name):
             fields[name.replace("_", "-").lower()] = environ[name]
     return fields
+
+
+def address_of_caller(settings: Settings, environ: Environ) -> str:
+    """Return the network address of a caller, as far as a trusted proxy says."""
+    return client_address(environ, settings.trusted_proxies, settings.forwarded_header)

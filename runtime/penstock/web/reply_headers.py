@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from email.utils import formatdate
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,13 +13,12 @@ from penstock.contracts.pipeline import Pipeline
 from penstock.endpoints.replies import checked_refusal
 from penstock.endpoints.router import Place
 from penstock.errors import Refusal, ReplyError
+from penstock.host.catalog import Catalog
+from penstock.host.compilation import LoadedPipeline
+from penstock.host.view import CurrentView
 from penstock.http.urls import absolute_urls
 from penstock.web.cors_headers import cors_headers
 from penstock.web.exchange import Exchange
-
-if TYPE_CHECKING:
-    from penstock.host.compilation import LoadedPipeline
-    from penstock.host.host import Host
 
 MAX_REMEMBERED_HEADERS = 500  # headers of refusals that are known to be valid
 
@@ -30,9 +28,15 @@ Headers = list[tuple[str, str]]
 class ReplyHeaders:
     """Completes the headers of the replies on one listener."""
 
-    def __init__(self, host: Host, served: Mapping[str, LoadedPipeline], url: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        view: CurrentView,
+        served: Mapping[str, LoadedPipeline],
+        url: str,
+    ) -> None:
         """Take the pipelines of the listener, and the URL that callers know it by, if any."""
-        self._catalog, self._view = host.catalog, host.view
+        self._catalog, self._view = catalog, view
         self._url = url
         self._deprecation = {
             identifier: deprecation_headers(item.pipeline)

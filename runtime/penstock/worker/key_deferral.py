@@ -43,12 +43,12 @@ class KeyDeferral:
         Raises DatabaseUnavailable; the run can be deferred later then.
         """
         engine_run = run_store.look([run]).get(run)
-        deferrals = engine_run.postponed if engine_run is not None else 0
+        deferrals = engine_run.deferrals if engine_run is not None else 0
         delay = min(MAX_DELAY_S, FIRST_DELAY_S * DELAY_FACTOR ** min(deferrals, MAX_EXPONENT))
         delay *= random.uniform(0.8, 1.2)  # noqa: S311  so that many runs do not return at once
         row = self._find(run)
         begun = row is not None and row["started_at"] is not None
-        if not run_store.postpone(run, self._process, delay, deferrals + 1, begun=begun):
+        if not run_store.defer(run, self._process, delay, deferrals + 1, begun=begun):
             return
         first = not deferrals or not self._logged
         if first and self._throttle.allow(time.monotonic(), doing="run waits for a key"):

@@ -2,7 +2,7 @@
 
 A run is lost when it is cancelled, when its time is up, or when other workers count this process as
 dead and take it. The engine rejects what a lost run writes, but its side effects outside would be
-repeated, so the thread is told early.
+repeated, so the thread is stopped early.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Ownership:
         """Raise RunReleased where a run does not belong to this process any more.
 
         The engine is asked where `surely`, or where heartbeats are overdue, so that a step costs no
-        query as a rule. Without the database it waits, for nobody can tell who owns the run.
+        query as a rule. Without the database it waits, for the owner is unknown.
         """
         while surely or self._heartbeat.overdue:
             try:

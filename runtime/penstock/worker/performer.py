@@ -12,7 +12,8 @@ from penstock import clock
 from penstock.contracts.pipeline import Handler
 from penstock.db.unit_of_work import Row
 from penstock.durable.engine import Document, RunExecutor, RunStore
-from penstock.durable.runner import DurableRunner, RunInput, check_size, outcome_of
+from penstock.durable.outcomes import check_size, outcome_of
+from penstock.durable.runner import DurableRunner, RunInput
 from penstock.durable.status import body_of, ending_of
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.replies import Answer
@@ -160,5 +161,7 @@ def _ending(outcome: Outcome, runner: DurableRunner, clean: Clean) -> Document:
     micros = int((time.monotonic() - runner.began) * 1e6)
     failure = cleaned(outcome.failure, clean) if outcome.failure is not None else None
     answer = outcome.refusal or (outcome.status, outcome.headers, outcome.body)
-    progress: Document = {"progress": runner.said} if runner.said is not None else {}
+    progress: Document = (
+        {"progress": runner.last_progress} if runner.last_progress is not None else {}
+    )
     return outcome_of(answer, runner.steps, micros, failure) | progress

@@ -80,7 +80,7 @@ class Reconciler:
         if row["cancelled_by"] and not engine_run.state.over:
             intake.run_store.cancel([run])
             intake.close_cancelled([run])
-        elif engine_run.state.over and not engine_run.unopened:
+        elif engine_run.state.over and not engine_run.undecryptable:
             # A worker with the key records the end of one that can't be decrypted here.
             recorder.ended(engine_end(row, engine_run, loaded.pipeline, intake.run_store))
 

@@ -5,7 +5,7 @@ every run of a dead worker simply continued elsewhere, one such run would kill o
 other, and with each of them all runs beside it. So recoveries without progress are counted for each
 run, and a run that was recovered too often fails with `given-up`.
 
-**Who is suspected.** Nobody knows which of the runs of a dead worker killed it. A run that finished
+**Suspects.** It is unknown which of the runs of a dead worker killed it. A run that finished
 a step since its last recovery made progress and starts counting anew. The others are counted, and
 once they reach the limit they are suspects. Suspects are released one by one: the next may continue
 only when the one before has finished a step, has ended, or has run for a while without a dead
@@ -19,9 +19,9 @@ now. Suspects stay assigned to the dead worker while they wait, so they survive 
 process.
 
 **Races.** Every step may be repeated after a failure of the database in between. `db.runs.recover`
-counts a recovery once for each dead worker, whoever asks and how often. A worker that was suspended
-may take a run just before it notices that it counts as dead; such a stray run belongs to a process
-that is not registered, and is requeued after it was seen twice.
+counts a recovery once for each dead worker, whichever process asks and how often. A worker that was
+suspended may take a run just before it notices that it counts as dead. Such a stray run belongs to
+a process that is not registered; it is requeued after it was seen twice.
 
 **Rejected.** The recovery of the engine itself: it takes all runs of a process at once, and counts
 starts, so it would fail every run that several deployments interrupt. One shared process of
@@ -173,14 +173,16 @@ class Recovery:
         assigned = [item for item in assigned if not self._close_ended(item, rows[item.run])]
         if dead.ended:  # an orderly end accuses no run
             return list(assigned), []
-        known = [
+        counted = [
             (item, row)
             for item in assigned
             if (row := rows[item.run]) is not None and row["status"] in UNFINISHED
         ]
-        counted_before = [known_run for known_run in known if known_run[1]["taken_from"] == dead.id]
-        uncounted = [known_run for known_run in known if known_run[1]["taken_from"] != dead.id]
-        known_ids = {item.run for item, _ in known}
+        counted_before = [
+            known_run for known_run in counted if known_run[1]["taken_from"] == dead.id
+        ]
+        uncounted = [known_run for known_run in counted if known_run[1]["taken_from"] != dead.id]
+        known_ids = {item.run for item, _ in counted}
         released = [item for item in assigned if item.run not in known_ids]
         released += [item for item, row in counted_before if not self._is_suspect(row)]
         released += self._count_recoveries(dead, uncounted)
@@ -189,14 +191,14 @@ class Recovery:
         remaining = self._run_store.held_by(dead.id)
         return released, [item for item in remaining if item.run not in released_ids]
 
-    def _count_recoveries(self, dead: stored.DeadWorker, known: list[Known]) -> list[EngineRun]:
+    def _count_recoveries(self, dead: stored.DeadWorker, runs: list[Known]) -> list[EngineRun]:
         """Count a recovery of each run, and return those to requeue now."""
         released = []
-        steps = {item.run: len(self._run_store.steps(item.run)) for item, _ in known}
+        steps = {item.run: len(self._run_store.steps(item.run)) for item, _ in runs}
         blamed = self._blamed(
-            dead, [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
+            dead, [(item, row) for item, row in runs if steps[item.run] <= row["steps_seen"]]
         )
-        for item, row in known:
+        for item, row in runs:
             progressed = steps[item.run] > row["steps_seen"]
             if blamed not in (None, item) and not progressed:
                 with writing(self._engine) as connection:

@@ -125,7 +125,7 @@ class Worker:
         )
         scheduler.declare(host.catalog, host.settings.environment, self._executor)
         with suppress(DatabaseUnavailable):  # deferred runs start later then
-            intake_of(host).run_store.hasten()
+            intake_of(host).run_store.release_deferred()
         threads.start("penstock-ticks", self._delete_ticks, limit=None, essential=False)
         threads.start("penstock-ownership", self._check_ownership, limit=STUCK_AFTER_S)
         names = [queue.name for queue in queues]
@@ -232,7 +232,7 @@ class Worker:
             until = clock.now() - TICK_RETENTION_S
             with suppress(PenstockError):
                 run_store = intake_of(self._host).run_store
-                while run_store.forget_ticks(since, until) and not self._stop.is_set():
+                while run_store.delete_ticks(since, until) and not self._stop.is_set():
                     pass
                 since = until - TICK_RETENTION_S
             self._stop.wait(TICKS_INTERVAL_S)

@@ -312,7 +312,7 @@ class Runs:
                 )
                 continue
             stored = {
-                step.number: (unpack(step.left["value"], str), step.ended_at)
+                step.number: (unpack(step.output["value"], str), step.ended_at)
                 for step in ledger.steps(run)
             }  # type: ignore[index]  # a document
             done = noted.get(run, [])

@@ -13,7 +13,8 @@ from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.db import engine_tables
 from penstock.db.engine import reading, writing
 from penstock.durable.engine import State
-from penstock.durable.engine_dbos import DbosRunStore, Sealed, UnopenedCall
+from penstock.durable.engine_dbos.serializer import EncryptedSerializer, UndecryptableCall
+from penstock.durable.engine_dbos.store import DbosRunStore
 
 COLUMNS = (
     "workflow_uuid",
@@ -47,19 +48,19 @@ def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_wit
         )
 
     given = [
-        ledger.postpone("new", holder, 400, 3, begun=False)
+        ledger.defer("new", holder, 400, 3, begun=False)
         for holder in ("another", "worker", "worker")
     ]
-    ledger.postpone("begun", "worker", 400, 1, begun=True)
+    ledger.defer("begun", "worker", 400, 1, begun=True)
 
     assert given == [False, True, False]
-    assert [(item.state, item.postponed) for item in ledger.look(["new"]).values()] == [
+    assert [(item.state, item.deferrals) for item in ledger.look(["new"]).values()] == [
         (State.WAITING, 3)
     ]
     assert [row(run)["workflow_deadline_epoch_ms"] for run in ("new", "begun")] == [None, 1]
     assert row("new")["delay_until_epoch_ms"] > (time.time() + 300) * 1000
 
-    ledger.hasten()
+    ledger.release_deferred()
 
     assert [
         row(run)["delay_until_epoch_ms"] <= time.time() * 1000 for run in ("new", "begun", "later")
@@ -68,12 +69,15 @@ def test_a_run_is_postponed_by_its_holder_alone_and_nothing_else_is_hastened_wit
 
 
 def test_what_there_is_no_key_for_stands_for_itself(sqlite_place: Place) -> None:
-    mine, other = Sealed(sqlite_place.box), Sealed(SecretBox((make_secret_key(),)))
+    mine, other = (
+        EncryptedSerializer(sqlite_place.box),
+        EncryptedSerializer(SecretBox((make_secret_key(),))),
+    )
 
     unopened = mine.deserialize(other.serialize({"args": ("moment", "context"), "kwargs": {}}))
 
-    assert isinstance(unopened, UnopenedCall)
+    assert isinstance(unopened, UndecryptableCall)
     # A run gets it as what it is given, and gives itself back.
     assert (unopened["args"], unopened["kwargs"]) == ((unopened,), {})
-    with pytest.raises(UnopenedCall):  # a schedule has no tick of it
+    with pytest.raises(UndecryptableCall):  # a schedule has no tick of it
         mine.serialize({"args": ("moment", unopened), "kwargs": {}})

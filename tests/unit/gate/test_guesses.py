@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from support.console import PASSWORD, engine_of, people
-from support.place import ROOT
+from support.console import PASSWORD, ROOT, create_users, engine_of
 from support.services import Redis
 
 from penstock import Call, CredentialRejected, HttpTrigger, Pipeline, Rate, hookimpl
@@ -231,7 +229,7 @@ class TestSigningIn:
     @pytest.fixture
     def desk(self, penstock_runtime: Start) -> Runtime:
         runtime = penstock_runtime(console=True, console_sign_in_rate="10/minute")
-        people(SimpleNamespace(engine=engine_of(runtime)))  # type: ignore[arg-type]  # it needs no more of a place
+        create_users(engine_of(runtime))
         return runtime
 
     def sign_in(self, runtime: Runtime, name: str, password: str, address: str) -> int:

@@ -23,7 +23,7 @@ from penstock.db.engine import reading
 from penstock.db.unit_of_work import RowReader, access_change
 from penstock.errors import Refusal
 from penstock.host.host import Host
-from penstock.runs.idempotency import MARGIN, IdempotencyStore
+from penstock.runs.idempotency import CLAIM_MARGIN, IdempotencyStore
 from penstock.settings import Settings
 from penstock.testing import CallerClient, Runtime
 
@@ -411,7 +411,7 @@ class TestKept:
                 self.once(place, reply="second")
             return 200, [], b"first"
 
-        kept.once(self.WHOSE, b"same", -MARGIN.total_seconds(), run_over_its_lease)
+        kept.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
         with mock.patch("penstock.db.idempotency.renew") as renewed:
             kept.renew()
 
@@ -471,7 +471,7 @@ class TestHost:
         host.services.idempotency.once(
             ("k",),
             b"same",
-            10 - MARGIN.total_seconds(),
+            10 - CLAIM_MARGIN.total_seconds(),
             lambda: (go_on.wait(30), (200, [], b"done"))[1],
         )
 
