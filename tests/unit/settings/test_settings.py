@@ -112,7 +112,7 @@ def test_only_a_secret_has_a_file() -> None:
         ({"PENSTOCK_DOCS": "sign-in"}, "PENSTOCK_DOCS is sign-in, and the console is off"),
         (
             {"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example"},
-            "set PENSTOCK_CONSOLE_URL and PENSTOCK_CONSOLE_OIDC_CLIENT_ID and PENSTOCK_CONSOLE_OIDC_",
+            "set PENSTOCK_CONSOLE_URL and PENSTOCK_CONSOLE_OIDC_CLIENT_ID and",
         ),
     ],
 )
