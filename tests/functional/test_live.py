@@ -14,7 +14,8 @@ import httpx
 import pytest
 from support.place import ACTOR, Place, Server
 
-from penstock.access import consumers, signing_keys, variables
+from penstock.access import api_keys, consumers, signing_keys, variables
+from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import access_change
 
 PLUGIN = """
@@ -89,7 +90,7 @@ def late(seen: list[tuple[float, int]], status: int) -> None:
 
 
 CHANGES = {
-    "a revoked key": (lambda place, key_id: consumers.revoke_key(place.engine, ACTOR, key_id), 401),
+    "a revoked key": (lambda place, key_id: api_keys.revoke_key(place.engine, ACTOR, key_id), 401),
     "a disabled consumer": (
         lambda place, _: consumers.set_consumer_enabled(place.engine, ACTOR, "acme", enabled=False),
         403,
@@ -122,7 +123,7 @@ def test_on_stock_gthread_too_a_revoked_key_ends_within_a_second(
     key, key_id = prepared(sqlite_place)
     server = serve(sqlite_place, workers=2, PENSTOCK_WORKER_CLASS="gthread")
 
-    seen = hammer(server, key, lambda: consumers.revoke_key(sqlite_place.engine, ACTOR, key_id))
+    seen = hammer(server, key, lambda: api_keys.revoke_key(sqlite_place.engine, ACTOR, key_id))
 
     late(seen, 401)
 
@@ -235,7 +236,9 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     assert server.call("GET", "/-/ready").status_code == 200
 
     with access_change(place.engine) as rows:
-        rows.set("environments", {"name": "test"}, name="gone")  # what can't be read is away
+        rows.set(
+            EnvironmentRow, {EnvironmentRow.name: "test"}, {EnvironmentRow.name: "gone"}
+        )  # what can't be read is away
     time.sleep(1.6)
 
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200
@@ -244,7 +247,7 @@ def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
     assert server.call("GET", "/v1/orders/", key=key).json()["type"] == "pipeline-unavailable"
     assert server.call("GET", "/-/ready").status_code == 503
     with access_change(place.engine) as rows:
-        rows.set("environments", {"name": "gone"}, name="test")
+        rows.set(EnvironmentRow, {EnvironmentRow.name: "gone"}, {EnvironmentRow.name: "test"})
     time.sleep(1)
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200
 
@@ -369,7 +372,7 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     server.call("GET", "/v1/orders/", key=key)
     server.stop()
 
-    (row,) = [row for row in consumers.list_keys(place.engine) if row["id"] == key_id]
+    (row,) = [row for row in api_keys.list_keys(place.engine) if row["id"] == key_id]
 
     assert row["last_used_at"] is not None
 

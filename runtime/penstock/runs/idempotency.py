@@ -186,7 +186,7 @@ class IdempotencyStore:
                 if answer is None or not answered(status, None):
                     idempotency.release(self._engine, digest, claim)
                 else:
-                    idempotency.keep(
+                    idempotency.store(
                         self._engine,
                         digest,
                         claim,
@@ -206,7 +206,7 @@ class IdempotencyStore:
         digest = identity(key)
         for _ in range(MAX_ATTEMPTS):
             now = clock.utc_now()
-            with suppress(idempotency.Taken), writing(self._engine) as connection:
+            with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
                 first = idempotency.find(connection, digest, now)
                 if first is not None:
                     return self._repeat(first["body"], first["reply"], request)
