@@ -19,6 +19,7 @@ from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
 from penstock.cli.base import Context
 from penstock.cli.main import MANAGEMENT
+from penstock.contracts.options import texts
 from penstock.db.engine import open_engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
@@ -231,20 +232,8 @@ class Runtime(ObservedRuntime):
 
         """
         headers: dict[str, str] = {}
-        if consumer not in self._consumers:
-            self._consumers.add(consumer)
-            consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = (
-            set(self._host.catalog.offered)
-            if pipelines is None
-            else {pipelines}
-            if isinstance(pipelines, str)
-            else set(pipelines)
-        )
-        if associated:
-            consumers.associate(
-                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.catalog.offered
-            )
+        offered = self._host.catalog.offered
+        self._grant(consumer, offered if pipelines is None else texts(pipelines))
         if key:
             headers["X-API-Key"] = api_keys.create_key(
                 self._engine, ACTOR, consumer, ENVIRONMENT
@@ -260,6 +249,21 @@ class Runtime(ObservedRuntime):
             )
             headers["Authorization"] = f"Bearer {issued}"
         return CallerClient(self.application, headers)
+
+    def _grant(self, consumer: str, pipelines: Iterable[str]) -> None:
+        """Create a consumer if it is new, and give it access to pipelines."""
+        if consumer not in self._consumers:
+            self._consumers.add(consumer)
+            consumers.create_consumer(self._engine, ACTOR, consumer)
+        if associated := set(pipelines):
+            consumers.associate(
+                self._engine,
+                ACTOR,
+                consumer,
+                associated,
+                ENVIRONMENT,
+                self._host.catalog.offered,
+            )
 
     def anonymous(self) -> CallerClient:
         """Return a client without credentials."""
