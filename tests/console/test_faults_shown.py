@@ -1,11 +1,11 @@
-"""The first page says which rows can't be read, and which plugin did what it must not."""
+"""The overview names unreadable rows, and plugins whose policy returned a wrong value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from support.console import Hand, engine_of, words_of
+from support.console import ConsoleClient, engine_of, words_of
 from support.place import ACTOR
 
 from penstock import AccessPolicy, HttpTrigger, Pipeline, Rate, hookimpl
@@ -13,16 +13,16 @@ from penstock.access import consumers, limits
 from penstock.testing import Runtime
 
 
-def test_the_console_names_the_row(desk: Callable[..., Runtime]) -> None:
-    runtime = desk()
+def test_the_overview_names_an_unreadable_row(console_runtime: Callable[..., Runtime]) -> None:
+    runtime = console_runtime()
     engine = engine_of(runtime)
     consumers.create_consumer(engine, ACTOR, "acme")
     limits.set_limit(engine, ACTOR, "acme", "test", Rate("5/minute"))
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE limits SET rate = 'often'"))
 
-    assert "unreadable limits 1: rate can't be read. It grants nothing" in words_of(
-        Hand.of(runtime, "vic").get("/").text
+    assert "unreadable Limits 1: rate can't be read. This row grants nothing" in words_of(
+        ConsoleClient.of(runtime, "vic").get("/").text
     )
 
 
@@ -47,11 +47,11 @@ class Plugin:
         return [Rogue()]
 
 
-def test_the_console_names_the_plugin_and_what_its_policy_returned(
-    desk: Callable[..., Runtime],
+def test_the_pages_name_the_plugin_and_the_value_its_policy_returned(
+    console_runtime: Callable[..., Runtime],
 ) -> None:
-    vic = Hand.of(desk(Plugin), "vic")
+    vic = ConsoleClient.of(console_runtime(Plugin), "vic")
 
-    said = "the policy rogue: it returned str, not a Verdict or None"
+    said = "he policy rogue: it returned str, not a Verdict or None"
     assert said in words_of(vic.get("/").text)
     assert said in words_of(vic.get("/pipelines/v1/orders").text)

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
-from support.console import Console, accessible
+from support.console import ConsoleServer, accessible
 from support.documents import DOCS, anchors
 
 from penstock.console.help import EXPLAINED_BY, PROBLEM_NAMES
@@ -17,19 +17,19 @@ from penstock.console.pages import HEADERS, NAVIGATION
 from penstock.manual.pages import Page, all_pages
 from penstock.manual.render import to_html
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 
 
 @pytest.fixture
-def started(console: Start) -> Console:
-    return console()
+def started(console_server: Start) -> ConsoleServer:
+    return console_server()
 
 
 @pytest.fixture
-def reader(started: Console) -> httpx.Client:
-    visitor = started.visitor("vic")
-    visitor.client.headers["Accept"] = "text/html"
-    return visitor.client
+def reader(started: ConsoleServer) -> httpx.Client:
+    visitor = started.client("vic")
+    visitor.http.headers["Accept"] = "text/html"
+    return visitor.http
 
 
 def links(reply: httpx.Response) -> set[str]:
@@ -39,12 +39,12 @@ def links(reply: httpx.Response) -> set[str]:
     }
 
 
-def test_unauthenticated_client_is_sent_to_the_sign_in_and_back(started: Console) -> None:
-    visitor = started.visitor()
-    visitor.client.headers["Accept"] = "text/html"
+def test_unauthenticated_client_is_sent_to_the_sign_in_and_back(started: ConsoleServer) -> None:
+    visitor = started.client()
+    visitor.http.headers["Accept"] = "text/html"
 
-    first = visitor.client.get("/-/help/explanation/access")
-    visitor.client.get(first.headers["Location"])
+    first = visitor.http.get("/-/help/explanation/access")
+    visitor.http.get(first.headers["Location"])
     after = visitor.sign_in("vic")
 
     assert first.status_code == 303
@@ -100,16 +100,16 @@ def test_search_lists_sections_and_shows_the_query_as_text(reader: httpx.Client)
     assert "<script>alert" not in none.text
 
 
-def test_without_the_console_there_is_no_help(console: Start) -> None:
-    started = console(PENSTOCK_CONSOLE="false")
+def test_without_the_console_there_is_no_help(console_server: Start) -> None:
+    started = console_server(PENSTOCK_CONSOLE="false")
 
     for method in ("GET", "POST"):
         assert httpx.request(method, f"{started.server.url}/-/help").status_code == 404
 
 
-def test_help_below_a_path_prefix_links_with_the_prefix(console: Start) -> None:
-    started = console(PENSTOCK_URL="https://api.example.com/orders")
-    client = started.visitor().client
+def test_help_below_a_path_prefix_links_with_the_prefix(console_server: Start) -> None:
+    started = console_server(PENSTOCK_URL="https://api.example.com/orders")
+    client = started.client().http
 
     reply = client.get("/-/help", headers={"Accept": "text/html"})
 
@@ -144,7 +144,7 @@ def test_raw_html_of_a_page_is_text_and_scripts_are_no_links() -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible_and_fit_their_window(
-    started: Console, width: int, scheme: str
+    started: ConsoleServer, width: int, scheme: str
 ) -> None:
     page = started.page("vic", width=width, scheme=scheme)
     for path in (
@@ -158,7 +158,7 @@ def test_pages_are_accessible_and_fit_their_window(
         assert accessible(page) == [], path
 
 
-def test_help_of_a_page_leads_to_the_page_that_explains_it(started: Console) -> None:
+def test_help_of_a_page_leads_to_the_page_that_explains_it(started: ConsoleServer) -> None:
     page = started.page("vic")
     page.goto(f"{started.url}/runs")
     page.get_by_role("link", name="Help").click()

@@ -1,4 +1,4 @@
-"""Sign-in through a real identity provider, a program of its own."""
+"""Sign-in with a real identity provider, which runs as a program of its own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from support.console import Console, Visitor
-from support.place import ROOT, Place, wait_for
+from support.console import ROOT, ConsoleClient, ConsoleServer
+from support.place import Place, wait_for
 from support.services import free_port
 
 from penstock import audit
 from penstock.access import users
 from penstock.access.users import Role
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def provider() -> Iterator[str]:
 
 
 @pytest.fixture
-def here(console: Start, sqlite_place: Place, provider: str) -> Console:
+def console(console_server: Start, sqlite_place: Place, provider: str) -> ConsoleServer:
     oidc = {"ISSUER": provider, "CLIENT_ID": "console", "CLIENT_SECRET": "hush-hush"}
-    return console(
+    return console_server(
         PENSTOCK_CONSOLE_URL="http://console.test",
         **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in oidc.items()},
     )
@@ -51,7 +51,7 @@ def know(provider: str, subject: str, **claims: object) -> None:
     httpx.put(f"{provider}/users/{subject}", json=claims).raise_for_status()
 
 
-def through(visitor: Visitor, subject: str) -> str:
+def through(visitor: ConsoleClient, subject: str) -> str:
     """Go through the provider and return where it sends the browser back to, on the console's
     own host."""
     start = visitor.get("/oidc")
@@ -61,34 +61,34 @@ def through(visitor: Visitor, subject: str) -> str:
     return back.removeprefix(f"http://console.test{ROOT}")
 
 
-def test_whom_the_provider_vouches_for_comes_in_as_the_user_of_that_name(
-    here: Console, provider: str
+def test_an_authenticated_person_signs_in_as_the_user_of_that_name(
+    console: ConsoleServer, provider: str
 ) -> None:
-    users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
+    users.create_user(console.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
     know(provider, "eve", email="Eve@example.org", email_verified=True)
-    eve = here.visitor()
+    eve = console.client()
     start = eve.get("/oidc").headers["Location"]
     asked = {name: values[0] for name, values in parse_qs(urlsplit(start).query).items()}
 
-    assert "Sign in through localhost" in eve.get("/sign-in").text
+    assert "Sign in with localhost" in eve.get("/sign-in").text
     assert (asked["code_challenge_method"], asked["client_id"]) == ("S256", "console")
     assert asked["nonce"]
     assert asked["state"]
     signed = eve.get(through(eve, "eve"))
     assert (signed.status_code, signed.headers["Location"]) == (303, f"{ROOT}/")
     assert "operator" in eve.get("/account").text
-    event = audit.events(here.place.engine, limit=1)[0]
+    event = audit.events(console.place.engine, limit=1)[0]
     assert (event.actor, event.action, event.detail["how"]) == (
         "eve@example.org",
         "user:signed-in",
         provider,
     )
-    assert here.visitor().sign_in("eve@example.org", "").status_code == 422
-    assert "hush-hush" not in here.server.log.read_text()
+    assert console.client().sign_in("eve@example.org", "").status_code == 422
+    assert "hush-hush" not in console.server.log.read_text()
 
 
 def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(
-    console: Start, provider: str
+    console_server: Start, provider: str
 ) -> None:
     oidc = {
         "URL": "http://console.test/ops",
@@ -97,8 +97,8 @@ def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(
         "OIDC_CLIENT_SECRET": "hush-hush",
     }
     start = (
-        console(**{f"PENSTOCK_CONSOLE_{name}": value for name, value in oidc.items()})
-        .visitor()
+        console_server(**{f"PENSTOCK_CONSOLE_{name}": value for name, value in oidc.items()})
+        .client()
         .get("/oidc")
         .headers["Location"]
     )
@@ -108,32 +108,32 @@ def test_the_provider_sends_browsers_back_below_the_path_of_the_console_s_url(
     ]
 
 
-def test_who_is_unknown_disabled_or_unverified_stays_out(here: Console, provider: str) -> None:
-    engine = here.place.engine
+def test_unknown_disabled_and_unverified_users_do_not_sign_in(
+    console: ConsoleServer, provider: str
+) -> None:
+    engine = console.place.engine
     for name in ("off@example.org", "unverified@example.org"):
         users.create_user(engine, "tester", name, Role.VIEWER, None)
     users.set_user_enabled(engine, "tester", "off@example.org", enabled=False)
     know(provider, "off", email="off@example.org", email_verified=True)
     know(provider, "unverified", email="unverified@example.org", email_verified=False)
-    know(provider, "stranger", email="stranger@example.org", email_verified=True)
+    know(provider, "outsider", email="outsider@example.org", email_verified=True)
     know(provider, "silent")
     users.create_user(engine, "tester", "mark@example.org", Role.ADMIN, None)
     know(provider, "kelvin", email="mar\u212a@example.org", email_verified=True)
     know(provider, "spaced", email="\u00a0mark@example.org", email_verified=True)
 
-    for subject in ("off", "unverified", "stranger", "silent", "kelvin", "spaced"):
-        visitor = here.visitor()
+    for subject in ("off", "unverified", "outsider", "silent", "kelvin", "spaced"):
+        visitor = console.client()
         answered = visitor.get(through(visitor, subject))
         assert (answered.status_code, 'class="problem"' in answered.text) == (422, True), subject
         assert visitor.get("/").status_code == 303
 
 
-def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
-    here: Console, provider: str
-) -> None:
-    users.create_user(here.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
+def test_an_answer_to_another_browser_is_rejected(console: ConsoleServer, provider: str) -> None:
+    users.create_user(console.place.engine, "tester", "eve@example.org", Role.OPERATOR, None)
     know(provider, "eve", email="eve@example.org", email_verified=True)
-    eve, victim = here.visitor(), here.visitor()
+    eve, victim = console.client(), console.client()
     back = through(eve, "eve")
     victim.get("/oidc")
 
@@ -142,22 +142,24 @@ def test_an_answer_that_this_browser_did_not_ask_for_is_refused(
     assert eve.get(back).status_code == 303
     assert eve.get(back).status_code == 422
     assert (
-        here.visitor().get("/oidc/back?error=access_denied&error_description=<b>no</b>").status_code
+        console.client()
+        .get("/oidc/back?error=access_denied&error_description=<b>no</b>")
+        .status_code
         == 422
     )
 
 
-def test_a_provider_that_is_away_or_not_configured_is_said(console: Start) -> None:
+def test_an_unreachable_provider_is_reported(console_server: Start) -> None:
     settings = {
         "ISSUER": f"http://localhost:{free_port()}",
         "CLIENT_ID": "console",
         "CLIENT_SECRET": "x",
     }
-    here = console(
+    console = console_server(
         PENSTOCK_CONSOLE_URL="http://console.test",
         **{f"PENSTOCK_CONSOLE_OIDC_{name}": value for name, value in settings.items()},
     )
 
-    away = here.visitor().get("/oidc")
+    away = console.client().get("/oidc")
 
-    assert (away.status_code, "be asked at the moment" in away.text) == (422, True)
+    assert (away.status_code, "be reached at the moment" in away.text) == (422, True)

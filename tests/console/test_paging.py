@@ -1,5 +1,4 @@
-"""What pages read, on both databases: a page goes on by key after the last row of the one
-before, whatever comes meanwhile."""
+"""The queries of pages, on both databases: paged by key, so that new rows move nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from penstock.access import callbacks, limits
 from penstock.contracts.rates import Rate
 
 
-def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
+def test_limits_are_paged_by_consumer(place: Place) -> None:
     for name in ("globex", "acme", "Zeta"):
         place.consumer(name)
         for rate in ("3/hour", "1/second", "2/minute"):
@@ -44,7 +43,7 @@ def test_bounds_are_read_by_consumer_a_page_at_a_time(place: Place) -> None:
     assert len(targets) == 2
 
 
-def test_the_trail_is_filtered_and_read_a_page_at_a_time(place: Place) -> None:
+def test_the_audit_log_is_filtered_and_paged(place: Place) -> None:
     for name in ("acme", "globex", "a_c.e"):
         place.consumer(name, "orders")
     limits.set_limit(place.engine, "olga", "acme", "prod", Rate("1/second"))

@@ -1,5 +1,5 @@
-"""Pipelines: found, sorted and told apart by environment; a gate in words, who may call, how it
-is doing, and a call to try."""
+"""Pipelines: filtered, sorted and compared by environment; the gate in words, consumers, figures,
+and a call to try."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from support.console import Quick
+from support.console import EVIL, ConsoleApp
 from support.place import Place
 
 from penstock.db import call_counts, runs
 from penstock.runs.ids import first_id
 
-Make = Callable[..., Quick]
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+Make = Callable[..., ConsoleApp]
 
 PLUGIN = f'''
 from dataclasses import dataclass
@@ -70,7 +69,11 @@ def count_calls(
     }
     call_counts.write(
         place.engine,
-        [row | {"calls": calls, "micros": calls * 900, "buckets": [0, 0, 0, calls, *[0] * 11]}],
+        [
+            call_counts.CallCount(
+                **row, calls=calls, micros=calls * 900, buckets=[0, 0, 0, calls, *[0] * 11]
+            )
+        ],
     )
 
 
@@ -110,15 +113,15 @@ def line(text: str) -> list[str]:
     )
 
 
-def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    place = here.place
+def test_the_list_shows_environments_side_by_side(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    place = console.place
     place.policy("any", "prod")
     place.enable("orders", "prod", enabled=False)
     count_calls(place, "v1/orders", 1200)
     count_calls(place, "v1/orders", 7, hours_ago=30)
     count_calls(place, "v2/status", 5, env=2)
-    shown = table(here.visitor("vic").text("/pipelines"))
+    shown = table(console.client("vic").text("/pipelines"))
 
     assert list(shown) == [
         f"v{major}/{name}"
@@ -133,7 +136,7 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
     ]
     assert shown["v1/orders"] == [
         "api_key jwt",
-        "switched off any",
+        "disabled any",
         "0",
         "served jwt-api-key",
         "1 200",
@@ -150,14 +153,14 @@ def test_the_list_shows_environments_side_by_side(quick: Make) -> None:
     assert shown["v1/empty"][1].startswith("blocked any put one on a route")
 
 
-def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
+def test_the_list_is_filtered_sorted_and_paged_by_key(console_app: Make) -> None:
     many = (
         "return [*(made(f'x{number:02}', api_key=True, jwt=True) for number in range(60)), orders,"
     )
-    here = quick(plugin=PLUGIN.replace("return [orders,", many))
-    count_calls(here.place, "v2/x58", 9)
-    count_calls(here.place, "v2/x03", 90)
-    vic = here.visitor("vic")
+    console = console_app(plugin=PLUGIN.replace("return [orders,", many))
+    count_calls(console.place, "v2/x58", 9)
+    count_calls(console.place, "v2/x03", 90)
+    vic = console.client("vic")
 
     first = vic.text("/pipelines", find="x")
     onward = re.search(r'href="([^"]+)" rel="next"', first)
@@ -179,16 +182,16 @@ def test_the_list_is_narrowed_down_sorted_and_paged_by_key(quick: Make) -> None:
     assert list(table(vic.text("/pipelines", find="X0", state="served"))) == [
         f"v2/x0{number}" for number in range(10)
     ]
-    assert "No pipeline is like that." in vic.text("/pipelines", find=EVIL)
+    assert "No pipelines match." in vic.text("/pipelines", find=EVIL)
     assert "<script>window" not in vic.text(
         "/pipelines", find=EVIL, state=EVIL, sort=EVIL, after=EVIL
     )
 
 
-def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any", "prod")
-    vic = here.visitor("vic")
+def test_a_page_describes_gates_with_faults_and_fixes(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any", "prod")
+    vic = console.client("vic")
 
     orders = vic.text("/pipelines/v1/orders")
     assert (
@@ -197,31 +200,29 @@ def test_a_gate_is_told_in_words_with_what_is_refused_and_its_mend(quick: Make) 
     )
     status = vic.text("/pipelines/v2/status")
     assert "A call needs an API key of an associated consumer." in card(status, "prod")
-    assert "No call is let through: the pipeline is refused." in card(status, "test")
-    assert "requires jwt=True, which is off. To mend it: set jwt=True on its HttpTrigger." in card(
+    assert "No call is accepted: the pipeline is blocked." in card(status, "test")
+    assert "requires jwt=True, which is off. Fix: set jwt=True on its HttpTrigger." in card(
         status, "test"
     )
     free = card(vic.text("/pipelines/v2/free"), "prod")
-    assert "A call needs nothing: it is open to anyone." in free
+    assert "A call needs no credentials: anyone may call." in free
     assert "warning open to anyone" in free
     assert "A call needs a signature of an associated consumer." in card(
         vic.text("/pipelines/v2/hook"), "prod"
     )
-    assert "served under the internal policy api-key" in card(
-        vic.text("/pipelines/v2/inner"), "test"
-    )
-    assert "its declaration is at fault" in vic.text("/pipelines/v1/empty")
+    assert "served internal policy api-key" in card(vic.text("/pipelines/v2/inner"), "test")
+    assert "the declaration has a fault" in vic.text("/pipelines/v1/empty")
     assert "<script>window" not in orders
     assert "&lt;script&gt;window" in orders
     lost = vic.get("/pipelines/v1/order")
-    assert (lost.status_code, "did you mean &#39;v1/orders&#39;?" in lost.text) == (404, True)
+    assert (lost.status_code, "did you mean “v1/orders”?" in lost.text) == (404, True)
 
 
-def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_environment(
-    quick: Make,
+def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
+    console_app: Make,
 ) -> None:
-    here = quick(plugin=PLUGIN)
-    place = here.place
+    console = console_app(plugin=PLUGIN)
+    place = console.place
     for number in range(33):
         place.consumer(f"c{number:02}", "orders")
     place.consumer("other", "status")
@@ -245,13 +246,13 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
     ]
     runs.record(place.engine, made, [])
     count_calls(place, "v1/orders", 40, hours_ago=2)
-    vic = here.visitor("vic")
+    vic = console.client("vic")
 
     text = vic.text("/pipelines/v1/orders", env="test")
     onward = re.search(r'href="([^"]+)" rel="next"', text)
     assert onward is not None
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
-    assert 'Consumers associated <small class="quiet">33</small>' in text
+    assert 'Consumers with access <small class="quiet">33</small>' in text
     names = re.findall(r'href="/-/console/consumers/([^"]+)"', text) + re.findall(
         r'href="/-/console/consumers/([^"]+)"', second
     )
@@ -260,21 +261,23 @@ def test_the_detail_shows_who_may_call_newest_runs_and_the_figures_of_one_enviro
         re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)
     ] == [made[0][0]]
     assert "12 ms" in text
-    points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json
+    points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json()
     assert sum(points["calls"][1]) == 40
-    assert sum(vic.get("/pipelines/v2/status/points", env="test", span="day").json["calls"][1]) == 0  # type: ignore[index]  # it is JSON
+    assert (
+        sum(vic.get("/pipelines/v2/status/points", env="test", span="day").json()["calls"][1]) == 0
+    )  # type: ignore[index]  # it is JSON
     prod = vic.text("/pipelines/v1/orders", env="prod")
-    assert "Nobody may call it in prod." in prod
+    assert "No consumer has access in prod." in prod
     assert made[1][0] in prod
-    assert "No call has passed the gate in prod yet." in vic.text(
-        "/pipelines/v2/status", env="prod"
-    )
+    assert "No runs in prod yet." in vic.text("/pipelines/v2/status", env="prod")
 
 
-def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any", "prod")
-    vic = here.visitor("vic")
+def test_routes_show_their_schemas_and_a_call_to_try_is_a_curl_command(
+    console_app: Make,
+) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any", "prod")
+    vic = console.client("vic")
     text = vic.text("/pipelines/v1/orders", env="test")
 
     shown = words(text)
@@ -300,12 +303,13 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
         "Authorization: Bearer $TOKEN",
         "-H", "Content-Type: application/json", "--data-binary", "{\"it's\": 1}",
     ]  # fmt: skip
-    assert "It calls api.example</strong>: give it credentials only if that is yours." in vic.text(
-        "/pipelines/v1/orders", **asked
+    assert (
+        "This command calls api.example.</strong> Send credentials only to hosts you trust."
+        in vic.text("/pipelines/v1/orders", **asked)
     )
-    assert "It calls" not in text
+    assert "This command calls" not in text
     for odd in ("evil.example", "http://[", "//evil.example", "http://localhost@evil.example/"):
-        assert "give it credentials only if that is yours" in vic.text(
+        assert "Send credentials only to hosts you trust." in vic.text(
             "/pipelines/v1/orders", env="test", base=odd
         )
     assert line(vic.text("/pipelines/v2/inner", env="test"))[1] == "http://INTERNAL/v2/inner/"
@@ -316,7 +320,7 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
         "-H",
         "X-Hub-Signature-256: $GITHUB_SIGNATURE",
     ]
-    assert "It is not served in test, so there is nothing to call." in vic.text(
+    assert "This pipeline is not served in test, so it can&#39;t be called." in vic.text(
         "/pipelines/v2/status", env="test"
     )
     evil = vic.text(
@@ -331,38 +335,40 @@ def test_routes_show_what_goes_in_and_out_and_a_call_to_try_is_a_line_of_curl(qu
     assert "<img" not in evil
 
 
-def test_an_operator_switches_a_pipeline_off_and_on_and_a_viewer_does_not(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    oli, vic = here.visitor("oli"), here.visitor("vic")
+def test_an_operator_disables_and_enables_a_pipeline_and_a_viewer_does_not(
+    console_app: Make,
+) -> None:
+    console = console_app(plugin=PLUGIN)
+    oli, vic = console.client("oli"), console.client("vic")
 
     assert oli.post("/pipelines/v1/orders/disable", environment="test").status_code == 303
     text = oli.text("/pipelines/v1/orders")
-    assert "orders is switched off in test." in text
-    assert "No call is let through: an operator switched the pipeline off. " in card(text, "test")
+    assert "orders disabled in test." in text
+    assert "No call is accepted: an operator has disabled the pipeline. " in card(text, "test")
     assert "served" in card(text, "prod")
-    assert not here.place.snapshot().pipeline("v1/orders").enabled
+    assert not console.place.snapshot().pipeline("v1/orders").enabled
     assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403
     assert vic.post("/pipelines/v1/orders/disable", environment="prod").status_code == 403
-    assert not here.place.snapshot().pipeline("v1/orders").enabled
-    assert here.place.snapshot("prod").pipeline("v1/orders").enabled
-    assert "Switch on" not in vic.text("/pipelines/v1/orders")
+    assert not console.place.snapshot().pipeline("v1/orders").enabled
+    assert console.place.snapshot("prod").pipeline("v1/orders").enabled
+    assert "Enable pipeline" not in vic.text("/pipelines/v1/orders")
     assert oli.post("/pipelines/v1/orders/enable", environment="test").status_code == 303
-    assert here.place.snapshot().pipeline("v1/orders").enabled
+    assert console.place.snapshot().pipeline("v1/orders").enabled
     assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
     assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert here.events()[:2] == [
+    assert console.events()[:2] == [
         ("oli", "pipeline:enabled", "test", "v1/orders"),
         ("oli", "pipeline:disabled", "test", "v1/orders"),
     ]
 
 
-def test_without_pipelines_the_pages_say_what_to_do_next(quick: Make) -> None:
-    here = quick(plugin="")
-    here.place.consumer("acme")
-    vic = here.visitor("vic")
+def test_without_pipelines_the_pages_name_the_next_step(console_app: Make) -> None:
+    console = console_app(plugin="")
+    console.place.consumer("acme")
+    vic = console.client("vic")
 
-    assert "No pipeline is loaded. Put a plugin into a folder" in vic.text("/pipelines")
-    assert "No pipeline is loaded. Put a plugin into a folder" in vic.text(
+    assert "No pipelines loaded. Put a plugin into a folder" in vic.text("/pipelines")
+    assert "No pipelines loaded. Put a plugin into a folder" in vic.text(
         "/consumers/acme/pipelines"
     )
     assert "0 of 0 pipelines comply" in vic.text("/policies")

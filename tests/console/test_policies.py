@@ -1,5 +1,4 @@
-"""Policies: what another one would do is shown before it is set, and who set which, when and why
-from then on."""
+"""Policies: the preview of a change, its application, and the history of changes."""
 
 from __future__ import annotations
 
@@ -7,18 +6,18 @@ import re
 import time
 from collections.abc import Callable
 
-from support.console import Quick, QuickVisitor
+from support.console import EVIL, ConsoleApp, ConsoleClient
 from support.place import Place
 
-from penstock.access import environments
+from penstock.access import policies
 from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
+from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.runs.ids import first_id
 
-Make = Callable[..., Quick]
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
+Make = Callable[..., ConsoleApp]
 DAY = 86_400
 
 PLUGIN = """
@@ -39,7 +38,7 @@ def penstock_pipelines():
 
 def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
     with reading(place.engine) as connection:
-        row = RowReader(connection).find("consumers", name=consumer)
+        row = RowReader(connection).find(ConsumerRow, {ConsumerRow.name: consumer})
     assert row is not None
     run = (
         f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"
@@ -87,7 +86,7 @@ def facts(place: Place, env: str = "test") -> EnvironmentFacts:
     return place.snapshot(env).environment
 
 
-def digest(visitor: QuickVisitor, env: str, policy: str, exposure: str = "external") -> str:
+def digest(visitor: ConsoleClient, env: str, policy: str, exposure: str = "external") -> str:
     found = re.search(
         r'name="digest" value="([^"]+)"',
         visitor.text(f"/policies/{env}/change", policy=policy, exposure=exposure),
@@ -96,10 +95,12 @@ def digest(visitor: QuickVisitor, env: str, policy: str, exposure: str = "extern
     return found[1]
 
 
-def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any", "prod")
-    text = here.visitor("vic").text("/policies")
+def test_a_card_explains_each_policy_and_counts_compliant_pipelines(
+    console_app: Make,
+) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any", "prod")
+    text = console.client("vic").text("/policies")
     prod, test = section(text, "env-prod"), section(text, "env-test")
 
     tiles = [re.findall(r"<dt>([^<]+)</dt><dd>(\d+)</dd>", card) for card in (prod, test)]
@@ -115,16 +116,16 @@ def test_a_card_says_what_each_policy_means_and_how_many_pipelines_comply(quick:
         ("api-key", " checked", "1 of 1"), ("jwt-api-key", "", "0 of 1"), ("any", "", "1 of 1"),
     ]  # fmt: skip
     assert "Each call carries an API key and a token of the same consumer." in test
-    assert "One that asks for nothing is open to anyone." in test
-    assert "Show what would change" not in text
-    assert "Show what would change" in here.visitor("oli").text("/policies")
+    assert "One that requires nothing is open to anyone." in test
+    assert "Preview change" not in text
+    assert "Preview change" in console.client("oli").text("/policies")
 
 
-def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_days(
-    quick: Make,
+def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(
+    console_app: Make,
 ) -> None:
-    here = quick(plugin=PLUGIN)
-    place = here.place
+    console = console_app(plugin=PLUGIN)
+    place = console.place
     for name in ("acme", "bolt", "core"):
         place.consumer(name)
     place.policy("any")
@@ -133,18 +134,18 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
     called(place, "v1/keyed", "core", days_ago=7.5)
     called(place, "v1/also", "core", days_ago=1, env=2)  # in another environment
     called(place, "v1/both", "core", days_ago=1)
-    oli = here.visitor("oli")
+    oli = console.client("oli")
 
     text = oli.text("/policies/test/change", policy="jwt-api-key")
 
-    assert "3 pipelines stop being served" in text
+    assert "3 pipelines will stop being served" in text
     assert rows(section(text, "stops")) == {
-        "v1/also": "nobody",
-        "v1/free": "nobody",
+        "v1/also": "none",
+        "v1/free": "none",
         "v1/keyed": "acme, bolt",
     }
     assert "set jwt=True on its HttpTrigger" in section(text, "stops")
-    assert "No pipeline starts being served" in text
+    assert "No pipeline will start being served" in text
     assert not section(text, "changed")
     assert facts(place).policy == "any"
     called(place, "v1/also", "bolt", days_ago=0)
@@ -152,16 +153,18 @@ def test_the_preview_names_what_would_stop_and_who_called_it_in_the_last_seven_d
         rows(section(oli.text("/policies/test/change", policy="jwt-api-key"), "stops"))["v1/also"]
         == "bolt"
     )
-    assert here.visitor("vic").get("/policies/test/change", policy="any").status_code == 403
+    assert console.client("vic").get("/policies/test/change", policy="any").status_code == 403
 
 
-def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("any")
+def test_the_preview_loads_further_callers_on_request(
+    console_app: Make,
+) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any")
     for number in range(11):
-        here.place.consumer(f"c{number:02}")
-        called(here.place, "v1/keyed", f"c{number:02}", days_ago=number / 2)
-    oli = here.visitor("oli")
+        console.place.consumer(f"c{number:02}")
+        called(console.place, "v1/keyed", f"c{number:02}", days_ago=number / 2)
+    oli = console.client("oli")
     text = oli.text("/policies/test/change", policy="jwt-api-key")
 
     assert (
@@ -174,33 +177,35 @@ def test_the_preview_names_the_first_and_the_others_when_they_are_asked_for(quic
         oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console"))
         == "<span>and c08, c09, c10</span>"
     )
-    assert here.visitor("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
+    assert (
+        console.client("vic").get("/policies/test/callers", pipeline="v1/keyed").status_code == 403
+    )
 
 
-def test_the_preview_names_what_would_start_with_its_gate_and_warnings(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    text = here.visitor("oli").text("/policies/test/change", policy="any")
+def test_the_preview_names_pipelines_that_start_with_gate_and_warnings(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    text = console.client("oli").text("/policies/test/change", policy="any")
 
     starts = rows(section(text, "starts"))
     assert starts.keys() == {"v1/also", "v1/free", "v1/keyed"}
     assert starts["v1/keyed"] == "A call needs an API key of an associated consumer."
     assert starts["v1/free"].startswith(
-        "A call needs nothing: it is open to anyone. warning open to anyone"
+        "A call needs no credentials: anyone may call. warning open to anyone"
     )
-    assert "No pipeline stops being served" in text
-    assert "data-confirm" not in section(text, "starts") + text[text.index("Set it") :]
+    assert "No pipeline will stop being served" in text
+    assert "data-confirm" not in section(text, "starts") + text[text.index("Apply change") :]
 
 
-def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    place, oli = here.place, here.visitor("oli")
+def test_a_policy_is_applied_with_a_reason_if_its_effect_is_unchanged(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    place, oli = console.place, console.client("oli")
     place.policy("api-key")
     seen = digest(oli, "test", "jwt-api-key")
     form = {"exposure": "external", "policy": "jwt-api-key", "digest": seen}
 
     silent = oli.post("/policies/test/change", **form, reason="  ")
     assert (silent.status_code, facts(place).policy) == (422, "api-key")
-    assert 'id="e-reason" class="error" role="alert">Say why' in silent.text
+    assert 'id="e-reason" class="error" role="alert">Enter a reason' in silent.text
     nonsense = oli.post("/policies/test/change", **form, reason="because", grace="long")
     assert (nonsense.status_code, facts(place).policy) == (422, "api-key")
     assert 'id="e-grace"' in nonsense.text
@@ -212,7 +217,7 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) ->
     place.enable("also", enabled=False)
     late = oli.post("/policies/test/change", **form, reason="because")
     assert (late.status_code, facts(place).policy) == (422, "api-key")
-    assert "different from what you saw" in late.text
+    assert "The effect has changed since this preview." in late.text
     assert rows(section(late.text, "stops")).keys() == {"v1/keyed"}
 
     done = oli.post(
@@ -222,16 +227,16 @@ def test_a_policy_is_set_with_a_reason_if_it_does_what_was_shown(quick: Make) ->
     )
     assert (done.status_code, done.headers["Location"]) == (303, "/-/console/policies/test")
     assert (facts(place).policy, facts(place).policy_version) == ("jwt-api-key", 3)
-    assert here.events()[0] == ("oli", "environment:policy:set", "test", "test")
+    assert console.events()[0] == ("oli", "environment:policy:set", "test", "test")
     assert place.snapshot().graces == {}
     assert oli.get("/policies/test/change", policy="keys").status_code == 404
     assert oli.get("/policies/tset/change", policy="any").status_code == 404
 
 
-def test_pipelines_that_would_stop_can_be_given_grace(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.place.policy("api-key")
-    oli = here.visitor("oli")
+def test_pipelines_that_would_stop_can_be_given_grace(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("api-key")
+    oli = console.client("oli")
 
     form = {
         "exposure": "external",
@@ -241,16 +246,16 @@ def test_pipelines_that_would_stop_can_be_given_grace(quick: Make) -> None:
     }
     assert oli.post("/policies/test/change", **form, grace="7d").status_code == 303
 
-    graces = here.place.snapshot().graces
+    graces = console.place.snapshot().graces
     assert graces.keys() == {"v1/keyed", "v1/also"}
     assert abs(graces["v1/keyed"].until - time.time() - 7 * DAY) < 60
     assert "in grace</dt><dd>2</dd>" in oli.text("/policies")
     assert "Served with its old gate until" in oli.text("/pipelines/v1/keyed")
 
 
-def test_the_internal_policy_is_set_by_itself_and_knows_no_grace(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    oli = here.visitor("oli")
+def test_the_internal_policy_is_set_separately_and_without_grace(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    oli = console.client("oli")
     text = oli.text("/policies/test/change", policy="jwt-api-key", exposure="internal")
 
     assert rows(section(text, "stops")).keys() == {"v1/inner"}
@@ -262,20 +267,20 @@ def test_the_internal_policy_is_set_by_itself_and_knows_no_grace(quick: Make) ->
         "reason": "inside too",
     }
     refused = oli.post("/policies/test/change", **form, grace="7d")
-    assert (refused.status_code, facts(here.place).internal_policy) == (422, "api-key")
+    assert (refused.status_code, facts(console.place).internal_policy) == (422, "api-key")
     assert oli.post("/policies/test/change", **form).status_code == 303
-    assert (facts(here.place).internal_policy, facts(here.place).policy) == (
+    assert (facts(console.place).internal_policy, facts(console.place).policy) == (
         "jwt-api-key",
         "jwt-api-key",
     )
 
 
-def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
+def test_the_history_shows_actor_change_time_and_reason(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
     for number, policy in enumerate(["any", "api-key", "jwt-api-key"] * 10):
         reason = f"reason {number}" if number < 29 else EVIL
-        environments.set_policy(
-            here.place.engine,
+        policies.set_policy(
+            console.place.engine,
             "ann",
             "test",
             policy,
@@ -284,7 +289,7 @@ def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
             reason=reason,
             internal=number == 28,
         )
-    vic = here.visitor("vic")
+    vic = console.client("vic")
     first = vic.text("/policies/test")
     onward = re.search(r'href="([^"]+)" rel="next"', first)
     assert onward is not None
@@ -309,31 +314,31 @@ def test_the_history_says_who_changed_what_when_and_why(quick: Make) -> None:
     assert [item[0] for item in changes(first) + changes(second)] == [
         str(number) for number in range(31, 0, -1)
     ]
-    assert "There is no older version." in vic.text("/policies/test", before=1)
+    assert "No older versions." in vic.text("/policies/test", before=1)
     assert changes(vic.text("/policies/test", before=10**30)) == changes(first)
     assert "reason 27" in first
     assert "<time datetime=" in first
-    assert '<td data-label="Who">ann</td>' in first
+    assert '<td data-label="Actor">ann</td>' in first
     assert "<script>window" not in first
     assert "&lt;script&gt;window" in first
 
 
-def test_a_viewer_can_set_no_policy(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    seen = digest(here.visitor("oli"), "test", "any")
+def test_a_viewer_can_set_no_policy(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    seen = digest(console.client("oli"), "test", "any")
 
-    tried = here.visitor("vic").post(
+    tried = console.client("vic").post(
         "/policies/test/change", exposure="external", policy="any", digest=seen, reason="mine"
     )
 
-    assert (tried.status_code, facts(here.place).policy) == (403, "jwt-api-key")
+    assert (tried.status_code, facts(console.place).policy) == (403, "jwt-api-key")
 
 
-def test_without_a_policy_plugin_the_page_says_what_to_load(quick: Make) -> None:
-    here = quick(plugin=PLUGIN)
-    here.app.host.evaluator._pipelines._policies = ()  # noqa: SLF001  as if none was loaded
+def test_without_a_policy_plugin_the_page_names_the_plugin_to_load(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.app.host.evaluator._pipelines._policies = ()  # noqa: SLF001  as if none was loaded
 
-    text = here.visitor("oli").text("/policies")
+    text = console.client("oli").text("/policies")
 
     assert "Load penstock_access_policy." in text
     assert "No loaded plugin enforces jwt-api-key" in text

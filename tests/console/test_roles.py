@@ -1,32 +1,30 @@
-"""Who may ask for what: every rule of the URL map is tried as nobody, as a viewer and without a
-CSRF token, later pages included."""
+"""Access to views: every rule of the URL map is tried without a session, with each role, and
+without a CSRF token, so that later pages are included."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
-from flask.testing import FlaskClient
-from support.console import PASSWORD, PLUGIN, people
-from support.place import ROOT, Place
+from support.console import ROOT, ConsoleApp
+from support.place import Place
 from werkzeug.routing import Rule
 
 from penstock.access.users import Role
 from penstock.console.pages import NEEDS, PUBLIC
 from penstock.host.host import Host
 from penstock.settings import Settings
-from penstock.web import Penstock, create_app
+from penstock.web import create_app
 
-OPEN = {
+SIGN_IN_VIEWS = {
     "console.static",
     "console.sign_in",
     "console.sign_in_with_password",
     "console.oidc_start",
     "console.oidc_back",
 }
-OWN = {
+OWN_ACCOUNT_VIEWS = {
     "console.sign_out",
     "console.account_password",
     "console.account_session_end",
@@ -35,168 +33,121 @@ OWN = {
 
 
 @pytest.fixture
-def app(sqlite_place: Place) -> Iterator[Penstock]:
-    sqlite_place.plugin("shop", PLUGIN)
-    people(sqlite_place)
-    settings = Settings.from_env(
-        {
-            name: value
-            for name, value in sqlite_place.environ().items()
-            if name.startswith("PENSTOCK_")
-        }
-        | {"PENSTOCK_CONSOLE": "true"}
-    )
-    made = create_app(Host(settings))
-    yield made
-    made.host.stop()
-
-
-def client(app: Penstock, name: str | None = None) -> FlaskClient:
-    made = app.test_client()
-    if name is not None:
-        assert (
-            made.post(
-                f"{ROOT}/sign-in",
-                data={"name": name, "password": PASSWORD, "csrf_token": token(made)},
-            ).status_code
-            == 303
-        )
-    return made
-
-
-def token(client: FlaskClient) -> str:
-    return (
-        client.get(f"{ROOT}/sign-in")
-        .text.partition('name="csrf-token" content="')[2]
-        .partition('"')[0]
-    )
+def console(console_app: Callable[..., ConsoleApp]) -> ConsoleApp:
+    return console_app()
 
 
 def path(rule: Rule) -> str:
+    """Return a path that a rule matches."""
     return re.sub(r"<[^>]+>", "x", re.sub(r"<int:\w+>", "1", rule.rule))
 
 
-def rules(app: Penstock, method: str) -> list[Rule]:
-    found = [
+def rules(console: ConsoleApp, method: str) -> list[Rule]:
+    matching = [
         rule
-        for rule in app.url_map.iter_rules()
-        if rule.rule.startswith(ROOT) and method in (rule.methods or ())
+        for rule in console.app.url_map.iter_rules()
+        if rule.endpoint.startswith("console.") and method in (rule.methods or ())
     ]
-    assert len(found) > 5
-    return found
+    assert len(matching) > 5
+    return matching
 
 
-def test_every_rule_says_what_it_needs_and_only_the_sign_in_is_public(app: Penstock) -> None:
-    endpoints = {rule.endpoint for method in ("GET", "POST") for rule in rules(app, method)}
+def test_every_view_has_a_role_and_only_the_sign_in_is_public(console: ConsoleApp) -> None:
+    endpoints = {rule.endpoint for method in ("GET", "POST") for rule in rules(console, method)}
 
     assert endpoints == PUBLIC | set(NEEDS)
-    assert PUBLIC == OPEN
+    assert PUBLIC == SIGN_IN_VIEWS
     assert {
-        rule.endpoint for rule in rules(app, "POST") if NEEDS.get(rule.endpoint) is Role.VIEWER
-    } == OWN
+        rule.endpoint for rule in rules(console, "POST") if NEEDS.get(rule.endpoint) is Role.VIEWER
+    } == OWN_ACCOUNT_VIEWS
 
 
-def test_nobody_sees_nothing(app: Penstock) -> None:
-    visitor = client(app)
-    for rule in rules(app, "GET"):
-        answered = visitor.get(path(rule))
-        if rule.endpoint not in OPEN:
-            assert (answered.status_code, answered.headers["Location"].partition("?")[0]) == (
-                303,
-                f"{ROOT}/sign-in",
-            ), rule
-    for rule in rules(app, "POST"):
-        if rule.endpoint not in OPEN:
-            assert (
-                visitor.post(path(rule), data={"csrf_token": token(visitor)}).status_code == 401
-            ), rule
-            assert visitor.get(path(rule), headers={"HX-Request": "true"}).status_code in {
-                401,
-                405,
-            }, rule
+def test_an_unauthenticated_client_reaches_no_page(console: ConsoleApp) -> None:
+    client = console.client()
+    for rule in rules(console, "GET"):
+        if rule.endpoint not in SIGN_IN_VIEWS:
+            response = client.http.get(path(rule))
+            location = response.headers["Location"].partition("?")[0]
+            assert (response.status_code, location) == (303, f"{ROOT}/sign-in"), rule
+    for rule in rules(console, "POST"):
+        if rule.endpoint not in SIGN_IN_VIEWS:
+            assert client.post(path(rule).removeprefix(ROOT)).status_code == 401, rule
+            polled = client.http.get(path(rule), headers={"HX-Request": "true"})
+            assert polled.status_code in {401, 405}, rule
 
 
 @pytest.mark.parametrize(("name", "role"), [("vic", Role.VIEWER), ("oli", Role.OPERATOR)])
-def test_a_role_gets_no_further_than_it_says(app: Penstock, name: str, role: Role) -> None:
-    visitor = client(app, name)
-    valid = token(visitor)
-    tried = 0
+def test_a_role_gets_no_further_than_declared(console: ConsoleApp, name: str, role: Role) -> None:
+    client = console.client(name)
+    attempts = 0
     for method in ("GET", "POST"):
-        for rule in rules(app, method):
+        for rule in rules(console, method):
             needed = NEEDS.get(rule.endpoint)
             if needed is None or role.may(needed):
                 continue
-            tried += 1
-            answered = visitor.open(
-                path(rule), method=method, data={"csrf_token": valid} if method == "POST" else None
+            attempts += 1
+            response = (
+                client.http.get(path(rule))
+                if method == "GET"
+                else client.post(path(rule).removeprefix(ROOT))
             )
-            assert answered.status_code == 403, rule
-            assert f"takes the role {needed.value}" in answered.text
-    assert tried > 5
+            assert response.status_code == 403, rule
+            assert f"This needs the {needed.value} role; you are a" in response.text
+    assert attempts > 5
 
 
-def test_what_changes_anything_wants_a_csrf_token_of_this_session(app: Penstock) -> None:
-    admin, other = client(app, "ann"), client(app, "ann")
-    foreign = token(other)
-    for rule in rules(app, "POST"):
+def test_every_change_needs_a_csrf_token_of_its_own_session(console: ConsoleApp) -> None:
+    admin, other = console.client("ann"), console.client("ann")
+    foreign = other.token()
+    for rule in rules(console, "POST"):
         for data in ({}, {"csrf_token": "forged"}, {"csrf_token": foreign}):
-            assert admin.post(path(rule), data=data).status_code == 400, rule
-        crossed = admin.post(
-            path(rule), data={"csrf_token": token(admin)}, headers={"Sec-Fetch-Site": "cross-site"}
+            assert admin.http.post(path(rule), data=data).status_code == 400, rule
+        cross_site = admin.http.post(
+            path(rule),
+            data={"csrf_token": admin.token()},
+            headers={"Sec-Fetch-Site": "cross-site"},
         )
-        assert crossed.status_code == 403, rule
-    assert admin.get(f"{ROOT}/users").status_code == 200
+        assert cross_site.status_code == 403, rule
+    assert admin.get("/users").status_code == 200
 
 
-def test_every_page_is_guarded_by_its_headers(app: Penstock) -> None:
-    admin = client(app, "ann")
-    for rule in rules(app, "GET"):
-        answered = admin.get(path(rule))
+def test_every_page_has_security_headers(console: ConsoleApp) -> None:
+    admin = console.client("ann")
+    for rule in rules(console, "GET"):
+        response = admin.http.get(path(rule))
         policy = dict(
             part.strip().split(" ", 1)
-            for part in answered.headers["Content-Security-Policy"].split(";")
+            for part in response.headers["Content-Security-Policy"].split(";")
         )
-        assert (
-            policy["default-src"],
-            policy["script-src"],
-            policy["style-src"],
-            policy["frame-ancestors"],
-        ) == (
-            "'none'",
-            "'self'",
-            "'self'",
-            "'none'",
-        )
-        assert answered.headers["X-Frame-Options"] == "DENY"
+        assert {name: policy[name] for name in ("default-src", "script-src", "style-src")} == {
+            "default-src": "'none'",
+            "script-src": "'self'",
+            "style-src": "'self'",
+        }
+        assert policy["frame-ancestors"] == "'none'"
+        assert response.headers["X-Frame-Options"] == "DENY"
         if rule.endpoint != "console.static":
-            assert answered.headers["Cache-Control"] == "no-store", rule
-            assert " style=" not in answered.text
-            assert "<script>" not in answered.text
+            assert response.headers["Cache-Control"] == "no-store", rule
+            assert " style=" not in response.text
+            assert "<script>" not in response.text
 
 
-def test_a_view_that_was_not_registered_with_a_role_is_refused(app: Penstock) -> None:
-    admin = client(app, "ann")
-    kept = NEEDS.pop("console.account")
-    try:
-        assert admin.get(f"{ROOT}/account").status_code == 403
-    finally:
-        NEEDS["console.account"] = kept
+def test_a_view_without_a_registered_role_is_rejected(
+    console: ConsoleApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = console.client("ann")
+    monkeypatch.delitem(NEEDS, "console.account")
+
+    assert admin.get("/account").status_code == 403
 
 
 def test_without_the_setting_there_is_no_console(sqlite_place: Place) -> None:
-    settings = Settings.from_env(
-        {
-            name: value
-            for name, value in sqlite_place.environ().items()
-            if name.startswith("PENSTOCK_")
-        }
-    )
-    made = create_app(Host(settings))
-    asked = made.test_client()
+    environ = sqlite_place.environ()
+    settings = {name: value for name, value in environ.items() if name.startswith("PENSTOCK_")}
+    app = create_app(Host(Settings.from_env(settings)))
+    client = app.test_client()
 
     assert [
-        asked.get(path).status_code
-        for path in (f"{ROOT}/", f"{ROOT}/sign-in", f"{ROOT}/static/console.js")
+        client.get(f"{ROOT}{path}").status_code for path in ("/", "/sign-in", "/static/console.js")
     ] == [404] * 3
-    made.host.stop()
-    assert not replace(settings).console
+    app.host.stop()

@@ -1,5 +1,5 @@
-"""Runs in the console: found by what is known of them, followed while they go on, shown with
-their steps, cancelled and run again."""
+"""Runs in the console: filtered, followed while they run, shown with their steps, cancelled and
+re-run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
-from support.console import Console, Hand, accessible, engine_of, words_of
+from support.console import EVIL, ConsoleClient, ConsoleServer, accessible, engine_of, words_of
 
 from penstock import (
     Call,
@@ -30,7 +30,6 @@ from penstock.runs.ids import first_id
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
-EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 tried: list[str] = []
 
 
@@ -84,9 +83,9 @@ def shop() -> SimpleNamespace:
 
 
 @pytest.fixture
-def runtime(desk: Start) -> Runtime:
+def runtime(console_runtime: Start) -> Runtime:
     tried.clear()
-    return desk(shop(), policy="api-key")
+    return console_runtime(shop(), policy="api-key")
 
 
 def call(
@@ -119,13 +118,13 @@ def many(
 
 
 class TestTheList:
-    def test_it_is_filtered_by_all_that_is_known_of_a_run(self, runtime: Runtime) -> None:
+    def test_it_is_filtered_by_every_property_of_a_run(self, runtime: Runtime) -> None:
         plain = call(runtime, headers={"X-Request-Id": "order-77f3a1b2"})
         refused = call(runtime, json={"refuse": 1})
         other = call(runtime, consumer="globex")
         job = call(runtime, "/v1/jobs/")
         old = many(engine_of(runtime), 1, ago=7200)[0]
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         until = datetime.fromtimestamp(time.time() - 3600, UTC).strftime("%Y-%m-%dT%H:%M")
 
         def found(**query: object) -> list[str]:
@@ -145,16 +144,16 @@ class TestTheList:
         assert listed(vic.get("/runs", env="prod").text) == []
         assert vic.get("/runs", env="test", id=plain).headers["Location"].endswith(f"/runs/{plain}")
 
-    def test_what_can_not_be_meant_is_said_beside_its_field(self, runtime: Runtime) -> None:
+    def test_unknown_values_have_their_fault_beside_the_field(self, runtime: Runtime) -> None:
         call(runtime)
         engine_of(runtime)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         for field, value, said in (
-            ("pipeline", "ordres", "did you mean &#39;orders&#39;"),
-            ("consumer", "acmee", "did you mean &#39;acme&#39;"),
-            ("status", "odd", "is none of accepted"),
-            ("since", "odd", "is none of 900"),
-            ("until", "odd", "is no moment"),
+            ("pipeline", "ordres", "did you mean “orders”"),
+            ("consumer", "acmee", "did you mean “acme”"),
+            ("status", "odd", "isn&#39;t a choice here; choose one of accepted"),
+            ("since", "odd", "isn&#39;t a choice here; choose one of 900"),
+            ("until", "odd", "isn&#39;t a date and time"),
         ):
             answered = vic.get("/runs", env="test", **{field: value})
 
@@ -163,30 +162,30 @@ class TestTheList:
             assert said in answered.text
         assert vic.get("/runs", env="test", pipeline="a\0b").status_code == 400
 
-    def test_pages_go_on_after_the_last_run_of_the_one_before(self, runtime: Runtime) -> None:
+    def test_runs_are_paged_by_key(self, runtime: Runtime) -> None:
         made = many(engine_of(runtime), 120)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         found, path, pages = list[str](), "/runs?pipeline=orders", 0
         while path:
             page = vic.get(path).text
             found += listed(page)
             match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
             path, pages = match[1].replace("&amp;", "&") if match else "", pages + 1
-            many(engine_of(runtime), 1, ago=-pages)  # what comes meanwhile moves nothing
+            many(engine_of(runtime), 1, ago=-pages)  # new runs move nothing
 
         assert (found, pages) == (made, 3)
         assert "pipeline=orders" in page
 
-    def test_empty_lists_say_what_to_do_next(self, runtime: Runtime) -> None:
-        vic = Hand.of(runtime, "vic")
+    def test_empty_lists_name_the_next_step(self, runtime: Runtime) -> None:
+        vic = ConsoleClient.of(runtime, "vic")
 
-        assert "make it a key, and call" in words_of(vic.get("/runs", env="test").text)
-        assert "Look at all runs" in words_of(vic.get("/runs", env="test", status="failed").text)
+        assert "create a key, and call the pipeline" in words_of(vic.get("/runs", env="test").text)
+        assert "Show all runs" in words_of(vic.get("/runs", env="test", status="failed").text)
 
-    def test_the_rows_are_sent_again_when_there_are_others(self, runtime: Runtime) -> None:
+    def test_a_poll_returns_rows_only_if_they_changed(self, runtime: Runtime) -> None:
         call(runtime)
         engine_of(runtime)
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
 
         def poll(seen: str) -> tuple[int, str, list[str]]:
             answered = vic.get("/runs/rows", env="test", poll=1, seen=seen)
@@ -204,10 +203,10 @@ class TestTheList:
 
 
 class TestOneRun:
-    def test_its_steps_are_a_waterfall_of_attempts(self, runtime: Runtime) -> None:
+    def test_its_timeline_shows_every_attempt_of_its_steps(self, runtime: Runtime) -> None:
         run = call(runtime)
         engine_of(runtime)
-        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
         bars = [
             (kind, float(x), float(width))
             for kind, x, width in re.findall(
@@ -223,27 +222,27 @@ class TestOneRun:
         assert bars[0][1] + bars[0][2] <= bars[1][1]
         assert all(x >= 0 and x + width <= 100.01 for _, x, width in bars)
 
-    def test_why_it_failed_and_where_in_the_plugin_is_there(self, runtime: Runtime) -> None:
+    def test_a_failed_run_shows_the_exception_and_its_place(self, runtime: Runtime) -> None:
         run = call(runtime, json={"fail": 1})
         engine_of(runtime)
 
-        page = Hand.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
 
         assert "Raised ValueError : made up" in words_of(page)
         assert f"{__file__}:" in words_of(page)
         assert EVIL not in page
 
-    def test_what_was_hidden_of_its_bodies_is_not_there(self, runtime: Runtime) -> None:
+    def test_sensitive_fields_of_bodies_are_masked(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
-        said = words_of(Hand.of(runtime, "vic").get(f"/runs/{run}").text)
+        said = words_of(ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text)
 
         assert '"card": "***"' in said
         assert '"item": "pump"' in said
         assert '"charged": 12' in said
         assert "4111" not in said
 
-    def test_nothing_that_was_sent_or_raised_becomes_markup(self, runtime: Runtime) -> None:
+    def test_bodies_and_exceptions_never_become_markup(self, runtime: Runtime) -> None:
         runs = [
             call(runtime, json={EVIL: EVIL, "refuse": 1}),
             call(runtime, json={"fail": EVIL}),
@@ -251,7 +250,7 @@ class TestOneRun:
             call(runtime, "/v1/jobs/", json={"a": EVIL}),
         ]
         runtime.work()
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         pages = [vic.get(f"/runs/{run}").text for run in runs] + [
             vic.get("/runs", env="test", **{name: EVIL}).text
             for name in ("pipeline", "id", "consumer")
@@ -260,8 +259,8 @@ class TestOneRun:
         assert all("window.owned" in page for page in pages)
         assert not any("<script>window" in page or "<img" in page for page in pages)
 
-    def test_a_run_that_is_not_there_is_said_so(self, runtime: Runtime) -> None:
-        vic = Hand.of(runtime, "vic")
+    def test_an_unknown_run_is_not_found(self, runtime: Runtime) -> None:
+        vic = ConsoleClient.of(runtime, "vic")
 
         assert [
             vic.get(f"/runs/{run}").status_code
@@ -269,10 +268,10 @@ class TestOneRun:
         ] == [404, 404]
 
 
-class TestSteering:
-    def test_a_durable_run_is_followed_until_it_is_over(self, runtime: Runtime) -> None:
+class TestOperations:
+    def test_the_page_follows_a_durable_run_until_it_ends(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        vic = Hand.of(runtime, "vic")
+        vic = ConsoleClient.of(runtime, "vic")
         waiting = vic.get(f"/runs/{run}").text
         going = vic.get(f"/runs/{run}/state", poll=1)
         runtime.work()
@@ -286,14 +285,14 @@ class TestSteering:
         assert "Progress 1 of 4" in words_of(page)
         assert "2 ship" in words_of(page)
 
-    def test_an_operator_cancels_it_and_a_viewer_does_not(self, runtime: Runtime) -> None:
+    def test_an_operator_cancels_a_run_and_a_viewer_does_not(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        vic, oli = Hand.of(runtime, "vic"), Hand.of(runtime, "oli")
+        vic, oli = ConsoleClient.of(runtime, "vic"), ConsoleClient.of(runtime, "oli")
 
         assert vic.post(f"/runs/{run}/cancel").status_code == 403
         assert "cancel" not in words_of(vic.get(f"/runs/{run}").text).lower()
         assert runtime.runs(status="cancelled") == []
-        assert "The run is cancelled" in oli.follow(oli.post(f"/runs/{run}/cancel"))
+        assert "Run cancelled." in oli.follow(oli.post(f"/runs/{run}/cancel"))
         assert [item["id"] for item in runtime.runs(status="cancelled")] == [run]
         event = audit.events(engine_of(runtime), limit=1)[0]
         assert (event.actor, event.action, event.subject) == ("oli", "run:cancelled", run)
@@ -303,9 +302,9 @@ class TestSteering:
             True,
         )
 
-    def test_a_durable_run_is_run_again_also_from_a_step(self, runtime: Runtime) -> None:
+    def test_a_durable_run_is_rerun_from_a_step(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
-        oli = Hand.of(runtime, "oli")
+        oli = ConsoleClient.of(runtime, "oli")
         early = oli.post(f"/runs/{run}/redeliver", step="1")
         runtime.work()
         whole = oli.follow(oli.post(f"/runs/{run}/redeliver", step="1"))
@@ -314,27 +313,27 @@ class TestSteering:
         odd = oli.post(f"/runs/{run}/redeliver", step="-1")
 
         assert (early.status_code, "is not over" in words_of(early.text)) == (422, True)
-        assert "It was accepted" in whole
-        assert f"Has the input of {run}" in whole
-        assert f"Has the input of {run}" in parted
+        assert "New run: accepted; waiting for a worker." in whole
+        assert f"Re-run of {run}" in whole
+        assert f"Re-run of {run}" in parted
         assert (beyond.status_code, "has done 2 steps" in words_of(beyond.text)) == (422, True)
-        assert (odd.status_code, "is no step" in words_of(odd.text)) == (422, True)
+        assert (odd.status_code, "isn't a step number" in words_of(odd.text)) == (422, True)
         said = [
             (event.actor, event.detail["step"])
             for event in audit.events(engine_of(runtime), limit=9, action="run:redelivered")
         ]
         assert said == [("oli", 2), ("oli", 1)]
 
-    def test_a_call_that_was_answered_at_once_is_run_again_here(self, runtime: Runtime) -> None:
+    def test_an_inline_run_is_rerun_in_this_process(self, runtime: Runtime) -> None:
         run = call(runtime, json={"item": "pump"})
         hidden = call(runtime, json={"card": "4111"})
         engine_of(runtime)
-        oli = Hand.of(runtime, "oli")
+        oli = ConsoleClient.of(runtime, "oli")
         said = oli.follow(oli.post(f"/runs/{run}/redeliver"))
         refused = oli.post(f"/runs/{hidden}/redeliver")
 
-        assert "run here and now: succeeded" in said
-        assert f"Has the input of {run}" in said
+        assert "finished in this process: succeeded" in said
+        assert f"Re-run of {run}" in said
         assert (
             refused.status_code,
             "is sensitive, and was not recorded" in words_of(refused.text),
@@ -346,7 +345,7 @@ class TestSteering:
             run,
             runtime.runs()[0]["id"],
         )
-        assert Hand.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
+        assert ConsoleClient.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
         assert len(runtime.runs()) == 3
 
 
@@ -372,19 +371,19 @@ def penstock_pipelines(): return [orders]
 """
 
 
-def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
-    console: Callable[..., Console],
+def test_new_runs_appear_live_and_lead_to_their_timeline(
+    console_server: Callable[..., ConsoleServer],
 ) -> None:
-    here = console(plugin=PLUGIN)
-    here.place.policy("api-key")
-    here.place.consumer("acme", "orders")
-    key = here.place.key("acme").key
-    page = here.page("oli")
-    page.goto(f"{here.url}/runs?env=test")
+    console = console_server(plugin=PLUGIN)
+    console.place.policy("api-key")
+    console.place.consumer("acme", "orders")
+    key = console.place.key("acme").key
+    page = console.page("oli")
+    page.goto(f"{console.url}/runs?env=test")
     expect(page.get_by_text("No runs in test yet.")).to_be_visible()
 
     for _ in range(50):
-        run = here.server.call("POST", "/v1/orders/", key=key, json={"item": "pump"})
+        run = console.server.call("POST", "/v1/orders/", key=key, json={"item": "pump"})
         if run.status_code == 200:
             break
         time.sleep(0.1)
@@ -397,7 +396,7 @@ def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
     assert page.locator("[hx-get]").count() == 0
 
     page.get_by_role("link", name=f"…{run.headers['X-Run-Id'][-8:]}").press("Enter")
-    expect(page.get_by_role("region", name="Waterfall of the steps")).to_contain_text(
+    expect(page.get_by_role("region", name="Timeline of steps")).to_contain_text(
         "ConnectionError: the bank did not answer"
     )
     assert accessible(page) == []
@@ -406,6 +405,6 @@ def test_new_runs_appear_by_themselves_and_lead_to_their_waterfall(
     assert all(bar is not None and bar["width"] > 1 and bar["height"] > 5 for bar in bars)
     page.set_viewport_size({"width": 390, "height": 900})
     assert accessible(page) == []
-    page.get_by_role("button", name="Run it again").click()
-    page.get_by_role("dialog").get_by_role("button", name="Run it again").click()
-    expect(page.get_by_role("status")).to_contain_text("run here and now: succeeded")
+    page.get_by_role("button", name="Re-run").click()
+    page.get_by_role("dialog").get_by_role("button", name="Re-run").click()
+    expect(page.get_by_role("status")).to_contain_text("finished in this process: succeeded")

@@ -1,4 +1,4 @@
-"""Sign-in and sessions: who comes in, for how long, and how it ends."""
+"""Sign-in and sessions: passwords, lifetimes, throttling, and how sessions end."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from support.console import PASSWORD, Console, Visitor, people
-from support.place import ROOT, Place, Server
+from support.console import PASSWORD, ROOT, ConsoleClient, ConsoleServer, create_users
+from support.place import Place, Server
 
 from penstock import audit
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.access.users import Role
+from penstock.db.tables import UserSessionRow
 from penstock.db.unit_of_work import access_change
 from penstock.errors import UsageError
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 WRONG = "wrong horse staple"
 
 
-def cookie(visitor: Visitor) -> str:
-    return visitor.client.cookies["penstock_console"]
+def cookie(visitor: ConsoleClient) -> str:
+    return visitor.http.cookies["penstock_console"]
 
 
-def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: Start) -> None:
-    here = console(place, workers=2)
-    ann = here.visitor()
+def test_a_user_signs_in_and_out_on_both_databases(place: Place, console_server: Start) -> None:
+    console = console_server(place, workers=2)
+    ann = console.client()
 
     before = ann.get("/")
     wrong = [
         ann.sign_in("ann", "wrong horse staple"),
-        ann.sign_in("nobody"),
+        ann.sign_in("unknown"),
         ann.sign_in("ann", ""),
     ]
     ann.get("/sign-in?next=/-/console/users")
@@ -39,8 +40,8 @@ def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: S
     seen = [ann.get("/users").status_code for _ in range(6)]
     kept = cookie(ann)
     out = ann.post("/sign-out")
-    stolen = here.visitor()
-    stolen.client.cookies.set("penstock_console", kept, path="/-/")
+    stolen = console.client()
+    stolen.http.cookies.set("penstock_console", kept, path="/-/")
 
     assert (before.status_code, before.headers["Location"]) == (303, f"{ROOT}/sign-in")
     assert {answered.status_code for answered in wrong} == {422}
@@ -55,25 +56,25 @@ def test_a_user_comes_in_and_goes_out_on_both_databases(place: Place, console: S
         "user:signed-out",
         "user:signed-in",
     ]
-    assert PASSWORD not in here.server.log.read_text()
-    assert kept not in here.server.log.read_text()
+    assert PASSWORD not in console.server.log.read_text()
+    assert kept not in console.server.log.read_text()
 
 
 def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
-    console: Start, serve: Callable[..., Server]
+    console_server: Start, serve: Callable[..., Server]
 ) -> None:
-    here = console()
-    visitor = here.visitor()
+    console = console_server()
+    visitor = console.client()
     planted_token = visitor.token()
     planted = cookie(visitor)
     signed = visitor.sign_in("ann")
-    attacker = here.visitor()
-    attacker.client.cookies.set("penstock_console", planted, path="/-/")
+    attacker = console.client()
+    attacker.http.cookies.set("penstock_console", planted, path="/-/")
     flags = signed.headers["Set-Cookie"]
 
     assert cookie(visitor) != planted
     assert attacker.get("/").status_code == 303
-    assert visitor.post("/account/sessions/end", token=planted_token).status_code == 400
+    assert visitor.post("/account/sessions/end", csrf=planted_token).status_code == 400
     assert "HttpOnly" in flags
     assert "SameSite=Lax" in flags
     assert "Path=/-/" in flags
@@ -82,7 +83,7 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
         ({"PENSTOCK_CONSOLE_URL": "https://ops.example.com"}, {}),
         ({"PENSTOCK_TRUSTED_PROXIES": "127.0.0.1"}, {"X-Forwarded-Proto": "https"}),
     ):
-        secure = serve(here.place, PENSTOCK_CONSOLE="true", **more)
+        secure = serve(console.place, PENSTOCK_CONSOLE="true", **more)
         assert (
             "Secure"
             in secure.client.get(f"{ROOT}/sign-in?next={ROOT}/users", headers=headers).headers[
@@ -91,8 +92,8 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
         )
 
 
-def test_nobody_is_sent_elsewhere_after_sign_in(console: Start) -> None:
-    here = console()
+def test_a_sign_in_redirects_to_own_pages_only(console_server: Start) -> None:
+    console = console_server()
     for wanted in (
         "https://evil.example",
         "//evil.example",
@@ -100,17 +101,19 @@ def test_nobody_is_sent_elsewhere_after_sign_in(console: Start) -> None:
         "/v1/orders/",
         f"{ROOT}.evil.example/",
     ):
-        visitor = here.visitor()
+        visitor = console.client()
         visitor.get(f"/sign-in?next={wanted}")
         assert visitor.sign_in("ann").headers["Location"] == f"{ROOT}/"
 
 
-def test_guessing_is_slowed_down_by_address_and_by_user(console: Start) -> None:
-    here = console(PENSTOCK_CONSOLE_SIGN_IN_RATE="3/hour", PENSTOCK_TRUSTED_PROXIES="127.0.0.1")
+def test_password_guesses_are_limited_by_address_and_by_user(console_server: Start) -> None:
+    console = console_server(
+        PENSTOCK_CONSOLE_SIGN_IN_RATE="3/hour", PENSTOCK_TRUSTED_PROXIES="127.0.0.1"
+    )
 
     def guess(name: str, address: str, password: str = WRONG) -> int:
-        visitor = here.visitor()
-        visitor.client.headers["X-Forwarded-For"] = address
+        visitor = console.client()
+        visitor.http.headers["X-Forwarded-For"] = address
         return visitor.sign_in(name, password).status_code
 
     one = [guess("ann", "192.0.2.1") for _ in range(4)]
@@ -126,22 +129,26 @@ def test_guessing_is_slowed_down_by_address_and_by_user(console: Start) -> None:
     assert guess("oli", "203.0.113.9", PASSWORD) == 303
 
 
-def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> None:
-    here = console()
-    vic, elsewhere, ann = here.visitor("vic"), here.visitor("vic"), here.visitor("ann")
+def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Start) -> None:
+    console = console_server()
+    vic, elsewhere, ann = console.client("vic"), console.client("vic"), console.client("ann")
 
     def set_session(index: int, **values: object) -> None:
-        row = users.list_sessions(here.place.engine, "vic")[index]
-        with access_change(here.place.engine) as rows:
-            rows.set("user_sessions", {"id": row["id"]}, **values)
+        row = sessions.list_sessions(console.place.engine, "vic")[index]
+        with access_change(console.place.engine) as rows:
+            rows.set(
+                UserSessionRow,
+                {UserSessionRow.id: row.id},
+                {UserSessionRow.table.c[name]: value for name, value in values.items()},
+            )
 
-    assert vic.get("/account").text.count(">this one<") == 1
+    assert vic.get("/account").text.count(">current<") == 1
     assert ann.get("/users/vic").status_code == 200
     assert vic.post("/account/sessions/end").status_code == 303
     assert (vic.get("/").status_code, elsewhere.get("/").status_code) == (200, 303)
-    mine = users.list_sessions(here.place.engine, "vic")[0]["id"]
+    mine = sessions.list_sessions(console.place.engine, "vic")[0]["id"]
     assert vic.post(f"/account/sessions/{mine}/end").status_code == 409
-    theirs = users.list_sessions(here.place.engine, "ann")[0]["id"]
+    theirs = sessions.list_sessions(console.place.engine, "ann")[0]["id"]
     vic.post(f"/account/sessions/{theirs}/end")
     assert ann.get("/").status_code == 200, "a viewer ended the session of an admin"
     assert ann.post(f"/users/vic/sessions/{mine}/end").status_code == 303
@@ -152,69 +159,75 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console: Start) -> N
         {"seen_at": now - timedelta(hours=1, seconds=1)},
         {"expires_at": now - timedelta(seconds=1)},
     ):
-        again = here.visitor("vic")
+        again = console.client("vic")
         assert again.get("/").status_code == 200
         set_session(0, **values)
         assert again.get("/").status_code == 303
-    poller = here.visitor("vic")
+    poller = console.client("vic")
     set_session(0, seen_at=now - timedelta(minutes=50))
     poller.get("/overview/figures?poll=1")
-    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] < now - timedelta(
+    assert sessions.list_sessions(console.place.engine, "vic")[0]["seen_at"] < now - timedelta(
         minutes=49
     ), "a page left open must not keep a session alive"
     poller.get("/overview/figures")
-    assert users.list_sessions(here.place.engine, "vic")[0]["seen_at"] > now - timedelta(minutes=1)
+    assert sessions.list_sessions(console.place.engine, "vic")[0]["seen_at"] > now - timedelta(
+        minutes=1
+    )
 
 
-def test_a_password_changes_and_the_other_sessions_end(console: Start) -> None:
-    here = console()
-    vic, elsewhere = here.visitor("vic"), here.visitor("vic")
+def test_a_password_changes_and_the_other_sessions_end(console_server: Start) -> None:
+    console = console_server()
+    vic, elsewhere = console.client("vic"), console.client("vic")
     new = "battery battery horse"
     form = {"current": PASSWORD, "new": new, "again": new}
 
     assert (
         "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
     )
-    assert "The two are not the same." in vic.post("/account/password", form | {"again": "y"}).text
+    assert (
+        "The two new passwords differ." in vic.post("/account/password", form | {"again": "y"}).text
+    )
     assert (
         "at least 12 characters"
         in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
     )
     assert vic.post("/account/password", form).status_code == 303
-    assert "Your password is changed" in vic.get("/account").text
+    assert "Password changed." in vic.get("/account").text
     assert elsewhere.get("/").status_code == 303
     assert (
-        here.visitor().sign_in("vic").status_code,
-        here.visitor().sign_in("vic", new).status_code,
+        console.client().sign_in("vic").status_code,
+        console.client().sign_in("vic", new).status_code,
     ) == (422, 303)
 
 
-def test_who_is_disabled_or_demoted_feels_it_at_the_next_request(console: Start) -> None:
-    here = console()
-    oli, ann = here.visitor("oli"), here.visitor("ann")
-    users.create_user(here.place.engine, "tester", "bea", Role.ADMIN, PASSWORD)
+def test_a_disabled_or_demoted_user_loses_access_at_the_next_request(console_server: Start) -> None:
+    console = console_server()
+    oli, ann = console.client("oli"), console.client("ann")
+    users.create_user(console.place.engine, "tester", "bea", Role.ADMIN, PASSWORD)
 
-    users.set_user_enabled(here.place.engine, "tester", "oli", enabled=False)
-    users.set_role(here.place.engine, "tester", "ann", Role.VIEWER)
+    users.set_user_enabled(console.place.engine, "tester", "oli", enabled=False)
+    users.set_role(console.place.engine, "tester", "ann", Role.VIEWER)
 
     assert oli.get("/").status_code == 303
-    assert here.visitor().sign_in("oli").status_code == 422
+    assert console.client().sign_in("oli").status_code == 422
     assert (ann.get("/").status_code, ann.get("/users").status_code) == (200, 403)
 
 
-def test_a_forged_cookie_is_nobody(console: Start) -> None:
-    here = console()
-    ann = here.visitor("ann")
+def test_a_forged_cookie_is_not_accepted(console_server: Start) -> None:
+    console = console_server()
+    ann = console.client("ann")
     head, _, tail = cookie(ann).partition(".")
     for forged in (f"{head}x.{tail}", f"{head}.{tail}x", "x", head):
         assert (
-            httpx.get(f"{here.url}/", headers={"Cookie": f"penstock_console={forged}"}).status_code
+            httpx.get(
+                f"{console.url}/", headers={"Cookie": f"penstock_console={forged}"}
+            ).status_code
             == 303
         )
 
 
-def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None:
-    people(place)
+def test_the_last_admin_stays_and_weak_passwords_are_rejected(place: Place) -> None:
+    create_users(place.engine)
     for act in (
         lambda: users.set_role(place.engine, "tester", "ann", Role.VIEWER),
         lambda: users.set_user_enabled(place.engine, "tester", "ann", enabled=False),
@@ -228,7 +241,7 @@ def test_the_last_admin_stays_and_passwords_are_no_trifles(place: Place) -> None
     assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
 
 
-def test_the_commands_make_and_steer_users(sqlite_place: Place) -> None:
+def test_the_commands_create_and_change_users(sqlite_place: Place) -> None:
     run = sqlite_place.run
     made = run("user", "create", "Ann", "--role", "admin", "--generate")
     password = made.stdout.splitlines()[-1]

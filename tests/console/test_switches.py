@@ -1,5 +1,4 @@
-"""What the settings of the console switch: its own process, and what is shown to who is signed
-in."""
+"""The settings of the console: a process of its own, and documents for signed-in users only."""
 
 from __future__ import annotations
 
@@ -8,22 +7,22 @@ import sys
 import time
 from collections.abc import Callable
 
-from support.console import Console, Visitor
-from support.place import ROOT, Place, Server
+from support.console import ROOT, ConsoleClient, ConsoleServer
+from support.place import Place, Server
 
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 
-Start = Callable[..., Console]
+Start = Callable[..., ConsoleServer]
 Serve = Callable[..., Server]
 
 
 def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
-    place: Place, console: Start, serve: Serve
+    place: Place, console_server: Start, serve: Serve
 ) -> None:
-    here = console(place, PENSTOCK_PIPELINES="false", PENSTOCK_OPENAPI="true")
+    console = console_server(place, PENSTOCK_PIPELINES="false", PENSTOCK_OPENAPI="true")
     beside = serve(place)
-    alone, both = here.server.client, beside.client
+    alone, both = console.server.client, beside.client
 
     assert [
         alone.get(path).status_code
@@ -31,17 +30,17 @@ def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
     ] == [404] * 4
     assert [both.get(path).status_code for path in ("/v1/orders/", f"{ROOT}/sign-in")] == [401, 404]
     assert alone.get("/-/health").status_code == 200
-    text = here.visitor("vic").get("/").text
-    assert text.count("answers calls") == 2
+    text = console.client("vic").get("/").text
+    assert text.count("<td>web</td>") == 2
 
 
-def test_the_description_can_be_for_who_is_signed_in(console: Start) -> None:
-    here = console(PENSTOCK_OPENAPI="sign-in", PENSTOCK_DOCS="true")
-    stranger, vic = here.visitor(), here.visitor("vic")
+def test_the_openapi_document_can_be_restricted_to_users(console_server: Start) -> None:
+    console = console_server(PENSTOCK_OPENAPI="sign-in", PENSTOCK_DOCS="true")
+    stranger, vic = console.client(), console.client("vic")
 
-    def statuses(visitor: Visitor) -> list[int]:
+    def statuses(visitor: ConsoleClient) -> list[int]:
         return [
-            visitor.client.get(path).status_code
+            visitor.http.get(path).status_code
             for path in ("/-/openapi.json", "/-/docs", "/-/docs/page.js")
         ]
 
@@ -51,13 +50,13 @@ def test_the_description_can_be_for_who_is_signed_in(console: Start) -> None:
         "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,"
         "image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
     )
-    sent = stranger.client.get("/-/docs", headers={"Accept": of_a_browser})
+    sent = stranger.http.get("/-/docs", headers={"Accept": of_a_browser})
     assert (sent.status_code, sent.headers["Location"]) == (303, f"{ROOT}/sign-in?next=/-/docs")
-    stranger.client.get(sent.headers["Location"])
+    stranger.http.get(sent.headers["Location"])
     assert stranger.sign_in("vic").headers["Location"] == "/-/docs"
 
 
-def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
+def test_contradictory_settings_stop_the_start(sqlite_place: Place) -> None:
     for more, said in (
         ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
         ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
@@ -89,7 +88,7 @@ def test_settings_that_make_no_sense_end_the_start(sqlite_place: Place) -> None:
         assert (done.returncode, said in done.stderr) == (3, True), (more, done.stderr)
 
 
-def test_serving_processes_say_that_they_live_and_that_they_end(place: Place, serve: Serve) -> None:
+def test_serving_processes_register_and_unregister(place: Place, serve: Serve) -> None:
     server = serve(place, workers=2)
     for path in ("/-/health",) * 5:
         server.client.get(path)

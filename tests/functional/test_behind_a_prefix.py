@@ -15,7 +15,7 @@ import httpx
 import pytest
 from conftest import CI
 from playwright.sync_api import Browser, expect
-from support.console import PASSWORD, people
+from support.console import PASSWORD, create_users
 from support.place import ROOT, Place, Server, wait_for
 from support.services import free_port
 
@@ -63,7 +63,7 @@ def served(sqlite_place: Place, serve: Serve, tmp_path: Path) -> Iterator[tuple[
     sqlite_place.plugin("hard", PLUGIN)
     sqlite_place.consumer("acme", "jobs", "orders", "v2/orders")
     key = sqlite_place.key("acme").key
-    people(sqlite_place)
+    create_users(sqlite_place.engine)
     server = serve(sqlite_place, worker=1, PENSTOCK_URL=f"{base}/", PENSTOCK_CONSOLE="true")
     user = "user root;" if Path.home() == Path("/root") else ""
     (tmp_path / "nginx.conf").write_text(

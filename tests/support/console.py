@@ -1,29 +1,47 @@
-"""A real gunicorn with the console on, users of every role, and browsers that are signed in."""
+"""The console for tests: users of every role, one HTTP client, and a fixture per way of starting.
+
+- `console_server` starts real processes; its pages open in a real browser too.
+- `console_app` serves the console of a place in this process.
+- `console_runtime` serves it from the runtime of the test kit, which can call pipelines.
+
+Tests that change nothing share `furnished_console`, one server of the session.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from html import unescape
-from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
-from flask.testing import FlaskClient
-from playwright.sync_api import Browser, BrowserContext, Page
-from werkzeug.test import TestResponse
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 from penstock import audit
-from penstock.access import environments, users
+from penstock.access import (
+    api_keys,
+    callbacks,
+    consumers,
+    environments,
+    issuers,
+    limits,
+    policies,
+    sensitive_fields,
+    users,
+    variables,
+)
 from penstock.access.users import Role
+from penstock.contracts.rates import Rate
+from penstock.db import call_counts
 from penstock.db.engine import Engine
+from penstock.db.tables import UserRow
 from penstock.db.unit_of_work import access_change
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -33,9 +51,10 @@ from support.place import Place, Server
 
 PASSWORD = "correct horse staple"
 ROOT = "/-/console"
-# Cheap, for tests sign in often.
+# A cheap hash: tests sign in often.
 HASH = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
 AXE = Path(__file__).parents[1] / "console" / "axe" / "axe.min.js"
+EVIL = "<script>window.owned=1</script>\"'><img src=x onerror=window.owned=1>"
 USERS = {"vic": Role.VIEWER, "oli": Role.OPERATOR, "ann": Role.ADMIN}
 
 NUMBERS = count()
@@ -57,60 +76,83 @@ def penstock_pipelines(): return [orders, status]
 """  # noqa: E501  text as it is
 
 
-class _Forms(HTMLParser):
-    """Finds the hidden fields of a page's forms, by their action."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forms: dict[str, dict[str, str]] = {}
-        self._here: dict[str, str] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        if tag == "form":
-            self._here = self.forms.setdefault(given.get("action", ""), {})
-        elif tag == "input" and given.get("type") == "hidden":
-            self._here[given["name"]] = given.get("value", "")
+CSRF_TOKEN = re.compile(r'name="csrf-token" content="([^"]+)"')
 
 
 @dataclass
-class Visitor:
-    """A browser without scripts: keeps cookies, and sends forms with their CSRF token."""
+class ConsoleClient:
+    """A browser without scripts: keeps cookies, and sends forms with their CSRF token.
 
-    server: Server
-    client: httpx.Client = field(init=False)
+    `http` connects to a server or calls an application of this process; redirects are not followed.
+    """
 
-    def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.server.url, timeout=20)
+    http: httpx.Client
+    _token: str | None = None
 
-    def get(self, path: str, **more: object) -> httpx.Response:
-        """Ask for a page below the console."""
-        return self.client.get(ROOT + path, **more)  # type: ignore[arg-type]  # httpx's own
+    @classmethod
+    def of(cls, target: Server | Penstock | Runtime, name: str | None = None) -> ConsoleClient:
+        """Return a client of a server, application or runtime; `name` is the user to sign in."""
+        if isinstance(target, Server):
+            client = cls(httpx.Client(base_url=target.url, timeout=20))
+        else:
+            app = target.application if isinstance(target, Runtime) else target
+            transport = httpx.WSGITransport(app=app)  # type: ignore[arg-type]  # a WSGI application
+            client = cls(httpx.Client(base_url="http://localhost", transport=transport))
+        if name is not None:
+            assert client.sign_in(name).status_code == 303
+        return client
+
+    def _noted(self, response: httpx.Response) -> httpx.Response:
+        if "Set-Cookie" in response.headers:  # another session has another token
+            self._token = None
+        return response
+
+    def get(self, path: str, /, **query: object) -> httpx.Response:
+        """Request a page below the console."""
+        return self._noted(self.http.get(ROOT + path, params=query or None))  # type: ignore[arg-type]  # httpx's own
+
+    def text(self, path: str, /, **query: object) -> str:
+        """Return the HTML of a page, which must exist."""
+        response = self.get(path, **query)
+        assert response.status_code == 200, path
+        return response.text
 
     def token(self) -> str:
-        """Return the CSRF token of this browser's session."""
-        found = re.search(r'name="csrf-token" content="([^"]+)"', self.get("/sign-in").text)
-        assert found is not None
-        return found[1]
+        """Return the CSRF token of this client's session."""
+        if self._token is None:
+            match = CSRF_TOKEN.search(self.get("/sign-in").text)
+            assert match is not None
+            self._token = match[1]
+        return self._token
 
     def post(
-        self, path: str, form: dict[str, str] | None = None, *, token: str | None = None
+        self,
+        path: str,
+        form: dict[str, str] | None = None,
+        /,
+        *,
+        csrf: str | None = None,
+        **fields: object,
     ) -> httpx.Response:
-        """Send a form below the console, with the CSRF token that a page of it holds; what
-        answers is not followed."""
-        return self.client.post(
-            ROOT + path,
-            data={"csrf_token": token if token is not None else self.token(), **(form or {})},
-        )
+        """Send a form below the console with a CSRF token; the token of the session by default."""
+        data = {"csrf_token": csrf or self.token(), **(form or {}), **fields}
+        return self._noted(self.http.post(ROOT + path, data=data))  # type: ignore[arg-type]  # httpx's own
 
     def sign_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
         """Sign in with the form."""
-        return self.post("/sign-in", {"name": name, "password": password})
+        return self.post("/sign-in", name=name, password=password)
+
+    def follow(self, response: httpx.Response) -> str:
+        """Return the page that a response redirects to, as text without markup."""
+        assert response.status_code == 303, words_of(response.text)
+        page = self._noted(self.http.get(response.headers["Location"]))
+        assert page.status_code == 200
+        return words_of(page.text)
 
 
 @dataclass
-class Console:
-    """A server with the console on, and who uses it."""
+class ConsoleServer:
+    """A server with the console on, its clients, and pages of a real browser."""
 
     place: Place
     server: Server
@@ -122,61 +164,66 @@ class Console:
     def url(self) -> str:
         return self.server.url + ROOT
 
-    def visitor(self, name: str | None = None) -> Visitor:
-        """Return a browser without scripts: nobody's, or one in which a user is signed in."""
-        made = Visitor(self.server)
-        self.stack.callback(made.client.close)
-        if name is not None:
-            assert made.sign_in(name).status_code == 303
-        return made
+    def client(self, name: str | None = None) -> ConsoleClient:
+        """Return a client; `name` is the user to sign in."""
+        client = ConsoleClient.of(self.server, name)
+        self.stack.callback(client.http.close)
+        return client
 
     def page(
         self, name: str | None = None, *, width: int = 1280, scheme: str = "light", **more: object
     ) -> Page:
-        """Return a page of a real browser in which a user is signed in. What it complains about
-        fails the test."""
+        """Return a page of a real browser, with a user signed in. Errors of the page, and requests
+        to other hosts, are noted as complaints."""
         context: BrowserContext = self.browser().new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, **more
         )  # type: ignore[arg-type]
         self.stack.callback(context.close)
+        if name is not None:  # the form is tested elsewhere; a cookie is enough here
+            cookie = self.client(name).http.cookies["penstock_console"]
+            context.add_cookies(
+                [
+                    {
+                        "name": "penstock_console",
+                        "value": cookie,
+                        "domain": "127.0.0.1",
+                        "path": "/-/",
+                    }
+                ]
+            )
         page = context.new_page()
-        page.on(
-            "console",
-            lambda message: (
-                self.complaints.append(message.text)
-                if message.type in {"error", "warning"}
-                else None
-            ),
-        )
+        page.on("console", self._note_message)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda sent: (
-                None
-                if sent.url.startswith((self.server.url, "data:"))
-                else self.complaints.append(f"asks {sent.url}")
-            ),
-        )
+        page.on("request", lambda request: self._note_request(request.url))
         if name is not None:
-            page.goto(f"{self.url}/sign-in")
-            page.get_by_label("User").fill(name)
-            page.get_by_label("Password").fill(PASSWORD)
-            page.get_by_role("button", name="Sign in").click()
-            page.wait_for_url(f"{self.url}/")
+            page.goto(f"{self.url}/")
         return page
+
+    def _note_message(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def _note_request(self, url: str) -> None:
+        if not url.startswith((self.server.url, "data:")):
+            self.complaints.append(f"requests {url}")
+
+
+def wait_for_charts(page: Page) -> None:
+    """Wait until every chart of a page is drawn."""
+    for chart in page.locator("[data-chart]").all():
+        chart.locator("canvas").wait_for()
 
 
 def accessible(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical on a page, and whether it is wider than its
-    window."""
+    """Return the serious and critical findings of axe-core, and whether a page is too wide."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate(
-        "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa',"
-        " 'best-practice']})"
+    result = page.evaluate(
+        "axe.run({resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a',"
+        " 'wcag21aa', 'wcag22aa', 'best-practice']})"
     )
     serious = [
         f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
-        for item in found["violations"]
+        for item in result["violations"]
         if item["impact"] in {"serious", "critical"}
         for node in item["nodes"]
     ]
@@ -184,165 +231,175 @@ def accessible(page: Page) -> list[str]:
     return serious + (["wider than the window"] if wide else [])
 
 
-def people(place: Place) -> None:
-    """Make a user of every role."""
+def create_users(engine: Engine) -> None:
+    """Create a user of every role."""
     for name, role in USERS.items():
-        users.create_user(place.engine, "tester", name, role, None)
-        with access_change(place.engine) as rows:
-            rows.set("users", {"name": name}, password=HASH)
+        users.create_user(engine, "tester", name, role, None)
+        with access_change(engine) as rows:
+            rows.set(UserRow, {UserRow.name: name}, {UserRow.password: HASH})
+
+
+def _start(
+    place: Place,
+    stack: ExitStack,
+    browser: Callable[[], Browser],
+    *,
+    plugin: str,
+    workers: int = 1,
+    **more: str,
+) -> ConsoleServer:
+    place.plugin("shop", plugin)
+    create_users(place.engine)
+    settings = {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "1000/minute"} | more
+    server = stack.enter_context(Server(place, workers=workers, **settings))
+    return ConsoleServer(place, server, stack, browser)
 
 
 @pytest.fixture
-def console(
+def console_server(
     sqlite_place: Place, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Console]]:
-    """Start a server with the console on; what its pages complain about in a browser fails the
-    test."""
+) -> Iterator[Callable[..., ConsoleServer]]:
+    """Start a server with the console on; complaints of its pages fail the test."""
     with ExitStack() as stack:
-        made: list[Console] = []
+        servers: list[ConsoleServer] = []
 
         def start(
             place: Place = sqlite_place, *, plugin: str = PLUGIN, workers: int = 1, **more: str
-        ) -> Console:
-            place.plugin("shop", plugin)
-            people(place)
-            settings = {
-                "PENSTOCK_CONSOLE": "true",
-                "PENSTOCK_CONSOLE_SIGN_IN_RATE": "1000/minute",
-            } | more
-            server = stack.enter_context(Server(place, workers=workers, **settings))
-            made.append(Console(place, server, stack, lambda: request.getfixturevalue("browser")))
-            return made[-1]
+        ) -> ConsoleServer:
+            servers.append(
+                _start(
+                    place,
+                    stack,
+                    lambda: request.getfixturevalue("browser"),
+                    plugin=plugin,
+                    workers=workers,
+                    **more,
+                )
+            )
+            return servers[-1]
 
         yield start
-        for item in made:
-            assert item.complaints == [], item.complaints
+        for server in servers:
+            assert server.complaints == [], server.complaints
+
+
+def count_calls(place: Place, **outcomes: int) -> None:
+    """Count calls of v1/orders in environment 1, two minutes ago, by outcome."""
+    minute = int(time.time()) // 60 * 60 - 120
+    rows = [
+        {
+            "environment_id": 1, "span": 60, "since": minute, "pipeline": "v1/orders",
+            "outcome": name.replace("_", "-"), "process": "p",
+            "calls": number, "micros": number * 9000, "buckets": [0, 0, 0, number, *[0] * 11],
+        }
+        for name, number in outcomes.items()
+    ]  # fmt: skip
+    call_counts.write(place.engine, [call_counts.CallCount(**row) for row in rows])
+
+
+def furnish(place: Place) -> None:
+    """Fill a place with a row of every kind, whose free texts try to become markup."""
+    engine = place.engine
+    consumers.create_consumer(engine, "ann", "acme", EVIL)
+    place.associate("acme", "orders")
+    api_keys.create_key(engine, "ann", "acme", "test", note=EVIL)
+    api_keys.revoke_key(engine, "ann", place.key("acme").id)
+    policies.set_policy(engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
+    limits.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
+    limits.set_networks(engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
+    variables.set_variable(engine, "tester", "test", "region", "porto " * 50)
+    variables.set_variable(engine, "tester", "test", "markup", EVIL)
+    variables.set_secret(engine, "tester", "test", "erp", "x", place.box)
+    sensitive_fields.add_fields(engine, "tester", "test", ["card_number"])
+    callbacks.allow_callbacks(
+        engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False
+    )
+    trusted = issuers.parse_issuer("https://id.example", "p")
+    issuers.trust_issuer(engine, "tester", "test", trusted, own="penstock")
+    place.designate("orders")
+    count_calls(place, succeeded=1200, failed=3, invalid_api_key=40, **{EVIL: 3})
+
+
+@pytest.fixture(scope="session")
+def furnished_console(
+    upgraded_file: Path, tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> Iterator[ConsoleServer]:
+    """A server of the session with a row of every kind, for tests that change nothing."""
+    folder = tmp_path_factory.mktemp("furnished")
+    database = shutil.copyfile(upgraded_file, folder / "penstock.db")
+    place = Place.make(f"sqlite:///{database}", folder)
+    with ExitStack() as stack:
+        stack.callback(place.engine.dispose)
+        server = _start(place, stack, lambda: browser, plugin=PLUGIN)
+        furnish(place)
+        yield server
 
 
 @dataclass
-class Quick:
-    """The console in this process: no server, no browser."""
+class ConsoleApp:
+    """The console of a place in this process: no server, no browser."""
 
     place: Place
     app: Penstock
 
-    def visitor(self, name: str) -> QuickVisitor:
-        """Return a browser without scripts in which a user is signed in."""
-        made = QuickVisitor(self.app.test_client())
-        assert made.post("/sign-in", name=name, password=PASSWORD).status_code == 303
-        return made
+    def client(self, name: str | None = None) -> ConsoleClient:
+        """Return a client; `name` is the user to sign in."""
+        return ConsoleClient.of(self.app, name)
 
     def events(self, limit: int = 20) -> list[tuple[str, str, str | None, str]]:
-        """Return who did what where to whom, newest first."""
-        found = audit.events(self.place.engine, limit=limit)
+        """Return actor, action, environment and target of events but sign-ins, newest first."""
         return [
             (event.actor, event.action, event.environment, event.subject)
-            for event in found
+            for event in audit.events(self.place.engine, limit=limit)
             if event.action != audit.Action.USER_SIGNED_IN
         ]
 
 
-@dataclass
-class QuickVisitor:
-    """Asks for pages, and sends forms with their CSRF token."""
-
-    client: FlaskClient
-
-    def get(self, path: str, **query: object) -> TestResponse:
-        """Ask for a page below the console."""
-        return self.client.get(ROOT + path, query_string=query or None)
-
-    def text(self, path: str, **query: object) -> str:
-        """Return a page that is there."""
-        answered = self.get(path, **query)
-        assert answered.status_code == 200, path
-        return answered.text
-
-    def post(self, path: str, **form: object) -> TestResponse:
-        """Send a form below the console; what answers is not followed."""
-        found = re.search(r'name="csrf-token" content="([^"]+)"', self.get("/sign-in").text)
-        assert found is not None
-        return self.client.post(ROOT + path, data={"csrf_token": found[1], **form})
-
-
 @pytest.fixture
-def quick(sqlite_place: Place) -> Iterator[Callable[..., Quick]]:
-    """Make the console of a place in this process."""
-    made: list[Penstock] = []
+def console_app(sqlite_place: Place) -> Iterator[Callable[..., ConsoleApp]]:
+    """Serve the console of a place in this process."""
+    apps: list[Penstock] = []
 
-    def make(*, plugin: str = PLUGIN) -> Quick:
-        sqlite_place.plugin(f"quick_{next(NUMBERS)}", plugin)  # a process imports a name once
-        people(sqlite_place)
-        given = {
-            name: value
-            for name, value in sqlite_place.environ().items()
-            if name.startswith("PENSTOCK_")
-        }
-        made.append(create_app(Host(Settings.from_env(given | {"PENSTOCK_CONSOLE": "true"}))))
-        return Quick(sqlite_place, made[-1])
+    def make(*, plugin: str = PLUGIN) -> ConsoleApp:
+        sqlite_place.plugin(f"app_{next(NUMBERS)}", plugin)  # a process imports a name once
+        create_users(sqlite_place.engine)
+        environ = sqlite_place.environ(PENSTOCK_CONSOLE="true")
+        settings = {name: value for name, value in environ.items() if name.startswith("PENSTOCK_")}
+        apps.append(create_app(Host(Settings.from_env(settings))))
+        return ConsoleApp(sqlite_place, apps[-1])
 
     yield make
-    for app in made:
+    for app in apps:
         app.host.stop()
 
 
-@dataclass
-class Hand:
-    """A user who is signed in to the console of a runtime."""
-
-    client: FlaskClient
-    csrf: str = ""
-
-    @classmethod
-    def of(cls, runtime: Runtime, name: str) -> Hand:
-        """Sign a user in."""
-        made = cls(runtime.application.test_client())
-        made.csrf = (
-            made.get("/sign-in").text.partition('name="csrf-token" content="')[2].partition('"')[0]
-        )
-        assert made.post("/sign-in", name=name, password=PASSWORD).status_code == 303
-        made.csrf = (
-            made.get("/account").text.partition('name="csrf-token" content="')[2].partition('"')[0]
-        )
-        return made
-
-    def get(self, path: str, **query: object) -> TestResponse:
-        """Ask for a page below the console."""
-        return self.client.get(ROOT + path, query_string=query or None)
-
-    def post(self, path: str, **form: object) -> TestResponse:
-        """Send a form below the console."""
-        return self.client.post(ROOT + path, data={"csrf_token": self.csrf, **form})
-
-    def follow(self, answered: TestResponse) -> str:
-        """Return the page that an answer leads to, as text without markup."""
-        assert answered.status_code == 303, words_of(answered.text)
-        page = self.client.get(answered.headers["Location"])
-        assert page.status_code == 200
-        return words_of(page.text)
-
-
 def words_of(html: str) -> str:
-    """Return the text of a page, its markup and white space left out."""
+    """Return the text of a page's main part, without markup and repeated white space."""
     main = re.search(r"<main[^>]*>(.*)</main>", html, re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", main[1] if main else html)).split())
 
 
+def next_page(html: str) -> str | None:
+    """Return the path below the console of a list's next page; None at its end."""
+    match = re.search(r'href="/-/console([^"]+)" rel="next"', html)
+    return unescape(match[1]) if match else None
+
+
 def engine_of(runtime: Runtime) -> Engine:
-    """Return a runtime's database, once it holds all that has happened."""
+    """Return the database of a runtime, once everything that happened is written."""
     runtime.flush()
-    return runtime._engine  # noqa: SLF001  the kit has no door to the database
+    return runtime._engine  # noqa: SLF001  the kit offers no access to the database
 
 
 @pytest.fixture
-def desk(penstock_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
+def console_runtime(penstock_runtime: Callable[..., Runtime]) -> Callable[..., Runtime]:
     """Start a runtime with the console on, users of every role, and a second environment."""
 
     def start(*plugins: object, **more: object) -> Runtime:
         runtime = penstock_runtime(
             *plugins, console=True, console_sign_in_rate="1000/minute", **more
         )
-        people(cast(Place, SimpleNamespace(engine=engine_of(runtime))))
+        create_users(engine_of(runtime))
         environments.create_environment(engine_of(runtime), "tester", "prod", runtime._box)  # noqa: SLF001  the same
         return runtime
 

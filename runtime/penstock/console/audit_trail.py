@@ -1,4 +1,4 @@
-"""The audit trail: who changed what; filtered, and handed out as a file."""
+"""The audit log: filtered, one event, and exported as a file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, request
+from wtforms.fields.choices import SelectChoice
 
 from penstock import audit as trail
 from penstock.access.users import Role
 from penstock.console.context import console_context
-from penstock.console.pages import Form, filters, page, render, show_form
-from penstock.errors import UsageError
+from penstock.console.forms import ChoiceField, FilterForm, LineField
+from penstock.console.limits import row_after
+from penstock.console.pages import page
+from penstock.console.responses import render, show_form
 
-FIELDS = ("actor", "action", "env", "subject", "since")
-SINCE = [
-    ("", "at any time"),
-    ("1", "in the last hour"),
-    ("24", "in the last day"),
-    ("168", "in the last week"),
-    ("720", "in the last 30 days"),
-]
+SINCE = (  # by hours
+    ("", "any time"),
+    ("1", "last hour"),
+    ("24", "last day"),
+    ("168", "last week"),
+    ("720", "last 30 days"),
+)
 FORMATS = {
     "csv": (trail.as_csv, "text/csv; charset=utf-8", "csv"),
     "jsonl": (trail.as_json_lines, "application/jsonl", "jsonl"),
@@ -28,49 +30,64 @@ FORMATS = {
 PER_PAGE = 50
 
 
-def _wanted(form: Form) -> dict[str, Any]:
-    """Return what was asked for, as the trail's functions take it.
+class EventFilter(FilterForm):
+    """Filters events."""
 
-    What can't be understood is said beside its field.
-    """
-    wanted: dict[str, Any] = {name: form[name] or None for name in ("actor", "action", "subject")}
-    wanted["environment"] = form["env"] or None
-    if form["since"]:
-        with form.blaming("since"):
-            if form["since"] not in dict(SINCE):
-                raise UsageError(f"{form['since']!r} is no span")
-            wanted["since"] = datetime.now(UTC) - timedelta(hours=int(form["since"]))
-    return wanted
+    actor = LineField("Actor")
+    action = ChoiceField("Action", checked_by_domain=True)
+    subject = LineField("Target")
+    env = ChoiceField("Environment", checked_by_domain=True)
+    since = ChoiceField("Time", SINCE, default="")
+
+    def __init__(self) -> None:
+        super().__init__()
+        kinds = dict.fromkeys(action.partition(":")[0] for action in sorted(trail.Action))
+        self.action.choices = [SelectChoice("", "any")]
+        for kind in kinds:
+            actions = [
+                action.value for action in sorted(trail.Action) if action.startswith(f"{kind}:")
+            ]
+            self.action.choices += [
+                SelectChoice(kind, f"{kind}: any action", optgroup=kind),
+                *(SelectChoice(action, action, optgroup=kind) for action in actions),
+            ]
+        names = console_context().environment_names()
+        self.env.offer([("", "any"), *((name, name) for name in names)])
+
+
+def _selection(form: EventFilter) -> dict[str, Any]:
+    """Return the filters as arguments of the audit log's functions; faults go to their fields."""
+    selection: dict[str, Any] = {
+        "actor": form.actor.data or None,
+        "action": form.action.data or None,
+        "subject": form.subject.data or None,
+        "environment": form.env.data or None,
+    }
+    if form.is_valid() and form.since.data:
+        selection["since"] = datetime.now(UTC) - timedelta(hours=int(form.since.data))
+    return selection
 
 
 @page("/audit", needs=Role.VIEWER)
 def audit() -> Response:
     """List events, newest first."""
-    form, before, found = filters(*FIELDS), request.args.get("before", ""), list[trail.Event]()
-    wanted = _wanted(form)
-    with form.blaming("action"):
-        number = int(before[:18]) if before.isascii() and before.isdigit() else None
-        found = trail.events(console_context().engine, limit=PER_PAGE + 1, before=number, **wanted)
-    return _shown(form, found)
+    form, events = EventFilter(), list[trail.Event]()
+    selection = _selection(form)
+    with form.faults_at("action"):
+        events = trail.events(
+            console_context().engine, limit=PER_PAGE + 1, before=row_after("before"), **selection
+        )
+    return _show(form, events)
 
 
-def _shown(form: Form, found: list[trail.Event]) -> Response:
-    actions: dict[str, list[str]] = {}
-    for action in sorted(trail.Action):
-        actions.setdefault(action.partition(":")[0], []).append(action.value)
+def _show(form: EventFilter, events: list[trail.Event]) -> Response:
     return show_form(
         "audit.html",
         form,
-        events=found[:PER_PAGE],
-        last=found[PER_PAGE - 1].id if len(found) > PER_PAGE else None,
+        events=events[:PER_PAGE],
+        last=events[PER_PAGE - 1].id if len(events) > PER_PAGE else None,
         later="before" in request.args,
-        kept={name: form[name] for name in FIELDS if form[name]},
-        actions=actions,
-        moments=SINCE,
-        environments=[
-            ("", "any"),
-            *((row["name"], row["name"]) for row in console_context().environments()),
-        ],
+        query=form.query(),
     )
 
 
@@ -82,23 +99,18 @@ def audit_one(number: int) -> str:
 
 @page("/audit/export", needs=Role.VIEWER)
 def audit_export() -> Response:
-    """Hand out all events that pass the filters as a file, as it is read."""
-    form, engine, kind = (
-        filters(*FIELDS, "format"),
-        console_context().engine,
-        request.args.get("format", "csv"),
-    )
-    wanted = _wanted(form)
-    with form.blaming("action"):
-        trail.events(engine, limit=1, **wanted)
-    with form.blaming("format"):
-        if kind not in FORMATS:
-            raise UsageError(f"{kind!r} is no format; choose one of {', '.join(FORMATS)}")
-    if form.errors:
-        return _shown(form, [])
-    write, content_type, ending = FORMATS[kind]
+    """Send all events that pass the filters as a file, while they are read."""
+    form, engine = EventFilter(), console_context().engine
+    file_format = request.args.get("format", "csv")
+    selection = _selection(form)
+    with form.faults_at("action"):
+        trail.events(engine, limit=1, **selection)
+    if file_format not in FORMATS:
+        form.add_fault("format", f"“{file_format}” isn't a format; choose one of csv, jsonl.")
+    if form.has_faults:
+        return _show(form, [])
+    write, content_type, ending = FORMATS[file_format]
     name = f"penstock-audit-{datetime.now(UTC):%Y%m%d-%H%M%S}.{ending}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(
-        write(trail.every_event(engine, **wanted)), content_type=content_type, headers=headers
-    )
+    events = trail.every_event(engine, **selection)
+    return Response(write(events), content_type=content_type, headers=headers)

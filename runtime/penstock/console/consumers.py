@@ -1,4 +1,4 @@
-"""Consumers: who may call which pipeline in which environment, and their API keys."""
+"""Consumers: the list, one consumer, and the pipelines that it may call in each environment."""
 
 from __future__ import annotations
 
@@ -8,256 +8,222 @@ from flask import Response, request, url_for
 
 from penstock.access import consumers as access
 from penstock.access.consumers import Associations
-from penstock.access.durations import read_duration
 from penstock.access.pipelines import in_order
 from penstock.access.signing_keys import revoke_tokens
 from penstock.access.users import Role
 from penstock.console.context import console_context
-from penstock.console.pages import Form, done, page, render, show_form, user
+from penstock.console.forms import ChoiceField, ConsoleForm, FilterForm, LineField
+from penstock.console.pages import page, user
+from penstock.console.responses import done, render, show_form
 from penstock.gate.compliance import SERVED_STATES
 
-PAGE = 50
-ENDED = 20  # keys that have ended, shown
+PER_PAGE = 50
+MAX_FIND_LENGTH = 64
+MAX_ENDED_KEYS = 20  # expired and revoked keys on the page of a consumer
 LIFETIMES = (
-    ("", "for ever"),
-    ("1d", "a day"),
-    ("7d", "a week"),
-    ("30d", "30 days"),
-    ("90d", "90 days"),
-    ("365d", "a year"),
+    ("", "never"),
+    ("1d", "in a day"),
+    ("7d", "in a week"),
+    ("30d", "in 30 days"),
+    ("90d", "in 90 days"),
+    ("365d", "in a year"),
 )
 GRACES = (
-    ("1h", "end in an hour"),
-    ("1d", "end in a day"),
-    ("7d", "end in a week"),
-    ("30d", "end in 30 days"),
+    ("1h", "old key expires in an hour"),
+    ("1d", "old key expires in a day"),
+    ("7d", "old key expires in a week"),
+    ("30d", "old key expires in 30 days"),
 )
 
 
-def _environments() -> list[str]:
-    return [str(row["name"]) for row in console_context().environments()]
+class FindForm(FilterForm):
+    """Finds consumers by a part of their name."""
+
+    find = LineField("Find by name", render_kw={"type": "search", "placeholder": "Part of a name"})
+
+
+class NewConsumerForm(ConsoleForm):
+    """Creates a consumer."""
+
+    name = LineField(
+        "Name",
+        "Enter a name.",
+        description="Letters, digits, dots, dashes and underscores, 64 at most. It can't be"
+        " changed later.",
+    )
+    description = LineField("Description", description="Who this is, and whom to ask.")
+
+
+class NewKeyForm(ConsoleForm):
+    """Creates a key of a consumer."""
+
+    environment = ChoiceField("Environment", checked_by_domain=True)
+    expires = ChoiceField("Expires", LIFETIMES, checked_by_domain=True, default="90d")
+    note = LineField("Note")
+
+
+class AssociationsForm(ConsoleForm):
+    """Sends a checkbox per pipeline and environment; the page renders the boxes itself."""
 
 
 @page("/consumers", needs=Role.VIEWER)
 def consumers() -> str:
     """List consumers."""
-    find, after = request.args.get("find", "").strip()[:64], request.args.get("after")
-    found = access.page_consumers(console_context().engine, find=find, after=after, limit=PAGE + 1)
-    kept: dict[str, Any] = {"find": find} if find else {}
-    onward = (
-        url_for("console.consumers", after=found[PAGE - 1]["name"], **kept)
-        if len(found) > PAGE
-        else None
-    )
-    back = url_for("console.consumers", **kept) if after else None
+    context, form, after = console_context(), FindForm(), request.args.get("after")
+    find = form.find.data[:MAX_FIND_LENGTH]
+    rows = access.page_consumers(context.engine, find=find, after=after, limit=PER_PAGE + 1)
+    query: dict[str, Any] = {"find": find} if find else {}
+    following = None
+    if len(rows) > PER_PAGE:
+        following = url_for("console.consumers", after=rows[PER_PAGE - 1]["name"], **query)
     return render(
         "consumers.html",
-        consumers=found[:PAGE],
-        environments=_environments(),
+        form=form,
+        consumers=rows[:PER_PAGE],
+        environments=context.environment_names(),
         find=find,
-        onward=onward,
-        back=back,
+        following=following,
+        first=url_for("console.consumers", **query) if after else None,
     )
 
 
 @page("/new-consumer", needs=Role.OPERATOR)
 def consumers_new() -> Response:
     """Show the form for a consumer."""
-    return show_form("consumer_new.html", Form())
+    return show_form("consumer_new.html", NewConsumerForm())
 
 
 @page("/new-consumer", needs=Role.OPERATOR, method="POST")
 def consumers_create() -> Response:
-    """Make a consumer."""
-    form = Form()
-    name = form["name"].strip()
-    with form.blaming("name"):
-        access.create_consumer(
-            console_context().engine, user().name, name, form["description"].strip()
-        )
-        return done(
-            f"{name} is made. Give it a key, and say what it may call.", "consumers_one", name=name
-        )
+    """Create a consumer."""
+    form = NewConsumerForm()
+    name = form.name.data
+    if form.is_valid():
+        with form.faults_at("name"):
+            access.create_consumer(
+                console_context().engine, user().name, name, form.description.data
+            )
+            return done(
+                f"{name} created. Next: create a key and grant access.", "consumers_one", name=name
+            )
     return show_form("consumer_new.html", form)
 
 
 @page("/consumers/<name>", needs=Role.VIEWER)
 def consumers_one(name: str) -> Response:
     """Show a consumer."""
-    return _one(name, Form(expires="90d", environment=console_context().settings.environment))
+    return show_consumer(name, NewKeyForm(environment=console_context().settings.environment))
 
 
-def _one(name: str, form: Form) -> Response:
-    here = console_context()
-    found: dict[str, Any] = access.show_consumer(here.engine, name)
-    names = _environments()
-    keys = list(reversed(found["keys"]))
-    ended = [key for key in keys if key["state"] in {"revoked", "expired"}]
+def show_consumer(name: str, form: NewKeyForm) -> Response:
+    """Return the page of a consumer. Raises UnknownName."""
+    context = console_context()
+    consumer = access.show_consumer(context.engine, name)
+    environments = context.environment_names()
+    form.environment.offer((environment, environment) for environment in environments)
+    keys = list(reversed(consumer.keys))
+    ended = [key for key in keys if key.state in {"revoked", "expired"}]
     return show_form(
         "consumer.html",
         form,
-        one=found,
-        environments=names,
-        pairs=[(item, item) for item in names],
+        consumer=consumer,
+        environments=environments,
         keys=[key for key in keys if key not in ended],
-        ended=ended[:ENDED],
-        older=max(0, len(ended) - ENDED),
-        lifetimes=LIFETIMES,
+        ended=ended[:MAX_ENDED_KEYS],
+        older=max(0, len(ended) - MAX_ENDED_KEYS),
         graces=GRACES,
     )
 
 
 @page("/consumers/<name>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_disable(name: str) -> Response:
-    """Keep a consumer out everywhere."""
+    """Disable a consumer in every environment."""
     access.set_consumer_enabled(console_context().engine, user().name, name, enabled=False)
-    return done(f"{name} is kept out, in every environment.", "consumers_one", name=name)
+    return done(f"{name} disabled in every environment.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_enable(name: str) -> Response:
-    """Let a consumer in again."""
+    """Enable a consumer."""
     access.set_consumer_enabled(console_context().engine, user().name, name, enabled=True)
-    return done(f"{name} may call again.", "consumers_one", name=name)
+    return done(f"{name} enabled.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/tokens/revoke", needs=Role.OPERATOR, method="POST")
 def consumers_tokens_revoke(name: str) -> Response:
-    """End all tokens of a consumer in an environment."""
-    environment = Form()["environment"]
+    """Revoke all tokens of a consumer in an environment."""
+    environment = request.form.get("environment", "")
     revoke_tokens(console_context().engine, user().name, environment, consumer=name)
-    return done(f"All tokens of {name} in {environment} have ended.", "consumers_one", name=name)
-
-
-@page("/consumers/<name>/keys", needs=Role.OPERATOR, method="POST")
-def consumers_key_create(name: str) -> Response:
-    """Make a key, which is shown this once."""
-    form = Form()
-    lifetime = None
-    with form.blaming("expires"):
-        lifetime = read_duration(form["expires"]) if form["expires"] else None
-    if not form.errors:
-        with form.blaming("environment"):
-            made = access.create_key(
-                console_context().engine,
-                user().name,
-                name,
-                form["environment"],
-                expires=lifetime,
-                note=form["note"].strip(),
-            )
-            return _once(made, "")
-    return _one(name, form)
-
-
-def _once(made: access.NewKey, more: str) -> Response:
-    return Response(render("consumer_key.html", made=made, more=more))
-
-
-@page("/consumers/<name>/keys/<key_id>/rotate", needs=Role.OPERATOR, method="POST")
-def consumers_key_rotate(name: str, key_id: str) -> Response:
-    """Make a key's successor, which is shown this once."""
-    form = Form()
-    with form.blaming(f"rotate-{key_id}"):
-        made, ends = access.rotate_key(
-            console_context().engine, user().name, key_id, read_duration(form["grace"])
-        )
-        return _once(made, f"The old one, {key_id}, goes on until {ends:%Y-%m-%d %H:%M} UTC.")
-    return _one(name, form)
-
-
-@page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
-def consumers_key_revoke(name: str, key_id: str) -> Response:
-    """End a key for good."""
-    access.revoke_key(console_context().engine, user().name, key_id)
-    return done(f"The key {key_id} is revoked.", "consumers_one", name=name)
-
-
-@page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
-def consumers_key_disable(name: str, key_id: str) -> Response:
-    """Switch a key off."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
-    return done(f"The key {key_id} is switched off.", "consumers_one", name=name)
-
-
-@page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
-def consumers_key_enable(name: str, key_id: str) -> Response:
-    """Switch a key on again."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
-    return done(f"The key {key_id} works again.", "consumers_one", name=name)
+    return done(f"All tokens of {name} revoked in {environment}.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/pipelines", needs=Role.VIEWER)
 def consumers_pipelines(name: str) -> Response:
-    """Show which pipelines a consumer may call: a row each, with a box for each environment."""
-    return _matrix(name, Form())
+    """Show the pipelines that a consumer may call: a row each, a checkbox per environment."""
+    return _show_access(name, AssociationsForm())
 
 
 @page("/consumers/<name>/pipelines", needs=Role.OPERATOR, method="POST")
 def consumers_associate(name: str) -> Response:
-    """Save the boxes that were changed, of all environments at once."""
-    here, form = console_context(), Form()
-    with form.blaming("pipelines"):
-        seen, wanted = _sent(form, "seen", "seen_new"), _sent(form, "on", "new")
+    """Save the checkboxes that were changed, in all environments at once."""
+    context, form = console_context(), AssociationsForm()
+    with form.faults_at("pipelines"):
+        before, after = _associations("seen", "seen_new"), _associations("on", "new")
         added, removed = access.save_associations(
-            here.engine, user().name, name, seen, wanted, here.host.catalog.offered
+            context.engine, user().name, name, before, after, context.host.catalog.offered
         )
-        turned = len(seen.new_pipelines ^ wanted.new_pipelines)
-        said = [
+        changes = [
             f"{added} added" if added else "",
-            f"{removed} taken away" if removed else "",
-            "new pipelines set" if turned else "",
+            f"{removed} removed" if removed else "",
+            "new pipelines changed" if before.new_pipelines != after.new_pipelines else "",
         ]
-        what = ", ".join(text for text in said if text)
-        return done(
-            f"Saved: {what}." if what else "Nothing was changed.", "consumers_one", name=name
-        )
-    return _matrix(name, form)
+        summary = ", ".join(change for change in changes if change)
+        message = f"Access of {name} saved: {summary}." if summary else "Nothing changed."
+        return done(message, "consumers_one", name=name)
+    return _show_access(name, form)
 
 
-def _sent(form: Form, pairs: str, new: str) -> Associations:
-    cells = [value.partition("/") for value in form.all(pairs)]
+def _associations(cells: str, new: str) -> Associations:
+    """Return the associations in the form: values ENVIRONMENT/PIPELINE, and environments."""
+    pairs = [value.partition("/") for value in request.form.getlist(cells)]
     return Associations(
-        frozenset((environment, pipeline) for environment, _, pipeline in cells),
-        frozenset(form.all(new)),
+        frozenset((environment, pipeline) for environment, _, pipeline in pairs),
+        frozenset(request.form.getlist(new)),
     )
 
 
-def _matrix(name: str, form: Form) -> Response:
-    here = console_context()
-    found: dict[str, Any] = access.show_consumer(here.engine, name)
-    environments = _environments()
-    served = {
-        environment: {
-            identifier for identifier, _, _ in here.view(environment).of_state(*SERVED_STATES)
-        }
+def _show_access(name: str, form: AssociationsForm) -> Response:
+    context = console_context()
+    consumer = access.show_consumer(context.engine, name)
+    environments = context.environment_names()
+    associated = {
+        environment: set(consumer.associations.get(environment, ())) for environment in environments
+    }
+    checked = {
+        f"{environment}/{pipeline}"
         for environment in environments
+        for pipeline in associated[environment]
     }
-    held = {
-        environment: set(found["associations"].get(environment, ())) for environment in environments
-    }
-    identifiers = in_order(set(here.host.catalog.loaded).union(*held.values()))
-    summaries = {
-        identifier: item.pipeline.summary for identifier, item in here.host.catalog.loaded.items()
-    }
-    chosen = (
-        set(form.all("on"))
-        if form.errors
-        else {
-            f"{environment}/{pipeline}"
-            for environment in environments
-            for pipeline in held[environment]
-        }
-    )
+    checked_new = consumer.new_pipelines
+    if form.has_faults:
+        checked, checked_new = set(request.form.getlist("on")), request.form.getlist("new")
+    loaded = context.host.catalog.loaded
     return show_form(
         "consumer_pipelines.html",
         form,
-        one=found,
+        consumer=consumer,
         environments=environments,
-        identifiers=identifiers,
-        held=held,
-        chosen=chosen,
-        served=served,
-        loaded=here.host.catalog.loaded,
-        summaries=summaries,
+        identifiers=in_order(set(loaded).union(*associated.values())),
+        associated=associated,
+        checked=checked,
+        checked_new=checked_new,
+        served={
+            environment: {
+                identifier
+                for identifier, _, _ in context.view(environment).in_state(*SERVED_STATES)
+            }
+            for environment in environments
+        },
+        loaded=loaded,
+        summaries={identifier: item.pipeline.summary for identifier, item in loaded.items()},
     )

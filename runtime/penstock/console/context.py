@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flask import current_app
+from flask import current_app, request, session
 
 from penstock.access.encryption import SecretBox
 from penstock.access.environments import list_environments
+from penstock.access.sessions import IDLE_TIMEOUT, is_known_address
 from penstock.access.snapshot import Snapshot
-from penstock.access.users import IDLE, is_known_address
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
-from penstock.db.unit_of_work import Row
+from penstock.db.tables import EnvironmentRow
 from penstock.durable.engine import RunStore
 from penstock.errors import BadSetting
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Guess
@@ -33,178 +33,192 @@ from penstock.host.services import open_dbos
 from penstock.runs.recent_callers import Callers
 from penstock.runs.statistics import Traffic
 
-# An environment's pipelines as OpenAPI.
+# Describes pipelines of an environment as an OpenAPI document.
 Describe = Callable[[Catalog, str, Mapping[str, Evaluation]], dict[str, Any]]
 
 EXTENSION = "penstock-console"
-PER_USER = 5  # times the rate of an address, for guesses at one user may come from many
+USER_RATE_FACTOR = 5  # guesses at one user, from all unknown addresses, per guess of one address
 
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """Whose request it is: the client's address, and whether it came over TLS.
-
-    Both asked while a request is answered.
-    """
+    """How to read the client of the current request: its address, and whether it uses TLS."""
 
     address: Callable[[], str]
     secure: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """An environment as its processes see it.
-
-    Its access data, and what became of each pipeline on each listener.
-    """
+class EnvironmentView:
+    """An environment as its processes see it: its access data and its evaluated pipelines."""
 
     name: str
     access: Snapshot
     evaluated: Mapping[str, Evaluation]
     evaluated_internal: Mapping[str, Evaluation]
 
-    def of_state(self, *states: State) -> list[tuple[str, bool, Evaluation]]:
-        """Return the pipelines in one of these states.
-
-        Id, whether on the internal listener, and why.
-        """
-        found = [
-            (name, False, item) for name, item in self.evaluated.items() if item.state in states
-        ]
-        return found + [
-            (name, True, item)
-            for name, item in self.evaluated_internal.items()
-            if item.state in states
+    def in_state(self, *states: State) -> list[tuple[str, bool, Evaluation]]:
+        """Return the pipelines in one of these states: ID, whether internal, evaluation."""
+        return [
+            (identifier, internal, evaluation)
+            for internal, evaluated in (
+                (False, self.evaluated),
+                (True, self.evaluated_internal),
+            )
+            for identifier, evaluation in evaluated.items()
+            if evaluation.state in states
         ]
 
 
 class ConsoleContext:
-    """Made with the application; what belongs to one process is made when it is first asked for."""
+    """The console of one application.
 
-    def __init__(self, host: Host, box: SecretBox, peer: ClientInfo, describe: Describe) -> None:
+    The application creates the context before the fork. The database and all that depends on it
+    are opened when a process first needs them.
+    """
+
+    def __init__(self, host: Host, box: SecretBox, client: ClientInfo, describe: Describe) -> None:
         self.host = host
         self.box = box
-        self.peer = peer
+        self.client = client
         self.describe = describe
         self.settings = host.settings
-        self.idle = IDLE
+        self.idle = IDLE_TIMEOUT
         self.traffic = Traffic()
         self.callers = Callers()
         self._engine: Engine | None = None
         self._pid: int | None = None
-        self._steering: RunOperations | None = None
-        self._views: dict[str, tuple[int, View]] = {}
-        self._under: dict[str, tuple[View, dict[str, EvaluatedPipelines]]] = {}
+        self._run_operations: RunOperations | None = None
+        self._views: dict[str, tuple[int, EnvironmentView]] = {}
+        self._by_policy: dict[str, tuple[EnvironmentView, dict[str, EvaluatedPipelines]]] = {}
         self._lock = threading.Lock()
         rate = Rate(self.settings.console_sign_in_rate, by="address")
         for problem, fix in rate.problems():
             raise BadSetting(f"PENSTOCK_CONSOLE_SIGN_IN_RATE: {problem}; {fix}")
-        refuse = self.settings.rate_limit_away == "refuse"
+        user_rate = f"{rate.count * USER_RATE_FACTOR}/{rate.text.partition('/')[2]}"
         limiter = partial(
             Limiter,
             self.settings.rate_limit_url,
             processes=self.settings.workers,
-            refuse_when_away=refuse,
+            refuse_when_away=self.settings.rate_limit_away == "refuse",
         )
         self.by_address = limiter(failures=rate)
-        self.by_user = limiter(
-            failures=Rate(f"{rate.count * PER_USER}/{rate.text.partition('/')[2]}", by="address")
-        )
+        self.by_user = limiter(failures=Rate(user_rate, by="address"))
 
     @contextmanager
     def guessing(self, user: str, address: str) -> Iterator[Guess]:
-        """Count a guess at a user's password before it is looked at.
+        """Count a password guess before the password is checked; the caller sets `right` after.
 
-        Whoever looks says whether it was right. Raises Refusal.
-
-        Guesses are limited by address, and by user where the address is none that signed this user
-        in before: so nobody can lock a user out of an address that is the user's own.
+        Guesses are limited by address. They are also limited by user, unless the user signed in
+        from this address before: an attacker can't lock users out of their own address.
+        Raises Refusal above the limit.
         """
         with ExitStack() as stack:
-            looks = [stack.enter_context(self.by_address.guess("console", address))]
+            guesses = [stack.enter_context(self.by_address.guess("console", address))]
             if not is_known_address(self.engine, user, address):
-                looks.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
-            whole = Guess()
-            yield whole
-            for look in looks:
-                look.right = whole.right
+                guesses.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
+            result = Guess()
+            yield result
+            for guess in guesses:
+                guess.right = result.right
 
     @property
     def engine(self) -> Engine:
-        """The database, opened after the fork."""
+        """The database; opened after the fork."""
         if self._engine is None or self._pid != os.getpid():
             self._engine, self._pid = open_engine(self.settings.database_url), os.getpid()
-            self._views, self._steering = {}, None
+            self._views, self._run_operations = {}, None
         return self._engine
 
     @property
-    def steering(self) -> RunOperations:
-        """What looks at runs and steers them."""
+    def run_operations(self) -> RunOperations:
+        """The operations on runs: show, cancel, re-run."""
         engine = self.engine
-        if self._steering is None:
-            self._steering = RunOperations(
+        if self._run_operations is None:
+            self._run_operations = RunOperations(
                 engine, self.box, lambda: self.host, open_run_store=self._open_run_store
             )
-        return self._steering
+        return self._run_operations
 
     def _open_run_store(self, url: str, environment: str, box: SecretBox) -> RunStore:
         services = self.host.services
         own = services.run_store if services and environment == self.settings.environment else None
         return own or open_dbos(url, environment, box)
 
-    def environments(self) -> list[Row]:
+    def environments(self) -> list[EnvironmentRow]:
         """Return all environments by name."""
         return list_environments(self.engine)
 
-    def view(self, environment: str) -> View:
+    def environment_names(self) -> list[str]:
+        """Return the names of all environments."""
+        return [str(row["name"]) for row in self.environments()]
+
+    def view(self, environment: str) -> EnvironmentView:
         """Return an environment as it is now.
 
-        Only what changed since the last look is read and judged. Raises UnknownName.
+        Only what changed since the last call is read and evaluated. Raises UnknownName.
         """
         engine = self.engine
         with self._lock:
-            version, known = self._views.get(environment, (-1, None))
-            access = known.access if known is not None else Snapshot(environment, self.box)
+            version, view = self._views.get(environment, (-1, None))
+            access = view.access if view is not None else Snapshot(environment, self.box)
             access.read(engine)
-            host = self.host
-            if known is None or access.gates_version != version or _due(known):
-                judgement = host.evaluator.evaluate_all(access)
+            if view is None or access.gates_version != version or _reevaluation_due(view):
+                evaluated = self.host.evaluator.evaluate_all(access)
                 internal = {
-                    name: item
-                    for name, item in judgement.internal.items()
-                    if item.pipeline.trigger.internal
+                    identifier: evaluation
+                    for identifier, evaluation in evaluated.internal.items()
+                    if evaluation.pipeline.trigger.internal
                 }
-                known = View(environment, access, judgement.external, internal)
-                self._views[environment] = access.gates_version, known
-            return known
+                view = EnvironmentView(environment, access, evaluated.external, internal)
+                self._views[environment] = access.gates_version, view
+            return view
 
     def under_each_policy(
-        self, view: View, *, internal: bool
+        self, view: EnvironmentView, *, internal: bool
     ) -> dict[str, Mapping[str, Evaluation]]:
-        """Return what each policy would make of an environment's pipelines, by policy.
+        """Return the evaluation of an environment's pipelines under each policy, by policy.
 
-        It is judged anew where the environment changed.
+        The result is cached until the environment changes.
         """
-        known = self._under.get(view.name)
-        if known is None or known[0] is not view:
+        cached = self._by_policy.get(view.name)
+        if cached is None or cached[0] is not view:
             evaluated = {
-                option: self.host.evaluator.evaluate_all(view.access, policy=option)
-                for option in self.host.evaluator.options
+                policy: self.host.evaluator.evaluate_all(view.access, policy=policy)
+                for policy in self.host.evaluator.options
             }
-            known = self._under[view.name] = view, evaluated
-        return {option: judgement.on(internal=internal) for option, judgement in known[1].items()}
+            cached = self._by_policy[view.name] = view, evaluated
+        return {policy: pipelines.on(internal=internal) for policy, pipelines in cached[1].items()}
 
 
-def _due(view: View) -> bool:
+def _reevaluation_due(view: EnvironmentView) -> bool:
     now = time.time()
     return any(
-        item.reevaluate_at is not None and item.reevaluate_at <= now
+        evaluation.reevaluate_at is not None and evaluation.reevaluate_at <= now
         for evaluated in (view.evaluated, view.evaluated_internal)
-        for item in evaluated.values()
+        for evaluation in evaluated.values()
     )
 
 
 def console_context() -> ConsoleContext:
-    """Return what the page that is being answered works on."""
-    found: ConsoleContext = current_app.extensions[EXTENSION]
-    return found
+    """Return the console of the current application."""
+    context: ConsoleContext = current_app.extensions[EXTENSION]
+    return context
+
+
+def current_environment() -> str:
+    """Return the environment that the user looks at.
+
+    It is the one in the query, else the last one of the session, else the one of this process.
+    Raises UnknownName.
+    """
+    name = request.args.get("env")
+    context = console_context()
+    if name is not None:
+        context.view(name)
+        session["env"] = name
+        return name
+    remembered = session.get("env")
+    if remembered in context.environment_names():
+        return str(remembered)
+    return context.settings.environment

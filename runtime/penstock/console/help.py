@@ -15,7 +15,8 @@ from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 
 from penstock.access.users import Role
-from penstock.console.pages import NEEDS, View, blueprint, render
+from penstock.console.pages import NEEDS, ViewFunction, blueprint
+from penstock.console.responses import render
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS
 from penstock.errors import UnknownName
 from penstock.manual.pages import INDEX, Page, all_pages, find_page, folder, search_pages
@@ -51,7 +52,7 @@ EXPLAINED_BY: Mapping[str, str] = {
 }
 
 
-def _serve(rule: str, view: View) -> None:
+def _serve(rule: str, view: ViewFunction) -> None:
     """Register a view of the console at a path outside of the console."""
     NEEDS[f"console.{view.__name__}"] = Role.VIEWER
 

@@ -1,134 +1,191 @@
-"""Limits: how often consumers may call, and from where."""
+"""Rate limits and network rules of consumers."""
 
 from __future__ import annotations
 
 from flask import Response, request
+from wtforms.widgets import TextArea
 
-from penstock.access import limits as access_limits
+from penstock.access import limits as access
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
-from penstock.console.context import console_context
-from penstock.console.pages import Form, done, environment, filters, page, show_form, user
+from penstock.console.context import console_context, current_environment
+from penstock.console.forms import (
+    ChoiceField,
+    ConsoleForm,
+    FilterForm,
+    LineField,
+    OptionsField,
+    WordsField,
+)
+from penstock.console.pages import page, user
+from penstock.console.responses import done, show_form
 from penstock.contracts.rates import Rate
+from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 
 PER_PAGE = 50
+MAX_ROW_ID_DIGITS = 18  # of a 64-bit row ID
 
 
-def _after(name: str) -> int | None:
-    text = request.args.get(name, "")
-    return int(text[:18]) if text.isascii() and text.isdigit() else None
+class ConsumerFilter(FilterForm):
+    """Narrows the lists down to a consumer."""
+
+    consumer = LineField("Consumer")
 
 
-def _show(form: Form) -> Response:
-    here, name, chosen = (
-        console_context(),
-        environment(),
-        request.args.get("consumer", "").strip() or None,
+class NewLimitForm(ConsoleForm):
+    """Sets a rate limit of a consumer."""
+
+    consumer = LineField("Consumer", "Enter the name of a consumer.")
+    rate = LineField(
+        "Rate",
+        "Enter a rate, for example 100/second.",
+        description="100/second, 5000/12 hours, 1000/day. A limit with the same window and"
+        " counting is replaced.",
     )
-    limits, networks = list[dict[str, object]](), list[dict[str, object]]()
-    with form.blaming("consumer"):
-        limits = access_limits.list_limits(
-            here.engine,
-            environment=name,
-            consumer=chosen,
-            after=_after("limits_after"),
+    by = ChoiceField(
+        "Counted by",
+        [(name, name) for name in access.BY],
+        description="consumer: all its calls together. key, address: each of them separately.",
+    )
+    pipeline = LineField(
+        "Pipeline",
+        suggestions="pipelines",
+        description="An ID such as v1/orders, or a name for all its major versions. Replaces the"
+        " pipeline's own consumer and key rates. Empty: all pipelines together, in addition to"
+        " their own rates.",
+    )
+
+
+class NetworksForm(ConsoleForm):
+    """Allows or denies networks of a consumer."""
+
+    consumer = LineField("Consumer", "Enter the name of a consumer.")
+    networks = WordsField(
+        "Networks",
+        "Enter at least one network, for example 192.0.2.0/24.",
+        description="One per line: 192.0.2.0/24, 2001:db8::/32, or a single address.",
+        widget=TextArea(),
+        render_kw={"rows": 3, "spellcheck": "false"},
+    )
+    allowed = OptionsField(
+        "Calls from these networks",
+        [
+            ("yes", "Allow only these networks", "and the other allowed ones of this consumer"),
+            ("no", "Deny these networks", "also where an allowed network contains them"),
+        ],
+        default="yes",
+    )
+
+
+def row_after(name: str) -> int | None:
+    """Return the row ID after which a page of rows begins, from the query; None at the start."""
+    text = request.args.get(name, "")
+    return int(text[:MAX_ROW_ID_DIGITS]) if text.isascii() and text.isdigit() else None
+
+
+def _show(form: ConsumerFilter) -> Response:
+    context, environment = console_context(), current_environment()
+    consumer = form.consumer.data or None
+    limits, networks = list[NamedLimitRow](), list[NamedAddressRuleRow]()
+    with form.faults_at("consumer"):
+        limits = access.list_limits(
+            context.engine,
+            environment=environment,
+            consumer=consumer,
+            after=row_after("limits_after"),
             limit=PER_PAGE + 1,
         )
-        networks = access_limits.list_networks(
-            here.engine,
-            environment=name,
-            consumer=chosen,
-            after=_after("networks_after"),
+        networks = access.list_networks(
+            context.engine,
+            environment=environment,
+            consumer=consumer,
+            after=row_after("networks_after"),
             limit=PER_PAGE + 1,
         )
     return show_form(
         "limits.html",
         form,
-        env=name,
-        environments=here.environments(),
-        kept={"consumer": chosen} if chosen else {},
+        env=environment,
+        environments=context.environment_names(),
+        query=form.query(),
         limits=limits[:PER_PAGE],
-        limits_last=limits[PER_PAGE - 1]["id"] if len(limits) > PER_PAGE else None,
+        limits_last=limits[PER_PAGE - 1].id if len(limits) > PER_PAGE else None,
         limits_later="limits_after" in request.args,
         networks=networks[:PER_PAGE],
-        networks_last=networks[PER_PAGE - 1]["id"] if len(networks) > PER_PAGE else None,
+        networks_last=networks[PER_PAGE - 1].id if len(networks) > PER_PAGE else None,
         networks_later="networks_after" in request.args,
     )
 
 
 @page("/limits", needs=Role.VIEWER)
 def limits() -> Response:
-    """List rates and networks of consumers."""
-    return _show(filters("consumer"))
+    """List rate limits and network rules."""
+    return _show(ConsumerFilter())
 
 
 @page("/limits/new", needs=Role.OPERATOR)
 def limits_new() -> Response:
     """Show the form for a limit."""
-    return _show_new(Form(consumer=request.args.get("consumer", ""), by="consumer"))
+    return _show_new(NewLimitForm(consumer=request.args.get("consumer", ""), by="consumer"))
 
 
-def _show_new(form: Form) -> Response:
+def _show_new(form: NewLimitForm) -> Response:
     return show_form(
         "limit_new.html",
         form,
-        env=environment(),
+        env=current_environment(),
         pipelines=in_order(console_context().host.catalog.loaded),
-        by=[(name, name) for name in access_limits.BY],
     )
 
 
 @page("/limits/new", needs=Role.OPERATOR, method="POST")
 def limits_set() -> Response:
-    """Let a consumer call so often."""
-    here, env, form = console_context(), environment(), Form()
-    consumer, pipeline, rate = (
-        form["consumer"].strip(),
-        form["pipeline"].strip(),
-        Rate.of(form["rate"].strip(), form["by"]),
-    )
-    with form.blaming("rate"):
-        access_limits.check_rate(rate)
-    if form.errors:
+    """Set a rate limit of a consumer."""
+    context, environment, form = console_context(), current_environment(), NewLimitForm()
+    if form.is_valid():
+        with form.faults_at("rate"):
+            access.check_rate(Rate.of(form.rate.data, form.by.data))
+    if form.has_faults:
         return _show_new(form)
-    with form.blaming("rate", consumer="consumer", pipeline="pipeline"):
-        found = access_limits.set_limit(
-            here.engine,
+    rate = Rate.of(form.rate.data, form.by.data)
+    with form.faults_at("rate", consumer="consumer", pipeline="pipeline"):
+        identifiers = access.set_limit(
+            context.engine,
             user().name,
-            consumer,
-            env,
+            form.consumer.data,
+            environment,
             rate,
-            pipeline=pipeline,
-            offered=here.host.catalog.offered,
+            pipeline=form.pipeline.data,
+            offered=context.host.catalog.offered,
         )
-        own = [
-            text for identifier in found for text in here.host.catalog.own_rates(identifier) or ()
+        replaced = [
+            own
+            for identifier in identifiers
+            for own in context.host.catalog.own_rates(identifier) or ()
         ]
-        said = (
-            f"{consumer} may call {', '.join(found) or 'all pipelines together'} {rate.text} by"
-            f" {rate.by} in {env}."
+        message = (
+            f"Limit set in {environment}: {form.consumer.data} may call"
+            f" {', '.join(identifiers) or 'all pipelines together'} {rate.text} by {rate.by}."
         )
-        return done(
-            said + (f" That stands in for the rates of its own: {', '.join(own)}." if own else ""),
-            "limits",
-            env=env,
-            consumer=consumer,
-        )
+        if replaced:
+            message += f" The limit replaces the pipeline's own rates: {', '.join(replaced)}."
+        return done(message, "limits", env=environment, consumer=form.consumer.data)
     return _show_new(form)
 
 
 @page("/limits/remove", needs=Role.OPERATOR, method="POST")
 def limits_remove() -> Response:
-    """Take away a consumer's limits at a pipeline, or over all of them."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("limits"):
-        number = access_limits.remove_limits(
-            here.engine, user().name, form["consumer"], env, pipeline=form["pipeline"]
+    """Remove the limits of a consumer at a pipeline, or over all pipelines."""
+    context, environment, form = console_context(), current_environment(), ConsumerFilter()
+    consumer, pipeline = request.form.get("consumer", ""), request.form.get("pipeline", "")
+    with form.faults_at("limits"):
+        number = access.remove_limits(
+            context.engine, user().name, consumer, environment, pipeline=pipeline
         )
         return done(
-            f"{number} limit{'s' if number > 1 else ''} of {form['consumer']} removed in {env}.",
+            f"{number} limit{'s' if number > 1 else ''} of {consumer} removed in {environment}.",
             "limits",
-            env=env,
+            env=environment,
         )
     return _show(form)
 
@@ -136,49 +193,44 @@ def limits_remove() -> Response:
 @page("/limits/networks/new", needs=Role.OPERATOR)
 def limits_network_new() -> Response:
     """Show the form for networks."""
-    return _show_network(Form(consumer=request.args.get("consumer", ""), allowed="yes"))
+    return _show_networks(NetworksForm(consumer=request.args.get("consumer", "")))
 
 
-def _show_network(form: Form) -> Response:
-    return show_form("network_new.html", form, env=environment())
+def _show_networks(form: NetworksForm) -> Response:
+    return show_form("network_new.html", form, env=current_environment())
 
 
 @page("/limits/networks/new", needs=Role.OPERATOR, method="POST")
 def limits_network_put() -> Response:
-    """Take a consumer's calls from networks only, or never from them."""
-    here, env, form = console_context(), environment(), Form()
-    consumer, networks = form["consumer"].strip(), form["networks"].replace(",", " ").split()
-    if form["allowed"] not in {"yes", "no"}:
-        form.errors["allowed"] = "Say whether it may call from there, or may not."
-    if not networks:
-        form.errors["networks"] = "Name at least one network, such as 192.0.2.0/24."
-    if form.errors:
-        return _show_network(form)
-    allowed = form["allowed"] == "yes"
-    with form.blaming("networks"):
-        access_limits.check_networks(networks)
-    if form.errors:
-        return _show_network(form)
-    with form.blaming("consumer"):
-        kept = access_limits.set_networks(
-            here.engine, user().name, consumer, env, networks, allowed=allowed
+    """Allow or deny networks of a consumer."""
+    context, environment, form = console_context(), current_environment(), NetworksForm()
+    consumer, networks = form.consumer.data, form.networks.data
+    if form.is_valid():
+        with form.faults_at("networks"):
+            access.check_networks(networks)
+    if form.has_faults:
+        return _show_networks(form)
+    allowed = form.allowed.data == "yes"
+    with form.faults_at("consumer"):
+        stored = access.set_networks(
+            context.engine, user().name, consumer, environment, networks, allowed=allowed
         )
-        said = f"{consumer} may {'' if allowed else 'not '}call from {', '.join(kept)} in {env}."
-        return done(said, "limits", env=env, consumer=consumer)
-    return _show_network(form)
+        verb = "allowed" if allowed else "denied"
+        message = f"Calls of {consumer} from {', '.join(stored)} are {verb} in {environment}."
+        return done(message, "limits", env=environment, consumer=consumer)
+    return _show_networks(form)
 
 
 @page("/limits/networks/remove", needs=Role.OPERATOR, method="POST")
 def limits_network_remove() -> Response:
-    """Take a network off a consumer's lists."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("networks"):
-        access_limits.remove_networks(
-            here.engine, user().name, form["consumer"], env, [form["network"]]
-        )
+    """Remove a network rule of a consumer."""
+    context, environment, form = console_context(), current_environment(), ConsumerFilter()
+    consumer, network = request.form.get("consumer", ""), request.form.get("network", "")
+    with form.faults_at("networks"):
+        access.remove_networks(context.engine, user().name, consumer, environment, [network])
         return done(
-            f"{form['network']} is removed from the lists of {form['consumer']} in {env}.",
+            f"Rule for {network} of {consumer} removed in {environment}.",
             "limits",
-            env=env,
+            env=environment,
         )
     return _show(form)

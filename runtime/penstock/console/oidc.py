@@ -1,6 +1,6 @@
-"""Sign in through an OpenID Connect provider: code flow with PKCE, state and nonce.
+"""Sign in with an OpenID Connect provider: authorization code flow with PKCE, state and nonce.
 
-Users must be known here; the provider only vouches.
+The provider authenticates a person; only a user that an admin created may sign in.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from flask import Flask, Response, abort, current_app, make_response, url_for
 from joserfc.errors import JoseError
 from requests import RequestException
 
-from penstock.access.users import find_vouched_for
+from penstock.access.users import find_provider_user
 from penstock.console.context import console_context
-from penstock.console.pages import Form, page, show_form
-from penstock.console.sign_in import begin
+from penstock.console.pages import page
+from penstock.console.sign_in import SignInForm, begin_session, show_sign_in
 from penstock.errors import UsageError
 from penstock.settings import Oidc, Settings
 
 EXTENSION = "penstock-oidc"
-# The claim whose case does not matter: two users of one address but for case can't be.
+# The claim that is compared without case: two users can't differ in the case of an address alone.
 EMAIL = "email"
-TIMEOUT = 10.0  # seconds that the provider may take
+PROVIDER_TIMEOUT_S = 10.0
 
 
 def configure(app: Flask, settings: Settings) -> None:
-    """Get ready to ask the provider, where there is one.
-
-    Nothing is asked before somebody signs in.
-    """
+    """Register the provider, if one is configured; no request is sent before a sign-in."""
     if settings.oidc is None:
         return
     provider = OAuth(app).register(
@@ -44,7 +41,7 @@ def configure(app: Flask, settings: Settings) -> None:
         client_kwargs={
             "scope": "openid profile email",
             "code_challenge_method": "S256",
-            "default_timeout": TIMEOUT,
+            "default_timeout": PROVIDER_TIMEOUT_S,
         },
     )
     app.extensions[EXTENSION] = provider
@@ -59,66 +56,61 @@ def _provider() -> tuple[Any, Oidc]:
 
 @page("/oidc", needs=None)
 def oidc_start() -> Response:
-    """Send the browser to the provider."""
+    """Redirect the browser to the provider."""
     provider, settings = _provider()
     try:
         back = urljoin(console_context().settings.console_url, url_for("console.oidc_back"))
         return make_response(provider.authorize_redirect(back))
     except (AuthlibBaseError, RequestException, ValueError, KeyError) as error:
-        return _refuse(f"{settings.issuer} can't be asked at the moment.", error)
+        return _reject(f"{settings.issuer} can't be reached at the moment.", error)
 
 
 @page("/oidc/back", needs=None)
 def oidc_back() -> Response:
-    """Sign in whom the provider vouches for."""
+    """Sign in the user that the provider authenticated."""
     provider, settings = _provider()
     try:
         claims = provider.authorize_access_token(
             claims_options={"iss": {"essential": True, "value": settings.issuer}}
         ).get("userinfo")
     except (AuthlibBaseError, JoseError, RequestException, ValueError, KeyError) as error:
-        return _refuse("The identity provider did not vouch for you. Try again.", error)
-    said = _name(claims or {}, settings.claim)
-    if said is None:
-        return _refuse(
-            "The identity provider says nothing that can be relied on in the claim"
-            f" {settings.claim}."
+        return _reject("The identity provider did not authenticate you. Try again.", error)
+    claimed = _name(claims or {}, settings.claim)
+    if claimed is None:
+        return _reject(
+            f"The identity provider returned no verified value of the claim {settings.claim}."
         )
-    name = find_vouched_for(console_context().engine, said, fold=settings.claim == EMAIL)
+    name = find_provider_user(console_context().engine, claimed, fold=settings.claim == EMAIL)
     try:
         if name is not None:
-            return begin(name, settings.issuer)
+            return begin_session(name, settings.issuer)
     except UsageError as error:
-        return _refuse(_unknown(said), error)
-    return _refuse(_unknown(said))
+        return _reject(_unknown_user(claimed), error)
+    return _reject(_unknown_user(claimed))
 
 
 def _name(claims: Mapping[str, Any], claim: str) -> str | None:
-    """Return the name that the provider says, as it says it."""
-    said = claims.get(claim)
-    if (
-        not isinstance(said, str)
-        or not said
-        or (claim == EMAIL and claims.get("email_verified") is not True)
-    ):
+    """Return the name in the claim; None where it is missing or not verified."""
+    name = claims.get(claim)
+    if not isinstance(name, str) or not name:
         return None
-    return said
+    return name if claim != EMAIL or claims.get("email_verified") is True else None
 
 
-def _unknown(said: str) -> str:
+def _unknown_user(name: str) -> str:
     return (
-        f"{said} is no user here that may sign in. An admin can create one of exactly that name:"
-        f" penstock user create {said} --no-password."
+        f"There is no active user {name}. An admin can create one of exactly this name:"
+        f" `penstock user create {name} --no-password`."
     )
 
 
-def _refuse(detail: str, error: Exception | None = None) -> Response:
+def _reject(detail: str, error: Exception | None = None) -> Response:
     structlog.get_logger("penstock").warning(
         "sign-in failed",
         how="provider",
         reason=detail,
         error=type(error).__name__ if error else None,
     )
-    form = Form()
-    form.errors["provider"] = detail
-    return show_form("sign_in.html", form, oidc=console_context().settings.oidc)
+    form = SignInForm()
+    form.add_fault("provider", detail)
+    return show_sign_in(form)

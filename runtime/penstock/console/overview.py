@@ -1,4 +1,4 @@
-"""The first page: how an environment is doing, and what needs a hand."""
+"""The first page: the state of an environment, and what needs attention."""
 
 from __future__ import annotations
 
@@ -7,51 +7,55 @@ import time
 from flask import Response, jsonify, request
 
 from penstock.access.users import Role
-from penstock.console.context import console_context
-from penstock.console.pages import environment, page, render
+from penstock.console.context import console_context, current_environment
+from penstock.console.pages import page
+from penstock.console.responses import render
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
 
-def span() -> str:
-    """Return the time that the user looks at."""
-    asked = request.args.get("span", "hour")
-    return asked if asked in SPANS else "hour"
+def selected_span() -> str:
+    """Return the time span in the query: a key of SPANS."""
+    span = request.args.get("span", "hour")
+    return span if span in SPANS else "hour"
 
 
-def _seen(name: str, chosen: str) -> Seen:
-    here = console_context()
-    return here.traffic.seen(
-        here.engine, here.view(name).access.environment.id, chosen, time.time()
-    )
+def _statistics(environment: str, span: str) -> Seen:
+    context = console_context()
+    environment_id = context.view(environment).access.environment.id
+    return context.traffic.seen(context.engine, environment_id, span, time.time())
 
 
 @page("/", needs=Role.VIEWER)
 def overview() -> str:
-    """Show how an environment is doing."""
-    here, name, chosen = console_context(), environment(), span()
-    view = here.view(name)
+    """Show the state of an environment."""
+    context, environment, span = console_context(), current_environment(), selected_span()
+    view = context.view(environment)
     facts = view.access.environment
-    with reading(here.engine) as connection:
+    with reading(context.engine) as connection:
         processes = alive(connection, facts.id, silent=SERVING_TIMEOUT_S)
-    ready, checks = here.host.health.checks()
+    ready, checks = context.host.health.checks()
     return render(
         "overview.html",
-        env=name,
-        environments=here.environments(),
-        span=chosen,
+        env=environment,
+        environments=context.environment_names(),
+        span=span,
         spans=list(SPANS),
         facts=facts,
-        seen=_seen(name, chosen),
-        served=view.of_state(*SERVED_STATES),
-        refused=view.of_state(State.BLOCKED, State.NON_CONFORMANT),
-        disabled=view.of_state(State.DISABLED),
-        warnings=[(id_, item) for id_, item in view.evaluated.items() if item.warnings],
-        problems=here.host.catalog.problems,
-        doubts=view.access.doubts,
+        statistics=_statistics(environment, span),
+        served=view.in_state(*SERVED_STATES),
+        blocked=view.in_state(State.BLOCKED, State.NON_CONFORMANT),
+        disabled=view.in_state(State.DISABLED),
+        warnings=[
+            (identifier, evaluation)
+            for identifier, evaluation in view.evaluated.items()
+            if evaluation.warnings
+        ],
+        plugin_errors=context.host.catalog.problems,
+        unreadable=view.access.unreadable_rows,
         processes=processes,
         ready=ready,
         checks=checks,
@@ -60,31 +64,30 @@ def overview() -> str:
 
 @page("/overview/figures", needs=Role.VIEWER)
 def overview_figures() -> str:
-    """Show the figures and charts anew; the page asks for it now and then."""
-    name, chosen = environment(), span()
-    return render(
-        "_figures.html", env=name, span=chosen, spans=list(SPANS), seen=_seen(name, chosen)
-    )
+    """Show the figures alone; the page polls them."""
+    environment, span = current_environment(), selected_span()
+    return render("_figures.html", span=span, statistics=_statistics(environment, span))
 
 
 @page("/overview/points", needs=Role.VIEWER)
 def overview_points() -> Response:
-    """Return what the charts draw."""
-    return drawn(_seen(environment(), span()))
+    """Return the points of the charts."""
+    return chart_points(_statistics(current_environment(), selected_span()))
 
 
-def drawn(seen: Seen) -> Response:
-    """Return what the charts draw of what was seen."""
-    points = seen.points[:-1]  # the last one is not over, and would look like a fall
+def chart_points(statistics: Seen) -> Response:
+    """Return the points of the charts as JSON: a list of times, then a list per line."""
+    points = statistics.points[:-1]  # the last interval is not over and would look like a drop
+    times = [at for at, _ in points]
     return jsonify(
         calls=[
-            [moment for moment, _ in points],
-            [item.succeeded for _, item in points],
-            [item.turned_away for _, item in points],
-            [item.faults for _, item in points],
+            times,
+            [interval.succeeded for _, interval in points],
+            [interval.turned_away for _, interval in points],
+            [interval.faults for _, interval in points],
         ],
         latency=[
-            [moment for moment, _ in points],
-            *([item.quantile(part) for _, item in points] for part in (0.5, 0.95)),
+            times,
+            *([interval.quantile(part) for _, interval in points] for part in (0.5, 0.95)),
         ],
     )

@@ -1,52 +1,38 @@
-"""How a page is added, and what holds for every one of them.
-
-Who may see it, CSRF, its headers and its errors.
+"""How a page is added, and the rules of all pages: roles, CSRF, headers and errors.
 
 A page is a view function under `@page`, a template that extends `layout.html`, and a line of
-NAVIGATION; modules of views are named in `app.PAGES`.
+NAVIGATION. `app.PAGES` lists the modules of views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import (
-    Blueprint,
-    Response,
-    abort,
-    flash,
-    g,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    session,
-    url_for,
-)
+from flask import Blueprint, Response, abort, g, make_response, request, session, url_for
 from flask_wtf.csrf import CSRFProtect
-from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
-from penstock.access.users import Role, SignedIn, find_session
+from penstock.access.sessions import SignedIn, find_session
+from penstock.access.users import Role
 from penstock.console.context import console_context
+from penstock.console.formatting import sentence
+from penstock.console.responses import redirect_to, render
 from penstock.db.engine import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
 
 ROOT = "/-/console"
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-POLICY = (
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
     " 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
@@ -54,7 +40,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
-View = Callable[..., Any]
+ViewFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,7 @@ class Entry:
     needs: Role = Role.VIEWER
 
 
-# One line a page; views of the same page share the first word of their names, so that its entry is
+# One line per page. Views of one page share the first word of their names, so that its entry is
 # marked on all of them.
 NAVIGATION = (
     Entry("overview", "Overview"),
@@ -81,7 +67,8 @@ NAVIGATION = (
     Entry("users", "Users", Role.ADMIN),
 )
 
-MAX_PUBLIC_FORM = 16 * 1024  # bytes of a form from who is not signed in
+MAX_PUBLIC_FORM_BYTES = 16 * 1024  # of a request without a session
+ROLE_NAMES = {role: f"{'an' if role.value[0] in 'ao' else 'a'} {role.value}" for role in Role}
 
 blueprint = Blueprint(
     "console",
@@ -96,17 +83,18 @@ PUBLIC = {"console.static"}
 NEEDS: dict[str, Role] = {}
 
 
-def page(rule: str, *, needs: Role | None, method: str = "GET") -> Callable[[View], View]:
+def page(
+    rule: str, *, needs: Role | None, method: str = "GET"
+) -> Callable[[ViewFunction], ViewFunction]:
     """Register a view at a path below the console.
 
-    `needs` is the least role that may ask for it, None for everybody.
-
-    What changes anything must be a POST: its form carries a CSRF token, and a viewer can't send it.
+    `needs` is the least role that may request it; None makes it public. A view that changes
+    anything must be a POST: its form carries a CSRF token, and viewers can't send it.
     """
-    if needs is Role.VIEWER and method not in READING:
+    if needs is Role.VIEWER and method not in SAFE_METHODS:
         raise ValueError(f"{rule}: a viewer changes nothing")
 
-    def register(view: View) -> View:
+    def register(view: ViewFunction) -> ViewFunction:
         endpoint = f"console.{view.__name__}"
         if needs is None:
             PUBLIC.add(endpoint)
@@ -118,10 +106,10 @@ def page(rule: str, *, needs: Role | None, method: str = "GET") -> Callable[[Vie
     return register
 
 
-def own(rule: str) -> Callable[[View], View]:
-    """Register a view that changes nothing but the user's own sign-in, which every role may."""
+def own(rule: str) -> Callable[[ViewFunction], ViewFunction]:
+    """Register a POST view that changes only the user's own sign-in; every role may use it."""
 
-    def register(view: View) -> View:
+    def register(view: ViewFunction) -> ViewFunction:
         NEEDS[f"console.{view.__name__}"] = Role.VIEWER
         blueprint.add_url_rule(rule, view.__name__, view, methods=["POST"])
         return view
@@ -130,92 +118,78 @@ def own(rule: str) -> Callable[[View], View]:
 
 
 def user() -> SignedIn:
-    """Return who is signed in."""
-    found: SignedIn | None = g.get("user")
-    if found is None:
+    """Return the user who is signed in. Raises 401."""
+    signed_in: SignedIn | None = g.get("user")
+    if signed_in is None:
         abort(401)
-    return found
+    return signed_in
 
 
-def _recognise() -> SignedIn | None:
-    """Find out who makes the request.
+def _authenticate() -> SignedIn | None:
+    """Return the user of the session, or None.
 
-    The database is asked each time, so that a session that was ended is over.
+    The database is asked for each request, so that a session ends at once for all processes.
     """
     if "user" not in g:
         token = session.get("token")
-        # What a page asks for by itself keeps no session alive.
+        # A poll is not an action of the user and keeps no session alive.
         g.user = (
             find_session(console_context().engine, token, note="poll" not in request.args)
             if isinstance(token, str)
             else None
         )
-    found: SignedIn | None = g.user
-    return found
+    signed_in: SignedIn | None = g.user
+    return signed_in
 
 
 @blueprint.before_request
 def _guard() -> Response | None:
-    """Let a request through that its user's role allows.
+    """Accept a request that the role of its user allows, and reject all others.
 
-    The one place where that is decided; what is not registered is refused.
-
-    Nothing of a form is read before it is known whose it is; who signs in can only send a small
-    one.
+    This is the one place that decides it; a view without a registered role is rejected. The form
+    is read after the user is known; without a session it may only be a small one.
     """
-    if request.method not in READING and request.headers.get(
+    if request.method not in SAFE_METHODS and request.headers.get(
         "Sec-Fetch-Site", "same-origin"
     ) not in {"same-origin", "none"}:
         abort(403, "This form was sent from another site.")
     if request.endpoint in PUBLIC:
-        request.max_content_length = MAX_PUBLIC_FORM
+        request.max_content_length = MAX_PUBLIC_FORM_BYTES
     else:
-        who = _recognise()
-        if who is None:
+        signed_in = _authenticate()
+        if signed_in is None:
             return _to_sign_in()
         needed = NEEDS.get(request.endpoint or "")
-        if needed is None or not who.role.may(needed):
-            abort(403, f"This takes the role {needed or Role.ADMIN}, and {who.name} is {who.role}.")
-    sent = (*request.args.items(multi=True), *request.form.items(multi=True))
-    if "\0" in request.path or any("\0" in value for _, value in sent):
-        abort(400, "A text can't hold the character NUL.")  # PostgreSQL takes none
-    if request.method not in READING:
+        if needed is None or not signed_in.role.may(needed):
+            role = ROLE_NAMES[signed_in.role]
+            abort(403, f"This needs the {needed or Role.ADMIN} role; you are {role}.")
+    values = (*request.args.items(multi=True), *request.form.items(multi=True))
+    if "\0" in request.path or any("\0" in value for _, value in values):
+        abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
+    if request.method not in SAFE_METHODS:
         csrf.protect()
     return None
 
 
 def _to_sign_in() -> Response:
-    wanted = (
-        request.full_path.rstrip("?")
-        if request.method == "GET" and "HX-Request" not in request.headers
-        else ""
-    )
-    target = url_for(
-        "console.sign_in", next=wanted if wanted.rstrip("/") != ROOT and wanted else None
-    )
+    asked_for_page = request.method == "GET" and "HX-Request" not in request.headers
+    path = request.full_path.rstrip("?") if asked_for_page else ""
+    target = url_for("console.sign_in", next=path if path.rstrip("/") not in {"", ROOT} else None)
     if "HX-Request" in request.headers:
         return Response(status=401, headers={"HX-Redirect": target})
-    if request.method in READING:
-        return _plain(redirect(target, 303))
-    return make_response(
-        render_template(
-            "error.html", title="Sign in", detail="Your session is over. Sign in, then do it again."
-        ),
-        401,
-    )
+    if request.method in SAFE_METHODS:
+        return redirect_to(target)
+    return _problem(401, "Sign in", "Your session expired. Sign in, then send the form again.")
 
 
-def only_signed_in(view: View) -> View:
-    """Keep a view outside of the console for its users."""
+def only_signed_in(view: ViewFunction) -> ViewFunction:
+    """Restrict a view outside of the console to users who are signed in to it."""
 
     @wraps(view)
     def guarded(*args: Any, **more: Any) -> Any:  # noqa: ANN401  a Flask view
-        if _recognise() is None:
-            # A browser's own request.
-            if (
-                request.accept_mimetypes.best_match(("application/json", "text/html"))
-                == "text/html"
-            ):
+        if _authenticate() is None:
+            accepts = request.accept_mimetypes.best_match(("application/json", "text/html"))
+            if accepts == "text/html":  # a browser
                 return _to_sign_in()
             raise Unauthorised(f"Sign in to the console first: {url_for('console.sign_in')}.")
         return view(*args, **more)
@@ -224,13 +198,9 @@ def only_signed_in(view: View) -> View:
 
 
 class Unauthorised(HTTPException):
-    """Nobody is signed in."""
+    """The client is not signed in."""
 
     code = 401
-
-
-def _plain(response: Any) -> Response:  # noqa: ANN401  Werkzeug's type, which is ours
-    return make_response(response)
 
 
 @blueprint.after_request
@@ -248,12 +218,12 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400 and error.response is not None:  # noqa: PLR2004  a redirect
         return make_response(error.get_response())
-    title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"
+    title = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Rejected"
     return _problem(status, title, error.description or error.name)
 
 
 @blueprint.errorhandler(PenstockError)
-def _refused(error: PenstockError) -> Response:
+def _domain_error(error: PenstockError) -> Response:
     if isinstance(error, Refusal):
         response = _problem(error.status, error.title, error.detail)
         response.headers.extend(error.headers)
@@ -262,126 +232,31 @@ def _refused(error: PenstockError) -> Response:
         return _problem(404, "Not found", sentence(error))
     if isinstance(error, DatabaseUnavailable):
         return _problem(
-            503, "The database is away", "Try again in a moment; /-/ready says when it is back."
+            503,
+            "The database is unavailable",
+            "Try again in a moment; `/-/ready` reports when the database is back.",
         )
-    return _problem(409, "That can't be done", sentence(error))
+    return _problem(409, "This can't be done", sentence(error))
 
 
 @blueprint.errorhandler(Exception)
 def _failure(error: Exception) -> Response:
     structlog.get_logger("penstock").exception("console failed", error=type(error).__name__)
-    return _problem(500, "Something went wrong here", "The log says what.")
+    return _problem(500, "Something went wrong", "The log of this process has the reason.")
 
 
 def _problem(status: int, title: str, detail: str) -> Response:
-    if "HX-Request" in request.headers:
-        return make_response(render_template("_problem.html", title=title, detail=detail), status)
-    return make_response(render_template("error.html", title=title, detail=detail), status)
-
-
-def sentence(error: Exception) -> str:
-    """Return what an error says as a sentence of a page."""
-    text = str(error)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
-
-
-class Form:
-    """The fields of a form that was sent, or is shown for the first time, with their faults."""
-
-    def __init__(self, **first: str) -> None:
-        self._first = first
-        self.errors: dict[str, str] = {}
-
-    def __getitem__(self, name: str) -> str:
-        """Return what stands in a field."""
-        return (
-            request.form.get(name, self._first.get(name, ""))
-            if request.method == "POST"
-            else self._first.get(name, "")
-        )
-
-    def all(self, name: str) -> list[str]:
-        """Return all values of a field that may have several."""
-        return request.form.getlist(name)
-
-    @contextmanager
-    def blaming(self, field: str, **of_kind: str) -> Iterator[None]:
-        """Put what our functions refuse beside a field, in place of a page of its own.
-
-        `of_kind` names the fields of what is unknown, by its kind.
-        """
-        try:
-            yield
-        except PenstockError as error:
-            if isinstance(error, DatabaseUnavailable | Refusal):
-                raise
-            self.errors[
-                of_kind.get(error.kind, field) if isinstance(error, UnknownName) else field
-            ] = sentence(error)
-
-
-def filters(*names: str) -> Form:
-    """Return a form that is sent with GET, filled with what was asked for."""
-    return Form(**{name: request.args.get(name, "").strip() for name in names})
-
-
-def live(html: str) -> Response:
-    """Return a part of a page that asks for itself now and then.
-
-    Where it is as before, nothing is sent, and what is selected stays so.
-    """
-    seen = sha256(html.encode()).hexdigest()[:16]
-    if request.args.get("seen") == seen:
-        return Response(status=204)
-    return Response(live_part(html))
-
-
-def live_part(html: str) -> Markup:
-    """Return a part of a page with the sign by which it is known again."""
-    seen = sha256(html.encode()).hexdigest()[:16]
-    return Markup('<input type="hidden" name="seen" value="{}">{}').format(seen, Markup(html))  # noqa: S704  a template made it
-
-
-def render(template: str, **values: object) -> str:
-    """Render a page."""
-    return render_template(template, **values)
-
-
-def show_form(template: str, form: Form, **values: object) -> Response:
-    """Show a form: again, with status 422 and what is wrong, where it was sent and something is."""
-    return make_response(
-        render_template(template, form=form, **values), 422 if form.errors else 200
-    )
-
-
-def done(message: str, endpoint: str, **values: Any) -> Response:  # noqa: ANN401  url_for's
-    """Say on the next page that something was done."""
-    flash(message)
-    return _plain(redirect(url_for(f"console.{endpoint}", **values), 303))
-
-
-def environment() -> str:
-    """Return the environment that the user looks at.
-
-    The one asked for, the one looked at before, or this process's.
-    """
-    asked = request.args.get("env")
-    if asked is not None:
-        console_context().view(asked)
-        session["env"] = asked
-        return asked
-    names = [row["name"] for row in console_context().environments()]
-    kept = session.get("env")
-    return str(kept) if kept in names else console_context().settings.environment
+    template = "_problem.html" if "HX-Request" in request.headers else "error.html"
+    return make_response(render(template, title=title, detail=detail), status)
 
 
 @page("", needs=Role.VIEWER)
 def home() -> Response:
-    """Lead to the first page."""
-    return _plain(redirect(url_for("console.overview"), 303))
+    """Redirect to the first page."""
+    return redirect_to(url_for("console.overview"))
 
 
 @page("/<path:rest>", needs=Role.VIEWER)
 def nothing(rest: str) -> str:
-    """Answer for a path where there is no page."""
+    """Answer 404 for a path without a page."""
     abort(404, f"There is no page {ROOT}/{rest}.")

@@ -1,8 +1,4 @@
-"""Pipelines.
-
-What became of each in each environment, what its calls must present, who may call it, and how it is
-doing.
-"""
+"""Pipelines: state and gate in each environment, consumers, runs, routes, and a call to try."""
 
 from __future__ import annotations
 
@@ -16,127 +12,131 @@ from flask import Response, request, url_for
 from penstock.access.consumers import consumers_of
 from penstock.access.pipelines import set_pipeline_enabled
 from penstock.access.users import Role
-from penstock.console.context import View, console_context
-from penstock.console.overview import drawn, span
-from penstock.console.pages import Form, done, environment, page, render, user
+from penstock.console.context import EnvironmentView, console_context, current_environment
+from penstock.console.forms import ChoiceField, FilterForm, LineField
+from penstock.console.labels import STATE_LABELS
+from penstock.console.overview import chart_points, selected_span
+from penstock.console.pages import page, user
+from penstock.console.responses import done, render
 from penstock.console.try_it import document_of, routes_of, trial
 from penstock.errors import UnknownName
-from penstock.execution.operating import list_runs
+from penstock.execution.run_queries import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import exposure_document, exposures
 from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
-PAGE = 50
-CONSUMERS = 30
-RUNS = 10
-SORTS = ("name", "calls", "state")
-# What needs a hand comes first.
+PER_PAGE = 50
+CONSUMERS_PER_PAGE = 30
+RUNS_SHOWN = 10
+MAX_FIND_LENGTH = 80
+# States that need attention come first.
 ORDER = (State.BLOCKED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
 
+# By environment: an entry for each listener that a pipeline is for.
+Entries = dict[str, list[dict[str, Any]]]
 
-def _listed(views: Iterable[View]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return what there is to say of each pipeline, by its id and environment.
 
-    An entry for each listener it is for.
-    """
+class PipelineFilter(FilterForm):
+    """Filters and sorts the list."""
+
+    find = LineField("Name", render_kw={"type": "search", "placeholder": "Part of a name"})
+    state = ChoiceField("State", [("", "any"), *STATE_LABELS.items()], default="")
+    sort = ChoiceField(
+        "Sort by",
+        [("name", "name"), ("calls", "calls, most first"), ("state", "state, blocked first")],
+        default="name",
+    )
+
+
+def _entries(views: Iterable[EnvironmentView]) -> dict[str, Entries]:
+    """Return the state of each pipeline by its ID."""
     host = console_context().host
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    entries: dict[str, Entries] = {}
     for view in views:
         facts = view.access.environment
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
-        for identifier, exposure, evaluated in exposures(
+        for identifier, exposure, evaluation in exposures(
             view.evaluated, view.evaluated_internal, host.catalog.broken
         ):
-            said = exposure_document(
-                identifier, exposure, evaluated, host.catalog.loaded[identifier].plugin
+            plugin = host.catalog.loaded[identifier].plugin
+            entry = exposure_document(identifier, exposure, evaluation, plugin)
+            entries.setdefault(identifier, {}).setdefault(view.name, []).append(
+                entry | {"policy": policies[exposure], "evaluated": evaluation}
             )
-            at = found.setdefault(identifier, {}).setdefault(view.name, [])
-            at.append(said | {"policy": policies[exposure], "evaluated": evaluated})
-    return found
+    return entries
 
 
-def _views() -> list[View]:
-    here = console_context()
-    return [here.view(str(row["name"])) for row in here.environments()]
+def _views() -> list[EnvironmentView]:
+    context = console_context()
+    return [context.view(name) for name in context.environment_names()]
 
 
 def _urgency(entries: Iterable[Mapping[str, Any]]) -> int:
     return min((ORDER.index(entry["evaluated"].state) for entry in entries), default=len(ORDER))
 
 
-def _place(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a row is sorted by."""
-    first = {
-        "calls": -row["calls"],
-        "state": min(_urgency(entries) for entries in row["at"].values()),
-    }.get(sort, 0)
+def _sort_key(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    first = 0
+    if sort == "calls":
+        first = -row["calls"]
+    elif sort == "state":
+        first = min(_urgency(entries) for entries in row["entries"].values())
     return first, row["item"].pipeline.name, row["id"]
+
+
+def _rows(views: list[EnvironmentView], calls: Mapping[str, Any]) -> list[dict[str, Any]]:
+    loaded = console_context().host.catalog.loaded
+    return [
+        {
+            "id": identifier,
+            "entries": entries,
+            "item": loaded[identifier],
+            "calls": sum(calls[view.name][identifier] for view in views),
+        }
+        for identifier, entries in _entries(views).items()
+    ]
+
+
+def _passes(row: Mapping[str, Any], find: str, state: str) -> bool:
+    if find.lower() not in row["id"].lower():
+        return False
+    states = {entry["state"] for entries in row["entries"].values() for entry in entries}
+    return not state or state in states
 
 
 @page("/pipelines", needs=Role.VIEWER)
 def pipelines() -> str:
     """List pipelines, the environments side by side."""
-    here, views = console_context(), _views()
-    find, state, sort = (
-        request.args.get(name, "").strip()[:80] for name in ("find", "state", "sort")
-    )
-    sort = sort if sort in SORTS else SORTS[0]
-    listed = _listed(views)
-    now = time.time()
-    calls = {
-        view.name: calls_of(here.engine, view.access.environment.id, "day", now) for view in views
-    }
-    rows: list[dict[str, Any]] = [
-        {
-            "id": identifier,
-            "at": at,
-            "item": here.host.catalog.loaded[identifier],
-            "calls": sum(calls[view.name][identifier] for view in views),
-        }
-        for identifier, at in listed.items()
-        if find.lower() in identifier.lower()
-        and (
-            not state
-            or any(entry["state"] == state for entries in at.values() for entry in entries)
-        )
-    ]
-    rows.sort(key=partial(_place, sort))
+    engine, views, form = console_context().engine, _views(), PipelineFilter()
+    valid, now = form.is_valid(), time.time()
+    find, state, sort = form.find.data[:MAX_FIND_LENGTH], form.state.data, form.sort.data
+    calls = {view.name: calls_of(engine, view.access.environment.id, "day", now) for view in views}
+    rows = _rows(views, calls)
+    loaded = len(rows)
+    rows = sorted((row for row in rows if _passes(row, find, state)), key=partial(_sort_key, sort))
     after = request.args.get("after")
-    start = next((place + 1 for place, row in enumerate(rows) if row["id"] == after), 0)
-    kept: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("find", find),
-            ("state", state),
-            ("sort", sort if sort != SORTS[0] else ""),
-        )
-        if value
-    }
-    shown = rows[start : start + PAGE]
+    start = next((index + 1 for index, row in enumerate(rows) if row["id"] == after), 0)
+    query = form.query() if valid else {}
+    shown = rows[start : start + PER_PAGE]
+    following = None
+    if len(rows) > start + PER_PAGE:
+        following = url_for("console.pipelines", after=shown[-1]["id"], **query)
     return render(
         "pipelines.html",
+        form=form,
         rows=shown,
         environments=[view.name for view in views],
         calls=calls,
-        find=find,
-        state=state,
-        states=[item.value for item in State],
-        sort=sort,
-        sorts=SORTS,
-        kept=kept,
-        onward=(
-            url_for("console.pipelines", after=shown[-1]["id"], **kept)
-            if len(rows) > start + PAGE
-            else None
-        ),
-        back=url_for("console.pipelines", **kept) if start else None,
-        loaded=len(listed),
+        query=query,
+        following=following,
+        first=url_for("console.pipelines", **query) if start else None,
+        loaded=loaded,
     )
 
 
-def _found(major: str, name: str) -> tuple[str, LoadedPipeline]:
+def _loaded_pipeline(major: str, name: str) -> tuple[str, LoadedPipeline]:
     loaded, identifier = console_context().host.catalog.loaded, f"{major}/{name}"
     if identifier not in loaded:
         raise UnknownName("pipeline", identifier, loaded)
@@ -146,103 +146,136 @@ def _found(major: str, name: str) -> tuple[str, LoadedPipeline]:
 @page("/pipelines/<major>/<name>", needs=Role.VIEWER)
 def pipelines_one(major: str, name: str) -> str:
     """Show a pipeline."""
-    here, (identifier, item) = console_context(), _found(major, name)
-    env, views = environment(), _views()
-    view = next(view for view in views if view.name == env)
-    now = time.time()
-    entries = _listed(views)[identifier]
-    authenticators = here.host.catalog.plugins.authenticators
-    after = request.args.get("after")
-    number, some = consumers_of(here.engine, env, identifier, after=after, limit=CONSUMERS + 1)
-    here_too: dict[str, Any] = {"major": major, "name": name, "env": env}
-    evaluated, internal = _served(view, identifier)
-    document = document_of(identifier, view, evaluated)
+    identifier, item = _loaded_pipeline(major, name)
+    environment, views = current_environment(), _views()
+    view = next(view for view in views if view.name == environment)
     return render(
         "pipeline.html",
         id=identifier,
         item=item,
-        entries=entries,
-        words={
-            where: [describe_gate(entry["evaluated"], authenticators) for entry in found]
-            for where, found in entries.items()
-        },
-        calls={
-            other.name: calls_of(here.engine, other.access.environment.id, "day", now)[identifier]
-            for other in views
-        },
-        enabled={other.name: other.access.pipeline(identifier).enabled for other in views},
-        env=env,
-        environments=[other.name for other in views],
-        span=span(),
+        env=environment,
+        environments=[each.name for each in views],
+        span=selected_span(),
         spans=list(SPANS),
-        kept={"major": major, "name": name},
-        number=number,
-        consumers=some[:CONSUMERS],
-        onward=(
-            url_for("console.pipelines_one", after=some[CONSUMERS - 1]["name"], **here_too)
-            if len(some) > CONSUMERS
-            else None
-        ),
-        back=url_for("console.pipelines_one", **here_too) if after else None,
-        runs=list_runs(here.engine, environment=env, pipelines=[identifier], limit=RUNS),
-        routes=routes_of(identifier, item, document),
-        trying=(
-            trial(identifier, item, document, view, evaluated, internal=internal)
-            if evaluated is not None and item.endpoints
-            else None
-        ),
+        query={"major": major, "name": name},
+        **_cards(identifier, views),
+        **_activity(identifier, environment),
+        **_usage(identifier, item, view),
     )
 
 
-def _served(view: View, identifier: str) -> tuple[Evaluation | None, bool]:
-    """Return the judgement of the listener that serves a pipeline, and whether it is internal.
+def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
+    """Return the state of a pipeline in each environment."""
+    context, now = console_context(), time.time()
+    authenticators = context.host.catalog.plugins.authenticators
+    entries = _entries(views)[identifier]
+    return {
+        "entries": entries,
+        "gates": {
+            environment: [describe_gate(entry["evaluated"], authenticators) for entry in listed]
+            for environment, listed in entries.items()
+        },
+        "calls": {
+            view.name: calls_of(context.engine, view.access.environment.id, "day", now)[identifier]
+            for view in views
+        },
+        "requires": _required_credentials(identifier),
+        "enabled": {view.name: view.access.pipeline(identifier).enabled for view in views},
+    }
 
-    The outside listener comes first.
+
+def _required_credentials(identifier: str) -> list[str]:
+    host = console_context().host
+    nouns = {each.name: each.noun for each in host.catalog.plugins.authenticators}
+    toggles = host.catalog.loaded[identifier].pipeline.trigger.toggles
+    return [nouns.get(toggle, toggle) for toggle in sorted(toggles)]
+
+
+def _activity(identifier: str, environment: str) -> dict[str, Any]:
+    """Return the consumers and the newest runs of a pipeline in an environment."""
+    engine, after = console_context().engine, request.args.get("after")
+    number, consumers = consumers_of(
+        engine, environment, identifier, after=after, limit=CONSUMERS_PER_PAGE + 1
+    )
+    major, _, name = identifier.partition("/")
+    query: dict[str, Any] = {"major": major, "name": name, "env": environment}
+    following = None
+    if len(consumers) > CONSUMERS_PER_PAGE:
+        last = consumers[CONSUMERS_PER_PAGE - 1]["name"]
+        following = url_for("console.pipelines_one", after=last, **query)
+    return {
+        "number": number,
+        "consumers": consumers[:CONSUMERS_PER_PAGE],
+        "following": following,
+        "first": url_for("console.pipelines_one", **query) if after else None,
+        "runs": list_runs(
+            engine, environment=environment, pipelines=[identifier], limit=RUNS_SHOWN
+        ),
+    }
+
+
+def _usage(identifier: str, item: LoadedPipeline, view: EnvironmentView) -> dict[str, Any]:
+    """Return the routes of a pipeline, and a call to try where it is served."""
+    evaluated, internal = _served(view, identifier)
+    document = document_of(identifier, view, evaluated)
+    example = None
+    if evaluated is not None and item.endpoints:
+        example = trial(identifier, item, document, view, evaluated, internal=internal)
+    return {"routes": routes_of(identifier, item, document), "trial": example}
+
+
+def _served(view: EnvironmentView, identifier: str) -> tuple[Evaluation | None, bool]:
+    """Return the evaluation on the listener that serves a pipeline, and whether it is internal.
+
+    The external listener comes first.
     """
-    sides = [
-        (side[identifier], side is view.evaluated_internal)
-        for side in (view.evaluated, view.evaluated_internal)
-        if identifier in side
-    ]
-    return next(((item, internal) for item, internal in sides if item.served), (None, False))
+    for internal, evaluated in ((False, view.evaluated), (True, view.evaluated_internal)):
+        evaluation = evaluated.get(identifier)
+        if evaluation is not None and evaluation.served:
+            return evaluation, internal
+    return None, False
 
 
 @page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)
 def pipelines_points(major: str, name: str) -> Response:
-    """Return what the charts draw."""
-    here, (identifier, _) = console_context(), _found(major, name)
-    view = here.view(environment())
-    return drawn(
-        here.traffic.seen(
-            here.engine,
+    """Return the points of the charts."""
+    context, (identifier, _) = console_context(), _loaded_pipeline(major, name)
+    view = context.view(current_environment())
+    return chart_points(
+        context.traffic.seen(
+            context.engine,
             view.access.environment.id,
-            span(),
+            selected_span(),
             time.time(),
             pipelines=frozenset({identifier}),
         )
     )
 
 
-def _switch(major: str, name: str, *, enabled: bool) -> Response:
-    here, where, identifier = console_context(), Form()["environment"], f"{major}/{name}"
+def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
+    context, identifier = console_context(), f"{major}/{name}"
+    environment = request.form.get("environment", "")
     set_pipeline_enabled(
-        here.engine, user().name, where, identifier, here.host.catalog.offered, enabled=enabled
+        context.engine,
+        user().name,
+        environment,
+        identifier,
+        context.host.catalog.offered,
+        enabled=enabled,
     )
-    what = (
-        f"{identifier} is served again in {where}, if it complies."
-        if enabled
-        else f"{identifier} is switched off in {where}."
-    )
-    return done(what, "pipelines_one", major=major, name=name, env=where)
+    message = f"{identifier} disabled in {environment}."
+    if enabled:
+        message = f"{identifier} enabled in {environment}. It is served if it complies."
+    return done(message, "pipelines_one", major=major, name=name, env=environment)
 
 
 @page("/pipelines/<major>/<name>/disable", needs=Role.OPERATOR, method="POST")
 def pipelines_disable(major: str, name: str) -> Response:
-    """Stop serving a pipeline in an environment."""
-    return _switch(major, name, enabled=False)
+    """Disable a pipeline in an environment."""
+    return _set_enabled(major, name, enabled=False)
 
 
 @page("/pipelines/<major>/<name>/enable", needs=Role.OPERATOR, method="POST")
 def pipelines_enable(major: str, name: str) -> Response:
-    """Serve a pipeline again in an environment."""
-    return _switch(major, name, enabled=True)
+    """Enable a pipeline in an environment."""
+    return _set_enabled(major, name, enabled=True)

@@ -1,8 +1,4 @@
-"""Policies.
-
-What each environment asks of its pipelines and calls, what another one would change, and who
-changed it when and why.
-"""
+"""Policies: requirements of each environment, the preview of a change, and the history."""
 
 from __future__ import annotations
 
@@ -10,58 +6,84 @@ import time
 from typing import Any
 
 from flask import Response, request, url_for
+from wtforms import HiddenField
 
-from penstock.access import environments as access
+from penstock.access import policies as access
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
-from penstock.console.context import View, console_context
-from penstock.console.pages import Form, done, page, render, show_form, user
+from penstock.console.context import EnvironmentView, console_context
+from penstock.console.forms import ConsoleForm, LineField, TextField
+from penstock.console.pages import page, user
+from penstock.console.responses import done, render, show_form
 from penstock.gate.compliance import State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import exposures
 from penstock.gate.policy_change import PolicyChange
 
-PAGE = 25
-MOST = 2**31 - 1  # a version that the database can hold
-SHOWN = 8  # consumers of a pipeline; the others are named when they are asked for
+PER_PAGE = 25
+MAX_VERSION = 2**31 - 1  # of an INTEGER column
+CALLERS_SHOWN = 8  # consumers of a pipeline; the others are loaded on request
 INTERNAL, EXTERNAL = "internal", "external"
+
+
+class PolicyForm(ConsoleForm):
+    """Applies a previewed change; the digest tells whether its effect is still the same."""
+
+    exposure = HiddenField()
+    policy = HiddenField()
+    digest = HiddenField()
+    reason = TextField(
+        "Reason",
+        "Enter a reason for the history.",
+        description="Shown in the policy history and audit log.",
+    )
+    grace = LineField(
+        "Grace",
+        description="How long pipelines that would stop keep their old gate: 12h, 7d or 2w."
+        " Empty: they stop at once.",
+    )
 
 
 @page("/policies", needs=Role.VIEWER)
 def policies() -> str:
-    """Show a card for each environment."""
-    here = console_context()
-    rows = here.environments()
+    """Show a card per environment."""
+    context = console_context()
+    rows = context.environments()
     if user().role.may(Role.OPERATOR):
-        # Who looks here chooses next.
-        here.callers.get_ready(here.engine, [row["id"] for row in rows], time.time())
+        # An operator who opens this page previews a change next, which names recent callers.
+        context.callers.get_ready(context.engine, [row["id"] for row in rows], time.time())
     return render(
         "policies.html",
-        cards=[_card(here.view(str(row["name"]))) for row in rows],
-        meanings=here.host.evaluator.meanings,
+        cards=[_card(context.view(str(row["name"]))) for row in rows],
+        meanings=context.host.evaluator.meanings,
     )
 
 
-def _card(view: View) -> dict[str, Any]:
-    """Count what complies, as it is and as it would be under each policy."""
-    here = console_context()
-    listed = exposures(view.evaluated, view.evaluated_internal, here.host.catalog.broken)
+def _card(view: EnvironmentView) -> dict[str, Any]:
+    """Count the pipelines that comply now, and under each policy."""
+    context = console_context()
+    listed = exposures(view.evaluated, view.evaluated_internal, context.host.catalog.broken)
     facts = view.access.environment
     sides = []
     for exposure, policy in ((EXTERNAL, facts.policy), (INTERNAL, facts.internal_policy)):
-        mine = {name: item for name, on, item in listed if on == exposure}
-        under = here.under_each_policy(view, internal=exposure == INTERNAL)
+        pipelines = {
+            identifier: evaluation for identifier, side, evaluation in listed if side == exposure
+        }
+        compliant = sum(evaluation.complies for evaluation in pipelines.values())
+        by_policy = context.under_each_policy(view, internal=exposure == INTERNAL)
         sides.append(
             {
                 "exposure": exposure,
                 "policy": policy,
-                "all": len(mine),
-                "good": sum(item.complies for item in mine.values()),
-                "bad": sum(not item.complies for item in mine.values()),
-                "grace": sum(item.state is State.NON_CONFORMANT for item in mine.values()),
-                "would": {
-                    option: sum(evaluated[name].complies for name in mine)
-                    for option, evaluated in under.items()
+                "total": len(pipelines),
+                "compliant": compliant,
+                "not_compliant": len(pipelines) - compliant,
+                "in_grace": sum(
+                    evaluation.state is State.NON_CONFORMANT for evaluation in pipelines.values()
+                ),
+                "compliant_under": {
+                    option: sum(evaluated[identifier].complies for identifier in pipelines)
+                    for option, evaluated in by_policy.items()
                 },
             }
         )
@@ -70,103 +92,100 @@ def _card(view: View) -> dict[str, Any]:
 
 @page("/policies/<name>", needs=Role.VIEWER)
 def policies_history(name: str) -> str:
-    """Show the versions of an environment's policies."""
-    here = console_context()
+    """Show the versions of the policies of an environment."""
     before = request.args.get("before", type=int)
-    found = access.policy_versions(
-        here.engine, name, before=None if before is None else min(before, MOST), limit=PAGE + 1
+    versions = access.policy_versions(
+        console_context().engine,
+        name,
+        before=None if before is None else min(before, MAX_VERSION),
+        limit=PER_PAGE + 1,
     )
-    onward = (
-        url_for("console.policies_history", name=name, before=found[PAGE - 1]["version"])
-        if len(found) > PAGE
-        else None
-    )
-    back = url_for("console.policies_history", name=name) if before is not None else None
+    following = None
+    if len(versions) > PER_PAGE:
+        last = versions[PER_PAGE - 1]["version"]
+        following = url_for("console.policies_history", name=name, before=last)
     return render(
         "policy_history.html",
         env=name,
-        versions=found[:PAGE],
-        onward=onward,
-        back=back,
-        now=time.time(),
+        versions=versions[:PER_PAGE],
+        following=following,
+        first=url_for("console.policies_history", name=name) if before is not None else None,
     )
 
 
-def _asked(name: str, exposure: str, policy: str) -> PolicyChange:
-    here = console_context()
-    return here.host.evaluator.preview(
-        here.view(name).access, policy, internal=exposure == INTERNAL
+def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
+    context = console_context()
+    return context.host.evaluator.preview(
+        context.view(name).access, policy, internal=exposure == INTERNAL
     )
 
 
 @page("/policies/<name>/change", needs=Role.OPERATOR)
 def policies_preview(name: str) -> Response:
-    """Show what another policy would do, before it is set."""
-    change = _asked(name, request.args.get("exposure", EXTERNAL), request.args.get("policy", ""))
-    return _change(change, Form())
+    """Show what another policy would change."""
+    exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
+    return _show_change(_previewed(name, exposure, policy), PolicyForm())
 
 
-def _change(change: PolicyChange, form: Form) -> Response:
-    here = console_context()
-    view = here.view(change.environment)
-    concerned = [*change.stops, *change.changed]
-    authenticators = here.host.catalog.plugins.authenticators
+def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
+    context = console_context()
+    environment_id = context.view(change.environment).access.environment.id
+    authenticators = context.host.catalog.plugins.authenticators
+    affected = [*change.stops, *change.changed]
     return show_form(
         "policy_change.html",
         form,
         change=change,
         exposure=INTERNAL if change.internal else EXTERNAL,
-        meanings=here.host.evaluator.meanings,
-        shown=SHOWN,
-        callers=here.callers.of(here.engine, view.access.environment.id, concerned, time.time()),
-        words={
-            name: describe_gate(item, authenticators)
-            for name, item in (*change.changed.items(), *change.starts.items())
+        meanings=context.host.evaluator.meanings,
+        callers_shown=CALLERS_SHOWN,
+        callers=context.callers.of(context.engine, environment_id, affected, time.time()),
+        gates={
+            identifier: describe_gate(evaluation, authenticators)
+            for identifier, evaluation in (*change.changed.items(), *change.starts.items())
         },
     )
 
 
 @page("/policies/<name>/callers", needs=Role.OPERATOR)
 def policies_callers(name: str) -> str:
-    """Name those who called a pipeline of late that the preview had no room for."""
-    here, pipeline = console_context(), request.args.get("pipeline", "")
-    found = here.callers.of(
-        here.engine, here.view(name).access.environment.id, [pipeline], time.time()
-    )
-    return render("_callers.html", names=found[pipeline][SHOWN:])
+    """Show the recent callers of a pipeline beyond those in the preview."""
+    context, pipeline = console_context(), request.args.get("pipeline", "")
+    environment_id = context.view(name).access.environment.id
+    callers = context.callers.of(context.engine, environment_id, [pipeline], time.time())
+    return render("_callers.html", names=callers[pipeline][CALLERS_SHOWN:])
 
 
 @page("/policies/<name>/change", needs=Role.OPERATOR, method="POST")
 def policies_set(name: str) -> Response:
-    """Set a policy, if what it does is still what was shown."""
-    here, form = console_context(), Form()
-    change = _asked(name, form["exposure"], form["policy"])
-    if form["digest"] != change.digest:
-        form.errors["digest"] = (
-            "What this would do is different from what you saw. Look at it again."
+    """Apply a change whose effect is still the one of the preview."""
+    form = PolicyForm()
+    change = _previewed(name, form.exposure.data or "", form.policy.data or "")
+    if form.digest.data != change.digest:
+        form.add_fault(
+            "digest", "The effect has changed since this preview. Review it and apply again."
         )
-        return _change(change, form)
-    if not (reason := form["reason"].strip()):
-        form.errors["reason"] = "Say why, for those who read the history."
+        return _show_change(change, form)
     grace = None
-    with form.blaming("grace"):
-        grace = read_duration(form["grace"]) if form["grace"] else None
-    if not form.errors:
-        with form.blaming("grace"):
+    form.is_valid()
+    with form.faults_at("grace"):
+        grace = read_duration(form.grace.data) if form.grace.data else None
+    if not form.has_faults:
+        with form.faults_at("grace"):
             access.set_policy(
-                here.engine,
+                console_context().engine,
                 user().name,
                 name,
                 change.after,
                 served=change.served,
                 stopping=change.stops,
                 grace=grace,
-                reason=reason,
+                reason=form.reason.data.strip(),
                 internal=change.internal,
             )
             return done(
-                f"The {form['exposure']} policy of {name} is {change.after} now.",
+                f"The {form.exposure.data} policy of {name} is {change.after} now.",
                 "policies_history",
                 name=name,
             )
-    return _change(change, form)
+    return _show_change(change, form)

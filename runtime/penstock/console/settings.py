@@ -1,302 +1,205 @@
-"""What an environment gives its pipelines and keeps from records.
-
-Variables, secrets, sensitive fields; and where callbacks may go.
-"""
+"""Settings of an environment: the page, and its variables and secrets."""
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Any
 
 from flask import Response, request
 
-from penstock.access import callbacks, environments, sensitive_fields, variables
+from penstock.access import callbacks, sensitive_fields, variables
 from penstock.access.users import Role
-from penstock.console.context import console_context
-from penstock.console.pages import Form, done, environment, page, render, show_form, user
+from penstock.console.context import console_context, current_environment
+from penstock.console.forms import (
+    ConsoleForm,
+    CountField,
+    HiddenTextField,
+    LineField,
+    LinesField,
+    TextField,
+    WordsField,
+)
+from penstock.console.limits import row_after
+from penstock.console.pages import page, user
+from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
-from penstock.errors import UsageError
 
 PER_PAGE = 50
-LONGEST_DAYS = 36_500
-DAY = 86_400
-NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
+MAX_SECRET_DAYS = 36_500
+NAME_HINT = (
+    "Lower-case letters, digits and underscores. An existing value of this name is replaced."
+)
 
 
-def _show(form: Form) -> Response:
-    here, name = console_context(), environment()
-    after = request.args.get("after", "")
-    number = int(after[:18]) if after.isascii() and after.isdigit() else None
-    targets = callbacks.list_callbacks(
-        here.engine, environment=name, after=number, limit=PER_PAGE + 1
+class SensitiveFieldsForm(ConsoleForm):
+    """Adds fields of bodies that are never stored."""
+
+    fields = LinesField(
+        "Fields",
+        "Enter at least one field.",
+        description="One per line: a name such as card_number, or a JSON Pointer such as"
+        " /card/number.",
     )
+
+
+class VariableForm(ConsoleForm):
+    """Sets a variable."""
+
+    name = LineField("Name", "Enter a name.", description=NAME_HINT)
+    value = TextField("Value")
+
+
+class SecretForm(ConsoleForm):
+    """Sets a secret."""
+
+    name = LineField("Name", "Enter a name.", description=NAME_HINT)
+    value = HiddenTextField(
+        "Value",
+        "Enter the value of the secret.",
+        description="Encrypted at rest; can't be viewed again.",
+    )
+    days = CountField(
+        "Expires after days",
+        low=1,
+        high=MAX_SECRET_DAYS,
+        unit="number of days",
+        description="Empty: never. Pipelines that need the secret warn two weeks before it"
+        " expires.",
+    )
+    pipelines = WordsField(
+        "Only for these pipelines",
+        description="IDs such as v1/orders, separated by spaces; a name means all its major"
+        " versions. Empty: all pipelines.",
+    )
+
+
+def show_settings(form: SensitiveFieldsForm) -> Response:
+    """Return the settings page of the current environment."""
+    context, environment = console_context(), current_environment()
+    after = row_after("after")
+    targets = callbacks.list_callbacks(
+        context.engine, environment=environment, after=after, limit=PER_PAGE + 1
+    )
+    environments = context.environments()
     return show_form(
         "settings.html",
         form,
-        env=name,
-        environments=here.environments(),
-        own=next(row for row in here.environments() if row["name"] == name),
-        variables=variables.list_variables(here.engine, name),
-        secrets=variables.list_secrets(here.engine, name),
-        fields=sensitive_fields.list_fields(here.engine, name),
+        env=environment,
+        environments=context.environment_names(),
+        facts=next(row for row in environments if row["name"] == environment),
+        variables=variables.list_variables(context.engine, environment),
+        secrets=variables.list_secrets(context.engine, environment),
+        fields=sensitive_fields.list_fields(context.engine, environment),
         always=sorted(DEFAULT_SENSITIVE_NAMES),
         targets=targets[:PER_PAGE],
         last=targets[PER_PAGE - 1]["id"] if len(targets) > PER_PAGE else None,
-        later=number is not None,
+        later=after is not None,
     )
 
 
 @page("/settings", needs=Role.VIEWER)
 def settings() -> Response:
-    """Show variables, secrets without their values, sensitive fields and callback targets."""
-    return _show(Form())
-
-
-def _own(name: str) -> dict[str, Any]:
-    """Return what is set of an environment itself, as its form shows it."""
-    row = next(row for row in console_context().environments() if row["name"] == name)
-    return {
-        "token_minutes": f"{row['token_lifetime'] / 60:g}",
-        "run_days": f"{row['run_retention'] / DAY:g}",
-        "record_bodies": row["record_bodies"],
-        "keys_in_query": "on" if row["keys_in_query"] else "off",
-    }
-
-
-@page("/settings/environment", needs=Role.OPERATOR)
-def settings_environment() -> Response:
-    """Show the form for what is set of the environment itself."""
-    env = environment()
-    return _show_environment(Form(**_own(env)))
-
-
-def _show_environment(form: Form) -> Response:
-    return show_form("environment.html", form, env=environment())
-
-
-@page("/settings/environment", needs=Role.OPERATOR, method="POST")
-def settings_environment_set() -> Response:
-    """Change what differs of it."""
-    here, env, form = console_context(), environment(), Form()
-    before = _own(env)
-    changed: dict[str, Any] = {
-        name: form[name].strip() for name, value in before.items() if form[name].strip() != value
-    }
-    values: dict[str, Any] = {
-        name: value for name, value in changed.items() if name == "record_bodies"
-    }
-    if "keys_in_query" in changed:
-        values["keys_in_query"] = changed["keys_in_query"] == "on"
-    for name, argument, unit in (
-        ("token_minutes", "token_lifetime", 60),
-        ("run_days", "run_retention", DAY),
-    ):
-        if name in changed:
-            with form.blaming(name):
-                values[argument] = _seconds(changed[name], unit)
-    if form.errors:
-        return _show_environment(form)
-    if not values:
-        return done(f"Nothing of {env} was changed.", "settings", env=env)
-    for argument, value in values.items():
-        field = {"token_lifetime": "token_minutes", "run_retention": "run_days"}.get(
-            argument, argument
-        )
-        with form.blaming(field):
-            environments.check_change(**{argument: value})
-    if form.errors:
-        return _show_environment(form)
-    environments.change_environment(here.engine, user().name, env, **values)
-    return done(f"{env} is changed.", "settings", env=env)
-
-
-def _seconds(text: str, unit: int) -> int:
-    """Return so many minutes or days in seconds. Raises UsageError."""
-    if not NUMBER.fullmatch(text):
-        raise UsageError(f"{text!r} is no number")
-    return round(float(text) * unit)
+    """Show the settings of an environment; values of secrets are never shown."""
+    return show_settings(SensitiveFieldsForm())
 
 
 @page("/settings/variables/new", needs=Role.OPERATOR)
 def settings_variable_new() -> Response:
-    """Show the form for a variable, filled where it is set already."""
-    name = request.args.get("name", "")
-    known = {
+    """Show the form for a variable, with its current value."""
+    name, environment = request.args.get("name", ""), current_environment()
+    values = {
         str(row["name"]): str(row["value"])
-        for row in variables.list_variables(console_context().engine, environment())
+        for row in variables.list_variables(console_context().engine, environment)
     }
-    return show_form(
-        "variable_new.html", Form(name=name, value=known.get(name, "")), env=environment()
-    )
+    return _show_variable(VariableForm(name=name, value=values.get(name, "")))
+
+
+def _show_variable(form: VariableForm) -> Response:
+    return show_form("variable_new.html", form, env=current_environment())
 
 
 @page("/settings/variables/new", needs=Role.OPERATOR, method="POST")
 def settings_variable_set() -> Response:
     """Set a variable."""
-    here, env, form = console_context(), environment(), Form()
-    name, value = form["name"].strip(), _text(form["value"])
-    with form.blaming("value"):
-        here.host.evaluator.check_variable(here.engine, env, here.box, name, value)
-    if form.errors:
-        return show_form("variable_new.html", form, env=env)
-    with form.blaming("name"):
-        variables.set_variable(here.engine, user().name, env, name, value)
-        return done(f"{name} is set in {env}.", "settings", env=env)
-    return show_form("variable_new.html", form, env=env)
-
-
-def _text(text: str) -> str:
-    """Return a text as it was typed: browsers send a line's end as two characters."""
-    return text.replace("\r\n", "\n")
+    context, environment, form = console_context(), current_environment(), VariableForm()
+    name, value = form.name.data, form.value.data
+    if form.is_valid():
+        with form.faults_at("value"):
+            context.host.evaluator.check_variable(
+                context.engine, environment, context.box, name, value
+            )
+    if not form.has_faults:
+        with form.faults_at("name"):
+            variables.set_variable(context.engine, user().name, environment, name, value)
+            return done(f"Variable {name} set in {environment}.", "settings", env=environment)
+    return _show_variable(form)
 
 
 @page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST")
 def settings_variable_unset(name: str) -> Response:
-    """Take a variable away."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("variables"):
-        variables.unset_variable(here.engine, user().name, env, name)
+    """Delete a variable."""
+    context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
+    with form.faults_at("variables"):
+        variables.unset_variable(context.engine, user().name, environment, name)
         return done(
-            f"{name} is unset in {env}; pipelines that need it are refused.", "settings", env=env
+            f"Variable {name} deleted in {environment}. Pipelines that need the variable are"
+            " blocked.",
+            "settings",
+            env=environment,
         )
-    return _show(form)
+    return show_settings(form)
 
 
 @page("/settings/secrets/new", needs=Role.OPERATOR)
 def settings_secret_new() -> Response:
-    """Show the form for a secret; its value is never shown again."""
-    name = request.args.get("name", "")
-    known = next(
-        (
-            row
-            for row in variables.list_secrets(console_context().engine, environment())
-            if row["name"] == name
-        ),
-        None,
-    )
-    allowed = known["pipelines"] if known is not None else None
-    return _show_secret(
-        Form(name=name, pipelines=" ".join(allowed) if isinstance(allowed, list) else ""),
-        again=known is not None,
-    )
+    """Show the form for a secret."""
+    name, environment = request.args.get("name", ""), current_environment()
+    rows = variables.list_secrets(console_context().engine, environment)
+    row = next((row for row in rows if row["name"] == name), None)
+    allowed = row["pipelines"] if row is not None else None
+    form = SecretForm(name=name, pipelines=allowed if isinstance(allowed, list) else [])
+    return _show_secret(form, replaces=row is not None)
 
 
-def _show_secret(form: Form, *, again: bool = False) -> Response:
-    return show_form("secret_new.html", form, env=environment(), again=again)
+def _show_secret(form: SecretForm, *, replaces: bool = False) -> Response:
+    return show_form("secret_new.html", form, env=current_environment(), replaces=replaces)
 
 
 @page("/settings/secrets/new", needs=Role.OPERATOR, method="POST")
 def settings_secret_set() -> Response:
-    """Keep a secret, sealed."""
-    here, env, form = console_context(), environment(), Form()
-    name, days, allowed = (
-        form["name"].strip(),
-        form["days"].strip(),
-        form["pipelines"].replace(",", " ").split(),
-    )
-    expires = None
-    with form.blaming("days"):
-        if days:
-            if not (days.isascii() and days.isdigit() and 1 <= int(days[:9]) <= LONGEST_DAYS):
-                raise UsageError(
-                    f"{days!r} is no number of days; write one from 1 to {LONGEST_DAYS}, or nothing"
-                )
-            expires = timedelta(days=int(days))
-    if not form["value"]:
-        form.errors["value"] = "A secret has a value."
-    if form.errors:
+    """Set a secret, encrypted."""
+    context, environment, form = console_context(), current_environment(), SecretForm()
+    if not form.is_valid():
         return _show_secret(form)
-    with form.blaming("name", pipeline="pipelines"):
-        value, offered = _text(form["value"]), here.host.catalog.offered
+    name, days = form.name.data, form.days.data
+    with form.faults_at("name", pipeline="pipelines"):
         variables.set_secret(
-            here.engine,
+            context.engine,
             user().name,
-            env,
+            environment,
             name,
-            value,
-            here.box,
-            expires=expires,
-            pipelines=allowed,
-            offered=offered,
+            form.value.data,
+            context.box,
+            expires=timedelta(days=days) if days else None,
+            pipelines=form.pipelines.data,
+            offered=context.host.catalog.offered,
         )
         return done(
-            f"{name} is set in {env}. Its value is sealed, and shown nowhere again.",
+            f"Secret {name} set in {environment}. Its value can't be viewed again.",
             "settings",
-            env=env,
+            env=environment,
         )
     return _show_secret(form)
 
 
 @page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST")
 def settings_secret_unset(name: str) -> Response:
-    """Wipe a secret."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("secrets"):
-        variables.unset_secret(here.engine, user().name, env, name)
+    """Delete a secret."""
+    context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
+    with form.faults_at("secrets"):
+        variables.unset_secret(context.engine, user().name, environment, name)
         return done(
-            f"{name} is wiped in {env}; pipelines that need it are refused.", "settings", env=env
-        )
-    return _show(form)
-
-
-@page("/settings/fields/add", needs=Role.OPERATOR, method="POST")
-def settings_fields_add() -> Response:
-    """Hide fields of bodies from now on."""
-    here, env, form = console_context(), environment(), Form()
-    fields = [line.strip() for line in form["fields"].splitlines() if line.strip()]
-    if not fields:
-        form.errors["fields"] = "Name at least one field."
-        return _show(form)
-    with form.blaming("fields"):
-        sensitive_fields.add_fields(here.engine, user().name, env, fields)
-        return done(f"Hidden in {env} from now on: {', '.join(fields)}.", "settings", env=env)
-    return _show(form)
-
-
-@page("/settings/fields/remove", needs=Role.OPERATOR, method="POST")
-def settings_fields_remove() -> Response:
-    """Hide a field no more."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("sensitive"):
-        sensitive_fields.remove_fields(here.engine, user().name, env, [form["field"]])
-        return done(f"{form['field']} is not hidden in {env} any more.", "settings", env=env)
-    return _show(form)
-
-
-@page("/settings/callbacks/new", needs=Role.OPERATOR)
-def settings_callback_new() -> Response:
-    """Show the form for a callback target."""
-    return show_form("callback_new.html", Form(private="no"), env=environment())
-
-
-@page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST")
-def settings_callback_allow() -> Response:
-    """Let a consumer have callbacks sent below a URL.
-
-    The secret that signs them is shown this once.
-    """
-    here, env, form = console_context(), environment(), Form()
-    consumer, url = form["consumer"].strip(), form["url"].strip()
-    with form.blaming("url", consumer="consumer"):
-        secret = callbacks.allow_callbacks(
-            here.engine, user().name, consumer, env, url, here.box, private=form["private"] == "yes"
-        )
-        return Response(
-            render("callback_secret.html", env=env, consumer=consumer, url=url, secret=secret)
-        )
-    return show_form("callback_new.html", form, env=env)
-
-
-@page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST")
-def settings_callback_remove() -> Response:
-    """Send a consumer no more callbacks below a URL."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("callbacks"):
-        callbacks.remove_callbacks(here.engine, user().name, form["consumer"], env, form["url"])
-        return done(
-            f"Callbacks of {form['consumer']} do not go below {form['url']} in {env} any more.",
+            f"Secret {name} deleted in {environment}. Pipelines that need the secret are blocked.",
             "settings",
-            env=env,
+            env=environment,
         )
-    return _show(form)
+    return show_settings(form)

@@ -1,209 +1,168 @@
-"""Tokens of an environment.
+"""Tokens of an environment: login flows, signing keys, and revocation.
 
-Who issues them, which keys sign them, whose are taken from outside, and which are revoked.
+Outside issuers are in `issuers`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from flask import Response
 
 from penstock.access import issuers, signing_keys
 from penstock.access.pipelines import in_order, set_login_flow
 from penstock.access.users import Role
-from penstock.console.context import console_context
-from penstock.console.pages import Form, done, environment, page, show_form, user
+from penstock.console.context import console_context, current_environment
+from penstock.console.forms import ChoiceField, ConsoleForm, LineField
+from penstock.console.pages import page, user
+from penstock.console.responses import done, show_form
 
-MOST_KEYS = 25  # old ones that are shown
+MAX_KEYS = 25  # on the page; older ones are counted
 
 
-def _flows(name: str) -> list[dict[str, object]]:
-    """Return the pipelines that are designated, or ask to be, by their ids."""
-    host, access = console_context().host, console_context().view(name).access
+@dataclass(frozen=True, slots=True)
+class LoginFlow:
+    """A pipeline that is designated as a login flow, or declares `login=True`."""
+
+    id: str
+    designated: bool
+    declared: bool
+    loaded: bool
+
+
+class TokensForm(ConsoleForm):
+    """The fields of the page: the algorithm of a new signing key, and the tokens to revoke."""
+
+    algorithm = ChoiceField(
+        "Algorithm of the new key",
+        [("", "unchanged"), *((algorithm, algorithm) for algorithm in signing_keys.ALGORITHMS)],
+        checked_by_domain=True,
+    )
+    jti = LineField("Token ID (jti)")
+    consumer = LineField("All tokens of a consumer")
+
+
+def _login_flows(environment: str) -> list[LoginFlow]:
+    """Return the pipelines that are designated or declare `login=True`, by ID."""
+    context = console_context()
+    host, access = context.host, context.view(environment).access
     designated = {identifier for identifier, state in access.pipelines.items() if state.login_flow}
-    asking = {
+    declared = {
         identifier for identifier in host.catalog.loaded if host.catalog.is_login_flow(identifier)
     }
     return [
-        {
-            "id": identifier,
-            "designated": identifier in designated,
-            "asks": identifier in asking,
-            "loaded": identifier in host.catalog.loaded,
-        }
-        for identifier in in_order(designated | asking)
+        LoginFlow(
+            identifier,
+            identifier in designated,
+            identifier in declared,
+            identifier in host.catalog.loaded,
+        )
+        for identifier in in_order(designated | declared)
     ]
 
 
-def _show(form: Form) -> Response:
-    here, name = console_context(), environment()
-    keys = signing_keys.list_signing_keys(here.engine, name)[::-1]
+def show_tokens(form: TokensForm) -> Response:
+    """Return the page of the current environment."""
+    context, environment = console_context(), current_environment()
+    keys = signing_keys.list_signing_keys(context.engine, environment)[::-1]
     return show_form(
         "tokens.html",
         form,
-        env=name,
-        environments=here.environments(),
-        flows=_flows(name),
-        keys=keys[:MOST_KEYS],
-        left_out=max(0, len(keys) - MOST_KEYS),
-        algorithms=[
-            ("", "as before"),
-            *((algorithm, algorithm) for algorithm in signing_keys.ALGORITHMS),
-        ],
-        issuers=issuers.list_issuers(here.engine, name),
-        lifetime=here.view(name).access.environment.token_lifetime,
+        env=environment,
+        environments=context.environment_names(),
+        flows=_login_flows(environment),
+        keys=keys[:MAX_KEYS],
+        older=max(0, len(keys) - MAX_KEYS),
+        issuers=issuers.list_issuers(context.engine, environment),
+        lifetime=context.view(environment).access.environment.token_lifetime,
     )
 
 
 @page("/tokens", needs=Role.VIEWER)
 def tokens() -> Response:
     """Show login flows, signing keys and outside issuers."""
-    return _show(Form())
+    return show_tokens(TokensForm())
 
 
 @page("/tokens/flows/<major>/<name>/designate", needs=Role.OPERATOR, method="POST")
 def tokens_flow_designate(major: str, name: str) -> Response:
-    """Let a pipeline issue tokens."""
+    """Designate a pipeline as a login flow."""
     return _set_flow(f"{major}/{name}", designated=True)
 
 
 @page("/tokens/flows/<major>/<name>/withdraw", needs=Role.OPERATOR, method="POST")
 def tokens_flow_withdraw(major: str, name: str) -> Response:
-    """Let a pipeline issue no more tokens."""
+    """Withdraw the designation of a login flow."""
     return _set_flow(f"{major}/{name}", designated=False)
 
 
 def _set_flow(identifier: str, *, designated: bool) -> Response:
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("flow"):
+    context, environment, form = console_context(), current_environment(), TokensForm()
+    with form.faults_at("flow"):
         set_login_flow(
-            here.engine,
+            context.engine,
             user().name,
-            env,
+            environment,
             identifier,
-            here.host.catalog.offered,
+            context.host.catalog.offered,
             designated=designated,
         )
-        said = (
-            f"{identifier} is a login flow of {env} now."
-            if designated
-            else f"{identifier} is no login flow of {env} any more."
-        )
-        if designated and not here.host.catalog.is_login_flow(identifier):
-            said += " But its trigger does not say login=True, so it can't issue tokens."
-        return done(said, "tokens", env=env)
-    return _show(form)
+        message = f"{identifier} is {'now' if designated else 'no longer'} a login flow"
+        message += f" in {environment}."
+        if designated and not context.host.catalog.is_login_flow(identifier):
+            message += " Its trigger doesn't set login=True, so it can't issue tokens."
+        return done(message, "tokens", env=environment)
+    return show_tokens(form)
 
 
 @page("/tokens/keys/rotate", needs=Role.OPERATOR, method="POST")
 def tokens_key_rotate() -> Response:
-    """Sign with a new key from now on."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("algorithm"):
+    """Create a new signing key, which signs from now on."""
+    context, environment, form = console_context(), current_environment(), TokensForm()
+    with form.faults_at("algorithm"):
         kid = signing_keys.rotate_signing_key(
-            here.engine, user().name, env, here.box, algorithm=form["algorithm"] or None
+            context.engine,
+            user().name,
+            environment,
+            context.box,
+            algorithm=form.algorithm.data or None,
         )
         return done(
-            f"{kid} signs in {env} now; tokens of the keys before it stay good until they expire.",
+            f"{kid} signs tokens in {environment} now. Tokens of older keys stay valid until they"
+            " expire.",
             "tokens",
-            env=env,
+            env=environment,
         )
-    return _show(form)
+    return show_tokens(form)
 
 
 @page("/tokens/keys/<kid>/drop", needs=Role.OPERATOR, method="POST")
 def tokens_key_drop(kid: str) -> Response:
-    """End a compromised key at once, with all its tokens."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("key"):
-        successor = signing_keys.drop_signing_key(here.engine, user().name, env, kid, here.box)
-        return done(
-            f"{kid} is dropped, and its tokens with it"
-            + (f"; {successor} signs now." if successor else "."),
-            "tokens",
-            env=env,
+    """Revoke a compromised signing key with all its tokens."""
+    context, environment, form = console_context(), current_environment(), TokensForm()
+    with form.faults_at("key"):
+        successor = signing_keys.drop_signing_key(
+            context.engine, user().name, environment, kid, context.box
         )
-    return _show(form)
+        message = f"Signing key {kid} and all its tokens revoked in {environment}."
+        if successor:
+            message += f" {successor} signs tokens now."
+        return done(message, "tokens", env=environment)
+    return show_tokens(form)
 
 
 @page("/tokens/revoke", needs=Role.OPERATOR, method="POST")
 def tokens_revoke() -> Response:
-    """Revoke one token, or all that a consumer has."""
-    here, env, form = console_context(), environment(), Form()
-    jti, consumer = form["jti"].strip(), form["consumer"].strip()
+    """Revoke one token, or all tokens of a consumer."""
+    context, environment, form = console_context(), current_environment(), TokensForm()
+    jti, consumer = form.jti.data, form.consumer.data
     if bool(jti) == bool(consumer):
-        form.errors["jti"] = "Give a token's jti or a consumer, one of the two."
-        return _show(form)
-    with form.blaming("jti" if jti else "consumer"):
+        form.add_fault("jti", "Enter either a token ID or a consumer.")
+        return show_tokens(form)
+    with form.faults_at("jti" if jti else "consumer"):
         signing_keys.revoke_tokens(
-            here.engine, user().name, env, jti=jti or None, consumer=consumer or None
+            context.engine, user().name, environment, jti=jti or None, consumer=consumer or None
         )
-        return done(
-            f"Revoked in {env}: {jti or f'all tokens of {consumer} up to now'}.", "tokens", env=env
-        )
-    return _show(form)
-
-
-@page("/tokens/issuers/new", needs=Role.OPERATOR)
-def tokens_issuer_new() -> Response:
-    """Show the form for an outside issuer."""
-    return _show_issuer(
-        Form(found="discovery", whose="claim", consumer_claim="client_id", scope_claim="scope")
-    )
-
-
-def _show_issuer(form: Form) -> Response:
-    return show_form("issuer_new.html", form, env=environment())
-
-
-@page("/tokens/issuers/new", needs=Role.OPERATOR, method="POST")
-def tokens_issuer_trust() -> Response:
-    """Take an identity provider's tokens."""
-    here, env, form = console_context(), environment(), Form()
-    issuer, keys, whose = form["issuer"].strip(), form["found"], form["whose"]
-    if keys not in {"discovery", "url", "set"}:
-        form.errors["found"] = "Say where its keys are."
-    if keys == "url" and not form["jwks_url"].strip():
-        form.errors["jwks_url"] = "Give the URL."
-    given = None
-    if keys == "set":
-        with form.blaming("jwks"):
-            given = issuers.read_keys(form["jwks"])
-    if whose not in {"claim", "map", "one"}:
-        form.errors["whose"] = "Say whose its tokens are."
-    with form.blaming("mapped"):
-        issuers.said_of(issuer, "", mapped=_lines(form["mapped"]))
-    if form.errors:
-        return _show_issuer(form)
-    with form.blaming("issuer", consumer="consumer" if whose == "one" else "mapped"):
-        trusted = issuers.said_of(
-            issuer,
-            form["audience"].strip(),
-            jwks_url=form["jwks_url"].strip() if keys == "url" else None,
-            keys=given,
-            consumer=form["consumer"].strip() or None if whose == "one" else None,
-            consumer_claim=form["consumer_claim"].strip() or "client_id",
-            mapped=_lines(form["mapped"]) if whose == "map" else (),
-            scope_claim=form["scope_claim"].strip() or "scope",
-        )
-        issuers.trust_issuer(here.engine, user().name, env, trusted, own=here.settings.issuer)
-        unused = (
-            "".join(f" Not used: {key}." for key in given.rejected) if given is not None else ""
-        )
-        return done(f"Tokens of {issuer} are taken in {env} now.{unused}", "tokens", env=env)
-    return _show_issuer(form)
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-@page("/tokens/issuers/distrust", needs=Role.OPERATOR, method="POST")
-def tokens_issuer_distrust() -> Response:
-    """Take an identity provider's tokens no more."""
-    here, env, form = console_context(), environment(), Form()
-    with form.blaming("issuers"):
-        issuers.distrust_issuer(here.engine, user().name, env, form["issuer"])
-        return done(
-            f"Tokens of {form['issuer']} are not taken in {env} any more.", "tokens", env=env
-        )
-    return _show(form)
+        what = f"Token {jti}" if jti else f"All tokens of {consumer} issued so far"
+        return done(f"{what} revoked in {environment}.", "tokens", env=environment)
+    return show_tokens(form)

@@ -1,16 +1,52 @@
-"""Users: who they are, what they may do, and their sessions."""
+"""Users: the list, one user with role and sessions, and new passwords."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Response
+from wtforms import StringField
 
+from penstock.access import passwords, sessions
 from penstock.access import users as access
 from penstock.access.users import Role
 from penstock.console.context import console_context
-from penstock.console.pages import Form, done, page, render, show_form, user
-from penstock.errors import UnknownName, UsageError
+from penstock.console.forms import ChoiceField, ConsoleForm, OptionsField, Required
+from penstock.console.pages import page, user
+from penstock.console.responses import done, render, show_form
+from penstock.errors import UnknownName
+
+
+class NewUserForm(ConsoleForm):
+    """Creates a user."""
+
+    name = StringField(  # as typed: the domain decides which spaces belong to a name
+        "Name",
+        [Required("Enter a name.")],
+        description="A short name, or the address that the identity provider returns for this"
+        " person.",
+    )
+    role = OptionsField(
+        "Role",
+        [
+            ("viewer", "Viewer", "reads everything, changes nothing"),
+            ("operator", "Operator", "changes access: consumers, keys, policies, pipelines"),
+            ("admin", "Admin", "also manages users"),
+        ],
+        default="viewer",
+    )
+    how = OptionsField(
+        "Signs in with",
+        [
+            ("generated", "Password", "generated and shown once; the user can change it"),
+            ("provider", "Identity provider", "only; needs PENSTOCK_CONSOLE_OIDC_ISSUER"),
+        ],
+        default="generated",
+    )
+
+
+class RoleForm(ConsoleForm):
+    """Changes the role of a user."""
+
+    role = ChoiceField("Role", [(role.value, role.value) for role in Role])
 
 
 @page("/users", needs=Role.ADMIN)
@@ -22,75 +58,72 @@ def users() -> str:
 @page("/users/new", needs=Role.ADMIN)
 def users_new() -> Response:
     """Show the form for a user."""
-    return show_form("user_new.html", Form(role=Role.VIEWER, how="generated"), roles=list(Role))
+    return show_form("user_new.html", NewUserForm())
 
 
 @page("/users/new", needs=Role.ADMIN, method="POST")
 def users_create() -> Response:
-    """Make a user; a password that was made here is shown this once."""
-    form = Form()
-    password = None if form["how"] == "provider" else access.make_password()
-    with form.blaming("name"):
-        role = _role(form["role"])
-        name = access.create_user(
-            console_context().engine, user().name, form["name"], role, password
-        )
-        if password is not None:
-            return _once(name, password, "is made")
-        return done(f"{name} is made, and signs in through the identity provider.", "users")
-    return show_form("user_new.html", form, roles=list(Role))
+    """Create a user; a generated password is shown once."""
+    form = NewUserForm()
+    if form.is_valid():
+        password = None if form.how.data == "provider" else passwords.generate_password()
+        with form.faults_at("name"):
+            name = access.create_user(
+                console_context().engine,
+                user().name,
+                form.name.data,
+                Role(form.role.data),
+                password,
+            )
+            if password is not None:
+                return _show_password(name, password, f"{name} created")
+            return done(f"{name} created. Signs in with the identity provider.", "users")
+    return show_form("user_new.html", form)
 
 
-def _once(name: str, password: str, what: str) -> Response:
-    return Response(render("user_password.html", name=name, password=password, what=what))
+def _show_password(name: str, password: str, title: str) -> Response:
+    return Response(render("user_password.html", name=name, password=password, title=title))
 
 
-def _role(text: str) -> Role:
-    if text not in set(Role):
-        raise UsageError(f"{text!r} is no role; choose one of {', '.join(Role)}")
-    return Role(text)
-
-
-def _found(name: str) -> dict[str, Any]:
+def _row(name: str) -> access.ListedUser:
     rows = access.list_users(console_context().engine)
     for row in rows:
-        if row["name"] == name:
+        if row.name == name:
             return row
-    raise UnknownName("user", name, (str(row["name"]) for row in rows))
+    raise UnknownName("user", name, (row.name for row in rows))
 
 
 @page("/users/<name>", needs=Role.ADMIN)
-def users_one(name: str) -> str:
+def users_one(name: str) -> Response:
     """Show a user."""
-    return _one(name, Form())
+    return _show_user(name, RoleForm(role=_row(name)["role"]))
 
 
-def _one(name: str, form: Form) -> str:
-    found = _found(name)
-    return render(
+def _show_user(name: str, form: RoleForm) -> Response:
+    return show_form(
         "user.html",
-        form=form,
-        one=found,
-        roles=list(Role),
-        sessions=access.list_sessions(console_context().engine, name),
+        form,
+        account=_row(name),
+        sessions=sessions.list_sessions(console_context().engine, name),
     )
 
 
 @page("/users/<name>/role", needs=Role.ADMIN, method="POST")
 def users_role(name: str) -> Response:
-    """Change what a user may do."""
-    form = Form()
-    with form.blaming("role"):
-        role = _role(form["role"])
-        access.set_role(console_context().engine, user().name, name, role)
-        return done(f"{name} is {role} now.", "users_one", name=name)
-    return Response(_one(name, form), 422)
+    """Change the role of a user."""
+    form = RoleForm()
+    if form.is_valid():
+        with form.faults_at("role"):
+            role = Role(form.role.data)
+            access.set_role(console_context().engine, user().name, name, role)
+            return done(f"Role of {name} changed to {role}.", "users_one", name=name)
+    return _show_user(name, form)
 
 
 @page("/users/<name>/password", needs=Role.ADMIN, method="POST")
 def users_password(name: str) -> Response:
-    """Give a user another password, which is shown this once, and end their sessions."""
-    password = access.make_password()
+    """Set a new password of a user, show it once, and end the user's sessions."""
+    password = passwords.generate_password()
     access.set_password(
         console_context().engine,
         user().name,
@@ -98,37 +131,37 @@ def users_password(name: str) -> Response:
         password,
         keep=user().session_id if name == user().name else None,
     )
-    return _once(name, password, "has another password, and their sessions have ended")
+    return _show_password(name, password, f"New password of {name}")
 
 
 @page("/users/<name>/disable", needs=Role.ADMIN, method="POST")
 def users_disable(name: str) -> Response:
-    """Keep a user out."""
-    form = Form()
-    with form.blaming("state"):
+    """Disable a user."""
+    form = RoleForm(role=_row(name)["role"])
+    with form.faults_at("state"):
         access.set_user_enabled(console_context().engine, user().name, name, enabled=False)
-        return done(f"{name} is kept out, and their sessions have ended.", "users_one", name=name)
-    return Response(_one(name, form), 422)
+        return done(f"{name} disabled. All sessions of {name} ended.", "users_one", name=name)
+    return _show_user(name, form)
 
 
 @page("/users/<name>/enable", needs=Role.ADMIN, method="POST")
 def users_enable(name: str) -> Response:
-    """Let a user in again."""
+    """Enable a user."""
     access.set_user_enabled(console_context().engine, user().name, name, enabled=True)
-    return done(f"{name} may sign in again.", "users_one", name=name)
+    return done(f"{name} enabled.", "users_one", name=name)
 
 
 @page("/users/<name>/sessions/end", needs=Role.ADMIN, method="POST")
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
-    number = access.end_sessions(console_context().engine, user().name, name)
+    number = sessions.end_sessions(console_context().engine, user().name, name)
     return done(
-        f"{number} session{'s have' if number != 1 else ' has'} ended.", "users_one", name=name
+        f"{number} session{'s' if number != 1 else ''} of {name} ended.", "users_one", name=name
     )
 
 
 @page("/users/<name>/sessions/<int:session_id>/end", needs=Role.ADMIN, method="POST")
 def users_session_end(name: str, session_id: int) -> Response:
     """End one session of a user."""
-    access.end_sessions(console_context().engine, user().name, name, session_id=session_id)
-    return done("The session has ended.", "users_one", name=name)
+    sessions.end_sessions(console_context().engine, user().name, name, session_id=session_id)
+    return done(f"Session of {name} ended.", "users_one", name=name)

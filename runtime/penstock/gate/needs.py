@@ -52,7 +52,7 @@ def _check_secret(
     elif secret.expires_at is not None and secret.expires_at <= now:
         reason = f"it needs {need}, which has expired in {environment!r}"
         checked.unmet.append(Violation(reason, fix))
-    elif not secret.usable(pipeline.id, now):
+    elif not secret.is_readable(pipeline.id, now):
         reason = f"it needs {need}, which is for other pipelines in {environment!r}"
         checked.unmet.append(Violation(reason, f"{fix} with `--pipeline {pipeline.id}`"))
     elif secret.expires_at is not None:

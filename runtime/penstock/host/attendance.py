@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable
 
 from penstock import metrics
-from penstock.db import runs as stored
+from penstock.db import durable_runs, processes
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import ProcessRow
 from penstock.runs.ids import millis_of
 
 CHECK_INTERVAL_S = 5.0
@@ -29,7 +29,7 @@ class Attendance:
         # Processes for durable runs that are alive; None: not known.
         self.workers: int | None = None
         self._pipelines: set[str] = set()  # with a gauge
-        self.processes: list[Row] = []  # of this environment that are alive, on all hosts
+        self.processes: list[ProcessRow] = []  # of this environment that are alive, on all hosts
         self.waiting: dict[str, int] = {}
         self.unattended: dict[str, int] = {}
         # When the oldest of these runs was accepted, in seconds since the epoch.
@@ -46,17 +46,17 @@ class Attendance:
             return
         self._checked_at = now
         with reading(engine) as connection:
-            waiting = stored.waiting_by_pipeline(connection, environment_id)
-            self.processes = stored.alive(connection, environment_id, silent=SERVING_TIMEOUT_S)
+            waiting = durable_runs.backlogs(connection, environment_id)
+            self.processes = processes.alive(connection, environment_id, silent=SERVING_TIMEOUT_S)
             workers = [
                 row
-                for row in stored.alive(connection, environment_id, silent=WORKER_TIMEOUT_S)
-                if row["kind"] == "worker"
+                for row in processes.alive(connection, environment_id, silent=WORKER_TIMEOUT_S)
+                if row.kind == "worker"
             ]
         attended = {
             pipeline
             for row in workers
-            for pipeline in (waiting if row["pipelines"] is None else row["pipelines"])
+            for pipeline in (waiting if row.pipelines is None else row.pipelines)
         }
         self.workers = len(workers)
         self.waiting = {pipeline: number for pipeline, (number, _) in waiting.items()}

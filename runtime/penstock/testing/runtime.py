@@ -14,16 +14,17 @@ from unittest import mock
 import click
 
 from penstock import logs
-from penstock.access import consumers, environments
+from penstock.access import api_keys, consumers, environments, policies
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
 from penstock.cli.base import Context
 from penstock.cli.main import MANAGEMENT
+from penstock.contracts.options import texts
 from penstock.db.engine import open_engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -123,7 +124,7 @@ class Runtime(ObservedRuntime):
         options = self._host.evaluator.options
         if options and option not in options:
             raise UnknownName("policy", option, options, fix=f"there are: {', '.join(options)}")
-        environments.set_policy(
+        policies.set_policy(
             self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal
         )
         self._host.upkeep.catch_up(self._engine)
@@ -153,7 +154,7 @@ class Runtime(ObservedRuntime):
             self._box,
             self._host,
         )
-        context.steering = RunOperations(
+        context.run_operations = RunOperations(
             self._engine, self._box, lambda: self._host, open_run_store=lambda *_: self._runs
         )
         with redirect_stdout(StringIO()) as output, mock.patch("sys.stdin", StringIO(given)):
@@ -231,22 +232,10 @@ class Runtime(ObservedRuntime):
 
         """
         headers: dict[str, str] = {}
-        if consumer not in self._consumers:
-            self._consumers.add(consumer)
-            consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = (
-            set(self._host.catalog.offered)
-            if pipelines is None
-            else {pipelines}
-            if isinstance(pipelines, str)
-            else set(pipelines)
-        )
-        if associated:
-            consumers.associate(
-                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.catalog.offered
-            )
+        offered = self._host.catalog.offered
+        self._grant(consumer, offered if pipelines is None else texts(pipelines))
         if key:
-            headers["X-API-Key"] = consumers.create_key(
+            headers["X-API-Key"] = api_keys.create_key(
                 self._engine, ACTOR, consumer, ENVIRONMENT
             ).key
         self._host.upkeep.catch_up(self._engine)
@@ -260,6 +249,21 @@ class Runtime(ObservedRuntime):
             )
             headers["Authorization"] = f"Bearer {issued}"
         return CallerClient(self.application, headers)
+
+    def _grant(self, consumer: str, pipelines: Iterable[str]) -> None:
+        """Create a consumer if it is new, and give it access to pipelines."""
+        if consumer not in self._consumers:
+            self._consumers.add(consumer)
+            consumers.create_consumer(self._engine, ACTOR, consumer)
+        if associated := set(pipelines):
+            consumers.associate(
+                self._engine,
+                ACTOR,
+                consumer,
+                associated,
+                ENVIRONMENT,
+                self._host.catalog.offered,
+            )
 
     def anonymous(self) -> CallerClient:
         """Return a client without credentials."""

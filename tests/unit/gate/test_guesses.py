@@ -9,18 +9,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
-from support.console import PASSWORD, engine_of, people
-from support.place import ROOT
+from support.console import PASSWORD, ROOT, create_users, engine_of
 from support.services import Redis
 
 from penstock import Call, CredentialRejected, HttpTrigger, Pipeline, Rate, hookimpl
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.errors import Refusal
 from penstock.gate import guesses
 from penstock.gate.rates import Limiter
@@ -231,7 +229,7 @@ class TestSigningIn:
     @pytest.fixture
     def desk(self, penstock_runtime: Start) -> Runtime:
         runtime = penstock_runtime(console=True, console_sign_in_rate="10/minute")
-        people(SimpleNamespace(engine=engine_of(runtime)))  # type: ignore[arg-type]  # it needs no more of a place
+        create_users(engine_of(runtime))
         return runtime
 
     def sign_in(self, runtime: Runtime, name: str, password: str, address: str) -> int:
@@ -301,9 +299,9 @@ class TestSigningIn:
         engine = engine_of(desk)
         self.sign_in(desk, "ann", PASSWORD, ADDRESS)
 
-        assert users.is_known_address(engine, "ann", ADDRESS)
-        assert not users.is_known_address(engine, "oli", ADDRESS)
-        assert not users.is_known_address(engine, "nobody", ADDRESS)
-        assert not users.is_known_address(engine, "ann", "")
+        assert sessions.is_known_address(engine, "ann", ADDRESS)
+        assert not sessions.is_known_address(engine, "oli", ADDRESS)
+        assert not sessions.is_known_address(engine, "nobody", ADDRESS)
+        assert not sessions.is_known_address(engine, "ann", "")
         monkeypatch.setattr(users, "REMEMBERED", -users.REMEMBERED)
-        assert not users.is_known_address(engine, "ann", ADDRESS)
+        assert not sessions.is_known_address(engine, "ann", ADDRESS)

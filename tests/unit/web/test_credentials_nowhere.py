@@ -9,14 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.console import Hand, desk, engine_of
+from support.console import ConsoleClient, console_runtime, engine_of
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, step
-from penstock.db import runs as stored
+from penstock.db import rejected_calls
 from penstock.db.engine import reading
 from penstock.testing import Runtime
 
-__all__ = ["desk"]
+__all__ = ["console_runtime"]
 
 KEY = "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"
 TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbm4iLCJleHAiOjF9.c2lnbmF0dXJl"
@@ -87,18 +87,18 @@ def calls(runtime: Runtime, secret: str) -> list[Any]:
 
 @pytest.mark.parametrize("secret", [KEY, TOKEN])
 def test_it_is_nowhere(
-    desk: Callable[..., Runtime], capfd: pytest.CaptureFixture[str], secret: str
+    console_runtime: Callable[..., Runtime], capfd: pytest.CaptureFixture[str], secret: str
 ) -> None:
-    runtime = desk(
+    runtime = console_runtime(
         offering(), policy="api-key", log_format="json", log_level="debug", log_calls="all"
     )
 
     answers = calls(runtime, secret)
     runtime.work()
     runs = [run["id"] for run in runtime.runs()]
-    viewer = Hand.of(runtime, "vic")
+    viewer = ConsoleClient.of(runtime, "vic")
     with reading(engine_of(runtime)) as connection:
-        refusals = stored.list_refusals(connection, 1)
+        refusals = rejected_calls.page(connection, 1)
     seen = {
         "replies": [dict(answer.headers) for answer in answers],
         "records": runtime.runs(),
@@ -134,9 +134,9 @@ def test_it_is_nowhere(
 
 
 def test_a_parameter_of_the_path_that_is_sensitive_by_name_is_not_written_either(
-    desk: Callable[..., Runtime], capfd: pytest.CaptureFixture[str]
+    console_runtime: Callable[..., Runtime], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runtime = desk(offering(), policy="api-key", log_format="json", log_calls="all")
+    runtime = console_runtime(offering(), policy="api-key", log_format="json", log_calls="all")
 
     runtime.client(token=False).post("/v1/shop/hunter2")
     runtime.anonymous().post("/v1/shop/hunter2")

@@ -1,5 +1,5 @@
 "use strict";
-// Ours: times in the viewer's zone, copy buttons, confirmations, charts, and the CSRF token on what htmx sends.
+// Times in the viewer's time zone, copy buttons, confirmations, charts, and the CSRF token on requests of htmx.
 (() => {
   const shortForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   const fineForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -10,7 +10,7 @@
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-CSRFToken"] = document.querySelector("meta[name=csrf-token]").content;
   });
-  document.addEventListener("htmx:beforeRequest", (event) => { // nobody looks
+  document.addEventListener("htmx:beforeRequest", (event) => { // no polls in a hidden tab
     if (document.hidden && event.detail.pathInfo.requestPath.includes("poll=1")) event.preventDefault();
   });
   document.addEventListener("htmx:afterSwap", (event) => times(event.detail.target));
@@ -19,7 +19,7 @@
     const button = event.target.closest("[data-copy]");
     if (!button) return;
     const source = document.querySelector(button.dataset.copy);
-    const said = button.textContent;
+    const label = button.textContent;
     try {
       await navigator.clipboard.writeText(source.textContent.trim());
       button.textContent = "Copied";
@@ -27,15 +27,15 @@
       getSelection().selectAllChildren(source);
       button.textContent = "Press Ctrl+C";
     }
-    setTimeout(() => { button.textContent = said; }, 2000);
+    setTimeout(() => { button.textContent = label; }, 2000);
   });
 
-  // A box that narrows a table down to the rows whose text it holds, and buttons that tick all that are shown.
+  // A box filters the rows of a table by their text; buttons tick the boxes of all rows shown.
   document.addEventListener("input", (event) => {
     const rows = event.target.dataset.narrow;
     if (!rows) return;
-    const wanted = event.target.value.trim().toLowerCase();
-    for (const row of document.querySelectorAll(rows)) row.hidden = !row.dataset.text.toLowerCase().includes(wanted);
+    const text = event.target.value.trim().toLowerCase();
+    for (const row of document.querySelectorAll(rows)) row.hidden = !row.dataset.text.toLowerCase().includes(text);
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.dataset.narrow) event.preventDefault(); });
   document.addEventListener("click", (event) => {
@@ -47,20 +47,21 @@
   });
 
   const dialog = document.getElementById("confirm");
-  let asked = null;
+  let pending = null; // the form that the dialog asks about
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (!form.dataset.confirm || form === asked) return;
+    if (!form.dataset.confirm || form === pending) return;
     event.preventDefault();
-    asked = form;
+    pending = form;
     dialog.querySelector("#confirm-text").textContent = form.dataset.confirm;
-    dialog.querySelector("[data-answer=yes]").textContent = form.dataset.yes || "Yes";
+    dialog.querySelector("[data-answer=yes]").textContent = form.dataset.yes || "Confirm";
+    dialog.querySelector("[data-answer=no]").textContent = form.dataset.no || "Cancel";
     dialog.showModal();
   });
-  dialog.addEventListener("close", () => { asked = null; });
+  dialog.addEventListener("close", () => { pending = null; });
   dialog.addEventListener("click", (event) => {
     const answer = event.target.dataset.answer;
-    if (answer === "yes") asked.requestSubmit();
+    if (answer === "yes") pending.requestSubmit();
     if (answer) dialog.close();
   });
 
@@ -70,8 +71,8 @@
   const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
   const figure = (value) => (value === null || value === undefined ? "–" : value >= 1 ? `${round(value)} s` : `${round(value * 1000)} ms`);
   const KINDS = {
-    calls: { lines: [["succeeded", "--good"], ["turned away", "--warn"], ["failed here", "--bad"]], value: (v) => (v === null || v === undefined ? "–" : String(v)) },
-    latency: { lines: [["half within", "--good"], ["95 % within", "--warn"]], value: figure },
+    calls: { lines: [["succeeded", "--good"], ["rejected", "--warn"], ["server errors", "--bad"]], value: (v) => (v === null || v === undefined ? "–" : String(v)) },
+    latency: { lines: [["p50", "--good"], ["p95", "--warn"]], value: figure },
   };
   const draw = (place, kind, data) => {
     place._data = data;
@@ -93,15 +94,15 @@
     const data = await answer.json();
     for (const place of group.querySelectorAll("[data-chart]")) draw(place, place.dataset.chart, data[place.dataset.chart]);
   };
-  const again = () => {
+  const redraw = () => {
     for (const place of document.querySelectorAll("[data-chart]")) if (place._data) draw(place, place.dataset.chart, place._data);
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let wide = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; again(); } });
+  addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; redraw(); } });
 
   times(document);
-  document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // the entries scroll on a narrow screen
+  document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a narrow screen the entries scroll
   for (const group of document.querySelectorAll("[data-charts]")) {
     refresh(group);
     setInterval(() => { if (!document.hidden) refresh(group); }, 15000);

@@ -1,0 +1,204 @@
+"""Settings of an environment: lifetimes and recording, sensitive fields, callback targets."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from penstock.access import callbacks, environments, sensitive_fields
+from penstock.access.environments import EnvironmentChange
+from penstock.access.users import Role
+from penstock.console.context import console_context, current_environment
+from penstock.console.forms import ConsoleForm, LineField, NumberField, OptionsField
+from penstock.console.pages import page, user
+from penstock.console.responses import done, render, show_form
+from penstock.console.settings import SensitiveFieldsForm, show_settings
+from penstock.db.tables import EnvironmentRow
+
+MINUTE_S, DAY_S = 60, 86_400
+
+
+class EnvironmentForm(ConsoleForm):
+    """Changes the lifetimes of an environment, what runs record, and keys in the query string."""
+
+    token_minutes = NumberField(
+        "Max token lifetime, in minutes",
+        "Enter a number of minutes.",
+        unit=MINUTE_S,
+        description="At most 1440. Applies to tokens issued from now on.",
+    )
+    run_days = NumberField(
+        "Run retention, in days",
+        "Enter a number of days.",
+        unit=DAY_S,
+        description="Older runs are deleted within moments. This can't be undone.",
+    )
+    record_bodies = OptionsField(
+        "Bodies of runs that are recorded",
+        [
+            ("none", "None", "whatever pipelines ask for"),
+            ("failed", "Failed runs", "where the pipeline asks for it"),
+            ("all", "All runs", "where the pipeline asks for it"),
+        ],
+    )
+    keys_in_query = OptionsField(
+        "API keys in the query string",
+        [
+            ("off", "Rejected", "keys can leak into proxy logs"),
+            ("on", "Accepted", "for callers that can't send a header"),
+        ],
+    )
+
+
+class CallbackForm(ConsoleForm):
+    """Allows callbacks of a consumer."""
+
+    consumer = LineField("Consumer", "Enter the name of a consumer.")
+    url = LineField(
+        "URL prefix",
+        "Enter a URL.",
+        description="For example https://erp.acme.example/hooks. A prefix that is already allowed"
+        " gets a new secret.",
+    )
+    private = OptionsField(
+        "Network of the host",
+        [
+            ("no", "Public", "HTTPS only"),
+            ("yes", "Public or private", "plain HTTP is allowed too"),
+        ],
+        default="no",
+    )
+
+
+@page("/settings/environment", needs=Role.OPERATOR)
+def settings_environment() -> Response:
+    """Show the form for an environment."""
+    facts = _facts(current_environment())
+    return _show_environment(
+        EnvironmentForm(
+            token_minutes=facts.token_lifetime,
+            run_days=facts.run_retention,
+            record_bodies=facts.record_bodies,
+            keys_in_query="on" if facts.keys_in_query else "off",
+        )
+    )
+
+
+def _facts(environment: str) -> EnvironmentRow:
+    rows = console_context().environments()
+    return next(row for row in rows if row.name == environment)
+
+
+def _show_environment(form: EnvironmentForm) -> Response:
+    return show_form("environment.html", form, env=current_environment())
+
+
+@page("/settings/environment", needs=Role.OPERATOR, method="POST")
+def settings_environment_set() -> Response:
+    """Change what differs of an environment."""
+    context, environment, form = console_context(), current_environment(), EnvironmentForm()
+    if not form.is_valid():
+        return _show_environment(form)
+    facts = _facts(environment)
+    lifetime, retention = form.token_minutes.data, form.run_days.data
+    bodies, in_query = form.record_bodies.data, form.keys_in_query.data == "on"
+    change = EnvironmentChange(
+        token_lifetime=lifetime if lifetime != facts.token_lifetime else None,
+        run_retention=retention if retention != facts.run_retention else None,
+        record_bodies=bodies if bodies != facts.record_bodies else None,
+        keys_in_query=in_query if in_query != facts.keys_in_query else None,
+    )
+    if change == EnvironmentChange():
+        return done(f"Nothing changed in {environment}.", "settings", env=environment)
+    for field, part in (
+        ("token_minutes", EnvironmentChange(token_lifetime=change.token_lifetime)),
+        ("run_days", EnvironmentChange(run_retention=change.run_retention)),
+        ("record_bodies", EnvironmentChange(record_bodies=change.record_bodies)),
+    ):
+        with form.faults_at(field):
+            part.check()
+    if form.has_faults:
+        return _show_environment(form)
+    environments.change_environment(context.engine, user().name, environment, change)
+    return done(f"Settings of {environment} saved.", "settings", env=environment)
+
+
+@page("/settings/fields/add", needs=Role.OPERATOR, method="POST")
+def settings_fields_add() -> Response:
+    """Add sensitive fields."""
+    context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
+    if form.is_valid():
+        with form.faults_at("fields"):
+            fields = form.fields.data
+            sensitive_fields.add_fields(context.engine, user().name, environment, fields)
+            return done(
+                f"Sensitive in {environment} from now on: {', '.join(fields)}.",
+                "settings",
+                env=environment,
+            )
+    return show_settings(form)
+
+
+@page("/settings/fields/remove", needs=Role.OPERATOR, method="POST")
+def settings_fields_remove() -> Response:
+    """Remove a sensitive field."""
+    context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
+    field = request.form.get("field", "")
+    with form.faults_at("sensitive"):
+        sensitive_fields.remove_fields(context.engine, user().name, environment, [field])
+        return done(
+            f"{field} is no longer sensitive in {environment}.", "settings", env=environment
+        )
+    return show_settings(form)
+
+
+@page("/settings/callbacks/new", needs=Role.OPERATOR)
+def settings_callback_new() -> Response:
+    """Show the form for a callback target."""
+    return _show_callback(CallbackForm())
+
+
+def _show_callback(form: CallbackForm) -> Response:
+    return show_form("callback_new.html", form, env=current_environment())
+
+
+@page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST")
+def settings_callback_allow() -> Response:
+    """Allow callbacks of a consumer below a URL, and show their signing secret once."""
+    context, environment, form = console_context(), current_environment(), CallbackForm()
+    consumer, url = form.consumer.data, form.url.data
+    if form.is_valid():
+        with form.faults_at("url", consumer="consumer"):
+            secret = callbacks.allow_callbacks(
+                context.engine,
+                user().name,
+                consumer,
+                environment,
+                url,
+                context.box,
+                private=form.private.data == "yes",
+            )
+            return Response(
+                render(
+                    "callback_secret.html",
+                    env=environment,
+                    consumer=consumer,
+                    url=url,
+                    secret=secret,
+                )
+            )
+    return _show_callback(form)
+
+
+@page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST")
+def settings_callback_remove() -> Response:
+    """Remove a callback target of a consumer."""
+    context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
+    consumer, url = request.form.get("consumer", ""), request.form.get("url", "")
+    with form.faults_at("callbacks"):
+        callbacks.remove_callbacks(context.engine, user().name, consumer, environment, url)
+        return done(
+            f"Callbacks of {consumer} to {url} removed in {environment}.",
+            "settings",
+            env=environment,
+        )
+    return show_settings(form)
