@@ -24,7 +24,7 @@ from penstock.db.engine import open_engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -154,7 +154,7 @@ class Runtime(ObservedRuntime):
             self._box,
             self._host,
         )
-        context.steering = RunOperations(
+        context.run_operations = RunOperations(
             self._engine, self._box, lambda: self._host, open_run_store=lambda *_: self._runs
         )
         with redirect_stdout(StringIO()) as output, mock.patch("sys.stdin", StringIO(given)):
