@@ -11,7 +11,7 @@ import pytest
 from support.console import EVIL, ConsoleApp
 from support.place import Place
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
@@ -81,9 +81,9 @@ def test_the_list_counts_pipelines_and_active_keys_per_environment(
     place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
-    consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
-    consumers.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
-    consumers.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
+    api_keys.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
+    api_keys.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
+    api_keys.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
     text = console.client("vic").text("/consumers")
 
@@ -121,7 +121,7 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     made = oli.post("/consumers/acme/keys", environment="test", expires="30d", note="for the pilot")
     key = shown_key(made.text)
     page = oli.text("/consumers/acme")
-    stored = consumers.list_keys(console.place.engine, consumer="acme")[0]
+    stored = api_keys.list_keys(console.place.engine, consumer="acme")[0]
 
     assert made.status_code == 200
     assert made.headers["Cache-Control"] == "no-store"
@@ -153,9 +153,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [
-            item["state"] for item in consumers.list_keys(console.place.engine, consumer="acme")
-        ]
+        return [item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -172,7 +170,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
         "/consumers/acme"
     )
     again = oli.post(f"{path}/enable")
-    assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
+    assert (again.status_code, "is revoked, which is final" in again.text) == (409, True)
     done = [(actor, action) for actor, action, _, subject in console.events() if subject == key.id]
     assert done == [
         ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")

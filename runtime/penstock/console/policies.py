@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, request, url_for
 from wtforms import HiddenField
 
-from penstock.access import environments as access
+from penstock.access import policies as access
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
 from penstock.console.context import EnvironmentView, console_context

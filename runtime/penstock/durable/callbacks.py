@@ -51,7 +51,7 @@ def event_of(run: Mapping[str, object]) -> dict[str, object]:
 
 def target_of(url: str, targets: Iterable[CallbackTarget]) -> CallbackTarget | None:
     """Return the target that allows a URL."""
-    return next((target for target in targets if target.takes(url)), None)
+    return next((target for target in targets if target.matches(url)), None)
 
 
 def signed(target: CallbackTarget, identifier: str, payload: bytes, now: float) -> dict[str, str]:

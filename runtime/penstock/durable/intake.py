@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from penstock.contracts.pipeline import DEFAULT_PRIORITY, Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED, Status
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, Engine, writing
+from penstock.db.run_tables import DurableRunRow
 from penstock.durable.engine import RunStore, State
 from penstock.durable.runner import RunInput
 from penstock.errors import Refusal
@@ -92,12 +94,16 @@ class RunIntake:
         """Accept a run as part of a transaction."""
         pipeline = request.pipeline
         if (
-            stored.waiting(connection, self._environment_id, pipeline.id, pipeline.durable.backlog)
+            durable_runs.count_waiting(
+                connection, self._environment_id, pipeline.id, pipeline.durable.backlog
+            )
             >= pipeline.durable.backlog
         ):
             detail = "Too many runs of this pipeline wait already; try again later."
             raise Refusal(503, "pipeline-busy", detail, headers=[("Retry-After", "10")])
-        fresh = stored.accept(connection, callback_url=request.callback_url, **self.row(request))
+        fresh = durable_runs.accept(
+            connection, self._new_run(request), callback_url=request.callback_url
+        )
         if fresh:
             self.run_store.enqueue(
                 connection,
@@ -112,22 +118,24 @@ class RunIntake:
     def accept_record(self, request: RunRequest) -> None:
         """Write the record of a run that is added to the engine in another way."""
         with writing(self.engine) as connection:
-            stored.accept(connection, callback_url=request.callback_url, **self.row(request))
+            durable_runs.accept(
+                connection, self._new_run(request), callback_url=request.callback_url
+            )
 
-    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+    def finish_in(self, connection: Connection, ends: Sequence[durable_runs.End]) -> dict[str, str]:
         """Store ends of runs and queue their callbacks, as part of a transaction.
 
         Return the statuses of the ends that were new, by run.
         """
-        finished = stored.finish(connection, self._as_shown(connection, ends))
+        finished = durable_runs.finish(connection, self._as_shown(connection, ends))
         for row in finished:
-            if row["callback_url"]:
-                self.call_back_in(
-                    connection, row["id"], row["callback_url"], row["consumer_id"], attempt=1
-                )
-        return {row["id"]: row["status"] for row in finished}
+            if row.callback_url:
+                self.call_back_in(connection, row.id, row.callback_url, row.consumer_id, attempt=1)
+        return {row.id: row.status for row in finished}
 
-    def _as_shown(self, connection: Connection, ends: Sequence[stored.End]) -> list[stored.End]:
+    def _as_shown(
+        self, connection: Connection, ends: Sequence[durable_runs.End]
+    ) -> list[durable_runs.End]:
         """Return ends that agree with what the status API has shown.
 
         A run that was cancelled or timed out stays so, also if its handler ended later.
@@ -140,9 +148,9 @@ class RunIntake:
         }
         return [self._ended_early(connection, end) if end.run in cut else end for end in ends]
 
-    def _ended_early(self, connection: Connection, end: stored.End) -> stored.End:
+    def _ended_early(self, connection: Connection, end: durable_runs.End) -> durable_runs.End:
         row = stored.find(connection, end.run)
-        if row is not None and row["cancelled_by"]:
+        if row is not None and row.cancelled_by:
             return replace(
                 end,
                 status=Status.CANCELLED.value,
@@ -193,7 +201,7 @@ class RunIntake:
         with writing(self.engine) as connection:
             ended = self._unfinished_tree(connection, run)
             for identifier in ended:
-                stored.set_durable(connection, identifier, cancelled_by=by[:255])
+                durable_runs.update(connection, identifier, {DurableRunRow.cancelled_by: by[:255]})
         if ended:
             self.run_store.cancel(ended)
         self.close_cancelled(ended)
@@ -205,7 +213,7 @@ class RunIntake:
             self.finish_in(
                 connection,
                 [
-                    stored.End(run, Status.CANCELLED.value)
+                    durable_runs.End(run, Status.CANCELLED.value)
                     for run, item in held.items()
                     if item.state is State.CANCELLED
                 ],
@@ -213,23 +221,23 @@ class RunIntake:
 
     def _unfinished_tree(self, connection: Connection, run: str) -> list[str]:
         row = stored.find(connection, run)
-        ended = [run] if row is not None and row["durable"] and row["status"] in UNFINISHED else []
+        ended = [run] if row is not None and row.durable and row.status in UNFINISHED else []
         for child in stored.children(connection, run):
-            ended += self._unfinished_tree(connection, child["id"])
+            ended += self._unfinished_tree(connection, child.id)
         return ended
 
-    def row(self, request: RunRequest) -> dict[str, object]:
+    def _new_run(self, request: RunRequest) -> durable_runs.NewRun:
         """Return the record of an accepted run."""
         given = request.given
-        return {
-            "id": request.run,
-            "environment_id": self._environment_id,
-            "pipeline": request.pipeline.id,
-            "version": fit_column(request.pipeline.version, 64),
-            "route": fit_column(f"{given.method} {given.route}", 255),
-            "consumer_id": given.consumer_id,
-            "subject": fit_column(given.subject, 255),
-            "parent": request.parent,
-            "redelivers": request.redelivers,
-            "request_id": request.request_id,
-        }
+        return durable_runs.NewRun(
+            id=request.run,
+            environment_id=self._environment_id,
+            pipeline=request.pipeline.id,
+            version=fit_column(request.pipeline.version, 64) or "",
+            route=fit_column(f"{given.method} {given.route}", 255) or "",
+            consumer_id=given.consumer_id,
+            subject=fit_column(given.subject, 255),
+            parent=request.parent,
+            redelivers=request.redelivers,
+            request_id=request.request_id,
+        )

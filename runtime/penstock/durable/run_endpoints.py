@@ -108,9 +108,9 @@ class RunStatusApi:
                 )
             mine = (
                 row is not None
-                and row["durable"]
-                and row["pipeline"] == pipeline
-                and row["consumer_id"] == call.caller.consumer_id
+                and row.durable
+                and row.pipeline == pipeline
+                and row.consumer_id == call.caller.consumer_id
             )
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")

@@ -12,7 +12,8 @@ import msgspec
 from penstock import clock
 from penstock.contracts.run_status import UNFINISHED, Status, status_of
 from penstock.contracts.sanitize import as_json
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
@@ -27,29 +28,29 @@ STATUS_IN_ENGINE = {
 }
 
 
-def current_status(row: Row, held: EngineRun | None) -> Status:
+def current_status(row: FullRunRow, held: EngineRun | None) -> Status:
     """Return the status of a run. The engine knows it first; the record follows in a second."""
-    written = Status(row["status"])
+    written = Status(row.status)
     if held is None:
         return written
     if held.state is State.DONE and held.outcome is not None:
         return status_of(held.outcome["status"], (held.outcome.get("problem") or {}).get("code"))
     if written not in UNFINISHED:
         return written
-    if held.state is State.CANCELLED or row["cancelled_by"]:
-        return Status.CANCELLED if row["cancelled_by"] else Status.TIMED_OUT
+    if held.state is State.CANCELLED or row.cancelled_by:
+        return Status.CANCELLED if row.cancelled_by else Status.TIMED_OUT
     return STATUS_IN_ENGINE.get(held.state, written)
 
 
-def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
+def run_document(row: FullRunRow, held: EngineRun | None) -> dict[str, object]:
     """Return a durable run as its consumer sees it: status, progress, and result or problem."""
     status = current_status(row, held)
-    came, started = received_at(row["id"]), started_of(row, held)
+    came, started = received_at(row.id), started_of(row, held)
     ended = None if status in UNFINISHED else ended_of(row, held)
     document: dict[str, object] = {
-        "id": row["id"],
+        "id": row.id,
         "status": status.value,
-        "pipeline": row["pipeline"],
+        "pipeline": row.pipeline,
         "accepted_at": _moment(came),
     }
     if status is not Status.ACCEPTED and started is not None:
@@ -62,7 +63,7 @@ def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
         return document
     outcome = held.outcome if held is not None else None
     if outcome is not None and "problem" in outcome:
-        document["problem"] = problem_of(outcome["problem"], row["id"])
+        document["problem"] = problem_of(outcome["problem"], row.id)
     elif outcome is not None:
         document |= _result(outcome)
     elif status is not Status.SUCCEEDED:
@@ -110,37 +111,35 @@ def received_at(run: str) -> datetime:
     return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
 
 
-def started_of(row: Row, held: EngineRun | None) -> datetime | None:
+def started_of(row: RunRow, held: EngineRun | None) -> datetime | None:
     """Return when a run first started."""
     moment = (
         held.outcome.get("started_at") if held is not None and held.outcome is not None else None
     )
-    if moment is None and row["started_at"] is not None:
-        moment = row["started_at"].timestamp()
+    if moment is None and row.started_at is not None:
+        moment = row.started_at.timestamp()
     if moment is None and held is not None:
         moment = held.started_at
-    return max(received_at(row["id"]), datetime.fromtimestamp(moment, UTC)) if moment else None
+    return max(received_at(row.id), datetime.fromtimestamp(moment, UTC)) if moment else None
 
 
-def ended_of(row: Row, held: EngineRun | None) -> datetime | None:
+def ended_of(row: RunRow, held: EngineRun | None) -> datetime | None:
     """Return when a finished run ended."""
     started = started_of(row, held)
-    micros = (
-        held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
-    )
+    micros = held.outcome["micros"] if held is not None and held.outcome is not None else row.micros
     if started is not None and micros is not None:
         return started + timedelta(microseconds=micros)
     if held is None or not held.ended_at:
         return None
-    return max(started or received_at(row["id"]), datetime.fromtimestamp(held.ended_at, UTC))
+    return max(started or received_at(row.id), datetime.fromtimestamp(held.ended_at, UTC))
 
 
-def progress_of(row: Row, held: EngineRun | None) -> dict[str, object] | None:
+def progress_of(row: FullRunRow, held: EngineRun | None) -> dict[str, object] | None:
     """Return the last progress that a run has reported."""
     progress: dict[str, object] | None = (
         held.outcome.get("progress") if held is not None and held.outcome is not None else None
     )
-    return progress or row["progress"]
+    return progress or row.progress
 
 
 def problem_of(problem: Mapping[str, Any], run: str) -> dict[str, object]:
@@ -155,9 +154,9 @@ def problem_of(problem: Mapping[str, Any], run: str) -> dict[str, object]:
     }
 
 
-def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
+def _ended_otherwise(status: Status, row: FullRunRow) -> dict[str, object]:
     code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(
-        status, row["problem"] or "pipeline-failed"
+        status, row.problem or "pipeline-failed"
     )
     texts = {
         "cancelled": (409, "The run was cancelled."),
@@ -169,9 +168,9 @@ def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
     return {
         "type": code,
         "title": code.replace("-", " ").capitalize(),
-        "status": row["http_status"] or usual,
+        "status": row.http_status or usual,
         "detail": detail,
-        "run": row["id"],
+        "run": row.id,
     }
 
 

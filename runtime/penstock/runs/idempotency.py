@@ -29,7 +29,7 @@ from penstock.contracts.forms import Upload
 from penstock.contracts.sanitize import to_plain
 from penstock.db import idempotency
 from penstock.db.engine import DatabaseUnavailable, Engine, writing
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import IdempotentReplyRow
 from penstock.errors import RETRYABLE_STATUSES, PipelineError, Refusal
 from penstock.header_fields import header_fields
 
@@ -153,7 +153,7 @@ class IdempotencyStore:
         digest, claim = identity(key), secrets.token_hex(16)
         first = self._claim(digest, request, claim, timedelta(seconds=seconds) + CLAIM_MARGIN)
         if first is not None:
-            return self._repeat(first["body"], first["reply"], request)
+            return self._repeat(first.body, first.reply, request)
         answer: Answer | PipelineError | None = None
         self._running[claim] = digest
         try:
@@ -166,7 +166,9 @@ class IdempotencyStore:
             self._settle(digest, claim, answer)
         return answer
 
-    def _claim(self, digest: bytes, request: bytes, claim: str, lease: timedelta) -> Row | None:
+    def _claim(
+        self, digest: bytes, request: bytes, claim: str, lease: timedelta
+    ) -> IdempotentReplyRow | None:
         """Claim a key; return the row of the first call where there was one. Raises Refusal."""
         now = clock.utc_now()
         try:
@@ -190,7 +192,7 @@ class IdempotencyStore:
                 idempotency.release(self._engine, digest, claim)
             else:
                 until = clock.utc_now() + REPLY_RETENTION
-                idempotency.keep(self._engine, digest, claim, self._encrypted(answer), until)
+                idempotency.store(self._engine, digest, claim, self._encrypted(answer), until)
         except DatabaseUnavailable as error:
             self._log.error("reply not kept", error=str(error))
 
@@ -202,10 +204,10 @@ class IdempotencyStore:
         digest = identity(key)
         for _ in range(MAX_ATTEMPTS):
             now = clock.utc_now()
-            with suppress(idempotency.Taken), writing(self._engine) as connection:
+            with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
                 first = idempotency.find(connection, digest, now)
                 if first is not None:
-                    return self._repeat(first["body"], first["reply"], request)
+                    return self._repeat(first.body, first.reply, request)
                 answer = work(connection)
                 idempotency.put(
                     connection, digest, request, self._encrypted(answer), now, now + REPLY_RETENTION

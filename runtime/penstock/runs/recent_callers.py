@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.db import runs
 from penstock.db.engine import Engine, reading
+from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.errors import PenstockError
 from penstock.runs.ids import first_id
@@ -41,7 +42,7 @@ class Callers:
         with reading(engine) as connection:
             with self._lock:
                 parts = self._known(connection, environment_id, now)
-            names = RowReader(connection).names_by_id("consumers")
+            names = RowReader(connection).names_by_id(ConsumerRow)
         return {
             pipeline: sorted(
                 names[consumer]

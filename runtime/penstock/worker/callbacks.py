@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from penstock.contracts.sanitize import as_json
-from penstock.db import runs as stored
+from penstock.db import durable_runs
 from penstock.db.engine import writing
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import DurableRunRow
+from penstock.db.runs import FullRunRow
 from penstock.durable import callbacks
 from penstock.durable.engine import Document, EngineRun, RunStore
 from penstock.durable.intake import RunIntake
@@ -22,7 +23,7 @@ def call_back(
     view: CurrentView,
     url: str,
     accepting: RunIntake,
-    row: Row | None,
+    row: FullRunRow | None,
     document: Document,
 ) -> Document:
     """Make one attempt of a callback, queue the next one where it fails, and return its outcome.
@@ -52,8 +53,10 @@ def call_back(
             delay = None if error.final else _delay_after(attempt)
     over = delay is None and not result.startswith("delivered")
     with writing(accepting.engine) as connection:
-        stored.set_durable(
-            connection, run, callback_status=f"{'given up: ' if over else ''}{result}"[:255]
+        durable_runs.update(
+            connection,
+            run,
+            {DurableRunRow.callback_status: f"{'given up: ' if over else ''}{result}"[:255]},
         )
         if delay is not None:
             accepting.call_back_in(
@@ -73,12 +76,12 @@ def _delay_after(attempt: int) -> float | None:
     return pauses[attempt - 1] if attempt <= len(pauses) else None
 
 
-def _url_of(catalog: Catalog, url: str, row: Row) -> str:
+def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:
     """Return the URL of a run in the status API."""
-    item = catalog.loaded.get(row["pipeline"])
+    item = catalog.loaded.get(row.pipeline)
     # An internal pipeline has no public URL.
     outside = item is None or item.pipeline.trigger.external
-    return f"{url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
+    return f"{url if outside else ''}/{row.pipeline}/runs/{row.id}"
 
 
 def _ended(ledger: RunStore, run: str) -> EngineRun | None:

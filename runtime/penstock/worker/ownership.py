@@ -80,8 +80,8 @@ class Ownership:
     ) -> None:
         """Record where the handler of a timed out run is, while its thread still has the frame."""
         row = find_run(self._engine, run)
-        loaded = self._host.catalog.loaded.get(row["pipeline"]) if row is not None else None
-        if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
+        loaded = self._host.catalog.loaded.get(row.pipeline) if row is not None else None
+        if row is None or loaded is None or row.cancelled_by or row.status not in UNFINISHED:
             return
         failure = failure_at(DeadlineExceeded(), thread, handler)
         run_store = intake_of(self._host).run_store

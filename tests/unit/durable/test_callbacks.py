@@ -21,7 +21,7 @@ TARGET = CallbackTarget("https://erp.acme.example/hooks", private=False, secret=
     "path", ["/hooks", "/hooks/", "/hooks/7", "/hooks/a%20b/c.d?x=1&y=..%2f", "/hooks/..7"]
 )
 def test_a_url_below_the_prefix_is_taken(path: str) -> None:
-    assert TARGET.takes(f"https://erp.acme.example{path}")
+    assert TARGET.matches(f"https://erp.acme.example{path}")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_url_below_the_prefix_is_taken(path: str) -> None:
     ],
 )  # fmt: skip
 def test_what_leads_out_of_it_or_is_no_url_is_not(path: str) -> None:
-    assert not TARGET.takes(f"https://erp.acme.example{path}")
+    assert not TARGET.matches(f"https://erp.acme.example{path}")
 
 
 def test_whoever_answers_drop_by_drop_is_cut_off_and_holds_no_thread(

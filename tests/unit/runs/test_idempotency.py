@@ -20,6 +20,8 @@ from werkzeug.test import TestResponse
 from penstock import Call, Form, HttpTrigger, Pipeline, PipelineError, Reply, Upload, hookimpl
 from penstock.db import idempotency
 from penstock.db.engine import reading
+from penstock.db.run_tables import IdempotentReplyRow
+from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader, access_change
 from penstock.errors import Refusal
 from penstock.host.host import Host
@@ -323,9 +325,9 @@ class TestKept:
         )
         return done[2].decode()
 
-    def rows(self, place: Place) -> list[dict[str, Any]]:
+    def rows(self, place: Place) -> list[IdempotentReplyRow]:
         with reading(place.engine) as connection:
-            return [dict(row) for row in RowReader(connection).all("kept_replies")]
+            return RowReader(connection).all(IdempotentReplyRow)
 
     def test_a_reply_is_sealed_and_holds_for_a_day(self, place: Place) -> None:
         assert (self.once(place, reply="a secret reply"), self.once(place, reply="another")) == (
@@ -380,7 +382,7 @@ class TestKept:
             )
             is None
         )
-        idempotency.keep(place.engine, digest, "one", b"late", later)
+        idempotency.store(place.engine, digest, "one", b"late", later)
         idempotency.release(place.engine, digest, "one")
         idempotency.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
         assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [
@@ -462,7 +464,7 @@ class TestHost:
         with reading(place.engine) as connection:
             return {
                 row["digest"]: row["expires_at"]
-                for row in RowReader(connection).all("kept_replies")
+                for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:
@@ -509,10 +511,14 @@ class TestHost:
             pool.submit(self.once, host, go_on)
             with access_change(sqlite_place.engine) as rows:
                 # What can't be read is away.
-                rows.set("environments", {"name": "test"}, name="gone")
+                rows.set(
+                    EnvironmentRow, {EnvironmentRow.name: "test"}, {EnvironmentRow.name: "gone"}
+                )
             assert eventually(lambda: not host.view.reachable())
             with access_change(sqlite_place.engine) as rows:
-                rows.set("environments", {"name": "gone"}, name="test")
+                rows.set(
+                    EnvironmentRow, {EnvironmentRow.name: "gone"}, {EnvironmentRow.name: "test"}
+                )
 
             renewed = eventually(
                 lambda: any(
