@@ -168,7 +168,7 @@ class Worker:
     def _make_rounds(self) -> None:
         while not self._stop.is_set():
             self._round_began_at = time.monotonic()
-            self._exit_if_stuck()
+            _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             try:
                 self._make_round()
             except TakenOver:
@@ -208,24 +208,6 @@ class Worker:
                 processes.unregister(self._engine, dead.id)
         self._recovery.requeue_strays()
 
-    def _exit_if_stuck(self) -> None:
-        """End this process where one of its threads is stuck.
-
-        The supervisor starts a new worker, and others recover the runs. A thread that waits for the
-        database is not stuck: nothing is checked until the database has been there for a while.
-        """
-        up_since = self._host.upkeep.database.up_since
-        if up_since is None or time.monotonic() - up_since < STUCK_AFTER_S:
-            return
-        stuck = [thread.name for thread in threads.stuck()]
-        if time.monotonic() - self._round_began_at > STUCK_AFTER_S:
-            stuck.append("main")
-        if stuck:
-            self._log.critical(
-                "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
-            )
-            os._exit(STUCK_EXIT_CODE)
-
     # Other threads
 
     def _send_last_heartbeats(self, _: threads.MonitoredThread) -> None:
@@ -237,7 +219,7 @@ class Worker:
         while not self._closed.wait(OWNERSHIP_INTERVAL_S):
             thread.heartbeat()
             if not self._stop.is_set():
-                self._exit_if_stuck()
+                _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             with suppress(PenstockError):
                 self._ownership.release_lost()
 
@@ -340,3 +322,23 @@ class Worker:
 
     def _count_failed(self, pipeline: str) -> None:
         recorder_of(self._services()).count(pipeline, Status.FAILED.value, None)
+
+
+def _exit_if_stuck(database_up_since: float | None, round_began_at: float) -> None:
+    """End this process where one of its threads is stuck.
+
+    The supervisor starts a new worker, and others recover the runs. A thread that waits for the
+    database is not stuck: nothing is checked until the database has been there for a while. Both
+    arguments are `time.monotonic()` readings.
+    """
+    now = time.monotonic()
+    if database_up_since is None or now - database_up_since < STUCK_AFTER_S:
+        return
+    stuck = [thread.name for thread in threads.stuck()]
+    if now - round_began_at > STUCK_AFTER_S:
+        stuck.append("main")
+    if stuck:
+        structlog.get_logger("penstock.worker").critical(
+            "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
+        )
+        os._exit(STUCK_EXIT_CODE)
