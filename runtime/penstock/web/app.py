@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 class Penstock(Flask):
     """The application of one process.
 
-    It starts its host at the first call where the server did not before.
+    It starts its host at the first request where the server has not started it.
     """
 
     supports_body_protocol = True
@@ -80,7 +80,7 @@ class Penstock(Flask):
     def end_calls(self, moment: float) -> None:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading.
 
-        This process is about to end.
+        The server calls this when the process is about to end.
         """
         services = self.host.services
         if services is not None and services.run_status_api is not None:
@@ -106,9 +106,9 @@ class Penstock(Flask):
             dispatcher = (
                 self._internal if is_internal(environ, self._internal_bind) else self._external
             )
-            found = dispatcher.find(environ)
-            if found is not None:
-                return dispatcher.answer(environ, start_response, found)
+            match = dispatcher.find(environ)
+            if match is not None:
+                return dispatcher.answer(environ, start_response, match)
         if self._prefix and not is_internal(environ, self._internal_bind):
             environ["SCRIPT_NAME"] = self._prefix  # a proxy took it off; links and cookies need it
         try:
@@ -171,11 +171,11 @@ def _peer(host: Host) -> ClientInfo:
     proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
 
     def secure() -> bool:
-        said = (
+        forwarded_https = (
             from_trusted_proxy(request.environ, proxies)
             and request.headers.get("X-Forwarded-Proto", "") == "https"
         )
-        return request.is_secure or said
+        return request.is_secure or forwarded_https
 
     return ClientInfo(lambda: client_address(request.environ, proxies, header), secure)
 
@@ -211,7 +211,7 @@ def _ready(host: Host) -> tuple[Response, int]:
 
 def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
-        """Tell Prometheus what is counted; who may not know is told that there is nothing."""
+        """Return the metrics for Prometheus, 404 where they are for the internal listener alone."""
         if host.settings.metrics == "internal" and not is_internal(
             request.environ, host.settings.internal_bind
         ):
