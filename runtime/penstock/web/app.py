@@ -123,7 +123,7 @@ class Penstock(Flask):
     def _with_body(
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Answer a request from the start, once its body is there, or say why it can't be taken."""
+        """Answer a request once its body has arrived, or report why the body can't be accepted."""
         fault = body_fault(environ)
         if fault is None:
             return super().wsgi_app(environ, start_response)
@@ -132,7 +132,7 @@ class Penstock(Flask):
 
 
 def create_app(host: Host) -> Penstock:
-    """Build the application around a host."""
+    """Return the application of a host."""
     app = Penstock(host)
     app.config["MAX_CONTENT_LENGTH"] = MAX_FORM
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -167,7 +167,7 @@ def from_environment() -> Penstock:
 
 
 def _peer(host: Host) -> ClientInfo:
-    """Say how the console learns whose request it is, and whether it came over TLS."""
+    """Return how the console knows the address of a client, and whether TLS was used."""
     proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
 
     def secure() -> bool:
@@ -181,7 +181,7 @@ def _peer(host: Host) -> ClientInfo:
 
 
 def _health() -> tuple[Response, int]:
-    """Say whether this process works.
+    """Report whether this process works.
 
     503 once an essential thread is stuck, which a restart alone can change.
     """
@@ -191,7 +191,7 @@ def _health() -> tuple[Response, int]:
 
 def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
-        """Tell operators how this process and its server are, on the internal listener alone."""
+        """Return the state of this process and its server, on the internal listener alone."""
         if not is_internal(request.environ, host.settings.internal_bind):
             return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
         return jsonify(host.health.status())
@@ -200,7 +200,7 @@ def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
 
 
 def _ready(host: Host) -> tuple[Response, int]:
-    """Say whether this process can answer calls, and which part can't."""
+    """Report whether this process can answer calls, and which part can't."""
     ready, checks = host.health.checks()
     return jsonify(
         status="ready" if ready else "not ready",
@@ -259,7 +259,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _is_hidden() -> bool:
-    """Return whether a GET of the same path finds nothing here: then other methods don't either."""
+    """Return whether a GET of the same path is a 404; then other methods are a 404 too."""
     adapter = request_ctx.url_adapter
     if (
         adapter is None

@@ -111,7 +111,7 @@ def _kinds(endpoint: Endpoint) -> Iterable[object]:
 
 
 def _number_duplicates(operations: Iterable[Document]) -> None:
-    """Number the operations that share an id.
+    """Add a number to operations that share an id.
 
     A handler may be on several routes, and generators drop the punctuation of an id.
     """
