@@ -137,7 +137,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
 
 
 def shifted(record: StepRecord, ms: float) -> StepRecord:
-    """Return a record whose times are later by some milliseconds, counted from another beginning."""
+    """Return a record whose times are some milliseconds later."""
     attempts = [
         Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error)
         for attempt in record.attempts
