@@ -165,7 +165,7 @@ class IdempotencyStore:
                 headers=[("Retry-After", "1")],
             ) from error
         if first is not None:
-            return self._repeat(first["body"], first["reply"], request)
+            return self._repeat(first.body, first.reply, request)
         answer: Answer | PipelineError | None = None
         self._running[claim] = digest
         try:
@@ -209,7 +209,7 @@ class IdempotencyStore:
             with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
                 first = idempotency.find(connection, digest, now)
                 if first is not None:
-                    return self._repeat(first["body"], first["reply"], request)
+                    return self._repeat(first.body, first.reply, request)
                 answer = work(connection)
                 idempotency.put(
                     connection, digest, request, self._encrypted(answer), now, now + REPLY_RETENTION

@@ -158,11 +158,11 @@ class TestWhatBecameOfIt:
         engine = place_of(runtime)
         with reading(engine) as connection:
             counted = {
-                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
+                row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)
             }
             samples = rejected_calls.page(connection, 1)
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
-        assert sorted((row["problem"], row["reason"]) for row in samples) == [
+        assert sorted((row.problem, row.reason) for row in samples) == [
             ("credentials-missing", None),
             ("invalid-api-key", "malformed, mistyped or of another environment"),
         ]
@@ -180,7 +180,7 @@ class TestWhatBecameOfIt:
         assert (statuses, len(runtime.runs())) == ([204, 429, 429], 1)
         with reading(place_of(runtime)) as connection:
             assert {
-                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
+                row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)
             } == {"succeeded": 1, "rate-limited": 2}
 
     def test_a_reply_that_is_given_again_is_no_second_run(self, penstock_runtime: Start) -> None:
@@ -422,7 +422,7 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             (row,) = stored.page(connection)
-        assert (row["id"], row["micros"], row["status"]) == (record.run, 1500, "succeeded")
+        assert (row.id, row.micros, row.status) == (record.run, 1500, "succeeded")
 
     @pytest.mark.parametrize("place", ["postgresql"], indirect=True)  # SQLite takes anything
     def test_one_that_the_database_does_not_take_keeps_no_other(
@@ -436,7 +436,7 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            assert {row["id"] for row in stored.page(connection)} == {record.run for record in good}
+            assert {row.id for row in stored.page(connection)} == {record.run for record in good}
 
     def test_one_whose_bodies_can_not_be_made_safe_costs_neither_its_record_nor_its_batch(
         self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
@@ -562,7 +562,7 @@ class TestTheRecorder:
         ]
         with reading(place.engine) as connection:
             assert [
-                (row["outcome"], row["calls"]) for row in call_counts.read(connection, 1, since=0)
+                (row.outcome, row.calls) for row in call_counts.read(connection, 1, since=0)
             ] == [("succeeded", 1)]
 
     def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(
@@ -634,10 +634,10 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            everything = [row["id"] for row in stored.page(connection, environment_id=1)]
-            first = [row["id"] for row in stored.page(connection, environment_id=1, limit=4)]
+            everything = [row.id for row in stored.page(connection, environment_id=1)]
+            first = [row.id for row in stored.page(connection, environment_id=1, limit=4)]
             second = [
-                row["id"]
+                row.id
                 for row in stored.page(connection, environment_id=1, limit=4, before=first[-1])
             ]
             failed = stored.page(
@@ -647,9 +647,9 @@ class TestTheRecorder:
             since = stored.page(connection, environment_id=1, since=everything[2])
         assert everything == sorted(everything, reverse=True)
         assert first + second == everything[:8]
-        assert [row["request_id"] for row in failed] == ["request-0003", "request-0001"]
-        assert [row["id"] for row in found] == [everything[2]]
-        assert [row["id"] for row in since] == everything[:3]
+        assert [row.request_id for row in failed] == ["request-0003", "request-0001"]
+        assert [row.id for row in found] == [everything[2]]
+        assert [row.id for row in since] == everything[:3]
 
     def test_old_runs_are_forgotten_and_what_is_not_over_stays(
         self, place: Place, recorder: Recorder
@@ -679,7 +679,7 @@ class TestTheRecorder:
         number, durable = stored.purge(place.engine, 1, first_id(time.time() - 60))
 
         with reading(place.engine) as connection:
-            assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
+            assert {row.id for row in stored.page(connection)} == {fresh.run, waiting}
         assert (number, durable) == (3, {})
 
     def test_of_runs_that_are_forgotten_it_is_known_whose_end_was_told(self, place: Place) -> None:
@@ -755,10 +755,10 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             rows = call_counts.read(connection, 1, since=0)
-        assert sum(row["calls"] for row in rows) == 480
-        assert sum(row["buckets"][1] for row in rows) == 240
-        assert {row["span"] for row in rows} == {60, 3600}
-        assert all(row["since"] >= now - 3 * 3600 for row in rows if row["span"] == 60)
+        assert sum(row.calls for row in rows) == 480
+        assert sum(row.buckets[1] for row in rows) == 240
+        assert {row.span for row in rows} == {60, 3600}
+        assert all(row.since >= now - 3 * 3600 for row in rows if row.span == 60)
 
 
 class TestRunIds:
