@@ -30,6 +30,7 @@ COPIED = (
     "plugins",
     "tests",
     "migrations",
+    "docs",
     "pyproject.toml",
     "wsgi.py",
     "README.md",
