@@ -51,9 +51,7 @@ def test_an_upgrade_twice_changes_nothing(place: Place) -> None:
 
 
 def test_a_new_environment_has_the_strictest_policy(place: Place) -> None:
-    assert {row.policy for row in environments.list_environments(place.engine)} == {
-        "jwt-api-key"
-    }
+    assert {row.policy for row in environments.list_environments(place.engine)} == {"jwt-api-key"}
 
 
 def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) -> None:

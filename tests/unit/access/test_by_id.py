@@ -585,9 +585,7 @@ class TestBesideTheReleaseBefore:
 
         found = granted(view)
         assert found["associated"] == ["v1/login"]
-        assert consumers.show_consumer(both.engine, "acme").associations == {
-            "test": ["v1/login"]
-        }
+        assert consumers.show_consumer(both.engine, "acme").associations == {"test": ["v1/login"]}
         assert found["login flows"] == []
         assert found["disabled"] == ["v1/login", "v2/login", "v1/shut"]
         consumers.associate(both.engine, ACTOR, "acme", ["v1/orders"], "test", OFFERED)

@@ -398,8 +398,7 @@ class TestKept:
 
         def leases() -> dict[bool, datetime]:
             return {
-                row.claim == "of a process that died": row.expires_at
-                for row in self.rows(place)
+                row.claim == "of a process that died": row.expires_at for row in self.rows(place)
             }
 
         def run_over_its_lease() -> tuple[int, list[tuple[str, str]], bytes]:
@@ -463,8 +462,7 @@ class TestHost:
     def rows(self, place: Place) -> dict[bytes, datetime]:
         with reading(place.engine) as connection:
             return {
-                row.digest: row.expires_at
-                for row in RowReader(connection).all(IdempotentReplyRow)
+                row.digest: row.expires_at for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:

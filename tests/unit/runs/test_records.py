@@ -157,9 +157,7 @@ class TestWhatBecameOfIt:
         assert runtime.runs() == []
         engine = place_of(runtime)
         with reading(engine) as connection:
-            counted = {
-                row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)
-            }
+            counted = {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)}
             samples = rejected_calls.page(connection, 1)
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
         assert sorted((row.problem, row.reason) for row in samples) == [
@@ -179,9 +177,10 @@ class TestWhatBecameOfIt:
 
         assert (statuses, len(runtime.runs())) == ([204, 429, 429], 1)
         with reading(place_of(runtime)) as connection:
-            assert {
-                row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)
-            } == {"succeeded": 1, "rate-limited": 2}
+            assert {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)} == {
+                "succeeded": 1,
+                "rate-limited": 2,
+            }
 
     def test_a_reply_that_is_given_again_is_no_second_run(self, penstock_runtime: Start) -> None:
         pipeline = example(trigger=HttpTrigger(api_key=True, idempotent="key"))
@@ -465,7 +464,7 @@ class TestTheRecorder:
         recorder.flush()
 
         assert written == [2]
-        assert [self.found(place, record.run)["bodies"] is not None for record in (good, bad)] == [
+        assert [self.found(place, record.run).bodies is not None for record in (good, bad)] == [
             True,
             False,
         ]
@@ -502,7 +501,7 @@ class TestTheRecorder:
             )
         return run
 
-    def found(self, place: Place, run: str) -> Any:
+    def found(self, place: Place, run: str) -> stored.FullRunRow | None:
         with reading(place.engine) as connection:
             return stored.find(connection, run)
 
@@ -524,13 +523,13 @@ class TestTheRecorder:
         recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
         recorder.flush()
 
-        assert self.found(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
+        assert self.found(place, bad.run).detail == "bad \N{REPLACEMENT CHARACTER} text"
         assert (
             "\N{REPLACEMENT CHARACTER}"
-            in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
+            in steps_of(self.found(place, bad.run).steps)[0].attempts[0].error
         )
-        assert self.found(place, good.run)["status"] == "succeeded"
-        assert [self.found(place, run)["status"] for run in durable] == [
+        assert self.found(place, good.run).status == "succeeded"
+        assert [self.found(place, run).status for run in durable] == [
             "client_error",
             "succeeded",
         ]
@@ -556,7 +555,7 @@ class TestTheRecorder:
 
         assert [run.status for run in written] == ["succeeded"]
         assert (known, recorder.knows_end(other)) == (True, False)
-        assert [self.found(place, one)["status"] for one in (run, other)] == [
+        assert [self.found(place, one).status for one in (run, other)] == [
             "succeeded",
             "succeeded",
         ]
@@ -594,8 +593,8 @@ class TestTheRecorder:
             recorder.rejected("v1/example", "key-missing")
         recorder.stop()
 
-        assert self.found(place, good)["status"] == "succeeded"
-        assert self.found(place, poison)["progress"] == {"done": 1}
+        assert self.found(place, good).status == "succeeded"
+        assert self.found(place, poison).progress == {"done": 1}
         assert sum(dropped) == 2
         with reading(place.engine) as connection:
             assert len(rejected_calls.page(connection, 1)) == 1
@@ -613,7 +612,7 @@ class TestTheRecorder:
         recorder.flush()
 
         assert (
-            steps_of(self.found(place, record.run)["steps"])[0].attempts[0].error
+            steps_of(self.found(place, record.run).steps)[0].attempts[0].error
             == 'ValueError: card_no=***, "password": ***, sum=3'
         )
 

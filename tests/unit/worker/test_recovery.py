@@ -103,7 +103,7 @@ class Scene:
             f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False
         )
 
-    def found(self, run: str) -> Any:
+    def found(self, run: str) -> stored.FullRunRow | None:
         with reading(self.place.engine) as connection:
             return stored.find(connection, run)
 
@@ -111,7 +111,7 @@ class Scene:
         return {run for run, item in self.cellar.held.items() if item.state is State.WAITING}
 
     def count(self, run: str) -> int:
-        return int(self.found(run)["recoveries"])
+        return int(self.found(run).recoveries)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_what_a_worker_that_was_told_to_end_leaves_is_not_counted(scene: Scene) 
     for _ in range(MOST + 3):
         assert scene.recovery.take_over(scene.end(run, ended=True))
 
-    assert (scene.waiting(), scene.count(run), scene.found(run)["status"]) == ({run}, 0, "accepted")
+    assert (scene.waiting(), scene.count(run), scene.found(run).status) == ({run}, 0, "accepted")
 
 
 def test_a_run_that_ends_its_workers_is_given_up(scene: Scene) -> None:
@@ -134,7 +134,7 @@ def test_a_run_that_ends_its_workers_is_given_up(scene: Scene) -> None:
     for _ in range(MOST + 1):
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.found(run)["status"], scene.found(run)["problem"]) == ("failed", "given-up")
+    assert (scene.found(run).status, scene.found(run).problem) == ("failed", "given-up")
     assert scene.cellar.held[run].state is State.CANCELLED
 
 
@@ -145,7 +145,7 @@ def test_a_step_that_ended_in_between_starts_the_count_again(scene: Scene) -> No
         scene.cellar.done[run] = done
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.found(run)["status"], scene.count(run), scene.waiting()) == ("accepted", 1, {run})
+    assert (scene.found(run).status, scene.count(run), scene.waiting()) == ("accepted", 1, {run})
 
 
 def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
@@ -158,7 +158,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
     together = scene.waiting()
     dead = [scene.end(*runs)]
     for _ in range(1000):
-        if scene.found(poison)["status"] == "failed":
+        if scene.found(poison).status == "failed":
             break
         dead = [item._replace(again=True) for item in dead if not scene.recovery.take_over(item)]
         begun = sorted(scene.waiting(), key=lambda run: run == poison)
@@ -170,7 +170,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
         scene.clock += 1.0
 
     assert together == set(runs)
-    assert [scene.found(run)["status"] for run in runs] == [
+    assert [scene.found(run).status for run in runs] == [
         "accepted",
         "accepted",
         "failed",
@@ -216,7 +216,7 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
 
     scene.recovery.take_over(dead)
 
-    assert (scene.waiting(), scene.found(run)["status"]) == (set(), "cancelled")
+    assert (scene.waiting(), scene.found(run).status) == (set(), "cancelled")
 
 
 def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Place) -> None:
@@ -253,4 +253,4 @@ def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
         )
 
     assert written == {run: status, other: "succeeded"}
-    assert scene.found(run)["status"] == status
+    assert scene.found(run).status == status
