@@ -29,7 +29,7 @@ from penstock.host.compilation import LoadedPipeline
 @format_option
 @pass_context
 def schedules(context: Context, environment: str | None, form: str) -> None:
-    """List schedules with their next tick and the result of the last one."""
+    """List schedules with their next and last ticks."""
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
