@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import click
 
@@ -65,12 +66,23 @@ def rotate(context: Context, check: bool, form: str) -> int:
         empty="no encrypted data",
     )
     older, unknown = (sum(getattr(item, name) for item in counts) for name in ("older", "unknown"))
-    first, *others = context.box.fingerprints
+    _report_keys(context.box.fingerprints)
+    _report_counts(older, unknown, check=check)
+    return int(bool(older or unknown))
+
+
+def _report_keys(fingerprints: Iterable[str]) -> None:
+    """Print the fingerprints of the keys on standard error."""
+    first, *others = fingerprints
     click.echo(
         f"penstock: the first key is {first}"
         + (f", older: {', '.join(others)}" if others else "; there is no other"),
         err=True,
     )
+
+
+def _report_counts(older: int, unknown: int, *, check: bool) -> None:
+    """Print on standard error how many values need another key than the first."""
     if unknown:
         click.echo(
             f"penstock: {unknown} can't be decrypted with any of these keys; add the key that"
@@ -91,7 +103,6 @@ def rotate(context: Context, check: bool, form: str) -> int:
         )
     elif not unknown:
         click.echo("penstock: all secrets are encrypted with the first key", err=True)
-    return int(bool(older or unknown))
 
 
 class _Progress:

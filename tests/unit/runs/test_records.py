@@ -1054,7 +1054,7 @@ class TestCommands:
         durable.client(token=False).post("/v1/example/", json={}, headers={"X-Kept": "k"})
 
         assert "v1/example" in durable.operate("runs", "list", "--since", "30000d")
-        assert "0 runs of test forgotten" in durable.operate(
+        assert "0 runs of test deleted" in durable.operate(
             "runs", "purge", "--env", "test", "--older-than", "30000d", "--yes"
         )
 
