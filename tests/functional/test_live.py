@@ -197,7 +197,7 @@ def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(
         "/v1/strict/",
     )
     late(seen, 401)
-    kid = str(signing_keys.list_signing_keys(place.engine, "test")[0]["kid"])
+    kid = str(signing_keys.list_signing_keys(place.engine, "test")[0].kid)
     seen = hammer(
         server,
         key,
@@ -372,9 +372,9 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     server.call("GET", "/v1/orders/", key=key)
     server.stop()
 
-    (row,) = [row for row in api_keys.list_keys(place.engine) if row["id"] == key_id]
+    (row,) = [row for row in api_keys.list_keys(place.engine) if row.id == key_id]
 
-    assert row["last_used_at"] is not None
+    assert row.last_used_at is not None
 
 
 def test_requests_sent_together_on_one_connection_have_one_answer_each_at_most_on_stock_gthread(

@@ -22,7 +22,7 @@ from penstock.db.engine import Engine, open_engine
 from penstock.db.tables import EnvironmentRow
 from penstock.durable.engine import RunStore
 from penstock.errors import BadSetting
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Look
@@ -151,7 +151,7 @@ class ConsoleContext:
 
     def environment_names(self) -> list[str]:
         """Return the names of all environments."""
-        return [str(row["name"]) for row in self.environments()]
+        return [str(row.name) for row in self.environments()]
 
     def view(self, environment: str) -> EnvironmentView:
         """Return an environment as it is now.

@@ -20,7 +20,7 @@ from penstock.console.pages import page, user
 from penstock.console.responses import done, render
 from penstock.console.try_it import document_of, routes_of, trial
 from penstock.errors import UnknownName
-from penstock.execution.operating import list_runs
+from penstock.execution.run_queries import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import described, exposures
@@ -201,7 +201,7 @@ def _activity(identifier: str, environment: str) -> dict[str, Any]:
     query: dict[str, Any] = {"major": major, "name": name, "env": environment}
     following = None
     if len(consumers) > CONSUMERS_PER_PAGE:
-        last = consumers[CONSUMERS_PER_PAGE - 1]["name"]
+        last = consumers[CONSUMERS_PER_PAGE - 1].name
         following = url_for("console.pipelines_one", after=last, **query)
     return {
         "number": number,
