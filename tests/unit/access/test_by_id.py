@@ -253,7 +253,7 @@ def test_the_matrix_of_the_console_has_ids(sqlite_place: Place) -> None:
         1,
         1,
     )
-    assert consumers.show_consumer(sqlite_place.engine, "acme")["associations"] == {
+    assert consumers.show_consumer(sqlite_place.engine, "acme").associations == {
         "test": ["v2/orders"]
     }
 
@@ -585,9 +585,7 @@ class TestBesideTheReleaseBefore:
 
         found = granted(view)
         assert found["associated"] == ["v1/login"]
-        assert consumers.show_consumer(both.engine, "acme")["associations"] == {
-            "test": ["v1/login"]
-        }
+        assert consumers.show_consumer(both.engine, "acme").associations == {"test": ["v1/login"]}
         assert found["login flows"] == []
         assert found["disabled"] == ["v1/login", "v2/login", "v1/shut"]
         consumers.associate(both.engine, ACTOR, "acme", ["v1/orders"], "test", OFFERED)
@@ -612,24 +610,24 @@ class TestBesideTheReleaseBefore:
         assert granted(view_of(both)) == before
 
     def test_listings_show_ids_alone(self, both: Old) -> None:
-        assert consumers.show_consumer(both.engine, "acme")["associations"] == {
+        assert consumers.show_consumer(both.engine, "acme").associations == {
             "test": ["v1/login", "v1/orders", "v2/orders"]
         }
-        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
+        assert [row.pipeline for row in limits.list_limits(both.engine)] == [
             "",
             "v1/orders",
             "v2/orders",
         ]
-        assert {row["name"]: row["pipelines"] for row in variables.list_secrets(both.engine)} == {
+        assert {row.name: row.pipelines for row in variables.list_secrets(both.engine)} == {
             "erp_token": ["v1/orders", "v2/orders"],
             "lost": ["gone"],
         }
         (row,) = consumers.page_consumers(both.engine)
-        assert row["pipelines"] == {"test": 3, "prod": 0}
+        assert row.pipelines == {"test": 3, "prod": 0}
 
     def test_removing_an_own_limit_of_a_name_removes_no_other(self, both: Old) -> None:
         assert limits.remove_limits(both.engine, ACTOR, "acme", "test") == 1
-        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
+        assert [row.pipeline for row in limits.list_limits(both.engine)] == [
             "v1/orders",
             "v2/orders",
         ]

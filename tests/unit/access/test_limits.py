@@ -265,7 +265,7 @@ class TestLimits:
         put("5/minute", pipeline="orders")
 
         listed = limits.list_limits(place.engine, environment="test")
-        assert sorted((row["pipeline"], row["by"], row["rate"]) for row in listed) == [
+        assert sorted((row.pipeline, row.by, row.rate) for row in listed) == [
             ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"),
             ("", "key", "500/60 minutes"), ("v1/orders", "consumer", "5/minute"),
         ]  # fmt: skip
@@ -297,7 +297,7 @@ class TestLimits:
         put("1199/hour")
         put("1000/60 seconds")
 
-        assert [row["rate"] for row in limits.list_limits(place.engine, environment="test")] == [
+        assert [row.rate for row in limits.list_limits(place.engine, environment="test")] == [
             "1000/60 seconds",
             "10/hour",
             "1199/hour",

@@ -195,7 +195,7 @@ class TestKept:
                 row = RowReader(connection).find(
                     PipelineSecretRow, {PipelineSecretRow.name: "erp_token"}
                 )
-                return bytes(row["sealed"]) if row else b"none"
+                return bytes(row.sealed) if row else b"none"
 
         variables.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box)
         assert VALUE.encode() not in sealed()
@@ -220,7 +220,7 @@ class TestKept:
         assert events[1].detail == {"value": "https://erp.example"}
         assert VALUE not in str(events)
         (listed,) = variables.list_secrets(place.engine)
-        assert timedelta(days=2) < listed["expires_at"] - datetime.now(UTC) < timedelta(days=4)  # type: ignore[operator]  # a datetime
+        assert timedelta(days=2) < listed.expires_at - datetime.now(UTC) < timedelta(days=4)  # type: ignore[operator]  # a datetime
         assert VALUE not in str(listed)
 
     def test_a_follower_ends_where_a_fresh_one_begins(self, place: Place) -> None:
