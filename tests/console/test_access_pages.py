@@ -109,7 +109,7 @@ class TestTokens:
         (first,) = signing_keys.list_signing_keys(engine, "test")
         oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
         event = last(engine)
-        said = oli.follow(oli.post(f"/tokens/keys/{first['kid']}/drop?env=test"))
+        said = oli.follow(oli.post(f"/tokens/keys/{first.kid}/drop?env=test"))
         keys = signing_keys.list_signing_keys(engine, "test")
         bad = [
             oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
@@ -117,12 +117,12 @@ class TestTokens:
         ]
 
         assert event == ("oli", "signing-key:rotated", "test", "test")
-        assert [(key["algorithm"], key["state"]) for key in keys] == [
+        assert [(key.algorithm, key.state) for key in keys] == [
             ("EdDSA", "dropped"),
             ("ES256", "signs"),
         ]
-        assert f"Signing key {first['kid']} and all its tokens revoked in test." in said
-        assert last(engine) == ("oli", "signing-key:dropped", "test", first["kid"])
+        assert f"Signing key {first.kid} and all its tokens revoked in test." in said
+        assert last(engine) == ("oli", "signing-key:dropped", "test", first.kid)
         assert [answered.status_code for answered in bad] == [422, 422]
         assert "signs no tokens here; choose one of EdDSA" in words_of(bad[0].text)
         assert len(signing_keys.list_signing_keys(engine, "prod")) == 1
@@ -185,7 +185,7 @@ class TestTokens:
             said = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
 
             (row,) = issuers.list_issuers(engine, "test")
-            assert (row["keys"], row["consumer"], row["scope_claim"]) == (
+            assert (row.keys, row.consumer, row.scope_claim) == (
                 keys_said,
                 consumer_said,
                 "scp",
@@ -267,7 +267,7 @@ class TestLimits:
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
         assert [
-            (row["environment"], row["pipeline"], row["rate"]) for row in limits.list_limits(engine)
+            (row.environment, row.pipeline, row.rate) for row in limits.list_limits(engine)
         ] == [("prod", "", "9/hour")]
         assert (again.status_code, "has no limit at orders" in words_of(again.text)) == (422, True)
 
@@ -308,10 +308,7 @@ class TestLimits:
         oli.follow(
             oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24")
         )
-        rows = [
-            (row["consumer"], row["network"], row["allowed"])
-            for row in limits.list_networks(engine)
-        ]
+        rows = [(row.consumer, row.network, row.allowed) for row in limits.list_networks(engine)]
         bad = [
             oli.post(
                 "/limits/networks/new?env=test", consumer="acme", networks="nowhere", allowed="yes"
@@ -412,8 +409,8 @@ class TestSettings:
             (422, ["run_days"]),
             (422, ["record_bodies"]),
         ]
-        test = next(row for row in environments.list_environments(engine) if row["name"] == "test")
-        assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
+        test = next(row for row in environments.list_environments(engine) if row.name == "test")
+        assert (test.token_lifetime, test.keys_in_query) == (3600, False)
 
     def test_a_variable_is_set_changed_and_deleted(
         self, oli: ConsoleClient, engine: Engine
@@ -435,7 +432,7 @@ class TestSettings:
 
         assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
         assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
-        assert (row["environment"], row["value"]) == ("prod", "porto\nlisbon")
+        assert (row.environment, row.value) == ("prod", "porto\nlisbon")
         assert event == ("oli", "variable:set", "prod", "region")
         assert "porto\nlisbon</textarea>" in form
         assert (bad.status_code, 'id="e-name"' in bad.text) == (422, True)
@@ -491,7 +488,7 @@ class TestSettings:
 
         assert event == ("oli", "sensitive-field:added", "test", "test")
         assert "card_number is no longer sensitive in test." in said
-        assert [row["field"] for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
+        assert [row.field for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
         assert [
             (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
         ] == [(422, ["fields"])] * 2

@@ -35,7 +35,7 @@ def row(text: str, name: str) -> list[str]:
 
 
 def associated(place: Place, name: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = consumers.show_consumer(place.engine, name)["associations"]  # type: ignore[assignment]  # see there
+    found: dict[str, list[str]] = consumers.show_consumer(place.engine, name).associations  # type: ignore[assignment]  # see there
     return found
 
 
@@ -131,7 +131,7 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     known = console.place.snapshot().key(parsed.digest)
     assert known is not None
     assert known.usable
-    assert stored["expires_at"] - stored["created_at"] == timedelta(days=30)  # type: ignore[operator]  # moments
+    assert stored.expires_at - stored.created_at == timedelta(days=30)  # type: ignore[operator]  # moments
     assert key not in page
     assert f"pk_test_…{key[-4:]}" in page
     assert "for the pilot" in page
@@ -153,7 +153,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")]
+        return [item.state for item in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -199,7 +199,7 @@ def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) ->
         "/consumers/acme"
     )
     assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
-    assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
+    assert consumers.show_consumer(place.engine, "acme").new_pipelines == ["prod"]
     assert place.snapshot().revision == before + 1  # one change: no process reads half of it
     assert console.events()[:2] == [
         ("oli", "consumer:dissociated", "test", "acme"),
@@ -208,7 +208,7 @@ def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) ->
     oli.post(
         "/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod"
     )
-    assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
+    assert consumers.show_consumer(place.engine, "acme").new_pipelines == []
     count = len(console.events(100))
     oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
     assert "Nothing changed." in oli.text("/consumers/acme")

@@ -146,9 +146,9 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
     assert ann.get("/users/vic").status_code == 200
     assert vic.post("/account/sessions/end").status_code == 303
     assert (vic.get("/").status_code, elsewhere.get("/").status_code) == (200, 303)
-    mine = sessions.list_sessions(console.place.engine, "vic")[0]["id"]
+    mine = sessions.list_sessions(console.place.engine, "vic")[0].id
     assert vic.post(f"/account/sessions/{mine}/end").status_code == 409
-    theirs = sessions.list_sessions(console.place.engine, "ann")[0]["id"]
+    theirs = sessions.list_sessions(console.place.engine, "ann")[0].id
     vic.post(f"/account/sessions/{theirs}/end")
     assert ann.get("/").status_code == 200, "a viewer ended the session of an admin"
     assert ann.post(f"/users/vic/sessions/{mine}/end").status_code == 303
@@ -166,11 +166,11 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
     poller = console.client("vic")
     set_session(0, seen_at=now - timedelta(minutes=50))
     poller.get("/overview/figures?poll=1")
-    assert sessions.list_sessions(console.place.engine, "vic")[0]["seen_at"] < now - timedelta(
+    assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at < now - timedelta(
         minutes=49
     ), "a page left open must not keep a session alive"
     poller.get("/overview/figures")
-    assert sessions.list_sessions(console.place.engine, "vic")[0]["seen_at"] > now - timedelta(
+    assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at > now - timedelta(
         minutes=1
     )
 
@@ -238,7 +238,7 @@ def test_the_last_admin_stays_and_weak_passwords_are_rejected(place: Place) -> N
     ):
         with pytest.raises(UsageError):
             act()
-    assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
+    assert [row.name for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
 
 
 def test_the_commands_create_and_change_users(sqlite_place: Place) -> None:

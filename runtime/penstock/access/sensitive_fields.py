@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.lookup import environment_row, in_environment
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, SensitiveFieldRow
@@ -19,7 +18,7 @@ MAX_FIELD_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
-class ListedField(Subscriptable):
+class ListedField:
     """A sensitive field of an environment."""
 
     environment: str

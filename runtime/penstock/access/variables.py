@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.by_name import is_name
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import environment_row, in_environment
@@ -41,7 +40,7 @@ class StoredSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedVariable(Subscriptable):
+class ListedVariable:
     """A variable of an environment."""
 
     environment: str
@@ -50,7 +49,7 @@ class ListedVariable(Subscriptable):
 
 
 @dataclass(frozen=True, slots=True)
-class ListedSecret(Subscriptable):
+class ListedSecret:
     """A secret as operators see it, without its value. `pipelines` are ids; None: all pipelines."""
 
     environment: str

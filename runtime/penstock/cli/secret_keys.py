@@ -18,7 +18,7 @@ PROGRESS_INTERVAL_S = 1.0
 @click.group("secret-key", invoke_without_command=True)
 @click.pass_context
 def secret_key(context: click.Context) -> None:
-    """Print a new key for PENSTOCK_SECRET_KEY, or rotate the keys."""
+    """Print a new PENSTOCK_SECRET_KEY, or rotate the keys."""
     if context.invoked_subcommand is None:
         click.echo(make_secret_key())
 
@@ -34,9 +34,9 @@ def secret_key(context: click.Context) -> None:
 @format_option
 @pass_context
 def rotate(context: Context, check: bool, form: str) -> int:
-    """Encrypt all stored secrets with the first key of PENSTOCK_SECRET_KEY.
+    """Encrypt all stored secrets with the first key.
 
-    Exit code 1 as long as any secret needs another key.
+    The first key is that of PENSTOCK_SECRET_KEY. Exit code 1 as long as any secret needs another.
 
     Hosts can serve during the rotation. First set `old,new` on all hosts and restart them one
     after the other. Then set `new,old` and restart them again. Then run this command. At last set

@@ -75,7 +75,7 @@ def consumers() -> str:
     query: dict[str, Any] = {"find": find} if find else {}
     following = None
     if len(rows) > PER_PAGE:
-        following = url_for("console.consumers", after=rows[PER_PAGE - 1]["name"], **query)
+        following = url_for("console.consumers", after=rows[PER_PAGE - 1].name, **query)
     return render(
         "consumers.html",
         form=form,

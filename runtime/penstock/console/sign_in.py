@@ -131,7 +131,7 @@ def account() -> Response:
 
 def _show_account(form: PasswordForm) -> Response:
     context, name = console_context(), user().name
-    row = next(row for row in users.list_users(context.engine) if row["name"] == name)
+    row = next(row for row in users.list_users(context.engine) if row.name == name)
     rows = sessions.list_sessions(context.engine, name)
     return show_form("account.html", form, account=row, sessions=rows)
 

@@ -22,7 +22,7 @@ def call_back(
     catalog: Catalog,
     view: CurrentView,
     url: str,
-    accepting: RunIntake,
+    intake: RunIntake,
     row: FullRunRow | None,
     document: Document,
 ) -> Document:
@@ -31,9 +31,9 @@ def call_back(
     `row` is the record of the run, `url` the public base URL. Raises KeyMissing.
     """
     run, attempt, access = document["callback"], document["attempt"], view.access
-    held = _ended(accepting.run_store, run)
-    if held is not None and held.undecryptable:
-        raise KeyMissing(held.undecryptable)
+    engine_run = _ended(intake.run_store, run)
+    if engine_run is not None and engine_run.undecryptable:
+        raise KeyMissing(engine_run.undecryptable)
     target = callbacks.target_of(
         document["url"],
         access.callbacks.get(document["consumer_id"], ()) if access is not None else (),
@@ -44,28 +44,24 @@ def call_back(
     elif target is None:
         result = "not allowed any more"
     else:
+        event = callbacks.event_of(
+            run_document(row, engine_run) | {"url": _url_of(catalog, url, row)}
+        )
         try:
-            event = callbacks.event_of(
-                run_document(row, held) | {"url": _url_of(catalog, url, row)}
-            )
             status = callbacks.deliver(document["url"], target, run, as_json(event))
             result = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
             result = f"attempt {attempt}: {error}"
-            delay = (
-                None
-                if error.final or attempt > len(callbacks.PAUSES_S)
-                else callbacks.PAUSES_S[attempt - 1]
-            )
+            delay = None if error.final else _delay_after(attempt)
     over = delay is None and not result.startswith("delivered")
-    with writing(accepting.engine) as connection:
+    with writing(intake.engine) as connection:
         durable_runs.update(
             connection,
             run,
             {DurableRunRow.callback_status: f"{'given up: ' if over else ''}{result}"[:255]},
         )
         if delay is not None:
-            accepting.call_back_in(
+            intake.call_back_in(
                 connection,
                 run,
                 document["url"],
@@ -76,6 +72,12 @@ def call_back(
     return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0}
 
 
+def _delay_after(attempt: int) -> float | None:
+    """Return the seconds until the next attempt, None after the last one."""
+    pauses = callbacks.PAUSES_S
+    return pauses[attempt - 1] if attempt <= len(pauses) else None
+
+
 def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:
     """Return the URL of a run in the status API."""
     item = catalog.loaded.get(row.pipeline)
@@ -84,11 +86,11 @@ def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:
     return f"{url if outside else ''}/{row.pipeline}/runs/{row.id}"
 
 
-def _ended(ledger: RunStore, run: str) -> EngineRun | None:
+def _ended(run_store: RunStore, run: str) -> EngineRun | None:
     """Return a finished run; the engine stores its end a moment after the record."""
     for _ in range(50):
-        held = ledger.look([run], outcomes=True).get(run)
-        if held is None or held.state.over:
+        engine_run = run_store.look([run], outcomes=True).get(run)
+        if engine_run is None or engine_run.state.over:
             break
         time.sleep(0.1)
-    return held
+    return engine_run

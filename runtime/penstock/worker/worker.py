@@ -24,11 +24,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
-from penstock import clock, threads
+from penstock import threads
 from penstock.contracts.run_status import Status
 from penstock.db import processes
 from penstock.db.engine import DatabaseUnavailable, Engine, open_engine
@@ -37,7 +38,9 @@ from penstock.durable.engine import Document, Queue, RunExecutor, Undecryptable
 from penstock.durable.intake import CALLBACKS, queue_of
 from penstock.durable.runner import RunInput
 from penstock.errors import PenstockError
+from penstock.execution import Execution
 from penstock.host.host import Host
+from penstock.host.services import Services
 from penstock.runs.interrupts import EngineUnavailable, KeyMissing, RunReleased
 from penstock.runs.steps import StopSignal
 from penstock.worker import scheduler
@@ -54,8 +57,6 @@ from penstock.worker.started import find_run, intake_of, recorder_of
 STUCK_AFTER_S = 120.0  # without a heartbeat of a thread
 STUCK_EXIT_CODE = 75  # EX_TEMPFAIL: the supervisor starts a new worker
 OWNERSHIP_INTERVAL_S = 0.25
-TICKS_INTERVAL_S = 3600.0  # between two deletions of old ticks
-TICK_RETENTION_S = 86_400.0
 DEFAULT_RECOVERIES = 3  # of a run whose pipeline is not loaded here
 
 
@@ -73,17 +74,31 @@ class Worker:
         self._executor = executor
         self._active: dict[str, Performance] = {}
         self._heartbeat = Heartbeat(settings.database_url)
-        self._ownership = Ownership(self._engine, host, self._heartbeat, self._active)
-        self._performer = Performer(host, executor, self._find, self._ownership.confirm)
+        self._ownership = Ownership(
+            self._engine, host.catalog, self._services, self._heartbeat, self._active
+        )
+        self._performer = Performer(
+            Execution.of(host),
+            host.catalog,
+            host.view,
+            executor,
+            self._find,
+            self._ownership.confirm,
+        )
         self._deferral = KeyDeferral(self._heartbeat.process, self._find, host.upkeep.log_throttle)
         self._orphans = Orphans(self._engine, self._active)
-        self._reconciler = Reconciler(self._engine, host, self._active)
+        self._reconciler = Reconciler(
+            self._engine, host.catalog, host.view, self._services, self._active
+        )
         self._lazy_recovery: Recovery | None = None
         # `time.monotonic()` reading of the start of the main thread's last round
         self._round_began_at = float("inf")
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._log = structlog.get_logger("penstock.worker")
+
+    def _services(self) -> Services | None:
+        return self._host.services
 
     @property
     def needed(self) -> bool:
@@ -125,8 +140,10 @@ class Worker:
         )
         scheduler.declare(host.catalog, host.settings.environment, self._executor)
         with suppress(DatabaseUnavailable):  # deferred runs start later then
-            intake_of(host).run_store.release_deferred()
-        threads.start("penstock-ticks", self._delete_ticks, limit=None, essential=False)
+            intake_of(self._services()).run_store.release_deferred()
+        run_store = intake_of(self._services()).run_store
+        delete_ticks = partial(scheduler.delete_old_ticks, run_store, self._stop)
+        threads.start("penstock-ticks", delete_ticks, limit=None, essential=False)
         threads.start("penstock-ownership", self._check_ownership, limit=STUCK_AFTER_S)
         names = [queue.name for queue in queues]
         self._log.info("worker ready", process=self._heartbeat.process, queues=names)
@@ -152,7 +169,7 @@ class Worker:
     def _make_rounds(self) -> None:
         while not self._stop.is_set():
             self._round_began_at = time.monotonic()
-            self._exit_if_stuck()
+            _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             try:
                 self._make_round()
             except TakenOver:
@@ -168,7 +185,7 @@ class Worker:
             raise TakenOver("others have taken over from this worker; it was silent for too long")
         if self._heartbeat.gap < TIMEOUT_S:
             self._take_over()
-        assigned = intake_of(self._host).run_store.held_by(self._heartbeat.process)
+        assigned = intake_of(self._services()).run_store.held_by(self._heartbeat.process)
         self._orphans.requeue(assigned, self._recovery)
         self._reconciler.reconcile()
 
@@ -192,24 +209,6 @@ class Worker:
                 processes.unregister(self._engine, dead.id)
         self._recovery.requeue_strays()
 
-    def _exit_if_stuck(self) -> None:
-        """End this process where one of its threads is stuck.
-
-        The supervisor starts a new worker, and others recover the runs. A thread that waits for the
-        database is not stuck: nothing is checked until the database has been there for a while.
-        """
-        up_since = self._host.upkeep.database.up_since
-        if up_since is None or time.monotonic() - up_since < STUCK_AFTER_S:
-            return
-        stuck = [thread.name for thread in threads.stuck()]
-        if time.monotonic() - self._round_began_at > STUCK_AFTER_S:
-            stuck.append("main")
-        if stuck:
-            self._log.critical(
-                "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
-            )
-            os._exit(STUCK_EXIT_CODE)
-
     # Other threads
 
     def _send_last_heartbeats(self, _: threads.MonitoredThread) -> None:
@@ -221,21 +220,9 @@ class Worker:
         while not self._closed.wait(OWNERSHIP_INTERVAL_S):
             thread.heartbeat()
             if not self._stop.is_set():
-                self._exit_if_stuck()
+                _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             with suppress(PenstockError):
                 self._ownership.release_lost()
-
-    def _delete_ticks(self, _: threads.MonitoredThread) -> None:
-        """Delete old ticks of schedules; each deletion may have to look through many runs."""
-        since = 0.0
-        while not self._stop.is_set():
-            until = clock.now() - TICK_RETENTION_S
-            with suppress(PenstockError):
-                run_store = intake_of(self._host).run_store
-                while run_store.delete_ticks(since, until) and not self._stop.is_set():
-                    pass
-                since = until - TICK_RETENTION_S
-            self._stop.wait(TICKS_INTERVAL_S)
 
     # Called by the engine, in its threads
 
@@ -257,7 +244,7 @@ class Worker:
             raise
         except KeyMissing as error:
             with suppress(DatabaseUnavailable):  # else it is an orphan
-                self._deferral.defer(intake_of(self._host).run_store, run, str(error))
+                self._deferral.defer(intake_of(self._services()).run_store, run, str(error))
             raise
         except (EngineUnavailable, DatabaseUnavailable) as error:
             self._orphans.interrupted(run)
@@ -269,7 +256,7 @@ class Worker:
         return outcome
 
     def _perform(self, run: str, document: Document, active: Performance) -> Document:
-        intake = intake_of(self._host)
+        intake = intake_of(self._services())
         if "callback" in document:
             return call_back(
                 self._host.catalog,
@@ -279,7 +266,7 @@ class Worker:
                 self._find(document["callback"]),
                 document,
             )
-        recorder = recorder_of(self._host)
+        recorder = recorder_of(self._services())
         return self._performer.perform(
             run, RunInput.of(document), active, recorder, intake.run_store
         )
@@ -291,7 +278,7 @@ class Worker:
 
         `now` is the time to decide by, by default the present.
         """
-        intake = intake_of(self._host)
+        intake = intake_of(self._services())
         host = self._host
         scheduler.tick(
             host.catalog,
@@ -311,7 +298,7 @@ class Worker:
         if self._lazy_recovery is None:
             self._lazy_recovery = Recovery(
                 self._engine,
-                intake_of(self._host),
+                intake_of(self._services()),
                 self._host.settings.environment,
                 self._max_recoveries,
                 self._count_failed,
@@ -323,4 +310,24 @@ class Worker:
         return loaded.pipeline.durable.recoveries if loaded is not None else DEFAULT_RECOVERIES
 
     def _count_failed(self, pipeline: str) -> None:
-        recorder_of(self._host).count(pipeline, Status.FAILED.value, None)
+        recorder_of(self._services()).count(pipeline, Status.FAILED.value, None)
+
+
+def _exit_if_stuck(database_up_since: float | None, round_began_at: float) -> None:
+    """End this process where one of its threads is stuck.
+
+    The supervisor starts a new worker, and others recover the runs. A thread that waits for the
+    database is not stuck: nothing is checked until the database has been there for a while. Both
+    arguments are `time.monotonic()` readings.
+    """
+    now = time.monotonic()
+    if database_up_since is None or now - database_up_since < STUCK_AFTER_S:
+        return
+    stuck = [thread.name for thread in threads.stuck()]
+    if now - round_began_at > STUCK_AFTER_S:
+        stuck.append("main")
+    if stuck:
+        structlog.get_logger("penstock.worker").critical(
+            "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
+        )
+        os._exit(STUCK_EXIT_CODE)

@@ -180,7 +180,7 @@ def test_a_key_that_is_none_is_a_400(penstock_runtime: Start, key: str) -> None:
     assert count.number == 0
 
 
-def test_a_refusal_on_purpose_is_kept_with_all_it_said(penstock_runtime: Start) -> None:
+def test_a_deliberate_refusal_is_stored_completely(penstock_runtime: Start) -> None:
     def refuse(number: int) -> object:
         raise PipelineError(
             409,
@@ -284,7 +284,7 @@ class Parcel:
     file: Upload
 
 
-def test_a_form_is_the_same_whatever_its_boundary(penstock_runtime: Start) -> None:
+def test_a_form_is_the_same_with_any_boundary(penstock_runtime: Start) -> None:
     def take(call: Call, parcel: Annotated[Parcel, Form()]) -> dict[str, object]:
         return {"read": parcel.file.read().decode()}
 
@@ -336,23 +336,23 @@ class TestKept:
         )
 
         (row,) = self.rows(place)
-        assert b"secret" not in row["reply"]
-        assert b"k1" not in row["digest"]
+        assert b"secret" not in row.reply
+        assert b"k1" not in row.digest
         assert (
             timedelta(hours=23, minutes=59)
-            < row["expires_at"] - datetime.now(UTC)
+            < row.expires_at - datetime.now(UTC)
             <= timedelta(hours=24)
         )
 
     def test_of_many_at_once_one_runs(self, place: Place) -> None:
         ran: list[int] = []
-        kept = IdempotencyStore(place.engine, place.box)
+        store = IdempotencyStore(place.engine, place.box)
         gate = threading.Barrier(8)
 
         def call(number: int) -> str:
             gate.wait()
             try:
-                return kept.once(
+                return store.once(
                     self.WHOSE, b"same", 1.0, lambda: (ran.append(number), (200, [], b"first"))[1]
                 )[2].decode()  # type: ignore[func-returns-value]  # append returns nothing
             except Refusal as error:
@@ -385,27 +385,26 @@ class TestKept:
         idempotency.store(place.engine, digest, "one", b"late", later)
         idempotency.release(place.engine, digest, "one")
         idempotency.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
-        assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [
+        assert [(row.claim, row.reply, row.expires_at) for row in self.rows(place)] == [
             ("two", None, later + timedelta(seconds=60))
         ]
 
     def test_the_claim_of_a_call_that_still_runs_is_renewed_and_no_other(
         self, place: Place
     ) -> None:
-        kept = IdempotencyStore(place.engine, place.box)
+        store = IdempotencyStore(place.engine, place.box)
         now = datetime.now(UTC)
         idempotency.claim(place.engine, b"d" * 32, b"body", "of a process that died", now, now)
 
         def leases() -> dict[bool, datetime]:
             return {
-                row["claim"] == "of a process that died": row["expires_at"]
-                for row in self.rows(place)
+                row.claim == "of a process that died": row.expires_at for row in self.rows(place)
             }
 
         def run_over_its_lease() -> tuple[int, list[tuple[str, str]], bytes]:
             before = leases()
             assert before[False] <= datetime.now(UTC)
-            kept.renew()
+            store.renew()
             after = leases()
             assert after[False] > datetime.now(UTC) + timedelta(seconds=30)
             assert after[True] == before[True]
@@ -413,9 +412,9 @@ class TestKept:
                 self.once(place, reply="second")
             return 200, [], b"first"
 
-        kept.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
+        store.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
         with mock.patch("penstock.db.idempotency.renew") as renewed:
-            kept.renew()
+            store.renew()
 
         assert self.once(place) == "first"
         assert not renewed.called
@@ -445,16 +444,16 @@ class TestHost:
 
     @pytest.fixture
     def host(self, sqlite_place: Place) -> Iterator[Host]:
-        made = Host(
+        host = Host(
             Settings(
                 environment="test",
                 database_url=sqlite_place.url,
                 secret_keys=(sqlite_place.secret,),
             )
         )
-        made.start()
-        yield made
-        made.stop()
+        host.start()
+        yield host
+        host.stop()
 
     @pytest.fixture
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,12 +462,11 @@ class TestHost:
     def rows(self, place: Place) -> dict[bytes, datetime]:
         with reading(place.engine) as connection:
             return {
-                row["digest"]: row["expires_at"]
-                for row in RowReader(connection).all(IdempotentReplyRow)
+                row.digest: row.expires_at for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:
-        """Run a call that goes on until it is told, and whose lease soon ends."""
+        """Run a call that waits for an event, and whose lease ends soon."""
         assert host.services is not None
         host.services.idempotency.once(
             ("k",),
