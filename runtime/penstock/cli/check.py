@@ -111,6 +111,8 @@ def _show_text(context: Context, result: _Result) -> None:
         f"{result.environment} ({result.access.environment.policy}): {served} of"
         f" {len(result.evaluated)} pipelines served, {result.violations} with violations"
     )
+    if not result.good:
+        click.echo("help: `penstock docs fix-blocked-pipelines`")
 
 
 def _lines(evaluation: Evaluation, *, broken: bool) -> Iterator[tuple[str, str]]:
