@@ -1,5 +1,5 @@
 """The external access policy: the table of the access rules, written down a second time, and
-what developers are told."""
+what developers read."""
 
 from __future__ import annotations
 
@@ -73,24 +73,24 @@ def test_a_pipeline_loads_or_not_as_the_table_says(policy: str, api_key: bool, j
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
-def test_calls_must_present_what_the_policy_demands_whatever_the_toggles_say(
+def test_calls_must_present_what_the_policy_demands_with_any_toggles(
     policy: str, api_key: bool, jwt: bool
 ) -> None:
     assert evaluated(policy, api_key=api_key, jwt=jwt).requires == DEMANDS[policy]
 
 
 @pytest.mark.parametrize(("policy", "api_key", "jwt"), CASES)
-def test_each_missing_toggle_is_one_violation_that_names_it_and_its_mend(
+def test_each_missing_toggle_is_one_violation_with_its_name_and_fix(
     policy: str, api_key: bool, jwt: bool
 ) -> None:
     off = {name for name, on in {"api_key": api_key, "jwt": jwt}.items() if not on}
 
-    told = [
+    reported = [
         (violation.reason, violation.fix)
         for violation in evaluated(policy, api_key=api_key, jwt=jwt).violations
     ]
 
-    assert told == [
+    assert reported == [
         (
             f"the policy {policy!r} of environment 'prod' asks for {name}=True, which is off",
             f"set {name}=True on its HttpTrigger",
@@ -119,13 +119,13 @@ def test_a_designated_login_flow_needs_no_token_but_its_key_all_the_same(
     assert (outcome(verdict), verdict.requires) == (TABLE[as_if][api_key, jwt], DEMANDS[as_if])
 
 
-def test_a_login_flow_that_lacks_a_token_is_told_how_to_be_designated() -> None:
+def test_a_login_flow_without_jwt_names_the_command_that_designates_it() -> None:
     (violation,) = evaluated("jwt-api-key", api_key=True, login=True).violations
 
     assert violation.fix == "designate it: `penstock login-flow designate v1/orders --env prod`"
 
 
-def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
+def test_a_login_flow_without_both_toggles_has_both_violations() -> None:
     mends = [violation.fix for violation in evaluated("jwt-api-key", login=True).violations]
 
     assert mends == [
@@ -134,7 +134,7 @@ def test_a_login_flow_that_lacks_its_key_too_is_told_both() -> None:
     ]
 
 
-def test_a_designated_login_flow_without_its_key_is_told_to_set_it() -> None:
+def test_a_designated_login_flow_without_api_key_has_that_violation() -> None:
     mends = [
         violation.fix
         for violation in evaluated("jwt-api-key", login=True, designated=True).violations

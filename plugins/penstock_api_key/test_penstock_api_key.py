@@ -1,5 +1,4 @@
-"""API keys at the gate: whatever is wrong with one, the answer is the same, and no key is ever
-shown or logged."""
+"""API keys at the gate: every invalid one gets the same answer, and no key is ever shown."""
 
 from __future__ import annotations
 
@@ -79,10 +78,10 @@ class World:
     good: Made = field(repr=False)
 
     def make(self, consumer: str = "acme", *more: str, env: str = "test") -> Made:
-        made = json.loads(
+        created = json.loads(
             self.runtime.operate("key", "create", consumer, "--env", env, "--format", "json", *more)
         )
-        return Made(made["id"], made["key"])
+        return Made(created["id"], created["key"])
 
     def knock(self, headers: Headers | None = None, query: str = "") -> Answer:
         answered = self.runtime.anonymous().get(
@@ -250,7 +249,7 @@ ATTACKS: dict[str, Attack] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("header", ["X-API-Key", "apikey"])
-def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(
+def test_every_invalid_key_gets_the_same_answer(
     world: World, refusal: Answer, attack: str, header: str
 ) -> None:
     key = ATTACKS[attack](world)
@@ -276,7 +275,7 @@ class View:
 
     expires_at: float | None = None
     usable: bool = True
-    known: bool = True
+    cached: bool = True
     environment: EnvironmentFacts = field(
         default_factory=lambda: EnvironmentFacts(1, "test", "api-key", 1, 3600, False, "EdDSA")
     )
@@ -288,7 +287,7 @@ class View:
         return ApiKey("key_1", 7, self.expires_at, self.usable)
 
     def consumer(self, consumer_id: int) -> Consumer | None:
-        return Consumer(consumer_id, "acme", enabled=True) if self.known else None
+        return Consumer(consumer_id, "acme", enabled=True) if self.cached else None
 
     def signing_keys(self) -> Mapping[str, SigningKey]:
         return {}
@@ -364,20 +363,20 @@ def test_a_key_that_is_not_usable_or_has_no_consumer_proves_nothing() -> None:
     key = make_api_key("test")
 
     assert not verified(View(usable=False), key)
-    assert not verified(View(known=False), key)
+    assert not verified(View(cached=False), key)
 
 
 class TestEnds:
     def test_an_expired_key_is_refused(
         self, fresh: World, refusal: Answer, later: Callable[[float], None]
     ) -> None:
-        made = fresh.make("acme", "--expires", "1h")
-        before = fresh.take(made.key)
+        created = fresh.make("acme", "--expires", "1h")
+        before = fresh.take(created.key)
 
         later(3600)
 
         assert before == 200
-        assert fresh.knock({"X-API-Key": made.key}) == refusal
+        assert fresh.knock({"X-API-Key": created.key}) == refusal
         assert fresh.take(fresh.good.key) == 200
 
     def test_a_revoked_key_is_refused_at_once_and_no_other_with_it(
@@ -634,16 +633,16 @@ def test_no_key_is_in_any_repr(world: World) -> None:
     head = RequestHead({"HTTP_X_API_KEY": key, "QUERY_STRING": f"api_key={key}"})
     parsed = parse_api_key(key)
     caller = Caller("acme", 1, world.good.id)
-    told = world.knock({"X-API-Key": key, "apikey": key}).body["printed"]
+    reported = world.knock({"X-API-Key": key, "apikey": key}).body["printed"]
 
     shown = (
         f"{head!r} {head} {parsed!r} {parsed} {caller!r} {ApiKeys(('X-API-Key',))!r}"
-        f" {world.runtime.client()!r} {world.runtime!r} {told}"
+        f" {world.runtime.client()!r} {world.runtime!r} {reported}"
     )
 
     assert parsed is not None
-    assert "acme" in told
-    assert "x-api-key" not in told.lower()
+    assert "acme" in reported
+    assert "x-api-key" not in reported.lower()
     assert key not in shown
     assert key[8:20] not in shown
     assert repr(parsed.digest)[2:-1] not in shown

@@ -41,10 +41,10 @@ def offering(**trigger: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(penstock_runtime: Start) -> Runtime:
-    made = penstock_runtime(offering(), policy="any")
-    made.client("acme", key=False, token=False)
-    made.client("other", key=False, token=False)
-    made.operate(
+    created = penstock_runtime(offering(), policy="any")
+    created.client("acme", key=False, token=False)
+    created.client("other", key=False, token=False)
+    created.operate(
         "credential",
         "add",
         "basic",
@@ -55,7 +55,7 @@ def runtime(penstock_runtime: Start) -> Runtime:
         "jörg",
         given=PASSWORD + "\n",
     )
-    return made
+    return created
 
 
 def get(
@@ -207,10 +207,10 @@ def test_what_can_be_no_login_is_not_enrolled(runtime: Runtime, name: str, passw
 
 
 def test_the_password_is_kept_as_a_hash_and_shown_nowhere(runtime: Runtime) -> None:
-    (kept,) = runtime.access.credentials("basic").values()
+    (stored,) = runtime.access.credentials("basic").values()
 
-    assert kept.secret.startswith(b"$argon2id$")
-    assert "argon2id" not in repr(kept)
+    assert stored.secret.startswith(b"$argon2id$")
+    assert "argon2id" not in repr(stored)
     assert PASSWORD not in runtime.operate("credential", "list", "--format", "json")
 
 
@@ -242,12 +242,12 @@ def test_guessing_takes_no_more_than_its_share(
         for _ in guesses:
             assert begun.acquire(timeout=10)
         crowded = get(runtime, "jörg", "one guess more")
-        known = get(runtime, "jörg", PASSWORD)
+        cached = get(runtime, "jörg", PASSWORD)
         go_on.set()
 
         assert [guess.result().status_code for guess in guesses] == [401] * MAX_HASHES_AT_ONCE
     assert (problem(crowded), crowded.headers["Retry-After"]) == ((503, "pipeline-busy"), "1")
-    assert known.status_code == 200
+    assert cached.status_code == 200
 
 
 def test_an_address_that_failed_too_often_can_try_no_other_password(
@@ -285,7 +285,7 @@ def test_an_address_that_failed_too_often_can_try_no_other_password(
         elsewhere.get("/v1/orders/", environ_overrides={"REMOTE_ADDR": "203.0.113.10"}).status_code
         == 200
     )
-    # Nothing was tried: it is told what is missing.
+    # Nothing was tried: the answer names what is missing.
     assert runtime.anonymous().get("/v1/orders/").status_code == 401
 
 
@@ -315,7 +315,7 @@ def test_a_login_that_has_expired_is_a_401(
     assert (before, problem(get(runtime, "jörg", PASSWORD))) == (200, (401, "invalid-login"))
 
 
-def test_nobody_is_nobody_s_hash_and_as_dear_as_any() -> None:
+def test_the_hash_for_unknown_users_matches_no_password_and_costs_the_same() -> None:
     _, hashed = Basic().enrol("a", PASSWORD)
 
     assert UNKNOWN_USER_HASH.split("$")[:4] == hashed.decode().split("$")[:4]

@@ -206,7 +206,8 @@ def test_a_reader_may_not_take_orders(demo: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "password"), [("demo", "wrong"), ("nobody", "demo"), ("", ""), ("demo", "x" * 100_000)]
+    ("user", "password"),
+    [("demo", "wrong"), ("unknown", "demo"), ("", ""), ("demo", "x" * 100_000)],
 )
 def test_a_wrong_login_is_one_and_the_same_401(demo: Runtime, user: str, password: str) -> None:
     answered = demo.client(token=False).post(
@@ -230,7 +231,7 @@ def test_an_unknown_user_costs_a_hash_as_a_known_one_does(
 
     monkeypatch.setattr(login, "_hasher", Counting())
     client = demo.client(token=False)
-    for user in ("demo", "nobody"):
+    for user in ("demo", "unknown"):
         client.post("/v1/login/", json={"user": user, "password": "wrong"})
 
     assert len(checked) == 2
@@ -280,17 +281,17 @@ class Supplier:
 
 @pytest.fixture
 def supplier(demo: Runtime) -> Iterator[Callable[..., Supplier]]:
-    made: list[Supplier] = []
+    created: list[Supplier] = []
 
     def start(*, failures: int = 0, left: int = 100) -> Supplier:
-        made.append(Supplier(failures, left))
-        demo.operate("variable", "set", "supplier_url", made[-1].url, "--env", "test")
-        return made[-1]
+        created.append(Supplier(failures, left))
+        demo.operate("variable", "set", "supplier_url", created[-1].url, "--env", "test")
+        return created[-1]
 
     yield start
-    for one in made:
-        one.server.shutdown()
-        one.server.server_close()
+    for each in created:
+        each.server.shutdown()
+        each.server.server_close()
 
 
 def test_a_supplier_that_is_away_now_and_then_is_asked_again(
@@ -306,7 +307,7 @@ def test_a_supplier_that_is_away_now_and_then_is_asked_again(
     assert steps == {"net_of": [False], "tax_of": [False], "in_stock": [True, True, False]}
 
 
-def test_a_supplier_that_stays_away_is_told_as_such(
+def test_an_outage_of_the_supplier_is_reported(
     demo: Runtime, supplier: Callable[..., Supplier]
 ) -> None:
     supplier(failures=99)
@@ -355,7 +356,7 @@ def test_a_file_of_thousands_of_orders_is_a_durable_run_whose_progress_is_seen(
     assert [step.name for step in demo.runs()[0]["steps"]] == ["take_lines"] * 13
 
 
-def test_lines_that_are_no_orders_are_told_by_number_and_the_others_are_taken(
+def test_invalid_lines_are_reported_by_number_and_the_others_are_accepted(
     demo: Runtime,
 ) -> None:
     client = partner(demo)
@@ -413,7 +414,7 @@ def test_what_is_no_file_of_orders_is_refused(
     assert (client.get(location).json or {})["problem"]["type"] == code
 
 
-def test_the_nightly_report_counts_orders_and_nobody_can_call_it(demo: Runtime) -> None:
+def test_the_nightly_report_counts_orders_and_has_no_endpoint(demo: Runtime) -> None:
     partner(demo).post("/v1/orders/", json=an_order())
 
     started: str | None = demo.tick("report")

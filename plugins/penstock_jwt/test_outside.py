@@ -62,13 +62,13 @@ def jwk(key: Any, kid: str | None, **more: object) -> dict[str, Any]:
         ed25519.Ed25519PublicKey: OKPAlgorithm,
     }
     public = key.public_key()
-    kind = next(algorithm for wanted, algorithm in kinds.items() if isinstance(public, wanted))
-    made = {
+    kind = next(algorithm for expected, algorithm in kinds.items() if isinstance(public, expected))
+    created = {
         name: value
         for name, value in kind.to_jwk(public, as_dict=True).items()
         if name != "key_ops"
     }
-    return made | ({"kid": kid} if kid is not None else {}) | more
+    return created | ({"kid": kid} if kid is not None else {}) | more
 
 
 KEYS = [jwk(RSA_KEY, "r1"), jwk(EC_KEY, "e1"), jwk(ED_KEY, "d1", alg="EdDSA", use="sig")]
@@ -124,10 +124,10 @@ def offering() -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(penstock_runtime: Start, tmp_path: Path) -> Runtime:
-    made = penstock_runtime(offering())
-    made.client("acme")
-    trust(made, tmp_path)
-    return made
+    created = penstock_runtime(offering())
+    created.client("acme")
+    trust(created, tmp_path)
+    return created
 
 
 @pytest.fixture
@@ -185,9 +185,7 @@ def test_a_key_of_the_consumer_is_still_needed(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt", None])
-def test_access_tokens_are_taken_whatever_they_are_called(
-    acme: CallerClient, typ: str | None
-) -> None:
+def test_access_tokens_of_each_typ_are_accepted(acme: CallerClient, typ: str | None) -> None:
     assert taken(acme, token(header={"typ": typ}))
 
 
@@ -367,7 +365,7 @@ class TestMapping:
     ) -> None:
         trust(runtime, tmp_path, "--consumer", "acme")
 
-        assert taken(acme, token(client_id="whatever"))
+        assert taken(acme, token(client_id="any"))
         assert not taken(runtime.client("other", token=False), token(client_id="other"))
 
     def test_scopes_come_from_the_claim_that_holds_them(
@@ -382,7 +380,7 @@ class TestMapping:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "lines"),
     [
         (("https://id.example", "--jwks-url", "http://id.example/jwks"), "is no https URL"),
         (("https://id.example", "--jwks-url", "ftp://id.example/jwks"), "is no https URL"),
@@ -394,15 +392,15 @@ class TestMapping:
         (("id.example",), "is no https URL"),
         (("penstock",), "is the issuer of our own tokens"),
         (("https://id.example", "--map", "x"), "as VALUE=CONSUMER"),
-        (("https://id.example", "--map", "x=nobody"), "no consumer is named 'nobody'"),
+        (("https://id.example", "--map", "x=unknown"), "no consumer is named 'unknown'"),
         (("https://id.example", "--consumer", "acne"), "did you mean 'acme'"),
         (("https://id.example", "--consumer", "acme", "--map", "x=acme"), "not both"),
     ],
 )
 def test_what_makes_no_sense_is_not_trusted(
-    runtime: Runtime, words: tuple[str, ...], said: str
+    runtime: Runtime, words: tuple[str, ...], lines: str
 ) -> None:
-    with pytest.raises(Exception, match=said):
+    with pytest.raises(Exception, match=lines):
         runtime.operate("issuer", "trust", *words, "--env", "test", "--audience", "penstock")
 
 
@@ -548,17 +546,17 @@ class TestUnusableKeys:
             assert getattr(error.value, "exit_code", 0) == 2
         assert "weak.example" not in runtime.operate("issuer", "list")
 
-    def test_each_reason_is_said(self, runtime: Runtime, tmp_path: Path) -> None:
+    def test_each_reason_is_printed(self, runtime: Runtime, tmp_path: Path) -> None:
         with pytest.raises(Exception, match="JWK set") as error:
             trust(runtime, tmp_path, keys=[key for key, _ in UNUSABLE.values()])
-        said = str(error.value)
+        lines = str(error.value)
 
         assert [
-            number for number in range(1, len(UNUSABLE) + 1) if f"key {number}" not in said
+            number for number in range(1, len(UNUSABLE) + 1) if f"key {number}" not in lines
         ] == []
-        assert [reason for _, reason in UNUSABLE.values() if reason not in said] == []
+        assert [reason for _, reason in UNUSABLE.values() if reason not in lines] == []
 
-    def test_beside_a_good_one_they_are_told_and_not_used(
+    def test_beside_a_usable_key_they_are_reported_and_not_used(
         self,
         runtime: Runtime,
         acme: CallerClient,
@@ -566,7 +564,7 @@ class TestUnusableKeys:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         trust(runtime, tmp_path, keys=[*(key for key, _ in UNUSABLE.values()), jwk(ED_KEY, "good")])
-        said = [
+        lines = [
             line
             for line in capsys.readouterr().err.splitlines()
             if line.startswith("warning: not used: key ")
@@ -574,7 +572,7 @@ class TestUnusableKeys:
 
         assert [
             reason
-            for (_, reason), line in zip(UNUSABLE.values(), said, strict=True)
+            for (_, reason), line in zip(UNUSABLE.values(), lines, strict=True)
             if reason not in line
         ] == []
         assert "1 from a file" in runtime.operate("issuer", "list")
@@ -616,14 +614,14 @@ class TestUnusableKeys:
         self, provider: Provider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
         provider.keys = [jwk(WEAK, "r1")]
         later = time.monotonic() + outside.REFRESH_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
-        known(sets, trusted)
+        has_key(sets, trusted)
         fetches_end()
 
-        assert not known(sets, trusted)
+        assert not has_key(sets, trusted)
 
     @pytest.mark.parametrize(
         "private",
@@ -648,9 +646,9 @@ class TestUnusableKeys:
         trusted = TrustedIssuer(ISSUER, "penstock", keys=(jwk(WEAK, "w"), jwk(ED_KEY, "good")))
 
         assert (
-            known(sets, trusted, "good"),
-            known(sets, trusted, "w"),
-            known(sets, trusted, "other"),
+            has_key(sets, trusted, "good"),
+            has_key(sets, trusted, "w"),
+            has_key(sets, trusted, "other"),
         ) == (True, False, False)
         with pytest.raises(
             CredentialRejected, match=r"its issuer's key 1 .kid 'w'.: an RSA key of 1024 bits"
@@ -679,7 +677,7 @@ def weakly_signed(kid: str, **claims: Any) -> str:
 
 
 def forged_of_small_order(kid: str, **claims: Any) -> str:
-    """Return a token that nobody signed, such as a key of small order verifies about every
+    """Return a token without a real signature, such as a key of small order verifies about every
     eighth of."""
     text = token(ED_KEY, "EdDSA", kid, jti=secrets.token_hex(4), **claims).rpartition(".")[0]
     return (
@@ -692,7 +690,7 @@ class TestKids:
     """The rule: the keys with the token's `kid`; for a token without one the keys without one,
     or the only key."""
 
-    def test_keys_without_a_kid_are_told_apart_by_what_they_sign(
+    def test_keys_without_a_kid_are_distinguished_by_what_they_sign(
         self, runtime: Runtime, acme: CallerClient, tmp_path: Path
     ) -> None:
         trust(
@@ -868,12 +866,12 @@ class Provider:
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    made = Provider()
-    yield made
-    made.end()
+    created = Provider()
+    yield created
+    created.end()
 
 
-def known(sets: KeySets, trusted: TrustedIssuer, kid: str | None = "r1") -> bool:
+def has_key(sets: KeySets, trusted: TrustedIssuer, kid: str | None = "r1") -> bool:
     try:
         sets.named(trusted, kid)
     except CredentialRejected:
@@ -890,7 +888,7 @@ def fetches_end() -> None:
 
 @contextmanager
 def raw_provider(parts: Iterable[bytes], context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve these bytes, a part now and then, to whoever asks; return the URL."""
+    """Serve these bytes, a part now and then, to every client; return the URL."""
     ended = threading.Event()
 
     def answer(connection: socket.socket) -> None:
@@ -921,14 +919,14 @@ def certified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """Return a server's context with a certificate that this process trusts from now on."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider")])
     now = datetime.now(UTC)
-    made = x509.CertificateBuilder(
+    created = x509.CertificateBuilder(
         name, name, EC_KEY.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1)
     )
-    made = made.add_extension(
+    created = created.add_extension(
         x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
     )
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    pem = made.sign(EC_KEY, SHA256()).public_bytes(serialization.Encoding.PEM)
+    created = created.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    pem = created.sign(EC_KEY, SHA256()).public_bytes(serialization.Encoding.PEM)
     private = EC_KEY.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -943,7 +941,7 @@ class TestFetching:
     def test_keys_are_found_by_discovery_and_fetched_once(self, provider: Provider) -> None:
         sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
 
-        assert [known(sets, trusted) for _ in range(50)] == [True] * 50
+        assert [has_key(sets, trusted) for _ in range(50)] == [True] * 50
         assert provider.asked == ["/.well-known/openid-configuration", "/jwks"]
 
     def test_unknown_kids_cause_no_storm(self, provider: Provider) -> None:
@@ -952,9 +950,9 @@ class TestFetching:
             TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
         )
 
-        assert not any(known(sets, trusted, f"kid{number}") for number in range(200))
+        assert not any(has_key(sets, trusted, f"kid{number}") for number in range(200))
         assert provider.asked == ["/jwks"]
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
 
     def test_a_new_key_is_found_at_its_first_token(
         self, provider: Provider, monkeypatch: pytest.MonkeyPatch
@@ -963,14 +961,14 @@ class TestFetching:
             KeySets(),
             TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
         )
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
         provider.keys = [jwk(OTHER_RSA, "r2")]
-        assert not known(sets, trusted, "r2")
+        assert not has_key(sets, trusted, "r2")
         later = time.monotonic() + outside.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
 
-        assert known(sets, trusted, "r2")
-        assert not known(sets, trusted, "r1")
+        assert has_key(sets, trusted, "r2")
+        assert not has_key(sets, trusted, "r1")
         assert provider.asked == ["/jwks"] * 2
 
     def test_many_calls_at_once_share_one_fetch(self, provider: Provider) -> None:
@@ -981,7 +979,8 @@ class TestFetching:
         provider.hold.clear()
         results: list[bool] = []
         threads = [
-            threading.Thread(target=lambda: results.append(known(sets, trusted))) for _ in range(16)
+            threading.Thread(target=lambda: results.append(has_key(sets, trusted)))
+            for _ in range(16)
         ]
         for thread in threads:
             thread.start()
@@ -1000,18 +999,18 @@ class TestFetching:
             KeySets(),
             TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
         )
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
         provider.keys = [jwk(RSA_KEY, "r1"), jwk(OTHER_RSA, "r2")]
         provider.hold.clear()
         later = time.monotonic() + outside.REFRESH_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
 
-        assert [known(sets, trusted) for _ in range(20)] == [True] * 20
+        assert [has_key(sets, trusted) for _ in range(20)] == [True] * 20
         provider.hold.set()
         for thread in threading.enumerate():
             if thread.name == "penstock-jwks":
                 thread.join()
-        assert known(sets, trusted, "r2")
+        assert has_key(sets, trusted, "r2")
         assert provider.asked == ["/jwks"] * 2
 
     def test_while_it_is_away_its_keys_go_on_for_a_day(
@@ -1021,16 +1020,16 @@ class TestFetching:
             KeySets(),
             TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks"),
         )
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
         provider.replies["/jwks"] = (500, {}, b"")
         now = time.monotonic()
 
         monkeypatch.setattr(time, "monotonic", lambda: now + outside.MAX_AGE_S - 1)
-        assert known(sets, trusted)
+        assert has_key(sets, trusted)
         monkeypatch.setattr(
             time, "monotonic", lambda: now + outside.MAX_AGE_S + outside.RETRY_AFTER_S
         )
-        assert not known(sets, trusted)
+        assert not has_key(sets, trusted)
 
     @pytest.mark.parametrize(
         "reply",
@@ -1049,7 +1048,7 @@ class TestFetching:
     ) -> None:
         provider.replies["/jwks"] = reply
 
-        assert not known(
+        assert not has_key(
             KeySets(), TrustedIssuer(provider.url, "penstock", jwks_url=f"{provider.url}/jwks")
         )
         assert provider.asked == ["/jwks"]
@@ -1103,11 +1102,11 @@ class TestFetching:
         sets, trusted = KeySets(fetch), TrustedIssuer(ISSUER, "penstock", jwks_url=f"{ISSUER}/jwks")
         monkeypatch.setattr(outside, "FETCH_TIMEOUT_S", 0.2)
         with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(lambda _: known(sets, trusted), range(8)))
+            answers = list(pool.map(lambda _: has_key(sets, trusted), range(8)))
         go_on.set()
         fetches_end()
 
-        assert (answers, asked, known(sets, trusted)) == ([False] * 8, [f"{ISSUER}/jwks"], True)
+        assert (answers, asked, has_key(sets, trusted)) == ([False] * 8, [f"{ISSUER}/jwks"], True)
 
     @pytest.mark.parametrize("tls", [False, True])
     @pytest.mark.parametrize(
@@ -1125,8 +1124,8 @@ class TestFetching:
         monkeypatch.setattr(outside, "FETCH_TIMEOUT_S", 0.2)
         context = certified(tmp_path, monkeypatch) if tls else None
         with raw_provider(itertools.chain([begin], itertools.repeat(b" ")), context) as url:
-            assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
-            fetches_end()  # while the provider goes on
+            assert not has_key(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+            fetches_end()  # while the provider still sends
 
     def test_keys_come_over_tls_where_the_certificate_is_trusted(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -1136,9 +1135,9 @@ class TestFetching:
         with raw_provider(
             [b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body], context
         ) as url:
-            assert known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+            assert has_key(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
             monkeypatch.delenv("SSL_CERT_FILE")
-            assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
+            assert not has_key(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))
 
     @pytest.mark.parametrize(
         "reply",
@@ -1175,7 +1174,7 @@ class TestFetching:
         ).encode()
         provider.replies["/.well-known/openid-configuration"] = (200, {}, other)
 
-        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
+        assert not has_key(KeySets(), TrustedIssuer(provider.url, "penstock"))
         assert provider.asked == ["/.well-known/openid-configuration"]
 
     @pytest.mark.parametrize(
@@ -1188,10 +1187,10 @@ class TestFetching:
             json.dumps({"issuer": provider.url, "jwks_uri": url}).encode(),
         )
 
-        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"))
+        assert not has_key(KeySets(), TrustedIssuer(provider.url, "penstock"))
 
     def test_a_token_without_kid_fits_one_key_alone(self, provider: Provider) -> None:
         provider.keys = [jwk(RSA_KEY, None)]
-        assert known(KeySets(), TrustedIssuer(provider.url, "penstock"), None)
+        assert has_key(KeySets(), TrustedIssuer(provider.url, "penstock"), None)
         provider.keys = KEYS
-        assert not known(KeySets(), TrustedIssuer(provider.url, "penstock"), None)
+        assert not has_key(KeySets(), TrustedIssuer(provider.url, "penstock"), None)

@@ -47,7 +47,7 @@ class Desk:
     """A plugin with one guarded pipeline and four that ask for the tokens a test wants."""
 
     def __init__(self) -> None:
-        self.wanted: dict[str, Any] = {"subject": "ann"}
+        self.expected: dict[str, Any] = {"subject": "ann"}
 
     @hookimpl
     def penstock_pipelines(self) -> list[Pipeline]:
@@ -77,7 +77,7 @@ class Desk:
         @pipeline.post("/")
         def ask(call: Call) -> Token:
             try:
-                return call.issue_token(**self.wanted)
+                return call.issue_token(**self.expected)
             except TokenNotIssued as error:
                 raise PipelineError(400, "Not issued", str(error)) from error
 
@@ -122,10 +122,10 @@ def macked(secret: bytes, header: object, claims: object, digest: str = "sha256"
 
 def read(token: str, part: int = 1) -> dict[str, Any]:
     segment = token.split(".")[part]
-    found: dict[str, Any] = json.loads(
+    matches: dict[str, Any] = json.loads(
         base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     )
-    return found
+    return matches
 
 
 @dataclass
@@ -180,7 +180,7 @@ class World:
 
 
 class FromNow(NamedTuple):
-    """A moment, told from the one in which the claims are made."""
+    """A moment, relative to the one in which the claims are made."""
 
     seconds: float
 
@@ -233,7 +233,7 @@ Attack = Callable[[World], str]
 
 
 def claiming(**claims: object) -> Attack:
-    """Return an attack by whoever holds the real key: only claims can be wrong."""
+    """Return an attack by the holder of the real key: only claims can be wrong."""
     return lambda world: world.token(**claims)
 
 
@@ -260,13 +260,13 @@ def written_as(encoding: str, part: int) -> Attack:
     know them."""
 
     def attack(world: World) -> str:
-        said = [proper(world.signer), world.claims()]
+        parts_value = [proper(world.signer), world.claims()]
         return signed(
             world.signer,
             *reversed(
                 [
                     json.dumps(item).encode(encoding) if part == index else item
-                    for index, item in enumerate(said)
+                    for index, item in enumerate(parts_value)
                 ]
             ),
         )
@@ -421,7 +421,7 @@ ALGORITHM_ATTACKS: dict[str, Attack] = {
 }
 
 KIDS: tuple[object, ...] = (
-    None, "", "nobody", "\x00", 0, 1.5, True, [], ["a"], {}, {"kid": "a"}, "../../../../dev/null",
+    None, "", "unknown", "\x00", 0, 1.5, True, [], ["a"], {}, {"kid": "a"}, "../../../../dev/null",
     "__class__", "' UNION SELECT 'secret' --",
     "x' OR '1'='1", "kid; rm -rf /", "k" * 3000,
 )  # fmt: skip
@@ -454,7 +454,7 @@ HEADER_ATTACKS: dict[str, Attack] = {
     "the key in jwk under a kid of its own": own_key(jwk=..., kid="mine"),
     "the key behind a jku": own_key(jku="http://127.0.0.1:1/jwks.json"),
     "the key behind an x5u": own_key(x5u="http://127.0.0.1:1/cert.pem"),
-    "the key of nobody": own_key(),
+    "a key of no environment": own_key(),
     "no typ": heading(typ=ABSENT),
     **{
         f"typ {value!r}": heading(typ=value)
@@ -534,7 +534,7 @@ AUDIENCES: tuple[object, ...] = (
     [],
     {"test": 1},
 )
-CONSUMERS = ("bolt", "ACME", "acme ", "acme\x00", "nobody", "1")  # 1 is the row of acme
+CONSUMERS = ("bolt", "ACME", "acme ", "acme\x00", "unknown", "1")  # 1 is the row of acme
 PAYLOADS: dict[str, object] = {
     "a list": [],
     "a text": "ann",
@@ -686,7 +686,7 @@ def test_the_token_that_all_attacks_start_from_is_good(world: World) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(
+def test_every_invalid_token_gets_the_same_answer(
     world: World, refusal: Answer, attack: str
 ) -> None:
     token = ATTACKS[attack](world)
@@ -745,7 +745,7 @@ def test_another_scheme_is_no_token_at_all(world: World, authorization: str) -> 
 
 
 def test_scopes_are_separated_by_the_space_alone(world: World) -> None:
-    said = {
+    parts_value = {
         "a b": ["a", "b"],
         " a  b ": ["a", "b"],
         "a\u00a0b": ["a\u00a0b"],
@@ -754,8 +754,9 @@ def test_scopes_are_separated_by_the_space_alone(world: World) -> None:
     }
 
     assert {
-        scope: world.knock(f"Bearer {world.token(scope=scope)}").body["scopes"] for scope in said
-    } == said
+        scope: world.knock(f"Bearer {world.token(scope=scope)}").body["scopes"]
+        for scope in parts_value
+    } == parts_value
 
 
 RIGHTS: dict[str, dict[str, Any]] = {
@@ -842,18 +843,18 @@ def test_each_algorithm_signs_and_verifies(fresh: World, algorithm: str) -> None
     assert fresh.take(".".join([*token.split(".")[:2], flipped(token.split(".")[2], 5)])) == 401
 
 
-def issued(world: World, **wanted: object) -> dict[str, Any]:
+def issued(world: World, **expected: object) -> dict[str, Any]:
     """Sign in and return the whole reply."""
-    world.desk.wanted = {"subject": "ann", **wanted}
+    world.desk.expected = {"subject": "ann", **expected}
     answered = world.runtime.anonymous().post("/v1/login/", headers={"X-API-Key": world.api_key})
     assert answered.status_code == 200, answered.text
     reply: dict[str, Any] = answered.json or {}
     return reply
 
 
-def refused_to_issue(world: World, pipeline: str = "login", **wanted: object) -> str:
+def refused_to_issue(world: World, pipeline: str = "login", **expected: object) -> str:
     """Return why no token was made."""
-    world.desk.wanted = {"subject": "ann", **wanted}
+    world.desk.expected = {"subject": "ann", **expected}
     headers = {
         "X-API-Key": world.api_key,
         "Authorization": f"Bearer {world.token(exp=FromNow(60))}",
@@ -932,12 +933,12 @@ ENDINGS: dict[str, Ending] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 def test_a_token_ends_at_once_also_when_its_verdict_is_known(
-    fresh: World, refusal: Answer, ending: str, known: bool
+    fresh: World, refusal: Answer, ending: str, cached: bool
 ) -> None:
     token = fresh.token()
-    if known:
+    if cached:
         assert fresh.take(token) == 200
 
     fresh.runtime.operate(*ENDINGS[ending](token))
@@ -958,10 +959,10 @@ def test_a_token_ends_by_itself_also_when_its_verdict_is_known(
 
 def test_revocation_takes_the_tokens_it_names_and_no_others(fresh: World) -> None:
     bolt = make_key(fresh.runtime, "bolt")
-    one, other, of_bolt = fresh.token(), fresh.token(), fresh.token(client_id="bolt")
+    each, other, of_bolt = fresh.token(), fresh.token(), fresh.token(client_id="bolt")
 
-    fresh.runtime.operate("token", "revoke", read(one)["jti"], "--env", "test")
-    taken = [fresh.take(one), fresh.take(other), fresh.take(of_bolt, bolt)]
+    fresh.runtime.operate("token", "revoke", read(each)["jti"], "--env", "test")
+    taken = [fresh.take(each), fresh.take(other), fresh.take(of_bolt, bolt)]
     fresh.runtime.operate("token", "revoke", "--env", "test", "--consumer", "acme")
     later = fresh.token(iat=FromNow(2))
 
@@ -995,12 +996,12 @@ class TestCache:
         self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tokens, "MAX_CACHED", 4)
-        gate, made = Tokens("penstock"), [world.token() for _ in range(5)]
+        gate, created = Tokens("penstock"), [world.token() for _ in range(5)]
 
-        for token in (*made, made[4], made[1], made[0]):
+        for token in (*created, created[4], created[1], created[0]):
             gate.verify(token, world.runtime.access, Caller("acme", 1), time.time())
 
-        assert decoded == [*made, made[0]]
+        assert decoded == [*created, created[0]]
 
     def test_a_refused_token_takes_no_place_in_it(
         self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
@@ -1046,15 +1047,15 @@ class TestKeySet:
         assert b64(world.keys["HS256"].private) not in answered.text
 
     @pytest.mark.parametrize("algorithm", PUBLISHED)
-    def test_strangers_verify_our_tokens_with_it(self, world: World, algorithm: str) -> None:
+    def test_other_libraries_verify_tokens_with_it(self, world: World, algorithm: str) -> None:
         document = world.runtime.anonymous().get("/.well-known/jwks.json").json or {}
         key = world.keys[algorithm]
         token = world.token(key)
 
-        found = jwt.PyJWKSet.from_dict(document)[key.kid]
+        matches = jwt.PyJWKSet.from_dict(document)[key.kid]
 
         assert (
-            jwt.decode(token, found, algorithms=[algorithm], audience="test", issuer="penstock")[
+            jwt.decode(token, matches, algorithms=[algorithm], audience="test", issuer="penstock")[
                 "sub"
             ]
             == "ann"
@@ -1098,7 +1099,7 @@ class TestIssue:
         assert reply.keys() == {"access_token", "expires_in", "scope", "token_type"}
         assert (reply["expires_in"], reply["scope"], reply["token_type"]) == (90, "a b", "Bearer")
         assert claims.keys() == {*REGISTERED, "tier"}
-        said = {
+        parts_value = {
             "iss": "penstock",
             "aud": "test",
             "sub": "ann",
@@ -1106,7 +1107,7 @@ class TestIssue:
             "scope": "a b",
             "tier": "gold",
         }
-        assert said.items() <= claims.items()
+        assert parts_value.items() <= claims.items()
         assert claims["exp"] - claims["iat"] == 90
         assert claims["nbf"] == claims["iat"]
         assert abs(claims["iat"] - time.time()) < 5
@@ -1131,7 +1132,7 @@ class TestIssue:
         assert len(names) == 20
         assert min(map(len, names)) >= 22  # 128 bits
 
-    def test_it_lives_as_long_as_the_environment_allows_unless_told(self, fresh: World) -> None:
+    def test_it_lives_as_long_as_the_environment_allows_by_default(self, fresh: World) -> None:
         usual = issued(fresh)["expires_in"]
         fresh.runtime.operate("env", "set", "test", "--token-lifetime", "5m")
         claims = read(issued(fresh)["access_token"])
@@ -1203,14 +1204,14 @@ class TestIssue:
         )
 
     @pytest.mark.parametrize("longest", [2048, 8190, 32_768])
-    def test_whatever_is_made_fits_into_the_header_and_through_the_gate(
+    def test_every_issued_token_fits_into_the_header_and_passes_the_gate(
         self, world: World, longest: int
     ) -> None:
         issuer, gate = Issuer("penstock", longest), Tokens("penstock", longest)
 
         def length(padding: int) -> int:
             try:
-                made = issuer.issue(
+                created = issuer.issue(
                     world.runtime.access,
                     "acme",
                     subject="ann",
@@ -1223,11 +1224,11 @@ class TestIssue:
                 return 0
             assert (
                 gate.verify(
-                    made.access_token, world.runtime.access, Caller("acme", 1), time.time()
+                    created.access_token, world.runtime.access, Caller("acme", 1), time.time()
                 ).subject
                 == "ann"
             )
-            return len(f"Authorization: Bearer {made.access_token}\r\n")
+            return len(f"Authorization: Bearer {created.access_token}\r\n")
 
         lengths = [
             length(padding) for padding in range(longest * 3 // 4 - 420, longest * 3 // 4 - 250)
@@ -1254,7 +1255,7 @@ class TestIssue:
         assert before == 200
         assert "no login flow" in refused_to_issue(fresh)
 
-    def test_nobody_in_particular_gets_no_token(self, fresh: World) -> None:
+    def test_a_call_without_a_consumer_gets_no_token(self, fresh: World) -> None:
         fresh.runtime.policy("any")
         fresh.runtime.designate("keyless")
 

@@ -1,4 +1,4 @@
-"""Client certificates, as a trusted proxy and strangers send them, through the real gate."""
+"""Client certificates, as trusted proxies and other peers send them, through the real gate."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from penstock import Call, HttpTrigger, Pipeline, hookimpl
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
-PROXY, STRANGER = "10.0.0.1", "198.51.100.1"
+PROXY, UNTRUSTED = "10.0.0.1", "198.51.100.1"
 
 
 def certificate(*names: x509.GeneralName, days: tuple[float, float] = (-1, 1)) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "erp")])
     now = datetime.now(UTC)
-    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now + timedelta(days=days[0])).not_valid_after(
+    created = x509.CertificateBuilder(
+        subject, subject, key.public_key(), x509.random_serial_number()
+    )
+    created = created.not_valid_before(now + timedelta(days=days[0])).not_valid_after(
         now + timedelta(days=days[1])
     )
     if names:
-        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return made.sign(key, SHA256())
+        created = created.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return created.sign(key, SHA256())
 
 
-def fingerprint(made: x509.Certificate) -> str:
-    return made.fingerprint(SHA256()).hex(":").upper()
+def fingerprint(created: x509.Certificate) -> str:
+    return created.fingerprint(SHA256()).hex(":").upper()
 
 
 def offering(**trigger: Any) -> SimpleNamespace:
@@ -60,15 +62,15 @@ def offering(**trigger: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(penstock_runtime: Start) -> Runtime:
-    made = penstock_runtime(
+    created = penstock_runtime(
         offering(),
         policy="any",
         trusted_proxies=(ip_network("10.0.0.0/8"),),
         client_cert_header="Client-Cert",
     )
     for consumer in ("acme", "other"):
-        made.client(consumer, key=False, token=False)
-    return made
+        created.client(consumer, key=False, token=False)
+    return created
 
 
 def enrol(runtime: Runtime, name: str, consumer: str = "acme") -> None:
@@ -76,15 +78,15 @@ def enrol(runtime: Runtime, name: str, consumer: str = "acme") -> None:
 
 
 def get(
-    runtime: Runtime, said: str, peer: str = PROXY, header: str = "Client-Cert"
+    runtime: Runtime, text: str, peer: str = PROXY, header: str = "Client-Cert"
 ) -> TestResponse:
     return runtime.anonymous().get(
-        "/v1/orders/", headers={header: said}, environ_overrides={"REMOTE_ADDR": peer}
+        "/v1/orders/", headers={header: text}, environ_overrides={"REMOTE_ADDR": peer}
     )
 
 
-def rfc9440(made: x509.Certificate) -> str:
-    return f":{base64.b64encode(made.public_bytes(Encoding.DER)).decode()}:"
+def rfc9440(created: x509.Certificate) -> str:
+    return f":{base64.b64encode(created.public_bytes(Encoding.DER)).decode()}:"
 
 
 def problem(answered: TestResponse) -> tuple[int, str]:
@@ -92,48 +94,48 @@ def problem(answered: TestResponse) -> tuple[int, str]:
 
 
 def test_a_proxy_that_is_trusted_hands_it_over_in_either_form(runtime: Runtime) -> None:
-    made = certificate()
-    enrol(runtime, fingerprint(made))
+    created = certificate()
+    enrol(runtime, fingerprint(created))
 
-    for said in (rfc9440(made), quote(made.public_bytes(Encoding.PEM).decode())):
-        assert get(runtime, said).json == {"consumer": "acme"}
+    for text in (rfc9440(created), quote(created.public_bytes(Encoding.PEM).decode())):
+        assert get(runtime, text).json == {"consumer": "acme"}
 
 
-def test_what_a_stranger_says_counts_as_nothing(runtime: Runtime) -> None:
-    made = certificate()
-    enrol(runtime, fingerprint(made))
+def test_the_header_of_an_untrusted_peer_is_ignored(runtime: Runtime) -> None:
+    created = certificate()
+    enrol(runtime, fingerprint(created))
 
-    assert problem(get(runtime, rfc9440(made), STRANGER)) == (401, "credentials-missing")
-    assert problem(get(runtime, rfc9440(made), header="X-Client-Cert")) == (
+    assert problem(get(runtime, rfc9440(created), UNTRUSTED)) == (401, "credentials-missing")
+    assert problem(get(runtime, rfc9440(created), header="X-Client-Cert")) == (
         401,
         "credentials-missing",
     )
 
 
-def test_without_trusted_proxies_nobody_is_believed(penstock_runtime: Start) -> None:
+def test_without_trusted_proxies_no_peer_is_believed(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(), policy="any", client_cert_header="Client-Cert")
     runtime.client("acme", key=False, token=False)
-    made = certificate()
-    enrol(runtime, fingerprint(made))
+    created = certificate()
+    enrol(runtime, fingerprint(created))
 
     for peer in (PROXY, "127.0.0.1", ""):
-        assert problem(get(runtime, rfc9440(made), peer)) == (401, "credentials-missing")
+        assert problem(get(runtime, rfc9440(created), peer)) == (401, "credentials-missing")
 
 
 @pytest.mark.parametrize(
     "header", ["Client-Cert", "X-Client-Cert", "X-SSL-Cert", "X-Forwarded-Client-Cert"]
 )
-def test_without_a_setting_no_header_is_read_whoever_sends_it(
+def test_without_a_setting_no_header_is_read_of_any_peer(
     penstock_runtime: Start, header: str
 ) -> None:
     runtime = penstock_runtime(
         offering(), policy="any", trusted_proxies=(ip_network("10.0.0.0/8"),)
     )
     runtime.client("acme", key=False, token=False)
-    made = certificate()
-    enrol(runtime, fingerprint(made))
+    created = certificate()
+    enrol(runtime, fingerprint(created))
 
-    assert problem(get(runtime, rfc9440(made), header=header)) == (401, "credentials-missing")
+    assert problem(get(runtime, rfc9440(created), header=header)) == (401, "credentials-missing")
 
 
 def test_names_in_it_are_looked_up_after_its_fingerprint(runtime: Runtime) -> None:
@@ -154,7 +156,7 @@ def test_names_in_it_are_looked_up_after_its_fingerprint(runtime: Runtime) -> No
 @pytest.mark.parametrize(
     "name", ["acme.example", "xerp.acme.example", "erp.acme.example.evil", "*.acme.example"]
 )
-def test_other_names_are_nobody_s(runtime: Runtime, name: str) -> None:
+def test_other_names_belong_to_no_consumer(runtime: Runtime, name: str) -> None:
     enrol(runtime, "dns:erp.acme.example")
 
     assert problem(get(runtime, rfc9440(certificate(x509.DNSName(name))))) == (
@@ -182,31 +184,31 @@ def test_names_of_two_consumers_in_one_certificate_are_a_401(runtime: Runtime) -
 def test_an_expired_one_and_one_of_tomorrow_are_a_401(
     runtime: Runtime, days: tuple[float, float]
 ) -> None:
-    made = certificate(days=days)
-    enrol(runtime, fingerprint(made))
+    created = certificate(days=days)
+    enrol(runtime, fingerprint(created))
 
-    assert problem(get(runtime, rfc9440(made))) == (401, "invalid-certificate")
+    assert problem(get(runtime, rfc9440(created))) == (401, "invalid-certificate")
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_one_whose_enrolment_has_expired_is_a_401(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
-    made = certificate(x509.DNSName("erp.acme.example"))
-    name = "dns:erp.acme.example" if named else fingerprint(made)
+    created = certificate(x509.DNSName("erp.acme.example"))
+    name = "dns:erp.acme.example" if named else fingerprint(created)
     runtime.operate(
         "credential", "add", "mtls", "acme", "--env", "test", "--name", name, "--expires", "1h"
     )
 
-    before = get(runtime, rfc9440(made)).status_code
+    before = get(runtime, rfc9440(created)).status_code
     later = time.time() + 3601
     monkeypatch.setattr("time.time", lambda: later)
 
-    assert (before, problem(get(runtime, rfc9440(made)))) == (200, (401, "invalid-certificate"))
+    assert (before, problem(get(runtime, rfc9440(created)))) == (200, (401, "invalid-certificate"))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         ":AAAA:",
         "::",
@@ -216,11 +218,11 @@ def test_one_whose_enrolment_has_expired_is_a_401(
         quote("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"),
     ],
 )
-def test_what_is_no_certificate_is_a_401(runtime: Runtime, said: str) -> None:
-    assert problem(get(runtime, said)) == (401, "invalid-certificate")
+def test_what_is_no_certificate_is_a_401(runtime: Runtime, text: str) -> None:
+    assert problem(get(runtime, text)) == (401, "invalid-certificate")
 
 
-def test_one_nobody_asked_for_is_not_looked_at(penstock_runtime: Start) -> None:
+def test_a_certificate_that_is_not_required_is_ignored(penstock_runtime: Start) -> None:
     proxies = (ip_network("10.0.0.0/8"),)
     runtime = penstock_runtime(
         offering(mtls=False),

@@ -122,12 +122,12 @@ def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime:
 
     def allowed(runtime: Runtime, origin: str) -> str | None:
         asked = {"Origin": origin, "Access-Control-Request-Method": "GET"}
-        said = {
+        text = {
             get(runtime, method, **asked).headers.get("Access-Control-Allow-Origin")
             for method in ("GET", "OPTIONS")
         }
-        (one,) = said
-        return one
+        (each,) = text
+        return each
 
     assert allowed(bare, "https://shop.example") is None
     for runtime in (bare, own):
@@ -149,7 +149,7 @@ def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("text", "reason"),
     [
         (
             ResponsePolicy(cors=Cors("*", credentials=True)),
@@ -178,11 +178,11 @@ def test_cors_is_for_pipelines_without_any_unless_it_overrides(penstock_runtime:
     ],
 )
 def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
-    penstock_runtime: Start, said: object, reason: str
+    penstock_runtime: Start, text: object, reason: str
 ) -> None:
     @hookimpl
     def penstock_response_policy() -> object:
-        return said
+        return text
 
     other = SimpleNamespace(__name__="other", penstock_response_policy=penstock_response_policy)
     runtime = penstock_runtime(offering(), other, policy="any")
@@ -195,7 +195,7 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "text"),
     [
         ("response_headers", "{", "is no JSON"),
         ("response_headers", "[" * 60_000, "is no JSON"),
@@ -264,10 +264,10 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
     ],
 )
 def test_what_can_t_be_understood_is_not_set_and_refuses_everything_where_it_is_there_all_the_same(
-    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: object, said: str
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: object, text: str
 ) -> None:
     runtime = penstock_runtime(offering(), policy="any")
-    with pytest.raises(Exception, match=re.escape(said)) as error:
+    with pytest.raises(Exception, match=re.escape(text)) as error:
         put(runtime, name, value)
     assert getattr(error.value, "exit_code", 0) == 2
     assert runtime.operate("variable", "list") == "no variables\n"
@@ -277,7 +277,7 @@ def test_what_can_t_be_understood_is_not_set_and_refuses_everything_where_it_is_
     monkeypatch.setattr("penstock.host.evaluation.CatalogEvaluator.check_variable", lambda *_: None)
     put(runtime, name, value)
 
-    assert said in runtime.blocked()["v1/orders"][0]
+    assert text in runtime.blocked()["v1/orders"][0]
     assert get(runtime).status_code == 503
     monkeypatch.undo()
     put(runtime, "other", "can be set meanwhile")

@@ -94,9 +94,9 @@ def problem(answered: TestResponse) -> tuple[int, str]:
 
 def test_the_examples_of_the_senders_documentation_hold() -> None:
     """From GitHub's "Validating webhook deliveries"; its secret and body."""
-    made = signed("github", b"Hello, World!")
+    created = signed("github", b"Hello, World!")
 
-    assert made == {
+    assert created == {
         "X-Hub-Signature-256": (
             "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
         )
@@ -171,7 +171,7 @@ def test_the_moment_is_signed_too(penstock_runtime: Start, kind: str) -> None:
     assert problem(post(runtime, forged)) == (401, "invalid-signature")
 
 
-def test_a_replay_is_known_whatever_else_its_header_says(penstock_runtime: Start) -> None:
+def test_a_replay_is_recognised_with_any_other_header_values(penstock_runtime: Start) -> None:
     runtime = start(penstock_runtime, "stripe")
     sent = signed("stripe", b"{}")["Stripe-Signature"]
 
@@ -204,8 +204,8 @@ def test_github_repeats_are_taken_for_it_signs_no_moment(penstock_runtime: Start
 def test_who_signs_is_known_by_the_secret_and_must_be_associated(penstock_runtime: Start) -> None:
     runtime = start(penstock_runtime, "github")
     runtime.client("cat", key=False, token=False)
-    runtime.operate("consumer", "create", "stranger")
-    for consumer in ("cat", "stranger"):
+    runtime.operate("consumer", "create", "unassociated")
+    for consumer in ("cat", "unassociated"):
         runtime.operate(
             "credential",
             "add",
@@ -221,7 +221,7 @@ def test_who_signs_is_known_by_the_secret_and_must_be_associated(penstock_runtim
     assert (post(runtime, signed("github", b"{}", secret="the secret of cat")).json or {})[
         "consumer"
     ] == "cat"
-    assert problem(post(runtime, signed("github", b"{}", secret="the secret of stranger"))) == (
+    assert problem(post(runtime, signed("github", b"{}", secret="the secret of unassociated"))) == (
         401,
         "invalid-signature",
     )
@@ -401,7 +401,7 @@ def test_the_body_is_bounded_and_signed_as_it_was_sent(penstock_runtime: Start) 
     )
 
 
-def test_a_signature_nobody_asked_for_is_not_looked_at(penstock_runtime: Start) -> None:
+def test_a_signature_that_is_not_required_is_ignored(penstock_runtime: Start) -> None:
     runtime = start(penstock_runtime, "github", signature=None)
 
     assert post(runtime, {"X-Hub-Signature-256": "sha256=nonsense"}).status_code == 200
@@ -430,7 +430,7 @@ def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
     assert any("requires api_key=True" in reason for reason in runtime.blocked()["v1/hooks"])
 
 
-def test_a_kind_that_nobody_offers_refuses_the_pipeline(penstock_runtime: Start) -> None:
+def test_a_kind_that_no_plugin_offers_blocks_the_pipeline(penstock_runtime: Start) -> None:
     assert (
         "no authenticator for 'shopify_signature' is loaded"
         in penstock_runtime(offering("shopify"), policy="any").blocked()["v1/hooks"][0]
@@ -443,10 +443,10 @@ def test_a_kind_that_nobody_offers_refuses_the_pipeline(penstock_runtime: Start)
 
 def test_the_secret_is_shown_nowhere(penstock_runtime: Start) -> None:
     runtime = start(penstock_runtime, "github")
-    (kept,) = runtime.access.credentials("github_signature").values()
+    (stored,) = runtime.access.credentials("github_signature").values()
 
-    assert kept.secret == SECRET.encode()
-    assert SECRET not in repr(kept) + runtime.operate("credential", "list", "--format", "json")
+    assert stored.secret == SECRET.encode()
+    assert SECRET not in repr(stored) + runtime.operate("credential", "list", "--format", "json")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ RUNS: list[str] = []
 
 
 class Stricter(AccessPolicy):
-    """Wants a token of pipelines that are called `guarded`, whatever their toggles say."""
+    """Requires a token for pipelines named `guarded`, with any toggles."""
 
     name = "stricter"
 
@@ -27,12 +27,12 @@ class Stricter(AccessPolicy):
 
 
 def offering(*names: str, cors: Cors | None = None) -> type:
-    made = [
+    pipelines_value = [
         Pipeline(name, version="1.0.0", trigger=HttpTrigger(api_key=True, cors=cors))
         for name in names
     ]
 
-    for pipeline in made:
+    for pipeline in pipelines_value:
 
         @pipeline.get("/")
         @pipeline.get("/things")
@@ -57,7 +57,7 @@ def offering(*names: str, cors: Cors | None = None) -> type:
         @staticmethod
         @hookimpl
         def penstock_pipelines() -> list[Pipeline]:
-            return made
+            return pipelines_value
 
         @staticmethod
         @hookimpl
@@ -73,7 +73,7 @@ def runtime(penstock_runtime: Start) -> Runtime:
     return penstock_runtime(offering("orders", "guarded", cors=Cors([SHOP])), policy="api-key")
 
 
-def told(answer: TestResponse) -> tuple[int, str]:
+def status_and_problem(answer: TestResponse) -> tuple[int, str]:
     return answer.status_code, (answer.json or {}).get("type", "") if answer.data else ""
 
 
@@ -82,10 +82,10 @@ def test_head_passes_the_gate_of_get(runtime: Runtime, path: str) -> None:
     client = runtime.client("acme", pipelines=["orders"], token=False)
     other = runtime.client("other", pipelines=["guarded"], token=False)
 
-    nobody, stranger = runtime.anonymous().head(path), other.head(path)
+    anonymous_value, unassociated = runtime.anonymous().head(path), other.head(path)
 
-    assert (nobody.status_code, nobody.headers.get("X-Shown")) == (401, None)
-    assert (stranger.status_code, stranger.headers.get("X-Shown")) == (403, None)
+    assert (anonymous_value.status_code, anonymous_value.headers.get("X-Shown")) == (401, None)
+    assert (unassociated.status_code, unassociated.headers.get("X-Shown")) == (403, None)
     assert RUNS == []
     assert (client.head(path).status_code, client.head(path).data) == (200, b"")
     assert [f"GET {path}"] * 2 == RUNS
@@ -114,11 +114,16 @@ def test_what_only_looks_like_a_preflight_passes_the_gate(runtime: Runtime, meth
 
 
 def test_an_option_s_call_that_is_no_preflight_is_a_405(runtime: Runtime) -> None:
-    assert told(runtime.anonymous().options("/v1/orders/", headers={"Origin": SHOP})) == (
+    assert status_and_problem(
+        runtime.anonymous().options("/v1/orders/", headers={"Origin": SHOP})
+    ) == (
         405,
         "method-not-allowed",
     )
-    assert told(runtime.anonymous().options("/v1/orders/")) == (405, "method-not-allowed")
+    assert status_and_problem(runtime.anonymous().options("/v1/orders/")) == (
+        405,
+        "method-not-allowed",
+    )
 
 
 SPELLINGS = [
@@ -168,16 +173,16 @@ def test_a_slash_more_or_less_is_gated_as_the_path_is(runtime: Runtime, path: st
     "header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"]
 )
 @pytest.mark.parametrize(
-    ("method", "wanted"),
+    ("method", "expected"),
     [("POST", "DELETE"), ("GET", "DELETE"), ("GET", "POST"), ("POST", "GET"), ("PUT", "GET")],
 )
 def test_no_header_or_parameter_asks_for_another_method(
-    runtime: Runtime, header: str, method: str, wanted: str
+    runtime: Runtime, header: str, method: str, expected: str
 ) -> None:
     client = runtime.client("acme", pipelines=["orders"], token=False)
 
     client.open(
-        "/v1/orders/", method=method, headers={header: wanted}, query_string={"_method": wanted}
+        "/v1/orders/", method=method, headers={header: expected}, query_string={"_method": expected}
     )
 
     assert [run.partition(" ")[0] for run in RUNS] == ([method] if method != "PUT" else [])
@@ -186,8 +191,8 @@ def test_no_header_or_parameter_asks_for_another_method(
 def test_what_a_policy_requires_beyond_the_toggles_each_call_must_present(runtime: Runtime) -> None:
     keyed, both = runtime.client("acme", token=False), runtime.client("acme")
 
-    assert told(keyed.get("/v1/guarded/")) == (401, "credentials-missing")
-    assert told(keyed.head("/v1/guarded/"))[0] == 401
+    assert status_and_problem(keyed.get("/v1/guarded/")) == (401, "credentials-missing")
+    assert status_and_problem(keyed.head("/v1/guarded/"))[0] == 401
     assert both.get("/v1/guarded/").status_code == 200
     assert keyed.get("/v1/orders/").status_code == 200
     assert RUNS == ["GET /v1/guarded/", "GET /v1/orders/"]

@@ -1,5 +1,4 @@
-"""Authenticators are plugin code: whatever one returns, raises or does, no caller gets through
-that the others don't prove."""
+"""Authenticators are plugin code: no value, exception or action of one lets a caller through."""
 
 from __future__ import annotations
 
@@ -91,7 +90,7 @@ def admitted(
     scopes: frozenset[str] = frozenset(),
 ) -> Caller | None:
     """Return who gets through a gate that asks for an API key, beside a rogue authenticator;
-    None for nobody."""
+    None for no consumer."""
     checks = ((ApiKeys(("X-API-Key",)), True), (rogue, required))
     gate = Gate(
         "v1/orders",
@@ -150,23 +149,23 @@ raised = st.sampled_from(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    found=st.one_of(st.just("credential"), things),
+    matches=st.one_of(st.just("credential"), things),
     proven=st.one_of(
         things, made_up, st.builds(LooseCaller, consumer=st.just("acme"), consumer_id=st.just(1))
     ),
     error=st.one_of(st.none(), raised),
     required=st.booleans(),
     kind=st.sampled_from([Rogue, RogueOfBodies]),
-    whose=st.sampled_from(["acme", "other", None]),
+    owner=st.sampled_from(["acme", "other", None]),
 )
-def test_whatever_an_authenticator_does_only_a_good_key_of_an_associated_consumer_gets_through(
+def test_only_a_valid_key_of_an_associated_consumer_passes_a_faulty_authenticator(
     world: World,
-    found: object,
+    matches: object,
     proven: object,
     error: BaseException | None,
     required: bool,
     kind: type[Rogue],
-    whose: str | None,
+    owner: str | None,
 ) -> None:
     def verify(*_: object) -> object:
         if error is not None:
@@ -175,13 +174,13 @@ def test_whatever_an_authenticator_does_only_a_good_key_of_an_associated_consume
 
     caller = admitted(
         world,
-        kind(lambda *_: found, verify),
-        world.keys[whose] if whose else None,
+        kind(lambda *_: matches, verify),
+        world.keys[owner] if owner else None,
         required=required,
     )
 
     assert caller is None or (
-        whose == "acme" and (caller.consumer, caller.consumer_id) == ("acme", world.ids["acme"])
+        owner == "acme" and (caller.consumer, caller.consumer_id) == ("acme", world.ids["acme"])
     )
 
 
@@ -318,7 +317,7 @@ def fails(*_: object) -> object:
         Rogue(lambda *_: "x", lambda *_: "root"),
     ],
 )
-def test_a_failing_authenticator_ends_its_call_and_is_told_once_without_the_credential(
+def test_a_failing_authenticator_ends_its_call_and_is_reported_once_without_the_credential(
     penstock_runtime: Callable[..., Runtime], capsys: pytest.CaptureFixture[str], rogue: Rogue
 ) -> None:
     runtime = penstock_runtime(offering(rogue), policy="any")
@@ -327,11 +326,11 @@ def test_a_failing_authenticator_ends_its_call_and_is_told_once_without_the_cred
 
     assert [answer.status_code for answer in answers] == [500] * 3
     assert answers[0].json["type"] == "internal"
-    told = [text for text in runtime.problems() if "of authenticator rogue" in text]
-    assert len(told) == 1
+    reported = [text for text in runtime.problems() if "of authenticator rogue" in text]
+    assert len(reported) == 1
     logged = "".join(capsys.readouterr())
     assert logged.count("of authenticator rogue") == 1
-    assert SECRET not in logged + str(told)
+    assert SECRET not in logged + str(reported)
 
 
 def test_a_token_issuer_that_returns_no_token_issues_none(

@@ -34,17 +34,17 @@ class Plugin:
     @staticmethod
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
-        made = [
+        pipelines = [
             Pipeline("open", version="1.0.0", trigger=HttpTrigger()),
             Pipeline("keyed", version="1.0.0", trigger=HttpTrigger(api_key=True)),
         ]
-        for pipeline in made:
+        for pipeline in pipelines:
 
             @pipeline.get("/")
             def show(call: Call) -> str:
                 return str(call.caller.consumer)
 
-        return made
+        return pipelines
 
 
 class WithDemo(Plugin):
@@ -54,7 +54,7 @@ class WithDemo(Plugin):
         return [Demo()]
 
 
-def told(answer: Any) -> tuple[int, str]:
+def status_and_problem(answer: Any) -> tuple[int, str]:
     return answer.status_code, (
         (answer.json or {}).get("type", "") if answer.status_code != 200 else answer.text
     )
@@ -104,8 +104,11 @@ def test_what_nothing_here_can_check_is_a_401_also_on_an_open_pipeline(
 
     on_open = runtime.anonymous().get("/v1/open/", headers={"Authorization": value})
 
-    assert told(on_open) == (401, problem)
-    assert told(client.get("/v1/keyed/", headers={"Authorization": value})) == (401, problem)
+    assert status_and_problem(on_open) == (401, problem)
+    assert status_and_problem(client.get("/v1/keyed/", headers={"Authorization": value})) == (
+        401,
+        problem,
+    )
     assert (
         "Bearer" in on_open.headers["WWW-Authenticate"]
         or "Basic" in on_open.headers["WWW-Authenticate"]
@@ -114,13 +117,15 @@ def test_what_nothing_here_can_check_is_a_401_also_on_an_open_pipeline(
 
 
 def test_without_the_header_an_open_pipeline_is_open(penstock_runtime: Start) -> None:
-    assert told(penstock_runtime(Plugin, policy="any").anonymous().get("/v1/open/")) == (
+    assert status_and_problem(
+        penstock_runtime(Plugin, policy="any").anonymous().get("/v1/open/")
+    ) == (
         200,
         "None",
     )
 
 
-def test_a_missing_key_is_told_before_a_scheme_that_is_not_supported(
+def test_a_missing_key_is_reported_before_an_unsupported_scheme(
     penstock_runtime: Start,
 ) -> None:
     answer = (
@@ -129,14 +134,17 @@ def test_a_missing_key_is_told_before_a_scheme_that_is_not_supported(
         .get("/v1/keyed/", headers={"Authorization": "Token abc"})
     )
 
-    assert told(answer) == (401, "credentials-missing")
+    assert status_and_problem(answer) == (401, "credentials-missing")
 
 
 def test_a_scheme_of_a_plugin_is_its_own(penstock_runtime: Start) -> None:
     client = penstock_runtime(WithDemo, policy="any").anonymous()
 
-    assert told(client.get("/v1/open/", headers={"Authorization": "Demo abc"})) == (200, "None")
-    assert told(client.get("/v1/open/", headers={"Authorization": "Token abc"})) == (
+    assert status_and_problem(client.get("/v1/open/", headers={"Authorization": "Demo abc"})) == (
+        200,
+        "None",
+    )
+    assert status_and_problem(client.get("/v1/open/", headers={"Authorization": "Token abc"})) == (
         401,
         "unsupported-scheme",
     )
@@ -156,7 +164,7 @@ def test_only_spaces_and_tabs_may_surround_a_credential(
 
     def ask(**headers: str) -> tuple[int, str]:
         sent = {"HTTP_" + name.upper(): value for name, value in headers.items()}
-        return told(runtime.anonymous().get("/v1/keyed/", environ_overrides=sent))
+        return status_and_problem(runtime.anonymous().get("/v1/keyed/", environ_overrides=sent))
 
     assert ask(x_api_key=f" \t{key}\t ") == (200, "acme")
     assert (

@@ -1,5 +1,4 @@
-"""Judging is total: whatever a policy returns, raises or does, no call gets through with less
-than the rules of access ask for."""
+"""No value, exception or action of a policy lowers what calls must present."""
 
 from __future__ import annotations
 
@@ -52,9 +51,9 @@ DEMANDS = {"api-key": {"api_key"}, "jwt-api-key": {"api_key", "jwt"}, "any": set
 
 
 def a_pipeline(name: str, **trigger: Any) -> Pipeline:
-    made = Pipeline(name, version="1.0.0", trigger=HttpTrigger(**trigger))
-    made.get("/")(lambda: "here")
-    return made
+    pipeline_of_it = Pipeline(name, version="1.0.0", trigger=HttpTrigger(**trigger))
+    pipeline_of_it.get("/")(lambda: "here")
+    return pipeline_of_it
 
 
 def a_view(policy: str) -> Snapshot:
@@ -202,13 +201,13 @@ ends = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(policy=st.sampled_from(POLICIES), answer=answers)
-def test_whatever_a_policy_returns_no_gate_asks_for_less(policy: str, answer: object) -> None:
+def test_no_value_of_a_policy_lowers_what_a_gate_requires(policy: str, answer: object) -> None:
     at_least(judged_beside(lambda *_: answer, policy), policy)
 
 
 @settings(max_examples=60, deadline=None)
 @given(policy=st.sampled_from(POLICIES), error=ends, live=st.booleans())
-def test_whatever_a_policy_raises_closes_every_gate(
+def test_any_exception_of_a_policy_closes_every_gate(
     policy: str, error: BaseException, live: bool
 ) -> None:
     def act(*_: object) -> object:
@@ -256,7 +255,7 @@ def test_what_a_policy_requires_and_no_authenticator_proves_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason_value"),
     [
         ("yes", "it returned str, not a Verdict or None"),
         (True, "it returned bool, not a Verdict or None"),
@@ -273,15 +272,15 @@ def test_what_a_policy_requires_and_no_authenticator_proves_closes() -> None:
         (Verdict(warnings=None), "the warnings of its Verdict is no list of texts"),  # type: ignore[arg-type]  # the same
     ],
 )
-def test_operators_are_told_which_plugin_returned_what_it_must_not(
-    answer: object, said: str
+def test_operators_see_which_plugin_returned_an_invalid_value(
+    answer: object, reason_value: str
 ) -> None:
     judgement = judged_beside(lambda *_: answer, "any")
 
     assert {opened(item) for item in judgement.external.values()} == {None}
     assert (
         judgement.external["v1/key"].violations[0].reason
-        == f"plugin other: the policy rogue: {said}"
+        == f"plugin other: the policy rogue: {reason_value}"
     )
     assert judgement.external["v1/key"].reevaluate_at is not None
 
@@ -433,7 +432,7 @@ def test_a_policy_that_recovers_is_heard_again_by_itself(
 
 
 class Hooks:
-    """Plugins whose hook of access itself misbehaves: nobody knows what their policies would
+    """Plugins whose hook of access itself misbehaves: no one knows what their policies would
     refuse."""
 
     class Raising:

@@ -239,7 +239,7 @@ def test_another_spelling_of_a_path_runs_nothing(runtime: Runtime, path: str) ->
 
 @pytest.mark.parametrize("origin", ["https://shop.example", "https://evil.example", "null", ""])
 @pytest.mark.parametrize("asked", [*METHODS, "OPTIONS", ""])
-def test_a_preflight_runs_no_handler_whoever_asks(
+def test_a_preflight_of_any_caller_runs_no_handler(
     runtime: Runtime, origin: str, asked: str
 ) -> None:
     headers = {

@@ -34,10 +34,10 @@ def limiter(url: str = "memory://", rate: str = "10/minute", **more: Any) -> Lim
     return Limiter(url, failures=Rate(rate, by="address"), **more)
 
 
-def tried(made: Limiter, *, right: bool, look: Callable[[], object] = lambda: None) -> int:
+def tried(counter: Limiter, *, right: bool, look: Callable[[], object] = lambda: None) -> int:
     """Guess once; return what comes of it: 200, 401, or the status of a refusal without a look."""
     try:
-        with made.guess("test", ADDRESS) as guess:
+        with counter.guess("test", ADDRESS) as guess:
             look()
             guess.right = right
     except Refusal as refusal:
@@ -48,19 +48,19 @@ def tried(made: Limiter, *, right: bool, look: Callable[[], object] = lambda: No
 def at_once(number: int, guess: Callable[[int], int]) -> list[int]:
     barrier = threading.Barrier(number)
 
-    def one(index: int) -> int:
+    def attempt(index: int) -> int:
         barrier.wait(20)
         return guess(index)
 
     with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(one, range(number)))
+        return list(pool.map(attempt, range(number)))
 
 
 def test_sixty_wrong_guesses_at_once_get_as_many_looks_as_there_are_counts() -> None:
-    made, looks = limiter(), list[int]()
+    counter, looks = limiter(), list[int]()
 
     answers = at_once(
-        60, lambda _: tried(made, right=False, look=lambda: (looks.append(1), time.sleep(0.05)))
+        60, lambda _: tried(counter, right=False, look=lambda: (looks.append(1), time.sleep(0.05)))
     )
 
     assert len(looks) == 10
@@ -70,11 +70,11 @@ def test_sixty_wrong_guesses_at_once_get_as_many_looks_as_there_are_counts() -> 
 
 def test_the_right_one_among_them_is_found_by_luck_alone() -> None:
     for _ in range(5):
-        made, looks = limiter(rate="3/minute"), list[int]()
+        counter, looks = limiter(rate="3/minute"), list[int]()
         at_once(
             40,
-            lambda index, made=made, looks=looks: tried(
-                made, right=index == 39, look=lambda: (looks.append(index), time.sleep(0.01))
+            lambda index, counter=counter, looks=looks: tried(
+                counter, right=index == 39, look=lambda: (looks.append(index), time.sleep(0.01))
             ),
         )  # type: ignore[misc]  # mypy can't infer a lambda with defaults
 
@@ -82,47 +82,47 @@ def test_the_right_one_among_them_is_found_by_luck_alone() -> None:
 
 
 def test_right_ones_take_no_counts_however_many_there_are() -> None:
-    made = limiter(rate="2/minute")
+    counter = limiter(rate="2/minute")
 
-    assert [tried(made, right=True) for _ in range(50)] == [200] * 50
-    assert [tried(made, right=False) for _ in range(3)] == [401, 401, 429]
-    assert tried(made, right=True) == 429  # like any: it must not tell itself apart
+    assert [tried(counter, right=True) for _ in range(50)] == [200] * 50
+    assert [tried(counter, right=False) for _ in range(3)] == [401, 401, 429]
+    assert tried(counter, right=True) == 429  # like any: it must not tell itself apart
 
 
 def test_many_right_ones_at_once_wait_for_one_another_and_are_not_turned_away() -> None:
-    made = limiter(rate="5/minute")
+    counter = limiter(rate="5/minute")
 
-    answers = at_once(30, lambda _: tried(made, right=True, look=lambda: time.sleep(0.02)))
+    answers = at_once(30, lambda _: tried(counter, right=True, look=lambda: time.sleep(0.02)))
 
     assert answers == [200] * 30
 
 
-def test_who_finds_all_looks_under_way_for_too_long_is_told_to_come_again(
+def test_a_guess_that_waits_too_long_for_others_gets_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guesses, "MAX_WAIT_S", 0.1)
-    made, go_on = limiter(rate="1/minute"), threading.Event()
+    counter, go_on = limiter(rate="1/minute"), threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(tried, made, right=True, look=lambda: go_on.wait(10))
-        while not made._guesses[0]._under_way:  # type: ignore[index]  # noqa: SLF001  it has begun
+        slow = pool.submit(tried, counter, right=True, look=lambda: go_on.wait(10))
+        while not counter._guesses[0]._under_way:  # type: ignore[index]  # noqa: SLF001  it has begun
             time.sleep(0.01)
 
-        crowded = tried(made, right=True)
+        crowded = tried(counter, right=True)
         go_on.set()
 
         assert (crowded, slow.result()) == (503, 200)
-    assert tried(made, right=True) == 200
+    assert tried(counter, right=True) == 200
 
 
 def test_a_look_that_was_not_taken_gives_its_count_back() -> None:
-    made = limiter(rate="1/minute")
+    counter = limiter(rate="1/minute")
     for _ in range(3):
-        with pytest.raises(Refusal), made.guess("test", ADDRESS):
+        with pytest.raises(Refusal), counter.guess("test", ADDRESS):
             raise Refusal(503, "pipeline-busy", "no turn")
-    with pytest.raises(Refusal), made.guess("test", ADDRESS):
+    with pytest.raises(Refusal), counter.guess("test", ADDRESS):
         raise Refusal(401, "invalid-login", "wrong") from CredentialRejected("wrong")
 
-    assert tried(made, right=True) == 429
+    assert tried(counter, right=True) == 429
 
 
 def test_a_window_that_is_over_owes_nothing_to_a_look_of_before(
@@ -130,24 +130,24 @@ def test_a_window_that_is_over_owes_nothing_to_a_look_of_before(
 ) -> None:
     now = [1_800_000_000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
-    made = limiter(rate="2/minute")
+    counter = limiter(rate="2/minute")
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(made.guess("test", ADDRESS)).right = True
+            stack.enter_context(counter.guess("test", ADDRESS)).right = True
         now[0] += 61  # they end in another window
 
-    assert [tried(made, right=False) for _ in range(3)] == [401, 401, 429]
+    assert [tried(counter, right=False) for _ in range(3)] == [401, 401, 429]
 
 
 def test_processes_that_share_a_storage_count_guesses_together(redis: Redis) -> None:
-    made, looks = [limiter(redis.url), limiter(redis.url)], list[int]()
+    counter, looks = [limiter(redis.url), limiter(redis.url)], list[int]()
 
     answers = at_once(
-        40, lambda index: tried(made[index % 2], right=False, look=lambda: looks.append(1))
+        40, lambda index: tried(counter[index % 2], right=False, look=lambda: looks.append(1))
     )
 
     assert len(looks) == answers.count(401) == 10
-    assert tried(made[0], right=True) == tried(made[1], right=True) == 429
+    assert tried(counter[0], right=True) == tried(counter[1], right=True) == 429
 
 
 def offering() -> type:
@@ -263,7 +263,7 @@ class TestSigningIn:
         assert len(looks) <= 11  # the right one, if it was among them, gave its count back
         assert answers.count(422) <= 10
 
-    def test_nobody_locks_a_user_out_of_an_address_that_is_the_user_s_own(
+    def test_guesses_from_elsewhere_do_not_lock_a_user_out_of_a_known_address(
         self, desk: Runtime
     ) -> None:
         home, ipv6 = "198.51.100.7", "2001:db8:7::1"
@@ -301,7 +301,7 @@ class TestSigningIn:
 
         assert sessions.is_known_address(engine, "ann", ADDRESS)
         assert not sessions.is_known_address(engine, "oli", ADDRESS)
-        assert not sessions.is_known_address(engine, "nobody", ADDRESS)
+        assert not sessions.is_known_address(engine, "unknown", ADDRESS)
         assert not sessions.is_known_address(engine, "ann", "")
         monkeypatch.setattr(users, "REMEMBERED", -users.REMEMBERED)
         assert not sessions.is_known_address(engine, "ann", ADDRESS)

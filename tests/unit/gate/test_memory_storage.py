@@ -32,41 +32,41 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("time.time", made)
-    return made
+    created = Clock()
+    monkeypatch.setattr("time.time", created)
+    return created
 
 
 def limiter(**more: Any) -> Limiter:
     return Limiter("memory://", **more)
 
 
-def passes(made: Limiter, address: str, rate: str = "2/minute") -> bool:
+def passes(created: Limiter, address: str, rate: str = "2/minute") -> bool:
     try:
-        made.count([("test/v1/a", Rate(rate, by="address"))], ANONYMOUS, address)
+        created.count([("test/v1/a", Rate(rate, by="address"))], ANONYMOUS, address)
     except Refusal:
         return False
     return True
 
 
 def test_a_window_moves_along_with_the_calls(clock: Clock) -> None:
-    made = limiter()
+    created = limiter()
     answers = []
 
     for second in (0, 50, 59, 61, 62, 109, 111):
         clock.now = START + second
-        answers.append(passes(made, "192.0.2.1"))
+        answers.append(passes(created, "192.0.2.1"))
 
     assert answers == [True, True, False, True, False, False, True]
 
 
 def test_failures_are_counted_in_a_window_that_stays(clock: Clock) -> None:
-    made = limiter(failures=Rate("2/minute", by="address"))
+    created = limiter(failures=Rate("2/minute", by="address"))
 
     def fails(second: float) -> int:
         clock.now = START + second
         try:
-            made.fail("test", "192.0.2.1")
+            created.fail("test", "192.0.2.1")
         except Refusal as refusal:
             return int(dict(refusal.headers)["Retry-After"])
         return 0
@@ -161,17 +161,17 @@ def test_a_call_takes_no_more_steps_for_callers_beside_it(
 ) -> None:
     """With room for them, and with more of them than there is room for."""
     monkeypatch.setattr("penstock.gate.rates.MAX_CALLERS", 1_500)
-    made = limiter()
-    alone = steps(lambda: passes(made, "192.0.2.1", "100/hour"))
+    created = limiter()
+    alone = steps(lambda: passes(created, "192.0.2.1", "100/hour"))
     for number in range(others):
-        assert passes(made, f"10.0.{number // 250}.{number % 250}", "100/hour")
+        assert passes(created, f"10.0.{number // 250}.{number % 250}", "100/hour")
 
-    assert steps(lambda: passes(made, "192.0.2.1", "100/hour")) <= alone + 60
+    assert steps(lambda: passes(created, "192.0.2.1", "100/hour")) <= alone + 60
 
 
 @pytest.fixture
 def lines() -> Iterator[list[MutableMapping[str, Any]]]:
-    """What is logged, whatever tests before have configured of the log."""
+    """The log, with the configuration that earlier tests have left replaced."""
     before = structlog.get_config()
     structlog.reset_defaults()
     with structlog.testing.capture_logs() as written:
@@ -179,14 +179,14 @@ def lines() -> Iterator[list[MutableMapping[str, Any]]]:
     structlog.configure(**before)
 
 
-def test_that_memory_is_full_is_told_once_a_minute(
+def test_full_memory_is_logged_once_a_minute(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, lines: list[MutableMapping[str, Any]]
 ) -> None:
     monkeypatch.setattr("penstock.gate.rates.MAX_CALLERS", 5)
-    made = limiter()
+    created = limiter()
 
     for number in range(50):
-        passes(made, f"192.0.2.{number}")
+        passes(created, f"192.0.2.{number}")
 
     assert [line["event"] for line in lines] == ["more callers than memory has room for"]
 

@@ -97,18 +97,18 @@ class Desk:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    made = Desk()
-    yield made
-    made.go_on.set()
+    created = Desk()
+    yield created
+    created.go_on.set()
 
 
 @pytest.fixture
 def runtime(penstock_runtime: Start, desk: Desk) -> Runtime:
-    made = penstock_runtime(desk, policy="any")
-    made.client("octo", key=False, token=False)
+    created = penstock_runtime(desk, policy="any")
+    created.client("octo", key=False, token=False)
     for kind in ("hmac", "stripe", "github", "slack"):
-        enrol(made, kind, SECRET)
-    return made
+        enrol(created, kind, SECRET)
+    return created
 
 
 def enrol(
@@ -261,7 +261,7 @@ class TestKept:
         "do",
         ["count", "reply 200", "reply 404", "reply 409", "refuse 404", "refuse 409", "refuse 422"],
     )
-    def test_a_message_that_its_handler_answered_counts_whatever_the_answer(
+    def test_a_message_that_its_handler_answered_counts_with_any_answer(
         self, runtime: Runtime, desk: Desk, do: str
     ) -> None:
         send = sender(runtime, "/v1/plain/", message(do))
@@ -435,7 +435,7 @@ class TestIdempotencyKey:
         ] * 3
         assert desk.done["raise"] == 3
 
-    def test_a_repeat_of_one_that_still_runs_is_told_so_and_gets_the_reply_in_the_end(
+    def test_a_repeat_of_a_running_call_gets_409_and_later_the_reply(
         self, runtime: Runtime, desk: Desk
     ) -> None:
         send = sender(runtime, "/v1/kept/", message("stick"), Idempotency_Key="k1")
@@ -498,7 +498,7 @@ class TestIdempotencyKey:
     def test_a_process_that_died_leaves_the_message_taken(
         self, runtime: Runtime, desk: Desk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nobody knows whether it was performed."""
+        """It is not known whether the message was performed."""
         send = sender(runtime, "/v1/kept/", message("raise"), Idempotency_Key="k1")
         monkeypatch.setattr("penstock.access.replay_guard.ReplayGuard.release", lambda *_: None)
         assert send().status_code == 500
@@ -556,7 +556,7 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
     class Ticket(Authenticator):
         name, noun, refusal, challenge = "ticket_signature", "ticket", "invalid-ticket", "Ticket"
         only_where_asked = True
-        said: object = None
+        text: object = None
 
         def find(self, head: RequestHead, access: AccessView) -> str | None:
             return head.header("X-Ticket")
@@ -568,7 +568,7 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
             return Caller("octo", consumer_id)
 
         def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:
-            return self.said or Once(credential.encode(), 60)  # type: ignore[return-value]  # what a careless plugin may say
+            return self.text or Once(credential.encode(), 60)  # type: ignore[return-value]  # what a careless plugin may say
 
     pipeline = Pipeline("tickets", version="1.0.0", trigger=HttpTrigger(signature="ticket"))
     pipeline.post("/")(lambda call: {"consumer": call.caller.consumer})
@@ -608,5 +608,5 @@ def test_a_plugin_s_own_proof_counts_once_too(penstock_runtime: Start) -> None:
         Once(b"a", float("inf")),
         Once(b"a", -1),
     ):  # type: ignore[arg-type]  # what a careless plugin may say
-        Ticket.said = odd
+        Ticket.text = odd
         assert send("c") == (500, "internal")

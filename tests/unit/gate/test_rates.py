@@ -219,7 +219,7 @@ def test_each_key_has_room_of_its_own_where_keys_are_counted(penstock_runtime: S
     assert [statuses(runtime.client("acme", token=False), 2) for _ in range(2)] == [[200, 429]] * 2
 
 
-def test_nobody_gets_more_room_by_claiming_another_address(penstock_runtime: Start) -> None:
+def test_claiming_another_address_gives_no_more_room(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(rate=Rate("2/minute", by="address")), policy="any")
 
     def call(peer: str, claimed: str) -> int:
@@ -238,7 +238,7 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 
 @pytest.mark.parametrize(
-    ("peer", "said", "address"),
+    ("peer", "sent", "address"),
     [
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # no proxy of ours: not believed
         ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
@@ -254,30 +254,28 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
         ("", "198.51.100.1", "198.51.100.1"),  # a proxy on a local socket
     ],
 )
-def test_a_trusted_proxy_is_believed_and_nobody_else(
-    peer: str, said: str | None, address: str
-) -> None:
-    environ = {"REMOTE_ADDR": peer} | ({"HTTP_X_FORWARDED_FOR": said} if said is not None else {})
+def test_only_a_trusted_proxy_is_believed(peer: str, sent: str | None, address: str) -> None:
+    environ = {"REMOTE_ADDR": peer} | ({"HTTP_X_FORWARDED_FOR": sent} if sent is not None else {})
 
     assert client_address(environ, PROXIES, "X-Forwarded-For") == address
 
 
 def test_forwarded_is_read_where_it_is_the_header_that_was_chosen() -> None:
-    said = 'for=1.1.1.1;proto=http, for="[2001:db8::1]:4711";by=10.0.0.9'
-    environ = {"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": said, "HTTP_X_FORWARDED_FOR": "6.6.6.6"}
+    sent = 'for=1.1.1.1;proto=http, for="[2001:db8::1]:4711";by=10.0.0.9'
+    environ = {"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": sent, "HTTP_X_FORWARDED_FOR": "6.6.6.6"}
 
     assert client_address(environ, PROXIES, "Forwarded") == "2001:db8::1"
     assert client_address(environ, PROXIES, "X-Forwarded-For") == "6.6.6.6"
 
 
 @pytest.mark.parametrize(
-    ("said", "address"),
+    ("sent", "address"),
     [
         ('for=9.9.9.9;host="evil,for=127.0.0.1"', "9.9.9.9"),
         ('for=9.9.9.9;host="evil, for=127.0.0.1, x"', "9.9.9.9"),
         ('for=9.9.9.9;host="a;for=127.0.0.1;b"', "9.9.9.9"),
         ('for=9.9.9.9;host="a\\",for=127.0.0.1;b=\\"c"', "9.9.9.9"),
-        # What a stranger began does not swallow what the proxy adds.
+        # A header that a client began does not hide the part that the proxy adds.
         ('for=127.0.0.1;by="b, for=9.9.9.9;by=c', "9.9.9.9"),
         ('x=", for=9.9.9.9;by="[2001:db8::7]"', "9.9.9.9"),
         ('secret=_a;For="9.9.9.9:80"; proto=https', "9.9.9.9"),
@@ -295,10 +293,10 @@ def test_forwarded_is_read_where_it_is_the_header_that_was_chosen() -> None:
     ],
 )
 def test_forwarded_is_split_outside_of_quotes_and_not_believed_where_it_is_malformed(
-    said: str, address: str
+    sent: str, address: str
 ) -> None:
     assert (
-        client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": said}, PROXIES, "forwarded")
+        client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_FORWARDED": sent}, PROXIES, "forwarded")
         == address
     )
 
@@ -325,7 +323,7 @@ def test_without_trusted_proxies_a_header_means_nothing() -> None:
     )
 
 
-def test_an_address_that_fails_too_often_is_told_to_wait_and_good_credentials_still_pass(
+def test_an_address_that_fails_too_often_must_wait_and_valid_credentials_still_pass(
     penstock_runtime: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime = penstock_runtime(
@@ -385,7 +383,7 @@ def test_one_ipv6_network_is_one_caller(penstock_runtime: Start) -> None:
     assert call("2001:db8:0:1::1") == 200
 
 
-def test_nobody_has_to_present_anything_to_be_told_that_it_is_missing(
+def test_missing_credentials_are_reported_without_a_count(
     penstock_runtime: Start,
 ) -> None:
     runtime = penstock_runtime(
@@ -445,7 +443,7 @@ RATED = {"rate": Rate("1/minute")}
 
 
 @pytest.mark.parametrize(
-    ("trigger", "settings", "told"),
+    ("trigger", "settings", "reported"),
     [
         ({}, {}, ["failed credentials", "limits of consumers, failed credentials"]),
         (RATED, {"failed_auth_rate": "off"}, ["rates", "rates, limits of consumers"]),
@@ -459,12 +457,12 @@ RATED = {"rate": Rate("1/minute")}
         (RATED, {"rate_limit_url": "redis://127.0.0.1:1"}, []),
     ],
 )
-def test_what_each_worker_counts_alone_is_said_at_start_and_when_limits_are_set(
+def test_limits_that_each_worker_counts_alone_are_logged_at_start_and_when_set(
     penstock_runtime: Start,
     capsys: pytest.CaptureFixture[str],
     trigger: dict[str, Any],
     settings: dict[str, Any],
-    told: list[str],
+    reported: list[str],
 ) -> None:
     chosen = {"workers": 2, "failed_auth_rate": "20/minute", "log_format": "json", **settings}
     runtime = penstock_runtime(offering(api_key=True, **trigger), policy="api-key", **chosen)
@@ -473,10 +471,14 @@ def test_what_each_worker_counts_alone_is_said_at_start_and_when_limits_are_set(
 
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
-    assert [line["what"] for line in lines if line["event"] == "each worker counts alone"] == told
+    assert [
+        line["what"] for line in lines if line["event"] == "each worker counts alone"
+    ] == reported
 
 
-def test_the_limit_of_failures_can_be_off_and_nonsense_is_said(penstock_runtime: Start) -> None:
+def test_the_rate_of_failures_can_be_off_and_an_invalid_one_is_reported(
+    penstock_runtime: Start,
+) -> None:
     runtime = penstock_runtime(offering(api_key=True), policy="api-key", failed_auth_rate="off")
 
     assert statuses(runtime.anonymous(), 30, headers={"X-API-Key": "guess"}) == [401] * 30

@@ -1,5 +1,4 @@
-"""Plugin folders: helpers are importable whatever their order and names, and a name that means
-two things is never taken silently."""
+"""Plugin folders: helpers are importable in any order, and ambiguous names are reported."""
 
 from __future__ import annotations
 
@@ -88,7 +87,7 @@ def answers(plugins: Plugins) -> dict[str, object]:
         ("shared.py", "import importlib; ANSWER = importlib.import_module('shared').ANSWER"),
     ],
 )
-def test_a_helper_is_importable_whatever_its_name_and_is_no_broken_plugin(
+def test_a_helper_of_any_name_is_importable_and_no_broken_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, imports: str
 ) -> None:
     monkeypatch.delitem(sys.modules, "conftest", raising=False)  # pytest's own
@@ -140,7 +139,7 @@ def test_a_plugin_may_import_another_and_helpers_of_other_folders(tmp_path: Path
     )
 
 
-def test_a_module_without_a_hook_that_nobody_imports_is_a_note_and_no_fault(tmp_path: Path) -> None:
+def test_an_unused_module_without_a_hook_is_a_note_and_no_fault(tmp_path: Path) -> None:
     plugin(tmp_path, "orders")
     put(tmp_path, "left_over.py", "import left_over\n")
 
@@ -221,7 +220,7 @@ def test_a_module_named_as_one_of_python_or_a_package_is_reported_and_replaces_n
     )
 
 
-def test_a_plugin_named_as_a_package_that_it_imports_is_told_so(tmp_path: Path) -> None:
+def test_a_plugin_with_the_name_of_a_package_that_it_imports_is_reported(tmp_path: Path) -> None:
     plugin(tmp_path, "httpx", "import httpx; httpx.Client")
 
     (problem,) = loaded(tmp_path).problems
@@ -241,7 +240,7 @@ def test_two_plugins_of_one_name_are_both_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_an_installed_plugin_wins_over_a_file_of_its_name_and_that_is_said(tmp_path: Path) -> None:
+def test_an_installed_plugin_wins_over_a_file_of_its_name_with_a_note(tmp_path: Path) -> None:
     plugin(tmp_path, "penstock_api_key")
 
     plugins = loaded(tmp_path, deny=frozenset())
@@ -257,22 +256,24 @@ def test_an_installed_plugin_wins_over_a_file_of_its_name_and_that_is_said(tmp_p
 
 
 @pytest.mark.parametrize("helper", ["shared", "_shared"])
-def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, helper: str) -> None:
+def test_a_broken_helper_is_reported_once_with_folder_and_place(
+    tmp_path: Path, helper: str
+) -> None:
     plugin(tmp_path, "orders", f"import {helper}")
     plugin(tmp_path, "billing", f"import {helper}")
     put(tmp_path, f"{helper}.py", "def broken(:\n")
 
     plugins = loaded(tmp_path)
 
-    said = "\n".join(map(str, plugins.problems))
+    report = "\n".join(map(str, plugins.problems))
     assert (
-        said.count("SyntaxError")
-        == said.count("line 1")
-        == said.count(f"{helper}.py, line 1)")
+        report.count("SyntaxError")
+        == report.count("line 1")
+        == report.count(f"{helper}.py, line 1)")
         == 1
     )
-    assert "orders" in said
-    assert "for the same reason as billing; see billing" in said
+    assert "orders" in report
+    assert "for the same reason as billing; see billing" in report
 
 
 @pytest.mark.parametrize(
@@ -325,17 +326,17 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
         ),
     ],
 )
-def test_what_a_module_raises_is_told_at_its_own_line_with_the_right_fix(
+def test_an_exception_of_a_module_is_reported_at_its_line_with_the_right_fix(
     tmp_path: Path, source: str, line: int, problem: str, fix: str
 ) -> None:
     put(tmp_path, "bad.py", source)
 
-    (found,) = loaded(tmp_path).problems
+    (matches,) = loaded(tmp_path).problems
 
-    assert problem in found.problem
-    assert fix in found.fix
-    assert str(found).count(f"{tmp_path}/bad.py") == 1
-    assert found.problem.endswith(f"({tmp_path}/bad.py, line {line})")
+    assert problem in matches.problem
+    assert fix in matches.fix
+    assert str(matches).count(f"{tmp_path}/bad.py") == 1
+    assert matches.problem.endswith(f"({tmp_path}/bad.py, line {line})")
 
 
 @pytest.mark.parametrize(
@@ -367,8 +368,8 @@ SHARED = """
 import logging
 ANSWER = {}
 
-def told():
-    logging.getLogger(__name__).info("told", extra={{"order": 7}})
+def note_order():
+    logging.getLogger(__name__).info("note_order", extra={{"order": 7}})
 """
 
 
@@ -386,9 +387,9 @@ def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_l
     sqlite_place: Place, serve: Callable[..., Server]
 ) -> None:
     place, folder = sqlite_place, sqlite_place.folder / "plugins"
-    plugin(folder, "orders", "from shared import ANSWER, told", 'return {"answer": ANSWER}')
+    plugin(folder, "orders", "from shared import ANSWER, note_order", 'return {"answer": ANSWER}')
     with (folder / "orders.py").open("a", encoding="utf-8") as file:
-        file.write('pipeline.post("/", mode="durable")(lambda call: told())\n')
+        file.write('pipeline.post("/", mode="durable")(lambda call: note_order())\n')
     put(folder, "shared.py", SHARED.format(41))
     put(folder, "bad.py", "import nowhere_at_all\n")
     os.utime(folder / "shared.py", (1e9, 1e9))
@@ -421,7 +422,7 @@ def test_helpers_are_loaded_anew_at_a_hangup_and_log_in_workers_and_faults_are_l
     ]
     # Once at the start, once at the reload.
     assert faults == [("plugin error", "bad", "plugins/bad.py")] * 2
-    (line,) = [line for line in lines if line["event"] == "told"]
+    (line,) = [line for line in lines if line["event"] == "note_order"]
     assert (line["logger"], line["level"], line["order"], line["run"], line["pipeline"]) == (
         "shared",
         "info",

@@ -1,5 +1,4 @@
-"""Plugins: found, loaded, and their mistakes said with plugin, pipeline and mend; one that is
-broken harms no other."""
+"""Plugins are found and loaded; faults are reported with plugin, pipeline and fix."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ MISTAKES = {
         "can't be understood",
         "import the names",
     ),
-    "a parameter nobody takes": (
+    "a parameter that no handler has": (
         PIPELINE + '@p.get("/{id}")\ndef f(call: Call) -> dict: ...\n',
         "does not take 'id'",
         "id: str",
@@ -123,21 +122,23 @@ def checked(place: Place, **more: str) -> tuple[int, dict[str, object]]:
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_said_with_its_plugin_pipeline_and_mend_and_harms_no_other(
+def test_a_fault_is_reported_with_its_plugin_pipeline_and_fix_and_harms_no_other(
     sqlite_place: Place, case: str
 ) -> None:
     body, problem, fix = MISTAKES[case]
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("bad", HEAD + body + ("" if "return [p, q]" in body else TAIL))
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
     assert code == 1
-    found = [item for item in said["problems"] if problem in item["problem"] and fix in item["fix"]]  # type: ignore[attr-defined, index]  # JSON
-    assert found, said["problems"]
-    assert found[0]["plugin"] == "bad"
-    assert found[0]["pipeline"].lower().startswith("bad")
-    states = {item["name"]: item["state"] for item in said["pipelines"]}  # type: ignore[attr-defined]  # JSON
+    matches = [
+        item for item in report["problems"] if problem in item["problem"] and fix in item["fix"]
+    ]  # type: ignore[attr-defined, index]  # JSON
+    assert matches, report["problems"]
+    assert matches[0]["plugin"] == "bad"
+    assert matches[0]["pipeline"].lower().startswith("bad")
+    states = {item["name"]: item["state"] for item in report["pipelines"]}  # type: ignore[attr-defined]  # JSON
     assert states.pop("good") == "served"
     assert set(states.values()) <= {"blocked"}
 
@@ -187,14 +188,14 @@ def test_a_plugin_that_does_not_load_is_named(
     sqlite_place.plugin("good", GOOD)
     sqlite_place.plugin("bad", source)
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
-    (found,) = said["problems"]  # type: ignore[misc]  # JSON
+    (matches,) = report["problems"]  # type: ignore[misc]  # JSON
     assert code == 1
-    assert (found["plugin"], found["file"]) == ("bad", "plugins/bad.py")
-    assert problem in found["problem"]
-    assert fix in found["fix"]
-    assert [item["name"] for item in said["pipelines"]] == ["good"]  # type: ignore[attr-defined]  # JSON
+    assert (matches["plugin"], matches["file"]) == ("bad", "plugins/bad.py")
+    assert problem in matches["problem"]
+    assert fix in matches["fix"]
+    assert [item["name"] for item in report["pipelines"]] == ["good"]  # type: ignore[attr-defined]  # JSON
 
 
 @pytest.mark.parametrize(
@@ -210,10 +211,10 @@ def test_without_any_of_the_three_product_plugins_external_pipelines_are_refused
 ) -> None:
     sqlite_place.plugin("good", GOOD)
 
-    code, said = checked(sqlite_place, PENSTOCK_PLUGINS_DENY=left_out)
+    code, report = checked(sqlite_place, PENSTOCK_PLUGINS_DENY=left_out)
 
     assert code == 1
-    (pipeline,) = said["pipelines"]  # type: ignore[misc]  # JSON
+    (pipeline,) = report["pipelines"]  # type: ignore[misc]  # JSON
     assert pipeline["state"] == "blocked"
     assert reason in pipeline["why"][0]
 
@@ -233,10 +234,10 @@ def test_every_policy_must_agree_and_one_that_raises_refuses(
         f"        {verdict}\n@hookimpl\ndef penstock_policies():\n    return [Other()]\n",
     )
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
     assert code == 1
-    assert said["pipelines"][0]["state"] == "blocked"  # type: ignore[index]  # JSON
+    assert report["pipelines"][0]["state"] == "blocked"  # type: ignore[index]  # JSON
 
 
 def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(
@@ -252,10 +253,10 @@ def test_a_second_authenticator_of_one_name_refuses_rather_than_overrides(
         "@hookimpl\ndef penstock_authenticators():\n    return [Rogue()]\n",
     )
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
     assert code == 1
-    assert "two plugins offer" in said["pipelines"][0]["why"][0]  # type: ignore[index]  # JSON
+    assert "two plugins offer" in report["pipelines"][0]["why"][0]  # type: ignore[index]  # JSON
 
 
 def test_two_major_versions_live_side_by_side(sqlite_place: Place) -> None:
@@ -267,10 +268,10 @@ def test_two_major_versions_live_side_by_side(sqlite_place: Place) -> None:
         "good", GOOD.replace("return [good]", "return [good, newer]").replace("\n@hookimpl", newer)
     )
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
     assert code == 0
-    assert [item["url"] for item in said["pipelines"]] == ["/v1/good/", "/v2/good/"]  # type: ignore[attr-defined]  # JSON
+    assert [item["url"] for item in report["pipelines"]] == ["/v1/good/", "/v2/good/"]  # type: ignore[attr-defined]  # JSON
 
 
 def test_allow_and_deny_lists_decide_what_is_loaded_and_a_typo_is_an_error(
@@ -319,10 +320,10 @@ def test_a_command_whose_name_is_taken_is_a_fault_of_its_plugin(sqlite_place: Pl
             f" return [Command({name!r}, '', lambda given: 5)]\n",
         )
 
-    code, said = checked(sqlite_place)
+    code, report = checked(sqlite_place)
 
     assert code == 1
-    assert [(item["plugin"], item["problem"]) for item in said["problems"]] == [  # type: ignore[attr-defined, index]  # JSON
+    assert [(item["plugin"], item["problem"]) for item in report["problems"]] == [  # type: ignore[attr-defined, index]  # JSON
         ("one", "the command 'greet' is there twice"),
         ("two", "the command 'greet' is there twice"),
         ("three", "the command 'check' is one of Penstock's"),

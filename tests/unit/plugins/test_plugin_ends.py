@@ -1,5 +1,5 @@
 """Plugin code that tries to end the process: no command succeeds by it, each names the plugin,
-and a server goes on closed."""
+and a server continues with closed gates."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def test_other_commands_do_what_they_say_or_fail(
 
     done = sqlite_place.run(*words)
 
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output
     assert (
         done.returncode != 0
-        or "good" in said
-        or "applied" in said.splitlines()[-1]
-        or '"openapi"' in said
+        or "good" in output
+        or "applied" in output.splitlines()[-1]
+        or '"openapi"' in output
     )
 
 
@@ -187,14 +187,14 @@ def test_a_running_server_is_closed_within_seconds_and_goes_on_following(
     path.write_text(mood)
     place.policy("api-key")
     place.consumer("acme", "orders")
-    made, other = place.key("acme"), place.key("acme")
+    created, other = place.key("acme"), place.key("acme")
     server = serve(place)
-    assert server.call("GET", "/v1/orders/", key=made.key).status_code == 200
+    assert server.call("GET", "/v1/orders/", key=created.key).status_code == 200
 
     place.policy("jwt-api-key")
     time.sleep(1.5)
 
-    assert server.call("GET", "/v1/orders/", key=made.key).status_code == 503
+    assert server.call("GET", "/v1/orders/", key=created.key).status_code == 503
     assert "plugin moody" in server.log.read_text()
     assert server.log.read_text().count('"plugin error"') == 1
     if mood == "hang":  # nothing ends a thread; what it holds up is its own pipeline alone
@@ -202,6 +202,6 @@ def test_a_running_server_is_closed_within_seconds_and_goes_on_following(
     place.policy("api-key")
     api_keys.revoke_key(place.engine, ACTOR, other.id)
     time.sleep(1.5)
-    assert server.call("GET", "/v1/orders/", key=made.key).status_code == 200
+    assert server.call("GET", "/v1/orders/", key=created.key).status_code == 200
     assert server.call("GET", "/v1/orders/", key=other.key).status_code == 401
     assert server.call("GET", "/-/ready").status_code == 200
