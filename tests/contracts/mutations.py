@@ -153,7 +153,7 @@ MUTATIONS = (
     mutation("an undesignated login flow issues tokens", HOST_TOKENS, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
     mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
     mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(run.add_fault(fault))\n", "            run.add_fault(fault)\n", "tests/unit/gate/test_evaluation.py"),
-    mutation("access data that can't be applied still answers calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/unit/access/test_damaged_data.py"),
+    mutation("access data that can't be applied still answers calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/unit/access/test_damaged_data.py tests/unit/host/test_upkeep.py"),
     mutation("a name that two plugins share is served", COMPILATION, "if others := sorted(owners[name] - {offer.plugin}):", "if others := sorted(owners[name] - owners[name]):", "tests/unit/access/test_by_id.py"),
     mutation("a scheme that nothing can check passes as anonymous", GATE, "if not in_header and head.authorization is not None:", "if False:", "tests/unit/gate/test_authorization.py"),
     mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if guess.right and time", "if time", "tests/unit/gate/test_guesses.py"),

@@ -3,7 +3,6 @@ it might restrict is closed."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from structlog.testing import CapturingLogger
 from support.place import ACTOR, Place
 
 from penstock import Rate, parse_api_key
@@ -33,9 +31,6 @@ from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import Snapshot
 from penstock.access.users import Role
 from penstock.errors import CannotStart, UsageError
-from penstock.host.host import Host
-from penstock.host.housekeeping import Housekeeping
-from penstock.settings import Settings
 
 HASH = (
     "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg"
@@ -494,81 +489,3 @@ class TestBroken:
             view.refresh(sqlite_place.engine)
 
         assert view.age() == float("inf")
-
-
-class TestFollowing:
-    """The thread that follows the database."""
-
-    @pytest.fixture
-    def host(self, sqlite_place: Place) -> Any:
-        host = Host(Settings.from_env(sqlite_place.environ()))
-        host.start()
-        host.upkeep._follower._log = CapturingLogger()  # noqa: SLF001  the test reads what it logs
-        yield host
-        host.stop()
-
-    @pytest.mark.parametrize(
-        "error",
-        [
-            SystemExit(0),
-            KeyboardInterrupt(),
-            GeneratorExit(),
-            MemoryError(),
-            RuntimeError("damaged"),
-        ],
-        ids=repr,
-    )
-    def test_nothing_that_is_raised_ends_it_and_all_of_it_is_told(
-        self, host: Host, monkeypatch: pytest.MonkeyPatch, error: BaseException
-    ) -> None:
-        def fail(*_: object) -> bool:
-            host.view.access.broken = "damaged"  # type: ignore[union-attr]  # it was started
-            raise error
-
-        monkeypatch.setattr(host.view.access, "refresh", fail)
-        wait(lambda: not host.view.fresh())
-        ready, checks = host.health.checks()
-        monkeypatch.undo()
-        host.upkeep._signals.changed.set()  # noqa: SLF001  it need not wait for its next turn
-        wait(host.view.fresh)
-
-        assert not ready
-        assert "can't be applied" in checks["database"]
-        assert checks["snapshot"] != "ok"
-        calls = host.upkeep._follower._log.calls  # noqa: SLF001  as above
-        assert "changes can't be applied" in "".join(str(call.args) for call in calls)
-        assert next(
-            thread for thread in threading.enumerate() if thread.name == "penstock-follow"
-        ).is_alive()
-
-    def test_housekeeping_that_fails_ends_it_no_more_than_following(
-        self, host: Host, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("penstock.host.housekeeping.HOUSEKEEPING_INTERVAL_S", 0.0)
-
-        def fail(*_: object) -> None:
-            raise SystemExit(0)
-
-        monkeypatch.setattr(Housekeeping, "_purge", fail)
-        time.sleep(0.6)
-
-        assert host.view.reachable()
-
-    def test_its_death_is_shown_by_health(self, host: Host) -> None:
-        host.upkeep._signals.stop.set()  # noqa: SLF001  nothing else ends it
-        host.upkeep._signals.changed.set()  # noqa: SLF001  the same
-        for thread in host.upkeep._threads:  # noqa: SLF001  the same
-            thread.join(5)
-
-        ready, checks = host.health.checks()
-
-        assert not ready
-        assert "not followed" in checks["database"]
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass")
