@@ -190,7 +190,7 @@ def test_under_any_it_is_not_open_to_anyone(runtime: Runtime) -> None:
 
 def test_basic_and_tokens_are_a_mistake_on_one_trigger(penstock_runtime: Start) -> None:
     assert (
-        "both come in the header Authorization"
+        "both use the header Authorization"
         in penstock_runtime(offering(jwt=True, api_key=True), policy="any").problems()[0]
     )
 
