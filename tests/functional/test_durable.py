@@ -22,7 +22,8 @@ from support.durable import Serve, StartWorker, noted, over, until, workers
 from support.place import Place
 from support.zygote import Started
 
-from penstock.db.engine import DatabaseUnavailable, writing
+from penstock.db.engine import writing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.host.services import open_dbos
 
 PLUGIN = """

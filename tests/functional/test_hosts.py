@@ -24,14 +24,8 @@ from support.services import Postgres, free_port
 
 from penstock.access import api_keys
 from penstock.db import migrate
-from penstock.db.engine import (
-    DatabaseReadOnly,
-    DatabaseUnavailable,
-    DatabaseUnfit,
-    open_engine,
-    reading,
-    writing,
-)
+from penstock.db.engine import open_engine, reading, writing
+from penstock.db.failures import DatabaseReadOnly, DatabaseUnavailable, DatabaseUnfit
 
 PLUGIN = """
 import time

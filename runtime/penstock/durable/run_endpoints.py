@@ -14,7 +14,8 @@ from penstock.contracts.call import Call, Reply
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.engine import reading
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.intake import RunIntake
 from penstock.durable.status import run_document
 from penstock.endpoints.endpoint import Endpoint

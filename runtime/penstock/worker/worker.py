@@ -32,7 +32,8 @@ import structlog
 from penstock import threads
 from penstock.contracts.run_status import Status
 from penstock.db import processes
-from penstock.db.engine import DatabaseUnavailable, Engine, open_engine
+from penstock.db.engine import Engine, open_engine
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, Queue, RunExecutor, Undecryptable
 from penstock.durable.intake import CALLBACKS, queue_of

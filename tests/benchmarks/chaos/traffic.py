@@ -19,7 +19,7 @@ from typing import Self
 from benchmarks.chaos.site import ENVIRONMENT, Site, Unit
 
 from penstock.contracts.keys import make_api_key
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import EngineRun
 from penstock.endpoints.encoding import unpack
 from penstock.host.services import open_dbos
