@@ -180,7 +180,7 @@ def test_what_is_sent_without_being_asked_for_is_checked_all_the_same(
 def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
     runtime = penstock_runtime(offering(), policy=policy)
 
-    assert any("asks for api_key=True" in reason for reason in runtime.refused()["v1/orders"])
+    assert any("asks for api_key=True" in reason for reason in runtime.blocked()["v1/orders"])
     assert get(runtime, "a", PASSWORD).status_code == 503
 
 

@@ -427,13 +427,13 @@ def test_key_and_signature_must_be_of_one_consumer(penstock_runtime: Start) -> N
 def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
     runtime = penstock_runtime(offering("github"), policy=policy)
 
-    assert any("asks for api_key=True" in reason for reason in runtime.refused()["v1/hooks"])
+    assert any("asks for api_key=True" in reason for reason in runtime.blocked()["v1/hooks"])
 
 
 def test_a_kind_that_nobody_offers_refuses_the_pipeline(penstock_runtime: Start) -> None:
     assert (
         "no authenticator for 'shopify_signature' is loaded"
-        in penstock_runtime(offering("shopify"), policy="any").refused()["v1/hooks"][0]
+        in penstock_runtime(offering("shopify"), policy="any").blocked()["v1/hooks"][0]
     )
     assert (
         'write "github", "stripe", "slack" or "hmac"'

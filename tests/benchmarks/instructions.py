@@ -196,7 +196,7 @@ def count() -> None:
                 run()
             dump()
         print(json.dumps(list(made)), flush=True)
-        os._exit(0)  # what is left to do at the end is nobody's business
+        os._exit(0)  # no clean-up is needed
 
 
 def counted() -> dict[str, int]:

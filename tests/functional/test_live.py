@@ -227,7 +227,7 @@ def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(
     }
 
 
-def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
+def test_calls_are_answered_while_the_database_is_away_then_end_at_the_staleness_bound(
     sqlite_place: Place, serve: Serve
 ) -> None:
     place = sqlite_place

@@ -1,4 +1,4 @@
-"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and lets nobody
+"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and admits no
 in without a key."""
 
 from __future__ import annotations

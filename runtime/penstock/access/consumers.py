@@ -207,9 +207,9 @@ def _associate(
     offered: Offered,
     new_pipelines: bool | None,
 ) -> tuple[list[str], dict[str, object]]:
-    known = stored_in(rows, place.environment_id)
+    stored_ids = stored_in(rows, place.environment_id)
     identifiers = in_order(
-        {identifier for word in sorted(words) for identifier in meant_by(word, offered, known)}
+        {identifier for word in sorted(words) for identifier in meant_by(word, offered, stored_ids)}
     )
     for identifier in identifiers:
         match = {**place.of(AssociationRow), AssociationRow.pipeline: identifier}

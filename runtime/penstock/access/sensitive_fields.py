@@ -67,11 +67,11 @@ def remove_fields(engine: Engine, actor: str, environment: str, fields: Iterable
     ) as (rows, detail):
         match = _of_environment(rows, environment)
         active = rows.all(SensitiveFieldRow, {**match, SensitiveFieldRow.active: True})
-        known = {row.field for row in active}
+        listed = {row.field for row in active}
         detail["fields"] = removed = sorted(set(fields))
         for field in removed:
-            if field not in known:
-                raise UnknownName(f"sensitive field of {environment!r}", field, known)
+            if field not in listed:
+                raise UnknownName(f"sensitive field of {environment!r}", field, listed)
             rows.set(
                 SensitiveFieldRow,
                 {**match, SensitiveFieldRow.field: field},

@@ -139,9 +139,9 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         detail,
     ):
         environment_id = environment_row(rows, environment).id
-        known = stored_in(rows, environment_id)
+        stored_ids = stored_in(rows, environment_id)
         allowed = in_order(
-            {identifier for word in pipelines for identifier in meant_by(word, offered, known)}
+            {identifier for word in pipelines for identifier in meant_by(word, offered, stored_ids)}
         )
         rows.put(
             PipelineSecretRow,

@@ -14,7 +14,7 @@ from penstock import clock
 from penstock.contracts.call import Caller
 from penstock.contracts.sanitize import clean_text
 from penstock.contracts.steps import Step
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import Document, RunExecutor
 from penstock.durable.outcomes import problem_document, refusal_of
 from penstock.durable.step_outputs import error_document, pack_result, stored_error

@@ -14,7 +14,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.authenticators import Once, RequestHead
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.registered import RegisteredAuthenticator, extends_caller, is_valid_once
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.guesses import Look
 from penstock.plugins.guard import PluginFault, described

@@ -22,7 +22,8 @@ import structlog
 from penstock import clock, metrics, threads
 from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.contracts.access import LEEWAY
-from penstock.db.engine import DatabaseUnavailable, Engine
+from penstock.db.engine import Engine
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.history import HistoryPoint
 from penstock.errors import PenstockError, UnknownName
 from penstock.gate.compliance import Evaluation, State

@@ -12,7 +12,8 @@ from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.clock import measure
-from penstock.db.engine import DatabaseUnavailable, DatabaseUnfit, Engine, open_existing
+from penstock.db.engine import Engine, open_existing
+from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit
 from penstock.errors import CannotStart, PenstockError, StartDelayed, UnknownName
 from penstock.gate.compliance import State
 from penstock.gate.evaluation import EvaluatedPipelines

@@ -104,7 +104,7 @@ class TestTwoMajorVersions:
 
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [200, 503]
         assert (
-            "penstock login-flow designate v2/login --env test" in runtime.refused()["v2/login"][0]
+            "penstock login-flow designate v2/login --env test" in runtime.blocked()["v2/login"][0]
         )
         runtime.policy("api-key")
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [200, 500]
@@ -158,7 +158,7 @@ class TestTwoMajorVersions:
         assert status(client, "/v2/orders/") == 503
         assert (
             "`penstock secret set erp_token --env test` with `--pipeline v2/orders`"
-            in runtime.refused()["v2/orders"][0]
+            in runtime.blocked()["v2/orders"][0]
         )
 
     def test_a_version_that_appears_later_starts_with_nothing(self, sqlite_place: Place) -> None:
@@ -204,8 +204,8 @@ class TestASharedName:
         runtime.designate("v1/login")
 
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [503, 503]
-        assert "the name login is also offered by plugin rogue" in runtime.refused()["v1/login"][0]
-        assert "the name login is also offered by plugin shop" in runtime.refused()["v2/login"][0]
+        assert "the name login is also offered by plugin rogue" in runtime.blocked()["v1/login"][0]
+        assert "the name login is also offered by plugin shop" in runtime.blocked()["v2/login"][0]
         assert len([text for text in runtime.problems() if "is also offered" in text]) == 2
 
     def test_means_neither_in_a_command(self, penstock_runtime: Start) -> None:

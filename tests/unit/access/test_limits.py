@@ -449,7 +449,7 @@ class TestAddresses:
     ) -> None:
         runtime = penstock_runtime(offering(one={"allow": [text]}), policy="api-key")
 
-        assert 'write networks such as "192.0.2.0/24"' in runtime.refused()["v1/one"][0]
+        assert 'write networks such as "192.0.2.0/24"' in runtime.blocked()["v1/one"][0]
 
     def test_a_consumer_may_call_from_its_networks_alone(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(offering(one={}), policy="api-key")

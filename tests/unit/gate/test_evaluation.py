@@ -485,5 +485,5 @@ def test_policies_that_can_not_be_asked_for_refuse_everything(
 
     assert runtime.client(token=False).get("/v1/orders/").status_code == 503
     assert f"the access policies of plugin {plugin.__name__} can't be asked" in str(
-        runtime.refused()["v1/orders"]
+        runtime.blocked()["v1/orders"]
     )

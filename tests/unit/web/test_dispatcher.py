@@ -378,7 +378,7 @@ def test_a_query_parameter_that_makes_no_sense_refuses_the_pipeline(
     def reason(handler: Callable[..., object]) -> str:
         pipeline = example()
         pipeline.get("/")(handler)
-        return str(penstock_runtime(offering(pipeline), policy="any").refused()["v1/example"])
+        return str(penstock_runtime(offering(pipeline), policy="any").blocked()["v1/example"])
 
     assert "the query parameter 'limit' has no annotation; write limit: str" in reason(untyped)
     assert "the query parameter 'point' can't be a" in reason(whole)
@@ -728,7 +728,7 @@ def test_a_declaration_of_the_wrong_types_refuses_that_pipeline_and_no_other(
     fine.get("/")(lambda: "fine")
     runtime = penstock_runtime(offering(odd, fine), policy="any")
 
-    assert any(problem in text for text in runtime.refused()["v1/odd"])
+    assert any(problem in text for text in runtime.blocked()["v1/odd"])
     assert runtime.anonymous().get("/v1/fine/").text == "fine"
 
 
@@ -747,7 +747,7 @@ def test_what_can_t_be_understood_at_all_refuses_that_pipeline_and_no_other(
 
     assert (
         "its declaration can't be understood: LookupError: what is this?"
-        in runtime.refused()["v1/odd"][0]
+        in runtime.blocked()["v1/odd"][0]
     )
     assert runtime.anonymous().get("/v1/fine/").text == "fine"
     assert runtime.anonymous().get("/v1/odd/").status_code == 503
@@ -814,7 +814,7 @@ def test_dates_that_make_no_sense_refuse_the_pipeline(
 
     assert any(
         problem in text
-        for text in penstock_runtime(offering(old), policy="any").refused()["v1/old"]
+        for text in penstock_runtime(offering(old), policy="any").blocked()["v1/old"]
     )
 
 

@@ -12,12 +12,8 @@ from dbos import (
 )
 from dbos import error as faults
 
-from penstock.db.engine import (
-    DatabaseUnavailable,
-    DatabaseUnfit,
-    shown_url,
-    translated,
-)
+from penstock.db.engine import shown_url
+from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit, translated
 from penstock.plugins.guard import described
 
 
