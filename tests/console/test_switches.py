@@ -36,7 +36,7 @@ def test_a_process_of_its_own_serves_the_console_and_no_pipeline(
 
 def test_the_openapi_document_can_be_restricted_to_users(console_server: Start) -> None:
     console = console_server(PENSTOCK_OPENAPI="sign-in", PENSTOCK_DOCS="true")
-    stranger, vic = console.client(), console.client("vic")
+    anonymous, vic = console.client(), console.client("vic")
 
     def statuses(visitor: ConsoleClient) -> list[int]:
         return [
@@ -44,20 +44,20 @@ def test_the_openapi_document_can_be_restricted_to_users(console_server: Start) 
             for path in ("/-/openapi.json", "/-/docs", "/-/docs/page.js")
         ]
 
-    assert statuses(stranger) == [401, 401, 401]
+    assert statuses(anonymous) == [401, 401, 401]
     assert statuses(vic) == [200, 200, 200]
     of_a_browser = (
         "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,"
         "image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
     )
-    sent = stranger.http.get("/-/docs", headers={"Accept": of_a_browser})
+    sent = anonymous.http.get("/-/docs", headers={"Accept": of_a_browser})
     assert (sent.status_code, sent.headers["Location"]) == (303, f"{ROOT}/sign-in?next=/-/docs")
-    stranger.http.get(sent.headers["Location"])
-    assert stranger.sign_in("vic").headers["Location"] == "/-/docs"
+    anonymous.http.get(sent.headers["Location"])
+    assert anonymous.sign_in("vic").headers["Location"] == "/-/docs"
 
 
 def test_contradictory_settings_stop_the_start(sqlite_place: Place) -> None:
-    for more, said in (
+    for more, message in (
         ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
         ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
         ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
@@ -85,7 +85,7 @@ def test_contradictory_settings_stop_the_start(sqlite_place: Place) -> None:
             text=True,
             check=False,
         )
-        assert (done.returncode, said in done.stderr) == (3, True), (more, done.stderr)
+        assert (done.returncode, message in done.stderr) == (3, True), (more, done.stderr)
 
 
 def test_serving_processes_register_and_unregister(place: Place, serve: Serve) -> None:
