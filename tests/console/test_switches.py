@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -56,36 +57,50 @@ def test_the_openapi_document_can_be_restricted_to_users(console_server: Start) 
     assert anonymous.sign_in("vic").headers["Location"] == "/-/docs"
 
 
+CONTRADICTIONS = (
+    ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
+    ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
+    ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
+    (
+        {"PENSTOCK_URL": "api.example.com"},
+        "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most a path",
+    ),
+    ({"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"}, "set PENSTOCK_CONSOLE_URL and"),
+    (
+        {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"},
+        "PENSTOCK_CONSOLE_SIGN_IN_RATE",
+    ),
+)
+# Imports once and starts in a child per case, for the import takes most of the time.
+STARTS = """
+import json, os, sys
+from penstock.web import from_environment
+for settings in json.loads(sys.argv[1]):
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.dup2(write, 2)
+        os.environ.update(settings)
+        from_environment()
+        os._exit(0)
+    os.close(write)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, os.fdopen(read).read()]))
+"""
+
+
 def test_contradictory_settings_stop_the_start(sqlite_place: Place) -> None:
-    for more, message in (
-        ({"PENSTOCK_PIPELINES": "false"}, "nothing would be served"),
-        ({"PENSTOCK_DOCS": "sign-in"}, "set PENSTOCK_CONSOLE=true too"),
-        ({"PENSTOCK_CONSOLE_URL": "ops.example.com"}, "must be like https://ops.example.com"),
-        (
-            {"PENSTOCK_URL": "api.example.com"},
-            (
-                "PENSTOCK_URL must be like https://api.example.com/orders: scheme, host and at most"
-                " a path"
-            ),
-        ),
-        (
-            {"PENSTOCK_CONSOLE_OIDC_ISSUER": "https://id.example.com"},
-            "set PENSTOCK_CONSOLE_URL and",
-        ),
-        (
-            {"PENSTOCK_CONSOLE": "true", "PENSTOCK_CONSOLE_SIGN_IN_RATE": "often"},
-            "PENSTOCK_CONSOLE_SIGN_IN_RATE",
-        ),
-    ):
-        code = "from penstock.web import from_environment; from_environment()"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=sqlite_place.environ(**more),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, message in done.stderr) == (3, True), (more, done.stderr)
+    cases = json.dumps([settings for settings, _ in CONTRADICTIONS])
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, cases],
+        env=sqlite_place.environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+
+    for (settings, message), (status, text) in zip(CONTRADICTIONS, results, strict=True):
+        assert (status, message in text) == (3, True), (settings, text)
 
 
 def test_serving_processes_register_and_unregister(place: Place, serve: Serve) -> None:
