@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from penstock.db.tables import metadata
+from penstock.db.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

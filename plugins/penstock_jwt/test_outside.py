@@ -387,7 +387,7 @@ class TestMapping:
         (("https://id.example", "--jwks-url", "ftp://id.example/jwks"), "is no https URL"),
         (
             ("https://id.example", "--jwks-url", "https://u:p@id.example/jwks"),
-            "must not hold a user or a password",
+            "must not contain a user or a password",
         ),
         (("http://id.example",), "is no https URL"),
         (("id.example",), "is no https URL"),

@@ -343,7 +343,7 @@ def test_two_consumers_may_not_share_a_secret_nor_two_credentials_a_name(
     runtime = start(penstock_runtime, "github")
     runtime.client("cat", key=False, token=False)
 
-    with pytest.raises(Exception, match="another consumer has that very secret"):
+    with pytest.raises(Exception, match="another consumer has the same secret"):
         runtime.operate(
             "credential",
             "add",

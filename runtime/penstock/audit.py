@@ -1,4 +1,4 @@
-"""What operators did: one event for each change, in the same transaction; append-only."""
+"""The audit trail: one event for each change, in the same transaction; append-only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any
 
 from penstock.db import audit_events
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import AccessChange, RowReader, access_change
+from penstock.db.tables import AuditEventRow
+from penstock.db.unit_of_work import AccessChange, access_change
 from penstock.errors import UnknownName, UsageError
 
 
 class Action(StrEnum):
-    """What the trail can say. Append only: old rows keep old words."""
+    """The actions in the trail. Only add new ones: stored events have the old ones."""
 
     ENVIRONMENT_CREATED = "environment:created"
     ENVIRONMENT_CHANGED = "environment:changed"
@@ -77,7 +78,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of the trail."""
+    """An event of the audit trail."""
 
     id: int
     at: datetime
@@ -92,9 +93,9 @@ class Event:
 def change(
     engine: Engine, actor: str, action: Action, subject: str, *, environment: str | None = None
 ) -> Iterator[tuple[AccessChange, dict[str, Any]]]:
-    """Open a change to access with its event.
+    """Open a change of access data, and write its event at the end.
 
-    What is put into the yielded dict becomes the event's detail.
+    It yields the change, and a dict that becomes the event's detail. Raises DatabaseUnavailable.
     """
     detail: dict[str, Any] = {}
     with access_change(engine) as rows:
@@ -111,23 +112,22 @@ def note(
     *,
     environment: str | None = None,
 ) -> None:
-    """Write one event of a change that is open; a change that does several things has several."""
+    """Write an event of an open change; a change with several effects has several events."""
     rows.add(
-        "audit_events",
-        at=datetime.now(UTC),
-        actor=actor[:255],
-        action=action.value,
-        environment=environment,
-        subject=subject[:255],
-        detail=dict(detail),
+        AuditEventRow,
+        {
+            AuditEventRow.at: datetime.now(UTC),
+            AuditEventRow.actor: actor[:255],
+            AuditEventRow.action: action.value,
+            AuditEventRow.environment: environment,
+            AuditEventRow.subject: subject[:255],
+            AuditEventRow.detail: dict(detail),
+        },
     )
 
 
 def kinds() -> list[str]:
-    """Return the kinds of things that actions are done to.
-
-    Each stands before an action's first colon.
-    """
+    """Return the kinds of objects that actions change: the texts before the first colon."""
     return sorted({action.partition(":")[0] for action in Action})
 
 
@@ -144,8 +144,8 @@ def events(  # noqa: PLR0913  one argument a filter
 ) -> list[Event]:
     """Return events, newest first.
 
-    `action` is a whole one or its kind, `before` the id that the page before ended with. Raises
-    Mistaken.
+    `action` is an action or a kind; the next page is before the last id of a page. Raises
+    UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -156,7 +156,7 @@ def events(  # noqa: PLR0913  one argument a filter
             + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}")
         )
     with reading(engine) as connection:
-        found = audit_events.page(
+        rows = audit_events.page(
             connection,
             actor=actor,
             action=action,
@@ -166,37 +166,39 @@ def events(  # noqa: PLR0913  one argument a filter
             before=before,
             limit=limit,
         )
-        return [Event(**row) for row in found]
+    return [_event(row) for row in rows]
 
 
-LARGEST = 1 << 63  # what a number can't be
+def _event(row: AuditEventRow) -> Event:
+    return Event(row.id, row.at, row.actor, row.action, row.environment, row.subject, row.detail)
+
+
+MAX_EVENT_ID = (1 << 63) - 1
 
 
 def event(engine: Engine, number: int) -> Event:
-    """Return an event by its number. Raises UnknownName."""
+    """Return an event by its id. Raises UnknownName."""
     with reading(engine) as connection:
-        row = RowReader(connection).find("audit_events", id=number) if number < LARGEST else None
+        row = audit_events.find(connection, number) if number <= MAX_EVENT_ID else None
     if row is None:
         raise UnknownName("event", str(number))
-    return Event(**row)
+    return _event(row)
 
 
-AT_ONCE = 1000  # events that are read together
+EVENTS_PER_READ = 1000
 
 
 def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN401  those of events
-    """Yield all events that pass filters, newest first.
-
-    Never more than a page of them is in memory.
-    """
+    """Yield all events that match filters, newest first; only one page of them is in memory."""
     before = None
-    while found := events(engine, limit=AT_ONCE, before=before, **filters):
-        yield from found
-        before = found[-1].id
+    while page := events(engine, limit=EVENTS_PER_READ, before=before, **filters):
+        yield from page
+        before = page[-1].id
 
 
 COLUMNS = tuple(Event.__slots__)
-FORMULAS = (
+# Spreadsheets take a text with one of these at its beginning for a formula.
+FORMULA_PREFIXES = (
     "=",
     "+",
     "-",
@@ -204,40 +206,37 @@ FORMULAS = (
     "\t",
     "\r",
     "\n",
-    "＝",  # noqa: RUF001  spreadsheets take what begins so for a formula
-    "＋",  # noqa: RUF001  spreadsheets take what begins so for a formula
-    "－",  # noqa: RUF001  spreadsheets take what begins so for a formula
-    "＠",  # noqa: RUF001  spreadsheets take what begins so for a formula
+    "＝",  # noqa: RUF001  the full-width form
+    "＋",  # noqa: RUF001  the full-width form
+    "－",  # noqa: RUF001  the full-width form
+    "＠",  # noqa: RUF001  the full-width form
 )
 
 
-def _plain(event: Event) -> dict[str, Any]:
+def _to_plain(event: Event) -> dict[str, Any]:
     return {
         **{name: getattr(event, name) for name in COLUMNS},
         "at": event.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
 
 
-def as_json_lines(found: Iterable[Event]) -> Iterator[str]:
+def as_json_lines(events: Iterable[Event]) -> Iterator[str]:
     """Yield events as JSON, one a line."""
-    for item in found:
-        yield json.dumps(_plain(item), ensure_ascii=False) + "\n"
+    for item in events:
+        yield json.dumps(_to_plain(item), ensure_ascii=False) + "\n"
 
 
-def as_csv(found: Iterable[Event]) -> Iterator[str]:
-    """Yield events as CSV (RFC 4180).
-
-    What a spreadsheet would take for a formula has an apostrophe before it.
-    """
+def as_csv(events: Iterable[Event]) -> Iterator[str]:
+    """Yield events as CSV (RFC 4180), with an apostrophe before the formulas of spreadsheets."""
     yield _csv_line(COLUMNS)
-    for item in found:
-        values = _plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
+    for item in events:
+        values = _to_plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
         yield _csv_line("" if value is None else str(value) for value in values.values())
 
 
 def _csv_line(values: Iterable[str]) -> str:
     line = StringIO()
     csv.writer(line).writerow(
-        [f"'{value}" if value.startswith(FORMULAS) else value for value in values]
+        [f"'{value}" if value.startswith(FORMULA_PREFIXES) else value for value in values]
     )
     return line.getvalue()

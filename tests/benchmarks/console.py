@@ -17,7 +17,17 @@ from pathlib import Path
 from support.console import PASSWORD, ROOT, create_users
 from support.place import Place
 
+from penstock.access.lookup import ConsumerPlace
 from penstock.db import call_counts, runs
+from penstock.db.tables import (
+    AddressRuleRow,
+    ApiKeyRow,
+    AssociationRow,
+    AuditEventRow,
+    CallbackTargetRow,
+    ConsumerRow,
+    LimitRow,
+)
 from penstock.db.unit_of_work import access_change
 from penstock.host.host import Host
 from penstock.runs.ids import first_id
@@ -79,7 +89,7 @@ def fill(place: Place) -> None:
         call_counts.write(
             place.engine,
             [
-                row | {"pipeline": f"v1/p{number}", "outcome": "succeeded"}
+                call_counts.CallCount(**row, pipeline=f"v1/p{number}", outcome="succeeded")
                 for number in range(PIPELINES)
             ],
         )
@@ -117,52 +127,79 @@ def fill_access(place: Place) -> None:
         now, sealed = datetime.now(UTC), place.box.encrypt(b"0" * 32)
         for number in range(CONSUMERS):
             consumer = rows.add(
-                "consumers",
-                name=f"c{number:04}",
-                description="made up",
-                enabled=True,
-                created_at=now,
+                ConsumerRow,
+                {
+                    ConsumerRow.name: f"c{number:04}",
+                    ConsumerRow.description: "made up",
+                    ConsumerRow.enabled: True,
+                    ConsumerRow.created_at: now,
+                },
             )
-            where = {"environment_id": 1, "consumer_id": consumer, "active": True}
-            rows.add("limits", **where, pipeline="", by="consumer", seconds=60, rate="900/minute")
-            rows.add("address_rules", **where, network="192.0.2.0/24", allowed=True)
+            where = ConsumerPlace(1, consumer)
             rows.add(
-                "callback_targets",
-                **where,
-                prefix="https://hooks.example/",
-                private=False,
-                sealed=sealed,
+                LimitRow,
+                {
+                    **where.of(LimitRow),
+                    LimitRow.pipeline: "",
+                    LimitRow.by: "consumer",
+                    LimitRow.seconds: 60,
+                    LimitRow.rate: "900/minute",
+                    LimitRow.active: True,
+                },
+            )
+            rows.add(
+                AddressRuleRow,
+                {
+                    **where.of(AddressRuleRow),
+                    AddressRuleRow.network: "192.0.2.0/24",
+                    AddressRuleRow.allowed: True,
+                    AddressRuleRow.active: True,
+                },
+            )
+            rows.add(
+                CallbackTargetRow,
+                {
+                    **where.of(CallbackTargetRow),
+                    CallbackTargetRow.prefix: "https://hooks.example/",
+                    CallbackTargetRow.private: False,
+                    CallbackTargetRow.sealed: sealed,
+                    CallbackTargetRow.active: True,
+                },
             )
             for environment in (1, 2):
-                where = {"environment_id": environment, "consumer_id": consumer}
-                digest = sha256(f"{where}".encode()).digest()
+                where = ConsumerPlace(environment, consumer)
                 rows.add(
-                    "api_keys",
-                    id=f"key_{environment}_{number}",
-                    **where,
-                    digest=digest,
-                    last_four="abcd",
-                    note="",
-                    enabled=True,
-                    created_at=now,
+                    ApiKeyRow,
+                    {
+                        **where.of(ApiKeyRow),
+                        ApiKeyRow.id: f"key_{environment}_{number}",
+                        ApiKeyRow.digest: sha256(f"{where}".encode()).digest(),
+                        ApiKeyRow.last_four: "abcd",
+                        ApiKeyRow.note: "",
+                        ApiKeyRow.enabled: True,
+                        ApiKeyRow.created_at: now,
+                    },
                 )
                 for step in range(EACH):
                     rows.add(
-                        "associations",
-                        **where,
-                        pipeline=f"v1/p{(number + step * 7) % PIPELINES}",
-                        active=True,
+                        AssociationRow,
+                        {
+                            **where.of(AssociationRow),
+                            AssociationRow.pipeline: f"v1/p{(number + step * 7) % PIPELINES}",
+                            AssociationRow.active: True,
+                        },
                     )
         for number in range(EVENTS):
-            subject, detail = f"c{number % CONSUMERS:04}", {"key": f"key_{number}"}
             rows.add(
-                "audit_events",
-                at=now,
-                actor="ann",
-                action="key:created",
-                environment="test",
-                subject=subject,
-                detail=detail,
+                AuditEventRow,
+                {
+                    AuditEventRow.at: now,
+                    AuditEventRow.actor: "ann",
+                    AuditEventRow.action: "key:created",
+                    AuditEventRow.environment: "test",
+                    AuditEventRow.subject: f"c{number % CONSUMERS:04}",
+                    AuditEventRow.detail: {"key": f"key_{number}"},
+                },
             )
 
 

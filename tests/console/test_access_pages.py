@@ -601,7 +601,7 @@ def test_nothing_that_was_typed_becomes_markup(
     variables.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive_fields.add_fields(engine, "tester", "test", [EVIL])
     signing_keys.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    trusted = issuers.said_of(
+    trusted = issuers.parse_issuer(
         f"https://id.example/{EVIL.replace(' ', '/')}",
         EVIL,
         consumer_claim=EVIL,

@@ -16,6 +16,7 @@ from penstock import audit
 from penstock.access import consumers, limits, variables
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine
+from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import access_change
 from penstock.testing import Runtime
 
@@ -43,7 +44,10 @@ def many(engine: Engine, number: int, **values: object) -> None:
     }
     with access_change(engine) as rows:
         for _ in range(number):
-            rows.add("audit_events", **{**usual, **values})
+            rows.add(
+                AuditEventRow,
+                {AuditEventRow.table.c[name]: value for name, value in (usual | values).items()},
+            )
 
 
 def listed(page: str) -> list[int]:
@@ -126,7 +130,7 @@ def test_an_export_has_every_event_of_its_filters_and_no_formula(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     many(engine, 25, actor="+bot", subject="\tx", detail={"note": FORMULA})
     sheet = vic.get("/audit/export", format="csv", actor="+bot")
     lines = vic.get("/audit/export", format="jsonl", actor="+bot")
@@ -158,7 +162,7 @@ def test_an_export_is_streamed(runtime: Runtime, monkeypatch: pytest.MonkeyPatch
         limits_read.append(limit)
         return read_events(engine, limit=limit, **more)  # type: ignore[arg-type]  # the filters of a page
 
-    monkeypatch.setattr(audit, "AT_ONCE", 10)
+    monkeypatch.setattr(audit, "EVENTS_PER_READ", 10)
     monkeypatch.setattr(audit, "events", counted)
     with vic.http.stream("GET", f"{ROOT}/audit/export?format=jsonl&actor=bot") as response:
         parts = response.iter_raw()

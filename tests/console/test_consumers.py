@@ -11,7 +11,7 @@ import pytest
 from support.console import EVIL, ConsoleApp
 from support.place import Place
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
@@ -84,9 +84,9 @@ def test_the_list_counts_pipelines_and_active_keys_per_environment(
     place.dissociate("acme", "status")
     for _ in range(3):
         place.key("acme", "prod")
-    consumers.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
-    consumers.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
-    consumers.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
+    api_keys.revoke_key(place.engine, "tester", place.key("acme", "prod").id)
+    api_keys.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
+    api_keys.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
     text = console.client("vic").text("/consumers")
 
@@ -126,7 +126,7 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     )
     key = shown_key(response.text)
     page = oli.text("/consumers/acme")
-    stored = consumers.list_keys(console.place.engine, consumer="acme")[0]
+    stored = api_keys.list_keys(console.place.engine, consumer="acme")[0]
 
     assert response.status_code == 200
     assert response.headers["Cache-Control"] == "no-store"
@@ -158,9 +158,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [
-            item["state"] for item in consumers.list_keys(console.place.engine, consumer="acme")
-        ]
+        return [item["state"] for item in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -177,7 +175,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
         "/consumers/acme"
     )
     again = oli.post(f"{path}/enable")
-    assert (again.status_code, "is revoked, which is for good" in again.text) == (409, True)
+    assert (again.status_code, "is revoked, which is final" in again.text) == (409, True)
     done = [(actor, action) for actor, action, _, subject in console.events() if subject == key.id]
     assert done == [
         ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")

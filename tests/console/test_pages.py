@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 from support.console import ConsoleServer, count_calls
 
 from penstock import audit
-from penstock.access import environments, users
-from penstock.db.runs import register
+from penstock.access import policies, users
+from penstock.db.processes import register
 
 Start = Callable[..., ConsoleServer]
 
@@ -49,9 +49,7 @@ def test_the_overview_shows_figures_and_faults_of_an_environment(
     expect(page.get_by_text("No process is serving prod.")).to_be_visible()
     page.get_by_role("link", name="Last week").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview of prod")
-    environments.set_policy(
-        console.place.engine, "tester", "prod", "api-key", served={}, stopping=[]
-    )
+    policies.set_policy(console.place.engine, "tester", "prod", "api-key", served={}, stopping=[])
     page.reload()
     expect(page.locator(".alarm")).to_have_count(0)
 
@@ -135,7 +133,7 @@ def test_faults_are_beside_their_field(console_server: Start) -> None:
     assert 'id="e-name" class="error" role="alert">User “vic” exists already.' in taken.text
     assert 'aria-describedby="e-name h-name" aria-invalid="true"' in odd.text
     assert "isn&#39;t a choice here; choose one of viewer, operator, admin." in role.text
-    assert "Ann is the last admin; make another one first." in last.text
+    assert "Ann is the last admin; create another one first." in last.text
     assert ann.get("/users/unknown").status_code == 404
     assert "did you mean" in ann.get("/users/vik").text
 

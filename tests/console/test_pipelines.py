@@ -69,7 +69,11 @@ def count_calls(
     }
     call_counts.write(
         place.engine,
-        [row | {"calls": calls, "micros": calls * 900, "buckets": [0, 0, 0, calls, *[0] * 11]}],
+        [
+            call_counts.CallCount(
+                **row, calls=calls, micros=calls * 900, buckets=[0, 0, 0, calls, *[0] * 11]
+            )
+        ],
     )
 
 

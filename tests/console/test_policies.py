@@ -9,10 +9,11 @@ from collections.abc import Callable
 from support.console import EVIL, ConsoleApp, ConsoleClient
 from support.place import Place
 
-from penstock.access import environments
+from penstock.access import policies
 from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
+from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.runs.ids import first_id
 
@@ -37,7 +38,7 @@ def penstock_pipelines():
 
 def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
     with reading(place.engine) as connection:
-        row = RowReader(connection).find("consumers", name=consumer)
+        row = RowReader(connection).find(ConsumerRow, {ConsumerRow.name: consumer})
     assert row is not None
     run = (
         f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"
@@ -278,7 +279,7 @@ def test_the_history_shows_actor_change_time_and_reason(console_app: Make) -> No
     console = console_app(plugin=PLUGIN)
     for number, policy in enumerate(["any", "api-key", "jwt-api-key"] * 10):
         reason = f"reason {number}" if number < 29 else EVIL
-        environments.set_policy(
+        policies.set_policy(
             console.place.engine,
             "ann",
             "test",

@@ -11,8 +11,9 @@ from support.console import PASSWORD, ROOT, ConsoleClient, ConsoleServer, create
 from support.place import Place, Server
 
 from penstock import audit
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.access.users import Role
+from penstock.db.tables import UserSessionRow
 from penstock.db.unit_of_work import access_change
 from penstock.errors import UsageError
 
@@ -133,17 +134,21 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
     vic, elsewhere, ann = console.client("vic"), console.client("vic"), console.client("ann")
 
     def set_session(index: int, **values: object) -> None:
-        row = users.list_sessions(console.place.engine, "vic")[index]
+        row = sessions.list_sessions(console.place.engine, "vic")[index]
         with access_change(console.place.engine) as rows:
-            rows.set("user_sessions", {"id": row["id"]}, **values)
+            rows.set(
+                UserSessionRow,
+                {UserSessionRow.id: row.id},
+                {UserSessionRow.table.c[name]: value for name, value in values.items()},
+            )
 
     assert vic.get("/account").text.count(">current<") == 1
     assert ann.get("/users/vic").status_code == 200
     assert vic.post("/account/sessions/end").status_code == 303
     assert (vic.get("/").status_code, elsewhere.get("/").status_code) == (200, 303)
-    mine = users.list_sessions(console.place.engine, "vic")[0]["id"]
+    mine = sessions.list_sessions(console.place.engine, "vic")[0].id
     assert vic.post(f"/account/sessions/{mine}/end").status_code == 409
-    theirs = users.list_sessions(console.place.engine, "ann")[0]["id"]
+    theirs = sessions.list_sessions(console.place.engine, "ann")[0].id
     vic.post(f"/account/sessions/{theirs}/end")
     assert ann.get("/").status_code == 200, "a viewer ended the session of an admin"
     assert ann.post(f"/users/vic/sessions/{mine}/end").status_code == 303
@@ -161,11 +166,11 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
     poller = console.client("vic")
     set_session(0, seen_at=now - timedelta(minutes=50))
     poller.get("/overview/figures?poll=1")
-    assert users.list_sessions(console.place.engine, "vic")[0]["seen_at"] < now - timedelta(
+    assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at < now - timedelta(
         minutes=49
     ), "a page left open must not keep a session alive"
     poller.get("/overview/figures")
-    assert users.list_sessions(console.place.engine, "vic")[0]["seen_at"] > now - timedelta(
+    assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at > now - timedelta(
         minutes=1
     )
 

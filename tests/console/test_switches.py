@@ -12,7 +12,7 @@ from support.console import ROOT, ConsoleClient, ConsoleServer
 from support.place import Place, Server
 
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 
 Start = Callable[..., ConsoleServer]
 Serve = Callable[..., Server]

@@ -30,6 +30,7 @@ COPIED = (
     "plugins",
     "tests",
     "migrations",
+    "docs",
     "pyproject.toml",
     "wsgi.py",
     "README.md",
@@ -47,7 +48,8 @@ GATE, COMPLIANCE, VERDICTS = (
 DISPATCHER, EXCHANGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
 ADMISSION = "runtime/penstock/web/admission.py"
 HOST_TOKENS, COMPILATION = "runtime/penstock/host/tokens.py", "runtime/penstock/host/compilation.py"
-ROWS = "runtime/penstock/db/unit_of_work.py"
+HISTORY = "runtime/penstock/db/history.py"
+ACCESS_ROWS = "runtime/penstock/db/access_rows.py"
 API_KEY, JWT = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py"
 BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
 SIGNATURE, POLICY = (
@@ -166,7 +168,7 @@ MUTATIONS = (
     mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
     mutation(
         "a restored database is told by its revision alone",
-        ROWS,
+        HISTORY,
         "return self.revision <= now.revision and self.mark == mark",
         "return self.revision <= now.revision",
         "tests/unit/access/test_history.py",
@@ -174,9 +176,9 @@ MUTATIONS = (
     ),
     mutation(
         "half of a restore is read",
-        ROWS,
-        'if connection.scalar(keyed, {"names": names}) != len(names):',
-        'if connection.scalar(keyed, {"names": names}) is None:',
+        HISTORY,
+        'if connection.scalar(with_key, {"names": names}) != len(names):',
+        'if connection.scalar(with_key, {"names": names}) is None:',
         "tests/unit/access/test_history.py",
         "half_of_a_restore",
     ),
@@ -184,7 +186,7 @@ MUTATIONS = (
         "keys of other environments are good",
         (
             Edit(API_KEY, "if parsed is None or parsed.environment != access.environment.name:", "if parsed is None:"),
-            Edit(ROWS, ".where(keys.c.environment_id == environment_id, keys.c.revision > since)", ".where(keys.c.revision > since)"),
+            Edit(ACCESS_ROWS, ".where(ApiKeyRow.environment_id == environment_id, ApiKeyRow.revision > since)", ".where(ApiKeyRow.revision > since)"),
         ),
         KEY_TESTS,
         "whatever_is_wrong",
@@ -219,7 +221,7 @@ MUTATIONS = (
     mutation("an Idempotency-Key is everybody's", "runtime/penstock/web/idempotency_key.py", "str(caller.consumer_id),\n        caller.subject", '"",\n        caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key is all subjects'", "runtime/penstock/web/idempotency_key.py", 'caller.subject or ""', '""', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),
     mutation("an Idempotency-Key repeats another request", "runtime/penstock/runs/idempotency.py", "if first != body:", "if False:", "tests/unit/runs/test_idempotency.py", "another_request"),
-    mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", ' and row["consumer_id"] == call.caller.consumer_id', "", "tests/unit/runs/test_records.py", "consumer_s_alone"),
+    mutation("runs of others are shown", "runtime/penstock/durable/run_endpoints.py", " and row.consumer_id == call.caller.consumer_id", "", "tests/unit/runs/test_records.py", "consumer_s_alone"),
     mutation("secrets of other pipelines are handed out", "runtime/penstock/access/variables.py", "return (self.pipelines is None or pipeline in self.pipelines) and (", "return (", "tests/unit/access/test_variables.py", "for_some_pipelines"),
     mutation("callbacks go to private addresses", "runtime/penstock/durable/callbacks.py", "if not private and any(", "if False and any(", "tests/unit/durable/test_callbacks.py", "private"),
     mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/unit/durable/test_callbacks.py", "leads_out"),

@@ -26,7 +26,7 @@ from support.documents import DOCS, README, Block, blocks, name_of
 from support.place import ROOT, ZYGOTE, upgrade
 from support.services import free_port
 
-from penstock.access import consumers, environments
+from penstock.access import consumers, environments, policies
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.db.engine import open_engine
 
@@ -126,7 +126,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     engine, box = open_engine(url), SecretBox((secret,))
     for name in ("test", "prod"):
         environments.create_environment(engine, "ann", name, box)
-        environments.set_policy(engine, "ann", name, "api-key", served={}, stopping=())
+        policies.set_policy(engine, "ann", name, "api-key", served={}, stopping=())
     consumers.create_consumer(engine, "ann", "acme")
     engine.dispose()
     return folder / "penstock.db", secret

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.place import ACTOR, Place, Server
 
-from penstock.access import consumers, signing_keys
+from penstock.access import api_keys, consumers, signing_keys
 
 PLUGIN = """
 from penstock import Call, Cors, HttpTrigger, Pipeline, PipelineError, hookimpl
@@ -105,8 +105,8 @@ def world(
         for name in ("acme", "other", "shut"):
             place.associate(name, *NAMES, env=env)
         ended = {kind: place.key("acme", env) for kind in ("expired", "revoked", "disabled")}
-        consumers.revoke_key(place.engine, ACTOR, ended["revoked"].id)
-        consumers.set_key_enabled(place.engine, ACTOR, ended["disabled"].id, enabled=False)
+        api_keys.revoke_key(place.engine, ACTOR, ended["revoked"].id)
+        api_keys.set_key_enabled(place.engine, ACTOR, ended["disabled"].id, enabled=False)
         expire(place, ended["expired"].id)
         good = keys[env].key
         by_key = {
@@ -147,10 +147,15 @@ def world(
 def expire(place: Place, key_id: str) -> None:
     from datetime import UTC, datetime, timedelta
 
+    from penstock.db.tables import ApiKeyRow
     from penstock.db.unit_of_work import access_change
 
     with access_change(place.engine) as rows:
-        rows.set("api_keys", {"id": key_id}, expires_at=datetime.now(UTC) - timedelta(seconds=5))
+        rows.set(
+            ApiKeyRow,
+            {ApiKeyRow.id: key_id},
+            {ApiKeyRow.expires_at: datetime.now(UTC) - timedelta(seconds=5)},
+        )
 
 
 def expected(policy: str, pipeline: str, credential: str) -> tuple[int, str]:

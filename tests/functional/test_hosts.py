@@ -22,7 +22,7 @@ from support.durable import until
 from support.place import Place, Server, wait_for
 from support.services import Postgres, free_port
 
-from penstock.access import consumers
+from penstock.access import api_keys
 from penstock.db import migrate
 from penstock.db.engine import (
     DatabaseReadOnly,
@@ -129,7 +129,7 @@ class TestDatabaseAway:
         )
         revoked = place.key("acme")
         until(lambda: status(server, revoked.key) == 200)
-        consumers.revoke_key(place.engine, "tester", revoked.id)
+        api_keys.revoke_key(place.engine, "tester", revoked.id)
         until(lambda: status(server, revoked.key) == 401, 5)
 
     def test_a_worker_that_dies_meanwhile_takes_nothing_with_it(

@@ -14,7 +14,7 @@ import httpx
 from support.durable import until
 from support.place import Place, Server
 
-from penstock.access import consumers
+from penstock.access import api_keys
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -53,7 +53,7 @@ def test_a_worker_without_a_folder_for_metrics_sees_changes_of_access_and_record
     os.kill(int(worker), signal.SIGKILL)
 
     until(lambda: status(revoked.key) == 200)
-    consumers.revoke_key(place.engine, "tester", revoked.id)
+    api_keys.revoke_key(place.engine, "tester", revoked.id)
     until(lambda: status(revoked.key) == 401, 15)
     assert status(kept.key) == 200
     until(

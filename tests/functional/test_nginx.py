@@ -1,4 +1,4 @@
-"""The nginx blocks of the README, in a real nginx: what a caller sends in place of the proxy
+"""The nginx blocks of the how-to page, in a real nginx: what a caller sends in place of the proxy
 does not pass it."""
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from cryptography.x509.oid import NameOID
 from support.place import ROOT, Place, Server
 from support.services import free_port
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [
-    re.sub(r"^   ", "", block, flags=re.MULTILINE)
-    for block in re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
-]
+PAGE = (ROOT / "docs" / "how-to" / "put-a-proxy-in-front.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 cert = Pipeline("cert", version="1.0.0", trigger=HttpTrigger(mtls=True))
@@ -99,7 +96,7 @@ class Certificates:
 
 
 class Nginx:
-    """An nginx with a block of the README, on a free port before a server of ours."""
+    """An nginx with a block of the page, on a free port before a server of ours."""
 
     def __init__(self, block: str, folder: Path, server: Server) -> None:
         program = shutil.which("nginx")
@@ -169,7 +166,7 @@ def certificates(tmp_path: Path) -> Certificates:
 def proxied(
     sqlite_place: Place, serve: Callable[..., Server], certificates: Certificates
 ) -> Iterator[Callable[..., Nginx]]:
-    """Start a server and an nginx before it, with a block of the README."""
+    """Start a server and an nginx before it, with a block of the page."""
     started: list[Nginx] = []
     place = sqlite_place
     place.plugin("shapes", PLUGIN)

@@ -155,7 +155,9 @@ def test_a_direct_url_is_postgresql_s(sqlite_place: Place) -> None:
 
 
 class TestSessions:
-    def test_a_host_has_no_more_than_the_readme_says(self, direct: Place, serve: Serve) -> None:
+    def test_a_host_opens_no_more_sessions_than_the_page_says(
+        self, direct: Place, serve: Serve
+    ) -> None:
         key, most, done = direct.key("acme").key, 0, threading.Event()
         direct.engine.dispose()
 
@@ -182,7 +184,7 @@ class TestSessions:
 
         formula = re.search(
             r"`(\d+) . PENSTOCK_WORKERS \+ (\d+) . PENSTOCK_WORKER \+ (\d+)`",
-            (ROOT / "docs/runbook.md").read_text(encoding="utf-8"),
+            (ROOT / "docs/how-to/size-a-host.md").read_text(encoding="utf-8"),
         )
         assert formula is not None
         web, durable, more = map(int, formula.groups())

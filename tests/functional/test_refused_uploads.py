@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from support.place import Place, Server, wait_for
+from support.place import ROOT, Place, Server, wait_for
 from support.services import free_port
 
 LARGE = 8_000_000
@@ -77,13 +77,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, upgraded_file: Path) -> Ite
 
 @pytest.fixture(scope="module")
 def nginx(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """nginx as the README has it, but for TLS."""
+    """nginx as the how-to page has it, but for TLS."""
     program, folder, port = needed("nginx"), tmp_path_factory.mktemp("nginx"), free_port()
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
-    block = readme[readme.index("     location / {") :]
-    location = block[: block.index("     }") + 6].replace(
-        "127.0.0.1:8000", f"127.0.0.1:{server.port}"
-    )
+    page = (ROOT / "docs" / "how-to" / "put-a-proxy-in-front.md").read_text(encoding="utf-8")
+    block = page[page.index("  location / {") :]
+    location = block[: block.index("  }") + 3].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     (folder / "conf").write_text(
         f"""daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{ }}
         http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;

@@ -20,8 +20,8 @@ from support.place import ACTOR, ZYGOTE, Place, Server
 from penstock import audit
 from penstock.access import rotation, variables
 from penstock.access.encryption import SecretBox, UnknownKey, make_secret_key
-from penstock.db import tables
 from penstock.db.engine import reading, writing
+from penstock.db.run_tables import IdempotentReplyRow
 
 PLUGIN = (
     NOTE
@@ -306,7 +306,7 @@ class TestRotate:
 
     def test_one_that_is_killed_goes_on_when_it_runs_again(self, place: Place) -> None:
         new, old, many = make_secret_key(), place.secret, 4000
-        later, kept = datetime.now(UTC) + timedelta(days=1), tables.idempotent_replies
+        later, kept = datetime.now(UTC) + timedelta(days=1), IdempotentReplyRow.table
         values = [
             {
                 "digest": os.urandom(32),

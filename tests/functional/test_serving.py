@@ -19,7 +19,7 @@ import pytest
 from support.place import ROOT, Place, Server, wait_for
 from support.services import free_port
 
-from penstock.access import consumers
+from penstock.access import api_keys
 
 Serve = Callable[..., Server]
 
@@ -175,7 +175,7 @@ def test_an_outage_of_postgresql_is_said_borne_and_ends_by_itself(
                 break
             time.sleep(0.1)
         back = state()
-    consumers.revoke_key(place.engine, "tester", made.id)
+    api_keys.revoke_key(place.engine, "tester", made.id)
     time.sleep(1)
     place.engine.dispose()
 

@@ -19,7 +19,7 @@ from support.place import Place, Server
 from support.services import Postgres, free_port
 
 from penstock import metrics
-from penstock.access import consumers
+from penstock.access import api_keys
 
 Serve = Callable[..., Server]
 
@@ -132,7 +132,7 @@ def test_a_worker_that_starts_while_it_is_away_knows_what_was_revoked(
     revoked = place.key("acme")
     server = serve(place)
     assert answers(server, revoked.key) == 200
-    consumers.revoke_key(place.engine, "tester", revoked.id)
+    api_keys.revoke_key(place.engine, "tester", revoked.id)
     until(lambda: answers(server, revoked.key) == 401)
     time.sleep(3)  # the arbiter takes a second or two to know it too
 

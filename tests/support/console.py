@@ -26,11 +26,13 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 from penstock import audit
 from penstock.access import (
+    api_keys,
     callbacks,
     consumers,
     environments,
     issuers,
     limits,
+    policies,
     sensitive_fields,
     users,
     variables,
@@ -39,6 +41,7 @@ from penstock.access.users import Role
 from penstock.contracts.rates import Rate
 from penstock.db import call_counts
 from penstock.db.engine import Engine
+from penstock.db.tables import UserRow
 from penstock.db.unit_of_work import access_change
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -233,7 +236,7 @@ def create_users(engine: Engine) -> None:
     for name, role in USERS.items():
         users.create_user(engine, "tester", name, role, None)
         with access_change(engine) as rows:
-            rows.set("users", {"name": name}, password=HASH)
+            rows.set(UserRow, {UserRow.name: name}, {UserRow.password: HASH})
 
 
 def _start(
@@ -291,7 +294,7 @@ def count_calls(place: Place, **outcomes: int) -> None:
         }
         for name, number in outcomes.items()
     ]  # fmt: skip
-    call_counts.write(place.engine, rows)
+    call_counts.write(place.engine, [call_counts.CallCount(**row) for row in rows])
 
 
 def furnish(place: Place) -> None:
@@ -299,11 +302,9 @@ def furnish(place: Place) -> None:
     engine = place.engine
     consumers.create_consumer(engine, "ann", "acme", EVIL)
     place.associate("acme", "orders")
-    consumers.create_key(engine, "ann", "acme", "test", note=EVIL)
-    consumers.revoke_key(engine, "ann", place.key("acme").id)
-    environments.set_policy(
-        engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL
-    )
+    api_keys.create_key(engine, "ann", "acme", "test", note=EVIL)
+    api_keys.revoke_key(engine, "ann", place.key("acme").id)
+    policies.set_policy(engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
     limits.set_limit(engine, "tester", "acme", "test", Rate("5/minute"))
     limits.set_networks(engine, "tester", "acme", "test", ["192.0.2.0/24"], allowed=False)
     variables.set_variable(engine, "tester", "test", "region", "porto " * 50)
@@ -313,7 +314,7 @@ def furnish(place: Place) -> None:
     callbacks.allow_callbacks(
         engine, "tester", "acme", "test", "https://hooks.example/in", place.box, private=False
     )
-    trusted = issuers.said_of("https://id.example", "p")
+    trusted = issuers.parse_issuer("https://id.example", "p")
     issuers.trust_issuer(engine, "tester", "test", trusted, own="penstock")
     place.designate("orders")
     count_calls(place, succeeded=1200, failed=3, invalid_api_key=40, **{EVIL: 3})

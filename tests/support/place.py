@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from penstock.access import consumers, environments, pipelines
+from penstock.access import api_keys, consumers, environments, pipelines, policies
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
@@ -116,11 +116,11 @@ class Place:
         found = ids(*pipelines)
         consumers.associate(self.engine, ACTOR, name, found, env, dict.fromkeys(found, "tests"))
 
-    def key(self, consumer: str, env: str = "test") -> consumers.NewKey:
-        return consumers.create_key(self.engine, ACTOR, consumer, env)
+    def key(self, consumer: str, env: str = "test") -> api_keys.NewKey:
+        return api_keys.create_key(self.engine, ACTOR, consumer, env)
 
     def policy(self, value: str, env: str = "test") -> None:
-        environments.set_policy(self.engine, ACTOR, env, value, served={}, stopping=())
+        policies.set_policy(self.engine, ACTOR, env, value, served={}, stopping=())
 
     def designate(self, name: str, env: str = "test") -> None:
         (found,) = ids(name)

@@ -1,4 +1,4 @@
-"""Send the same connections to two servers, and tell what they answer differently."""
+"""Send the same connections to two servers, and return the differences between their answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Self
 
 from wire.generator import Case
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r\n]*\r\n")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One response: its status, and what the application was given where it was asked."""
+    """One response: its status, and environ and body if the application was called."""
 
     status: int
     given: str
@@ -32,22 +32,22 @@ class Answer:
 
 
 def answers(received: bytes) -> list[Answer]:
-    """Take apart what a server sent on a connection; interim responses are left out, what is no
-    response has the status 0."""
-    found: list[Answer] = []
+    """Split the bytes that a server sent. Interim responses are dropped; bytes that are no
+    response have the status 0."""
+    responses: list[Answer] = []
     while received:
         head, separator, rest = received.partition(b"\r\n\r\n")
         match = STATUS.match(head + b"\r\n")
         if match is None or not separator:
-            return [*found, Answer(0, received[:100].decode("latin-1"))]
+            return [*responses, Answer(0, received[:100].decode("latin-1"))]
         status = int(match[1])
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
         received = rest[int(length[1]) if length else 0 :]
         if status < 200:
             continue
         given = re.search(rb"\r\nX-Given: (\S+)", head)
-        found.append(Answer(status, base64.b64decode(given[1]).decode() if given else ""))
-    return found
+        responses.append(Answer(status, base64.b64decode(given[1]).decode() if given else ""))
+    return responses
 
 
 class Gunicorn:
@@ -76,7 +76,7 @@ class Gunicorn:
         ]
         command += ["--no-control-socket", "--forwarded-allow-ips", "", f"wire.echo:{application}"]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=HERE.parent, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=FOLDER.parent, stdout=log, stderr=log)
         for _ in range(200):
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
@@ -97,7 +97,7 @@ class Gunicorn:
         self.process.wait(40)
 
     def exchange(self, case: Case) -> list[Answer]:
-        """Send a case, and return what comes back until the server ends the connection."""
+        """Send a case, and return the answers until the server ends the connection."""
         received = b""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
@@ -108,7 +108,7 @@ class Gunicorn:
                         connection.sendall(piece)
                     connection.shutdown(socket.SHUT_WR)
                 except OSError:
-                    pass  # it was answered and ended before
+                    pass  # the server answered and ended the connection
                 while data := connection.recv(65536):
                     received += data
         except TimeoutError:
@@ -120,7 +120,7 @@ class Gunicorn:
 
 @dataclass(frozen=True)
 class Difference:
-    """A case that two servers answer differently."""
+    """A case with different answers of two servers."""
 
     case: Case
     stock: list[Answer]
@@ -128,13 +128,13 @@ class Difference:
 
 
 def compare(
-    cases: list[Case], stock: Gunicorn, ours: Gunicorn, *, at_once: int = 12
+    cases: list[Case], stock: Gunicorn, ours: Gunicorn, *, parallel: int = 12
 ) -> list[Difference]:
-    """Return the cases that are answered differently."""
+    """Return the cases with different answers."""
 
     def both(case: Case) -> Difference | None:
-        theirs, mine = stock.exchange(case), ours.exchange(case)
-        return None if theirs == mine else Difference(case, theirs, mine)
+        expected, actual = stock.exchange(case), ours.exchange(case)
+        return None if expected == actual else Difference(case, expected, actual)
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         return [difference for difference in pool.map(both, cases) if difference is not None]

@@ -1,5 +1,5 @@
-"""What our server answers differently from stock gunicorn, each with its reason. Whatever is not
-in this table is a fault."""
+"""The differences between Penstock's worker and stock gunicorn, each with its reason. Any other
+difference is a fault."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ from wire.compare import Answer, Difference
 REASONS = {
     "host": (
         "A request of HTTP/1.1 without a valid host is 400 (RFC 9112 section 3.2, MUST); stock"
-        " gunicorn takes any."
+        " gunicorn accepts any."
     ),
     "coding": (
         "Transfer codings other than `chunked` are 501, or 400 where the framing is ambiguous (RFC"
-        " 9112 section 6.1); stock takes some, and hands the application the coded bytes or none."
+        " 9112 section 6.1); stock accepts some, and passes coded bytes or none."
     ),
     "connection": (
-        "`close` is found in any list of the Connection fields (RFC 9112 section 9.6, MUST); stock"
-        " finds it alone, and in the first field."
+        "`close` is recognised in any list of the Connection fields (RFC 9112 section 9.6, MUST);"
+        " stock recognises it alone, and in the first field."
     ),
     "extension": (
-        "A control character within a chunk extension, or kilobytes of them, is 400: others may end"
-        " the line there; stock takes LF and NUL."
+        "A control character within a chunk extension, or kilobytes of them, is 400: another parser"
+        " may end the line there; stock accepts LF and NUL."
     ),
-    "length": "A Content-Length of more than 18 digits is 400; stock takes it, or fails on it.",
+    "length": "A Content-Length of more than 18 digits is 400; stock accepts it, or fails.",
     "silent end": (
-        "A body that is not framed as it says, or ends too early, is 400; stock ends the connection"
-        " without a word."
+        "A body with invalid framing, or that ends too early, is 400; stock ends the connection"
+        " without an answer."
     ),
     "cut off": (
-        "A body that ends before its length is 400; stock hands the application what came, as if it"
-        " were whole."
+        "A body that ends before its length is 400; stock passes it to the application as if it"
+        " were complete."
     ),
     "status": (
-        "What can't be read has the status that says why (414, 417, 431, 501); stock says 400 or"
-        " 500."
+        "A malformed request has a specific status (414, 417, 431, 501); stock answers 400 or 500."
     ),
-    "unread": "A head that ends before it is whole is dropped; stock does so too, or answers 400.",
+    "unread": "An incomplete head is dropped; stock drops it too, or answers 400.",
 }
 HOST = re.compile(
     r"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
@@ -56,14 +55,13 @@ def environ(answer: Answer | None) -> dict[str, Any]:
 
 
 def reason(difference: Difference) -> str | None:
-    """Return which reason explains the first difference in a case; those after it follow from
-    it."""
+    """Return the reason for the first difference in a case. Later differences follow from it."""
     pairs = list(zip(difference.stock, difference.ours, strict=False))
     at = next((index for index, (stock, ours) in enumerate(pairs) if stock != ours), len(pairs))
     stock = difference.stock[at] if at < len(difference.stock) else None
     ours = difference.ours[at] if at < len(difference.ours) else None
     if ours is not None and ours.status not in REFUSED:
-        return None  # we never take what stock does not
+        return None  # Penstock never accepts what stock rejects
     if ours is None:
         return _why_ended(environ(difference.stock[at - 1]) if at else {}, stock)
     if stock is None:

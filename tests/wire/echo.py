@@ -1,5 +1,4 @@
-"""A bare WSGI application that answers with all it was given, environ and body, in a header, so
-that replies to HEAD tell it too."""
+"""A bare WSGI application that returns its environ and body in a header, also for HEAD."""
 
 from __future__ import annotations
 
@@ -12,18 +11,20 @@ from typing import Any
 
 from penstock.http.body_protocol import ResumeAfterBody, body_fault, body_received
 
-LEFT_OUT = frozenset({"REMOTE_PORT", "SERVER_PORT", "SERVER_SOFTWARE"})
+IGNORED_KEYS = frozenset({"REMOTE_PORT", "SERVER_PORT", "SERVER_SOFTWARE"})
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer."""
+    """Answer a request."""
     body = environ["wsgi.input"].read()
-    known = {
+    strings = {
         name: value
         for name, value in environ.items()
-        if isinstance(value, str) and name not in LEFT_OUT
+        if isinstance(value, str) and name not in IGNORED_KEYS
     }
-    given = json.dumps({"environ": known, "body": base64.b64encode(body).decode()}, sort_keys=True)
+    given = json.dumps(
+        {"environ": strings, "body": base64.b64encode(body).decode()}, sort_keys=True
+    )
     head = environ["REQUEST_METHOD"] == "HEAD"
     start_response(
         "200 OK",
@@ -36,14 +37,14 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 
 
 class HeadsFirst:
-    """The same, as an application that decides from the head, and then asks for the body."""
+    """The same application with the body protocol: it asks for the body after the head."""
 
     supports_body_protocol = True
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Answer, or say that the body is needed."""
+        """Answer a request, or ask for its body."""
         if not body_received(environ):
             return ResumeAfterBody(
                 1 << 40, time.monotonic() + 30, partial(self._with_body, environ, start_response)

@@ -1,5 +1,5 @@
-"""Connections to a server, made from a seed: usual, odd and malformed requests, pipelined, cut
-into pieces, read ahead and cut off."""
+"""Generate connections from a seed: usual, unusual and malformed requests, pipelined, in pieces,
+and cut off."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ TRAILERS = [
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent on one connection, piece by piece, before its end is closed."""
+    """The bytes of one connection, in pieces. The client then closes its end."""
 
     number: int
     pieces: tuple[bytes, ...]
@@ -253,12 +253,12 @@ class Case:
 
 
 def odd(random: Random, usual: list[str], strange: list[str], share: float) -> str:
-    """Choose something usual, or with that probability something strange."""
+    """Return a usual value, or an unusual one with that probability."""
     return random.choice(strange if random.random() < share else usual)
 
 
 def chunked(random: Random, body: bytes) -> bytes:
-    """Frame a body in chunks, sometimes wrongly."""
+    """Return a body in chunks, sometimes with wrong framing."""
     wrong = random.random()
     framed = b""
     while body:
@@ -289,7 +289,7 @@ def chunked(random: Random, body: bytes) -> bytes:
             else b"\r\n"
         )
     if wrong > 0.97:
-        return framed  # without an end
+        return framed  # without the last chunk
     return (
         framed
         + random.choice([b"0", b"0", b"0", b"00", b"0;x"])
@@ -300,7 +300,7 @@ def chunked(random: Random, body: bytes) -> bytes:
 
 
 def request(random: Random, share: float) -> bytes:
-    """Make one request; `share` is how much of it is odd."""
+    """Return one request. `share` is the probability of each unusual part."""
     method = odd(random, METHODS, ODD_METHODS, share)
     target = odd(random, TARGETS, ODD_TARGETS, share)
     version = odd(random, VERSIONS, ODD_VERSIONS, share)
@@ -342,7 +342,7 @@ def request(random: Random, share: float) -> bytes:
 
 
 def mutated(random: Random, data: bytes) -> bytes:
-    """Change, add or leave out a few bytes."""
+    """Return data with a few bytes changed, added or removed."""
     for _ in range(random.randint(1, 3)):
         at = random.randrange(len(data))
         kind = random.random()
@@ -359,7 +359,7 @@ def mutated(random: Random, data: bytes) -> bytes:
 
 
 def cut(random: Random, data: bytes) -> tuple[bytes, ...]:
-    """Cut what is sent into pieces."""
+    """Return data in pieces."""
     if random.random() < 0.5:
         return (data,)
     places = sorted(
@@ -369,10 +369,10 @@ def cut(random: Random, data: bytes) -> tuple[bytes, ...]:
 
 
 def cases(seed: int, requests: int) -> list[Case]:
-    """Make connections with that many requests in all, each followed by one that must be
-    answered if the connection is still usable."""
+    """Return connections with that many requests in all. The last request of each must be answered
+    if the connection is still usable."""
     random = Random(seed)
-    made: list[Case] = []
+    result: list[Case] = []
     number = 0
     while number < requests:
         share = random.choice([0.0, 0.1, 0.1, 0.3, 0.6])
@@ -383,7 +383,9 @@ def cases(seed: int, requests: int) -> list[Case]:
             data = mutated(random, data)
         if random.random() < 0.05:
             data = data[: random.randrange(1, len(data) + 1)]
-            made.append(Case(len(made), cut(random, data)))  # the end comes within a request
+            result.append(
+                Case(len(result), cut(random, data))
+            )  # the connection ends within a request
             continue
-        made.append(Case(len(made), cut(random, data + SENTINEL)))
-    return made
+        result.append(Case(len(result), cut(random, data + SENTINEL)))
+    return result

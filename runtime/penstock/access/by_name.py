@@ -1,19 +1,18 @@
-"""What the release before kept by a pipeline's name.
+"""Names of pipelines that the previous release stored, and how they become ids.
 
-It becomes ids once, and its processes are told what is taken away meanwhile.
+Its rows have a name (`orders`) where rows of this release have an id (`v1/orders`). Its processes
+read the rows of names and ours read those of ids, so both can run during a rollout:
 
-Rows of that release have a name (`orders`) where ours have an id (`v1/orders`). Its processes look
-at theirs and we at ours, so both can run beside each other during a rollout:
+- The migration converts names to ids, as far as counted calls tell which ids there are. The first
+  process of this release that starts in an environment converts the rest (`convert_names`), by what
+  its plugins offer at that moment: the previous release served the same there. A name that no
+  plugin alone offers then is dropped, and a plugin that offers it later starts without access.
+- What is removed by id is also removed by name for the processes of the previous release
+  (`update_name_rows`, `remove_names`); they may be stricter until they end. What that release
+  removes by name counts here too: a row of a name that is newer than that of an id (see
+  `Snapshot`).
 
-- The migration makes ids of names, as far as calls that were counted tell which there are. The
-  first process of this release that starts in an environment does the rest (`settle`), by what its
-  plugins offer at that moment: it is what the release before served there. A name that one plugin
-  does not offer then is dropped: whoever offers it later starts with nothing.
-- What is taken away by an id is taken away by its name too, for the other release's processes
-  (`decided`, `dissociated`); they may be stricter until they end. What that release takes away by
-  name counts here as well: a name's row that is newer than an id's (see `Snapshot`).
-
-With the release after this one the rows of names, `environments.by_id` and this module can go.
+Remove the rows of names, `environments.by_id` and this module in the next release.
 """
 
 from __future__ import annotations
@@ -21,137 +20,198 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from penstock.db.unit_of_work import AccessChange, Row, RowReader
+from penstock.access.lookup import ConsumerPlace
+from penstock.db.tables import (
+    AssociationRow,
+    EnvironmentRow,
+    LimitRow,
+    PipelineRow,
+    PipelineSecretRow,
+)
+from penstock.db.unit_of_work import AccessChange, RowReader
 
 
 def is_name(pipeline: str) -> bool:
-    """Say whether a row of access data is of the release before."""
+    """Return whether a pipeline in access data is a name, as the previous release stored it."""
     return "/" not in pipeline
 
 
-def in_force(rows: Iterable[Row]) -> list[Row]:
-    """Return the associations of ids that count, of all of a consumer's.
+def in_force(rows: Iterable[AssociationRow]) -> list[AssociationRow]:
+    """Return the associations that count of all those of a consumer.
 
-    Not those that were taken away, by id or later by name.
+    Those that were removed, by id or later by name, do not count.
     """
     rows = list(rows)
     names = {
-        (row["environment_id"], row["pipeline"]): row["revision"]
+        (row.environment_id, row.pipeline): row.revision
         for row in rows
-        if row["active"] is not True and is_name(row["pipeline"])
+        if row.active is not True and is_name(row.pipeline)
     }
-    ids = [row for row in rows if row["active"] is True and not is_name(row["pipeline"])]
+    ids = [row for row in rows if row.active is True and not is_name(row.pipeline)]
     return [
         row
         for row in ids
-        if names.get((row["environment_id"], row["pipeline"].partition("/")[2]), -1)
-        <= row["revision"]
+        if names.get((row.environment_id, row.pipeline.partition("/")[2]), -1) <= row.revision
     ]
 
 
-def settle(
+def convert_names(
     rows: AccessChange, environment_id: int, offered: Mapping[str, str], *, whole: bool = True
 ) -> dict[str, list[str]]:
-    """Make ids of an environment's names, and return which each became.
+    """Convert an environment's names to ids, and return the ids of each name.
 
-    A name that no plugin alone offers becomes None. Without `whole` a name that is not offered is
-    left for a process that offers it.
+    A name that no plugin alone offers gets no ids. Without `whole`, a name that is not offered is
+    left to a process that offers it.
     """
-    here = {"environment_id": environment_id}
-    named = _names(rows, here)
-    ids = _ids_of(named, offered)
+    names = _names(rows, environment_id)
+    ids = _ids_of(names, offered)
     for name, identifiers in ids.items():
         for identifier in identifiers:
-            _settle_pipeline(rows, here, name, identifier)
-            for table in ("associations", "limits"):
-                rows.copy(table, {**here, "pipeline": name, "active": True}, pipeline=identifier)
-    for row in rows.all("pipeline_secrets", **here, active=True):
-        more = {identifier for name in row["pipelines"] or () for identifier in ids.get(name, ())}
-        if more - set(row["pipelines"] or ()):
-            rows.set(
-                "pipeline_secrets", {"id": row["id"]}, pipelines=sorted({*row["pipelines"], *more})
+            _convert_pipeline(rows, environment_id, name, identifier)
+            rows.copy(
+                AssociationRow,
+                {
+                    AssociationRow.environment_id: environment_id,
+                    AssociationRow.pipeline: name,
+                    AssociationRow.active: True,
+                },
+                {AssociationRow.pipeline: identifier},
             )
+            rows.copy(
+                LimitRow,
+                {
+                    LimitRow.environment_id: environment_id,
+                    LimitRow.pipeline: name,
+                    LimitRow.active: True,
+                },
+                {LimitRow.pipeline: identifier},
+            )
+    _convert_secrets(rows, environment_id, ids)
     if whole:
-        rows.set("environments", {"id": environment_id}, by_id=True)
-    return {name: ids.get(name, []) for name in sorted(named) if whole or name in ids}
+        rows.set(EnvironmentRow, {EnvironmentRow.id: environment_id}, {EnvironmentRow.by_id: True})
+    return {name: ids.get(name, []) for name in sorted(names) if whole or name in ids}
 
 
-def waiting(rows: RowReader, environment_id: int, offered: Mapping[str, str]) -> bool:
-    """Say whether anything is kept of a name that would become an id."""
-    return bool(_ids_of(_names(rows, {"environment_id": environment_id}), offered))
+def has_convertible_names(rows: RowReader, environment_id: int, offered: Mapping[str, str]) -> bool:
+    """Return whether an environment has names that would become ids."""
+    return bool(_ids_of(_names(rows, environment_id), offered))
 
 
-def _names(rows: RowReader, here: Mapping[str, int]) -> set[str]:
-    """Return the names of which anything is kept that counts."""
-    named = {row["name"] for row in rows.all("pipelines", **here) if is_name(row["name"])}
-    for table in ("associations", "limits"):
-        named |= {
-            row["pipeline"]
-            for row in rows.all(table, **here, active=True)
-            if row["pipeline"] and is_name(row["pipeline"])
-        }
-    for row in rows.all("pipeline_secrets", **here, active=True):
-        named |= {name for name in row["pipelines"] or () if is_name(name)}
-    return named
+def _names(rows: RowReader, environment_id: int) -> set[str]:
+    """Return the names in active rows of an environment."""
+    pipelines = rows.all(PipelineRow, {PipelineRow.environment_id: environment_id})
+    names = {row.name for row in pipelines if is_name(row.name)}
+    associations = rows.all(
+        AssociationRow,
+        {AssociationRow.environment_id: environment_id, AssociationRow.active: True},
+    )
+    limits = rows.all(LimitRow, {LimitRow.environment_id: environment_id, LimitRow.active: True})
+    granted = [*(row.pipeline for row in associations), *(row.pipeline for row in limits)]
+    names |= {pipeline for pipeline in granted if pipeline and is_name(pipeline)}
+    for row in _secrets(rows, environment_id):
+        names |= {name for name in row.pipelines or () if is_name(name)}
+    return names
 
 
-def _ids_of(named: Iterable[str], offered: Mapping[str, str]) -> dict[str, list[str]]:
+def _ids_of(names: Iterable[str], offered: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the ids of the names that one plugin alone offers."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    ids: defaultdict[str, list[str]] = defaultdict(list)
     plugins: defaultdict[str, set[str]] = defaultdict(set)
     for identifier, plugin in sorted(offered.items()):
         name = identifier.partition("/")[2]
-        found[name].append(identifier)
+        ids[name].append(identifier)
         plugins[name].add(plugin)
-    return {name: found[name] for name in sorted(named) if len(plugins[name]) == 1}
+    return {name: ids[name] for name in sorted(names) if len(plugins[name]) == 1}
 
 
-def _settle_pipeline(
-    rows: AccessChange, here: Mapping[str, int], name: str, identifier: str
-) -> None:
-    row = rows.find("pipelines", **here, name=name)
-    if row is not None and rows.find("pipelines", **here, name=identifier) is None:
-        state = {
-            "enabled": row["enabled"] is True,
-            "login_flow": row["login_flow"] is True,
-            "seen": row["seen"] is not False,
-        }
-        rows.add("pipelines", **here, name=identifier, **state)
+def _convert_pipeline(rows: AccessChange, environment_id: int, name: str, identifier: str) -> None:
+    row = _pipeline(rows, environment_id, name)
+    if row is not None and _pipeline(rows, environment_id, identifier) is None:
+        rows.add(
+            PipelineRow,
+            {
+                PipelineRow.environment_id: environment_id,
+                PipelineRow.name: identifier,
+                PipelineRow.enabled: row.enabled is True,
+                PipelineRow.login_flow: row.login_flow is True,
+                PipelineRow.seen: row.seen is not False,
+            },
+        )
 
 
-def decided(rows: AccessChange, environment_id: int, identifiers: Iterable[str]) -> None:
-    """Tell processes of the release before what was decided about pipelines.
+def _pipeline(rows: RowReader, environment_id: int, name: str) -> PipelineRow | None:
+    return rows.find(
+        PipelineRow, {PipelineRow.environment_id: environment_id, PipelineRow.name: name}
+    )
+
+
+def _convert_secrets(rows: AccessChange, environment_id: int, ids: Mapping[str, list[str]]) -> None:
+    for row in _secrets(rows, environment_id):
+        names = row.pipelines or ()
+        added = {identifier for name in names for identifier in ids.get(name, ())}
+        if added - set(names):
+            rows.set(
+                PipelineSecretRow,
+                {PipelineSecretRow.id: row.id},
+                {PipelineSecretRow.pipelines: sorted({*names, *added})},
+            )
+
+
+def _secrets(rows: RowReader, environment_id: int) -> list[PipelineSecretRow]:
+    return rows.all(
+        PipelineSecretRow,
+        {PipelineSecretRow.environment_id: environment_id, PipelineSecretRow.active: True},
+    )
+
+
+def update_name_rows(rows: AccessChange, environment_id: int, identifiers: Iterable[str]) -> None:
+    """Write what was decided about pipelines for processes of the previous release.
 
     A name is enabled where all its ids are.
     """
     for name in {identifier.partition("/")[2] for identifier in identifiers}:
-        row = rows.find("pipelines", environment_id=environment_id, name=name)
-        if row is None:  # none of them serves it
+        row = _pipeline(rows, environment_id, name)
+        if row is None:  # no process of the previous release serves it
             continue
         ids = [
-            item
-            for item in rows.all("pipelines", environment_id=environment_id)
-            if item["name"].partition("/")[2] == name
+            other
+            for other in rows.all(PipelineRow, {PipelineRow.environment_id: environment_id})
+            if other.name.partition("/")[2] == name
         ]
-        state = {
-            "enabled": all(item["enabled"] is True for item in ids),
-            "login_flow": (
-                row["login_flow"] is True and all(item["login_flow"] is True for item in ids)
-            ),
-        }
-        rows.set("pipelines", {"id": row["id"]}, **state)
-        for item in ids:  # else the name's row would be newer, and count
-            rows.set("pipelines", {"id": item["id"]}, enabled=item["enabled"] is True)
+        login_flow = row.login_flow is True and all(other.login_flow is True for other in ids)
+        rows.set(
+            PipelineRow,
+            {PipelineRow.id: row.id},
+            {
+                PipelineRow.enabled: all(other.enabled is True for other in ids),
+                PipelineRow.login_flow: login_flow,
+            },
+        )
+        for other in ids:  # else the row of the name would be newer, and count
+            rows.set(
+                PipelineRow,
+                {PipelineRow.id: other.id},
+                {PipelineRow.enabled: other.enabled is True},
+            )
 
 
-def dissociated(rows: AccessChange, where: Mapping[str, int], identifiers: Iterable[str]) -> None:
-    """Tell processes of the release before that a consumer may not call pipelines.
+def remove_names(rows: AccessChange, place: ConsumerPlace, identifiers: Iterable[str]) -> None:
+    """Remove a consumer's access to names, for processes of the previous release.
 
-    None of that name any more.
+    It then has no access to any version of that name there.
     """
+    active = {**place.of(AssociationRow), AssociationRow.active: True}
     for name in {identifier.rpartition("/")[2] for identifier in identifiers}:
-        if rows.set("associations", {**where, "pipeline": name, "active": True}, active=False):
-            for row in rows.all("associations", **where, active=True):
-                # Else the name's row would be newer, and count.
-                if row["pipeline"].partition("/")[2] == name:
-                    rows.set("associations", {"id": row["id"]}, active=True)
+        if rows.set(
+            AssociationRow,
+            {**active, AssociationRow.pipeline: name},
+            {AssociationRow.active: False},
+        ):
+            for row in rows.all(AssociationRow, active):
+                # Else the row of the name would be newer, and count.
+                if row.pipeline.partition("/")[2] == name:
+                    rows.set(
+                        AssociationRow,
+                        {AssociationRow.id: row.id},
+                        {AssociationRow.active: True},
+                    )

@@ -1,6 +1,6 @@
-"""Callback targets.
+"""Callback targets: URLs that receive callbacks when a consumer's durable runs end.
 
-Where the end of a consumer's durable runs may be told, and the secret that signs it.
+Each has a secret that signs its callbacks.
 """
 
 from __future__ import annotations
@@ -12,52 +12,55 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from penstock import audit
+from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import consumer_in, listed_of_consumers
+from penstock.access.lookup import consumer_in, list_named_settings
+from penstock.db.consumer_settings import NamedCallbackTargetRow
 from penstock.db.engine import Engine
+from penstock.db.tables import CallbackTargetRow
 from penstock.errors import UnknownName, UsageError
 
-LONGEST = 255
+MAX_PREFIX_LENGTH = 255  # the length of its column
 PORTS = {"https": 443, "http": 80}
-KIND = "whsec_"  # as the Standard Webhooks specification writes secrets
+WEBHOOK_PREFIX = "whsec_"  # of the Standard Webhooks specification
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackTarget:
-    """A URL below which a consumer may have callbacks sent.
+    """A URL prefix to which callbacks of a consumer may be sent.
 
-    `private` says that it may be on a private network.
+    `private` allows addresses of private networks.
     """
 
     prefix: str
     private: bool
     secret: bytes = field(repr=False)
 
-    def takes(self, url: str) -> bool:
-        """Say whether a URL is below this one.
+    def matches(self, url: str) -> bool:
+        """Return whether a URL has this prefix.
 
-        The same scheme, host and port, and a path that begins with its segments.
+        Its scheme, host and port are the same, and its path begins with the prefix's segments.
         """
         try:
-            wanted, mine = urlsplit(url), urlsplit(self.prefix)
-            same = _origin(wanted) == _origin(mine)
+            target, prefix = urlsplit(url), urlsplit(self.prefix)
+            same_origin = _origin(target) == _origin(prefix)
         except ValueError:
             return False
-        path = mine.path.rstrip("/")
-        below = wanted.path == path or wanted.path.startswith(path + "/")
+        path = prefix.path.rstrip("/")
+        below = target.path == path or target.path.startswith(path + "/")
         return (
-            same
+            same_origin
             and below
-            and _straight(url, wanted.path)
-            and wanted.username is None
-            and wanted.password is None
+            and _is_unambiguous(url, target.path)
+            and target.username is None
+            and target.password is None
         )
 
 
-def _straight(url: str, path: str) -> bool:
-    """Say whether whoever reads a URL finds the same path in it.
+def _is_unambiguous(url: str, path: str) -> bool:
+    """Return whether every parser of URLs sees the same path.
 
-    Nothing leads upwards, however it is written, or is no URL's character.
+    No segment leads upwards, in any encoding, and all characters are those of URLs.
     """
     segments = [unquote(segment) for segment in path.split("/")]
     plain = all(32 < ord(character) < 127 and character != "\\" for character in url)  # noqa: PLR2004  the printable ones of ASCII
@@ -70,9 +73,9 @@ def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or PORTS.get(url.scheme)
 
 
-def shown(secret: bytes) -> str:
-    """Return a secret as its consumer is told it."""
-    return KIND + base64.b64encode(secret).decode()
+def encode_secret(secret: bytes) -> str:
+    """Return a secret in the form of the Standard Webhooks specification."""
+    return WEBHOOK_PREFIX + base64.b64encode(secret).decode()
 
 
 def allow_callbacks(
@@ -85,13 +88,16 @@ def allow_callbacks(
     *,
     private: bool,
 ) -> str:
-    """Let a consumer have callbacks sent below a URL, and return the new secret that signs them."""
+    """Allow callbacks of a consumer to a URL prefix, and return the new secret that signs them.
+
+    Raises UsageError and UnknownName.
+    """
     try:
         parts = urlsplit(prefix)
         good = (
             parts.scheme in PORTS
             and bool(parts.hostname)
-            and len(prefix) <= LONGEST
+            and len(prefix) <= MAX_PREFIX_LENGTH
             and (parts.port or 1) > 0
         )
     except ValueError:
@@ -107,31 +113,51 @@ def allow_callbacks(
     with audit.change(
         engine, actor, audit.Action.CALLBACK_ALLOWED, consumer, environment=environment
     ) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
+        place = consumer_in(rows, consumer, environment)
         rows.put(
-            "callback_targets",
-            {**where, "prefix": prefix},
-            private=private,
-            sealed=box.encrypt(secret),
-            active=True,
+            CallbackTargetRow,
+            {**place.of(CallbackTargetRow), CallbackTargetRow.prefix: prefix},
+            {
+                CallbackTargetRow.private: private,
+                CallbackTargetRow.sealed: box.encrypt(secret),
+                CallbackTargetRow.active: True,
+            },
         )
         detail.update(prefix=prefix, private=private)
-    return shown(secret)
+    return encode_secret(secret)
 
 
 def remove_callbacks(
     engine: Engine, actor: str, consumer: str, environment: str, prefix: str
 ) -> None:
-    """Send a consumer no more callbacks below a URL; its secret is wiped."""
+    """Remove a callback target of a consumer, and delete its secret. Raises UnknownName."""
     with audit.change(
         engine, actor, audit.Action.CALLBACK_REMOVED, consumer, environment=environment
     ) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        known = [row["prefix"] for row in rows.all("callback_targets", **where, active=True)]
-        if prefix not in known:
-            raise UnknownName(f"callback target of {consumer!r} in {environment!r}", prefix, known)
-        rows.set("callback_targets", {**where, "prefix": prefix}, active=False, sealed=b"")
+        match = consumer_in(rows, consumer, environment).of(CallbackTargetRow)
+        active = rows.all(CallbackTargetRow, {**match, CallbackTargetRow.active: True})
+        prefixes = [row.prefix for row in active]
+        if prefix not in prefixes:
+            raise UnknownName(
+                f"callback target of {consumer!r} in {environment!r}", prefix, prefixes
+            )
+        rows.set(
+            CallbackTargetRow,
+            {**match, CallbackTargetRow.prefix: prefix},
+            {CallbackTargetRow.active: False, CallbackTargetRow.sealed: b""},
+        )
         detail["prefix"] = prefix
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCallback(Subscriptable):
+    """A callback target as operators see it, without its secret."""
+
+    id: int
+    environment: str
+    consumer: str
+    prefix: str
+    private: bool
 
 
 def list_callbacks(
@@ -141,17 +167,21 @@ def list_callbacks(
     consumer: str | None = None,
     after: int | None = None,
     limit: int | None = None,
-) -> list[dict[str, object]]:
-    """Return callback targets, without their secrets, by environment and consumer.
+) -> list[ListedCallback]:
+    """Return callback targets by environment and consumer; a page begins after an id.
 
-    A page of them goes on after an id.
+    Raises UnknownName.
     """
-    return listed_of_consumers(
+    rows = list_named_settings(
         engine,
-        "callback_targets",
-        ("prefix", "private"),
+        NamedCallbackTargetRow,
+        CallbackTargetRow.prefix,
         environment,
         consumer,
         after=after,
         limit=limit,
     )
+    return [
+        ListedCallback(row.id, row.environment, row.consumer, row.prefix, row.private)
+        for row in rows
+    ]

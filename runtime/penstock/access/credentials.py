@@ -1,22 +1,43 @@
-"""Credentials of consumers that an authenticator plugin keeps here.
+"""Consumers' credentials for authenticator plugins.
 
-Passwords' hashes, signing secrets, names of certificates.
+For example hashes of passwords, signing secrets, and names of certificates.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
+from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import consumer_in, environment_row, named
+from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, in_environment
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import RowReader
+from penstock.db.tables import ConsumerRow, CredentialRow, EnvironmentRow
+from penstock.db.unit_of_work import AccessChange, RowReader
 from penstock.errors import AlreadyExists, UnknownName, UsageError
 
+MAX_NAME_LENGTH = 255  # the length of its column
 Enrol = Callable[[str, str], tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCredential(Subscriptable):
+    """A credential as operators see it, without its secret.
+
+    `state` is usable, expired or revoked.
+    """
+
+    consumer: str
+    environment: str
+    state: str
+    id: str
+    kind: str
+    name: str
+    expires_at: datetime | None
+    note: str
 
 
 def add_credential(  # noqa: PLR0913  one argument a fact
@@ -34,53 +55,43 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     expires: timedelta | None = None,
     note: str = "",
 ) -> tuple[str, str]:
-    """Keep a credential, sealed, as its authenticator wants it kept; return its id and its name.
+    """Store a credential, encrypted, as its authenticator enrols it; return its id and its name.
 
-    `most` may be kept of that kind there.
+    `most` is how many of its kind an environment may have. Raises UsageError, UnknownName and
+    AlreadyExists.
     """
     try:
-        name, kept = enrol(name, secret)
+        name, enrolled = enrol(name, secret)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if not name or len(name) > 255:  # noqa: PLR2004  the column's length
+    if not name or len(name) > MAX_NAME_LENGTH:
         raise UsageError("a credential has a name of at most 255 characters; give --name")
     now = datetime.now(UTC)
     with audit.change(
         engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment
     ) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        held = rows.all(
-            "credentials", environment_id=where["environment_id"], kind=kind, revoked_at=None
-        )
-        if most is not None and len(held) >= most:
+        place = consumer_in(rows, consumer, environment)
+        others = _usable(rows, place, kind)
+        if most is not None and len(others) >= most:
             raise UsageError(
-                f"{environment} has {len(held)} {kind} credentials, and each call is tried with"
-                " them all; revoke some that have had their day"
+                f"{environment} has {len(others)} {kind} credentials, and each call is tried with"
+                " them all; revoke some that are not used any more"
             )
-        for row in held:
-            if row["name"] == name:
-                raise AlreadyExists(f"{kind} credential", name)
-            if (
-                kept
-                and row["consumer_id"] != where["consumer_id"]
-                and secrets.compare_digest(box.decrypt(row["sealed"]), kept)
-            ):
-                raise UsageError(
-                    "another consumer has that very secret, and calls could not be told apart; give"
-                    " each its own"
-                )
+        _require_unique(others, place, kind, name, enrolled, box)
         identifier = f"cred_{secrets.token_hex(6)}"
         expires_at = now + expires if expires else None
         rows.add(
-            "credentials",
-            id=identifier,
-            **where,
-            kind=kind,
-            name=name,
-            sealed=box.encrypt(kept),
-            note=note,
-            created_at=now,
-            expires_at=expires_at,
+            CredentialRow,
+            {
+                **place.of(CredentialRow),
+                CredentialRow.id: identifier,
+                CredentialRow.kind: kind,
+                CredentialRow.name: name,
+                CredentialRow.sealed: box.encrypt(enrolled),
+                CredentialRow.note: note,
+                CredentialRow.created_at: now,
+                CredentialRow.expires_at: expires_at,
+            },
         )
         detail.update(
             credential=identifier,
@@ -92,52 +103,90 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     return identifier, name
 
 
+def _usable(rows: AccessChange, place: ConsumerPlace, kind: str) -> list[CredentialRow]:
+    return rows.all(
+        CredentialRow,
+        {
+            CredentialRow.environment_id: place.environment_id,
+            CredentialRow.kind: kind,
+            CredentialRow.revoked_at: None,
+        },
+    )
+
+
+def _require_unique(
+    others: list[CredentialRow],
+    place: ConsumerPlace,
+    kind: str,
+    name: str,
+    enrolled: bytes,
+    box: SecretBox,
+) -> None:
+    for row in others:
+        if row.name == name:
+            raise AlreadyExists(f"{kind} credential", name)
+        if (
+            enrolled
+            and row.consumer_id != place.consumer_id
+            and secrets.compare_digest(box.decrypt(row.sealed), enrolled)
+        ):
+            raise UsageError(
+                "another consumer has the same secret, so their calls could not be distinguished;"
+                " give each consumer its own"
+            )
+
+
 def revoke_credential(engine: Engine, actor: str, identifier: str) -> None:
-    """End a credential for good, and wipe what was kept; twice is harmless."""
+    """Revoke a credential and delete its secret; a revoked one stays as it is.
+
+    Raises UnknownName.
+    """
     with audit.change(engine, actor, audit.Action.CREDENTIAL_REVOKED, identifier) as (rows, _):
-        row = rows.find("credentials", id=identifier)
+        row = rows.find(CredentialRow, {CredentialRow.id: identifier})
         if row is None:
             raise UnknownName(
                 "credential",
                 identifier,
-                (row["id"] for row in rows.all("credentials")),
+                (other.id for other in rows.all(CredentialRow)),
                 fix="`penstock credential list` shows their ids",
             )
-        if row["revoked_at"] is None:
-            rows.set("credentials", {"id": identifier}, revoked_at=datetime.now(UTC), sealed=b"")
+        if row.revoked_at is None:
+            rows.set(
+                CredentialRow,
+                {CredentialRow.id: identifier},
+                {CredentialRow.revoked_at: datetime.now(UTC), CredentialRow.sealed: b""},
+            )
 
 
 def list_credentials(
     engine: Engine, *, environment: str | None = None, consumer: str | None = None
-) -> list[dict[str, object]]:
-    """Return credentials, oldest first, without what is secret of them."""
+) -> list[ListedCredential]:
+    """Return credentials, oldest first. Raises UnknownName."""
     now = datetime.now(UTC)
     with reading(engine) as connection:
         reader = RowReader(connection)
-        match: dict[str, object] = {}
-        if environment:
-            match["environment_id"] = environment_row(reader, environment)["id"]
+        match = dict(in_environment(reader, CredentialRow, environment))
         if consumer:
-            match["consumer_id"] = named(reader, "consumer", consumer)["id"]
-        environments, consumers = (
-            reader.names_by_id("environments"),
-            reader.names_by_id("consumers"),
-        )
-        rows = sorted(
-            reader.all("credentials", **match), key=lambda row: (row["created_at"], row["id"])
-        )
+            match[CredentialRow.consumer_id] = consumer_row(reader, consumer).id
+        environments = reader.names_by_id(EnvironmentRow)
+        consumers = reader.names_by_id(ConsumerRow)
+        rows = sorted(reader.all(CredentialRow, match), key=lambda row: (row.created_at, row.id))
     return [
-        {
-            "consumer": consumers[row["consumer_id"]],
-            "environment": environments[row["environment_id"]],
-            "state": (
-                "revoked"
-                if row["revoked_at"]
-                else "expired"
-                if row["expires_at"] and row["expires_at"] <= now
-                else "usable"
-            ),
-            **{column: row[column] for column in ("id", "kind", "name", "expires_at", "note")},
-        }
+        ListedCredential(
+            consumers[row.consumer_id],
+            environments[row.environment_id],
+            _state(row, now),
+            row.id,
+            row.kind,
+            row.name,
+            row.expires_at,
+            row.note,
+        )
         for row in rows
     ]
+
+
+def _state(row: CredentialRow, now: datetime) -> str:
+    if row.revoked_at:
+        return "revoked"
+    return "expired" if row.expires_at and row.expires_at <= now else "usable"

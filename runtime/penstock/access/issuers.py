@@ -1,28 +1,46 @@
-"""Outside token issuers: identity providers whose tokens an environment takes beside its own."""
+"""Outside token issuers: identity providers whose tokens an environment accepts."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from penstock import audit
-from penstock.access.lookup import environment_row, named
+from penstock.access._subscript import Subscriptable
+from penstock.access.lookup import consumer_row, environment_row, in_environment
 from penstock.contracts.access import TrustedIssuer
 from penstock.contracts.jwks import KeySet, read_key_set
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import RowReader
+from penstock.db.tables import EnvironmentRow, IssuerRow
+from penstock.db.unit_of_work import RowReader, Values
 from penstock.errors import UnknownName, UsageError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")  # 255 is the column's length
-LONGEST_AUDIENCE = 255
+VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")  # 255 is the length of the column
+MAX_AUDIENCE_LENGTH = 255
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 
+@dataclass(frozen=True, slots=True)
+class ListedIssuer(Subscriptable):
+    """A trusted issuer as operators see it.
+
+    `keys` is where its keys come from, and `consumer` how a token names its consumer.
+    """
+
+    environment: str
+    issuer: str
+    audience: str
+    keys: str
+    consumer: str
+    scope_claim: str
+
+
 def check_url(what: str, url: str) -> None:
-    """Refuse what is no https URL; plain http is for providers on this very host."""
+    """Raise UsageError where a URL is not https; http is accepted for this host alone."""
     try:
         parts = urlsplit(url)
         good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
@@ -32,11 +50,14 @@ def check_url(what: str, url: str) -> None:
     if not good or not parts.hostname or parts.fragment:
         raise UsageError(f"{what} {url!r} is no https URL")
     if parts.username is not None or parts.password is not None:
-        raise UsageError(f"{what} must not hold a user or a password")
+        raise UsageError(f"{what} must not contain a user or a password")
 
 
 def check_issuer(issuer: str) -> None:
-    """Refuse what can be no `iss`: a URI, or a name without a colon (RFC 7519 section 2)."""
+    """Raise UsageError where a text can't be an `iss`.
+
+    That is a URI, or a name without a colon (RFC 7519 section 2).
+    """
     try:
         parts = urlsplit(issuer)
         good = VISIBLE.fullmatch(issuer) is not None and (
@@ -53,30 +74,30 @@ def check_issuer(issuer: str) -> None:
 
 
 def read_keys(text: str) -> KeySet:
-    """Return what a JWK set (RFC 7517) holds.
+    """Return the keys of a JWK set (RFC 7517).
 
-    Raises UsageError where no key of it can verify signatures, saying why for each, and where one
-    is private: such a key must go nowhere.
+    Raises UsageError with the reasons where no key can verify signatures, and where a key is
+    private: such a key must be sent nowhere.
     """
     try:
-        found = read_key_set(json.loads(text))
+        key_set = read_key_set(json.loads(text))
     except (ValueError, RecursionError):
         raise UsageError('that is no JWK set: {"keys": […]}') from None
-    private = [str(key) for key in found.rejected if key.private]
+    private = [str(key) for key in key_set.rejected if key.private]
     if private:
         raise UsageError(
-            "the JWK set holds a key that is private or symmetric; give public keys alone:"
+            "the JWK set contains a key that is private or symmetric; give public keys alone:"
             f" {'; '.join(private)}"
         )
-    if not found.keys:
+    if not key_set.keys:
         raise UsageError(
             "no key of the JWK set can verify tokens:"
-            f" {'; '.join(str(key) for key in found.rejected)}"
+            f" {'; '.join(str(key) for key in key_set.rejected)}"
         )
-    return found
+    return key_set
 
 
-def said_of(  # noqa: PLR0913  one argument a fact
+def parse_issuer(  # noqa: PLR0913  one argument a fact
     issuer: str,
     audience: str,
     *,
@@ -87,9 +108,9 @@ def said_of(  # noqa: PLR0913  one argument a fact
     mapped: Iterable[str] = (),
     scope_claim: str = "scope",
 ) -> TrustedIssuer:
-    """Return an issuer as an operator says it: keys at a URL, as a JWK set, or by discovery.
+    """Return an issuer from an operator's options: keys at a URL, in a JWK set, or by discovery.
 
-    `mapped` are VALUE=CONSUMER. Raises UsageError.
+    Each of `mapped` is VALUE=CONSUMER. Raises UsageError.
     """
     pairs = [pair.rpartition("=") for pair in mapped]
     if jwks_url and keys is not None:
@@ -113,13 +134,16 @@ def said_of(  # noqa: PLR0913  one argument a fact
 def trust_issuer(
     engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str
 ) -> None:
-    """Take an outside issuer's tokens in an environment; what was said of it before is replaced."""
+    """Trust an outside issuer in an environment; its previous options are replaced.
+
+    `own` is the issuer of Penstock's tokens. Raises UsageError and UnknownName.
+    """
     if trusted.issuer == own:
         raise UsageError(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
     check_issuer(trusted.issuer)
     if (
         not trusted.audience.strip()
-        or len(trusted.audience) > LONGEST_AUDIENCE
+        or len(trusted.audience) > MAX_AUDIENCE_LENGTH
         or not trusted.audience.isprintable()
     ):
         raise UsageError(
@@ -139,62 +163,57 @@ def trust_issuer(
             *trusted.consumers.values(),
             *([trusted.consumer] if trusted.consumer else []),
         }:
-            named(rows, "consumer", consumer)
-        values = {
-            "audience": trusted.audience,
-            "jwks_url": trusted.jwks_url,
-            "keys": None if trusted.keys is None else [dict(key) for key in trusted.keys],
-            "consumer": trusted.consumer,
-            "consumer_claim": trusted.consumer_claim,
-            "consumers": dict(trusted.consumers),
-            "scope_claim": trusted.scope_claim,
+            consumer_row(rows, consumer)
+        values: Values = {
+            IssuerRow.audience: trusted.audience,
+            IssuerRow.jwks_url: trusted.jwks_url,
+            IssuerRow.keys: None if trusted.keys is None else [dict(key) for key in trusted.keys],
+            IssuerRow.consumer: trusted.consumer,
+            IssuerRow.consumer_claim: trusted.consumer_claim,
+            IssuerRow.consumers: dict(trusted.consumers),
+            IssuerRow.scope_claim: trusted.scope_claim,
         }
         rows.put(
-            "issuers",
-            {"environment_id": environment_row(rows, environment)["id"], "issuer": trusted.issuer},
-            **values,
-            active=True,
+            IssuerRow,
+            {
+                IssuerRow.environment_id: environment_row(rows, environment).id,
+                IssuerRow.issuer: trusted.issuer,
+            },
+            {**values, IssuerRow.active: True},
         )
-        detail.update(values)
+        detail.update({column.key: value for column, value in values.items()})
 
 
 def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -> None:
-    """Take an outside issuer's tokens no more."""
+    """Stop trusting an outside issuer in an environment. Raises UnknownName."""
     with audit.change(
         engine, actor, audit.Action.ISSUER_DISTRUSTED, issuer, environment=environment
     ) as (rows, _):
-        environment_id = environment_row(rows, environment)["id"]
-        known = [
-            row["issuer"] for row in rows.all("issuers", environment_id=environment_id, active=True)
-        ]
-        if issuer not in known:
-            raise UnknownName(f"trusted issuer of {environment!r}", issuer, known)
-        rows.set("issuers", {"environment_id": environment_id, "issuer": issuer}, active=False)
+        match: Values = {IssuerRow.environment_id: environment_row(rows, environment).id}
+        trusted = [row.issuer for row in rows.all(IssuerRow, {**match, IssuerRow.active: True})]
+        if issuer not in trusted:
+            raise UnknownName(f"trusted issuer of {environment!r}", issuer, trusted)
+        rows.set(IssuerRow, {**match, IssuerRow.issuer: issuer}, {IssuerRow.active: False})
 
 
-def list_issuers(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
-    """Return trusted issuers by environment."""
+def list_issuers(engine: Engine, environment: str | None = None) -> list[ListedIssuer]:
+    """Return trusted issuers by environment. Raises UnknownName."""
     with reading(engine) as connection:
         reader = RowReader(connection)
-        match = (
-            {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
+        match = in_environment(reader, IssuerRow, environment)
+        environments = reader.names_by_id(EnvironmentRow)
+        rows = reader.all(IssuerRow, {**match, IssuerRow.active: True})
+    return [
+        ListedIssuer(
+            environments[row.environment_id],
+            row.issuer,
+            row.audience,
+            f"{len(row.keys)} from a file" if row.keys else row.jwks_url or "by discovery",
+            row.consumer or _mapping(row.consumer_claim, row.consumers),
+            row.scope_claim,
         )
-        environments = reader.names_by_id("environments")
-        return [
-            {
-                "environment": environments[row["environment_id"]],
-                "issuer": row["issuer"],
-                "audience": row["audience"],
-                "keys": (
-                    f"{len(row['keys'])} from a file"
-                    if row["keys"]
-                    else row["jwks_url"] or "by discovery"
-                ),
-                "consumer": row["consumer"] or _mapping(row["consumer_claim"], row["consumers"]),
-                "scope_claim": row["scope_claim"],
-            }
-            for row in reader.all("issuers", **match, active=True)
-        ]
+        for row in rows
+    ]
 
 
 def _mapping(claim: str, consumers: Mapping[str, str]) -> str:

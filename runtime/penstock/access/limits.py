@@ -1,7 +1,4 @@
-"""Bounds that operators set for a consumer in an environment.
-
-How often it may call, and from where.
-"""
+"""Limits of a consumer in an environment: rates, and networks it may call from."""
 
 from __future__ import annotations
 
@@ -10,18 +7,21 @@ from types import MappingProxyType
 
 from penstock import audit
 from penstock.access.by_name import is_name
-from penstock.access.lookup import consumer_in, listed_of_consumers
+from penstock.access.lookup import ConsumerPlace, consumer_in, list_named_settings
 from penstock.access.pipelines import Offered, in_order, meant_by, name_of, stored_in
 from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, unused_beside
+from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 from penstock.db.engine import Engine
+from penstock.db.tables import AddressRuleRow, LimitRow
+from penstock.db.unit_of_work import AccessChange
 from penstock.errors import UnknownName, UsageError
 
 BY = ("consumer", "key", "address")
 
 
 def check_rate(rate: Rate) -> None:
-    """Refuse a rate that no consumer's limit can have. Raises UsageError."""
+    """Raise UsageError where a consumer's limit can't have a rate."""
     for problem, fix in rate.problems():
         raise UsageError(f"{problem}; {fix}")
     if rate.by not in BY:
@@ -40,84 +40,83 @@ def set_limit(
     pipeline: str = "",
     offered: Offered = MappingProxyType({}),
 ) -> list[str]:
-    """Set a rate limit for a consumer, for some pipelines or over all of them together.
+    """Set a rate limit of a consumer for pipelines, by name or id; return their ids.
 
-    A name or an id says which pipelines. Return their ids.
-
-    A limit with the same window and `by` is replaced; one with another window is added beside it.
-    Raises UsageError, also where one of the two could never be used up.
+    An empty `pipeline` is the limit of all pipelines together. A limit with the same window and
+    `by` is replaced; limits with other windows stay. Raises UnknownName, and UsageError, also where
+    one of the limits could never be reached.
     """
     check_rate(rate)
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (
         rows,
         detail,
     ):
-        where = consumer_in(rows, consumer, environment)
-        found = (
-            meant_by(pipeline, offered, stored_in(rows, where["environment_id"]))
-            if pipeline
-            else []
-        )
-        for identifier in found or [""]:
-            stored = (
-                Rate(row["rate"], by=row["by"])
-                for row in rows.all("limits", **where, pipeline=identifier, active=True)
-            )
-            _check_beside(
-                rate,
-                [other for other in stored if (other.by, other.seconds) != (rate.by, rate.seconds)],
-            )
-            rows.put(
-                "limits",
-                {**where, "pipeline": identifier, "by": rate.by, "seconds": rate.seconds},
-                rate=rate.text,
-                active=True,
-            )
-        detail.update(rate=rate.text, by=rate.by, pipelines=found or None)
-    return found
+        place = consumer_in(rows, consumer, environment)
+        known = stored_in(rows, place.environment_id) if pipeline else ()
+        identifiers = meant_by(pipeline, offered, known) if pipeline else []
+        for identifier in identifiers or [""]:
+            _set_limit(rows, place, identifier, rate)
+        detail.update(rate=rate.text, by=rate.by, pipelines=identifiers or None)
+    return identifiers
+
+
+def _set_limit(rows: AccessChange, place: ConsumerPlace, pipeline: str, rate: Rate) -> None:
+    match = {**place.of(LimitRow), LimitRow.pipeline: pipeline}
+    active = (
+        Rate.of(row.rate, row.by) for row in rows.all(LimitRow, {**match, LimitRow.active: True})
+    )
+    _check_beside(
+        rate,
+        [other for other in active if (other.by, other.seconds) != (rate.by, rate.seconds)],
+    )
+    rows.put(
+        LimitRow,
+        {**match, LimitRow.by: rate.by, LimitRow.seconds: rate.seconds},
+        {LimitRow.rate: rate.text, LimitRow.active: True},
+    )
 
 
 def _check_beside(rate: Rate, others: list[Rate]) -> None:
-    for one, beside in ((rate, others), *((other, [rate]) for other in others)):
-        other = unused_beside(one, beside)
+    for limit, beside in ((rate, others), *((other, [rate]) for other in others)):
+        other = unused_beside(limit, beside)
         if other is not None:
             fix = (
                 "give it fewer calls"
-                if one is rate
+                if limit is rate
                 else "remove the limits that are set (`penstock limit remove`)"
             )
-            raise UsageError(f"the limit {one} can never be used up beside {other}; {fix}")
+            raise UsageError(f"the limit {limit} can never be used up beside {other}; {fix}")
 
 
 def remove_limits(
     engine: Engine, actor: str, consumer: str, environment: str, *, pipeline: str = ""
 ) -> int:
-    """Take away what was set for a consumer at a pipeline, or for all of them together.
+    """Remove the limits of a consumer for a pipeline, or those of all pipelines together.
 
-    Return how many limits that were.
+    Return how many there were. Raises UsageError and UnknownName.
     """
     with audit.change(
         engine, actor, audit.Action.LIMIT_REMOVED, consumer, environment=environment
     ) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        set_here = [
+        match = consumer_in(rows, consumer, environment).of(LimitRow)
+        limits = [
             row
-            for row in rows.all("limits", **where, active=True)
-            if pipeline in {row["pipeline"], name_of(row["pipeline"])}
+            for row in rows.all(LimitRow, {**match, LimitRow.active: True})
+            if pipeline in {row.pipeline, name_of(row.pipeline)}
         ]
-        if not set_here:
+        if not limits:
             raise UsageError(
                 f"{consumer} has no limit {'at ' + pipeline if pipeline else 'over all pipelines'}"
                 f" in {environment}; `penstock limit list` shows them"
             )
-        for row in set_here:
-            rows.set("limits", {"id": row["id"]}, active=False)
-        ours = [row for row in set_here if not pipeline or not is_name(row["pipeline"])]
+        for row in limits:
+            rows.set(LimitRow, {LimitRow.id: row.id}, {LimitRow.active: False})
+        by_id = [row for row in limits if not pipeline or not is_name(row.pipeline)]
         detail.update(
-            removed=[row["rate"] for row in ours],
-            pipelines=in_order({row["pipeline"] for row in ours}) if pipeline else None,
+            removed=[row.rate for row in by_id],
+            pipelines=in_order({row.pipeline for row in by_id}) if pipeline else None,
         )
-        return len(ours)
+        return len(by_id)
 
 
 def list_limits(
@@ -127,12 +126,15 @@ def list_limits(
     consumer: str | None = None,
     after: int | None = None,
     limit: int | None = None,
-) -> list[dict[str, object]]:
-    """Return limits by environment, consumer and pipeline; a page of them goes on after an id."""
-    return listed_of_consumers(
+) -> list[NamedLimitRow]:
+    """Return limits by environment, consumer and pipeline; a page begins after an id.
+
+    Raises UnknownName.
+    """
+    return list_named_settings(
         engine,
-        "limits",
-        ("pipeline", "rate", "by"),
+        NamedLimitRow,
+        LimitRow.pipeline,
         environment,
         consumer,
         after=after,
@@ -149,37 +151,49 @@ def set_networks(
     *,
     allowed: bool,
 ) -> list[str]:
-    """Let a consumer call from networks only, or never from them; return them as they are kept."""
+    """Allow a consumer's calls from some networks alone, or deny calls from them.
+
+    Return the networks as they are stored. Raises UsageError and UnknownName.
+    """
     action = audit.Action.ADDRESSES_ALLOWED if allowed else audit.Action.ADDRESSES_DENIED
     with audit.change(engine, actor, action, consumer, environment=environment) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        detail["networks"] = check_networks(networks)
-        for network in detail["networks"]:
-            rows.put("address_rules", {**where, "network": network}, allowed=allowed, active=True)
-        return list(detail["networks"])
+        match = consumer_in(rows, consumer, environment).of(AddressRuleRow)
+        detail["networks"] = stored = check_networks(networks)
+        for network in stored:
+            rows.put(
+                AddressRuleRow,
+                {**match, AddressRuleRow.network: network},
+                {AddressRuleRow.allowed: allowed, AddressRuleRow.active: True},
+            )
+        return list(stored)
 
 
 def check_networks(networks: Iterable[str]) -> list[str]:
-    """Return networks as they are kept. Raises UsageError."""
+    """Return networks as they are stored. Raises UsageError."""
     return [_network(text) for text in networks]
 
 
 def remove_networks(
     engine: Engine, actor: str, consumer: str, environment: str, networks: Iterable[str]
 ) -> None:
-    """Take networks off a consumer's lists."""
+    """Remove networks from a consumer's lists. Raises UsageError and UnknownName."""
     with audit.change(
         engine, actor, audit.Action.ADDRESSES_REMOVED, consumer, environment=environment
     ) as (rows, detail):
-        where = consumer_in(rows, consumer, environment)
-        held = {row["network"] for row in rows.all("address_rules", **where, active=True)}
-        detail["networks"] = check_networks(networks)
-        for network in detail["networks"]:
-            if network not in held:
+        match = consumer_in(rows, consumer, environment).of(AddressRuleRow)
+        active = rows.all(AddressRuleRow, {**match, AddressRuleRow.active: True})
+        listed = {row.network for row in active}
+        detail["networks"] = removed = check_networks(networks)
+        for network in removed:
+            if network not in listed:
                 raise UnknownName(
-                    f"network on the lists of {consumer!r} in {environment!r}", network, held
+                    f"network on the lists of {consumer!r} in {environment!r}", network, listed
                 )
-            rows.set("address_rules", {**where, "network": network}, active=False)
+            rows.set(
+                AddressRuleRow,
+                {**match, AddressRuleRow.network: network},
+                {AddressRuleRow.active: False},
+            )
 
 
 def list_networks(
@@ -189,15 +203,15 @@ def list_networks(
     consumer: str | None = None,
     after: int | None = None,
     limit: int | None = None,
-) -> list[dict[str, object]]:
+) -> list[NamedAddressRuleRow]:
     """Return the networks on consumers' lists, by environment and consumer.
 
-    A page of them goes on after an id.
+    A page begins after an id. Raises UnknownName.
     """
-    return listed_of_consumers(
+    return list_named_settings(
         engine,
-        "address_rules",
-        ("network", "allowed"),
+        NamedAddressRuleRow,
+        AddressRuleRow.network,
         environment,
         consumer,
         after=after,

@@ -1,12 +1,10 @@
-"""Pipelines in access data.
+"""Pipelines in access data: what operators decide about them, and which have been seen.
 
-What a name or an id means, what operators decided about pipelines, and which have been seen.
+Every decision is stored for an id (`v1/orders`). A name (`orders`) is a shorthand in commands: it
+stands for all major versions that one plugin offers now, and is stored as their ids. A name that
+two plugins share stands for neither.
 
-Everything that operators decide counts for an id (`v1/orders`). A name (`orders`) is a shorthand in
-commands: it means all major versions that one plugin offers now, and is stored as their ids. Where
-two plugins share a name, it means neither.
-
-`offered` is what plugins offer in this process: the plugin of each id.
+`offered` is what the plugins of this process offer: the plugin of each id.
 """
 
 from __future__ import annotations
@@ -17,107 +15,115 @@ from penstock import audit
 from penstock.access import by_name
 from penstock.access.lookup import environment_row
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import AccessChange, RowReader
+from penstock.db.tables import (
+    AssociationRow,
+    EnvironmentRow,
+    GraceRow,
+    NewPipelinesRow,
+    PipelineRow,
+)
+from penstock.db.unit_of_work import AccessChange, RowReader, Values
 from penstock.errors import UnknownName, UsageError
 
 Offered = Mapping[str, str]
 
 
 def name_of(identifier: str) -> str:
-    """Return the name within an id; a name is its own."""
+    """Return the name in an id, or a name itself."""
     return identifier.rpartition("/")[2]
 
 
 def in_order(identifiers: Iterable[str]) -> list[str]:
     """Return ids by name and major version."""
-    return sorted(identifiers, key=lambda item: (name_of(item), len(item), item))
+    return sorted(identifiers, key=lambda text: (name_of(text), len(text), text))
 
 
 def meant_by(word: str, offered: Offered, stored: Iterable[str] = ()) -> list[str]:
-    """Return the ids that a name or an id means where something is granted.
+    """Return the ids that a name or an id stands for where access is granted.
 
-    `stored` are ids that the database knows.
-
-    Raises UnknownName, and UsageError where it is not clear.
+    `stored` are ids in the database. Raises UnknownName, and UsageError where a name is ambiguous.
     """
     if "/" in word:
         if word not in offered and word not in set(stored):
             raise UnknownName("pipeline", word, {*offered, *stored})
         return [word]
-    found = [identifier for identifier in offered if name_of(identifier) == word]
-    plugins = sorted({offered[identifier] for identifier in found})
+    identifiers = [identifier for identifier in offered if name_of(identifier) == word]
+    plugins = sorted({offered[identifier] for identifier in identifiers})
     if len(plugins) > 1:
         raise UsageError(
             f"{word!r} is offered by plugins {' and '.join(plugins)}; write an id, such as"
-            f" {in_order(found)[0]}"
+            f" {in_order(identifiers)[0]}"
         )
-    if not found:
+    if not identifiers:
         seen = in_order(identifier for identifier in stored if name_of(identifier) == word)
         if seen:
             raise UsageError(f"no plugin offers {word!r} here; write the id: {' or '.join(seen)}")
         raise UnknownName("pipeline", word, {*map(name_of, offered), *map(name_of, stored)})
-    return in_order(found)
+    return in_order(identifiers)
 
 
-def among(word: str, held: Iterable[str], what: str) -> list[str]:
-    """Return which of some ids a name or an id means where something is taken away.
+def among(word: str, identifiers: Iterable[str], noun: str) -> list[str]:
+    """Return the ids that a name or an id stands for where access is removed.
 
-    All majors, of whichever plugin. Raises UnknownName.
+    A name stands for all its ids, of any plugin. Raises UnknownName.
     """
-    known = list(held)
-    found = [identifier for identifier in known if word in {identifier, name_of(identifier)}]
-    if not found:
-        raise UnknownName(what, word, {*known, *map(name_of, known)})
-    return in_order(found)
+    candidates = list(identifiers)
+    matches = [identifier for identifier in candidates if word in {identifier, name_of(identifier)}]
+    if not matches:
+        raise UnknownName(noun, word, {*candidates, *map(name_of, candidates)})
+    return in_order(matches)
 
 
 def stored_in(rows: RowReader, environment_id: int) -> set[str]:
-    """Return the ids that were seen or decided about in an environment."""
-    return {
-        row["name"]
-        for row in rows.all("pipelines", environment_id=environment_id)
-        if "/" in row["name"]
-    }
+    """Return the ids of an environment's pipelines in the database."""
+    return {row.name for row in _pipelines(rows, environment_id) if "/" in row.name}
+
+
+def _pipelines(rows: RowReader, environment_id: int) -> list[PipelineRow]:
+    return rows.all(PipelineRow, {PipelineRow.environment_id: environment_id})
 
 
 def set_pipeline_enabled(
     engine: Engine, actor: str, environment: str, word: str, offered: Offered, *, enabled: bool
 ) -> list[str]:
-    """Enable or disable the pipelines that a name or an id means, and return their ids."""
+    """Enable or disable the pipelines that a name or an id stands for; return their ids.
+
+    Raises UsageError and UnknownName.
+    """
     action = audit.Action.PIPELINE_ENABLED if enabled else audit.Action.PIPELINE_DISABLED
-    return _set(engine, actor, action, environment, word, offered, grants=enabled, enabled=enabled)
+    values: Values = {PipelineRow.enabled: enabled}
+    return _set(engine, actor, action, environment, word, offered, values, grants=enabled)
 
 
 def set_login_flow(
     engine: Engine, actor: str, environment: str, word: str, offered: Offered, *, designated: bool
 ) -> list[str]:
-    """Designate the pipelines that a name or an id means as login flows, or withdraw that.
+    """Designate the pipelines that a name or an id stands for as login flows, or withdraw that.
 
-    Return their ids.
+    Return their ids. Raises UsageError and UnknownName.
     """
     action = audit.Action.LOGIN_FLOW_DESIGNATED if designated else audit.Action.LOGIN_FLOW_WITHDRAWN
-    return _set(
-        engine, actor, action, environment, word, offered, grants=designated, login_flow=designated
-    )
+    values: Values = {PipelineRow.login_flow: designated}
+    return _set(engine, actor, action, environment, word, offered, values, grants=designated)
 
 
-def _set(
+def _set(  # noqa: PLR0913  one argument a fact
     engine: Engine,
     actor: str,
     action: audit.Action,
     environment: str,
     word: str,
     offered: Offered,
+    values: Values,
     *,
     grants: bool,
-    **values: bool,
 ) -> list[str]:
-    """Store what operators decided about pipelines.
+    """Store a decision about pipelines.
 
-    What grants nothing may name pipelines that no plugin offers any more.
+    A decision that grants nothing may name pipelines that no plugin offers any more.
     """
     with audit.change(engine, actor, action, word, environment=environment) as (rows, detail):
-        environment_id = environment_row(rows, environment)["id"]
+        environment_id = environment_row(rows, environment).id
         stored = stored_in(rows, environment_id)
         identifiers = (
             meant_by(word, offered, stored)
@@ -126,111 +132,123 @@ def _set(
         )
         detail["pipelines"] = identifiers
         for identifier in identifiers:
-            _decide(rows, environment_id, identifier, **values)
-        by_name.decided(rows, environment_id, identifiers)
+            _decide(rows, environment_id, identifier, values)
+        by_name.update_name_rows(rows, environment_id, identifiers)
     return identifiers
 
 
-def _decide(rows: AccessChange, environment_id: int, identifier: str, **values: bool) -> None:
-    row = rows.find("pipelines", environment_id=environment_id, name=identifier)
+def _decide(rows: AccessChange, environment_id: int, identifier: str, values: Values) -> None:
+    match: Values = {
+        PipelineRow.environment_id: environment_id,
+        PipelineRow.name: identifier,
+    }
+    row = rows.find(PipelineRow, match)
     if row is None:
-        rows.add(
-            "pipelines",
-            environment_id=environment_id,
-            name=identifier,
-            **{"enabled": True, "login_flow": False, "seen": False} | values,
-        )
+        defaults: Values = {
+            PipelineRow.enabled: True,
+            PipelineRow.login_flow: False,
+            PipelineRow.seen: False,
+        }
+        rows.add(PipelineRow, {**match, **defaults, **values})
     else:
-        rows.set("pipelines", {"id": row["id"]}, **values)
+        rows.set(PipelineRow, {PipelineRow.id: row.id}, values)
 
 
 def pipelines_seen(
     engine: Engine, actor: str, environment: str, offered: Offered
 ) -> Mapping[str, list[str]]:
-    """Note which pipelines a process offers here.
+    """Store which pipelines a process offers in an environment.
 
-    Return what became of the names that the release before kept, at the first time.
+    Return the ids of names that the previous release stored, where this call converted them.
 
-    Consumers that ask for new pipelines are associated with those never seen before; a grace whose
-    pipeline is gone ends, so that what comes back must comply at once. Writes nothing when nothing
-    is new.
+    Consumers with automatic access get access to pipelines that were never seen before. A grace of
+    a pipeline that is not offered any more ends: if it is offered again it must comply at once.
+    Nothing is written where nothing is new. Raises UnknownName and DatabaseUnavailable.
     """
     with reading(engine) as connection:
         reader = RowReader(connection)
         row = environment_row(reader, environment)
-        known, ended = _seen(reader, row["id"]), _ended(reader, row["id"], offered)
-    if offered.keys() <= known and not ended and row["by_id"]:
+        seen, ended = _seen(reader, row.id), _ended(reader, row.id, offered)
+    if offered.keys() <= seen and not ended and row.by_id:
         return {}
     names: Mapping[str, list[str]] = {}
     with audit.change(
         engine, actor, audit.Action.PIPELINES_SEEN, environment, environment=environment
     ) as (rows, detail):
         row = environment_row(rows, environment)
-        if not row["by_id"]:
-            detail["names"] = names = by_name.settle(rows, row["id"], offered)
-        fresh = in_order(offered.keys() - _seen(rows, row["id"]))
-        for identifier in fresh:
-            _decide(rows, row["id"], identifier, seen=True)
-            for eager in rows.all("new_pipelines", environment_id=row["id"], active=True):
-                where = {
-                    "environment_id": row["id"],
-                    "consumer_id": eager["consumer_id"],
-                    "pipeline": identifier,
-                }
-                rows.put("associations", where, active=True)
-        ended = _ended(rows, row["id"], offered)
+        if not row.by_id:
+            detail["names"] = names = by_name.convert_names(rows, row.id, offered)
+        new = in_order(offered.keys() - _seen(rows, row.id))
+        for identifier in new:
+            _decide(rows, row.id, identifier, {PipelineRow.seen: True})
+            _grant_automatically(rows, row.id, identifier)
+        ended = _ended(rows, row.id, offered)
         for identifier in ended:
-            rows.set("graces", {"environment_id": row["id"], "pipeline": identifier}, active=False)
-        detail.update(new=fresh, grace_ended=ended)
+            rows.set(
+                GraceRow,
+                {GraceRow.environment_id: row.id, GraceRow.pipeline: identifier},
+                {GraceRow.active: False},
+            )
+        detail.update(new=new, grace_ended=ended)
     return names
 
 
-def waiting_names(engine: Engine) -> bool:
-    """Say whether an environment holds names of the release before without an id yet."""
+def _grant_automatically(rows: AccessChange, environment_id: int, identifier: str) -> None:
+    automatic = rows.all(
+        NewPipelinesRow,
+        {NewPipelinesRow.environment_id: environment_id, NewPipelinesRow.active: True},
+    )
+    for row in automatic:
+        rows.put(
+            AssociationRow,
+            {
+                AssociationRow.environment_id: environment_id,
+                AssociationRow.consumer_id: row.consumer_id,
+                AssociationRow.pipeline: identifier,
+            },
+            {AssociationRow.active: True},
+        )
+
+
+def has_unconverted_names(engine: Engine) -> bool:
+    """Return whether an environment has names of the previous release without ids."""
     with reading(engine) as connection:
-        return any(row["by_id"] is not True for row in RowReader(connection).all("environments"))
+        return any(row.by_id is not True for row in RowReader(connection).all(EnvironmentRow))
 
 
-def settle_names(
+def convert_names(
     engine: Engine, actor: str, offered: Offered
 ) -> dict[str, Mapping[str, list[str]]]:
-    """Make ids of the names that the release before kept, by environment.
+    """Convert names that the previous release stored to ids, and return these by environment.
 
-    Names of pipelines that no plugin here offers are left.
+    Names of pipelines that no plugin offers here stay.
     """
-    became: dict[str, Mapping[str, list[str]]] = {}
+    converted: dict[str, Mapping[str, list[str]]] = {}
     with reading(engine) as connection:
         reader = RowReader(connection)
-        waiting = [
+        unconverted = [
             row
-            for row in reader.all("environments")
-            if row["by_id"] is not True and by_name.waiting(reader, row["id"], offered)
+            for row in reader.all(EnvironmentRow)
+            if row.by_id is not True and by_name.has_convertible_names(reader, row.id, offered)
         ]
-    for row in waiting:
+    for row in unconverted:
         with audit.change(
-            engine, actor, audit.Action.PIPELINES_SEEN, row["name"], environment=row["name"]
+            engine, actor, audit.Action.PIPELINES_SEEN, row.name, environment=row.name
         ) as (rows, detail):
-            detail["names"] = became[row["name"]] = by_name.settle(
-                rows, row["id"], offered, whole=False
+            detail["names"] = converted[row.name] = by_name.convert_names(
+                rows, row.id, offered, whole=False
             )
-    return became
+    return converted
 
 
 def _seen(reader: RowReader, environment_id: int) -> set[str]:
-    """Return the pipelines that were here before.
+    """Return the pipelines that were seen before.
 
-    Where that can't be read, they were: what is new may be granted to consumers.
+    One whose flag can't be read counts as seen: access to new pipelines may be automatic.
     """
-    return {
-        row["name"]
-        for row in reader.all("pipelines", environment_id=environment_id)
-        if row["seen"] is not False
-    }
+    return {row.name for row in _pipelines(reader, environment_id) if row.seen is not False}
 
 
 def _ended(reader: RowReader, environment_id: int, offered: Offered) -> list[str]:
-    return [
-        row["pipeline"]
-        for row in reader.all("graces", environment_id=environment_id, active=True)
-        if row["pipeline"] not in offered
-    ]
+    active = reader.all(GraceRow, {GraceRow.environment_id: environment_id, GraceRow.active: True})
+    return [row.pipeline for row in active if row.pipeline not in offered]

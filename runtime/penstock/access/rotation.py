@@ -1,12 +1,12 @@
-"""Encrypt all that is stored with the newest key of PENSTOCK_SECRET_KEY, while processes serve.
+"""Encrypt all stored values with the newest key of PENSTOCK_SECRET_KEY, while processes serve.
 
-Then the older keys can be dropped.
+After that the older keys can be removed.
 
-What is encrypted does not name its key, so all of it is read, and what the newest key does not open
-is written anew. Nothing is remembered in between: who is stopped in the middle begins again, and
-what is done already is only read. A value that changes meanwhile stays as it was changed; so it may
-need another look, and whoever still encrypts with an older key (a host that was not restarted) is
-found by the last one.
+An encrypted value does not name its key. So all values are read, and those that the newest key does
+not decrypt are encrypted again. Nothing is remembered in between: a rotation that was stopped
+begins again, and only reads what is done. A value that changes meanwhile stays as it was changed.
+So several passes may be needed, and the last one finds hosts that still encrypt with an older key
+because they were not restarted.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from dataclasses import dataclass
 from penstock import audit
 from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.db import encrypted_columns
-from penstock.db.encrypted_columns import PLACES, Key, Place
+from penstock.db.encrypted_columns import COLUMNS, EncryptedColumn, Key
 from penstock.db.engine import Engine
 
-LOOKS = 3  # at what other processes changed meanwhile
+MAX_PASSES = 3  # until no value changed meanwhile has an older key
+
+Pairs = dict[Key, tuple[bytes, bytes]]  # old and new value by the key of the row
 
 
 @dataclass(slots=True)
 class Count:
-    """What there is in a column: encrypted with the newest key, an older one, or none of ours.
+    """The values of a column, by the key that encrypted them: the newest, an older or an unknown.
 
-    And how much of it was written anew.
+    `written` is how many were encrypted again.
     """
 
-    place: Place
+    column: EncryptedColumn
     newest: int = 0
     older: int = 0
     unknown: int = 0
@@ -38,90 +40,87 @@ class Count:
 
     @property
     def all(self) -> int:
-        """How many there are."""
+        """The number of values."""
         return self.newest + self.older + self.unknown
 
 
-Tell = Callable[[Count], None]
+Report = Callable[[Count], None]
 
 
-def count(engine: Engine, box: SecretBox, tell: Tell) -> list[Count]:
-    """Return what there is in each column, changing nothing.
+def count(engine: Engine, box: SecretBox, report: Report) -> list[Count]:
+    """Return the counts of each column, and change nothing.
 
-    `tell` is called after each page. Raises DatabaseUnavailable.
+    `report` is called after each page. Raises DatabaseUnavailable.
     """
-    return [_through(engine, box, place, tell, lambda _place, _pairs: 0) for place in PLACES]
+    return [_read(engine, box, column, report, lambda _column, _pairs: 0) for column in COLUMNS]
 
 
-def rotate(engine: Engine, actor: str, box: SecretBox, tell: Tell) -> list[Count]:
-    """Encrypt all with the newest key; return what there is in each column afterwards.
+def rotate(engine: Engine, actor: str, box: SecretBox, report: Report) -> list[Count]:
+    """Encrypt all values with the newest key; return the counts of each column afterwards.
 
-    Raises DatabaseUnavailable.
+    `report` is called after each page. Raises DatabaseUnavailable.
     """
-    written = dict.fromkeys(PLACES, 0)
+    written = dict.fromkeys(COLUMNS, 0)
     counts: list[Count] = []
-    for _ in range(LOOKS):
-        for done in [
-            _through(engine, box, place, tell, lambda *pairs: _write(engine, actor, box, *pairs))
-            for place in PLACES
-        ]:
-            written[done.place] += done.written
-        counts = count(engine, box, tell)
+    for _ in range(MAX_PASSES):
+        for column in COLUMNS:
+            done = _read(
+                engine, box, column, report, lambda *pairs: _write(engine, actor, box, *pairs)
+            )
+            written[column] += done.written
+        counts = count(engine, box, report)
         if not any(item.older for item in counts):
             break
     for item in counts:
-        item.written = written[item.place]
+        item.written = written[item.column]
     with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (
         _,
         detail,
     ):
         detail.update(
-            encrypted={str(item.place): item.written for item in counts if item.written},
+            encrypted={str(item.column): item.written for item in counts if item.written},
             older=sum(item.older for item in counts),
             unknown=sum(item.unknown for item in counts),
         )
     return counts
 
 
-def _through(
+def _read(
     engine: Engine,
     box: SecretBox,
-    place: Place,
-    tell: Tell,
-    write: Callable[[Place, dict[Key, tuple[bytes, bytes]]], int],
+    column: EncryptedColumn,
+    report: Report,
+    write: Callable[[EncryptedColumn, Pairs], int],
 ) -> Count:
-    """Go through a column.
-
-    `write` gets old and new value of what an older key encrypted, by the key of its row.
-    """
-    found = Count(place)
-    for values in encrypted_columns.pages(engine, place):
-        pairs: dict[Key, tuple[bytes, bytes]] = {}
+    """Read a column; `write` gets the values that an older key encrypted."""
+    counts = Count(column)
+    for values in encrypted_columns.pages(engine, column):
+        pairs: Pairs = {}
         for key, value in values.items():
             try:
                 new = box.renewed(value)
             except UnknownKey:
-                found.unknown += 1
+                counts.unknown += 1
                 continue
             if new is None:
-                found.newest += 1
+                counts.newest += 1
             else:
-                found.older += 1
+                counts.older += 1
                 pairs[key] = value, new
-        found.written += write(place, pairs) if pairs else 0
-        tell(found)
-    return found
+        counts.written += write(column, pairs) if pairs else 0
+        report(counts)
+    return counts
 
 
 def _write(
-    engine: Engine, actor: str, box: SecretBox, place: Place, pairs: dict[Key, tuple[bytes, bytes]]
+    engine: Engine, actor: str, box: SecretBox, column: EncryptedColumn, pairs: Pairs
 ) -> int:
-    if not place.access:
-        return encrypted_columns.replace(engine, place, pairs)
+    if not column.access:
+        return encrypted_columns.replace(engine, column, pairs)
     with audit.change(engine, actor, audit.Action.SECRET_KEY_ROTATED, box.fingerprints[0]) as (
         rows,
         detail,
     ):
-        number = encrypted_columns.replace_in(rows, place, pairs)
-        detail["encrypted"] = {str(place): number}
+        number = encrypted_columns.replace_in(rows, column, pairs)
+        detail["encrypted"] = {str(column): number}
     return number

@@ -1,72 +1,91 @@
-"""Sensitive fields of an environment: what is never written of the bodies of its runs."""
+"""Sensitive fields of an environment: fields that are never stored of the bodies of its runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from penstock import audit
-from penstock.access.lookup import environment_row
+from penstock.access._subscript import Subscriptable
+from penstock.access.lookup import environment_row, in_environment
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import RowReader
+from penstock.db.tables import EnvironmentRow, SensitiveFieldRow
+from penstock.db.unit_of_work import RowReader, Values
 from penstock.errors import UnknownName, UsageError
 
-WRONG_POINTER = re.compile(r"~(?![01])")  # RFC 6901 section 3
-LONGEST = 255
+INVALID_ESCAPE = re.compile(r"~(?![01])")  # of a JSON Pointer, RFC 6901 section 3
+MAX_FIELD_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ListedField(Subscriptable):
+    """A sensitive field of an environment."""
+
+    environment: str
+    field: str
 
 
 def add_fields(engine: Engine, actor: str, environment: str, fields: Iterable[str]) -> None:
-    """Hide fields from now on: names at any depth, or JSON Pointers."""
+    """Add sensitive fields: names at any depth, or JSON Pointers.
+
+    Raises UsageError and UnknownName.
+    """
     with audit.change(
         engine, actor, audit.Action.SENSITIVE_ADDED, environment, environment=environment
     ) as (rows, detail):
-        environment_id = environment_row(rows, environment)["id"]
-        detail["fields"] = sorted(set(fields))
-        for field in detail["fields"]:
-            if (
-                not field
-                or len(field) > LONGEST
-                or not field.isprintable()
-                or (field.startswith("/") and WRONG_POINTER.search(field))
-            ):
+        match = _of_environment(rows, environment)
+        detail["fields"] = added = sorted(set(fields))
+        for field in added:
+            if not _is_field(field):
                 raise UsageError(
                     f"{field!r} names no field; write its name, such as password, or a JSON"
                     " Pointer, such as /card/number"
                 )
             rows.put(
-                "sensitive_fields", {"environment_id": environment_id, "field": field}, active=True
+                SensitiveFieldRow,
+                {**match, SensitiveFieldRow.field: field},
+                {SensitiveFieldRow.active: True},
             )
+
+
+def _of_environment(rows: RowReader, environment: str) -> Values:
+    return {SensitiveFieldRow.environment_id: environment_row(rows, environment).id}
+
+
+def _is_field(text: str) -> bool:
+    return (
+        0 < len(text) <= MAX_FIELD_LENGTH
+        and text.isprintable()
+        and not (text.startswith("/") and INVALID_ESCAPE.search(text))
+    )
 
 
 def remove_fields(engine: Engine, actor: str, environment: str, fields: Iterable[str]) -> None:
-    """Hide fields no more."""
+    """Remove sensitive fields. Raises UnknownName."""
     with audit.change(
         engine, actor, audit.Action.SENSITIVE_REMOVED, environment, environment=environment
     ) as (rows, detail):
-        environment_id = environment_row(rows, environment)["id"]
-        known = {
-            row["field"]
-            for row in rows.all("sensitive_fields", environment_id=environment_id, active=True)
-        }
-        detail["fields"] = sorted(set(fields))
-        for field in detail["fields"]:
+        match = _of_environment(rows, environment)
+        active = rows.all(SensitiveFieldRow, {**match, SensitiveFieldRow.active: True})
+        known = {row.field for row in active}
+        detail["fields"] = removed = sorted(set(fields))
+        for field in removed:
             if field not in known:
                 raise UnknownName(f"sensitive field of {environment!r}", field, known)
             rows.set(
-                "sensitive_fields", {"environment_id": environment_id, "field": field}, active=False
+                SensitiveFieldRow,
+                {**match, SensitiveFieldRow.field: field},
+                {SensitiveFieldRow.active: False},
             )
 
 
-def list_fields(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
-    """Return the fields by environment."""
+def list_fields(engine: Engine, environment: str | None = None) -> list[ListedField]:
+    """Return sensitive fields by environment. Raises UnknownName."""
     with reading(engine) as connection:
         reader = RowReader(connection)
-        match = (
-            {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
-        )
-        environments = reader.names_by_id("environments")
-        rows = [
-            {"environment": environments[row["environment_id"]], "field": row["field"]}
-            for row in reader.all("sensitive_fields", **match, active=True)
-        ]
-    return sorted(rows, key=lambda row: (str(row["environment"]), str(row["field"])))
+        match = in_environment(reader, SensitiveFieldRow, environment)
+        environments = reader.names_by_id(EnvironmentRow)
+        rows = reader.all(SensitiveFieldRow, {**match, SensitiveFieldRow.active: True})
+    fields = [ListedField(environments[row.environment_id], row.field) for row in rows]
+    return sorted(fields, key=lambda item: (item.environment, str(item.field)))

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from penstock import audit
+from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import environment_row, named
+from penstock.access.lookup import consumer_row, environment_row
 from penstock.contracts.access import LEEWAY, MAX_TOKEN_LIFETIME
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import AccessChange, Row, RowReader
+from penstock.db.tables import EnvironmentRow, RevocationRow, SigningKeyRow
+from penstock.db.unit_of_work import AccessChange, RowReader
 from penstock.errors import PenstockError, UnknownName, UsageError
 
 ALGORITHMS = ("EdDSA", "ES256", "RS256", "HS256")
+MAX_JTI_LENGTH = 255  # the length of its column
 
 
-def _make(algorithm: str) -> tuple[bytes, bytes]:
-    """Return a new private and public key, PEM; for HS256 a secret and nothing."""
+@dataclass(frozen=True, slots=True)
+class ListedSigningKey(Subscriptable):
+    """A signing key as operators see it. `state` is signs, verifies, expired or dropped."""
+
+    kid: str
+    algorithm: str
+    created_at: datetime
+    verify_until: datetime | None
+    state: str
+
+
+def _generate(algorithm: str) -> tuple[bytes, bytes]:
+    """Return a new private and public key in PEM; for HS256 a secret and no public key."""
     if algorithm == "HS256":
         return secrets.token_bytes(32), b""
     private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -38,26 +53,32 @@ def _make(algorithm: str) -> tuple[bytes, bytes]:
 
 
 def add_signing_key(rows: AccessChange, environment_id: int, algorithm: str, box: SecretBox) -> str:
-    """Make a key that signs from now on.
+    """Add a key that signs from now on, and return its `kid`.
 
-    The ones before it verify until their longest token has expired.
+    The previous key verifies until the last token that it signed has expired.
     """
     now = datetime.now(UTC)
     rows.set(
-        "signing_keys",
-        {"environment_id": environment_id, "verify_until": None, "dropped_at": None},
-        verify_until=now + MAX_TOKEN_LIFETIME + LEEWAY,
+        SigningKeyRow,
+        {
+            SigningKeyRow.environment_id: environment_id,
+            SigningKeyRow.verify_until: None,
+            SigningKeyRow.dropped_at: None,
+        },
+        {SigningKeyRow.verify_until: now + MAX_TOKEN_LIFETIME + LEEWAY},
     )
     kid = secrets.token_hex(8)
-    private, public = _make(algorithm)
+    private, public = _generate(algorithm)
     rows.add(
-        "signing_keys",
-        kid=kid,
-        environment_id=environment_id,
-        algorithm=algorithm,
-        public=public,
-        private_encrypted=box.encrypt(private),
-        created_at=now,
+        SigningKeyRow,
+        {
+            SigningKeyRow.kid: kid,
+            SigningKeyRow.environment_id: environment_id,
+            SigningKeyRow.algorithm: algorithm,
+            SigningKeyRow.public: public,
+            SigningKeyRow.private_encrypted: box.encrypt(private),
+            SigningKeyRow.created_at: now,
+        },
     )
     return kid
 
@@ -65,7 +86,10 @@ def add_signing_key(rows: AccessChange, environment_id: int, algorithm: str, box
 def rotate_signing_key(
     engine: Engine, actor: str, environment: str, box: SecretBox, *, algorithm: str | None = None
 ) -> str:
-    """Let a new key sign and return its `kid`."""
+    """Replace the key that signs and return the `kid` of the new one.
+
+    Raises UsageError and UnknownName.
+    """
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise UsageError(
             f"{algorithm!r} signs no tokens here; choose one of {', '.join(ALGORITHMS)}"
@@ -74,58 +98,69 @@ def rotate_signing_key(
         engine, actor, audit.Action.SIGNING_KEY_ROTATED, environment, environment=environment
     ) as (rows, detail):
         row = environment_row(rows, environment)
-        chosen = algorithm or row["algorithm"]
         if algorithm:
-            rows.set("environments", {"id": row["id"]}, algorithm=algorithm)
-        detail["kid"] = add_signing_key(rows, row["id"], chosen, box)
-        detail["algorithm"] = chosen
-        return str(detail["kid"])
+            rows.set(
+                EnvironmentRow,
+                {EnvironmentRow.id: row.id},
+                {EnvironmentRow.algorithm: algorithm},
+            )
+        detail["kid"] = kid = add_signing_key(rows, row.id, algorithm or row.algorithm, box)
+        detail["algorithm"] = algorithm or row.algorithm
+        return kid
 
 
 def drop_signing_key(
     engine: Engine, actor: str, environment: str, kid: str, box: SecretBox
 ) -> str | None:
-    """End a key at once with every token it signed.
+    """Drop a key: every token that it signed is rejected from now on.
 
-    Return the `kid` of its successor if it was the one that signs.
+    Return the `kid` of its successor where it was the key that signs, else None. Raises
+    UnknownName.
     """
     with audit.change(
         engine, actor, audit.Action.SIGNING_KEY_DROPPED, kid, environment=environment
     ) as (rows, detail):
         row = environment_row(rows, environment)
-        known = rows.all("signing_keys", environment_id=row["id"], dropped_at=None)
-        key = next((key for key in known if key["kid"] == kid), None)
+        keys = rows.all(
+            SigningKeyRow,
+            {SigningKeyRow.environment_id: row.id, SigningKeyRow.dropped_at: None},
+        )
+        key = next((key for key in keys if key.kid == kid), None)
         if key is None:
-            raise UnknownName("signing key", kid, (key["kid"] for key in known))
-        rows.set("signing_keys", {"kid": kid}, dropped_at=datetime.now(UTC), private_encrypted=b"")
-        if key["verify_until"] is not None:
+            raise UnknownName("signing key", kid, (key.kid for key in keys))
+        rows.set(
+            SigningKeyRow,
+            {SigningKeyRow.kid: kid},
+            {
+                SigningKeyRow.dropped_at: datetime.now(UTC),
+                SigningKeyRow.private_encrypted: b"",
+            },
+        )
+        if key.verify_until is not None:
             return None
-        detail["successor"] = add_signing_key(rows, row["id"], row["algorithm"], box)
-        return str(detail["successor"])
+        detail["successor"] = successor = add_signing_key(rows, row.id, row.algorithm, box)
+        return successor
 
 
-def list_signing_keys(engine: Engine, environment: str) -> list[dict[str, object]]:
-    """Return the environment's signing keys with their state.
-
-    Signs, verifies, expired or dropped.
-    """
+def list_signing_keys(engine: Engine, environment: str) -> list[ListedSigningKey]:
+    """Return an environment's signing keys, oldest first. Raises UnknownName."""
     now = datetime.now(UTC)
     with reading(engine) as connection:
         reader = RowReader(connection)
-        rows = reader.all("signing_keys", environment_id=environment_row(reader, environment)["id"])
-
-    def state(row: Row) -> str:
-        if row["dropped_at"]:
-            return "dropped"
-        if row["verify_until"] is None:
-            return "signs"
-        return "verifies" if row["verify_until"] > now else "expired"
-
-    fields = ("kid", "algorithm", "created_at", "verify_until")
+        environment_id = environment_row(reader, environment).id
+        rows = reader.all(SigningKeyRow, {SigningKeyRow.environment_id: environment_id})
     return [
-        {**{name: row[name] for name in fields}, "state": state(row)}
-        for row in sorted(rows, key=lambda row: row["created_at"])
+        ListedSigningKey(row.kid, row.algorithm, row.created_at, row.verify_until, _state(row, now))
+        for row in sorted(rows, key=lambda row: row.created_at)
     ]
+
+
+def _state(row: SigningKeyRow, now: datetime) -> str:
+    if row.dropped_at:
+        return "dropped"
+    if row.verify_until is None:
+        return "signs"
+    return "verifies" if row.verify_until > now else "expired"
 
 
 def revoke_tokens(
@@ -136,10 +171,13 @@ def revoke_tokens(
     jti: str | None = None,
     consumer: str | None = None,
 ) -> None:
-    """Revoke one token by its `jti`, or every token of a consumer issued up to now."""
+    """Revoke one token by its `jti`, or every token of a consumer issued up to now.
+
+    Raises UsageError, UnknownName and PenstockError.
+    """
     if (jti is None) == (consumer is None):
         raise UsageError("name either a token's jti or --consumer")
-    if jti is not None and not 0 < len(jti) <= 255:  # noqa: PLR2004  the column's width
+    if jti is not None and not 0 < len(jti) <= MAX_JTI_LENGTH:
         raise PenstockError("a jti has 1 to 255 characters")
     now = datetime.now(UTC)
     with audit.change(
@@ -147,15 +185,17 @@ def revoke_tokens(
     ) as (rows, detail):
         row = environment_row(rows, environment)
         if consumer is not None:
-            named(rows, "consumer", consumer)
+            consumer_row(rows, consumer)
             detail["consumer"] = consumer
-        # `iat` counts whole seconds: a token of this very second is revoked with the rest.
+        # `iat` counts whole seconds: tokens of the current second are revoked too.
         before = now.replace(microsecond=0) + timedelta(seconds=1) if consumer is not None else None
         rows.add(
-            "revocations",
-            environment_id=row["id"],
-            jti=jti,
-            consumer=consumer,
-            issued_before=before,
-            forget_at=now + MAX_TOKEN_LIFETIME + 2 * LEEWAY,
+            RevocationRow,
+            {
+                RevocationRow.environment_id: row.id,
+                RevocationRow.jti: jti,
+                RevocationRow.consumer: consumer,
+                RevocationRow.issued_before: before,
+                RevocationRow.forget_at: now + MAX_TOKEN_LIFETIME + 2 * LEEWAY,
+            },
         )

@@ -1,4 +1,4 @@
-"""Variables and secrets of an environment, for its pipelines."""
+"""Variables and secrets of an environment, which its pipelines can read."""
 
 from __future__ import annotations
 
@@ -8,34 +8,55 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from penstock import audit
+from penstock.access._subscript import Subscriptable
 from penstock.access.by_name import is_name
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import environment_row
+from penstock.access.lookup import environment_row, in_environment
 from penstock.access.pipelines import Offered, in_order, meant_by, stored_in
 from penstock.contracts.variables import NAME, Secret
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import RowReader
+from penstock.db.tables import EnvironmentRow, PipelineSecretRow, VariableRow
+from penstock.db.unit_of_work import RowReader, Values
 from penstock.errors import UnknownName, UsageError
 
-LONGEST = 64 * 1024
+MAX_VALUE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
-    """A secret as a process knows it.
+    """A decrypted secret and the pipelines that may read it.
 
-    `expires_at` in seconds since the epoch, `pipelines` their ids, None for all.
+    `expires_at` is in seconds since the epoch. `pipelines` are ids; None: all pipelines.
     """
 
     value: Secret
     expires_at: float | None
     pipelines: frozenset[str] | None
 
-    def usable(self, pipeline: str, now: float) -> bool:
-        """Say whether a pipeline may have it now."""
+    def is_readable(self, pipeline: str, now: float) -> bool:
+        """Return whether a pipeline may read it now."""
         return (self.pipelines is None or pipeline in self.pipelines) and (
             self.expires_at is None or now < self.expires_at
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVariable(Subscriptable):
+    """A variable of an environment."""
+
+    environment: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSecret(Subscriptable):
+    """A secret as operators see it, without its value. `pipelines` are ids; None: all pipelines."""
+
+    environment: str
+    name: str
+    expires_at: datetime | None
+    pipelines: list[str] | None
 
 
 def _check(kind: str, name: str, value: str) -> None:
@@ -44,41 +65,54 @@ def _check(kind: str, name: str, value: str) -> None:
             f"{name!r} can't name a {kind}; use lower-case letters, digits and underscores, a"
             " letter first, 64 at most"
         )
-    if len(value.encode()) > LONGEST:
-        raise UsageError(f"the {kind} {name!r} is longer than {LONGEST} bytes")
+    if len(value.encode()) > MAX_VALUE_BYTES:
+        raise UsageError(f"the {kind} {name!r} is longer than {MAX_VALUE_BYTES} bytes")
 
 
 def set_variable(engine: Engine, actor: str, environment: str, name: str, value: str) -> None:
-    """Set a plain value."""
+    """Set a variable. Raises UsageError and UnknownName."""
     _check("variable", name, value)
     with audit.change(engine, actor, audit.Action.VARIABLE_SET, name, environment=environment) as (
         rows,
         detail,
     ):
         rows.put(
-            "variables",
-            {"environment_id": environment_row(rows, environment)["id"], "name": name},
-            value=value,
-            active=True,
+            VariableRow,
+            {
+                VariableRow.environment_id: environment_row(rows, environment).id,
+                VariableRow.name: name,
+            },
+            {VariableRow.value: value, VariableRow.active: True},
         )
         detail["value"] = value
 
 
 def unset_variable(engine: Engine, actor: str, environment: str, name: str) -> None:
-    """Take a variable away; pipelines that need it are refused."""
+    """Delete a variable; pipelines that require it are blocked. Raises UnknownName."""
     with audit.change(
         engine, actor, audit.Action.VARIABLE_UNSET, name, environment=environment
     ) as (rows, _):
-        environment_id = environment_row(rows, environment)["id"]
-        _known(rows, "variable", "variables", environment_id, name)
+        match: Values = {VariableRow.environment_id: environment_row(rows, environment).id}
+        active = rows.all(VariableRow, {**match, VariableRow.active: True})
+        _require("variable", name, [row.name for row in active])
         rows.set(
-            "variables", {"environment_id": environment_id, "name": name}, value="", active=False
+            VariableRow,
+            {**match, VariableRow.name: name},
+            {VariableRow.value: "", VariableRow.active: False},
         )
 
 
-def list_variables(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
-    """Return variables with their values."""
-    return _listed(engine, "variables", ("value",), environment)
+def list_variables(engine: Engine, environment: str | None = None) -> list[ListedVariable]:
+    """Return variables by environment and name. Raises UnknownName."""
+    with reading(engine) as connection:
+        reader = RowReader(connection)
+        match = in_environment(reader, VariableRow, environment)
+        environments = reader.names_by_id(EnvironmentRow)
+        rows = reader.all(VariableRow, {**match, VariableRow.active: True})
+    variables = [
+        ListedVariable(environments[row.environment_id], row.name, row.value) for row in rows
+    ]
+    return sorted(variables, key=lambda item: (item.environment, str(item.name)))
 
 
 def set_secret(  # noqa: PLR0913  one argument a fact
@@ -93,9 +127,9 @@ def set_secret(  # noqa: PLR0913  one argument a fact
     pipelines: Iterable[str] = (),
     offered: Offered = MappingProxyType({}),
 ) -> datetime | None:
-    """Keep a secret, sealed, for all pipelines or those that names or ids mean.
+    """Store a secret, encrypted, for some pipelines by name or id, or for all; return its expiry.
 
-    Return when it expires.
+    Raises UsageError and UnknownName.
     """
     _check("secret", name, value)
     if not value:
@@ -105,20 +139,20 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         rows,
         detail,
     ):
-        environment_id = environment_row(rows, environment)["id"]
-        stored = stored_in(rows, environment_id)
+        environment_id = environment_row(rows, environment).id
+        known = stored_in(rows, environment_id)
         allowed = in_order(
-            {identifier for word in pipelines for identifier in meant_by(word, offered, stored)}
+            {identifier for word in pipelines for identifier in meant_by(word, offered, known)}
         )
-        sealed = box.encrypt(value.encode())
-        where = {"environment_id": environment_id, "name": name}
         rows.put(
-            "pipeline_secrets",
-            where,
-            sealed=sealed,
-            expires_at=expires_at,
-            pipelines=allowed or None,
-            active=True,
+            PipelineSecretRow,
+            {PipelineSecretRow.environment_id: environment_id, PipelineSecretRow.name: name},
+            {
+                PipelineSecretRow.sealed: box.encrypt(value.encode()),
+                PipelineSecretRow.expires_at: expires_at,
+                PipelineSecretRow.pipelines: allowed or None,
+                PipelineSecretRow.active: True,
+            },
         )
         detail.update(
             expires_at=expires_at.isoformat() if expires_at else None, pipelines=allowed or None
@@ -127,54 +161,44 @@ def set_secret(  # noqa: PLR0913  one argument a fact
 
 
 def unset_secret(engine: Engine, actor: str, environment: str, name: str) -> None:
-    """Wipe a secret; pipelines that need it are refused."""
+    """Delete a secret; pipelines that require it are blocked. Raises UnknownName."""
     with audit.change(engine, actor, audit.Action.SECRET_UNSET, name, environment=environment) as (
         rows,
         _,
     ):
-        environment_id = environment_row(rows, environment)["id"]
-        _known(rows, "secret", "pipeline_secrets", environment_id, name)
+        match: Values = {PipelineSecretRow.environment_id: environment_row(rows, environment).id}
+        active = rows.all(PipelineSecretRow, {**match, PipelineSecretRow.active: True})
+        _require("secret", name, [row.name for row in active])
         rows.set(
-            "pipeline_secrets",
-            {"environment_id": environment_id, "name": name},
-            sealed=b"",
-            active=False,
+            PipelineSecretRow,
+            {**match, PipelineSecretRow.name: name},
+            {PipelineSecretRow.sealed: b"", PipelineSecretRow.active: False},
         )
 
 
-def list_secrets(engine: Engine, environment: str | None = None) -> list[dict[str, object]]:
-    """Return secrets, never their values."""
-    rows = _listed(engine, "pipeline_secrets", ("expires_at", "pipelines"), environment)
-    for row in rows:
-        # Beside ids there may be names, which the release before looks at.
-        if isinstance(row["pipelines"], list):
-            row["pipelines"] = [item for item in row["pipelines"] if not is_name(item)] or row[
-                "pipelines"
-            ]
-    return rows
-
-
-def _known(rows: RowReader, kind: str, table: str, environment_id: int, name: str) -> None:
-    names = [row["name"] for row in rows.all(table, environment_id=environment_id, active=True)]
-    if name not in names:
-        raise UnknownName(kind, name, names)
-
-
-def _listed(
-    engine: Engine, table: str, columns: tuple[str, ...], environment: str | None
-) -> list[dict[str, object]]:
+def list_secrets(engine: Engine, environment: str | None = None) -> list[ListedSecret]:
+    """Return secrets by environment and name. Raises UnknownName."""
     with reading(engine) as connection:
         reader = RowReader(connection)
-        match = (
-            {"environment_id": environment_row(reader, environment)["id"]} if environment else {}
+        match = in_environment(reader, PipelineSecretRow, environment)
+        environments = reader.names_by_id(EnvironmentRow)
+        rows = reader.all(PipelineSecretRow, {**match, PipelineSecretRow.active: True})
+    listed = [
+        ListedSecret(
+            environments[row.environment_id], row.name, row.expires_at, _ids(row.pipelines)
         )
-        environments = reader.names_by_id("environments")
-        rows = [
-            {
-                "environment": environments[row["environment_id"]],
-                "name": row["name"],
-                **{column: row[column] for column in columns},
-            }
-            for row in reader.all(table, **match, active=True)
-        ]
-    return sorted(rows, key=lambda row: (str(row["environment"]), str(row["name"])))
+        for row in rows
+    ]
+    return sorted(listed, key=lambda item: (item.environment, str(item.name)))
+
+
+def _ids(pipelines: list[str] | None) -> list[str] | None:
+    """Return the ids of pipelines alone where there are some; the previous release reads names."""
+    if not isinstance(pipelines, list):
+        return pipelines
+    return [identifier for identifier in pipelines if not is_name(identifier)] or pipelines
+
+
+def _require(kind: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise UnknownName(kind, name, names)

@@ -142,14 +142,17 @@ def show_json(value: object) -> None:
 
 
 def show(
-    items: Iterable[Mapping[Any, Any]],
+    items: Iterable[object],
     form: str,
     columns: Sequence[str],
     *,
     empty: str = "nothing yet",
 ) -> None:
-    """Print rows as a table or as JSON. `empty` is printed for an empty table."""
-    rows = [{name: row[name] for name in columns} for row in items]
+    """Print attributes of values, or items of mappings, as a table or as JSON.
+
+    `empty` is printed for an empty table.
+    """
+    rows = [{name: _value(item, name) for name in columns} for item in items]
     if form == "json":
         show_json(rows)
         return
@@ -165,6 +168,10 @@ def show(
         click.echo(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         )
+
+
+def _value(item: object, name: str) -> object:
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)
 
 
 def _cell(value: object) -> str:

@@ -46,7 +46,7 @@ class _Result:
 
     @property
     def good(self) -> bool:
-        return not (self.violations or self.problems or self.access.doubts)
+        return not (self.violations or self.problems or self.access.unreadable_rows)
 
 
 def _check(context: Context, environment: str | None, form: str) -> int:
@@ -82,7 +82,7 @@ def _show_json(context: Context, result: _Result) -> None:
             ],
             "problems": [_problem_document(item) for item in result.problems],
             "notes": [_problem_document(item) for item in catalog.notes],
-            "unreadable": list(result.access.doubts),
+            "unreadable": list(result.access.unreadable_rows),
         }
     )
 
@@ -92,7 +92,7 @@ def _show_text(context: Context, result: _Result) -> None:
         click.echo(f"plugin error: {item}")
     for item in context.host.catalog.notes:
         click.echo(f"note: {item}")
-    for doubt in result.access.doubts:
+    for doubt in result.access.unreadable_rows:
         click.echo(
             f"unreadable: {doubt}; set it again with the command that created it, or correct the"
             " row"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import timedelta
 
 import click
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 from penstock.cli.base import (
     DURATION,
     Context,
@@ -52,18 +53,18 @@ def consumer_list(context: Context, form: str) -> None:
 @pass_context
 def consumer_show(context: Context, name: str, form: str) -> None:
     """Show a consumer with its access and its keys."""
-    row = consumers.show_consumer(context.engine, name)
+    details = consumers.show_consumer(context.engine, name)
     if form == "json":
-        show_json(row)
+        show_json(asdict(details))
         return
     click.echo(
-        f"{row['name']}: {row['description'] or 'no description'}"
-        f" ({'enabled' if row['enabled'] else 'disabled'})"
+        f"{details.name}: {details.description or 'no description'}"
+        f" ({'enabled' if details.enabled else 'disabled'})"
     )
-    for environment, names in row["associations"].items():  # type: ignore[attr-defined]  # a dict, see show_consumer
+    for environment, names in details.associations.items():
         click.echo(f"  {environment}: {', '.join(names)}")
     show(
-        row["keys"],  # type: ignore[arg-type]  # a list of rows
+        details.keys,
         form,
         ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"),
         empty="no keys",
@@ -145,7 +146,7 @@ def key() -> None:
     """Create, list, rotate, disable and revoke API keys."""
 
 
-def _show_key(key: consumers.NewKey, form: str, more: str = "") -> None:
+def _show_key(key: api_keys.NewKey, form: str, more: str = "") -> None:
     if form == "json":
         show_json(
             {
@@ -177,7 +178,7 @@ def key_create(
 ) -> None:
     """Create an API key. It is shown only once."""
     _show_key(
-        consumers.create_key(
+        api_keys.create_key(
             context.engine, context.actor, consumer_name, environment, expires=expires, note=note
         ),
         form,
@@ -193,7 +194,7 @@ def key_list(
     context: Context, environment: str | None, consumer_name: str | None, form: str
 ) -> None:
     """List API keys."""
-    rows = consumers.list_keys(context.engine, environment=environment, consumer=consumer_name)
+    rows = api_keys.list_keys(context.engine, environment=environment, consumer=consumer_name)
     show(
         rows,
         form,
@@ -215,7 +216,7 @@ def key_list(
 @pass_context
 def key_revoke(context: Context, key_id: str) -> None:
     """Revoke a key for good."""
-    consumers.revoke_key(context.engine, context.actor, key_id)
+    api_keys.revoke_key(context.engine, context.actor, key_id)
     click.echo(f"key {key_id} revoked")
 
 
@@ -224,7 +225,7 @@ def key_revoke(context: Context, key_id: str) -> None:
 @pass_context
 def key_disable(context: Context, key_id: str) -> None:
     """Disable a key."""
-    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
+    api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
     click.echo(f"key {key_id} disabled")
 
 
@@ -233,7 +234,7 @@ def key_disable(context: Context, key_id: str) -> None:
 @pass_context
 def key_enable(context: Context, key_id: str) -> None:
     """Enable a disabled key."""
-    consumers.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
+    api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=True)
     click.echo(f"key {key_id} enabled")
 
 
@@ -250,7 +251,7 @@ def key_enable(context: Context, key_id: str) -> None:
 @pass_context
 def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> None:
     """Create the successor of a key. The old key expires after the grace period."""
-    new, expires = consumers.rotate_key(context.engine, context.actor, key_id, grace)
+    new, expires = api_keys.rotate_key(context.engine, context.actor, key_id, grace)
     _show_key(new, form, f"\nkey {key_id} expires {expires:%Y-%m-%d %H:%MZ}")
 
 

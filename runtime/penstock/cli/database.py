@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.access import history
-from penstock.access.pipelines import settle_names, waiting_names
+from penstock.access.pipelines import convert_names, has_unconverted_names
 from penstock.cli.base import (
     Context,
     pass_context,
@@ -46,8 +46,8 @@ def upgrade(context: Context) -> int:
         from penstock.durable import engine_dbos  # noqa: PLC0415  no other command needs to load it
 
         engine_dbos.migrate(context.settings.direct_url)
-        if waiting_names(engine):
-            for environment, names in settle_names(
+        if has_unconverted_names(engine):
+            for environment, names in convert_names(
                 engine, context.actor, context.host.catalog.offered
             ).items():
                 for name, identifiers in names.items():
@@ -67,7 +67,7 @@ def upgrade(context: Context) -> int:
 @pass_context
 def restored(context: Context) -> None:
     """Report a restore from a backup, so that every process reads the database again."""
-    done = history.restored(context.engine, context.actor)
+    done = history.declare_restored(context.engine, context.actor)
     click.echo(
         f"revision {done.revision} begins a new history: every process reads all access data again"
     )

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from penstock.access import environments
+from penstock.access import environments, policies
 from penstock.access.parsing import RECORDED
 from penstock.cli.base import (
     DURATION,
@@ -52,7 +52,7 @@ def env_list(context: Context, form: str) -> None:
 def env_create(context: Context, name: str) -> None:
     """Create an environment with the strictest policy."""
     environments.create_environment(context.engine, context.actor, name, context.box)
-    click.echo(f"environment {name} created, policy {environments.STRICTEST}")
+    click.echo(f"environment {name} created, policy {environments.STRICTEST_POLICY}")
 
 
 @env.command("set")
@@ -83,10 +83,12 @@ def env_set(
         context.engine,
         context.actor,
         name,
-        token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
-        keys_in_query=keys_in_query == "on" if keys_in_query else None,
-        run_retention=int(run_retention.total_seconds()) if run_retention else None,
-        record_bodies=record_bodies,
+        environments.EnvironmentChange(
+            token_lifetime=int(token_lifetime.total_seconds()) if token_lifetime else None,
+            keys_in_query=keys_in_query == "on" if keys_in_query else None,
+            run_retention=int(run_retention.total_seconds()) if run_retention else None,
+            record_bodies=record_bodies,
+        ),
     )
     click.echo(f"environment {name} changed")
 
@@ -109,7 +111,7 @@ def policy_show(context: Context, environment: str | None, form: str) -> None:
             ("name", "policy", "internal_policy", "policy_version"),
         )
         return
-    rows = environments.policy_versions(context.engine, environment)
+    rows = policies.policy_versions(context.engine, environment)
     show(
         rows,
         form,
@@ -162,7 +164,7 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         click.confirm(
             f"{len(change.stops)} pipelines will stop being served. Apply {option}?", abort=True
         )
-    environments.set_policy(
+    policies.set_policy(
         context.engine,
         context.actor,
         environment,

@@ -146,7 +146,7 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
         {identifier: item for identifier, _, item in evaluated}
     ):
         click.echo(f"plugin error: {problem}", err=True)
-    for doubt in access.doubts:
+    for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
 
 

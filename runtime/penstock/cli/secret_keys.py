@@ -49,7 +49,7 @@ def rotate(context: Context, check: bool, form: str) -> int:
     )
     rows = [
         {
-            "stored": str(item.place),
+            "stored": str(item.column),
             "newest": item.newest,
             "older": item.older,
             "unknown": item.unknown,
@@ -105,7 +105,7 @@ class _Progress:
         if time.monotonic() - self._printed_at >= PROGRESS_INTERVAL_S:
             self._printed_at = time.monotonic()
             click.echo(
-                f"penstock: {count.place}: {count.all} read, {count.written} encrypted again",
+                f"penstock: {count.column}: {count.all} read, {count.written} encrypted again",
                 err=True,
             )
 

@@ -119,7 +119,7 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """Accept tokens of an identity provider, in addition to a key of their consumer."""
     keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
-    trusted = issuers.said_of(
+    trusted = issuers.parse_issuer(
         name,
         audience,
         jwks_url=jwks_url,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from penstock.access import users
+from penstock.access import passwords, users
 from penstock.access.users import Role
 from penstock.cli.base import Context, format_option, pass_context, read_secret, show
 
@@ -36,7 +36,11 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
     password = (
-        None if no_password else users.make_password() if generate else read_secret("Password")
+        None
+        if no_password
+        else passwords.generate_password()
+        if generate
+        else read_secret("Password")
     )
     name = users.create_user(context.engine, context.actor, name, Role(role), password)
     click.echo(
@@ -74,7 +78,7 @@ def user_role(context: Context, name: str, role: str) -> None:
 @pass_context
 def user_password(context: Context, name: str, generate: bool) -> None:
     """Set the password of a user, and end all sessions of the user."""
-    password = users.make_password() if generate else read_secret("Password")
+    password = passwords.generate_password() if generate else read_secret("Password")
     users.set_password(context.engine, context.actor, name, password)
     click.echo(
         f"password of user {name} changed" + ("; it is shown only once:" if generate else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from penstock.access import consumers as access
+from penstock.access import api_keys
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
 from penstock.console.consumers import NewKeyForm, show_consumer
@@ -22,7 +22,7 @@ def consumers_key_create(name: str) -> Response:
             lifetime = read_duration(form.expires.data) if form.expires.data else None
     if not form.has_faults:
         with form.faults_at("environment"):
-            key = access.create_key(
+            key = api_keys.create_key(
                 console_context().engine,
                 user().name,
                 name,
@@ -34,7 +34,7 @@ def consumers_key_create(name: str) -> Response:
     return show_consumer(name, form)
 
 
-def _show_key(key: access.NewKey, note: str = "") -> Response:
+def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
     header = console_context().settings.api_key_headers[0]
     return Response(render("consumer_key.html", key=key, header=header, note=note))
 
@@ -45,7 +45,7 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     form = NewKeyForm()
     with form.faults_at(f"rotate-{key_id}"):
         grace = read_duration(request.form.get("grace", ""))
-        key, expires = access.rotate_key(console_context().engine, user().name, key_id, grace)
+        key, expires = api_keys.rotate_key(console_context().engine, user().name, key_id, grace)
         return _show_key(key, f"The old key {key_id} works until {expires:%Y-%m-%d %H:%M} UTC.")
     return show_consumer(name, form)
 
@@ -53,19 +53,19 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """Revoke a key, which can't be undone."""
-    access.revoke_key(console_context().engine, user().name, key_id)
+    api_keys.revoke_key(console_context().engine, user().name, key_id)
     return done(f"Key {key_id} revoked.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Disable a key."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
+    api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
     return done(f"Key {key_id} disabled.", "consumers_one", name=name)
 
 
 @page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_key_enable(name: str, key_id: str) -> Response:
     """Enable a key."""
-    access.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
+    api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
     return done(f"Key {key_id} enabled.", "consumers_one", name=name)

@@ -75,7 +75,7 @@ def consumers() -> str:
     query: dict[str, Any] = {"find": find} if find else {}
     following = None
     if len(rows) > PER_PAGE:
-        following = url_for("console.consumers", after=rows[PER_PAGE - 1]["name"], **query)
+        following = url_for("console.consumers", after=rows[PER_PAGE - 1].name, **query)
     return render(
         "consumers.html",
         form=form,
@@ -118,11 +118,11 @@ def consumers_one(name: str) -> Response:
 def show_consumer(name: str, form: NewKeyForm) -> Response:
     """Return the page of a consumer. Raises UnknownName."""
     context = console_context()
-    consumer: dict[str, Any] = access.show_consumer(context.engine, name)
+    consumer = access.show_consumer(context.engine, name)
     environments = context.environment_names()
     form.environment.offer((environment, environment) for environment in environments)
-    keys = list(reversed(consumer["keys"]))
-    ended = [key for key in keys if key["state"] in {"revoked", "expired"}]
+    keys = list(reversed(consumer.keys))
+    ended = [key for key in keys if key.state in {"revoked", "expired"}]
     return show_form(
         "consumer.html",
         form,
@@ -194,18 +194,17 @@ def _associations(cells: str, new: str) -> Associations:
 
 def _show_access(name: str, form: AssociationsForm) -> Response:
     context = console_context()
-    consumer: dict[str, Any] = access.show_consumer(context.engine, name)
+    consumer = access.show_consumer(context.engine, name)
     environments = context.environment_names()
     associated = {
-        environment: set(consumer["associations"].get(environment, ()))
-        for environment in environments
+        environment: set(consumer.associations.get(environment, ())) for environment in environments
     }
     checked = {
         f"{environment}/{pipeline}"
         for environment in environments
         for pipeline in associated[environment]
     }
-    checked_new = consumer["new_pipelines"]
+    checked_new = consumer.new_pipelines
     if form.has_faults:
         checked, checked_new = set(request.form.getlist("on")), request.form.getlist("new")
     loaded = context.host.catalog.loaded

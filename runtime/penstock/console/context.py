@@ -15,11 +15,11 @@ from flask import current_app, request, session
 
 from penstock.access.encryption import SecretBox
 from penstock.access.environments import list_environments
+from penstock.access.sessions import IDLE_TIMEOUT, is_known_address
 from penstock.access.snapshot import Snapshot
-from penstock.access.users import IDLE, is_known_address
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
-from penstock.db.unit_of_work import Row
+from penstock.db.tables import EnvironmentRow
 from penstock.durable.engine import RunStore
 from penstock.errors import BadSetting
 from penstock.execution.steering import RunOperations
@@ -83,7 +83,7 @@ class ConsoleContext:
         self.client = client
         self.describe = describe
         self.settings = host.settings
-        self.idle = IDLE
+        self.idle = IDLE_TIMEOUT
         self.traffic = Traffic()
         self.callers = Callers()
         self._engine: Engine | None = None
@@ -145,13 +145,13 @@ class ConsoleContext:
         own = services.run_store if services and environment == self.settings.environment else None
         return own or open_dbos(url, environment, box)
 
-    def environments(self) -> list[Row]:
+    def environments(self) -> list[EnvironmentRow]:
         """Return all environments by name."""
         return list_environments(self.engine)
 
     def environment_names(self) -> list[str]:
         """Return the names of all environments."""
-        return [str(row["name"]) for row in self.environments()]
+        return [row.name for row in self.environments()]
 
     def view(self, environment: str) -> EnvironmentView:
         """Return an environment as it is now.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from flask import Response, request
 
 from penstock.access import callbacks, environments, sensitive_fields
+from penstock.access.environments import EnvironmentChange
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, NumberField, OptionsField
 from penstock.console.pages import page, user
 from penstock.console.responses import done, render, show_form
 from penstock.console.settings import SensitiveFieldsForm, show_settings
-from penstock.db.unit_of_work import Row
+from penstock.db.tables import EnvironmentRow
 
 MINUTE_S, DAY_S = 60, 86_400
 
@@ -74,17 +75,17 @@ def settings_environment() -> Response:
     facts = _facts(current_environment())
     return _show_environment(
         EnvironmentForm(
-            token_minutes=facts["token_lifetime"],
-            run_days=facts["run_retention"],
-            record_bodies=facts["record_bodies"],
-            keys_in_query="on" if facts["keys_in_query"] else "off",
+            token_minutes=facts.token_lifetime,
+            run_days=facts.run_retention,
+            record_bodies=facts.record_bodies,
+            keys_in_query="on" if facts.keys_in_query else "off",
         )
     )
 
 
-def _facts(environment: str) -> Row:
+def _facts(environment: str) -> EnvironmentRow:
     rows = console_context().environments()
-    return next(row for row in rows if row["name"] == environment)
+    return next(row for row in rows if row.name == environment)
 
 
 def _show_environment(form: EnvironmentForm) -> Response:
@@ -98,26 +99,26 @@ def settings_environment_set() -> Response:
     if not form.is_valid():
         return _show_environment(form)
     facts = _facts(environment)
-    values = {  # by field: the argument, and its value
-        "token_minutes": ("token_lifetime", form.token_minutes.data),
-        "run_days": ("run_retention", form.run_days.data),
-        "record_bodies": ("record_bodies", form.record_bodies.data),
-        "keys_in_query": ("keys_in_query", form.keys_in_query.data == "on"),
-    }
-    changed = {
-        field: {argument: value}
-        for field, (argument, value) in values.items()
-        if value != facts[argument]
-    }
-    if not changed:
+    lifetime, retention = form.token_minutes.data, form.run_days.data
+    bodies, in_query = form.record_bodies.data, form.keys_in_query.data == "on"
+    change = EnvironmentChange(
+        token_lifetime=lifetime if lifetime != facts.token_lifetime else None,
+        run_retention=retention if retention != facts.run_retention else None,
+        record_bodies=bodies if bodies != facts.record_bodies else None,
+        keys_in_query=in_query if in_query != facts.keys_in_query else None,
+    )
+    if change == EnvironmentChange():
         return done(f"Nothing changed in {environment}.", "settings", env=environment)
-    for field, change in changed.items():
+    for field, part in (
+        ("token_minutes", EnvironmentChange(token_lifetime=change.token_lifetime)),
+        ("run_days", EnvironmentChange(run_retention=change.run_retention)),
+        ("record_bodies", EnvironmentChange(record_bodies=change.record_bodies)),
+    ):
         with form.faults_at(field):
-            environments.check_change(**change)
+            part.check()
     if form.has_faults:
         return _show_environment(form)
-    merged = {argument: value for change in changed.values() for argument, value in change.items()}
-    environments.change_environment(context.engine, user().name, environment, **merged)
+    environments.change_environment(context.engine, user().name, environment, change)
     return done(f"Settings of {environment} saved.", "settings", env=environment)
 
 

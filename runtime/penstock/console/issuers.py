@@ -82,12 +82,12 @@ def tokens_issuer_trust() -> Response:
         with form.faults_at("jwks"):
             keys = access.read_keys(form.jwks.data)
     with form.faults_at("mapped"):
-        access.said_of(issuer, "", mapped=form.mapped.data)
+        access.parse_issuer(issuer, "", mapped=form.mapped.data)
     if form.has_faults:
         return _show_issuer(form)
     single = form.consumer_source.data == "one"
     with form.faults_at("issuer", consumer="consumer" if single else "mapped"):
-        trusted = access.said_of(issuer, form.audience.data, keys=keys, **_claims(form))
+        trusted = access.parse_issuer(issuer, form.audience.data, keys=keys, **_claims(form))
         access.trust_issuer(
             context.engine, user().name, environment, trusted, own=context.settings.issuer
         )

@@ -20,6 +20,7 @@ from penstock.console.forms import (
 from penstock.console.pages import page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.rates import Rate
+from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 
 PER_PAGE = 50
 MAX_ROW_ID_DIGITS = 18  # of a 64-bit row ID
@@ -85,7 +86,7 @@ def row_after(name: str) -> int | None:
 def _show(form: ConsumerFilter) -> Response:
     context, environment = console_context(), current_environment()
     consumer = form.consumer.data or None
-    limits, networks = list[dict[str, object]](), list[dict[str, object]]()
+    limits, networks = list[NamedLimitRow](), list[NamedAddressRuleRow]()
     with form.faults_at("consumer"):
         limits = access.list_limits(
             context.engine,
@@ -108,10 +109,10 @@ def _show(form: ConsumerFilter) -> Response:
         environments=context.environment_names(),
         query=form.query(),
         limits=limits[:PER_PAGE],
-        limits_last=limits[PER_PAGE - 1]["id"] if len(limits) > PER_PAGE else None,
+        limits_last=limits[PER_PAGE - 1].id if len(limits) > PER_PAGE else None,
         limits_later="limits_after" in request.args,
         networks=networks[:PER_PAGE],
-        networks_last=networks[PER_PAGE - 1]["id"] if len(networks) > PER_PAGE else None,
+        networks_last=networks[PER_PAGE - 1].id if len(networks) > PER_PAGE else None,
         networks_later="networks_after" in request.args,
     )
 

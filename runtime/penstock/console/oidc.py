@@ -16,7 +16,7 @@ from flask import Flask, Response, abort, current_app, make_response, url_for
 from joserfc.errors import JoseError
 from requests import RequestException
 
-from penstock.access.users import find_vouched_for
+from penstock.access.users import find_provider_user
 from penstock.console.context import console_context
 from penstock.console.pages import page
 from penstock.console.sign_in import SignInForm, begin_session, show_sign_in
@@ -80,7 +80,7 @@ def oidc_back() -> Response:
         return _reject(
             f"The identity provider returned no verified value of the claim {settings.claim}."
         )
-    name = find_vouched_for(console_context().engine, claimed, fold=settings.claim == EMAIL)
+    name = find_provider_user(console_context().engine, claimed, fold=settings.claim == EMAIL)
     try:
         if name is not None:
             return begin_session(name, settings.issuer)

@@ -11,7 +11,7 @@ from penstock.console.context import console_context, current_environment
 from penstock.console.pages import page
 from penstock.console.responses import render
 from penstock.db.engine import reading
-from penstock.db.runs import alive
+from penstock.db.processes import alive
 from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
@@ -55,7 +55,7 @@ def overview() -> str:
             if evaluation.warnings
         ],
         plugin_errors=context.host.catalog.problems,
-        unreadable=view.access.doubts,
+        unreadable=view.access.unreadable_rows,
         processes=processes,
         ready=ready,
         checks=checks,

@@ -17,7 +17,8 @@ from flask import Blueprint, Response, abort, g, make_response, request, session
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.exceptions import HTTPException
 
-from penstock.access.users import Role, SignedIn, find_session
+from penstock.access.sessions import SignedIn, find_session
+from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render

@@ -201,7 +201,7 @@ def _activity(identifier: str, environment: str) -> dict[str, Any]:
     query: dict[str, Any] = {"major": major, "name": name, "env": environment}
     following = None
     if len(consumers) > CONSUMERS_PER_PAGE:
-        last = consumers[CONSUMERS_PER_PAGE - 1]["name"]
+        last = consumers[CONSUMERS_PER_PAGE - 1].name
         following = url_for("console.pipelines_one", after=last, **query)
     return {
         "number": number,

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, request, url_for
 from wtforms import HiddenField
 
-from penstock.access import environments as access
+from penstock.access import policies as access
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
 from penstock.console.context import EnvironmentView, console_context
@@ -51,10 +51,10 @@ def policies() -> str:
     rows = context.environments()
     if user().role.may(Role.OPERATOR):
         # An operator who opens this page previews a change next, which names recent callers.
-        context.callers.get_ready(context.engine, [row["id"] for row in rows], time.time())
+        context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
-        cards=[_card(context.view(str(row["name"]))) for row in rows],
+        cards=[_card(context.view(row.name)) for row in rows],
         meanings=context.host.evaluator.meanings,
     )
 
@@ -102,7 +102,7 @@ def policies_history(name: str) -> str:
     )
     following = None
     if len(versions) > PER_PAGE:
-        last = versions[PER_PAGE - 1]["version"]
+        last = versions[PER_PAGE - 1].version
         following = url_for("console.policies_history", name=name, before=last)
     return render(
         "policy_history.html",

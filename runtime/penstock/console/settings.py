@@ -85,13 +85,13 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
         form,
         env=environment,
         environments=context.environment_names(),
-        facts=next(row for row in environments if row["name"] == environment),
+        facts=next(row for row in environments if row.name == environment),
         variables=variables.list_variables(context.engine, environment),
         secrets=variables.list_secrets(context.engine, environment),
         fields=sensitive_fields.list_fields(context.engine, environment),
         always=sorted(DEFAULT_SENSITIVE_NAMES),
         targets=targets[:PER_PAGE],
-        last=targets[PER_PAGE - 1]["id"] if len(targets) > PER_PAGE else None,
+        last=targets[PER_PAGE - 1].id if len(targets) > PER_PAGE else None,
         later=after is not None,
     )
 
@@ -107,7 +107,7 @@ def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
     values = {
-        str(row["name"]): str(row["value"])
+        row.name: row.value
         for row in variables.list_variables(console_context().engine, environment)
     }
     return _show_variable(VariableForm(name=name, value=values.get(name, "")))
@@ -154,9 +154,9 @@ def settings_secret_new() -> Response:
     """Show the form for a secret."""
     name, environment = request.args.get("name", ""), current_environment()
     rows = variables.list_secrets(console_context().engine, environment)
-    row = next((row for row in rows if row["name"] == name), None)
-    allowed = row["pipelines"] if row is not None else None
-    form = SecretForm(name=name, pipelines=allowed if isinstance(allowed, list) else [])
+    row = next((row for row in rows if row.name == name), None)
+    allowed = row.pipelines if row is not None else None
+    form = SecretForm(name=name, pipelines=allowed or [])
     return _show_secret(form, replaces=row is not None)
 
 

@@ -8,7 +8,7 @@ import structlog
 from flask import Response, request, session, url_for
 from wtforms import PasswordField, StringField
 
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.console.context import console_context
 from penstock.console.forms import ConsoleForm, Required
 from penstock.console.pages import ROOT, own, page, user
@@ -62,7 +62,7 @@ def begin_session(name: str, how: str) -> Response:
     agent = request.headers.get("User-Agent", "")
     lifetime = timedelta(hours=context.settings.console_session)
     path = session.get("next")
-    token = users.begin_session(
+    token = sessions.begin_session(
         context.engine,
         name,
         lifetime=lifetime,
@@ -118,7 +118,7 @@ def sign_in_with_password() -> Response:
 @own("/sign-out")
 def sign_out() -> Response:
     """End this session."""
-    users.sign_out(console_context().engine, user())
+    sessions.sign_out(console_context().engine, user())
     session.clear()
     return redirect_to(url_for("console.sign_in"))
 
@@ -131,9 +131,9 @@ def account() -> Response:
 
 def _show_account(form: PasswordForm) -> Response:
     context, name = console_context(), user().name
-    row = next(row for row in users.list_users(context.engine) if row["name"] == name)
-    sessions = users.list_sessions(context.engine, name)
-    return show_form("account.html", form, account=row, sessions=sessions)
+    row = next(row for row in users.list_users(context.engine) if row.name == name)
+    rows = sessions.list_sessions(context.engine, name)
+    return show_form("account.html", form, account=row, sessions=rows)
 
 
 @own("/account/password")
@@ -163,7 +163,7 @@ def account_session_end(session_id: int) -> Response:
     signed_in = user()
     if session_id == signed_in.session_id:
         raise UsageError("this is your current session; sign out to end it")
-    users.end_sessions(
+    sessions.end_sessions(
         console_context().engine, signed_in.name, signed_in.name, session_id=session_id
     )
     return done("Session ended.", "account")
@@ -173,7 +173,7 @@ def account_session_end(session_id: int) -> Response:
 def account_sessions_end() -> Response:
     """End all of the user's own sessions but the current one."""
     signed_in = user()
-    number = users.end_sessions(
+    number = sessions.end_sessions(
         console_context().engine, signed_in.name, signed_in.name, keep=signed_in.session_id
     )
     return done(f"{number} other session{'s' if number != 1 else ''} ended.", "account")

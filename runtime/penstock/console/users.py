@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Response
 from wtforms import StringField
 
+from penstock.access import passwords, sessions
 from penstock.access import users as access
 from penstock.access.users import Role
 from penstock.console.context import console_context
@@ -67,7 +66,7 @@ def users_create() -> Response:
     """Create a user; a generated password is shown once."""
     form = NewUserForm()
     if form.is_valid():
-        password = None if form.how.data == "provider" else access.make_password()
+        password = None if form.how.data == "provider" else passwords.generate_password()
         with form.faults_at("name"):
             name = access.create_user(
                 console_context().engine,
@@ -86,12 +85,12 @@ def _show_password(name: str, password: str, title: str) -> Response:
     return Response(render("user_password.html", name=name, password=password, title=title))
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str) -> access.ListedUser:
     rows = access.list_users(console_context().engine)
     for row in rows:
-        if row["name"] == name:
+        if row.name == name:
             return row
-    raise UnknownName("user", name, (str(row["name"]) for row in rows))
+    raise UnknownName("user", name, (row.name for row in rows))
 
 
 @page("/users/<name>", needs=Role.ADMIN)
@@ -105,7 +104,7 @@ def _show_user(name: str, form: RoleForm) -> Response:
         "user.html",
         form,
         account=_row(name),
-        sessions=access.list_sessions(console_context().engine, name),
+        sessions=sessions.list_sessions(console_context().engine, name),
     )
 
 
@@ -124,7 +123,7 @@ def users_role(name: str) -> Response:
 @page("/users/<name>/password", needs=Role.ADMIN, method="POST")
 def users_password(name: str) -> Response:
     """Set a new password of a user, show it once, and end the user's sessions."""
-    password = access.make_password()
+    password = passwords.generate_password()
     access.set_password(
         console_context().engine,
         user().name,
@@ -155,7 +154,7 @@ def users_enable(name: str) -> Response:
 @page("/users/<name>/sessions/end", needs=Role.ADMIN, method="POST")
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
-    number = access.end_sessions(console_context().engine, user().name, name)
+    number = sessions.end_sessions(console_context().engine, user().name, name)
     return done(
         f"{number} session{'s' if number != 1 else ''} of {name} ended.", "users_one", name=name
     )
@@ -164,5 +163,5 @@ def users_sessions_end(name: str) -> Response:
 @page("/users/<name>/sessions/<int:session_id>/end", needs=Role.ADMIN, method="POST")
 def users_session_end(name: str, session_id: int) -> Response:
     """End one session of a user."""
-    access.end_sessions(console_context().engine, user().name, name, session_id=session_id)
+    sessions.end_sessions(console_context().engine, user().name, name, session_id=session_id)
     return done(f"Session of {name} ended.", "users_one", name=name)

@@ -1,4 +1,4 @@
-"""The audit trail: read a page at a time by key, newest first."""
+"""The audit trail, a page at a time, newest first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from penstock.db.tables import audit_events as events
-from penstock.db.unit_of_work import Row
+from penstock.db.tables import AuditEventRow
 
 
 def page(  # noqa: PLR0913  one argument a filter
@@ -20,28 +19,35 @@ def page(  # noqa: PLR0913  one argument a filter
     since: datetime | None = None,
     before: int | None = None,
     limit: int,
-) -> list[Row]:
+) -> list[AuditEventRow]:
     """Return events, newest first.
 
-    An action that ends with a colon means all that begin so, and `before` is the last id of the
-    page before.
+    An action that ends with a colon stands for all actions with that beginning. The next page is
+    before the last id of a page.
     """
-    query = sa.select(events).order_by(events.c.id.desc()).limit(limit)
+    query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
     for column, value in (
-        (events.c.actor, actor),
-        (events.c.environment, environment),
-        (events.c.subject, subject),
+        (AuditEventRow.actor, actor),
+        (AuditEventRow.environment, environment),
+        (AuditEventRow.subject, subject),
     ):
         if value is not None:
             query = query.where(column == value)
     if action is not None:
         query = query.where(
-            events.c.action.startswith(action, autoescape=True)
+            AuditEventRow.action.startswith(action, autoescape=True)
             if action.endswith(":")
-            else events.c.action == action
+            else AuditEventRow.action == action
         )
     if since is not None:
-        query = query.where(events.c.at >= since)
+        query = query.where(AuditEventRow.at >= since)
     if before is not None:
-        query = query.where(events.c.id < before)
-    return list(connection.execute(query).mappings())
+        query = query.where(AuditEventRow.id < before)
+    return AuditEventRow.fetch(connection, query)
+
+
+def find(connection: sa.Connection, number: int) -> AuditEventRow | None:
+    """Return an event by its id, or None."""
+    return AuditEventRow.fetch_first(
+        connection, AuditEventRow.select().where(AuditEventRow.id == number)
+    )

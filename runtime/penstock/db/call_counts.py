@@ -1,81 +1,119 @@
-"""What is counted of calls: by minute while an hour runs, by hour from then on."""
+"""Counts of calls: by minute for two hours, then by hour."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from penstock.db.engine import Engine, writing
-from penstock.db.tables import call_counts as counts
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import CallCountRow
 
 MINUTE, HOUR = 60, 3600
-FINE = 2 * HOUR  # seconds that minutes are kept
-KEY = ("environment_id", "span", "since", "pipeline", "outcome", "process")
-VALUES = ("calls", "micros", "buckets")
+MINUTES_KEPT_S = 2 * HOUR
+KEY = (
+    CallCountRow.environment_id,
+    CallCountRow.span,
+    CallCountRow.since,
+    CallCountRow.pipeline,
+    CallCountRow.outcome,
+    CallCountRow.process,
+)
+COUNTED = (CallCountRow.calls, CallCountRow.micros, CallCountRow.buckets)
 
 
-def write(engine: Engine, rows: Sequence[Mapping[str, object]]) -> None:
+@dataclass(frozen=True, slots=True)
+class CallCount:
+    """Calls to a pipeline with one outcome, that a process answered within a span of seconds.
+
+    `since` in seconds since the epoch; `micros` is their whole duration in microseconds, and
+    `buckets` their histogram.
+    """
+
+    environment_id: int
+    span: int
+    since: int
+    pipeline: str
+    outcome: str
+    process: str
+    calls: int
+    micros: int
+    buckets: Sequence[int]
+
+    def plus(self, row: CallCountRow) -> CallCount:
+        """Return these calls and those of a row."""
+        return replace(
+            self,
+            calls=self.calls + row.calls,
+            micros=self.micros + row.micros,
+            buckets=add_buckets(self.buckets, row.buckets),
+        )
+
+
+class OutcomeCount(NamedTuple):
+    """A stored count without its key. `buckets` is JSON."""
+
+    since: int
+    pipeline: str
+    outcome: str
+    calls: int
+    buckets: str
+
+
+def write(engine: Engine, counts: Sequence[CallCount]) -> None:
     """Write what a process has counted so far of a minute.
 
-    It replaces what that process wrote of it before.
+    It replaces what that process wrote before. Raises DatabaseUnavailable.
     """
     with writing(engine) as connection:
-        _put(connection, rows)
+        _put(connection, counts)
 
 
-def _put(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> None:
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(counts)
+def _put(connection: sa.Connection, counts: Sequence[CallCount]) -> None:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(CallCountRow.table)
     query = insert.on_conflict_do_update(
-        index_elements=KEY, set_={name: insert.excluded[name] for name in VALUES}
+        index_elements=KEY, set_={item.name: insert.excluded[item.name] for item in COUNTED}
     )
-    connection.execute(query, [dict(row) for row in rows])
+    connection.execute(
+        query, [{name: getattr(count, name) for name in CallCountRow.names} for count in counts]
+    )
 
 
 def roll_up(engine: Engine, environment_id: int, now: float) -> None:
-    """Add the minutes of hours that are over to those hours.
+    """Add the counts of old minutes to those of their hours.
 
-    Several processes may do so: what one deletes, no other sees.
+    Several processes may do so at once: rows that one deletes, no other returns.
     """
-    until = int(now - FINE) // HOUR * HOUR
+    until = int(now - MINUTES_KEPT_S) // HOUR * HOUR
     with writing(engine) as connection:
-        over = sa.delete(counts).where(
-            counts.c.environment_id == environment_id,
-            counts.c.span == MINUTE,
-            counts.c.since < until,
+        minutes = (
+            sa.delete(CallCountRow.table)
+            .where(
+                CallCountRow.environment_id == environment_id,
+                CallCountRow.span == MINUTE,
+                CallCountRow.since < until,
+            )
+            .returning(*CallCountRow.columns)
         )
-        hours: dict[tuple[int, str, str], dict[str, object]] = {}
-        for row in connection.execute(over.returning(counts)).mappings():
-            hour = row["since"] // HOUR * HOUR
-            total = hours.setdefault(
-                (hour, row["pipeline"], row["outcome"]), {"calls": 0, "micros": 0, "buckets": []}
-            )
-            _add(total, row)
-        for (hour, pipeline, outcome), total in hours.items():
-            key = {
-                "environment_id": environment_id,
-                "span": HOUR,
-                "since": hour,
-                "pipeline": pipeline,
-                "outcome": outcome,
-                "process": "",
-            }
-            known = (
-                connection.execute(sa.select(counts).filter_by(**key).with_for_update())
-                .mappings()
-                .first()
-            )
-            if known is not None:
-                _add(total, known)
-            _put(connection, [{**key, **total}])
+        hours: dict[tuple[int, str, str], CallCount] = {}
+        for values in connection.execute(minutes):
+            row = CallCountRow.of(values)
+            key = (row.since // HOUR * HOUR, row.pipeline, row.outcome)
+            hour = hours.get(key) or CallCount(environment_id, HOUR, *key, "", 0, 0, ())
+            hours[key] = hour.plus(row)
+        for hour in hours.values():
+            stored = _hour(connection, hour)
+            _put(connection, [hour if stored is None else hour.plus(stored)])
 
 
-def _add(total: dict[str, object], row: Row) -> None:
-    total["calls"] += row["calls"]
-    total["micros"] += row["micros"]
-    total["buckets"] = add_buckets(total["buckets"], row["buckets"])  # type: ignore[arg-type]  # both are lists
+def _hour(connection: sa.Connection, hour: CallCount) -> CallCountRow | None:
+    """Return the row of an hour, locked, or None."""
+    query = CallCountRow.select().where(*(item == getattr(hour, item.name) for item in KEY))
+    return CallCountRow.fetch_first(connection, query.with_for_update())
 
 
 def add_buckets(first: Sequence[int], second: Sequence[int]) -> list[int]:
@@ -89,55 +127,53 @@ def add_buckets(first: Sequence[int], second: Sequence[int]) -> list[int]:
 
 def read(
     connection: sa.Connection, environment_id: int, *, since: int, span: int | None = None
-) -> list[Row]:
-    """Return what was counted from a moment on, oldest first."""
+) -> list[CallCountRow]:
+    """Return the counts from a moment on, oldest first."""
     query = (
-        sa.select(counts)
-        .where(counts.c.environment_id == environment_id, counts.c.since >= since)
-        .order_by(counts.c.since)
+        CallCountRow.select()
+        .where(CallCountRow.environment_id == environment_id, CallCountRow.since >= since)
+        .order_by(CallCountRow.since)
     )
     if span is not None:
-        query = query.where(counts.c.span == span)
-    return list(connection.execute(query).mappings())
+        query = query.where(CallCountRow.span == span)
+    return CallCountRow.fetch(connection, query)
 
 
 def outcomes(
     connection: sa.Connection, environment_id: int, *, since: int, until: int
-) -> list[tuple[int, str, str, int, str]]:
-    """Return what was counted from a moment on and before another.
-
-    Each row has since, pipeline, outcome, calls and buckets (JSON).
-    """
-    columns = (
-        counts.c.since,
-        counts.c.pipeline,
-        counts.c.outcome,
-        counts.c.calls,
-        sa.cast(counts.c.buckets, sa.Text),
+) -> list[OutcomeCount]:
+    """Return the counts from a moment on and before another."""
+    query = sa.select(
+        CallCountRow.since,
+        CallCountRow.pipeline,
+        CallCountRow.outcome,
+        CallCountRow.calls,
+        sa.cast(CallCountRow.buckets, sa.Text),
+    ).where(
+        CallCountRow.environment_id == environment_id,
+        CallCountRow.since >= since,
+        CallCountRow.since < until,
     )
-    query = sa.select(*columns).where(
-        counts.c.environment_id == environment_id, counts.c.since >= since, counts.c.since < until
-    )
-    return [(row[0], row[1], row[2], row[3], row[4]) for row in connection.execute(query)]
+    return [OutcomeCount(*row) for row in connection.execute(query)]
 
 
 def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict[str, int]:
-    """Return how many calls each pipeline had from a moment on."""
-    # The spans are named so that the primary key, which has them before the moments, is of use.
-    query = sa.select(counts.c.pipeline, sa.func.sum(counts.c.calls)).group_by(counts.c.pipeline)
-    query = query.where(
-        counts.c.environment_id == environment_id,
-        counts.c.span.in_((MINUTE, HOUR)),
-        counts.c.since >= since,
+    """Return the number of calls from a moment on, by pipeline."""
+    # The condition on the span lets the primary key serve: the span comes before the moment there.
+    query = sa.select(CallCountRow.pipeline, sa.func.sum(CallCountRow.calls)).where(
+        CallCountRow.environment_id == environment_id,
+        CallCountRow.span.in_((MINUTE, HOUR)),
+        CallCountRow.since >= since,
     )
-    return {row[0]: int(row[1]) for row in connection.execute(query)}
+    rows = connection.execute(query.group_by(CallCountRow.pipeline))
+    return {row[0]: int(row[1]) for row in rows}
 
 
 def purge(engine: Engine, environment_id: int, before: int) -> None:
-    """Forget what is older than a moment."""
+    """Delete the counts before a moment."""
     with writing(engine) as connection:
         connection.execute(
-            sa.delete(counts).where(
-                counts.c.environment_id == environment_id, counts.c.since < before
+            sa.delete(CallCountRow.table).where(
+                CallCountRow.environment_id == environment_id, CallCountRow.since < before
             )
         )

@@ -7,10 +7,23 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import JSON, Boolean, DateTime, Dialect, LargeBinary, String, TypeDecorator, Uuid
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    Uuid,
+)
 from sqlalchemy.types import TypeEngine
 
-# A moment that can't be read: whatever ends then has ended.
+# SQLite numbers rows itself only where the key is an INTEGER.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+# A moment that can't be read: what ends then has ended.
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Outcomes as the release before writes them, until its last process is replaced. Remove this with
 # the release after: its migration converts what is left, as 20261127_outcomes does.

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from penstock.db.engine import Engine, reading
-from penstock.db.tables import metadata
+from penstock.db.schema import metadata
 
 Key = tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Consumers as people look at them: a page at a time by name, with how much each may do."""
+"""Consumers, a page at a time by name, and the numbers of their pipelines and keys."""
 
 from __future__ import annotations
 
@@ -7,97 +7,88 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from penstock.db.tables import api_keys, associations, consumers, environments
-from penstock.db.unit_of_work import Row
+from penstock.db.tables import ApiKeyRow, AssociationRow, ConsumerRow, EnvironmentRow
+
+Counts = dict[tuple[int, int], int]  # by the ids of a consumer and an environment
 
 
 def page(
     connection: sa.Connection, *, find: str = "", after: str | None = None, limit: int = 50
-) -> list[Row]:
-    """Return consumers by name, those that hold a text.
-
-    A page goes on after the last name of the one before.
-    """
-    query = sa.select(consumers).order_by(consumers.c.name).limit(limit)
+) -> list[ConsumerRow]:
+    """Return the consumers whose names contain a text, by name; a page begins after a name."""
+    query = ConsumerRow.select().order_by(ConsumerRow.name).limit(limit)
     if find:
-        query = query.where(sa.func.lower(consumers.c.name).contains(find.lower(), autoescape=True))
+        query = query.where(sa.func.lower(ConsumerRow.name).contains(find.lower(), autoescape=True))
     if after is not None:
-        query = query.where(consumers.c.name > after)
-    return list(connection.execute(query).mappings())
+        query = query.where(ConsumerRow.name > after)
+    return ConsumerRow.fetch(connection, query)
 
 
-def numbers(
-    connection: sa.Connection, ids: Sequence[int], now: datetime
-) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
-    """Return how many pipelines and usable keys consumers have in each environment.
-
-    The consumers are given and returned by their ids.
-    """
-    # Their index begins with the environment.
-    everywhere = list(connection.scalars(sa.select(environments.c.id)))
-    whose = associations.c.consumer_id, associations.c.environment_id
-    held = (
-        sa.select(*whose, sa.func.count())
+def counts(connection: sa.Connection, ids: Sequence[int], now: datetime) -> tuple[Counts, Counts]:
+    """Return the numbers of pipelines and of usable keys of consumers in each environment."""
+    # The index of associations begins with the environment.
+    environments = list(connection.scalars(sa.select(EnvironmentRow.id)))
+    by = AssociationRow.consumer_id, AssociationRow.environment_id
+    pipelines = (
+        sa.select(*by, sa.func.count())
         .where(
-            associations.c.environment_id.in_(everywhere),
-            associations.c.consumer_id.in_(ids),
-            associations.c.active,
+            AssociationRow.environment_id.in_(environments),
+            AssociationRow.consumer_id.in_(ids),
+            AssociationRow.active,
+            AssociationRow.pipeline.contains("/"),  # the previous release stored names
         )
-        .where(associations.c.pipeline.contains("/"))  # a name alone is of the release before
-        .group_by(*whose)
+        .group_by(*by)
     )
-    whose = api_keys.c.consumer_id, api_keys.c.environment_id
-    good = sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
+    by = ApiKeyRow.consumer_id, ApiKeyRow.environment_id
     keys = (
-        sa.select(*whose, sa.func.count())
+        sa.select(*by, sa.func.count())
         .where(
-            api_keys.c.consumer_id.in_(ids),
-            api_keys.c.enabled,
-            api_keys.c.revoked_at.is_(None),
-            good,
+            ApiKeyRow.consumer_id.in_(ids),
+            ApiKeyRow.enabled,
+            ApiKeyRow.revoked_at.is_(None),
+            sa.or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),
         )
-        .group_by(*whose)
+        .group_by(*by)
     )
-    return {(row[0], row[1]): row[2] for row in connection.execute(held)}, {
+    return {(row[0], row[1]): row[2] for row in connection.execute(pipelines)}, {
         (row[0], row[1]): row[2] for row in connection.execute(keys)
     }
 
 
-def associated(
+def with_access(
     connection: sa.Connection,
     environment_id: int,
     pipeline: str,
     *,
     after: str | None = None,
     limit: int = 50,
-) -> list[Row]:
-    """Return the consumers that are associated with a pipeline in an environment, by name."""
+) -> list[ConsumerRow]:
+    """Return the consumers with access to a pipeline in an environment, by name."""
     query = (
-        sa.select(consumers)
-        .where(_may_call(environment_id, pipeline))
-        .order_by(consumers.c.name)
+        ConsumerRow.select()
+        .where(_has_access(environment_id, pipeline))
+        .order_by(ConsumerRow.name)
         .limit(limit)
     )
     if after is not None:
-        query = query.where(consumers.c.name > after)
-    return list(connection.execute(query).mappings())
+        query = query.where(ConsumerRow.name > after)
+    return ConsumerRow.fetch(connection, query)
 
 
-def count_associated(connection: sa.Connection, environment_id: int, pipeline: str) -> int:
-    """Return how many there are."""
-    return (
-        connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(consumers)
-            .where(_may_call(environment_id, pipeline))
-        )
-        or 0
+def count_with_access(connection: sa.Connection, environment_id: int, pipeline: str) -> int:
+    """Return the number of consumers with access to a pipeline in an environment."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(ConsumerRow.table)
+        .where(_has_access(environment_id, pipeline))
     )
+    return connection.scalar(query) or 0
 
 
-def _may_call(environment_id: int, pipeline: str) -> sa.ColumnElement[bool]:
-    here = (
-        associations.c.environment_id == environment_id,
-        associations.c.consumer_id == consumers.c.id,
+def _has_access(environment_id: int, pipeline: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        AssociationRow.environment_id == environment_id,
+        AssociationRow.consumer_id == ConsumerRow.id,
+        AssociationRow.pipeline == pipeline,
+        AssociationRow.active,
     )
-    return sa.exists().where(*here, associations.c.pipeline == pipeline, associations.c.active)

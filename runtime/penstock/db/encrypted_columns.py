@@ -1,6 +1,6 @@
-"""Whatever is encrypted at rest, a page at a time.
+"""All values that are encrypted at rest, a page at a time.
 
-All columns that hold such values, ours and those of the engine of durable runs.
+They are in columns of ours, and in columns of the engine of durable runs.
 """
 
 from __future__ import annotations
@@ -11,70 +11,79 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from penstock.db import engine_tables, tables
+from penstock.db import engine_tables
 from penstock.db.engine import Connection, Engine, reading, writing
+from penstock.db.rows import Row
+from penstock.db.run_tables import IdempotentReplyRow, RunDetailRow
+from penstock.db.tables import CallbackTargetRow, CredentialRow, PipelineSecretRow, SigningKeyRow
 from penstock.db.unit_of_work import AccessChange
 
-ROWS = 500  # in a page, at most
-BYTES = 8 * 1024 * 1024  # in a page, unless one value alone has more
-# Of what Fernet encrypts; the engine keeps a few values of its own in other formats.
-BEGINNING = b"gAAAA"
+MAX_PAGE_ROWS = 500
+MAX_PAGE_BYTES = 8 * 1024 * 1024  # unless one value is longer
+# Each Fernet token begins so. The engine stores a few values of its own in other formats.
+TOKEN_PREFIX = b"gAAAA"
 
 Key = tuple[Any, ...]
 Values = dict[Key, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EncryptedColumn:
     """A column of encrypted values.
 
-    `keys` name the rows of a table of the engine, which are not told by our own schema.
+    `keys` name the rows of a table of the engine; our own tables have a primary key in `kind`.
     """
 
     table: str
     column: str
+    kind: type[Row] | None = None
     keys: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kind: type[Row], column: sa.Column[Any]) -> EncryptedColumn:
+        """Return a column of a table of ours."""
+        return cls(kind.table.name, column.name, kind)
 
     @property
     def access(self) -> bool:
-        """Whether it is access data: processes are told of its changes, by a revision."""
-        return not self.keys and "revision" in tables.metadata.tables[self.table].c
+        """Whether it is access data: a change of it needs a revision."""
+        return self.kind is not None and "revision" in self.kind.names
 
     def __str__(self) -> str:
-        """Name it for people."""
+        """Return its name for users."""
         return f"{self.table}.{self.column}"
 
 
 RUN, STEP = ("workflow_uuid",), ("workflow_uuid", "function_id")
-PLACES = (
-    Place("signing_keys", "private_encrypted"),
-    Place("credentials", "sealed"),
-    Place("pipeline_secrets", "sealed"),
-    Place("callback_targets", "sealed"),
-    Place("kept_replies", "reply"),
-    Place("run_details", "bodies"),
-    Place("workflow_schedules", "context", ("schedule_id",)),
-    Place("workflow_status", "inputs", RUN),
-    Place("workflow_status", "output", RUN),
-    Place("workflow_status", "error", RUN),
-    Place("workflow_input", "inputs", RUN),
-    Place("workflow_output", "output", RUN),
-    Place("workflow_output", "error", RUN),
-    Place("operation_outputs", "output", STEP),
-    Place("operation_outputs", "error", STEP),
-    Place("notifications", "message", ("message_uuid",)),
-    Place("workflow_events", "value", ("workflow_uuid", "key")),
-    Place("workflow_events_history", "value", ("workflow_uuid", "key", "function_id")),
-    Place("streams", "value", ("workflow_uuid", "key", "offset")),
+COLUMNS = (
+    EncryptedColumn.of(SigningKeyRow, SigningKeyRow.private_encrypted),
+    EncryptedColumn.of(CredentialRow, CredentialRow.sealed),
+    EncryptedColumn.of(PipelineSecretRow, PipelineSecretRow.sealed),
+    EncryptedColumn.of(CallbackTargetRow, CallbackTargetRow.sealed),
+    EncryptedColumn.of(IdempotentReplyRow, IdempotentReplyRow.reply),
+    EncryptedColumn.of(RunDetailRow, RunDetailRow.bodies),
+    EncryptedColumn("workflow_schedules", "context", keys=("schedule_id",)),
+    EncryptedColumn("workflow_status", "inputs", keys=RUN),
+    EncryptedColumn("workflow_status", "output", keys=RUN),
+    EncryptedColumn("workflow_status", "error", keys=RUN),
+    EncryptedColumn("workflow_input", "inputs", keys=RUN),
+    EncryptedColumn("workflow_output", "output", keys=RUN),
+    EncryptedColumn("workflow_output", "error", keys=RUN),
+    EncryptedColumn("operation_outputs", "output", keys=STEP),
+    EncryptedColumn("operation_outputs", "error", keys=STEP),
+    EncryptedColumn("notifications", "message", keys=("message_uuid",)),
+    EncryptedColumn("workflow_events", "value", keys=("workflow_uuid", "key")),
+    EncryptedColumn(
+        "workflow_events_history", "value", keys=("workflow_uuid", "key", "function_id")
+    ),
+    EncryptedColumn("streams", "value", keys=("workflow_uuid", "key", "offset")),
 )
 
 
-def pages(engine: Engine, place: Place) -> Iterator[Values]:
-    """Yield all encrypted values of a column by the keys of their rows, a page at a time.
+def pages(engine: Engine, place: EncryptedColumn) -> Iterator[Values]:
+    """Yield the encrypted values of a column by the keys of their rows, a page at a time.
 
-    Each page is read in a transaction of its own.
-
-    Raises DatabaseUnavailable.
+    Each page is read in its own transaction. Raises DatabaseUnavailable.
     """
     _, keys, column = _parts(engine, place)
     after: Key | None = None
@@ -91,7 +100,7 @@ def pages(engine: Engine, place: Place) -> Iterator[Values]:
         yield {
             key: value
             for key, value in values.items()
-            if value and (not place.keys or value.startswith(BEGINNING))
+            if value and (not place.keys or value.startswith(TOKEN_PREFIX))
         }
         if not more:
             return
@@ -104,7 +113,7 @@ def _page_end(
     column: Any,  # noqa: ANN401  SQLAlchemy's
     after: Key | None,
 ) -> tuple[Key | None, bool]:
-    """Return the key of a page's last row, None where there is no row, and whether more may follow.
+    """Return the key of a page's last row, or None, and whether more rows may follow.
 
     Values may be large, or tiny.
     """
@@ -112,16 +121,16 @@ def _page_end(
         sa.select(*keys, sa.func.length(column))
         .where(*_between(keys, after, None), column.is_not(None))
         .order_by(*keys)
-        .limit(ROWS)
+        .limit(MAX_PAGE_ROWS)
     )
     last, size = None, 0
     rows = connection.execute(query).all()
     for row in rows:
         size += row[-1]
-        if last is not None and size > BYTES:
+        if last is not None and size > MAX_PAGE_BYTES:
             return last, True
         last = tuple(row[:-1])
-    return last, len(rows) == ROWS
+    return last, len(rows) == MAX_PAGE_ROWS
 
 
 def _between(
@@ -144,13 +153,13 @@ def _bound(keys: Sequence[Any], values: Key) -> list[sa.BindParameter[Any]]:
     ]
 
 
-def replace(engine: Engine, place: Place, pairs: dict[Key, tuple[bytes, bytes]]) -> int:
-    """Put values in the place of others, where those are still there; return how many that were.
+def replace(engine: Engine, place: EncryptedColumn, pairs: dict[Key, tuple[bytes, bytes]]) -> int:
+    """Replace values with others, by the keys of their rows, where they have not changed meanwhile.
 
-    Not for access data. Raises DatabaseUnavailable.
+    Return how many were replaced. It is not for access data. Raises DatabaseUnavailable.
 
-    A row that another transaction works on is left as it is: nothing is waited for while rows are
-    locked here, so no two can wait for each other.
+    Rows that another transaction has locked are skipped: nothing is waited for while rows are
+    locked here, so there is no deadlock.
     """
     source, keys, column = _parts(engine, place)
     number = 0
@@ -171,27 +180,27 @@ def replace(engine: Engine, place: Place, pairs: dict[Key, tuple[bytes, bytes]])
     return number
 
 
-def replace_in(rows: AccessChange, place: Place, pairs: dict[Key, tuple[bytes, bytes]]) -> int:
-    """Do that with access data, as part of a change to it."""
-    names = [key.name for key in tables.metadata.tables[place.table].primary_key.columns]
+def replace_in(
+    rows: AccessChange, place: EncryptedColumn, pairs: dict[Key, tuple[bytes, bytes]]
+) -> int:
+    """Do the same with access data, as part of a change to it."""
+    if place.kind is None:
+        raise ValueError(place.table)
+    keys, column = place.kind.table.primary_key.columns, place.kind.table.c[place.column]
     return sum(
-        rows.set(
-            place.table,
-            {**dict(zip(names, key, strict=True)), place.column: old},
-            **{place.column: new},
-        )
+        rows.set(place.kind, {**dict(zip(keys, key, strict=True)), column: old}, {column: new})
         for key, (old, new) in pairs.items()
     )
 
 
-def _parts(engine: Engine, place: Place) -> tuple[Any, list[Any], Any]:
-    """Return a place's table, the columns that name its rows, and the column itself."""
-    if place.keys:
+def _parts(engine: Engine, place: EncryptedColumn) -> tuple[Any, list[Any], Any]:
+    """Return the table, the columns that name its rows, and the column itself."""
+    if place.kind is None:
         table: Any = engine_tables.table(
             place.table, *place.keys, place.column, dialect=engine.dialect.name
         )
         return table, [table.c[name] for name in place.keys], table.c[place.column]
-    table = tables.metadata.tables[place.table]
+    table = place.kind.table
     return table, list(table.primary_key.columns), table.c[place.column]
 
 

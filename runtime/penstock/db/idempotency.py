@@ -1,6 +1,6 @@
-"""Kept replies: what a call with an `Idempotency-Key` was answered.
+"""Claimed keys and idempotent replies: the stored reply of a call with an `Idempotency-Key`.
 
-They are no access data: they carry no revision.
+They are no access data, and carry no revision.
 """
 
 from __future__ import annotations
@@ -12,53 +12,61 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from penstock.db.engine import DatabaseUnavailable, Engine, writing
-from penstock.db.tables import idempotent_replies as kept
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import IdempotentReplyRow
 
 PURGED_AT_A_TIME = 500
-ATTEMPTS = 5
+CLAIM_ATTEMPTS = 5
+REPLIES = IdempotentReplyRow.table
+
+
+class AlreadyStored(Exception):
+    """Another call has stored a reply under this key meanwhile."""
 
 
 def claim(
     engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetime, lease: datetime
-) -> Row | None:
-    """Claim a key, and return None; or return what is kept under it. Raises DatabaseUnavailable.
+) -> IdempotentReplyRow | None:
+    """Claim a key until `lease` and return None, or return the row of whoever has it.
 
-    What has expired, or whose claim's lease has ended without a reply, can be claimed anew.
+    A key can be claimed again once its row has expired. Raises DatabaseUnavailable.
     """
+    values = {
+        IdempotentReplyRow.digest: digest,
+        IdempotentReplyRow.body: body,
+        IdempotentReplyRow.claim: claimed,
+        IdempotentReplyRow.expires_at: lease,
+    }
+    query = IdempotentReplyRow.select().where(IdempotentReplyRow.digest == digest)
     with writing(engine) as connection:
-        connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.expires_at <= now))
-        for _ in range(ATTEMPTS):
+        _delete_expired(connection, digest, now)
+        for _ in range(CLAIM_ATTEMPTS):
             try:
                 with connection.begin_nested():
-                    connection.execute(
-                        sa.insert(kept).values(
-                            digest=digest, body=body, claim=claimed, expires_at=lease
-                        )
-                    )
+                    connection.execute(sa.insert(REPLIES).values(values))
             except IntegrityError:
-                found = (
-                    connection.execute(sa.select(kept).where(kept.c.digest == digest))
-                    .mappings()
-                    .first()
-                )
-                if found is not None:
-                    return found  # else it was given back in between
+                row = IdempotentReplyRow.fetch_first(connection, query)
+                if row is not None:
+                    return row  # else it was released in between
             else:
                 return None
-    raise DatabaseUnavailable("a key is claimed and given back too fast")
+    raise DatabaseUnavailable("a key is claimed and released too fast")
 
 
-class Taken(Exception):
-    """Another call has kept a reply under this key meanwhile."""
+def _delete_expired(connection: sa.Connection, digest: bytes, now: datetime) -> None:
+    connection.execute(
+        sa.delete(REPLIES).where(
+            IdempotentReplyRow.digest == digest, IdempotentReplyRow.expires_at <= now
+        )
+    )
 
 
-def find(connection: sa.Connection, digest: bytes, now: datetime) -> Row | None:
-    """Return what is kept under a key."""
-    return (
-        connection.execute(sa.select(kept).where(kept.c.digest == digest, kept.c.expires_at > now))
-        .mappings()
-        .first()
+def find(connection: sa.Connection, digest: bytes, now: datetime) -> IdempotentReplyRow | None:
+    """Return the row of a key that has not expired, or None."""
+    return IdempotentReplyRow.fetch_first(
+        connection,
+        IdempotentReplyRow.select().where(
+            IdempotentReplyRow.digest == digest, IdempotentReplyRow.expires_at > now
+        ),
     )
 
 
@@ -70,53 +78,65 @@ def put(
     now: datetime,
     expires_at: datetime,
 ) -> None:
-    """Keep a reply under a key as part of a transaction. Raises Taken."""
-    connection.execute(sa.delete(kept).where(kept.c.digest == digest, kept.c.expires_at <= now))
+    """Store a reply under a key as part of a transaction. Raises AlreadyStored."""
+    _delete_expired(connection, digest, now)
+    values = {
+        IdempotentReplyRow.digest: digest,
+        IdempotentReplyRow.body: body,
+        IdempotentReplyRow.claim: "",
+        IdempotentReplyRow.reply: reply,
+        IdempotentReplyRow.expires_at: expires_at,
+    }
     try:
-        connection.execute(
-            sa.insert(kept).values(
-                digest=digest, body=body, claim="", reply=reply, expires_at=expires_at
-            )
-        )
+        connection.execute(sa.insert(REPLIES).values(values))
     except IntegrityError as error:
-        raise Taken from error
+        raise AlreadyStored from error
 
 
 def renew(engine: Engine, claims: Mapping[str, bytes], lease: datetime) -> None:
-    """Lengthen the leases of claims, by claim the digest of its key. Raises DatabaseUnavailable."""
+    """Extend the leases of claims: the digest of its key by each claim.
+
+    Raises DatabaseUnavailable.
+    """
     with writing(engine) as connection:
         for claimed, digest in claims.items():
-            mine = kept.c.digest == digest, kept.c.claim == claimed, kept.c.expires_at < lease
-            connection.execute(sa.update(kept).where(*mine).values(expires_at=lease))
+            connection.execute(
+                sa.update(REPLIES)
+                .where(*_of_claim(digest, claimed), IdempotentReplyRow.expires_at < lease)
+                .values({IdempotentReplyRow.expires_at: lease})
+            )
 
 
-def keep(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
-    """Keep the reply under a key, for whom it was claimed. Raises DatabaseUnavailable."""
+def store(engine: Engine, digest: bytes, claimed: str, reply: bytes, expires_at: datetime) -> None:
+    """Store the reply of the call that claimed a key. Raises DatabaseUnavailable."""
+    values = {IdempotentReplyRow.reply: reply, IdempotentReplyRow.expires_at: expires_at}
     with writing(engine) as connection:
-        connection.execute(
-            sa.update(kept)
-            .where(kept.c.digest == digest, kept.c.claim == claimed)
-            .values(reply=reply, expires_at=expires_at)
-        )
+        connection.execute(sa.update(REPLIES).where(*_of_claim(digest, claimed)).values(values))
 
 
 def release(engine: Engine, digest: bytes, claimed: str) -> None:
-    """Give a key back that was claimed and has no reply. Raises DatabaseUnavailable."""
+    """Release a claimed key that has no reply. Raises DatabaseUnavailable."""
     with writing(engine) as connection:
         connection.execute(
-            sa.delete(kept).where(
-                kept.c.digest == digest, kept.c.claim == claimed, kept.c.reply.is_(None)
+            sa.delete(REPLIES).where(
+                *_of_claim(digest, claimed), IdempotentReplyRow.reply.is_(None)
             )
         )
 
 
+def _of_claim(digest: bytes, claimed: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return IdempotentReplyRow.digest == digest, IdempotentReplyRow.claim == claimed
+
+
 def purge(engine: Engine, now: datetime) -> int:
-    """Delete expired replies, a few at a time; return how many. Raises DatabaseUnavailable."""
+    """Delete at most 500 expired replies; return how many. Raises DatabaseUnavailable."""
     with writing(engine) as connection:
         expired = (
-            sa.select(kept.c.digest)
-            .where(kept.c.expires_at <= now)
+            sa.select(IdempotentReplyRow.digest)
+            .where(IdempotentReplyRow.expires_at <= now)
             .limit(PURGED_AT_A_TIME)
             .scalar_subquery()
         )
-        return connection.execute(sa.delete(kept).where(kept.c.digest.in_(expired))).rowcount
+        return connection.execute(
+            sa.delete(REPLIES).where(IdempotentReplyRow.digest.in_(expired))
+        ).rowcount

@@ -1,34 +1,41 @@
-"""Versions of policies, each with the one that it took the place of."""
+"""Versions of policies, each with the policy that it replaced."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from penstock.db.tables import policy_versions
-from penstock.db.unit_of_work import Row
+from penstock.db.rows import Col, joined
+from penstock.db.tables import PolicyVersionRow
 
 
-def versions(
-    connection: sa.Connection, environment_id: int, *, before: int | None, limit: int
-) -> list[Row]:
-    """Return an environment's policy versions, newest first, those before a version."""
-    earlier = policy_versions.alias()
-    replaced = (
+def _replaced() -> sa.ScalarSelect[str]:
+    earlier = PolicyVersionRow.table.alias()
+    return (
         sa.select(earlier.c.policy)
         .where(
-            earlier.c.environment_id == policy_versions.c.environment_id,
-            earlier.c.exposure == policy_versions.c.exposure,
-            earlier.c.version < policy_versions.c.version,
+            earlier.c.environment_id == PolicyVersionRow.environment_id,
+            earlier.c.exposure == PolicyVersionRow.exposure,
+            earlier.c.version < PolicyVersionRow.version,
         )
         .order_by(earlier.c.version.desc())
         .limit(1)
         .scalar_subquery()
     )
-    query = sa.select(policy_versions, replaced.label("replaced")).where(
-        policy_versions.c.environment_id == environment_id
-    )
+
+
+class ReplacingPolicyRow(PolicyVersionRow):
+    """A policy version; `replaced` is the policy of its listener before it, None of the first."""
+
+    replaced: Col[str | None] = joined(_replaced())
+
+
+def versions(
+    connection: sa.Connection, environment_id: int, *, before: int | None, limit: int
+) -> list[ReplacingPolicyRow]:
+    """Return an environment's policy versions before a version, newest first."""
+    query = ReplacingPolicyRow.select().where(PolicyVersionRow.environment_id == environment_id)
     if before is not None:
-        query = query.where(policy_versions.c.version < before)
-    return list(
-        connection.execute(query.order_by(policy_versions.c.version.desc()).limit(limit)).mappings()
+        query = query.where(PolicyVersionRow.version < before)
+    return ReplacingPolicyRow.fetch(
+        connection, query.order_by(PolicyVersionRow.version.desc()).limit(limit)
     )

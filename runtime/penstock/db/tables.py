@@ -1,498 +1,363 @@
-"""The tables.
+"""Tables of access data, of the audit trail and of the console's users.
 
-Rows of access data carry the revision of their last change, and are switched off rather than
+Rows of access data carry the revision of their last change, and are deactivated rather than
 deleted.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
-    Column,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
-    SmallInteger,
     String,
-    Table,
     Text,
     UniqueConstraint,
     false,
-    text,
 )
 
-from penstock.contracts.run_status import UNFINISHED, Status
-from penstock.db.columns import Blob, Flag, Json, Moment, Outcome, RunId
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-BigId = BigInteger().with_variant(Integer, "sqlite")
+from penstock.db.columns import BigId, Blob, Flag, Json, Moment
+from penstock.db.rows import Col, Row, column
 
 
-def _revision() -> Column[int]:
-    return Column("revision", BigInteger, nullable=False, index=True)
+def _revision() -> Any:  # noqa: ANN401  the annotation of the attribute has the type
+    return column(BigInteger, index=True)
 
 
-revision = Table(
-    "revision",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("value", BigInteger, nullable=False),
-)
+class NamedRow(Row):
+    """A row that users know by its name."""
 
-# A random mark for each of the last revisions. A database that was put back and changed again comes
-# to the same revision with another mark.
-history = Table(
-    "history",
-    metadata,
-    Column("revision", BigInteger, primary_key=True, autoincrement=False),
-    Column("mark", LargeBinary(16), nullable=False),
-)
+    id: Col[int]
+    name: Col[str]
 
-environments = Table(
-    "environments",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(31), nullable=False, unique=True),
-    Column("policy", String(64), nullable=False),
-    Column("policy_version", Integer, nullable=False),
-    Column("internal_policy", String(64), nullable=False, server_default="api-key"),
-    Column("run_retention", Integer, nullable=False, server_default="2592000"),  # seconds
-    # What pipelines may record at most.
-    Column("record_bodies", String(8), nullable=False, server_default="all"),
-    Column("token_lifetime", Integer, nullable=False),
-    Column("keys_in_query", Flag, nullable=False),
-    Column("algorithm", String(16), nullable=False),
-    # What the release before kept by pipelines' names has become ids.
-    Column("by_id", Flag, nullable=False, server_default=false()),
-    Column("created_at", Moment, nullable=False),
-    _revision(),
-)
 
-policy_versions = Table(
-    "policy_versions",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("exposure", String(16), nullable=False, server_default="external"),
-    Column("policy", String(64), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("actor", String(255), nullable=False),
-    Column("grace_until", Moment),
-    Column("created_at", Moment, nullable=False),
-    UniqueConstraint("environment_id", "version"),
-)
+class EnvironmentScopedRow(Row):
+    """A row of access data in one environment."""
 
-graces = Table(
-    "graces",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("pipeline", String(80), nullable=False),
-    Column("requires", Json, nullable=False),
-    Column("until", Moment, nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "pipeline"),
-)
+    environment_id: Col[int]
 
-pipelines = Table(
-    "pipelines",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("name", String(80), nullable=False),  # its id; a name alone is of the release before
-    Column("enabled", Flag, nullable=False),
-    Column("login_flow", Flag, nullable=False),
-    Column("seen", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "name"),
-)
 
-consumers = Table(
-    "consumers",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(64), nullable=False, unique=True),
-    Column("description", Text, nullable=False),
-    Column("enabled", Flag, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    _revision(),
-)
+class ConsumerScopedRow(EnvironmentScopedRow):
+    """A row of access data of one consumer in one environment."""
 
-new_pipelines = Table(
-    "new_pipelines",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("active", Flag, nullable=False),
-    UniqueConstraint("environment_id", "consumer_id"),
-)
+    consumer_id: Col[int]
 
-associations = Table(
-    "associations",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(80), nullable=False),  # its id; a name alone is of the release before
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "consumer_id", "pipeline"),
-)
 
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False, index=True),
-    Column("digest", Blob(32), nullable=False, unique=True),
-    Column("last_four", String(4), nullable=False),
-    Column("note", Text, nullable=False),
-    Column("enabled", Flag, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("expires_at", Moment),
-    Column("revoked_at", Moment),
-    Column("last_used_at", Moment),
-    _revision(),
-)
+class RevisionRow(Row, table="revision"):
+    """The number of the last change to access data. There is one row."""
 
-credentials = Table(
-    "credentials",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("kind", String(64), nullable=False),
-    Column("name", String(255), nullable=False),
-    Column("sealed", Blob, nullable=False),
-    Column("note", Text, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("expires_at", Moment),
-    Column("revoked_at", Moment),
-    _revision(),
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    value: Col[int] = column(BigInteger)
 
-signing_keys = Table(
-    "signing_keys",
-    metadata,
-    Column("kid", String(32), primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("algorithm", String(16), nullable=False),
-    Column("public", Blob, nullable=False),
-    Column("private_encrypted", Blob, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("verify_until", Moment),
-    Column("dropped_at", Moment),
-    _revision(),
-)
 
-issuers = Table(
-    "issuers",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("issuer", String(255), nullable=False),
-    Column("audience", String(255), nullable=False),
-    Column("jwks_url", Text),
-    Column("keys", Json),
-    Column("consumer", String(64)),
-    Column("consumer_claim", String(255), nullable=False),
-    Column("consumers", Json, nullable=False),
-    Column("scope_claim", String(255), nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "issuer"),
-)
+class HistoryRow(Row, table="history"):
+    """A random mark of one of the last revisions.
 
-revocations = Table(
-    "revocations",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("jti", String(255)),
-    Column("consumer", String(64)),
-    Column("issued_before", Moment),
-    Column("forget_at", Moment, nullable=False),
-    _revision(),
-)
+    A database that was restored and changed again reaches the same revision with another mark.
+    """
 
-limits = Table(
-    "limits",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("pipeline", String(80), nullable=False),  # its id; empty: all of them together
-    Column("by", String(16), nullable=False),
-    Column("seconds", Integer, nullable=False),
-    Column("rate", String(32), nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "consumer_id", "pipeline", "by", "seconds"),
-)
+    revision: Col[int] = column(BigInteger, primary_key=True, autoincrement=False)
+    mark: Col[bytes] = column(LargeBinary(16))
 
-address_rules = Table(
-    "address_rules",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("network", String(49), nullable=False),
-    Column("allowed", Flag, nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "consumer_id", "network"),
-)
 
-idempotent_replies = Table(
-    "kept_replies",
-    metadata,
-    Column("digest", LargeBinary(32), primary_key=True),
-    Column("body", LargeBinary(32), nullable=False),
-    Column("claim", String(32), nullable=False),
-    Column("reply", LargeBinary),  # sealed; none yet while the first call runs
-    Column("expires_at", Moment, nullable=False, index=True),
-)
+class EnvironmentRow(NamedRow, table="environments"):
+    """An environment and its rules."""
 
-variables = Table(
-    "variables",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("value", Text, nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "name"),
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    name: Col[str] = column(String(31), unique=True)
+    policy: Col[str] = column(String(64))
+    policy_version: Col[int] = column(Integer)
+    internal_policy: Col[str] = column(String(64), server_default="api-key")
+    run_retention: Col[int] = column(Integer, server_default="2592000")  # seconds
+    # The most that a pipeline may record.
+    record_bodies: Col[str] = column(String(8), server_default="all")
+    token_lifetime: Col[int] = column(Integer)
+    keys_in_query: Col[bool] = column(Flag)
+    algorithm: Col[str] = column(String(16))
+    # Whether the names of pipelines that the previous release stored have become ids.
+    by_id: Col[bool] = column(Flag, server_default=false())
+    created_at: Col[datetime] = column(Moment)
+    revision: Col[int] = _revision()
 
-pipeline_secrets = Table(
-    "pipeline_secrets",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("sealed", Blob, nullable=False),
-    Column("expires_at", Moment),
-    Column("pipelines", Json),  # ids; none: all of them
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "name"),
-)
 
-sensitive_fields = Table(
-    "sensitive_fields",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("field", String(255), nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "field"),
-)
+class PolicyVersionRow(EnvironmentScopedRow, table="policy_versions"):
+    """A version of an environment's policy, on one of its two listeners."""
 
-callback_targets = Table(
-    "callback_targets",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("environment_id", ForeignKey("environments.id"), nullable=False),
-    Column("consumer_id", ForeignKey("consumers.id"), nullable=False),
-    Column("prefix", String(255), nullable=False),
-    Column("private", Flag, nullable=False),
-    Column("sealed", Blob, nullable=False),
-    Column("active", Flag, nullable=False),
-    _revision(),
-    UniqueConstraint("environment_id", "consumer_id", "prefix"),
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    version: Col[int] = column(Integer)
+    exposure: Col[str] = column(String(16), server_default="external")
+    policy: Col[str] = column(String(64))
+    reason: Col[str] = column(Text)
+    actor: Col[str] = column(String(255))
+    grace_until: Col[datetime | None] = column(Moment, nullable=True)
+    created_at: Col[datetime] = column(Moment)
+    indexes = (UniqueConstraint("environment_id", "version"),)
 
-# What follows is no access data: it carries no revision, no gate asks it, and it has no foreign
-# keys, for rows come and go by the thousand.
 
-_STATES = ", ".join(f"'{status}'" for status in Status if status in UNFINISHED)
-IS_UNFINISHED = f"status IN ({_STATES})"  # as the partial indexes have it
+class GraceRow(EnvironmentScopedRow, table="graces"):
+    """A pipeline that stopped complying and keeps its previous gate until a moment."""
 
-runs = Table(
-    "runs",
-    metadata,
-    Column("id", RunId, primary_key=True),  # UUIDv7: it sorts by time, and says when the call came
-    Column("environment_id", Integer, nullable=False),
-    Column("pipeline", String(80), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("route", String(255), nullable=False),
-    Column("durable", Boolean, nullable=False),
-    Column("consumer_id", Integer),
-    Column("subject", String(255)),
-    Column("status", Outcome(12), nullable=False),
-    Column("http_status", SmallInteger),
-    Column("micros", BigInteger),
-    Column("started_at", Moment),  # of durable runs, which wait first
-    Column("problem", String(64)),
-    Column("detail", Text),
-    Column("parent", RunId),
-    Column("redelivers", RunId),
-    Column("request_id", String(128)),
-    Index("ix_runs_environment", "environment_id", "id"),
-    Index("ix_runs_pipeline", "environment_id", "pipeline", "id"),
-    Index("ix_runs_consumer", "environment_id", "consumer_id", "id"),
-    Index(
-        "ix_runs_status",
-        "environment_id",
-        "status",
-        "id",
-        sqlite_where=text("status <> 'succeeded'"),
-        postgresql_where=text("status <> 'succeeded'"),
-    ),
-    Index(
-        "ix_runs_waiting",
-        "environment_id",
-        "pipeline",
-        "status",
-        sqlite_where=text(IS_UNFINISHED),
-        postgresql_where=text(IS_UNFINISHED),
-    ),
-    Index(
-        "ix_runs_request_id",
-        "request_id",
-        "id",
-        sqlite_where=text("request_id IS NOT NULL"),
-        postgresql_where=text("request_id IS NOT NULL"),
-    ),
-    Index(
-        "ix_runs_parent",
-        "parent",
-        sqlite_where=text("parent IS NOT NULL"),
-        postgresql_where=text("parent IS NOT NULL"),
-    ),
-    sqlite_with_rowid=False,
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    pipeline: Col[str] = column(String(80))
+    requires: Col[Any] = column(Json)
+    until: Col[datetime] = column(Moment)
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "pipeline"),)
 
-run_details = Table(
-    "run_details",
-    metadata,
-    Column("run_id", RunId, primary_key=True),
-    Column("steps", LargeBinary),  # JSON
-    Column("bodies", LargeBinary),  # sealed
-    Column("failure", LargeBinary),  # JSON
-)
 
-durable_runs = Table(
-    "durable_runs",
-    metadata,
-    Column("run_id", RunId, primary_key=True),
-    Column("recoveries", SmallInteger, nullable=False),  # without a step that ended in between
-    Column("steps_seen", Integer, nullable=False, server_default="0"),  # at the last of them
-    Column("taken_from", String(36)),  # the worker process that this was last counted for
-    Column("progress", JSON(none_as_null=True)),
-    Column("cancelled_by", String(255)),
-    Column("callback_url", Text),
-    Column("callback_status", String(255)),
-    sqlite_with_rowid=False,
-)
+class PipelineRow(EnvironmentScopedRow, table="pipelines"):
+    """What operators decided about a pipeline in an environment."""
 
-refusals = Table(
-    "refusals",
-    metadata,
-    Column("id", RunId, primary_key=True),
-    Column("environment_id", Integer, nullable=False),
-    Column("pipeline", String(80), nullable=False),
-    Column("problem", Outcome(64), nullable=False),
-    Column("reason", Text),
-    Column("address", String(64), nullable=False),
-    Column("consumer_id", Integer),
-    Index("ix_refusals_environment", "environment_id", "id"),
-    sqlite_with_rowid=False,
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    name: Col[str] = column(String(80))  # its id; a name is of the previous release
+    enabled: Col[bool] = column(Flag)
+    login_flow: Col[bool] = column(Flag)
+    seen: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "name"),)
 
-call_counts = Table(
-    "call_counts",
-    metadata,
-    Column("environment_id", Integer, primary_key=True),
-    Column("span", Integer, primary_key=True),  # seconds: 60, or 3600 once the hour is over
-    Column("since", BigInteger, primary_key=True),  # seconds since the epoch
-    Column("pipeline", String(80), primary_key=True),
-    Column("outcome", Outcome(64), primary_key=True),
-    Column("process", String(36), primary_key=True),
-    Column("calls", BigInteger, nullable=False),
-    Column("micros", BigInteger, nullable=False),
-    Column("buckets", JSON, nullable=False),
-    sqlite_with_rowid=False,
-)
 
-processes = Table(
-    "processes",
-    metadata,
-    Column("id", String(36), primary_key=True),
-    Column("kind", String(8), nullable=False),  # serve or worker
-    Column("environment_id", Integer, nullable=False),
-    Column("host", String(255), nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("started_at", Moment, nullable=False),
-    Column("seen_at", Moment, nullable=False),
-    Column("ended", Boolean, nullable=False),
-    Column("taken_by", String(36)),
-    Column("taken_at", Moment),
-    # Of a worker: those whose runs it performs; none known: all of them.
-    Column("pipelines", JSON(none_as_null=True)),
-)
+class ConsumerRow(NamedRow, table="consumers"):
+    """A consumer: an organisation or a system that calls pipelines."""
 
-audit_events = Table(
-    "audit_events",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("at", Moment, nullable=False),
-    Column("actor", String(255), nullable=False),
-    Column("action", String(64), nullable=False),
-    Column("environment", String(31)),
-    Column("subject", String(255), nullable=False),
-    Column("detail", JSON, nullable=False),
-    Index("ix_audit_events_at", "at"),
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    name: Col[str] = column(String(64), unique=True)
+    description: Col[str] = column(Text)
+    enabled: Col[bool] = column(Flag)
+    created_at: Col[datetime] = column(Moment)
+    revision: Col[int] = _revision()
 
-users = Table(
-    "users",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(80), nullable=False, unique=True),
-    Column("role", String(16), nullable=False),
-    Column("password", Text),  # an argon2id hash; None: the identity provider alone vouches
-    Column("active", Flag, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("signed_in_at", Moment),
-)
 
-user_sessions = Table(
-    "user_sessions",
-    metadata,
-    Column("id", BigId, primary_key=True),
-    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
-    Column("digest", LargeBinary(32), nullable=False, unique=True),
-    Column("created_at", Moment, nullable=False),
-    Column("seen_at", Moment, nullable=False),
-    Column("expires_at", Moment, nullable=False, index=True),
-    Column("address", String(64), nullable=False),
-    Column("agent", String(255), nullable=False),
-)
+class NewPipelinesRow(ConsumerScopedRow, table="new_pipelines"):
+    """A consumer that gets access to new pipelines automatically."""
 
-user_networks = Table(
-    "user_networks",
-    metadata,
-    Column("user_id", ForeignKey("users.id"), primary_key=True),
-    Column("network", String(64), primary_key=True),
-    Column("signed_in_at", Moment, nullable=False),
-)
+    id: Col[int] = column(Integer, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    active: Col[bool] = column(Flag)
+    indexes = (UniqueConstraint("environment_id", "consumer_id"),)
+
+
+class AssociationRow(ConsumerScopedRow, table="associations"):
+    """The access of a consumer to a pipeline in an environment."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    pipeline: Col[str] = column(String(80))  # its id; a name is of the previous release
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "consumer_id", "pipeline"),)
+
+
+class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
+    """An API key of a consumer in an environment. Only its digest is stored."""
+
+    id: Col[str] = column(String(32), primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id), index=True)
+    digest: Col[bytes] = column(Blob(32), unique=True)
+    last_four: Col[str] = column(String(4))
+    note: Col[str] = column(Text)
+    enabled: Col[bool] = column(Flag)
+    created_at: Col[datetime] = column(Moment)
+    expires_at: Col[datetime | None] = column(Moment, nullable=True)
+    revoked_at: Col[datetime | None] = column(Moment, nullable=True)
+    last_used_at: Col[datetime | None] = column(Moment, nullable=True)
+    revision: Col[int] = _revision()
+
+
+class CredentialRow(ConsumerScopedRow, table="credentials"):
+    """A consumer's credential that an authenticator plugin reads, encrypted."""
+
+    id: Col[str] = column(String(32), primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    kind: Col[str] = column(String(64))
+    name: Col[str] = column(String(255))
+    sealed: Col[bytes] = column(Blob)
+    note: Col[str] = column(Text)
+    created_at: Col[datetime] = column(Moment)
+    expires_at: Col[datetime | None] = column(Moment, nullable=True)
+    revoked_at: Col[datetime | None] = column(Moment, nullable=True)
+    revision: Col[int] = _revision()
+
+
+class SigningKeyRow(EnvironmentScopedRow, table="signing_keys"):
+    """A key that signs tokens of an environment."""
+
+    kid: Col[str] = column(String(32), primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    algorithm: Col[str] = column(String(16))
+    public: Col[bytes] = column(Blob)
+    private_encrypted: Col[bytes] = column(Blob)
+    created_at: Col[datetime] = column(Moment)
+    verify_until: Col[datetime | None] = column(Moment, nullable=True)
+    dropped_at: Col[datetime | None] = column(Moment, nullable=True)
+    revision: Col[int] = _revision()
+
+
+class IssuerRow(EnvironmentScopedRow, table="issuers"):
+    """An identity provider whose tokens an environment accepts."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    issuer: Col[str] = column(String(255))
+    audience: Col[str] = column(String(255))
+    jwks_url: Col[str | None] = column(Text, nullable=True)
+    keys: Col[Any] = column(Json, nullable=True)
+    consumer: Col[str | None] = column(String(64), nullable=True)
+    consumer_claim: Col[str] = column(String(255))
+    consumers: Col[Any] = column(Json)
+    scope_claim: Col[str] = column(String(255))
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "issuer"),)
+
+
+class RevocationRow(EnvironmentScopedRow, table="revocations"):
+    """The revocation of one token, or of all tokens of a consumer up to a moment."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    jti: Col[str | None] = column(String(255), nullable=True)
+    consumer: Col[str | None] = column(String(64), nullable=True)
+    issued_before: Col[datetime | None] = column(Moment, nullable=True)
+    forget_at: Col[datetime] = column(Moment)
+    revision: Col[int] = _revision()
+
+
+class LimitRow(ConsumerScopedRow, table="limits"):
+    """A rate limit of a consumer."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    pipeline: Col[str] = column(String(80))  # its id; empty: all pipelines together
+    by: Col[str] = column(String(16))
+    seconds: Col[int] = column(Integer)
+    rate: Col[str] = column(String(32))
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "consumer_id", "pipeline", "by", "seconds"),)
+
+
+class AddressRuleRow(ConsumerScopedRow, table="address_rules"):
+    """A network from which a consumer may call, or may not."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    network: Col[str] = column(String(49))
+    allowed: Col[bool] = column(Flag)
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "consumer_id", "network"),)
+
+
+class VariableRow(EnvironmentScopedRow, table="variables"):
+    """A variable of an environment."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    name: Col[str] = column(String(64))
+    value: Col[str] = column(Text)
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "name"),)
+
+
+class PipelineSecretRow(EnvironmentScopedRow, table="pipeline_secrets"):
+    """A secret of an environment for its pipelines, encrypted."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    name: Col[str] = column(String(64))
+    sealed: Col[bytes] = column(Blob)
+    expires_at: Col[datetime | None] = column(Moment, nullable=True)
+    pipelines: Col[Any] = column(Json, nullable=True)  # ids; NULL: all pipelines
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "name"),)
+
+
+class SensitiveFieldRow(EnvironmentScopedRow, table="sensitive_fields"):
+    """A field that is never stored of the bodies of runs."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    field: Col[str] = column(String(255))
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "field"),)
+
+
+class CallbackTargetRow(ConsumerScopedRow, table="callback_targets"):
+    """A URL prefix to which callbacks of a consumer's durable runs may be sent."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id))
+    consumer_id: Col[int] = column(ForeignKey(ConsumerRow.id))
+    prefix: Col[str] = column(String(255))
+    private: Col[bool] = column(Flag)
+    sealed: Col[bytes] = column(Blob)
+    active: Col[bool] = column(Flag)
+    revision: Col[int] = _revision()
+    indexes = (UniqueConstraint("environment_id", "consumer_id", "prefix"),)
+
+
+class AuditEventRow(Row, table="audit_events"):
+    """An event of the audit trail."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    at: Col[datetime] = column(Moment)
+    actor: Col[str] = column(String(255))
+    action: Col[str] = column(String(64))
+    environment: Col[str | None] = column(String(31), nullable=True)
+    subject: Col[str] = column(String(255))
+    detail: Col[Any] = column(JSON)
+    indexes = (Index("ix_audit_events_at", "at"),)
+
+
+class UserRow(NamedRow, table="users"):
+    """A user of the console."""
+
+    id: Col[int] = column(Integer, primary_key=True)
+    name: Col[str] = column(String(80), unique=True)
+    role: Col[str] = column(String(16))
+    # An argon2id hash; NULL: the user signs in with the identity provider only.
+    password: Col[str | None] = column(Text, nullable=True)
+    active: Col[bool] = column(Flag)
+    created_at: Col[datetime] = column(Moment)
+    signed_in_at: Col[datetime | None] = column(Moment, nullable=True)
+
+
+class UserSessionRow(Row, table="user_sessions"):
+    """A session of a user of the console. Only the digest of its token is stored."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    user_id: Col[int] = column(ForeignKey(UserRow.id), index=True)
+    digest: Col[bytes] = column(LargeBinary(32), unique=True)
+    created_at: Col[datetime] = column(Moment)
+    seen_at: Col[datetime] = column(Moment)
+    expires_at: Col[datetime] = column(Moment, index=True)
+    address: Col[str] = column(String(64))
+    agent: Col[str] = column(String(255))
+
+
+class UserNetworkRow(Row, table="user_networks"):
+    """A network from which a user has signed in."""
+
+    user_id: Col[int] = column(ForeignKey(UserRow.id), primary_key=True)
+    network: Col[str] = column(String(64), primary_key=True)
+    signed_in_at: Col[datetime] = column(Moment)

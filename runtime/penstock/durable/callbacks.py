@@ -1,6 +1,7 @@
-"""Tell a consumer that its durable run is over.
+"""Callbacks: notify a consumer that its durable run has finished.
 
-Signed as Standard Webhooks says, and never where an operator did not allow it.
+They are signed as the Standard Webhooks specification requires, and sent only to URLs that an
+operator has allowed.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import httpx
 from penstock.access.callbacks import PORTS, CallbackTarget
 from penstock.runs.timeouts import TimedOut, run_with_deadline
 
-# Seconds before the second attempt, the third, ….
-PAUSES = (5.0, 30.0, 300.0, 1800.0, 7200.0, 28_800.0, 86_400.0)
-PATIENCE = 15.0  # seconds for one attempt, all in all
-ANSWERED = 64 * 1024  # bytes of an answer that are read
+# before the second attempt, the third, …
+PAUSES_S = (5.0, 30.0, 300.0, 1800.0, 7200.0, 28_800.0, 86_400.0)
+ATTEMPT_TIMEOUT_S = 15.0  # of one attempt in total
+MAX_ANSWER_BYTES = 64 * 1024
 NAT64 = ip_network("64:ff9b::/96")
 GONE = 410
-EVENTS = "run"  # begins the type of each event
+EVENTS = "run"  # the first part of each event type
 
 
 class Undeliverable(Exception):
-    """It was not delivered. `final` says that no further attempt can help."""
+    """The callback was not delivered; with `final` no further attempt can help."""
 
     def __init__(self, reason: str, *, final: bool = False) -> None:
         super().__init__(reason)
@@ -37,9 +38,9 @@ class Undeliverable(Exception):
 
 
 def event_of(run: Mapping[str, object]) -> dict[str, object]:
-    """Return what is sent of a run that is over, as its consumer sees it.
+    """Return the event of a finished run, from the document that its consumer sees.
 
-    The members that the Standard Webhooks specification recommends.
+    The members are those that the Standard Webhooks specification recommends.
     """
     return {
         "type": f"{EVENTS}.{run['status']}",
@@ -50,7 +51,7 @@ def event_of(run: Mapping[str, object]) -> dict[str, object]:
 
 def target_of(url: str, targets: Iterable[CallbackTarget]) -> CallbackTarget | None:
     """Return the target that allows a URL."""
-    return next((target for target in targets if target.takes(url)), None)
+    return next((target for target in targets if target.matches(url)), None)
 
 
 def signed(target: CallbackTarget, identifier: str, payload: bytes, now: float) -> dict[str, str]:
@@ -76,15 +77,16 @@ def deliver(url: str, target: CallbackTarget, identifier: str, payload: bytes) -
 
     Raises Undeliverable.
     """
-    client = httpx.Client(trust_env=False, follow_redirects=False, timeout=PATIENCE)
+    client = httpx.Client(trust_env=False, follow_redirects=False, timeout=ATTEMPT_TIMEOUT_S)
     try:
         return run_with_deadline(
-            lambda: _send(client, url, target, identifier, payload), time.monotonic() + PATIENCE
+            lambda: _send(client, url, target, identifier, payload),
+            time.monotonic() + ATTEMPT_TIMEOUT_S,
         )
     except TimedOut:
-        raise Undeliverable(f"no answer within {PATIENCE:g} seconds") from None
+        raise Undeliverable(f"no answer within {ATTEMPT_TIMEOUT_S:g} seconds") from None
     finally:
-        # Whoever sends drop by drop is cut off here: else the thread would go on reading.
+        # This also ends the thread where a server sends its answer slowly.
         with suppress(Exception):
             client.close()
 
@@ -98,8 +100,7 @@ def _send(
     where = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004  the version of IP
     headers = signed(target, identifier, payload, time.time()) | {"host": parts.netloc}
     try:
-        # The address that was looked at is the one that is called: a name that changes in between
-        # leads nowhere else.
+        # Connect to the address that was checked: the name may resolve to another one by now.
         with client.stream(
             "POST",
             urlunsplit((parts.scheme, f"{where}:{port}", parts.path or "/", parts.query, "")),
@@ -108,7 +109,7 @@ def _send(
             extensions={"sni_hostname": host},
         ) as answered:
             for read, _ in enumerate(answered.iter_raw(4096)):
-                if read * 4096 > ANSWERED:
+                if read * 4096 > MAX_ANSWER_BYTES:
                     break
     except httpx.InvalidURL as error:
         raise Undeliverable(f"InvalidURL: {error}", final=True) from error
@@ -120,26 +121,26 @@ def _send(
 
 
 def _resolved(host: str, port: int, *, private: bool) -> IPv4Address | IPv6Address:
-    """Return the address to call.
+    """Return the address to connect to.
 
-    Where one of a name's addresses is private, none of them is called unless that is allowed.
+    Raises Undeliverable where any address of the host is private and that is not allowed.
     """
     try:
-        found = {
+        addresses = {
             ip_address(item[4][0])
             for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         }
     except (OSError, UnicodeError, ValueError) as error:
         raise Undeliverable(f"{host} has no address: {type(error).__name__}") from error
-    if not private and any(not is_public(address) for address in found):
+    if not private and any(not is_public(address) for address in addresses):
         raise Undeliverable(f"{host} is on a private network, which is not allowed", final=True)
-    return min(found, key=lambda address: (address.version, int(address)))
+    return min(addresses, key=lambda address: (address.version, int(address)))
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Say whether an address is one of the public internet.
+    """Return whether an address is on the public internet.
 
-    Those that stand for another are judged by that.
+    An IPv6 address that contains an IPv4 address is public if that one is.
     """
     if isinstance(address, IPv6Address):
         inner = (

@@ -1,7 +1,4 @@
-"""Accept durable runs.
-
-The record, the engine's part and the idempotency key in one transaction, or nothing of it.
-"""
+"""Accept durable runs: record, engine and idempotency key in one transaction, or none of them."""
 
 from __future__ import annotations
 
@@ -10,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from penstock.contracts.pipeline import DEFAULT_PRIORITY, Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED, Status
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, Engine, writing
+from penstock.db.run_tables import DurableRunRow
 from penstock.durable.engine import RunStore, State
 from penstock.durable.runner import RunInput
 from penstock.errors import Refusal
@@ -19,16 +18,16 @@ from penstock.runs.ids import derived_run_id, millis_of
 from penstock.runs.record_rows import fit_column
 
 CALLBACKS = "callbacks"
-CUT = frozenset({Status.CANCELLED, Status.TIMED_OUT})
-ATTEMPTS = 8  # of a callback, at most
-CALLBACK_TIMEOUT = 120.0  # seconds of one attempt
+ENDED_EARLY = frozenset({Status.CANCELLED, Status.TIMED_OUT})
+MAX_CALLBACK_ATTEMPTS = 8
+CALLBACK_TIMEOUT_S = 120.0  # of one attempt
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """A run that is to be accepted.
+    """A run to accept.
 
-    `parent` waits for it or started it, `redelivers` is the run whose input it has.
+    `parent` is the run that started it, `redelivers` the run whose input it repeats.
     """
 
     run: str
@@ -42,32 +41,32 @@ class RunRequest:
 
 
 def queue_of(environment: str, pipeline: str) -> str:
-    """Return the name of the queue in which runs of a pipeline wait."""
+    """Return the name of a pipeline's queue."""
     return f"{environment}/{pipeline}"
 
 
 def ticks_of(environment: str, pipeline: str) -> str:
-    """Return the name of the queue in which ticks of a pipeline's schedules wait.
+    """Return the name of the queue of the ticks of a pipeline's schedules.
 
-    A worker that has the pipeline takes them from there.
+    Workers that have loaded the pipeline poll it.
     """
     return f"{queue_of(environment, pipeline)}/ticks"
 
 
 def callback_id(run: str, attempt: int) -> str:
-    """Return the id under which the engine holds an attempt to tell a run's end."""
+    """Return the id of an attempt of a run's callback in the engine."""
     return derived_run_id(millis_of(run), run, "callback", attempt)
 
 
-def all_held(runs: Mapping[str, bool]) -> list[str]:
-    """Return all runs that the engine holds, by whether their end was to be told."""
+def engine_ids_of(runs: Mapping[str, bool]) -> list[str]:
+    """Return the ids of runs and of all their callbacks; the values say whether they have one."""
     return [
         *runs,
         *(
             callback_id(run, attempt)
-            for run, told in runs.items()
-            if told
-            for attempt in range(1, ATTEMPTS + 1)
+            for run, callback in runs.items()
+            if callback
+            for attempt in range(1, MAX_CALLBACK_ATTEMPTS + 1)
         ),
     ]
 
@@ -76,77 +75,82 @@ class RunIntake:
     """Accepts runs of one environment."""
 
     def __init__(
-        self, engine: Engine, ledger: RunStore, environment: str, environment_id: int
+        self, engine: Engine, run_store: RunStore, environment: str, environment_id: int
     ) -> None:
         self.engine = engine
-        self.run_store = ledger
+        self.run_store = run_store
         self._environment = environment
         self._environment_id = environment_id
 
-    def accept(self, wanted: RunRequest) -> bool:
-        """Accept a run; return False if it was accepted before.
+    def accept(self, request: RunRequest) -> bool:
+        """Accept a run. Return False where it was accepted before.
 
-        Raises Refusal (503) where too many wait, and DatabaseUnavailable.
+        Raises Refusal (503) where the backlog is full, and DatabaseUnavailable.
         """
         with writing(self.engine) as connection:
-            return self.accept_in(connection, wanted)
+            return self.accept_in(connection, request)
 
-    def accept_in(self, connection: Connection, wanted: RunRequest) -> bool:
+    def accept_in(self, connection: Connection, request: RunRequest) -> bool:
         """Accept a run as part of a transaction."""
-        pipeline = wanted.pipeline
+        pipeline = request.pipeline
         if (
-            stored.waiting(connection, self._environment_id, pipeline.id, pipeline.durable.backlog)
+            durable_runs.count_waiting(
+                connection, self._environment_id, pipeline.id, pipeline.durable.backlog
+            )
             >= pipeline.durable.backlog
         ):
             detail = "Too many runs of this pipeline wait already; try again later."
             raise Refusal(503, "pipeline-busy", detail, headers=[("Retry-After", "10")])
-        fresh = stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+        fresh = durable_runs.accept(
+            connection, self._new_run(request), callback_url=request.callback_url
+        )
         if fresh:
             self.run_store.enqueue(
                 connection,
-                wanted.run,
+                request.run,
                 queue_of(self._environment, pipeline.id),
-                wanted.given.document(),
-                priority=wanted.route.priority,
+                request.given.document(),
+                priority=request.route.priority,
                 timeout=pipeline.durable.timeout,
             )
         return fresh
 
-    def accept_record(self, wanted: RunRequest) -> None:
-        """Write the record of a run that the engine is told of in another way."""
+    def accept_record(self, request: RunRequest) -> None:
+        """Write the record of a run that is added to the engine in another way."""
         with writing(self.engine) as connection:
-            stored.accept(connection, callback_url=wanted.callback_url, **self.row(wanted))
+            durable_runs.accept(
+                connection, self._new_run(request), callback_url=request.callback_url
+            )
 
-    def finish_in(self, connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
-        """Note how runs ended, as part of a transaction.
+    def finish_in(self, connection: Connection, ends: Sequence[durable_runs.End]) -> dict[str, str]:
+        """Store ends of runs and queue their callbacks, as part of a transaction.
 
-        Also queue the callbacks that consumers asked for. Return the statuses of runs whose end was
-        not known.
+        Return the statuses of the ends that were new, by run.
         """
-        found = stored.finish(connection, self._as_told(connection, ends))
-        for row in found:
-            if row["callback_url"]:
-                self.call_back_in(
-                    connection, row["id"], row["callback_url"], row["consumer_id"], attempt=1
-                )
-        return {row["id"]: row["status"] for row in found}
+        finished = durable_runs.finish(connection, self._as_shown(connection, ends))
+        for row in finished:
+            if row.callback_url:
+                self.call_back_in(connection, row.id, row.callback_url, row.consumer_id, attempt=1)
+        return {row.id: row.status for row in finished}
 
-    def _as_told(self, connection: Connection, ends: Sequence[stored.End]) -> list[stored.End]:
-        """Return ends as consumers were told them.
+    def _as_shown(
+        self, connection: Connection, ends: Sequence[durable_runs.End]
+    ) -> list[durable_runs.End]:
+        """Return ends that agree with what the status API has shown.
 
-        A run that was cancelled, or whose time was up, in the middle of its work stays so.
+        A run that was cancelled or timed out stays so, also if its handler ended later.
         """
-        claimed = [end.run for end in ends if end.status not in CUT]
+        claimed = [end.run for end in ends if end.status not in ENDED_EARLY]
         cut = {
             run
             for run, item in self.run_store.look(claimed).items()
             if item.state is State.CANCELLED
         }
-        return [self._cut(connection, end) if end.run in cut else end for end in ends]
+        return [self._ended_early(connection, end) if end.run in cut else end for end in ends]
 
-    def _cut(self, connection: Connection, end: stored.End) -> stored.End:
+    def _ended_early(self, connection: Connection, end: durable_runs.End) -> durable_runs.End:
         row = stored.find(connection, end.run)
-        if row is not None and row["cancelled_by"]:
+        if row is not None and row.cancelled_by:
             return replace(
                 end,
                 status=Status.CANCELLED.value,
@@ -175,7 +179,7 @@ class RunIntake:
         attempt: int,
         delay: float = 0.0,
     ) -> None:
-        """Have one attempt of a callback made, once however often it is asked for."""
+        """Queue one attempt of a callback; queueing it again does nothing."""
         document = {"callback": run, "url": url, "consumer_id": consumer_id, "attempt": attempt}
         identifier = callback_id(run, attempt)
         queue = queue_of(self._environment, CALLBACKS)
@@ -185,59 +189,55 @@ class RunIntake:
             queue,
             document,
             priority=DEFAULT_PRIORITY,
-            timeout=CALLBACK_TIMEOUT,
+            timeout=CALLBACK_TIMEOUT_S,
             delay=delay,
         )
 
     def cancel(self, run: str, by: str) -> None:
-        """End a run, and those that it started and that are not over.
+        """Cancel a run and the unfinished runs that it started; `by` is the actor.
 
         Raises DatabaseUnavailable.
         """
         with writing(self.engine) as connection:
-            ended = self._not_over(connection, run)
-            for one in ended:
-                stored.set_durable(connection, one, cancelled_by=by[:255])
+            ended = self._unfinished_tree(connection, run)
+            for identifier in ended:
+                durable_runs.update(connection, identifier, {DurableRunRow.cancelled_by: by[:255]})
         if ended:
             self.run_store.cancel(ended)
         self.close_cancelled(ended)
 
     def close_cancelled(self, runs: Iterable[str]) -> None:
-        """Note that runs were cancelled, where the engine ended them and they did not."""
+        """Store that runs were cancelled, where they are cancelled in the engine."""
         held = self.run_store.look(list(runs))
         with writing(self.engine) as connection:
             self.finish_in(
                 connection,
                 [
-                    stored.End(run, Status.CANCELLED.value)
+                    durable_runs.End(run, Status.CANCELLED.value)
                     for run, item in held.items()
                     if item.state is State.CANCELLED
                 ],
             )
 
-    def _not_over(self, connection: Connection, run: str) -> list[str]:
-        found = stored.find(connection, run)
-        ended = (
-            [run]
-            if found is not None and found["durable"] and found["status"] in UNFINISHED
-            else []
-        )
+    def _unfinished_tree(self, connection: Connection, run: str) -> list[str]:
+        row = stored.find(connection, run)
+        ended = [run] if row is not None and row.durable and row.status in UNFINISHED else []
         for child in stored.children(connection, run):
-            ended += self._not_over(connection, child["id"])
+            ended += self._unfinished_tree(connection, child.id)
         return ended
 
-    def row(self, wanted: RunRequest) -> dict[str, object]:
-        """Return the record of a run that waits."""
-        given = wanted.given
-        return {
-            "id": wanted.run,
-            "environment_id": self._environment_id,
-            "pipeline": wanted.pipeline.id,
-            "version": fit_column(wanted.pipeline.version, 64),
-            "route": fit_column(f"{given.method} {given.route}", 255),
-            "consumer_id": given.consumer_id,
-            "subject": fit_column(given.subject, 255),
-            "parent": wanted.parent,
-            "redelivers": wanted.redelivers,
-            "request_id": wanted.request_id,
-        }
+    def _new_run(self, request: RunRequest) -> durable_runs.NewRun:
+        """Return the record of an accepted run."""
+        given = request.given
+        return durable_runs.NewRun(
+            id=request.run,
+            environment_id=self._environment_id,
+            pipeline=request.pipeline.id,
+            version=fit_column(request.pipeline.version, 64) or "",
+            route=fit_column(f"{given.method} {given.route}", 255) or "",
+            consumer_id=given.consumer_id,
+            subject=fit_column(given.subject, 255),
+            parent=request.parent,
+            redelivers=request.redelivers,
+            request_id=request.request_id,
+        )

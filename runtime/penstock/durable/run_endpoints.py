@@ -1,7 +1,4 @@
-"""What a consumer asks of its durable runs: how far one is, what came out, and to end it.
-
-Below each pipeline that has any, at `/runs/{id}`.
-"""
+"""The status API of durable runs: consumers look up and cancel theirs at `/runs/{id}`."""
 
 from __future__ import annotations
 
@@ -28,20 +25,20 @@ PATH = "/runs/{run_id}"
 FIRST_SEGMENT = "runs"
 # RFC 7240 section 4.3.
 WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,5})\"?\s*(?=$|[,;])", re.IGNORECASE)
-LOOKS = (0.02, 0.05, 0.1, 0.2)  # seconds between looks at a run that is waited for
-MARGIN = 0.5  # seconds that an answer needs
+POLL_INTERVALS_S = (0.02, 0.05, 0.1, 0.2)  # between two queries for a caller that waits
+REPLY_MARGIN_S = 0.5  # before the end of the call's time limit
 
 
 def seconds_to_wait(prefer: str | None) -> float:
-    """Return the seconds that a caller would wait (`Prefer: wait=10`)."""
+    """Return the seconds to wait from a Prefer header (`wait=10`, RFC 7240), 0 without one."""
     match = WAIT.search(prefer) if prefer else None
     return float(match[1]) if match is not None else 0.0
 
 
 class RunStatusApi:
-    """Answers consumers about runs of one environment.
+    """Answers calls about the runs of one environment.
 
-    Only so many calls wait at a time; any more are answered at once.
+    At most `waiters` calls wait for the end of a run at a time; more are answered at once.
     """
 
     def __init__(self, accepting: RunIntake, environment_id: int, waiters: int) -> None:
@@ -52,30 +49,24 @@ class RunStatusApi:
         self._end = float("inf")
 
     def end(self, moment: float) -> None:
-        """Answer callers that wait for a run by that moment, though the run goes on.
-
-        The moment is a `time.monotonic()` reading.
-        """
-        self._end = moment - MARGIN
+        """Answer waiting calls by a moment, a `time.monotonic()` reading; their runs continue."""
+        self._end = moment - REPLY_MARGIN_S
 
     def show(self, call: Call, pipeline: str, run: str) -> Reply:
-        """Return a run of the consumer that calls.
-
-        Raises Refusal: 404 where there is none, whoever else has one of that id.
-        """
+        """Return a run of the calling consumer. Raises Refusal (404), also for runs of others."""
         document = self._document(call, pipeline, run)
         return self._wait(call, run, document) or _reply(document)
 
     def cancel(self, call: Call, pipeline: str, run: str) -> Reply:
-        """End a run of the consumer that calls, if it is not over, and return it."""
+        """Cancel an unfinished run of the calling consumer, and return it."""
         if self._document(call, pipeline, run)["status"] in UNFINISHED:
             self._accepting.cancel(run, f"consumer {call.caller.consumer}")
         return _reply(self._document(call, pipeline, run))
 
     def wait(self, call: Call, run: str) -> Reply | None:
-        """Return a run that was just accepted, once it is over or its caller's wait is.
+        """Return a new run once it has finished or the time to wait is over.
 
-        Return None where the caller would not wait.
+        Return None where the caller does not wait.
         """
         return self._wait(
             call,
@@ -87,25 +78,25 @@ class RunStatusApi:
         )
 
     def _wait(self, call: Call, run: str, document: dict[str, Any]) -> Reply | None:
-        wanted = seconds_to_wait(call.headers.get("prefer"))
+        seconds = seconds_to_wait(call.headers.get("prefer"))
         if (
-            not wanted
+            not seconds
             or document["status"] not in UNFINISHED
             or not self._waiters.acquire(blocking=False)
         ):
             return None
         try:
-            until, look = time.monotonic() + min(wanted, call.remaining() - MARGIN), 0
+            until, look = time.monotonic() + min(seconds, call.remaining() - REPLY_MARGIN_S), 0
             while (
                 document["status"] in UNFINISHED
                 and (left := min(until, self._end) - time.monotonic()) > 0
             ):
-                time.sleep(min(LOOKS[min(look, len(LOOKS) - 1)], left))
+                time.sleep(min(POLL_INTERVALS_S[min(look, len(POLL_INTERVALS_S) - 1)], left))
                 look += 1
                 document = self._document(call, document["pipeline"], run)
         finally:
             self._waiters.release()
-        return _reply(document, {"Preference-Applied": f"wait={wanted:g}"})
+        return _reply(document, {"Preference-Applied": f"wait={seconds:g}"})
 
     def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
         try:
@@ -117,9 +108,9 @@ class RunStatusApi:
                 )
             mine = (
                 row is not None
-                and row["durable"]
-                and row["pipeline"] == pipeline
-                and row["consumer_id"] == call.caller.consumer_id
+                and row.durable
+                and row.pipeline == pipeline
+                and row.consumer_id == call.caller.consumer_id
             )
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
@@ -148,17 +139,17 @@ def _reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -
 
 
 def run_endpoints(pipeline: Pipeline, asking: Callable[[], RunStatusApi]) -> list[Endpoint]:
-    """Return the handlers of `/runs/{id}` below a pipeline.
+    """Return the endpoints of `/runs/{id}` below a pipeline.
 
-    `run_status_api` returns what answers them, once the process was started.
+    `asking` returns the status API, which exists once the process was started.
     """
 
     def show(call: Call) -> Reply:
-        """Tell how far a run is, and what came out."""
+        """Return the status of a run, and its result once it has finished."""
         return asking().show(call, pipeline.id, call.params["run_id"])
 
     def cancel(call: Call) -> Reply:
-        """End a run that is not over."""
+        """Cancel an unfinished run."""
         return asking().cancel(call, pipeline.id, call.params["run_id"])
 
     return [

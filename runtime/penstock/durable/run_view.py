@@ -12,7 +12,8 @@ import msgspec
 from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.contracts.masks import masked
 from penstock.contracts.run_status import UNFINISHED, Status
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.durable.status import (
     current_status,
@@ -99,45 +100,47 @@ class RunView:
         return document
 
 
-def view_of(row: Row, environment: str | None, consumer: str | None) -> RunView:
+def view_of(row: RunRow, environment: str | None, consumer: str | None) -> RunView:
     """Return a run as its record has it, with the names of its environment and its consumer."""
-    received, micros = received_at(row["id"]), row["micros"]
-    started = row["started_at"] or received
+    received, micros = received_at(row.id), row.micros
+    started = row.started_at or received
     return RunView(
-        id=row["id"],
-        pipeline=row["pipeline"],
-        version=row["version"],
-        route=row["route"],
-        durable=row["durable"],
-        status=Status(row["status"]),
-        http_status=row["http_status"],
-        problem=row["problem"],
-        detail=row["detail"],
+        id=row.id,
+        pipeline=row.pipeline,
+        version=row.version,
+        route=row.route,
+        durable=row.durable,
+        status=Status(row.status),
+        http_status=row.http_status,
+        problem=row.problem,
+        detail=row.detail,
         at=received,
-        started_at=row["started_at"],
+        started_at=row.started_at,
         ended_at=None if micros is None else started + timedelta(microseconds=micros),
         ms=None if micros is None else micros / 1000,
         environment=environment,
         consumer=consumer,
-        subject=row["subject"],
-        parent=row["parent"],
-        redelivers=row["redelivers"],
-        request_id=row["request_id"],
+        subject=row.subject,
+        parent=row.parent,
+        redelivers=row.redelivers,
+        request_id=row.request_id,
     )
 
 
-def with_details(view: RunView, row: Row, children: Sequence[RunView], box: SecretBox) -> RunView:
+def with_details(
+    view: RunView, row: FullRunRow, children: Sequence[RunView], box: SecretBox
+) -> RunView:
     """Return a run with everything that its record stores; `row` is one of `db.runs.find`."""
     bodies, unreadable = None, None
     try:
-        bodies = msgspec.json.decode(box.decrypt(row["bodies"])) if row["bodies"] else None
+        bodies = msgspec.json.decode(box.decrypt(row.bodies)) if row.bodies else None
     except UnknownKey as error:
         unreadable = str(error)
     view = replace(
         view,
         children=tuple(children),
-        steps=steps_of(row["steps"]),
-        failure=failure_from(row["failure"]),
+        steps=steps_of(row.steps),
+        failure=failure_from(row.failure),
         bodies=bodies,
         unreadable=unreadable,
     )
@@ -145,15 +148,15 @@ def with_details(view: RunView, row: Row, children: Sequence[RunView], box: Secr
         return view
     return replace(
         view,
-        recoveries=row["recoveries"],
-        cancelled_by=row["cancelled_by"],
-        callback_url=masked(row["callback_url"] or "") or None,
-        callback_status=row["callback_status"],
+        recoveries=row.recoveries,
+        cancelled_by=row.cancelled_by,
+        callback_url=masked(row.callback_url or "") or None,
+        callback_status=row.callback_status,
     )
 
 
 def with_engine_state(
-    view: RunView, row: Row, engine_run: EngineRun | None, steps: Sequence[EngineStep]
+    view: RunView, row: FullRunRow, engine_run: EngineRun | None, steps: Sequence[EngineStep]
 ) -> RunView:
     """Return a durable run with what the engine knows and its record may not have yet.
 
@@ -167,7 +170,7 @@ def with_engine_state(
     return replace(
         view,
         status=status,
-        http_status=outcome["status"] if outcome is not None else row["http_status"],
+        http_status=outcome["status"] if outcome is not None else row.http_status,
         progress=progress_of(row, engine_run),
         waits_for=_waits_for(engine_run),
         unreadable=undecryptable or view.unreadable,

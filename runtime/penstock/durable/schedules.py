@@ -1,4 +1,4 @@
-"""Ticks of schedules: which run is a tick's, and which ticks have none."""
+"""Ticks of schedules: the id of a tick's run, and why a tick is skipped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from penstock.contracts.triggers import Schedule
 from penstock.durable.intake import queue_of
 from penstock.runs.ids import derived_run_id
 
-LATE = 60.0  # seconds after which a tick counts as missed
+MISSED_AFTER_S = 60.0
 
 
 def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetime) -> str:
-    """Return the id of the run of a tick: it can be told without asking anybody."""
+    """Return the id of the run of a tick, which every process computes alike."""
     return derived_run_id(
         int(moment.timestamp() * 1000),
         environment,
@@ -27,17 +27,17 @@ def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetim
 
 
 def schedule_name(environment: str, pipeline: str, schedule: Schedule) -> str:
-    """Return the name under which the engine has a schedule."""
+    """Return the name of a schedule in the engine."""
     return f"{queue_of(environment, pipeline)} {schedule.cron} {schedule.timezone} {schedule.path}"
 
 
 def skip_reason(schedule: Schedule, moment: datetime, now: datetime) -> str | None:
-    """Return why a tick has no run, None where it has."""
+    """Return why a tick is skipped, None where it has a run."""
     local = moment.astimezone(ZoneInfo(schedule.timezone))
-    # As cron(8) does: what runs at an hour runs once when that comes twice.
+    # As cron(8): a schedule with fixed hours runs once when the clocks are set back.
     if local.fold and not schedule.cron.split()[-4].startswith("*"):
         return "the clocks were set back, and it has run at this hour"
-    if (now - moment).total_seconds() <= LATE:
+    if (now - moment).total_seconds() <= MISSED_AFTER_S:
         return None
     if schedule.missed == "skip":
         return "no worker was there for it"

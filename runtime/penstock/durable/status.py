@@ -1,4 +1,4 @@
-"""Say what became of a run: to its consumer, from its record and from what the engine holds."""
+"""The status of a run, from its record and from what the engine stores."""
 
 from __future__ import annotations
 
@@ -12,40 +12,45 @@ import msgspec
 from penstock import clock
 from penstock.contracts.run_status import UNFINISHED, Status, status_of
 from penstock.contracts.sanitize import as_json
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
 from penstock.runs.steps import Attempt, StepRecord
 
 PROBLEM = "application/problem+json"
-ENGINE = {"DBOS.sleep": "sleep"}
-FAR = {State.WAITING: Status.ACCEPTED, State.RUNNING: Status.RUNNING, State.BROKEN: Status.FAILED}
+ENGINE_STEPS = {"DBOS.sleep": "sleep"}
+STATUS_IN_ENGINE = {
+    State.WAITING: Status.ACCEPTED,
+    State.RUNNING: Status.RUNNING,
+    State.BROKEN: Status.FAILED,
+}
 
 
-def current_status(row: Row, held: EngineRun | None) -> Status:
-    """Return what became of a run. The engine knows first; its record follows within a second."""
-    written = Status(row["status"])
+def current_status(row: FullRunRow, held: EngineRun | None) -> Status:
+    """Return the status of a run. The engine knows it first; the record follows in a second."""
+    written = Status(row.status)
     if held is None:
         return written
     if held.state is State.DONE and held.outcome is not None:
         return status_of(held.outcome["status"], (held.outcome.get("problem") or {}).get("code"))
     if written not in UNFINISHED:
         return written
-    if held.state is State.CANCELLED or row["cancelled_by"]:
-        return Status.CANCELLED if row["cancelled_by"] else Status.TIMED_OUT
-    return FAR.get(held.state, written)
+    if held.state is State.CANCELLED or row.cancelled_by:
+        return Status.CANCELLED if row.cancelled_by else Status.TIMED_OUT
+    return STATUS_IN_ENGINE.get(held.state, written)
 
 
-def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
-    """Return a durable run as its consumer sees it: how far it is, and what came out."""
+def run_document(row: FullRunRow, held: EngineRun | None) -> dict[str, object]:
+    """Return a durable run as its consumer sees it: status, progress, and result or problem."""
     status = current_status(row, held)
-    came, started = received_at(row["id"]), started_of(row, held)
+    came, started = received_at(row.id), started_of(row, held)
     ended = None if status in UNFINISHED else ended_of(row, held)
     document: dict[str, object] = {
-        "id": row["id"],
+        "id": row.id,
         "status": status.value,
-        "pipeline": row["pipeline"],
+        "pipeline": row.pipeline,
         "accepted_at": _moment(came),
     }
     if status is not Status.ACCEPTED and started is not None:
@@ -58,7 +63,7 @@ def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
         return document
     outcome = held.outcome if held is not None else None
     if outcome is not None and "problem" in outcome:
-        document["problem"] = problem_of(outcome["problem"], row["id"])
+        document["problem"] = problem_of(outcome["problem"], row.id)
     elif outcome is not None:
         document |= _result(outcome)
     elif status is not Status.SUCCEEDED:
@@ -67,12 +72,12 @@ def run_document(row: Row, held: EngineRun | None) -> dict[str, object]:
 
 
 def failure_in(outcome: Mapping[str, Any]) -> Failure | None:
-    """Return why a run failed, from how it ended; its consumer is not told."""
+    """Return the failure in an outcome, for operators only."""
     return msgspec.convert(outcome["failure"], Failure) if "failure" in outcome else None
 
 
 def ending_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a run ended, as its record has it."""
+    """Return the fields of `Finished` from an outcome."""
     problem = outcome.get("problem") or {}
     started = outcome.get("started_at")
     return {
@@ -87,7 +92,7 @@ def ending_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
-    """Return the media type and the body of what a run answered, as a call would be answered."""
+    """Return media type and body of a run's reply, as a call would get them."""
     if "problem" in outcome:
         return PROBLEM, as_json(problem_of(outcome["problem"], run))
     return (
@@ -96,9 +101,9 @@ def body_of(outcome: Mapping[str, Any], run: str) -> tuple[str, bytes]:
     )
 
 
-# Moments. What a run's outcome says counts, for it is what its record will say; else its record,
-# else the engine, which may count whole seconds. No run begins before it came, or ends before it
-# began, whatever clocks say.
+# Moments come from the outcome of a run, which is what its record will have, else from the record,
+# else from the engine, which may store whole seconds. Clocks may differ, but no run starts before
+# it was received or ends before it started.
 
 
 def received_at(run: str) -> datetime:
@@ -106,74 +111,71 @@ def received_at(run: str) -> datetime:
     return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
 
 
-def started_of(row: Row, held: EngineRun | None) -> datetime | None:
-    """Return when a run first began."""
-    told = held.outcome.get("started_at") if held is not None and held.outcome is not None else None
-    if told is None and row["started_at"] is not None:
-        told = row["started_at"].timestamp()
-    if told is None and held is not None:
-        told = held.started_at
-    return max(received_at(row["id"]), datetime.fromtimestamp(told, UTC)) if told else None
-
-
-def ended_of(row: Row, held: EngineRun | None) -> datetime | None:
-    """Return when a run that is over ended."""
-    started = started_of(row, held)
-    micros = (
-        held.outcome["micros"] if held is not None and held.outcome is not None else row["micros"]
+def started_of(row: RunRow, held: EngineRun | None) -> datetime | None:
+    """Return when a run first started."""
+    moment = (
+        held.outcome.get("started_at") if held is not None and held.outcome is not None else None
     )
+    if moment is None and row.started_at is not None:
+        moment = row.started_at.timestamp()
+    if moment is None and held is not None:
+        moment = held.started_at
+    return max(received_at(row.id), datetime.fromtimestamp(moment, UTC)) if moment else None
+
+
+def ended_of(row: RunRow, held: EngineRun | None) -> datetime | None:
+    """Return when a finished run ended."""
+    started = started_of(row, held)
+    micros = held.outcome["micros"] if held is not None and held.outcome is not None else row.micros
     if started is not None and micros is not None:
         return started + timedelta(microseconds=micros)
     if held is None or not held.ended_at:
         return None
-    return max(started or received_at(row["id"]), datetime.fromtimestamp(held.ended_at, UTC))
+    return max(started or received_at(row.id), datetime.fromtimestamp(held.ended_at, UTC))
 
 
-def progress_of(row: Row, held: EngineRun | None) -> dict[str, object] | None:
-    """Return what a run said last of how far it is."""
-    said: dict[str, object] | None = (
+def progress_of(row: FullRunRow, held: EngineRun | None) -> dict[str, object] | None:
+    """Return the last progress that a run has reported."""
+    progress: dict[str, object] | None = (
         held.outcome.get("progress") if held is not None and held.outcome is not None else None
     )
-    return said or row["progress"]
+    return progress or row.progress
 
 
-def problem_of(kept: Mapping[str, Any], run: str) -> dict[str, object]:
-    """Return a refusal as a problem document (RFC 9457)."""
+def problem_of(problem: Mapping[str, Any], run: str) -> dict[str, object]:
+    """Return a stored refusal as a problem document (RFC 9457)."""
     return {
-        **kept["extra"],
-        "type": kept["code"],
-        "title": kept["title"],
-        "status": kept["status"],
-        "detail": kept["detail"],
+        **problem["extra"],
+        "type": problem["code"],
+        "title": problem["title"],
+        "status": problem["status"],
+        "detail": problem["detail"],
         "run": run,
     }
 
 
-def _ended_otherwise(status: Status, row: Row) -> dict[str, object]:
+def _ended_otherwise(status: Status, row: FullRunRow) -> dict[str, object]:
     code = {Status.CANCELLED: "cancelled", Status.TIMED_OUT: "timed-out"}.get(
-        status, row["problem"] or "pipeline-failed"
+        status, row.problem or "pipeline-failed"
     )
-    said = {
+    texts = {
         "cancelled": (409, "The run was cancelled."),
         "timed-out": (504, "The run took longer than it may."),
     }
-    usual, detail = said.get(
+    usual, detail = texts.get(
         code, (500, "The pipeline failed; its operator finds the reason under this run.")
     )
     return {
         "type": code,
         "title": code.replace("-", " ").capitalize(),
-        "status": row["http_status"] or usual,
+        "status": row.http_status or usual,
         "detail": detail,
-        "run": row["id"],
+        "run": row.id,
     }
 
 
 def _result(outcome: Mapping[str, Any]) -> dict[str, object]:
-    """Return a reply as members of a JSON document.
-
-    JSON as it is, text as text, anything else in base64.
-    """
+    """Return a reply as members of a JSON document: JSON and text as they are, else base64."""
     body: bytes = outcome["body"]
     kind = next((value for name, value in outcome["headers"] if name.lower() == "content-type"), "")
     if not body:
@@ -191,11 +193,9 @@ def _moment(moment: datetime) -> str:
 
 
 def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[StepRecord]:
-    """Return the steps of a run as the engine holds them, each with its number.
+    """Return the steps of a run as the engine stores them, with pauses and child runs.
 
-    The engine's own waits and the run's children are among them.
-
-    `started` is when the run first began, from which all of them are counted.
+    Their times are relative to `started`, when the run first started.
     """
     steps: list[StepRecord] = []
     first = min(
@@ -218,8 +218,8 @@ def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[Ste
             round((item.started_at - first) * 1000, 3),
             round(max(0.0, item.ended_at - item.started_at) * 1000, 3),
         )
-        name = ENGINE.get(item.name, item.name)
-        if name == "sleep" and "left" in output:  # what is kept is until when
+        name = ENGINE_STEPS.get(item.name, item.name)
+        if name == "sleep" and "left" in output:  # its output is the end of the pause
             ms = round(max(0.0, min(output["left"], clock.now()) - item.started_at) * 1000, 3)
         steps.append(
             StepRecord(
@@ -234,13 +234,10 @@ def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[Ste
 
 
 def attempts_of(step: StepRecord) -> list[Attempt]:
-    """Return the attempts of a step.
-
-    One that the engine did by itself, such as a wait, counts as one.
-    """
+    """Return the attempts of a step; an operation of the engine counts as one attempt."""
     return step.attempts or [Attempt(step.at, step.ms, "failed" if step.failed else "")]
 
 
 def span_of(steps: Sequence[StepRecord]) -> float:
-    """Return how long steps took together, in milliseconds: the length of their waterfall."""
+    """Return the length of the waterfall of steps, in milliseconds."""
     return max([0.001, *(step.at + step.ms for step in steps)])

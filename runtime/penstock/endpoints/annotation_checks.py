@@ -89,7 +89,7 @@ def texts_problem(kind: Any, *, file: bool = False) -> str:  # noqa: ANN401  any
             problems.append(text_problem(part, file=file))
             continue
         problem = next(
-            filter(None, (text_problem(one, file=file) for one in places or (item,))), ""
+            filter(None, (text_problem(inner, file=file) for inner in places or (item,))), ""
         )
         problems.append(
             problem
@@ -116,12 +116,12 @@ def _json_problem(info: shapes.Type, seen: set[object]) -> str:
         if info.cls in seen:
             return ""
         seen.add(info.cls)
-        found = (
+        problems = (
             (field.encode_name, _json_problem(field.type, seen))
             for field in info.fields
             if field.required
         )
-        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
+        return next((f"its field {name}: {problem}" for name, problem in problems if problem), "")
     return _own_json_problem(info) or next(
         filter(None, (_json_problem(part, seen) for part in _inner_types(info))), ""
     )
@@ -223,12 +223,12 @@ def _reply_problem(kind: Any, seen: set[Any]) -> str:  # noqa: ANN401  as above
         if isinstance(info, shapes.CustomType) and not _is_any_of(cls, REPLY_TYPES):
             return f"{type_name(kind)} is nothing to reply with"
     with suppress(Exception):  # annotations of plugin code may be anything
-        found = (
+        problems = (
             (name, _reply_problem(hint, seen))
             for name, hint in _encoded_fields(cls)
             if NoneType not in union_parts(hint)
         )
-        return next((f"its field {name}: {problem}" for name, problem in found if problem), "")
+        return next((f"its field {name}: {problem}" for name, problem in problems if problem), "")
     return ""
 
 

@@ -96,7 +96,7 @@ def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  an
         if get_origin(hint) in UNIONS
         else ()
     )
-    return next((found for part in inner if (found := find_marker(part, mark)) is not None), None)
+    return next((marker for part in inner if (marker := find_marker(part, mark)) is not None), None)
 
 
 def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  any annotation
@@ -267,9 +267,9 @@ def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
 
 def allowed_tags(kind: Any) -> str:  # noqa: ANN401  any annotation
     """Return the tags of a union of Structs as JSON, separated by commas; empty if it has none."""
-    found = (object_fields(part) for part in union_parts(kind))
+    parts = (object_fields(part) for part in union_parts(kind))
     return _as_json_list(
-        [fields.tag[1] for fields in found if fields is not None and fields.tag is not None]
+        [fields.tag[1] for fields in parts if fields is not None and fields.tag is not None]
     )
 
 

@@ -62,7 +62,7 @@ WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")
 XML_DECLARATION = re.compile(
     rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']"""
 )
-DEEPEST = 100  # elements within elements
+MAX_XML_DEPTH = 100  # elements within elements
 Read = Callable[[Call], object]
 
 
@@ -204,7 +204,7 @@ class _Bounded(TreeBuilder):
 
     def start(self, tag: str, attrs: Mapping[str, str]) -> Element:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > MAX_XML_DEPTH:
             raise _TooDeep
         return super().start(tag, dict(attrs))
 
@@ -267,11 +267,11 @@ def _codec_of_xml(call: Call) -> str | None:
         if any(name == "charset" for name, _ in parameters_of(call.content_type))
         else None
     )
-    known = marked_codec(call.body) or declared
-    if known is not None:
-        return known
-    found = XML_DECLARATION.match(call.body)
-    codec = codec_of(found[1].decode()) if found else None
+    codec = marked_codec(call.body) or declared
+    if codec is not None:
+        return codec
+    match = XML_DECLARATION.match(call.body)
+    codec = codec_of(match[1].decode()) if match else None
     return None if codec is None or codec.startswith(("utf-16", "utf-32")) else codec
 
 

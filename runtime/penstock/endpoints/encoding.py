@@ -43,7 +43,7 @@ UNFIT = (TypeError, UnicodeEncodeError)  # what encoders raise of values that ma
 
 
 NEAREST: tuple[tuple[Any, Callable[[Any], object]], ...] = (
-    (str, str.__str__),  # subclasses, whatever they say that their text is
+    (str, str.__str__),  # subclasses too, even if they override `__str__`
     (bytes, lambda value: bytes(memoryview(value))),
     (int, int.__int__),
     (float, float.__float__),
@@ -194,10 +194,10 @@ def unpack(packed: bytes, kind: Any = Any) -> Any:  # noqa: ANN401  any annotati
 def type_named(name: str) -> type | None:
     """Return a class by its module and its name there, where that module is loaded."""
     module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module)
+    member: Any = sys.modules.get(module)
     for part in path.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) else None
+        member = getattr(member, part, None)
+    return member if isinstance(member, type) else None
 
 
 def name_of(kind: type) -> str:
@@ -297,23 +297,29 @@ def _untagged(code: int, data: memoryview) -> object:
     value: Any = msgspec.msgpack.decode(data, ext_hook=_untagged)
     if code in BUILD:
         return BUILD[code](value)
-    name, told = value
+    name, attributes = value
     if code == NAMED_TEXT:
-        return NAMED[name].read(told)
+        return NAMED[name].read(attributes)
     kind: Any = type_named(name)
     try:
-        return told if kind is None else kind(told) if code == ENUM else _made(kind, told)
+        return (
+            attributes
+            if kind is None
+            else kind(attributes)
+            if code == ENUM
+            else _rebuilt(kind, attributes)
+        )
     except Exception:  # noqa: BLE001  the class is another one by now, or wants more than its fields
-        return told
+        return attributes
 
 
-def _made(kind: Any, attributes: dict[str, object]) -> object:  # noqa: ANN401  any class
+def _rebuilt(kind: Any, attributes: dict[str, object]) -> object:  # noqa: ANN401  any class
     """Return an object with another one's attributes, without what its class does at creation."""
     if hasattr(kind, "model_construct"):
         return kind.model_construct(**attributes)
     if hasattr(kind, "__struct_fields__") or issubclass(kind, tuple):
         return kind(**attributes)
-    made = kind.__new__(kind)
+    instance = kind.__new__(kind)
     for name, value in attributes.items():
-        object.__setattr__(made, name, value)
-    return made
+        object.__setattr__(instance, name, value)
+    return instance

@@ -38,12 +38,12 @@ def field_at(kinds: Mapping[str, Any], path: str) -> str | None:
 
     Names may hold dots and brackets.
     """
-    found = [
+    fields = [
         name
         for name in kinds
         if path.startswith(f".{name}") and path[1 + len(name) :][:1] in {"", ".", "["}
     ]
-    return found[0] if len(found) == 1 else None
+    return fields[0] if len(fields) == 1 else None
 
 
 def error_path(error: Exception) -> str | None:
@@ -61,8 +61,8 @@ def _split(error: Exception) -> tuple[str, str]:
     """
     text = str(error)
     at = text.rfind(PLACE) if text.startswith(QUOTING) else text.find(PLACE)
-    found = WHERE.fullmatch(text, at) if at >= 0 else None
-    return (text[:at].strip(), found[1]) if found else (text.strip(), "")
+    match = WHERE.fullmatch(text, at) if at >= 0 else None
+    return (text[:at].strip(), match[1]) if match else (text.strip(), "")
 
 
 def _follow(pointer: str, value: object, path: str) -> tuple[str, object]:

@@ -31,10 +31,10 @@ def model_faults(error: Any, value: object) -> list[Fault] | None:  # noqa: ANN4
     """
     if error.error_count() > MAX_COUNTED:
         return [{"pointer": "", "detail": f"{error.error_count()} faults, too many to list"}]
-    found = error.errors(include_url=False)
-    if any(item["type"] == "json_invalid" and not item["loc"] for item in found):
+    errors = error.errors(include_url=False)
+    if any(item["type"] == "json_invalid" and not item["loc"] for item in errors):
         return None
-    return [_fault(item, value) for item in found[:MAX_FAULTS]]
+    return [_fault(item, value) for item in errors[:MAX_FAULTS]]
 
 
 def _fault(item: Mapping[str, Any], value: object) -> Fault:
@@ -72,10 +72,10 @@ def _place(item: Mapping[str, Any], value: object) -> tuple[str, object]:
     missing = item["type"] == "missing"
     path = loc[:-1] if missing and loc else loc
     first: tuple[str, object] | None = None
-    for number, found in enumerate(_ways(path, 0, "", value)):
-        first = first or found
-        if number >= MAX_TRIES or _same(found[1], item.get("input")):
-            first = found if number < MAX_TRIES else first
+    for number, way in enumerate(_ways(path, 0, "", value)):
+        first = first or way
+        if number >= MAX_TRIES or _same(way[1], item.get("input")):
+            first = way if number < MAX_TRIES else first
             break
     pointer, node = first or ("", value)
     return (member_pointer(pointer, str(loc[-1])) if missing and loc else pointer), node

@@ -51,7 +51,7 @@ def checked_refusal(refusal: Refusal, where: str) -> Refusal:
     """
     try:
         if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
-            raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  told below, with the place
+            raise ValueError(f"the status of a refusal is 400 to 599, not {refusal.status!r}")  # noqa: TRY301  reported below, with the place
         if not all(
             isinstance(part, str) for part in (refusal.code, refusal.title, refusal.detail)
         ) or not isinstance(refusal.extra, dict):

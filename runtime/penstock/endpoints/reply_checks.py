@@ -38,9 +38,9 @@ def reply_check(kind: Any, mode: str, where: str) -> Check | None:  # noqa: ANN4
         return None
 
     def check(value: object, done: Answer) -> None:
-        if found := _problem(parts, decoders, value, done):
+        if problem := _problem(parts, decoders, value, done):
             raise ValueError(
-                f"the reply does not match the return annotation {type_name(kind)}: {found}"
+                f"the reply does not match the return annotation {type_name(kind)}: {problem}"
             )
 
     return check if mode == FAIL else _logging(check, where)
@@ -83,7 +83,7 @@ def _logging(check: Check, where: str) -> Check:
 
 def _misfit(decoders: Decoders, body: bytes) -> str:
     """Return the first fault of a body that matches none of the types, empty if it matches one."""
-    found = "it returned JSON"
+    misfit = "it returned JSON"
     for kind, decode in decoders:
         try:
             decode(body)
@@ -96,8 +96,8 @@ def _misfit(decoders: Decoders, body: bytes) -> str:
             )[0]
         else:
             return ""
-        found = f"{fault['pointer']}: {fault['detail']}" if fault["pointer"] else fault["detail"]
-    return found
+        misfit = f"{fault['pointer']}: {fault['detail']}" if fault["pointer"] else fault["detail"]
+    return misfit
 
 
 def _is_reply(kind: Any) -> bool:  # noqa: ANN401  any annotation

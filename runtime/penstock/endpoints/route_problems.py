@@ -62,7 +62,7 @@ def step_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
 
     It knows the steps that handlers and their modules name.
     """
-    found: dict[int, Step[..., Any]] = {}
+    steps: dict[int, Step[..., Any]] = {}
     for endpoint in endpoints:
         function = inspect.unwrap(endpoint.route.handler)
         cells = getattr(function, "__closure__", None) or ()
@@ -70,8 +70,8 @@ def step_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
             *getattr(function, "__globals__", {}).values(),
             *(cell.cell_contents for cell in cells if _is_filled(cell)),
         ]
-        found |= {id(value): value for value in named if isinstance(value, Step)}
-    for step in found.values():
+        steps |= {id(value): value for value in named if isinstance(value, Step)}
+    for step in steps.values():
         try:
             _ = step.returns
         except Exception as error:  # noqa: BLE001  an annotation may be anything
@@ -91,20 +91,20 @@ def schedule_problems(pipeline: Pipeline, endpoints: Sequence[Endpoint]) -> Iter
     """Yield why schedules of a pipeline can't start its handlers."""
     for schedule in pipeline.schedules:
         where = f"the schedule {schedule.cron!r}"
-        found = [
+        handlers = [
             endpoint
             for endpoint in endpoints
             if endpoint.route.method == "POST" and endpoint.route.path == schedule.path
         ]
-        if not found or found[0].in_path:
+        if not handlers or handlers[0].in_path:
             yield Problem(
                 f"{where} has no handler",
                 f'put one on @pipeline.post("{schedule.path}"), without parameters in its path',
             )
             continue
         try:
-            sent = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
-            found[0].read(_scheduled_call(pipeline, sent))
+            body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
+            handlers[0].read(_scheduled_call(pipeline, body))
         except (TypeError, ValueError, Refusal) as error:
             faults = error.extra.get("errors") if isinstance(error, Refusal) else None
             yield Problem(

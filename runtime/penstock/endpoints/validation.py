@@ -81,13 +81,13 @@ def validation_errors(
 
     Where it is not `strict`, text is converted to numbers, booleans and dates.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     try:
         for fault in islice(_Walker(value, strict=strict).faults(kind, value, first), MAX_FAULTS):
-            found.append(fault)  # noqa: PERF402  those found before an exception are kept
+            faults.append(fault)  # noqa: PERF402  those found before an exception are kept
     except Exception:  # noqa: BLE001, S110  `__post_init__` and validators of plugin code may raise anything
         pass
-    return found or faults_at(kind, first, value, "", error_path(first) or "")
+    return faults or faults_at(kind, first, value, "", error_path(first) or "")
 
 
 def is_unhashable(error: Exception) -> bool:
@@ -208,9 +208,9 @@ class _Walker:
             at, error, path = met
             yield self._on(item, value[at], f"{pointer}/{at}", error, path)
             met = self._next(item, value, at + 1)
-        for at, one in enumerate(value) if in_set else ():
-            if isinstance(one, list | dict) and isinstance(
-                self._error(set[item], [one]), TypeError
+        for at, member in enumerate(value) if in_set else ():
+            if isinstance(member, list | dict) and isinstance(
+                self._error(set[item], [member]), TypeError
             ):
                 yield {"pointer": f"{pointer}/{at}", "detail": UNHASHABLE}
         yield from self._out_of_bounds(list[Any], bounds, value, pointer)

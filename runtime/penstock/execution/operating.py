@@ -11,15 +11,18 @@ import msgspec
 
 from penstock import audit, clock
 from penstock.access.encryption import SecretBox, UnknownKey
-from penstock.access.lookup import environment_row, named
+from penstock.access.lookup import consumer_row, environment_row
 from penstock.contracts.masks import masked
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row, RowReader
+from penstock.db.run_tables import RunRow
+from penstock.db.runs import FullRunRow
+from penstock.db.tables import ConsumerRow, EnvironmentRow
+from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import EngineRun, RunStore, State
-from penstock.durable.intake import RunIntake, RunRequest, all_held, queue_of
+from penstock.durable.intake import RunIntake, RunRequest, engine_ids_of, queue_of
 from penstock.durable.runner import RunInput
 from penstock.durable.status import (
     current_status,
@@ -64,9 +67,9 @@ def list_runs(  # noqa: PLR0913  one argument a filter
         reader = RowReader(connection)
         found = stored.page(
             connection,
-            environment_id=environment_row(reader, environment)["id"] if environment else None,
+            environment_id=environment_row(reader, environment).id if environment else None,
             pipelines=pipelines,
-            consumer_id=named(reader, "consumer", consumer)["id"] if consumer else None,
+            consumer_id=consumer_row(reader, consumer).id if consumer else None,
             status=status,
             request_id=request_id,
             since=first_id(since) if since is not None else None,
@@ -76,22 +79,22 @@ def list_runs(  # noqa: PLR0913  one argument a filter
         return _named(reader, found)
 
 
-def _named(reader: RowReader, rows: Sequence[Row]) -> list[Shown]:
-    environments, consumers = reader.names_by_id("environments"), reader.names_by_id("consumers")
+def _named(reader: RowReader, rows: Sequence[RunRow]) -> list[Shown]:
+    environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
     return [_shown(row, environments, consumers) for row in rows]
 
 
-def _shown(row: Row, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
-    came = received_at(row["id"])
-    began, micros = row["started_at"] or came, row["micros"]
+def _shown(row: RunRow, environments: Mapping[int, str], consumers: Mapping[int, str]) -> Shown:
+    came = received_at(row.id)
+    began, micros = row.started_at or came, row.micros
     return {
-        **{name: row[name] for name in SAME},
+        **{name: getattr(row, name) for name in SAME},
         "at": came,
-        "started_at": row["started_at"],
+        "started_at": row.started_at,
         "ended_at": None if micros is None else began + timedelta(microseconds=micros),
         "ms": None if micros is None else micros / 1000,
-        "environment": environments.get(row["environment_id"]),
-        "consumer": consumers.get(row["consumer_id"]) if row["consumer_id"] is not None else None,
+        "environment": environments.get(row.environment_id),
+        "consumer": consumers.get(row.consumer_id) if row.consumer_id is not None else None,
     }
 
 
@@ -108,16 +111,16 @@ def show_run(engine: Engine, box: SecretBox, ledger: Callable[[str], RunStore], 
             {name: child[name] for name in ("id", "pipeline", "route", "status", "ms")}
             for child in _named(reader, stored.children(connection, run))
         ]
-    shown["steps"] = steps_of(row["steps"])
-    shown["failure"] = failure_from(row["failure"])
+    shown["steps"] = steps_of(row.steps)
+    shown["failure"] = failure_from(row.failure)
     shown["unreadable"] = None
     try:
-        shown["bodies"] = msgspec.json.decode(box.decrypt(row["bodies"])) if row["bodies"] else None
+        shown["bodies"] = msgspec.json.decode(box.decrypt(row.bodies)) if row.bodies else None
     except UnknownKey as error:
         shown["bodies"], shown["unreadable"] = None, str(error)
-    if row["durable"]:
+    if row.durable:
         shown |= {
-            name: row[name]
+            name: getattr(row, name)
             for name in ("recoveries", "cancelled_by", "callback_url", "callback_status")
         }
         shown["callback_url"] = masked(shown["callback_url"] or "") or None
@@ -131,19 +134,19 @@ def show_run(engine: Engine, box: SecretBox, ledger: Callable[[str], RunStore], 
     return shown
 
 
-def _now(row: Row, held: EngineRun | None) -> Shown:
+def _now(row: FullRunRow, held: EngineRun | None) -> Shown:
     """Return what is known of a durable run that its record may not have yet."""
     status, started = current_status(row, held), started_of(row, held)
     ended = ended_of(row, held) if status not in UNFINISHED else None
     outcome = held.outcome if held is not None else None
     return {
         "status": status.value,
-        "http_status": outcome["status"] if outcome is not None else row["http_status"],
+        "http_status": outcome["status"] if outcome is not None else row.http_status,
         "progress": progress_of(row, held),
         "waits_for": _waits_for(held),
         **({"unreadable": held.undecryptable} if held is not None and held.undecryptable else {}),
         "failure": (
-            failure_from(row["failure"]) or (failure_in(outcome) if outcome is not None else None)
+            failure_from(row.failure) or (failure_in(outcome) if outcome is not None else None)
         ),
         "started_at": started,
         "ended_at": ended,
@@ -163,7 +166,7 @@ def _waits_for(held: EngineRun | None) -> str | None:
     )
 
 
-def _found(connection: Any, run: str) -> Row:  # noqa: ANN401  a connection of db
+def _found(connection: Any, run: str) -> FullRunRow:  # noqa: ANN401  a connection of db
     row = stored.find(connection, run) if is_run_id(run) else None
     if row is None:
         raise UnknownName("run", run, fix="`penstock runs list` shows their ids")
@@ -175,7 +178,7 @@ def cancel_run(engine: Engine, actor: str, accepting: Callable[[str], RunIntake]
     with reading(engine) as connection:
         row = _found(connection, run)
         environment = _named(RowReader(connection), [row])[0]["environment"]
-    if not row["durable"]:
+    if not row.durable:
         raise UsageError(f"run {run} was answered at once; only a durable run can be cancelled")
     accept = accepting(environment)
     status = current_status(row, accept.run_store.look([run], outcomes=True).get(run))
@@ -186,7 +189,7 @@ def cancel_run(engine: Engine, actor: str, accepting: Callable[[str], RunIntake]
         _,
         detail,
     ):
-        detail["pipeline"] = row["pipeline"]
+        detail["pipeline"] = row.pipeline
 
 
 def redeliver(
@@ -222,7 +225,7 @@ def redeliver(
         msgspec.structs.replace(given, accepted_at=clock.now()),
         pipeline,
         route,
-        row["callback_url"],
+        row.callback_url,
         redelivers=run,
     )
     if step > 1:
@@ -291,13 +294,13 @@ def purge_runs(
 ) -> int:
     """Forget runs older than so many seconds, a few at a time; return how many."""
     with reading(engine) as connection:
-        environment_id = environment_row(RowReader(connection), environment)["id"]
+        environment_id = environment_row(RowReader(connection), environment).id
     before, total = first_id(clock.now() - older_than), 0
     while True:
         number, durable = stored.purge(engine, environment_id, before)
         total += number
         if durable:
-            ledger(environment).delete(all_held(durable))
+            ledger(environment).delete(engine_ids_of(durable))
         if number < stored.PURGED_AT_A_TIME:
             break
     with audit.change(

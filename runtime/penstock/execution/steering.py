@@ -66,7 +66,7 @@ class RunOperations:
     def run_intake(self, environment: str) -> RunIntake:
         """Return what accepts durable runs of an environment."""
         with reading(self._engine) as connection:
-            environment_id = environment_row(RowReader(connection), environment)["id"]
+            environment_id = environment_row(RowReader(connection), environment).id
         return RunIntake(self._engine, self.run_store(environment), environment, environment_id)
 
     def show(self, run: str) -> operating.Shown:

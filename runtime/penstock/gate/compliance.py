@@ -84,7 +84,7 @@ def _needs(
             unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", fix))
         elif stored.expires_at is not None and stored.expires_at <= now:
             unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", fix))
-        elif not stored.usable(pipeline.id, now):
+        elif not stored.is_readable(pipeline.id, now):
             unmet.append(
                 Violation(
                     f"it needs {need}, which is kept for other pipelines in {where!r}",

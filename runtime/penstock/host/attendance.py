@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable
 
 from penstock import metrics
-from penstock.db import runs as stored
+from penstock.db import durable_runs, processes
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import ProcessRow
 from penstock.runs.ids import millis_of
 
 PAUSE = 5.0  # seconds between two looks
@@ -30,7 +30,7 @@ class Attendance:
         # Processes for durable runs that are alive; None: not known.
         self.workers: int | None = None
         self._known: set[str] = set()
-        self.processes: list[Row] = []  # of this environment that are alive, on all hosts
+        self.processes: list[ProcessRow] = []  # of this environment that are alive, on all hosts
         self.waiting: dict[str, int] = {}
         self.unattended: dict[str, int] = {}
         # When the oldest of these runs was accepted, in seconds since the epoch.
@@ -47,17 +47,17 @@ class Attendance:
             return
         self._looked = now
         with reading(engine) as connection:
-            waiting = stored.waiting_by_pipeline(connection, environment_id)
-            self.processes = stored.alive(connection, environment_id, silent=SILENT_SERVING)
+            waiting = durable_runs.backlogs(connection, environment_id)
+            self.processes = processes.alive(connection, environment_id, silent=SILENT_SERVING)
             workers = [
                 row
-                for row in stored.alive(connection, environment_id, silent=SILENT)
-                if row["kind"] == "worker"
+                for row in processes.alive(connection, environment_id, silent=SILENT)
+                if row.kind == "worker"
             ]
         performed = {
             pipeline
             for row in workers
-            for pipeline in (waiting if row["pipelines"] is None else row["pipelines"])
+            for pipeline in (waiting if row.pipelines is None else row.pipelines)
         }
         number = self.workers = len(workers)
         self.waiting = {pipeline: number for pipeline, (number, _) in waiting.items()}

@@ -23,7 +23,7 @@ from penstock import clock, metrics, threads
 from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.contracts.access import LEEWAY
 from penstock.db.engine import DatabaseUnavailable, Engine
-from penstock.db.unit_of_work import Point
+from penstock.db.history import HistoryPoint
 from penstock.errors import PenstockError, UnknownName
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
@@ -54,7 +54,7 @@ class Follower:
         presence: Presence,
         signals: Signals,
         *,
-        on_confirmed: Callable[[Point, float], object],
+        on_confirmed: Callable[[HistoryPoint, float], object],
         poll_s: float,
     ) -> None:
         self._parts = parts
@@ -118,7 +118,7 @@ class Follower:
         """Pass on that the view is confirmed, and read what depends on the database being up."""
         access = self._view.snapshot()
         self._on_confirmed(access.point, access.checked_at)
-        self._services.marks.flush()
+        self._services.replay_guard.flush()
         if self._presence.registered:
             with suppress(PenstockError):  # it is read again soon
                 self._parts.attendance.look(engine, access.environment.id)

@@ -11,12 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from penstock import clock, logs, threads
-from penstock.db import call_counts, runs
+from penstock.db import call_counts, processes, rejected_calls, runs
+from penstock.db.api_keys import touch_keys
 from penstock.db.clock import measure
 from penstock.db.engine import Engine, open_engine, trim
 from penstock.db.idempotency import PURGED_AT_A_TIME, purge
-from penstock.db.unit_of_work import touch_keys
-from penstock.durable.intake import all_held
+from penstock.durable.intake import engine_ids_of
 from penstock.errors import PenstockError
 from penstock.host.background import BackgroundErrors
 from penstock.host.parts import HostParts
@@ -107,11 +107,11 @@ class Housekeeping:
                 engine, environment.id, oldest
             ) == runs.PURGED_AT_A_TIME and self._continues(until):
                 time.sleep(PAUSE_BETWEEN_BATCHES_S)
-            while runs.purge_refusals(
+            while rejected_calls.purge(
                 engine, environment.id, oldest
             ) == runs.PURGED_AT_A_TIME and self._continues(until):
                 time.sleep(PAUSE_BETWEEN_BATCHES_S)
-            runs.forget_silent(engine, environment.id, silent=FORGET_PROCESS_S)
+            processes.delete_silent_servers(engine, environment.id, silent=FORGET_PROCESS_S)
             call_counts.roll_up(engine, environment.id, now)
             oldest_count = int(now - max(environment.run_retention, MIN_COUNTS_RETENTION_S))
             call_counts.purge(engine, environment.id, oldest_count)
@@ -125,5 +125,5 @@ class Housekeeping:
         """Delete a batch of runs older than an id; return their number."""
         number, durable = runs.purge(engine, environment_id, before)
         if durable and self._services.run_store is not None:
-            self._services.run_store.delete(all_held(durable))
+            self._services.run_store.delete(engine_ids_of(durable))
         return number

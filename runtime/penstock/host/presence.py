@@ -6,7 +6,7 @@ import os
 import socket
 from contextlib import suppress
 
-from penstock.db import runs
+from penstock.db import processes
 from penstock.db.engine import Engine
 from penstock.errors import PenstockError
 from penstock.runs.ids import new_run_id
@@ -35,7 +35,7 @@ class Presence:
         with suppress(PenstockError):
             if self._process is None:
                 process = new_run_id()
-                runs.register(
+                processes.register(
                     engine,
                     process,
                     kind=self._kind,
@@ -44,7 +44,7 @@ class Presence:
                     pid=os.getpid(),
                 )
                 self._process = process
-            elif not runs.heartbeat(engine, self._process):
+            elif not processes.heartbeat(engine, self._process):
                 # The entry is gone: it was silent too long, or the database was restored.
                 self._process = None
 
@@ -52,4 +52,4 @@ class Presence:
         """Remove the entry."""
         if self._process is not None:
             with suppress(PenstockError):
-                runs.unregister(engine, self._process)
+                processes.unregister(engine, self._process)

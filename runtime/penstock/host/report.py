@@ -79,7 +79,7 @@ class StartReport:
 
         Such a row grants nothing, and what it may restrict is closed.
         """
-        doubts = frozenset(access.doubts)
+        doubts = frozenset(access.unreadable_rows)
         for doubt in sorted(doubts - self._doubts) if not quiet else ():
             fix = "set it again with the command that made it, or correct the row"
             if "another PENSTOCK_SECRET_KEY" in doubt:

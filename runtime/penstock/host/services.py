@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from penstock.access.encryption import SecretBox
-from penstock.access.marks import Marks
+from penstock.access.replay_guard import ReplayGuard
 from penstock.contracts.rates import Rate
 from penstock.db.engine import DatabaseUnavailable, DatabaseUnfit, Engine, open_engine
 from penstock.durable.engine import RunStore
@@ -60,7 +60,7 @@ class Services:
     engine: Engine
     limiter: Limiter
     idempotency: IdempotencyStore
-    marks: Marks
+    replay_guard: ReplayGuard
     recorder: Recorder
     run_store: RunStore | None = None
     run_intake: RunIntake | None = None
@@ -123,7 +123,7 @@ def open_services(
         engine,
         limiter,
         IdempotencyStore(engine, box),
-        Marks(engine, settings.environment, wake_follower),
+        ReplayGuard(engine, settings.environment, wake_follower),
         recorder,
         store,
         intake,

@@ -52,11 +52,11 @@ def status_document(parts: HostParts, limiter: Limiter | None, *, ready: bool) -
         },
         "processes": [
             {
-                "kind": row["kind"],
-                "host": row["host"],
-                "pid": row["pid"],
-                "since": row["started_at"].isoformat(),
-                "seen": row["seen_at"].isoformat(),
+                "kind": row.kind,
+                "host": row.host,
+                "pid": row.pid,
+                "since": row.started_at.isoformat(),
+                "seen": row.seen_at.isoformat(),
             }
             for row in attendance.processes
         ],

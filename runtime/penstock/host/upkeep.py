@@ -10,8 +10,8 @@ import structlog
 
 from penstock import threads
 from penstock.db.engine import Engine, open_engine
+from penstock.db.history import HistoryPoint
 from penstock.db.postgres import listen
-from penstock.db.unit_of_work import Point
 from penstock.host.background import BackgroundErrors
 from penstock.host.follower import POLL_S, POLL_WHEN_LISTENING_S, Follower
 from penstock.host.housekeeping import Housekeeping
@@ -35,7 +35,7 @@ class Upkeep:
         self.attendance = parts.attendance
         self.log_throttle = parts.log_throttle
         # Called when the database has confirmed the view; set it before the start.
-        self.on_confirmed: Callable[[Point, float], object] = lambda _point, _moment: None
+        self.on_confirmed: Callable[[HistoryPoint, float], object] = lambda _point, _moment: None
         self._parts = parts
         self._threads: list[threads.MonitoredThread] = []
         self._signals = Signals()

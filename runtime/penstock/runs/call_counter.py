@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from penstock import metrics
 from penstock.db import call_counts
+from penstock.db.call_counts import CallCount
 from penstock.db.engine import Engine
 from penstock.runs.ids import new_run_id
 
@@ -81,18 +82,18 @@ class CallCounter:
         ]:
             del self._minutes[key]
 
-    def _row(self, minute: int, pipeline: str, outcome: str, count: _Count) -> dict[str, object]:
-        return {
-            "environment_id": self._environment_id,
-            "span": call_counts.MINUTE,
-            "since": minute,
-            "pipeline": pipeline,
-            "outcome": outcome,
-            "process": self._process,
-            "calls": count.calls,
-            "micros": count.micros,
-            "buckets": count.buckets,
-        }
+    def _row(self, minute: int, pipeline: str, outcome: str, count: _Count) -> CallCount:
+        return CallCount(
+            environment_id=self._environment_id,
+            span=call_counts.MINUTE,
+            since=minute,
+            pipeline=pipeline,
+            outcome=outcome,
+            process=self._process,
+            calls=count.calls,
+            micros=count.micros,
+            buckets=count.buckets,
+        )
 
 
 def _count(counts: dict[Key, _Count], key: Key) -> _Count:

@@ -1,6 +1,7 @@
-"""Record why a handler failed, for operators.
+"""Why a handler failed, for operators.
 
-The exception's type, its text without secrets, and the plugin's frames without any values.
+A failure has the exception's type, its text without secrets, and the frames of plugin code without
+values.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import msgspec
 from penstock.contracts.masks import HIDDEN, masked_text
 from penstock.contracts.sanitize import safe_str
 
-MOST_FRAMES = 30
-MOST_CAUSES = 4
-LONGEST_TEXT = 2000  # characters that are kept of an exception's text
-# Characters that are looked through for secrets: one that is cut there is cut again above.
-LONGEST_READ = 20_000
-LEAST_SECRET = 6  # characters: what is shorter is found in any text
-# Where an exception that a step raised keeps why, when it is raised again.
+MAX_FRAMES = 30
+MAX_CAUSES = 4
+MAX_TEXT_LENGTH = 2000  # characters of an exception's text that are stored
+# characters of a text that are searched for secrets; a secret cut there is cut off again above
+MAX_SEARCHED_LENGTH = 20_000
+MIN_SECRET_LENGTH = 6  # characters; shorter ones occur in any text
+# the attribute of an exception, raised again after a recovery, with its first failure
 ORIGIN = "__penstock_failure__"
 NOT_PLUGINS = tuple(
     str(Path(folder)) + "/"
@@ -49,7 +50,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
-    """Why a run failed: what was raised, where, the outermost frame first, and because of what."""
+    """Why a run failed: the exception, its frames (outermost first) and its causes."""
 
     type: str
     text: str
@@ -58,22 +59,23 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 
 def failure_of(error: BaseException, *functions: Callable[..., object]) -> Failure:
-    """Return why something failed.
+    """Return an exception as a failure.
 
-    `functions` are handlers or steps: where no plugin's frame is known, the first one is named.
+    `functions` are handlers or steps. Where no frame of plugin code is known, the first of them is
+    named.
     """
     return _failure(
-        error, tuple(_home(function) for function in functions), _definition(functions), MOST_CAUSES
+        error, tuple(_home(function) for function in functions), _definition(functions), MAX_CAUSES
     )
 
 
 def failure_at(error: BaseException, thread: int, *functions: Callable[..., object]) -> Failure:
-    """Return where a thread is now, as the failure of what it does: its time is up."""
+    """Return the failure of work that timed out, with the frames where its thread is now."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001  documented; there is no other way
     homes = tuple(_home(function) for function in functions)
-    found = list(_own(traceback.walk_stack(frame), homes))[::-1] if frame is not None else []
+    frames = list(_own(traceback.walk_stack(frame), homes))[::-1] if frame is not None else []
     return Failure(
-        type(error).__name__, safe_str(error), found[-MOST_FRAMES:] or _definition(functions)
+        type(error).__name__, safe_str(error), frames[-MAX_FRAMES:] or _definition(functions)
     )
 
 
@@ -82,17 +84,19 @@ def _failure(
 ) -> Failure:
     origin = getattr(error, ORIGIN, None)
     before: Failure = origin if isinstance(origin, Failure) else Failure("", "")
-    frames = [*_own(traceback.walk_tb(error.__traceback__), homes), *before.frames][-MOST_FRAMES:]
-    found = [_failure(cause, homes, [], causes - 1) for cause in _causes(error)] if causes else []
-    text = safe_str(error)[:LONGEST_READ]
+    frames = [*_own(traceback.walk_tb(error.__traceback__), homes), *before.frames][-MAX_FRAMES:]
+    causes_here = (
+        [_failure(cause, homes, [], causes - 1) for cause in _causes(error)] if causes else []
+    )
+    text = safe_str(error)[:MAX_SEARCHED_LENGTH]
     return Failure(
-        type(error).__name__, text, frames or default, (found or before.causes)[:MOST_CAUSES]
+        type(error).__name__, text, frames or default, (causes_here or before.causes)[:MAX_CAUSES]
     )
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return error.exceptions[:MOST_CAUSES]
+        return error.exceptions[:MAX_CAUSES]
     cause = (
         error.__cause__
         if error.__cause__ is not None or error.__suppress_context__
@@ -102,10 +106,7 @@ def _causes(error: BaseException) -> Iterable[BaseException]:
 
 
 def _own(walked: Iterator[tuple[FrameType, int]], homes: tuple[str, ...]) -> Iterator[Frame]:
-    """Yield the frames of plugins.
-
-    Frames of libraries, of the runtime and of code that is in no file are left out.
-    """
+    """Yield the frames of plugin code: not of libraries, the runtime, or code without a file."""
     for frame, line in walked:
         code = frame.f_code
         file = code.co_filename
@@ -114,9 +115,9 @@ def _own(walked: Iterator[tuple[FrameType, int]], homes: tuple[str, ...]) -> Ite
 
 
 def _home(function: Callable[..., object]) -> str:
-    """Return the folder of the package that a function is from, or its file.
+    """Return the folder of a function's package, or its file.
 
-    An installed plugin is among the libraries.
+    It tells the frames of an installed plugin from those of other libraries.
     """
     name = getattr(inspect.unwrap(function), "__module__", "") or ""
     top: Any = sys.modules.get(name.partition(".")[0])
@@ -135,23 +136,23 @@ def _definition(functions: Iterable[Callable[..., object]]) -> list[Frame]:
 
 
 def cleaned(failure: Failure, clean: Clean) -> Failure:
-    """Return a failure whose texts have no secrets, and are not too long."""
+    """Return a failure with secrets removed from its texts, which are cut to their maximum."""
     text = clean(failure.text)
-    text = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    text = text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"
     return Failure(
         failure.type, text, failure.frames, [cleaned(cause, clean) for cause in failure.causes]
     )
 
 
 def without(secrets: Iterable[str], text: str) -> str:
-    """Return a text without tokens, and without secrets as they are or as they stand in a URL."""
+    """Return a text without tokens and secrets, also where these are encoded in a URL."""
     for secret in secrets:
-        for written in {secret, quote(secret, safe="")} if len(secret) >= LEAST_SECRET else ():
+        for written in {secret, quote(secret, safe="")} if len(secret) >= MIN_SECRET_LENGTH else ():
             text = text.replace(written, HIDDEN)
     return masked_text(text)
 
 
 def remember(error: BaseException, failure: Failure) -> None:
-    """Have an exception that is raised again say where it was raised first."""
-    with suppress(Exception):  # a stranger's class may allow no attributes
+    """Attach the first failure to an exception that is raised again."""
+    with suppress(Exception):  # a class of plugin code may allow no attributes
         setattr(error, ORIGIN, failure)

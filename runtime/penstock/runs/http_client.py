@@ -1,7 +1,4 @@
-"""The HTTP client that handlers and steps use.
-
-It takes no longer than its run has left, and says which run it works for.
-"""
+"""The HTTP client of handlers and steps: it ends with its run and passes the trace on."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from penstock.errors import DeadlineExceeded
 
 # W3C Trace Context section 3.2.
 TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-NOBODY = "0" * 32
+NO_TRACE = "0" * 32
 _lock = threading.Lock()
 _shared: tuple[int, httpx.HTTPTransport] | None = None
 
@@ -31,13 +28,13 @@ def trace_of(traceparent: str | None, run: str) -> tuple[str, str]:
     Without one a trace begins with this run.
     """
     match = TRACE.fullmatch(traceparent) if traceparent else None
-    if match is None or match[1] == NOBODY or traceparent.startswith("ff"):  # type: ignore[union-attr]  # it matched, so it is there
+    if match is None or match[1] == NO_TRACE or traceparent.startswith("ff"):  # type: ignore[union-attr]  # it matched, so it is there
         return run.replace("-", ""), "01"
     return match[1], match[3]
 
 
 def _transport() -> httpx.HTTPTransport:
-    """Return this process's connections; they belong to nobody, and hold no cookies."""
+    """Return the connection pool of this process; it has no cookies."""
     global _shared  # noqa: PLW0603  one pool a process, made after a fork
     if _shared is None or _shared[0] != os.getpid():
         with _lock:
@@ -54,7 +51,7 @@ def _transport() -> httpx.HTTPTransport:
 class Client(httpx.Client):
     """An `httpx.Client` of one run.
 
-    Its default timeout is what the run, or the step that it is in, has left; a longer one is cut.
+    Its timeouts are at most the time that the run, or the current step, has left.
     """
 
     def __init__(self, run: str, deadline: float, trace: tuple[str, str]) -> None:
@@ -84,7 +81,7 @@ class Client(httpx.Client):
         return super().send(request, **options)
 
     def close(self) -> None:
-        """Close nothing: the connections are the process's."""
+        """Do nothing: the connections belong to the process."""
 
     def __exit__(self, *_: object) -> None:
-        """Close nothing either."""
+        """Do nothing, as `close`."""

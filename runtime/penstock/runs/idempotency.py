@@ -1,7 +1,12 @@
-"""Calls that may be repeated.
+"""Idempotency: the first call with an `Idempotency-Key` runs, repeats get its reply.
 
-The first with an `Idempotency-Key` runs, the others get its reply
-(draft-ietf-httpapi-idempotency-key-header).
+See draft-ietf-httpapi-idempotency-key-header.
+
+**Threads and races.** The first call claims its key by a row in the database, under a lease. A
+repeat in any process finds the claim and gets 409 until the reply is stored. The lease is longer
+than the time limit of the call and is renewed while the call runs, for a call that timed out still
+runs. If its process dies, the lease ends and the call may be repeated. A claim has a random value,
+so a call that lost its claim can't overwrite the reply of another.
 """
 
 from __future__ import annotations
@@ -28,22 +33,22 @@ from penstock.errors import RETRYABLE_STATUSES, PipelineError, Refusal
 from penstock.header_fields import header_fields
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-KEPT = timedelta(hours=24)
-# That a claim holds beyond its call's time limit, and whenever it is renewed.
-MARGIN = timedelta(seconds=60)
-# A structured field's string, or bare as most send it.
-SENT = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
-REPEATED = ("Idempotency-Replayed", "true")
-FAILED = 500
-CHUNK = 1024 * 1024
-ATTEMPTS = 3
+REPLY_RETENTION = timedelta(hours=24)
+# by which a claim outlasts the time limit of its call, and every renewal
+CLAIM_MARGIN = timedelta(seconds=60)
+# the string of a structured field (RFC 9651), or without quotes as most clients send it
+HEADER_FORM = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
+REPLAYED_HEADER = ("Idempotency-Replayed", "true")
+FIRST_SERVER_ERROR_STATUS = 500
+CHUNK_BYTES = 1024 * 1024
+MAX_ATTEMPTS = 3
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 def key_of(header: str) -> str:
-    """Return the key that a header holds. Raises Refusal (400)."""
-    match = SENT.fullmatch(header.strip())
+    """Return the key in a header. Raises Refusal (400)."""
+    match = HEADER_FORM.fullmatch(header.strip())
     if match is None:
         raise Refusal(
             400,
@@ -53,18 +58,15 @@ def key_of(header: str) -> str:
     return match[1] or match[2]
 
 
-def identity(whose: tuple[str, ...]) -> bytes:
-    """Return a digest of what identifies a key.
-
-    Environment, pipeline, caller and the key itself.
-    """
-    return sha256("\0".join(whose).encode()).digest()
+def identity(key: tuple[str, ...]) -> bytes:
+    """Return the digest of a key: of environment, pipeline, caller and the key itself."""
+    return sha256("\0".join(key).encode()).digest()
 
 
 def fingerprint(call: Call, *, form: bool) -> bytes:
-    """Return what a repeat must have in common with the first call.
+    """Return the digest that a repeat must have in common with the first call.
 
-    A digest of method, path, query and body, or of a form's fields.
+    It covers method, path, query and body, or the fields of a form.
     """
     digest = sha256(f"{call.method}\0{call.path}\0{call.query_string}\0".encode())
     if not form:
@@ -82,14 +84,14 @@ def fingerprint(call: Call, *, form: bool) -> bytes:
 
 def _digest_of(upload: Upload) -> bytes:
     digest = sha256()
-    while chunk := upload.read(CHUNK):
+    while chunk := upload.read(CHUNK_BYTES):
         digest.update(chunk)
     upload.file.seek(0)
     return digest.digest()
 
 
 def still_running() -> Refusal:
-    """Return the answer to a repeat that comes before the first call has ended."""
+    """Return the answer to a repeat while the first call still runs."""
     detail = (
         "The first call with this Idempotency-Key is still running; try again when it may have"
         " ended."
@@ -98,24 +100,21 @@ def still_running() -> Refusal:
 
 
 def answered(status: int, refusal: Refusal | None) -> bool:
-    """Say whether a call got its answer from its handler, now or when it came first.
+    """Return whether a handler has answered the call, now or the first time.
 
-    What failed or asks to come again did not.
+    That is false for a call that failed or should be tried again.
     """
     if (
         refusal is not None
         and not isinstance(refusal, PipelineError)
-        and REPEATED not in refusal.headers
+        and REPLAYED_HEADER not in refusal.headers
     ):
         return False
-    return status < FAILED and status not in RETRYABLE_STATUSES
+    return status < FIRST_SERVER_ERROR_STATUS and status not in RETRYABLE_STATUSES
 
 
 class IdempotencyStore:
-    """The replies that are kept, in the database.
-
-    They hold for all processes and survive a restart. Sealed, for they are customers' data.
-    """
+    """Stored replies by key, in the database of all processes; encrypted, as data of customers."""
 
     def __init__(self, engine: Engine, box: SecretBox) -> None:
         self._engine = engine
@@ -124,35 +123,39 @@ class IdempotencyStore:
         self._log = structlog.get_logger("penstock")
 
     def renew(self) -> None:
-        """Lengthen the claims of calls that still run here.
+        """Renew the claims of calls that still run in this process, for hours if need be.
 
-        One that was left behind may go on for hours. Raises DatabaseUnavailable.
+        Raises DatabaseUnavailable.
         """
         running = dict(self._running)
         if running:
-            idempotency.renew(self._engine, running, clock.utc_now() + MARGIN)
+            idempotency.renew(self._engine, running, clock.utc_now() + CLAIM_MARGIN)
 
     def once(
-        self, whose: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]
+        self, key: tuple[str, ...], request: bytes, seconds: float, work: Callable[[], Answer]
     ) -> Answer:
-        """Do the work for the first call of its kind and keep its reply.
+        """Return the reply of `work` for the first call with a key, and the stored one for repeats.
 
-        Return that to each repeat.
+        `key` is environment, pipeline, caller and key; `request` is the fingerprint of the call;
+        `seconds` is its time limit. A call that timed out still runs, with its claim renewed, and
+        its late reply is stored too. A reply is not stored where the call failed (500 and above),
+        should be tried again or did not reach the handler, so that it may be repeated.
 
-        `whose` names environment, pipeline, caller and key; `request` is what must be the same in a
-        repeat; `seconds` is the call's time limit. The work of a call whose time ran out goes on,
-        its claim renewed by the host, and what it replies in the end is kept too. What failed (500
-        and above), asks to come again or did not get to the handler is not kept: such a call can be
-        tried again. Raises Refusal: 409 while the first call runs, 422 for another request, 503
-        where the database can't be asked, or the reply was encrypted with a key that this process
-        does not have.
+        Raises Refusal: 409 while the first call runs, 422 for another fingerprint, 503 where the
+        database is unavailable or the reply is encrypted with a key that this process does not
+        have.
         """
-        digest = identity(whose)
+        digest = identity(key)
         claim = secrets.token_hex(16)
         now = clock.utc_now()
         try:
-            found = idempotency.claim(
-                self._engine, digest, request, claim, now, now + timedelta(seconds=seconds) + MARGIN
+            first = idempotency.claim(
+                self._engine,
+                digest,
+                request,
+                claim,
+                now,
+                now + timedelta(seconds=seconds) + CLAIM_MARGIN,
             )
         except DatabaseUnavailable as error:
             raise Refusal(
@@ -161,49 +164,57 @@ class IdempotencyStore:
                 "This pipeline is not available at the moment.",
                 headers=[("Retry-After", "1")],
             ) from error
-        if found is not None:
-            return self._repeat(found["body"], found["reply"], request)
-        kept: Answer | PipelineError | None = None
+        if first is not None:
+            return self._repeat(first["body"], first["reply"], request)
+        answer: Answer | PipelineError | None = None
         self._running[claim] = digest
         try:
-            kept = work()
+            answer = work()
         except PipelineError as error:
-            kept = error
+            answer = error
             raise
         finally:
             del self._running[claim]
-            status = kept.status if isinstance(kept, PipelineError) else kept[0] if kept else FAILED
+            status = (
+                answer.status
+                if isinstance(answer, PipelineError)
+                else answer[0]
+                if answer
+                else FIRST_SERVER_ERROR_STATUS
+            )
             try:
-                if kept is None or not answered(status, None):
+                if answer is None or not answered(status, None):
                     idempotency.release(self._engine, digest, claim)
                 else:
-                    idempotency.keep(
-                        self._engine, digest, claim, self._sealed(kept), clock.utc_now() + KEPT
+                    idempotency.store(
+                        self._engine,
+                        digest,
+                        claim,
+                        self._encrypted(answer),
+                        clock.utc_now() + REPLY_RETENTION,
                     )
-            # It stays claimed until its lease ends: better a 409 than a second run.
+            # The claim stays until its lease ends: a 409 is better than a second run.
             except DatabaseUnavailable as error:
                 self._log.error("reply not kept", error=str(error))
-        return kept
+        return answer
 
-    def accept(
-        self, whose: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]
-    ) -> Answer:
-        """Do the work for the first call of its kind in one transaction with its reply.
+    def accept(self, key: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]) -> Answer:
+        """Do as `once`, with the work and its reply in one transaction.
 
-        Return that to each repeat.
-
-        `work` is given the connection. Raises Refusal, as `once` does.
+        `work` gets the connection. Raises Refusal as `once` does.
         """
-        digest = identity(whose)
-        for _ in range(ATTEMPTS):
+        digest = identity(key)
+        for _ in range(MAX_ATTEMPTS):
             now = clock.utc_now()
-            with suppress(idempotency.Taken), writing(self._engine) as connection:
-                found = idempotency.find(connection, digest, now)
-                if found is not None:
-                    return self._repeat(found["body"], found["reply"], request)
-                made = work(connection)
-                idempotency.put(connection, digest, request, self._sealed(made), now, now + KEPT)
-                return made
+            with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
+                first = idempotency.find(connection, digest, now)
+                if first is not None:
+                    return self._repeat(first["body"], first["reply"], request)
+                answer = work(connection)
+                idempotency.put(
+                    connection, digest, request, self._encrypted(answer), now, now + REPLY_RETENTION
+                )
+                return answer
         raise Refusal(
             409,
             "idempotency-key-in-use",
@@ -222,7 +233,7 @@ class IdempotencyStore:
         if reply is None:
             raise still_running()
         try:
-            kept = msgspec.msgpack.decode(self._box.decrypt(reply), type=_Kept)
+            stored = msgspec.msgpack.decode(self._box.decrypt(reply), type=_StoredReply)
         except UnknownKey as error:
             self._log.error("a kept reply can't be read", reason=str(error))
             raise Refusal(
@@ -231,41 +242,41 @@ class IdempotencyStore:
                 "The reply to the first call can't be read at the moment.",
                 headers=[("Retry-After", "10")],
             ) from error
-        if kept.problem is not None:
-            said = kept.problem
+        if stored.problem is not None:
+            problem = stored.problem
             raise Refusal(
-                kept.status,
-                said.code,
-                said.detail,
-                title=said.title,
-                headers=[*kept.headers, REPEATED],
-                extra=said.extra,
+                stored.status,
+                problem.code,
+                problem.detail,
+                title=problem.title,
+                headers=[*stored.headers, REPLAYED_HEADER],
+                extra=problem.extra,
             )
-        header_fields(kept.headers)  # an earlier release may have stored it without validation
-        return kept.status, [*kept.headers, REPEATED], kept.body
+        header_fields(stored.headers)  # an earlier release may have stored it without validation
+        return stored.status, [*stored.headers, REPLAYED_HEADER], stored.body
 
-    def _sealed(self, done: Answer | PipelineError) -> bytes:
-        if isinstance(done, PipelineError):
-            kept = _Kept(
-                done.status,
-                list(done.headers),
+    def _encrypted(self, answer: Answer | PipelineError) -> bytes:
+        if isinstance(answer, PipelineError):
+            stored = _StoredReply(
+                answer.status,
+                list(answer.headers),
                 b"",
-                _Problem(done.code, done.detail, done.title, to_plain(done.extra)),
+                _StoredProblem(answer.code, answer.detail, answer.title, to_plain(answer.extra)),
             )
         else:
-            kept = _Kept(done[0], list(done[1]), done[2])
-        return self._box.encrypt(msgspec.msgpack.encode(kept))
+            stored = _StoredReply(answer[0], list(answer[1]), answer[2])
+        return self._box.encrypt(msgspec.msgpack.encode(stored))
 
 
-class _Problem(msgspec.Struct):
+class _StoredProblem(msgspec.Struct):
     code: str
     detail: str
     title: str
     extra: dict[str, object]
 
 
-class _Kept(msgspec.Struct):
+class _StoredReply(msgspec.Struct):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-    problem: _Problem | None = None
+    problem: _StoredProblem | None = None

@@ -15,18 +15,18 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}", re.ASCII)
 
 
 def new_run_id() -> str:
-    """Return a new id; unique, but no secret.
+    """Return a new id; it is unique, but no secret.
 
-    Not from `os.urandom`: that lets go of the interpreter's lock in every call, and so hands a busy
-    worker to another thread.
+    `os.urandom` is not used: it releases the interpreter lock in every call, which would switch the
+    thread of a busy worker.
     """
     return _uuid7(int(clock.now() * 1000), random.getrandbits(80))
 
 
 def derived_run_id(millis: int, *parts: object) -> str:
-    """Return the id of a run at a moment that is the same whenever it is made of the same parts.
+    """Return the id of a run at a moment, in milliseconds since the epoch.
 
-    Who asks twice gets one run.
+    The same parts give the same id, so that accepting twice creates one run.
     """
     return _uuid7(
         millis,
@@ -35,7 +35,7 @@ def derived_run_id(millis: int, *parts: object) -> str:
 
 
 def millis_of(run: str) -> int:
-    """Return when a run came in, in milliseconds since the epoch: a UUIDv7 says so."""
+    """Return when the call of a run was received, in milliseconds since the epoch."""
     return int(run[:8] + run[9:13], 16)
 
 
@@ -48,7 +48,7 @@ def _uuid7(millis: int, bits: int) -> str:
 
 
 def is_run_id(text: str) -> bool:
-    """Say whether a text is the id of a run."""
+    """Return whether a text is the id of a run."""
     return RUN_ID.fullmatch(text) is not None
 
 

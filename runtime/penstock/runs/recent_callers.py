@@ -1,4 +1,4 @@
-"""Which consumers called which pipelines of late: from the records of runs."""
+"""The consumers that called each pipeline in the last seven days, from the records of runs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any
 
 from penstock.db import runs
 from penstock.db.engine import Engine, reading
+from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.errors import PenstockError
 from penstock.runs.ids import first_id
 
-HOUR = 3600
-LATE = 600  # seconds after which no call of an hour is recorded any more
+HOUR_S = 3600
+SETTLED_AFTER_S = 600  # no call of an hour is recorded after that
 DAYS = 7
 
 
 Pairs = dict[str, frozenset[int]]  # consumers by pipeline
-NOBODY: frozenset[int] = frozenset()
+NO_CONSUMERS: frozenset[int] = frozenset()
 
 
 class Callers:
-    """Knows who called, hour by hour.
+    """Callers of pipelines, hour by hour.
 
-    An hour that is over is read once in a process, for a week can hold a million runs.
+    A settled hour is read once in a process: a week can hold a million runs.
     """
 
     def __init__(self) -> None:
@@ -40,22 +41,21 @@ class Callers:
         """Return the names of the consumers that called each pipeline (id) in the last 7 days."""
         with reading(engine) as connection:
             with self._lock:
-                known = self._known(connection, environment_id, now)
-            names = RowReader(connection).names_by_id("consumers")
+                parts = self._known(connection, environment_id, now)
+            names = RowReader(connection).names_by_id(ConsumerRow)
         return {
             pipeline: sorted(
                 names[consumer]
-                for consumer in NOBODY.union(*(part.get(pipeline, NOBODY) for part in known))
+                for consumer in NO_CONSUMERS.union(
+                    *(part.get(pipeline, NO_CONSUMERS) for part in parts)
+                )
                 if consumer in names
             )
             for pipeline in pipelines
         }
 
     def get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
-        """Read what is over in the background, where it was not read yet.
-
-        It will be asked for soon.
-        """
+        """Read the settled hours in a thread, where they were not read yet."""
         missing = [identifier for identifier in environments if identifier not in self._settled]
         if missing:
             threading.Thread(
@@ -66,16 +66,16 @@ class Callers:
             ).start()
 
     def _get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
-        with suppress(PenstockError):  # who asks for it reads it then, or is told
+        with suppress(PenstockError):  # `of` reads them later, or raises
             for identifier in environments:
                 self.of(engine, identifier, (), now)
 
     def _known(self, connection: Any, environment_id: int, now: float) -> list[Pairs]:  # noqa: ANN401  a connection of db
-        """Return what is over, all together, and what is not."""
+        """Return the callers of all settled hours together, and of each hour since."""
         settled = self._settled.setdefault(environment_id, {})
-        last = int(now) // HOUR
-        wanted = range(last - DAYS * 24, last + 1)
-        over = [hour for hour in wanted if (hour + 1) * HOUR + LATE < now]
+        last = int(now) // HOUR_S
+        hours = range(last - DAYS * 24, last + 1)
+        over = [hour for hour in hours if (hour + 1) * HOUR_S + SETTLED_AFTER_S < now]
         for hour in settled.keys() - set(over):
             del settled[hour]
         for hour in over:
@@ -86,22 +86,22 @@ class Callers:
             together = self._together[environment_id] = tuple(over), _joined(settled.values())
         return [
             together[1],
-            *(_read(connection, environment_id, hour) for hour in wanted[len(over) :]),
+            *(_read(connection, environment_id, hour) for hour in hours[len(over) :]),
         ]
 
 
 def _joined(parts: Iterable[Pairs]) -> Pairs:
-    found: defaultdict[str, set[int]] = defaultdict(set)
+    consumers_of: defaultdict[str, set[int]] = defaultdict(set)
     for part in parts:
         for pipeline, consumers in part.items():
-            found[pipeline] |= consumers
-    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}
+            consumers_of[pipeline] |= consumers
+    return {pipeline: frozenset(consumers) for pipeline, consumers in consumers_of.items()}
 
 
 def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
-    found: defaultdict[str, set[int]] = defaultdict(set)
+    consumers_of: defaultdict[str, set[int]] = defaultdict(set)
     for pipeline, consumer in runs.callers(
-        connection, environment_id, first_id(hour * HOUR), first_id((hour + 1) * HOUR)
+        connection, environment_id, first_id(hour * HOUR_S), first_id((hour + 1) * HOUR_S)
     ):
-        found[pipeline].add(consumer)
-    return {pipeline: frozenset(consumers) for pipeline, consumers in found.items()}
+        consumers_of[pipeline].add(consumer)
+    return {pipeline: frozenset(consumers) for pipeline, consumers in consumers_of.items()}

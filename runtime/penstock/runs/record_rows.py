@@ -9,6 +9,7 @@ from penstock.access.encryption import SecretBox
 from penstock.contracts import sanitize
 from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.records import Finished, Record, RecordedBodies
@@ -69,10 +70,10 @@ class RecordRows:
             record.request_id,
         )
 
-    def end(self, event: Finished, details: stored.DetailValues | None) -> stored.End:
+    def end(self, event: Finished, details: stored.DetailValues | None) -> durable_runs.End:
         """Return the end of a durable run as its row stores it."""
         steps, bodies, failure = details[1:] if details is not None else (None, None, None)
-        return stored.End(
+        return durable_runs.End(
             event.run,
             event.status.value,
             event.http_status,

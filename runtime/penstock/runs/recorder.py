@@ -34,15 +34,17 @@ from penstock import metrics, threads
 from penstock.access.encryption import SecretBox
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.run_status import FIRST_ERROR_STATUS
+from penstock.db import durable_runs, rejected_calls
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, DatabaseUnavailable, Engine, writing
+from penstock.db.rejected_calls import RejectedCall
 from penstock.errors import PenstockError
 from penstock.runs.call_counter import CallCounter
 from penstock.runs.failures import Clean
 from penstock.runs.record_rows import RecordRows
 from penstock.runs.records import Finished, Record, without_plugin_data
 from penstock.runs.redaction import MAX_STORED_BODY_BYTES, Redactor
-from penstock.runs.refusal_samples import RefusalSamples, Sample
+from penstock.runs.refusal_samples import RefusalSamples
 
 MAX_QUEUED_RECORDS = 50_000
 MAX_QUEUED_BYTES = 32 * 1024 * 1024  # of bodies
@@ -57,9 +59,9 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 
-def finish_runs(connection: Connection, ends: Sequence[stored.End]) -> dict[str, str]:
+def finish_runs(connection: Connection, ends: Sequence[durable_runs.End]) -> dict[str, str]:
     """Store the ends of durable runs, and return the statuses of those that were new, by run."""
-    return {row["id"]: row["status"] for row in stored.finish(connection, ends)}
+    return {run.id: run.status for run in durable_runs.finish(connection, ends)}
 
 
 class _RecordQueue:
@@ -110,7 +112,7 @@ class Recorder:
         redactor: Callable[[Pipeline], Redactor],
         allowed_bodies: Callable[[], str],
         *,
-        finish: Callable[[Connection, Sequence[stored.End]], Mapping[str, str]] = finish_runs,
+        finish: Callable[[Connection, Sequence[durable_runs.End]], Mapping[str, str]] = finish_runs,
         clean: Callable[[Pipeline], Clean] | None = None,
     ) -> None:
         """Start the thread that writes.
@@ -307,7 +309,7 @@ class Recorder:
         self,
         events: Sequence[Event],
         progress: Mapping[str, dict[str, object]],
-        samples: Sequence[Sample],
+        samples: Sequence[RejectedCall],
     ) -> Mapping[str, str]:
         """Store all in one transaction, or one by one where that fails; return the new ends."""
         try:
@@ -324,27 +326,25 @@ class Recorder:
                 lambda item: self._store_together(progress=dict([item])), report, report[0]
             )
         for sample in samples:
-            self._write_alone(
-                lambda item: self._store_together(samples=[item]), sample, str(sample["id"])
-            )
+            self._write_alone(lambda item: self._store_together(samples=[item]), sample, sample.id)
         return ends
 
     def _store_together(
         self,
         events: Sequence[Event] = (),
         progress: Mapping[str, dict[str, object]] | None = None,
-        samples: Sequence[Sample] = (),
+        samples: Sequence[RejectedCall] = (),
     ) -> Mapping[str, str]:
         finished = [event for event in events if isinstance(event, Finished)]
         ends = [self._rows.end(event, self._details(event)) for event in finished]
         with writing(self._engine) as connection:
             if began := [event for event in events if isinstance(event, tuple)]:
-                stored.start(connection, began)
+                durable_runs.start(connection, began)
             if progress:
-                stored.progress(connection, progress.items())
+                durable_runs.progress(connection, progress.items())
             new_ends = self._finish(connection, ends) if ends else {}
             if samples:
-                stored.refuse(connection, samples)
+                rejected_calls.record(connection, samples)
         return new_ends
 
     def stop(self) -> None:

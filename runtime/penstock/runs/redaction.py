@@ -1,6 +1,6 @@
-"""Take out of a body what must not be kept.
+"""Redaction: remove sensitive fields, API keys and tokens from what is recorded.
 
-Sensitive fields by name at any depth, or by JSON Pointer (RFC 6901), and API keys.
+A field is sensitive by its name at any depth, or by its JSON Pointer (RFC 6901).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from penstock.contracts.masks import (
     masked_fields,
 )
 
-MAX_STORED_BODY_BYTES = 64 * 1024  # bytes of a body that is kept
+MAX_STORED_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Redactor:
-    """What to hide.
+    """Sensitive fields of one pipeline.
 
-    Fields by their names, whatever their case, and places by their pointers, split at the slashes.
+    `names` are in lower case; `places` are JSON Pointers, split at the slashes.
     """
 
     names: frozenset[str]
@@ -36,7 +36,7 @@ class Redactor:
 
     @classmethod
     def of(cls, fields: Iterable[str]) -> Redactor:
-        """Read what operators and developers have listed; what is always hidden comes on top."""
+        """Return a redactor for listed fields, and for those that are always sensitive."""
         names, places = set(DEFAULT_SENSITIVE_NAMES), set()
         for field in fields:
             if field.startswith("/"):
@@ -50,7 +50,7 @@ class Redactor:
         return cls(frozenset(names), frozenset(places))
 
     def hide(self, value: object, place: tuple[str, ...] = ()) -> object:
-        """Return a value of JSON without what is sensitive."""
+        """Return a JSON value with its sensitive fields hidden."""
         if place in self.places:
             return HIDDEN
         if isinstance(value, dict):
@@ -66,17 +66,14 @@ class Redactor:
         return HIDDEN if is_sensitive(name, self.names) else self.hide(value, (*place, name))
 
     def text(self, text: str) -> str:
-        """Return a text without API keys and tokens.
+        """Return a text without API keys, tokens and values of sensitive names.
 
-        Values of fields that are sensitive by name go too, as in `password=…` or `"password": …`.
+        Such a value is one in `password=…` or `"password": …`.
         """
         return masked_fields(text, self.names)
 
     def path(self, path: str, params: Mapping[str, str]) -> str:
-        """Return the path of a call without credentials.
-
-        Values of parameters that are sensitive by name go too.
-        """
+        """Return the path of a call without credentials and values of sensitive parameters."""
         hidden = {
             value
             for name, value in params.items()
@@ -89,57 +86,57 @@ class Redactor:
         )
 
     def body(self, content_type: str, body: bytes) -> dict[str, object]:
-        """Return what may be kept of a body.
+        """Return type, size and redacted JSON of a body.
 
-        Its JSON, or no more than what kind of thing it was, for in a text nobody knows the fields.
+        A body that is not JSON is not recorded: its sensitive parts can't be recognised.
         """
         kind = content_type.partition(";")[0].strip().lower() or "application/json"
-        said: dict[str, object] = {"type": masked(kind), "size": len(body)}
+        description: dict[str, object] = {"type": masked(kind), "size": len(body)}
         if (
             not body
             or len(body) > MAX_STORED_BODY_BYTES
             or not (kind == "application/json" or kind.endswith("+json"))
         ):
-            return said
+            return description
         try:
-            return {**said, "json": self.hide(msgspec.json.decode(body))}
+            return {**description, "json": self.hide(msgspec.json.decode(body))}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return said
+            return description
 
     def form(self, fields: Mapping[str, list[Any]]) -> dict[str, object]:
-        """Return what may be kept of a form: its fields, and of files what they were called."""
-        told = {
+        """Return the redacted fields of a form; a file is recorded by its name."""
+        texts = {
             name: [repr(value) if isinstance(value, Upload) else value for value in values]
             for name, values in fields.items()
         }
         return {
             "type": "form",
             "json": self.hide(
-                {name: values[0] if len(values) == 1 else values for name, values in told.items()}
+                {name: values[0] if len(values) == 1 else values for name, values in texts.items()}
             ),
         }
 
     def query(self, text: str) -> dict[str, object]:
-        """Return what may be kept of a query: each name with all its values."""
-        kept: dict[str, object] = {}
+        """Return the redacted parameters of a query, each with all its values."""
+        parameters: dict[str, object] = {}
         for name, values in parse_qs(text, keep_blank_values=True).items():
             shown, value = masked(name), self._field(name, values)
-            before = kept.get(shown, [])
-            kept[shown] = (
+            before = parameters.get(shown, [])
+            parameters[shown] = (
                 [*before, *value]
                 if isinstance(before, list) and isinstance(value, list)
                 else HIDDEN
             )
-        return kept
+        return parameters
 
 
 def hidden_in(value: object, place: str = "") -> list[str]:
-    """Return the pointers of what was hidden in a value, in full or in part."""
+    """Return the pointers of values that are hidden, in full or in part."""
     if isinstance(value, str):
         return [place] if HIDDEN in value else []
     if isinstance(value, dict):
-        found = [place] if any(HIDDEN in str(name) for name in value) else []
-        return found + [
+        pointers = [place] if any(HIDDEN in str(name) for name in value) else []
+        return pointers + [
             pointer
             for name, item in value.items()
             for pointer in hidden_in(item, f"{place}/{_escaped(str(name))}")

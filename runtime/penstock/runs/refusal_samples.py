@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from penstock.db.rejected_calls import RejectedCall
 from penstock.runs.ids import new_run_id
 from penstock.runs.record_rows import fit_column
 
@@ -13,15 +14,13 @@ SAMPLE_INTERVAL_S = 10.0  # between two samples of one pipeline and problem
 MAX_QUEUED_SAMPLES = 60
 MAX_ADDRESS_LENGTH, MAX_REASON_LENGTH = 64, 255
 
-Sample = dict[str, object]
-
 
 class RefusalSamples:
     """Samples of one environment that wait to be written."""
 
     def __init__(self, environment_id: int) -> None:
         self._environment_id = environment_id
-        self._queued: deque[Sample] = deque(maxlen=MAX_QUEUED_SAMPLES)
+        self._queued: deque[RejectedCall] = deque(maxlen=MAX_QUEUED_SAMPLES)
         self._sampled_at: dict[tuple[str, str], float] = {}
 
     def add(
@@ -42,18 +41,18 @@ class RefusalSamples:
             return
         self._sampled_at[kind] = now
         self._queued.append(
-            {
-                "id": new_run_id(),
-                "environment_id": self._environment_id,
-                "pipeline": pipeline,
-                "problem": problem,
-                "address": address[:MAX_ADDRESS_LENGTH],
-                "reason": fit_column(reason, MAX_REASON_LENGTH),
-                "consumer_id": consumer_id,
-            }
+            RejectedCall(
+                id=new_run_id(),
+                environment_id=self._environment_id,
+                pipeline=pipeline,
+                problem=problem,
+                address=address[:MAX_ADDRESS_LENGTH],
+                reason=fit_column(reason, MAX_REASON_LENGTH),
+                consumer_id=consumer_id,
+            )
         )
 
-    def queued(self) -> Sequence[Sample]:
+    def queued(self) -> Sequence[RejectedCall]:
         """Return the samples that wait; other threads may add to them meanwhile."""
         return [self._queued[index] for index in range(len(self._queued))]
 

@@ -1,7 +1,4 @@
-"""How many calls there were, what became of them and how long they took.
-
-The figures come from what is counted, and are for people to look at.
-"""
+"""Statistics of calls for the console: numbers, outcomes and latency, from stored counts."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from penstock.db import call_counts
 from penstock.db.engine import Engine, reading
 from penstock.metrics import LATENCY_BUCKETS_S
 
-ALL = ""  # where the calls of all pipelines stand together
-SETTLED = 300  # seconds after which no process adds to a minute any more
-KEPT = 8 * 86_400  # seconds that settled counts are kept in memory
-# Seconds, and seconds of one point.
+ALL = ""  # in place of a pipeline's id: all of them together
+SETTLED_AFTER_S = 300  # no process adds to a minute after that
+CACHE_RETENTION_S = 8 * 86_400  # in memory, of settled counts
+# length of a span and of one of its points, in seconds
 SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}
 FAULTS = frozenset(
     {
@@ -37,47 +34,47 @@ FAULTS = frozenset(
 
 @dataclass(slots=True)
 class Sum:
-    """What was counted within some time: calls by outcome, and how long they took."""
+    """Calls by outcome, and a histogram of their latency."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
 
     def add(self, outcome: str, calls: int, buckets: Sequence[int]) -> None:
-        """Add calls."""
+        """Add calls of one outcome."""
         self.outcomes[outcome] += calls
         for index, number in enumerate(buckets):
             self.buckets[index] += number
 
     def merge(self, other: Sum) -> None:
-        """Add all that another one has."""
+        """Add another sum."""
         self.outcomes += other.outcomes
         for index, number in enumerate(other.buckets):
             self.buckets[index] += number
 
     @property
     def calls(self) -> int:
-        """All calls."""
+        """The number of calls."""
         return self.outcomes.total()
 
     @property
     def succeeded(self) -> int:
-        """Those that did what they should."""
+        """The number of calls that succeeded."""
         return self.outcomes[Status.SUCCEEDED]
 
     @property
     def faults(self) -> int:
-        """Those that went wrong here, whoever called."""
+        """The number of server faults."""
         return sum(number for outcome, number in self.outcomes.items() if outcome in FAULTS)
 
     @property
     def turned_away(self) -> int:
-        """Those that were refused, by the gate or a handler, or cancelled."""
+        """The number of calls that were rejected, cancelled or answered 4xx by their handler."""
         return self.calls - self.succeeded - self.faults
 
     def errors(self) -> list[tuple[str, int, bool]]:
-        """Return what else became of calls than success, the most frequent first.
+        """Return outcome, number and whether it is a server fault, except for success.
 
-        True is a fault of ours.
+        The most frequent is first.
         """
         return [
             (name, number, name in FAULTS)
@@ -86,9 +83,9 @@ class Sum:
         ]
 
     def quantile(self, part: float) -> float | None:
-        """Return the seconds within which so large a part of the calls was answered.
+        """Return a quantile of the latency in seconds, for example `quantile(0.95)`.
 
-        Return None where nothing was timed.
+        Return None where no call has a duration.
         """
         total = sum(self.buckets)
         if not total:
@@ -109,9 +106,9 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The calls of some time up to now.
+    """The calls of a span that ends now: in total, by point and by pipeline.
 
-    All together, point by point (seconds since the epoch), and by pipeline.
+    A point is its start in seconds since the epoch, with its calls.
     """
 
     total: Sum
@@ -120,8 +117,8 @@ class Seen:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """What was counted from one moment until another, by moment and pipeline."""
+class _Settled:
+    """Settled counts between two moments, by moment and pipeline."""
 
     since: int
     until: int
@@ -140,13 +137,13 @@ def calls_of(engine: Engine, environment_id: int, span: str, now: float) -> Coun
 
 
 class Traffic:
-    """Adds up what is counted.
+    """Adds up stored counts.
 
-    What is settled is read once in a process, for it can be a hundred thousand rows.
+    Settled counts are read once in a process: a week of them can be a hundred thousand rows.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[int, _Settled] = {}
         self._lock = threading.Lock()
 
     def seen(
@@ -159,23 +156,23 @@ class Traffic:
         pipelines: frozenset[str] | None = None,
         apart: bool = False,
     ) -> Seen:
-        """Return the calls of the last hour, day or week, of some pipelines (their ids) or of all.
+        """Return the calls of the last hour, day or week.
 
-        `apart` also each one's by itself.
+        `pipelines` are ids, None for all. With `apart` the result has each pipeline by itself too.
         """
         length, step = SPANS[span]
         first = int(now - length) // step * step + step
         points = {moment: Sum() for moment in range(first, int(now) // step * step + step, step)}
         by_pipeline: dict[str, Sum] = {}
-        wanted = {ALL} if pipelines is None else pipelines
+        names = {ALL} if pipelines is None else pipelines
         with self._lock:
-            for moment, found in self._known(engine, environment_id, first, int(now)):
+            for moment, sums in self._known(engine, environment_id, first, int(now)):
                 point = points.get(moment // step * step)
                 if point is None:
                     continue
-                for name in wanted & found.keys():
-                    point.merge(found[name])
-                for name, item in found.items() if apart else ():
+                for name in names & sums.keys():
+                    point.merge(sums[name])
+                for name, item in sums.items() if apart else ():
                     by_pipeline.setdefault(name, Sum()).merge(item)
         by_pipeline.pop(ALL, None)
         total = Sum()
@@ -188,18 +185,18 @@ class Traffic:
     ) -> Iterator[tuple[int, dict[str, Sum]]]:
         # Minutes become hours, and none may be counted twice.
         first = first // call_counts.HOUR * call_counts.HOUR
-        settled = (now - SETTLED) // call_counts.MINUTE * call_counts.MINUTE
-        kept = self._kept.get(environment_id)
-        if kept is None or first < kept.since:
-            kept = self._kept[environment_id] = _Kept(first, first)
-        if kept.until < settled:
-            _read(engine, environment_id, kept.moments, kept.until, settled)
-            kept.until = settled
-        for moment in [moment for moment in kept.moments if moment < now - KEPT]:
-            del kept.moments[moment]
+        settled = (now - SETTLED_AFTER_S) // call_counts.MINUTE * call_counts.MINUTE
+        cache = self._kept.get(environment_id)
+        if cache is None or first < cache.since:
+            cache = self._kept[environment_id] = _Settled(first, first)
+        if cache.until < settled:
+            _read(engine, environment_id, cache.moments, cache.until, settled)
+            cache.until = settled
+        for moment in [moment for moment in cache.moments if moment < now - CACHE_RETENTION_S]:
+            del cache.moments[moment]
         fresh: dict[int, dict[str, Sum]] = {}
-        _read(engine, environment_id, fresh, kept.until, now + call_counts.MINUTE)
-        yield from ((moment, found) for moment, found in kept.moments.items() if moment >= first)
+        _read(engine, environment_id, fresh, cache.until, now + call_counts.MINUTE)
+        yield from ((moment, sums) for moment, sums in cache.moments.items() if moment >= first)
         yield from fresh.items()
 
 
@@ -209,6 +206,6 @@ def _read(
     with reading(engine) as connection:
         rows = call_counts.outcomes(connection, environment_id, since=since, until=until)
     for moment, pipeline, outcome, calls, buckets in rows:
-        found, timed = into.setdefault(moment, {}), msgspec.json.decode(buckets, type=list[int])
+        sums, timed = into.setdefault(moment, {}), msgspec.json.decode(buckets, type=list[int])
         for name in (pipeline, ALL):
-            found.setdefault(name, Sum()).add(outcome, calls, timed)
+            sums.setdefault(name, Sum()).add(outcome, calls, timed)

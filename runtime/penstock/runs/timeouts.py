@@ -1,4 +1,4 @@
-"""Run work in a thread of its own, and leave it behind when its time is up."""
+"""Run work in a thread of its own, with a deadline for the caller."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ Result = TypeVar("Result")
 
 
 class TimedOut(Exception):
-    """The work did not end in time; it goes on by itself, and what it returns is nobody's."""
+    """Raised at the deadline. The worker thread keeps running; its result is discarded."""
 
 
 def run_with_deadline(
     work: Callable[[], Result], deadline: float, ended: Callable[[], None] = lambda: None
 ) -> Result:
-    """Return what `work` returns, or raise TimedOut at the deadline, a `time.monotonic()` reading.
+    """Return the result of `work`, or raise TimedOut at the deadline.
 
-    `ended` is called when the work really ends.
+    The deadline is a `time.monotonic()` reading. `ended` is called when the work ends, also after
+    the deadline.
     """
     done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
     context = contextvars.copy_context()
@@ -34,7 +35,7 @@ def run_with_deadline(
         finally:
             ended()
 
-    threading.Thread(target=run, name="penstock-aside", daemon=True).start()
+    threading.Thread(target=run, name="penstock-deadline", daemon=True).start()
     try:
         result, error = done.get(timeout=max(0.0, deadline - time.monotonic()))
     except queue.Empty:

@@ -29,13 +29,13 @@ from contextlib import suppress
 from penstock.access.encryption import load_secret_box
 from penstock.access.snapshot import Snapshot
 from penstock.db.engine import DatabaseUnavailable, open_existing
+from penstock.db.history import MARK_BYTES, HistoryPoint
 from penstock.db.liveness import SILENCE, Silence
-from penstock.db.unit_of_work import MARK, Point
 from penstock.settings import Settings
 
 # Process id, revision with its mark, and when the database confirmed it.
-CONFIRMATION = struct.Struct(f"qq{MARK}sd")
-NO_MARK = bytes(MARK)
+CONFIRMATION = struct.Struct(f"qq{MARK_BYTES}sd")
+NO_MARK = bytes(MARK_BYTES)
 READ_BYTES = 128 * CONFIRMATION.size
 # The arbiter queries the database only if a worker got an answer in the last RECENT_S seconds. It
 # also waits that long for a silent database.
@@ -97,7 +97,7 @@ class InheritedView:
         # Garbage collectors of workers would otherwise write to these pages, and unshare them.
         gc.freeze()
 
-    def confirm(self, point: Point, checked_at: float) -> None:
+    def confirm(self, point: HistoryPoint, checked_at: float) -> None:
         """Tell the arbiter, from a worker, which revision the database confirmed, and when."""
         with suppress(OSError):  # the pipe is full: the next confirmation replaces this one
             os.write(

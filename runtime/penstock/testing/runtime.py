@@ -14,7 +14,7 @@ from unittest import mock
 import click
 
 from penstock import logs
-from penstock.access import consumers, environments
+from penstock.access import api_keys, consumers, environments, policies
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
 from penstock.cli.base import Context
@@ -123,7 +123,7 @@ class Runtime(ObservedRuntime):
         options = self._host.evaluator.options
         if options and option not in options:
             raise UnknownName("policy", option, options, fix=f"there are: {', '.join(options)}")
-        environments.set_policy(
+        policies.set_policy(
             self._engine, ACTOR, ENVIRONMENT, option, served={}, stopping=(), internal=internal
         )
         self._host.upkeep.catch_up(self._engine)
@@ -246,7 +246,7 @@ class Runtime(ObservedRuntime):
                 self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.catalog.offered
             )
         if key:
-            headers["X-API-Key"] = consumers.create_key(
+            headers["X-API-Key"] = api_keys.create_key(
                 self._engine, ACTOR, consumer, ENVIRONMENT
             ).key
         self._host.upkeep.catch_up(self._engine)

@@ -170,12 +170,12 @@ class Admission:
         if services is None:
             raise unavailable()
         key = idempotency_key(exchange, endpoint, caller, self._settings.environment)
-        mark = services.marks.claim(
+        claim = services.replay_guard.claim(
             kind, caller.consumer_id, once, identity(key) if key is not None else b""
         )
-        if mark is not None:
-            exchange.marks += (mark,)
-        return mark is not None
+        if claim is not None:
+            exchange.claims += (claim,)
+        return claim is not None
 
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._settings

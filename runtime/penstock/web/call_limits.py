@@ -169,7 +169,7 @@ class CallLimits:
         )
         outcome = Outcome.refused(refusal, exchange.run, failure)
         if (services := self._services()) is not None:
-            services.marks.give_back_soon(exchange.marks)
+            services.replay_guard.release_later(exchange.claims)
         self._log.record(exchange, outcome)
         self._headers.complete(exchange, outcome.headers, outcome.body)
         self._log.write_late(exchange, outcome)

@@ -267,8 +267,8 @@ class Dispatcher:
         )
         refusal = outcome.refusal
         services = self._host.services
-        if exchange.marks and services is not None and not answered(status, refusal):
-            services.marks.give_back(exchange.marks)
+        if exchange.claims and services is not None and not answered(status, refusal):
+            services.replay_guard.release(exchange.claims)
         self._log.record(exchange, outcome)
         if len(body) > MIN_COMPRESSED_BYTES and status != PARTIAL_CONTENT:
             body = compress_reply(body, headers, environ.get("HTTP_ACCEPT_ENCODING", ""))

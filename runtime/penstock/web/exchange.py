@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.access.marks import Mark
+from penstock.access.replay_guard import MessageClaim
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.masks import masked
 from penstock.endpoints.endpoint import Endpoint
@@ -25,7 +25,7 @@ class Exchange:
 
     `run` is the id of its run and `request_id` the caller's own. `caller` is set once the gate has
     accepted the call, `runner` once its handler begins. `deadline` is a `time.monotonic()` reading.
-    `marks` belong to a call that counts once. `refusal` is what the watchdog answered while the
+    `claims` are of messages that count once. `refusal` is what the watchdog answered while the
     handler was still busy, and `close` says that the connection ends with the reply.
     """
 
@@ -34,11 +34,11 @@ class Exchange:
         "began",
         "call",
         "caller",
+        "claims",
         "close",
         "deadline",
         "endpoint",
         "environ",
-        "marks",
         "method",
         "place",
         "rates",
@@ -66,7 +66,7 @@ class Exchange:
         self.call: Call | None = None
         self.runner: Inline | None = None
         self.deadline: float | None = None
-        self.marks: tuple[Mark, ...] = ()
+        self.claims: tuple[MessageClaim, ...] = ()
         self.rates: list[tuple[str, str]] = []
         self.awaits_body = False
         self.recorded = False
@@ -79,7 +79,7 @@ class Exchange:
 
         Such a copy may have the stored reply alone.
         """
-        return not all(mark.owned for mark in self.marks)
+        return not all(claim.owned for claim in self.claims)
 
     @property
     def seconds(self) -> float:

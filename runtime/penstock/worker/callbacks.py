@@ -1,13 +1,14 @@
-"""Tell a consumer of the end of its run, one attempt at a time."""
+"""Send callbacks, one attempt at a time."""
 
 from __future__ import annotations
 
 import time
 
 from penstock.contracts.sanitize import as_json
-from penstock.db import runs as stored
+from penstock.db import durable_runs
 from penstock.db.engine import writing
-from penstock.db.unit_of_work import Row
+from penstock.db.run_tables import DurableRunRow
+from penstock.db.runs import FullRunRow
 from penstock.durable import callbacks
 from penstock.durable.engine import Document, EngineRun, RunStore
 from penstock.durable.intake import RunIntake
@@ -22,12 +23,12 @@ def call_back(
     view: CurrentView,
     url: str,
     accepting: RunIntake,
-    row: Row | None,
+    row: FullRunRow | None,
     document: Document,
 ) -> Document:
-    """Make one attempt to tell a consumer of its run's end, and see to the next one.
+    """Make one attempt of a callback, queue the next one where it fails, and return its outcome.
 
-    `row` is the run's record, `url` the public base URL. Raises KeyMissing.
+    `row` is the record of the run, `url` the public base URL. Raises KeyMissing.
     """
     run, attempt, access = document["callback"], document["attempt"], view.access
     held = _ended(accepting.run_store, run)
@@ -39,27 +40,29 @@ def call_back(
     )
     delay: float | None = None
     if row is None:
-        said = "the run is not remembered any more"
+        result = "the run was deleted"
     elif target is None:
-        said = "not allowed any more"
+        result = "not allowed any more"
     else:
         try:
             event = callbacks.event_of(
                 run_document(row, held) | {"url": _url_of(catalog, url, row)}
             )
             status = callbacks.deliver(document["url"], target, run, as_json(event))
-            said = f"delivered at attempt {attempt} ({status})"
+            result = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
-            said = f"attempt {attempt}: {error}"
+            result = f"attempt {attempt}: {error}"
             delay = (
                 None
-                if error.final or attempt > len(callbacks.PAUSES)
-                else callbacks.PAUSES[attempt - 1]
+                if error.final or attempt > len(callbacks.PAUSES_S)
+                else callbacks.PAUSES_S[attempt - 1]
             )
-    over = delay is None and not said.startswith("delivered")
+    over = delay is None and not result.startswith("delivered")
     with writing(accepting.engine) as connection:
-        stored.set_durable(
-            connection, run, callback_status=f"{'given up: ' if over else ''}{said}"[:255]
+        durable_runs.update(
+            connection,
+            run,
+            {DurableRunRow.callback_status: f"{'given up: ' if over else ''}{result}"[:255]},
         )
         if delay is not None:
             accepting.call_back_in(
@@ -70,18 +73,19 @@ def call_back(
                 attempt=attempt + 1,
                 delay=delay,
             )
-    return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0, "said": said}
+    return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0}
 
 
-def _url_of(catalog: Catalog, url: str, row: Row) -> str:
-    """Return where the consumer of a run can look it up."""
-    item = catalog.loaded.get(row["pipeline"])
-    outside = item is None or item.pipeline.trigger.external  # an internal pipeline is not there
-    return f"{url if outside else ''}/{row['pipeline']}/runs/{row['id']}"
+def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:
+    """Return the URL of a run in the status API."""
+    item = catalog.loaded.get(row.pipeline)
+    # An internal pipeline has no public URL.
+    outside = item is None or item.pipeline.trigger.external
+    return f"{url if outside else ''}/{row.pipeline}/runs/{row.id}"
 
 
 def _ended(ledger: RunStore, run: str) -> EngineRun | None:
-    """Return a run whose end was noted; the engine writes it a moment later."""
+    """Return a finished run; the engine stores its end a moment after the record."""
     for _ in range(50):
         held = ledger.look([run], outcomes=True).get(run)
         if held is None or held.state.over:

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from penstock.db import runs as stored
+from penstock.db import processes
 from penstock.db.engine import Engine, open_engine
 from penstock.runs.ids import new_run_id
 
@@ -34,7 +34,7 @@ class Heartbeat:
 
         Raises DatabaseUnavailable.
         """
-        stored.register(
+        processes.register(
             self._engine,
             self.process,
             kind="worker",
@@ -51,7 +51,7 @@ class Heartbeat:
         Raises DatabaseUnavailable.
         """
         began = time.monotonic()
-        if not stored.heartbeat(self._engine, self.process):
+        if not processes.heartbeat(self._engine, self.process):
             return False
         self.gap = began - self._sent_at
         self._sent_at = began
@@ -59,7 +59,7 @@ class Heartbeat:
 
     def end(self) -> None:
         """Report that this process ended in an orderly way. Raises DatabaseUnavailable."""
-        stored.heartbeat(self._engine, self.process, ended=True)
+        processes.heartbeat(self._engine, self.process, ended=True)
 
     @property
     def overdue(self) -> bool:

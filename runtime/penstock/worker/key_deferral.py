@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import structlog
 
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import RunStore
 from penstock.logs import LogThrottle
 
@@ -28,7 +28,7 @@ class KeyDeferral:
     """Defers runs of one worker process."""
 
     def __init__(
-        self, process: str, find: Callable[[str], Row | None], throttle: LogThrottle
+        self, process: str, find: Callable[[str], FullRunRow | None], throttle: LogThrottle
     ) -> None:
         """Take a function that returns the record of a run."""
         self._process = process
@@ -47,7 +47,7 @@ class KeyDeferral:
         delay = min(MAX_DELAY_S, FIRST_DELAY_S * DELAY_FACTOR ** min(deferrals, MAX_EXPONENT))
         delay *= random.uniform(0.8, 1.2)  # noqa: S311  so that many runs do not return at once
         row = self._find(run)
-        begun = row is not None and row["started_at"] is not None
+        begun = row is not None and row.started_at is not None
         if not run_store.defer(run, self._process, delay, deferrals + 1, begun=begun):
             return
         first = not deferrals or not self._logged

@@ -67,6 +67,6 @@ class Orphans:
                 item,
                 row,
                 "not-kept",
-                f"The engine could not go on with it, {number} times; the log of its worker says"
+                f"The engine could not continue it, {number} times; the log of its worker says"
                 " why.",
             )

@@ -2,7 +2,7 @@
 
 A run is lost when it is cancelled, when its time is up, or when other workers count this process as
 dead and take it. The engine rejects what a lost run writes, but its side effects outside would be
-repeated, so the thread is told early.
+repeated, so the thread is stopped early.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Ownership:
         """Raise RunReleased where a run does not belong to this process any more.
 
         The engine is asked where `surely`, or where heartbeats are overdue, so that a step costs no
-        query as a rule. Without the database it waits, for nobody can tell who owns the run.
+        query as a rule. Without the database it waits, for the owner is unknown.
         """
         while surely or self._heartbeat.overdue:
             try:
@@ -80,8 +80,8 @@ class Ownership:
     ) -> None:
         """Record where the handler of a timed out run is, while its thread still has the frame."""
         row = find_run(self._engine, run)
-        loaded = self._host.catalog.loaded.get(row["pipeline"]) if row is not None else None
-        if row is None or loaded is None or row["cancelled_by"] or row["status"] not in UNFINISHED:
+        loaded = self._host.catalog.loaded.get(row.pipeline) if row is not None else None
+        if row is None or loaded is None or row.cancelled_by or row.status not in UNFINISHED:
             return
         failure = failure_at(DeadlineExceeded(), thread, handler)
         run_store = intake_of(self._host).run_store

@@ -10,7 +10,7 @@ from functools import partial
 
 from penstock import clock
 from penstock.contracts.pipeline import Handler
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, RunExecutor, RunStore
 from penstock.durable.outcomes import check_size, outcome_of
 from penstock.durable.runner import DurableRunner, RunInput
@@ -53,7 +53,7 @@ class Performer:
         self,
         host: Host,
         executor: RunExecutor,
-        find: Callable[[str], Row | None],
+        find: Callable[[str], FullRunRow | None],
         confirm: Callable[[str, StopSignal, bool], None],
     ) -> None:
         """Create the performer of a worker.
@@ -124,7 +124,7 @@ class Performer:
         """
         now, accepted = clock.now(), millis_of(run) / 1000
         row = self._find(run)
-        recorded: datetime | None = row["started_at"] if row is not None else None
+        recorded: datetime | None = row.started_at if row is not None else None
         if recorded is not None:
             return max(accepted, min(now, recorded.timestamp()))
         if now - given.accepted_at < UNRECORDED_START_S:

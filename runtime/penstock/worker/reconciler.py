@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from penstock import clock
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.run_status import Status
-from penstock.db import runs as stored
+from penstock.db import durable_runs
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import RunStateRow
 from penstock.durable.engine import EngineRun, RunStore, State
 from penstock.durable.status import ending_of, started_of, steps_held
 from penstock.host.host import Host
@@ -41,7 +41,7 @@ class Reconciler:
     def reconcile(self) -> None:
         """Record the ends of the next batch of runs. Raises DatabaseUnavailable."""
         with reading(self._engine) as connection:
-            rows = stored.unfinished(
+            rows = durable_runs.unfinished(
                 connection,
                 self._host.view.environment_id,
                 after=self._after,
@@ -49,14 +49,12 @@ class Reconciler:
                 limit=BATCH_SIZE,
             )
         self._after = rows[-1]["id"] if len(rows) == BATCH_SIZE else None
-        engine_runs = intake_of(self._host).run_store.look(
-            [row["id"] for row in rows], outcomes=True
-        )
+        engine_runs = intake_of(self._host).run_store.look([row.id for row in rows], outcomes=True)
         for row in rows:
-            self._reconcile(row, engine_runs.get(row["id"]))
+            self._reconcile(row, engine_runs.get(row.id))
 
-    def _reconcile(self, row: Row, engine_run: EngineRun | None) -> None:
-        run, loaded = row["id"], self._host.catalog.loaded.get(row["pipeline"])
+    def _reconcile(self, row: RunStateRow, engine_run: EngineRun | None) -> None:
+        run, loaded = row.id, self._host.catalog.loaded.get(row.pipeline)
         recorder = recorder_of(self._host)
         if loaded is None or recorder.knows_end(run):
             return
@@ -77,7 +75,7 @@ class Reconciler:
                 )
             return
         intake = intake_of(self._host)
-        if row["cancelled_by"] and not engine_run.state.over:
+        if row.cancelled_by and not engine_run.state.over:
             intake.run_store.cancel([run])
             intake.close_cancelled([run])
         elif engine_run.state.over and not engine_run.undecryptable:
@@ -86,7 +84,7 @@ class Reconciler:
 
 
 def engine_end(
-    row: Row,
+    row: RunStateRow,
     engine_run: EngineRun,
     pipeline: Pipeline,
     run_store: RunStore,
@@ -96,12 +94,12 @@ def engine_end(
 
     Raises DatabaseUnavailable.
     """
-    run = row["id"]
+    run = row.id
     steps = steps_held(run_store.steps(run), started_of(row, engine_run))
     if engine_run.state is State.DONE and engine_run.outcome is not None:
         return Finished(run, pipeline, **ending_of(engine_run.outcome), steps=steps)
     ended = datetime.fromtimestamp(engine_run.ended_at, UTC) if engine_run.ended_at else None
-    if engine_run.state is State.CANCELLED and row["cancelled_by"]:
+    if engine_run.state is State.CANCELLED and row.cancelled_by:
         return Finished(run, pipeline, Status.CANCELLED, steps=steps, ended_at=ended)
     if engine_run.state is State.CANCELLED:
         status, http_status, problem, detail = Status.TIMED_OUT, 504, "timed-out", None

@@ -5,7 +5,7 @@ every run of a dead worker simply continued elsewhere, one such run would kill o
 other, and with each of them all runs beside it. So recoveries without progress are counted for each
 run, and a run that was recovered too often fails with `given-up`.
 
-**Who is suspected.** Nobody knows which of the runs of a dead worker killed it. A run that finished
+**Suspects.** It is unknown which of the runs of a dead worker killed it. A run that finished
 a step since its last recovery made progress and starts counting anew. The others are counted, and
 once they reach the limit they are suspects. Suspects are released one by one: the next may continue
 only when the one before has finished a step, has ended, or has run for a while without a dead
@@ -19,9 +19,9 @@ now. Suspects stay assigned to the dead worker while they wait, so they survive 
 process.
 
 **Races.** Every step may be repeated after a failure of the database in between. `db.runs.recover`
-counts a recovery once for each dead worker, whoever asks and how often. A worker that was suspended
-may take a run just before it notices that it counts as dead; such a stray run belongs to a process
-that is not registered, and is requeued after it was seen twice.
+counts a recovery once for each dead worker, whichever process asks and how often. A worker that was
+suspended may take a run just before it notices that it counts as dead. Such a stray run belongs to
+a process that is not registered; it is requeued after it was seen twice.
 
 **Rejected.** The recovery of the engine itself: it takes all runs of a process at once, and counts
 starts, so it would fail every run that several deployments interrupt. One shared process of
@@ -38,9 +38,9 @@ import structlog
 
 from penstock import metrics
 from penstock.contracts.run_status import UNFINISHED, Status
-from penstock.db import runs as stored
+from penstock.db import durable_runs, processes
 from penstock.db.engine import Engine, reading, writing
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, State
 from penstock.durable.intake import RunIntake, queue_of
 from penstock.runs.ids import new_run_id
@@ -52,7 +52,7 @@ STRAY_AFTER_S = 4.0  # between the first and the last look at a stray run
 ENDED_EARLY = frozenset({Status.CANCELLED, Status.TIMED_OUT})
 FAILED_HERE = frozenset({"given-up", "not-kept"})
 
-Known = tuple[EngineRun, Row]
+Known = tuple[EngineRun, FullRunRow]
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Recovery:
         self._strays: dict[str, float] = {}  # when each was seen first
         self._log = structlog.get_logger("penstock.worker")
 
-    def take_over(self, dead: stored.DeadWorker) -> bool:
+    def take_over(self, dead: processes.DeadWorker) -> bool:
         """Requeue the runs of a dead worker; return whether none of them waits any more.
 
         Raises DatabaseUnavailable; it may be repeated then.
@@ -124,7 +124,7 @@ class Recovery:
         self._looked_at = now
         running = self._run_store.under_way()
         with reading(self._engine) as connection:
-            registered = stored.process_ids(connection)
+            registered = processes.process_ids(connection)
         strays = [item for item in running if item.holder not in registered]
         self._strays = {item.run: before.get(item.run, now) for item in strays}
         for item in strays:
@@ -143,7 +143,7 @@ class Recovery:
             return
         if row is not None:
             count = self._count_recovery(
-                item, row, progressed=False, steps=row["steps_seen"], taken_from=new_run_id()
+                item, row, progressed=False, steps=row.steps_seen, taken_from=new_run_id()
             )
             if count is None:
                 return
@@ -154,33 +154,37 @@ class Recovery:
         if not self._close_ended(item, find_run(self._engine, item.run)):
             self._requeue(item)
 
-    def fail(self, item: EngineRun, row: Row, problem: str, detail: str) -> None:
+    def fail(self, item: EngineRun, row: FullRunRow, problem: str, detail: str) -> None:
         """End a run as failed, with a problem type and its detail."""
-        self._log.error("run given up", run=item.run, pipeline=row["pipeline"], reason=detail)
+        self._log.error("run given up", run=item.run, pipeline=row.pipeline, reason=detail)
         with writing(self._engine) as connection:
-            end = stored.End(item.run, Status.FAILED.value, 500, problem=problem, detail=detail)
+            end = durable_runs.End(
+                item.run, Status.FAILED.value, 500, problem=problem, detail=detail
+            )
             self._intake.finish_in(connection, [end])
         self._run_store.cancel([item.run])
-        self._on_failed(row["pipeline"])
+        self._on_failed(row.pipeline)
 
     # Counting
 
     def _sorted(
-        self, dead: stored.DeadWorker, assigned: Sequence[EngineRun]
+        self, dead: processes.DeadWorker, assigned: Sequence[EngineRun]
     ) -> tuple[list[EngineRun], list[EngineRun]]:
         """Return the runs of a dead worker to requeue now, and the suspects."""
         rows = {item.run: find_run(self._engine, item.run) for item in assigned}
         assigned = [item for item in assigned if not self._close_ended(item, rows[item.run])]
         if dead.ended:  # an orderly end accuses no run
             return list(assigned), []
-        known = [
+        counted = [
             (item, row)
             for item in assigned
-            if (row := rows[item.run]) is not None and row["status"] in UNFINISHED
+            if (row := rows[item.run]) is not None and row.status in UNFINISHED
         ]
-        counted_before = [known_run for known_run in known if known_run[1]["taken_from"] == dead.id]
-        uncounted = [known_run for known_run in known if known_run[1]["taken_from"] != dead.id]
-        known_ids = {item.run for item, _ in known}
+        counted_before = [
+            known_run for known_run in counted if known_run[1]["taken_from"] == dead.id
+        ]
+        uncounted = [known_run for known_run in counted if known_run[1]["taken_from"] != dead.id]
+        known_ids = {item.run for item, _ in counted}
         released = [item for item in assigned if item.run not in known_ids]
         released += [item for item, row in counted_before if not self._is_suspect(row)]
         released += self._count_recoveries(dead, uncounted)
@@ -189,19 +193,19 @@ class Recovery:
         remaining = self._run_store.held_by(dead.id)
         return released, [item for item in remaining if item.run not in released_ids]
 
-    def _count_recoveries(self, dead: stored.DeadWorker, known: list[Known]) -> list[EngineRun]:
+    def _count_recoveries(self, dead: processes.DeadWorker, runs: list[Known]) -> list[EngineRun]:
         """Count a recovery of each run, and return those to requeue now."""
         released = []
-        steps = {item.run: len(self._run_store.steps(item.run)) for item, _ in known}
+        steps = {item.run: len(self._run_store.steps(item.run)) for item, _ in runs}
         blamed = self._blamed(
-            dead, [(item, row) for item, row in known if steps[item.run] <= row["steps_seen"]]
+            dead, [(item, row) for item, row in runs if steps[item.run] <= row.steps_seen]
         )
-        for item, row in known:
-            progressed = steps[item.run] > row["steps_seen"]
+        for item, row in runs:
+            progressed = steps[item.run] > row.steps_seen
             if blamed not in (None, item) and not progressed:
                 with writing(self._engine) as connection:
-                    stored.recover(
-                        connection, item.run, row["recoveries"], row["steps_seen"], dead.id
+                    durable_runs.recover(
+                        connection, item.run, row.recoveries, row.steps_seen, dead.id
                     )
                 if not self._is_suspect(row):
                     released.append(item)
@@ -209,36 +213,36 @@ class Recovery:
             count = self._count_recovery(
                 item, row, progressed=progressed, steps=steps[item.run], taken_from=dead.id
             )
-            if count is not None and (progressed or count < self._max_recoveries(row["pipeline"])):
+            if count is not None and (progressed or count < self._max_recoveries(row.pipeline)):
                 released.append(item)
         return released
 
-    def _blamed(self, dead: stored.DeadWorker, stuck: Sequence[Known]) -> EngineRun | None:
+    def _blamed(self, dead: processes.DeadWorker, stuck: Sequence[Known]) -> EngineRun | None:
         """Return the suspect that was on trial in a dead worker: it started last."""
         tried = [
             item
             for item, row in stuck
-            if row["recoveries"]
+            if row.recoveries
             and self._is_suspect(row)
             and _seconds_running(dead, item) < MAX_TRIAL_S
         ]
         return max(tried, key=lambda item: item.started_at or 0.0, default=None)
 
-    def _is_suspect(self, row: Row) -> bool:
-        return bool(row["recoveries"] >= self._max_recoveries(row["pipeline"]))
+    def _is_suspect(self, row: FullRunRow) -> bool:
+        return bool(row.recoveries >= self._max_recoveries(row.pipeline))
 
     def _count_recovery(
-        self, item: EngineRun, row: Row, *, progressed: bool, steps: int, taken_from: str
+        self, item: EngineRun, row: FullRunRow, *, progressed: bool, steps: int, taken_from: str
     ) -> int | None:
         """Count a recovery and return the number without progress.
 
         Return None where the run failed by that, or where another process has counted it already.
         """
-        count = 1 if progressed else row["recoveries"] + 1
+        count = 1 if progressed else row.recoveries + 1
         with writing(self._engine) as connection:
-            if not stored.recover(connection, item.run, count, steps, taken_from):
+            if not durable_runs.recover(connection, item.run, count, steps, taken_from):
                 return None
-        if count > self._max_recoveries(row["pipeline"]):
+        if count > self._max_recoveries(row.pipeline):
             detail = f"It was under way in {count} workers that ended before it did."
             self.fail(item, row, "given-up", detail)
             return None
@@ -266,20 +270,20 @@ class Recovery:
             or len(self._run_store.steps(trial.run)) > trial.steps
         )
 
-    def _start_trial(self, dead: stored.DeadWorker, item: EngineRun) -> None:
+    def _start_trial(self, dead: processes.DeadWorker, item: EngineRun) -> None:
         seconds = min(MAX_TRIAL_S, max(MIN_TRIAL_S, 2 * _seconds_running(dead, item)))
         self._trial = Trial(item.run, seconds, len(self._run_store.steps(item.run)), self._now())
         self.requeue(item)
 
     # Engine
 
-    def _close_ended(self, item: EngineRun, row: Row | None) -> bool:
+    def _close_ended(self, item: EngineRun, row: FullRunRow | None) -> bool:
         """Return whether a run was cancelled, timed out or failed here; end it in the engine then.
 
         A run that succeeded is recovered once more, so that the engine stores its outcome.
         """
         if row is None or not (
-            row["cancelled_by"] or row["status"] in ENDED_EARLY or row["problem"] in FAILED_HERE
+            row.cancelled_by or row.status in ENDED_EARLY or row.problem in FAILED_HERE
         ):
             return False
         self._run_store.cancel([item.run])
@@ -288,11 +292,11 @@ class Recovery:
 
     def _requeue(self, item: EngineRun) -> None:
         row = find_run(self._engine, item.run)
-        queue = item.queue if row is None else queue_of(self._environment, row["pipeline"])
+        queue = item.queue if row is None else queue_of(self._environment, row.pipeline)
         self._run_store.requeue(item.run, item.holder, queue)
 
 
-def _seconds_running(dead: stored.DeadWorker, item: EngineRun) -> float:
+def _seconds_running(dead: processes.DeadWorker, item: EngineRun) -> float:
     """Return how long a run had been running when its worker died."""
     if item.started_at is None:
         return 0.0

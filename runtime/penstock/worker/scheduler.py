@@ -1,4 +1,4 @@
-"""Start the runs of schedules: declare them to the engine, and accept a run for each tick."""
+"""Schedules: declare them to the engine, and accept a run for each tick."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tick(
     schedule = _schedule_of(item, context)
     endpoint = endpoint_of(item, "POST", context["path"])
     if item is None or schedule is None or endpoint is None or not starter.may_start(identifier):
-        reason = "the pipeline is refused, disabled or not loaded"
+        reason = "the pipeline is blocked, disabled or not loaded"
         _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
         return
     why = skip_reason(schedule, moment, now or clock.utc_now())
@@ -89,13 +89,17 @@ def tick(
         ancestors=[identifier],
     )
     run = tick_id(environment, identifier, schedule, moment)
-    with suppress(Refusal):  # the backlog is full: this tick is skipped, as the log says
+    with suppress(Refusal):  # the backlog is full, so this tick is skipped
         accepting.accept(RunRequest(run, given, item.pipeline, endpoint.route))
 
 
 def _schedule_of(item: LoadedPipeline | None, context: Mapping[str, Any]) -> Schedule | None:
     schedules = item.pipeline.schedules if item is not None else ()
     return next(
-        (one for one in schedules if (one.cron, one.path) == (context["cron"], context["path"])),
+        (
+            schedule
+            for schedule in schedules
+            if (schedule.cron, schedule.path) == (context["cron"], context["path"])
+        ),
         None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.intake import RunIntake
 from penstock.host.host import Host
 from penstock.runs.ids import is_run_id
@@ -25,7 +25,7 @@ def recorder_of(host: Host) -> Recorder:
     return host.services.recorder
 
 
-def find_run(engine: Engine, run: str) -> Row | None:
+def find_run(engine: Engine, run: str) -> FullRunRow | None:
     """Return the record of a run, None for a tick of a schedule. Raises DatabaseUnavailable."""
     if not is_run_id(run):
         return None

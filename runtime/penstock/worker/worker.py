@@ -30,9 +30,9 @@ import structlog
 
 from penstock import clock, threads
 from penstock.contracts.run_status import Status
-from penstock.db import runs as stored
+from penstock.db import processes
 from penstock.db.engine import DatabaseUnavailable, Engine, open_engine
-from penstock.db.unit_of_work import Row
+from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, Queue, RunExecutor, Undecryptable
 from penstock.durable.intake import CALLBACKS, queue_of
 from penstock.durable.runner import RunInput
@@ -174,7 +174,7 @@ class Worker:
 
     def _take_over(self) -> None:
         """Recover the runs of dead workers. Raises DatabaseUnavailable."""
-        for dead in stored.overdue(
+        for dead in processes.claim_dead_workers(
             self._engine,
             self._host.view.environment_id,
             self._heartbeat.process,
@@ -189,7 +189,7 @@ class Worker:
                 self._log.exception("can't take over from a worker", worker=dead.id)
                 continue
             if done:
-                stored.unregister(self._engine, dead.id)
+                processes.unregister(self._engine, dead.id)
         self._recovery.requeue_strays()
 
     def _exit_if_stuck(self) -> None:
@@ -303,7 +303,7 @@ class Worker:
             now,
         )
 
-    def _find(self, run: str) -> Row | None:
+    def _find(self, run: str) -> FullRunRow | None:
         return find_run(self._engine, run)
 
     @property

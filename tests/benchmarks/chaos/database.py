@@ -22,7 +22,7 @@ from benchmarks.chaos.trial import (
 )
 from support.services import PgBouncer
 
-from penstock.access import consumers
+from penstock.access import api_keys
 
 ACTOR = "chaos"
 CUT = "127.0.0.2"  # the address of the first host's database
@@ -40,7 +40,7 @@ def follows(trial: Trial, site: Site) -> None:
     it is revoked."""
     key = site.place.key("acme", site.environment)
     each(site.units, "accepts a new key", lambda unit: site.status_of(unit, key) == 200, SEEN_S)
-    consumers.revoke_key(site.place.engine, ACTOR, key.id)
+    api_keys.revoke_key(site.place.engine, ACTOR, key.id)
     each(site.units, "rejects a revoked key", lambda unit: site.status_of(unit, key) == 401, SEEN_S)
     trial.expect(
         "the hosts are ready", held=all(unit.get("/-/ready")[0] == 200 for unit in site.units)
@@ -131,7 +131,7 @@ def black_hole(trial: Trial) -> None:
         runs.submit(5)
         with drop_established(CUT, site.database.port):
             began = time.monotonic()
-            consumers.revoke_key(site.place.engine, ACTOR, key.id)
+            api_keys.revoke_key(site.place.engine, ACTOR, key.id)
             each([other], "rejects the key", lambda unit: site.status_of(unit, key) == 401, SEEN_S)
             each([cut], "rejects the key", lambda unit: site.status_of(unit, key) == 401, NOTICED_S)
             took, logged = time.monotonic() - began, "database away" in cut.said()

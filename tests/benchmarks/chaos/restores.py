@@ -11,8 +11,8 @@ from benchmarks.chaos.site import Site
 from benchmarks.chaos.traffic import GOOD, Callers, kinds_of
 from benchmarks.chaos.trial import Trial, each, scenario
 
-from penstock.access import consumers
-from penstock.access.consumers import NewKey
+from penstock.access import api_keys
+from penstock.access.api_keys import NewKey
 
 TRIES = 20
 REVISION = "TABLE DATA public revision "
@@ -127,7 +127,7 @@ def restored_at_once(trial: Trial) -> None:
     _seen(site, first)
     site.database.dump(dump)
     second = site.place.key("acme", site.environment)
-    consumers.revoke_key(site.place.engine, ACTOR, first.id)
+    api_keys.revoke_key(site.place.engine, ACTOR, first.id)
     _seen(site, second)
     with trial.callers(site, kinds=kinds_of(site)[:1]) as callers:
         site.place.engine.dispose()

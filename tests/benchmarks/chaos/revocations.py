@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from benchmarks.chaos.site import ENVIRONMENT, Site, Unit
 from benchmarks.chaos.trial import Trial, scenario, until
 
-from penstock.access import consumers
+from penstock.access import api_keys, consumers
 
 ACTOR = "chaos"
 CONSUMER = "partner"
@@ -57,7 +57,7 @@ CHANGES = (
     Change(
         "revoke key",
         401,
-        lambda site, key_id: consumers.revoke_key(site.place.engine, ACTOR, key_id),
+        lambda site, key_id: api_keys.revoke_key(site.place.engine, ACTOR, key_id),
         lambda key_id: ("key", "revoke", key_id),
         lambda site: None,
     ),

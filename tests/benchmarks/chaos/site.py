@@ -21,7 +21,7 @@ from benchmarks.chaos.postgres import Database
 from support.place import Place, wait_for
 from support.services import free_port, initdb
 
-from penstock.access.consumers import NewKey
+from penstock.access.api_keys import NewKey
 
 ENVIRONMENT = "prod"
 WORKERS, THREADS = 2, 16

@@ -15,22 +15,22 @@ from alembic.migration import MigrationContext
 from support.place import ACTOR, Place
 
 from penstock import Caller, CredentialRejected, audit, parse_api_key
-from penstock.access import consumers, environments, signing_keys
+from penstock.access import api_keys, consumers, environments, signing_keys
 from penstock.access.encryption import SecretBox, make_secret_key
-from penstock.access.environments import set_policy
 from penstock.access.pipelines import pipelines_seen
+from penstock.access.policies import set_policy
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.engine import open_engine, reading
-from penstock.db.tables import metadata
-from penstock.db.unit_of_work import look_at_history
+from penstock.db.history import read_history
+from penstock.db.schema import metadata
 from penstock.errors import AlreadyExists, CannotStart, PenstockError, UnknownName
 from penstock_jwt.tokens import Tokens
 
 
 def revision(place: Place) -> int:
     with reading(place.engine) as connection:
-        return look_at_history(connection, -1)[0].revision
+        return read_history(connection, -1)[0].revision
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -60,7 +60,7 @@ def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) 
     before, events = revision(place), len(audit.events(place.engine, limit=100))
 
     consumers.create_consumer(place.engine, "olga", "acme")
-    made = consumers.create_key(place.engine, "olga", "acme", "test")
+    made = api_keys.create_key(place.engine, "olga", "acme", "test")
 
     trail = audit.events(place.engine, limit=100)
     assert revision(place) == before + 2
@@ -135,7 +135,7 @@ def test_the_snapshot_reads_what_changed_and_ends_where_a_fresh_one_begins(place
     assert found is not None
     assert follower.associated(found.consumer_id, "v1/orders")
     consumers.dissociate(place.engine, ACTOR, "acme", ["v1/orders"], "test")
-    consumers.revoke_key(place.engine, ACTOR, made.id)
+    api_keys.revoke_key(place.engine, ACTOR, made.id)
     follower.refresh(place.engine)
 
     fresh = place.snapshot()
@@ -162,7 +162,7 @@ def test_writers_at_the_same_time_take_turns_and_lose_nothing(place: Place) -> N
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: place.key("acme").id, range(24)))
 
-    assert len(ids) == len(consumers.list_keys(place.engine)) == 24
+    assert len(ids) == len(api_keys.list_keys(place.engine)) == 24
     assert revision(place) == before + 24
 
 
@@ -170,26 +170,26 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
     place.consumer("acme")
     old = place.key("acme")
 
-    made, ends = consumers.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
+    made, ends = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
 
-    rows = {str(row["id"]): row for row in consumers.list_keys(place.engine, consumer="acme")}
+    rows = {str(row["id"]): row for row in api_keys.list_keys(place.engine, consumer="acme")}
     assert rows[made.id]["state"] == rows[old.id]["state"] == "usable"
     assert rows[made.id]["expires_at"] is None
     assert rows[old.id]["expires_at"] == ends
     assert timedelta(days=6, hours=23) < ends - datetime.now(UTC) <= timedelta(days=7)
-    shorter = consumers.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
+    shorter = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
     assert shorter == ends
 
 
 def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:
     place.consumer("acme")
     made = place.key("acme")
-    consumers.revoke_key(place.engine, ACTOR, made.id)
+    api_keys.revoke_key(place.engine, ACTOR, made.id)
 
-    with pytest.raises(PenstockError, match="for good"):
-        consumers.set_key_enabled(place.engine, ACTOR, made.id, enabled=True)
+    with pytest.raises(PenstockError, match="which is final"):
+        api_keys.set_key_enabled(place.engine, ACTOR, made.id, enabled=True)
     with pytest.raises(PenstockError, match="has ended"):
-        consumers.rotate_key(place.engine, ACTOR, made.id, timedelta(days=1))
+        api_keys.rotate_key(place.engine, ACTOR, made.id, timedelta(days=1))
 
 
 def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place: Place) -> None:

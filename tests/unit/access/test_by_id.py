@@ -507,14 +507,14 @@ class TestUpgrade:
     ) -> None:
         old.upgrade()
 
-        assert pipelines.settle_names(old.engine, ACTOR, {"v1/orders": "shop"}) == {
+        assert pipelines.convert_names(old.engine, ACTOR, {"v1/orders": "shop"}) == {
             "test": {"orders": ["v1/orders"]}
         }
         assert granted(view_of(old))["associated"] == ["v1/orders"]
-        assert pipelines.waiting_names(old.engine)
+        assert pipelines.has_unconverted_names(old.engine)
         pipelines.pipelines_seen(old.engine, "runtime", "test", OFFERED)
         pipelines.pipelines_seen(old.engine, "runtime", "prod", OFFERED)
-        assert not pipelines.waiting_names(old.engine)
+        assert not pipelines.has_unconverted_names(old.engine)
 
 
 class TestBesideTheReleaseBefore:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,13 +16,15 @@ from support.place import ACTOR, Place
 
 from penstock import Rate, parse_api_key
 from penstock.access import (
+    apply_changes,
     callbacks,
     consumers,
     credentials,
-    environments,
     issuers,
     limits,
+    policies,
     sensitive_fields,
+    sessions,
     signing_keys,
     users,
     variables,
@@ -95,7 +98,7 @@ class Everything:
             place.engine,
             ACTOR,
             "test",
-            issuers.said_of("https://id.example", "penstock"),
+            issuers.parse_issuer("https://id.example", "penstock"),
             own="penstock",
         )
         credentials.add_credential(
@@ -109,14 +112,14 @@ class Everything:
             box=place.box,
             enrol=lambda name, _: (name, HASH.encode()),
         )
-        environments.set_policy(
+        policies.set_policy(
             place.engine,
             ACTOR,
             "test",
             "api-key",
             served={"v1/old": frozenset({"api_key"})},
             stopping=["v1/old"],
-            grace=environments.timedelta(days=7),
+            grace=timedelta(days=7),
         )
 
 
@@ -249,7 +252,7 @@ def test_a_row_that_can_not_be_read_grants_nothing_and_is_told(
             "UPDATE api_keys SET expires",
         )
     ):
-        assert view.doubts or "active" in statement
+        assert view.unreadable_rows or "active" in statement
     assert view.age() < 60
 
 
@@ -313,7 +316,7 @@ def test_a_restriction_that_can_not_be_read_closes_what_it_may_concern(
         view = sqlite_place.snapshot()
 
     assert not granted(it, view)
-    assert view.doubts or "active = 'no'" in statement
+    assert view.unreadable_rows or "active = 'no'" in statement
 
 
 def test_a_doubt_ends_when_the_row_is_good_again(sqlite_place: Place) -> None:
@@ -327,11 +330,11 @@ def test_a_doubt_ends_when_the_row_is_good_again(sqlite_place: Place) -> None:
             sqlite_place, good.rpartition("=")[0] + ("= NULL" if bad == "NULL" else f"= '{bad}'")
         )
         view.refresh(sqlite_place.engine)
-        assert view.doubts
+        assert view.unreadable_rows
         by_hand(sqlite_place, good)
         view.refresh(sqlite_place.engine)
 
-    assert view.doubts == ()
+    assert view.unreadable_rows == ()
     assert view.networks[it.id].admit("192.0.2.1")
     assert not view.token_revoked("any", "acme", time.time())
 
@@ -412,7 +415,7 @@ def test_what_a_row_said_before_it_was_changed_by_hand_is_forgotten(
     view.refresh(place.engine)
 
     assert not kept(it, view)
-    assert view.doubts == ()
+    assert view.unreadable_rows == ()
 
 
 def test_a_flag_of_a_user_that_is_a_word_lets_nobody_in(sqlite_place: Place) -> None:
@@ -421,10 +424,10 @@ def test_a_flag_of_a_user_that_is_a_word_lets_nobody_in(sqlite_place: Place) -> 
 
     assert users.check_password(sqlite_place.engine, "ann", "correct horse battery") is None
     with pytest.raises(UsageError, match="may not sign in"):
-        users.begin_session(
+        sessions.begin_session(
             sqlite_place.engine,
             "ann",
-            lifetime=environments.timedelta(hours=1),
+            lifetime=timedelta(hours=1),
             address="",
             agent="",
             how="password",
@@ -461,18 +464,18 @@ class TestBroken:
         it = Everything(place)
         view = place.snapshot()
         place.consumer("fresh")
-        take = Snapshot._take_needs  # noqa: SLF001  half of a change is applied before it
+        take = apply_changes._apply_variables  # noqa: SLF001  half of a change is applied before it
 
         def fail(*_: object) -> None:
             raise SystemExit(0)
 
-        monkeypatch.setattr(Snapshot, "_take_needs", fail)
+        monkeypatch.setattr(apply_changes, "_apply_variables", fail)
         with pytest.raises(SystemExit):
             view.refresh(place.engine)
         broken = view.age()
         with pytest.raises(SystemExit):
             view.refresh(place.engine)
-        monkeypatch.setattr(Snapshot, "_take_needs", take)
+        monkeypatch.setattr(apply_changes, "_apply_variables", take)
         view.refresh(place.engine)
 
         assert broken == float("inf")

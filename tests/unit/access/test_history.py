@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from support.place import ACTOR, Place, Server
 from support.services import initdb
 
-from penstock.access import consumers
+from penstock.access import api_keys
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import HistoryChanged, Snapshot
 from penstock.db.engine import DatabaseUnavailable
-from penstock.db.tables import history, metadata
-from penstock.db.unit_of_work import REMEMBERED
+from penstock.db.history import MAX_MARKS
+from penstock.db.tables import ApiKeyRow, HistoryRow
 from penstock.errors import CannotStart
 
 PLUGIN = """
@@ -158,7 +158,7 @@ class TestViews:
         place.consumer("lost")
         view = place.snapshot()
         backup.restore()
-        consumers.revoke_key(place.engine, ACTOR, key.id)
+        api_keys.revoke_key(place.engine, ACTOR, key.id)
         for number in range(more):
             place.consumer(f"later-{number}")
         with pytest.raises(HistoryChanged):
@@ -232,7 +232,7 @@ class TestViews:
         view = place.snapshot()
         # As a restore into tables that kept their keys may leave a view: half.
         with place.engine.begin() as connection:
-            connection.execute(sa.update(metadata.tables["api_keys"]).values(enabled=False))
+            connection.execute(sa.update(ApiKeyRow.table).values(enabled=False))
         assert not view.refresh(place.engine)
         done = place.run("db", "restored")
         assert done.returncode == 0, done.stderr
@@ -256,11 +256,11 @@ class TestViews:
     def test_old_marks_are_forgotten(self, place: Place) -> None:
         view = place.snapshot()
         with place.engine.begin() as connection:
-            connection.execute(sa.text(f"UPDATE revision SET value = value + {REMEMBERED}"))
+            connection.execute(sa.text(f"UPDATE revision SET value = value + {MAX_MARKS}"))
         place.consumer("acme")
         with place.engine.connect() as connection:
-            assert list(connection.scalars(sa.select(history.c.revision))) == [
-                view.revision + REMEMBERED + 1
+            assert list(connection.scalars(sa.select(HistoryRow.revision))) == [
+                view.revision + MAX_MARKS + 1
             ]
         view.read(place.engine)
         assert view.consumer_named("acme") is not None
@@ -274,7 +274,7 @@ class TestViews:
             keys.append(place.key("acme"))
             views.append(place.snapshot())
         backup.restore()
-        consumers.revoke_key(place.engine, ACTOR, keys[0].id)
+        api_keys.revoke_key(place.engine, ACTOR, keys[0].id)
         keys.append(place.key("acme"))
         for view in views:
             view.read(place.engine)
@@ -372,13 +372,13 @@ class TestKeys:
         backup = Backup(place)
         place.consumer("lost")
         view = place.snapshot()
-        view._box = SecretBox((make_secret_key(),))  # noqa: SLF001  it has the new key alone
+        view._parser._box = SecretBox((make_secret_key(),))  # noqa: SLF001  it has the new key alone
         backup.restore()
         view.read(place.engine)
 
         assert knows(view, key.key)
         assert view.age() < 60
-        assert any("another PENSTOCK_SECRET_KEY" in doubt for doubt in view.doubts)
+        assert any("another PENSTOCK_SECRET_KEY" in doubt for doubt in view.unreadable_rows)
         replaced = Snapshot("test", SecretBox((make_secret_key(),)), forgiving=True)
         replaced.read(place.engine)  # a process that takes the place of one that ended
         assert knows(replaced, key.key)
@@ -421,7 +421,7 @@ class TestHosts:
         try:
             place.engine.dispose()
             backup.restore()
-            consumers.revoke_key(place.engine, ACTOR, revoked.id)
+            api_keys.revoke_key(place.engine, ACTOR, revoked.id)
             place.consumer("later")
         finally:
             for pid in pids(server):

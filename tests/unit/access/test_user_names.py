@@ -45,14 +45,18 @@ def place(sqlite_place: Place) -> Place:
 def test_a_provider_vouches_for_nobody_of_another_name(place: Place, said: str, claim: str) -> None:
     name = _name({claim: said, "email_verified": True}, claim)
 
-    assert name is None or users.find_vouched_for(place.engine, name, fold=claim == "email") is None
+    assert (
+        name is None or users.find_provider_user(place.engine, name, fold=claim == "email") is None
+    )
 
 
 def test_case_matters_but_for_the_ascii_letters_of_an_address(place: Place) -> None:
-    assert users.find_vouched_for(place.engine, "Mark@Example.ORG", fold=True) == "mark@example.org"
-    assert users.find_vouched_for(place.engine, "Mark@Example.ORG", fold=False) is None
     assert (
-        users.find_vouched_for(place.engine, "mark@example.org", fold=False) == "mark@example.org"
+        users.find_provider_user(place.engine, "Mark@Example.ORG", fold=True) == "mark@example.org"
+    )
+    assert users.find_provider_user(place.engine, "Mark@Example.ORG", fold=False) is None
+    assert (
+        users.find_provider_user(place.engine, "mark@example.org", fold=False) == "mark@example.org"
     )
 
 
@@ -82,8 +86,8 @@ def test_a_user_whom_the_provider_alone_vouches_for_keeps_the_case_of_the_name(
     assert users.create_user(place.engine, ACTOR, "Ann.Smith", Role.VIEWER, None) == "Ann.Smith"
     assert users.create_user(place.engine, ACTOR, "Bea", Role.VIEWER, PASSWORD) == "bea"
 
-    assert users.find_vouched_for(place.engine, "Ann.Smith", fold=False) == "Ann.Smith"
-    assert users.find_vouched_for(place.engine, "ann.smith", fold=False) is None
+    assert users.find_provider_user(place.engine, "Ann.Smith", fold=False) == "Ann.Smith"
+    assert users.find_provider_user(place.engine, "ann.smith", fold=False) is None
 
 
 @pytest.mark.parametrize("name", ["mark@example.org", "Mark@example.org", " MARK@example.org"])

@@ -187,11 +187,14 @@ class TestKept:
 
     def test_secrets_are_sealed_at_rest_and_wiped(self, place: Place) -> None:
         from penstock.db.engine import reading
+        from penstock.db.tables import PipelineSecretRow
         from penstock.db.unit_of_work import RowReader
 
         def sealed() -> bytes:
             with reading(place.engine) as connection:
-                row = RowReader(connection).find("pipeline_secrets", name="erp_token")
+                row = RowReader(connection).find(
+                    PipelineSecretRow, {PipelineSecretRow.name: "erp_token"}
+                )
                 return bytes(row["sealed"]) if row else b"none"
 
         variables.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box)
@@ -292,13 +295,13 @@ def test_a_deployment_is_checked_mended_and_served(
 
 VARIABLE_MISSING = (
     "the variable 'nope' is not set in environment 'test'; set it: `penstock variable set nope"
-    ' VALUE --env test`, and name it in the pipeline\'s needs={"nope"}, so that `penstock check`'
-    " tells before a call does"
+    ' VALUE --env test`, and declare needs={"nope"} on the pipeline, so that `penstock check`'
+    " reports it before a call fails"
 )
 SECRET_MISSING = (
-    "the secret 'nope' is not set, has expired or is kept for other pipelines in environment"
-    " 'test'; set it: `penstock secret set nope --env test`, and name it in the pipeline's"
-    ' needs={secret("nope")}, so that `penstock check` tells before a call does'
+    "the secret 'nope' is not set, has expired or is limited to other pipelines in environment"
+    " 'test'; set it: `penstock secret set nope --env test`, and declare needs={secret(\"nope\")}"
+    " on the pipeline, so that `penstock check` reports it before a call fails"
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.access.callbacks import CallbackTarget
 from penstock.durable import callbacks
-from penstock.durable.intake import all_held, callback_id
+from penstock.durable.intake import callback_id, engine_ids_of
 from penstock.runs.ids import new_run_id
 
 TARGET = CallbackTarget("https://erp.acme.example/hooks", private=False, secret=b"s")
@@ -21,7 +21,7 @@ TARGET = CallbackTarget("https://erp.acme.example/hooks", private=False, secret=
     "path", ["/hooks", "/hooks/", "/hooks/7", "/hooks/a%20b/c.d?x=1&y=..%2f", "/hooks/..7"]
 )
 def test_a_url_below_the_prefix_is_taken(path: str) -> None:
-    assert TARGET.takes(f"https://erp.acme.example{path}")
+    assert TARGET.matches(f"https://erp.acme.example{path}")
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_a_url_below_the_prefix_is_taken(path: str) -> None:
     ],
 )  # fmt: skip
 def test_what_leads_out_of_it_or_is_no_url_is_not(path: str) -> None:
-    assert not TARGET.takes(f"https://erp.acme.example{path}")
+    assert not TARGET.matches(f"https://erp.acme.example{path}")
 
 
 def test_whoever_answers_drop_by_drop_is_cut_off_and_holds_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(callbacks, "PATIENCE", 0.5)
+    monkeypatch.setattr(callbacks, "ATTEMPT_TIMEOUT_S", 0.5)
     cut = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -136,9 +136,9 @@ def test_what_is_sent_has_the_members_that_standard_webhooks_recommends() -> Non
 def test_all_attempts_to_tell_an_end_are_forgotten_with_the_run() -> None:
     told, silent = new_run_id(), new_run_id()
 
-    held = all_held({told: True, silent: False})
+    held = engine_ids_of({told: True, silent: False})
 
     assert held[:2] == [told, silent]
     assert held[2:] == [
-        callback_id(told, attempt) for attempt in range(1, len(callbacks.PAUSES) + 2)
+        callback_id(told, attempt) for attempt in range(1, len(callbacks.PAUSES_S) + 2)
     ]

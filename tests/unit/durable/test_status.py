@@ -22,6 +22,7 @@ from penstock import (
     hookimpl,
     step,
 )
+from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
 from penstock.durable.engine import EngineRun, EngineStep, State
@@ -138,17 +139,17 @@ def test_a_run_that_is_cancelled_has_an_end_too(runtime: Runtime) -> None:
 def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
     run = new_run_id()
     came = millis_of(run) / 1000
-    row: Any = {
-        "id": run,
-        "status": "running",
-        "pipeline": "v1/x",
-        "started_at": None,
-        "micros": None,
-        "progress": None,
-        "cancelled_by": None,
-        "problem": None,
-        "http_status": None,
-    }
+    row: Any = SimpleNamespace(
+        id=run,
+        status="running",
+        pipeline="v1/x",
+        started_at=None,
+        micros=None,
+        progress=None,
+        cancelled_by=None,
+        problem=None,
+        http_status=None,
+    )
     outcome = {
         "status": 200,
         "headers": [],
@@ -177,7 +178,8 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         - datetime.fromtimestamp(came + 2.2, UTC)
     ) < timedelta(milliseconds=1)
     assert started_of(
-        row | {"started_at": datetime.fromtimestamp(came - 5, UTC)}, None
+        SimpleNamespace(**vars(row) | {"started_at": datetime.fromtimestamp(came - 5, UTC)}),
+        None,
     ) == datetime.fromtimestamp(came, UTC)
 
 
@@ -187,18 +189,21 @@ def test_the_end_of_a_run_that_was_cut_off_is_counted_from_its_beginning(place: 
         datetime.now(UTC) - timedelta(seconds=30),
     )
     with writing(place.engine) as connection:
-        stored.accept(
+        durable_runs.accept(
             connection,
+            durable_runs.NewRun(
+                id=run,
+                environment_id=1,
+                pipeline="v1/jobs",
+                version="1",
+                route="POST /",
+            ),
             callback_url=None,
-            id=run,
-            environment_id=1,
-            pipeline="v1/jobs",
-            version="1",
-            route="POST /",
         )
-        stored.start(connection, [(run, began)])
-        stored.finish(
-            connection, [stored.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))]
+        durable_runs.start(connection, [(run, began)])
+        durable_runs.finish(
+            connection,
+            [durable_runs.End(run, "timed_out", 504, ended_at=began + timedelta(seconds=20))],
         )
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
@@ -214,16 +219,20 @@ def test_the_beginning_is_known_though_its_record_was_lost_with_the_worker(place
         datetime.now(UTC) - timedelta(seconds=30),
     )
     with writing(place.engine) as connection:
-        stored.accept(
+        durable_runs.accept(
             connection,
+            durable_runs.NewRun(
+                id=run,
+                environment_id=1,
+                pipeline="v1/jobs",
+                version="1",
+                route="POST /",
+            ),
             callback_url=None,
-            id=run,
-            environment_id=1,
-            pipeline="v1/jobs",
-            version="1",
-            route="POST /",
         )
-        stored.finish(connection, [stored.End(run, "succeeded", 200, micros=5, started_at=began)])
+        durable_runs.finish(
+            connection, [durable_runs.End(run, "succeeded", 200, micros=5, started_at=began)]
+        )
     with reading(place.engine) as connection:
         row = stored.find(connection, run)
 

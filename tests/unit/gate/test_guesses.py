@@ -18,7 +18,7 @@ from support.console import PASSWORD, ROOT, create_users, engine_of
 from support.services import Redis
 
 from penstock import Call, CredentialRejected, HttpTrigger, Pipeline, Rate, hookimpl
-from penstock.access import users
+from penstock.access import sessions, users
 from penstock.errors import Refusal
 from penstock.gate import guesses
 from penstock.gate.rates import Limiter
@@ -299,9 +299,9 @@ class TestSigningIn:
         engine = engine_of(desk)
         self.sign_in(desk, "ann", PASSWORD, ADDRESS)
 
-        assert users.is_known_address(engine, "ann", ADDRESS)
-        assert not users.is_known_address(engine, "oli", ADDRESS)
-        assert not users.is_known_address(engine, "nobody", ADDRESS)
-        assert not users.is_known_address(engine, "ann", "")
+        assert sessions.is_known_address(engine, "ann", ADDRESS)
+        assert not sessions.is_known_address(engine, "oli", ADDRESS)
+        assert not sessions.is_known_address(engine, "nobody", ADDRESS)
+        assert not sessions.is_known_address(engine, "ann", "")
         monkeypatch.setattr(users, "REMEMBERED", -users.REMEMBERED)
-        assert not users.is_known_address(engine, "ann", ADDRESS)
+        assert not sessions.is_known_address(engine, "ann", ADDRESS)

@@ -500,7 +500,7 @@ class TestIdempotencyKey:
     ) -> None:
         """Nobody knows whether it was performed."""
         send = sender(runtime, "/v1/kept/", message("raise"), Idempotency_Key="k1")
-        monkeypatch.setattr("penstock.access.marks.Marks.give_back", lambda *_: None)
+        monkeypatch.setattr("penstock.access.replay_guard.ReplayGuard.release", lambda *_: None)
         assert send().status_code == 500
 
         assert (problem(send()), problem(send(Idempotency_Key="k2"))) == (

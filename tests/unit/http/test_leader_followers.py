@@ -1,4 +1,4 @@
-"""Threads that take turns: what comes is handled at once, whatever the one before it is doing."""
+"""The Leader/Followers pool: an event is served at once, however busy the thread before it is."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from penstock.http.leader_followers import MAX_BUSY_S, LeaderFollowers
 Job = Callable[[], object]
 
 
-class Row:
-    """Jobs that come one by one, and the turns that do them."""
+class Rig:
+    """A pool whose events are jobs from a queue."""
 
-    def __init__(self, most: int) -> None:
-        self.coming: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.turns: LeaderFollowers[Job] = LeaderFollowers(most, self._wait, lambda job: job())
-        self.turns.start()
+    def __init__(self, limit: int) -> None:
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.pool: LeaderFollowers[Job] = LeaderFollowers(limit, self._poll, lambda job: job())
+        self.pool.start()
 
-    def _wait(self) -> Iterator[Job]:
+    def _poll(self) -> Iterator[Job]:
         try:
-            yield self.coming.get(timeout=0.05)
+            yield self.jobs.get(timeout=0.05)
         except queue.Empty:
             return
 
-    def done_by(self) -> int | None:
-        """Return the thread that does what comes next; None where nobody does within two
-        seconds."""
-        told: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.coming.put(lambda: told.put(threading.get_ident()))
+    def serving_thread(self) -> int | None:
+        """Return the thread that serves the next job, None if none does within two seconds."""
+        served: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.jobs.put(lambda: served.put(threading.get_ident()))
         try:
-            return told.get(timeout=2)
+            return served.get(timeout=2)
         except queue.Empty:
             return None
 
@@ -46,47 +45,49 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_one_thread_does_what_is_quickly_done() -> None:
-    row = Row(8)
+def test_one_thread_serves_all_short_jobs() -> None:
+    rig = Rig(8)
 
-    assert len({row.done_by() for _ in range(50)}) == 1
+    assert len({rig.serving_thread() for _ in range(50)}) == 1
 
 
-def test_another_takes_the_turn_of_one_that_is_busy(release: threading.Event) -> None:
-    row = Row(8)
+def test_another_thread_serves_while_the_leader_is_busy(release: threading.Event) -> None:
+    rig = Rig(8)
     for _ in range(3):
-        row.coming.put(lambda: release.wait(10))
+        rig.jobs.put(lambda: release.wait(10))
 
-    assert row.done_by() is not None
+    assert rig.serving_thread() is not None
 
 
-def test_who_is_about_to_be_busy_gives_the_turn_away_at_once(release: threading.Event) -> None:
-    row = Row(8)
+def test_the_leader_can_promote_another_thread_before_a_long_job(
+    release: threading.Event,
+) -> None:
+    rig = Rig(8)
     began: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def slow() -> None:
-        row.turns.promote_next()
+        rig.pool.promote_next()
         began.put(threading.get_ident())
         release.wait(10)
 
-    row.coming.put(slow)
+    rig.jobs.put(slow)
 
-    assert row.done_by() not in {None, began.get(timeout=2)}
-
-
-def test_only_the_one_whose_turn_it_is_can_give_it_away() -> None:
-    row = Row(2)
-    first = row.done_by()
-    row.turns.promote_next()
-
-    assert row.done_by() == first
+    assert rig.serving_thread() not in {None, began.get(timeout=2)}
 
 
-def test_when_all_are_busy_the_first_that_is_done_goes_on(release: threading.Event) -> None:
-    row = Row(2)
+def test_only_the_leader_can_promote_another_thread() -> None:
+    rig = Rig(2)
+    first = rig.serving_thread()
+    rig.pool.promote_next()
+
+    assert rig.serving_thread() == first
+
+
+def test_if_all_threads_are_busy_the_first_free_one_leads(release: threading.Event) -> None:
+    rig = Rig(2)
     for _ in range(2):
-        row.coming.put(lambda: release.wait(10))
+        rig.jobs.put(lambda: release.wait(10))
     time.sleep(20 * MAX_BUSY_S)
     threading.Timer(0.2, release.set).start()
 
-    assert row.done_by() is not None
+    assert rig.serving_thread() is not None

@@ -1,4 +1,4 @@
-"""What holds on each of the two listeners, through the real dispatcher."""
+"""The two listeners: networks, rates and limits apply on both, through the real dispatcher."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def statuses(
     ],
 )
 @pytest.mark.parametrize("broken", [{"timeout": 900}, {"allow": ["everywhere"]}])
-def test_a_pipeline_that_is_broken_does_not_exist_where_it_is_not_for(
+def test_a_broken_pipeline_is_not_found_on_the_other_listener(
     penstock_runtime: Start,
     listeners: dict[str, bool],
     outside: int,
@@ -73,7 +73,7 @@ def inside(penstock_runtime: Start) -> Callable[..., tuple[Runtime, CallerClient
     return start
 
 
-def test_the_networks_of_a_trigger_hold_on_the_internal_listener(
+def test_the_networks_of_a_trigger_apply_on_the_internal_listener(
     inside: Callable[..., tuple[Runtime, CallerClient]],
 ) -> None:
     _, acme = inside(allow=["192.0.2.0/24"], deny=["192.0.2.9"])
@@ -84,7 +84,7 @@ def test_the_networks_of_a_trigger_hold_on_the_internal_listener(
     ] == [[200], [403], [403]]
 
 
-def test_the_networks_of_a_consumer_hold_on_the_internal_listener(
+def test_the_networks_of_a_consumer_apply_on_the_internal_listener(
     inside: Callable[..., tuple[Runtime, CallerClient]],
 ) -> None:
     runtime, acme = inside()
@@ -97,7 +97,7 @@ def test_the_networks_of_a_consumer_hold_on_the_internal_listener(
     ]
 
 
-def test_the_rates_of_a_trigger_hold_on_the_internal_listener(
+def test_the_rates_of_a_trigger_apply_on_the_internal_listener(
     inside: Callable[..., tuple[Runtime, CallerClient]],
 ) -> None:
     _, acme = inside(rate=Rate("2/minute"))
@@ -105,7 +105,7 @@ def test_the_rates_of_a_trigger_hold_on_the_internal_listener(
     assert statuses(acme, 3) == [200, 200, 429]
 
 
-def test_the_limits_of_a_consumer_hold_on_the_internal_listener(
+def test_the_limits_of_a_consumer_apply_on_the_internal_listener(
     inside: Callable[..., tuple[Runtime, CallerClient]],
 ) -> None:
     runtime, acme = inside()

@@ -1,7 +1,6 @@
-"""How the body of a request is taken from the bytes that arrive: framed strictly, bounded, and
-readable once it is whole."""
+"""The body of a request: strict framing, limits, and no reading before it is complete."""
 
-# ruff: noqa: SLF001  whether something is kept can't be seen from outside
+# ruff: noqa: SLF001  the file of a body is private
 
 from __future__ import annotations
 
@@ -27,17 +26,17 @@ from penstock.server.body import (
 NEXT = b"GET /next HTTP/1.1\r\n"
 
 
-def trailers_taken(section: bytes) -> None:
+def check_trailers(section: bytes) -> None:
     if b"Content-Length" in section:
         raise ValueError("forbidden")
 
 
 def chunked_body() -> RequestBody:
-    return RequestBody(ChunkedFraming(trailers_taken))
+    return RequestBody(ChunkedFraming(check_trailers))
 
 
-def fed(body: RequestBody, data: bytes, size: int) -> bytes:
-    """Feed a body piece by piece; return what follows it."""
+def feed_in_pieces(body: RequestBody, data: bytes, size: int) -> bytes:
+    """Feed a body piece by piece, and return the bytes behind it."""
     rest = b""
     for at in range(0, len(data), size):
         piece = data[at : at + size]
@@ -57,12 +56,12 @@ def fed(body: RequestBody, data: bytes, size: int) -> bytes:
         (b"2\t;\x80\r\n\r\n\r\n0\r\n\r\n", b"\r\n"),
     ],
 )
-def test_chunks_are_put_together_however_they_arrive(
+def test_chunks_are_joined_regardless_of_how_they_arrive(
     framed: bytes, content: bytes, size: int
 ) -> None:
     body = chunked_body()
 
-    rest = fed(body, framed + NEXT, size)
+    rest = feed_in_pieces(body, framed + NEXT, size)
 
     assert (body.complete, body.fault, body.read(), rest) == (True, None, content, NEXT)
 
@@ -71,7 +70,7 @@ def test_chunks_are_put_together_however_they_arrive(
 @pytest.mark.parametrize(
     "framed",
     [
-        b"2;\nxx\r\n4c\r\n0\r\n\r\n",  # who ends the line at LF reads another body
+        b"2;\nxx\r\n4c\r\n0\r\n\r\n",  # a parser that ends the line at LF reads another body
         b"3;a\0b\r\nabc\r\n0\r\n\r\n",
         b"3;a\x7fb\r\nabc\r\n0\r\n\r\n",
         b"3;a\rb\r\nabc\r\n0\r\n\r\n",
@@ -94,12 +93,10 @@ def test_chunks_are_put_together_however_they_arrive(
         b"0\r\nContent-Length: 3\r\n\r\n",
     ],
 )
-def test_what_is_not_framed_as_it_should_be_is_broken_and_nothing_follows_it(
-    framed: bytes, size: int
-) -> None:
+def test_invalid_framing_is_malformed_and_ends_the_stream(framed: bytes, size: int) -> None:
     body = chunked_body()
 
-    rest = fed(body, framed + NEXT, size)
+    rest = feed_in_pieces(body, framed + NEXT, size)
 
     assert (body.complete, body.fault, rest) == (False, BodyFault.MALFORMED, b"")
     with pytest.raises(OSError, match="malformed"):
@@ -116,10 +113,10 @@ def test_what_is_not_framed_as_it_should_be_is_broken_and_nothing_follows_it(
     ],
     ids=["a line", "extensions", "trailers", "digits"],
 )
-def test_what_is_no_content_is_bounded(endless: bytes) -> None:
+def test_bytes_that_are_no_content_are_limited(endless: bytes) -> None:
     body = chunked_body()
 
-    fed(body, endless, 500)
+    feed_in_pieces(body, endless, 500)
 
     assert body.fault is BodyFault.MALFORMED
     assert body._file is None
@@ -130,7 +127,7 @@ def test_what_is_no_content_is_bounded(endless: bytes) -> None:
     st.lists(st.integers(0, 600), max_size=6),
     st.binary(max_size=20),
 )
-def test_any_chunks_cut_anywhere_are_the_content(
+def test_chunks_of_any_size_cut_anywhere_give_the_content(
     chunks: list[bytes], cuts: list[int], after: bytes
 ) -> None:
     wire = (
@@ -145,7 +142,7 @@ def test_any_chunks_cut_anywhere_are_the_content(
     assert (body.read(), rest) == (b"".join(chunks), after)
 
 
-def test_a_body_can_be_read_when_it_is_whole_and_not_before() -> None:
+def test_a_body_can_be_read_only_when_it_is_complete() -> None:
     body = RequestBody(LengthFraming(6))
     body.feed(b"ab\n")
 
@@ -162,23 +159,23 @@ def test_a_body_can_be_read_when_it_is_whole_and_not_before() -> None:
     )
 
 
-def test_a_request_without_a_body_has_an_empty_one() -> None:
+def test_a_request_without_a_body_has_an_empty_body() -> None:
     body, rest = RequestBody.of(SimpleNamespace(length=0, chunked=False), NEXT)
 
     assert (body.complete, body.read(), body.readlines(), rest) == (True, b"", [], NEXT)
 
 
-@pytest.mark.parametrize("came", [b"abc", b"abcGET"])
-def test_a_body_that_came_with_its_head_is_there_at_once(came: bytes) -> None:
-    body, rest = RequestBody.of(SimpleNamespace(length=3, chunked=False), came)
+@pytest.mark.parametrize("received", [b"abc", b"abcGET"])
+def test_a_body_received_with_its_head_is_complete_at_once(received: bytes) -> None:
+    body, rest = RequestBody.of(SimpleNamespace(length=3, chunked=False), received)
 
-    assert (body.complete, body.size, body.read(), rest) == (True, 3, b"abc", came[3:])
+    assert (body.complete, body.size, body.read(), rest) == (True, 3, b"abc", received[3:])
 
 
 @pytest.mark.parametrize(
-    "framing", [LengthFraming(10), ChunkedFraming(trailers_taken)], ids=["length", "chunks"]
+    "framing", [LengthFraming(10), ChunkedFraming(check_trailers)], ids=["length", "chunks"]
 )
-def test_nothing_is_kept_of_a_body_that_is_too_large(framing: Any) -> None:
+def test_a_body_that_is_too_large_is_not_stored(framing: Any) -> None:
     body = RequestBody(framing)
     body.set_limit(4)
 
@@ -193,7 +190,7 @@ def test_nothing_is_kept_of_a_body_that_is_too_large(framing: Any) -> None:
     assert body._file is None
 
 
-def test_a_large_body_goes_to_disk() -> None:
+def test_a_large_body_is_written_to_disk() -> None:
     body = RequestBody(LengthFraming(2 * MAX_MEMORY_BYTES))
 
     for _ in range(4):
@@ -205,7 +202,7 @@ def test_a_large_body_goes_to_disk() -> None:
     body.close()
 
 
-def test_a_body_that_is_discarded_ends_where_it_said() -> None:
+def test_a_discarded_body_ends_at_its_announced_length() -> None:
     body = RequestBody(LengthFraming(6))
     body.feed(b"abc")
     body.discard()

@@ -1,4 +1,4 @@
-"""The watchdog itself, where a server would be too coarse."""
+"""The deadline watchdog alone, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from penstock.http.watchdog import AlreadyAnswered, DeadlineWatchdog
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    theirs.settimeout(5)
-    with ours, theirs:
-        yield ours, theirs
+    server_end, client_end = socket.socketpair()
+    client_end.settimeout(5)
+    with server_end, client_end:
+        yield server_end, client_end
 
 
-def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(
+def test_an_answer_that_can_not_be_built_leaves_the_watchdog_alive(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
-    ours, theirs = ends
+    server_end, client_end = ends
     watchdog = DeadlineWatchdog(0.05)
 
     def impossible() -> bytes:
@@ -37,43 +37,43 @@ def test_one_answer_that_can_not_be_made_leaves_the_watchdog_alive(
     with spare, other, pytest.raises(AlreadyAnswered):
         watchdog.run(lambda: time.sleep(0.3), spare, time.monotonic() + 0.05, impossible)
     with pytest.raises(AlreadyAnswered):
-        watchdog.run(lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late")
+        watchdog.run(lambda: time.sleep(0.3), server_end, time.monotonic() + 0.05, lambda: b"late")
 
-    assert theirs.recv(100) == b"late"
+    assert client_end.recv(100) == b"late"
 
 
-def test_what_is_done_in_time_is_returned_and_nothing_is_written(
+def test_work_that_ends_in_time_is_returned_and_nothing_is_sent(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
-    ours, theirs = ends
+    server_end, client_end = ends
     watchdog = DeadlineWatchdog(0.05)
 
     done = [
-        watchdog.run(lambda: "done", ours, time.monotonic() + 0.1, lambda: b"late")
+        watchdog.run(lambda: "done", server_end, time.monotonic() + 0.1, lambda: b"late")
         for _ in range(100)
     ]
     time.sleep(0.3)
-    theirs.setblocking(False)
+    client_end.setblocking(False)
 
     assert done == ["done"] * 100
     with pytest.raises(BlockingIOError):
-        theirs.recv(1)
+        client_end.recv(1)
 
 
-def test_a_caller_that_is_gone_costs_nobody_anything(
+def test_a_caller_that_disconnected_raises_no_other_error(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
-    ours, theirs = ends
-    theirs.close()
+    server_end, client_end = ends
+    client_end.close()
 
     with pytest.raises(AlreadyAnswered):
         DeadlineWatchdog(0.05).run(
-            lambda: time.sleep(0.3), ours, time.monotonic() + 0.05, lambda: b"late"
+            lambda: time.sleep(0.3), server_end, time.monotonic() + 0.05, lambda: b"late"
         )
 
 
 class Clock:
-    """Time that stands still while somebody sleeps, until the test wakes him."""
+    """A clock that stands still while the watchdog sleeps, until the test wakes it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -85,16 +85,16 @@ class Clock:
         self._awake.get()
 
     def wakes_at(self) -> float:
-        """Wait until somebody sleeps, and return until when."""
+        """Wait until the watchdog sleeps, and return the end of its sleep."""
         return self._asked.get(timeout=10)
 
     def wake(self, moment: float) -> None:
-        self.now = max(moment, self.now + 0.001)  # even who does not sleep at all takes his time
+        self.now = max(moment, self.now + 0.001)  # even a sleep of zero seconds takes time
         self._awake.put(None)
 
 
 @pytest.mark.parametrize("limits", [(0.3,), (0.35, 0.31, 0.9), (2.0, 0.3, 300.0)])
-def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
+def test_callers_are_answered_at_most_100_ms_after_their_deadline(
     limits: tuple[float, ...],
 ) -> None:
     clock = Clock()
@@ -106,9 +106,9 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
         stack.callback(release.set)
 
         def call(limit: float) -> None:
-            """Begin a call that goes on, and note how late it is answered."""
+            """Begin a call that does not end, and record how late it is answered."""
             began = threading.Event()
-            ours, _ = (stack.enter_context(end) for end in socket.socketpair())
+            server_end, _ = (stack.enter_context(end) for end in socket.socketpair())
             deadline = clock.now + limit
 
             def answer() -> bytes:
@@ -116,13 +116,13 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
                 return b"late"
 
             pool.submit(
-                watchdog.run, lambda: began.set() or release.wait(30), ours, deadline, answer
+                watchdog.run, lambda: began.set() or release.wait(30), server_end, deadline, answer
             )
             assert began.wait(10)
 
         call(1000.0)
         until = clock.wakes_at()
-        clock.now += 0.1  # the others come while it sleeps
+        clock.now += 0.1  # the other calls begin while it sleeps
         for limit in limits:
             call(limit)
         while len(late) < len(limits):
@@ -130,4 +130,4 @@ def test_callers_are_answered_at_their_limits_and_less_than_100_ms_later(
             until = clock.wakes_at()
 
     assert all(0 <= seconds <= 0.1 for seconds in late.values()), late
-    threads._reset()  # noqa: SLF001  this watchdog sleeps for good, and must not count as stuck in the tests after this one
+    threads._reset()  # noqa: SLF001  this watchdog never wakes, and must not count as stuck in later tests

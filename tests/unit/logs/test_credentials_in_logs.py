@@ -1,5 +1,4 @@
-"""No credential reaches the log, whoever writes the line and whatever stands around it; and what
-is none stays legible."""
+"""No credential reaches the log, from any writer and in any text; other texts stay legible."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ WRITERS: list[Callable[[str], object]] = [
     in_a_thread,
     lambda text: structlog.get_logger("penstock").error(text),
     lambda text: structlog.get_logger("penstock").error("failed", error=text),
-    lambda text: logging.getLogger("my_plugin").error("it said %s", text),
+    lambda text: logging.getLogger("my_plugin").error("the response was %s", text),
     lambda text: logging.getLogger("dbos").error(
         f"Exception in workflow: {text}", exc_info=ValueError(text)
     ),
@@ -118,7 +117,9 @@ def restored() -> Iterator[None]:
 
 @pytest.mark.parametrize("form", ["json", "text"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_no_line_has_it(capsys: pytest.CaptureFixture[str], form: str, text: str) -> None:
+def test_no_line_contains_the_credential(
+    capsys: pytest.CaptureFixture[str], form: str, text: str
+) -> None:
     logs.configure(Settings(log_format=form))
     for write in WRITERS:
         write(text)
@@ -144,11 +145,11 @@ def test_no_line_has_it(capsys: pytest.CaptureFixture[str], form: str, text: str
         "('total', 'sum') and a key: 7",
     ],
 )
-def test_what_is_no_credential_stays(text: str) -> None:
+def test_a_text_without_a_credential_stays(text: str) -> None:
     assert masked_text(text, {"password"}) == text
 
 
-def test_what_follows_a_token_stays() -> None:
+def test_the_text_behind_a_token_stays() -> None:
     assert masked_text(f"bad token {TOKEN}\nTraceback of it") == "bad token ***\nTraceback of it"
 
 
@@ -165,11 +166,11 @@ def test_what_follows_a_token_stays() -> None:
         "a-",
     ],
 )
-def test_no_text_takes_long(part: str) -> None:
+def test_no_text_takes_quadratic_time(part: str) -> None:
     text = part * (20_000 // len(part))
     begins = time.perf_counter()
 
     masked_text(text, {"password"})
 
-    # A search that looks again at what it has seen takes ten times as long.
+    # A search with backtracking takes ten times as long.
     assert time.perf_counter() - begins < 2.0

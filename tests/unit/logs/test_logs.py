@@ -1,4 +1,4 @@
-"""What is logged, and what never is."""
+"""The log: its formats, its levels, and the limit of lines that unauthenticated clients cause."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SECRET = "pk_hidden"
 
 
 def fail(secret: str) -> None:
-    held = secret[::-1]
-    raise ValueError(f"{len(held)} characters")
+    text = secret[::-1]
+    raise ValueError(f"{len(text)} characters")
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -56,7 +56,7 @@ def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], form
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_an_api_key_in_what_a_stranger_raised_is_not_written(
+def test_an_api_key_in_an_exception_of_plugin_code_is_not_written(
     capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     key = "pk_test_ABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
@@ -99,7 +99,7 @@ def test_the_level_decides_what_is_written(
     assert len(capsys.readouterr().err.splitlines()) == seen
 
 
-class Told:
+class FakeLog:
     def __init__(self) -> None:
         self.lines: list[tuple[int, str]] = []
 
@@ -107,44 +107,44 @@ class Told:
         self.lines.append((number, kind["address"]))
 
 
-class TestSparing:
-    def test_a_few_lines_of_a_kind_pass_in_a_minute_and_then_one_says_how_many_did_not(
+class TestLogThrottle:
+    def test_a_few_lines_of_a_kind_are_allowed_in_a_minute_and_then_the_rest_is_counted(
         self,
     ) -> None:
-        told = Told()
-        sparing = LogThrottle(told)
+        log = FakeLog()
+        throttle = LogThrottle(log)
 
-        assert [sparing.allow(1.0 + number, address="a") for number in range(50)] == [
+        assert [throttle.allow(1.0 + number, address="a") for number in range(50)] == [
             True
         ] * LINES_PER_WINDOW + [False] * (50 - LINES_PER_WINDOW)
-        assert sparing.allow(2.0, address="b")
-        assert told.lines == []
+        assert throttle.allow(2.0, address="b")
+        assert log.lines == []
         assert [
-            sparing.allow(1.0 + WINDOW_S, address="a") for _ in range(LINES_PER_WINDOW + 1)
+            throttle.allow(1.0 + WINDOW_S, address="a") for _ in range(LINES_PER_WINDOW + 1)
         ] == [True] * LINES_PER_WINDOW + [False]
-        assert told.lines == [(50 - LINES_PER_WINDOW, "a")]
+        assert log.lines == [(50 - LINES_PER_WINDOW, "a")]
 
-    def test_minutes_that_are_over_are_told_when_nobody_calls_any_more(self) -> None:
-        told = Told()
-        sparing = LogThrottle(told)
+    def test_expired_minutes_are_reported_without_another_call(self) -> None:
+        log = FakeLog()
+        throttle = LogThrottle(log)
         for address, begins in (("a", 0.0), ("b", 30.0), ("c", 0.0)):
             for _ in range(7 if address != "c" else LINES_PER_WINDOW):
-                sparing.allow(begins, address=address)
+                throttle.allow(begins, address=address)
 
-        sparing.report_expired(WINDOW_S)
-        sparing.report_expired(WINDOW_S)
-        assert told.lines == [(7 - LINES_PER_WINDOW, "a")]
-        sparing.report_expired(float("inf"))
-        assert told.lines == [(7 - LINES_PER_WINDOW, "a"), (7 - LINES_PER_WINDOW, "b")]
+        throttle.report_expired(WINDOW_S)
+        throttle.report_expired(WINDOW_S)
+        assert log.lines == [(7 - LINES_PER_WINDOW, "a")]
+        throttle.report_expired(float("inf"))
+        assert log.lines == [(7 - LINES_PER_WINDOW, "a"), (7 - LINES_PER_WINDOW, "b")]
 
-    def test_beyond_the_room_there_is_all_others_count_together(self) -> None:
-        told = Told()
-        sparing = LogThrottle(told)
+    def test_kinds_above_the_limit_count_as_one(self) -> None:
+        log = FakeLog()
+        throttle = LogThrottle(log)
 
-        passed = sum(sparing.allow(0.0, address=str(number)) for number in range(3 * MAX_KINDS))
-        sparing.report_expired(WINDOW_S)
+        passed = sum(throttle.allow(0.0, address=str(number)) for number in range(3 * MAX_KINDS))
+        throttle.report_expired(WINDOW_S)
 
-        assert (passed, told.lines) == (
+        assert (passed, log.lines) == (
             MAX_KINDS + LINES_PER_WINDOW,
             [(2 * MAX_KINDS - LINES_PER_WINDOW, "others")],
         )
@@ -176,25 +176,25 @@ def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     ]
 
 
-class TestStrangers:
-    def test_can_not_flood_the_log_with_refusals_of_any_kind(
+class TestUnauthenticatedClients:
+    def test_can_not_flood_the_log_with_rejections_of_any_kind(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with Runtime(
             tmp_path, offering(), policy="any", log_format="json", log_level="info"
         ) as runtime:
-            stranger = runtime.anonymous()
+            client = runtime.anonymous()
             for number in range(50):
                 address = {"REMOTE_ADDR": f"2001:db8::{number}"}
-                stranger.post("/v1/guarded/", environ_overrides=address)
-                stranger.post(
+                client.post("/v1/guarded/", environ_overrides=address)
+                client.post(
                     "/v1/guarded/",
                     headers={"X-API-Key": f"guess {number}"},
                     environ_overrides=address,
                 )
-                stranger.delete("/v1/guarded/", environ_overrides=address)
-                stranger.post("/v1/open/", data=b"{", environ_overrides=address)
-            stranger.post("/v1/guarded/", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+                client.delete("/v1/guarded/", environ_overrides=address)
+                client.post("/v1/open/", data=b"{", environ_overrides=address)
+            client.post("/v1/guarded/", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
         lines = logged(capsys)
 
         calls = [line["problem"] for line in lines if line["event"] == "call"]
@@ -212,7 +212,7 @@ class TestStrangers:
         ]
         assert left_out == [(kind, "2001:db8::/64", 50 - LINES_PER_WINDOW) for kind in kinds]
 
-    def test_what_is_refused_to_consumers_and_what_fails_is_logged_each_time(
+    def test_rejections_of_consumers_and_failures_are_all_logged(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with Runtime(
@@ -226,7 +226,9 @@ class TestStrangers:
 
         assert (statuses.count(409), statuses.count(500)) == (20, 20)
 
-    def test_all_means_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_setting_all_logs_every_call(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with Runtime(
             tmp_path, offering(), policy="any", log_format="json", log_level="info", log_calls="all"
         ) as runtime:
@@ -235,7 +237,7 @@ class TestStrangers:
 
         assert len([line for line in logged(capsys) if line["event"] == "call"]) == 20
 
-    def test_are_told_of_while_nobody_calls_any_more(
+    def test_are_counted_in_the_log_without_another_call(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("penstock.host.housekeeping.HOUSEKEEPING_INTERVAL_S", 0.0)
@@ -250,10 +252,10 @@ class TestStrangers:
                     break
                 time.sleep(0.05)
             else:
-                pytest.fail("what was left out was not told")
+                pytest.fail("the number of dropped lines was not logged")
 
 
-def test_no_error_of_the_database_quotes_what_was_to_be_written(tmp_path: Path) -> None:
+def test_no_error_of_the_database_quotes_the_written_values(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
     with writing(engine) as connection:
         connection.execute(sa.text("CREATE TABLE kept (name TEXT NOT NULL, body TEXT)"))

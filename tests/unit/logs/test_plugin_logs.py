@@ -1,5 +1,4 @@
-"""What plugin code logs is written: at the level that is set, with its run, and in lines that
-nothing in it can break."""
+"""Log lines of plugin code: at the configured level, with their run, and safe for any value."""
 
 from __future__ import annotations
 
@@ -131,11 +130,11 @@ def shop(tmp_path: Path, level: str) -> Runtime:
     )
 
 
-def events(lines: Lines, **wanted: object) -> list[str]:
+def events(lines: Lines, **fields: object) -> list[str]:
     return sorted(
         line["event"]
         for line in lines
-        if all(line.get(name) == value for name, value in wanted.items())
+        if all(line.get(name) == value for name, value in fields.items())
     )
 
 
@@ -155,7 +154,7 @@ INFO = [
 ]
 
 
-def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_are_written(
+def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_everywhere(
     tmp_path: Path, written: Callable[[], Lines]
 ) -> None:
     with shop(tmp_path, "info") as runtime:
@@ -169,7 +168,7 @@ def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_a
 
     runs = answered.headers["X-Run-Id"], accepted.json["id"]
     assert events(lines, run=runs[0], pipeline="v2/shop") == sorted([*INFO, "observed"])
-    # Accepted, and performed.
+    # Accepted, and executed.
     assert events(lines, run=runs[1], pipeline="v2/shop") == sorted([*INFO, "observed", "observed"])
     assert events(lines, run=inner, pipeline="v1/inner") == ["within"]
     by_event = {line["event"]: line for line in lines}
@@ -197,7 +196,7 @@ def test_lines_of_plugin_code_have_logger_extra_run_and_pipeline_wherever_they_a
         ("error", []),
     ],
 )
-def test_the_level_is_the_one_that_is_set(
+def test_lines_below_the_configured_level_are_dropped(
     tmp_path: Path, written: Callable[[], Lines], level: str, seen: list[str]
 ) -> None:
     with shop(tmp_path, level) as runtime:
@@ -208,7 +207,7 @@ def test_the_level_is_the_one_that_is_set(
     assert events(written(), run=run, pipeline="v2/shop") == seen
 
 
-def test_what_a_handler_binds_is_gone_with_its_call(
+def test_variables_that_a_handler_binds_end_with_its_call(
     tmp_path: Path, written: Callable[[], Lines]
 ) -> None:
     with shop(tmp_path, "info") as runtime:
@@ -227,7 +226,9 @@ def test_what_a_handler_binds_is_gone_with_its_call(
     assert not any("customer" in line for line in written())
 
 
-def test_the_level_is_for_plugin_code_and_not_for_libraries(written: Callable[[], Lines]) -> None:
+def test_the_level_applies_to_plugin_code_and_not_to_libraries(
+    written: Callable[[], Lines],
+) -> None:
     logging.setLoggerClass(logging.Logger)
     early = logging.getLogger("werkzeug.made.before")
     logs.configure(Settings(log_format="json", log_level="debug"))
@@ -241,13 +242,16 @@ def test_the_level_is_for_plugin_code_and_not_for_libraries(written: Callable[[]
     ):
         logging.getLogger(name).info("flood of %s", name)
         logging.getLogger(name).warning("trouble of %s", name)
-    logging.getLogger("httpx").setLevel("INFO")  # who asks for it gets it
+    logging.getLogger("httpx").setLevel("INFO")  # an explicit level is respected
     logging.getLogger("httpx").info("wanted")
     logging.getLogger("httpx").setLevel("NOTSET")
 
-    said = [line["event"] for line in written()]
-    assert [event for event in said if event.startswith("flood")] == []
-    assert (len([event for event in said if event.startswith("trouble")]), "wanted" in said) == (
+    logged = [line["event"] for line in written()]
+    assert [event for event in logged if event.startswith("flood")] == []
+    assert (
+        len([event for event in logged if event.startswith("trouble")]),
+        "wanted" in logged,
+    ) == (
         6,
         True,
     )
@@ -259,13 +263,13 @@ class Odd:
 
 
 def endless() -> list[object]:
-    made: list[object] = []
-    made.append(made)
-    return made
+    values: list[object] = []
+    values.append(values)
+    return values
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_nothing_that_is_logged_stops_who_logs_or_shows_a_credential(
+def test_no_logged_value_raises_or_shows_a_credential(
     capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     logs.configure(Settings(log_format=form, log_level="info"))
@@ -340,7 +344,7 @@ EVIL = (
 )
 
 
-def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(
+def test_text_lines_contain_no_terminal_controls_and_no_forged_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure(Settings(log_format="text", log_level="info"))
@@ -357,7 +361,7 @@ def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(
     captured = capsys.readouterr().err
 
     for line in captured.splitlines():
-        plain = line.replace("\x1b[", "")  # the colours that we write ourselves
+        plain = line.replace("\x1b[", "")  # the colours of the log itself
         assert line[:1] in {" ", "\x1b", "2"}
         assert "forged" not in line[:40]
         assert not set(plain) & set("\x1b\x07\r\x9b\u202e\u2066\u200f\u2028\x7f\0")
@@ -366,7 +370,7 @@ def test_text_lines_hold_nothing_that_a_terminal_obeys_and_no_forged_line(
 
 @pytest.mark.parametrize("form", ["json", "text"])
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f600", "\x1b", '"'])
-def test_no_line_is_longer_than_its_bound_whatever_it_is_made_of(
+def test_no_line_is_longer_than_the_limit(
     capsys: pytest.CaptureFixture[str], form: str, character: str
 ) -> None:
     logs.configure(Settings(log_format=form, log_level="info"))
@@ -440,7 +444,7 @@ def test_a_traceback_names_causes_and_frames_in_order(capsys: pytest.CaptureFixt
         "import structlog\nstructlog.configure(processors=[structlog.processors.JSONRenderer()])\n",
     ],
 )
-def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
+def test_a_plugin_that_configures_the_log_gets_a_note_and_changes_nothing(
     tmp_path: Path, written: Callable[[], Lines], source: str
 ) -> None:
     (tmp_path / "shop.py").write_text(
@@ -462,12 +466,12 @@ def test_a_plugin_that_configures_the_log_is_told_and_changes_nothing(
     ]
 
 
-def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], Lines]) -> None:
+def test_clients_can_not_flood_the_log_through_the_server(written: Callable[[], Lines]) -> None:
     server = logging.getLogger("gunicorn.error")
     server.setLevel(logging.INFO)  # as gunicorn does
     logs.configure(Settings(log_format="json", log_level="info"))
     for number in range(100):
-        server.warning("request from %s can't be read: %s", f"192.0.2.{number}", "InvalidHeader")
+        server.warning("invalid request from %s: %s", f"192.0.2.{number}", "InvalidHeader")
         try:
             raise OSError("chunk")  # noqa: TRY301  as above
         except OSError:
@@ -479,16 +483,16 @@ def test_clients_can_not_fill_the_log_through_the_server(written: Callable[[], L
 
     counted = [
         sum(word in line["event"] for line in lines)
-        for word in ("can't be read", "Socket error", "Booting")
+        for word in ("invalid request", "Socket error", "Booting")
     ]
     assert counted == [throttle.LINES_PER_WINDOW, throttle.LINES_PER_WINDOW, 100]
     assert [(line["number"], line["what"]) for line in left_out] == [
-        (100 - throttle.LINES_PER_WINDOW, "request from %s can't be read: %s"),
+        (100 - throttle.LINES_PER_WINDOW, "invalid request from %s: %s"),
         (100 - throttle.LINES_PER_WINDOW, "Socket error processing request."),
     ]
 
 
-def test_a_log_that_can_not_be_written_stops_no_call(
+def test_a_log_that_can_not_be_written_fails_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = io.StringIO()
@@ -499,7 +503,7 @@ def test_a_log_that_can_not_be_written_stops_no_call(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_what_ends_a_thread_of_plugin_code_is_a_line_like_any_other(
+def test_an_exception_that_ends_a_thread_of_plugin_code_is_logged(
     written: Callable[[], Lines],
 ) -> None:
     logs.configure(Settings(log_format="json", log_level="info"))

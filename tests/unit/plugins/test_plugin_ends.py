@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from support.place import ACTOR, Place, Server
 
-from penstock.access import consumers
+from penstock.access import api_keys
 
 GOOD = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -200,7 +200,7 @@ def test_a_running_server_is_closed_within_seconds_and_goes_on_following(
     if mood == "hang":  # nothing ends a thread; what it holds up is its own pipeline alone
         return
     place.policy("api-key")
-    consumers.revoke_key(place.engine, ACTOR, other.id)
+    api_keys.revoke_key(place.engine, ACTOR, other.id)
     time.sleep(1.5)
     assert server.call("GET", "/v1/orders/", key=made.key).status_code == 200
     assert server.call("GET", "/v1/orders/", key=other.key).status_code == 401

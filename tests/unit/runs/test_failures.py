@@ -24,8 +24,8 @@ from penstock import (
     step,
 )
 from penstock.runs.failures import (
-    LONGEST_TEXT,
-    MOST_FRAMES,
+    MAX_FRAMES,
+    MAX_TEXT_LENGTH,
     Failure,
     Frame,
     cleaned,
@@ -275,10 +275,10 @@ def test_it_is_bounded() -> None:
     while failure.causes:
         (failure,), depth = failure.causes, depth + 1
 
-    assert len(deep.frames) == MOST_FRAMES
+    assert len(deep.frames) == MAX_FRAMES
     assert depth == 4
     assert len(group.causes) == 4
-    assert len(cleaned(group.causes[0], str).text) == LONGEST_TEXT
+    assert len(cleaned(group.causes[0], str).text) == MAX_TEXT_LENGTH
 
 
 def test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins() -> None:

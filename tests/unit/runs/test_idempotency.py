@@ -20,10 +20,12 @@ from werkzeug.test import TestResponse
 from penstock import Call, Form, HttpTrigger, Pipeline, PipelineError, Reply, Upload, hookimpl
 from penstock.db import idempotency
 from penstock.db.engine import reading
+from penstock.db.run_tables import IdempotentReplyRow
+from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader, access_change
 from penstock.errors import Refusal
 from penstock.host.host import Host
-from penstock.runs.idempotency import MARGIN, IdempotencyStore
+from penstock.runs.idempotency import CLAIM_MARGIN, IdempotencyStore
 from penstock.settings import Settings
 from penstock.testing import CallerClient, Runtime
 
@@ -323,9 +325,9 @@ class TestKept:
         )
         return done[2].decode()
 
-    def rows(self, place: Place) -> list[dict[str, Any]]:
+    def rows(self, place: Place) -> list[IdempotentReplyRow]:
         with reading(place.engine) as connection:
-            return [dict(row) for row in RowReader(connection).all("kept_replies")]
+            return RowReader(connection).all(IdempotentReplyRow)
 
     def test_a_reply_is_sealed_and_holds_for_a_day(self, place: Place) -> None:
         assert (self.once(place, reply="a secret reply"), self.once(place, reply="another")) == (
@@ -380,7 +382,7 @@ class TestKept:
             )
             is None
         )
-        idempotency.keep(place.engine, digest, "one", b"late", later)
+        idempotency.store(place.engine, digest, "one", b"late", later)
         idempotency.release(place.engine, digest, "one")
         idempotency.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
         assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [
@@ -411,7 +413,7 @@ class TestKept:
                 self.once(place, reply="second")
             return 200, [], b"first"
 
-        kept.once(self.WHOSE, b"same", -MARGIN.total_seconds(), run_over_its_lease)
+        kept.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
         with mock.patch("penstock.db.idempotency.renew") as renewed:
             kept.renew()
 
@@ -462,7 +464,7 @@ class TestHost:
         with reading(place.engine) as connection:
             return {
                 row["digest"]: row["expires_at"]
-                for row in RowReader(connection).all("kept_replies")
+                for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:
@@ -471,7 +473,7 @@ class TestHost:
         host.services.idempotency.once(
             ("k",),
             b"same",
-            10 - MARGIN.total_seconds(),
+            10 - CLAIM_MARGIN.total_seconds(),
             lambda: (go_on.wait(30), (200, [], b"done"))[1],
         )
 
@@ -509,10 +511,14 @@ class TestHost:
             pool.submit(self.once, host, go_on)
             with access_change(sqlite_place.engine) as rows:
                 # What can't be read is away.
-                rows.set("environments", {"name": "test"}, name="gone")
+                rows.set(
+                    EnvironmentRow, {EnvironmentRow.name: "test"}, {EnvironmentRow.name: "gone"}
+                )
             assert eventually(lambda: not host.view.reachable())
             with access_change(sqlite_place.engine) as rows:
-                rows.set("environments", {"name": "gone"}, name="test")
+                rows.set(
+                    EnvironmentRow, {EnvironmentRow.name: "gone"}, {EnvironmentRow.name: "test"}
+                )
 
             renewed = eventually(
                 lambda: any(

@@ -7,7 +7,7 @@ import time
 
 from support.place import Place
 
-from penstock.access import consumers, environments
+from penstock.access import consumers, policies
 from penstock.access.consumers import Associations
 from penstock.db import call_counts, runs
 from penstock.runs.ids import first_id
@@ -57,19 +57,18 @@ def test_associations_of_several_environments_are_one_change(place: Place) -> No
 
 def test_each_version_of_a_policy_says_what_it_replaced(place: Place) -> None:
     place.policy("any")
-    environments.set_policy(
+    policies.set_policy(
         place.engine, "ann", "test", "jwt-api-key", served={}, stopping=(), internal=True
     )
     place.policy("api-key")
 
-    found = environments.policy_versions(place.engine, "test")
+    found = policies.policy_versions(place.engine, "test")
     assert [(row["version"], row["replaced"], row["policy"]) for row in found] == [
         (4, "any", "api-key"), (3, "api-key", "jwt-api-key"), (2, "jwt-api-key", "any"),
         (1, None, "jwt-api-key"),
     ]  # fmt: skip
     assert [
-        row["version"]
-        for row in environments.policy_versions(place.engine, "test", before=3, limit=1)
+        row["version"] for row in policies.policy_versions(place.engine, "test", before=3, limit=1)
     ] == [2]
 
 
@@ -134,7 +133,9 @@ def test_calls_are_added_up_by_pipeline(place: Place) -> None:
             "outcome": "succeeded",
             "process": "p",
         }
-        call_counts.write(place.engine, [row | {"calls": calls, "micros": 9, "buckets": [calls]}])
+        call_counts.write(
+            place.engine, [call_counts.CallCount(**row, calls=calls, micros=9, buckets=[calls])]
+        )
 
     assert calls_of(place.engine, 1, "day", now)["v1/orders"] == 43
     assert calls_of(place.engine, 1, "week", now)["v1/orders"] == 543

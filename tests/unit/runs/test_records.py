@@ -30,7 +30,7 @@ from penstock import (
     step,
 )
 from penstock.contracts.run_status import Status
-from penstock.db import call_counts
+from penstock.db import call_counts, durable_runs, rejected_calls
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
 from penstock.errors import UnknownName
@@ -160,7 +160,7 @@ class TestWhatBecameOfIt:
             counted = {
                 row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
             }
-            samples = stored.list_refusals(connection, 1)
+            samples = rejected_calls.page(connection, 1)
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
         assert sorted((row["problem"], row["reason"]) for row in samples) == [
             ("credentials-missing", None),
@@ -489,14 +489,16 @@ class TestTheRecorder:
     def accepted(self, place: Place) -> str:
         run = new_run_id()
         with writing(place.engine) as connection:
-            stored.accept(
+            durable_runs.accept(
                 connection,
+                durable_runs.NewRun(
+                    id=run,
+                    environment_id=1,
+                    pipeline="v1/example",
+                    version="1",
+                    route="POST /",
+                ),
                 callback_url=None,
-                id=run,
-                environment_id=1,
-                pipeline="v1/example",
-                version="1",
-                route="POST /",
             )
         return run
 
@@ -538,11 +540,11 @@ class TestTheRecorder:
     ) -> None:
         run, steps = self.accepted(place), [StepRecord("work", 0.0)]
         ends = [
-            stored.End(run, "succeeded", 200, steps=b"[]"),
-            stored.End(run, "failed", 500, steps=b"[]"),
+            durable_runs.End(run, "succeeded", 200, steps=b"[]"),
+            durable_runs.End(run, "failed", 500, steps=b"[]"),
         ]
         with writing(place.engine) as connection:
-            written = stored.finish(connection, ends)
+            written = durable_runs.finish(connection, ends)
         with recorder._writing:  # noqa: SLF001  so that both are in one batch
             other = self.accepted(place)
             recorder.ended(Finished(other, example(), Status.SUCCEEDED, 200, steps=steps))
@@ -552,7 +554,7 @@ class TestTheRecorder:
         recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
         recorder.flush()
 
-        assert [row["status"] for row in written] == ["succeeded"]
+        assert [run.status for run in written] == ["succeeded"]
         assert (known, recorder.knows_end(other)) == (True, False)
         assert [self.found(place, one)["status"] for one in (run, other)] == [
             "succeeded",
@@ -596,7 +598,7 @@ class TestTheRecorder:
         assert self.found(place, poison)["progress"] == {"done": 1}
         assert sum(dropped) == 2
         with reading(place.engine) as connection:
-            assert len(stored.list_refusals(connection, 1)) == 1
+            assert len(rejected_calls.page(connection, 1)) == 1
 
     def test_what_an_error_says_of_sensitive_fields_is_not_written(
         self, place: Place, recorder: Recorder
@@ -662,14 +664,16 @@ class TestTheRecorder:
         recorder.flush()
         with writing(place.engine) as connection:
             waiting = derived_run_id(1_000_000_000_100, "waiting")
-            stored.accept(
+            durable_runs.accept(
                 connection,
+                durable_runs.NewRun(
+                    id=waiting,
+                    environment_id=1,
+                    pipeline="v1/example",
+                    version="1",
+                    route="POST /",
+                ),
                 callback_url=None,
-                id=waiting,
-                environment_id=1,
-                pipeline="v1/example",
-                version="1",
-                route="POST /",
             )
 
         number, durable = stored.purge(place.engine, 1, first_id(time.time() - 60))
@@ -682,16 +686,18 @@ class TestTheRecorder:
         runs = [derived_run_id(1_000_000_000_000 + number, number) for number in range(2)]
         for run, url in zip(runs, (None, "https://erp.acme.example/"), strict=True):
             with writing(place.engine) as connection:
-                stored.accept(
+                durable_runs.accept(
                     connection,
+                    durable_runs.NewRun(
+                        id=run,
+                        environment_id=1,
+                        pipeline="v1/example",
+                        version="1",
+                        route="POST /",
+                    ),
                     callback_url=url,
-                    id=run,
-                    environment_id=1,
-                    pipeline="v1/example",
-                    version="1",
-                    route="POST /",
                 )
-                stored.finish(connection, [stored.End(run, "succeeded", 200)])
+                durable_runs.finish(connection, [durable_runs.End(run, "succeeded", 200)])
 
         assert stored.purge(place.engine, 1, first_id(time.time())) == (
             2,
@@ -705,19 +711,21 @@ class TestTheRecorder:
 
         def ask() -> None:
             with writing(place.engine) as connection:
-                counted.append(stored.waiting(connection, 1, "v1/example", 1))
+                counted.append(durable_runs.count_waiting(connection, 1, "v1/example", 1))
 
         other = threading.Thread(target=ask)
         with writing(place.engine) as connection:
-            assert stored.waiting(connection, 1, "v1/example", 1) == 0
-            stored.accept(
+            assert durable_runs.count_waiting(connection, 1, "v1/example", 1) == 0
+            durable_runs.accept(
                 connection,
+                durable_runs.NewRun(
+                    id=new_run_id(),
+                    environment_id=1,
+                    pipeline="v1/example",
+                    version="1",
+                    route="POST /",
+                ),
                 callback_url=None,
-                id=new_run_id(),
-                environment_id=1,
-                pipeline="v1/example",
-                version="1",
-                route="POST /",
             )
             other.start()
             other.join(1)
@@ -738,7 +746,9 @@ class TestTheRecorder:
                 "outcome": "succeeded",
                 "process": "p",
             }
-            call_counts.write(place.engine, [{**row, "calls": 2, "micros": 10, "buckets": [1, 1]}])
+            call_counts.write(
+                place.engine, [call_counts.CallCount(**row, calls=2, micros=10, buckets=[1, 1])]
+            )
 
         call_counts.roll_up(place.engine, 1, now)
         call_counts.roll_up(place.engine, 1, now)

@@ -29,7 +29,8 @@ def count(
         "process": "p",
     }
     call_counts.write(
-        place.engine, [key | {"calls": calls, "micros": 0, "buckets": [0, 0, 0, calls]}]
+        place.engine,
+        [call_counts.CallCount(**key, calls=calls, micros=0, buckets=[0, 0, 0, calls])],
     )
 
 

@@ -1,7 +1,6 @@
-"""The server's worker: what several threads do to connections and listeners at once, and whom it
-ends where there is no room."""
+"""Penstock's worker: races between its threads, and the connections it ends if there is no room."""
 
-# ruff: noqa: SLF001  the races are within it
+# ruff: noqa: SLF001  the races concern private state
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from penstock.server.worker import SPARE, Worker
 
 
 class Epoll:
-    """What epoll keeps, and what a test has happen while it changes."""
+    """A fake epoll. `during` is called while a registration changes."""
 
     def __init__(self) -> None:
         self.registered: dict[int, int] = {}
@@ -47,7 +46,7 @@ class Epoll:
 
 
 class Rig:
-    """A worker without threads, whose epoll is ours."""
+    """A worker without threads, on a fake epoll."""
 
     def __init__(self, stack: ExitStack, application: Any, capacity: int) -> None:
         config = Config()
@@ -88,7 +87,7 @@ class Rig:
         self.errors: list[BaseException] = []
 
     def _raised(self, *_: object) -> None:
-        raise AssertionError("the worker met an error")
+        raise AssertionError("the worker logged an exception")
 
     def dial(self) -> socket.socket:
         """Connect."""
@@ -109,7 +108,7 @@ class Rig:
         self.worker._handle_event((connection.fd, select.EPOLLIN))
 
     def settle(self) -> None:
-        """Report what was woken up, until nothing is."""
+        """Report connections that were woken, until there are none."""
         for _ in range(50):
             woken = [
                 number
@@ -134,114 +133,114 @@ def rig() -> Iterator[Callable[..., Rig]]:
         yield lambda application=application, capacity=10: Rig(stack, application, capacity)
 
 
-def test_the_flag_and_the_registration_of_the_listeners_change_together(
+def test_the_flag_and_the_registration_of_listeners_change_together(
     rig: Callable[..., Rig],
 ) -> None:
-    here = rig(capacity=1)
-    worker, epoll = here.worker, here.epoll
+    harness = rig(capacity=1)
+    worker, epoll = harness.worker, harness.epoll
     full = {number: object() for number in range(-1 - SPARE - 1, -1)}
     worker._connections = full
     worker._update_listening()
-    deaf = not worker._accepting and here.listener.fileno() not in epoll.registered
-    within, go_on = threading.Event(), threading.Event()
+    stopped = not worker._accepting and harness.listener.fileno() not in epoll.registered
+    changing, proceed = threading.Event(), threading.Event()
 
     def slowly() -> None:
-        within.set()
-        go_on.wait(5)
+        changing.set()
+        proceed.wait(5)
 
     epoll.during = slowly
     worker._connections = {}
     opening = threading.Thread(target=worker._update_listening)  # one thread ends a connection ...
     opening.start()
-    within.wait(5)
+    changing.wait(5)
     worker._connections = full
     # ... another reaches the limit, while the first is in the middle of it.
     closing = threading.Thread(target=worker._update_listening)
     closing.start()
     closing.join(0.2)
     epoll.during = lambda: None
-    go_on.set()
+    proceed.set()
     opening.join(5)
     closing.join(5)
 
-    assert deaf
-    assert (worker._accepting, here.listener.fileno() in epoll.registered) == (False, False)
+    assert stopped
+    assert (worker._accepting, harness.listener.fileno() in epoll.registered) == (False, False)
     worker._connections = {}
     worker._update_listening()
-    assert (worker._accepting, here.listener.fileno() in epoll.registered) == (True, True)
+    assert (worker._accepting, harness.listener.fileno() in epoll.registered) == (True, True)
 
 
-def test_a_fresh_connection_with_the_number_of_one_whose_time_was_up_is_served(
+def test_a_new_connection_with_the_file_descriptor_of_an_expired_one_is_served(
     rig: Callable[..., Rig],
 ) -> None:
-    here = rig()
-    _, old = here.connect()
+    harness = rig()
+    _, old = harness.connect()
     old.deadline = 0.0
-    seen = here.worker._connections
+    seen = harness.worker._connections
 
-    class AsItWas(dict[int, Connection]):
-        """While the worker looks at whose time is up, another thread ends that connection and
-        accepts one with its number."""
+    class Interleaved(dict[int, Connection]):
+        """While the worker looks for expired connections, another thread ends one and accepts a new
+        one with its file descriptor."""
 
         def values(self) -> Any:
-            values, client = list(super().values()), here.dial()
-            here.worker._connections = dict(seen)
+            values, client = list(super().values()), harness.dial()
+            harness.worker._connections = dict(seen)
             old.claim()
-            here.worker._end(old)
-            del here.epoll.registered[old.fd]
-            self.client, self.fresh = here.connect(client)
+            harness.worker._end(old)
+            del harness.epoll.registered[old.fd]
+            self.client, self.fresh = harness.connect(client)
             return values
 
-    copy = AsItWas(seen)
-    here.worker._connections = copy
-    here.worker._start_round()
-    here.settle()
+    copy = Interleaved(seen)
+    harness.worker._connections = copy
+    harness.worker._start_round()
+    harness.settle()
 
     assert copy.fresh.fd == old.fd
     copy.client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    here.event(copy.fresh)
+    harness.event(copy.fresh)
     assert copy.client.recv(1000).endswith(b"ok")
-    assert here.worker._connections == {copy.fresh.fd: copy.fresh}
+    assert harness.worker._connections == {copy.fresh.fd: copy.fresh}
 
 
-def test_only_one_thread_has_a_connection(rig: Callable[..., Rig]) -> None:
-    entered, go_on, asked = threading.Event(), threading.Event(), []
+def test_only_one_thread_owns_a_connection(rig: Callable[..., Rig]) -> None:
+    entered, proceed, paths = threading.Event(), threading.Event(), []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        asked.append(environ["PATH_INFO"])
+        paths.append(environ["PATH_INFO"])
         entered.set()
-        go_on.wait(5)
+        proceed.wait(5)
         start_response("204 No Content", [])
         return []
 
-    here = rig(application)
-    client, connection = here.connect()
+    harness = rig(application)
+    client, connection = harness.connect()
     client.sendall(b"GET /once HTTP/1.1\r\nHost: x\r\n\r\n")
-    serving = threading.Thread(target=here.event, args=(connection,))
+    serving = threading.Thread(target=harness.event, args=(connection,))
     serving.start()
     entered.wait(5)
 
-    here.event(connection)
-    here.worker._start_round()
-    go_on.set()
+    harness.event(connection)
+    harness.worker._start_round()
+    proceed.set()
     serving.join(5)
-    here.settle()
+    harness.settle()
 
-    assert asked == ["/once"]
+    assert paths == ["/once"]
     assert client.recv(1000).startswith(b"HTTP/1.1 204")
-    assert here.epoll.registered[connection.fd] == READ
+    assert harness.epoll.registered[connection.fd] == READ
 
 
-def test_where_there_is_no_room_the_longest_silent_connection_makes_it(
+def test_a_full_worker_ends_the_connection_that_was_silent_longest(
     rig: Callable[..., Rig],
 ) -> None:
-    here = rig(capacity=3)
-    silent = [here.connect()[0] for _ in range(3)]
-    newest, connection = here.connect()
-    here.settle()
+    harness = rig(capacity=3)
+    silent = [harness.connect()[0] for _ in range(3)]
+    newest, connection = harness.connect()
+    harness.settle()
 
     newest.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    here.event(connection)
+    harness.event(connection)
 
     assert newest.recv(1000).endswith(b"ok")
     assert silent[0].recv(1000) == b""
@@ -250,24 +249,24 @@ def test_where_there_is_no_room_the_longest_silent_connection_makes_it(
         silent[1].recv(1)
 
 
-def test_a_request_that_is_on_its_way_outlives_connections_that_say_nothing(
+def test_an_incomplete_request_outlives_silent_connections(
     rig: Callable[..., Rig],
 ) -> None:
-    here = rig(capacity=3)
-    begun, connection = here.connect()
+    harness = rig(capacity=3)
+    begun, connection = harness.connect()
     begun.sendall(b"GET / HTTP/1.1\r\n")
-    here.event(connection)
+    harness.event(connection)
     for _ in range(6):
-        here.connect()
-        here.settle()
+        harness.connect()
+        harness.settle()
 
     begun.sendall(b"Host: x\r\n\r\n")
-    here.event(connection)
+    harness.event(connection)
 
     assert begun.recv(1000).endswith(b"ok")
 
 
-def test_what_came_half_behind_a_slow_call_is_not_late(
+def test_a_head_received_in_part_behind_a_slow_call_is_not_late(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -277,19 +276,19 @@ def test_what_came_half_behind_a_slow_call_is_not_late(
         start_response("204 No Content", [])
         return []
 
-    here = rig(application)
+    harness = rig(application)
     monkeypatch.setattr(connection_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    client, connection = here.connect()
+    client, connection = harness.connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /next HT")
-    here.event(connection)
+    harness.event(connection)
 
     client.sendall(b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    here.event(connection)
+    harness.event(connection)
 
     assert client.recv(1000).count(b"HTTP/1.1 204") == 2
 
 
-def test_a_client_that_takes_its_reply_too_slowly_is_given_up(
+def test_a_client_that_receives_its_reply_too_slowly_is_ended(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
@@ -305,21 +304,21 @@ def test_a_client_that_takes_its_reply_too_slowly_is_given_up(
         start_response("200 OK", [("Content-Type", "text/plain")])
         return Endless()
 
-    here = rig(application)
-    client, connection = here.connect()
+    harness = rig(application)
+    client, connection = harness.connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    here.event(connection)
+    harness.event(connection)
     waiting = connection.phase
     connection.deadline = 0.0
-    here.worker._start_round()
-    here.settle()
+    harness.worker._start_round()
+    harness.settle()
 
     assert waiting is Phase.SENDING
     assert closed == [True]
-    assert not here.worker._connections
+    assert not harness.worker._connections
 
 
-def test_the_replies_that_nobody_takes_make_room_for_others(
+def test_replies_without_progress_are_ended_to_free_memory(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "MAX_REPLY_BYTES", 10_000_000)
@@ -328,19 +327,19 @@ def test_the_replies_that_nobody_takes_make_room_for_others(
         start_response("200 OK", [("Content-Length", "8000000")])
         return [b"x" * 8_000_000]
 
-    here = rig(application)
-    clients = [here.connect() for _ in range(6)]
+    harness = rig(application)
+    clients = [harness.connect() for _ in range(6)]
     for client, connection in clients:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        here.event(connection)
-    here.settle()
+        harness.event(connection)
+    harness.settle()
     waiting = [connection for _, connection in clients if connection.phase is Phase.SENDING]
 
     assert clients[-1][1] in waiting
     assert sum(len(connection.send_buffer) for connection in waiting) <= 10_000_000
 
 
-def test_a_reply_has_a_deadline_however_steadily_it_trickles(
+def test_a_reply_that_trickles_steadily_has_a_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1000.0]
@@ -355,50 +354,50 @@ def test_a_reply_has_a_deadline_however_steadily_it_trickles(
     assert now[0] <= 1000 + transfer.SEND_GRACE_S + transfer.SEND_SILENCE_S
 
 
-def test_what_clients_have_not_taken_is_bounded_for_all_together() -> None:
-    relieved: list[int] = []
-    unsent = ReplyMemory(100, relieved.append)
+def test_the_memory_of_unsent_replies_is_limited_for_all_together() -> None:
+    excesses: list[int] = []
+    memory = ReplyMemory(100, excesses.append)
 
-    unsent.add(60)
-    unsent.add(40)
-    before = list(relieved)
-    unsent.add(7)
-    unsent.add(-50)
-    unsent.add(20)
+    memory.add(60)
+    memory.add(40)
+    before = list(excesses)
+    memory.add(7)
+    memory.add(-50)
+    memory.add(20)
 
-    assert (before, relieved) == ([], [7])
+    assert (before, excesses) == ([], [7])
 
 
-def test_pipelined_requests_wait_once_they_have_taken_their_share(
+def test_pipelined_requests_wait_after_their_share_of_time(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that sends thousands at once must not delay the calls of others."""
-    made = rig()
+    harness = rig()
     monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 0.0)
-    client, connection = made.connect()
+    client, connection = harness.connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
-    made.event(connection)
+    harness.event(connection)
 
     assert client.recv(65_536).count(b"HTTP/1.1 200") == 1
-    other, fresh = made.connect()
+    other, fresh = harness.connect()
     other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    made.event(fresh)
+    harness.event(fresh)
     assert other.recv(65_536).startswith(b"HTTP/1.1 200")
 
     monkeypatch.setattr(worker_module, "MAX_PIPELINED_S", 1.0)
-    made.worker._start_round()
-    made.settle()
+    harness.worker._start_round()
+    harness.settle()
     assert client.recv(65_536).count(b"HTTP/1.1 200") == 2
 
 
-def test_replies_to_pipelined_requests_go_out_together_and_none_waits_for_half_a_request(
+def test_replies_to_pipelined_requests_are_sent_together_and_none_waits_for_a_partial_request(
     rig: Callable[..., Rig],
 ) -> None:
-    made = rig()
-    client, connection = made.connect()
+    harness = rig()
+    client, connection = harness.connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET / HTTP/1.1\r\n")
-    made.event(connection)
-    client.settimeout(0.1)  # the system itself would hold it for 0.2
+    harness.event(connection)
+    client.settimeout(0.1)  # the system itself would delay it for 0.2 s
 
     received = b""
     while received.count(b"HTTP/1.1 200") < 2:

@@ -12,7 +12,7 @@ import pytest
 from support.console import ConsoleClient, console_runtime, engine_of
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, step
-from penstock.db import runs as stored
+from penstock.db import rejected_calls
 from penstock.db.engine import reading
 from penstock.testing import Runtime
 
@@ -98,7 +98,7 @@ def test_it_is_nowhere(
     runs = [run["id"] for run in runtime.runs()]
     viewer = ConsoleClient.of(runtime, "vic")
     with reading(engine_of(runtime)) as connection:
-        refusals = stored.list_refusals(connection, 1)
+        refusals = rejected_calls.page(connection, 1)
     seen = {
         "replies": [dict(answer.headers) for answer in answers],
         "records": runtime.runs(),

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from support.place import Place
 
+from penstock.db import durable_runs, processes
 from penstock.db import runs as stored
 from penstock.db.engine import reading, writing
+from penstock.db.run_tables import DurableRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.intake import RunIntake
@@ -77,25 +79,27 @@ class Scene:
     def run(self) -> str:
         run = new_run_id()
         with writing(self.place.engine) as connection:
-            stored.accept(
+            durable_runs.accept(
                 connection,
+                durable_runs.NewRun(
+                    id=run,
+                    environment_id=1,
+                    pipeline="v1/jobs",
+                    version="1",
+                    route="POST /",
+                ),
                 callback_url=None,
-                id=run,
-                environment_id=1,
-                pipeline="v1/jobs",
-                version="1",
-                route="POST /",
             )
         return run
 
-    def end(self, *runs: str, ended: bool = False, after: float = 2.0) -> stored.DeadWorker:
+    def end(self, *runs: str, ended: bool = False, after: float = 2.0) -> processes.DeadWorker:
         """Let a worker end that performed runs, each begun a moment after the one before; return
         it, as it is taken over from."""
         self.workers += 1
         now = time.time()
         for index, run in enumerate(runs):
             self.cellar.begin(run, f"w{self.workers}", now - after + index * 0.001)
-        return stored.DeadWorker(
+        return processes.DeadWorker(
             f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False
         )
 
@@ -208,7 +212,7 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
     run = scene.run()
     dead = scene.end(run)
     with writing(scene.place.engine) as connection:
-        stored.set_durable(connection, run, cancelled_by="somebody")
+        durable_runs.update(connection, run, {DurableRunRow.cancelled_by: "somebody"})
 
     scene.recovery.take_over(dead)
 
@@ -217,13 +221,13 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
 
 def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Place) -> None:
     for name in ("dead", "one", "two"):
-        stored.register(place.engine, name, kind="worker", environment_id=1, host="h", pid=1)
-    stored.heartbeat(place.engine, "dead", ended=True)
+        processes.register(place.engine, name, kind="worker", environment_id=1, host="h", pid=1)
+    processes.heartbeat(place.engine, "dead", ended=True)
 
     def over(by: str, lease: float) -> list[tuple[str, bool, bool]]:
         return [
             (item.id, item.ended, item.again)
-            for item in stored.overdue(place.engine, 1, by, silent=60, lease=lease)
+            for item in processes.claim_dead_workers(place.engine, 1, by, silent=60, lease=lease)
         ]
 
     assert over("one", 60) == [("dead", True, False)]
@@ -242,9 +246,10 @@ def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
     accepting = RunIntake(scene.place.engine, scene.cellar, "test", 1)
 
     with writing(scene.place.engine) as connection:
-        stored.set_durable(connection, run, cancelled_by=by)
+        durable_runs.update(connection, run, {DurableRunRow.cancelled_by: by})
         written = accepting.finish_in(
-            connection, [stored.End(run, "succeeded", 200), stored.End(other, "succeeded", 200)]
+            connection,
+            [durable_runs.End(run, "succeeded", 200), durable_runs.End(other, "succeeded", 200)],
         )
 
     assert written == {run: status, other: "succeeded"}

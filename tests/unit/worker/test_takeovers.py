@@ -18,6 +18,7 @@ from support.place import Place
 
 from penstock import HttpTrigger, Pipeline
 from penstock.contracts.pipeline import Route
+from penstock.db import processes
 from penstock.db import runs as stored
 from penstock.db.engine import DatabaseUnavailable, reading
 from penstock.durable.engine import EngineRun, EngineStep, State
@@ -121,8 +122,8 @@ class Scene:
         return {self.run_store.held(run)[0] for run in runs}
 
 
-def dead(worker: str, *, again: bool = False) -> stored.DeadWorker:
-    return stored.DeadWorker(worker, ended=False, seen_at=datetime.now(UTC), again=again)
+def dead(worker: str, *, again: bool = False) -> processes.DeadWorker:
+    return processes.DeadWorker(worker, ended=False, seen_at=datetime.now(UTC), again=again)
 
 
 @pytest.fixture
@@ -196,7 +197,9 @@ def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_
 def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene: Scene) -> None:
     """#804: a worker that is about to end takes what recovery has just put back, and it stays
     with a process that is gone."""
-    stored.register(scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1)
+    processes.register(
+        scene.place.engine, "living", kind="worker", environment_id=1, host="h", pid=1
+    )
     stray, own = scene.runs(1, "gone")[0], scene.runs(1, "living")[0]
 
     scene.recovery.requeue_strays()

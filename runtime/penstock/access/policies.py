@@ -1,0 +1,153 @@
+"""External and internal access policies of environments, and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from penstock import audit
+from penstock.access._subscript import Subscriptable
+from penstock.access.lookup import environment_row
+from penstock.db import policies as stored
+from penstock.db.engine import Engine, reading
+from penstock.db.tables import EnvironmentRow, GraceRow, PolicyVersionRow
+from penstock.db.unit_of_work import AccessChange, RowReader, Values
+from penstock.errors import UsageError
+
+INTERNAL_POLICY = "api-key"  # of a new environment
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion(Subscriptable):
+    """A version of an environment's policy on one of its listeners.
+
+    `exposure` is external or internal. `replaced` is the policy before it, None of the first.
+    """
+
+    version: int
+    exposure: str
+    policy: str
+    reason: str
+    actor: str
+    grace_until: datetime | None
+    created_at: datetime
+    replaced: str | None
+
+
+def set_policy(  # noqa: PLR0913  one argument a fact
+    engine: Engine,
+    actor: str,
+    environment: str,
+    policy: str,
+    *,
+    served: Mapping[str, frozenset[str]],
+    stopping: Iterable[str],
+    grace: timedelta | None = None,
+    reason: str = "",
+    internal: bool = False,
+) -> None:
+    """Set a policy, in force at once, as a new version.
+
+    `served` is what each pipeline that is served now requires, by its id; `stopping` are those that
+    would stop. With `grace` they keep their previous gate for that time. Grace never loosens: a
+    running grace is ended or shortened, never extended. `internal` sets the policy of the internal
+    listener, which has no grace. Raises UsageError and UnknownName.
+    """
+    if internal and grace:
+        raise UsageError("the internal policy knows no grace; leave it out")
+    now = datetime.now(UTC)
+    until = now + grace if grace else None
+    exposure = "internal" if internal else "external"
+    column = EnvironmentRow.internal_policy if internal else EnvironmentRow.policy
+    with audit.change(
+        engine, actor, audit.Action.POLICY_SET, environment, environment=environment
+    ) as (rows, detail):
+        row = environment_row(rows, environment)
+        version = row.policy_version + 1
+        rows.set(
+            EnvironmentRow,
+            {EnvironmentRow.id: row.id},
+            {column: policy, EnvironmentRow.policy_version: version},
+        )
+        rows.add(
+            PolicyVersionRow,
+            {
+                PolicyVersionRow.environment_id: row.id,
+                PolicyVersionRow.version: version,
+                PolicyVersionRow.exposure: exposure,
+                PolicyVersionRow.policy: policy,
+                PolicyVersionRow.reason: reason,
+                PolicyVersionRow.actor: actor,
+                PolicyVersionRow.grace_until: until,
+                PolicyVersionRow.created_at: now,
+            },
+        )
+        detail.update(
+            exposure=exposure,
+            policy=policy,
+            before=row.internal_policy if internal else row.policy,
+            version=version,
+            reason=reason,
+            stopping=sorted(stopping),
+        )
+        if internal:
+            return
+        if until:
+            detail["grace_until"] = until.isoformat()
+        granted = {name: served[name] for name in stopping if name in served} if until else {}
+        _set_graces(rows, row.id, granted, until, now)
+
+
+def _set_graces(
+    rows: AccessChange,
+    environment_id: int,
+    granted: Mapping[str, frozenset[str]],
+    until: datetime | None,
+    now: datetime,
+) -> None:
+    """Grant graces until a moment, unless they run already and end earlier; end all others.
+
+    `granted` is what each pipeline requires, by its id.
+    """
+    match: Values = {GraceRow.environment_id: environment_id}
+    active = rows.all(GraceRow, {**match, GraceRow.active: True})
+    running = {row.pipeline: row.until for row in active if row.until > now}
+    for pipeline, requires in granted.items():
+        if until is not None:
+            rows.put(
+                GraceRow,
+                {**match, GraceRow.pipeline: pipeline},
+                {
+                    GraceRow.requires: sorted(requires),
+                    GraceRow.until: min(until, running.get(pipeline, until)),
+                    GraceRow.active: True,
+                },
+            )
+    for pipeline in running.keys() - granted.keys():
+        rows.set(GraceRow, {**match, GraceRow.pipeline: pipeline}, {GraceRow.active: False})
+
+
+def policy_versions(
+    engine: Engine, environment: str, *, before: int | None = None, limit: int = 100
+) -> list[PolicyVersion]:
+    """Return an environment's policy versions before a version, newest first.
+
+    Raises UnknownName.
+    """
+    with reading(engine) as connection:
+        environment_id = environment_row(RowReader(connection), environment).id
+        rows = stored.versions(connection, environment_id, before=before, limit=limit)
+    return [
+        PolicyVersion(
+            row.version,
+            row.exposure,
+            row.policy,
+            row.reason,
+            row.actor,
+            row.grace_until,
+            row.created_at,
+            replaced=row.replaced or (INTERNAL_POLICY if row.exposure == "internal" else None),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,113 @@
+"""Read the access data of an environment: everything that changed after a revision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TypeVar, cast
+
+import sqlalchemy as sa
+
+from penstock.db.rows import Row
+from penstock.db.tables import (
+    AddressRuleRow,
+    ApiKeyRow,
+    AssociationRow,
+    CallbackTargetRow,
+    ConsumerRow,
+    CredentialRow,
+    GraceRow,
+    IssuerRow,
+    LimitRow,
+    PipelineRow,
+    PipelineSecretRow,
+    RevocationRow,
+    SensitiveFieldRow,
+    SigningKeyRow,
+    VariableRow,
+)
+
+KEYS_PER_FETCH = 10_000
+
+# Tables that are read as a whole where any of their rows has changed: what a row contained before
+# is dropped, however it was changed.
+WHOLE_TABLES: tuple[type[Row], ...] = (
+    GraceRow,
+    PipelineRow,
+    CredentialRow,
+    SigningKeyRow,
+    IssuerRow,
+    LimitRow,
+    AddressRuleRow,
+    VariableRow,
+    PipelineSecretRow,
+    SensitiveFieldRow,
+    CallbackTargetRow,
+)
+# Large tables of which only the changed rows are read. The largest, API keys, has `keys_since`.
+CHANGED_ROW_TABLES: tuple[type[Row], ...] = (ConsumerRow, AssociationRow, RevocationRow)
+
+RowType = TypeVar("RowType", bound=Row)
+# Digest, id, consumer, end, whether it is enabled, whether it was revoked.
+KeyValues = tuple[bytes, str, int, datetime | None, bool | None, bool]
+
+
+class Changes:
+    """Rows that changed, by their type: `changes[LimitRow]` is a list of `LimitRow`."""
+
+    def __init__(self, rows: Mapping[type[Row], list[Row]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, kind: type[RowType]) -> list[RowType]:
+        return cast("list[RowType]", self._rows[kind])
+
+    def has(self, *kinds: type[Row]) -> bool:
+        """Return whether rows of any of these types changed."""
+        return any(self._rows[kind] for kind in kinds)
+
+
+def changed_since(connection: sa.Connection, environment_id: int, since: int) -> Changes:
+    """Return the access data of an environment that changed after a revision, without its keys.
+
+    All rows of a small table with a change, and the changed rows of a large table.
+    """
+    changed: dict[type[Row], list[Row]] = {}
+    for kind in (*WHOLE_TABLES, *CHANGED_ROW_TABLES):
+        source = kind.table
+        in_environment = (
+            source.c.environment_id == environment_id if "environment_id" in source.c else sa.true()
+        )
+        after = source.c.revision > since
+        if kind in WHOLE_TABLES:
+            other = source.alias()
+            after = sa.exists().where(
+                other.c.environment_id == environment_id, other.c.revision > since
+            )
+        query = (
+            kind.select()
+            .where(in_environment, after)
+            .order_by(source.c.revision, *source.primary_key.columns)
+        )
+        changed[kind] = kind.fetch(connection, query)
+    return Changes(changed)
+
+
+def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyValues]:
+    """Yield the API keys of an environment that changed after a revision.
+
+    There may be a million: each is a tuple, and no more than `KEYS_PER_FETCH` are in memory.
+    """
+    query = (
+        sa.select(
+            ApiKeyRow.digest,
+            ApiKeyRow.id,
+            ApiKeyRow.consumer_id,
+            ApiKeyRow.expires_at,
+            ApiKeyRow.enabled,
+            ApiKeyRow.revoked_at.is_not(None),
+        )
+        .where(ApiKeyRow.environment_id == environment_id, ApiKeyRow.revision > since)
+        .order_by(ApiKeyRow.revision)
+    )
+    for values in connection.execution_options(yield_per=KEYS_PER_FETCH).execute(query):
+        yield tuple(values)  # type: ignore[misc]  # a row as a tuple has no types

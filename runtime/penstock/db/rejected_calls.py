@@ -1,0 +1,59 @@
+"""Samples of the calls that the gate rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+
+from penstock.db.engine import Engine, writing
+from penstock.db.run_tables import RejectedCallRow
+
+PURGED_AT_A_TIME = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCall:
+    """A call that the gate rejected."""
+
+    id: str
+    environment_id: int
+    pipeline: str
+    problem: str
+    address: str
+    reason: str | None
+    consumer_id: int | None
+
+
+def record(connection: sa.Connection, samples: Sequence[RejectedCall]) -> None:
+    """Write samples."""
+    connection.execute(sa.insert(RejectedCallRow.table), [asdict(sample) for sample in samples])
+
+
+def page(
+    connection: sa.Connection, environment_id: int, *, before: str | None = None, limit: int = 50
+) -> list[RejectedCallRow]:
+    """Return samples, newest first; the next page is before the last id of a page."""
+    query = (
+        RejectedCallRow.select()
+        .where(RejectedCallRow.environment_id == environment_id)
+        .order_by(RejectedCallRow.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(RejectedCallRow.id < before)
+    return RejectedCallRow.fetch(connection, query)
+
+
+def purge(engine: Engine, environment_id: int, before: str) -> int:
+    """Delete at most 500 samples older than an id; return how many."""
+    with writing(engine) as connection:
+        old = (
+            sa.select(RejectedCallRow.id)
+            .where(RejectedCallRow.environment_id == environment_id, RejectedCallRow.id < before)
+            .limit(PURGED_AT_A_TIME)
+        )
+        return connection.execute(
+            sa.delete(RejectedCallRow.table).where(RejectedCallRow.id.in_(old.scalar_subquery()))
+        ).rowcount
