@@ -185,7 +185,7 @@ class TestTokens:
             page = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
 
             (row,) = issuers.list_issuers(engine, "test")
-            assert (row["keys"], row["consumer"], row["scope_claim"]) == (
+            assert (row.keys, row.consumer, row.scope_claim) == (
                 keys_shown,
                 consumer_shown,
                 "scp",
@@ -267,7 +267,7 @@ class TestLimits:
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
         assert [
-            (row["environment"], row["pipeline"], row["rate"]) for row in limits.list_limits(engine)
+            (row.environment, row.pipeline, row.rate) for row in limits.list_limits(engine)
         ] == [("prod", "", "9/hour")]
         assert (again.status_code, "has no limit at orders" in words_of(again.text)) == (422, True)
 
@@ -309,7 +309,7 @@ class TestLimits:
             oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24")
         )
         rows = [
-            (row["consumer"], row["network"], row["allowed"])
+            (row.consumer, row.network, row.allowed)
             for row in limits.list_networks(engine)
         ]
         bad = [
@@ -412,7 +412,7 @@ class TestSettings:
             (422, ["run_days"]),
             (422, ["record_bodies"]),
         ]
-        test = next(row for row in environments.list_environments(engine) if row["name"] == "test")
+        test = next(row for row in environments.list_environments(engine) if row.name == "test")
         assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
 
     def test_a_variable_is_set_changed_and_deleted(
@@ -435,7 +435,7 @@ class TestSettings:
 
         assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
         assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
-        assert (row["environment"], row["value"]) == ("prod", "porto\nlisbon")
+        assert (row.environment, row.value) == ("prod", "porto\nlisbon")
         assert event == ("oli", "variable:set", "prod", "region")
         assert "porto\nlisbon</textarea>" in form
         assert (bad.status_code, 'id="e-name"' in bad.text) == (422, True)
@@ -491,7 +491,7 @@ class TestSettings:
 
         assert event == ("oli", "sensitive-field:added", "test", "test")
         assert "card_number is no longer sensitive in test." in page
-        assert [row["field"] for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
+        assert [row.field for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
         assert [
             (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad
         ] == [(422, ["fields"])] * 2

@@ -149,7 +149,7 @@ def test_a_viewer_sees_no_buttons_and_can_change_nothing(console_server: Start) 
         == 403
     )
     assert vic.post("/users/vic/role", {"role": "admin"}).status_code == 403
-    assert [row["role"] for row in users.list_users(console.place.engine)] == [
+    assert [row.role for row in users.list_users(console.place.engine)] == [
         "admin",
         "operator",
         "viewer",

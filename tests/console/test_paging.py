@@ -21,25 +21,25 @@ def test_limits_are_paged_by_consumer(place: Place) -> None:
         callbacks.allow_callbacks(
             place.engine, "tester", name, "test", "https://hooks.example/", place.box, private=False
         )
-    whole = [row["id"] for row in limits.list_limits(place.engine, environment="test")]
+    whole = [row.id for row in limits.list_limits(place.engine, environment="test")]
     read, after = list[object](), None
     while rows := limits.list_limits(place.engine, environment="test", after=after, limit=2):
-        read += [row["id"] for row in rows]
-        after = int(str(rows[-1]["id"]))
+        read += [row.id for row in rows]
+        after = rows[-1].id
         limits.set_limit(
             place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days")
         )
     networks = limits.list_networks(place.engine, environment="test", after=None, limit=3)
     rest = limits.list_networks(
-        place.engine, environment="test", after=int(str(networks[-1]["id"])), limit=9
+        place.engine, environment="test", after=networks[-1].id, limit=9
     )
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)
 
     assert read == whole
     assert len(whole) == 9
-    names = [str(row["consumer"]) for row in networks + rest]
+    names = [row.consumer for row in networks + rest]
     assert names == [name for name in dict.fromkeys(names) for _ in range(2)]
-    assert len({(row["consumer"], row["network"]) for row in networks + rest}) == 6
+    assert len({(row.consumer, row.network) for row in networks + rest}) == 6
     assert len(targets) == 2
 
 

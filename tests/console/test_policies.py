@@ -54,7 +54,7 @@ def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: 
                 "1.0.0",
                 "GET /",
                 False,
-                row["id"],
+                row.id,
                 None,
                 "succeeded",
                 200,

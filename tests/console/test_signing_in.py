@@ -238,7 +238,7 @@ def test_the_last_admin_stays_and_weak_passwords_are_rejected(place: Place) -> N
     ):
         with pytest.raises(UsageError):
             act()
-    assert [row["name"] for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
+    assert [row.name for row in users.list_users(place.engine)] == ["ann", "oli", "vic"]
 
 
 def test_the_commands_create_and_change_users(sqlite_place: Place) -> None:
