@@ -15,7 +15,7 @@ from support.place import Place
 
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
-from penstock.execution import operating
+from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import first_id
 
 ROUNDS = 15
@@ -80,10 +80,10 @@ def questions(engine: Engine, rows: int) -> dict[str, Callable[[], object]]:
 
     def one() -> object:
         with reading(engine) as connection:
-            return stored.find(connection, str(newest[0]["id"]))
+            return stored.find(connection, str(newest[0].id))
 
-    newest = operating.list_runs(engine, environment="test", limit=1)
-    ask = operating.list_runs
+    newest = list_runs(engine, environment="test", limit=1)
+    ask = list_runs
     return {
         "the newest 50": lambda: ask(engine, environment="test"),
         "50 in the middle": lambda: ask(engine, environment="test", before=middle),

@@ -13,7 +13,7 @@ from support.console import ConsoleServer
 
 from penstock import audit
 from penstock.access import consumers
-from penstock.execution.operating import list_runs
+from penstock.execution.run_queries import list_runs
 
 Start = Callable[..., ConsoleServer]
 

@@ -141,10 +141,10 @@ def test_check_and_listings_know_both(ready: Place) -> None:
 
     assert checked.returncode == 1
     assert (
-        "refused: v1/bare (internal): the internal policy 'api-key' of environment 'test' asks for"
+        "blocked: v1/bare (internal): the internal policy 'api-key' of environment 'test' asks for"
         " api_key=True, which is off; set api_key=True" in checked.stdout
     )
-    assert "refused: v1/half: the policy 'jwt-api-key'" in checked.stdout
+    assert "blocked: v1/half: the policy 'jwt-api-key'" in checked.stdout
     assert listed.count('"exposure": "internal"') == 4
     assert listed.count('"exposure": "external"') == 3
     assert listed.count('"exposure": "none"') == 1

@@ -165,8 +165,8 @@ def test_two_hosts_may_upgrade_at_once(
         [0, 0, 0],
         [2, 2, 2],
     )
-    told = sorted(log.read_text().splitlines()[1].partition(" ")[0] for log in logs)
-    assert told == ["at", "at", "upgraded"]
+    results = sorted(log.read_text().splitlines()[1].partition(" ")[0] for log in logs)
+    assert results == ["already", "already", "upgraded"]
     assert migrate.current(place.engine) == migrate.head()
     assert place.run("db", "check").returncode == 0
     place.engine.dispose()

@@ -18,7 +18,7 @@ from penstock.access.durations import read_duration
 from penstock.access.encryption import SecretBox, load_secret_box
 from penstock.db.engine import Engine, open_engine, open_existing, shown_url
 from penstock.errors import UsageError
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.host.host import Host
 from penstock.settings import Settings
 
@@ -60,7 +60,7 @@ class Context:
         return Host(self.settings)
 
     @cached_property
-    def steering(self) -> RunOperations:
+    def run_operations(self) -> RunOperations:
         """The operations on runs."""
         return RunOperations(self.engine, self.box, lambda: self.host)
 

@@ -27,9 +27,10 @@ from penstock.gate.exposure import Listed, described
 @format_option
 @pass_context
 def check(context: Context, environment: str | None, form: str) -> int:
-    """Check whether all pipelines and plugins can be served: the deployment gate.
+    """Check that every pipeline and plugin can be served.
 
-    Exit code 1 if a pipeline is blocked or a plugin is broken; each problem has its fix.
+    Run it before each deployment. Exit code 1 if a pipeline is blocked or a plugin is broken. Each
+    problem is printed with its fix.
     """
     return run_isolated(lambda: context.host, lambda: _check(context, environment, form))
 

@@ -22,7 +22,7 @@ from penstock.cli.base import (
 
 @click.group()
 def consumer() -> None:
-    """Create, list, disable and enable consumers, and grant them access."""
+    """Manage consumers, and grant them access."""
 
 
 @consumer.command("create")
@@ -75,7 +75,7 @@ def consumer_show(context: Context, name: str, form: str) -> None:
 @click.argument("name")
 @pass_context
 def consumer_disable(context: Context, name: str) -> None:
-    """Disable a consumer: its calls are rejected in every environment."""
+    """Disable a consumer in every environment. Its calls are rejected."""
     consumers.set_consumer_enabled(context.engine, context.actor, name, enabled=False)
     click.echo(f"consumer {name} disabled")
 
@@ -133,7 +133,7 @@ def consumer_associate(
 def consumer_dissociate(
     context: Context, name: str, pipelines: tuple[str, ...], environment: str
 ) -> None:
-    """Remove the access of a consumer to pipelines in an environment.
+    """Remove access to pipelines in an environment.
 
     Name a pipeline by its id (v1/orders), or by its name (orders) for all its major versions.
     """

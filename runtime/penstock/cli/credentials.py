@@ -23,7 +23,7 @@ from penstock.errors import UnknownName
 
 @click.group()
 def credential() -> None:
-    """Add, list and revoke passwords, signing secrets and certificates of consumers."""
+    """Manage passwords, signing secrets and certificates."""
 
 
 @credential.command("add")

@@ -17,7 +17,7 @@ from penstock.errors import BadSetting, CannotStart
 
 @click.group()
 def db() -> None:
-    """Upgrade or check the database schema, or report a restore."""
+    """Upgrade or check the schema, or report a restore."""
 
 
 @db.command()
@@ -66,7 +66,10 @@ def upgrade(context: Context) -> int:
 @db.command()
 @pass_context
 def restored(context: Context) -> None:
-    """Report a restore from a backup, so that every process reads the database again."""
+    """Report that the database was restored from a backup.
+
+    Every process then reads the database again.
+    """
     done = history.declare_restored(context.engine, context.actor)
     click.echo(
         f"revision {done.revision} begins a new history: every process reads all access data again"
@@ -102,7 +105,7 @@ def current(context: Context) -> int:
 @db.command("check")
 @pass_context
 def check_schema(context: Context) -> int:
-    """Check whether this release can start with the schema of the database.
+    """Check whether this release works with the schema.
 
     Exit code 1 if not. Before a rollback, run this command of the older release.
     """

@@ -140,7 +140,10 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Set the policy of an environment, after a preview of pipelines that stop or start."""
+    """Set the policy of an environment after a preview.
+
+    The preview lists the pipelines that stop or start being served.
+    """
     if internal and grace:
         raise UsageError("the internal policy has no grace period; remove --grace")
     snapshot, _ = context.host.evaluator.evaluate_environment(

@@ -47,7 +47,7 @@ def limit() -> None:
 def limit_set(
     context: Context, consumer_name: str, rate: str, environment: str, pipeline_name: str, by: str
 ) -> None:
-    """Set a rate limit for a consumer, such as 100/second or 5000/12 hours.
+    """Set a rate limit for a consumer: 100/second or 5000/12 hours.
 
     A limit with the same window and --by replaces the existing one. A limit with another window is
     added; all of them apply.
@@ -143,7 +143,7 @@ def _set_networks(
 def address_allow(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
-    """Allow calls of a consumer from these networks, and from no others."""
+    """Allow calls of a consumer from these networks only."""
     _set_networks(context, consumer_name, networks, environment, allowed=True)
 
 
@@ -155,7 +155,10 @@ def address_allow(
 def address_deny(
     context: Context, consumer_name: str, networks: tuple[str, ...], environment: str
 ) -> None:
-    """Reject calls of a consumer from these networks, even if they are allowed too."""
+    """Reject calls of a consumer from these networks.
+
+    A denied network is rejected even if it is allowed too.
+    """
     _set_networks(context, consumer_name, networks, environment, allowed=False)
 
 

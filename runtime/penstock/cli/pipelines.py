@@ -95,7 +95,7 @@ def login_flow_designate(context: Context, name: str, environment: str) -> None:
 @env_required
 @pass_context
 def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
-    """Remove the permission of a pipeline to issue tokens in an environment."""
+    """Stop a pipeline from issuing tokens in an environment."""
     identifiers = access.set_login_flow(
         context.engine,
         context.actor,
@@ -112,7 +112,7 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
 @format_option
 @pass_context
 def pipelines(context: Context, environment: str | None, form: str) -> None:
-    """List pipelines with version, URL, required credentials, policy and state."""
+    """List pipelines with version, URL, policy and state."""
     access, evaluated = evaluate(context, context.environment(environment))
     policies = {
         "external": access.environment.policy,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from penstock.durable.run_view import RunView
 from penstock.durable.status import attempts_of, span_of
 from penstock.runs.failures import Failure
 from penstock.runs.steps import StepRecord
@@ -33,22 +34,24 @@ OPTIONAL_FIELDS = (
 )  # fmt: skip
 
 
-def print_run(shown: dict[str, Any]) -> None:
+def print_run(run: RunView) -> None:
     """Print a run for people."""
     console = Console(highlight=False)
     head = Table.grid(padding=(0, 2))
-    status = Text(shown["status"], style=COLOURS.get(shown["status"], ""))
-    if shown["http_status"]:
-        status.append(f" ({shown['http_status']})", style="dim")
+    status = Text(run.status, style=COLOURS.get(run.status, ""))
+    if run.http_status:
+        status.append(f" ({run.http_status})", style="dim")
     rows: list[tuple[str, object]] = [
-        ("run", shown["id"]),
+        ("run", run.id),
         ("status", status),
-        ("pipeline", f"{shown['pipeline']} {shown['version']}  {shown['route']}"),
-        ("received", f"{shown['at']:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {shown['environment']}"),
-        ("duration", f"{shown['ms']:.1f} ms" if shown["ms"] is not None else None),
-        ("recovered", f"{shown['recoveries']} times" if shown.get("recoveries") else None),
+        ("pipeline", f"{run.pipeline} {run.version}  {run.route}"),
+        ("received", f"{run.at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {run.environment}"),
+        ("duration", f"{run.ms:.1f} ms" if run.ms is not None else None),
+        ("recovered", f"{run.recoveries} times" if run.recoveries else None),
     ]
-    rows += [(name.replace("_", " "), shown[name]) for name in OPTIONAL_FIELDS if shown.get(name)]
+    rows += [
+        (name.replace("_", " "), value) for name in OPTIONAL_FIELDS if (value := getattr(run, name))
+    ]
     for name, value in rows:
         if value is None:
             continue
@@ -56,16 +59,14 @@ def print_run(shown: dict[str, Any]) -> None:
             Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value))
         )
     console.print(head)
-    if shown["failure"]:
-        _print_failure(console, shown["failure"])
-    if shown["steps"]:
-        console.print(_waterfall(shown["steps"], console.width))
-    for child in shown["children"]:
-        console.print(
-            Text(f"started {child['id']}  {child['pipeline']} {child['route']}  {child['status']}")
-        )
-    if shown["bodies"]:
-        console.print_json(data=shown["bodies"])
+    if run.failure:
+        _print_failure(console, run.failure)
+    if run.steps:
+        console.print(_waterfall(run.steps, console.width))
+    for child in run.children or ():
+        console.print(Text(f"started {child.id}  {child.pipeline} {child.route}  {child.status}"))
+    if run.bodies:
+        console.print_json(data=run.bodies)
 
 
 def _print_failure(console: Console, failure: Failure, label: str = "failed with") -> None:
@@ -76,7 +77,7 @@ def _print_failure(console: Console, failure: Failure, label: str = "failed with
         _print_failure(console, cause, "caused by")
 
 
-def _waterfall(steps: list[StepRecord], width: int) -> Table:
+def _waterfall(steps: Sequence[StepRecord], width: int) -> Table:
     """Return a table of steps, with each attempt as a bar on the time of the run."""
     room = BAR_WIDTH if width >= WIDE_TERMINAL else BAR_WIDTH // 2
     whole = span_of(steps)

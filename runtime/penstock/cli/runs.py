@@ -24,8 +24,8 @@ from penstock.cli.base import (
 from penstock.cli.run_view import COLOURS, print_run
 from penstock.contracts.run_status import Status
 from penstock.errors import UsageError
-from penstock.execution import operating
-from penstock.execution.steering import identifiers
+from penstock.execution.operations import identifiers, purge_runs
+from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import is_run_id
 
 COLUMNS = (
@@ -87,7 +87,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     """List runs, newest first."""
     if before is not None and not is_run_id(before):
         raise UsageError(f"{before!r} is not the id of a run")
-    rows = operating.list_runs(
+    rows = list_runs(
         context.engine,
         environment=environment,
         pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
@@ -98,7 +98,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
         before=before,
         limit=limit,
     )
-    show(rows, form, COLUMNS, empty="no runs")
+    show([row.document() for row in rows], form, COLUMNS, empty="no runs")
 
 
 @runs.command("show")
@@ -107,11 +107,11 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 @pass_context
 def runs_show(context: Context, run: str, form: str) -> None:
     """Show a run with its steps as a waterfall."""
-    shown = context.steering.show(run)
+    view = context.run_operations.show(run)
     if form == "json":
-        show_json(msgspec.to_builtins(shown, builtin_types=(datetime,)))
+        show_json(msgspec.to_builtins(view.document(), builtin_types=(datetime,)))
         return
-    print_run(shown)
+    print_run(view)
 
 
 @runs.command("follow")
@@ -121,8 +121,8 @@ def runs_follow(context: Context, run: str) -> int:
     """Follow a durable run until it ends. Exit code 1 if it did not succeed."""
     console, printed, progress = Console(highlight=False), 0, None
     while True:
-        shown = context.steering.show(run)
-        for step in shown["steps"][printed:]:
+        view = context.run_operations.show(run)
+        for step in view.steps[printed:]:
             printed += 1
             error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""
             console.print(
@@ -131,13 +131,13 @@ def runs_follow(context: Context, run: str) -> int:
                     style="red" if step.failed else "",
                 )
             )
-        if shown.get("progress") and shown["progress"] != progress:
-            progress = shown["progress"]
+        if view.progress and view.progress != progress:
+            progress = view.progress
             of = f" of {progress['of']:g}" if progress["of"] is not None else ""
             console.print(Text(f"      {progress['done']:g}{of} {progress['note']}", style="dim"))
-        if operating.is_over(shown["status"]):
-            console.print(Text(shown["status"], style=COLOURS.get(shown["status"], "")))
-            return int(shown["status"] != Status.SUCCEEDED)
+        if view.is_finished:
+            console.print(Text(view.status, style=COLOURS.get(view.status, "")))
+            return int(view.status != Status.SUCCEEDED)
         sys.stdout.flush()
         time.sleep(FOLLOW_INTERVAL_S)
 
@@ -150,7 +150,7 @@ def runs_cancel(context: Context, run: str) -> None:
 
     A pause ends at once, and no further step or attempt starts. Completed steps are not undone.
     """
-    context.steering.cancel(context.actor, run)
+    context.run_operations.cancel(context.actor, run)
     click.echo(f"run {run} cancelled")
 
 
@@ -168,12 +168,12 @@ def runs_redeliver(context: Context, run: str, from_step: int) -> int:
 
     A durable run is accepted and performed by a worker. An inline run is performed by this command.
     """
-    new, status = context.steering.redeliver(context.actor, run, step=from_step)
-    first = context.steering.show(run)
-    consumer = f" for {first['consumer']}" if first["consumer"] else ""
+    new, status = context.run_operations.redeliver(context.actor, run, step=from_step)
+    first = context.run_operations.show(run)
+    consumer = f" for {first.consumer}" if first.consumer else ""
     results = f", and the results of its steps before step {from_step}" if from_step > 1 else ""
     what = (
-        f"{first['route']} of {first['pipeline']} in {first['environment']}{consumer}, with the"
+        f"{first.route} of {first.pipeline} in {first.environment}{consumer}, with the"
         f" input of run {run}{results}"
     )
     if status is None:
@@ -199,12 +199,12 @@ def runs_purge(context: Context, environment: str, older_than: timedelta, yes: b
         click.confirm(
             f"Delete the runs of {environment} that are older than {older_than}?", abort=True
         )
-    number = operating.purge_runs(
+    number = purge_runs(
         context.engine,
         context.actor,
         environment,
         older_than.total_seconds(),
-        context.steering.run_store,
+        context.run_operations.run_store,
     )
     click.echo(f"{number} runs of {environment} deleted")
 

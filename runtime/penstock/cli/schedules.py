@@ -29,7 +29,7 @@ from penstock.host.compilation import LoadedPipeline
 @format_option
 @pass_context
 def schedules(context: Context, environment: str | None, form: str) -> None:
-    """List schedules with their next tick and the result of the last one."""
+    """List schedules with their next and last ticks."""
     name = context.environment(environment)
     rows = []
     with reading(context.engine) as connection:
@@ -39,7 +39,7 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
         for identifier, item in sorted(context.host.catalog.loaded.items())
         for schedule in _schedules_of(item)
     ]
-    fired = context.steering.run_store(name).last_ticks() if declared else {}
+    fired = context.run_operations.run_store(name).last_ticks() if declared else {}
     for identifier, schedule in declared:
         now = datetime.now(ZoneInfo(schedule.timezone))
         last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)

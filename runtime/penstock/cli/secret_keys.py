@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import click
 
@@ -17,7 +18,7 @@ PROGRESS_INTERVAL_S = 1.0
 @click.group("secret-key", invoke_without_command=True)
 @click.pass_context
 def secret_key(context: click.Context) -> None:
-    """Print a new key for PENSTOCK_SECRET_KEY, or rotate the keys."""
+    """Print a new PENSTOCK_SECRET_KEY, or rotate the keys."""
     if context.invoked_subcommand is None:
         click.echo(make_secret_key())
 
@@ -33,9 +34,9 @@ def secret_key(context: click.Context) -> None:
 @format_option
 @pass_context
 def rotate(context: Context, check: bool, form: str) -> int:
-    """Encrypt all stored secrets with the first key of PENSTOCK_SECRET_KEY.
+    """Encrypt all stored secrets with the first key.
 
-    Exit code 1 as long as any secret needs another key.
+    The first key is that of PENSTOCK_SECRET_KEY. Exit code 1 as long as any secret needs another.
 
     Hosts can serve during the rotation. First set `old,new` on all hosts and restart them one
     after the other. Then set `new,old` and restart them again. Then run this command. At last set
@@ -65,12 +66,23 @@ def rotate(context: Context, check: bool, form: str) -> int:
         empty="no encrypted data",
     )
     older, unknown = (sum(getattr(item, name) for item in counts) for name in ("older", "unknown"))
-    first, *others = context.box.fingerprints
+    _report_keys(context.box.fingerprints)
+    _report_counts(older, unknown, check=check)
+    return int(bool(older or unknown))
+
+
+def _report_keys(fingerprints: Iterable[str]) -> None:
+    """Print the fingerprints of the keys on standard error."""
+    first, *others = fingerprints
     click.echo(
         f"penstock: the first key is {first}"
         + (f", older: {', '.join(others)}" if others else "; there is no other"),
         err=True,
     )
+
+
+def _report_counts(older: int, unknown: int, *, check: bool) -> None:
+    """Print on standard error how many values need another key than the first."""
     if unknown:
         click.echo(
             f"penstock: {unknown} can't be decrypted with any of these keys; add the key that"
@@ -91,7 +103,6 @@ def rotate(context: Context, check: bool, form: str) -> int:
         )
     elif not unknown:
         click.echo("penstock: all secrets are encrypted with the first key", err=True)
-    return int(bool(older or unknown))
 
 
 class _Progress:

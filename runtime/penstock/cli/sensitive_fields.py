@@ -17,7 +17,7 @@ from penstock.cli.base import (
 
 @click.group("sensitive-fields")
 def sensitive_fields() -> None:
-    """Add, remove and list fields of bodies that are never stored."""
+    """Add, remove and list fields that are never stored."""
 
 
 @sensitive_fields.command("add")
@@ -25,7 +25,10 @@ def sensitive_fields() -> None:
 @env_required
 @pass_context
 def sensitive_add(context: Context, fields: tuple[str, ...], environment: str) -> None:
-    """Add fields, by name at any depth (card_number) or by JSON Pointer (/card/number)."""
+    """Add fields by name or by JSON Pointer.
+
+    A name applies at any depth (card_number), a JSON Pointer at one place (/card/number).
+    """
     fields_of_environment.add_fields(context.engine, context.actor, environment, fields)
     click.echo(f"never stored in {environment}: {', '.join(fields)}")
 

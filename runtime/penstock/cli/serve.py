@@ -70,7 +70,7 @@ def serve(
     threads: int | None,
     worker: int | None,
 ) -> int:
-    """Serve the pipelines of an environment and perform its durable runs."""
+    """Serve pipelines, and perform durable runs."""
     chosen = {
         "ENVIRONMENT": environment,
         "BIND": bind,
@@ -116,7 +116,7 @@ def worker(
     respawned: bool,
     rehearse: bool,
 ) -> int:
-    """Perform the durable runs of an environment, until it is stopped."""
+    """Perform durable runs, until it is stopped."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
     context.engine.dispose()  # raises an error if the database does not exist

@@ -57,7 +57,7 @@ def signing_key_rotate(context: Context, environment: str, algorithm: str | None
 @env_required
 @pass_context
 def signing_key_drop(context: Context, kid: str, environment: str) -> None:
-    """Revoke a compromised signing key and all tokens that it signed."""
+    """Revoke a compromised signing key and all its tokens."""
     successor = signing_keys.drop_signing_key(
         context.engine, context.actor, environment, kid, context.box
     )
@@ -117,7 +117,10 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
     mapped: tuple[str, ...],
     scope_claim: str,
 ) -> None:
-    """Accept tokens of an identity provider, in addition to a key of their consumer."""
+    """Accept tokens of an identity provider.
+
+    A token is accepted only together with an API key of its consumer.
+    """
     keys = issuers.read_keys(_text(jwks_file)) if jwks_file else None
     trusted = issuers.parse_issuer(
         name,

@@ -13,7 +13,7 @@ ROLE = click.Choice([role.value for role in Role])
 
 @click.group()
 def user() -> None:
-    """Create, list, edit, disable and enable users of the console."""
+    """Create, list, edit and disable users of the console."""
 
 
 @user.command("create")

@@ -62,7 +62,7 @@ def variable_list(context: Context, environment: str | None, form: str) -> None:
 
 @click.group()
 def secret() -> None:
-    """Set, unset and list secrets of an environment, encrypted at rest."""
+    """Set, unset and list secrets (encrypted at rest)."""
 
 
 @secret.command("set")

@@ -22,7 +22,7 @@ from penstock.db.engine import Engine, open_engine
 from penstock.db.tables import EnvironmentRow
 from penstock.durable.engine import RunStore
 from penstock.errors import BadSetting
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.guesses import Look

@@ -20,7 +20,7 @@ from penstock.console.pages import page, user
 from penstock.console.responses import done, render
 from penstock.console.try_it import document_of, routes_of, trial
 from penstock.errors import UnknownName
-from penstock.execution.operating import list_runs
+from penstock.execution.run_queries import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import described, exposures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from flask import Response, request, url_for
 
@@ -22,9 +21,10 @@ from penstock.console.forms import (
 from penstock.console.labels import STATUS_LABELS
 from penstock.console.pages import page, user
 from penstock.console.responses import done, live, live_part, redirect_to, render, show_form
+from penstock.durable.run_view import RunView
 from penstock.durable.status import attempts_of, span_of
-from penstock.execution import operating
-from penstock.execution.steering import identifiers
+from penstock.execution.operations import identifiers
+from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
@@ -57,7 +57,7 @@ class RerunForm(ConsoleForm):
     step = CountField("from step", low=1, high=MAX_STEP, unit="step number", default=1)
 
 
-def _page_of_runs(form: RunFilter, environment: str) -> list[operating.Shown]:
+def _page_of_runs(form: RunFilter, environment: str) -> list[RunView]:
     """Return a page of runs, and one more where there is one; faults go to their fields."""
     context, pipelines = console_context(), list[str]()
     before = request.args.get("before", "")
@@ -69,7 +69,7 @@ def _page_of_runs(form: RunFilter, environment: str) -> list[operating.Shown]:
     if form.until.data is not None and not before:
         before = first_id(form.until.data)
     with form.faults_at("consumer"):
-        return operating.list_runs(
+        return list_runs(
             context.engine,
             environment=environment,
             pipelines=pipelines,
@@ -89,7 +89,7 @@ def _table(environment: str, form: RunFilter) -> str:
         "_runs.html",
         env=environment,
         runs=rows[:PER_PAGE],
-        last=rows[PER_PAGE - 1]["id"] if len(rows) > PER_PAGE else None,
+        last=rows[PER_PAGE - 1].id if len(rows) > PER_PAGE else None,
         query=form.query(),
         later=request.args.get("before"),
     )
@@ -140,21 +140,21 @@ def _bars(step: StepRecord, whole_ms: float) -> list[Bar]:
     return bars
 
 
-def _state(shown: dict[str, Any]) -> str:
-    whole_ms = span_of(shown["steps"])
-    steps = [(step, attempts_of(step), _bars(step, whole_ms)) for step in shown["steps"]]
-    return render("_run.html", run=shown, steps=steps, whole=whole_ms / 1000)
+def _state(run: RunView) -> str:
+    whole_ms = span_of(run.steps)
+    steps = [(step, attempts_of(step), _bars(step, whole_ms)) for step in run.steps]
+    return render("_run.html", run=run, steps=steps, whole=whole_ms / 1000)
 
 
 def _show_run(run: str, form: RerunForm) -> Response:
-    shown = console_context().run_operations.show(run)
+    view = console_context().run_operations.show(run)
     return show_form(
         "run.html",
         form,
-        run=shown,
-        over=operating.is_over(shown["status"]),
-        last=max((step.number for step in shown["steps"]), default=0),
-        state=live_part(_state(shown)),
+        run=view,
+        over=view.is_finished,
+        last=max((step.number for step in view.steps), default=0),
+        state=live_part(_state(view)),
     )
 
 
@@ -167,10 +167,10 @@ def runs_one(run: str) -> Response:
 @page("/runs/<run>/state", needs=Role.VIEWER)
 def runs_state(run: str) -> Response:
     """Show the state of a run alone; its page polls it until the run ends."""
-    shown = console_context().run_operations.show(run)
-    if operating.is_over(shown["status"]):
+    view = console_context().run_operations.show(run)
+    if view.is_finished:
         return Response(status=204, headers={"HX-Refresh": "true"})
-    return live(_state(shown))
+    return live(_state(view))
 
 
 @page("/runs/<run>/cancel", needs=Role.OPERATOR, method="POST")

@@ -8,6 +8,7 @@ from penstock.execution.calls import CallFactory
 from penstock.execution.executor import Executor
 from penstock.execution.subpipelines import SubpipelineRunner
 from penstock.host.host import Host
+from penstock.runs.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,13 @@ class Execution:
     @classmethod
     def of(cls, host: Host) -> Execution:
         """Build it; nothing of it holds a thread or a connection."""
-        executor = Executor(
-            host.catalog.plugins.manager, lambda: host.services.recorder if host.services else None
-        )
+
+        def recorder() -> Recorder | None:
+            return host.services.recorder if host.services is not None else None
+
+        executor = Executor(host.catalog.plugins.manager, recorder)
         calls = CallFactory(host.settings.environment, lambda: host.view.access)
-        return cls(executor, calls, SubpipelineRunner(host, executor, calls))
+        subpipelines = SubpipelineRunner(
+            host.catalog, host.view, lambda: host.services, executor, calls
+        )
+        return cls(executor, calls, subpipelines)

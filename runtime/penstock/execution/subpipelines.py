@@ -30,7 +30,9 @@ from penstock.errors import (
 from penstock.execution.calls import JSON, CallFactory, run_input
 from penstock.execution.executor import Executor
 from penstock.gate.compliance import State as Exposure
-from penstock.host.host import Host
+from penstock.host.catalog import Catalog
+from penstock.host.services import Services
+from penstock.host.view import CurrentView
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
 from penstock.runs.interrupts import KeyMissing
 from penstock.runs.steps import Inline
@@ -89,15 +91,21 @@ class RecordedInput:
 class SubpipelineRunner:
     """Starts pipelines for other pipelines of the same environment."""
 
-    def __init__(self, host: Host, executor: Executor, calls: CallFactory) -> None:
-        self._host = host
-        self._catalog, self._view = host.catalog, host.view
+    def __init__(
+        self,
+        catalog: Catalog,
+        view: CurrentView,
+        services: Callable[[], Services | None],
+        executor: Executor,
+        calls: CallFactory,
+    ) -> None:
+        self._catalog, self._view, self._services = catalog, view, services
         self._executor = executor
         self._calls = calls
         self._routes = Routes(
             (
                 (identifier, endpoint)
-                for identifier, item in host.catalog.loaded.items()
+                for identifier, item in catalog.loaded.items()
                 for endpoint in item.endpoints
             ),
             (),
@@ -257,7 +265,7 @@ class SubpipelineRunner:
         identifier, endpoint = child.identifier, child.endpoint
         if wait and identifier in parent.ancestors:
             raise NotStarted(f"{identifier} waits for this run, which can't wait for it in turn")
-        services = self._host.services
+        services = self._services()
         intake = services.run_intake if services is not None else None
         if intake is None:
             raise NotStarted("no durable runs can be accepted in this process")
@@ -301,7 +309,7 @@ class SubpipelineRunner:
         Raises DeadlineExceeded where it does not end in time, RunReleased where the parent is to
         stop, and KeyMissing.
         """
-        services = self._host.services
+        services = self._services()
         store = services.run_store if services is not None else None
         intervals = itertools.chain(POLL_INTERVALS_S, itertools.repeat(POLL_INTERVALS_S[-1]))
         while store is not None:

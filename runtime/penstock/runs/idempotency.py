@@ -29,6 +29,7 @@ from penstock.contracts.forms import Upload
 from penstock.contracts.sanitize import to_plain
 from penstock.db import idempotency
 from penstock.db.engine import DatabaseUnavailable, Engine, writing
+from penstock.db.run_tables import IdempotentReplyRow
 from penstock.errors import RETRYABLE_STATUSES, PipelineError, Refusal
 from penstock.header_fields import header_fields
 
@@ -113,6 +114,10 @@ def answered(status: int, refusal: Refusal | None) -> bool:
     return status < FIRST_SERVER_ERROR_STATUS and status not in RETRYABLE_STATUSES
 
 
+def _status_of(answer: Answer | PipelineError) -> int:
+    return answer.status if isinstance(answer, PipelineError) else answer[0]
+
+
 class IdempotencyStore:
     """Stored replies by key, in the database of all processes; encrypted, as data of customers."""
 
@@ -145,27 +150,10 @@ class IdempotencyStore:
         database is unavailable or the reply is encrypted with a key that this process does not
         have.
         """
-        digest = identity(key)
-        claim = secrets.token_hex(16)
-        now = clock.utc_now()
-        try:
-            first = idempotency.claim(
-                self._engine,
-                digest,
-                request,
-                claim,
-                now,
-                now + timedelta(seconds=seconds) + CLAIM_MARGIN,
-            )
-        except DatabaseUnavailable as error:
-            raise Refusal(
-                503,
-                "pipeline-unavailable",
-                "This pipeline is not available at the moment.",
-                headers=[("Retry-After", "1")],
-            ) from error
+        digest, claim = identity(key), secrets.token_hex(16)
+        first = self._claim(digest, request, claim, timedelta(seconds=seconds) + CLAIM_MARGIN)
         if first is not None:
-            return self._repeat(first["body"], first["reply"], request)
+            return self._repeat(first.body, first.reply, request)
         answer: Answer | PipelineError | None = None
         self._running[claim] = digest
         try:
@@ -175,28 +163,38 @@ class IdempotencyStore:
             raise
         finally:
             del self._running[claim]
-            status = (
-                answer.status
-                if isinstance(answer, PipelineError)
-                else answer[0]
-                if answer
-                else FIRST_SERVER_ERROR_STATUS
-            )
-            try:
-                if answer is None or not answered(status, None):
-                    idempotency.release(self._engine, digest, claim)
-                else:
-                    idempotency.store(
-                        self._engine,
-                        digest,
-                        claim,
-                        self._encrypted(answer),
-                        clock.utc_now() + REPLY_RETENTION,
-                    )
-            # The claim stays until its lease ends: a 409 is better than a second run.
-            except DatabaseUnavailable as error:
-                self._log.error("reply not kept", error=str(error))
+            self._settle(digest, claim, answer)
         return answer
+
+    def _claim(
+        self, digest: bytes, request: bytes, claim: str, lease: timedelta
+    ) -> IdempotentReplyRow | None:
+        """Claim a key; return the row of the first call where there was one. Raises Refusal."""
+        now = clock.utc_now()
+        try:
+            return idempotency.claim(self._engine, digest, request, claim, now, now + lease)
+        except DatabaseUnavailable as error:
+            raise Refusal(
+                503,
+                "pipeline-unavailable",
+                "This pipeline is not available at the moment.",
+                headers=[("Retry-After", "1")],
+            ) from error
+
+    def _settle(self, digest: bytes, claim: str, answer: Answer | PipelineError | None) -> None:
+        """Store the reply of a call, or release its claim where it may be repeated.
+
+        Without the database the claim stays until its lease ends: a 409 is better than a second
+        run.
+        """
+        try:
+            if answer is None or not answered(_status_of(answer), None):
+                idempotency.release(self._engine, digest, claim)
+            else:
+                until = clock.utc_now() + REPLY_RETENTION
+                idempotency.store(self._engine, digest, claim, self._encrypted(answer), until)
+        except DatabaseUnavailable as error:
+            self._log.error("reply not kept", error=str(error))
 
     def accept(self, key: tuple[str, ...], request: bytes, work: Callable[[Any], Answer]) -> Answer:
         """Do as `once`, with the work and its reply in one transaction.
@@ -209,7 +207,7 @@ class IdempotencyStore:
             with suppress(idempotency.AlreadyStored), writing(self._engine) as connection:
                 first = idempotency.find(connection, digest, now)
                 if first is not None:
-                    return self._repeat(first["body"], first["reply"], request)
+                    return self._repeat(first.body, first.reply, request)
                 answer = work(connection)
                 idempotency.put(
                     connection, digest, request, self._encrypted(answer), now, now + REPLY_RETENTION

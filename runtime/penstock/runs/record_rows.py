@@ -9,6 +9,7 @@ from penstock.access.encryption import SecretBox
 from penstock.contracts import sanitize
 from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
+from penstock.contracts.run_status import FIRST_ERROR_STATUS
 from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.runs.failures import Clean, cleaned
@@ -26,6 +27,19 @@ def fit_column(text: str | None, max_length: int) -> str | None:
     if text is None or len(text) <= max_length:
         return None if text is None else sanitize.clean_text(text)[:max_length]
     return sanitize.clean_text(shortened(text.replace("\0", ""), max_length))
+
+
+def bodies_are_recorded(
+    pipeline: Pipeline, http_status: int, allowed_bodies: Callable[[], str]
+) -> bool:
+    """Return whether the bodies of a call are recorded, by its pipeline and its environment."""
+    declared = pipeline.record_bodies
+    if declared == "none" or pipeline.trigger.login:
+        return False
+    allowed = allowed_bodies()
+    if allowed == "none":
+        return False
+    return http_status >= FIRST_ERROR_STATUS or (declared == "all" and allowed == "all")
 
 
 class RecordRows:

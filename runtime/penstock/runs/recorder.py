@@ -33,7 +33,6 @@ import structlog
 from penstock import metrics, threads
 from penstock.access.encryption import SecretBox
 from penstock.contracts.pipeline import Pipeline
-from penstock.contracts.run_status import FIRST_ERROR_STATUS
 from penstock.db import durable_runs, rejected_calls
 from penstock.db import runs as stored
 from penstock.db.engine import Connection, DatabaseUnavailable, Engine, writing
@@ -41,7 +40,7 @@ from penstock.db.rejected_calls import RejectedCall
 from penstock.errors import PenstockError
 from penstock.runs.call_counter import CallCounter
 from penstock.runs.failures import Clean
-from penstock.runs.record_rows import RecordRows
+from penstock.runs.record_rows import RecordRows, bodies_are_recorded
 from penstock.runs.records import Finished, Record, without_plugin_data
 from penstock.runs.redaction import MAX_STORED_BODY_BYTES, Redactor
 from penstock.runs.refusal_samples import RefusalSamples
@@ -101,6 +100,20 @@ class _RecordQueue:
                 self._bytes -= len(record.exchange.body or b"") + len(record.exchange.reply)
 
 
+class _RareLog:
+    """Logs errors that would repeat with every batch, one a minute."""
+
+    def __init__(self) -> None:
+        self._logged_at = float("-inf")
+        self._log = structlog.get_logger("penstock")
+
+    def error(self, event: str, **facts: object) -> None:
+        """Log an event, unless there was one within the interval."""
+        if time.monotonic() - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = time.monotonic()
+            self._log.error(event, **facts)
+
+
 class Recorder:
     """Records the runs of one environment and counts its calls."""
 
@@ -131,7 +144,7 @@ class Recorder:
         self._events: deque[Event] = deque()
         self._ending: set[str] = set()  # runs whose ends wait to be written
         self._progress: dict[str, dict[str, object]] = {}
-        self._logged_at = float("-inf")
+        self._rare_log = _RareLog()
         self._wake = threading.Event()
         self._stop = False
         self._writing = threading.Lock()
@@ -150,13 +163,7 @@ class Recorder:
 
     def keeps(self, pipeline: Pipeline, http_status: int) -> bool:
         """Return whether the bodies of a call are recorded."""
-        declared = pipeline.record_bodies
-        if declared == "none" or pipeline.trigger.login:
-            return False
-        allowed = self._allowed_bodies()
-        if allowed == "none":
-            return False
-        return http_status >= FIRST_ERROR_STATUS or (declared == "all" and allowed == "all")
+        return bodies_are_recorded(pipeline, http_status, self._allowed_bodies)
 
     def rejected(
         self,
@@ -217,7 +224,7 @@ class Recorder:
                         self._thread.heartbeat()
                 except PenstockError as error:
                     waiting = len(self._records) + len(self._events)
-                    self._log_rarely("run records wait", error=str(error), waiting=waiting)
+                    self._rare_log.error("run records wait", error=str(error), waiting=waiting)
                     break
                 except Exception:  # noqa: BLE001  one fault must not stop the other writers
                     self._log.exception("run records not written")
@@ -226,12 +233,7 @@ class Recorder:
                 self._records.dropped = 0
                 metrics.count_dropped_records(number)
                 reason = "too many wait, or they can't be written"
-                self._log_rarely("run records dropped", records=number, reason=reason)
-
-    def _log_rarely(self, event: str, **facts: object) -> None:
-        if time.monotonic() - self._logged_at >= LOG_INTERVAL_S:
-            self._logged_at = time.monotonic()
-            self._log.error(event, **facts)
+                self._rare_log.error("run records dropped", records=number, reason=reason)
 
     def _write_counts(self) -> int:
         self._counter.write()
@@ -266,7 +268,7 @@ class Recorder:
         try:
             return self._rows.details(record)
         except Exception as error:  # noqa: BLE001  as above
-            self._log_rarely("run detail not kept", run=record.run, exc_info=error)
+            self._rare_log.error("run detail not kept", run=record.run, exc_info=error)
             return None
 
     def _write_alone(self, write: Callable[[Item], Result], item: Item, run: str) -> Result | None:

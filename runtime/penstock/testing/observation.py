@@ -11,7 +11,7 @@ from penstock.contracts.run_status import Status
 from penstock.db.engine import Engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.errors import UnknownName
-from penstock.execution import operating
+from penstock.execution.run_queries import find_run, list_runs
 from penstock.host.host import Host
 from penstock.testing.lookup import pipeline_id
 from penstock.testing.records import RunRecord
@@ -60,7 +60,7 @@ class ObservedRuntime:
                 "status", status, map(str, Status), fix=f"there are: {', '.join(Status)}"
             )
         self.flush()
-        rows = operating.list_runs(
+        rows = list_runs(
             self._engine,
             pipelines=() if pipeline is None else (self._identifier(pipeline),),
             consumer=consumer,
@@ -72,7 +72,7 @@ class ObservedRuntime:
         return [
             cast(
                 RunRecord,
-                operating.show_run(self._engine, self._box, lambda _: self._runs, row["id"]),
+                find_run(self._engine, self._box, lambda _: self._runs, row.id).document(),
             )
             for row in rows
         ]

@@ -19,11 +19,12 @@ from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import set_login_flow
 from penstock.cli.base import Context
 from penstock.cli.main import MANAGEMENT
+from penstock.contracts.options import texts
 from penstock.db.engine import open_engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.durable.schedules import tick_id
 from penstock.errors import UnknownName, UsageError
-from penstock.execution.steering import RunOperations
+from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import SERVED_STATES, State
 from penstock.host.host import Host
 from penstock.settings import Settings
@@ -153,7 +154,7 @@ class Runtime(ObservedRuntime):
             self._box,
             self._host,
         )
-        context.steering = RunOperations(
+        context.run_operations = RunOperations(
             self._engine, self._box, lambda: self._host, open_run_store=lambda *_: self._runs
         )
         with redirect_stdout(StringIO()) as output, mock.patch("sys.stdin", StringIO(given)):
@@ -231,20 +232,8 @@ class Runtime(ObservedRuntime):
 
         """
         headers: dict[str, str] = {}
-        if consumer not in self._consumers:
-            self._consumers.add(consumer)
-            consumers.create_consumer(self._engine, ACTOR, consumer)
-        associated = (
-            set(self._host.catalog.offered)
-            if pipelines is None
-            else {pipelines}
-            if isinstance(pipelines, str)
-            else set(pipelines)
-        )
-        if associated:
-            consumers.associate(
-                self._engine, ACTOR, consumer, associated, ENVIRONMENT, self._host.catalog.offered
-            )
+        offered = self._host.catalog.offered
+        self._grant(consumer, offered if pipelines is None else texts(pipelines))
         if key:
             headers["X-API-Key"] = api_keys.create_key(
                 self._engine, ACTOR, consumer, ENVIRONMENT
@@ -260,6 +249,21 @@ class Runtime(ObservedRuntime):
             )
             headers["Authorization"] = f"Bearer {issued}"
         return CallerClient(self.application, headers)
+
+    def _grant(self, consumer: str, pipelines: Iterable[str]) -> None:
+        """Create a consumer if it is new, and give it access to pipelines."""
+        if consumer not in self._consumers:
+            self._consumers.add(consumer)
+            consumers.create_consumer(self._engine, ACTOR, consumer)
+        if associated := set(pipelines):
+            consumers.associate(
+                self._engine,
+                ACTOR,
+                consumer,
+                associated,
+                ENVIRONMENT,
+                self._host.catalog.offered,
+            )
 
     def anonymous(self) -> CallerClient:
         """Return a client without credentials."""

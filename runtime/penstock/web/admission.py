@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.authenticators import Once, RequestHead
@@ -19,20 +18,18 @@ from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Look
 from penstock.gate.rates import EVERYWHERE
+from penstock.host.catalog import Catalog
+from penstock.host.compilation import LoadedPipeline
+from penstock.host.services import Services
+from penstock.host.view import CurrentView
 from penstock.http.certificates import client_certificate
 from penstock.http.request_body import Body
 from penstock.plugins.guard import PluginFault
 from penstock.runs.idempotency import identity
+from penstock.settings import Settings
 from penstock.web.exchange import Environ, Exchange, address_of_caller
 from penstock.web.idempotency_key import idempotency_key
 from penstock.web.reply_headers import internal_error
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from penstock.host.compilation import LoadedPipeline
-    from penstock.host.host import Host
-    from penstock.host.services import Services
 
 ReadSigned = Callable[[Exchange, Body], bytes]
 
@@ -42,7 +39,10 @@ class Admission:
 
     def __init__(
         self,
-        host: Host,
+        catalog: Catalog,
+        view: CurrentView,
+        settings: Settings,
+        services: Callable[[], Services | None],
         served: Mapping[str, LoadedPipeline],
         read_signed: ReadSigned,
         *,
@@ -52,9 +52,10 @@ class Admission:
 
         `read_signed` raises BodyNotReceived where the server can wait for the body.
         """
-        self._host, self._view, self._settings = host, host.view, host.settings
+        self._catalog, self._view, self._settings = catalog, view, settings
+        self._services = services
         self._internal = internal
-        self._address = partial(address_of_caller, host.settings)
+        self._address = partial(address_of_caller, settings)
         self._read_signed = read_signed
         self._networks = {
             identifier: Networks.of(item.pipeline.trigger.allow, item.pipeline.trigger.deny)
@@ -70,7 +71,7 @@ class Admission:
         """
         view, environ, pipeline = self._view, exchange.environ, exchange.place.pipeline
         listener = view.evaluated.internal if self._internal else view.evaluated.external
-        evaluated, access, services = listener.get(pipeline), view.access, self._host.services
+        evaluated, access, services = listener.get(pipeline), view.access, self._services()
         if evaluated is None or access is None or services is None or not view.fresh():
             raise unavailable()
         networks = self._networks.get(pipeline)
@@ -106,7 +107,7 @@ class Admission:
         access: Snapshot,
         now: float,
     ) -> Caller:
-        environ, services = exchange.environ, self._host.services
+        environ, services = exchange.environ, self._services()
         head = RequestHead(environ, exchange.place.pipeline, self._certificate)
         signed = partial(self._read_signed, exchange, body) if gate.reads_body else bytes
         claim = partial(self._claim, exchange, endpoint) if gate.counts_once else None
@@ -121,7 +122,7 @@ class Admission:
                 services.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
-            self._host.catalog.report_fault(fault)
+            self._catalog.report_fault(fault)
             raise internal_error() from None
 
     def _count(
@@ -130,7 +131,7 @@ class Admission:
         """Count a call against the pipeline's rates and its consumer's.
 
         The limit of a consumer at a pipeline replaces the pipeline's own rates by consumer and key.
-        What is left goes out with the reply, whatever the reply is.
+        What is left goes out with the reply, also of a rejected call.
         """
         access = self._view.access
         if access is None:
@@ -152,7 +153,7 @@ class Admission:
 
     def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
         """Return what counts a check of a credential that can be guessed."""
-        services = self._host.services
+        services = self._services()
         return (
             nullcontext(Look())
             if services is None
@@ -166,7 +167,7 @@ class Admission:
 
         It may as the first, or as a repeat of the first with its Idempotency-Key.
         """
-        services = self._host.services
+        services = self._services()
         if services is None:
             raise unavailable()
         key = idempotency_key(exchange, endpoint, caller, self._settings.environment)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import structlog
 
 from penstock.contracts.networks import caller_network
 from penstock.execution.executor import Executor, Outcome
+from penstock.host.view import CurrentView
+from penstock.logs import LogThrottle
+from penstock.runs.recorder import Recorder
 from penstock.web.durable_calls import ACCEPTED
 from penstock.web.exchange import Environ, Exchange, reason_of, request_path
-
-if TYPE_CHECKING:
-    from penstock.host.host import Host
 
 REPLAYED, STATUS_READ = "replayed", "looked-up"  # outcomes that are counted and are no runs
 FAILURE = 400  # the first status of a failure
@@ -26,22 +25,33 @@ class CallLog:
     """Writes the records and the log lines of calls."""
 
     def __init__(
-        self, host: Host, executor: Executor, address_of: Callable[[Environ], str]
+        self,
+        executor: Executor,
+        recorder: Callable[[], Recorder | None],
+        view: CurrentView,
+        throttle: LogThrottle,
+        log_calls: str,
+        address_of: Callable[[Environ], str],
     ) -> None:
-        """Take how the network address of a caller is known."""
-        self._host = host
+        """Create the log of a listener.
+
+        `log_calls` is the setting: `all`, `failed` or `none`. `address_of` returns the network
+        address of a caller.
+        """
         self._executor = executor
+        self._recorder = recorder
+        self._view = view
+        self._throttle = throttle
         self._address_of = address_of
         self._log = structlog.get_logger("penstock.calls")
-        self._all = host.settings.log_calls == "all"
-        self._failures = host.settings.log_calls != "none"
+        self._all = log_calls == "all"
+        self._failures = log_calls != "none"
 
     def record(self, exchange: Exchange, outcome: Outcome) -> None:
         """Hand over the record of a run, or count a call that became none. Once for each call."""
-        services, call, endpoint = self._host.services, exchange.call, exchange.endpoint
-        if services is None or exchange.recorded:
+        recorder, call, endpoint = self._recorder(), exchange.call, exchange.endpoint
+        if recorder is None or exchange.recorded:
             return
-        recorder = services.recorder
         exchange.recorded = True
         pipeline, refusal = exchange.place.pipeline, outcome.refusal
         if exchange.runner is None or call is None or endpoint is None:
@@ -109,9 +119,7 @@ class CallLog:
 
     def _allows(self, exchange: Exchange, problem: str) -> bool:
         address = caller_network(self._address_of(exchange.environ))
-        return self._host.upkeep.log_throttle.allow(
-            time.monotonic(), problem=problem, address=address
-        )
+        return self._throttle.allow(time.monotonic(), problem=problem, address=address)
 
     def _write(self, exchange: Exchange, outcome: Outcome) -> None:
         facts: dict[str, str] = {}
@@ -139,4 +147,4 @@ class CallLog:
         if not exchange.values or endpoint is None:
             return path
         parameters = dict(zip(endpoint.in_path, exchange.values, strict=False))
-        return self._host.view.redactor(endpoint.pipeline).path(path, parameters)
+        return self._view.redactor(endpoint.pipeline).path(path, parameters)

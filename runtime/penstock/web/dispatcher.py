@@ -84,7 +84,14 @@ class Dispatcher:
         self._headers = ReplyHeaders(
             host.catalog, host.view, served, "" if internal else host.settings.url
         )
-        self._log = CallLog(host, self._executor, address_of)
+        self._log = CallLog(
+            self._executor,
+            lambda: host.services.recorder if host.services is not None else None,
+            host.view,
+            host.upkeep.log_throttle,
+            host.settings.log_calls,
+            address_of,
+        )
         self._limits = CallLimits(
             host.catalog,
             host.view,
@@ -96,7 +103,15 @@ class Dispatcher:
             headers=self._headers,
             log=self._log,
         )
-        self._admission = Admission(host, served, self._limits.read_signed, internal=internal)
+        self._admission = Admission(
+            host.catalog,
+            host.view,
+            host.settings,
+            lambda: host.services,
+            served,
+            self._limits.read_signed,
+            internal=internal,
+        )
         # Endpoints, by pipeline, whose last call held its thread for long.
         self._slow: dict[str, set[str]] = {item.pipeline.name: set() for item in served.values()}
 
@@ -135,7 +150,7 @@ class Dispatcher:
             outcome = Outcome.refused(DeadlineExceeded(), exchange.run)
         except Refusal as refusal:
             outcome = Outcome.refused(self._headers.sendable(refusal, exchange), exchange.run)
-        except Exception as error:  # noqa: BLE001  an authenticator is plugin code; whatever it raises admits no call
+        except Exception as error:  # noqa: BLE001  an authenticator is plugin code; its faults admit no call
             self._log.write_fault(exchange, error)
             outcome = Outcome.refused(internal_error(), exchange.run)
         return self._reply(exchange, outcome, start_response)

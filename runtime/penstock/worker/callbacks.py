@@ -44,19 +44,13 @@ def call_back(
     elif target is None:
         result = "not allowed any more"
     else:
+        event = callbacks.event_of(run_document(row, held) | {"url": _url_of(catalog, url, row)})
         try:
-            event = callbacks.event_of(
-                run_document(row, held) | {"url": _url_of(catalog, url, row)}
-            )
             status = callbacks.deliver(document["url"], target, run, as_json(event))
             result = f"delivered at attempt {attempt} ({status})"
         except callbacks.Undeliverable as error:
             result = f"attempt {attempt}: {error}"
-            delay = (
-                None
-                if error.final or attempt > len(callbacks.PAUSES_S)
-                else callbacks.PAUSES_S[attempt - 1]
-            )
+            delay = None if error.final else _delay_after(attempt)
     over = delay is None and not result.startswith("delivered")
     with writing(accepting.engine) as connection:
         durable_runs.update(
@@ -74,6 +68,12 @@ def call_back(
                 delay=delay,
             )
     return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0}
+
+
+def _delay_after(attempt: int) -> float | None:
+    """Return the seconds until the next attempt, None after the last one."""
+    pauses = callbacks.PAUSES_S
+    return pauses[attempt - 1] if attempt <= len(pauses) else None
 
 
 def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:

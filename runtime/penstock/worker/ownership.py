@@ -7,14 +7,15 @@ repeated, so the thread is stopped early.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from penstock.contracts.pipeline import Handler
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db.engine import DatabaseUnavailable, Engine
 from penstock.durable.engine import EngineRun, State
 from penstock.errors import DeadlineExceeded
-from penstock.host.host import Host
+from penstock.host.catalog import Catalog
+from penstock.host.services import Services
 from penstock.runs.failures import failure_at
 from penstock.runs.interrupts import RunReleased
 from penstock.runs.steps import StopSignal
@@ -28,11 +29,16 @@ class Ownership:
     """Checks that the runs performed here belong to this process."""
 
     def __init__(
-        self, engine: Engine, host: Host, heartbeat: Heartbeat, active: Mapping[str, Performance]
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        services: Callable[[], Services | None],
+        heartbeat: Heartbeat,
+        active: Mapping[str, Performance],
     ) -> None:
         """Take the runs that threads of this process perform, by id."""
         self._engine = engine
-        self._host = host
+        self._catalog, self._services = catalog, services
         self._heartbeat = heartbeat
         self._active = active
 
@@ -44,7 +50,7 @@ class Ownership:
         """
         while surely or self._heartbeat.overdue:
             try:
-                if self._owns(intake_of(self._host).run_store.look([run]).get(run)):
+                if self._owns(intake_of(self._services()).run_store.look([run]).get(run)):
                     return
             except DatabaseUnavailable:
                 if not self._heartbeat.overdue:
@@ -55,7 +61,9 @@ class Ownership:
 
     def release_lost(self) -> None:
         """Stop the threads whose runs do not belong to this process. Raises DatabaseUnavailable."""
-        for run, engine_run in intake_of(self._host).run_store.look(list(self._active)).items():
+        for run, engine_run in (
+            intake_of(self._services()).run_store.look(list(self._active)).items()
+        ):
             active = self._active.get(run)
             if (
                 active is None
@@ -80,11 +88,11 @@ class Ownership:
     ) -> None:
         """Record where the handler of a timed out run is, while its thread still has the frame."""
         row = find_run(self._engine, run)
-        loaded = self._host.catalog.loaded.get(row.pipeline) if row is not None else None
+        loaded = self._catalog.loaded.get(row.pipeline) if row is not None else None
         if row is None or loaded is None or row.cancelled_by or row.status not in UNFINISHED:
             return
         failure = failure_at(DeadlineExceeded(), thread, handler)
-        run_store = intake_of(self._host).run_store
-        recorder_of(self._host).ended(
+        run_store = intake_of(self._services()).run_store
+        recorder_of(self._services()).ended(
             engine_end(row, engine_run, loaded.pipeline, run_store, failure)
         )

@@ -21,8 +21,9 @@ from penstock.errors import DeadlineExceeded
 from penstock.execution import Execution
 from penstock.execution.executor import Handle, Outcome, pipeline_changed
 from penstock.execution.subpipelines import ParentRun
+from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
-from penstock.host.host import Host
+from penstock.host.view import CurrentView
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.ids import millis_of
 from penstock.runs.interrupts import RunReleased
@@ -51,7 +52,9 @@ class Performer:
 
     def __init__(
         self,
-        host: Host,
+        execution: Execution,
+        catalog: Catalog,
+        view: CurrentView,
         executor: RunExecutor,
         find: Callable[[str], FullRunRow | None],
         confirm: Callable[[str, StopSignal, bool], None],
@@ -61,11 +64,10 @@ class Performer:
         `find` returns the record of a run. `confirm` raises RunReleased where the run no longer
         belongs to this process.
         """
-        execution = Execution.of(host)
         self.subpipelines = execution.subpipelines
         self._calls = execution.calls
         self._handlers = execution.executor
-        self._catalog, self._view = host.catalog, host.view
+        self._catalog, self._view = catalog, view
         self._engine = executor
         self._find = find
         self._confirm = confirm

@@ -6,7 +6,7 @@ between, the run was cancelled, or its time was up while no thread performed it.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 
 from penstock import clock
@@ -17,7 +17,9 @@ from penstock.db.engine import Engine, reading
 from penstock.db.runs import RunStateRow
 from penstock.durable.engine import EngineRun, RunStore, State
 from penstock.durable.status import ending_of, started_of, steps_held
-from penstock.host.host import Host
+from penstock.host.catalog import Catalog
+from penstock.host.services import Services
+from penstock.host.view import CurrentView
 from penstock.runs.failures import Failure
 from penstock.runs.ids import first_id
 from penstock.runs.records import Finished
@@ -31,10 +33,17 @@ UNKNOWN_AFTER_S = 120.0  # age of a run after which the engine will not learn of
 class Reconciler:
     """Compares the records of unfinished runs with what the engine stores of them."""
 
-    def __init__(self, engine: Engine, host: Host, active: Container[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        view: CurrentView,
+        services: Callable[[], Services | None],
+        active: Container[str],
+    ) -> None:
         """Take the ids of the runs that this process performs; their threads record their ends."""
         self._engine = engine
-        self._host = host
+        self._catalog, self._view, self._services = catalog, view, services
         self._active = active
         self._after: str | None = None  # the last run of the batch before
 
@@ -43,19 +52,21 @@ class Reconciler:
         with reading(self._engine) as connection:
             rows = durable_runs.unfinished(
                 connection,
-                self._host.view.environment_id,
+                self._view.environment_id,
                 after=self._after,
                 before=first_id(clock.now() - MIN_AGE_S),
                 limit=BATCH_SIZE,
             )
         self._after = rows[-1]["id"] if len(rows) == BATCH_SIZE else None
-        engine_runs = intake_of(self._host).run_store.look([row.id for row in rows], outcomes=True)
+        engine_runs = intake_of(self._services()).run_store.look(
+            [row.id for row in rows], outcomes=True
+        )
         for row in rows:
             self._reconcile(row, engine_runs.get(row.id))
 
     def _reconcile(self, row: RunStateRow, engine_run: EngineRun | None) -> None:
-        run, loaded = row.id, self._host.catalog.loaded.get(row.pipeline)
-        recorder = recorder_of(self._host)
+        run, loaded = row.id, self._catalog.loaded.get(row.pipeline)
+        recorder = recorder_of(self._services())
         if loaded is None or recorder.knows_end(run):
             return
         cancelled = engine_run is not None and engine_run.state is State.CANCELLED
@@ -74,7 +85,7 @@ class Reconciler:
                     )
                 )
             return
-        intake = intake_of(self._host)
+        intake = intake_of(self._services())
         if row.cancelled_by and not engine_run.state.over:
             intake.run_store.cancel([run])
             intake.close_cancelled([run])

@@ -6,23 +6,23 @@ from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.runs import FullRunRow
 from penstock.durable.intake import RunIntake
-from penstock.host.host import Host
+from penstock.host.services import Services
 from penstock.runs.ids import is_run_id
 from penstock.runs.recorder import Recorder
 
 
-def intake_of(host: Host) -> RunIntake:
+def intake_of(services: Services | None) -> RunIntake:
     """Return what accepts durable runs. Raises RuntimeError before the start."""
-    if host.services is None or host.services.run_intake is None:
+    if services is None or services.run_intake is None:
         raise RuntimeError("the worker was not started")
-    return host.services.run_intake
+    return services.run_intake
 
 
-def recorder_of(host: Host) -> Recorder:
+def recorder_of(services: Services | None) -> Recorder:
     """Return the recorder of runs. Raises RuntimeError before the start."""
-    if host.services is None:
+    if services is None:
         raise RuntimeError("the worker was not started")
-    return host.services.recorder
+    return services.recorder
 
 
 def find_run(engine: Engine, run: str) -> FullRunRow | None:

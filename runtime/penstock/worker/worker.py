@@ -37,7 +37,9 @@ from penstock.durable.engine import Document, Queue, RunExecutor, Undecryptable
 from penstock.durable.intake import CALLBACKS, queue_of
 from penstock.durable.runner import RunInput
 from penstock.errors import PenstockError
+from penstock.execution import Execution
 from penstock.host.host import Host
+from penstock.host.services import Services
 from penstock.runs.interrupts import EngineUnavailable, KeyMissing, RunReleased
 from penstock.runs.steps import StopSignal
 from penstock.worker import scheduler
@@ -73,17 +75,31 @@ class Worker:
         self._executor = executor
         self._active: dict[str, Performance] = {}
         self._heartbeat = Heartbeat(settings.database_url)
-        self._ownership = Ownership(self._engine, host, self._heartbeat, self._active)
-        self._performer = Performer(host, executor, self._find, self._ownership.confirm)
+        self._ownership = Ownership(
+            self._engine, host.catalog, self._services, self._heartbeat, self._active
+        )
+        self._performer = Performer(
+            Execution.of(host),
+            host.catalog,
+            host.view,
+            executor,
+            self._find,
+            self._ownership.confirm,
+        )
         self._deferral = KeyDeferral(self._heartbeat.process, self._find, host.upkeep.log_throttle)
         self._orphans = Orphans(self._engine, self._active)
-        self._reconciler = Reconciler(self._engine, host, self._active)
+        self._reconciler = Reconciler(
+            self._engine, host.catalog, host.view, self._services, self._active
+        )
         self._lazy_recovery: Recovery | None = None
         # `time.monotonic()` reading of the start of the main thread's last round
         self._round_began_at = float("inf")
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._log = structlog.get_logger("penstock.worker")
+
+    def _services(self) -> Services | None:
+        return self._host.services
 
     @property
     def needed(self) -> bool:
@@ -125,7 +141,7 @@ class Worker:
         )
         scheduler.declare(host.catalog, host.settings.environment, self._executor)
         with suppress(DatabaseUnavailable):  # deferred runs start later then
-            intake_of(host).run_store.release_deferred()
+            intake_of(self._services()).run_store.release_deferred()
         threads.start("penstock-ticks", self._delete_ticks, limit=None, essential=False)
         threads.start("penstock-ownership", self._check_ownership, limit=STUCK_AFTER_S)
         names = [queue.name for queue in queues]
@@ -152,7 +168,7 @@ class Worker:
     def _make_rounds(self) -> None:
         while not self._stop.is_set():
             self._round_began_at = time.monotonic()
-            self._exit_if_stuck()
+            _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             try:
                 self._make_round()
             except TakenOver:
@@ -168,7 +184,7 @@ class Worker:
             raise TakenOver("others have taken over from this worker; it was silent for too long")
         if self._heartbeat.gap < TIMEOUT_S:
             self._take_over()
-        assigned = intake_of(self._host).run_store.held_by(self._heartbeat.process)
+        assigned = intake_of(self._services()).run_store.held_by(self._heartbeat.process)
         self._orphans.requeue(assigned, self._recovery)
         self._reconciler.reconcile()
 
@@ -192,24 +208,6 @@ class Worker:
                 processes.unregister(self._engine, dead.id)
         self._recovery.requeue_strays()
 
-    def _exit_if_stuck(self) -> None:
-        """End this process where one of its threads is stuck.
-
-        The supervisor starts a new worker, and others recover the runs. A thread that waits for the
-        database is not stuck: nothing is checked until the database has been there for a while.
-        """
-        up_since = self._host.upkeep.database.up_since
-        if up_since is None or time.monotonic() - up_since < STUCK_AFTER_S:
-            return
-        stuck = [thread.name for thread in threads.stuck()]
-        if time.monotonic() - self._round_began_at > STUCK_AFTER_S:
-            stuck.append("main")
-        if stuck:
-            self._log.critical(
-                "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
-            )
-            os._exit(STUCK_EXIT_CODE)
-
     # Other threads
 
     def _send_last_heartbeats(self, _: threads.MonitoredThread) -> None:
@@ -221,7 +219,7 @@ class Worker:
         while not self._closed.wait(OWNERSHIP_INTERVAL_S):
             thread.heartbeat()
             if not self._stop.is_set():
-                self._exit_if_stuck()
+                _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             with suppress(PenstockError):
                 self._ownership.release_lost()
 
@@ -231,7 +229,7 @@ class Worker:
         while not self._stop.is_set():
             until = clock.now() - TICK_RETENTION_S
             with suppress(PenstockError):
-                run_store = intake_of(self._host).run_store
+                run_store = intake_of(self._services()).run_store
                 while run_store.delete_ticks(since, until) and not self._stop.is_set():
                     pass
                 since = until - TICK_RETENTION_S
@@ -257,7 +255,7 @@ class Worker:
             raise
         except KeyMissing as error:
             with suppress(DatabaseUnavailable):  # else it is an orphan
-                self._deferral.defer(intake_of(self._host).run_store, run, str(error))
+                self._deferral.defer(intake_of(self._services()).run_store, run, str(error))
             raise
         except (EngineUnavailable, DatabaseUnavailable) as error:
             self._orphans.interrupted(run)
@@ -269,7 +267,7 @@ class Worker:
         return outcome
 
     def _perform(self, run: str, document: Document, active: Performance) -> Document:
-        intake = intake_of(self._host)
+        intake = intake_of(self._services())
         if "callback" in document:
             return call_back(
                 self._host.catalog,
@@ -279,7 +277,7 @@ class Worker:
                 self._find(document["callback"]),
                 document,
             )
-        recorder = recorder_of(self._host)
+        recorder = recorder_of(self._services())
         return self._performer.perform(
             run, RunInput.of(document), active, recorder, intake.run_store
         )
@@ -291,7 +289,7 @@ class Worker:
 
         `now` is the time to decide by, by default the present.
         """
-        intake = intake_of(self._host)
+        intake = intake_of(self._services())
         host = self._host
         scheduler.tick(
             host.catalog,
@@ -311,7 +309,7 @@ class Worker:
         if self._lazy_recovery is None:
             self._lazy_recovery = Recovery(
                 self._engine,
-                intake_of(self._host),
+                intake_of(self._services()),
                 self._host.settings.environment,
                 self._max_recoveries,
                 self._count_failed,
@@ -323,4 +321,24 @@ class Worker:
         return loaded.pipeline.durable.recoveries if loaded is not None else DEFAULT_RECOVERIES
 
     def _count_failed(self, pipeline: str) -> None:
-        recorder_of(self._host).count(pipeline, Status.FAILED.value, None)
+        recorder_of(self._services()).count(pipeline, Status.FAILED.value, None)
+
+
+def _exit_if_stuck(database_up_since: float | None, round_began_at: float) -> None:
+    """End this process where one of its threads is stuck.
+
+    The supervisor starts a new worker, and others recover the runs. A thread that waits for the
+    database is not stuck: nothing is checked until the database has been there for a while. Both
+    arguments are `time.monotonic()` readings.
+    """
+    now = time.monotonic()
+    if database_up_since is None or now - database_up_since < STUCK_AFTER_S:
+        return
+    stuck = [thread.name for thread in threads.stuck()]
+    if now - round_began_at > STUCK_AFTER_S:
+        stuck.append("main")
+    if stuck:
+        structlog.get_logger("penstock.worker").critical(
+            "this worker ends, for a thread is stuck", threads=stuck, limit=STUCK_AFTER_S
+        )
+        os._exit(STUCK_EXIT_CODE)

@@ -1,4 +1,4 @@
-"""The command line, as operators type it: one line and an exit code for whatever is wrong, never
+"""The command line, as operators type it: one line and an exit code for every error, never
 a traceback."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from support.place import ROOT, Place
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
-def made(name, **trigger):
+def offered(name, **trigger):
     pipeline = Pipeline(name, version="1.0.0", trigger=HttpTrigger(**trigger))
 
     @pipeline.get("/")
@@ -24,7 +24,7 @@ def made(name, **trigger):
 
 @hookimpl
 def penstock_pipelines():
-    return [made("orders", api_key=True, jwt=True), made("stock", api_key=True), made("login", api_key=True, login=True)]
+    return [offered("orders", api_key=True, jwt=True), offered("stock", api_key=True), offered("login", api_key=True, login=True)]
 """  # noqa: E501  text as it is
 
 
@@ -41,7 +41,7 @@ def states(place: Place, env: str = "test") -> dict[str, str]:
     }
 
 
-def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(
+def test_check_on_the_demo_names_status_each_missing_toggle_and_the_fix(
     sqlite_place: Place,
 ) -> None:
     place = sqlite_place
@@ -60,7 +60,7 @@ def test_check_on_the_demo_names_status_each_missing_toggle_and_the_mend(
     assert "warning: v1/status: open to anyone" in done.stdout
 
 
-def test_a_login_flow_is_exempt_only_when_it_says_so_and_is_designated(shop: Place) -> None:
+def test_a_login_flow_is_exempt_only_if_declared_and_designated(shop: Place) -> None:
     assert states(shop) == {"orders": "served", "stock": "blocked", "login": "blocked"}
     assert "login-flow designate v1/login --env test" in shop.run("check").stdout
 
@@ -73,7 +73,7 @@ def test_a_login_flow_is_exempt_only_when_it_says_so_and_is_designated(shop: Pla
     assert states(shop)["login"] == "blocked"
 
 
-def test_a_stricter_policy_says_what_stops_and_asks_first(shop: Place) -> None:
+def test_a_stricter_policy_lists_what_stops_and_asks_for_confirmation(shop: Place) -> None:
     shop.run("policy", "set", "test", "api-key", "--yes")
     assert states(shop) == {"orders": "served", "stock": "served", "login": "served"}
 
@@ -89,7 +89,7 @@ def test_a_stricter_policy_says_what_stops_and_asks_first(shop: Place) -> None:
     assert states(shop)["stock"] == "blocked"
 
 
-def test_grace_keeps_what_was_served_and_marks_it_until_it_complies(shop: Place) -> None:
+def test_grace_keeps_served_pipelines_and_marks_them_until_they_comply(shop: Place) -> None:
     shop.run("policy", "set", "test", "api-key", "--yes")
 
     done = shop.run("policy", "set", "test", "jwt-api-key", "--grace", "7d", "--reason", "audit 12")
@@ -133,7 +133,7 @@ def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
         == 0
     )
     assert shop.run("consumer", "dissociate", "acme", "stock", "--env", "test").returncode == 0
-    made = json.loads(
+    key = json.loads(
         shop.run(
             "key",
             "create",
@@ -148,13 +148,13 @@ def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
             "json",
         ).stdout
     )
-    assert re.fullmatch(r"pk_test_[0-9A-Za-z]{30}", made["key"])
+    assert re.fullmatch(r"pk_test_[0-9A-Za-z]{30}", key["key"])
     rotated = json.loads(
-        shop.run("key", "rotate", made["id"], "--grace", "2d", "--format", "json").stdout
+        shop.run("key", "rotate", key["id"], "--grace", "2d", "--format", "json").stdout
     )
     assert shop.run("key", "disable", rotated["id"]).returncode == 0
     assert shop.run("key", "enable", rotated["id"]).returncode == 0
-    assert shop.run("key", "revoke", made["id"]).returncode == 0
+    assert shop.run("key", "revoke", key["id"]).returncode == 0
 
     shown = json.loads(shop.run("consumer", "show", "acme", "--format", "json").stdout)
     listed = shop.run("key", "list", "--env", "test")
@@ -162,21 +162,21 @@ def test_a_consumer_s_life_from_creation_to_revocation(shop: Place) -> None:
     assert shown["associations"] == {"test": ["v1/orders"]}
     assert shown["new_pipelines"] == ["test"]
     assert {row["id"]: row["state"] for row in shown["keys"]} == {
-        made["id"]: "revoked",
+        key["id"]: "revoked",
         rotated["id"]: "usable",
     }
-    assert made["key"] not in listed.stdout
-    assert f"pk_test_…{made['key'][-4:]}" in listed.stdout
+    assert key["key"] not in listed.stdout
+    assert f"pk_test_…{key['key'][-4:]}" in listed.stdout
     trail = json.loads(shop.run("audit", "--format", "json").stdout)
     assert [event["action"] for event in trail[:3]] == [
         "key:revoked",
         "key:enabled",
         "key:disabled",
     ]
-    assert made["key"] not in json.dumps(trail)
+    assert key["key"] not in json.dumps(trail)
 
 
-def test_the_actor_of_a_change_is_whom_the_option_names(shop: Place) -> None:
+def test_the_actor_of_a_change_is_that_of_the_option(shop: Place) -> None:
     shop.run("--actor", "olga", "consumer", "create", "acme")
 
     assert (
@@ -189,21 +189,21 @@ def test_the_trail_is_filtered_and_exported(shop: Place) -> None:
     shop.run("--actor", "olga", "consumer", "create", "acme")
     shop.run("--actor", "olga", "variable", "set", "region", "=1+1", "--env", "prod")
 
-    def found(*words: str) -> list[str]:
+    def actions(*words: str) -> list[str]:
         return [
             event["action"]
             for event in json.loads(shop.run("audit", *words, "--format", "json").stdout)
         ]
 
-    assert found("--by", "olga") == ["variable:set", "consumer:created"]
+    assert actions("--by", "olga") == ["variable:set", "consumer:created"]
     assert (
-        found("--by", "olga", "--action", "consumer")
-        == found("--subject", "acme", "--since", "1h")
+        actions("--by", "olga", "--action", "consumer")
+        == actions("--subject", "acme", "--since", "1h")
         == ["consumer:created"]
     )
-    assert found("--by", "olga", "--env", "prod") == ["variable:set"]
+    assert actions("--by", "olga", "--env", "prod") == ["variable:set"]
     newest = json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["id"]
-    assert found("--before", str(newest), "--by", "olga") == ["consumer:created"]
+    assert actions("--before", str(newest), "--by", "olga") == ["consumer:created"]
     wrong = shop.run("audit", "--action", "varable:set")
     assert (wrong.returncode, "did you mean variable:set?" in wrong.stderr) == (2, True)
     lines = [
@@ -235,14 +235,14 @@ def test_signing_keys_rotate_and_drop(shop: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["env", "create", "test"], 1, "environment 'test' exists already"),
         (["env", "create", "Bad Name"], 2, "can't name an environment"),
         (["check", "--env", "prd"], 2, "did you mean 'prod'?"),
         (["policy", "set", "test", "jwt-apikey"], 2, "did you mean 'jwt-api-key'?"),
         (["policy", "set", "test", "any", "--grace", "soon"], 2, "write 30s, 15m, 12h, 7d or 2w"),
-        (["consumer", "show", "nobody"], 2, "no consumer is named 'nobody'"),
+        (["consumer", "show", "unknown"], 2, "no consumer is named 'unknown'"),
         (["consumer", "associate", "acme", "ordrs", "--env", "test"], 2, "did you mean 'orders'?"),
         (["consumer", "create", "bad/name"], 2, "can't name a consumer"),
         (["key", "revoke", "key_none"], 2, "no key is named 'key_none'"),
@@ -254,20 +254,20 @@ def test_signing_keys_rotate_and_drop(shop: Place) -> None:
         (["chekc"], 2, "did you mean 'check'?"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(
-    shop: Place, words: list[str], code: int, said: str
+def test_an_error_is_one_line_with_its_exit_code(
+    shop: Place, words: list[str], code: int, message: str
 ) -> None:
     shop.consumer("acme")
 
     done = shop.run(*words)
 
     assert done.returncode == code, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"PENSTOCK_ENVIRONMENTS": "test"}, "did you mean PENSTOCK_ENVIRONMENT?"),
         ({"PENSTOCK_STRICT": "yes"}, "PENSTOCK_STRICT must be true or false"),
@@ -282,18 +282,18 @@ def test_what_is_wrong_is_said_in_one_line_with_its_exit_code(
         ({"PENSTOCK_STRICT": "true"}, "not everything can be served"),
     ],
 )
-def test_a_server_that_can_not_start_says_why_and_exits_3(
-    shop: Place, settings: dict[str, str], said: str
+def test_a_server_that_can_not_start_prints_why_and_exits_with_3(
+    shop: Place, settings: dict[str, str], message: str
 ) -> None:
     done = shop.run("serve", **{"PENSTOCK_BIND": "127.0.0.1:0"} | settings)
 
     assert done.returncode == 3, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
 
 
-def test_on_postgresql_a_secret_key_must_be_given(place: Place) -> None:
+def test_postgresql_needs_a_secret_key(place: Place) -> None:
     done = place.run(
         "serve", "--bind", "127.0.0.1:0", PENSTOCK_SECRET_KEY="", PENSTOCK_STRICT="true"
     )
@@ -304,7 +304,7 @@ def test_on_postgresql_a_secret_key_must_be_given(place: Place) -> None:
     ) == place.url.startswith("postgresql")
 
 
-def test_on_sqlite_a_secret_key_is_made_beside_the_database_for_its_owner_alone(
+def test_on_sqlite_a_secret_key_is_created_beside_the_database_for_its_owner_only(
     shop: Place,
 ) -> None:
     assert shop.run("env", "create", "stage", PENSTOCK_SECRET_KEY="").returncode == 0

@@ -1,4 +1,4 @@
-"""What commands say to operators: which database they mean, what they did, and everything that
+"""Output of commands: the database that they use, what they changed, and everything that
 is offered; each once."""
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def started(place: Place, *words: str, **more: str) -> subprocess.CompletedProce
         "db current",
     ],
 )
-def test_no_command_makes_a_database_by_the_way(sqlite_place: Place, words: str) -> None:
+def test_no_other_command_creates_a_database(sqlite_place: Place, words: str) -> None:
     done = started(sqlite_place, *words.split())
 
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert (done.returncode, list((sqlite_place.folder / "plugins").iterdir())) == (3, [])
     assert (
         f"there is no database {sqlite_place.folder}/plugins/penstock.db (the default:"
-        " PENSTOCK_DATABASE_URL is not set)" in said
+        " PENSTOCK_DATABASE_URL is not set)" in output
     )
-    assert said.count("there is no database") == 1
+    assert output.count("there is no database") == 1
 
 
 def test_the_setting_that_names_a_missing_database_is_named(sqlite_place: Place) -> None:
@@ -87,7 +87,7 @@ def test_the_setting_that_names_a_missing_database_is_named(sqlite_place: Place)
     ]
 
 
-def test_an_upgrade_says_of_which_database(sqlite_place: Place) -> None:
+def test_an_upgrade_names_the_database(sqlite_place: Place) -> None:
     done = started(sqlite_place, "db", "upgrade")
 
     assert (
@@ -98,7 +98,7 @@ def test_an_upgrade_says_of_which_database(sqlite_place: Place) -> None:
     assert done.returncode == 0
 
 
-def test_an_environment_that_is_not_there_is_told_of_once(sqlite_place: Place) -> None:
+def test_a_missing_environment_is_reported_once(sqlite_place: Place) -> None:
     sqlite_place.plugin("jobs", DURABLE.format(version="1.0.0"))
 
     done = started(
@@ -145,7 +145,9 @@ def offering() -> SimpleNamespace:
     return SimpleNamespace(__name__="jobs", penstock_pipelines=penstock_pipelines)
 
 
-def test_a_redelivery_says_of_what_to_where_and_how_to_follow_it(penstock_runtime: Start) -> None:
+def test_a_redelivery_names_run_target_and_the_command_that_follows_it(
+    penstock_runtime: Start,
+) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
     acme = runtime.client("acme", token=False)
     durable, inline = (
@@ -180,7 +182,7 @@ def test_a_redelivery_says_of_what_to_where_and_how_to_follow_it(penstock_runtim
         ({"bind": "0.0.0.0:8000", "console": False}, False),
     ],
 )
-def test_a_console_whose_cookie_may_not_be_secure_is_told_of(
+def test_a_console_whose_cookie_may_not_be_secure_is_reported(
     penstock_runtime: Start,
     capsys: pytest.CaptureFixture[str],
     more: dict[str, object],
@@ -205,7 +207,7 @@ def test_a_console_whose_cookie_may_not_be_secure_is_told_of(
     ] * warns
 
 
-def test_a_process_for_the_console_alone_serves_no_pipeline_and_says_so(
+def test_a_process_for_the_console_only_serves_no_pipeline_and_reports_it(
     sqlite_place: Place, serve: Serve
 ) -> None:
     sqlite_place.policy("api-key")
@@ -236,7 +238,7 @@ class TestDurableTables:
         own_postgres.run("grant select on all tables in schema public to weak", "a")
         return url
 
-    def test_a_failure_is_one_line_and_says_whether_waiting_helps(
+    def test_a_failure_is_one_line_and_names_whether_waiting_helps(
         self, own_postgres: Postgres, sqlite_place: Place, url: str
     ) -> None:
         def upgrade(url: str) -> tuple[int, str]:
@@ -259,14 +261,14 @@ class TestDurableTables:
 
 
 class TestPluginsThatEndTheProcess:
-    def test_the_gate_of_deployments_names_it(self, sqlite_place: Place) -> None:
+    def test_check_reports_it(self, sqlite_place: Place) -> None:
         sqlite_place.plugin("ends", "import os\nos._exit(0)\n")
         done = sqlite_place.run("check", "--env", "test")
 
         assert (done.returncode, done.stdout) == (1, "")
         assert "a plugin ended the process while it was loaded" in done.stderr
 
-    def test_one_that_hangs_is_given_up(
+    def test_a_plugin_that_hangs_is_reported(
         self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(isolated, "LONGEST_LOAD_S", 0.3)
@@ -274,7 +276,9 @@ class TestPluginsThatEndTheProcess:
         with pytest.raises(isolated.Failed, match="hangs while it is imported"):
             isolated.run_isolated(lambda: time.sleep(60), lambda: 0)
 
-    def test_one_that_leaves_a_process_behind_holds_nothing(self, sqlite_place: Place) -> None:
+    def test_a_process_that_a_plugin_leaves_behind_does_not_delay_the_result(
+        self, sqlite_place: Place
+    ) -> None:
         leaves = "import os, time\nif not os.fork():\n    time.sleep(15)\n    os._exit(0)\n"
         sqlite_place.plugin("leaves", leaves)
         began = time.monotonic()
@@ -285,7 +289,7 @@ class TestPluginsThatEndTheProcess:
         assert sqlite_place.run("check", "--env", "test").returncode == 1
         assert time.monotonic() - began < 14
 
-    def test_what_the_work_raises_is_one_line(self) -> None:
+    def test_an_error_of_the_work_is_one_line(self) -> None:
         def work() -> int:
             raise RuntimeError("unforeseen")
 
@@ -314,7 +318,7 @@ def test_a_database_that_can_not_be_there_is_not_waited_for(
     assert (done.returncode, done.stderr.count("\n"), "sqlalche.me" in done.stderr) == (3, 1, False)
 
 
-def test_an_empty_database_is_told_without_a_statement(
+def test_an_empty_database_is_reported_without_a_statement(
     new_database: Callable[..., str], sqlite_place: Place
 ) -> None:
     done = sqlite_place.run("db", "restored", PENSTOCK_DATABASE_URL=new_database("postgresql"))

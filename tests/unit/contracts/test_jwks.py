@@ -58,7 +58,7 @@ def ed_jwk(x: bytes | None = None, **more: object) -> dict[str, Any]:
     return {"kty": "OKP", "crv": "Ed25519", "x": b64(x), **more}
 
 
-# Mersenne primes: what is made of them has the form of a key, the same in each process.
+# Mersenne primes: keys of them are the same in each process.
 M521, M607, M1279, M2203 = (2**exponent - 1 for exponent in (521, 607, 1279, 2203))
 MODULUS = M521 * M607 * M1279
 GOOD = {
@@ -74,7 +74,7 @@ GOOD = {
     "Ed25519": (ed_jwk(alg="EdDSA", use="sig"), {"EdDSA"}),
     "key_ops": (ed_jwk(key_ops=["verify"]), {"EdDSA"}),
     "key_ops of several": (ed_jwk(key_ops=["sign", "verify"], use="sig"), {"EdDSA"}),
-    "members that are not known": (ed_jwk(x5c=["MIIB"], exp=5), {"EdDSA"}),
+    "unknown members": (ed_jwk(x5c=["MIIB"], exp=5), {"EdDSA"}),
 }
 
 
@@ -254,9 +254,9 @@ def test_a_key_that_anybody_could_sign_with_or_that_verifies_nothing_is_left_out
 
     with pytest.raises(KeyRejected, match=reason):
         read_key(jwk)
-    found = read_key_set({"keys": [jwk, ed_jwk(kid="good")]})
-    assert [key.kid for key in found.keys] == ["good"]
-    assert [(key.position, key.private) for key in found.rejected] == [(1, "private" in reason)]
+    key_set = read_key_set({"keys": [jwk, ed_jwk(kid="good")]})
+    assert [key.kid for key in key_set.keys] == ["good"]
+    assert [(key.position, key.private) for key in key_set.rejected] == [(1, "private" in reason)]
 
 
 def test_a_key_of_the_generator_that_infineon_had_is_left_out() -> None:
@@ -285,7 +285,7 @@ def test_the_points_of_order_eight_are_those_of_the_curve() -> None:
 
 
 @pytest.mark.parametrize("x", [(1).to_bytes(32, "little"), bytes(32)])
-def test_a_key_of_small_order_would_verify_what_nobody_signed(x: bytes) -> None:
+def test_a_key_of_small_order_would_verify_an_unsigned_message(x: bytes) -> None:
     """What the rule is for: a signature without any secret holds for many messages."""
     key = ed25519.Ed25519PublicKey.from_public_bytes(x)
     neutral_point, zero = (1).to_bytes(32, "little"), bytes(32)
@@ -326,30 +326,30 @@ class TestNames:
     ) -> None:
         jwks = self.names(*kids)
 
-        found = read_key_set({"keys": jwks}).candidates(kid)
+        candidates = read_key_set({"keys": jwks}).candidates(kid)
 
-        assert [jwks.index(dict(key.jwk)) for key in found] == positions
+        assert [jwks.index(dict(key.jwk)) for key in candidates] == positions
 
     @pytest.mark.parametrize("kid", ["a", None])
     def test_a_token_is_tried_with_four_keys_of_an_algorithm_at_most(self, kid: str | None) -> None:
         alike = {} if kid is None else {"kid": kid}
-        found = read_key_set(
+        key_set = read_key_set(
             {"keys": [*self.names(*[kid] * 6), ec_jwk(**alike), rsa_jwk(MODULUS, **alike)]}
         )
 
-        assert len(found.candidates(kid)) == 6
+        assert len(key_set.candidates(kid)) == 6
         assert [
-            len([key for key in found.candidates(kid) if algorithm in key.algorithms])
+            len([key for key in key_set.candidates(kid) if algorithm in key.algorithms])
             for algorithm in ("EdDSA", "ES256", "RS256")
         ] == [4, 1, 1]
-        assert [key.position for key in found.rejected] == [5, 6]
-        assert "which is the limit" in str(found.rejected[0])
+        assert [key.position for key in key_set.rejected] == [5, 6]
+        assert "which is the limit" in str(key_set.rejected[0])
 
     def test_a_set_is_read_up_to_a_hundred_keys(self) -> None:
-        found = read_key_set({"keys": self.names(*map(str, range(130)))})
+        key_set = read_key_set({"keys": self.names(*map(str, range(130)))})
 
-        assert (len(found.keys), len(found.rejected)) == (100, 1)
-        assert "key 101: it and the 29 after it are not read" in str(found.rejected[0])
+        assert (len(key_set.keys), len(key_set.rejected)) == (100, 1)
+        assert "key 101: it and the 29 after it are not read" in str(key_set.rejected[0])
 
 
 def test_a_reason_names_the_key_and_shows_no_control_characters() -> None:

@@ -201,8 +201,8 @@ PLACES = st.lists(TEXTS | TEXTS.map(lambda text: "/" + text), max_size=4)
 SENSITIVE = PLACES.map(Redactor.of)
 
 
-def leaks(kept: object) -> bool:
-    written = as_json(kept).decode()
+def leaks(stored: object) -> bool:
+    written = as_json(stored).decode()
     return any(part in written for part in SECRETS.values())
 
 
@@ -211,10 +211,10 @@ def leaks(kept: object) -> bool:
 def test_no_body_stops_redaction_and_none_keeps_a_credential(
     sensitive: Redactor, value: Any
 ) -> None:
-    kept = sensitive.body("application/json", json.dumps(value).encode("utf-8"))
+    stored = sensitive.body("application/json", json.dumps(value).encode("utf-8"))
 
-    assert not leaks(kept)
-    assert isinstance(hidden_in(kept.get("json")), list)
+    assert not leaks(stored)
+    assert isinstance(hidden_in(stored.get("json")), list)
 
 
 @settings(max_examples=300, deadline=None)
@@ -230,9 +230,9 @@ def test_no_query_stops_redaction_and_none_keeps_a_credential(
         urlencode(pairs, errors="replace") + tail,
         "&".join(f"{name}={value}" for name, value in pairs) + tail,
     ):
-        kept = sensitive.query(query)
-        assert not leaks(kept)
-        assert isinstance(hidden_in(kept, "?"), list)
+        stored = sensitive.query(query)
+        assert not leaks(stored)
+        assert isinstance(hidden_in(stored, "?"), list)
 
 
 @settings(max_examples=200, deadline=None)
@@ -246,18 +246,18 @@ def test_no_query_stops_redaction_and_none_keeps_a_credential(
 def test_nothing_else_that_a_call_brings_stops_redaction(
     sensitive: Redactor, fields: dict[str, list[str]], text: str, kind: str, body: bytes
 ) -> None:
-    kept = [
+    stored = [
         sensitive.form(fields),
         sensitive.text(text),
         sensitive.body(kind, body),
         sensitive.path(f"/v1/x/{text}/y", {"a": text, "iban": kind}),
     ]
 
-    assert not leaks(kept)
+    assert not leaks(stored)
 
 
 @pytest.mark.parametrize(
-    ("query", "kept"),
+    ("query", "stored"),
     [
         (f"{KEY}=1", {"***": ["1"]}),
         (f"{KEY}", {"***": [""]}),
@@ -266,8 +266,8 @@ def test_nothing_else_that_a_call_brings_stops_redaction(
         (f"{KEY}=1&password=2&a=3", {"***": ["1"], "password": "***", "a": ["3"]}),
     ],
 )
-def test_a_parameter_may_be_named_like_a_key(query: str, kept: dict[str, object]) -> None:
-    assert Redactor.of(()).query(query) == kept
+def test_a_parameter_may_be_named_like_a_key(query: str, stored: dict[str, object]) -> None:
+    assert Redactor.of(()).query(query) == stored
 
 
 def test_parameters_of_a_path_are_hidden_by_name_and_by_shape() -> None:
@@ -281,8 +281,8 @@ def test_parameters_of_a_path_are_hidden_by_name_and_by_shape() -> None:
 
 
 def test_what_is_hidden_in_part_is_known_to_be_incomplete() -> None:
-    kept = Redactor.of(()).body(
+    stored = Redactor.of(()).body(
         "application/json", json.dumps({"a": [f"x {KEY}"], KEY: 1, "b": "c"}).encode()
     )
 
-    assert hidden_in(kept["json"]) == ["", "/a/0"]
+    assert hidden_in(stored["json"]) == ["", "/a/0"]

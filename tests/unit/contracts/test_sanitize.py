@@ -1,4 +1,4 @@
-"""Whatever strangers' values hold, they can be kept."""
+"""Values from plugin code become values that encoders and databases accept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mute(Exception):
         raise RuntimeError("no words")
 
 
-def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
+def test_a_clean_text_has_whole_characters_and_no_nul_and_no_keys() -> None:
     assert (
         clean_text("a\ud800b\0c pk_test_ABCDEFGHIJKLMNOPQRSTUV é")
         == "a\N{REPLACEMENT CHARACTER}bc *** é"
@@ -29,7 +29,7 @@ def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kept"),
+    ("value", "converted"),
     [
         ("\ud800", "\N{REPLACEMENT CHARACTER}"),
         (
@@ -47,13 +47,13 @@ def test_a_text_is_kept_of_whole_characters_without_nul_and_keys() -> None:
         ([b"\xff", None, True, 1.5], [b"\xff", None, True, 1.5]),
     ],
 )
-def test_any_value_can_be_kept(value: Any, kept: Any) -> None:
-    assert to_plain(value) == kept
+def test_any_value_can_be_stored(value: Any, converted: Any) -> None:
+    assert to_plain(value) == converted
     msgspec.json.decode(as_json(value))
     msgspec.msgpack.decode(as_msgpack(value), strict=False)
 
 
-def test_what_has_no_end_is_cut_off() -> None:
+def test_an_endless_value_is_cut_off() -> None:
     endless: list[Any] = []
     endless.append(endless)
 
@@ -61,7 +61,7 @@ def test_what_has_no_end_is_cut_off() -> None:
     assert "…" in to_plain(10**10_000)
 
 
-def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None:
+def test_an_exception_whose_text_raises_is_described_by_its_type() -> None:
     assert describe_error(Mute()) == "Mute: <Mute>"
     assert (
         describe_error(ValueError("bad \ud800 pk_test_ABCDEFGHIJKLMNOPQRSTUV"))
@@ -69,7 +69,7 @@ def test_an_exception_that_can_not_say_what_it_is_is_told_all_the_same() -> None
     )
 
 
-def test_what_a_database_never_takes_is_told_from_a_database_that_is_away() -> None:
+def test_a_value_that_a_database_rejects_differs_from_a_database_that_is_away() -> None:
     large = psycopg.errors.ProgramLimitExceeded("invalid memory alloc request size")
 
     assert too_much(OperationalError("INSERT", {}, large))

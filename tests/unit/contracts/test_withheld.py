@@ -42,8 +42,8 @@ class Sessions(Authenticator):
     credential_parameters = ("session",)
 
     def find(self, head: Any, access: Any) -> str | None:
-        found: str | None = head.header("X-Session") or next(iter(head.query("session")), None)
-        return found
+        session: str | None = head.header("X-Session") or next(iter(head.query("session")), None)
+        return session
 
     def verify(self, credential: str, access: Any, caller: Caller, now: float) -> Caller:
         if credential != SESSION:
@@ -102,8 +102,8 @@ def called(
     return [inline.json, ended["result"]]
 
 
-def kept(runtime: Runtime) -> str:
-    """Return all that is kept of runs, in the clear."""
+def stored_records(runtime: Runtime) -> str:
+    """Return all that is stored_records of runs, in the clear."""
     with engine_of(runtime).connect() as connection:
         rows = [
             str(connection.execute(sa.text(f"SELECT * FROM {table}")).all())
@@ -113,7 +113,7 @@ def kept(runtime: Runtime) -> str:
 
 
 @pytest.mark.parametrize("header", ["X-API-Key", "apikey", "X-Partner-Key"])
-def test_no_key_reaches_a_handler_whatever_header_operators_chose(
+def test_no_key_reaches_a_handler_in_any_header_that_operators_choose(
     penstock_runtime: Start, header: str
 ) -> None:
     runtime = penstock_runtime(
@@ -122,11 +122,11 @@ def test_no_key_reaches_a_handler_whatever_header_operators_chose(
     client = runtime.client("acme", token=False)
     key = client.headers.pop("X-API-Key")
 
-    for found in called(runtime, client, headers={header: key, "X-Mine": "yes"}):
-        assert (found["headers"]["x-mine"], found["consumer"]) == ("yes", "acme")
-        assert header.lower() not in found["headers"]
-        assert key not in str(found)
-    assert key not in kept(runtime)
+    for received in called(runtime, client, headers={header: key, "X-Mine": "yes"}):
+        assert (received["headers"]["x-mine"], received["consumer"]) == ("yes", "acme")
+        assert header.lower() not in received["headers"]
+        assert key not in str(received)
+    assert key not in stored_records(runtime)
 
 
 def test_no_token_reaches_a_handler(penstock_runtime: Start) -> None:
@@ -134,11 +134,11 @@ def test_no_token_reaches_a_handler(penstock_runtime: Start) -> None:
     client = runtime.client("acme", subject="ann")
     token = client.headers["Authorization"].partition(" ")[2]
 
-    for found in called(runtime, client):
-        assert found["subject"] == "ann"
-        assert "authorization" not in found["headers"]
-        assert token not in str(found)
-    assert token not in kept(runtime)
+    for received in called(runtime, client):
+        assert received["subject"] == "ann"
+        assert "authorization" not in received["headers"]
+        assert token not in str(received)
+    assert token not in stored_records(runtime)
 
 
 @pytest.mark.parametrize("name", ["access_token", "API_KEY", "x_api_key", "mine"])
@@ -156,12 +156,12 @@ def test_a_credential_that_is_sent_a_second_time_elsewhere_reaches_no_handler_ei
         "X-Mine": "yes",
     }
 
-    for found in called(
+    for received in called(
         runtime, client, f"/v1/orders/?{name}={token}&again={key}&page=2", headers=more
     ):
-        assert (found["headers"]["x-mine"], found["query"]) == ("yes", {"page": ["2"]})
-        assert key not in str(found)
-        assert token not in str(found)
+        assert (received["headers"]["x-mine"], received["query"]) == ("yes", {"page": ["2"]})
+        assert key not in str(received)
+        assert token not in str(received)
 
 
 def test_no_password_reaches_a_handler(penstock_runtime: Start) -> None:
@@ -172,13 +172,13 @@ def test_no_password_reaches_a_handler(penstock_runtime: Start) -> None:
     )
     sent = base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
 
-    for found in called(
+    for received in called(
         runtime,
         client,
         headers={"Authorization": f"Basic {sent}", "Proxy-Authorization": f"Basic {sent}"},
     ):
-        assert not {"authorization", "proxy-authorization"} & found["headers"].keys()
-        assert sent not in str(found)
+        assert not {"authorization", "proxy-authorization"} & received["headers"].keys()
+        assert sent not in str(received)
 
 
 @pytest.mark.parametrize("name", ["api_key", "apikey", "%61pi_key", "api%5Fkey", "session"])
@@ -190,23 +190,23 @@ def test_no_key_in_the_query_reaches_a_handler_or_a_record(
     runtime.operate("env", "set", "test", "--keys-in-query", "on")
     secret = client.headers["X-API-Key"] if name != "session" else SESSION
 
-    for found in called(runtime, client, f"/v1/orders/?page=2&{name}={secret}&tag=a%26b&empty="):
-        assert found["query"] == {"page": ["2"], "tag": ["a&b"], "empty": [""]}
-        assert found["query_string"] == "page=2&tag=a%26b&empty="
-        assert secret not in str(found)
-    assert secret not in kept(runtime)
+    for received in called(runtime, client, f"/v1/orders/?page=2&{name}={secret}&tag=a%26b&empty="):
+        assert received["query"] == {"page": ["2"], "tag": ["a&b"], "empty": [""]}
+        assert received["query_string"] == "page=2&tag=a%26b&empty="
+        assert secret not in str(received)
+    assert secret not in stored_records(runtime)
 
 
 def test_what_a_plugin_s_authenticator_looks_at_is_withheld_too(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
 
-    for found in called(
+    for received in called(
         runtime, runtime.client("acme", token=False), headers={"X-Session": SESSION}
     ):
-        assert SESSION not in str(found)
+        assert SESSION not in str(received)
 
 
-def test_a_certificate_header_is_withheld_whoever_sent_it(penstock_runtime: Start) -> None:
+def test_a_certificate_header_is_withheld_from_any_sender(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(
         offering(),
         policy="api-key",
@@ -215,8 +215,8 @@ def test_a_certificate_header_is_withheld_whoever_sent_it(penstock_runtime: Star
     )
     sent = {"X-Client-Cert": ":AAAA:", "Client-Cert": ":AAAA:", "Client-Cert-Chain": ":AAAA:"}
 
-    for found in called(runtime, runtime.client("acme", token=False), headers=sent):
-        assert not {name.lower() for name in sent} & found["headers"].keys()
+    for received in called(runtime, runtime.client("acme", token=False), headers=sent):
+        assert not {name.lower() for name in sent} & received["headers"].keys()
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_cookies_are_the_pipeline_s_own_but_for_the_console_s(sent: str, left: s
 def test_a_signature_is_no_secret_and_stays(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(), policy="api-key")
 
-    for found in called(
+    for received in called(
         runtime, runtime.client("acme", token=False), headers={"X-Signature": "sha256=00"}
     ):
-        assert found["headers"]["x-signature"] == "sha256=00"
+        assert received["headers"]["x-signature"] == "sha256=00"
 
 
 class TestForwardToken:
@@ -249,10 +249,10 @@ class TestForwardToken:
         client = runtime.client("acme")
         sent = client.headers["Authorization"]
 
-        for found in called(runtime, client):
-            assert found["headers"]["authorization"] == sent
-            assert "x-api-key" not in found["headers"]
-            assert client.headers["X-API-Key"] not in str(found)
+        for received in called(runtime, client):
+            assert received["headers"]["authorization"] == sent
+            assert "x-api-key" not in received["headers"]
+            assert client.headers["X-API-Key"] not in str(received)
 
     def test_what_is_no_verified_token_is_not_handed_on(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(offering(basic=True, forward_token=True), policy="api-key")
@@ -262,8 +262,8 @@ class TestForwardToken:
         )
         sent = base64.b64encode(f"ann:{PASSWORD}".encode()).decode()
 
-        for found in called(runtime, client, headers={"Authorization": f"Basic {sent}"}):
-            assert "authorization" not in found["headers"]
+        for received in called(runtime, client, headers={"Authorization": f"Basic {sent}"}):
+            assert "authorization" not in received["headers"]
 
     def test_it_is_shown_in_the_commands_and_in_the_gate_s_words(
         self, penstock_runtime: Start

@@ -1,4 +1,4 @@
-"""Where callbacks go, and how long whoever takes them may hold a worker up."""
+"""Where callbacks go, and how long their receivers may occupy a worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_leads_out_of_it_or_is_no_url_is_not(path: str) -> None:
     assert not TARGET.matches(f"https://erp.acme.example{path}")
 
 
-def test_whoever_answers_drop_by_drop_is_cut_off_and_holds_no_thread(
+def test_a_slow_answer_is_cut_off_and_occupies_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(callbacks, "ATTEMPT_TIMEOUT_S", 0.5)
@@ -134,11 +134,11 @@ def test_what_is_sent_has_the_members_that_standard_webhooks_recommends() -> Non
 
 
 def test_all_attempts_to_tell_an_end_are_forgotten_with_the_run() -> None:
-    told, silent = new_run_id(), new_run_id()
+    notified, silent = new_run_id(), new_run_id()
 
-    held = engine_ids_of({told: True, silent: False})
+    held = engine_ids_of({notified: True, silent: False})
 
-    assert held[:2] == [told, silent]
+    assert held[:2] == [notified, silent]
     assert held[2:] == [
-        callback_id(told, attempt) for attempt in range(1, len(callbacks.PAUSES_S) + 2)
+        callback_id(notified, attempt) for attempt in range(1, len(callbacks.PAUSES_S) + 2)
     ]

@@ -1,5 +1,5 @@
 """When a run came, began and ended, how long it took and how far it was: the same in replies and
-records, and true whatever clocks say."""
+records, and consistent although clocks differ."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def runtime(penstock_runtime: Start) -> Runtime:
 
 
 def performed(runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Perform a run; return it as it is told at once, as it is told when its record is written,
-    and that."""
+    """Perform a run; return its document before and after its record is written, and the record."""
     client = runtime.client(token=False)
     location = client.post("/v1/durable/").headers["Location"]
     runtime._runs.work(runtime._worker.perform)  # noqa: SLF001  `work` writes the records too
@@ -97,7 +96,7 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def test_a_run_is_told_at_once_as_it_is_told_later(runtime: Runtime) -> None:
+def test_a_run_is_shown_alike_before_and_after_its_record_is_written(runtime: Runtime) -> None:
     at_once, later, record = performed(runtime)
 
     assert at_once == later
@@ -110,7 +109,7 @@ def test_a_run_is_told_at_once_as_it_is_told_later(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_no_run_ends_before_it_began_or_begins_before_it_came_whatever_clocks_say(
+def test_no_run_ends_before_it_starts_or_starts_before_it_was_received_although_clocks_differ(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     real = time.time
@@ -128,12 +127,12 @@ def test_a_run_that_is_cancelled_has_an_end_too(runtime: Runtime) -> None:
     client = runtime.client(token=False)
     location = client.post("/v1/durable/").headers["Location"]
 
-    told = client.delete(location).json or {}
+    document = client.delete(location).json or {}
     record = runtime.runs()[0]
 
-    assert told["accepted_at"] <= told["ended_at"]
+    assert document["accepted_at"] <= document["ended_at"]
     assert record["at"] <= record["ended_at"]
-    assert (told.get("started_at"), record["started_at"], record["ms"]) == (None, None, None)
+    assert (document.get("started_at"), record["started_at"], record["ms"]) == (None, None, None)
 
 
 def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
@@ -170,9 +169,9 @@ def test_the_engine_s_whole_seconds_come_after_what_is_known_better() -> None:
         run, State.CANCELLED, "q", started_at=float(int(came)) - 1, ended_at=float(int(came)) - 1
     )
 
-    told = [run_document(row, held) for held in (done, cut)]
+    documents = [run_document(row, held) for held in (done, cut)]
 
-    assert all(str(one["accepted_at"]) <= str(one["ended_at"]) for one in told)
+    assert all(str(document["accepted_at"]) <= str(document["ended_at"]) for document in documents)
     assert abs(
         (ended_of(row, done) or datetime.max.replace(tzinfo=UTC))
         - datetime.fromtimestamp(came + 2.2, UTC)
@@ -302,10 +301,10 @@ def test_what_is_kept_of_an_answer_has_one_shape(runtime: Runtime) -> None:
             client.post(f"/v1/{mode}/{handler}")
     runtime.work()
     runs = [run for run in runtime.runs() if run["bodies"] is not None]
-    kept = {(run["pipeline"], run["route"], run["id"]): run["bodies"]["output"] for run in runs}
+    outputs = {(run["pipeline"], run["route"], run["id"]): run["bodies"]["output"] for run in runs}
 
-    assert len(kept) == 8
-    for (_, _, run_id), output in kept.items():
+    assert len(outputs) == 8
+    for (_, _, run_id), output in outputs.items():
         assert (output["type"], output["json"]["run"]) == ("application/problem+json", run_id)
         assert set(output["json"]) - {"left", "reply"} == {
             "type",
@@ -315,7 +314,9 @@ def test_what_is_kept_of_an_answer_has_one_shape(runtime: Runtime) -> None:
             "run",
         }
     assert {
-        output["json"]["type"] for (_, route, _), output in kept.items() if route == "POST /refuses"
+        output["json"]["type"]
+        for (_, route, _), output in outputs.items()
+        if route == "POST /refuses"
     } == {"not-like-this"}
 
 

@@ -1,5 +1,4 @@
-"""Annotations that can never work are told at load, with where and what to write, in every place
-where one may stand."""
+"""Annotations that can never work are reported at load, in every place, with the fix."""
 
 from __future__ import annotations
 
@@ -190,11 +189,11 @@ def test_lists_of_that_work_in_query_and_headers_and_not_in_a_path(kind: Any) ->
 
 
 @pytest.mark.parametrize("kind", [*NO_TEXTS, *NO_LISTS], ids=str)
-def test_what_text_can_never_become_is_told_in_path_query_and_headers(kind: Any) -> None:
+def test_types_that_text_can_not_become_are_reported_in_path_query_and_headers(kind: Any) -> None:
     for place in ("path", "query", "header"):
-        said = with_hint(place, kind)
-        assert "'value' can't be a" in said
-        assert said.endswith("use str, int, or another type that text can become")
+        message = with_hint(place, kind)
+        assert "'value' can't be a" in message
+        assert message.endswith("use str, int, or another type that text can become")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ def test_what_a_body_can_become_works(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         (Thing, "JSON can't become Thing"),
         (Thing | None, "JSON can't become Thing"),
@@ -259,12 +258,12 @@ def test_what_a_body_can_become_works(kind: Any) -> None:
     ],
     ids=str,
 )
-def test_what_a_body_can_never_become_is_told(kind: Any, said: str) -> None:
-    told = with_hint("body", kind)
+def test_types_that_a_body_can_not_become_are_reported(kind: Any, expected: str) -> None:
+    message = with_hint("body", kind)
 
-    assert "the body can't be decoded into" in told
-    assert said in told
-    assert told.endswith("use a dataclass, TypedDict, msgspec Struct or Pydantic model")
+    assert "the body can't be decoded into" in message
+    assert expected in message
+    assert message.endswith("use a dataclass, TypedDict, msgspec Struct or Pydantic model")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +285,7 @@ def test_what_a_form_can_become_works(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         (int, "a form has fields"),
         (list[str], "a form has fields"),
@@ -299,8 +298,8 @@ def test_what_a_form_can_become_works(kind: Any) -> None:
     ],
     ids=str,
 )
-def test_what_a_form_can_never_become_is_told(kind: Any, said: str) -> None:
-    assert said in with_hint("form", kind)
+def test_types_that_a_form_can_not_become_are_reported(kind: Any, expected: str) -> None:
+    assert expected in with_hint("form", kind)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +345,7 @@ def test_what_can_be_replied_works(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [
         (Iterator[bytes], "Iterator[bytes] is nothing to reply with"),
         (Generator[bytes, None, None], "is nothing to reply with"),
@@ -364,15 +363,15 @@ def test_what_can_be_replied_works(kind: Any) -> None:
     ],
     ids=str,
 )
-def test_what_can_never_be_replied_is_told(kind: Any, said: str) -> None:
-    told = with_hint("reply", kind)
+def test_types_that_can_not_be_replied_are_reported(kind: Any, expected: str) -> None:
+    message = with_hint("reply", kind)
 
-    assert "handler as_reply of POST /: its reply can't be a" in told
-    assert said in told
-    assert told.endswith("return a dict, a dataclass, a list, text, bytes, None or a Reply")
+    assert "handler as_reply of POST /: its reply can't be a" in message
+    assert expected in message
+    assert message.endswith("return a dict, a dataclass, a list, text, bytes, None or a Reply")
 
 
-def test_a_handler_that_yields_is_told() -> None:
+def test_a_generator_as_handler_is_reported() -> None:
     def stream(call: Call):  # type: ignore[no-untyped-def]  # noqa: ANN202
         yield b"a"
 
@@ -383,14 +382,14 @@ def test_a_handler_that_yields_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", ["X Trace", "X_Trace", "Größe", "X:"])
-def test_a_header_that_never_comes_is_told(name: str) -> None:
+def test_a_header_that_is_never_passed_on_is_reported(name: str) -> None:
     def take(call: Call, *, trace: Annotated[str, Header(name)] = "") -> None: ...
 
     take.__annotations__ = {"trace": Annotated[str, Header(name)], "return": None}
     assert "is named" in compiled(take)[1]
 
 
-def test_a_form_after_the_star_is_told() -> None:
+def test_a_form_after_the_star_is_reported() -> None:
     def take(call: Call, *, person: Annotated[Person, Form()]) -> None: ...
 
     assert "a form is a body: let it stand before the *" in compiled(take)[1]
@@ -408,11 +407,11 @@ def test_a_list_in_the_query_may_be_optional() -> None:
         *,
         opt: list[str] | None = None,
         numbers: Annotated[set[int] | None, msgspec.Meta(description="x")] = None,
-        wanted: Annotated[list[str], Header("X-Wanted")] | None = None,
+        tags: Annotated[list[str], Header("X-Wanted")] | None = None,
         either: int | list[int] = 0,
         pair: tuple[int, str] | None = None,
     ) -> list[object]:
-        return [opt, numbers, wanted, either, pair]
+        return [opt, numbers, tags, either, pair]
 
     assert get(find) == [None, None, None, 0, None]
     assert get(find, query_string="opt=a&numbers=1&either=5") == [["a"], {1}, None, [5], None]
@@ -422,7 +421,7 @@ def test_a_list_in_the_query_may_be_optional() -> None:
     ]  # fmt: skip
 
 
-def test_a_parameter_that_fits_no_choice_is_told_the_choices_and_not_what_was_sent() -> None:
+def test_a_parameter_that_fits_no_choice_is_answered_with_the_choices_only() -> None:
     def find(
         call: Call,
         *,

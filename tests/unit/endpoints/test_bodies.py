@@ -248,17 +248,17 @@ def test_a_form_may_come_as_gzip_and_a_bomb_is_a_413(post: Callable[..., TestRes
 
 
 def test_files_are_gone_when_the_call_has_ended(post: Callable[..., TestResponse]) -> None:
-    kept: list[Upload] = []
+    uploads: list[Upload] = []
 
     def keep(call: Call, picture: Annotated[Picture, Form()]) -> None:
-        kept.append(picture.image)
+        uploads.append(picture.image)
 
     assert (
         post(keep, data={"title": "Us", "image": (BytesIO(b"x" * 200_000), "us.png")}).status_code
         == 204
     )
-    assert kept[0].file.closed
-    assert "x" not in repr(kept[0]).replace("octet", "").replace("text", "")
+    assert uploads[0].file.closed
+    assert "x" not in repr(uploads[0]).replace("octet", "").replace("text", "")
 
 
 def test_a_file_can_be_saved(post: Callable[..., TestResponse], tmp_path: Path) -> None:
@@ -427,9 +427,9 @@ def test_headers_are_typed_parameters(post: Callable[..., TestResponse]) -> None
         limit: int = 5,
         if_match: Annotated[str, Header()],
         attempt: Annotated[int, msgspec.Meta(ge=1), Header("X-Attempt")] = 1,
-        wanted: Annotated[list[str], Header("X-Wanted")] = [],  # noqa: B006  a handler's default, never changed
+        tags: Annotated[list[str], Header("X-Wanted")] = [],  # noqa: B006  a handler's default, never changed
     ) -> dict[str, object]:
-        return {"limit": limit, "if_match": if_match, "attempt": attempt, "wanted": wanted}
+        return {"limit": limit, "if_match": if_match, "attempt": attempt, "wanted": tags}
 
     good = post(get, "GET", headers={"If-Match": '"a"', "x-attempt": "3", "X-Wanted": "a, b"})
     bad = post(get, "GET", headers={"X-Attempt": "0"}, query_string="limit=x")

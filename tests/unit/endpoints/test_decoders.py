@@ -91,7 +91,7 @@ def refused(kind: Any, body: bytes, content_type: str = "application/json") -> t
 
 @pytest.mark.parametrize("kind", [Card, CardModel, dict], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         (b"", "The body is empty; send JSON."),
         (b" \r\n", "The body is empty; send JSON."),
@@ -118,13 +118,13 @@ def refused(kind: Any, body: bytes, content_type: str = "application/json") -> t
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_told_with_its_place_and_without_what_it_is(
-    kind: Any, body: bytes, told: str
+def test_invalid_json_is_reported_with_its_place_and_without_its_content(
+    kind: Any, body: bytes, expected: str
 ) -> None:
     status, detail = refused(kind, body)
 
     assert status == 400
-    assert detail in {told, f"The body is not JSON: {told}."}
+    assert detail in {expected, f"The body is not JSON: {expected}."}
 
 
 def test_json_may_begin_with_a_byte_order_mark() -> None:
@@ -210,7 +210,7 @@ def test_a_byte_order_mark_of_xml_says_more_than_its_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         (b"<a>&c4n4ry;</a>", "undefined entity (line 1, column 4)"),
         (b"<a>\n<c4n4ry></a>", "mismatched tag (line 2, column 11)"),
@@ -223,10 +223,10 @@ def test_a_byte_order_mark_of_xml_says_more_than_its_header() -> None:
         (b"<a>" * 101, "nested too deeply"),
     ],
 )
-def test_what_is_no_xml_is_told_without_what_it_is(body: bytes, told: str) -> None:
+def test_invalid_xml_is_reported_without_its_content(body: bytes, expected: str) -> None:
     status, detail = refused(Element, body, "application/xml")
 
-    assert (status, detail.startswith(f"The body is not XML: {told}")) == (400, True)
+    assert (status, detail.startswith(f"The body is not XML: {expected}")) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_part_that_does_not_say_which_field_it_is_is_malformed(headers: tuple[
 
 
 def test_names_and_file_names_come_in_any_script() -> None:
-    found = multipart(
+    form = multipart(
         part('content-disposition: Form-Data; name="größe"'),
         part('Content-Disposition: form-data; name="b"; filename="Łódź \\"1\\".pdf"'),
         part("Content-Disposition: form-data; name=c; filename*=UTF-8''%C5%81.pdf"),
@@ -352,9 +352,9 @@ def test_names_and_file_names_come_in_any_script() -> None:
         part('Content-Disposition: form-data; name=""'),
     )
 
-    assert isinstance(found, dict)
-    assert (found["größe"], found[""]) == ("Ann", "Ann")
-    assert [found[name].filename for name in "bcd"] == ['Łódź "1".pdf', "Ł.pdf", 'say "hi".txt']
+    assert isinstance(form, dict)
+    assert (form["größe"], form[""]) == ("Ann", "Ann")
+    assert [form[name].filename for name in "bcd"] == ['Łódź "1".pdf', "Ł.pdf", 'say "hi".txt']
 
 
 def test_a_field_is_in_the_charset_of_its_own_part_or_of_the_form() -> None:

@@ -1,5 +1,5 @@
 """What may leave: headers, statuses and values of replies and refusals; the rest is a failed
-run, whoever set it and however it runs."""
+run, in every mode and from every source."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def named(value: object) -> str:
 
 
 @pytest.mark.parametrize("value", UNSENDABLE, ids=named)
-def test_a_value_that_http_can_not_carry_is_a_fault_and_is_not_told(value: Any) -> None:
+def test_a_value_that_http_can_not_carry_is_a_fault_and_is_not_shown(value: Any) -> None:
     for headers in ({"X-Fine": "a", "X-Odd": value}, {"Location": value}):
         with pytest.raises(ValueError, match=r"the header (X-Odd|Location) ") as raised:
             header_fields(headers)
@@ -205,19 +205,20 @@ def test_any_file_name_can_be_sent(filename: str, sent: str) -> None:
 @given(st.text())
 def test_a_file_name_comes_back_as_it_was_but_for_what_no_name_has(filename: str) -> None:
     sent = attachment(filename)
-    found = re.fullmatch(
+    match = re.fullmatch(
         r'attachment(?:; filename="([ -~]*)"'
         r"""(?:; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]*))?)?""",
         sent,
     )
 
-    assert found is not None
-    told = unquote(found[2]) if found[2] is not None else found[1] or ""
+    assert match is not None
+    decoded = unquote(match[2]) if match[2] is not None else match[1] or ""
     assert (
-        told == re.sub("[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\ud800-\udfff]", "_", filename).strip()
+        decoded
+        == re.sub("[\x00-\x1f\x7f-\x9f/\\\\\u2028\u2029\ud800-\udfff]", "_", filename).strip()
     )
-    assert '"' not in (found[1] or "")
-    assert "\\" not in (found[1] or "")
+    assert '"' not in (match[1] or "")
+    assert "\\" not in (match[1] or "")
 
 
 @pytest.mark.parametrize(
@@ -284,8 +285,8 @@ class Halfway(PipelineError):
 def test_a_refusal_that_was_made_halfway_is_a_fault_and_odd_texts_are_made_text() -> None:
     with pytest.raises(ReplyError, match=r"^here: "):
         checked_refusal(Halfway(), "here")
-    made = PipelineError(409, 5, LookupError("why"), type=6)  # type: ignore[arg-type]  a slip
-    assert (made.title, made.detail, made.code) == ("5", "why", "6")
+    error = PipelineError(409, 5, LookupError("why"), type=6)  # type: ignore[arg-type]  a slip
+    assert (error.title, error.detail, error.code) == ("5", "why", "6")
 
 
 @dataclass
@@ -299,7 +300,7 @@ class Line(msgspec.Struct):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (threading.Lock(), "a lock is nothing to reply with"),
         ({"a/b": [1, {"c": threading.Lock()}]}, "a lock is nothing to reply with, at /a~1b/1/c"),
@@ -311,11 +312,13 @@ class Line(msgspec.Struct):
         ((number for number in (1, 2)), "a generator is nothing to reply with"),
     ],
 )
-def test_what_can_not_be_written_is_told_with_its_place(value: object, said: str) -> None:
+def test_a_value_that_can_not_be_encoded_is_reported_with_its_place(
+    value: object, message: str
+) -> None:
     with pytest.raises(ReplyError) as raised:
         response_of(value, "handler show of GET / (plugins/orders.py:7)")
 
-    assert str(raised.value) == f"handler show of GET / (plugins/orders.py:7): {said}"
+    assert str(raised.value) == f"handler show of GET / (plugins/orders.py:7): {message}"
 
 
 def test_a_value_that_raises_when_it_is_written_is_a_failed_reply_too() -> None:
@@ -506,17 +509,17 @@ def test_a_reply_that_an_earlier_release_kept_is_looked_at_when_it_is_sent_again
 
     box = SecretBox((make_secret_key(),))
     replies = IdempotencyStore(None, box)  # type: ignore[arg-type]  nothing of it is asked here
-    kept = box.encrypt(
+    stored_reply = box.encrypt(
         msgspec.msgpack.encode(
             {"status": 201, "headers": [["Location", "/Łódź"]], "body": b"", "problem": None}
         )
     )
 
     with pytest.raises(ValueError, match="Location"):
-        replies._repeat(b"same", kept, b"same")  # noqa: SLF001  there is no release to keep it
+        replies._repeat(b"same", stored_reply, b"same")  # noqa: SLF001  there is no release to keep it
 
 
-def test_a_challenge_that_can_not_be_sent_lets_nobody_in_and_is_logged(
+def test_a_call_whose_challenge_can_not_be_sent_is_rejected_and_logged(
     penstock_runtime: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Careless(Authenticator):
@@ -610,7 +613,7 @@ def reply_of(value: object, annotation: Any, *, status: int | None = None) -> st
 
 
 @pytest.mark.parametrize(
-    ("value", "annotation", "said"),
+    ("value", "annotation", "expected"),
     [
         ({"name": "a"}, Out, ""),
         (Out("a"), Out, ""),
@@ -642,19 +645,19 @@ def reply_of(value: object, annotation: Any, *, status: int | None = None) -> st
     ],
 )
 def test_a_reply_is_compared_with_its_annotation_where_that_is_asked_for(
-    value: object, annotation: Any, said: str
+    value: object, annotation: Any, expected: str
 ) -> None:
-    told = reply_of(value, annotation if annotation is not None else type(None))
+    problem = reply_of(value, annotation if annotation is not None else type(None))
 
     assert (
-        told == ""
-        if not said
-        else told.startswith("here: the reply does not match the return annotation ")
-        and told.endswith(f": {said}")
+        problem == ""
+        if not expected
+        else problem.startswith("here: the reply does not match the return annotation ")
+        and problem.endswith(f": {expected}")
     )
 
 
-def test_the_test_kit_compares_replies_and_can_be_told_not_to(penstock_runtime: Start) -> None:
+def test_the_test_kit_compares_replies_unless_that_is_switched_off(penstock_runtime: Start) -> None:
     pipeline = Pipeline("out", version="1.0.0", trigger=HttpTrigger())
 
     @pipeline.get("/")

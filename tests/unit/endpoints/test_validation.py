@@ -139,13 +139,13 @@ class Everything:
 
 
 def read(kind: Any, body: bytes) -> dict[str, str]:
-    """Return what is told of a body that does not fit, by pointer."""
+    """Return the faults of a body that does not fit, by pointer."""
     with pytest.raises(Refusal) as raised:
         compile_body("body", kind).read(a_call(body=body))
     assert (raised.value.status, raised.value.code) == (422, "body-invalid")
-    told = raised.value.extra["errors"]
-    assert isinstance(told, list)
-    return {fault["pointer"]: fault["detail"] for fault in told}
+    faults = raised.value.extra["errors"]
+    assert isinstance(faults, list)
+    return {fault["pointer"]: fault["detail"] for fault in faults}
 
 
 INT, TEXT, MISSING = (
@@ -157,7 +157,7 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "told"),
+    ("kind", "body", "expected"),
     [
         (
             list[Person],
@@ -281,15 +281,17 @@ CHOICES, TAGS = 'Expected one of "a", "b"', 'Expected one of "cat", "dog"'
         (Person, b'{"name":1,"name":"a"}', {"/name": TEXT}),
     ],
 )
-def test_every_fault_is_told_where_it_is(kind: Any, body: bytes, told: Mapping[str, str]) -> None:
-    assert read(kind, body) == told
+def test_every_fault_is_reported_where_it_is(
+    kind: Any, body: bytes, expected: Mapping[str, str]
+) -> None:
+    assert read(kind, body) == expected
 
 
 def test_a_fault_in_json_within_json_is_no_malformed_body() -> None:
     assert list(read(Model, b'{"street":"a","zip":1,"packed":"{"}')) == ["/packed"]
 
 
-def test_a_hundred_are_told_and_no_more_are_looked_for() -> None:
+def test_at_most_a_hundred_faults_are_reported() -> None:
     Looked.times = 0
 
     assert list(read(list[Looked], b"[" + b",".join([b"false"] * 50_000) + b"]")) == [
@@ -331,7 +333,7 @@ def test_large_dicts_within_dicts_are_gone_through_a_few_times_and_no_more(
     assert Looked.times <= 5_001 * (validation.MAX_REREADS + 2)
 
 
-def test_a_fault_too_deep_to_walk_to_is_told_all_the_same() -> None:
+def test_a_fault_beyond_the_depth_of_the_walk_is_reported_too() -> None:
     value: object = {"leaves": [False]}
     for _ in range(1_000):
         value = {"kids": [value]}
@@ -406,7 +408,7 @@ class Owner(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         (b'{"pet":{"kind":"cat","cat":1}}', {"/pet/lives": "Field required"}),
         (
@@ -435,16 +437,16 @@ class Owner(pydantic.BaseModel):
         (b'{"fullName":"c4n4ry"}', {"/fullName": "String should have at most 3 characters"}),
     ],
 )
-def test_what_pydantic_found_is_told_where_it_is_in_the_body_and_without_it(
-    body: bytes, told: Mapping[str, str]
+def test_faults_of_pydantic_have_pointers_and_no_values(
+    body: bytes, expected: Mapping[str, str]
 ) -> None:
-    assert read(Owner, body) == told
+    assert read(Owner, body) == expected
     assert read(list[Owner], b"[" + body + b"]") == {
-        "/0" + pointer: detail for pointer, detail in told.items()
+        "/0" + pointer: detail for pointer, detail in expected.items()
     }
 
 
 def test_the_part_of_a_union_that_pydantic_tried_is_no_place_in_the_body() -> None:
-    told = read(Owner, b'{"either":[{"kind":"cat","lives":"x","list[Cat2]":[{}]}]}')
+    faults = read(Owner, b'{"either":[{"kind":"cat","lives":"x","list[Cat2]":[{}]}]}')
 
-    assert set(told) == {"/either", "/either/0/lives"}
+    assert set(faults) == {"/either", "/either/0/lives"}

@@ -128,7 +128,7 @@ def a_list(item: Kind) -> Kind:
         if not isinstance(value, list):
             return {pointer}
         return {
-            fault for at, one in enumerate(value) for fault in item.look(one, f"{pointer}/{at}")
+            fault for at, entry in enumerate(value) for fault in item.look(entry, f"{pointer}/{at}")
         }
 
     return Kind(list[item.type], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
@@ -152,7 +152,7 @@ def a_set(item: Kind) -> Kind:
 
     def look(value: object, pointer: str) -> Faults:
         unfit = (
-            {f"{pointer}/{at}" for at, one in enumerate(value) if isinstance(one, list | dict)}
+            {f"{pointer}/{at}" for at, entry in enumerate(value) if isinstance(entry, list | dict)}
             if isinstance(value, list)
             else set()
         )
@@ -165,12 +165,12 @@ def a_pair(first: Kind, second: Kind) -> Kind:
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, list):
             return {pointer}
-        found = {
+        faults = {
             fault
-            for at, (kind, one) in enumerate(zip((first, second), value, strict=False))
-            for fault in kind.look(one, f"{pointer}/{at}")
+            for at, (kind, entry) in enumerate(zip((first, second), value, strict=False))
+            for fault in kind.look(entry, f"{pointer}/{at}")
         }
-        return found | ({pointer} if len(value) != 2 else set())
+        return faults | ({pointer} if len(value) != 2 else set())
 
     return Kind(tuple[first.type, second.type], look, hashable=False, shape="list")  # type: ignore[name-defined]  made here
 
@@ -184,9 +184,9 @@ def a_dict(key: Kind, item: Kind) -> Kind:
             return {pointer}
         return {
             fault
-            for name, one in value.items()
+            for name, entry in value.items()
             for fault in (
-                item.look(one, below(pointer, name)) if fits(name) else {below(pointer, name)}
+                item.look(entry, below(pointer, name)) if fits(name) else {below(pointer, name)}
             )
         }
 
@@ -211,20 +211,20 @@ def object_look(
     def look(value: object, pointer: str) -> Faults:
         if not isinstance(value, dict):
             return {pointer}
-        found: Faults = set()
+        faults: Faults = set()
         for name, (kind, required) in members.items():
             if name in value:
-                found |= kind.look(value[name], below(pointer, name))
+                faults |= kind.look(value[name], below(pointer, name))
             elif required:
-                found.add(below(pointer, name))
+                faults.add(below(pointer, name))
         if tag is not None and tag[0] in value and value[tag[0]] != tag[1]:
-            found.add(below(pointer, tag[0]))
+            faults.add(below(pointer, tag[0]))
         if strict:
-            found |= {
+            faults |= {
                 below(pointer, name)
                 for name in value.keys() - members.keys() - ({tag[0]} if tag else set())
             }
-        return found
+        return faults
 
     return look
 
@@ -244,7 +244,7 @@ def a_struct(
 ) -> Kind:
     ordered = sorted(members.items(), key=lambda item: not item[1][1])
     plain = {name: f"f{at}" for at, (name, _) in enumerate(ordered)}
-    made = msgspec.defstruct(
+    struct = msgspec.defstruct(
         f"S{next(numbers)}",
         [
             (plain[name], kind.type) if required else (plain[name], kind.type, None)
@@ -256,7 +256,7 @@ def a_struct(
         tag_field="type" if tag else None,
     )
     return Kind(
-        made,
+        struct,
         object_look(members, strict=strict, tag=("type", tag) if tag else None),
         hashable=False,
         shape="dict",
@@ -266,14 +266,14 @@ def a_struct(
 def a_dataclass(members: Mapping[str, tuple[Kind, bool]]) -> Kind:
     named = {name: member for name, member in members.items() if name.isidentifier()}
     ordered = sorted(named.items(), key=lambda item: not item[1][1])
-    made = make_dataclass(
+    class_ = make_dataclass(
         f"D{next(numbers)}",
         [
             (name, kind.type) if required else (name, kind.type, None)
             for name, (kind, required) in ordered
         ],
     )
-    return Kind(made, object_look(named), hashable=False, shape="dict")
+    return Kind(class_, object_look(named), hashable=False, shape="dict")
 
 
 def either(cat: Mapping[str, tuple[Kind, bool]], cow: Mapping[str, tuple[Kind, bool]]) -> Kind:
@@ -295,8 +295,8 @@ def either(cat: Mapping[str, tuple[Kind, bool]], cow: Mapping[str, tuple[Kind, b
     return Kind(Union[parts["cat"].type, parts["cow"].type], look, hashable=False, shape="dict")  # noqa: UP007  made here
 
 
-def list_or_dict(one: Kind, other: Kind) -> Kind:
-    as_list, as_dict = a_list(one), a_dict(LEAVES[1], other)
+def list_or_dict(first: Kind, other: Kind) -> Kind:
+    as_list, as_dict = a_list(first), a_dict(LEAVES[1], other)
 
     def look(value: object, pointer: str) -> Faults:
         return (
@@ -310,19 +310,19 @@ def list_or_dict(one: Kind, other: Kind) -> Kind:
 
 def a_model(members: Mapping[str, tuple[Kind, bool]]) -> Kind:
     """A model of Pydantic, with leaves that it reads as msgspec does."""
-    known = {"a": str, "b": bool}
+    types = {"a": str, "b": bool}
     fields = {
-        name: (known[name], ... if required else None)
+        name: (types[name], ... if required else None)
         for name, (_, required) in members.items()
-        if name in known
+        if name in types
     }
-    made = pydantic.create_model(
+    model = pydantic.create_model(
         f"M{next(numbers)}", __config__=pydantic.ConfigDict(strict=True), **fields
     )  # type: ignore[call-overload]  made here
     look = object_look(
         {name: (LEAVES[1 if name == "a" else 3], members[name][1]) for name in fields}
     )
-    return Kind(made, look, hashable=False, shape="model")
+    return Kind(model, look, hashable=False, shape="model")
 
 
 def members_of(
@@ -375,8 +375,8 @@ values = st.recursive(
 
 
 def met(kind: Any, body: bytes) -> list[dict[str, str]] | None:
-    """Return the faults that are told of a body, None where it was taken. Anything else than a
-    fault of the caller's is raised."""
+    """Return the reported faults of a body, None where it was accepted. Errors that are no fault
+    of the caller are raised."""
     try:
         compile_body("body", kind).read(
             a_call(body=body, headers={"Content-Type": "application/json"})
@@ -386,10 +386,10 @@ def met(kind: Any, body: bytes) -> list[dict[str, str]] | None:
     else:
         return None
     assert (refused.status, refused.code) in {(400, "body-malformed"), (422, "body-invalid")}
-    told = refused.extra.get("errors", [])
-    assert isinstance(told, list)
-    assert bool(told) is (refused.status == 422)
-    return told
+    faults = refused.extra.get("errors", [])
+    assert isinstance(faults, list)
+    assert bool(faults) is (refused.status == 422)
+    return faults
 
 
 def resolved(value: Any, pointer: str) -> Iterator[Any]:
@@ -402,12 +402,12 @@ def resolved(value: Any, pointer: str) -> Iterator[Any]:
 
 @examples(700)
 @given(kinds, values)
-def test_every_fault_is_told_and_no_other_wherever_it_is(kind: Kind, value: object) -> None:
+def test_exactly_the_faults_are_reported(kind: Kind, value: object) -> None:
     expected = kind.look(value, "")
-    told = met(kind.type, json.dumps(value).encode()) or []
+    faults = met(kind.type, json.dumps(value).encode()) or []
 
-    assert {fault["pointer"] for fault in told} == expected
-    for fault in told:
+    assert {fault["pointer"] for fault in faults} == expected
+    for fault in faults:
         try:
             list(resolved(value, fault["pointer"]))
         except KeyError:
@@ -452,12 +452,12 @@ def test_no_body_is_an_outage(kind: Kind, body: bytes) -> None:
     kinds,
 )
 def test_what_comes_twice_is_no_outage(
-    one: dict[str, object], other: dict[str, object], kind: Kind
+    first: dict[str, object], other: dict[str, object], kind: Kind
 ) -> None:
-    body = json.dumps(one)[:-1] + ("," if one and other else "") + json.dumps(other)[1:]
-    told = met(kind.type, body.encode())
+    body = json.dumps(first)[:-1] + ("," if first and other else "") + json.dumps(other)[1:]
+    faults = met(kind.type, body.encode())
 
-    for fault in told or ():
+    for fault in faults or ():
         assert fault["pointer"] == "" or fault["pointer"].startswith("/")
 
 
@@ -499,7 +499,7 @@ trees = st.recursive(
 
 @examples(200)
 @given(trees)
-def test_recursive_types_have_their_faults_told_too(value: dict[str, Any]) -> None:
+def test_faults_of_recursive_types_are_reported(value: dict[str, Any]) -> None:
     for kind in (Recursive, Nested):
         for fault in met(kind, json.dumps(value).encode()) or ():
             list(resolved(value, fault["pointer"]))
@@ -510,8 +510,8 @@ CANARY = "c4n4ry"
 
 @examples(200)
 @given(kinds, values)
-def test_nothing_of_a_body_is_in_what_is_told_of_it(kind: Kind, value: object) -> None:
-    """Names of members are where a fault is; values are told nowhere."""
+def test_no_value_of_a_body_is_in_its_faults(kind: Kind, value: object) -> None:
+    """Names of members are in pointers; values are reported nowhere."""
 
     def marked(value: object) -> object:
         if isinstance(value, str):
@@ -578,14 +578,14 @@ def test_no_form_is_an_outage(text: str, charset: str) -> None:
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
-def test_numbers_that_json_has_not_are_no_json_whatever_reads_it(number: float) -> None:
+def test_numbers_that_json_has_not_are_no_json_for_any_decoder(number: float) -> None:
     for kind in (dict, list[float], Nested, pydantic.create_model("Any", a=(float, 0.0))):
         with pytest.raises(Refusal) as raised:
             compile_body("body", kind).read(a_call(body=json.dumps({"a": number}).encode()))
         assert raised.value.code == "body-malformed"
 
 
-def test_the_walk_can_not_fail_whatever_plugin_code_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_walk_survives_any_exception_of_plugin_code(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass
     class Odd:
         a: int

@@ -117,7 +117,7 @@ HANDLERS = (
 
 
 class Ran:
-    """A handler that was called once, inline or durable: what its caller was told, and its
+    """A handler that was called once, inline or durable: the reply of its caller, and its
     record."""
 
     def __init__(self, runtime: Runtime, handler: Callable[..., object], mode: str) -> None:
@@ -127,7 +127,7 @@ class Ran:
         if mode == "durable":
             answered = client.get(answered.headers["Location"])
         self.runtime = runtime
-        self.told = answered.text + str(answered.headers)
+        self.reply = answered.text + str(answered.headers)
         self.record = next(run for run in runtime.runs() if run["pipeline"] == f"v1/{mode}")
         self.failure: Failure = self.record["failure"]
 
@@ -184,7 +184,7 @@ def test_what_was_raised_and_where_in_the_plugin_is_in_the_record(run: Run) -> N
     assert ran.functions == ["fails", "helper"]
     assert {frame.file for frame in ran.failure.frames} == {HERE}
     assert ran.failure.frames[-1].line == helper.__code__.co_firstlineno + 1
-    assert "KeyError" not in ran.told
+    assert "KeyError" not in ran.reply
     shown = ran.runtime.operate("runs", "show", ran.record["id"])
     assert "failed with KeyError: 'name'" in " ".join(shown.split())
     assert "helper" in shown
@@ -235,11 +235,11 @@ def test_a_pipeline_that_another_one_waits_for_has_a_failure_of_its_own(run: Run
 
 def test_no_secret_is_in_it(run: Run) -> None:
     ran = run(leaks)
-    kept = msgspec.json.encode([ran.failure, ran.record["steps"]]).decode() + ran.runtime.operate(
-        "runs", "show", ran.record["id"]
-    )
+    recorded = msgspec.json.encode(
+        [ran.failure, ran.record["steps"]]
+    ).decode() + ran.runtime.operate("runs", "show", ran.record["id"])
 
-    assert [word for word in SECRETS if word in kept] == []
+    assert [word for word in SECRETS if word in recorded] == []
     assert (ran.failure.type, ran.failure.causes[0].type) == ("RuntimeError", "ValueError")
 
 
@@ -285,14 +285,14 @@ def test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins() -> None
     try:
         msgspec.json.decode(b"[", type=list[int])
     except msgspec.DecodeError as error:
-        here = failure_of(error)
+        failure = failure_of(error)
     try:
         json.loads("[")
     except ValueError as error:
         within = failure_of(error)
     installed = failure_of(_raised_by_library(), json.loads)
 
-    assert [frame.function for frame in (*here.frames, *within.frames)] == [
+    assert [frame.function for frame in (*failure.frames, *within.frames)] == [
         "test_a_frame_of_a_library_or_of_the_runtime_is_none_of_the_plugins"
     ] * 2
     assert installed.frames[-1].file.endswith("json/decoder.py")

@@ -180,7 +180,7 @@ def test_a_key_that_is_none_is_a_400(penstock_runtime: Start, key: str) -> None:
     assert count.number == 0
 
 
-def test_a_refusal_on_purpose_is_kept_with_all_it_said(penstock_runtime: Start) -> None:
+def test_a_deliberate_refusal_is_stored_completely(penstock_runtime: Start) -> None:
     def refuse(number: int) -> object:
         raise PipelineError(
             409,
@@ -284,7 +284,7 @@ class Parcel:
     file: Upload
 
 
-def test_a_form_is_the_same_whatever_its_boundary(penstock_runtime: Start) -> None:
+def test_a_form_is_the_same_with_any_boundary(penstock_runtime: Start) -> None:
     def take(call: Call, parcel: Annotated[Parcel, Form()]) -> dict[str, object]:
         return {"read": parcel.file.read().decode()}
 
@@ -346,13 +346,13 @@ class TestKept:
 
     def test_of_many_at_once_one_runs(self, place: Place) -> None:
         ran: list[int] = []
-        kept = IdempotencyStore(place.engine, place.box)
+        store = IdempotencyStore(place.engine, place.box)
         gate = threading.Barrier(8)
 
         def call(number: int) -> str:
             gate.wait()
             try:
-                return kept.once(
+                return store.once(
                     self.WHOSE, b"same", 1.0, lambda: (ran.append(number), (200, [], b"first"))[1]
                 )[2].decode()  # type: ignore[func-returns-value]  # append returns nothing
             except Refusal as error:
@@ -392,7 +392,7 @@ class TestKept:
     def test_the_claim_of_a_call_that_still_runs_is_renewed_and_no_other(
         self, place: Place
     ) -> None:
-        kept = IdempotencyStore(place.engine, place.box)
+        store = IdempotencyStore(place.engine, place.box)
         now = datetime.now(UTC)
         idempotency.claim(place.engine, b"d" * 32, b"body", "of a process that died", now, now)
 
@@ -405,7 +405,7 @@ class TestKept:
         def run_over_its_lease() -> tuple[int, list[tuple[str, str]], bytes]:
             before = leases()
             assert before[False] <= datetime.now(UTC)
-            kept.renew()
+            store.renew()
             after = leases()
             assert after[False] > datetime.now(UTC) + timedelta(seconds=30)
             assert after[True] == before[True]
@@ -413,9 +413,9 @@ class TestKept:
                 self.once(place, reply="second")
             return 200, [], b"first"
 
-        kept.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
+        store.once(self.WHOSE, b"same", -CLAIM_MARGIN.total_seconds(), run_over_its_lease)
         with mock.patch("penstock.db.idempotency.renew") as renewed:
-            kept.renew()
+            store.renew()
 
         assert self.once(place) == "first"
         assert not renewed.called
@@ -445,16 +445,16 @@ class TestHost:
 
     @pytest.fixture
     def host(self, sqlite_place: Place) -> Iterator[Host]:
-        made = Host(
+        host = Host(
             Settings(
                 environment="test",
                 database_url=sqlite_place.url,
                 secret_keys=(sqlite_place.secret,),
             )
         )
-        made.start()
-        yield made
-        made.stop()
+        host.start()
+        yield host
+        host.stop()
 
     @pytest.fixture
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +468,7 @@ class TestHost:
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:
-        """Run a call that goes on until it is told, and whose lease soon ends."""
+        """Run a call that waits for an event, and whose lease ends soon."""
         assert host.services is not None
         host.services.idempotency.once(
             ("k",),

@@ -60,13 +60,13 @@ class TestReader:
         runs = [write_run(place, status) for status in ("refused", "client_error", "failed")]
         with reading(place.engine) as connection:
             listed = stored.page(connection, status="client_error")
-            one = stored.find(connection, runs[0])
+            row = stored.find(connection, runs[0])
 
         assert [(row["id"], row["status"]) for row in listed] == [
             (run, "client_error") for run in reversed(runs[:2])
         ]
-        assert one is not None
-        assert one["status"] == "client_error"
+        assert row is not None
+        assert row["status"] == "client_error"
 
     def test_counts_of_both_names_add_up(self, place: Place) -> None:
         for outcome in ("refused", "client_error", "address-refused"):

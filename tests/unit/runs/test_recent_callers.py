@@ -40,12 +40,12 @@ def test_associations_of_several_environments_are_one_change(place: Place) -> No
     place.consumer("acme", "orders")
     before = place.snapshot().revision
     seen = Associations(frozenset({("test", "v1/orders")}), frozenset())
-    wanted = Associations(
+    associations = Associations(
         frozenset({("prod", "v1/orders"), ("prod", "v1/status")}), frozenset({"prod"})
     )
 
     assert consumers.save_associations(
-        place.engine, "ann", "acme", seen, wanted, {"v1/orders": "shop", "v1/status": "shop"}
+        place.engine, "ann", "acme", seen, associations, {"v1/orders": "shop", "v1/status": "shop"}
     ) == (2, 1)
     assert place.snapshot().revision == before + 1
     shown = consumers.show_consumer(place.engine, "acme")
@@ -62,8 +62,8 @@ def test_each_version_of_a_policy_says_what_it_replaced(place: Place) -> None:
     )
     place.policy("api-key")
 
-    found = policies.policy_versions(place.engine, "test")
-    assert [(row["version"], row["replaced"], row["policy"]) for row in found] == [
+    versions = policies.policy_versions(place.engine, "test")
+    assert [(row["version"], row["replaced"], row["policy"]) for row in versions] == [
         (4, "any", "api-key"), (3, "api-key", "jwt-api-key"), (2, "jwt-api-key", "any"),
         (1, None, "jwt-api-key"),
     ]  # fmt: skip

@@ -293,7 +293,7 @@ class TestWhatIsNeverWritten:
         assert runtime.runs()[0]["bodies"]["input"]["json"] == {"user": "ann", "password": "***"}
 
     @pytest.mark.parametrize(
-        ("wanted", "most", "kept"),
+        ("declared", "allowed", "recorded"),
         [
             ("none", "all", [False, False]),
             ("failed", "all", [False, True]),
@@ -303,23 +303,23 @@ class TestWhatIsNeverWritten:
         ],
     )
     def test_bodies_are_kept_as_the_developer_wants_and_no_more_than_the_operator_lets(
-        self, penstock_runtime: Start, wanted: str, most: str, kept: list[bool]
+        self, penstock_runtime: Start, declared: str, allowed: str, recorded: list[bool]
     ) -> None:
-        pipeline = example(record_bodies=wanted)
+        pipeline = example(record_bodies=declared)
 
         @pipeline.post("/")
         def take(call: Call, body: dict) -> dict:
             return answering(body)
 
         runtime = penstock_runtime(offering(pipeline), policy="api-key")
-        runtime.operate("env", "set", "test", "--record-bodies", most)
+        runtime.operate("env", "set", "test", "--record-bodies", allowed)
         client = runtime.client(token=False)
 
         client.post("/v1/example/", json={"a": 1})
         client.post("/v1/example/", json={"refuse": 409})
 
         runs = sorted(runtime.runs(), key=lambda run: run["http_status"] or 0)
-        assert [run["bodies"] is not None for run in runs] == kept
+        assert [run["bodies"] is not None for run in runs] == recorded
 
     def test_bodies_of_a_login_flow_are_not_kept(self, penstock_runtime: Start) -> None:
         login = Pipeline(
@@ -389,15 +389,15 @@ class TestTheRecorder:
 
     @pytest.fixture
     def recorder(self, place: Place) -> Any:
-        made = Recorder(
+        recorder = Recorder(
             open_engine(place.url, relaxed=True),
             1,
             place.box,
             lambda pipeline: Redactor.of(pipeline.sensitive),
             lambda: "all",
         )
-        yield made
-        made.stop()
+        yield recorder
+        recorder.stop()
 
     def record(self, **more: Any) -> Record:
         return Record(
@@ -465,12 +465,14 @@ class TestTheRecorder:
         recorder.flush()
 
         assert written == [2]
-        assert [self.found(place, record.run)["bodies"] is not None for record in (good, bad)] == [
+        assert [
+            self.stored_run(place, record.run)["bodies"] is not None for record in (good, bad)
+        ] == [
             True,
             False,
         ]
 
-    def test_what_there_is_no_room_for_is_dropped_and_said(
+    def test_records_beyond_the_limit_are_dropped_and_logged(
         self,
         place: Place,
         recorder: Recorder,
@@ -502,7 +504,7 @@ class TestTheRecorder:
             )
         return run
 
-    def found(self, place: Place, run: str) -> Any:
+    def stored_run(self, place: Place, run: str) -> Any:
         with reading(place.engine) as connection:
             return stored.find(connection, run)
 
@@ -524,18 +526,18 @@ class TestTheRecorder:
         recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
         recorder.flush()
 
-        assert self.found(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
+        assert self.stored_run(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
         assert (
             "\N{REPLACEMENT CHARACTER}"
-            in steps_of(self.found(place, bad.run)["steps"])[0].attempts[0].error
+            in steps_of(self.stored_run(place, bad.run)["steps"])[0].attempts[0].error
         )
-        assert self.found(place, good.run)["status"] == "succeeded"
-        assert [self.found(place, run)["status"] for run in durable] == [
+        assert self.stored_run(place, good.run)["status"] == "succeeded"
+        assert [self.stored_run(place, run)["status"] for run in durable] == [
             "client_error",
             "succeeded",
         ]
 
-    def test_an_end_that_is_told_twice_is_written_and_counted_once(
+    def test_an_end_that_is_reported_twice_is_written_and_counted_once(
         self, place: Place, recorder: Recorder
     ) -> None:
         run, steps = self.accepted(place), [StepRecord("work", 0.0)]
@@ -549,14 +551,14 @@ class TestTheRecorder:
             other = self.accepted(place)
             recorder.ended(Finished(other, example(), Status.SUCCEEDED, 200, steps=steps))
             recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
-            known = recorder.knows_end(other)
+            queued = recorder.knows_end(other)
         recorder.flush()
         recorder.ended(Finished(other, example(), Status.FAILED, 500, steps=steps))
         recorder.flush()
 
         assert [run.status for run in written] == ["succeeded"]
-        assert (known, recorder.knows_end(other)) == (True, False)
-        assert [self.found(place, one)["status"] for one in (run, other)] == [
+        assert (queued, recorder.knows_end(other)) == (True, False)
+        assert [self.stored_run(place, identifier)["status"] for identifier in (run, other)] == [
             "succeeded",
             "succeeded",
         ]
@@ -594,8 +596,8 @@ class TestTheRecorder:
             recorder.rejected("v1/example", "key-missing")
         recorder.stop()
 
-        assert self.found(place, good)["status"] == "succeeded"
-        assert self.found(place, poison)["progress"] == {"done": 1}
+        assert self.stored_run(place, good)["status"] == "succeeded"
+        assert self.stored_run(place, poison)["progress"] == {"done": 1}
         assert sum(dropped) == 2
         with reading(place.engine) as connection:
             assert len(rejected_calls.page(connection, 1)) == 1
@@ -603,17 +605,17 @@ class TestTheRecorder:
     def test_what_an_error_says_of_sensitive_fields_is_not_written(
         self, place: Place, recorder: Recorder
     ) -> None:
-        said = 'ValueError: card_no=4111111111111111, "password": "x y", sum=3'
+        text = 'ValueError: card_no=4111111111111111, "password": "x y", sum=3'
         record = self.record(
             pipeline=example(sensitive=["card_no"]),
-            steps=[StepRecord("pay", 0.0, attempts=[Attempt(0.0, 1.0, said)])],
+            steps=[StepRecord("pay", 0.0, attempts=[Attempt(0.0, 1.0, text)])],
         )
 
         recorder.over(record)
         recorder.flush()
 
         assert (
-            steps_of(self.found(place, record.run)["steps"])[0].attempts[0].error
+            steps_of(self.stored_run(place, record.run)["steps"])[0].attempts[0].error
             == 'ValueError: card_no=***, "password": ***, sum=3'
         )
 
@@ -643,12 +645,12 @@ class TestTheRecorder:
             failed = stored.page(
                 connection, environment_id=1, status="failed", pipelines=["v1/other"]
             )
-            found = stored.page(connection, request_id="request-0007")
+            page = stored.page(connection, request_id="request-0007")
             since = stored.page(connection, environment_id=1, since=everything[2])
         assert everything == sorted(everything, reverse=True)
         assert first + second == everything[:8]
         assert [row["request_id"] for row in failed] == ["request-0003", "request-0001"]
-        assert [row["id"] for row in found] == [everything[2]]
+        assert [row["id"] for row in page] == [everything[2]]
         assert [row["id"] for row in since] == everything[:3]
 
     def test_old_runs_are_forgotten_and_what_is_not_over_stays(
@@ -682,7 +684,7 @@ class TestTheRecorder:
             assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
         assert (number, durable) == (3, {})
 
-    def test_of_runs_that_are_forgotten_it_is_known_whose_end_was_told(self, place: Place) -> None:
+    def test_purging_returns_which_runs_had_a_callback(self, place: Place) -> None:
         runs = [derived_run_id(1_000_000_000_000 + number, number) for number in range(2)]
         for run, url in zip(runs, (None, "https://erp.acme.example/"), strict=True):
             with writing(place.engine) as connection:
@@ -704,7 +706,7 @@ class TestTheRecorder:
             {runs[0]: False, runs[1]: True},
         )
 
-    def test_whoever_asks_how_many_wait_near_the_bound_waits_for_those_that_are_being_accepted(
+    def test_counting_near_the_backlog_waits_for_runs_that_are_being_accepted(
         self, place: Place
     ) -> None:
         counted: list[int] = []
@@ -763,21 +765,21 @@ class TestTheRecorder:
 
 class TestRunIds:
     def test_they_sort_by_time_and_say_it(self) -> None:
-        made = [new_run_id() for _ in range(3)]
+        ids = [new_run_id() for _ in range(3)]
 
-        assert abs(millis_of(made[0]) / 1000 - time.time()) < 5
-        assert all(is_run_id(run) for run in made)
-        assert first_id(time.time() - 1) < made[0] < first_id(time.time() + 1)
+        assert abs(millis_of(ids[0]) / 1000 - time.time()) < 5
+        assert all(is_run_id(run) for run in ids)
+        assert first_id(time.time() - 1) < ids[0] < first_id(time.time() + 1)
 
     def test_what_is_derived_of_the_same_is_the_same(self) -> None:
-        one = derived_run_id(1_700_000_000_123, "a", 1)
+        first = derived_run_id(1_700_000_000_123, "a", 1)
 
         assert (
-            one
+            first
             == derived_run_id(1_700_000_000_123, "a", 1)
             != derived_run_id(1_700_000_000_123, "a", 2)
         )
-        assert (is_run_id(one), millis_of(one)) == (True, 1_700_000_000_123)
+        assert (is_run_id(first), millis_of(first)) == (True, 1_700_000_000_123)
 
     @pytest.mark.parametrize(
         "text",
@@ -859,7 +861,7 @@ class TestDurableRuns:
             record["bodies"]["input"]["json"],
         ) == ("succeeded", 201, True, {"a": 1})
 
-    def test_what_does_not_fit_is_told_at_once(self, durable: Runtime) -> None:
+    def test_all_faults_are_reported_at_once(self, durable: Runtime) -> None:
         client = durable.client(token=False)
         malformed, unfit, wrong = (
             client.post("/v1/example/", data=b"{", content_type="application/json"),
@@ -877,7 +879,7 @@ class TestDurableRuns:
             ({"raise": "x"}, "failed", ("pipeline-failed", 500)),
         ],
     )
-    def test_how_it_failed_is_told_as_a_problem(
+    def test_a_failure_is_shown_as_a_problem(
         self, durable: Runtime, body: dict[str, Any], status: str, problem: tuple[str, int]
     ) -> None:
         client = durable.client(token=False)
@@ -977,11 +979,11 @@ class TestDurableRuns:
         ]
         durable.work()
 
-        said = durable.operate("runs", "redeliver", run)
+        output = durable.operate("runs", "redeliver", run)
         durable.work()
         again, first = durable.runs()
 
-        assert said.startswith(f"run {again['id']} accepted")
+        assert output.startswith(f"run {again['id']} accepted")
         assert (again["redelivers"], again["status"], again["consumer"]) == (
             first["id"],
             "client_error",
@@ -1048,13 +1050,13 @@ class TestInlineAgain:
 
 
 class TestCommands:
-    """What operators ask for is answered, or said to make no sense; never a traceback."""
+    """Commands answer or report a usage error, never a traceback."""
 
     def test_moments_before_all_time_are_the_beginning(self, durable: Runtime) -> None:
         durable.client(token=False).post("/v1/example/", json={}, headers={"X-Kept": "k"})
 
         assert "v1/example" in durable.operate("runs", "list", "--since", "30000d")
-        assert "0 runs of test forgotten" in durable.operate(
+        assert "0 runs of test deleted" in durable.operate(
             "runs", "purge", "--env", "test", "--older-than", "30000d", "--yes"
         )
 

@@ -1,5 +1,4 @@
-"""What people are shown of calls adds up, whether it stands in minutes or in hours, and whoever
-looked before."""
+"""Statistics of calls add up, from minutes or hours, with or without a cache."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ def count(
 def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> None:
     for ago in (60, 900, 3000, 5400, 3 * 3600, 3 * 3600 + 60, 30 * 3600):
         count(place, NOW - ago)
-    kept = Traffic()
+    traffic = Traffic()
 
     def looked(traffic: Traffic) -> dict[str, int]:
         return {
@@ -45,20 +44,20 @@ def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> Non
             for span in ("hour", "day", "week")
         }
 
-    before = looked(kept)
+    before = looked(traffic)
     call_counts.roll_up(place.engine, 1, NOW)
     count(place, NOW, "failed", 3)
 
     assert before == {"hour": 30, "day": 60, "week": 70}
-    assert looked(kept) == looked(Traffic()) == {"hour": 33, "day": 63, "week": 73}
+    assert looked(traffic) == looked(Traffic()) == {"hour": 33, "day": 63, "week": 73}
 
 
-def test_points_outcomes_and_pipelines_are_told_apart(sqlite_place: Place) -> None:
+def test_points_outcomes_and_pipelines_are_separated(sqlite_place: Place) -> None:
     count(sqlite_place, NOW - 120, calls=95)
     count(sqlite_place, NOW - 120, "failed", 4)
     count(sqlite_place, NOW - 60, "invalid-api-key", 1, pipeline="v1/status")
     seen = Traffic().seen(sqlite_place.engine, 1, "hour", NOW)
-    one = Traffic().seen(
+    single = Traffic().seen(
         sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}), apart=True
     )
 
@@ -66,7 +65,7 @@ def test_points_outcomes_and_pipelines_are_told_apart(sqlite_place: Place) -> No
     assert [item.calls for _, item in seen.points[-3:]] == [99, 1, 0]
     assert (seen.total.succeeded, seen.total.faults, seen.total.turned_away) == (95, 4, 1)
     assert seen.total.errors() == [("failed", 4, True), ("invalid-api-key", 1, False)]
-    assert (one.total.calls, {name: item.calls for name, item in one.pipelines.items()}) == (
+    assert (single.total.calls, {name: item.calls for name, item in single.pipelines.items()}) == (
         1,
         {"v1/orders": 99, "v1/status": 1},
     )

@@ -58,9 +58,9 @@ def offering(*pipelines: Pipeline) -> SimpleNamespace:
 def pipeline_with(
     handler: Callable[..., Any], *, mode: str = "inline", name: str = "example", **more: Any
 ) -> Pipeline:
-    made = Pipeline(name, version="1.0.0", **{"trigger": HttpTrigger(api_key=True), **more})
-    made.post("/", mode=mode)(handler)
-    return made
+    pipeline = Pipeline(name, version="1.0.0", **{"trigger": HttpTrigger(api_key=True), **more})
+    pipeline.post("/", mode=mode)(handler)
+    return pipeline
 
 
 @pytest.fixture(params=["inline", "durable"])
@@ -189,7 +189,7 @@ HOSTILE: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_whatever_a_step_raises_ends_its_run_and_is_recorded(
+def test_any_exception_of_a_step_ends_its_run_and_is_recorded(
     outcome_of: Callable[..., Any], kind: str
 ) -> None:
     @step()
@@ -199,16 +199,16 @@ def test_whatever_a_step_raises_ends_its_run_and_is_recorded(
 
     answered, record = outcome_of(lambda call: boom())
 
-    wanted = ("client_error", 422) if kind == "refusal" else ("failed", 500)
-    assert (record["status"], record["http_status"]) == wanted
-    assert answered["status"] == wanted[1]
+    expected = ("client_error", 422) if kind == "refusal" else ("failed", 500)
+    assert (record["status"], record["http_status"]) == expected
+    assert answered["status"] == expected[1]
     assert [(item.failed, item.attempts[0].error != "") for item in record["steps"]] == [
         (True, True)
     ]
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_whatever_a_handler_raises_ends_its_run_and_is_recorded(
+def test_any_exception_of_a_handler_ends_its_run_and_is_recorded(
     outcome_of: Callable[..., Any], kind: str
 ) -> None:
     def handler(call: Call) -> None:
@@ -300,7 +300,7 @@ ODD: dict[str, object] = {
 }
 
 
-def test_a_handler_gets_what_its_step_returned_whatever_that_is(
+def test_a_handler_gets_the_result_of_its_step_of_any_type(
     outcome_of: Callable[..., Any],
 ) -> None:
     @step()
@@ -793,15 +793,15 @@ class TestWhatAnInnerPipelineRefuses:
             status,
             code if case != "a reply" else None,
         )
-        told = (status, code) if name == "inner" else (500, "pipeline-failed")
-        assert (caught[0].pipeline, caught[0].status, caught[0].code) == (f"v1/{name}", *told)
+        expected = (status, code) if name == "inner" else (500, "pipeline-failed")
+        assert (caught[0].pipeline, caught[0].status, caught[0].code) == (f"v1/{name}", *expected)
         logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
         why = next(
             line["exception"]
             for line in logged
             if line["event"] == "pipeline failed" and line["run"] == outer["id"]
         )
-        assert f"CalledPipelineFailed: v1/{name} answered {told[0]} {told[1]}: " in why
+        assert f"CalledPipelineFailed: v1/{name} answered {expected[0]} {expected[1]}: " in why
 
     @pytest.mark.parametrize("how", ["pass", "own"])
     def test_is_the_outer_one_s_answer_where_that_passes_it_on(
@@ -829,7 +829,7 @@ class TestWhatAnInnerPipelineRefuses:
 
 @pytest.mark.parametrize("mode", ["inline", "durable"])
 @pytest.mark.parametrize(
-    ("left", "said"),
+    ("left", "detail"),
     [
         (
             {
@@ -852,7 +852,7 @@ class TestWhatAnInnerPipelineRefuses:
     ],
 )
 def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
-    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, mode: str, left: Any, said: str
+    penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch, mode: str, left: Any, detail: str
 ) -> None:
     caught: list[str] = []
 
@@ -874,7 +874,7 @@ def test_what_a_durable_inner_pipeline_refuses_is_a_failure_too(
     runtime.client(token=False).post("/v1/example/")
     runtime.work()
 
-    assert caught == [f"v1/inner answered {said}"]
+    assert caught == [f"v1/inner answered {detail}"]
     assert [run["http_status"] for run in runtime.runs(pipeline="example")] == [500]
 
 
@@ -1040,7 +1040,7 @@ class TestElsewhere:
             (lambda: gather(at_once=0), "from 1 to 64"),
         ],
     )
-    def test_what_makes_no_sense_is_said_where_it_is_written(
+    def test_invalid_declarations_are_reported_where_they_are_written(
         self, make: Callable[[], object], says: str
     ) -> None:
         with pytest.raises((ValueError, TypeError), match=says):
@@ -1048,7 +1048,7 @@ class TestElsewhere:
 
 
 class TestDeclarations:
-    """What makes no sense about durable runs and schedules refuses the pipeline, with the mend."""
+    """Invalid declarations of durable runs and schedules block the pipeline, with the fix."""
 
     @pytest.mark.parametrize(
         ("declare", "says"),

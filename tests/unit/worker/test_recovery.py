@@ -1,4 +1,4 @@
-"""Runs of workers that ended: who is to blame, who goes on, and in which order."""
+"""Runs of dead workers: which are blamed, which are requeued, and in which order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from penstock.durable.intake import RunIntake
 from penstock.runs.ids import new_run_id
 from penstock.worker.recovery import MAX_TRIAL_S, Recovery
 
-MOST = 2
+MAX_RECOVERIES = 2
 
 
 class Cellar(InMemoryEngine):
@@ -72,7 +72,12 @@ class Scene:
         self.clock = 1000.0
         accepting = RunIntake(place.engine, self.cellar, "test", 1)
         self.recovery = Recovery(
-            place.engine, accepting, "test", lambda _: MOST, lambda _: None, now=lambda: self.clock
+            place.engine,
+            accepting,
+            "test",
+            lambda _: MAX_RECOVERIES,
+            lambda _: None,
+            now=lambda: self.clock,
         )
         self.workers = 0
 
@@ -103,7 +108,7 @@ class Scene:
             f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False
         )
 
-    def found(self, run: str) -> Any:
+    def stored_run(self, run: str) -> Any:
         with reading(self.place.engine) as connection:
             return stored.find(connection, run)
 
@@ -111,7 +116,7 @@ class Scene:
         return {run for run, item in self.cellar.held.items() if item.state is State.WAITING}
 
     def count(self, run: str) -> int:
-        return int(self.found(run)["recoveries"])
+        return int(self.stored_run(run)["recoveries"])
 
 
 @pytest.fixture
@@ -119,33 +124,44 @@ def scene(sqlite_place: Place) -> Scene:
     return Scene(sqlite_place)
 
 
-def test_what_a_worker_that_was_told_to_end_leaves_is_not_counted(scene: Scene) -> None:
+def test_runs_of_a_worker_that_was_stopped_are_not_counted(scene: Scene) -> None:
     run = scene.run()
 
-    for _ in range(MOST + 3):
+    for _ in range(MAX_RECOVERIES + 3):
         assert scene.recovery.take_over(scene.end(run, ended=True))
 
-    assert (scene.waiting(), scene.count(run), scene.found(run)["status"]) == ({run}, 0, "accepted")
+    assert (scene.waiting(), scene.count(run), scene.stored_run(run)["status"]) == (
+        {run},
+        0,
+        "accepted",
+    )
 
 
 def test_a_run_that_ends_its_workers_is_given_up(scene: Scene) -> None:
     run = scene.run()
 
-    for _ in range(MOST + 1):
+    for _ in range(MAX_RECOVERIES + 1):
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.found(run)["status"], scene.found(run)["problem"]) == ("failed", "given-up")
+    assert (scene.stored_run(run)["status"], scene.stored_run(run)["problem"]) == (
+        "failed",
+        "given-up",
+    )
     assert scene.cellar.held[run].state is State.CANCELLED
 
 
 def test_a_step_that_ended_in_between_starts_the_count_again(scene: Scene) -> None:
     run = scene.run()
 
-    for done in range(MOST + 4):
+    for done in range(MAX_RECOVERIES + 4):
         scene.cellar.done[run] = done
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.found(run)["status"], scene.count(run), scene.waiting()) == ("accepted", 1, {run})
+    assert (scene.stored_run(run)["status"], scene.count(run), scene.waiting()) == (
+        "accepted",
+        1,
+        {run},
+    )
 
 
 def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
@@ -158,7 +174,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
     together = scene.waiting()
     dead = [scene.end(*runs)]
     for _ in range(1000):
-        if scene.found(poison)["status"] == "failed":
+        if scene.stored_run(poison)["status"] == "failed":
             break
         dead = [item._replace(again=True) for item in dead if not scene.recovery.take_over(item)]
         begun = sorted(scene.waiting(), key=lambda run: run == poison)
@@ -170,7 +186,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
         scene.clock += 1.0
 
     assert together == set(runs)
-    assert [scene.found(run)["status"] for run in runs] == [
+    assert [scene.stored_run(run)["status"] for run in runs] == [
         "accepted",
         "accepted",
         "failed",
@@ -182,21 +198,21 @@ def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_b
     scene: Scene,
 ) -> None:
     first, second = sorted([scene.run(), scene.run()])
-    for _ in range(MOST - 1):
+    for _ in range(MAX_RECOVERIES - 1):
         scene.recovery.take_over(scene.end(first, second))
     dead = scene.end(first, second)
 
     done = [scene.recovery.take_over(dead)]
-    one = scene.waiting()
+    waiting = scene.waiting()
     scene.cellar.begin(first, "alive", time.time())
     done.append(scene.recovery.take_over(dead._replace(again=True)))
     still = scene.waiting()
     scene.clock += MAX_TRIAL_S
     done.append(scene.recovery.take_over(dead._replace(again=True)))
 
-    assert (one, still, scene.waiting()) == ({first}, set(), {second})
+    assert (waiting, still, scene.waiting()) == ({first}, set(), {second})
     assert done == [False, False, True]
-    assert [scene.count(run) for run in (first, second)] == [MOST, MOST]
+    assert [scene.count(run) for run in (first, second)] == [MAX_RECOVERIES, MAX_RECOVERIES]
 
 
 def test_a_tick_that_was_under_way_goes_on(scene: Scene) -> None:
@@ -216,7 +232,7 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
 
     scene.recovery.take_over(dead)
 
-    assert (scene.waiting(), scene.found(run)["status"]) == (set(), "cancelled")
+    assert (scene.waiting(), scene.stored_run(run)["status"]) == (set(), "cancelled")
 
 
 def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Place) -> None:
@@ -237,7 +253,7 @@ def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Pla
 
 
 @pytest.mark.parametrize(("by", "status"), [(None, "timed_out"), ("consumer acme", "cancelled")])
-def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
+def test_a_run_that_timed_out_stays_so_although_its_handler_returned(
     scene: Scene, by: str | None, status: str
 ) -> None:
     run, other = scene.run(), scene.run()
@@ -253,4 +269,4 @@ def test_a_run_that_was_cut_off_stays_so_whatever_its_handler_returned(
         )
 
     assert written == {run: status, other: "succeeded"}
-    assert scene.found(run)["status"] == status
+    assert scene.stored_run(run)["status"] == status

@@ -33,7 +33,7 @@ from penstock.settings import Settings
 from penstock.worker import Worker
 from penstock.worker.recovery import STRAY_AFTER_S, Recovery
 
-MOST = 3
+MAX_RECOVERIES = 3
 JOBS = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True))
 ROUTE = Route("POST", "/", lambda: None, mode="durable")
 
@@ -75,8 +75,8 @@ class Ledger(DbosRunStore):
         assert claimed.rowcount == 1
 
     def held(self, run: str) -> tuple[State, str]:
-        found: EngineRun = self.look([run])[run]
-        return found.state, found.holder
+        engine_run: EngineRun = self.look([run])[run]
+        return engine_run.state, engine_run.holder
 
 
 class Scene:
@@ -96,7 +96,7 @@ class Scene:
             self.place.engine,
             accepting,
             "test",
-            lambda _: MOST,
+            lambda _: MAX_RECOVERIES,
             lambda _: None,
             now=lambda: self.clock,
         )
@@ -104,14 +104,14 @@ class Scene:
     def runs(self, number: int, worker: str) -> list[str]:
         """Accept runs, and have a worker begin them."""
         accepting = RunIntake(self.place.engine, self.run_store, "test", 1)
-        made = []
+        runs = []
         for _ in range(number):
             run = new_run_id()
             given = RunInput("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
             accepting.accept(RunRequest(run, given, JOBS, ROUTE))
             self.run_store.claim(run, worker)
-            made.append(run)
-        return made
+            runs.append(run)
+        return runs
 
     def recoveries(self, run: str) -> int:
         with reading(self.place.engine) as connection:
@@ -128,9 +128,9 @@ def dead(worker: str, *, again: bool = False) -> processes.DeadWorker:
 
 @pytest.fixture
 def scene(place: Place) -> Iterator[Scene]:
-    made = Scene(place)
-    yield made
-    for ledger in made.ledgers:
+    scene = Scene(place)
+    yield scene
+    for ledger in scene.ledgers:
         ledger.close()
 
 
@@ -138,8 +138,8 @@ def scene(place: Place) -> Iterator[Scene]:
 def test_a_database_that_goes_away_during_a_takeover_leaves_no_run_behind(
     scene: Scene, where: str
 ) -> None:
-    """#716: what was not reached stayed pending for ever; here it would have gone on one by one,
-    each in up to a minute."""
+    """#716: runs that were not reached stayed pending; here each would have waited up to a minute
+    for the one before."""
     runs = scene.runs(6, "dead")
 
     def away() -> None:
@@ -223,7 +223,7 @@ def test_a_worker_that_ends_begins_nothing_more(sqlite_place: Place) -> None:
     worker = Worker(Host(settings, open_run_store=lambda *_: straight), straight)
     given = RunInput("v1/jobs", "POST", "/", "/v1/jobs/", "test", time.time())
 
-    worker._stop_runs(lambda stop: stop.drain())  # noqa: SLF001  as it does when it is told to stop
+    worker._stop_runs(lambda stop: stop.drain())  # noqa: SLF001  as `stop` does
     with pytest.raises(RunReleased):
         worker.perform(new_run_id(), given.document())
 
@@ -232,14 +232,18 @@ def test_what_was_taken_over_too_often_is_given_up_also_if_that_is_begun_twice(
     scene: Scene,
 ) -> None:
     (run,) = scene.runs(1, "dead 0")
-    for number in range(MOST + 1):
+    for number in range(MAX_RECOVERIES + 1):
         taken = dead(f"dead {number}")
         scene.recovery.take_over(taken)
         scene.recovery.take_over(taken._replace(again=True))
-        if number < MOST:
+        if number < MAX_RECOVERIES:
             scene.run_store.claim(run, f"dead {number + 1}")
 
     with reading(scene.place.engine) as connection:
         row: Any = stored.find(connection, run)
-    assert (row["status"], row["problem"], row["recoveries"]) == ("failed", "given-up", MOST + 1)
+    assert (row["status"], row["problem"], row["recoveries"]) == (
+        "failed",
+        "given-up",
+        MAX_RECOVERIES + 1,
+    )
     assert scene.run_store.held(run)[0] is State.CANCELLED
