@@ -308,10 +308,7 @@ class TestLimits:
         oli.follow(
             oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24")
         )
-        rows = [
-            (row.consumer, row.network, row.allowed)
-            for row in limits.list_networks(engine)
-        ]
+        rows = [(row.consumer, row.network, row.allowed) for row in limits.list_networks(engine)]
         bad = [
             oli.post(
                 "/limits/networks/new?env=test", consumer="acme", networks="nowhere", allowed="yes"

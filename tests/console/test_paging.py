@@ -30,9 +30,7 @@ def test_limits_are_paged_by_consumer(place: Place) -> None:
             place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days")
         )
     networks = limits.list_networks(place.engine, environment="test", after=None, limit=3)
-    rest = limits.list_networks(
-        place.engine, environment="test", after=networks[-1].id, limit=9
-    )
+    rest = limits.list_networks(place.engine, environment="test", after=networks[-1].id, limit=9)
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)
 
     assert read == whole
