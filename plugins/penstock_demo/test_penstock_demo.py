@@ -238,7 +238,7 @@ def test_an_unknown_user_costs_a_hash_as_a_known_one_does(
 
 
 def test_status_is_refused_by_the_default_policy_and_open_under_any(demo: Runtime) -> None:
-    (toggles,) = [reasons for name, reasons in demo.refused().items() if name == "v1/status"]
+    (toggles,) = [reasons for name, reasons in demo.blocked().items() if name == "v1/status"]
 
     assert any("set api_key=True" in reason for reason in toggles)
     assert any("set jwt=True" in reason for reason in toggles)

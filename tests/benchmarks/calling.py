@@ -13,7 +13,7 @@ from contextlib import suppress
 
 CLIENTS = 12
 PATIENCE_S = 30.0
-# One call of so many takes that long: it is under way when its host is told to stop.
+# One call of so many takes that long: it is in progress when its host is stopped.
 SLOW_MS, SLOW_OF = 1500, 40
 
 
@@ -47,7 +47,7 @@ class Calls:
             thread.join()
 
     def hopeless(self) -> bool:
-        """Say whether too much fails for the trial to go on."""
+        """Say whether too much fails for the trial to continue."""
         return self.failed.total() > 1000
 
     def _run(self, number: int, keep_alive: bool) -> None:

@@ -52,7 +52,7 @@ PAGES = (
     "/runs?pipeline=p7&status=timed_out",
     "/runs?status=succeeded&since=3600", "/runs?id=no-such-request",
     f"/runs?before={first_id(time.time() - 80_000)}", "/runs/{run}",
-    "/audit", "/audit?actor=nobody", "/audit?subject=c0007", "/audit?action=limit",
+    "/audit", "/audit?actor=unknown", "/audit?subject=c0007", "/audit?action=limit",
     "/audit?action=run:purged", "/audit?actor=x&before=40000",
     "/tokens", "/limits", "/limits?consumer=c0007", "/settings",
 )  # fmt: skip
@@ -204,7 +204,7 @@ def fill_access(place: Place) -> None:
 
 
 def main() -> None:
-    """Fill a database, and time the pages in this process, after a first look that is told
+    """Fill a database, and time the pages in this process, after a first look that is reported
     apart."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place.make(f"sqlite:///{folder}/penstock.db", Path(folder))

@@ -144,8 +144,8 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     worker.wsgi = bare_wsgi.app
     worker.prepare()
     connection = Connection(ours, ("127.0.0.1", 1), ("127.0.0.1", 80))
-    conversation = worker.http.converse(connection)
-    next(conversation)
+    coroutine = worker.http.serve(connection)
+    next(coroutine)
     fields = "".join(f"{name[5:].replace('_', '-')}: {value}\r\n" for name, value in sent.items())
     request = (
         "POST /v1/echo/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length:"
@@ -154,7 +154,7 @@ def parts(folder: Path) -> dict[str, tuple[int, Callable[[], object]]]:
 
     def served() -> object:
         theirs.sendall(request)
-        next(conversation)
+        next(coroutine)
         return theirs.recv(65536)
 
     call = answered(app, "/v1/echo/", sent, "200")
@@ -196,7 +196,7 @@ def count() -> None:
                 run()
             dump()
         print(json.dumps(list(made)), flush=True)
-        os._exit(0)  # what is left to do at the end is nobody's business
+        os._exit(0)  # no clean-up is needed
 
 
 def counted() -> dict[str, int]:

@@ -46,18 +46,18 @@ KINDS: dict[str, Kind] = {
     "no requests": Kind(b"\x16\x03\x01\x02\x00", b"\x00", life=1.0),
     "bodies, a byte a second": Kind(POST % (OPEN, b"Content-Length: 1000"), b"x"),
     "bodies in chunks of a byte": Kind(POST % (OPEN, b"Transfer-Encoding: chunked"), b"1\r\nx\r\n"),
-    "bodies that nobody wants": Kind(POST % (NOWHERE, b"Content-Length: 1000"), b"x"),
+    "unwanted bodies": Kind(POST % (NOWHERE, b"Content-Length: 1000"), b"x"),
     "uploads that are refused": Kind(UPLOAD, b"x" * 200_000),
     "half a sign-in": Kind(FORM, b"x"),
-    "pages that nobody reads": Kind(PAGE * 4, reads=False),
-    "replies that nobody reads": Kind(LARGE * 4, reads=False),
+    "pages that are not read": Kind(PAGE * 4, reads=False),
+    "replies that are not read": Kind(LARGE * 4, reads=False),
     "pipelined requests, unread": Kind((HEAD + b"\r\n") * 2000, reads=False),
     "half-closed connections": Kind(HEAD, half_closed=True, life=2.0),
     "connections that come and go": Kind(life=0.0),
     "TLS handshakes without an end": Kind(b"\x16\x03\x01\x02\x00", b"\x00", tls=False),
     "TLS: heads, a byte a second": Kind(b"GET ", b"/", tls=True),
     "TLS: bodies, a byte a second": Kind(POST % (OPEN, b"Content-Length: 1000"), b"x", tls=True),
-    "TLS: replies that nobody reads": Kind(LARGE * 2, reads=False, tls=True),
+    "TLS: replies that are not read": Kind(LARGE * 2, reads=False, tls=True),
 }
 
 

@@ -91,7 +91,7 @@ def test_a_new_consumer_calls_until_a_policy_rejects_the_call(console_server: St
 
     key = make_consumer_with_key(page, console)
     associate_in_both(page)
-    held = consumers.show_consumer(console.place.engine, "acme")["associations"]
+    held = consumers.show_consumer(console.place.engine, "acme").associations
     assert held == {"prod": ["v1/status"], "test": ["v1/orders", "v1/status"]}
 
     page.goto(f"{console.url}/pipelines/v1/status?env=test")

@@ -109,7 +109,7 @@ class TestTokens:
         (first,) = signing_keys.list_signing_keys(engine, "test")
         oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
         event = last(engine)
-        page = oli.follow(oli.post(f"/tokens/keys/{first['kid']}/drop?env=test"))
+        page = oli.follow(oli.post(f"/tokens/keys/{first.kid}/drop?env=test"))
         keys = signing_keys.list_signing_keys(engine, "test")
         bad = [
             oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
@@ -117,12 +117,12 @@ class TestTokens:
         ]
 
         assert event == ("oli", "signing-key:rotated", "test", "test")
-        assert [(key["algorithm"], key["state"]) for key in keys] == [
+        assert [(key.algorithm, key.state) for key in keys] == [
             ("EdDSA", "dropped"),
             ("ES256", "signs"),
         ]
-        assert f"Signing key {first['kid']} and all its tokens revoked in test." in page
-        assert last(engine) == ("oli", "signing-key:dropped", "test", first["kid"])
+        assert f"Signing key {first.kid} and all its tokens revoked in test." in page
+        assert last(engine) == ("oli", "signing-key:dropped", "test", first.kid)
         assert [response.status_code for response in bad] == [422, 422]
         assert "signs no tokens here; choose one of EdDSA" in words_of(bad[0].text)
         assert len(signing_keys.list_signing_keys(engine, "prod")) == 1
@@ -410,7 +410,7 @@ class TestSettings:
             (422, ["record_bodies"]),
         ]
         test = next(row for row in environments.list_environments(engine) if row.name == "test")
-        assert (test["token_lifetime"], test["keys_in_query"]) == (3600, False)
+        assert (test.token_lifetime, test.keys_in_query) == (3600, False)
 
     def test_a_variable_is_set_changed_and_deleted(
         self, oli: ConsoleClient, engine: Engine

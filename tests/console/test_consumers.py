@@ -35,8 +35,7 @@ def row(text: str, name: str) -> list[str]:
 
 
 def associated(place: Place, name: str) -> dict[str, list[str]]:
-    associations: dict[str, list[str]] = consumers.show_consumer(place.engine, name)["associations"]  # type: ignore[assignment]  # see there
-    return associations
+    return dict(consumers.show_consumer(place.engine, name).associations)
 
 
 def test_without_consumers_the_page_names_the_next_step(console_app: Make) -> None:
@@ -204,7 +203,7 @@ def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) ->
         "/consumers/acme"
     )
     assert associated(place, "acme") == {"prod": ["v1/orders", "v1/status"], "test": ["v1/orders"]}
-    assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == ["prod"]
+    assert consumers.show_consumer(place.engine, "acme").new_pipelines == ["prod"]
     assert place.snapshot().revision == before + 1  # one change: no process reads half of it
     assert console.events()[:2] == [
         ("oli", "consumer:dissociated", "test", "acme"),
@@ -213,7 +212,7 @@ def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) ->
     oli.post(
         "/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"], seen_new="prod"
     )
-    assert consumers.show_consumer(place.engine, "acme")["new_pipelines"] == []
+    assert consumers.show_consumer(place.engine, "acme").new_pipelines == []
     count = len(console.events(100))
     oli.post("/consumers/acme/pipelines", seen=["prod/v1/orders"], on=["prod/v1/orders"])
     assert "Nothing changed." in oli.text("/consumers/acme")

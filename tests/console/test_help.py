@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
-from support.console import ConsoleServer, accessible
+from support.console import PLUGIN, ConsoleServer, accessible
 from support.documents import DOCS, anchors
 
 from penstock.console.help import EXPLAINED_BY, PROBLEM_NAMES
@@ -169,3 +169,15 @@ def test_help_of_a_page_leads_to_the_page_that_explains_it(started: ConsoleServe
     page.wait_for_url("**/-/help?q=idempotency")
 
     assert page.get_by_role("heading", name="idempotency-key-reused").count() == 1
+
+
+def test_overview_links_faults_to_the_page_that_explains_them(
+    console_server: Start,
+) -> None:
+    open_to_all = PLUGIN.replace("api_key=True, ", "")
+    faulty = console_server(plugin=open_to_all).client("vic").http
+
+    text = faulty.get("/-/console/").text
+
+    assert 'href="/-/help/how-to/fix-blocked-pipelines"' in text
+    assert text.count('href="/-/help/how-to/use-the-console"') == 1

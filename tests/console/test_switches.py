@@ -110,7 +110,7 @@ def test_serving_processes_register_and_unregister(place: Place, serve: Serve) -
 
     def living() -> list[str]:
         with reading(place.engine) as connection:
-            return [row["kind"] for row in alive(connection, 1, silent=45)]
+            return [row.kind for row in alive(connection, 1, silent=45)]
 
     end = time.monotonic() + 20
     while living() != ["serve", "serve"] and time.monotonic() < end:  # one is up before the other

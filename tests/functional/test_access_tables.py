@@ -83,7 +83,7 @@ KEYS = {
     "disabled": False,
     "elsewhere": False,
 }
-TOKENS = {"none": None, "good": True, "garbage": False, "expired": False, "stranger": False}
+TOKENS = {"none": None, "good": True, "garbage": False, "expired": False, "other consumer": False}
 CREDENTIALS = [f"{key}/{token}" for key in KEYS for token in TOKENS]
 
 
@@ -123,7 +123,7 @@ def world(
             "none": None, "good": place.token("acme", env, scopes=frozenset({"orders:write"})),
             "garbage": "not.a.token",
             "expired": place.token("acme", env, now=now - 8000),
-            "stranger": place.token("other", env),
+            "other consumer": place.token("other", env),
         }  # fmt: skip
         credentials[env] = {
             f"{key}/{token}": (by_key[key], by_token[token]) for key in KEYS for token in TOKENS

@@ -1,4 +1,4 @@
-"""A reload that is refused leaves the durable worker as it is, and who looks is told when
+"""A rejected reload leaves the durable worker as it is, and operators see when
 accepted runs have none."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def penstock_pipelines(): return [sound]
 """
 
 
-def test_a_refused_reload_leaves_the_worker_and_runs_without_one_are_told_of(
+def test_a_rejected_reload_keeps_the_worker_and_runs_without_a_worker_are_reported(
     sqlite_place: Place, serve: Callable[..., Server]
 ) -> None:
     place, inside = sqlite_place, f"127.0.0.1:{free_port()}"

@@ -213,7 +213,7 @@ def test_every_kind_of_pause_ends_at_once(scene: Scene) -> None:
     assert [scene.tried(f"gather {number}") for number in range(4)] == [1, 1, 0, 0]
 
 
-def test_a_waited_reply_says_what_is_told_a_moment_later(scene: Scene) -> None:
+def test_a_waited_reply_equals_the_status_read_a_moment_later(scene: Scene) -> None:
     waited = scene.server.call(
         "POST", "/v1/four/counts", key=scene.key, headers={"Prefer": "wait=20"}
     )
@@ -264,7 +264,7 @@ def worker() -> Iterator[StartWorker]:
         yield start
 
 
-def test_a_worker_that_is_told_to_stop_leaves_the_pauses_of_its_runs_without_blame(
+def test_a_stopping_worker_leaves_the_pauses_of_its_runs_without_a_recovery(
     new_database: Callable[..., str],
     tmp_path: Path,
     serve: Callable[..., Server],

@@ -1,5 +1,5 @@
 """Hosts whose clocks differ: no run ends early or is taken over, ticks come in time, and
-operators are told."""
+operators see it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The page `/-/docs`, in a real browser: it shows what is served, lets a call be tried, and
-talks to nobody else."""
+talks to no other server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def penstock_pipelines(): return [greeting]
 
 @dataclass
 class Seen:
-    """What a page did that nobody looks at."""
+    """Errors and requests of a page."""
 
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Durable runs on the real engine, in real processes: accepted once, done to the end whatever
+"""Durable runs on the real engine, in real processes: accepted once, done to the end, even if
 happens, looked up, cancelled, called back."""
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from support.durable import Serve, StartWorker, noted, over, until, workers
 from support.place import Place
 from support.zygote import Started
 
-from penstock.db.engine import DatabaseUnavailable, writing
+from penstock.db.engine import writing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.host.services import open_dbos
 
 PLUGIN = """
@@ -172,7 +173,7 @@ def test_a_run_is_done_beside_the_server_and_waited_for(place: Place, serve: Ser
     assert (shown.returncode, shown.stdout.count("█") > 3) == (0, True)
 
 
-def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_is_done_again(
+def test_the_run_of_a_killed_worker_continues_elsewhere_and_repeats_no_finished_step(
     place: Place, serve: Serve, worker: StartWorker
 ) -> None:
     key = place.key("acme").key
@@ -206,7 +207,7 @@ def test_what_a_killed_worker_was_doing_goes_on_elsewhere_and_nothing_finished_i
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
 
 
-def test_a_worker_that_is_told_to_stop_lets_its_runs_end(
+def test_a_stopping_worker_lets_its_runs_end(
     sqlite_place: Place, serve: Serve, worker: StartWorker
 ) -> None:
     place = sqlite_place
@@ -226,7 +227,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_runs_end(
 
 
 def freeze(process: Started, place: Place) -> None:
-    """Stop a process at a moment at which it does not hold SQLite's lock: nobody could write
+    """Stop a process at a moment at which it does not hold SQLite's lock: no process could write
     then."""
 
     def stopped() -> bool:
@@ -305,7 +306,7 @@ def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(
     assert [document["status"] for document in others] == ["succeeded"] * 2
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
+def test_a_stopping_worker_hands_over_its_runs_without_a_recovery(
     sqlite_place: Place, serve: Serve, worker: StartWorker
 ) -> None:
     place = sqlite_place
@@ -327,7 +328,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_on_without_blame(
 @pytest.mark.parametrize(
     ("kind", "status"), [("refusal", "client_error"), ("exit", "failed"), ("value", "failed")]
 )
-def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(
+def test_the_exception_of_a_step_is_stored_and_the_step_is_not_repeated(
     sqlite_place: Place, serve: Serve, kind: str, status: str
 ) -> None:
     place = sqlite_place
@@ -353,7 +354,7 @@ def test_whatever_a_step_raises_is_kept_and_it_is_not_done_again(
     assert listed[0]["id"] == document["id"]
 
 
-def test_what_was_told_to_be_timed_out_stays_so_whatever_its_handler_returns(
+def test_a_run_reported_as_timed_out_stays_so_when_its_handler_returns_later(
     sqlite_place: Place, serve: Serve
 ) -> None:
     place = sqlite_place
@@ -407,7 +408,7 @@ def test_a_run_begun_again_from_a_later_step_keeps_the_run_it_started(
 def test_a_run_whose_end_is_not_recorded_yet_is_over_for_operators_too(
     sqlite_place: Place, serve: Serve
 ) -> None:
-    """Its consumer was told so: the engine knows first."""
+    """Its consumer has seen it: the engine knows first."""
     place = sqlite_place
     key = place.key("acme").key
     server = serve(place, worker=1)
@@ -592,7 +593,7 @@ def receiver() -> Iterator[Callable[..., Receiver]]:
         yield start
 
 
-def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(
+def test_the_end_of_a_run_is_sent_signed_and_again_where_it_was_not_accepted(
     place: Place, serve: Serve, receiver: Callable[..., Receiver]
 ) -> None:
     hook = receiver(500)
@@ -614,19 +615,19 @@ def test_the_end_of_a_run_is_told_signed_and_again_where_it_was_not_taken(
     run = answered.headers["X-Run-Id"]
     for headers, body in hook.received:
         event = json.loads(body)
-        told = event["data"]
-        assert (event["type"], event["timestamp"]) == ("run.succeeded", told["ended_at"])
-        assert (told["id"], told["status"], told["result"]) == (
+        run = event["data"]
+        assert (event["type"], event["timestamp"]) == ("run.succeeded", run["ended_at"])
+        assert (run["id"], run["status"], run["result"]) == (
             run,
             "succeeded",
             ["first", "second", "third"],
         )
         assert (
-            told["url"]
+            run["url"]
             == answered.headers["Location"]
             == f"https://api.example.com/x/v1/jobs/runs/{run}"
         )
-        assert told["accepted_at"] <= told["started_at"] <= told["ended_at"]
+        assert run["accepted_at"] <= run["started_at"] <= run["ended_at"]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert (
             headers["webhook-signature"]
@@ -749,7 +750,7 @@ def test_the_database_goes_away_and_comes_back_in_the_middle(
     assert [document["result"] for document in documents] == [["first", "second", "third"]] * 10
 
 
-def test_a_full_disk_is_said_and_what_was_accepted_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_and_accepted_runs_continue_when_there_is_room(
     tmp_path: Path, serve: Serve
 ) -> None:
     disk = tmp_path / "disk"

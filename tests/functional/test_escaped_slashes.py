@@ -1,5 +1,5 @@
 """A slash that is escaped in a path separates nothing: `/v1%2Forders` is not `/v1/orders`,
-whichever worker answers and whatever is asked for."""
+for each worker class and each kind of path."""
 
 from __future__ import annotations
 

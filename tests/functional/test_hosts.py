@@ -24,14 +24,8 @@ from support.services import Postgres, free_port
 
 from penstock.access import api_keys
 from penstock.db import migrate
-from penstock.db.engine import (
-    DatabaseReadOnly,
-    DatabaseUnavailable,
-    DatabaseUnfit,
-    open_engine,
-    reading,
-    writing,
-)
+from penstock.db.engine import open_engine, reading, writing
+from penstock.db.failures import DatabaseReadOnly, DatabaseUnavailable, DatabaseUnfit
 
 PLUGIN = """
 import time
@@ -261,7 +255,7 @@ class TestReload:
     def test_a_start_that_was_killed_is_tried_again(
         self, sqlite_place: Place, serve: Serve
     ) -> None:
-        """As the kernel does where memory runs out: nobody has to change anything for the next
+        """As the kernel does where memory runs out: no change is needed for the next
         try."""
         filled(sqlite_place)
         once = "import os, pathlib, signal\nmark = pathlib.Path(__file__).with_suffix('.mark')\n"
@@ -337,9 +331,7 @@ class TestReload:
         assert server.stop() == 0
         assert time.monotonic() - began < 15
 
-    def test_old_workers_are_told_to_stop_once_new_ones_answer(
-        self, sqlite_place: Place, serve: Serve
-    ) -> None:
+    def test_old_workers_stop_once_new_ones_answer(self, sqlite_place: Place, serve: Serve) -> None:
         place, key = sqlite_place, filled(sqlite_place)
         server = serve(place, workers=2)
         failed: list[object] = []

@@ -197,7 +197,7 @@ def test_revoked_tokens_and_dropped_signing_keys_end_sessions_within_a_second(
         "/v1/strict/",
     )
     late(seen, 401)
-    kid = str(signing_keys.list_signing_keys(place.engine, "test")[0]["kid"])
+    kid = str(signing_keys.list_signing_keys(place.engine, "test")[0].kid)
     seen = hammer(
         server,
         key,
@@ -227,7 +227,7 @@ def test_a_rotated_signing_key_ends_no_session_and_both_keys_are_published(
     }
 
 
-def test_calls_go_on_while_the_database_is_away_then_end_at_the_staleness_bound(
+def test_calls_are_answered_while_the_database_is_away_then_end_at_the_staleness_bound(
     sqlite_place: Place, serve: Serve
 ) -> None:
     place = sqlite_place
@@ -372,9 +372,9 @@ def test_last_use_of_a_key_is_kept(sqlite_place: Place, serve: Serve) -> None:
     server.call("GET", "/v1/orders/", key=key)
     server.stop()
 
-    (row,) = [row for row in api_keys.list_keys(place.engine) if row["id"] == key_id]
+    (row,) = [row for row in api_keys.list_keys(place.engine) if row.id == key_id]
 
-    assert row["last_used_at"] is not None
+    assert row.last_used_at is not None
 
 
 def test_requests_sent_together_on_one_connection_have_one_answer_each_at_most_on_stock_gthread(

@@ -114,7 +114,7 @@ def test_the_printed_lines_work_and_a_second_run_adds_nothing(demo: Demo, tmp_pa
     assert (tmp_path / ".penstock").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_taken_port_is_said_and_nothing_is_set_up(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_and_nothing_is_set_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What Prometheus is told: of all processes together, on the internal listener alone unless an
+"""The metrics for Prometheus: of all processes together, on the internal listener alone unless an
 operator says otherwise."""
 
 from __future__ import annotations

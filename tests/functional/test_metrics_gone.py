@@ -1,5 +1,5 @@
-"""A host whose folder of metrics is gone goes on: it follows the database and writes the records
-of its runs."""
+"""A host whose folder of metrics is gone keeps working: it follows the database and writes the
+records of its runs."""
 
 from __future__ import annotations
 

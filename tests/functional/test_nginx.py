@@ -53,7 +53,7 @@ class Certificates:
         self.authority = self.make("authority", None)
         self.make("server", self.authority, "localhost")
         self.make("partner", self.authority, "partner.example")
-        self.make("stranger", self.make("other", None), "partner.example")
+        self.make("unknown", self.make("other", None), "partner.example")
 
     def make(
         self, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None, dns: str = ""
@@ -223,12 +223,12 @@ def test_the_usual_block_sets_what_is_believed_of_the_client(proxied: Callable[.
     )
 
     assert answer.status_code == 200
-    said = answer.json()
+    headers = answer.json()
     assert (
-        said["x-forwarded-for"],
-        said["x-forwarded-proto"],
-        "forwarded" in said,
-        "client-cert" in said,
+        headers["x-forwarded-for"],
+        headers["x-forwarded-proto"],
+        "forwarded" in headers,
+        "client-cert" in headers,
     ) == ("127.0.0.1", "https", False, False)
 
 
@@ -241,10 +241,10 @@ def test_the_block_for_client_certificates_passes_on_the_one_that_it_verified(
     good = nginx.get("/v1/cert/", certificate=certificates.folder / "partner.pem")
     none = nginx.get("/v1/cert/")
     spoofed = [nginx.get("/v1/cert/", Client_Cert=value) for value in (forged, escaped)]
-    stranger = nginx.get(
-        "/v1/cert/", certificate=certificates.folder / "stranger.pem", Client_Cert=forged
+    unknown = nginx.get(
+        "/v1/cert/", certificate=certificates.folder / "unknown.pem", Client_Cert=forged
     )
 
     assert (good.status_code, good.json()) == (200, {"consumer": "partner"})
     assert [answer.status_code for answer in (none, *spoofed)] == [401] * 3
-    assert stranger.status_code in {400, 401}
+    assert unknown.status_code in {400, 401}

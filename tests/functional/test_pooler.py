@@ -192,10 +192,10 @@ class TestSessions:
 
     def test_sessions_that_nothing_uses_are_closed(self, direct: Place) -> None:
         engine = direct.engine
-        connections = [engine.connect() for _ in range(sessions.KEPT)]
+        connections = [engine.connect() for _ in range(sessions.POOL_SIZE)]
         for connection in connections:
             connection.close()
-        assert _open(engine) == sessions.KEPT
+        assert _open(engine) == sessions.POOL_SIZE
 
         sessions.close_idle(engine)
         still = _open(engine)
@@ -204,10 +204,10 @@ class TestSessions:
             in_use = _open(engine)
         sessions.close_idle(engine, 0)
 
-        assert (still, in_use, _open(engine)) == (sessions.KEPT, sessions.KEPT, 0)
+        assert (still, in_use, _open(engine)) == (sessions.POOL_SIZE, sessions.POOL_SIZE, 0)
 
     def test_what_is_vital_waits_for_nothing_else(self, direct: Place) -> None:
-        taken = [direct.engine.connect() for _ in range(sessions.AT_MOST)]
+        taken = [direct.engine.connect() for _ in range(sessions.MAX_SESSIONS)]
 
         reserved = open_engine(direct.url, reserved=True)
         with writing(reserved) as connection:

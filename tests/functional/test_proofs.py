@@ -127,7 +127,7 @@ def test_a_replay_is_known_in_every_worker_and_after_a_restart(ready: Place, ser
     assert (statuses, again) == ([200] + [401] * 11, 401)
 
 
-def test_a_call_that_ran_out_of_time_can_be_sent_again_in_whatever_worker(
+def test_a_call_that_ran_out_of_time_can_be_sent_again_to_any_worker(
     ready: Place, serve: Serve
 ) -> None:
     server = serve(ready, workers=2)

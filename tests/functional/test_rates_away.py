@@ -47,11 +47,11 @@ def statuses(server: Server, key: str, times: int) -> list[int]:
         ]
 
 
-def eventually(said: Callable[[], bool]) -> bool:
+def eventually(holds: Callable[[], bool]) -> bool:
     until = time.monotonic() + 20
-    while not said() and time.monotonic() < until:
+    while not holds() and time.monotonic() < until:
         time.sleep(0.1)
-    return said()
+    return holds()
 
 
 @pytest.mark.parametrize("how", ["stop", "hang"])
@@ -83,15 +83,15 @@ def test_each_process_counts_its_share_while_redis_is_away(
     )
     getattr(redis, how)()
     meanwhile = statuses(server, key, 160)
-    told = call(server, key)
+    answer = call(server, key)
     guessed = statuses(server, "pk_test_guess", 60)
 
     assert (meanwhile.count(200), meanwhile.count(429)) == (40, 120)  # twenty in each process
     assert (
-        told.headers["RateLimit-Policy"]
+        answer.headers["RateLimit-Policy"]
         == '"40/hour by consumer";q=20;w=3600, "1000/day by pipeline";q=500;w=86400'
     )
-    assert told.headers["RateLimit"].startswith('"40/hour by consumer";r=0;')
+    assert answer.headers["RateLimit"].startswith('"40/hour by consumer";r=0;')
     assert (guessed.count(401), guessed.count(429)) == (6, 54)
     assert eventually(lambda: up() == "0.0")
     assert logged("rate limit storage away") == 2
@@ -127,7 +127,7 @@ def test_only_the_first_calls_wait_for_a_silent_redis(
     while time.monotonic() < until:
         later.append(took())
 
-    # Whoever waits for it, waits for 0.25 s.
+    # A call that waits for it waits for 0.25 s.
     assert sum(seconds > 0.2 for seconds in later) <= len(later) // 100
     assert (
         server.client.get("/-/ready")
@@ -136,7 +136,7 @@ def test_only_the_first_calls_wait_for_a_silent_redis(
     )
 
 
-def test_a_redis_that_is_away_at_the_start_is_told_of_before_a_call(
+def test_a_redis_that_is_away_at_the_start_is_reported_before_a_call(
     sqlite_place: Place, serve: Serve, redis: Redis
 ) -> None:
     redis.stop()
@@ -157,9 +157,9 @@ def test_refused_is_refused_until_redis_is_back(
     )
     redis.stop()
     meanwhile = call(server, key)
-    told = server.client.get("/-/ready").json()["checks"]["rates"]
+    away = server.client.get("/-/ready").json()["checks"]["rates"]
     redis.start()
 
     assert (meanwhile.status_code, meanwhile.headers["Retry-After"]) == (503, "1")
-    assert told.startswith("rated calls get 503")
+    assert away.startswith("rated calls get 503")
     assert eventually(lambda: call(server, key).status_code == 200)

@@ -1,4 +1,4 @@
-"""A run whose worker died between two steps goes on, is told of truly, and holds nobody up; a
+"""A run whose worker died between two steps continues, is reported truly, and delays no other; a
 worker that drains takes nothing new."""
 
 from __future__ import annotations

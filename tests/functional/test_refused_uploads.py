@@ -1,4 +1,4 @@
-"""Who sends something large and is refused reads why, whatever client it is, directly and
+"""A client whose large upload is rejected reads why, with each client, directly and
 through a proxy."""
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def change(place: Place, *statements: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statements", "safe", "told"),
+    ("statements", "safe", "message"),
     [
         ((), True, "the newest of this release"),
         (
@@ -69,8 +69,8 @@ def change(place: Place, *statements: str) -> None:
     ],
     ids=["equal", "older", "expanded", "with a default", "column gone", "table gone", "new rule"],
 )
-def test_a_start_is_told_safe_where_the_schema_was_only_expanded(
-    place: Place, statements: tuple[str, ...], safe: bool, told: str
+def test_a_start_is_reported_safe_where_the_schema_was_only_expanded(
+    place: Place, statements: tuple[str, ...], safe: bool, message: str
 ) -> None:
     change(place, *statements)
 
@@ -78,7 +78,7 @@ def test_a_start_is_told_safe_where_the_schema_was_only_expanded(
 
     assert (checked.returncode, checked.stderr) == (int(not safe), "")
     assert checked.stdout.startswith("safe: " if safe else "not safe: ")
-    assert told in checked.stdout
+    assert message in checked.stdout
     assert checked.stdout.count("\n") == 1
 
 

@@ -103,7 +103,7 @@ def shown(place: Place, location: str, *words: str) -> dict[str, Any]:
 
 
 def at_rest(place: Place) -> dict[str, list[bytes]]:
-    """Return all that is encrypted in the whole database, by the column that it is in, whoever
+    """Return all that is encrypted in the whole database, by the column that it is in, by any
     made that."""
     found: dict[str, list[bytes]] = {}
     for schema in [None] if place.url.startswith("sqlite") else ["public", "dbos"]:
@@ -151,8 +151,8 @@ class TestRolling:
         location = accepted(server, key)
 
         until(lambda: "2 times" in str(shown(place, location, new, old)["waits_for"]))
-        told = server.call("GET", location, key=key).json()
-        said = [
+        run = server.call("GET", location, key=key).json()
+        warnings = [
             json.loads(line)
             for log in place.folder.glob("worker-*.log")
             for line in log.read_text().splitlines()
@@ -162,10 +162,10 @@ class TestRolling:
         start_worker(place, **keys(new, old))
         ended = until(over(server, location, key))
 
-        assert told["status"] == "accepted"
-        assert [(line["level"], line["run"]) for line in said] == [("warning", told["id"])]
-        assert SecretBox((old,)).fingerprints[0] in said[0]["reason"]
-        assert old not in said[0]["reason"]
+        assert run["status"] == "accepted"
+        assert [(line["level"], line["run"]) for line in warnings] == [("warning", run["id"])]
+        assert SecretBox((old,)).fingerprints[0] in warnings[0]["reason"]
+        assert old not in warnings[0]["reason"]
         assert (ended["status"], ended["result"]) == ("succeeded", "cba")
         assert shown(place, location, new, old)["waits_for"] is None
 
@@ -304,7 +304,7 @@ class TestRotate:
         assert place.run("secret-key", "rotate", "--check", **keys(new)).returncode == 0
         assert "can't be read" not in server.log.read_text()
 
-    def test_one_that_is_killed_goes_on_when_it_runs_again(self, place: Place) -> None:
+    def test_a_killed_rotation_continues_when_it_runs_again(self, place: Place) -> None:
         new, old, many = make_secret_key(), place.secret, 4000
         later, kept = datetime.now(UTC) + timedelta(days=1), IdempotentReplyRow.table
         values = [

@@ -79,7 +79,7 @@ def test_gunicorn_s_own_command_serves_the_same(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"PENSTOCK_FOO": "1"}, "PENSTOCK_FOO is no setting of Penstock"),
         ({"PENSTOCK_ENVIRONMENT": "prd"}, "did you mean 'prod'?"),
@@ -95,7 +95,7 @@ def test_gunicorn_s_own_command_serves_the_same(
     "command", [GUNICORN, [sys.executable, "-m", "penstock", "serve"]], ids=["gunicorn", "penstock"]
 )
 def test_what_can_not_start_says_why_and_exits_3_leaving_no_process(
-    sqlite_place: Place, key: str, command: list[str], settings: dict[str, str], said: str
+    sqlite_place: Place, key: str, command: list[str], settings: dict[str, str], message: str
 ) -> None:
     environ = (
         sqlite_place.environ(
@@ -117,7 +117,7 @@ def test_what_can_not_start_says_why_and_exits_3_leaving_no_process(
     reasons = [
         event for event in map(json.loads, printed.splitlines()) if event["level"] == "error"
     ]
-    assert [said in event["event"] for event in reasons] == [True]
+    assert [message in event["event"] for event in reasons] == [True]
     assert "Traceback" not in printed
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_a_taken_address_ends_the_start(sqlite_place: Place, key: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_outage_of_postgresql_is_said_borne_and_ends_by_itself(
+def test_an_outage_of_postgresql_is_logged_survived_and_ends_by_itself(
     postgres: str, new_database: Callable[..., str], tmp_path: Path, serve: Serve
 ) -> None:
     place = Place.make(new_database("postgresql", upgraded=True), tmp_path)

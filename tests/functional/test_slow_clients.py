@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or greedy: whatever they do, they hold no thread, and others are
+"""Clients that are slow, silent or greedy: they hold no thread, and others are
 answered meanwhile."""
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ HELD = {
     "half a head": b"GET / HTTP/1.1\r\nHost: x\r\n",
     "a head without an end": b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000,
     "no request": b"\x16\x03\x01\x02\x00",
-    "a body nobody asked for": POST % (b"/v1/nowhere/", b"Content-Length: 1000"),
-    "a large body nobody asked for": POST % (b"/v1/nowhere/", b"Content-Length: 100000000000"),
-    "chunks nobody asked for": POST % (b"/-/health", b"Transfer-Encoding: chunked") + b"5\r\nab",
+    "a body without a reader": POST % (b"/v1/nowhere/", b"Content-Length: 1000"),
+    "a large body without a reader": POST % (b"/v1/nowhere/", b"Content-Length: 100000000000"),
+    "chunks without a reader": POST % (b"/-/health", b"Transfer-Encoding: chunked") + b"5\r\nab",
     "a body without credentials": POST % (b"/v1/quick/", b"Content-Length: 1000"),
     "half a body": POST % (b"/v1/shop/", b"Content-Length: 1000") + b"half",
     "half a chunked body": POST % (b"/v1/shop/", b"Transfer-Encoding: chunked") + b"400\r\nhalf",
@@ -60,9 +60,9 @@ HELD = {
         POST % (b"/v1/shop/", b"Content-Length: 1000\r\nExpect: 100-continue")
     ),
     "half a sign-in": FORM % (b"/-/console/sign-in", b"Content-Length: 500") + b"na",
-    "a page that nobody reads": GET % b"/-/docs/swagger-ui-bundle.js" * 4,
-    "a reply that nobody reads": GET % b"/v1/shop/large" * 4,
-    "many replies that nobody reads": GET % b"/-/health" * 2000,
+    "a page that is not read": GET % b"/-/docs/swagger-ui-bundle.js" * 4,
+    "a reply that is not read": GET % b"/v1/shop/large" * 4,
+    "many replies that are not read": GET % b"/-/health" * 2000,
     "half of the next request": GET % b"/-/health" + b"GET / HT",
 }
 
@@ -163,23 +163,23 @@ def test_a_body_that_dribbles_in_arrives(server: tuple[Server, str]) -> None:
         assert b'{"bytes":200000}' in connection.recv(1000)
 
 
-def test_the_client_is_told_to_continue_when_its_call_may_go_on_and_not_before(
+def test_the_client_gets_100_continue_once_its_call_is_admitted_and_not_before(
     server: tuple[Server, str],
 ) -> None:
     started, _ = server
 
-    def told(path: bytes, length: int) -> bytes:
+    def answer(path: bytes, length: int) -> bytes:
         with socket.create_connection(("127.0.0.1", started.port), timeout=10) as connection:
             connection.sendall(
                 POST % (path, b"Content-Length: %d\r\nExpect: 100-continue" % length)
             )
             return connection.recv(1000).split()[1]
 
-    assert told(b"/v1/shop/", 5) == b"100"
-    assert told(b"/v1/shop/", 100_000_001) == b"413"
-    assert told(b"/v1/quick/", 5) == b"405"
-    assert told(b"/v1/nowhere/", 5) == b"404"
-    assert told(b"/-/console/users/new", 5) == b"401"
+    assert answer(b"/v1/shop/", 5) == b"100"
+    assert answer(b"/v1/shop/", 100_000_001) == b"413"
+    assert answer(b"/v1/quick/", 5) == b"405"
+    assert answer(b"/v1/nowhere/", 5) == b"404"
+    assert answer(b"/-/console/users/new", 5) == b"401"
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_slow_clients_hold_no_thread_where_tls_ends_here(sqlite_place: Place, se
         "silence",
         "half a head",
         "half a body",
-        "a body nobody asked for",
-        "a reply that nobody reads",
-        "a page that nobody reads",
+        "a body without a reader",
+        "a reply that is not read",
+        "a page that is not read",
     ]
     with ExitStack() as stack:
         for number in range(6):

@@ -165,7 +165,7 @@ def test_what_has_not_arrived_is_answered_too(
     assert server.process.wait(20) == 0
 
 
-def test_a_caller_that_waits_for_a_durable_run_is_told_where_it_is(
+def test_a_caller_that_waits_for_a_durable_run_gets_its_location(
     open_place: Place, serve: Serve
 ) -> None:
     open_place.consumer("acme", "kept")
@@ -237,7 +237,7 @@ def test_a_stop_within_a_reload_does_not_wait_for_the_calls_of_old_workers(
     time.sleep(0.5)
     server.process.send_signal(signal.SIGHUP)
     until(lambda: server.log.read_text().count('"event": "loaded"') == 2, 20)
-    time.sleep(1)  # the old worker was told to stop, and waits for its call
+    time.sleep(1)  # the old worker is stopping, and waits for its call
 
     server.process.send_signal(signal.SIGTERM)
     until(lambda: server.client.get("/-/ready").status_code == 503, 3)

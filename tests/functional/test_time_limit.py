@@ -153,7 +153,7 @@ def test_head_is_answered_without_a_body(open_place: Place, serve: Serve) -> Non
     assert received.endswith(b"\r\n\r\n")
 
 
-def test_a_body_that_nobody_reads_does_not_lose_the_answer(open_place: Place, serve: Serve) -> None:
+def test_a_body_that_is_not_read_does_not_lose_the_answer(open_place: Place, serve: Serve) -> None:
     server = serve(open_place)
 
     answered = [
@@ -367,7 +367,7 @@ def test_senders_that_dribble_their_bodies_over_tls_hold_no_thread(
 
 
 def sends_on(connection: socket.socket) -> bool:
-    """Send a byte ten times a second, and say whether that still goes on after 15 s; what comes
+    """Send a byte ten times a second, and return whether that is possible after 15 s; what comes
     back is left lying."""
     for _ in range(150):
         try:
@@ -444,7 +444,7 @@ def test_senders_that_dribble_their_handshakes_hold_no_thread(
 
 
 @OURS
-def test_senders_that_dribble_what_nobody_wants_hold_no_thread(
+def test_senders_that_dribble_unwanted_bytes_hold_no_thread(
     open_place: Place, serve: Serve
 ) -> None:
     server = serve(open_place)

@@ -1,4 +1,4 @@
-"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and lets nobody
+"""The wheel, in an empty venv elsewhere, is a whole product: it migrates, serves and admits no
 in without a key."""
 
 from __future__ import annotations
@@ -95,6 +95,9 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
         "penstock_webhook_signature",
     }
     assert "penstock/migrations/env.py" in names
+    pages = {f"penstock/manual/{path.relative_to(ROOT)}" for path in ROOT.glob("docs/**/*.md")}
+    assert len(pages) > 50
+    assert pages <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "penstock/py.typed" in names
     assert {
@@ -149,14 +152,16 @@ def test_it_serves_from_an_empty_folder(
         )
         without = httpx.get(f"http://127.0.0.1:{port}/v1/hello/", timeout=10)
         pages = [
-            httpx.get(f"http://127.0.0.1:{port}/-/console/{name}", timeout=10).status_code
-            for name in ("sign-in", "static/console.css")
+            httpx.get(f"http://127.0.0.1:{port}/-/{name}", timeout=10).status_code
+            for name in ("console/sign-in", "console/static/console.css", "help/problems")
         ]
     finally:
         server.terminate()
         server.wait(20)
 
-    assert pages == [200, 200]
+    assert pages == [200, 200, 303]
+    assert "Access rules" in penstock("docs")
+    assert "rate-limited" in penstock("docs", "problems")
     assert not where.startswith(str(ROOT))
     assert (with_key.status_code, with_key.json()) == (200, {"hello": "acme"})
     assert (without.status_code, without.json()["type"]) == (401, "credentials-missing")

@@ -134,7 +134,7 @@ def test_no_header_rewrites_the_path(server: Server, field: bytes) -> None:
 
 
 @OURS
-def test_a_reply_without_a_body_says_no_length_and_the_connection_goes_on(server: Server) -> None:
+def test_a_reply_without_a_body_has_no_length_and_the_connection_stays_open(server: Server) -> None:
     def get(path: bytes, *fields: bytes) -> bytes:
         return b"\r\n".join(
             [b"GET /v1/sizes/" + path + b" HTTP/1.1", b"Host: x", *fields, b"", b""]
@@ -181,7 +181,7 @@ def test_what_may_come_once_and_comes_twice_is_refused(server: Server, field: by
     )
 
 
-def test_who_asks_whether_to_go_on_is_told_to(server: Server) -> None:
+def test_a_client_that_expects_100_continue_gets_it(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(
             post(b"Content-Length: 3", b"Expect: 100-continue", b"Connection: close")

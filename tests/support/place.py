@@ -50,7 +50,7 @@ def wait_for(url: str, process: subprocess.Popen[Any] | Started | None = None) -
             time.sleep(0.05)
         else:
             return
-    raise AssertionError(f"nobody answers at {url}")
+    raise AssertionError(f"no server answers at {url}")
 
 
 def ids(*words: str) -> list[str]:
@@ -59,7 +59,7 @@ def ids(*words: str) -> list[str]:
 
 
 def dribble(connection: socket.socket, head: bytes) -> bytes:
-    """Send the head of a call and then its body byte by byte, for as long as nobody answers (15
+    """Send the head of a call and then its body byte by byte, until an answer comes (15
     s at most); return what comes back."""
     connection.sendall(head)
     received = b""
@@ -146,7 +146,7 @@ class Place:
 
     def tokens(self, consumer: str, number: int, env: str = "test", **more: object) -> list[str]:
         """Make several tokens, each another."""
-        from penstock_jwt.tokens import Issuer
+        from penstock_jwt.issuing import Issuer
 
         wanted: dict[str, object] = {
             "subject": "ann",

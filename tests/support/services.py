@@ -24,7 +24,7 @@ def initdb() -> Path | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a loopback port that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -73,7 +73,7 @@ class Postgres:
         self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "stop")
 
     def pause(self, *, over: bool = False) -> None:
-        """Stop all its processes where they are, as a frozen machine does, or let them go on:
+        """Stop all its processes where they are, as a frozen machine does, or resume them:
         connections stay open, and say nothing."""
         postmaster = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
         found = subprocess.run(

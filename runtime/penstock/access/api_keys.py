@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import api_keys as stored
@@ -29,7 +28,7 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedKey(Subscriptable):
+class ListedKey:
     """A key as operators see it. `state` is usable, disabled, expired or revoked."""
 
     id: str

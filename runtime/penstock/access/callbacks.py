@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_in, list_named_settings
 from penstock.db.consumer_settings import NamedCallbackTargetRow
@@ -150,7 +149,7 @@ def remove_callbacks(
 
 
 @dataclass(frozen=True, slots=True)
-class ListedCallback(Subscriptable):
+class ListedCallback:
     """A callback target as operators see it, without its secret."""
 
     id: int

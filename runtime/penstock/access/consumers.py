@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 from penstock import audit
 from penstock.access import by_name
-from penstock.access._subscript import Subscriptable
 from penstock.access.api_keys import ListedKey, listed_key
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
@@ -24,7 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class ListedConsumer(Subscriptable):
+class ListedConsumer:
     """A consumer with the numbers of its pipelines and usable keys, by environment."""
 
     name: str
@@ -36,7 +35,7 @@ class ListedConsumer(Subscriptable):
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerDetails(Subscriptable):
+class ConsumerDetails:
     """A consumer with its access and its keys.
 
     `associations` has ids of pipelines by environment; `new_pipelines` are the environments in
@@ -208,9 +207,9 @@ def _associate(
     offered: Offered,
     new_pipelines: bool | None,
 ) -> tuple[list[str], dict[str, object]]:
-    known = stored_in(rows, place.environment_id)
+    stored_ids = stored_in(rows, place.environment_id)
     identifiers = in_order(
-        {identifier for word in sorted(words) for identifier in meant_by(word, offered, known)}
+        {identifier for word in sorted(words) for identifier in meant_by(word, offered, stored_ids)}
     )
     for identifier in identifiers:
         match = {**place.of(AssociationRow), AssociationRow.pipeline: identifier}

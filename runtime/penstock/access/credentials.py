@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, in_environment
 from penstock.db.engine import Engine, reading
@@ -24,7 +23,7 @@ Enrol = Callable[[str, str], tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class ListedCredential(Subscriptable):
+class ListedCredential:
     """A credential as operators see it, without its secret.
 
     `state` is usable, expired or revoked.

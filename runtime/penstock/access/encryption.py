@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from penstock.db.engine import sqlite_file
+from penstock.db.sqlite import sqlite_file
 from penstock.errors import CannotStart
 from penstock.settings import Settings
 

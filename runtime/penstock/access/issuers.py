@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.lookup import consumer_row, environment_row, in_environment
 from penstock.contracts.access import TrustedIssuer
 from penstock.contracts.jwks import KeySet, read_key_set
@@ -25,7 +24,7 @@ URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 
 @dataclass(frozen=True, slots=True)
-class ListedIssuer(Subscriptable):
+class ListedIssuer:
     """A trusted issuer as operators see it.
 
     `keys` is where its keys come from, and `consumer` how a token names its consumer.

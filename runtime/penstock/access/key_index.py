@@ -27,7 +27,7 @@ class Keys:
     """Finds keys by their digest. One thread changes it, others read meanwhile."""
 
     def __init__(self) -> None:
-        # The garbage collector has nothing to do with bytes: forks go on sharing them.
+        # The garbage collector does not track bytes, so forked processes share their memory.
         self._packed: dict[bytes, bytes] = {}
         self._at_hand: dict[bytes, ApiKey] = {}
         self._seen = bytearray((SEEN_MASK + 1) // 8)

@@ -52,8 +52,8 @@ def set_limit(
         detail,
     ):
         place = consumer_in(rows, consumer, environment)
-        known = stored_in(rows, place.environment_id) if pipeline else ()
-        identifiers = meant_by(pipeline, offered, known) if pipeline else []
+        stored_ids = stored_in(rows, place.environment_id) if pipeline else ()
+        identifiers = meant_by(pipeline, offered, stored_ids) if pipeline else []
         for identifier in identifiers or [""]:
             _set_limit(rows, place, identifier, rate)
         detail.update(rate=rate.text, by=rate.by, pipelines=identifiers or None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.lookup import environment_row
 from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
@@ -19,7 +18,7 @@ INTERNAL_POLICY = "api-key"  # of a new environment
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyVersion(Subscriptable):
+class PolicyVersion:
     """A version of an environment's policy on one of its listeners.
 
     `exposure` is external or internal. `replaced` is the policy before it, None of the first.

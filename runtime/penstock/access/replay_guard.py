@@ -24,7 +24,8 @@ import structlog
 from penstock import clock
 from penstock.contracts.authenticators import Once
 from penstock.db import idempotency
-from penstock.db.engine import DatabaseUnavailable, Engine
+from penstock.db.engine import Engine
+from penstock.db.failures import DatabaseUnavailable
 
 
 @dataclass(frozen=True, slots=True)

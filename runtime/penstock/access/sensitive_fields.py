@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.lookup import environment_row, in_environment
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, SensitiveFieldRow
@@ -19,7 +18,7 @@ MAX_FIELD_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
-class ListedField(Subscriptable):
+class ListedField:
     """A sensitive field of an environment."""
 
     environment: str
@@ -68,11 +67,11 @@ def remove_fields(engine: Engine, actor: str, environment: str, fields: Iterable
     ) as (rows, detail):
         match = _of_environment(rows, environment)
         active = rows.all(SensitiveFieldRow, {**match, SensitiveFieldRow.active: True})
-        known = {row.field for row in active}
+        listed = {row.field for row in active}
         detail["fields"] = removed = sorted(set(fields))
         for field in removed:
-            if field not in known:
-                raise UnknownName(f"sensitive field of {environment!r}", field, known)
+            if field not in listed:
+                raise UnknownName(f"sensitive field of {environment!r}", field, listed)
             rows.set(
                 SensitiveFieldRow,
                 {**match, SensitiveFieldRow.field: field},

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_row, environment_row
 from penstock.contracts.access import LEEWAY, MAX_TOKEN_LIFETIME
@@ -24,7 +23,7 @@ MAX_JTI_LENGTH = 255  # the length of its column
 
 
 @dataclass(frozen=True, slots=True)
-class ListedSigningKey(Subscriptable):
+class ListedSigningKey:
     """A signing key as operators see it. `state` is signs, verifies, expired or dropped."""
 
     kid: str

@@ -33,7 +33,8 @@ from penstock.access.parsing import Unreadable
 from penstock.access.row_parser import RowParser
 from penstock.access.view import AccessView
 from penstock.db.access_rows import Changes, KeyValues, changed_since, keys_since
-from penstock.db.engine import Connection, DatabaseUnavailable, Engine, reading
+from penstock.db.engine import Connection, Engine, reading
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.history import HistoryPoint, read_history, require_no_restore
 from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader

@@ -9,7 +9,6 @@ from enum import StrEnum
 from string import ascii_lowercase, ascii_uppercase
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.passwords import hash_password, verify_password
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
@@ -35,7 +34,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ListedUser(Subscriptable):
+class ListedUser:
     """A user as others see it. `state` is active or disabled; `password`: whether there is one."""
 
     name: str

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from penstock import audit
-from penstock.access._subscript import Subscriptable
 from penstock.access.by_name import is_name
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import environment_row, in_environment
@@ -41,7 +40,7 @@ class StoredSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedVariable(Subscriptable):
+class ListedVariable:
     """A variable of an environment."""
 
     environment: str
@@ -50,7 +49,7 @@ class ListedVariable(Subscriptable):
 
 
 @dataclass(frozen=True, slots=True)
-class ListedSecret(Subscriptable):
+class ListedSecret:
     """A secret as operators see it, without its value. `pipelines` are ids; None: all pipelines."""
 
     environment: str
@@ -140,9 +139,9 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         detail,
     ):
         environment_id = environment_row(rows, environment).id
-        known = stored_in(rows, environment_id)
+        stored_ids = stored_in(rows, environment_id)
         allowed = in_order(
-            {identifier for word in pipelines for identifier in meant_by(word, offered, known)}
+            {identifier for word in pipelines for identifier in meant_by(word, offered, stored_ids)}
         )
         rows.put(
             PipelineSecretRow,

@@ -19,7 +19,7 @@ from penstock.cli.isolated import run_isolated
 from penstock.cli.pipelines import evaluate
 from penstock.contracts.pipeline import PluginProblem
 from penstock.gate.compliance import Evaluation, State
-from penstock.gate.exposure import Listed, described
+from penstock.gate.exposure import Listed, exposure_document
 
 
 @click.command()
@@ -79,7 +79,7 @@ def _show_json(context: Context, result: _Result) -> None:
             "internal_policy": facts.internal_policy,
             "good": result.good,
             "pipelines": [
-                described(*row, catalog.loaded[row[0]].plugin) for row in result.evaluated
+                exposure_document(*row, catalog.loaded[row[0]].plugin) for row in result.evaluated
             ],
             "problems": [_problem_document(item) for item in result.problems],
             "notes": [_problem_document(item) for item in catalog.notes],
@@ -111,6 +111,8 @@ def _show_text(context: Context, result: _Result) -> None:
         f"{result.environment} ({result.access.environment.policy}): {served} of"
         f" {len(result.evaluated)} pipelines served, {result.violations} with violations"
     )
+    if not result.good:
+        click.echo("help: `penstock docs fix-blocked-pipelines`")
 
 
 def _lines(evaluation: Evaluation, *, broken: bool) -> Iterator[tuple[str, str]]:

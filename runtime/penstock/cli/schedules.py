@@ -55,8 +55,8 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
                 "missed": schedule.missed,
                 "next": croniter(schedule.cron, now, second_at_beginning=True).get_next(datetime),
                 "last": last.astimezone(UTC) if fired_before else None,
-                "became": run["status"] if run is not None else None,
-                "run": run["id"] if run is not None else None,
+                "became": run.status if run is not None else None,
+                "run": run.id if run is not None else None,
             }
         )
     show(

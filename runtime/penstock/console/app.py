@@ -96,6 +96,7 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
         asset=asset,
         csrf_token=generate_csrf,
         help_address=help_pages.help_address,
+        help_topic=help_pages.address_of,
         problem_address=help_pages.problem_address,
     )
     csrf.init_app(app)

@@ -27,7 +27,7 @@ from wtforms.validators import StopValidation
 from wtforms.widgets import TextInput
 
 from penstock.console.formatting import sentence
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
 
 NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)

@@ -22,7 +22,7 @@ from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
 
 ROOT = "/-/console"

@@ -96,7 +96,7 @@ def _row(name: str) -> access.ListedUser:
 @page("/users/<name>", needs=Role.ADMIN)
 def users_one(name: str) -> Response:
     """Show a user."""
-    return _show_user(name, RoleForm(role=_row(name)["role"]))
+    return _show_user(name, RoleForm(role=_row(name).role))
 
 
 def _show_user(name: str, form: RoleForm) -> Response:
@@ -137,7 +137,7 @@ def users_password(name: str) -> Response:
 @page("/users/<name>/disable", needs=Role.ADMIN, method="POST")
 def users_disable(name: str) -> Response:
     """Disable a user."""
-    form = RoleForm(role=_row(name)["role"])
+    form = RoleForm(role=_row(name).role)
     with form.faults_at("state"):
         access.set_user_enabled(console_context().engine, user().name, name, enabled=False)
         return done(f"{name} disabled. All sessions of {name} ended.", "users_one", name=name)

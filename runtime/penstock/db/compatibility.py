@@ -1,11 +1,10 @@
-"""Say whether this release works with the schema that a database has.
+"""Check whether this release works with the schema of a database.
 
-Its own, or one that a newer release has expanded.
-
-A release may add tables, nullable columns, columns with a default of the server, indexes and longer
-texts (expand). It may not drop, rename or retype what the release before uses, nor ask for values
-that it does not write (contract): that takes two releases. What counts is what the database has, so
-a release that knows nothing of a newer one can judge its schema.
+That is its own schema, or one that a newer release has expanded. A release may add tables, nullable
+columns, columns with a default of the server, indexes and longer texts (expand). It may not drop,
+rename or retype what the previous release uses, nor require values that it does not write
+(contract): that takes two releases. The check reads the schema of the database itself, so it also
+works for releases that are newer than this one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Key = tuple[str, ...]
 
 
 def contracted(engine: Engine, own: sa.MetaData = metadata) -> list[str]:
-    """Return what a release with these tables can't work with, empty where it works.
+    """Return the problems that a release with these tables has, none where it works.
 
     Raises DatabaseUnavailable.
     """
@@ -37,20 +36,20 @@ def _of_table(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
         return
     columns = {column["name"]: column for column in inspector.get_columns(table.name)}
     for column in table.columns:
-        if (known := columns.get(column.name)) is None:
+        if (actual := columns.get(column.name)) is None:
             yield f"column {table.name}.{column.name} is gone"
-        elif column.nullable and not known["nullable"]:
+        elif column.nullable and not actual["nullable"]:
             yield f"column {table.name}.{column.name} must have a value"
-        elif not _holds(known["type"], column.type, connection.dialect):
+        elif not _holds(actual["type"], column.type, connection.dialect):
             yield f"column {table.name}.{column.name} has another type"
-    for name, known in columns.items():
-        if name not in table.columns and not known["nullable"] and known["default"] is None:
+    for name, actual in columns.items():
+        if name not in table.columns and not actual["nullable"] and actual["default"] is None:
             yield f"column {table.name}.{name} is new and must have a value"
     yield from _of_rules(inspector, table)
 
 
 def _of_rules(inspector: Any, table: sa.Table) -> Iterator[str]:  # noqa: ANN401  SQLAlchemy's inspector
-    """Yield the rules for rows that this release does not know, and the unique keys it needs."""
+    """Yield constraints that this release does not know, and unique keys that it lacks."""
     unique = {
         tuple(sorted(item["column_names"])) for item in inspector.get_unique_constraints(table.name)
     }
@@ -87,20 +86,17 @@ def _key(item: sa.UniqueConstraint | sa.Index) -> Key:
 
 
 def _holds(
-    known: sa.types.TypeEngine[Any], own: sa.types.TypeEngine[Any], dialect: sa.Dialect
+    actual: sa.types.TypeEngine[Any], own: sa.types.TypeEngine[Any], dialect: sa.Dialect
 ) -> bool:
-    """Return whether a column of a type takes and returns every value of ours.
-
-    The same kind, and as long or longer.
-    """
+    """Return whether a column stores every value of ours: the same kind, and not shorter."""
     ours = own.dialect_impl(dialect)
     while isinstance(ours, sa.types.TypeDecorator):
         ours = ours.impl_instance.dialect_impl(dialect)
-    if isinstance(known, sa.String) and isinstance(ours, sa.String):
-        return known.length is None or (ours.length is not None and known.length >= ours.length)
-    if isinstance(known, sa.Integer) and isinstance(ours, sa.Integer):
-        return _bytes(known) >= _bytes(ours)
-    return known._type_affinity is ours._type_affinity  # noqa: SLF001  it has no public name
+    if isinstance(actual, sa.String) and isinstance(ours, sa.String):
+        return actual.length is None or (ours.length is not None and actual.length >= ours.length)
+    if isinstance(actual, sa.Integer) and isinstance(ours, sa.Integer):
+        return _bytes(actual) >= _bytes(ours)
+    return actual._type_affinity is ours._type_affinity  # noqa: SLF001  it has no public name
 
 
 def _bytes(kind: sa.Integer) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from penstock.db.access_rows import CHANGED_ROW_TABLES, WHOLE_TABLES
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.rows import Row
 from penstock.db.tables import ApiKeyRow, EnvironmentRow, HistoryRow, RevisionRow
 

@@ -11,7 +11,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from penstock.db.engine import DatabaseUnavailable, Engine, writing
+from penstock.db.engine import Engine, writing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.run_tables import IdempotentReplyRow
 
 PURGED_AT_A_TIME = 500
@@ -26,7 +27,7 @@ class AlreadyStored(Exception):
 def claim(
     engine: Engine, digest: bytes, body: bytes, claimed: str, now: datetime, lease: datetime
 ) -> IdempotentReplyRow | None:
-    """Claim a key until `lease` and return None, or return the row of whoever has it.
+    """Claim a key until `lease` and return None, or return the row of the call that has it.
 
     A key can be claimed again once its row has expired. Raises DatabaseUnavailable.
     """

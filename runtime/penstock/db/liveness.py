@@ -1,11 +1,9 @@
-"""Limit how long queries wait for a PostgreSQL server that is silent.
+"""Limit how long queries wait for a silent PostgreSQL server, and report how long one waits.
 
-This module also tells since when one waits.
-
-TCP notices lost packets and dead hosts, but not a server whose process is stopped (SIGSTOP, a
-frozen VM or disk): the kernel there goes on acknowledging, and a query without a limit waits for
-ever. The limit counts from the last sign of the server, not from the begin of the query, so a large
-result may take as long as it does while rows arrive.
+TCP detects lost packets and dead hosts, but not a server whose process is stopped (SIGSTOP, a
+frozen VM or disk): its kernel still acknowledges packets, so a query without a limit never ends.
+The limit counts from the last data of the server, not from the beginning of the query, so a large
+result may take any time while rows arrive.
 """
 
 from __future__ import annotations
@@ -20,54 +18,48 @@ from sqlalchemy import Engine, event
 if TYPE_CHECKING:
     import psycopg
 
-LONGEST_SILENCE_S = 15.0  # as long as TCP waits for an acknowledgement
+MAX_SILENCE_S = 15.0  # as TCP waits for an acknowledgement
 
 
 class Silence:
-    """Since when the queries of each thread have waited for a sign of the server."""
+    """How long the query of each thread has waited for data of the server."""
 
-    def __init__(self, limit: float = LONGEST_SILENCE_S) -> None:
-        """Take the seconds after which a silent connection is closed."""
+    def __init__(self, limit: float = MAX_SILENCE_S) -> None:
+        """Close a silent connection after `limit` seconds."""
         self.limit = limit
         self._heard_at: dict[int, float] = {}
 
     def of(self, thread: int | None) -> float:
-        """Return how many seconds the query of a thread has waited without a sign of the server.
-
-        0 where none waits.
-        """
+        """Return for how many seconds the query of a thread has waited, 0 where none waits."""
         heard_at = self._heard_at.get(thread) if thread is not None else None
         return 0.0 if heard_at is None else time.monotonic() - heard_at
 
     def limited(self, exchange: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Pass an exchange of psycopg through until it ends.
-
-        Raises TimeoutError once the server was silent for too long.
-        """
+        """Run an exchange of psycopg to its end. Raises TimeoutError after too long a silence."""
         thread = threading.get_ident()
         heard_at = self._heard_at[thread] = time.monotonic()
         try:
-            wanted = next(exchange)
+            event_mask = next(exchange)
             while True:
-                ready = yield wanted
+                ready = yield event_mask
                 now = time.monotonic()
                 if ready:
                     heard_at = self._heard_at[thread] = now
                 elif now - heard_at > self.limit:
                     raise TimeoutError
-                wanted = exchange.send(ready)
+                event_mask = exchange.send(ready)
         except StopIteration as ended:
             return ended.value
         finally:
             self._heard_at.pop(thread, None)
 
 
-SILENCE = Silence()  # of this process, but for queries that may take long
+SILENCE_LIMIT = Silence()  # of all queries of a process, except those that may take long
 
 
 def connection_class(silence: Silence) -> type[psycopg.Connection[Any]]:
-    """Return a class of connections that are closed once their server was silent for too long."""
-    import psycopg  # noqa: PLC0415  a process with SQLite need not load it
+    """Return a class of connections that close after too long a silence of their server."""
+    import psycopg  # noqa: PLC0415  not needed for SQLite
 
     class Limited(psycopg.Connection[Any]):
         def wait(self, gen: Any, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401  psycopg's types differ between releases
@@ -83,7 +75,7 @@ def connection_class(silence: Silence) -> type[psycopg.Connection[Any]]:
 
 
 def limit(engine: Engine, silence: Silence) -> None:
-    """Have the connections that an engine of PostgreSQL makes from now on limited."""
+    """Limit the connections that an engine of PostgreSQL opens from now on."""
 
     def connect(
         _dialect: object, _record: object, arguments: tuple[Any, ...], more: dict[str, Any]

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 import penstock
-from penstock.db.engine import Engine, reading, sqlite_file, translated, writing
+from penstock.db.engine import Engine, reading, writing
+from penstock.db.failures import translated
+from penstock.db.sqlite import sqlite_file
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -1,7 +1,4 @@
-"""Connections to PostgreSQL.
-
-Few for each process, impatient with a silent server, and fit for a pooler in transaction mode
-(PgBouncer).
+"""Connections to PostgreSQL: few for each process, with timeouts, also through PgBouncer.
 
 Such a pooler sends each transaction to any session of the server, so nothing may outlive its
 transaction there: no prepared statement, no session setting, no session lock, no LISTEN. It also
@@ -23,17 +20,17 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from penstock.db.liveness import SILENCE, Silence, connection_class, limit
+from penstock.db.liveness import SILENCE_LIMIT, Silence, connection_class, limit
 
 APPLICATION = "penstock"
 CHANNEL = "penstock_access"
 IDLE_IN_TRANSACTION = "idle_in_transaction_session_timeout"
 IDLE_IN_TRANSACTION_MS = 60_000
 POOLED = "penstock_pooled"
-# Sessions for all the work of a process: those that stay open, and all at a time.
-KEPT, AT_MOST = 3, 6
-# For what must not wait for other work: following access, and heartbeats.
-RESERVED_KEPT, RESERVED_AT_MOST = 1, 2
+# Sessions of a process: those that stay open, and the most at a time.
+POOL_SIZE, MAX_SESSIONS = 3, 6
+# For work that must not wait for other work: following access data, and heartbeats.
+RESERVED_POOL_SIZE, MAX_RESERVED_SESSIONS = 1, 2
 IDLE_S = 60.0  # after which a session is closed
 _engines: WeakValueDictionary[tuple[int, str, bool, float | None], sa.Engine] = (
     WeakValueDictionary()
@@ -44,10 +41,7 @@ _opening = threading.Lock()
 
 
 def shared_engine(url: sa.URL, *, reserved: bool, silence: Silence | None) -> sa.Engine:
-    """Return this process's engine for a URL.
-
-    Whoever asks for it shares one pool, so that a process has a known number of sessions.
-    """
+    """Return this process's engine for a URL: it has one, so its number of sessions is limited."""
     key = (
         os.getpid(),
         url.render_as_string(hide_password=False),
@@ -58,21 +52,26 @@ def shared_engine(url: sa.URL, *, reserved: bool, silence: Silence | None) -> sa
         engine = _engines.get(key)
         if engine is None:
             engine = _engines[key] = _engine(
-                url, *((RESERVED_KEPT, RESERVED_AT_MOST) if reserved else (KEPT, AT_MOST))
+                url,
+                *(
+                    (RESERVED_POOL_SIZE, MAX_RESERVED_SESSIONS)
+                    if reserved
+                    else (POOL_SIZE, MAX_SESSIONS)
+                ),
             )
             if silence is not None:
                 limit(engine, silence)
     return engine
 
 
-def _engine(url: sa.URL, kept: int, at_most: int) -> sa.Engine:
+def _engine(url: sa.URL, pool_size: int, max_sessions: int) -> sa.Engine:
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        pool_size=kept,
-        max_overflow=at_most - kept,
+        pool_size=pool_size,
+        max_overflow=max_sessions - pool_size,
         pool_use_lifo=True,
-        connect_args=patience(url),
+        connect_args=connection_timeouts(url),
         hide_parameters=True,
     )
     event.listen(engine, "checkout", lambda *_: _note_use(engine))
@@ -87,28 +86,26 @@ def _note_use(engine: sa.Engine) -> None:
 
 
 def close_idle(engine: sa.Engine, seconds: float = IDLE_S) -> None:
-    """Close the sessions that more than one at a time was last needed of so long ago.
+    """Close idle sessions where no two were in use at once for some seconds.
 
-    The next use opens one anew.
+    The next use opens a new one.
     """
     pool, used = engine.pool, _together.get(engine)
     if used is None or not isinstance(pool, sa.QueuePool) or time.monotonic() - used < seconds:
         return
-    # What is in use would be closed only when it comes back, and others be opened beside it.
+    # A session in use would close only when it is returned, and others would open meanwhile.
     if pool.checkedout() == 0:
         del _together[engine]
         engine.dispose()
 
 
-def patience(url: sa.URL) -> dict[str, Any]:
-    """Return how long connections wait for a server that is silent.
+def connection_timeouts(url: sa.URL) -> dict[str, Any]:
+    """Return the timeouts of a connection, without those that its URL sets.
 
-    What the URL says itself goes first.
-
-    A connection whose packets are dropped is noticed by TCP (`tcp_user_timeout` while something is
-    sent, keepalives while it is waited for), within 15 s.
+    TCP detects a connection whose packets are dropped within 15 s, by `tcp_user_timeout` while it
+    sends and by keepalives while it waits.
     """
-    wanted: dict[str, Any] = {
+    timeouts: dict[str, Any] = {
         "connect_timeout": 5,
         "keepalives": 1,
         "keepalives_idle": 5,
@@ -117,13 +114,13 @@ def patience(url: sa.URL) -> dict[str, Any]:
         "tcp_user_timeout": 15_000,
         "application_name": APPLICATION,
     }
-    return {name: value for name, value in wanted.items() if name not in url.query}
+    return {name: value for name, value in timeouts.items() if name not in url.query}
 
 
 def _greet(connection: Any, record: Any) -> None:  # noqa: ANN401  a DBAPI connection and SQLAlchemy's record of it
-    """Find out whether a pooler is in between.
+    """Detect a pooler; without one, set a timeout for transactions whose client is gone.
 
-    If not, have the server end a transaction whose client is gone: its locks would stay for hours.
+    Their locks would stay for hours.
     """
     connection.autocommit = True
     pooled = record.info[POOLED] = _is_pooled(connection)
@@ -137,10 +134,7 @@ def _greet(connection: Any, record: Any) -> None:  # noqa: ANN401  a DBAPI conne
 
 
 def _limit_idle(connection: sa.Connection) -> None:
-    """Limit each transaction by itself where the session is a pooler's.
-
-    Other clients use the session next.
-    """
+    """Set the timeout for each transaction where a pooler shares the session with other clients."""
     if connection.info.get(POOLED):
         connection.exec_driver_sql(f"SET LOCAL {IDLE_IN_TRANSACTION} = {IDLE_IN_TRANSACTION_MS}")
 
@@ -160,19 +154,18 @@ def is_pooled(engine: sa.Engine) -> bool:
 
 
 def listen(url: str, wake: Callable[[], None], stopped: Callable[[], bool]) -> bool:
-    """Call `wake` for each notification until `stopped`, asked twice a second, says so.
+    """Call `wake` for each notification until `stopped`, which is called twice a second.
 
-    Return False at once behind a pooler, which passes none on.
-
-    Raises OSError when the connection is lost.
+    Return False behind a pooler, which forwards no notifications. Raises OSError when the
+    connection is lost.
     """
-    import psycopg  # noqa: PLC0415  who has SQLite need not load it
+    import psycopg  # noqa: PLC0415  not needed for SQLite
 
     parsed = sa.make_url(url)
     address = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with connection_class(SILENCE).connect(
-            address, autocommit=True, **patience(parsed)
+        with connection_class(SILENCE_LIMIT).connect(
+            address, autocommit=True, **connection_timeouts(parsed)
         ) as connection:
             if _is_pooled(connection):
                 return False

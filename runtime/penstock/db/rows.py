@@ -138,10 +138,6 @@ class Row:
         """Raise AttributeError."""
         raise AttributeError(f"rows are frozen: {type(self).__name__}.{name}")
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  until all callers read attributes
-        """Return the value of a column."""
-        return self.__dict__[name]
-
     def __repr__(self) -> str:
         """Name the primary key alone: other columns may be confidential."""
         key = ", ".join(

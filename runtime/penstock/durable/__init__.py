@@ -1,1 +1,1 @@
-"""durable."""
+"""Durable runs survive their process: input, steps and outcome are stored by an engine."""

@@ -208,13 +208,13 @@ class RunIntake:
 
     def close_cancelled(self, runs: Iterable[str]) -> None:
         """Store that runs were cancelled, where they are cancelled in the engine."""
-        held = self.run_store.look(list(runs))
+        engine_runs = self.run_store.look(list(runs))
         with writing(self.engine) as connection:
             self.finish_in(
                 connection,
                 [
                     durable_runs.End(run, Status.CANCELLED.value)
-                    for run, item in held.items()
+                    for run, item in engine_runs.items()
                     if item.state is State.CANCELLED
                 ],
             )

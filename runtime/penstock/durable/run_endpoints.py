@@ -14,7 +14,8 @@ from penstock.contracts.call import Call, Reply
 from penstock.contracts.pipeline import Pipeline, Route
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.engine import reading
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.intake import RunIntake
 from penstock.durable.status import run_document
 from penstock.endpoints.endpoint import Endpoint
@@ -41,8 +42,8 @@ class RunStatusApi:
     At most `waiters` calls wait for the end of a run at a time; more are answered at once.
     """
 
-    def __init__(self, accepting: RunIntake, environment_id: int, waiters: int) -> None:
-        self._accepting = accepting
+    def __init__(self, intake: RunIntake, environment_id: int, waiters: int) -> None:
+        self._intake = intake
         self._environment_id = environment_id
         self._waiters = threading.BoundedSemaphore(waiters)
         self._log = structlog.get_logger("penstock")
@@ -60,7 +61,7 @@ class RunStatusApi:
     def cancel(self, call: Call, pipeline: str, run: str) -> Reply:
         """Cancel an unfinished run of the calling consumer, and return it."""
         if self._document(call, pipeline, run)["status"] in UNFINISHED:
-            self._accepting.cancel(run, f"consumer {call.caller.consumer}")
+            self._intake.cancel(run, f"consumer {call.caller.consumer}")
         return _reply(self._document(call, pipeline, run))
 
     def wait(self, call: Call, run: str) -> Reply | None:
@@ -100,7 +101,7 @@ class RunStatusApi:
 
     def _document(self, call: Call, pipeline: str, run: str) -> dict[str, Any]:
         try:
-            with reading(self._accepting.engine) as connection:
+            with reading(self._intake.engine) as connection:
                 row = (
                     stored.find(connection, run, environment_id=self._environment_id)
                     if is_run_id(run)
@@ -114,16 +115,18 @@ class RunStatusApi:
             )
             if row is None or not mine or call.caller.consumer_id is None:
                 raise Refusal(404, "not-found", "There is no such run.")
-            held = self._accepting.run_store.look([run], outcomes=True).get(run)
-            if held is not None and held.undecryptable:
-                self._log.error("a run's result can't be read", run=run, reason=held.undecryptable)
+            engine_run = self._intake.run_store.look([run], outcomes=True).get(run)
+            if engine_run is not None and engine_run.undecryptable:
+                self._log.error(
+                    "a run's result can't be read", run=run, reason=engine_run.undecryptable
+                )
                 raise Refusal(
                     503,
                     "pipeline-unavailable",
                     "This run can't be looked up at the moment.",
                     headers=[("Retry-After", "10")],
                 )
-            return run_document(row, held)
+            return run_document(row, engine_run)
         except DatabaseUnavailable as error:
             raise Refusal(
                 503,

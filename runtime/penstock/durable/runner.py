@@ -14,7 +14,7 @@ from penstock import clock
 from penstock.contracts.call import Caller
 from penstock.contracts.sanitize import clean_text
 from penstock.contracts.steps import Step
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import Document, RunExecutor
 from penstock.durable.outcomes import problem_document, refusal_of
 from penstock.durable.step_outputs import error_document, pack_result, stored_error
@@ -22,7 +22,7 @@ from penstock.endpoints.encoding import unpack
 from penstock.errors import DeadlineExceeded, Refusal, StepFailed
 from penstock.runs.interrupts import EngineUnavailable, Interrupted
 from penstock.runs.steps import (
-    MOST_RECORDED,
+    MAX_RECORDED_STEPS,
     Called,
     StepRecord,
     Term,
@@ -177,7 +177,7 @@ class DurableRunner:
         """Return the result of a step, or raise what it raised, from its stored output."""
         if not isinstance(output, dict):
             raise StepFailed(f"the stored output of {step.name} has an unknown form")
-        if len(self.steps) < MOST_RECORDED:
+        if len(self.steps) < MAX_RECORDED_STEPS:
             self.steps.append(shifted(msgspec.convert(output["record"], StepRecord), -self._offset))
         if output.get("out_of_time"):
             raise DeadlineExceeded

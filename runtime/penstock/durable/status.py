@@ -28,25 +28,27 @@ STATUS_IN_ENGINE = {
 }
 
 
-def current_status(row: FullRunRow, held: EngineRun | None) -> Status:
+def current_status(row: FullRunRow, engine_run: EngineRun | None) -> Status:
     """Return the status of a run. The engine knows it first; the record follows in a second."""
     written = Status(row.status)
-    if held is None:
+    if engine_run is None:
         return written
-    if held.state is State.DONE and held.outcome is not None:
-        return status_of(held.outcome["status"], (held.outcome.get("problem") or {}).get("code"))
+    if engine_run.state is State.DONE and engine_run.outcome is not None:
+        return status_of(
+            engine_run.outcome["status"], (engine_run.outcome.get("problem") or {}).get("code")
+        )
     if written not in UNFINISHED:
         return written
-    if held.state is State.CANCELLED or row.cancelled_by:
+    if engine_run.state is State.CANCELLED or row.cancelled_by:
         return Status.CANCELLED if row.cancelled_by else Status.TIMED_OUT
-    return STATUS_IN_ENGINE.get(held.state, written)
+    return STATUS_IN_ENGINE.get(engine_run.state, written)
 
 
-def run_document(row: FullRunRow, held: EngineRun | None) -> dict[str, object]:
+def run_document(row: FullRunRow, engine_run: EngineRun | None) -> dict[str, object]:
     """Return a durable run as its consumer sees it: status, progress, and result or problem."""
-    status = current_status(row, held)
-    came, started = received_at(row.id), started_of(row, held)
-    ended = None if status in UNFINISHED else ended_of(row, held)
+    status = current_status(row, engine_run)
+    came, started = received_at(row.id), started_of(row, engine_run)
+    ended = None if status in UNFINISHED else ended_of(row, engine_run)
     document: dict[str, object] = {
         "id": row.id,
         "status": status.value,
@@ -57,11 +59,11 @@ def run_document(row: FullRunRow, held: EngineRun | None) -> dict[str, object]:
         document["started_at"] = _moment(started)
     if ended is not None:
         document["ended_at"] = _moment(ended)
-    if progress := progress_of(row, held):
+    if progress := progress_of(row, engine_run):
         document["progress"] = progress
     if status in UNFINISHED:
         return document
-    outcome = held.outcome if held is not None else None
+    outcome = engine_run.outcome if engine_run is not None else None
     if outcome is not None and "problem" in outcome:
         document["problem"] = problem_of(outcome["problem"], row.id)
     elif outcome is not None:
@@ -111,34 +113,36 @@ def received_at(run: str) -> datetime:
     return datetime.fromtimestamp(millis_of(run) / 1000, UTC)
 
 
-def started_of(row: RunRow, held: EngineRun | None) -> datetime | None:
+def _outcome_of(engine_run: EngineRun | None) -> Mapping[str, Any] | None:
+    return engine_run.outcome if engine_run is not None else None
+
+
+def started_of(row: RunRow, engine_run: EngineRun | None) -> datetime | None:
     """Return when a run first started."""
-    moment = (
-        held.outcome.get("started_at") if held is not None and held.outcome is not None else None
-    )
+    outcome = _outcome_of(engine_run)
+    moment = outcome.get("started_at") if outcome is not None else None
     if moment is None and row.started_at is not None:
         moment = row.started_at.timestamp()
-    if moment is None and held is not None:
-        moment = held.started_at
+    if moment is None and engine_run is not None:
+        moment = engine_run.started_at
     return max(received_at(row.id), datetime.fromtimestamp(moment, UTC)) if moment else None
 
 
-def ended_of(row: RunRow, held: EngineRun | None) -> datetime | None:
+def ended_of(row: RunRow, engine_run: EngineRun | None) -> datetime | None:
     """Return when a finished run ended."""
-    started = started_of(row, held)
-    micros = held.outcome["micros"] if held is not None and held.outcome is not None else row.micros
+    started, outcome = started_of(row, engine_run), _outcome_of(engine_run)
+    micros = outcome["micros"] if outcome is not None else row.micros
     if started is not None and micros is not None:
         return started + timedelta(microseconds=micros)
-    if held is None or not held.ended_at:
+    if engine_run is None or not engine_run.ended_at:
         return None
-    return max(started or received_at(row.id), datetime.fromtimestamp(held.ended_at, UTC))
+    return max(started or received_at(row.id), datetime.fromtimestamp(engine_run.ended_at, UTC))
 
 
-def progress_of(row: FullRunRow, held: EngineRun | None) -> dict[str, object] | None:
+def progress_of(row: FullRunRow, engine_run: EngineRun | None) -> dict[str, object] | None:
     """Return the last progress that a run has reported."""
-    progress: dict[str, object] | None = (
-        held.outcome.get("progress") if held is not None and held.outcome is not None else None
-    )
+    outcome = _outcome_of(engine_run)
+    progress: dict[str, object] | None = outcome.get("progress") if outcome is not None else None
     return progress or row.progress
 
 
@@ -192,7 +196,7 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[StepRecord]:
+def steps_held(engine_steps: Sequence[EngineStep], started: datetime | None) -> list[StepRecord]:
     """Return the steps of a run as the engine stores them, with pauses and child runs.
 
     Their times are relative to `started`, when the run first started.
@@ -200,12 +204,12 @@ def steps_held(held: Sequence[EngineStep], started: datetime | None) -> list[Ste
     steps: list[StepRecord] = []
     first = min(
         [
-            *(item.started_at for item in held),
+            *(item.started_at for item in engine_steps),
             *([started.timestamp()] if started is not None else []),
         ],
         default=0.0,
     )
-    for item in held:
+    for item in engine_steps:
         output = item.output if isinstance(item.output, dict) else {}
         if "record" in output:
             steps.append(

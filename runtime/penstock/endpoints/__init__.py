@@ -1,1 +1,1 @@
-"""endpoints."""
+"""Endpoints read calls and encode replies as handlers declare, without knowing the server."""

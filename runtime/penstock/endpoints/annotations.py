@@ -1,7 +1,4 @@
-"""Take annotations apart, and find those that can never work in their place.
-
-A path, a query, a header, a body, a form or a reply.
-"""
+"""Take type annotations apart: unions, containers, fields, allowed values."""
 
 from __future__ import annotations
 
@@ -41,8 +38,8 @@ Mark = TypeVar("Mark")
 class Fields:
     """The fields of a dataclass, TypedDict or Struct, by their names in JSON.
 
-    `others` are the further members it may have, None: any. `tag` is the name and the value of the
-    member that identifies its type.
+    `others` are the further members that are allowed, None for any. `tag` is the name and the value
+    of the member that identifies the type.
     """
 
     kinds: Mapping[str, Any]
@@ -51,7 +48,7 @@ class Fields:
     tag: tuple[str, object] | None
 
     def odd(self, value: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-        """Yield the name and the fault of each missing and each unknown member."""
+        """Yield name and fault of each missing and each unknown member."""
         yield from ((name, "Required, and missing") for name in self.required if name not in value)
         if self.others is not None:
             yield from (
@@ -82,9 +79,9 @@ def _stripped(kind: Any) -> tuple[Any, Bounds]:  # noqa: ANN401  as above
 
 
 def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  any annotation
-    """Return the marker of a type or of a part of a union.
+    """Return the marker of a type or of a part of a union, None if there is none.
 
-    That is `Header()` in `Annotated[str, Header()] | None`.
+    For example `Header()` of `Annotated[str, Header()] | None`.
     """
     for item in getattr(hint, "__metadata__", ()):
         if item is mark or isinstance(item, mark):
@@ -100,9 +97,9 @@ def find_marker(hint: Any, mark: type[Mark]) -> Mark | None:  # noqa: ANN401  an
 
 
 def intended(kind: Any, value: object) -> tuple[Any, Bounds]:  # noqa: ANN401  any annotation
-    """Return the type for a list or an object, and its bounds.
+    """Return the type of a list or an object, and its bounds.
 
-    For a union the one part with that shape and tag, or None.
+    For a union that is the one part with the same shape and tag, None if there are several.
     """
     kind, bounds = _stripped(kind)
     if get_origin(kind) not in UNIONS:
@@ -133,10 +130,7 @@ def _has_tag(kind: Any, value: Any) -> bool:  # noqa: ANN401  any annotation
 
 
 def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
-    """Return the type of the items of a list.
-
-    Return None if it is no list, or each item has a type of its own.
-    """
+    """Return the type of the items of a list, None for other types and for fixed tuples."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin not in LISTS | {tuple} or (origin is tuple and parts[1:] != (Ellipsis,) and parts):
         return None
@@ -144,7 +138,7 @@ def item_type(kind: Any) -> Any | None:  # noqa: ANN401  any annotation
 
 
 def member_types(kind: Any) -> tuple[Any, Any] | None:  # noqa: ANN401  any annotation
-    """Return the types of the keys and the values of a dict, None if it is none."""
+    """Return the types of the keys and the values of a dict, None for other types."""
     if (get_origin(kind) or kind) not in DICTS:
         return None
     return get_args(kind) or (Any, Any)
@@ -153,7 +147,7 @@ def member_types(kind: Any) -> tuple[Any, Any] | None:  # noqa: ANN401  any anno
 def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any annotation
     """Return the types of the items of a tuple, NamedTuple or array-like Struct, in order.
 
-    None if it is none.
+    Return None for other types.
     """
     if get_origin(kind) is tuple:
         return get_args(kind) if item_type(kind) is None else None
@@ -172,7 +166,7 @@ def positional_types(kind: Any) -> tuple[Any, ...] | None:  # noqa: ANN401  any 
 
 
 def object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  any annotation
-    """Return the fields of a dataclass, TypedDict or Struct, None if it is none."""
+    """Return the fields of a dataclass, TypedDict or Struct, None for other types."""
     origin = get_origin(kind) or kind
     return (
         _object_fields(kind)
@@ -207,7 +201,7 @@ def _object_fields(kind: Any) -> Fields | None:  # noqa: ANN401  as above
 def _hints(kind: Any) -> dict[str, Any] | None:  # noqa: ANN401  as above
     """Return the annotations of a class with its type parameters filled in.
 
-    None if one stays open.
+    Return None if a type parameter has no value.
     """
     origin = get_origin(kind) or kind
     given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
@@ -242,7 +236,7 @@ def _is_open(hint: Any) -> bool:  # noqa: ANN401  as above
 
 
 def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
-    """Yield the parts of a union, or the one type that it is."""
+    """Yield the parts of a union, or the type itself."""
     kind = bare_type(kind)
     if get_origin(kind) in UNIONS:
         for part in get_args(kind):
@@ -252,10 +246,7 @@ def union_parts(kind: Any) -> Iterator[Any]:  # noqa: ANN401  any annotation
 
 
 def allowed_values(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return the values of an Enum or a Literal as JSON, separated by commas.
-
-    Empty if it is neither.
-    """
+    """Return the values of an Enum or a Literal as JSON, comma-separated, else an empty text."""
     values: list[object] = []
     for part in union_parts(kind):
         if get_origin(part) is Literal:
@@ -279,7 +270,7 @@ def _as_json_list(values: Sequence[object]) -> str:
 
 
 def type_name(kind: Any) -> str:  # noqa: ANN401  any annotation
-    """Return a type nearly as its developer wrote it."""
+    """Return the name of a type for messages, nearly as its developer wrote it."""
     return (
         kind.__name__
         if isinstance(kind, type) and get_origin(kind) is None

@@ -34,7 +34,7 @@ BODILESS = frozenset({"GET", "DELETE"})
 def compile_routes(
     pipeline: Pipeline, *, check_replies: str = OFF
 ) -> tuple[list[Endpoint], list[Problem]]:
-    """Return a pipeline's endpoints, and everything that is wrong with its routes."""
+    """Return the endpoints of a pipeline, and the problems of its routes."""
     endpoints: list[Endpoint] = []
     problems: list[Problem] = []
     seen: dict[tuple[str, str], Route] = {}
@@ -214,7 +214,7 @@ def _bind(
 def _reader(
     sources: Mapping[str, Callable[[Call], object]], parameters: Sequence[Parameter]
 ) -> Callable[[Call], Mapping[str, object]]:
-    """Return what reads all that a handler takes."""
+    """Return a function that reads all arguments of a handler from a call."""
     parts = tuple(sources.items())
     if parameters:
         return lambda call: {

@@ -62,15 +62,15 @@ WHOLE_NUMBER = re.compile(rb"\d(?:\.0|\.?\d*[eE])")
 XML_DECLARATION = re.compile(
     rb"""<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']"""
 )
-MAX_XML_DEPTH = 100  # elements within elements
+MAX_XML_DEPTH = 100  # of nested elements
 Read = Callable[[Call], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """How a handler's body is read: its type, the media types it is sent as, and what decodes it.
+    """The body parameter of a handler: its type, its media types and its decoder.
 
-    `form` says it is read part by part.
+    A `form` is read part by part.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Body:
 
 
 def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
-    """Return how the body is read. Raises TypeError where the annotation can't be decoded into."""
+    """Return the body parameter. Raises TypeError for an annotation that can't be decoded into."""
     if find_marker(hint, Header) is not None:
         raise TypeError("a header is no body: let it stand after the *")
     if find_marker(hint, Form) is not None:
@@ -103,7 +103,7 @@ def compile_body(name: str, hint: Any) -> Body:  # noqa: ANN401  any annotation
 
 @lru_cache(256)
 def _is_json(content_type: str) -> bool:
-    """Return whether that is JSON in UTF-8. Raises Refusal (415) for an unknown charset."""
+    """Return whether a media type is JSON in UTF-8. Raises Refusal (415) for unknown charsets."""
     sent = media_type(content_type)
     return (sent in {"", "application/json"} or sent.endswith("+json")) and charset_of(
         content_type
@@ -151,7 +151,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], kind: Any, body: bytes) -> objec
 def _with_whole_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON
     """Return a JSON value with 7 in place of 7.0.
 
-    JSON Schema counts both as integers, and some languages write the latter.
+    Both are integers in JSON Schema, and some languages write the latter.
     """
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < MAX_EXACT_INTEGER else value
@@ -192,11 +192,11 @@ def _text(call: Call) -> str:
 
 
 class _TooDeep(Exception):
-    """The elements of a document are nested too deeply."""
+    """Raised for an XML document with too many nested elements."""
 
 
 class _Bounded(TreeBuilder):
-    """Builds a tree of elements that is not too deep."""
+    """Builds a tree of elements. Raises _TooDeep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,10 +257,9 @@ def _malformed_xml(reason: str) -> Refusal:
 
 
 def _codec_of_xml(call: Call) -> str | None:
-    """Return the codec of a document.
+    """Return the codec of an XML document, None for UTF-8.
 
-    Its byte order mark names it, else the header (RFC 7303), else its declaration. None means
-    UTF-8.
+    It is named by the byte order mark, else by the header (RFC 7303), else by the declaration.
     """
     declared = (
         charset_of(call.content_type)
@@ -278,7 +277,7 @@ def _codec_of_xml(call: Call) -> str | None:
 def malformed_json(body: bytes, error: Exception) -> Refusal:
     """Return the answer to a body that is not JSON.
 
-    The syntax fault with line and column, without any of the text.
+    It has the syntax fault with line and column, without any of the text.
     """
     if not body.strip():
         return Refusal(400, "body-malformed", "The body is empty; send JSON.")
@@ -316,7 +315,7 @@ def _json_syntax_fault(body: bytes, error: Exception) -> tuple[str, int | None]:
 def _cut_off(body: bytes) -> tuple[str, int | None]:
     """Return the fault that msgspec calls truncated.
 
-    The end is missing, or the second half of a surrogate pair.
+    Either the end or the second half of a surrogate pair is missing.
     """
     try:
         json.loads(body)

@@ -1,11 +1,9 @@
-"""Turn what handlers and steps return into bytes.
+"""Encode results: of handlers as JSON, of steps as MessagePack that is decoded to equal values.
 
-JSON for callers, and for step results a form that gives them back as they were.
-
-JSON has no NaN, no half of a surrogate pair and no keys but text: of these a caller gets the
-nearest thing. A step result is read again by the handler that the step was called by, perhaps in
-another process. So it is kept as MessagePack, whose extensions hold what MessagePack itself can't,
-and read as the step's return annotation says.
+JSON has no NaN, no lone surrogates and no keys but text; a caller gets the nearest JSON value. The
+result of a step is read again by the handler that called the step, perhaps in another process. So
+it is stored as MessagePack, with extensions for other types, and is decoded as the return
+annotation of the step declares.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ ADDRESSES = (
     ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
     ipaddress.IPv4Interface, ipaddress.IPv6Interface,
 )  # fmt: skip
-# What JSON encoders here write by themselves.
+# types that the JSON encoder writes itself
 LEAVES = (bytes, bytearray, memoryview, datetime, date, time, timedelta, Decimal, UUID)
 CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
-KEYS = frozenset({int, float, datetime, date, time, Decimal, UUID})  # as keys likewise
-UNFIT = (TypeError, UnicodeEncodeError)  # what encoders raise of values that may be made fit
+KEYS = frozenset({int, float, datetime, date, time, Decimal, UUID})  # likewise, as keys
+UNFIT = (TypeError, UnicodeEncodeError)  # raised for values that may have a nearest one
 
 
 NEAREST: tuple[tuple[Any, Callable[[Any], object]], ...] = (
@@ -58,15 +56,12 @@ NEAREST: tuple[tuple[Any, Callable[[Any], object]], ...] = (
 
 
 def _nearest(value: Any) -> object:  # noqa: ANN401  any value that msgspec does not know
-    """Return the nearest value of a type that msgspec knows.
-
-    Raises TypeError where none is near.
-    """
+    """Return the nearest value of a type that msgspec knows. Raises TypeError without one."""
     if hasattr(value, "model_dump"):  # a Pydantic model, which the runtime does not import
         # A warning would quote the reply.
         return value.model_dump(mode="json", by_alias=True, warnings=False)
     if type(value) in CONTAINERS:
-        raise TypeError("it is a key")  # the encoder asks for keys too, and these can be none
+        raise TypeError("it is a key")  # the encoder calls this for keys too
     for kinds, near in NEAREST:
         if isinstance(value, kinds):
             return near(value)
@@ -77,23 +72,20 @@ encode = msgspec.json.Encoder(decimal_format="string", enc_hook=_nearest).encode
 
 
 def whole(text: str) -> str:
-    """Return a text of whole characters, which UTF-8 can hold."""
+    """Return a text that UTF-8 can encode: lone surrogates are replaced."""
     return text if text.isascii() else SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def encode_nearest(value: object) -> bytes:
-    """Return the JSON of a value that has no JSON as it is: of texts, and of keys, the nearest.
+    """Return a value as JSON, with texts and keys replaced by their nearest ones.
 
-    Raises TypeError where none is near.
+    Raises TypeError without one.
     """
     return encode(_fit(msgspec.to_builtins(value, builtin_types=LEAVES, enc_hook=_nearest)))
 
 
 def encode_json(value: object) -> bytes:
-    """Return a value as JSON, or as near to it as JSON can.
-
-    Raises TypeError where nothing is near.
-    """
+    """Return a value as JSON, or the nearest value that has JSON. Raises TypeError without one."""
     try:
         return encode(value)
     except UNFIT:
@@ -122,7 +114,7 @@ def _key(key: object) -> object:
 
 
 class _ByText(NamedTuple):
-    """A type whose values are kept as text: how they become text, and values again."""
+    """A type whose values are stored as text, with its encoder and its decoder."""
 
     write: Callable[[Any], str]
     read: Callable[[str], object]
@@ -167,17 +159,17 @@ MARK = "surrogatepass"
 
 
 def pack(value: object) -> bytes:
-    """Return a value in a form that `unpack` makes the same value of.
+    """Return a value as bytes that `unpack` decodes to an equal one.
 
-    Raises TypeError for what is no value, such as a lock.
+    Raises TypeError for an object that is no value, such as a lock.
     """
     return msgspec.msgpack.encode(_tagged(value))
 
 
 def unpack(packed: bytes, kind: Any = Any) -> Any:  # noqa: ANN401  any annotation, and a value of it
-    """Return a value as it was, and as an annotation says.
+    """Return the value that `pack` has encoded, converted to an annotation.
 
-    Raises ValidationError where it does not fit, TypeError where it has no JSON either.
+    Raises ValidationError where it does not fit, TypeError where it can't be converted.
     """
     value = msgspec.msgpack.decode(packed, ext_hook=_untagged)
     try:
@@ -192,7 +184,7 @@ def unpack(packed: bytes, kind: Any = Any) -> Any:  # noqa: ANN401  any annotati
 
 
 def type_named(name: str) -> type | None:
-    """Return a class by its module and its name there, where that module is loaded."""
+    """Return a class by its module and name, None where the module is not loaded."""
     module, _, path = name.partition(":")
     member: Any = sys.modules.get(module)
     for part in path.split("."):
@@ -201,7 +193,7 @@ def type_named(name: str) -> type | None:
 
 
 def name_of(kind: type) -> str:
-    """Return the name that `type_named` finds a class by."""
+    """Return the name of a class for `type_named`."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -271,7 +263,7 @@ TAGGERS: dict[type, Callable[[Any], object]] = {
 
 
 def _attributes(value: Any) -> dict[str, object] | None:  # noqa: ANN401  any value
-    """Return what an object of declared fields is made of, None where it is no such object."""
+    """Return the attributes of an object with declared fields, None for other objects."""
     if isinstance(value, type):
         return None
     if hasattr(value, "model_dump"):
@@ -314,7 +306,7 @@ def _untagged(code: int, data: memoryview) -> object:
 
 
 def _rebuilt(kind: Any, attributes: dict[str, object]) -> object:  # noqa: ANN401  any class
-    """Return an object with another one's attributes, without what its class does at creation."""
+    """Return an object with these attributes, without calling the initialiser of its class."""
     if hasattr(kind, "model_construct"):
         return kind.model_construct(**attributes)
     if hasattr(kind, "__struct_fields__") or issubclass(kind, tuple):

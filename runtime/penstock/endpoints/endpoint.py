@@ -17,15 +17,14 @@ from penstock.endpoints.replies import Check
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler ready to be called.
+    """A compiled handler.
 
-    `run(call)` decodes what it asks for, as `read(call)` does alone, and returns what it returned.
-
-    `kinds` are the types of its route parameters, `parameters` what it takes from the query and
-    from headers, `body` how its body is read (None: it takes none), `returns` the type of its reply
-    (None: it does not say). `of_runtime` says that it is no developer's: it is not recorded as a
-    run. `check` raises ValueError for a reply that does not match `returns`. `name` is its method
-    and path, as declared; `where` also names its function, file and line.
+    `read(call)` decodes the arguments of the handler, `run(call)` also calls it and returns its
+    result. `kinds` are the types of its path parameters, `parameters` those from the query and from
+    headers. `body` is None where the handler takes none; `returns` is None without an annotation.
+    `of_runtime` marks endpoints of the runtime, which are not recorded as runs. `check` raises
+    ValueError for a reply that does not match `returns`. `name` is method and path as declared;
+    `where` adds function, file and line.
     """
 
     pipeline: Pipeline

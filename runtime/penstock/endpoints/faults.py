@@ -34,9 +34,9 @@ UNHASHABLE = "Items of a set are texts, numbers, true, false or null"
 
 
 def field_at(kinds: Mapping[str, Any], path: str) -> str | None:
-    """Return the field that a path starts with, None if none does or several could.
+    """Return the field that a path starts with, None if that is unknown or ambiguous.
 
-    Names may hold dots and brackets.
+    Names may contain dots and brackets.
     """
     fields = [
         name
@@ -47,17 +47,14 @@ def field_at(kinds: Mapping[str, Any], path: str) -> str | None:
 
 
 def error_path(error: Exception) -> str | None:
-    """Return the path in an error of msgspec, empty for the value itself.
-
-    None: the error has no path.
-    """
+    """Return the path in an error of msgspec, empty for the value itself, None without a path."""
     return _split(error)[1] if isinstance(error, msgspec.ValidationError) else None
 
 
 def _split(error: Exception) -> tuple[str, str]:
     """Return the message and the path of an error.
 
-    Values and names of the body are in both, and may look like a path.
+    Both may contain values and names of the body, which may look like a path.
     """
     text = str(error)
     at = text.rfind(PLACE) if text.startswith(QUOTING) else text.find(PLACE)

@@ -1,7 +1,4 @@
-"""Parse Content-Type headers.
-
-The media type, its parameters and the codec of the declared charset.
-"""
+"""Parse Content-Type headers: media type, parameters and codec of the charset."""
 
 from __future__ import annotations
 
@@ -60,7 +57,7 @@ def marked_codec(body: bytes) -> str | None:
 def charset_of(content_type: str, usual: str = UTF_8) -> str:
     """Return the codec of the declared charset, `usual` if none is declared.
 
-    Raises Refusal (415) for an unknown one.
+    Raises Refusal (415) for an unknown charset.
     """
     declared = {codec_of(value) for name, value in parameters_of(content_type) if name == "charset"}
     if not declared:

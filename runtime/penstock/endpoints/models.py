@@ -50,9 +50,9 @@ def _fault(item: Mapping[str, Any], value: object) -> Fault:
 
 
 def _detail(item: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    """Return the message, cut where it quotes the input.
+    """Return the message of an error, cut where it quotes the input.
 
-    Messages of a developer's validators are kept.
+    Messages of validators in plugin code are not cut.
     """
     text: str = item["msg"]
     for quoted in () if item["type"].startswith(SAFE) else QUOTED:
@@ -86,7 +86,7 @@ def _ways(
 ) -> Iterator[tuple[str, object]]:
     """Yield the pointers and values that a location can lead to.
 
-    Each part is a member, an item, or not in the JSON.
+    A part of a location is a member, an item, or not in the JSON.
     """
     if at == len(loc):
         yield pointer, value

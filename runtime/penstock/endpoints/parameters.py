@@ -1,4 +1,4 @@
-"""Typed parameters from the query and from headers: those that a handler takes by keyword alone."""
+"""Typed parameters from the query and from headers: the keyword-only parameters of a handler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from penstock.header_fields import NAME
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter.
+    """A parameter from the query or a header.
 
-    The name the handler and the name the caller has for it, whether it is a header or in the query,
-    and its type.
-
-    `many` says that it may be given several times; it has its default where it need not be there.
+    It has a name for the handler and one for callers. With `many` it may occur several times. It is
+    required where it has no default.
     """
 
     name: str
@@ -38,7 +36,7 @@ class Parameter:
 
 
 def compile_parameter(name: str, hint: Any, default: object) -> Parameter:  # noqa: ANN401  any annotation
-    """Return the parameter. Raises TypeError for a type that text can't become."""
+    """Return a parameter. Raises TypeError for a type that text can't be converted to."""
     header = find_marker(hint, Header)
     if find_marker(hint, Form) is not None:
         raise TypeError("a form is a body: let it stand before the *")
@@ -59,7 +57,7 @@ def compile_parameter(name: str, hint: Any, default: object) -> Parameter:  # no
 
 
 def read_parameters(call: Call, parameters: Sequence[Parameter]) -> dict[str, object]:
-    """Return the parameters by name. Raises Refusal (422) that lists every fault."""
+    """Return the parameters of a call by name. Raises Refusal (422) with all faults."""
     given: dict[str, object] = {}
     errors: list[dict[str, str]] = []
     for parameter in parameters:

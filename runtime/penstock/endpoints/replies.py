@@ -45,9 +45,9 @@ def response_of(value: object, where: str, check: Check | None = None) -> Answer
 
 
 def checked_refusal(refusal: Refusal, where: str) -> Refusal:
-    """Return a refusal whose headers are validated.
+    """Return a refusal with validated headers.
 
-    Raises ReplyError if it can't be sent: handlers may have changed it after it was made.
+    Raises ReplyError if it can't be sent: a handler may have changed it after its creation.
     """
     try:
         if type(refusal.status) is not int or not 400 <= refusal.status <= 599:  # noqa: PLR2004  the bounds of HTTP error statuses
@@ -63,7 +63,7 @@ def checked_refusal(refusal: Refusal, where: str) -> Refusal:
 
 
 def answer(value: object) -> Answer:
-    """Return a handler's value as a response. Raises TypeError or ValueError if it can't be one."""
+    """Return a handler's value as a response. Raises TypeError or ValueError."""
     if isinstance(value, Reply):
         return _reply(value)
     if value is None:

@@ -1,7 +1,4 @@
-"""Compare replies with the return annotations of their handlers.
-
-The OpenAPI document and generated clients rely on those.
-"""
+"""Compare replies with the return annotations of handlers, which OpenAPI documents publish."""
 
 from __future__ import annotations
 

@@ -58,10 +58,7 @@ def durable_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
 
 
 def step_problems(endpoints: Sequence[Endpoint]) -> Iterable[Problem]:
-    """Yield steps whose results could not be read again.
-
-    It knows the steps that handlers and their modules name.
-    """
+    """Yield why results of steps can't be decoded, for steps in modules of handlers."""
     steps: dict[int, Step[..., Any]] = {}
     for endpoint in endpoints:
         function = inspect.unwrap(endpoint.route.handler)
@@ -153,7 +150,7 @@ def path_problems(route: Route) -> Iterable[Problem]:
 
 
 def reply_problems(where: str, handler: Handler, kind: Any) -> Iterable[Problem]:  # noqa: ANN401  any annotation
-    """Yield why no value of a handler could be sent."""
+    """Yield why no result of a handler can be sent."""
     fix = "return a dict, a dataclass, a list, text, bytes, None or a Reply"
     if is_generator(handler):
         yield Problem(f"{where} yields: a reply is sent as a whole", fix)

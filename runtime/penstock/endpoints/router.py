@@ -13,7 +13,7 @@ Shape = tuple[str | None, ...]
 
 @dataclass(slots=True)
 class Place:
-    """What is at one path: its pipeline's id, and an endpoint for each method."""
+    """A path: the id of its pipeline, and an endpoint for each method."""
 
     pipeline: str
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Place:
 
 
 class Routes:
-    """All paths of all external pipelines."""
+    """The paths of all external pipelines."""
 
     def __init__(
         self, endpoints: Iterable[tuple[str, Endpoint]], unroutable: Iterable[str]
@@ -55,9 +55,9 @@ class Routes:
         place.endpoints[endpoint.route.method] = endpoint
 
     def find(self, path: str) -> tuple[Place, list[str]] | None:
-        """Return what is at a path, and the values of its parameters.
+        """Return the place at a path and the values of its parameters.
 
-        Below a pipeline whose declaration is broken there is a place without endpoints.
+        A path below a pipeline with a broken declaration has a place without endpoints.
         """
         place = self._static.get(path)
         if place is not None:

@@ -42,7 +42,7 @@ Walk = Iterator["Fault | Walk"]
 
 
 def decode_custom(kind: type, value: object) -> object:
-    """Decode a type that msgspec does not know: a Pydantic model inside of another type."""
+    """Return a value of a type that msgspec does not know: a Pydantic model in another type."""
     if isinstance(value, kind):
         return value
     # As JSON once more: a strict model takes a date as text from JSON alone.
@@ -77,9 +77,8 @@ def validation_errors(
 ) -> list[Fault]:
     """Return the faults of a value, at least one and at most `MAX_FAULTS`.
 
-    `first` is the error that decoding it raised.
-
-    Where it is not `strict`, text is converted to numbers, booleans and dates.
+    `first` is the error that decoding has raised. Unless `strict`, text is converted to numbers,
+    booleans and dates.
     """
     faults: list[Fault] = []
     try:
@@ -122,10 +121,7 @@ class _Walker:
         error: Exception,
         path: str | None,
     ) -> Walk:
-        """Return the walk through a value that has an error at `path`.
-
-        None: the path is not known.
-        """
+        """Return the walk through a value with an error at `path`, which is None where unknown."""
         if isinstance(value, list | dict):
             plain, bounds = intended(kind, value)
             walk: Walk | None = None
@@ -159,9 +155,9 @@ class _Walker:
         error: Exception,
         path: str | None,
     ) -> Walk:
-        """Yield from a walk.
+        """Yield from a walk, or a fault at the value itself where the walk yields none.
 
-        If it finds nothing, the fault is in the value itself, or in a member that was sent twice.
+        That happens where a member was sent twice.
         """
         nothing = True
         for item in walk:
@@ -258,10 +254,7 @@ class _Walker:
         yield from self._out_of_bounds(dict[str, Any], bounds, value, pointer)
 
     def _within_budget(self, value: object) -> bool:
-        """Return whether these members of a dict may be converted one by one.
-
-        That costs the size of everything in them.
-        """
+        """Return whether members of a dict may be converted one by one; it costs their size."""
         if not self._strict:
             return True
         if self._left is None:

@@ -14,7 +14,7 @@ from penstock import clock, logs, threads
 from penstock.db import call_counts, processes, rejected_calls, runs
 from penstock.db.api_keys import touch_keys
 from penstock.db.clock import measure
-from penstock.db.engine import Engine, open_engine, trim
+from penstock.db.engine import Engine, close_idle_sessions, open_engine
 from penstock.db.idempotency import PURGED_AT_A_TIME, purge
 from penstock.durable.intake import engine_ids_of
 from penstock.errors import PenstockError
@@ -78,7 +78,7 @@ class Housekeeping:
         with suppress(PenstockError):
             measure(engine)
         with suppress(PenstockError):
-            trim(open_engine(self._settings.database_url))
+            close_idle_sessions(open_engine(self._settings.database_url))
         self._throttle.report_expired(time.monotonic())
         logs.report_dropped_lines(time.monotonic())
 
@@ -94,7 +94,7 @@ class Housekeeping:
     def _purge(self, engine: Engine) -> None:
         """Delete replies, runs and counts whose retention is over, a batch at a time.
 
-        A purge that takes too long goes on in the next round, which is due at once.
+        A purge that takes too long continues in the next round, which is due at once.
         """
         until = time.monotonic() + MAX_PURGE_S
         with suppress(PenstockError):

@@ -12,14 +12,15 @@ from penstock.access.pipelines import pipelines_seen
 from penstock.access.snapshot import Snapshot
 from penstock.db import migrate
 from penstock.db.clock import measure
-from penstock.db.engine import DatabaseUnavailable, DatabaseUnfit, Engine, open_existing
+from penstock.db.engine import Engine, open_existing
+from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit
 from penstock.errors import CannotStart, PenstockError, StartDelayed, UnknownName
 from penstock.gate.compliance import State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.host.catalog import Catalog
 from penstock.host.database_state import DatabaseState
 from penstock.host.evaluation import CatalogEvaluator
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 from penstock.settings import Settings
 
 
@@ -75,7 +76,9 @@ class Opener:
         except PenstockError:
             raise
         except Exception as error:
-            raise CannotStart(f"the access data can't be read: {described(error)}") from error
+            raise CannotStart(
+                f"the access data can't be read: {describe_exception(error)}"
+            ) from error
         evaluated = self._evaluator.evaluate_all(access)
         for fault in evaluated.faults:
             self._catalog.note_fault(fault)

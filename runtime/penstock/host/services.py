@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from penstock.access.encryption import SecretBox
 from penstock.access.replay_guard import ReplayGuard
 from penstock.contracts.rates import Rate
-from penstock.db.engine import DatabaseUnavailable, DatabaseUnfit, Engine, open_engine
+from penstock.db.engine import Engine, open_engine
+from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit
 from penstock.durable.engine import RunStore
 from penstock.durable.intake import RunIntake
 from penstock.durable.run_endpoints import RunStatusApi
@@ -118,7 +119,7 @@ def open_services(
         finish=intake.finish_in if intake is not None else finish_runs,
         clean=view.cleaner,
     )
-    limiter.look()
+    limiter.probe()
     return Services(
         engine,
         limiter,

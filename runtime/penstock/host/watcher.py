@@ -11,7 +11,7 @@ import structlog
 
 from penstock import metrics, threads
 from penstock.db.engine import Engine, writes
-from penstock.db.liveness import SILENCE
+from penstock.db.liveness import SILENCE_LIMIT
 from penstock.gate.compliance import State
 from penstock.gate.rates import Limiter
 from penstock.host.background import BackgroundErrors
@@ -49,7 +49,7 @@ class Watcher:
         """Look twice a second, until stopped."""
         while not self._signals.stop.wait(WATCH_INTERVAL_S):
             thread.heartbeat()
-            silent_s = SILENCE.of(self._follower_thread())
+            silent_s = SILENCE_LIMIT.of(self._follower_thread())
             if silent_s >= DATABASE_SILENCE_S:
                 since = datetime.fromtimestamp(time.time() - silent_s, UTC)
                 self._database.lost(

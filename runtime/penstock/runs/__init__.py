@@ -1,1 +1,1 @@
-"""Run a pipeline: compile its handlers at load, run one for a call. No HTTP server, no SQL."""
+"""Runs are recorded, counted and redacted, and no call waits for the database meanwhile."""

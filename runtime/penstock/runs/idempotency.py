@@ -28,7 +28,8 @@ from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
 from penstock.contracts.sanitize import to_plain
 from penstock.db import idempotency
-from penstock.db.engine import DatabaseUnavailable, Engine, writing
+from penstock.db.engine import Engine, writing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.run_tables import IdempotentReplyRow
 from penstock.errors import RETRYABLE_STATUSES, PipelineError, Refusal
 from penstock.header_fields import header_fields

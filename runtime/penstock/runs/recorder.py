@@ -35,7 +35,8 @@ from penstock.access.encryption import SecretBox
 from penstock.contracts.pipeline import Pipeline
 from penstock.db import durable_runs, rejected_calls
 from penstock.db import runs as stored
-from penstock.db.engine import Connection, DatabaseUnavailable, Engine, writing
+from penstock.db.engine import Connection, Engine, writing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.rejected_calls import RejectedCall
 from penstock.errors import PenstockError
 from penstock.runs.call_counter import CallCounter

@@ -24,19 +24,19 @@ from penstock.runs.timeouts import TimedOut, run_with_deadline
 Result = TypeVar("Result")
 Called = tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
-MOST_RECORDED = 1000  # steps of one run
-LONGEST_TEXT = 500  # characters of an error
+MAX_RECORDED_STEPS = 1000  # steps of one run
+MAX_ERROR_LENGTH = 500  # characters of an error
 # Attempts with a time limit that may run in this process, those included whose time is up.
-MOST_LEFT_BEHIND = 256
-_aside = threading.BoundedSemaphore(MOST_LEFT_BEHIND)
+MAX_TIMED_ATTEMPTS = 256
+_aside = threading.BoundedSemaphore(MAX_TIMED_ATTEMPTS)
 
 
 class StopSignal:
-    """Tells the threads of one run to stop.
+    """Stops the threads of one run.
 
-    `cancel` is for a run that is over for the engine, or that another worker has: nothing more of
-    it may begin here. `drain` is for a worker that ends: the run ends at its next pause, and an
-    attempt under way may use the graceful time.
+    `cancel` is for a run that is finished for the engine, or belongs to another worker: nothing
+    more of it may begin here. `drain` is for a worker that stops: the run ends at its next pause,
+    and an attempt in progress may use the graceful timeout.
     """
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class StopSignal:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End the run at its next step, attempt or pause."""
+        """Stop the run at its next step, attempt or pause."""
         self.cancelled = True
         self._wake.set()
 
     def drain(self) -> None:
-        """End the run at its next pause."""
+        """Stop the run at its next pause."""
         self._wake.set()
 
     def check(self) -> None:
@@ -63,29 +63,28 @@ class StopSignal:
             raise RunReleased
 
 
-NEVER = StopSignal()  # of runs that nobody can stop: calls that are answered at once
+NOT_STOPPABLE = StopSignal()  # inline runs end with their call
 
 
 def _unowned(surely: bool) -> None:
-    """Do nothing: no engine has the run."""
+    """Do nothing: an inline run belongs to no engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """How long the steps of a run may go on.
+    """How long the steps of a run may continue: until the deadline, or until the run is stopped.
 
-    Until a deadline, a `time.monotonic()` reading, and until the run is to stop.
-
-    `confirm` raises RunReleased where this process has the run no more. It asks the engine where
-    `surely`, or where this process was silent for so long that others may count it as dead.
+    `deadline` is a `time.monotonic()` reading. `confirm` raises RunReleased where the run no longer
+    belongs to this process. It asks the engine if its argument is true, or if the last heartbeat
+    of this process is so old that others may count it as dead.
     """
 
     deadline: float
-    stop: StopSignal = NEVER
+    stop: StopSignal = NOT_STOPPABLE
     confirm: Callable[[bool], None] = _unowned
 
     def check(self) -> None:
-        """Raise RunReleased or DeadlineExceeded where nothing more may begin."""
+        """Raise RunReleased or DeadlineExceeded where no further step may begin."""
         self.stop.check()
         self.confirm(False)
         if time.monotonic() >= self.deadline:
@@ -107,14 +106,15 @@ class Term:
         self.confirm(True)
 
     def within(self, deadline: float) -> Term:
-        """Return the same with an earlier deadline."""
+        """Return a term with an earlier deadline."""
         return replace(self, deadline=deadline)
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
-    """One try of a step.
+    """One attempt of a step.
 
-    When it began, in milliseconds since its run did, how long it took, and what it raised.
+    `at` is its beginning in milliseconds since that of the run, `ms` its duration, and `error` the
+    text of its exception.
     """
 
     at: float
@@ -123,9 +123,9 @@ class Attempt(msgspec.Struct, omit_defaults=True):
 
 
 class StepRecord(msgspec.Struct, omit_defaults=True):
-    """What is known of a step of a run: its attempts, and whether it failed.
+    """The record of a step: its attempts, and whether it failed.
 
-    `number` is the engine's, where there is one.
+    `at` and `ms` are as in Attempt. `number` is that of the engine, 0 for inline runs.
     """
 
     name: str
@@ -137,10 +137,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
 
 
 def shifted(record: StepRecord, ms: float) -> StepRecord:
-    """Return a record with its moments so many milliseconds later.
-
-    They then count from another beginning.
-    """
+    """Return a record whose times are some milliseconds later."""
     attempts = [
         Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error)
         for attempt in record.attempts
@@ -149,8 +146,10 @@ def shifted(record: StepRecord, ms: float) -> StepRecord:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return what an error says, in one line that is not too long."""
-    return shortened(" ".join(f"{type(error).__name__}: {safe_str(error)}".split()), LONGEST_TEXT)
+    """Return type and text of an exception in one line of limited length."""
+    return shortened(
+        " ".join(f"{type(error).__name__}: {safe_str(error)}".split()), MAX_ERROR_LENGTH
+    )
 
 
 def try_step(
@@ -221,7 +220,7 @@ def _helps(retry: Retry, error: Exception) -> bool:
 def _once(work: Callable[[], Result], step: Step[..., Any], term: Term) -> Result:
     """Run one attempt, in a thread of its own where it has a time limit.
 
-    Nothing else ends what is stuck.
+    There is no other way to leave code that hangs.
     """
     limit = (
         term.deadline
@@ -233,7 +232,7 @@ def _once(work: Callable[[], Result], step: Step[..., Any], term: Term) -> Resul
         return inside()
     if not _aside.acquire(blocking=False):
         raise StepTimedOut(
-            f"{step.name} was not begun: {MOST_LEFT_BEHIND} steps of this process are still busy,"
+            f"{step.name} was not begun: {MAX_TIMED_ATTEMPTS} steps of this process are still busy,"
             " most of them beyond their time"
         )
     try:
@@ -253,11 +252,10 @@ def _inside(work: Callable[[], Result], term: Term) -> Result:
 
 
 def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
-    """Run calls in threads, all to their end, and return their results in order.
+    """Run calls in threads, and return their results in order.
 
-    The first failure, in order, is raised then.
-
-    Where one of them says that the run can't go on, no further one begins, and that is raised.
+    All calls run to their end, then the first failure, in order, is raised. If a call raises
+    Interrupted, no further call begins, and that is raised.
     """
     interrupted: list[Interrupted] = []
 
@@ -279,10 +277,9 @@ def side_by_side(calls: Sequence[Callable[[], Any]], at_once: int) -> list[Any]:
 
 
 class WithinStep:
-    """Runs what a step does itself.
+    """Runs the steps that a step calls.
 
-    A step that it calls is part of it, with its own retries and time limit, and no record of its
-    own.
+    They are part of the calling step: with their own retries and time limits, without records.
     """
 
     def __init__(self, term: Term) -> None:
@@ -313,15 +310,15 @@ class WithinStep:
         *,
         wait: bool,  # noqa: ARG002
     ) -> object:
-        """Refuse: what a pipeline does is recorded by itself, and a step is done as a whole."""
+        """Raise RuntimeError: a step is recorded as a whole, and a pipeline has its own record."""
         raise RuntimeError("call_pipeline belongs into the handler, not into a step")
 
     def progress(self, done: float, of: float | None, note: str) -> None:
-        """Say nothing: a step is done as a whole."""
+        """Do nothing: a step is recorded as a whole."""
 
 
 class Inline:
-    """Runs the steps of a call that is answered at once, in its own thread."""
+    """Runs the steps of an inline run, in the thread of its call."""
 
     __slots__ = ("_start", "began", "deadline", "interruptible", "steps", "thread")
 
@@ -342,7 +339,7 @@ class Inline:
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step."""
         record = StepRecord(step.name, _ms(time.monotonic() - self.began))
-        if len(self.steps) < MOST_RECORDED:
+        if len(self.steps) < MAX_RECORDED_STEPS:
             self.steps.append(record)
         return try_step(step, args, kwargs, Term(self.deadline), self.began, record)
 
@@ -359,16 +356,16 @@ class Inline:
     def call_pipeline(
         self, name: str, body: object, path: str, method: str, *, wait: bool
     ) -> object:
-        """Start another pipeline. Raises DeadlineExceeded where its caller was told so already."""
+        """Start another pipeline. Raises DeadlineExceeded once the deadline has passed."""
         if time.monotonic() >= self.deadline:
             raise DeadlineExceeded
         return self._start(self, name, body, path, method, wait=wait)
 
     def progress(self, done: float, of: float | None, note: str) -> None:
-        """Say nothing: the caller has the reply in a moment."""
+        """Do nothing: the caller gets the reply in a moment."""
 
     def within(self, deadline: float, start: Callable[..., object]) -> Inline:
-        """Return what runs the steps of a pipeline that this one waits for."""
+        """Return the runner of a pipeline that this one waits for."""
         return Inline(deadline, start, interruptible=True)
 
     def once(
@@ -377,5 +374,5 @@ class Inline:
         work: Callable[[], Any],
         decode: Callable[[Any], object] = lambda left: left,
     ) -> object:
-        """Do something of the runtime's own."""
+        """Run an operation of the runtime."""
         return decode(work())

@@ -28,9 +28,10 @@ from contextlib import suppress
 
 from penstock.access.encryption import load_secret_box
 from penstock.access.snapshot import Snapshot
-from penstock.db.engine import DatabaseUnavailable, open_existing
+from penstock.db.engine import open_existing
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.history import MARK_BYTES, HistoryPoint
-from penstock.db.liveness import SILENCE, Silence
+from penstock.db.liveness import SILENCE_LIMIT, Silence
 from penstock.settings import Settings
 
 # Process id, revision with its mark, and when the database confirmed it.
@@ -71,7 +72,7 @@ class InheritedView:
             for revision, mark, checked_at in self._confirmed.values()
         )
 
-    def read(self, silence: Silence = SILENCE) -> None:
+    def read(self, silence: Silence = SILENCE_LIMIT) -> None:
         """Read the changes since the last read. No plugin, thread or connection stays here.
 
         While the database is away, the view stays as it is: its age is known.

@@ -90,7 +90,7 @@ class ObservedRuntime:
             raise RuntimeError("the runtime has ended")
         return access
 
-    def refused(self) -> dict[str, list[str]]:
+    def blocked(self) -> dict[str, list[str]]:
         """Return the blocked pipelines by id (`v1/orders`), each with its reasons and fixes."""
         return {
             name: [f"{item.reason}; {item.fix}" for item in evaluated.violations]

@@ -195,7 +195,7 @@ class Runtime(ObservedRuntime):
         if State.BLOCKED in states and not states & SERVED_STATES:
             raise UsageError(
                 f"the schedule does not start {identifier}, which is blocked:"
-                f" {'; '.join(self.refused()[identifier])}"
+                f" {'; '.join(self.blocked()[identifier])}"
             )
         schedule = first_schedule(self._host.catalog, identifier)
         run = tick_id(ENVIRONMENT, identifier, schedule, moment)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 class Penstock(Flask):
     """The application of one process.
 
-    It starts its host at the first call where the server did not before.
+    It starts its host at the first request where the server has not started it.
     """
 
     supports_body_protocol = True
@@ -80,7 +80,7 @@ class Penstock(Flask):
     def end_calls(self, moment: float) -> None:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading.
 
-        This process is about to end.
+        The server calls this when the process is about to end.
         """
         services = self.host.services
         if services is not None and services.run_status_api is not None:
@@ -106,9 +106,9 @@ class Penstock(Flask):
             dispatcher = (
                 self._internal if is_internal(environ, self._internal_bind) else self._external
             )
-            found = dispatcher.find(environ)
-            if found is not None:
-                return dispatcher.answer(environ, start_response, found)
+            match = dispatcher.find(environ)
+            if match is not None:
+                return dispatcher.answer(environ, start_response, match)
         if self._prefix and not is_internal(environ, self._internal_bind):
             environ["SCRIPT_NAME"] = self._prefix  # a proxy took it off; links and cookies need it
         try:
@@ -123,7 +123,7 @@ class Penstock(Flask):
     def _with_body(
         self, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Answer a request from the start, once its body is there, or say why it can't be taken."""
+        """Answer a request once its body has arrived, or report why the body can't be accepted."""
         fault = body_fault(environ)
         if fault is None:
             return super().wsgi_app(environ, start_response)
@@ -132,7 +132,7 @@ class Penstock(Flask):
 
 
 def create_app(host: Host) -> Penstock:
-    """Build the application around a host."""
+    """Return the application of a host."""
     app = Penstock(host)
     app.config["MAX_CONTENT_LENGTH"] = MAX_FORM
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -167,21 +167,21 @@ def from_environment() -> Penstock:
 
 
 def _peer(host: Host) -> ClientInfo:
-    """Say how the console learns whose request it is, and whether it came over TLS."""
+    """Return how the console knows the address of a client, and whether TLS was used."""
     proxies, header = host.settings.trusted_proxies, host.settings.forwarded_header
 
     def secure() -> bool:
-        said = (
+        forwarded_https = (
             from_trusted_proxy(request.environ, proxies)
             and request.headers.get("X-Forwarded-Proto", "") == "https"
         )
-        return request.is_secure or said
+        return request.is_secure or forwarded_https
 
     return ClientInfo(lambda: client_address(request.environ, proxies, header), secure)
 
 
 def _health() -> tuple[Response, int]:
-    """Say whether this process works.
+    """Report whether this process works.
 
     503 once an essential thread is stuck, which a restart alone can change.
     """
@@ -191,7 +191,7 @@ def _health() -> tuple[Response, int]:
 
 def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
-        """Tell operators how this process and its server are, on the internal listener alone."""
+        """Return the state of this process and its server, on the internal listener alone."""
         if not is_internal(request.environ, host.settings.internal_bind):
             return problem_response(Refusal(404, "not-found", "There is nothing at this path."))
         return jsonify(host.health.status())
@@ -200,7 +200,7 @@ def _status_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
 
 
 def _ready(host: Host) -> tuple[Response, int]:
-    """Say whether this process can answer calls, and which part can't."""
+    """Report whether this process can answer calls, and which part can't."""
     ready, checks = host.health.checks()
     return jsonify(
         status="ready" if ready else "not ready",
@@ -211,7 +211,7 @@ def _ready(host: Host) -> tuple[Response, int]:
 
 def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
     def view() -> Response:
-        """Tell Prometheus what is counted; who may not know is told that there is nothing."""
+        """Return the metrics for Prometheus, 404 where they are for the internal listener alone."""
         if host.settings.metrics == "internal" and not is_internal(
             request.environ, host.settings.internal_bind
         ):
@@ -259,7 +259,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _is_hidden() -> bool:
-    """Return whether a GET of the same path finds nothing here: then other methods don't either."""
+    """Return whether a GET of the same path is a 404; then other methods are a 404 too."""
     adapter = request_ctx.url_adapter
     if (
         adapter is None

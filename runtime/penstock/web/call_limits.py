@@ -40,7 +40,7 @@ class CallLimits:
     """Keeps the calls on one listener within their limits.
 
     A watchdog thread answers on the connection at the deadline, while the handler is still busy.
-    Whoever takes a call out of the watchdog answers it, once.
+    The thread that takes a call out of the watchdog answers it, so it is answered once.
     """
 
     def __init__(

@@ -1,10 +1,8 @@
-"""Serve the OpenAPI document of an environment, and the page that shows it.
-
-They are served to those who may read them.
+"""Serve the OpenAPI document of an environment, and the page that shows it, to its readers.
 
 Both name every route, field and credential. Under policy `any` everyone may call, so everyone may
-read them; otherwise they are for signed-in users of the console. Settings change that. The policy
-is read at each request, because a change of it acts at once.
+read them. Under the other policies signed-in users of the console may. Settings change that. The
+policy is read at each request, because a policy change takes effect at once.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ View = Callable[..., Response]
 class Audience(IntEnum):
     """Readers of something, from the fewest to all."""
 
-    NOBODY = 0
+    NO_ONE = 0
     USERS = 1
     EVERYBODY = 2
 
@@ -70,12 +68,12 @@ def _audience(settings: Settings, current: CurrentView, choice: str) -> Audience
     """Return the readers under a setting, on the listener of the current request."""
     access = current.access
     if choice == "true":
-        return Audience.EVERYBODY if settings.pipelines else Audience.NOBODY
+        return Audience.EVERYBODY if settings.pipelines else Audience.NO_ONE
     if choice == "auto" and settings.pipelines and access is not None and current.fresh():
         internal = is_internal(request.environ, settings.internal_bind)
         if (access.environment.internal_policy if internal else access.environment.policy) == OPEN:
             return Audience.EVERYBODY
-    return Audience.USERS if settings.console else Audience.NOBODY
+    return Audience.USERS if settings.console else Audience.NO_ONE
 
 
 def _only(audience: Callable[[], Audience], view: View) -> View:
@@ -85,7 +83,7 @@ def _only(audience: Callable[[], Audience], view: View) -> View:
     @wraps(view)
     def guarded(*args: Any, **more: Any) -> Response:  # noqa: ANN401  a Flask view
         readers = audience()
-        if readers is Audience.NOBODY:
+        if readers is Audience.NO_ONE:
             return problem_response(
                 Refusal(404, "not-found", "The description of this environment is not public.")
             )
@@ -95,7 +93,7 @@ def _only(audience: Callable[[], Audience], view: View) -> View:
 
 
 def _openapi_view(settings: Settings, catalog: Catalog, current: CurrentView) -> View:
-    made: dict[bool, tuple[object, bytes]] = {}
+    documents: dict[bool, tuple[object, bytes]] = {}
 
     def view() -> Response:
         """Describe what this environment serves now on this listener."""
@@ -107,15 +105,15 @@ def _openapi_view(settings: Settings, catalog: Catalog, current: CurrentView) ->
             )
         internal = is_internal(request.environ, settings.internal_bind)
         evaluated = current.evaluated.internal if internal else current.evaluated.external
-        kept = made.get(internal)
-        if kept is None or kept[0] is not evaluated:
+        cached = documents.get(internal)
+        if cached is None or cached[0] is not evaluated:
             url = "" if internal else settings.url
-            kept = made[internal] = (
+            cached = documents[internal] = (
                 evaluated,
                 msgspec.json.encode(describe(catalog, settings.environment, evaluated, url)),
             )
         return Response(
-            kept[1], content_type="application/json", headers={"Cache-Control": "no-cache"}
+            cached[1], content_type="application/json", headers={"Cache-Control": "no-cache"}
         )
 
     return view

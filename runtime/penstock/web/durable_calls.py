@@ -10,7 +10,8 @@ from functools import partial
 
 from penstock.contracts.call import Call
 from penstock.contracts.forms import Upload
-from penstock.db.engine import Connection, DatabaseUnavailable
+from penstock.db.engine import Connection
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.callbacks import target_of
 from penstock.durable.intake import RunIntake, RunRequest
 from penstock.durable.run_endpoints import RunStatusApi

@@ -22,7 +22,7 @@ def call_back(
     catalog: Catalog,
     view: CurrentView,
     url: str,
-    accepting: RunIntake,
+    intake: RunIntake,
     row: FullRunRow | None,
     document: Document,
 ) -> Document:
@@ -31,9 +31,9 @@ def call_back(
     `row` is the record of the run, `url` the public base URL. Raises KeyMissing.
     """
     run, attempt, access = document["callback"], document["attempt"], view.access
-    held = _ended(accepting.run_store, run)
-    if held is not None and held.undecryptable:
-        raise KeyMissing(held.undecryptable)
+    engine_run = _ended(intake.run_store, run)
+    if engine_run is not None and engine_run.undecryptable:
+        raise KeyMissing(engine_run.undecryptable)
     target = callbacks.target_of(
         document["url"],
         access.callbacks.get(document["consumer_id"], ()) if access is not None else (),
@@ -44,7 +44,9 @@ def call_back(
     elif target is None:
         result = "not allowed any more"
     else:
-        event = callbacks.event_of(run_document(row, held) | {"url": _url_of(catalog, url, row)})
+        event = callbacks.event_of(
+            run_document(row, engine_run) | {"url": _url_of(catalog, url, row)}
+        )
         try:
             status = callbacks.deliver(document["url"], target, run, as_json(event))
             result = f"delivered at attempt {attempt} ({status})"
@@ -52,14 +54,14 @@ def call_back(
             result = f"attempt {attempt}: {error}"
             delay = None if error.final else _delay_after(attempt)
     over = delay is None and not result.startswith("delivered")
-    with writing(accepting.engine) as connection:
+    with writing(intake.engine) as connection:
         durable_runs.update(
             connection,
             run,
             {DurableRunRow.callback_status: f"{'given up: ' if over else ''}{result}"[:255]},
         )
         if delay is not None:
-            accepting.call_back_in(
+            intake.call_back_in(
                 connection,
                 run,
                 document["url"],
@@ -84,11 +86,11 @@ def _url_of(catalog: Catalog, url: str, row: FullRunRow) -> str:
     return f"{url if outside else ''}/{row.pipeline}/runs/{row.id}"
 
 
-def _ended(ledger: RunStore, run: str) -> EngineRun | None:
+def _ended(run_store: RunStore, run: str) -> EngineRun | None:
     """Return a finished run; the engine stores its end a moment after the record."""
     for _ in range(50):
-        held = ledger.look([run], outcomes=True).get(run)
-        if held is None or held.state.over:
+        engine_run = run_store.look([run], outcomes=True).get(run)
+        if engine_run is None or engine_run.state.over:
             break
         time.sleep(0.1)
-    return held
+    return engine_run

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 from penstock.contracts.pipeline import Handler
 from penstock.contracts.run_status import UNFINISHED
-from penstock.db.engine import DatabaseUnavailable, Engine
+from penstock.db.engine import Engine
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import EngineRun, State
 from penstock.errors import DeadlineExceeded
 from penstock.host.catalog import Catalog

@@ -57,7 +57,7 @@ class Reconciler:
                 before=first_id(clock.now() - MIN_AGE_S),
                 limit=BATCH_SIZE,
             )
-        self._after = rows[-1]["id"] if len(rows) == BATCH_SIZE else None
+        self._after = rows[-1].id if len(rows) == BATCH_SIZE else None
         engine_runs = intake_of(self._services()).run_store.look(
             [row.id for row in rows], outcomes=True
         )

@@ -180,10 +180,8 @@ class Recovery:
             for item in assigned
             if (row := rows[item.run]) is not None and row.status in UNFINISHED
         ]
-        counted_before = [
-            known_run for known_run in counted if known_run[1]["taken_from"] == dead.id
-        ]
-        uncounted = [known_run for known_run in counted if known_run[1]["taken_from"] != dead.id]
+        counted_before = [known_run for known_run in counted if known_run[1].taken_from == dead.id]
+        uncounted = [known_run for known_run in counted if known_run[1].taken_from != dead.id]
         known_ids = {item.run for item, _ in counted}
         released = [item for item in assigned if item.run not in known_ids]
         released += [item for item, row in counted_before if not self._is_suspect(row)]

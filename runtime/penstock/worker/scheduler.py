@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -13,24 +14,24 @@ import structlog
 from penstock import clock
 from penstock.contracts.call import ANONYMOUS
 from penstock.contracts.triggers import Schedule
-from penstock.durable.engine import RunExecutor
+from penstock.durable.engine import RunExecutor, RunStore
 from penstock.durable.intake import RunIntake, RunRequest, queue_of, ticks_of
 from penstock.durable.schedules import schedule_name, skip_reason, tick_id
-from penstock.errors import Refusal
+from penstock.errors import PenstockError, Refusal
 from penstock.execution.calls import JSON, run_input
 from penstock.execution.subpipelines import SubpipelineRunner
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
 from penstock.worker.performer import endpoint_of
 
+DELETION_INTERVAL_S = 3600.0
+TICK_RETENTION_S = 86_400.0
+
 _log = structlog.get_logger("penstock.worker")
 
 
 def declare(catalog: Catalog, environment: str, executor: RunExecutor) -> None:
-    """Have the engine call at the ticks of all schedules that are declared.
-
-    It then calls at no other ticks of these pipelines.
-    """
+    """Declare the schedules of all loaded pipelines, and delete their former schedules."""
     declared: set[str] = set()
     for identifier, item in catalog.loaded.items():
         for schedule in item.pipeline.schedules if not item.broken else ():
@@ -46,15 +47,15 @@ def declare(catalog: Catalog, environment: str, executor: RunExecutor) -> None:
                 make_up=schedule.missed == "once",
             )
             declared.add(name)
-    ours = {queue_of(environment, identifier) for identifier in catalog.loaded}
-    executor.unschedule(declared, lambda name: name.partition(" ")[0] in ours)
+    queues = {queue_of(environment, identifier) for identifier in catalog.loaded}
+    executor.unschedule(declared, lambda name: name.partition(" ")[0] in queues)
 
 
 def tick(
     catalog: Catalog,
     environment: str,
     starter: SubpipelineRunner,
-    accepting: RunIntake,
+    intake: RunIntake,
     context: Mapping[str, Any],
     moment: datetime,
     now: datetime | None,
@@ -90,7 +91,19 @@ def tick(
     )
     run = tick_id(environment, identifier, schedule, moment)
     with suppress(Refusal):  # the backlog is full, so this tick is skipped
-        accepting.accept(RunRequest(run, given, item.pipeline, endpoint.route))
+        intake.accept(RunRequest(run, given, item.pipeline, endpoint.route))
+
+
+def delete_old_ticks(run_store: RunStore, stop: threading.Event, _: object = None) -> None:
+    """Delete old ticks of schedules until `stop`; each deletion may look through many runs."""
+    since = 0.0
+    while not stop.is_set():
+        until = clock.now() - TICK_RETENTION_S
+        with suppress(PenstockError):
+            while run_store.delete_ticks(since, until) and not stop.is_set():
+                pass
+            since = until - TICK_RETENTION_S
+        stop.wait(DELETION_INTERVAL_S)
 
 
 def _schedule_of(item: LoadedPipeline | None, context: Mapping[str, Any]) -> Schedule | None:

@@ -24,14 +24,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
-from penstock import clock, threads
+from penstock import threads
 from penstock.contracts.run_status import Status
 from penstock.db import processes
-from penstock.db.engine import DatabaseUnavailable, Engine, open_engine
+from penstock.db.engine import Engine, open_engine
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.runs import FullRunRow
 from penstock.durable.engine import Document, Queue, RunExecutor, Undecryptable
 from penstock.durable.intake import CALLBACKS, queue_of
@@ -56,8 +58,6 @@ from penstock.worker.started import find_run, intake_of, recorder_of
 STUCK_AFTER_S = 120.0  # without a heartbeat of a thread
 STUCK_EXIT_CODE = 75  # EX_TEMPFAIL: the supervisor starts a new worker
 OWNERSHIP_INTERVAL_S = 0.25
-TICKS_INTERVAL_S = 3600.0  # between two deletions of old ticks
-TICK_RETENTION_S = 86_400.0
 DEFAULT_RECOVERIES = 3  # of a run whose pipeline is not loaded here
 
 
@@ -142,7 +142,9 @@ class Worker:
         scheduler.declare(host.catalog, host.settings.environment, self._executor)
         with suppress(DatabaseUnavailable):  # deferred runs start later then
             intake_of(self._services()).run_store.release_deferred()
-        threads.start("penstock-ticks", self._delete_ticks, limit=None, essential=False)
+        run_store = intake_of(self._services()).run_store
+        delete_ticks = partial(scheduler.delete_old_ticks, run_store, self._stop)
+        threads.start("penstock-ticks", delete_ticks, limit=None, essential=False)
         threads.start("penstock-ownership", self._check_ownership, limit=STUCK_AFTER_S)
         names = [queue.name for queue in queues]
         self._log.info("worker ready", process=self._heartbeat.process, queues=names)
@@ -222,18 +224,6 @@ class Worker:
                 _exit_if_stuck(self._host.upkeep.database.up_since, self._round_began_at)
             with suppress(PenstockError):
                 self._ownership.release_lost()
-
-    def _delete_ticks(self, _: threads.MonitoredThread) -> None:
-        """Delete old ticks of schedules; each deletion may have to look through many runs."""
-        since = 0.0
-        while not self._stop.is_set():
-            until = clock.now() - TICK_RETENTION_S
-            with suppress(PenstockError):
-                run_store = intake_of(self._services()).run_store
-                while run_store.delete_ticks(since, until) and not self._stop.is_set():
-                    pass
-                since = until - TICK_RETENTION_S
-            self._stop.wait(TICKS_INTERVAL_S)
 
     # Called by the engine, in its threads
 

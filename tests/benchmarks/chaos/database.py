@@ -68,7 +68,7 @@ def read_only(trial: Trial) -> None:
     trial.expect("good calls are accepted all the time", held=callers.tally.failed == 0)
     trial.expect(
         "no thread has ended",
-        held=not any("Exception in thread" in unit.said() for unit in site.units),
+        held=not any("Exception in thread" in unit.log_text() for unit in site.units),
     )
 
 
@@ -134,7 +134,7 @@ def black_hole(trial: Trial) -> None:
             api_keys.revoke_key(site.place.engine, ACTOR, key.id)
             each([other], "rejects the key", lambda unit: site.status_of(unit, key) == 401, SEEN_S)
             each([cut], "rejects the key", lambda unit: site.status_of(unit, key) == 401, NOTICED_S)
-            took, logged = time.monotonic() - began, "database away" in cut.said()
+            took, logged = time.monotonic() - began, "database away" in cut.log_text()
             trial.recover(site)
     runs.submit(5)
     runs.finish()
@@ -196,7 +196,7 @@ def bouncer(trial: Trial) -> None:
         runs.submit(int(trial.seconds(100, 20)), rate=20)
         runs.finish(60)
         follows(trial, site)
-    logs = "".join(unit.said() for unit in site.units)
+    logs = "".join(unit.log_text() for unit in site.units)
     for fault in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "database away"):
         trial.expect(f"no {fault} in the logs", held=fault not in logs)
     tally = runs.tally

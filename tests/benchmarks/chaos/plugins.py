@@ -69,7 +69,12 @@ def broken_plugin(trial: Trial) -> None:
         broken = site.place.plugin("broken", "def x(:\n")
         for unit in site.units:
             unit.reload()
-        each(site.units, "does not reload", lambda unit: "not reloaded" in unit.said(), RECOVERY_S)
+        each(
+            site.units,
+            "does not reload",
+            lambda unit: "not reloaded" in unit.log_text(),
+            RECOVERY_S,
+        )
         runs.submit(10)
         runs.finish(RECOVERY_S)
         trial.expect("accepted runs are performed meanwhile", held=not runs.judge().lost)
@@ -147,7 +152,7 @@ def reloads(trial: Trial) -> None:
                 each(
                     [unit],
                     "has reloaded",
-                    lambda unit, count=count: unit.said().count("Worker exiting") >= count,
+                    lambda unit, count=count: unit.log_text().count("Worker exiting") >= count,
                     RECOVERY_S,
                 )  # type: ignore[misc]  # bound now
                 time.sleep(1)

@@ -38,7 +38,7 @@ class Unit:
     def __init__(self, name: str, place: Place, environ: dict[str, str]) -> None:
         self.name, self.port = name, free_port()
         self.log = place.folder / f"{name}.log"
-        self.codes: list[int] = []  # of each `serve` that ended without being told to
+        self.codes: list[int] = []  # of each `serve` that ended without a stop
         self._place, self._environ = place, environ
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -92,7 +92,7 @@ class Unit:
             if code in STAYS_DOWN or self._stopping.wait(RESTART_S):
                 return
             self._spawn()
-            if self._stopping.is_set():  # it was told to stop meanwhile
+            if self._stopping.is_set():  # it is stopping
                 self.serve.terminate()
 
     def _clear(self) -> None:
@@ -150,7 +150,9 @@ class Unit:
 
     def web_workers(self) -> list[int]:
         """Return the processes that answer calls; those that only rehearse a start are none."""
-        booted = {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.said())}
+        booted = {
+            int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log_text())
+        }
         masters = self.masters()
         return [
             pid for pid, parent in self.processes().items() if parent in masters and pid in booted
@@ -172,7 +174,7 @@ class Unit:
             and len(self.durable_workers()) == 1
         )
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Return its log."""
         return self.log.read_text(errors="replace")
 

@@ -29,7 +29,7 @@ def _slow(site: Site, unit: Unit, seconds: float, answers: list[object]) -> None
 
 @scenario(
     "h9",
-    f"a host is told to stop with calls in flight, within and past a grace of {GRACE_S} s",
+    f"a host is stopped with calls in flight, within and past a grace of {GRACE_S} s",
     "new calls hang 18 s, then 502; calls past the grace end without an answer",
     POSTGRESQL,
     SQLITE,
@@ -139,10 +139,10 @@ def full_disk(trial: Trial) -> None:
         before = runs.tally.unavailable
         time.sleep(trial.seconds(15, 3))
         _fill(filler)
-        told = site.run("consumer", "disable", "other")
+        disabled = site.run("consumer", "disable", "other")
         trial.notes.append(
             f"while it was full: durable calls 503: {runs.tally.unavailable - before}; consumer"
-            f" disable exits {told.returncode}"
+            f" disable exits {disabled.returncode}"
         )
         filler.unlink()
         trial.recover(site)

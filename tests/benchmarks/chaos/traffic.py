@@ -19,7 +19,7 @@ from typing import Self
 from benchmarks.chaos.site import ENVIRONMENT, Site, Unit
 
 from penstock.contracts.keys import make_api_key
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import EngineRun
 from penstock.endpoints.encoding import unpack
 from penstock.host.services import open_dbos
@@ -251,17 +251,17 @@ class Runs:
             self._turn += 1
             began = time.monotonic()
             answer: object
-            said = b""
+            body = b""
             try:
-                answer, said = units[self._turn % len(units)].send(
+                answer, body = units[self._turn % len(units)].send(
                     "POST", "/v1/trial/", kind.headers, body
                 )
             except (OSError, http.client.HTTPException) as error:
                 answer = type(error).__name__
             if answer != 409:  # the call before it, of the same key, is still under way
-                self.tally.add(kind, answer, time.monotonic() - began, said)
+                self.tally.add(kind, answer, time.monotonic() - began, body)
             if answer == 202:
-                self.accepted[number] = json.loads(said)["id"]
+                self.accepted[number] = json.loads(body)["id"]
             if answer not in RETRIED and not isinstance(answer, str):
                 return
             if self._done.wait(0.2):

@@ -161,7 +161,7 @@ def each(units: Iterable[Unit], what: str, holds: Callable[[Unit], object], seco
 
 
 def play(item: Scenario, database: str, *, short: bool = False) -> Trial:
-    """Play a scenario; whatever ends it early is a broken promise."""
+    """Play a scenario; an exception is a broken promise."""
     trial = Trial(item.name, database, short)
     try:
         for part in (partial(item.play, trial), trial.count):
@@ -178,7 +178,7 @@ def _play(trial: Trial, part: Callable[[], None]) -> None:
         trial.missing = str(error)
     except AssertionError as error:
         trial.broken.append(str(error))
-    except Exception as error:  # noqa: BLE001  the other scenarios go on
+    except Exception as error:  # noqa: BLE001  the other scenarios are still played
         trial.broken.append(f"ended early: {error!r}")
         with (trial.folder / "trace").open("a") as trace:
             trace.write(traceback.format_exc())

@@ -47,13 +47,11 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(
 
 def test_an_upgrade_twice_changes_nothing(place: Place) -> None:
     assert migrate.upgrade(place.engine) == (migrate.head(), migrate.head())
-    assert [row["name"] for row in environments.list_environments(place.engine)] == ["prod", "test"]
+    assert [row.name for row in environments.list_environments(place.engine)] == ["prod", "test"]
 
 
 def test_a_new_environment_has_the_strictest_policy(place: Place) -> None:
-    assert {row["policy"] for row in environments.list_environments(place.engine)} == {
-        "jwt-api-key"
-    }
+    assert {row.policy for row in environments.list_environments(place.engine)} == {"jwt-api-key"}
 
 
 def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) -> None:
@@ -90,7 +88,7 @@ def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
         )
 
     assert (revision(place), len(audit.events(place.engine, limit=100))) == (before, events)
-    assert consumers.show_consumer(place.engine, "acme")["associations"] == {}
+    assert consumers.show_consumer(place.engine, "acme").associations == {}
 
 
 def test_a_key_is_kept_as_its_digest_only_and_never_in_a_repr(place: Place) -> None:
@@ -172,10 +170,10 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
 
     made, ends = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
 
-    rows = {str(row["id"]): row for row in api_keys.list_keys(place.engine, consumer="acme")}
-    assert rows[made.id]["state"] == rows[old.id]["state"] == "usable"
-    assert rows[made.id]["expires_at"] is None
-    assert rows[old.id]["expires_at"] == ends
+    rows = {str(row.id): row for row in api_keys.list_keys(place.engine, consumer="acme")}
+    assert rows[made.id].state == rows[old.id].state == "usable"
+    assert rows[made.id].expires_at is None
+    assert rows[old.id].expires_at == ends
     assert timedelta(days=6, hours=23) < ends - datetime.now(UTC) <= timedelta(days=7)
     shorter = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
     assert shorter == ends
@@ -203,8 +201,8 @@ def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place
     before = revision(place)
     pipelines_seen(place.engine, "runtime", "test", {"v1/orders": "shop"})
 
-    assert consumers.show_consumer(place.engine, "eager")["associations"] == {"test": ["v1/orders"]}
-    assert consumers.show_consumer(place.engine, "calm")["associations"] == {}
+    assert consumers.show_consumer(place.engine, "eager").associations == {"test": ["v1/orders"]}
+    assert consumers.show_consumer(place.engine, "calm").associations == {}
     assert revision(place) == before
 
 

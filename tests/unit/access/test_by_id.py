@@ -104,7 +104,7 @@ class TestTwoMajorVersions:
 
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [200, 503]
         assert (
-            "penstock login-flow designate v2/login --env test" in runtime.refused()["v2/login"][0]
+            "penstock login-flow designate v2/login --env test" in runtime.blocked()["v2/login"][0]
         )
         runtime.policy("api-key")
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [200, 500]
@@ -158,7 +158,7 @@ class TestTwoMajorVersions:
         assert status(client, "/v2/orders/") == 503
         assert (
             "`penstock secret set erp_token --env test` with `--pipeline v2/orders`"
-            in runtime.refused()["v2/orders"][0]
+            in runtime.blocked()["v2/orders"][0]
         )
 
     def test_a_version_that_appears_later_starts_with_nothing(self, sqlite_place: Place) -> None:
@@ -204,8 +204,8 @@ class TestASharedName:
         runtime.designate("v1/login")
 
         assert [status(client, path, "post") for path in ("/v1/login/", "/v2/login/")] == [503, 503]
-        assert "the name login is also offered by plugin rogue" in runtime.refused()["v1/login"][0]
-        assert "the name login is also offered by plugin shop" in runtime.refused()["v2/login"][0]
+        assert "the name login is also offered by plugin rogue" in runtime.blocked()["v1/login"][0]
+        assert "the name login is also offered by plugin shop" in runtime.blocked()["v2/login"][0]
         assert len([text for text in runtime.problems() if "is also offered" in text]) == 2
 
     def test_means_neither_in_a_command(self, penstock_runtime: Start) -> None:
@@ -253,7 +253,7 @@ def test_the_matrix_of_the_console_has_ids(sqlite_place: Place) -> None:
         1,
         1,
     )
-    assert consumers.show_consumer(sqlite_place.engine, "acme")["associations"] == {
+    assert consumers.show_consumer(sqlite_place.engine, "acme").associations == {
         "test": ["v2/orders"]
     }
 
@@ -585,9 +585,7 @@ class TestBesideTheReleaseBefore:
 
         found = granted(view)
         assert found["associated"] == ["v1/login"]
-        assert consumers.show_consumer(both.engine, "acme")["associations"] == {
-            "test": ["v1/login"]
-        }
+        assert consumers.show_consumer(both.engine, "acme").associations == {"test": ["v1/login"]}
         assert found["login flows"] == []
         assert found["disabled"] == ["v1/login", "v2/login", "v1/shut"]
         consumers.associate(both.engine, ACTOR, "acme", ["v1/orders"], "test", OFFERED)
@@ -612,24 +610,24 @@ class TestBesideTheReleaseBefore:
         assert granted(view_of(both)) == before
 
     def test_listings_show_ids_alone(self, both: Old) -> None:
-        assert consumers.show_consumer(both.engine, "acme")["associations"] == {
+        assert consumers.show_consumer(both.engine, "acme").associations == {
             "test": ["v1/login", "v1/orders", "v2/orders"]
         }
-        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
+        assert [row.pipeline for row in limits.list_limits(both.engine)] == [
             "",
             "v1/orders",
             "v2/orders",
         ]
-        assert {row["name"]: row["pipelines"] for row in variables.list_secrets(both.engine)} == {
+        assert {row.name: row.pipelines for row in variables.list_secrets(both.engine)} == {
             "erp_token": ["v1/orders", "v2/orders"],
             "lost": ["gone"],
         }
         (row,) = consumers.page_consumers(both.engine)
-        assert row["pipelines"] == {"test": 3, "prod": 0}
+        assert row.pipelines == {"test": 3, "prod": 0}
 
     def test_removing_an_own_limit_of_a_name_removes_no_other(self, both: Old) -> None:
         assert limits.remove_limits(both.engine, ACTOR, "acme", "test") == 1
-        assert [row["pipeline"] for row in limits.list_limits(both.engine)] == [
+        assert [row.pipeline for row in limits.list_limits(both.engine)] == [
             "v1/orders",
             "v2/orders",
         ]

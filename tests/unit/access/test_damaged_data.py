@@ -442,7 +442,7 @@ def test_a_pipeline_whose_mark_of_being_seen_is_damaged_is_no_new_one(sqlite_pla
 
     pipelines_seen(sqlite_place.engine, "runtime", "test", {"v1/orders": "shop"})
 
-    assert consumers.show_consumer(sqlite_place.engine, "eager")["associations"] == {}
+    assert consumers.show_consumer(sqlite_place.engine, "eager").associations == {}
 
 
 def test_a_check_names_the_row_and_exits_with_1(sqlite_place: Place) -> None:

@@ -23,7 +23,7 @@ from support.services import initdb
 from penstock.access import api_keys
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.snapshot import HistoryChanged, Snapshot
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.history import MAX_MARKS
 from penstock.db.tables import ApiKeyRow, HistoryRow
 from penstock.errors import CannotStart

@@ -265,7 +265,7 @@ class TestLimits:
         put("5/minute", pipeline="orders")
 
         listed = limits.list_limits(place.engine, environment="test")
-        assert sorted((row["pipeline"], row["by"], row["rate"]) for row in listed) == [
+        assert sorted((row.pipeline, row.by, row.rate) for row in listed) == [
             ("", "consumer", "100/hour"), ("", "consumer", "20/60 seconds"),
             ("", "key", "500/60 minutes"), ("v1/orders", "consumer", "5/minute"),
         ]  # fmt: skip
@@ -297,7 +297,7 @@ class TestLimits:
         put("1199/hour")
         put("1000/60 seconds")
 
-        assert [row["rate"] for row in limits.list_limits(place.engine, environment="test")] == [
+        assert [row.rate for row in limits.list_limits(place.engine, environment="test")] == [
             "1000/60 seconds",
             "10/hour",
             "1199/hour",
@@ -449,7 +449,7 @@ class TestAddresses:
     ) -> None:
         runtime = penstock_runtime(offering(one={"allow": [text]}), policy="api-key")
 
-        assert 'write networks such as "192.0.2.0/24"' in runtime.refused()["v1/one"][0]
+        assert 'write networks such as "192.0.2.0/24"' in runtime.blocked()["v1/one"][0]
 
     def test_a_consumer_may_call_from_its_networks_alone(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(offering(one={}), policy="api-key")

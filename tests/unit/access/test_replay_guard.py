@@ -14,7 +14,8 @@ from support.place import Place
 from penstock import Once
 from penstock.access.replay_guard import MessageClaim, ReplayGuard
 from penstock.db import idempotency
-from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.engine import reading
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.run_tables import IdempotentReplyRow
 from penstock.db.unit_of_work import RowReader
 from penstock.host.host import Host

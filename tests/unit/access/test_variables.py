@@ -58,7 +58,7 @@ def test_a_pipeline_gets_its_variables_and_secrets_live(penstock_runtime: Start)
 def test_what_it_needs_and_is_not_set_refuses_it_with_the_mend(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(show, "erp_url", secret("erp_token")), policy="any")
 
-    assert runtime.refused() == {
+    assert runtime.blocked() == {
         "v1/sync": [
             (
                 "it needs the variable 'erp_url', which is not set in 'test'; set it: `penstock"
@@ -73,7 +73,7 @@ def test_what_it_needs_and_is_not_set_refuses_it_with_the_mend(penstock_runtime:
     assert runtime.anonymous().get("/v1/sync/").status_code == 503
     runtime.operate("variable", "set", "erp_url", "x", "--env", "test")
     runtime.operate("secret", "set", "erp_token", "--env", "test", given=VALUE)
-    assert runtime.refused() == {}
+    assert runtime.blocked() == {}
     assert runtime.anonymous().get("/v1/sync/").status_code == 200
     runtime.operate("secret", "unset", "erp_token", "--env", "test")
     assert runtime.anonymous().get("/v1/sync/").status_code == 503
@@ -83,11 +83,11 @@ def test_grace_is_for_policies_not_for_what_is_missing(penstock_runtime: Start) 
     runtime = penstock_runtime(offering(show, "erp_url"), policy="any")
     runtime.operate("variable", "set", "erp_url", "x", "--env", "test")
     runtime.operate("policy", "set", "test", "api-key", "--grace", "7d")
-    assert runtime.refused() == {}
+    assert runtime.blocked() == {}
 
     runtime.operate("variable", "unset", "erp_url", "--env", "test")
 
-    assert "it needs the variable 'erp_url'" in " ".join(runtime.refused()["v1/sync"])
+    assert "it needs the variable 'erp_url'" in " ".join(runtime.blocked()["v1/sync"])
 
 
 def test_a_secret_may_be_kept_for_some_pipelines(penstock_runtime: Start) -> None:
@@ -99,7 +99,7 @@ def test_a_secret_may_be_kept_for_some_pipelines(penstock_runtime: Start) -> Non
         "secret", "set", "erp_token", "--env", "test", "--pipeline", "other", given=VALUE
     )
 
-    assert "which is kept for other pipelines in 'test'" in runtime.refused()["v1/sync"][0]
+    assert "which is for other pipelines in 'test'" in runtime.blocked()["v1/sync"][0]
     assert runtime.anonymous().get("/v1/other/").json == {
         "variables": {},
         "secrets": {"erp_token": VALUE},
@@ -123,7 +123,7 @@ def test_a_secret_that_expires_is_warned_about_and_then_refuses(penstock_runtime
     with mock.patch("time.time", return_value=now + 21 * 86_400):
         runtime.operate("env", "list")
         assert (
-            "it needs the secret 'erp_token', which has expired" in runtime.refused()["v1/sync"][0]
+            "it needs the secret 'erp_token', which has expired" in runtime.blocked()["v1/sync"][0]
         )
         assert runtime.anonymous().get("/v1/sync/").status_code == 503
 
@@ -195,7 +195,7 @@ class TestKept:
                 row = RowReader(connection).find(
                     PipelineSecretRow, {PipelineSecretRow.name: "erp_token"}
                 )
-                return bytes(row["sealed"]) if row else b"none"
+                return bytes(row.sealed) if row else b"none"
 
         variables.set_secret(place.engine, ACTOR, "test", "erp_token", VALUE, place.box)
         assert VALUE.encode() not in sealed()
@@ -220,7 +220,7 @@ class TestKept:
         assert events[1].detail == {"value": "https://erp.example"}
         assert VALUE not in str(events)
         (listed,) = variables.list_secrets(place.engine)
-        assert timedelta(days=2) < listed["expires_at"] - datetime.now(UTC) < timedelta(days=4)  # type: ignore[operator]  # a datetime
+        assert timedelta(days=2) < listed.expires_at - datetime.now(UTC) < timedelta(days=4)  # type: ignore[operator]  # a datetime
         assert VALUE not in str(listed)
 
     def test_a_follower_ends_where_a_fresh_one_begins(self, place: Place) -> None:

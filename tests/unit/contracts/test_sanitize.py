@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
 from penstock.contracts.sanitize import as_json, as_msgpack, clean_text, to_plain
-from penstock.db.engine import DatabaseUnavailable, too_much, translated
+from penstock.db.failures import DatabaseUnavailable, is_value_too_large, translated
 from penstock.runs.steps import describe_error
 
 
@@ -72,9 +72,9 @@ def test_an_exception_whose_text_raises_is_described_by_its_type() -> None:
 def test_a_value_that_a_database_rejects_differs_from_a_database_that_is_away() -> None:
     large = psycopg.errors.ProgramLimitExceeded("invalid memory alloc request size")
 
-    assert too_much(OperationalError("INSERT", {}, large))
-    assert too_much(DataError("INSERT", {}, ValueError("string or blob too big")))
-    assert not too_much(
+    assert is_value_too_large(OperationalError("INSERT", {}, large))
+    assert is_value_too_large(DataError("INSERT", {}, ValueError("string or blob too big")))
+    assert not is_value_too_large(
         OperationalError("INSERT", {}, psycopg.OperationalError("server closed the connection"))
     )
     with pytest.raises(OperationalError), translated("the database"):

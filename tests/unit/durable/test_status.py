@@ -208,7 +208,7 @@ def test_the_end_of_a_run_that_was_cut_off_is_counted_from_its_beginning(place: 
         row = stored.find(connection, run)
 
     assert row is not None
-    assert (row["started_at"], row["micros"]) == (began, 20_000_000)
+    assert (row.started_at, row.micros) == (began, 20_000_000)
     assert ended_of(row, None) == began + timedelta(seconds=20)
 
 
@@ -236,7 +236,7 @@ def test_the_beginning_is_known_though_its_record_was_lost_with_the_worker(place
         row = stored.find(connection, run)
 
     assert row is not None
-    assert (row["started_at"], row["micros"]) == (began, 5)
+    assert (row.started_at, row.micros) == (began, 5)
 
 
 def test_steps_are_counted_from_when_the_run_first_began_in_whichever_worker() -> None:

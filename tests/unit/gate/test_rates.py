@@ -115,7 +115,7 @@ def test_a_rate_that_makes_no_sense_refuses_the_pipeline(
 
     runtime = penstock_runtime(offering(api_key=True, rate=rates), policy="api-key")
 
-    assert any(problem in text for text in runtime.refused()["v1/rated"])
+    assert any(problem in text for text in runtime.blocked()["v1/rated"])
     assert runtime.client(token=False).post("/v1/rated/", json={}).status_code == 503
 
 
@@ -134,7 +134,7 @@ def test_rates_that_can_each_be_used_up_hold_together(
 ) -> None:
     runtime = penstock_runtime(offering(api_key=True, rate=rates), policy="api-key")
 
-    assert runtime.refused() == {}
+    assert runtime.blocked() == {}
     assert statuses(runtime.client(token=False), 1) == [200]
 
 
@@ -142,7 +142,7 @@ def test_rates_that_can_each_be_used_up_hold_together(
 def test_a_rate_by_consumer_or_key_needs_keys(penstock_runtime: Start, by: str) -> None:
     runtime = penstock_runtime(offering(rate=Rate("1/minute", by=by)), policy="any")
 
-    assert any("set api_key=True" in text for text in runtime.refused()["v1/rated"])
+    assert any("set api_key=True" in text for text in runtime.blocked()["v1/rated"])
 
 
 def test_one_call_too_many_is_a_429_that_says_when_there_is_room(penstock_runtime: Start) -> None:

@@ -336,11 +336,11 @@ class TestKept:
         )
 
         (row,) = self.rows(place)
-        assert b"secret" not in row["reply"]
-        assert b"k1" not in row["digest"]
+        assert b"secret" not in row.reply
+        assert b"k1" not in row.digest
         assert (
             timedelta(hours=23, minutes=59)
-            < row["expires_at"] - datetime.now(UTC)
+            < row.expires_at - datetime.now(UTC)
             <= timedelta(hours=24)
         )
 
@@ -385,7 +385,7 @@ class TestKept:
         idempotency.store(place.engine, digest, "one", b"late", later)
         idempotency.release(place.engine, digest, "one")
         idempotency.renew(place.engine, {"one": digest}, later + timedelta(hours=1))
-        assert [(row["claim"], row["reply"], row["expires_at"]) for row in self.rows(place)] == [
+        assert [(row.claim, row.reply, row.expires_at) for row in self.rows(place)] == [
             ("two", None, later + timedelta(seconds=60))
         ]
 
@@ -398,8 +398,7 @@ class TestKept:
 
         def leases() -> dict[bool, datetime]:
             return {
-                row["claim"] == "of a process that died": row["expires_at"]
-                for row in self.rows(place)
+                row.claim == "of a process that died": row.expires_at for row in self.rows(place)
             }
 
         def run_over_its_lease() -> tuple[int, list[tuple[str, str]], bytes]:
@@ -463,8 +462,7 @@ class TestHost:
     def rows(self, place: Place) -> dict[bytes, datetime]:
         with reading(place.engine) as connection:
             return {
-                row["digest"]: row["expires_at"]
-                for row in RowReader(connection).all(IdempotentReplyRow)
+                row.digest: row.expires_at for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
     def once(self, host: Host, go_on: threading.Event) -> None:

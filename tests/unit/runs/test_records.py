@@ -504,7 +504,7 @@ class TestTheRecorder:
             )
         return run
 
-    def stored_run(self, place: Place, run: str) -> Any:
+    def stored_run(self, place: Place, run: str) -> stored.FullRunRow | None:
         with reading(place.engine) as connection:
             return stored.find(connection, run)
 

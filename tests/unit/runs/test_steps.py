@@ -37,7 +37,7 @@ from penstock import (
     sleep,
     step,
 )
-from penstock.db.engine import DatabaseUnavailable
+from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import DeadlineExceeded
 from penstock.runs.interrupts import EngineUnavailable, RunReleased
 from penstock.runs.steps import side_by_side

@@ -226,7 +226,7 @@ def test_a_trigger_with_such_cors_is_refused_and_others_are_served(
         SimpleNamespace(__name__="odd", penstock_pipelines=penstock_pipelines), policy="any"
     )
 
-    assert list(runtime.refused()) == ["v1/odd"]
+    assert list(runtime.blocked()) == ["v1/odd"]
     assert runtime.anonymous().get("/v1/odd/").status_code == 503
     assert (
         runtime.anonymous()

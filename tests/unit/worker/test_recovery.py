@@ -108,7 +108,7 @@ class Scene:
             f"w{self.workers}", ended, datetime.fromtimestamp(now, UTC), again=False
         )
 
-    def stored_run(self, run: str) -> Any:
+    def stored_run(self, run: str) -> stored.FullRunRow | None:
         with reading(self.place.engine) as connection:
             return stored.find(connection, run)
 

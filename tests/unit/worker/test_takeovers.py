@@ -20,7 +20,8 @@ from penstock import HttpTrigger, Pipeline
 from penstock.contracts.pipeline import Route
 from penstock.db import processes
 from penstock.db import runs as stored
-from penstock.db.engine import DatabaseUnavailable, reading
+from penstock.db.engine import reading
+from penstock.db.failures import DatabaseUnavailable
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.durable.engine_dbos import DbosRunStore
 from penstock.durable.engine_memory import InMemoryEngine

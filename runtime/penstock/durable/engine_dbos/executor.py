@@ -19,13 +19,9 @@ from dbos import error as faults
 
 from penstock import clock
 from penstock.access.encryption import SecretBox
-from penstock.db.engine import (
-    Engine,
-    open_engine,
-    open_sqlite,
-    sqlite_file,
-    too_much,
-)
+from penstock.db.engine import Engine, open_engine
+from penstock.db.failures import is_value_too_large
+from penstock.db.sqlite import open_sqlite, sqlite_file
 from penstock.durable.engine import (
     Document,
     Perform,
@@ -114,7 +110,7 @@ class DbosExecutor(RunExecutor):
         # exceed the concurrency of a queue by that, so these threads lock the database first.
         locking = {QUEUE_THREAD_PREFIX + queue.name for queue in queues if queue.concurrency}
         self._sqlite = open_sqlite(
-            self._url, at_once=lambda: threading.current_thread().name in locking
+            self._url, immediate=lambda: threading.current_thread().name in locking
         )
         config["system_database_engine"] = self._sqlite
         return config
@@ -224,5 +220,5 @@ def _interrupts() -> Iterator[None]:
     except Undecryptable as error:
         raise KeyMissing(str(error)) from error
     except Exception as error:
-        kind = ResultNotStorable if too_much(error) else EngineUnavailable
+        kind = ResultNotStorable if is_value_too_large(error) else EngineUnavailable
         raise kind(f"{type(error).__name__}: {error}") from error

@@ -14,11 +14,8 @@ from dbos import (
 
 from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.db import engine_tables
-from penstock.db.engine import (
-    Connection,
-    open_engine,
-    sqlite_file,
-)
+from penstock.db.engine import Connection, open_engine
+from penstock.db.sqlite import sqlite_file
 from penstock.durable.engine import (
     Document,
     EngineRun,

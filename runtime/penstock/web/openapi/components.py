@@ -9,8 +9,8 @@ from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.run_status import UNFINISHED, Status
 from penstock.durable.callbacks import EVENTS
 from penstock.web.durable_calls import CALLBACK
+from penstock.web.openapi.dialect import Document
 from penstock.web.openapi.schemas import REFERENCE
-from penstock.web.openapi.shapes import Document
 
 PROBLEM: Document = {
     "type": "object",
@@ -151,32 +151,29 @@ PROBLEMS = {
 }
 
 
-def notices(pipeline: Pipeline) -> tuple[str, Document]:
-    """Return what is said of a deprecated pipeline, and the headers that say so.
-
-    See RFC 9745 and RFC 8594.
-    """
-    said, headers = [], {}
+def deprecation(pipeline: Pipeline) -> tuple[str, Document]:
+    """Return the description of a deprecated pipeline, and its headers (RFC 9745, RFC 8594)."""
+    sentences, headers = [], {}
     if pipeline.deprecated:
-        said.append(
+        sentences.append(
             "Deprecated"
             f"{'' if pipeline.deprecated is True else f' since {pipeline.deprecated.isoformat()}'}."
         )
         headers["Deprecation"] = {
-            "description": "Since when nobody should build on this, as `@` and seconds since 1970",
+            "description": "The moment of deprecation, as `@` and seconds since 1970",
             "schema": {"type": "string"},
         }
     if pipeline.sunset is not None:
-        said.append(f"Expected to end on {pipeline.sunset.isoformat()}.")
+        sentences.append(f"Expected to end on {pipeline.sunset.isoformat()}.")
         headers["Sunset"] = {
             "description": "When this is expected to end, as an HTTP date",
             "schema": {"type": "string"},
         }
-    return " ".join(said), headers
+    return " ".join(sentences), headers
 
 
-def told_at(run: Document, operation: str) -> Document:
-    """Return the callback for the end of a run: that schema, at the URL sent with the call."""
+def callback_of(run: Document, operation: str) -> Document:
+    """Return the callback at the end of a run: its schema, and the URL sent with the call."""
     event = {
         "type": "object",
         "required": ["type", "timestamp", "data"],
@@ -197,10 +194,10 @@ def told_at(run: Document, operation: str) -> Document:
         name: {"name": name, "in": "header", "required": True, "schema": {"type": "string"}}
         for name in WEBHOOK_HEADERS
     }
-    told = {
+    callback = {
         "operationId": f"{operation}-ended",
         "summary": "Report the end of the run",
-        "security": [],  # its receiver asks for no credential: it checks the signature
+        "security": [],  # the receiver checks the signature and needs no credential
         "parameters": list(header.values()),
         "requestBody": {"required": True, "content": {"application/json": {"schema": event}}},
         "responses": {
@@ -209,4 +206,4 @@ def told_at(run: Document, operation: str) -> Document:
             "default": {"description": "Not delivered; another attempt follows"},
         },
     }
-    return {"ended": {f"{{$request.query.{CALLBACK}}}": {"post": told}}}
+    return {"ended": {f"{{$request.query.{CALLBACK}}}": {"post": callback}}}

@@ -28,9 +28,9 @@ from penstock.host.catalog import Catalog
 from penstock.http.problems import CONTENT_TYPE
 from penstock.runs.idempotency import SAFE
 from penstock.web.openapi import components as parts
+from penstock.web.openapi.dialect import BINARY, NULL, TEXT, Document, default_of, fitting
 from penstock.web.openapi.replies import replies_of, run_of
 from penstock.web.openapi.schemas import REFERENCE, Schemas
-from penstock.web.openapi.shapes import BINARY, NULL, TEXT, Document, default_of, fitting
 
 UNNAMED = "handler"  # in an operationId
 # Bodies that are no JSON.
@@ -58,7 +58,7 @@ def describe(
         for endpoint in items:
             described = _operation(name, endpoint, items, served[name], schemas)
             paths.setdefault(path_of(name, endpoint), {})[endpoint.route.method.lower()] = described
-    _tell_apart(operation for path in paths.values() for operation in path.values())
+    _number_duplicates(operation for path in paths.values() for operation in path.values())
     used = {scheme for item in served.values() for scheme in item.requires}
     schemes = {
         item.name: item.security_scheme()
@@ -84,7 +84,7 @@ def describe(
     for implementation in catalog.plugins.manager.hook.penstock_openapi.get_hookimpls():
         try:
             implementation.function(document)
-        except BaseException:  # noqa: BLE001  a stranger's hook may raise anything; the document goes out without it
+        except BaseException:  # noqa: BLE001  a plugin's hook may raise anything; the document goes out without it
             structlog.get_logger("penstock").exception(
                 "penstock_openapi failed", plugin=implementation.plugin_name
             )
@@ -110,10 +110,10 @@ def _kinds(endpoint: Endpoint) -> Iterable[object]:
     )
 
 
-def _tell_apart(operations: Iterable[Document]) -> None:
-    """Give operations of one id a number each.
+def _number_duplicates(operations: Iterable[Document]) -> None:
+    """Add a number to operations that share an id.
 
-    A handler may be on several routes, and generators drop the signs of an id.
+    A handler may be on several routes, and generators drop the punctuation of an id.
     """
     seen: Counter[str] = Counter()
     for operation in operations:
@@ -131,10 +131,10 @@ def _operation(
     evaluated: Evaluation,
     schemas: Schemas,
 ) -> Document:
-    trigger, method = evaluated.pipeline.trigger, endpoint.route.method
+    method = endpoint.route.method
     called = _called(endpoint)
     summary, more = _texts(endpoint.route.handler)
-    notice, headers = parts.notices(evaluated.pipeline)
+    notice, headers = parts.deprecation(evaluated.pipeline)
     operation: Document = {
         "operationId": (
             f"{name.replace('/', '-')}-{'runs.' if endpoint.of_runtime else ''}"
@@ -154,16 +154,7 @@ def _operation(
             replies_of(endpoint, siblings, schemas)
             | {status: _problem(status) for status in _statuses(endpoint, evaluated)}
         ),
-        "security": (
-            [
-                {
-                    scheme: sorted(trigger.scopes) if scheme == "jwt" else []
-                    for scheme in sorted(evaluated.requires)
-                }
-            ]
-            if evaluated.requires
-            else []
-        ),
+        "security": _security(evaluated),
     }
     if more or notice:
         operation["description"] = "\n\n".join(text for text in (notice, more) if text)
@@ -177,12 +168,22 @@ def _operation(
             "content": _sent(name, endpoint.body, schemas),
         }
     if endpoint.route.durable:
-        operation["callbacks"] = parts.told_at(run_of(endpoint, schemas), operation["operationId"])
+        operation["callbacks"] = parts.callback_of(
+            run_of(endpoint, schemas), operation["operationId"]
+        )
     return operation
 
 
+def _security(evaluated: Evaluation) -> list[Document]:
+    """Return the credentials that a call must present, all of them."""
+    if not evaluated.requires:
+        return []
+    scopes = sorted(evaluated.pipeline.trigger.scopes)
+    return [{scheme: scopes if scheme == "jwt" else [] for scheme in sorted(evaluated.requires)}]
+
+
 def _called(endpoint: Endpoint) -> str:
-    """Return the name of a handler; some, such as a lambda, have none that can be written."""
+    """Return the name of a handler, a substitute where it has none that can be written."""
     handler = endpoint.route.handler
     while isinstance(handler, partial):
         handler = handler.func
@@ -273,10 +274,10 @@ def _problem(status: str) -> Document:
 def _sent(name: str, body: Body, schemas: Schemas) -> Document:
     """Return the media type of a body with its schema.
 
-    Of several only the first one is described: some generators send them all at once.
+    Only the first of several is described: some generators send all of them at once.
     """
-    known = RAW.get(body.kind) if isinstance(body.kind, type) else None
-    schema = known if known is not None else schemas.of(body.kind, name) or {}
+    raw = RAW.get(body.kind) if isinstance(body.kind, type) else None
+    schema = raw if raw is not None else schemas.of(body.kind, name) or {}
     lists = (
         [
             field
@@ -286,7 +287,7 @@ def _sent(name: str, body: Body, schemas: Schemas) -> Document:
         if body.form
         else []
     )
-    # Some generators join them otherwise.
+    # Otherwise some generators join the values.
     repeated = (
         {"encoding": {field: {"style": "form", "explode": True} for field in lists}}
         if lists
@@ -296,7 +297,7 @@ def _sent(name: str, body: Body, schemas: Schemas) -> Document:
 
 
 def _is_list(schema: Document) -> bool:
-    """Say whether a field of a form may come several times, as text."""
+    """Return whether a field of a form may be sent several times, as text."""
     return any(
         item.get("type") == "array" and item.get("items") != BINARY
         for item in (schema, *schema.get("anyOf", ()))

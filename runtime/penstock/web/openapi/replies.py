@@ -11,8 +11,8 @@ from typing import Any, Union, get_args, get_origin
 from penstock.contracts.call import Reply
 from penstock.endpoints.endpoint import Endpoint
 from penstock.web.openapi import components as parts
+from penstock.web.openapi.dialect import BINARY, NULL, TEXT, Document
 from penstock.web.openapi.schemas import REFERENCE, Schemas
-from penstock.web.openapi.shapes import BINARY, NULL, TEXT, Document
 
 JSON = "application/json"
 OF_ANY_KIND = (None, Any, object, Reply)  # a handler that says no more may reply with anything
@@ -47,15 +47,15 @@ def replies_of(endpoint: Endpoint, siblings: Sequence[Endpoint], schemas: Schema
             },
         }
     kinds, owner = _members(endpoint.returns), endpoint.pipeline.id
-    found: Document = {}
+    responses: Document = {}
     content = {media: {"schema": schema} for media, schema in _media(kinds, schemas, owner).items()}
     if content:
-        found["200"] = {"description": REPLY, "content": content}
+        responses["200"] = {"description": REPLY, "content": content}
     if type(None) in kinds:
-        found["204"] = {"description": "Done"}
+        responses["204"] = {"description": "Done"}
     if any(kind in OF_ANY_KIND for kind in kinds):
-        found["2XX"] = {"description": REPLY, "content": ANYTHING}
-    return found
+        responses["2XX"] = {"description": REPLY, "content": ANYTHING}
+    return responses
 
 
 def run_of(endpoint: Endpoint, schemas: Schemas) -> Document:
@@ -90,21 +90,21 @@ def _members(returns: Any) -> list[Any]:  # noqa: ANN401  any annotation
 
 
 def _media(kinds: Sequence[Any], schemas: Schemas, owner: str) -> dict[str, Document]:
-    """Return what replies of these types are sent as: each media type with its schema."""
+    """Return the media types of replies of these types, each with its schema."""
     in_json = [
         kind for kind in kinds if kind not in OF_ANY_KIND and kind not in {bytes, str, type(None)}
     ]
-    found: dict[str, Document] = {}
+    media: dict[str, Document] = {}
     if in_json:
         together = schemas.of(reduce(or_, in_json), owner, reply=True)
-        found[JSON] = together or _any_of(
+        media[JSON] = together or _any_of(
             [schemas.of(kind, owner, reply=True) or {} for kind in in_json]
         )
     if str in kinds:
-        found["text/plain"] = TEXT
+        media["text/plain"] = TEXT
     if bytes in kinds:
-        found["application/octet-stream"] = BINARY
-    return found
+        media["application/octet-stream"] = BINARY
+    return media
 
 
 def _any_of(options: Sequence[Document]) -> Document:

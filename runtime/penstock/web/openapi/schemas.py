@@ -23,7 +23,8 @@ from xml.etree.ElementTree import Element
 import msgspec
 
 from penstock.contracts.call import Reply
-from penstock.web.openapi.shapes import LOCAL, NAMES, Document, Part, describe_type, sanitized
+from penstock.web.openapi.dialect import NAMES, Document
+from penstock.web.openapi.shapes import LOCAL, Part, describe_type, sanitized
 
 REFERENCE = "#/components/schemas/{name}"
 NO_JSON = (None, type(None), bytes, str, Element, Reply)
@@ -55,8 +56,8 @@ class Schemas:
 
     def resolved(self, schema: Document) -> Document:
         """Return a schema, or the named one that it refers to."""
-        found: Document = self.named.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        return found
+        named: Document = self.named.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        return named
 
     def add(self, name: str, schema: Document, owner: str) -> Document:
         """Add a schema that is no type's, under this name if it is free.
@@ -69,17 +70,17 @@ class Schemas:
     def _settle(
         self, schema: Document, parts: Mapping[str, Part], owner: str, *, reply: bool = False
     ) -> Document:
-        """Keep the parts under names of this document.
+        """Add the parts under names of this document.
 
-        Return the schema with references to those.
+        Return the schema with references to them.
         """
         names = {
             key: self._name(part.name, _whole(key, parts), owner, reply=reply)
             for key, part in parts.items()
         }
         for key, part in parts.items():
-            known: Document = self.named.get(names[key], {})
-            self.named[names[key]] = known | _renamed(part.schema, names) | {"title": names[key]}
+            before: Document = self.named.get(names[key], {})
+            self.named[names[key]] = before | _renamed(part.schema, names) | {"title": names[key]}
         settled: Document = _renamed(schema, names)
         return settled
 
@@ -99,7 +100,7 @@ class Schemas:
     def _candidates(self, name: str, owner: str, *, reply: bool) -> Iterator[str]:
         """Yield the names that a schema of a pipeline may get, the best one first.
 
-        What is replied is named after what is sent.
+        A schema of replies is named after that of requests.
         """
         version, _, pipeline = owner.partition("/")
         qualified = (
@@ -112,29 +113,26 @@ class Schemas:
 
 
 def _folded(name: str) -> str:
-    """Return what generators leave of a name at the least."""
+    """Return the least that generators keep of a name."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _whole(key: str, parts: Mapping[str, Part]) -> bytes:
-    """Return a part together with all that it refers to.
+    """Return a part together with everything that it refers to.
 
-    Only where all of that is the same are two parts the same.
-
-    References become numbers in the order in which they are met, for keys say nothing outside of
-    one call.
+    Two parts are the same if this is the same. References become numbers in the order of their
+    appearance, because keys mean nothing outside of one call.
     """
-    order, found = [key], list[object]()
-    while len(found) < len(order):
-        said = {
-            word: value for word, value in parts[order[len(found)]].schema.items() if word != NAMES
-        }
-        schema = msgspec.json.decode(msgspec.json.encode(said, order="sorted"))
+    order, schemas = [key], list[object]()
+    while len(schemas) < len(order):
+        part = parts[order[len(schemas)]].schema
+        words = {word: value for word, value in part.items() if word != NAMES}
+        schema = msgspec.json.decode(msgspec.json.encode(words, order="sorted"))
         order += [item for item in dict.fromkeys(_references(schema)) if item not in order]
-        found.append(
+        schemas.append(
             _replaced(schema, {item: f"{LOCAL}{index}" for index, item in enumerate(order)})
         )
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(schemas)
 
 
 def _references(value: object) -> Iterable[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any
@@ -25,25 +25,21 @@ import msgspec
 from msgspec import inspect as types
 
 from penstock.contracts.forms import Upload
-
-Document = dict[str, Any]
+from penstock.web.openapi.dialect import (
+    BINARY,
+    NAMES,
+    NULL,
+    TEXT,
+    Document,
+    choice_of,
+    common_form,
+    default_of,
+    fitting,
+    present,
+    tuple_of,
+)
 
 LOCAL = "#/of-one-type/"  # begins a reference whose name is not settled yet
-BINARY: Document = {"type": "string", "format": "binary"}
-TEXT: Document = {"type": "string"}
-NULL: Document = {"type": "null"}
-TYPES: Mapping[type, str] = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    type(None): "null",
-}
-# The names of an enum's values, for generators; Pydantic does not say them.
-NAMES = "x-enum-varnames"
-OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d)$")  # RFC 3339
-# Words of a schema that hold values, not schemas.
-VALUES = frozenset({"default", "enum", "const", "example", "examples"})
 BOUNDS = {
     "ge": "minimum",
     "gt": "exclusiveMinimum",
@@ -112,7 +108,7 @@ class _Describer:
 
     @of.register
     def _(self, kind: types.StrType) -> Document:
-        return TEXT | _present(
+        return TEXT | present(
             minLength=kind.min_length, maxLength=kind.max_length, pattern=kind.pattern
         )
 
@@ -124,7 +120,7 @@ class _Describer:
             None if length is None else 4 * ((length + 2) // 3)
             for length in (kind.min_length, kind.max_length)
         )
-        return TEXT | {"contentEncoding": "base64"} | _present(minLength=least, maxLength=most)
+        return TEXT | {"contentEncoding": "base64"} | present(minLength=least, maxLength=most)
 
     @of.register(types.DateTimeType)
     @of.register(types.TimeType)
@@ -136,7 +132,7 @@ class _Describer:
 
     @of.register
     def _(self, kind: types.LiteralType) -> Document:
-        return _choice(kind.values)
+        return choice_of(kind.values)
 
     @of.register
     def _(self, kind: types.CollectionType) -> Document:
@@ -146,13 +142,13 @@ class _Describer:
         return {
             "type": "array",
             "items": self.of(kind.item_type),
-            **_present(minItems=kind.min_length, maxItems=kind.max_length),
+            **present(minItems=kind.min_length, maxItems=kind.max_length),
             **unique,
         }
 
     @of.register
     def _(self, kind: types.TupleType) -> Document:
-        return _tuple([self.of(item) for item in kind.item_types])
+        return tuple_of([self.of(item) for item in kind.item_types])
 
     @of.register
     def _(self, kind: types.DictType) -> Document:
@@ -167,7 +163,7 @@ class _Describer:
             names := {word: item for word, item in self.of(kind.key_type).items() if word != "type"}
         ):
             schema["propertyNames"] = names
-        return schema | _present(minProperties=kind.min_length, maxProperties=kind.max_length)
+        return schema | present(minProperties=kind.min_length, maxProperties=kind.max_length)
 
     @of.register
     def _(self, kind: types.UnionType) -> Document:
@@ -205,7 +201,7 @@ class _Describer:
     @of.register
     def _(self, kind: types.EnumType) -> Document:
         names = {NAMES: [item.name for item in kind.cls]}
-        return self._part(kind.cls, lambda: _choice([item.value for item in kind.cls]) | names)
+        return self._part(kind.cls, lambda: choice_of([item.value for item in kind.cls]) | names)
 
     @of.register(types.StructType)
     @of.register(types.DataclassType)
@@ -245,7 +241,7 @@ class _Describer:
         An object, or an array where msgspec writes it as one.
         """
         tag, tagged = getattr(kind, "tag_field", None), getattr(kind, "tag", None)
-        fields = {tag: _choice([tagged])} if tag is not None else {}
+        fields = {tag: choice_of([tagged])} if tag is not None else {}
         fields |= {
             item.encode_name: fitting(self.of(item.type) | _default(item)) for item in kind.fields
         }
@@ -256,7 +252,7 @@ class _Describer:
         closed = getattr(kind, "forbid_unknown_fields", False)
         if isinstance(kind, types.NamedTupleType) or getattr(kind, "array_like", False):
             more = not closed and not isinstance(kind, types.NamedTupleType)
-            return _tuple(list(fields.values()), least=len(required), more=more)
+            return tuple_of(list(fields.values()), least=len(required), more=more)
         return {
             "type": "object",
             "properties": fields,
@@ -276,7 +272,7 @@ class _Describer:
         key: str = schema.get("$ref", begin)  # it is one of the parts where it refers to itself
         parts.setdefault(key, schema)
         for name, part in parts.items():
-            plain = _common(part)
+            plain = common_form(part)
             chosen = sanitized(plain.get("title") or name.removeprefix(begin) or cls.__name__)
             self.parts[name] = Part(chosen, plain | {"title": chosen})
         return key
@@ -316,10 +312,6 @@ def _doc_of(cls: Any) -> str:  # noqa: ANN401  the same
     return "" if text.startswith(f"{cls.__name__}(") or text == "An enumeration." else text
 
 
-def _present(**words: object) -> Document:
-    return {word: value for word, value in words.items() if value is not None}
-
-
 def _default(item: types.Field) -> Document:
     """Return the default of a field as it would be sent.
 
@@ -329,96 +321,3 @@ def _default(item: types.Field) -> Document:
     if value is msgspec.NODEFAULT and item.default_factory in {list, dict, set}:
         value = item.default_factory()
     return {} if item.required else default_of(value)
-
-
-def default_of(value: object) -> Document:
-    """Return a default value as a member of a schema."""
-    if value is msgspec.NODEFAULT or value is msgspec.UNSET:
-        return {}
-    try:
-        return {"default": msgspec.json.decode(msgspec.json.encode(value, order="deterministic"))}
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return {}
-
-
-def fitting(schema: Document) -> Document:
-    """Return a schema without a default that it does not allow.
-
-    A time without an offset, where the format asks for one.
-    """
-    default = schema.get("default")
-    timed = any(
-        item.get("format") in {"date-time", "time"} for item in (schema, *schema.get("anyOf", ()))
-    )
-    if timed and isinstance(default, str) and not OFFSET.search(default):
-        return {word: value for word, value in schema.items() if word != "default"}
-    return schema
-
-
-def _choice(values: Iterable[object]) -> Document:
-    """Return the schema of one of these values, each group of one type apart.
-
-    Generators know no enum of several.
-    """
-    groups: dict[str, list[object]] = {}
-    for value in values:
-        groups.setdefault(TYPES[type(value)], []).append(value)
-    options = [{"type": name, "enum": group} for name, group in groups.items() if name != "null"]
-    options += [NULL] if "null" in groups else []
-    return dict(options[0]) if len(options) == 1 else {"anyOf": options}
-
-
-def _tuple(items: Sequence[Document], *, least: int | None = None, more: bool = False) -> Document:
-    """Return the schema of an array with items of these types, one by one.
-
-    `items` says it once more, for generators that know no `prefixItems` and fail at `items: false`;
-    `maxItems` leaves nothing that it could allow.
-    """
-    bare = [{word: value for word, value in item.items() if word != "default"} for item in items]
-    kinds = [item for index, item in enumerate(bare) if item not in bare[:index]]
-    schema: Document = {
-        "type": "array",
-        **({"prefixItems": list(items)} if items else {}),
-        "minItems": len(items) if least is None else least,
-    }
-    if more:
-        return schema | {"items": {}}
-    return schema | {
-        "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {},
-        "maxItems": len(items),
-    }
-
-
-def _common(value: Any) -> Any:  # noqa: ANN401  any part of a schema
-    """Return what Pydantic says in the form that types of msgspec have."""
-    if isinstance(value, list):
-        return [_common(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    schema: Document = {
-        word: (
-            item if word in VALUES else _properties(item) if word == "properties" else _common(item)
-        )
-        for word, item in value.items()
-    }
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(values, list) and all(type(item) in TYPES for item in values):
-        return {
-            word: item for word, item in schema.items() if word not in {"enum", "const", "type"}
-        } | _choice(values)
-    if schema.get("format") == "binary":  # in JSON it is text
-        del schema["format"]
-    if schema.get("type") == "array" and "prefixItems" in schema:
-        schema |= _tuple(
-            schema["prefixItems"], least=schema.get("minItems", 0), more="maxItems" not in schema
-        )
-    return fitting(schema)
-
-
-def _properties(value: Mapping[str, Any]) -> Document:
-    """Return the properties of a model, without the titles that Pydantic makes of their names."""
-    found = {name: _common(item) for name, item in value.items()}
-    for name, item in found.items():
-        if isinstance(item, dict) and item.get("title") == name.title().replace("_", " ").strip():
-            del item["title"]
-    return found
