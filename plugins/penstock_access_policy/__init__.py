@@ -1,7 +1,4 @@
-"""The external access policy.
-
-`api-key`, `jwt-api-key` or `any`, and what each asks of a pipeline.
-"""
+"""The external access policy: what `api-key`, `jwt-api-key` and `any` require of a pipeline."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ ANY = "any"
 MEANINGS = {
     API_KEY: (
         "Each call carries an API key of an associated consumer. Pipelines without api_key=True are"
-        " refused."
+        " blocked."
     ),
     JWT_API_KEY: (
         "Each call carries an API key and a token of the same consumer. Pipelines without"
-        " api_key=True and jwt=True are refused; a designated login flow needs no token."
+        " api_key=True and jwt=True are blocked; a designated login flow needs no token."
     ),
     ANY: (
-        "Each pipeline decides for itself what its calls carry. One that asks for nothing is open"
+        "Each pipeline decides for itself what its calls carry. One that requires nothing is open"
         " to anyone."
     ),
 }
@@ -40,16 +37,16 @@ DEMANDS = {
 
 
 class ExternalAccess(AccessPolicy):
-    """Refuses an external pipeline whose toggles ask for less than the policy demands."""
+    """Blocks a pipeline whose toggles require less than the environment's policy."""
 
     name = "external access"
     options = tuple(DEMANDS)
     meanings = MEANINGS
 
     def judge(self, candidate: Candidate, environment: EnvironmentFacts) -> Verdict | None:
-        """Compare toggles with demands.
+        """Return a violation for each toggle that is missing; None for an unknown policy.
 
-        A designated login flow needs no token, for it is where tokens come from.
+        A designated login flow requires no token, because it issues them.
         """
         demands = DEMANDS.get(environment.policy)
         if demands is None:
@@ -83,7 +80,7 @@ class ExternalAccess(AccessPolicy):
             )
         which = "internal policy" if candidate.internal else "policy"
         return Violation(
-            f"the {which} {environment.policy!r} of environment {environment.name!r} asks for"
+            f"the {which} {environment.policy!r} of environment {environment.name!r} requires"
             f" {toggle}=True, which is off",
             fix,
         )

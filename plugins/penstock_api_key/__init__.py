@@ -1,4 +1,4 @@
-"""The API key authenticator: who calls is who owns the key."""
+"""The API key authenticator: the caller is the consumer that owns the key."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ from penstock import (
 )
 
 QUERY = ("api_key", "apikey")
-# What may surround a value (RFC 9110 section 5.6.3); str.strip takes other characters away as well.
+# The white space around a value (RFC 9110 section 5.6.3); str.strip would remove more characters.
 OWS = " \t"
 
 
 class ApiKeys(Authenticator):
-    """Takes a key from one of the header names.
-
-    Where the environment allows it, also from the query string.
-    """
+    """Accepts a key in one of the headers, and in the query string if the environment allows it."""
 
     name = "api_key"
     noun = "API key"
@@ -37,9 +34,10 @@ class ApiKeys(Authenticator):
         self.credential_parameters = QUERY
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:
-        """Return the key as sent.
+        """Return the key as sent, None if there is none.
 
-        One sent twice must be the same; one in the query string must be allowed there.
+        Raises CredentialRejected for different keys, and for one in a query string that the
+        environment does not allow.
         """
         sent: set[str] = set()
         for header in self._headers:
@@ -60,7 +58,7 @@ class ApiKeys(Authenticator):
         return sent.pop()
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  a key stands alone
-        """Return the key's consumer."""
+        """Return the consumer of the key. Raises CredentialRejected."""
         parsed = parse_api_key(credential)
         if parsed is None or parsed.environment != access.environment.name:
             raise CredentialRejected("malformed, mistyped or of another environment")
@@ -75,7 +73,7 @@ class ApiKeys(Authenticator):
         return Caller(consumer=consumer.name, consumer_id=consumer.id, key_id=key.id)
 
     def security_scheme(self) -> Mapping[str, object]:
-        """Describe the first of the headers."""
+        """Return the OpenAPI description of the first header."""
         return {"type": "apiKey", "in": "header", "name": self._headers[0]}
 
 

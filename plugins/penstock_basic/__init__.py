@@ -1,4 +1,4 @@
-"""The Basic authenticator (RFC 7617): user and password of a consumer, kept as an argon2id hash."""
+"""The Basic authenticator (RFC 7617): user and password of a consumer, stored as argon2id hash."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from penstock import (
     hookimpl,
 )
 
-SHORTEST = 12
-LONGEST = 1024
-CACHED = 1024
-PATIENCE = 0.5  # seconds that a call waits for its turn
-# Each takes tens of milliseconds of a core and tens of megabytes: guessing must not take them all.
-AT_ONCE = 2
-# An unknown user costs as much time as a wrong password.
-NOBODY = (
+MIN_PASSWORD_LENGTH = 12
+MAX_CREDENTIAL_LENGTH = 1024
+MAX_PASSWORD_LENGTH = MAX_CREDENTIAL_LENGTH // 2
+MAX_CACHED = 1024
+MAX_WAIT_S = 0.5  # of a call for its turn to hash
+# A hash takes tens of milliseconds of a core and tens of megabytes; guessing must not use up both.
+MAX_HASHES_AT_ONCE = 2
+# Hashed for an unknown user, so that it costs as much time as a wrong password.
+UNKNOWN_USER_HASH = (
     "$argon2id$v=19$m=65536,t=3,p=4$uHTSQXSWywBzep3VSFaCAg"
     "$Z3M4ks3w0hNXS1jQnopYEqp5OvfkJaqB8q0JBf5w5zw"
 )
 
 
 class Basic(Authenticator):
-    """Takes a user and a password.
+    """Accepts a user and a password.
 
-    A password that was right is not hashed again, for as long as its hash stays the same.
+    A password that was right is not hashed again while its stored hash stays the same.
     """
 
     name = "basic"
@@ -50,38 +51,39 @@ class Basic(Authenticator):
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
-        self._hashing = threading.BoundedSemaphore(AT_ONCE)
+        self._hashing = threading.BoundedSemaphore(MAX_HASHES_AT_ONCE)
         self._right: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
-        """Return what comes after the scheme; any other scheme is not ours."""
+        """Return the part after the scheme; None for any other scheme."""
         sent = head.authorization
         return sent[1] if sent is not None and sent[0] == "basic" else None
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
-        """Return the consumer whose user that is."""
-        if len(credential) > LONGEST:
+        """Return the consumer of the user. Raises CredentialRejected."""
+        if len(credential) > MAX_CREDENTIAL_LENGTH:
             raise CredentialRejected("too long")
         try:
             user, colon, password = (
                 base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
             )
-        except ValueError:  # of either; also for a character that is no ASCII
+        except ValueError:  # of both; also for a character outside ASCII
             raise CredentialRejected("not base64 of UTF-8") from None
         if not colon:
             raise CredentialRejected("no colon between user and password")
-        known = access.credentials(self.name).get(user)
-        if not self._matches(known.secret.decode() if known else NOBODY, password) or known is None:
+        stored = access.credentials(self.name).get(user)
+        hashed = stored.secret.decode() if stored else UNKNOWN_USER_HASH
+        if not self._matches(hashed, password) or stored is None:
             raise CredentialRejected("unknown user or wrong password")
-        if known.expires_at is not None and known.expires_at <= now:
-            raise CredentialRejected(f"{known.id} has expired")
-        consumer = access.consumer(known.consumer_id)
+        if stored.expires_at is not None and stored.expires_at <= now:
+            raise CredentialRejected(f"{stored.id} has expired")
+        consumer = access.consumer(stored.consumer_id)
         if consumer is None or (
             caller.consumer_id is not None and caller.consumer_id != consumer.id
         ):
             raise CredentialRejected(
-                f"{known.id} is not of the consumer that the other credentials prove"
+                f"{stored.id} is not of the consumer that the other credentials prove"
             )
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
@@ -91,7 +93,7 @@ class Basic(Authenticator):
             if digest in self._right:
                 self._right.move_to_end(digest)
                 return True
-        if not self._hashing.acquire(timeout=PATIENCE):
+        if not self._hashing.acquire(timeout=MAX_WAIT_S):
             raise PipelineError(
                 503,
                 "Busy",
@@ -107,18 +109,18 @@ class Basic(Authenticator):
             self._hashing.release()
         with self._lock:
             self._right[digest] = None
-            if len(self._right) > CACHED:
+            if len(self._right) > MAX_CACHED:
                 self._right.popitem(last=False)
         return True
 
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:
-        """Return the user's name and the password's hash."""
+        """Return the user's name and the password's hash. Raises ValueError."""
         if not name or ":" in name or not name.isprintable():
             raise ValueError("a user's name has no colon and only visible characters (RFC 7617)")
-        if not SHORTEST <= len(secret) <= LONGEST // 2:
+        if not MIN_PASSWORD_LENGTH <= len(secret) <= MAX_PASSWORD_LENGTH:
             raise ValueError(
-                f"a password has at least {SHORTEST} characters, and at most {LONGEST // 2};"
-                " --generate makes a good one"
+                f"a password has at least {MIN_PASSWORD_LENGTH} characters, and at most"
+                f" {MAX_PASSWORD_LENGTH}; --generate makes a good one"
             )
         return name, self._hasher.hash(secret).encode()
 

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 from penstock.testing import CallerClient, Runtime
-from penstock_basic import AT_ONCE, NOBODY, Basic
+from penstock_basic import MAX_HASHES_AT_ONCE, UNKNOWN_USER_HASH, Basic
 
 Start = Callable[..., Runtime]
 PASSWORD = "correct horse: battery"
@@ -180,7 +180,7 @@ def test_what_is_sent_without_being_asked_for_is_checked_all_the_same(
 def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
     runtime = penstock_runtime(offering(), policy=policy)
 
-    assert any("asks for api_key=True" in reason for reason in runtime.blocked()["v1/orders"])
+    assert any("requires api_key=True" in reason for reason in runtime.blocked()["v1/orders"])
     assert get(runtime, "a", PASSWORD).status_code == 503
 
 
@@ -190,7 +190,7 @@ def test_under_any_it_is_not_open_to_anyone(runtime: Runtime) -> None:
 
 def test_basic_and_tokens_are_a_mistake_on_one_trigger(penstock_runtime: Start) -> None:
     assert (
-        "both come in the header Authorization"
+        "both use the header Authorization"
         in penstock_runtime(offering(jwt=True, api_key=True), policy="any").problems()[0]
     )
 
@@ -234,9 +234,10 @@ def test_guessing_takes_no_more_than_its_share(
 
     assert get(runtime, "jörg", PASSWORD).status_code == 200
     monkeypatch.setattr(PasswordHasher, "verify", slow)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_HASHES_AT_ONCE) as pool:
         guesses = [
-            pool.submit(get, runtime, "jörg", f"guess {number}") for number in range(AT_ONCE)
+            pool.submit(get, runtime, "jörg", f"guess {number}")
+            for number in range(MAX_HASHES_AT_ONCE)
         ]
         for _ in guesses:
             assert begun.acquire(timeout=10)
@@ -244,7 +245,7 @@ def test_guessing_takes_no_more_than_its_share(
         known = get(runtime, "jörg", PASSWORD)
         go_on.set()
 
-        assert [guess.result().status_code for guess in guesses] == [401] * AT_ONCE
+        assert [guess.result().status_code for guess in guesses] == [401] * MAX_HASHES_AT_ONCE
     assert (problem(crowded), crowded.headers["Retry-After"]) == ((503, "pipeline-busy"), "1")
     assert known.status_code == 200
 
@@ -317,7 +318,7 @@ def test_a_login_that_has_expired_is_a_401(
 def test_nobody_is_nobody_s_hash_and_as_dear_as_any() -> None:
     _, hashed = Basic().enrol("a", PASSWORD)
 
-    assert NOBODY.split("$")[:4] == hashed.decode().split("$")[:4]
+    assert UNKNOWN_USER_HASH.split("$")[:4] == hashed.decode().split("$")[:4]
 
 
 def test_openapi_says_basic(runtime: Runtime) -> None:

@@ -1,8 +1,4 @@
-"""The demo.
-
-A login flow, orders from partners, a nightly report, and a pipeline that the default policy
-refuses.
-"""
+"""The demo: a login flow, orders, a nightly report, and a pipeline that the policy blocks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`make run`.
-
-Set the demo up with the `penstock` command alone, print three lines to paste, and serve.
-"""
+"""`make run`: set up the demo with the `penstock` command, print three commands, and serve."""
 
 from __future__ import annotations
 
@@ -18,16 +15,16 @@ NOTE = "make run"
 
 
 def main() -> None:
-    """Set up what is missing, say how to call it, and serve."""
+    """Set up what is missing, print how to call it, and serve."""
     port = os.environ.get("PORT", "8000")
-    _refuse_taken(port)
+    _check_port(port)
     HOME.mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("PENSTOCK_DATABASE_URL", f"sqlite:///{HOME}/penstock.db")
     os.environ.setdefault("ORDERS_DATABASE_URL", f"sqlite:///{HOME}/orders.db")
     _penstock("db", "upgrade")
-    here = {row["name"] for row in _listing("env", "list")}
+    environments = {row["name"] for row in _listing("env", "list")}
     for name in ("test", "prod"):
-        if name not in here:
+        if name not in environments:
             _penstock("env", "create", name)
     if "demo" not in {row["name"] for row in _listing("consumer", "list")}:
         _penstock("consumer", "create", "demo", "--description", "The demo's partner")
@@ -35,7 +32,7 @@ def main() -> None:
             _penstock("login-flow", "designate", "v1/login", "--env", name)
             _penstock("consumer", "associate", "demo", "v1/login", "v1/orders", "--env", name)
     os.environ.setdefault("PENSTOCK_CONSOLE", "true")
-    _say(port, _key(), _user())
+    _print_commands(port, _key(), _user())
     os.execv(  # noqa: S606  it replaces this process
         sys.executable,
         [
@@ -53,7 +50,7 @@ def main() -> None:
     )
 
 
-def _refuse_taken(port: str) -> None:
+def _check_port(port: str) -> None:
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,7 +63,7 @@ def _refuse_taken(port: str) -> None:
 
 
 def _penstock(*words: str) -> str:
-    done = subprocess.run(  # noqa: S603  our own command
+    done = subprocess.run(  # noqa: S603  the penstock command
         [sys.executable, "-m", "penstock", *words], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
@@ -81,39 +78,39 @@ def _listing(*words: str) -> list[dict[str, str]]:
 
 
 def _key() -> str:
-    """Return the key of the last time if it still works, else a new one.
+    """Return the key of an earlier run if it still works, else a new one.
 
-    The file is never readable to others.
+    Its file is readable to its owner only.
     """
-    kept = json.loads(KEY.read_text(encoding="utf-8")) if KEY.is_file() else {}
-    mine = [
+    stored = json.loads(KEY.read_text(encoding="utf-8")) if KEY.is_file() else {}
+    rows = [
         row
         for row in _listing("key", "list", "--env", "test", "--consumer", "demo")
         if row["note"] == NOTE and row["state"] == "usable"
     ]
-    if kept.get("id") in {row["id"] for row in mine}:
-        return str(kept["key"])
-    for row in mine:
+    if stored.get("id") in {row["id"] for row in rows}:
+        return str(stored["key"])
+    for row in rows:
         _penstock("key", "revoke", row["id"])
-    made = json.loads(
+    created = json.loads(
         _penstock("key", "create", "demo", "--env", "test", "--note", NOTE, "--format", "json")
     )
     KEY.unlink(missing_ok=True)
     with os.fdopen(
         os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
     ) as file:
-        json.dump({"id": made["id"], "key": made["key"]}, file)
-    return str(made["key"])
+        json.dump({"id": created["id"], "key": created["key"]}, file)
+    return str(created["key"])
 
 
 def _user() -> str:
     """Return how to sign in to the console.
 
-    Its user is made once, with a password that is shown once.
+    Its user is created once, with a password that is shown once.
     """
     if "demo" in {row["name"] for row in _listing("user", "list")}:
         return (
-            "user demo, with the password of the first time; another one: penstock user password"
+            "user demo, with the password of the first run; for a new one: penstock user password"
             " demo --generate"
         )
     return (
@@ -123,7 +120,7 @@ def _user() -> str:
     )
 
 
-def _say(port: str, key: str, user: str) -> None:
+def _print_commands(port: str, key: str, user: str) -> None:
     url = f"http://127.0.0.1:{port}/v1"
     send = f"-H 'X-API-Key: {key}' -H 'Content-Type: application/json'"
     lines = (
@@ -142,20 +139,20 @@ def _say(port: str, key: str, user: str) -> None:
     )
     sys.stdout.write(
         "\nLog in, post an order with key and token (201), the same without the token (401), and a"
-        " file of orders as a durable run whose end is"
-        " waited for (200);\npaste these into another terminal:\n\n"
+        " file of orders as a durable run, with a wait for its end"
+        " (200);\npaste these into another terminal:\n\n"
         f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"
         f'curl -i {url}/orders/ {send} -H "Authorization: Bearer $TOKEN" -d {body}\n\n'
         f"curl -i {url}/orders/ {send} -d {body}\n\n"
         f"curl -i {url}/orders/import -H 'X-API-Key: {key}' -H \"Authorization: Bearer $TOKEN\" -H"
         " 'Content-Type: application/x-ndjson'"
         f" -H 'Prefer: wait=20' --data-binary \"{file}\"\n\n"
-        "What became of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
+        "The runs of these calls: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
         " .venv/bin/penstock runs list\n\n"
         f"The console: http://127.0.0.1:{port}/-/console ({user})\n\n"
         "API documentation, with trial calls (sign in as the console's user):"
         f" http://127.0.0.1:{port}/-/docs\n\n"
-        "What prod would refuse, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
+        "What prod would block, and why: PENSTOCK_DATABASE_URL=sqlite:///.penstock/penstock.db"
         " .venv/bin/penstock check --env prod\n\n"
     )
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Read a file of orders, as NDJSON or as CSV; each line becomes the JSON of an order."""
+"""Read a file of orders, as NDJSON or CSV. Each line becomes the JSON of an order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from penstock import PipelineError
 
 COLUMNS = ("reference", "country", "currency", "sku", "quantity", "unit_price")
-MOST = 100_000
+MAX_LINES = 100_000
 
 
 def read_lines(content_type: str, file: bytes) -> list[bytes]:
-    """Return the lines of a file that have something on them. Raises PipelineError."""
+    """Return the lines of a file that are not empty. Raises PipelineError."""
     kind = content_type.partition(";")[0].strip().lower()
     try:
         text = file.decode("utf-8-sig")
@@ -25,7 +25,7 @@ def read_lines(content_type: str, file: bytes) -> list[bytes]:
         if kind == "text/csv"
         else [line.encode() for line in text.splitlines() if line.strip()]
     )
-    # The last one is what OpenAPI says of bytes.
+    # The last one is the media type that OpenAPI gives for bytes.
     if kind not in {"text/csv", "application/x-ndjson", "application/octet-stream"}:
         raise PipelineError(
             415,
@@ -33,11 +33,11 @@ def read_lines(content_type: str, file: bytes) -> list[bytes]:
             "Send application/x-ndjson or text/csv.",
             type="unknown-file",
         )
-    if not 0 < len(lines) <= MOST:
+    if not 0 < len(lines) <= MAX_LINES:
         raise PipelineError(
             422,
             "Nothing to do",
-            f"The file has {len(lines)} lines; it may have 1 to {MOST}.",
+            f"The file has {len(lines)} lines; it may have 1 to {MAX_LINES}.",
             type="no-lines",
         )
     return lines
@@ -58,7 +58,7 @@ def _from_csv(text: str) -> list[bytes]:
 def _order(row: dict[str, str]) -> dict[str, object]:
     """Return a row as an order of one line.
 
-    What is no number stays a text, and is refused as such.
+    A quantity that is no number stays a text, and fails validation later.
     """
     quantity = row["quantity"] or ""
     line = {

@@ -1,7 +1,4 @@
-"""The demo's login flow.
-
-User and password against argon2 hashes, a token for the consumer that calls.
-"""
+"""The demo's login flow: checks user and password, and issues a token for the calling consumer."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from argon2.exceptions import VerificationError
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Token
 
-# A password can be guessed: each call counts before its handler looks at one.
+# A password can be guessed, so each call counts before its handler checks one.
 GUESSES = Rate("60/minute")
 login = Pipeline(
     "login",
@@ -31,26 +28,26 @@ USERS = {
         ("orders:read",),
     ),
 }
-# Nobody's password: an unknown user costs as much time as a wrong password.
-NOBODY = (_COST + "bhZKEge9GoscOar83Yg4wA$hKc8yuhYsZGbtkaeOQftZMoCqcBW/Lrdic/n8A5PBIE", ())
+# Verified for an unknown user, so that it costs as much time as a wrong password.
+UNKNOWN_USER = (_COST + "bhZKEge9GoscOar83Yg4wA$hKc8yuhYsZGbtkaeOQftZMoCqcBW/Lrdic/n8A5PBIE", ())
 _hasher = PasswordHasher()
 
 
 class Credentials(msgspec.Struct, forbid_unknown_fields=True):
-    """Who signs in."""
+    """The person who signs in."""
 
     user: str
     password: str
 
     def __repr__(self) -> str:
-        """Never show the password."""
+        """Return the user without the password."""
         return f"Credentials(user={self.user!r})"
 
 
 @login.post("/")
 def sign_in(call: Call, credentials: Credentials) -> Token:
-    """Return a token for the person, bound to the consumer whose key the call carries."""
-    hashed, scopes = USERS.get(credentials.user, NOBODY)
+    """Return a token for the person, bound to the calling consumer."""
+    hashed, scopes = USERS.get(credentials.user, UNKNOWN_USER)
     try:
         _hasher.verify(hashed, credentials.password)
     except VerificationError:

@@ -1,7 +1,6 @@
-"""Partners' orders.
+"""Partners' orders: validated, priced with tax, checked against stock, and stored.
 
-Validated, priced with tax, looked for in the supplier's stock, and kept in a table of our own; one
-by one, or as a file.
+They arrive one by one, or as a file.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ orders = Pipeline(
 TAX = {"PT": Decimal("0.23"), "ES": Decimal("0.21"), "DE": Decimal("0.19"), "FR": Decimal("0.20")}
 CATALOGUE = {"PEN-01": "Pen", "INK-02": "Ink", "NIB-03": "Nib"}
 CENT = Decimal("0.01")
-DEAREST = 1_000_000
+MAX_PRICE = 1_000_000
 PAGE = 50
 BATCH = 200  # lines of a file that one step takes
-TOLD = 100  # refused lines that a reply tells
-SUPPLIER = "supplier_url"  # the variable; where it is not set, everything is in stock
+MAX_REPORTED = 100  # rejected lines in a reply
+SUPPLIER = "supplier_url"  # a variable; if it is not set, everything is in stock
 _store = Store()
 
 PRICE = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,2})?$"}
@@ -53,7 +52,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    """What a partner orders; `reference` is the partner's own, and unique."""
+    """An order of a partner. `reference` is chosen by the partner and unique."""
 
     reference: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     country: Literal["PT", "ES", "DE", "FR"]
@@ -62,7 +61,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Receipt(msgspec.Struct):
-    """What we made of an order; amounts are exact decimals, in text."""
+    """A priced order. Amounts are exact decimals, written as text."""
 
     id: str
     reference: str
@@ -75,9 +74,9 @@ class Receipt(msgspec.Struct):
 
 
 def price(order: Order, order_id: str) -> Receipt:
-    """Add an order up; tax is rounded once, on the sum.
+    """Return the order with its amounts; tax is rounded once, on the sum.
 
-    Raises PipelineError for what we don't sell.
+    Raises PipelineError for an unknown article or an impossible price.
     """
     for index, line in enumerate(order.lines):
         if line.sku not in CATALOGUE:
@@ -94,12 +93,12 @@ def price(order: Order, order_id: str) -> Receipt:
             )
         if (
             not line.unit_price.is_finite()
-            or not 0 < line.unit_price < DEAREST
+            or not 0 < line.unit_price < MAX_PRICE
             or line.unit_price != line.unit_price.quantize(CENT)
         ):
             fault = {
                 "pointer": f"/lines/{index}/unit_price",
-                "detail": f"A price is above 0 and below {DEAREST}, with at most two decimals",
+                "detail": f"A price is above 0 and below {MAX_PRICE}, with at most two decimals",
             }
             raise PipelineError(
                 422,
@@ -117,7 +116,7 @@ def price(order: Order, order_id: str) -> Receipt:
 
 @step()
 def net_of(lines: list[Line]) -> Decimal:
-    """Add the lines up."""
+    """Return the sum of the lines."""
     return sum((line.unit_price * line.quantity for line in lines), Decimal(0)).quantize(CENT)
 
 
@@ -129,7 +128,7 @@ def tax_of(net: Decimal, country: str) -> Decimal:
 
 @step(retry=Retry(attempts=4, backoff=0.1, on=httpx.HTTPError), timeout=5)
 def in_stock(call: Call, sku: str, quantity: int) -> bool:
-    """Ask the supplier whether so many are there; it is away now and then, so it is asked again."""
+    """Ask the supplier whether so many are in stock; failed requests are retried."""
     url = call.variables.get(SUPPLIER)
     if url is None:
         return True
@@ -137,10 +136,12 @@ def in_stock(call: Call, sku: str, quantity: int) -> bool:
     return int(answered.json()["left"]) >= quantity
 
 
-def look_for(call: Call, order: Order) -> None:
-    """Look for all lines of an order at a time. Raises PipelineError for what is not in stock."""
+def check_stock(call: Call, order: Order) -> None:
+    """Check all lines of an order in parallel. Raises PipelineError if one is not in stock."""
     try:
-        there = gather(*(partial(in_stock, call, line.sku, line.quantity) for line in order.lines))
+        in_stock_by_line = gather(
+            *(partial(in_stock, call, line.sku, line.quantity) for line in order.lines)
+        )
     except httpx.HTTPError:
         headers = {"Retry-After": "10"}
         raise PipelineError(
@@ -152,8 +153,8 @@ def look_for(call: Call, order: Order) -> None:
         ) from None
     missing = [
         {"pointer": f"/lines/{index}", "detail": "Not in stock"}
-        for index, left in enumerate(there)
-        if not left
+        for index, available in enumerate(in_stock_by_line)
+        if not available
     ]
     if missing:
         raise PipelineError(
@@ -167,9 +168,9 @@ def look_for(call: Call, order: Order) -> None:
 
 @orders.post("/")
 def take_order(call: Call, order: Order) -> Reply:
-    """Take an order; one reference is taken once."""
+    """Accept an order. A reference is accepted once."""
     receipt = price(order, uuid.uuid4().hex)
-    look_for(call, order)
+    check_stock(call, order)
     if not _store.add(_partner(call), receipt.id, receipt.reference, msgspec.json.encode(receipt)):
         raise PipelineError(
             409,
@@ -181,9 +182,9 @@ def take_order(call: Call, order: Order) -> Reply:
 
 
 class Imported(msgspec.Struct):
-    """What became of a file of orders.
+    """The result of a file of orders: how many were accepted, and the first rejected lines.
 
-    How many were taken, and the first lines that were not, each with its number and why.
+    A rejected line has its number and the reason.
     """
 
     lines: int
@@ -193,27 +194,27 @@ class Imported(msgspec.Struct):
 
 @orders.post("/import", mode="durable")
 def import_orders(call: Call, file: bytes) -> Imported:
-    """Take a file of orders.
+    """Accept a file of orders.
 
-    NDJSON, one order a line, or CSV with the columns reference, country, currency, sku, quantity,
-    unit_price.
+    It is NDJSON with one order a line, or CSV with the columns reference, country, currency, sku,
+    quantity, unit_price.
     """
     lines = read_lines(call.content_type, file)
     done = Imported(len(lines), 0, [])
     for start in range(0, len(lines), BATCH):
         taken, refused = take_lines(call, start + 1, lines[start : start + BATCH])
         done.taken += taken
-        done.refused = (done.refused + refused)[:TOLD]
+        done.refused = (done.refused + refused)[:MAX_REPORTED]
         call.progress(min(start + BATCH, len(lines)), of=len(lines), note=f"{done.taken} taken")
     return done
 
 
 @step()
 def take_lines(call: Call, first: int, lines: list[bytes]) -> tuple[int, list[dict[str, str]]]:
-    """Take some lines.
+    """Accept some lines.
 
-    Those that a worker took before it died are known by their ids, which the run and the number
-    make.
+    Ids are made of the run and the line number, so a line that was stored before a worker died is
+    recognised and not stored twice.
     """
     taken, refused = 0, []
     for number, line in enumerate(lines, first):
@@ -247,13 +248,13 @@ def list_orders(
     limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE)] = PAGE,
     after: str | None = None,
 ) -> dict[str, object]:
-    """List the partner's own orders, newest first; `?limit=` and `?after=` page through them."""
-    found = _store.page(_partner(call), limit, after)
-    if found is None:
+    """List the partner's own orders, newest first, in pages of `?limit=` from `?after=`."""
+    documents = _store.page(_partner(call), limit, after)
+    if documents is None:
         raise PipelineError(
             422, "Impossible page", "after names no order of yours.", type="impossible-page"
         )
-    return {"orders": [msgspec.Raw(document) for document in found]}
+    return {"orders": [msgspec.Raw(document) for document in documents]}
 
 
 @orders.get("/{order_id}")
@@ -268,7 +269,7 @@ def show_order(call: Call, order_id: str) -> Receipt:
 
 
 def store() -> Store:
-    """Return where orders are kept."""
+    """Return the store of orders."""
     return _store
 
 

@@ -1,4 +1,4 @@
-"""The nightly report: what partners have ordered so far, at six in Lisbon. No caller reaches it."""
+"""The nightly report at six in Lisbon: orders by partner. Only its schedule starts it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from penstock_demo import orders
 report = Pipeline(
     "report",
     version="1.0.0",
-    summary="Reports what was ordered",
+    summary="Reports orders by partner",
     trigger=Schedule("0 6 * * *", timezone="Europe/Lisbon", missed="once"),
     record_bodies="all",
 )
@@ -21,7 +21,7 @@ def count() -> dict[str, int]:
 
 
 @report.post("/")
-def make(call: Call) -> dict[str, object]:  # noqa: ARG001  a handler may do without
-    """Report orders by partner; operators see it with `penstock runs show`."""
+def make(call: Call) -> dict[str, object]:  # noqa: ARG001  a handler gets the call
+    """Return orders by partner; `penstock runs show` shows them."""
     counted = count()
     return {"orders": sum(counted.values()), "partners": counted}

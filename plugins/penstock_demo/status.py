@@ -1,16 +1,15 @@
-"""A pipeline that asks for no credentials.
-
-Refused under the default policy on purpose, to show the reminder.
-"""
+"""A pipeline that requires no credentials: blocked by the default policy, to show the reason."""
 
 from __future__ import annotations
 
 from penstock import Call, HttpTrigger, Pipeline
 
-status = Pipeline("status", version="1.0.0", summary="Says that it is there", trigger=HttpTrigger())
+status = Pipeline(
+    "status", version="1.0.0", summary="Reports that it is running", trigger=HttpTrigger()
+)
 
 
 @status.get("/")
 def show_status(call: Call) -> dict[str, str]:
-    """Say where this is."""
+    """Return the environment."""
     return {"status": "running", "environment": call.environment}

@@ -27,7 +27,7 @@ _orders = sa.Table(
 
 
 class Store:
-    """Keeps orders by partner."""
+    """Stores orders by partner."""
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url
@@ -43,7 +43,7 @@ class Store:
         return self._opened
 
     def add(self, partner: str, order_id: str, reference: str, document: bytes) -> bool:
-        """Keep an order; return False if the partner used the reference before."""
+        """Store an order. Return False if the partner used the reference before."""
         try:
             with self._engine.begin() as connection:
                 connection.execute(
@@ -56,7 +56,7 @@ class Store:
         return True
 
     def get(self, partner: str, order_id: str) -> bytes | None:
-        """Return an order of that partner."""
+        """Return an order of that partner, None if it has no such order."""
         query = sa.select(_orders.c.document).where(
             _orders.c.partner == partner, _orders.c.id == order_id
         )
@@ -64,9 +64,9 @@ class Store:
             return connection.scalar(query)
 
     def page(self, partner: str, limit: int, after: str | None) -> list[bytes] | None:
-        """Return a partner's orders, newest first, older than `after`.
+        """Return a partner's orders, newest first, older than the order `after`.
 
-        None if that is no order of theirs.
+        None if the partner has no order of that id.
         """
         query = (
             sa.select(_orders.c.document)
@@ -87,7 +87,7 @@ class Store:
             return list(connection.scalars(query))
 
     def counted(self) -> dict[str, int]:
-        """Return how many orders each partner has."""
+        """Return the number of orders by partner."""
         query = (
             sa.select(_orders.c.partner, sa.func.count().label("orders"))
             .group_by(_orders.c.partner)
@@ -114,7 +114,7 @@ def _open(url: str) -> sa.Engine:
         engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     try:
         _metadata.create_all(engine)
-    except sa.exc.DBAPIError:  # another process was making it at the same time: now it is there
+    except sa.exc.DBAPIError:  # another process created it at the same time: now it exists
         _metadata.create_all(engine)
     return engine
 

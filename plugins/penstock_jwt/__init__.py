@@ -1,12 +1,10 @@
-"""Tokens.
-
-Verified at the gate, issued in designated login flows, their public keys published as a JWK set.
-"""
+"""Tokens: verified at the gate, issued in designated login flows, with a public JWK set."""
 
 from __future__ import annotations
 
 from penstock import Authenticator, Document, PluginSetup, TokenIssuer, hookimpl
-from penstock_jwt.tokens import Issuer, Tokens, key_set
+from penstock_jwt.issuing import Issuer, key_set
+from penstock_jwt.tokens import Tokens
 
 
 @hookimpl
@@ -23,5 +21,5 @@ def penstock_token_issuers(setup: PluginSetup) -> list[TokenIssuer]:
 
 @hookimpl
 def penstock_documents(setup: PluginSetup) -> list[Document]:  # noqa: ARG001  the hook's argument
-    """Publish the keys that others verify our tokens with (RFC 7517)."""
+    """Offer the keys that others verify these tokens with (RFC 7517)."""
     return [Document("/.well-known/jwks.json", "application/jwk-set+json", key_set)]

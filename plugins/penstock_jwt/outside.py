@@ -1,6 +1,7 @@
-"""The public keys of outside issuers.
+"""The public keys of outside issuers, fetched over HTTPS or read from a file.
 
-Fetched, kept, refreshed in the background, and once on a `kid` that is not known.
+A call reads a dict. A set is refreshed in the background, and once more for a `kid` that is not in
+it. Only then a call waits for the network, `FETCH_TIMEOUT_S` at most.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from urllib.parse import urlsplit
 
 from penstock import CredentialRejected, KeySet, PublicKey, TrustedIssuer, read_key_set
 
-REFRESH = 600.0  # seconds after which a set is fetched again, beside the calls
-RETRY = 30.0  # seconds between two fetches: unknown kids and a provider that is away cause no storm
-OLDEST = 86_400.0  # seconds that keys are good for while their provider can't be reached
-PATIENCE = 5.0  # seconds that a provider may take, and that a call waits for it
-LARGEST = 1024 * 1024  # bytes of a document
+REFRESH_AFTER_S = 600.0  # a set is fetched again in the background
+RETRY_AFTER_S = 30.0  # after each fetch: unknown kids and an outage of the provider cause no storm
+MAX_AGE_S = 86_400.0  # of keys while their provider can't be reached
+FETCH_TIMEOUT_S = 5.0  # of a fetch, and of a call that waits for it
+MAX_DOCUMENT_BYTES = 1024 * 1024
 _log = logging.getLogger(__name__)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -40,9 +41,9 @@ class _Set:
 
 
 class KeySets:
-    """The sets of all issuers, by where they come from.
+    """The key sets of all issuers, by issuer and URL.
 
-    A call reads a dict; it waits for the network only where the key is not there.
+    Calls of several threads share one fetch: the thread that fetches holds the set's lock.
     """
 
     def __init__(self, fetch: Callable[[str], object] | None = None) -> None:
@@ -52,56 +53,58 @@ class KeySets:
         self._lock = threading.Lock()
 
     def named(self, trusted: TrustedIssuer, kid: str | None) -> tuple[PublicKey, ...]:
-        """Return the keys of an issuer that a token with this `kid` may be signed with.
+        """Return the keys of an issuer that may have signed a token with this `kid`.
 
-        Raises CredentialRejected where there is none.
+        Raises CredentialRejected if there is none.
         """
         if trusted.keys is not None:
             if trusted not in self._files:
                 self._files[trusted] = _read(trusted, {"keys": list(trusted.keys)}, KeySet())
             return self._files[trusted].candidates(kid) or _unknown(self._files[trusted], kid)
         with self._lock:
-            known = self._sets.setdefault((trusted.issuer, trusted.jwks_url), _Set())
+            key_set = self._sets.setdefault((trusted.issuer, trusted.jwks_url), _Set())
         now = time.monotonic()
-        found = known.keys.candidates(kid) if now - known.fetched_at < OLDEST else ()
-        if not found:
-            self._begin(trusted, known)
-            if known.fetching.acquire(timeout=PATIENCE):  # whoever fetches holds it
-                known.fetching.release()
-            fresh = time.monotonic() - known.fetched_at < OLDEST
-            return (known.keys.candidates(kid) if fresh else ()) or _unknown(known.keys, kid)
-        if now - known.fetched_at >= REFRESH:
-            self._begin(trusted, known)
-        return found
+        keys = key_set.keys.candidates(kid) if now - key_set.fetched_at < MAX_AGE_S else ()
+        if not keys:
+            self._begin(trusted, key_set)
+            if key_set.fetching.acquire(timeout=FETCH_TIMEOUT_S):  # the end of the fetch
+                key_set.fetching.release()
+            fresh = time.monotonic() - key_set.fetched_at < MAX_AGE_S
+            return (key_set.keys.candidates(kid) if fresh else ()) or _unknown(key_set.keys, kid)
+        if now - key_set.fetched_at >= REFRESH_AFTER_S:
+            self._begin(trusted, key_set)
+        return keys
 
-    def _begin(self, trusted: TrustedIssuer, known: _Set) -> None:
-        """Fetch a set in the background, unless that is under way or was tried a moment ago."""
-        if not known.fetching.acquire(blocking=False):
+    def _begin(self, trusted: TrustedIssuer, key_set: _Set) -> None:
+        """Fetch a set in the background, unless a fetch is under way or was tried a moment ago."""
+        if not key_set.fetching.acquire(blocking=False):
             return
         now = time.monotonic()
-        if now - known.tried_at < RETRY:
-            known.fetching.release()
+        if now - key_set.tried_at < RETRY_AFTER_S:
+            key_set.fetching.release()
             return
-        known.tried_at = now
+        key_set.tried_at = now
         threading.Thread(
-            target=self._refresh, args=(trusted, known), name="penstock-jwks", daemon=True
+            target=self._refresh, args=(trusted, key_set), name="penstock-jwks", daemon=True
         ).start()
 
-    def _refresh(self, trusted: TrustedIssuer, known: _Set) -> None:
+    def _refresh(self, trusted: TrustedIssuer, key_set: _Set) -> None:
         try:
             keys = _read(
-                trusted, self._fetch(trusted.jwks_url or self._discover(trusted.issuer)), known.keys
+                trusted,
+                self._fetch(trusted.jwks_url or self._discover(trusted.issuer)),
+                key_set.keys,
             )
-            known.keys = keys
+            key_set.keys = keys
             if keys.keys:
-                known.fetched_at = time.monotonic()
+                key_set.fetched_at = time.monotonic()
         except (OSError, ValueError, RecursionError, http.client.HTTPException):
-            pass  # what is known goes on, until it is too old
+            pass  # the keys that are there are used until they are too old
         finally:
-            known.fetching.release()
+            key_set.fetching.release()
 
     def _discover(self, issuer: str) -> str:
-        """Return where an issuer's keys are (OpenID Connect Discovery 1.0 section 4)."""
+        """Return the URL of an issuer's keys (OpenID Connect Discovery 1.0 section 4)."""
         document = self._fetch(issuer.rstrip("/") + "/.well-known/openid-configuration")
         if (
             not isinstance(document, dict)
@@ -114,7 +117,7 @@ class KeySets:
 
 
 def _read(trusted: TrustedIssuer, document: object, before: KeySet) -> KeySet:
-    """Return what a set holds, and log each key that is not used, unless it was so before.
+    """Return the keys of a document, and log each key that can't be used, once.
 
     Raises ValueError.
     """
@@ -126,34 +129,34 @@ def _read(trusted: TrustedIssuer, document: object, before: KeySet) -> KeySet:
 
 
 def _unknown(keys: KeySet, kid: str | None) -> NoReturn:
-    why = next(
+    reason = next(
         (f"its issuer's {key}" for key in keys.rejected if key.kid == kid),
         "its issuer has no such key, or can't be reached",
     )
-    raise CredentialRejected(why)
+    raise CredentialRejected(reason)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
-        """Follow none: keys come from where the operator said."""
+        """Follow no redirect: keys come from the URL that the operator has set."""
 
 
 class _Bounded(http.client.HTTPConnection):
-    """A connection that ends after a time, whatever is still to come.
+    """A connection that ends after FETCH_TIMEOUT_S in any case.
 
-    A timeout bounds each read, and there may be many.
+    A socket timeout would bound each read, and a provider may cause many of them.
     """
 
     def connect(self) -> None:
-        """Connect, and have it ended."""
+        """Connect, and start the timer that ends the connection."""
         super().connect()
-        timer = threading.Timer(PATIENCE, _end, (self.sock,))
+        timer = threading.Timer(FETCH_TIMEOUT_S, _end, (self.sock,))
         timer.daemon = True
         timer.start()
 
 
 class _BoundedTls(_Bounded, http.client.HTTPSConnection):
-    """The same over TLS."""
+    """A bounded connection over TLS."""
 
 
 class _Http(urllib.request.HTTPHandler):
@@ -181,8 +184,8 @@ def _fetch(url: str) -> object:
     request = urllib.request.Request(  # noqa: S310  checked above
         url, headers={"Accept": "application/json", "User-Agent": "penstock"}
     )
-    with opener.open(request, timeout=PATIENCE) as response:
-        body = response.read(LARGEST + 1)
-    if len(body) > LARGEST:
+    with opener.open(request, timeout=FETCH_TIMEOUT_S) as response:
+        body = response.read(MAX_DOCUMENT_BYTES + 1)
+    if len(body) > MAX_DOCUMENT_BYTES:
         raise ValueError("too large")
     return json.loads(body)

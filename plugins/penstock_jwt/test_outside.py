@@ -44,7 +44,8 @@ from penstock import (
 from penstock.testing import CallerClient, Runtime
 from penstock_jwt import outside
 from penstock_jwt.outside import KeySets
-from penstock_jwt.tokens import PROVE_AGAIN, Tokens
+from penstock_jwt.tokens import Tokens
+from penstock_jwt.verification import REVERIFY_S
 
 Start = Callable[..., Runtime]
 ISSUER = "https://id.example"
@@ -617,7 +618,7 @@ class TestUnusableKeys:
         sets, trusted = KeySets(), TrustedIssuer(provider.url, "penstock")
         assert known(sets, trusted)
         provider.keys = [jwk(WEAK, "r1")]
-        later = time.monotonic() + outside.REFRESH
+        later = time.monotonic() + outside.REFRESH_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
         known(sets, trusted)
         fetches_end()
@@ -965,7 +966,7 @@ class TestFetching:
         assert known(sets, trusted)
         provider.keys = [jwk(OTHER_RSA, "r2")]
         assert not known(sets, trusted, "r2")
-        later = time.monotonic() + outside.RETRY
+        later = time.monotonic() + outside.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
 
         assert known(sets, trusted, "r2")
@@ -1002,7 +1003,7 @@ class TestFetching:
         assert known(sets, trusted)
         provider.keys = [jwk(RSA_KEY, "r1"), jwk(OTHER_RSA, "r2")]
         provider.hold.clear()
-        later = time.monotonic() + outside.REFRESH
+        later = time.monotonic() + outside.REFRESH_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
 
         assert [known(sets, trusted) for _ in range(20)] == [True] * 20
@@ -1024,9 +1025,11 @@ class TestFetching:
         provider.replies["/jwks"] = (500, {}, b"")
         now = time.monotonic()
 
-        monkeypatch.setattr(time, "monotonic", lambda: now + outside.OLDEST - 1)
+        monkeypatch.setattr(time, "monotonic", lambda: now + outside.MAX_AGE_S - 1)
         assert known(sets, trusted)
-        monkeypatch.setattr(time, "monotonic", lambda: now + outside.OLDEST + outside.RETRY)
+        monkeypatch.setattr(
+            time, "monotonic", lambda: now + outside.MAX_AGE_S + outside.RETRY_AFTER_S
+        )
         assert not known(sets, trusted)
 
     @pytest.mark.parametrize(
@@ -1036,7 +1039,7 @@ class TestFetching:
             (307, {"Location": "http://127.0.0.1:1/jwks"}, b""),
             (200, {}, b"{" * 10),
             (200, {}, b"[" * 100_000),
-            (200, {}, json.dumps({"keys": KEYS}).encode() + b" " * outside.LARGEST),
+            (200, {}, json.dumps({"keys": KEYS}).encode() + b" " * outside.MAX_DOCUMENT_BYTES),
             (404, {}, b"{}"),
             (200, {}, b'{"keys": 5}'),
         ],
@@ -1079,11 +1082,11 @@ class TestFetching:
 
         assert passes(first, now)
         provider.keys = [jwk(OTHER_RSA, "r2")]
-        later = time.monotonic() + outside.RETRY
+        later = time.monotonic() + outside.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
         assert passes(other, now)
 
-        assert [passes(first, now + seconds) for seconds in (PROVE_AGAIN - 1, PROVE_AGAIN)] == [
+        assert [passes(first, now + seconds) for seconds in (REVERIFY_S - 1, REVERIFY_S)] == [
             True,
             False,
         ]
@@ -1098,7 +1101,7 @@ class TestFetching:
             return {"keys": KEYS}
 
         sets, trusted = KeySets(fetch), TrustedIssuer(ISSUER, "penstock", jwks_url=f"{ISSUER}/jwks")
-        monkeypatch.setattr(outside, "PATIENCE", 0.2)
+        monkeypatch.setattr(outside, "FETCH_TIMEOUT_S", 0.2)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: known(sets, trusted), range(8)))
         go_on.set()
@@ -1119,7 +1122,7 @@ class TestFetching:
     def test_a_provider_that_sends_a_little_now_and_then_is_left(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begin: bytes, tls: bool
     ) -> None:
-        monkeypatch.setattr(outside, "PATIENCE", 0.2)
+        monkeypatch.setattr(outside, "FETCH_TIMEOUT_S", 0.2)
         context = certified(tmp_path, monkeypatch) if tls else None
         with raw_provider(itertools.chain([begin], itertools.repeat(b" ")), context) as url:
             assert not known(KeySets(), TrustedIssuer(url, "penstock", jwks_url=f"{url}/jwks"))

@@ -31,7 +31,8 @@ from penstock import (
 )
 from penstock.testing import Runtime
 from penstock_jwt import tokens
-from penstock_jwt.tokens import Issuer, Tokens
+from penstock_jwt.issuing import Issuer
+from penstock_jwt.tokens import Tokens
 
 Start = Callable[..., Runtime]
 ALGORITHMS = ("EdDSA", "ES256", "RS256", "HS256")
@@ -993,7 +994,7 @@ class TestCache:
     def test_it_is_bounded_and_the_oldest_goes_first(
         self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tokens, "CACHED", 4)
+        monkeypatch.setattr(tokens, "MAX_CACHED", 4)
         gate, made = Tokens("penstock"), [world.token() for _ in range(5)]
 
         for token in (*made, made[4], made[1], made[0]):
@@ -1004,7 +1005,7 @@ class TestCache:
     def test_a_refused_token_takes_no_place_in_it(
         self, world: World, decoded: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tokens, "CACHED", 1)
+        monkeypatch.setattr(tokens, "MAX_CACHED", 1)
         gate, good = Tokens("penstock"), world.token()
 
         for token in (good, world.token(aud="prod"), good):

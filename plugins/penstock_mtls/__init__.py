@@ -1,6 +1,6 @@
 """The client certificate authenticator (mutual TLS).
 
-A certificate of a consumer, known by its fingerprint or by a name in it.
+A consumer's certificate is recognised by its fingerprint, or by one of its alternative names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SUBJECT = re.compile(r"(dns|uri):(\S{1,240})", re.IGNORECASE)
 
 
 class Certificates(Authenticator):
-    """Takes the certificate that TLS, or a proxy that is trusted, vouches for."""
+    """Accepts a certificate that was verified by TLS here, or by a trusted proxy."""
 
     name = "mtls"
     noun = "client certificate"
@@ -37,15 +37,15 @@ class Certificates(Authenticator):
     challenge = "Mutual-TLS"
     only_where_asked = True
     asks_for_secret = False
-    credential_headers = ()  # the runtime withholds it, as it comes from the proxy
+    credential_headers = ()  # the runtime withholds the proxy's header
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:  # noqa: ARG002  the same in every environment
-        """Return the certificate in hexadecimal."""
+        """Return the certificate in hexadecimal, None if there is none."""
         certificate = head.certificate
         return None if certificate is None else certificate.hex()
 
     def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
-        """Return the consumer whose certificate that is."""
+        """Return the consumer of the certificate. Raises CredentialRejected."""
         der = bytes.fromhex(credential)
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -55,11 +55,10 @@ class Certificates(Authenticator):
         moment = datetime.fromtimestamp(now, UTC)
         if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
             raise CredentialRejected("expired, or not yet valid")
-        known = access.credentials(self.name)
-        found = self._found(known, [f"sha256:{sha256(der).hexdigest()}"], now) or self._found(
-            known, names, now
-        )
-        owners = {item.consumer_id for item in found}
+        stored = access.credentials(self.name)
+        fingerprint = f"sha256:{sha256(der).hexdigest()}"
+        matching = _matching(stored, [fingerprint], now) or _matching(stored, names, now)
+        owners = {credential.consumer_id for credential in matching}
         if len(owners) != 1:
             raise CredentialRejected("of several consumers" if owners else "of no consumer")
         consumer = access.consumer(owners.pop())
@@ -69,17 +68,11 @@ class Certificates(Authenticator):
             raise CredentialRejected("not of the consumer that the other credentials prove")
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
-    @staticmethod
-    def _found(
-        known: Mapping[str, Credential], names: Iterable[str], now: float
-    ) -> list[Credential]:
-        found = [known[name] for name in names if name in known]
-        return [item for item in found if item.expires_at is None or now < item.expires_at]
+    def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  a certificate has no secret here
+        """Return the name under which a certificate is stored, without a secret.
 
-    def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  a certificate's name is all there is
-        """Return the name as it is looked up.
-
-        `sha256:` and the fingerprint, or `dns:` or `uri:` and a subject alternative name.
+        It is `sha256:` and a fingerprint, or `dns:` or `uri:` and a subject alternative name.
+        Raises ValueError for any other name.
         """
         fingerprint = FINGERPRINT.fullmatch(name)
         if fingerprint:
@@ -93,8 +86,16 @@ class Certificates(Authenticator):
         return f"{subject[1].lower()}:{_comparable(subject[1], subject[2])}", b""
 
     def security_scheme(self) -> Mapping[str, object]:
-        """Describe mutual TLS."""
+        """Return the OpenAPI description of mutual TLS."""
         return {"type": "mutualTLS"}
+
+
+def _matching(
+    stored: Mapping[str, Credential], names: Iterable[str], now: float
+) -> list[Credential]:
+    """Return the credentials of these names that have not expired."""
+    credentials = [stored[name] for name in names if name in stored]
+    return [item for item in credentials if item.expires_at is None or now < item.expires_at]
 
 
 def _names(certificate: x509.Certificate) -> Iterable[str]:
@@ -111,8 +112,8 @@ def _names(certificate: x509.Certificate) -> Iterable[str]:
 
 
 def _comparable(kind: str, name: str) -> str:
-    """Return a name as it is compared: those of DNS in any case."""
-    # Other letters have no case in DNS: U+212A is no k.
+    """Return a name in the form in which it is compared: DNS names in lower case."""
+    # DNS ignores the case of ASCII letters only: U+212A, the Kelvin sign, is not a k.
     return name.lower() if kind.lower() == "dns" and name.isascii() else name
 
 

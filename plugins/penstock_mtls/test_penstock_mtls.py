@@ -255,7 +255,7 @@ def test_what_names_no_certificate_is_not_enrolled(runtime: Runtime, name: str) 
 def test_it_satisfies_no_policy(penstock_runtime: Start, policy: str) -> None:
     runtime = penstock_runtime(offering(), policy=policy)
 
-    assert any("asks for api_key=True" in reason for reason in runtime.blocked()["v1/orders"])
+    assert any("requires api_key=True" in reason for reason in runtime.blocked()["v1/orders"])
 
 
 def test_openapi_says_mutual_tls(runtime: Runtime) -> None:

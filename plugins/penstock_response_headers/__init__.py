@@ -1,7 +1,4 @@
-"""Header policies.
-
-Response headers and CORS for all pipelines of an environment, as its variables say.
-"""
+"""Response headers and CORS of all pipelines of an environment, set by two variables."""
 
 from __future__ import annotations
 
@@ -16,20 +13,20 @@ CORS = "penstock_cors"
 
 
 def read_headers(text: str) -> tuple[ResponseHeader, ...]:
-    """Return the headers of a JSON object: by name a value, or a value and whether it overrides.
+    """Return the headers of a JSON object. Raises ValueError.
 
-    Raises ValueError.
+    Each name has a value, or an object with `value` and `override`.
     """
     rules = []
-    for name, said in _object(HEADERS, text).items():
-        rule = {"value": said} if isinstance(said, str) else said
+    for name, declared in _object(HEADERS, text).items():
+        rule = {"value": declared} if isinstance(declared, str) else declared
         if (
             not isinstance(rule, dict)
             or not {"value"} <= rule.keys() <= {"value", "override"}
             or not isinstance(rule.get("override", False), bool)
         ):
             raise ValueError(
-                f'{HEADERS}: {name} wants a text, or {{"value": text, "override": true}}'
+                f'{HEADERS}: {name} needs a text, or {{"value": text, "override": true}}'
             )
         rules.append(ResponseHeader(name, rule["value"], rule.get("override", False)))
     if len({rule.name.lower() for rule in rules}) < len(rules):
@@ -42,14 +39,16 @@ def read_cors(text: str) -> tuple[Cors, bool]:
 
     Raises ValueError.
     """
-    said = _object(CORS, text)
-    override = said.pop("override", False)
+    fields = _object(CORS, text)
+    override = fields.pop("override", False)
     lists = {
-        name: said.pop(name) for name in ("origins", "methods", "headers", "expose") if name in said
+        name: fields.pop(name)
+        for name in ("origins", "methods", "headers", "expose")
+        if name in fields
     }
-    further = {name: said.pop(name) for name in ("credentials", "max_age") if name in said}
-    if said:
-        raise ValueError(f"{CORS}: {min(said)!r} is not known")
+    further = {name: fields.pop(name) for name in ("credentials", "max_age") if name in fields}
+    if fields:
+        raise ValueError(f"{CORS}: {min(fields)!r} is not known")
     if not all(
         isinstance(items, list) and all(isinstance(item, str) for item in items)
         for items in lists.values()
@@ -59,7 +58,7 @@ def read_cors(text: str) -> tuple[Cors, bool]:
             " needed"
         )
     if not isinstance(override, bool):
-        raise ValueError(f"{CORS}: override is true or false")  # noqa: TRY004  what was typed is wrong, not a type of ours
+        raise ValueError(f"{CORS}: override is true or false")  # noqa: TRY004  the variable is wrong, not a Python type
     cors = Cors(**lists, **further)
     for problem, fix in cors.problems():
         raise ValueError(f"{CORS}: {problem}; {fix}")
@@ -68,17 +67,17 @@ def read_cors(text: str) -> tuple[Cors, bool]:
 
 def _object(name: str, text: str) -> dict[str, Any]:
     try:
-        said = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON: {error}") from None
-    if not isinstance(said, dict):
-        raise ValueError(f"{name} is no JSON object")  # noqa: TRY004  what was typed is wrong, not a type of ours
-    return said
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no JSON object")  # noqa: TRY004  the variable is wrong, not a Python type
+    return value
 
 
 @hookimpl
 def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
-    """Offer what the environment's variables say."""
+    """Return the policy that the variables declare, None without any. Raises ValueError."""
     variables: Mapping[str, str] = access.variables
     if HEADERS not in variables and CORS not in variables:
         return None

@@ -1,7 +1,6 @@
-"""Webhook signatures.
+"""Webhook signatures: the sender signs the body with a secret of a consumer.
 
-A body that its sender signed with a secret of a consumer, as GitHub, Stripe and Slack do, or in a
-plain way for others.
+The formats are those of GitHub, Stripe and Slack, and a simple one for other senders.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from penstock import (
     hookimpl,
 )
 
-TOLERANCE = 300.0  # seconds between the sender's clock and ours
-SHORTEST = 16
-# Secrets of a kind in an environment: a call is tried with those of all consumers that may make it.
-MOST = 1000
+TOLERANCE_S = 300.0  # between the sender's clock and this host's
+MIN_SECRET_LENGTH = 16
+# Secrets of a kind in an environment: a call is tried with those of all consumers with access.
+MAX_SECRETS = 1000
 HEX = re.compile(r"[0-9a-f]{64}")
 SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class Signature(Authenticator):
-    """Takes a signature over the body, an HMAC with SHA-256.
+    """Accepts a signature over the body, an HMAC with SHA-256.
 
-    A credential is what `find` packs: the moment, a colon, and the signatures.
+    Its credential is the moment, a colon, and the signatures, separated by commas.
     """
 
     noun = "signature"
@@ -44,13 +43,16 @@ class Signature(Authenticator):
     challenge = "Signature"
     only_where_asked = True
     reads_body = True
-    most = MOST
+    most = MAX_SECRETS
     credential_headers = ()  # a signature is no secret
     header: str
     timed = True
 
     def find(self, head: RequestHead, access: AccessView) -> str | None:
-        """Return moment and signatures as sent."""
+        """Return the moment and the signatures, None if there are none.
+
+        Raises CredentialRejected.
+        """
         sent = head.header(self.header)
         if sent is None:
             return None
@@ -73,13 +75,13 @@ class Signature(Authenticator):
         """Return what is signed."""
 
     def _candidates(self, head: RequestHead, access: AccessView) -> Iterable[Credential]:
-        known = access.credentials(self.name).values()
-        return (item for item in known if access.associated(item.consumer_id, head.pipeline))
+        stored = access.credentials(self.name).values()
+        return (item for item in stored if access.associated(item.consumer_id, head.pipeline))
 
-    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  the body says who it is
-        """Check the moment, before the body is read."""
+    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  the body proves the consumer
+        """Check the moment before the body is read. Raises CredentialRejected."""
         moment = credential.partition(":")[0]
-        if self.timed and abs(now - int(moment)) > TOLERANCE:
+        if self.timed and abs(now - int(moment)) > TOLERANCE_S:
             raise CredentialRejected("too old, or from the future")
         return caller
 
@@ -92,7 +94,7 @@ class Signature(Authenticator):
         caller: Caller,
         now: float,
     ) -> Caller:
-        """Return the consumer whose secret signed the body."""
+        """Return the consumer whose secret signed the body. Raises CredentialRejected."""
         moment, _, text = credential.partition(":")
         signatures = [bytes.fromhex(item) for item in text.split(",")]
         signer = self._signer(
@@ -109,13 +111,13 @@ class Signature(Authenticator):
             )
         return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
 
-    def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  the message says it all
-        """Return the signed message, for as long as its moment is taken.
+    def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  the message is enough
+        """Return the signed message as unique for as long as its moment is accepted.
 
-        Without one a repeat can't be told from the first.
+        Without a moment a copy can't be distinguished from the first message.
         """
         return (
-            Once(self.signed(credential.partition(":")[0], body), 2 * TOLERANCE)
+            Once(self.signed(credential.partition(":")[0], body), 2 * TOLERANCE_S)
             if self.timed
             else None
         )
@@ -128,18 +130,19 @@ class Signature(Authenticator):
             expected = digest(candidate.secret, message, "sha256")
             if any(compare_digest(expected, signature) for signature in signatures):
                 return candidate
-        raise CredentialRejected("signed by nobody who may call")
+        raise CredentialRejected("signed by no consumer that may call")
 
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:
-        """Return the secret as its bytes."""
-        if len(secret) < SHORTEST:
+        """Return the name and the secret as bytes. Raises ValueError."""
+        if len(secret) < MIN_SECRET_LENGTH:
             raise ValueError(
-                f"a signing secret has at least {SHORTEST} characters; --generate makes a good one"
+                f"a signing secret has at least {MIN_SECRET_LENGTH} characters; --generate makes a"
+                " good one"
             )
         return name, secret.encode()
 
     def security_scheme(self) -> Mapping[str, object]:
-        """Describe the header, and what is signed and where its moment stands."""
+        """Return the OpenAPI description: the header, the signed text, and the moment."""
         how = "An HMAC with SHA-256 in hexadecimal" + (
             "; the moment is in seconds since 1970." if self.timed else "."
         )
@@ -152,10 +155,7 @@ class Signature(Authenticator):
 
 
 def _prefixed(sent: str, scheme: str) -> list[str]:
-    """Return a signature without the name of its scheme.
-
-    Return None where the scheme is another one or is missing.
-    """
+    """Return a signature without its scheme; nothing for another scheme."""
     return [sent.removeprefix(scheme)] if sent.startswith(scheme) else []
 
 
@@ -166,7 +166,7 @@ def _expired(credential: Credential, now: float) -> bool:
 class GitHub(Signature):
     """`X-Hub-Signature-256: sha256=…` over the body.
 
-    It says no moment, so a repeat can't be told from the first.
+    It has no moment, so a copy can't be distinguished from the first message.
     """
 
     name = "github_signature"
@@ -185,7 +185,7 @@ class GitHub(Signature):
 class Stripe(Signature):
     """`Stripe-Signature: t=…,v1=…` over moment, dot and body.
 
-    While a secret is rolled there are several `v1`.
+    While a secret is being replaced, there are several `v1`.
     """
 
     name = "stripe_signature"
@@ -207,7 +207,7 @@ class Stripe(Signature):
 class Slack(Signature):
     """`X-Slack-Signature: v0=…`, with the moment in `X-Slack-Request-Timestamp`.
 
-    It is over `v0:moment:body`.
+    The signature is over `v0:moment:body`.
     """
 
     name = "slack_signature"
@@ -225,7 +225,7 @@ class Slack(Signature):
 class Hmac(Signature):
     """`X-Signature: sha256=…` over moment, dot and body, the moment in `X-Signature-Timestamp`.
 
-    For senders of one's own.
+    For senders that you write yourself.
     """
 
     name = "hmac_signature"

@@ -1,6 +1,6 @@
-"""Every hook there is: when it is called, what to return, and what silence means.
+"""All hooks: when each is called, what it returns, and what happens without an answer.
 
-An implementation may take fewer arguments than its hook; arguments are added over time, never
+An implementation may take fewer arguments than its hook. Arguments are added over time, and never
 renamed or removed.
 """
 
@@ -29,9 +29,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a hook has no body
     """Offer pipelines.
 
-    Called once, when the process loads its plugins. Silence offers none. An id (`v1/orders`) that
-    is offered twice is served for neither, and a name that two plugins share refuses the pipelines
-    of both.
+    Called once, when the process loads its plugins. Without an answer it offers none. Two pipelines
+    of one id (`v1/orders`) are both blocked, and so are those of two plugins that share a name.
     """
 
 
@@ -39,9 +38,9 @@ def penstock_pipelines() -> Iterable[Pipeline]:  # type: ignore[empty-body]  # a
 def penstock_policies(setup: PluginSetup) -> Iterable[AccessPolicy]:  # type: ignore[empty-body]  # a hook has no body
     """Offer access policies.
 
-    Called once, at load. All policies of all plugins must agree on a pipeline; silence of all
-    refuses every external one. So does a hook that raises or returns anything but `AccessPolicy`
-    values: nobody knows what those policies would refuse.
+    Called once, at load. All policies of all plugins must agree on a pipeline. If none of them has
+    an opinion, the pipeline is blocked. A hook that raises, or returns other values than
+    `AccessPolicy`, blocks every pipeline: its policies may have blocked any of them.
     """
 
 
@@ -49,8 +48,8 @@ def penstock_policies(setup: PluginSetup) -> Iterable[AccessPolicy]:  # type: ig
 def penstock_authenticators(setup: PluginSetup) -> Iterable[Authenticator]:  # type: ignore[empty-body]  # a hook has no body
     """Offer authenticators.
 
-    Called once, at load. A pipeline whose gate needs one that nobody offers, or that two plugins
-    offer, is refused.
+    Called once, at load. A pipeline is blocked if its gate needs an authenticator that no plugin
+    offers, or that two plugins offer.
     """
 
 
@@ -66,7 +65,8 @@ def penstock_token_issuers(setup: PluginSetup) -> Iterable[TokenIssuer]:  # type
 def penstock_documents(setup: PluginSetup) -> Iterable[Document]:  # type: ignore[empty-body]  # a hook has no body
     """Offer public documents below `/.well-known/`.
 
-    Called once, at load. Silence offers none; a path that two plugins offer is served by neither.
+    Called once, at load. Without an answer it offers none. A path that two plugins offer is not
+    served.
     """
 
 
@@ -75,9 +75,9 @@ def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
     """Set headers and CORS for the replies of all pipelines of an environment.
 
     Called when a process starts, and whenever policies or variables of its environment change.
-    Silence sets none; several add up, the later plugin by name winning. CORS stands in place of
-    what handlers say of it themselves. What it raises, or what makes no sense, refuses every
-    pipeline, with the reason, until it is mended.
+    Without an answer it sets none. Several answers add up; the later plugin by name wins. CORS
+    replaces the CORS headers of handlers. A hook that raises, or returns a policy that is not
+    valid, blocks every pipeline until it is fixed.
     """
 
 
@@ -85,8 +85,8 @@ def penstock_response_policy(access: AccessView) -> ResponsePolicy | None:
 def penstock_openapi(document: dict[str, object]) -> None:
     """Add to the OpenAPI document of an environment, or change it.
 
-    Called whenever the document is made, with the document so far; what it raises is logged, and
-    the document goes out without it.
+    Called whenever the document is built, with the document so far. An exception is logged, and the
+    document is sent without the change.
     """
 
 
@@ -94,24 +94,23 @@ def penstock_openapi(document: dict[str, object]) -> None:
 def penstock_commands() -> Iterable[Command]:  # type: ignore[empty-body]  # a hook has no body
     """Add subcommands to the command line.
 
-    Called once, at load. A name that is one of ours, or another plugin's, is a fault of the plugin
-    and adds nothing.
+    Called once, at load. A command that has the name of a core command or of another plugin's is a
+    fault of its plugin, and is not added.
     """
 
 
 @hookspec
 def penstock_call_started(call: Call) -> None:
-    """Observe a call that the gate has let through, before its handler runs.
+    """Observe an accepted call before its handler runs.
 
-    Called in the call's own thread; what it raises is logged and changes nothing. Silence costs
-    nothing.
+    Called in the call's own thread. An exception is logged and changes nothing.
     """
 
 
 @hookspec
 def penstock_call_finished(call: Call, status: int, seconds: float) -> None:
-    """Observe a call's end: the status sent and the seconds since it passed the gate.
+    """Observe the end of a call: the status sent, and the seconds since the gate accepted it.
 
-    Called in the call's own thread after the reply was made; what it raises is logged and changes
+    Called in the call's own thread after the reply was built. An exception is logged and changes
     nothing.
     """

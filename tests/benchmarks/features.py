@@ -37,7 +37,7 @@ from support.services import Redis
 
 from penstock import Call, Cors, Form, Header, HttpTrigger, Pipeline, Rate, hookimpl, secret, step
 from penstock.testing import CallerClient, Runtime
-from penstock_jwt.tokens import Issuer
+from penstock_jwt.issuing import Issuer
 
 ROUNDS = 7
 CALLS = 400

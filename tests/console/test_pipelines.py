@@ -200,12 +200,12 @@ def test_a_page_describes_gates_with_faults_and_fixes(console_app: Make) -> None
     )
     status = vic.text("/pipelines/v2/status")
     assert "A call needs an API key of an associated consumer." in card(status, "prod")
-    assert "No call is let through: the pipeline is refused." in card(status, "test")
-    assert "asks for jwt=True, which is off. Fix: set jwt=True on its HttpTrigger." in card(
+    assert "No call is accepted: the pipeline is blocked." in card(status, "test")
+    assert "requires jwt=True, which is off. Fix: set jwt=True on its HttpTrigger." in card(
         status, "test"
     )
     free = card(vic.text("/pipelines/v2/free"), "prod")
-    assert "A call needs nothing: it is open to anyone." in free
+    assert "A call needs no credentials: anyone may call." in free
     assert "warning open to anyone" in free
     assert "A call needs a signature of an associated consumer." in card(
         vic.text("/pipelines/v2/hook"), "prod"
@@ -344,7 +344,7 @@ def test_an_operator_disables_and_enables_a_pipeline_and_a_viewer_does_not(
     assert oli.post("/pipelines/v1/orders/disable", environment="test").status_code == 303
     text = oli.text("/pipelines/v1/orders")
     assert "orders disabled in test." in text
-    assert "No call is let through: an operator switched the pipeline off. " in card(text, "test")
+    assert "No call is accepted: an operator has disabled the pipeline. " in card(text, "test")
     assert "served" in card(text, "prod")
     assert not console.place.snapshot().pipeline("v1/orders").enabled
     assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403

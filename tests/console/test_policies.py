@@ -116,7 +116,7 @@ def test_a_card_explains_each_policy_and_counts_compliant_pipelines(
         ("api-key", " checked", "1 of 1"), ("jwt-api-key", "", "0 of 1"), ("any", "", "1 of 1"),
     ]  # fmt: skip
     assert "Each call carries an API key and a token of the same consumer." in test
-    assert "One that asks for nothing is open to anyone." in test
+    assert "One that requires nothing is open to anyone." in test
     assert "Preview change" not in text
     assert "Preview change" in console.client("oli").text("/policies")
 
@@ -190,7 +190,7 @@ def test_the_preview_names_pipelines_that_start_with_gate_and_warnings(console_a
     assert starts.keys() == {"v1/also", "v1/free", "v1/keyed"}
     assert starts["v1/keyed"] == "A call needs an API key of an associated consumer."
     assert starts["v1/free"].startswith(
-        "A call needs nothing: it is open to anyone. warning open to anyone"
+        "A call needs no credentials: anyone may call. warning open to anyone"
     )
     assert "No pipeline will stop being served" in text
     assert "data-confirm" not in section(text, "starts") + text[text.index("Apply change") :]

@@ -40,9 +40,10 @@ AT_ONCE = 2
 LONGEST = 240.0  # seconds that the tests of one mutation may take
 FAILED = 1  # pytest's exit code where tests ran, and some failed
 
-GATE, COMPLIANCE, VERDICTS = (
+GATE, COMPLIANCE, GATE_COMPILER, VERDICTS = (
     "runtime/penstock/gate/gate.py",
     "runtime/penstock/gate/compliance.py",
+    "runtime/penstock/gate/credentials.py",
     "runtime/penstock/gate/verdicts.py",
 )
 DISPATCHER, EXCHANGE = "runtime/penstock/web/dispatcher.py", "runtime/penstock/web/exchange.py"
@@ -50,7 +51,12 @@ ADMISSION = "runtime/penstock/web/admission.py"
 HOST_TOKENS, COMPILATION = "runtime/penstock/host/tokens.py", "runtime/penstock/host/compilation.py"
 HISTORY = "runtime/penstock/db/history.py"
 ACCESS_ROWS = "runtime/penstock/db/access_rows.py"
-API_KEY, JWT = "plugins/penstock_api_key/__init__.py", "plugins/penstock_jwt/tokens.py"
+API_KEY, JWT, JWT_VERIFICATION, JWT_ISSUING = (
+    "plugins/penstock_api_key/__init__.py",
+    "plugins/penstock_jwt/tokens.py",
+    "plugins/penstock_jwt/verification.py",
+    "plugins/penstock_jwt/issuing.py",
+)
 BASIC, MTLS = "plugins/penstock_basic/__init__.py", "plugins/penstock_mtls/__init__.py"
 SIGNATURE, POLICY = (
     "plugins/penstock_webhook_signature/__init__.py",
@@ -131,26 +137,26 @@ MUTATIONS = (
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
     mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
     mutation("a stale view of access answers calls", ADMISSION, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
-    mutation("a closed gate opens", GATE, '"""Let nothing through."""\n        raise unavailable()', '"""Let nothing through."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
+    mutation("a closed gate opens", GATE, '"""Accept no call."""\n        raise unavailable()', '"""Accept no call."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
     mutation("a gate that ended is still used", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
     mutation("a body is read before the gate", ADMISSION, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
     # What a gate asks.
     mutation("missing credentials pass", GATE, "        if missing:", "        if False:", GATE_TESTS, "gated"),
     mutation("a credential that can't be read passes", GATE, "if rejected is not None:", "if False:", KEY_TESTS, "forbids or different"),
-    mutation("what is sent without being asked for is not checked", COMPLIANCE, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
-    mutation("the toggles ask for nothing", COMPLIANCE, "self._closure(verdict.requires | toggles)", "self._closure(verdict.requires)", GATE_TESTS, "gated"),
+    mutation("what is sent without being asked for is not checked", GATE_COMPILER, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
+    mutation("the toggles ask for nothing", COMPLIANCE, "closure(verdict.requires | trigger.toggles)", "closure(verdict.requires)", GATE_TESTS, "gated"),
     mutation("what a policy requires beyond the toggles is not added", VERDICTS, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
-    mutation("an unmet need does not refuse", COMPLIANCE, "violations = verdict.violations + lacking + unmet", "violations = verdict.violations + lacking", "tests/unit/access/test_variables.py", "not_set_refuses"),
-    mutation("a disabled pipeline is served", COMPLIANCE, "        if not state.enabled:", "        if False:", "tests/unit/plugins/test_loading.py", "disabled_pipeline"),
-    mutation("a missing authenticator asks for nothing", COMPLIANCE, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/unit/plugins/test_loading.py", "product_plugins"),
+    mutation("an unmet need does not refuse", COMPLIANCE, "verdict.violations + lacking + unmet,", "verdict.violations + lacking,", "tests/unit/access/test_variables.py", "not_set_refuses"),
+    mutation("a disabled pipeline is served", COMPLIANCE, "if not access.pipeline(pipeline.id).enabled:", "if False:", "tests/unit/plugins/test_loading.py", "disabled_pipeline"),
+    mutation("a missing authenticator asks for nothing", GATE_COMPILER, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/unit/plugins/test_loading.py", "product_plugins"),
     mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
     mutation("an undesignated login flow issues tokens", HOST_TOKENS, "or not access.pipeline(pipeline.id).login_flow:", "or False:", JWT_TESTS, "login_flow"),
     mutation("a policy demands no toggles", POLICY, "sorted(demands - trigger.toggles)", "()", "plugins/penstock_access_policy"),
-    mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(asking.failed(fault))\n", "            asking.failed(fault)\n", "tests/unit/gate/test_evaluation.py"),
+    mutation("a policy that raises refuses nothing", VERDICTS, "            violations.append(run.add_fault(fault))\n", "            run.add_fault(fault)\n", "tests/unit/gate/test_evaluation.py"),
     mutation("access data that can't be applied still answers calls", "runtime/penstock/access/snapshot.py", 'return float("inf") if self.broken is not None else time', "return time", "tests/unit/access/test_damaged_data.py"),
     mutation("a name that two plugins share is served", COMPILATION, "if others := sorted(owners[name] - {offer.plugin}):", "if others := sorted(owners[name] - owners[name]):", "tests/unit/access/test_by_id.py"),
-    mutation("a scheme that nothing can check passes as anonymous", GATE, "if not spoken and head.authorization is not None:", "if False:", "tests/unit/gate/test_authorization.py"),
-    mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if look.right and time", "if time", "tests/unit/gate/test_guesses.py"),
+    mutation("a scheme that nothing can check passes as anonymous", GATE, "if not in_header and head.authorization is not None:", "if False:", "tests/unit/gate/test_authorization.py"),
+    mutation("wrong guesses give their count back", "runtime/penstock/gate/guesses.py", "if guess.right and time", "if time", "tests/unit/gate/test_guesses.py"),
     mutation("handlers get the credentials", "runtime/penstock/contracts/withheld.py", "for name, value in fields.items() if name not in self.headers}", "for name, value in fields.items()}", "tests/unit/contracts/test_withheld.py"),
     mutation("handlers get a key from the query", "runtime/penstock/contracts/withheld.py", "        if not text:\n            return text\n", "        return text\n", "tests/unit/contracts/test_withheld.py"),
     # Who may call.
@@ -194,27 +200,27 @@ MUTATIONS = (
     mutation("of two keys one counts", API_KEY, "if len(sent) > 1:", "if False:", KEY_TESTS, "different"),
     mutation("keys in the query are taken everywhere", API_KEY, "if not access.environment.keys_in_query:", "if False:", KEY_TESTS, "a_key_in_it"),
     # Tokens.
-    mutation("a token is not bound to the key's consumer", JWT, "if caller.consumer is None or caller.consumer != proven.consumer:", "if caller.consumer is None:", JWT_TESTS, "key_of_its_consumer_alone"),
-    mutation("tokens live an hour longer", JWT, "if now >= proven.ends + LEEWAY or", "if now >= proven.ends + 3600 or", JWT_TESTS, "leeway"),
-    mutation("a token is good before its time", JWT, "if now < proven.starts - LEEWAY:", "if False:", JWT_TESTS, "leeway"),
-    mutation("a token may live longer than the environment says", JWT, "if proven.ends - proven.issued_at > access.environment.token_lifetime:", "if False:", JWT_TESTS, "whatever_is_wrong or ends_at_once"),
-    mutation("revoked tokens pass", JWT, "if access.token_revoked(proven.jti, proven.consumer, proven.issued_at):", "if False:", JWT_TESTS, "revocation"),
+    mutation("a token is not bound to the key's consumer", JWT, "if caller.consumer is None or caller.consumer != token.consumer:", "if caller.consumer is None:", JWT_TESTS, "key_of_its_consumer_alone"),
+    mutation("tokens live an hour longer", JWT, "if now >= token.ends + LEEWAY_S or", "if now >= token.ends + 3600 or", JWT_TESTS, "leeway"),
+    mutation("a token is good before its time", JWT, "if now < token.starts - LEEWAY_S:", "if False:", JWT_TESTS, "leeway"),
+    mutation("a token may live longer than the environment says", JWT, "if token.ends - token.issued_at > access.environment.token_lifetime:", "if False:", JWT_TESTS, "whatever_is_wrong or ends_at_once"),
+    mutation("revoked tokens pass", JWT, "if access.token_revoked(token.jti, token.consumer, token.issued_at):", "if False:", JWT_TESTS, "revocation"),
     mutation("a token that was seen passes after its key has changed", JWT, "if version != self._cache_version:", "if self._cache_version == -1:", JWT_TESTS, "dropped_key or ends_at_once"),
-    mutation("a retired key verifies for ever", JWT, " or now >= proven.verify_until:", ":", JWT_TESTS, "rotated_away"),
-    mutation("a token of another kind passes", JWT, ' or str(header.get("typ", "")).lower() != TYPE\n', "\n", JWT_TESTS, "whatever_is_wrong"),
-    mutation("a token for another environment passes", JWT, 'if claims["aud"] != access.environment.name:', "if False:", JWT_TESTS, "whatever_is_wrong"),
-    mutation("a token's header is obeyed", JWT, "if not DANGEROUS.isdisjoint(header):", "if False:", JWT_TESTS, "whatever_is_wrong"),
-    mutation("a login flow sets any lifetime", JWT, "if not 1 <= lifetime <= limit:", "if lifetime < 1:", JWT_TESTS, "impossible_life"),
-    mutation("a login flow sets registered claims", JWT, "        if taken:", "        if False:", JWT_TESTS, "claim_that_is_ours"),
-    mutation("an outside token is good for every audience", JWT, "audience=trusted.audience,\n                options={", 'options={"verify_aud": False, ', OUTSIDE_TESTS, "do_not_hold or elsewhere"),
-    mutation("an outside token names its consumer itself", JWT, 'return trusted.consumers.get(value, "") if trusted.consumers else value', "return value", OUTSIDE_TESTS, "mean_a_consumer"),
+    mutation("a retired key verifies for ever", JWT, " or now >= token.verify_until:", ":", JWT_TESTS, "rotated_away"),
+    mutation("a token of another kind passes", JWT_VERIFICATION, ' or str(header.get("typ", "")).lower() != TYPE\n', "\n", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a token for another environment passes", JWT_VERIFICATION, 'if claims["aud"] != access.environment.name:', "if False:", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a token's header is obeyed", JWT_VERIFICATION, "if not DANGEROUS.isdisjoint(header):", "if False:", JWT_TESTS, "whatever_is_wrong"),
+    mutation("a login flow sets any lifetime", JWT_ISSUING, "if not 1 <= lifetime <= limit:", "if lifetime < 1:", JWT_TESTS, "impossible_life"),
+    mutation("a login flow sets registered claims", JWT_ISSUING, "    if taken:", "    if False:", JWT_TESTS, "claim_that_is_ours"),
+    mutation("an outside token is good for every audience", JWT_VERIFICATION, "audience=trusted.audience,\n                options={", 'options={"verify_aud": False, ', OUTSIDE_TESTS, "do_not_hold or elsewhere"),
+    mutation("an outside token names its consumer itself", JWT_VERIFICATION, 'return trusted.consumers.get(value, "") if trusted.consumers else value', "return value", OUTSIDE_TESTS, "mean_a_consumer"),
     mutation("an outside set may hold private keys", "runtime/penstock/contracts/jwks.py", 'kind == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk)', 'kind == "oct"', OUTSIDE_TESTS + " tests/unit/contracts/test_jwks.py", "private"),
     # Further proofs.
-    mutation("any password is right", BASIC, "if not self._matches(known.secret.decode() if known else NOBODY, password) or known is None:", "if known is None:", "plugins/penstock_basic", "a_wrong_one"),
+    mutation("any password is right", BASIC, "if not self._matches(hashed, password) or stored is None:", "if stored is None:", "plugins/penstock_basic", "a_wrong_one"),
     mutation("a user may be another consumer's than the key", BASIC, "caller.consumer_id is not None and caller.consumer_id != consumer.id", "False", "plugins/penstock_basic", "of_one_consumer"),
     mutation("any signature is right", SIGNATURE, "if any(compare_digest(expected, signature) for signature in signatures):", "if expected:", "plugins/penstock_webhook_signature", "changed_byte"),
     mutation("a signed message counts twice", SIGNATURE, "            if self.timed\n            else None", "            if False\n            else None", "plugins/penstock_webhook_signature", "replay"),
-    mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
+    mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE_S:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
     mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.

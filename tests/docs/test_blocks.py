@@ -158,8 +158,10 @@ class Forking(socketserver.StreamRequestHandler):
 def site(tmp_path: Path, shim: Path) -> Iterator[dict[str, str]]:
     """The process environment for a page's blocks, in an empty folder; its servers end after it."""
     port = free_port()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    yield kept | {
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")
+    }
+    yield inherited | {
         "PATH": f"{shim}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PENSTOCK_BIND": f"127.0.0.1:{port}",
         "PORT": str(port),

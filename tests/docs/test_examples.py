@@ -65,28 +65,28 @@ def test_the_shell_and_systemd_read_the_same_settings(tmp_path: Path) -> None:
     values = dict(line.split("=", 1) for line in lines)
     files = {name.removesuffix("_FILE") for name in values if name.endswith("_FILE")}
     assert files == {"PENSTOCK_DATABASE_URL", "PENSTOCK_SECRET_KEY"}
-    here = {name: value for name, value in values.items() if not name.endswith("_FILE")} | {
+    environ = {name: value for name, value in values.items() if not name.endswith("_FILE")} | {
         "PENSTOCK_PLUGIN_PATH": str(tmp_path)
     }
-    settings = Settings.from_env(here)
+    settings = Settings.from_env(environ)
     assert (settings.environment, settings.strict) == ("prod", True)
 
 
 def test_the_command_runs_with_the_settings_of_the_unit(tmp_path: Path) -> None:
-    """Its paths and its change of user are those of a host; here they lead into a folder."""
+    """Paths and user are those of a host; the test leads the paths into a folder."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "penstock").write_text(
         '#!/bin/sh\necho "$PENSTOCK_ENVIRONMENT|$(umask)|$PWD|$*"\n'
     )
     (tmp_path / "bin" / "penstock").chmod(0o755)
     script = text_of(EXAMPLES / "penstock.sh")
-    for known, own in (
+    for path, own in (
         ("runuser -u penstock -- ", ""),
         ("/var/lib/penstock", str(tmp_path)),
         ("/etc/penstock/", f"{EXAMPLES}/"),
     ):
-        assert known in script
-        script = script.replace(known, own)
+        assert path in script
+        script = script.replace(path, own)
 
     environ = {"PATH": "/usr/bin:/bin", "SUDO_USER": "ann", "RELEASE": str(tmp_path)}
     done = subprocess.run(

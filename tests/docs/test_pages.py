@@ -122,3 +122,21 @@ def test_every_page_is_in_the_index_and_in_llms_txt() -> None:
     assert sorted(listed) == sorted(
         page.relative_to(DOCS).as_posix() for page in PAGES if page != DOCS / "README.md"
     )
+
+
+@pytest.mark.parametrize("page", WRITTEN_BY_HAND, ids=name_of)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    """Paths are those of the repository, or of the core without `runtime/penstock/`."""
+    roots = (ROOT, ROOT / "runtime" / "penstock")
+    written_by_the_reader = {"plugins/greeting.py"}
+    paths = {
+        snippet
+        for snippet in snippets(page)
+        if re.fullmatch(r"(?:[a-z_-]+/)*(?:[a-z_]+\.py)?", snippet)
+    }
+
+    assert [
+        path
+        for path in sorted(paths - written_by_the_reader)
+        if not any((root / path).exists() for root in roots)
+    ] == []

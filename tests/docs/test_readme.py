@@ -41,6 +41,15 @@ def test_map_names_what_is_there() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_way_of_a_call_names_five_files() -> None:
+    paragraph = text_of(README).partition("## Map")[2].partition("```")[0]
+    files = re.findall(r"`([\w/]+\.py)`", paragraph)
+    roots = (ROOT, ROOT / "runtime" / "penstock")
+
+    assert len(files) == 5
+    assert [name for name in files if not any((root / name).exists() for root in roots)] == []
+
+
 def test_map_names_every_package() -> None:
     text = text_of(README).partition("## Map")[2]
     packages = [path.parent.name for path in (ROOT / "runtime" / "penstock").glob("*/__init__.py")]

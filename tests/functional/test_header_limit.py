@@ -10,7 +10,7 @@ import pytest
 from support.place import Place, Server
 
 from penstock import TokenNotIssued
-from penstock_jwt.tokens import Issuer
+from penstock_jwt.issuing import Issuer
 
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl

@@ -146,7 +146,7 @@ class Place:
 
     def tokens(self, consumer: str, number: int, env: str = "test", **more: object) -> list[str]:
         """Make several tokens, each another."""
-        from penstock_jwt.tokens import Issuer
+        from penstock_jwt.issuing import Issuer
 
         wanted: dict[str, object] = {
             "subject": "ann",

@@ -19,7 +19,7 @@ from penstock.cli.isolated import run_isolated
 from penstock.cli.pipelines import evaluate
 from penstock.contracts.pipeline import PluginProblem
 from penstock.gate.compliance import Evaluation, State
-from penstock.gate.exposure import Listed, described
+from penstock.gate.exposure import Listed, exposure_document
 
 
 @click.command()
@@ -79,7 +79,7 @@ def _show_json(context: Context, result: _Result) -> None:
             "internal_policy": facts.internal_policy,
             "good": result.good,
             "pipelines": [
-                described(*row, catalog.loaded[row[0]].plugin) for row in result.evaluated
+                exposure_document(*row, catalog.loaded[row[0]].plugin) for row in result.evaluated
             ],
             "problems": [_problem_document(item) for item in result.problems],
             "notes": [_problem_document(item) for item in catalog.notes],

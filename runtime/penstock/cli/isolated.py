@@ -14,7 +14,7 @@ from contextlib import suppress
 import click
 
 from penstock.errors import CannotStart, PenstockError
-from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, described
+from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, describe_exception
 
 POLL_S = 0.2  # between two checks whether the child has exited
 # Ends each of the child's two reports: that plugins are loaded, and the result of the work.
@@ -66,7 +66,7 @@ def _report(writer: int, load: Callable[[], object], work: Callable[[], int]) ->
     except click.ClickException as error:
         answer = error.exit_code, error.format_message()
     except BaseException as error:  # noqa: BLE001  the child must exit here, also after SystemExit
-        answer = CannotStart.exit_code, f"stopped by {described(error)}"
+        answer = CannotStart.exit_code, f"stopped by {describe_exception(error)}"
     with suppress(BrokenPipeError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

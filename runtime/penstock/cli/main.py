@@ -32,7 +32,7 @@ from penstock.cli import (
 from penstock.cli.base import Context, login_name
 from penstock.contracts.extensions import Command
 from penstock.errors import CannotStart, PenstockError, UnknownName
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 from penstock.settings import Settings
 
 
@@ -159,7 +159,8 @@ def main() -> None:
         sys.exit(1)
     except BaseException as error:  # noqa: BLE001  SystemExit of plugin code too: its exit code has no meaning here
         click.echo(
-            f"penstock: stopped by {described(error)}; nothing after that was done", err=True
+            f"penstock: stopped by {describe_exception(error)}; nothing after that was done",
+            err=True,
         )
         sys.exit(CannotStart.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -17,7 +17,7 @@ from penstock.cli.base import (
     show,
     show_json,
 )
-from penstock.gate.exposure import Listed, described, exposures
+from penstock.gate.exposure import Listed, exposure_document, exposures
 
 
 @click.group()
@@ -121,7 +121,9 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
     }
     rows = [
         {
-            **described(identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin),
+            **exposure_document(
+                identifier, exposure, replace(item, pipeline=offer.pipeline), offer.plugin
+            ),
             "policy": policies[exposure],
         }
         for identifier, exposure, item in evaluated

@@ -25,7 +25,7 @@ from penstock.errors import BadSetting
 from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
-from penstock.gate.guesses import Look
+from penstock.gate.guesses import Guess
 from penstock.gate.rates import Limiter
 from penstock.host.catalog import Catalog
 from penstock.host.host import Host
@@ -106,7 +106,7 @@ class ConsoleContext:
         self.by_user = limiter(failures=Rate(user_rate, by="address"))
 
     @contextmanager
-    def guessing(self, user: str, address: str) -> Iterator[Look]:
+    def guessing(self, user: str, address: str) -> Iterator[Guess]:
         """Count a password guess before the password is checked; the caller sets `right` after.
 
         Guesses are limited by address. They are also limited by user, unless the user signed in
@@ -117,7 +117,7 @@ class ConsoleContext:
             guesses = [stack.enter_context(self.by_address.guess("console", address))]
             if not is_known_address(self.engine, user, address):
                 guesses.append(stack.enter_context(self.by_user.guess("console", f"user {user}")))
-            result = Look()
+            result = Guess()
             yield result
             for guess in guesses:
                 guess.right = result.right

@@ -23,7 +23,7 @@ from penstock.errors import UnknownName
 from penstock.execution.run_queries import list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
-from penstock.gate.exposure import described, exposures
+from penstock.gate.exposure import exposure_document, exposures
 from penstock.host.compilation import LoadedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
@@ -61,7 +61,7 @@ def _entries(views: Iterable[EnvironmentView]) -> dict[str, Entries]:
             view.evaluated, view.evaluated_internal, host.catalog.broken
         ):
             plugin = host.catalog.loaded[identifier].plugin
-            entry = described(identifier, exposure, evaluation, plugin)
+            entry = exposure_document(identifier, exposure, evaluation, plugin)
             entries.setdefault(identifier, {}).setdefault(view.name, []).append(
                 entry | {"policy": policies[exposure], "evaluated": evaluation}
             )

@@ -42,7 +42,6 @@ MAX_DEPTH = 16  # pipelines that wait for one another
 POLL_INTERVALS_S = (0.05, 0.1, 0.2, 0.5)
 ERROR = 400  # the least status of an error
 
-SERVED = frozenset({Exposure.SERVED, Exposure.NON_CONFORMANT})
 
 Runner = Inline | DurableRunner
 
@@ -177,8 +176,8 @@ class SubpipelineRunner:
             return False
         exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
         return (
-            external.state in SERVED
-            or internal.state in SERVED
+            external.served
+            or internal.served
             or (not exposed and external.state is Exposure.INTERNAL)
         )
 

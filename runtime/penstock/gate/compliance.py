@@ -1,11 +1,33 @@
-"""Judge each pipeline against its environment's policies, and compile its gate."""
+"""Evaluate each pipeline against its environment's policies, and compile its gate.
+
+**Why here.** The environment's policy is enforced twice: when pipelines are evaluated, and at each
+call by the gate that the evaluation returns. A pipeline that does not comply has `CLOSED` for a
+gate, so a dispatcher that forgets to look at the state still answers 503.
+
+**Fail closed.** A pipeline is served only if every loaded policy was asked and none objects. No
+policy that knows the environment's policy name, a policy without an answer, an exception, a value
+of another type, or an authenticator that is not loaded: each of them blocks it. A disabled pipeline
+is evaluated all the same, so that operators see why enabling it would not help.
+
+**Grace.** A pipeline that stops complying may be served for a while as before, with the
+requirements of the old policy. Grace never covers faults: it needs policies that all answered and
+needs that are all met. The gate itself ends at the end of the grace, whether or not a new
+evaluation has run by then.
+
+**Threads.** An evaluator has no state of its own, so several threads may use it at once: the
+follower, a page, a command. Policies are plugin code, called in a thread that `gate/evaluation.py`
+bounds. An `Evaluation` is frozen; a new one replaces it, and calls under way keep theirs.
+
+**Rejected.** Asking policies at each call: slow plugin code would be on the hot path, and two calls
+of one moment could be judged differently. Caching by pipeline: a policy may read anything of the
+environment, so every change evaluates all pipelines.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -13,22 +35,22 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.policies import Candidate, Verdict, Violation
 from penstock.contracts.registered import RegisteredAuthenticator, RegisteredPolicy
-from penstock.contracts.variables import SecretNeed
+from penstock.gate.credentials import GateCompiler
 from penstock.gate.gate import CLOSED, Gate
-from penstock.gate.verdicts import FIX, Round, verdict_of
+from penstock.gate.needs import check_needs
+from penstock.gate.verdicts import FIX, EvaluationRound, combined_verdict
 
-AGAIN = 5.0  # seconds until what could not be judged is judged again
-WARN_BEFORE = 14 * 86_400.0  # seconds before a secret expires
+RETRY_FAULTY_S = 5.0  # after which a pipeline is evaluated again that a fault has blocked
 
 
 class State(StrEnum):
-    """What became of a pipeline in an environment."""
+    """The state of a pipeline in an environment, on one of the listeners."""
 
     SERVED = "served"
-    NON_CONFORMANT = "non-conformant"
-    BLOCKED = "blocked"
+    NON_CONFORMANT = "non-conformant"  # served in a grace period
+    BLOCKED = "blocked"  # does not comply, or is broken
     DISABLED = "disabled"
-    INTERNAL = "internal"
+    INTERNAL = "internal"  # not for this listener
 
 
 SERVED_STATES = frozenset({State.SERVED, State.NON_CONFORMANT})
@@ -36,7 +58,11 @@ SERVED_STATES = frozenset({State.SERVED, State.NON_CONFORMANT})
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A pipeline as an environment sees it: its state, why, and the gate its calls meet."""
+    """A pipeline as an environment sees it: its state, the reasons, and the gate of its calls.
+
+    `requires` are the credentials that calls must present. `until` is the end of a grace period,
+    `reevaluate_at` when time alone may change the result, both in seconds since the epoch.
+    """
 
     pipeline: Pipeline
     state: State
@@ -54,72 +80,53 @@ class Evaluation:
 
     @property
     def complies(self) -> bool:
-        """Say whether the policies agree to it, whatever operators switched off."""
+        """Whether all policies agree to the pipeline, also if an operator has disabled it."""
         return not self.violations
 
 
-def _plugin(name: str) -> str:
-    return "webhook_signature" if name.endswith("_signature") else name
-
-
-def _needs(
-    pipeline: Pipeline, access: Snapshot
-) -> tuple[tuple[Violation, ...], tuple[str, ...], float | None]:
-    """Say which variables and secrets are missing or end soon, and when to look again."""
-    unmet: list[Violation] = []
-    expiring: list[str] = []
-    again_at: float | None = None
-    where = access.environment.name
-    for need in sorted(pipeline.needs, key=str):
-        if not isinstance(need, SecretNeed):
-            if need not in access.variables:
-                fix = f"set it: `penstock variable set {need} VALUE --env {where}`"
-                unmet.append(
-                    Violation(f"it needs the variable {need!r}, which is not set in {where!r}", fix)
-                )
-            continue
-        stored, now = access.secrets.get(need.name), time.time()
-        fix = f"set it: `penstock secret set {need.name} --env {where}`"
-        if stored is None:
-            unmet.append(Violation(f"it needs {need}, which is not set in {where!r}", fix))
-        elif stored.expires_at is not None and stored.expires_at <= now:
-            unmet.append(Violation(f"it needs {need}, which has expired in {where!r}", fix))
-        elif not stored.is_readable(pipeline.id, now):
-            unmet.append(
-                Violation(
-                    f"it needs {need}, which is kept for other pipelines in {where!r}",
-                    f"{fix} with `--pipeline {pipeline.id}`",
-                )
-            )
-        elif stored.expires_at is not None:
-            soon = stored.expires_at - now <= WARN_BEFORE
-            if soon:
-                end = f"{datetime.fromtimestamp(stored.expires_at, UTC):%Y-%m-%d %H:%MZ}"
-                expiring.append(f"{need} expires on {end}; {fix}")
-            look = stored.expires_at if soon else stored.expires_at - WARN_BEFORE
-            again_at = min(look, again_at or look)
-    return tuple(unmet), tuple(expiring), again_at
-
-
-def closed(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
-    """Return the judgement of a pipeline that could not be judged.
-
-    It is tried again before long.
-    """
+def blocked_by_fault(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
+    """Return the evaluation of a pipeline that a fault blocks; it is evaluated again soon."""
     return Evaluation(
         pipeline,
         State.BLOCKED,
         CLOSED,
         violations=tuple(violations),
-        reevaluate_at=time.time() + AGAIN,
+        reevaluate_at=time.time() + RETRY_FAULTY_S,
     )
 
 
-class PipelineEvaluator:
-    """Applies all loaded policies and authenticators; nobody's silence lets a pipeline through.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked about a pipeline besides the access data.
 
-    `silent` are plugins whose policies can't be asked, and why: every policy must agree, so they
-    refuse all pipelines.
+    `policy` takes the place of the environment's own. `broken` are faults of the declaration: they
+    block the pipeline in any case. `internal` is the listener: the internal one has a
+    policy of its own and no grace. `environment` are violations of the environment as a whole.
+    """
+
+    policy: str | None = None
+    broken: Sequence[Violation] = ()
+    internal: bool = False
+    environment: Sequence[Violation] = ()
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What policies and needs say about one pipeline, before its state is decided."""
+
+    all_answered: bool  # a fault of a policy earns no grace
+    requires: frozenset[str]
+    violations: tuple[Violation, ...]
+    unmet: tuple[Violation, ...]
+    warnings: tuple[str, ...]
+    recheck_at: float | None
+
+
+class PipelineEvaluator:
+    """Applies all loaded policies and authenticators to a pipeline.
+
+    `silent` are plugins whose policies can't be asked, with the reason. Every policy must agree, so
+    each of them blocks all pipelines.
     """
 
     def __init__(
@@ -129,182 +136,132 @@ class PipelineEvaluator:
         silent: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._policies = tuple(policies)
-        self._authenticators = {item.name: item for item in authenticators}
-        self._doubled = sorted(
-            {
-                item.name
-                for item in authenticators
-                if sum(other.name == item.name for other in authenticators) > 1
-            }
-        )
+        self._gates = GateCompiler(authenticators)
         self._silent = tuple(
-            Violation(f"the access policies of plugin {plugin} can't be asked: {why}", FIX)
-            for plugin, why in silent.items()
+            Violation(f"the access policies of plugin {plugin} can't be asked: {reason}", FIX)
+            for plugin, reason in silent.items()
         )
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The environment policies that a loaded plugin understands."""
+        """The environment policies that a loaded plugin enforces."""
         return tuple(
             dict.fromkeys(option for policy in self._policies for option in policy.options)
         )
 
     @property
     def meanings(self) -> dict[str, str]:
-        """What each of them means."""
-        said = {
+        """The meaning of each of them, in a sentence; empty where its plugin gives none."""
+        meanings = {
             option: meaning
             for policy in self._policies
             for option, meaning in policy.meanings.items()
         }
-        return {option: said.get(option, "") for option in self.options}
+        return {option: meanings.get(option, "") for option in self.options}
 
-    def judge(
+    def evaluate(
         self,
         pipeline: Pipeline,
         access: Snapshot,
-        asking: Round,
-        *,
-        policy: str | None = None,
-        broken: Sequence[Violation] = (),
-        internal: bool = False,
-        also: Sequence[Violation] = (),
+        run: EvaluationRound,
+        question: Question = Question(),
     ) -> Evaluation:
-        """Say whether a pipeline is served, and behind which gate.
+        """Return the state of a pipeline on one listener, and its gate."""
+        trigger, broken = pipeline.trigger, question.broken
+        exposed = trigger.internal if question.internal else trigger.external
+        if not exposed and not broken:
+            return self._not_exposed(pipeline, access, internal=question.internal)
+        findings = self._findings(pipeline, access, run, question)
+        evaluation = Evaluation(
+            pipeline,
+            State.BLOCKED,
+            CLOSED,
+            findings.requires,
+            findings.violations,
+            findings.warnings,
+            reevaluate_at=findings.recheck_at,
+        )
+        if not access.pipeline(pipeline.id).enabled:
+            return replace(evaluation, state=State.DISABLED)
+        if not findings.violations:
+            gate = self._gates.gate(pipeline, findings.requires)
+            return replace(evaluation, state=State.SERVED, gate=gate)
+        if not question.internal and question.policy is None:
+            in_grace = self._in_grace(evaluation, access, findings)
+            if in_grace is not None:
+                return in_grace
+        return replace(
+            evaluation, reevaluate_at=time.time() + RETRY_FAULTY_S if run.faults else None
+        )
 
-        `policy` asks what another one would say.
-
-        `broken` are faults of its declaration: they refuse it whatever the policies say. `internal`
-        asks for the internal listener, which has a policy of its own and knows no grace; `also` are
-        violations of the environment as a whole.
-        """
-        trigger = pipeline.trigger
-        if not (trigger.internal if internal else trigger.external) and not broken:
-            return self._unexposed(pipeline, access, internal=internal)
-        facts = access.environment
-        policy = facts.internal_policy if internal and policy is None else policy
+    def _findings(
+        self, pipeline: Pipeline, access: Snapshot, run: EvaluationRound, question: Question
+    ) -> _Findings:
+        state, facts = access.pipeline(pipeline.id), access.environment
+        policy = question.policy
+        if question.internal and policy is None:
+            policy = facts.internal_policy
         if policy is not None:
             facts = replace(facts, policy=policy)
-        state, toggles = access.pipeline(pipeline.id), trigger.toggles
-        verdict, sound = Verdict(violations=tuple(broken)), False
+        verdict, all_answered = Verdict(violations=tuple(question.broken)), False
         requires, lacking = frozenset[str](), tuple[Violation, ...]()
-        if not broken:
+        trigger = pipeline.trigger
+        if not question.broken:
             candidate = Candidate(
-                pipeline.name, pipeline.version, trigger, state.login_flow, internal
+                pipeline.name, pipeline.version, trigger, state.login_flow, question.internal
             )
-            verdict, sound = verdict_of(self._policies, candidate, facts, asking)
-            requires, lacking = self._closure(verdict.requires | toggles)
-        unmet, expiring, again_at = _needs(pipeline, access)
-        unmet += tuple(also) + self._silent
-        violations = verdict.violations + lacking + unmet
-        warnings = verdict.warnings + expiring
-        if not state.enabled:
-            return Evaluation(
-                pipeline,
-                State.DISABLED,
-                CLOSED,
-                requires,
-                violations,
-                warnings,
-                reevaluate_at=again_at,
-            )
-        if not violations:
-            return Evaluation(
-                pipeline,
-                State.SERVED,
-                self._gate(pipeline, requires),
-                requires,
-                warnings=warnings,
-                reevaluate_at=again_at,
-            )
-        grace = access.graces.get(pipeline.id) if policy is None and sound and not unmet else None
-        if grace is not None and grace.until > time.time():
-            kept, lacking = self._closure(grace.requires | toggles)
-            if not lacking:
-                gate = self._gate(pipeline, kept, grace.until)
-                again_at = min(grace.until, again_at or grace.until)
-                return Evaluation(
-                    pipeline,
-                    State.NON_CONFORMANT,
-                    gate,
-                    kept,
-                    violations,
-                    warnings,
-                    grace.until,
-                    again_at,
-                )
-        again_at = time.time() + AGAIN if asking.faults else None
-        return Evaluation(
-            pipeline, State.BLOCKED, CLOSED, requires, violations, warnings, reevaluate_at=again_at
+            verdict, all_answered = combined_verdict(self._policies, candidate, facts, run)
+            requires, lacking = self._gates.closure(verdict.requires | trigger.toggles)
+        needs = check_needs(pipeline, access)
+        unmet = (*needs.unmet, *question.environment, *self._silent)
+        return _Findings(
+            all_answered,
+            requires,
+            verdict.violations + lacking + unmet,
+            unmet,
+            (*verdict.warnings, *needs.warnings),
+            needs.recheck_at,
+        )
+
+    def _in_grace(
+        self, evaluation: Evaluation, access: Snapshot, findings: _Findings
+    ) -> Evaluation | None:
+        """Return the evaluation of a pipeline in its grace period, None if it has none."""
+        pipeline = evaluation.pipeline
+        grace = access.graces.get(pipeline.id)
+        if grace is None or grace.until <= time.time():
+            return None
+        if not findings.all_answered or findings.unmet:
+            return None
+        requires, lacking = self._gates.closure(grace.requires | pipeline.trigger.toggles)
+        if lacking:
+            return None
+        return replace(
+            evaluation,
+            state=State.NON_CONFORMANT,
+            gate=self._gates.gate(pipeline, requires, grace.until),
+            requires=requires,
+            until=grace.until,
+            reevaluate_at=min(grace.until, findings.recheck_at or grace.until),
         )
 
     @staticmethod
-    def _unexposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Evaluation:
-        """Judge a pipeline that is not for a listener.
+    def _not_exposed(pipeline: Pipeline, access: Snapshot, *, internal: bool) -> Evaluation:
+        """Return the evaluation of a pipeline that is not for a listener.
 
-        Where it is for none, it can still be refused or disabled.
+        One that is for no listener, such as with schedules alone, can be blocked or disabled.
         """
         if internal or pipeline.trigger.internal:
             return Evaluation(pipeline, State.INTERNAL, CLOSED)
-        unmet, expiring, again_at = _needs(pipeline, access)
-        state = (
-            State.DISABLED
-            if not access.pipeline(pipeline.id).enabled
-            else State.BLOCKED
-            if unmet
-            else State.INTERNAL
-        )
+        needs, enabled = check_needs(pipeline, access), access.pipeline(pipeline.id).enabled
+        state = State.BLOCKED if needs.unmet else State.INTERNAL
+        if not enabled:
+            state = State.DISABLED
         return Evaluation(
-            pipeline, state, CLOSED, violations=unmet, warnings=expiring, reevaluate_at=again_at
+            pipeline,
+            state,
+            CLOSED,
+            violations=tuple(needs.unmet),
+            warnings=tuple(needs.warnings),
+            reevaluate_at=needs.recheck_at,
         )
-
-    def _closure(self, wanted: frozenset[str]) -> tuple[frozenset[str], tuple[Violation, ...]]:
-        """Add what the wanted credentials need themselves; say which of them nobody can prove."""
-        names = wanted
-        while (
-            more := frozenset[str]().union(
-                *(
-                    self._authenticators[name].needs
-                    for name in names
-                    if name in self._authenticators
-                )
-            )
-            - names
-        ):
-            names |= more
-        lacking = [
-            Violation(
-                f"no authenticator for {name!r} is loaded",
-                f"load the plugin that proves {name} (penstock_{_plugin(name)})",
-            )
-            for name in sorted(names - self._authenticators.keys())
-        ]
-        lacking += [
-            Violation(
-                f"two plugins offer an authenticator for {name!r}",
-                "leave one out (PENSTOCK_PLUGINS_DENY)",
-            )
-            for name in sorted(names & set(self._doubled))
-        ]
-        return names, tuple(lacking)
-
-    def _gate(
-        self, pipeline: Pipeline, requires: frozenset[str], until: float = float("inf")
-    ) -> Gate:
-        ordered: list[RegisteredAuthenticator] = []
-        waiting = [
-            item for name, item in sorted(self._authenticators.items()) if name not in self._doubled
-        ]
-        while waiting:
-            done = {item.name for item in ordered}
-            ready = [
-                item for item in waiting if item.needs & self._authenticators.keys() <= done
-            ] or waiting
-            ordered.append(ready[0])
-            waiting.remove(ready[0])
-        checks = tuple(
-            (item, item.name in requires)
-            for item in ordered
-            if item.name in requires or not item.only_where_asked
-        )
-        return Gate(pipeline.id, checks, pipeline.trigger.scopes, until)

@@ -1,4 +1,4 @@
-"""A gate in words, and a call that passes it as a line of curl."""
+"""Describe a gate to readers, and write a call that it accepts as a curl command."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _listed(parts: list[str]) -> str:
 
 
 def describe_gate(evaluated: Evaluation, authenticators: Iterable[RegisteredAuthenticator]) -> str:
-    """Say what a call must present there, or why none is let through."""
+    """Return what a call must present, or why no call is accepted, in a sentence."""
     if evaluated.state is State.BLOCKED:
-        return "No call is let through: the pipeline is refused."
+        return "No call is accepted: the pipeline is blocked."
     if evaluated.state is State.DISABLED:
-        return "No call is let through: an operator switched the pipeline off."
+        return "No call is accepted: an operator has disabled the pipeline."
     if evaluated.state is State.INTERNAL:
-        return "No call reaches it here: it is not for this listener."
+        return "No call is accepted: the pipeline is not for this listener."
     nouns = {item.name: item.noun for item in authenticators}
     parts: list[str] = []
     for name in sorted(evaluated.requires):
@@ -34,15 +34,15 @@ def describe_gate(evaluated: Evaluation, authenticators: Iterable[RegisteredAuth
         if scopes:
             part += f" with {'scope' if len(scopes) == 1 else 'scopes'} {' '.join(scopes)}"
         parts.append(part)
-    said = (
+    sentence = (
         f"A call needs {_listed(parts)}."
         if parts
-        else "A call needs nothing: it is open to anyone."
+        else "A call needs no credentials: anyone may call."
     )
     return (
-        f"{said} Its handlers get the token itself."
+        f"{sentence} Its handlers get the token itself."
         if evaluated.pipeline.trigger.forward_token
-        else said
+        else sentence
     )
 
 
@@ -55,7 +55,7 @@ def curl_line(
     media: str | None,
     body: str,
 ) -> str:
-    """Return a call as a line for a shell, with variables of the shell in place of credentials."""
+    """Return a call as a shell command, with shell variables in place of credentials."""
     words = ["curl", *(["-X", method] if method != "GET" else []), shlex.quote(url)]
     for name in sorted(evaluated.requires):
         words += _credential(name, schemes.get(name, {}))

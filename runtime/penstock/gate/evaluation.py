@@ -1,11 +1,9 @@
-"""Judge all pipelines of a process in one round.
+"""Evaluate all pipelines of a process in one round that plugin code can neither end nor block.
 
-It runs in a thread that plugin code can neither end nor hold, with an answer for each pipeline.
-
-Every pipeline is closed until it was judged. A round that does not end in time leaves the rest
-closed, names the plugin that it waits for, and does not ask that plugin again while its last answer
-is outstanding. The thread that follows the database waits for a round a second at most, and closes
-all gates meanwhile where it takes more than half of that.
+The round runs in a thread of its own. Every pipeline is closed until it is evaluated. A round that
+does not end in time leaves the rest closed and names the plugin that it waits for. That plugin is
+not asked again until its last call has returned. The follower waits for a round a second at most,
+and closes all gates once half of that has passed.
 """
 
 from __future__ import annotations
@@ -22,18 +20,23 @@ from penstock.contracts.cors import Cors
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.policies import Violation
 from penstock.contracts.responses import ResponseHeader, ResponsePolicy, problems_of_response_policy
-from penstock.gate.compliance import Evaluation, PipelineEvaluator, closed
-from penstock.gate.verdicts import FIX, Round
-from penstock.plugins.guard import PluginFault, ask, bounded
-from penstock.plugins.loading import Plugins
+from penstock.gate.compliance import (
+    Evaluation,
+    PipelineEvaluator,
+    Question,
+    blocked_by_fault,
+)
+from penstock.gate.verdicts import FIX, EvaluationRound
+from penstock.plugins.guard import PluginFault, call_plugin, run_bounded
+from penstock.plugins.offers import Plugins
 
-AT_LEISURE = 10.0  # seconds that a round may take at a start, in a command or for a page
-WHAT_IT_READS = "fix what that plugin reads (`penstock variable list`)"
-# Seconds that it may take while calls are answered, and after which they wait for it.
-LIVE, SOON = 1.0, 0.5
+MAX_ROUND_S = 10.0  # at a start, in a command or for a page
+VARIABLE_FIX = "fix what that plugin reads (`penstock variable list`)"
+# While calls are answered: of a round, and until all gates are closed meanwhile.
+MAX_LIVE_ROUND_S, CLOSE_AFTER_S = 1.0, 0.5
 
 
-class Item(Protocol):
+class CatalogEntry(Protocol):
     """A pipeline as it was loaded."""
 
     @property
@@ -46,36 +49,32 @@ class Item(Protocol):
 
     @property
     def broken(self) -> tuple[Violation, ...]:
-        """What is wrong with its declaration."""
+        """The faults of its declaration."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPipelines:
-    """What a round has come to.
+    """The result of a round: each pipeline on both listeners, and the headers of all replies.
 
-    Every pipeline on each listener, what replies have in common, and the faults of plugins.
+    `faults` are those of plugins, `gates_version` is that of the access data.
     """
 
     external: Mapping[str, Evaluation]
     internal: Mapping[str, Evaluation]
     responses: ResponsePolicy
     faults: tuple[PluginFault, ...] = ()
-    # `Snapshot.gates_version` of the access data that was evaluated.
     gates_version: int = -1
 
     def on(self, *, internal: bool) -> Mapping[str, Evaluation]:
-        """Return what became of each pipeline on one of the listeners."""
+        """Return the evaluation of each pipeline on one of the listeners."""
         return self.internal if internal else self.external
 
     def due(self, now: float) -> bool:
-        """Return whether a pipeline is to be evaluated again, for time has passed.
-
-        `now` is in seconds since the epoch.
-        """
+        """Return whether time alone may have changed a result. `now`: seconds since the epoch."""
         return any(
-            item.reevaluate_at is not None and item.reevaluate_at <= now
+            evaluation.reevaluate_at is not None and evaluation.reevaluate_at <= now
             for side in (self.external, self.internal)
-            for item in side.values()
+            for evaluation in side.values()
         )
 
 
@@ -83,21 +82,25 @@ class EvaluatedPipelines:
 class _Work:
     """What a round has done so far."""
 
-    run_status_api: Round
+    run: EvaluationRound
+    policy: str | None
     responses: ResponsePolicy = field(default_factory=ResponsePolicy)
     evaluated: dict[tuple[bool, str], Evaluation] = field(default_factory=dict)
 
 
 class BoundedEvaluator:
-    """Judges what is loaded. Several threads may do so at a time."""
+    """Evaluates loaded pipelines. Several threads may do so at a time."""
 
     def __init__(
-        self, plugins: Plugins, judge: PipelineEvaluator, loaded: Mapping[str, Item]
+        self,
+        plugins: Plugins,
+        pipelines: PipelineEvaluator,
+        loaded: Mapping[str, CatalogEntry],
     ) -> None:
         self._hooks: Sequence[pluggy.HookImpl] = (
             plugins.manager.hook.penstock_response_policy.get_hookimpls()
         )
-        self._judge = judge
+        self._pipelines = pipelines
         self._loaded = loaded
         self._stuck: dict[str, threading.Thread] = {}
 
@@ -108,146 +111,130 @@ class BoundedEvaluator:
         policy: str | None = None,
         live: Callable[[], object] | None = None,
     ) -> EvaluatedPipelines:
-        """Judge every pipeline on both listeners.
+        """Return the evaluation of every pipeline on both listeners.
 
-        `policy` asks what another policy would say, on whichever of them.
-
-        `live` says that calls are answered meanwhile, and is called to close all gates where it
-        takes long.
+        `policy` takes the place of the environment's own on both. `live` is for a process that
+        answers calls meanwhile: it is called to close all gates where the round takes long.
         """
-        work, version = _Work(Round(self._stuck)), access.gates_version
-        asking = work.run_status_api
-        limits = {"seconds": AT_LEISURE} if live is None else {"seconds": LIVE, "soon": SOON}
-        thread = bounded(
-            lambda: self._run(work, access, policy),
-            stalled=asking.stalled,
+        version = access.gates_version
+        work = _Work(EvaluationRound(self._stuck), policy)
+        run = work.run
+        thread = run_bounded(
+            lambda: self._run(work, access),
+            MAX_ROUND_S if live is None else MAX_LIVE_ROUND_S,
+            stalled=run.stalled,
+            soon=float("inf") if live is None else CLOSE_AFTER_S,
             meanwhile=live or bool,
-            **limits,
         )
-        asking.over = True
+        run.over = True
         if thread is not None:
-            asking.failed(self._late(asking.asked, thread))
-        done, faults = dict(work.evaluated), tuple(asking.faults.values())
+            run.add_fault(self._timeout(run.asked, thread))
+        # Copied: the thread of a round that is late may still write.
+        evaluated, faults = dict(work.evaluated), tuple(run.faults.values())
         missing = [Violation(str(fault), FIX) for fault in faults] or [
-            Violation("it could not be judged", "look at the log")
+            Violation("it could not be evaluated", "look at the log")
         ]
-        sides = [
+        external, internal = (
             {
-                name: done.get((internal, name)) or closed(item.pipeline, missing)
+                name: evaluated.get((is_internal, name)) or blocked_by_fault(item.pipeline, missing)
                 for name, item in sorted(self._loaded.items())
             }
-            for internal in (False, True)
-        ]
-        return EvaluatedPipelines(sides[0], sides[1], work.responses, faults, version)
+            for is_internal in (False, True)
+        )
+        return EvaluatedPipelines(external, internal, work.responses, faults, version)
 
     def response_violations(self, access: Snapshot) -> tuple[Violation, ...]:
-        """Return why replies can't be given what an environment wants of all of them."""
-        asking = Round(self._stuck)
-        found: list[Violation] = []
-        thread = bounded(
-            lambda: found.extend(self._response_policy(access, asking)[1]),
-            AT_LEISURE,
-            stalled=asking.stalled,
+        """Return why no valid reply headers can be determined for an environment."""
+        run = EvaluationRound(self._stuck)
+        violations: list[Violation] = []
+        thread = run_bounded(
+            lambda: violations.extend(self._response_policy(access, run)[1]),
+            MAX_ROUND_S,
+            stalled=run.stalled,
         )
-        asking.over = True
+        run.over = True
         if thread is not None:
-            found.append(Violation(str(self._late(asking.asked, thread)), FIX))
-        return tuple(found)
+            violations.append(Violation(str(self._timeout(run.asked, thread)), FIX))
+        return tuple(violations)
 
     def close_all(self, reason: str, fix: str) -> dict[str, Evaluation]:
-        """Return the judgement that lets nothing through."""
+        """Return the evaluation that accepts no call."""
         return {
-            name: closed(item.pipeline, [Violation(reason, fix)])
+            name: blocked_by_fault(item.pipeline, [Violation(reason, fix)])
             for name, item in sorted(self._loaded.items())
         }
 
-    def _late(self, plugin: str | None, thread: threading.Thread) -> PluginFault:
+    def _timeout(self, plugin: str | None, thread: threading.Thread) -> PluginFault:
         if plugin is None:
-            return PluginFault("?", "judging took longer than it may")
+            return PluginFault("?", "the evaluation took longer than it may")
         self._stuck[plugin] = thread
         return PluginFault(plugin, "took too long over its answer, and is waited for no more")
 
-    def _run(self, work: _Work, access: Snapshot, policy: str | None) -> None:
-        """Do the round. Nothing that it raises ends the process; what it has not done is closed."""
-        asking = work.run_status_api
+    def _run(self, work: _Work, access: Snapshot) -> None:
+        """Do the round. No exception leaves it: what it has not evaluated stays closed."""
+        run = work.run
         try:
-            work.responses, also = self._response_policy(access, asking)
+            work.responses, violations = self._response_policy(access, run)
             for name, item in sorted(self._loaded.items()):
                 for internal in (False, True):
-                    if asking.over:
+                    if run.over:
                         return
-                    work.evaluated[internal, name] = self._one(
-                        item, access, asking, policy=policy, internal=internal, also=also
-                    )
+                    question = Question(work.policy, item.broken, internal, violations)
+                    work.evaluated[internal, name] = self._evaluate(item, access, run, question)
         except BaseException as error:  # noqa: BLE001  as its summary says
-            asking.failed(PluginFault("?", f"judging failed: {type(error).__name__}"))
+            run.add_fault(PluginFault("?", f"the evaluation failed: {type(error).__name__}"))
 
-    def _one(
-        self,
-        item: Item,
-        access: Snapshot,
-        asking: Round,
-        *,
-        policy: str | None,
-        internal: bool,
-        also: tuple[Violation, ...],
+    def _evaluate(
+        self, item: CatalogEntry, access: Snapshot, run: EvaluationRound, question: Question
     ) -> Evaluation:
-        """Judge one pipeline. Its declaration is plugin code too."""
+        """Evaluate one pipeline. Its declaration is plugin code too."""
         try:
-            return ask(
+            return call_plugin(
                 item.plugin,
                 "its pipeline",
-                lambda: self._judge.judge(
-                    item.pipeline,
-                    access,
-                    asking,
-                    policy=policy,
-                    broken=item.broken,
-                    internal=internal,
-                    also=also,
-                ),
+                lambda: self._pipelines.evaluate(item.pipeline, access, run, question),
             )
         except PluginFault as fault:
-            return closed(item.pipeline, [asking.failed(fault)])
+            return blocked_by_fault(item.pipeline, [run.add_fault(fault)])
 
     def _response_policy(
-        self, access: Snapshot, asking: Round
+        self, access: Snapshot, run: EvaluationRound
     ) -> tuple[ResponsePolicy, tuple[Violation, ...]]:
-        """Return what the environment's replies have in common, and why that can't be said."""
+        """Return the headers and CORS of all replies, and the faults of the plugins that set them.
+
+        Such a fault blocks every pipeline: replies must not go out without their headers.
+        """
         headers: dict[str, ResponseHeader] = {}
         cors: tuple[Cors | None, bool] = None, False
-        failures: list[Violation] = []
+        violations: list[Violation] = []
         for hook in self._hooks:
             try:
-                said, wrong = self._headers_of(hook, access, asking)
+                policy, problems = self._ask_for_headers(hook, access, run)
             except PluginFault as fault:
-                asking.failed(fault)
-                failures.append(Violation(f"the header policy of {fault}", WHAT_IT_READS))
+                run.add_fault(fault)
+                violations.append(Violation(f"the header policy of {fault}", VARIABLE_FIX))
                 continue
-            failures += [
-                Violation(f"the header policy of {hook.plugin_name} makes no sense: {problem}", fix)
-                for problem, fix in wrong
+            violations += [
+                Violation(f"the header policy of {hook.plugin_name} is not valid: {problem}", fix)
+                for problem, fix in problems
             ]
-            if said is not None and not wrong:
-                headers |= {rule.name.lower(): rule for rule in said.headers}
-                cors = (said.cors, said.cors_override) if said.cors is not None else cors
-        return ResponsePolicy(tuple(headers.values()), *cors), tuple(failures)
+            if policy is not None and not problems:
+                headers |= {rule.name.lower(): rule for rule in policy.headers}
+                cors = (policy.cors, policy.cors_override) if policy.cors is not None else cors
+        return ResponsePolicy(tuple(headers.values()), *cors), tuple(violations)
 
     @staticmethod
-    def _headers_of(
-        hook: pluggy.HookImpl, access: Snapshot, asking: Round
+    def _ask_for_headers(
+        hook: pluggy.HookImpl, access: Snapshot, run: EvaluationRound
     ) -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
-        """Ask one plugin for its response policy; return it, and what is wrong with it.
+        """Return the response policy of one plugin, and its faults. Raises PluginFault."""
 
-        Raises PluginFault.
-        """
+        def answer() -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
+            policy: Any = hook.function(*([access] if hook.argnames else []))
+            return policy, [] if policy is None else list(problems_of_response_policy(policy))
 
-        def said() -> tuple[ResponsePolicy | None, list[tuple[str, str]]]:
-            answer: Any = hook.function(*([access] if hook.argnames else []))
-            return answer, [] if answer is None else list(problems_of_response_policy(answer))
-
-        asking.begin(hook.plugin_name)
+        run.begin(hook.plugin_name)
         try:
-            return ask(hook.plugin_name, "penstock_response_policy", said)
+            return call_plugin(hook.plugin_name, "penstock_response_policy", answer)
         finally:
-            asking.asked = None
+            run.asked = None

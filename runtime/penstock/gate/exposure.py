@@ -1,4 +1,4 @@
-"""Pipelines as operators look at them: each on the listeners it is for."""
+"""Pipelines as operators see them: one entry for each listener that a pipeline is for."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ Listed = tuple[str, str, Evaluation]
 def exposures(
     external: Mapping[str, Evaluation], internal: Mapping[str, Evaluation], broken: Container[str]
 ) -> list[Listed]:
-    """Return what became of each pipeline on each listener it is for.
+    """Return the evaluation of each pipeline on each listener that it is for.
 
-    Its id, `external`, `internal` or `none`, and the judgement.
-
-    `broken` are the ids of those whose declaration is at fault, which is said once.
+    An entry has its id, its exposure (`external`, `internal` or `none`) and its evaluation.
+    `broken` are the ids of pipelines with a faulty declaration, which are listed once.
     """
-    found: list[Listed] = []
+    entries: list[Listed] = []
     for identifier, item in external.items():
         trigger = item.pipeline.trigger
         if trigger.external or item.violations or not trigger.internal:
-            found.append((identifier, "external" if trigger.external else "none", item))
+            entries.append((identifier, "external" if trigger.external else "none", item))
         if trigger.internal and identifier not in broken:
-            found.append((identifier, "internal", internal[identifier]))
-    return found
+            entries.append((identifier, "internal", internal[identifier]))
+    return entries
 
 
-def described(identifier: str, exposure: str, item: Evaluation, plugin: str) -> dict[str, Any]:
-    """Return what there is to say of a pipeline on a listener."""
+def exposure_document(
+    identifier: str, exposure: str, item: Evaluation, plugin: str
+) -> dict[str, Any]:
+    """Return a pipeline on a listener as a document: its URL, state, requirements and reasons."""
     trigger = item.pipeline.trigger
     why = [f"{violation.reason}; {violation.fix}" for violation in item.violations] + [
         f"warning: {text}" for text in item.warnings

@@ -1,8 +1,8 @@
-"""Let one call through, or say why not; the answers and their order are those of the access rules.
+"""Accept one call or reject it; the problems and their order are those of the access rules.
 
-Authenticators are plugin code: whatever one returns or raises that its contract does not know is a
-fault of that plugin, and ends the call. What was proven stays: an authenticator adds to it, and
-can't put another consumer in place of the one that the credentials before it prove.
+Authenticators are plugin code. An exception or a value that their contract does not allow is a
+fault of that plugin and ends the call. An authenticator can only add to what others have proven: it
+can't replace the consumer that the credentials before it prove.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.registered import RegisteredAuthenticator, extends_caller, is_valid_once
 from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import CredentialRejected, Refusal
-from penstock.gate.guesses import Look
-from penstock.plugins.guard import PluginFault, described
+from penstock.gate.guesses import Guess
+from penstock.plugins.guard import PluginFault, describe_exception
 
 NO_CALLER = (
     "no Caller, one with parts of other types, or another consumer than the one that is proven"
@@ -29,16 +29,16 @@ Claim = Callable[[str, Caller, Once], bool]
 
 
 def unavailable() -> Refusal:
-    """Return the answer for whatever is not served; it never says why."""
+    """Return the problem for a pipeline that is not served. It does not tell the reason."""
     return Refusal(503, "pipeline-unavailable", "This pipeline is not available at the moment.")
 
 
 class Gate:
     """What each call of one pipeline must present, compiled for one environment.
 
-    `checks` pairs each loaded authenticator with whether it is required; what is not required but
-    sent is checked all the same. `reads_body` says that a proof needs the body, `counts_once` that
-    a proof may hold for one call alone.
+    `checks` are the authenticators, each with whether it is required. A credential that is sent
+    without being required is checked too. `reads_body` is whether a proof needs the body,
+    `counts_once` whether a proof may be valid for one call only.
     """
 
     __slots__ = (
@@ -72,27 +72,24 @@ class Gate:
         access: Snapshot,
         now: float,
         body: Callable[[], bytes] = bytes,
-        guess: Callable[[], AbstractContextManager[Look]] = lambda: nullcontext(Look()),
+        guess: Callable[[], AbstractContextManager[Guess]] = lambda: nullcontext(Guess()),
         claim: Claim | None = None,
     ) -> Caller:
-        """Return who calls.
+        """Return the caller. Raises Refusal if the call is rejected, PluginFault for plugin code.
 
-        `now` is in seconds since the epoch; `body` reads the body, which is asked for only where a
-        proof needs it.
-
-        `guess` counts a look at a credential that can be guessed, before it is taken, and may
-        refuse it. `claim` claims what a call counts once for: it takes the authenticator's name,
-        the caller and that, and returns whether the call is the first. Raises Refusal, and
-        PluginFault for an authenticator that does what it must not.
+        `now` is in seconds since the epoch. `body` reads the body, and is called only where a proof
+        needs it. `guess` counts a guess at a credential before it is checked, and may raise
+        Refusal. `claim` gets an authenticator's name, the caller and what the call is unique for;
+        it returns whether the call is the first.
         """
         if now >= self._until:
             raise unavailable()
-        sent, missing, rejected, spoken = self._sent(head, access)
+        sent, missing, rejected, in_header = self._sent(head, access)
         if missing:
             raise self._missing(missing, access)
         if rejected is not None:
             raise self._invalid(*rejected, access)
-        if not spoken and head.authorization is not None:
+        if not in_header and head.authorization is not None:
             raise self._unsupported(access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             caller = self._prove_guessed(sent, access, now, guess)
@@ -110,15 +107,14 @@ class Gate:
     def _sent(
         self, head: RequestHead, access: Snapshot
     ) -> tuple[list[Sent], list[RegisteredAuthenticator], Rejected | None, bool]:
-        """Return the credentials that were sent, and what is wrong with them.
+        """Return the credentials that were sent, those that are missing, and the first invalid one.
 
-        That is: those that are missing, the first that can't be one, and whether `Authorization`
-        holds one.
+        The last value is whether the header Authorization holds one of them.
         """
         sent: list[Sent] = []
         rejected: Rejected | None = None
         missing: list[RegisteredAuthenticator] = []
-        spoken = False
+        in_header = False
         for authenticator, required in self._checks:
             try:
                 credential = authenticator.find(head, access)
@@ -131,12 +127,12 @@ class Gate:
                 raise _fault(authenticator, "find", error) from None
             if type(credential) is str:
                 sent.append((authenticator, credential))
-                spoken = spoken or authenticator.uses_authorization_header
+                in_header = in_header or authenticator.uses_authorization_header
             elif credential is not None:
                 raise _wrong(authenticator, "find", "neither text nor None")
             elif required:
                 missing.append(authenticator)
-        return sent, missing, rejected, spoken
+        return sent, missing, rejected, in_header
 
     def _prove(self, sent: list[Sent], access: Snapshot, now: float) -> Caller:
         caller = ANONYMOUS
@@ -161,26 +157,20 @@ class Gate:
         sent: list[Sent],
         access: Snapshot,
         now: float,
-        guess: Callable[[], AbstractContextManager[Look]],
+        guess: Callable[[], AbstractContextManager[Guess]],
     ) -> Caller:
-        """Prove credentials of which one can be guessed.
-
-        The look at it is counted beforehand, whatever comes of it.
-        """
-        with guess() as look:
+        """Prove credentials of which one can be guessed; the guess is counted before the check."""
+        with guess() as attempt:
             try:
                 caller = self._prove(sent, access, now)
             except Refusal as refusal:
                 refusal.counted = True
                 raise
-            look.right = True
+            attempt.right = True
         return caller
 
     def _signed(self, access: Snapshot, caller: Caller, body: Callable[[], bytes]) -> bytes:
-        """Return the body that a proof needs.
-
-        What is sent by a consumer that may not call is not read.
-        """
+        """Return the body that a proof needs. That of a consumer without access is not read."""
         if caller.consumer_id is not None:
             self._authorize(caller, access)
         return body()
@@ -194,7 +184,7 @@ class Gate:
         now: float,
         raw: bytes,
     ) -> Caller:
-        """Prove what needs the body, once all else held."""
+        """Prove the credentials that need the body, after all others."""
         for authenticator, credential in sent:
             if authenticator.reads_body:
                 try:
@@ -221,7 +211,7 @@ class Gate:
         raw: bytes,
         claim: Claim | None,
     ) -> None:
-        """Reject a copy of a call that counts once."""
+        """Reject a copy of a call that is valid once."""
         for authenticator, credential in sent:
             try:
                 once = authenticator.once(credential, raw, head)
@@ -257,30 +247,30 @@ class Gate:
         elif any(required for _, required in self._checks):
             raise Refusal(403, "not-associated", "This consumer may not call this pipeline here.")
         if not self._scopes <= caller.scopes:
-            wanted = " ".join(sorted(self._scopes))
+            scopes = " ".join(sorted(self._scopes))
             challenge = (
                 f'Bearer realm="{access.environment.name}", error="insufficient_scope",'
-                f' scope="{wanted}"'
+                f' scope="{scopes}"'
             )
             raise Refusal(
                 403,
                 "insufficient-scope",
-                f"The token must allow: {wanted}.",
+                f"The token must allow: {scopes}.",
                 headers=[("WWW-Authenticate", challenge)],
-                extra={"scope": wanted},
+                extra={"scope": scopes},
             )
 
     def _unsupported(self, access: Snapshot) -> Refusal:
-        """Return the answer to a header Authorization that nothing here can check.
+        """Return the problem of a header Authorization that no authenticator checks.
 
-        Its caller must not believe that it was.
+        Without it the caller would believe that the credential was accepted.
         """
-        speaking = [item for item, _ in self._checks if item.uses_authorization_header] or [
+        authenticators = [item for item, _ in self._checks if item.uses_authorization_header] or [
             item for item, _ in self._checks
         ]
         headers = [
             ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
-            for item in speaking
+            for item in authenticators
         ]
         return Refusal(
             401,
@@ -292,11 +282,11 @@ class Gate:
     @staticmethod
     def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:
         realm = f'realm="{access.environment.name}"'
-        wanted = " and ".join(
+        nouns = " and ".join(
             ("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing
         )
         headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
-        return Refusal(401, "credentials-missing", f"This call needs {wanted}.", headers=headers)
+        return Refusal(401, "credentials-missing", f"This call needs {nouns}.", headers=headers)
 
     @staticmethod
     def _invalid(
@@ -326,11 +316,11 @@ def _fault(
 ) -> PluginFault:
     """Return the fault of an authenticator that raised.
 
-    The exception's text is left out, for it may hold the credential.
+    The exception's text is left out, because it may hold the credential.
     """
+    raised = describe_exception(error, text=False)
     fault = PluginFault(
-        authenticator.plugin,
-        f"{method} of authenticator {authenticator.name} raised {described(error, text=False)}",
+        authenticator.plugin, f"{method} of authenticator {authenticator.name} raised {raised}"
     )
     error.__traceback__ = None  # it holds the credential in its frames
     return fault
@@ -343,7 +333,7 @@ class ClosedGate(Gate):
         super().__init__("", (), frozenset(), 0.0)
 
     def admit(self, *_: object) -> Caller:
-        """Let nothing through."""
+        """Accept no call."""
         raise unavailable()
 
 

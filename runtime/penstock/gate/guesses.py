@@ -1,12 +1,12 @@
-"""Count looks at what can be guessed, before each is taken.
+"""Count guesses at credentials before each is checked.
 
-So many guesses at a time get no more looks than one after the other.
+So many guesses at once get no more checks than one after the other. A guess takes one of the counts
+that an address has within a window, and a right one returns it. So only wrong guesses stay counted.
 
-A look takes one of the counts that an address has within a window, and a right one gives it back;
-so what stays counted is what was wrong. Where none is left while other looks of that address are
-under way, it waits for them, for they may be right; a client that begins with many calls at once,
-each with the same right password, is not turned away. A password that is known to be right takes a
-count as well: to compare is to look.
+Where no count is left while other guesses of that address are being checked, a guess waits for
+them: they may be right. A client that begins with many calls at once, each with the same right
+password, is not rejected. A password that is known to be right takes a count as well, because
+comparing it is a check.
 """
 
 from __future__ import annotations
@@ -21,26 +21,23 @@ from limits.storage import Storage
 
 from penstock.errors import Refusal
 
-PATIENCE = 0.5  # seconds that a look waits for those before it
-LOOK_AGAIN = 0.05  # seconds between two tries meanwhile
-# Seconds before a window's end in which nothing is given back: it may be another one already.
-MARGIN = 0.05
+MAX_WAIT_S = 0.5  # of a guess for those before it
+RETRY_S = 0.05  # between two tries meanwhile
+# Before a window's end in which no count is returned: the next window may have begun.
+WINDOW_MARGIN_S = 0.05
 
 
 @dataclass(slots=True)
-class Look:
-    """One look at a credential.
-
-    It was wrong unless somebody says that it was `right`, or was not taken at all.
-    """
+class Guess:
+    """One guess at a credential: wrong, unless the checking code sets `right`."""
 
     key: str = ""
     ends: float = 0.0
     right: bool = False
 
 
-class Guesses:
-    """Looks at credentials, by place and address, in a storage of the `limits` library."""
+class GuessCounter:
+    """Counts guesses, by place and address, in a storage of the `limits` library."""
 
     def __init__(self, storage: Storage, failures: RateLimitItem) -> None:
         self._storage = storage
@@ -48,13 +45,13 @@ class Guesses:
         self._under_way: Counter[str] = Counter()
         self._changed = threading.Condition()
 
-    def begin(self, place: str, network: str) -> Look | float:
-        """Take a count, or return how many seconds it is until there is one.
+    def begin(self, place: str, network: str) -> Guess | float:
+        """Take a count for a guess, or return the seconds until there is one.
 
-        Raises StorageError, and Refusal (503) where others have them all.
+        Raises StorageError, and Refusal (503) where other guesses hold all counts.
         """
         key = self._item.key_for("failed", place, network)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + MAX_WAIT_S
         while not self._take(key):
             with self._changed:
                 if key not in self._under_way:
@@ -66,26 +63,23 @@ class Guesses:
                         "Too many credentials are being checked; try again.",
                         headers=[("Retry-After", "1")],
                     )
-                self._changed.wait(LOOK_AGAIN)
+                self._changed.wait(RETRY_S)
         else:
             with self._changed:
                 self._under_way[key] += 1
-            return Look(key, self._storage.get_expiry(key))
+            return Guess(key, self._storage.get_expiry(key))
         return max(0.0, self._storage.get_expiry(key) - time.time())
 
-    def end(self, look: Look) -> None:
-        """Note that a look is over, and give its count back where it was right.
-
-        Raises StorageError.
-        """
+    def end(self, guess: Guess) -> None:
+        """End a guess, and return its count if it was right. Raises StorageError."""
         try:
-            if look.right and time.time() < look.ends - MARGIN:
-                self._storage.incr(look.key, self._item.get_expiry(), -1)
+            if guess.right and time.time() < guess.ends - WINDOW_MARGIN_S:
+                self._storage.incr(guess.key, self._item.get_expiry(), -1)
         finally:
             with self._changed:
-                self._under_way[look.key] -= 1
-                if not self._under_way[look.key]:
-                    del self._under_way[look.key]
+                self._under_way[guess.key] -= 1
+                if not self._under_way[guess.key]:
+                    del self._under_way[guess.key]
                 self._changed.notify_all()
 
     def _take(self, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Count calls in this process's memory, of as many callers as there is room for."""
+"""Count calls in this process's memory, for a limited number of callers."""
 
 from __future__ import annotations
 
@@ -9,54 +9,48 @@ from dataclasses import dataclass, field
 
 from limits.storage import MovingWindowSupport, Storage
 
-MOST = 50_000  # callers in windows that move along, and as many in fixed ones
-# Windows of a length that are forgotten at each call when they are over: no call pays for all
-# others.
-AT_A_TIME = 2
+MAX_CALLERS = 50_000  # in moving windows, and as many in fixed ones
+# Windows of each length that one call removes when they are over: no call pays for all others.
+REMOVED_PER_CALL = 2
 
 
 @dataclass(slots=True)
 class _Window:
-    """One caller's calls: how many in a fixed window, or when they were in one that moves along.
+    """One caller's calls: their number in a fixed window, or their moments in a moving one."""
 
-    And from when on none of them counts.
-    """
-
-    ends: float
+    ends: float  # from then on none of them counts
     number: int = 0
     calls: deque[float] = field(default_factory=deque)
 
 
-_Windows = OrderedDict[str, _Window]  # those that end first come first: all are of one length
+_Windows = OrderedDict[str, _Window]  # all of one length, the first to end comes first
 
 
-class Memory(Storage, MovingWindowSupport):
-    """What the `limits` library asks of a storage.
+class MemoryStorage(Storage, MovingWindowSupport):
+    """A storage for the `limits` library, with bounded memory and bounded work per call.
 
-    Its own one looks at all callers again and again, and keeps them for ever.
-
-    Beyond `most` callers the one is forgotten that has not called for longest, among those with
-    windows of the length that most have. `forgotten` says that this came to pass: such a caller may
-    call anew.
+    The library's own storage scans all callers repeatedly and never removes any. This one removes
+    a caller beyond `max_callers`: the one whose last call is the oldest, among those with the most
+    common window length. `forgotten` is set then: such a caller has its whole limit again.
     """
 
     STORAGE_SCHEME = None
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_callers: int) -> None:
         super().__init__()
         self.forgotten = False
-        self._most = most
+        self._max_callers = max_callers
         self._moving: dict[int, _Windows] = {}  # by length
         self._fixed: dict[int, _Windows] = {0: OrderedDict()}  # one length is all that is used
         self._lock = threading.Lock()
 
     @property
     def base_exceptions(self) -> tuple[type[Exception], ...]:
-        """What may go wrong: nothing."""
+        """The errors of the storage: none."""
         return ()
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count a call if its window has room for it, and say whether it had."""
+        """Count a call if its window has room. Return whether it had."""
         now = time.time()
         with self._lock:
             windows = self._moving.setdefault(expiry, OrderedDict())
@@ -72,7 +66,7 @@ class Memory(Storage, MovingWindowSupport):
             return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:  # noqa: ARG002  the library's signature
-        """Return when the oldest call within a window was, and how many there are."""
+        """Return the moment of the oldest call within a window, and the number of calls."""
         now = time.time()
         with self._lock:
             windows = self._moving.get(expiry)
@@ -81,7 +75,7 @@ class Memory(Storage, MovingWindowSupport):
             return (calls[0], len(calls)) if calls else (now, 0)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count in a fixed window, never below nothing, and return its number."""
+        """Add to the number of a fixed window, never below 0, and return it."""
         now = time.time()
         with self._lock:
             windows = self._fixed[0]
@@ -99,31 +93,31 @@ class Memory(Storage, MovingWindowSupport):
         return window.number if window is not None and window.ends > time.time() else 0
 
     def get_expiry(self, key: str) -> float:
-        """Return when a fixed window ends."""
+        """Return the end of a fixed window, in seconds since the epoch."""
         window = self._fixed[0].get(key)
         return window.ends if window is not None else time.time()
 
-    def _make_room(self, kept: dict[int, _Windows], now: float) -> None:
-        for windows in kept.values():
-            for _ in range(AT_A_TIME):
+    def _make_room(self, windows_by_length: dict[int, _Windows], now: float) -> None:
+        for windows in windows_by_length.values():
+            for _ in range(REMOVED_PER_CALL):
                 if windows and next(iter(windows.values())).ends <= now:
                     windows.popitem(last=False)
-        if sum(map(len, kept.values())) > self._most:
-            max(kept.values(), key=len).popitem(last=False)
+        if sum(map(len, windows_by_length.values())) > self._max_callers:
+            max(windows_by_length.values(), key=len).popitem(last=False)
             self.forgotten = True
 
     def check(self) -> bool:
-        """Say that it is there."""
+        """Return that the storage is available."""
         return True
 
     def clear(self, key: str) -> None:
-        """Forget a caller."""
+        """Remove a caller."""
         with self._lock:
             for windows in (*self._moving.values(), *self._fixed.values()):
                 windows.pop(key, None)
 
     def reset(self) -> int:
-        """Forget all callers, and return how many that were."""
+        """Remove all callers, and return their number."""
         with self._lock:
             number = sum(map(len, (*self._moving.values(), *self._fixed.values())))
             self._moving.clear()
@@ -132,7 +126,7 @@ class Memory(Storage, MovingWindowSupport):
 
 
 def _within(window: _Window, since: float) -> deque[float]:
-    """Return a window's calls without those that were too long ago."""
+    """Return a window's calls, without those before `since`."""
     while window.calls and window.calls[0] < since:
         window.calls.popleft()
     return window.calls

@@ -1,4 +1,4 @@
-"""What another policy would do: which pipelines it would stop and start, said before it is set."""
+"""Preview of a policy change: the pipelines that would stop and start being served."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from penstock.gate.compliance import Evaluation
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """What becomes of an environment's pipelines, by id, where a policy takes the place of another.
+    """What a policy change does to an environment's pipelines, by id.
 
-    `served` says what each that is served now requires; `changed` are those that go on being
-    served, and whose calls must present something else.
+    `served` are the requirements of those that are served now. `changed` are those that would still
+    be served, but whose calls must present other credentials.
     """
 
     environment: str
@@ -28,15 +28,15 @@ class PolicyChange:
 
     @property
     def digest(self) -> str:
-        """A name of all that would happen: where it is another one, so is what would happen."""
-        said = [
+        """A digest of all effects: it differs if an effect does."""
+        effects = [
             self.environment,
             self.internal,
             self.before,
             self.after,
             *(sorted(group) for group in (self.stops, self.starts, self.changed)),
         ]
-        return sha256(repr(said).encode()).hexdigest()[:24]
+        return sha256(repr(effects).encode()).hexdigest()[:24]
 
 
 def change_of(
@@ -47,9 +47,9 @@ def change_of(
     *,
     internal: bool,
 ) -> PolicyChange:
-    """Compare what became of pipelines under a policy with what would under another.
+    """Return the effects of a policy change, from the evaluations before and after.
 
-    `policies` are the two.
+    `policies` are the names of both.
     """
     served = {name: item.requires for name, item in now.items() if item.served}
     return PolicyChange(

@@ -1,12 +1,12 @@
-"""Count calls against their pipeline's rates.
+"""Count calls against the rates of their pipeline and their consumer.
 
-The `limits` library keeps the windows: in memory, or in Redis for several processes.
+The `limits` library keeps the windows, in memory or in Redis for several processes.
 
-While Redis can't be reached each process counts in its own memory, by a share of every limit: the
-limit divided by the web processes of its host, at least 1. So one host lets no more through than
-before (but for limits smaller than its number of processes), and N hosts let N times the limit
-through. The calls that meet the fault first wait for it, `MAX_BUSY_S` at most; after that a thread
-asks Redis, and no call does.
+While Redis is away, each process counts in its own memory, with its share of every limit: the limit
+divided by the web processes of its host, at least 1. So one host accepts no more calls than before,
+except for limits smaller than its number of processes. N hosts accept N times the limit. The calls
+that meet the outage first wait for Redis, `REDIS_TIMEOUT_S` at most. From then on a thread probes
+Redis, and no call does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import structlog
 from limits import RateLimitItemPerSecond
@@ -29,18 +30,19 @@ from penstock.contracts.call import Caller
 from penstock.contracts.networks import caller_network
 from penstock.contracts.rates import Rate
 from penstock.errors import CannotStart, CredentialRejected, Refusal
-from penstock.gate.guesses import Guesses, Look
-from penstock.gate.memory_storage import MOST, Memory
+from penstock.gate.guesses import Guess, GuessCounter
+from penstock.gate.memory_storage import MAX_CALLERS, MemoryStorage
 
-PAUSE = 1.0  # seconds between two tries to reach a storage that failed
-PATIENCE = 0.25  # seconds that Redis may take
-TELL = 60.0  # seconds between two lines of the log about the same caller
-TOLD = 1024
+PROBE_INTERVAL_S = 1.0  # between two probes of a storage that is away
+REDIS_TIMEOUT_S = 0.25
+LOG_INTERVAL_S = 60.0  # between two lines of the log about the same caller
+MAX_LOGGED = 1024  # callers that are remembered for that
 ALONE = "counted by each process alone, by its share of each limit"
-REFUSED = "rated calls get 503"
+REJECTED = "rated calls get 503"
 EVERYWHERE = "/*"  # the end of a place where calls of all pipelines are counted together
 
 Headers = list[tuple[str, str]]
+Key = tuple[str, str, str]  # place, kind of caller, and caller
 
 
 def _name(place: str, rate: Rate) -> str:
@@ -48,7 +50,7 @@ def _name(place: str, rate: Rate) -> str:
 
 
 def rate_limited(wait: float, headers: Headers) -> Refusal:
-    """Return the answer for one call too many; `wait` is in seconds."""
+    """Return the problem for one call too many. `wait` is in seconds."""
     seconds = max(1, math.ceil(wait))
     detail = (
         f"Too many calls; the next one has room in {seconds} second{'s' if seconds > 1 else ''}."
@@ -57,14 +59,14 @@ def rate_limited(wait: float, headers: Headers) -> Refusal:
 
 
 def _storage(url: str) -> Storage:
-    """Return where calls are counted.
+    """Return the storage of a URL.
 
-    Raises CannotStart, which does not repeat the URL: it may hold a password.
+    Raises CannotStart, whose text does not contain the URL: it may hold a password.
     """
     if url.partition(":")[0] == "memory":
-        return Memory(MOST)
+        return MemoryStorage(MAX_CALLERS)
     options = (
-        {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+        {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S}
         if url.startswith("redis")
         else {}
     )
@@ -89,11 +91,19 @@ def _unavailable() -> Refusal:
     )
 
 
-class Counter:
-    """Counts in one storage, by a share of each limit.
+class Quota(NamedTuple):
+    """What is left of a rate: `reset` is when it is whole again, in seconds since the epoch."""
 
-    The limit divided by `processes`, at least 1.
-    """
+    name: str
+    rate: Rate
+    item: RateLimitItemPerSecond
+    key: Key
+    reset: float
+    remaining: int
+
+
+class RateCounter:
+    """Counts in one storage, with a share of each limit: the limit divided by `processes`."""
 
     def __init__(self, storage: Storage, processes: int = 1) -> None:
         self.storage = storage
@@ -102,27 +112,25 @@ class Counter:
         self._processes = processes
 
     def item(self, rate: Rate) -> RateLimitItemPerSecond:
-        """Return what the library is asked for."""
+        """Return this process's share of a rate, in the type of the library."""
         return RateLimitItemPerSecond(max(1, rate.count // self._processes), rate.seconds)
 
-    def guesses(self, failures: Rate) -> Guesses:
-        """Return what counts looks at credentials."""
-        return Guesses(self.storage, self.item(failures))
+    def guesses(self, failures: Rate) -> GuessCounter:
+        """Return what counts guesses at credentials."""
+        return GuessCounter(self.storage, self.item(failures))
 
     def probe(self) -> None:
-        """Raise StorageError unless the storage can be written to, as it is for a call."""
+        """Raise StorageError unless the storage can be written to, as for a call."""
         self.windows.hit(RateLimitItemPerSecond(1, 1), "probe")
         self.fixed.hit(RateLimitItemPerSecond(1, 1), "probe", "fixed")
 
 
 class Limiter:
-    """Counts calls; one that is refused counts for nothing.
+    """Counts accepted calls by rate, and failed credentials by address.
 
-    And counts failed credentials, by address.
-
-    `failures` is how many an address may fail with, or None for no limit. `processes` is how many
-    of this host count, each its share while the storage is away; `refuse_when_away` refuses rated
-    calls then, and guesses of passwords.
+    `failures` is the rate of failed credentials of an address, None for no limit. `processes` are
+    the processes of this host, which share each limit while the storage is away. With
+    `refuse_when_away`, rated calls and guesses of passwords are rejected then.
     """
 
     def __init__(
@@ -133,27 +141,29 @@ class Limiter:
         processes: int = 1,
         refuse_when_away: bool = False,
     ) -> None:
-        self._shared = Counter(_storage(url))
-        self._alone = Counter(Memory(MOST), processes) if self.shared else self._shared
+        self._shared = RateCounter(_storage(url))
+        self._alone = (
+            RateCounter(MemoryStorage(MAX_CALLERS), processes) if self.shared else self._shared
+        )
         self._failures = failures
         self._guesses = (
             None
             if failures is None
             else (self._shared.guesses(failures), self._alone.guesses(failures))
         )
-        self._told: OrderedDict[tuple[str, ...], float] = OrderedDict()
+        self._logged_at: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._refuse_when_away = refuse_when_away
         self._losing = threading.Lock()
         self._stopped = threading.Event()
         self._log = structlog.get_logger("penstock")
-        self.away: str | None = None  # what becomes of calls while the storage can't be reached
+        self.away: str | None = None  # how calls are counted while the storage is away
 
     @property
     def shared(self) -> bool:
-        """Say whether several processes count together."""
-        return not isinstance(self._shared.storage, Memory)
+        """Whether several processes count together."""
+        return not isinstance(self._shared.storage, MemoryStorage)
 
-    def look(self) -> None:
+    def probe(self) -> None:
         """Find out whether the storage answers, before a call has to."""
         try:
             if self.shared:
@@ -162,16 +172,14 @@ class Limiter:
             self._lose(error)
 
     def stop(self) -> None:
-        """Ask for a storage that is away no more."""
+        """Stop probing a storage that is away."""
         self._stopped.set()
 
     def count(self, rates: Sequence[tuple[str, Rate]], caller: Caller, address: str) -> Headers:
         """Count a call against rates, each at its place (`prod/v1/orders`).
 
-        Return the RateLimit headers of its reply. Raises Refusal.
-
-        The headers are those of draft-ietf-httpapi-ratelimit-headers-10; their quota is what this
-        process lets through.
+        Return the RateLimit headers of its reply, as in draft-ietf-httpapi-ratelimit-headers-10;
+        their quota is that of this process. Raises Refusal.
         """
         if self.away is None:
             try:
@@ -184,61 +192,39 @@ class Limiter:
         return self._count(self._alone, rates, caller, address)
 
     def _count(
-        self, counter: Counter, rates: Sequence[tuple[str, Rate]], caller: Caller, address: str
+        self,
+        counter: RateCounter,
+        rates: Sequence[tuple[str, Rate]],
+        caller: Caller,
+        address: str,
     ) -> Headers:
-        network = caller_network(address)
-        consumer = caller.consumer or network
-        whose = {
-            "consumer": consumer,
-            "key": caller.key_id or consumer,
-            "address": network,
-            "pipeline": "",
-        }
-        windows = [
-            (rate, counter.item(rate), (place, rate.by, whose[rate.by])) for place, rate in rates
-        ]
-        room = all(counter.windows.test(item, *who) for _, item, who in windows)
-        room = room and all(counter.windows.hit(item, *who) for _, item, who in windows)
-        found = [
-            (_name(who[0], rate), rate, item, *counter.windows.get_window_stats(item, *who))
-            for rate, item, who in windows
+        windows = list(_windows(counter, rates, caller, address))
+        room = all(counter.windows.test(item, *key) for _, item, key in windows)
+        room = room and all(counter.windows.hit(item, *key) for _, item, key in windows)
+        quotas = [
+            Quota(
+                _name(key[0], rate), rate, item, key, *counter.windows.get_window_stats(item, *key)
+            )
+            for rate, item, key in windows
         ]
         now = time.time()
-        headers = [
-            (
-                "RateLimit-Policy",
-                ", ".join(
-                    f'"{name}";q={item.amount};w={rate.seconds}' for name, rate, item, _, _ in found
-                ),
-            ),
-            (
-                "RateLimit",
-                ", ".join(
-                    f'"{name}";r={max(0, left)};t={max(0, math.ceil(reset - now))}'
-                    for name, _, _, reset, left in found
-                ),
-            ),
-        ]
+        headers = _headers(quotas, now)
         if not room:
-            for (place, rate), (*_, left) in zip(rates, found, strict=True):
-                if left <= 0:
-                    self._tell("rate used up", place=place, rate=str(rate), who=whose[rate.by])
-            raise rate_limited(
-                max((reset - now for *_, reset, left in found if left <= 0), default=1), headers
-            )
-        if isinstance(counter.storage, Memory) and counter.storage.forgotten:
+            used_up = [quota for quota in quotas if quota.remaining <= 0]
+            for quota in used_up:
+                place, _, who = quota.key
+                self._log_rarely("rate used up", place=place, rate=str(quota.rate), who=who)
+            raise rate_limited(max((quota.reset - now for quota in used_up), default=1), headers)
+        if isinstance(counter.storage, MemoryStorage) and counter.storage.forgotten:
             counter.storage.forgotten = False
-            self._tell(
+            self._log_rarely(
                 "more callers than memory has room for",
-                fix="set PENSTOCK_RATE_LIMIT_URL, or who called long ago can call anew",
+                fix="set PENSTOCK_RATE_LIMIT_URL, or a removed caller has its whole limit again",
             )
         return headers
 
     def fail(self, environment: str, address: str) -> None:
-        """Count a credential that was no good.
-
-        Raises Refusal where its address had too many of them.
-        """
+        """Count a failed credential. Raises Refusal if its address has too many of them."""
         if self._failures is None:
             return
         network = caller_network(address)
@@ -252,95 +238,119 @@ class Limiter:
         self._count_failure(self._alone, self._failures, environment, network)
 
     def _count_failure(
-        self, counter: Counter, failures: Rate, environment: str, network: str
+        self, counter: RateCounter, failures: Rate, environment: str, network: str
     ) -> None:
         item = counter.item(failures)
         who = ("failed", environment, network)
         if not counter.fixed.hit(item, *who):
             reset = counter.fixed.get_window_stats(item, *who).reset_time
-            self._tell(
+            self._log_rarely(
                 "too many failed credentials", place=environment, rate=str(failures), who=network
             )
             raise rate_limited(reset - time.time(), [])
 
     @contextmanager
-    def guess(self, environment: str, address: str) -> Iterator[Look]:
-        """Count a look at a credential that can be guessed, before it is taken.
+    def guess(self, environment: str, address: str) -> Iterator[Guess]:
+        """Count a guess at a credential before it is checked; the block sets `right`.
 
-        Whoever looks says whether it was right.
-
-        Raises Refusal: 429 where the address has failed too often, 503 where the looks it has left
-        are all under way.
+        Raises Refusal: 429 where the address has failed too often, 503 where its other guesses hold
+        all counts.
         """
         if self._guesses is None:
-            yield Look()
+            yield Guess()
             return
-        guesses, look = self._begin_look(*self._guesses, environment, caller_network(address))
+        counter, guess = self._begin(*self._guesses, environment, caller_network(address))
         try:
-            yield look
+            yield guess
         except Refusal as error:
-            # It was refused before anybody looked.
-            look.right = not isinstance(error.__cause__, CredentialRejected)
+            # A call that was rejected before the check costs no count.
+            guess.right = not isinstance(error.__cause__, CredentialRejected)
             raise
         finally:
             try:
-                guesses.end(look)
+                counter.end(guess)
             except StorageError as error:
                 self._lose(error)
 
-    def _begin_look(
-        self, guesses: Guesses, alone: Guesses, environment: str, network: str
-    ) -> tuple[Guesses, Look]:
-        """Take a count for a look, and return it with where it was taken. Raises Refusal."""
-        look = None
+    def _begin(
+        self, shared: GuessCounter, alone: GuessCounter, environment: str, network: str
+    ) -> tuple[GuessCounter, Guess]:
+        """Take a count for a guess, and return it with its counter. Raises Refusal."""
+        counter, guess = shared, None
         if self.away is None:
             try:
-                look = guesses.begin(environment, network)
+                guess = shared.begin(environment, network)
             except StorageError as error:
                 self._lose(error)
-        if look is None:
+        if guess is None:
             if self._refuse_when_away:
                 raise _unavailable()
-            guesses = alone
-            look = guesses.begin(environment, network)
-        if isinstance(look, float):
-            self._tell(
+            counter, guess = alone, alone.begin(environment, network)
+        if isinstance(guess, float):
+            self._log_rarely(
                 "too many failed credentials",
                 place=environment,
                 rate=str(self._failures),
                 who=network,
             )
-            raise rate_limited(look, [])
-        return guesses, look
+            raise rate_limited(guess, [])
+        return counter, guess
 
     def _lose(self, error: StorageError) -> None:
-        """Count without the storage from now on, and ask it now and then whether it is back."""
+        """Count without the storage from now on, and probe it until it is back."""
         with self._losing:
             if self.away is not None:
                 return
-            self.away = REFUSED if self._refuse_when_away else ALONE
+            self.away = REJECTED if self._refuse_when_away else ALONE
             self._log.error("rate limit storage away", error=str(error), calls=self.away)
-            threads.start("penstock-rates", self._regain, limit=PAUSE * 10, essential=False)
+            threads.start(
+                "penstock-rates", self._regain, limit=PROBE_INTERVAL_S * 10, essential=False
+            )
 
     def _regain(self, thread: threads.MonitoredThread) -> None:
-        while not self._stopped.wait(PAUSE):
+        while not self._stopped.wait(PROBE_INTERVAL_S):
             thread.heartbeat()
             try:
                 self._shared.probe()
-            except Exception:  # noqa: BLE001, S112  whatever it is, the storage can't be used yet; that was logged when it began
+            except Exception:  # noqa: BLE001, S112  the storage is still away, which was logged when it began
                 continue
             self.away = None
             self._log.info("rate limit storage back")
             return
 
-    def _tell(self, event: str, **facts: str) -> None:
+    def _log_rarely(self, event: str, **facts: str) -> None:
         """Log once a minute what would otherwise be a line for each call."""
         now = time.monotonic()
-        told = event, *facts.values()
-        if now - self._told.get(told, float("-inf")) < TELL:
+        key = event, *facts.values()
+        if now - self._logged_at.get(key, float("-inf")) < LOG_INTERVAL_S:
             return
-        self._told[told] = now
-        self._told.move_to_end(told)
-        if len(self._told) > TOLD:
-            self._told.popitem(last=False)
+        self._logged_at[key] = now
+        self._logged_at.move_to_end(key)
+        if len(self._logged_at) > MAX_LOGGED:
+            self._logged_at.popitem(last=False)
         self._log.warning(event, **facts)
+
+
+def _windows(
+    counter: RateCounter, rates: Sequence[tuple[str, Rate]], caller: Caller, address: str
+) -> Iterator[tuple[Rate, RateLimitItemPerSecond, Key]]:
+    """Yield the window of each rate: the rate, this process's share, and the counted key."""
+    network = caller_network(address)
+    consumer = caller.consumer or network
+    counted = {
+        "consumer": consumer,
+        "key": caller.key_id or consumer,
+        "address": network,
+        "pipeline": "",
+    }
+    for place, rate in rates:
+        yield rate, counter.item(rate), (place, rate.by, counted[rate.by])
+
+
+def _headers(quotas: Sequence[Quota], now: float) -> Headers:
+    policies = (f'"{quota.name}";q={quota.item.amount};w={quota.rate.seconds}' for quota in quotas)
+    states = (
+        f'"{quota.name}";r={max(0, quota.remaining)};t={max(0, math.ceil(quota.reset - now))}'
+        for quota in quotas
+    )
+    return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]

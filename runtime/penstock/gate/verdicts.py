@@ -1,10 +1,8 @@
-"""Ask access policies, and read what they answer.
+"""Ask access policies, and combine their verdicts.
 
-Whatever a policy returns, raises or does, a call must present no less for it.
-
-Policies are plugin code. Each is asked with values of its own, so that none can change what the
-next one sees. Only a `Verdict` whose parts have the types they are declared with is an answer;
-anything else is a fault of that plugin, and refuses the pipeline.
+Policies are plugin code. Each gets values of its own, so that none can change what the next one
+sees. Only a `Verdict` whose parts have their declared types is an answer. Anything else is a fault
+of that plugin and blocks the pipeline: no policy can lower what a call must present.
 """
 
 from __future__ import annotations
@@ -23,17 +21,18 @@ from penstock.contracts.registered import (
     require_line,
     require_texts,
 )
-from penstock.plugins.guard import PluginFault, ask
+from penstock.plugins.guard import PluginFault, call_plugin
 
-LONGEST_ANSWER = 1.0  # seconds that a policy may take over one pipeline
+MAX_ANSWER_S = 1.0  # that a policy may take over one pipeline
 FIX = "fix that plugin, or leave it out (PENSTOCK_PLUGINS_DENY)"
 
 
 @dataclass(slots=True)
-class Round:
-    """One round of judging.
+class EvaluationRound:
+    """One round of evaluating pipelines: which plugin is asked since when, and the faults so far.
 
-    Which plugin is being asked since when, and what has gone wrong so far.
+    `stuck` are the threads of plugins that have not answered in an earlier round. Once `over`, the
+    thread of the round must stop, for its result is not awaited any more.
     """
 
     stuck: Mapping[str, threading.Thread]
@@ -43,14 +42,11 @@ class Round:
     faults: dict[str, PluginFault] = field(default_factory=dict)
 
     def stalled(self) -> bool:
-        """Say whether a plugin takes longer over its answer than it may."""
-        return self.asked is not None and time.monotonic() - self.since > LONGEST_ANSWER
+        """Return whether a plugin takes longer over its answer than it may."""
+        return self.asked is not None and time.monotonic() - self.since > MAX_ANSWER_S
 
     def begin(self, plugin: str) -> None:
-        """Note that a plugin is asked now.
-
-        Raises PluginFault where it has not answered the last time yet.
-        """
+        """Note that a plugin is asked now. Raises PluginFault if its last call has not returned."""
         thread = self.stuck.get(plugin)
         if thread is not None and thread.is_alive():
             raise PluginFault(
@@ -58,14 +54,14 @@ class Round:
             )
         self.asked, self.since = plugin, time.monotonic()
 
-    def failed(self, fault: PluginFault) -> Violation:
-        """Note a fault, and return it as a reason to refuse a pipeline."""
+    def add_fault(self, fault: PluginFault) -> Violation:
+        """Note a fault, and return it as a reason to block a pipeline."""
         self.faults.setdefault(str(fault), fault)
         return Violation(str(fault), FIX)
 
 
 def read_verdict(answer: object) -> Verdict | None:
-    """Return a policy's answer as plain values. Raises InvalidPluginValue where it is none."""
+    """Return a policy's answer as plain values. Raises InvalidPluginValue for any other type."""
     if answer is None:
         return None
     if type(answer) is not Verdict:
@@ -79,83 +75,83 @@ def read_verdict(answer: object) -> Verdict | None:
         frozenset(require_texts(answer.requires, "what its Verdict requires")),
         tuple(
             Violation(
-                require_line(item.reason, "the reason of a violation"),
-                require_line(item.fix, "the mend of a violation"),
+                require_line(violation.reason, "the reason of a violation"),
+                require_line(violation.fix, "the fix of a violation"),
             )
-            for item in violations
+            for violation in violations
         ),
         tuple(
-            require_line(item, "a warning of its Verdict")
-            for item in require_texts(answer.warnings, "the warnings of its Verdict")
+            require_line(warning, "a warning of its Verdict")
+            for warning in require_texts(answer.warnings, "the warnings of its Verdict")
         ),
     )
 
 
-def verdict_of(
+def combined_verdict(
     policies: Sequence[RegisteredPolicy],
     candidate: Candidate,
     environment: EnvironmentFacts,
-    asking: Round,
+    run: EvaluationRound,
 ) -> tuple[Verdict, bool]:
-    """Combine what all policies say, and whether each could say it.
+    """Return the verdict of all policies together, and whether each of them could answer.
 
-    Requirements add up, one refusal refuses, silence refuses.
+    Requirements add up. One violation blocks the pipeline, and so does the silence of all policies,
+    or of one that claims to enforce the environment's policy.
     """
-    if not any(environment.policy in policy.options for policy in policies):
-        reason = f"no loaded plugin enforces the policy {environment.policy!r}"
-        return (
-            Verdict(
-                violations=(
-                    Violation(
-                        reason, "load penstock_access_policy, or set a policy that a plugin knows"
-                    ),
-                )
-            ),
-            False,
+    name = environment.policy
+    if not any(name in policy.options for policy in policies):
+        violation = Violation(
+            f"no loaded plugin enforces the policy {name!r}",
+            "load penstock_access_policy, or set a policy that a plugin knows",
         )
+        return Verdict(violations=(violation,)), False
     requires: frozenset[str] = frozenset()
     violations: list[Violation] = []
     warnings: tuple[str, ...] = ()
-    heard, sound = False, True
+    any_answer, all_answered = False, True
     for policy in policies:
         try:
-            verdict = _asked(policy, candidate, environment, asking)
+            verdict = _verdict(policy, candidate, environment, run)
         except PluginFault as fault:
-            violations.append(asking.failed(fault))
-            sound = False
+            violations.append(run.add_fault(fault))
+            all_answered = False
             continue
         if verdict is None:
-            if environment.policy in policy.options:
-                reason = (
-                    f"the policy {policy.name} is silent on {environment.policy!r}, which it claims"
-                    " to enforce"
-                )
-                violations.append(Violation(reason, FIX))
-                sound = False
+            if name in policy.options:
+                violations.append(_silent(policy, name))
+                all_answered = False
             continue
-        heard = True
+        any_answer = True
         requires |= verdict.requires
         violations += verdict.violations
         warnings += verdict.warnings
-    if not heard and not violations:
+    if not any_answer and not violations:
         violations.append(
             Violation("no policy has an opinion on it", "load a policy plugin that does")
         )
-        sound = False
-    return Verdict(requires, tuple(violations), warnings), sound
+        all_answered = False
+    return Verdict(requires, tuple(violations), warnings), all_answered
 
 
-def _asked(
-    policy: RegisteredPolicy, candidate: Candidate, environment: EnvironmentFacts, asking: Round
+def _silent(policy: RegisteredPolicy, name: str) -> Violation:
+    reason = f"the policy {policy.name} is silent on {name!r}, which it claims to enforce"
+    return Violation(reason, FIX)
+
+
+def _verdict(
+    policy: RegisteredPolicy,
+    candidate: Candidate,
+    environment: EnvironmentFacts,
+    run: EvaluationRound,
 ) -> Verdict | None:
     """Ask one policy, with copies of its own. Raises PluginFault."""
     own = replace(candidate, trigger=copy.copy(candidate.trigger))
-    asking.begin(policy.plugin)
+    run.begin(policy.plugin)
     try:
-        return ask(
+        return call_plugin(
             policy.plugin,
             f"the policy {policy.name}",
             lambda: read_verdict(policy.judge(own, replace(environment))),
         )
     finally:
-        asking.asked = None
+        run.asked = None

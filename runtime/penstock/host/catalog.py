@@ -22,7 +22,7 @@ from penstock.gate.verdicts import FIX
 from penstock.host.compilation import OfferCompiler
 from penstock.host.events import PLUGIN_ERROR, problem_events
 from penstock.plugins.guard import PluginFault
-from penstock.plugins.loading import Offer, Plugins
+from penstock.plugins.offers import Offer, Plugins
 from penstock.settings import Settings
 
 MAX_PROBLEMS = 500

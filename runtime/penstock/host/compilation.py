@@ -17,8 +17,8 @@ from penstock.contracts.withheld import Withheld
 from penstock.durable.run_endpoints import RunStatusApi, run_endpoints
 from penstock.endpoints.compiler import compile_routes
 from penstock.endpoints.endpoint import Endpoint
-from penstock.plugins.guard import PluginFault, ask
-from penstock.plugins.loading import Offer, Plugins
+from penstock.plugins.guard import PluginFault, call_plugin
+from penstock.plugins.offers import Offer, Plugins
 
 Problem = tuple[str, str]  # a fault and its fix
 
@@ -128,7 +128,9 @@ class OfferCompiler:
             return problems, "" if problems else pipeline.id, str(pipeline.name)
 
         try:
-            problems, identifier, name = ask(offer.plugin, "the declaration of a pipeline", read)
+            problems, identifier, name = call_plugin(
+                offer.plugin, "the declaration of a pipeline", read
+            )
         except PluginFault as fault:
             problems = [(fault.problem, "give name and version as their documentation says")]
             identifier = name = ""
@@ -139,7 +141,7 @@ class OfferCompiler:
         """Return a pipeline's endpoints, and the faults of its declaration."""
         compile_one = partial(_compile, offer.pipeline, self._check_replies)
         try:
-            return ask(offer.plugin, "the declaration", compile_one)
+            return call_plugin(offer.plugin, "the declaration", compile_one)
         except PluginFault as fault:
             problem = fault.problem.removeprefix("the declaration raised ")
             return [], [

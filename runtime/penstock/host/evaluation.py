@@ -15,7 +15,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.db.engine import Engine
 from penstock.errors import UnknownName, UsageError
 from penstock.gate.compliance import Evaluation, PipelineEvaluator
-from penstock.gate.evaluation import WHAT_IT_READS, BoundedEvaluator, EvaluatedPipelines
+from penstock.gate.evaluation import VARIABLE_FIX, BoundedEvaluator, EvaluatedPipelines
 from penstock.gate.policy_change import PolicyChange, change_of
 from penstock.host.catalog import Catalog
 from penstock.host.view import CurrentView
@@ -107,7 +107,7 @@ class CatalogEvaluator:
         access.variables = {**access.variables, name: value}
         for violation in self._bounded.response_violations(access):
             if violation not in before:
-                fix = f"; {violation.fix}" if violation.fix != WHAT_IT_READS else ""
+                fix = f"; {violation.fix}" if violation.fix != VARIABLE_FIX else ""
                 raise UsageError(
                     f"{name} was not set, for it would block every pipeline of {environment}:"
                     f" {violation.reason}{fix}"

@@ -34,7 +34,7 @@ from penstock.host.parts import HostParts
 from penstock.host.presence import Presence
 from penstock.host.services import Services
 from penstock.host.signals import Signals
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 
 POLL_S = 0.25  # well inside the bound of one second, also when a poll or two is slow
 POLL_WHEN_LISTENING_S = 0.5
@@ -122,7 +122,7 @@ class Follower:
         self._services.replay_guard.flush()
         if self._presence.registered:
             with suppress(PenstockError):  # it is read again soon
-                self._parts.attendance.look(engine, access.environment.id)
+                self._parts.attendance.check(engine, access.environment.id)
 
     def _follow_once(self, engine: Engine) -> bool:
         """Catch up with the database. Return whether it is back after an outage.
@@ -149,7 +149,7 @@ class Follower:
             if trouble != self._database.trouble:
                 self._log.exception(
                     "changes can't be applied: all calls are answered 503",
-                    error=described(error),
+                    error=describe_exception(error),
                     access=broken,
                 )
             return False

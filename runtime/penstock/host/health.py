@@ -45,7 +45,7 @@ class Health:
             )
         if services is not None and services.run_intake is not None:
             # Calls are answered without a worker, and accepted runs are not lost.
-            checks["runs"] = self._parts.attendance.told()
+            checks["runs"] = self._parts.attendance.summary()
         clock_fits = abs(seconds := clock.seconds_ahead()) <= MAX_CLOCK_DIFFERENCE_S
         if not clock_fits:
             direction = "behind" if seconds > 0 else "ahead of"

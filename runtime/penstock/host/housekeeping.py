@@ -94,7 +94,7 @@ class Housekeeping:
     def _purge(self, engine: Engine) -> None:
         """Delete replies, runs and counts whose retention is over, a batch at a time.
 
-        A purge that takes too long goes on in the next round, which is due at once.
+        A purge that takes too long continues in the next round, which is due at once.
         """
         until = time.monotonic() + MAX_PURGE_S
         with suppress(PenstockError):

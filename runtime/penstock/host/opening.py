@@ -20,7 +20,7 @@ from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.host.catalog import Catalog
 from penstock.host.database_state import DatabaseState
 from penstock.host.evaluation import CatalogEvaluator
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 from penstock.settings import Settings
 
 
@@ -76,7 +76,9 @@ class Opener:
         except PenstockError:
             raise
         except Exception as error:
-            raise CannotStart(f"the access data can't be read: {described(error)}") from error
+            raise CannotStart(
+                f"the access data can't be read: {describe_exception(error)}"
+            ) from error
         evaluated = self._evaluator.evaluate_all(access)
         for fault in evaluated.faults:
             self._catalog.note_fault(fault)

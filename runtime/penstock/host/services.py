@@ -119,7 +119,7 @@ def open_services(
         finish=intake.finish_in if intake is not None else finish_runs,
         clean=view.cleaner,
     )
-    limiter.look()
+    limiter.probe()
     return Services(
         engine,
         limiter,

@@ -18,6 +18,7 @@ INDEX = "README"
 KINDS = ("tutorial", "how-to", "reference", "explanation")
 FENCE = re.compile(r"^ *(```|~~~)")
 TITLE = re.compile(r"^(#{1,6}) +(.+?) *$")
+MARKS = re.compile(r"\|[-:|]+\||\|")
 MAX_EXCERPT = 160  # characters
 
 
@@ -146,6 +147,7 @@ def unique_anchor(heading: str, taken: dict[str, int]) -> str:
 
 def plain(text: str) -> str:
     """Return inline Markdown without its marks: code, emphasis and links."""
+    text = re.sub(r"^ *```\w*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return text.replace("`", "").replace("**", "")
 
@@ -157,9 +159,11 @@ def _read(root: Path, name: str) -> Page:
 
 
 def _excerpt(section: Section, words: list[str]) -> str:
-    """Return the text around the first word, in one line."""
-    text = " ".join(re.sub(r"\|[-:|]+\||\|", " ", plain(section.text)).split())
+    """Return the text around the first word, in one line, cut between words."""
+    text = " ".join(MARKS.sub(" ", plain(section.text)).split())
     place = min((at for word in words if (at := text.casefold().find(word)) >= 0), default=0)
     begin = text.rfind(" ", 0, max(0, place - MAX_EXCERPT // 3)) + 1
-    part = text[begin : begin + MAX_EXCERPT].strip()
-    return ("… " if begin else "") + part + (" …" if begin + MAX_EXCERPT < len(text) else "")
+    part = text[begin : begin + MAX_EXCERPT]
+    if begin + MAX_EXCERPT < len(text):
+        part = part.rpartition(" ")[0] + " …"
+    return f"… {part}" if begin else part

@@ -1,17 +1,15 @@
-"""Plugin folders.
-
-Import the modules that lie there, plugins and their helpers, by name from anywhere in plugin code.
+"""Plugin folders: import the modules in them by name, from anywhere in plugin code.
 
 Python imports by one flat name for the whole process, and a server runs the plugins of several
-folders. So a module of a plugin folder is importable only while its name means one thing: one file
-in one folder, and no module of the standard library or of an installed package (another copy of the
-plugin itself apart). Any other name is reported, and means what it would mean without the folder;
-where two folders have it, importing it raises ImportError, for Python would return one of the two
-without a word.
+folders. So a module of a plugin folder can be imported only while its name is unambiguous. There
+must be one file of that name in one folder, and no such module in the standard library or in an
+installed package. Another copy of the plugin itself is no conflict.
 
-A finder is used in place of `sys.path`: a folder on `sys.path` would be searched for every import
-of every library, would let a plugin file replace a library's module, and the first of two equal
-names would win silently.
+An ambiguous name is reported, and imports what it would import without the folder. Where two
+folders have the name, importing it raises ImportError: Python would silently return one of the two.
+
+Rejected: adding the folders to `sys.path`. Every import of every library would search them, a
+plugin file could replace a library's module, and the first of two equal names would win silently.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import CodeType, ModuleType
 
-NO_PLUGIN = ("_", ".", "test_", "conftest")  # beginnings of names that are no plugin's
+NOT_A_PLUGIN = ("_", ".", "test_", "conftest")  # prefixes of names that no plugin has
 STANDARD = "Python's standard library"
 OWN_CODE = str(Path(__file__).parent) + os.sep
 DYNAMIC = frozenset({"import_module", "__import__"})
@@ -45,8 +43,8 @@ DYNAMIC = frozenset({"import_module", "__import__"})
 class SourceLoader(SourceFileLoader):
     """Compile a module from its source at each start.
 
-    A cached file counts as current when time (in seconds) and size agree, which a deployment that
-    sets all times alike would fool.
+    Python takes a cached file if its time, in seconds, and its size agree with the source. A
+    deployment that sets the same time for all files would then run old code.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -63,7 +61,7 @@ DETAILS = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFF
 class Module:
     """A module or package in a plugin folder.
 
-    Its name, and the file that is run to import it (None for a folder of modules).
+    `file` is run to import it; None for a folder of modules without `__init__.py`.
     """
 
     name: str
@@ -78,24 +76,24 @@ class Module:
     @property
     def may_be_plugin(self) -> bool:
         """Whether its name is one that a plugin may have."""
-        return self.file is not None and not self.name.startswith(NO_PLUGIN)
+        return self.file is not None and not self.name.startswith(NOT_A_PLUGIN)
 
 
 @dataclass(slots=True)
 class PluginFolders(MetaPathFinder):
-    """Find the modules of plugin folders by name, for `sys.meta_path`."""
+    """Finder for `sys.meta_path`: finds the modules of plugin folders by name."""
 
     folders: Sequence[Path]
     modules: dict[str, Module] = field(default_factory=dict)
-    conflicts: dict[str, str] = field(default_factory=dict)  # by name, what else it means
-    copies: dict[str, str] = field(default_factory=dict)  # by name, where else the plugin is
+    conflicts: dict[str, str] = field(default_factory=dict)  # the other module, by name
+    copies: dict[str, str] = field(default_factory=dict)  # the file of a plugin's copy, by name
     twice: dict[str, list[Module]] = field(default_factory=dict)
-    installed: Sequence[EntryPoint] = ()  # plugins that came with packages
+    installed: Sequence[EntryPoint] = ()  # plugins of installed packages
 
     def __post_init__(self) -> None:
         present: dict[str, list[Module]] = {}
         self.folders = tuple(dict.fromkeys(self.folders))
-        # Nothing may stand in for these.
+        # Nothing may replace these.
         installed = {entry.module.partition(".")[0] for entry in self.installed}
         for module in (module for folder in self.folders for module in _modules(folder)):
             present.setdefault(module.name, []).append(module)
@@ -112,9 +110,9 @@ class PluginFolders(MetaPathFinder):
                 self.copies[name] = origin
 
     def install(self) -> None:
-        """Answer imports of this process from now on, in place of an earlier one.
+        """Answer imports of this process from now on, in place of an earlier finder.
 
-        Modules that only that one knew are forgotten.
+        Modules that only the earlier one could find are removed from `sys.modules`.
         """
         sys.meta_path[:] = [
             finder for finder in sys.meta_path if not isinstance(finder, PluginFolders)
@@ -131,9 +129,9 @@ class PluginFolders(MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,  # noqa: ARG002  importlib's
     ) -> ModuleSpec | None:
-        """Return how a module of a plugin folder is loaded.
+        """Return how a module of a plugin folder is loaded; None for any other module.
 
-        Raises ImportError where two have its name.
+        Raises ImportError where two modules have the name.
         """
         name = fullname.partition(".")[0]
         if name not in self.modules or name in self.conflicts:
@@ -156,13 +154,13 @@ class PluginFolders(MetaPathFinder):
         )
 
     def holds(self, filename: str) -> bool:
-        """Say whether a file lies in one of the folders."""
+        """Return whether a file is in one of the folders."""
         return any(Path(filename).is_relative_to(folder) for folder in self.folders)
 
     def imported(self) -> frozenset[str]:
         """Return the names that modules of the folders import from one another.
 
-        Imports anywhere in their code count.
+        An import counts wherever it is in the code, also within a function.
         """
         return frozenset(
             name
@@ -189,44 +187,45 @@ def _modules(folder: Path) -> Iterator[Module]:
 
 
 def _is_free(path: Path) -> bool:
-    """Say whether nothing but this folder without an `__init__.py` has its name.
+    """Return whether only this folder without an `__init__.py` has its name.
 
-    Python takes anything else first.
+    Python imports any other module of that name first.
     """
     return (
         not path.with_suffix(".py").exists()
         and path.name not in sys.stdlib_module_names
-        and not _known_elsewhere(path.name, path)
+        and not _installed_file(path.name, path)
     )
 
 
 def _elsewhere(modules: Sequence[Module]) -> str:
-    """Return where else a name is a module, or nothing. Test modules are nobody's helpers."""
+    """Return where another module of that name is; empty if nowhere.
+
+    Test modules are skipped: no plugin imports them.
+    """
     name = modules[0].name
     if modules[0].file is None or name.startswith(("test_", "conftest")):
         return ""
     if name in sys.stdlib_module_names:
         return STANDARD
-    return next(
-        (found for module in modules if (found := _known_elsewhere(name, module.place))), ""
-    )
+    return next((file for module in modules if (file := _installed_file(name, module.place))), "")
 
 
-def _known_elsewhere(name: str, place: Path) -> str:
-    """Return the file of an installed module of a name, if that is not this one."""
+def _installed_file(name: str, place: Path) -> str:
+    """Return the file of an installed module of a name; empty if there is none but `place`."""
     spec = PathFinder.find_spec(name)
     origin = spec.origin if spec is not None and spec.loader is not None else None
     return "" if origin is None or Path(origin).resolve() == place.resolve() else origin
 
 
 def _in_use(module: Module) -> bool:
-    """Say whether this process has imported another module of that name."""
-    known = sys.modules.get(module.name)
-    return known is not None and getattr(known, "__file__", None) != str(module.place)
+    """Return whether this process has imported another module of that name."""
+    imported = sys.modules.get(module.name)
+    return imported is not None and getattr(imported, "__file__", None) != str(module.place)
 
 
 def _is_plugin(origin: str) -> bool:
-    """Say whether a module has hooks, as far as its source shows."""
+    """Return whether the source of a module mentions hooks."""
     try:
         return b"hookimpl" in Path(origin).read_bytes()
     except OSError:
@@ -240,9 +239,9 @@ def _sources(module: Module) -> Iterable[Path]:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Yield the first parts of the names that a source imports.
+    """Yield the first parts of the names that a source file imports.
 
-    What can't be read imports nothing.
+    A file that can't be read or parsed imports nothing.
     """
     try:
         tree = ast.parse(file.read_bytes())
@@ -269,18 +268,15 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as people read it: relative to the current folder where it lies in it."""
+    """Return a path relative to the current folder if it is in it, and else in full."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
-    except (ValueError, OSError):  # it lies elsewhere, or the current folder was deleted
+    except (ValueError, OSError):  # it is elsewhere, or the current folder was deleted
         return str(path)
 
 
 def place_of(error: BaseException) -> str:
-    """Return where plugin code raised an exception, as `plugins/orders.py, line 4`.
-
-    Return nothing where that can't be known.
-    """
+    """Return where plugin code raised, as `plugins/orders.py, line 4`; empty if not known."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{shown(error.filename)}, line {error.lineno}"
     frames = [

@@ -1,11 +1,9 @@
-"""Call plugin code so that whatever it raises is a fault of that plugin.
-
-Told in one line, and the end of nothing else.
+"""Call plugin code so that any exception of it is a fault of that plugin, and nothing else ends.
 
 `SystemExit` from a policy once ended the thread that follows the database, and `sys.exit(0)` in a
-plugin made `penstock check` succeed. Plugin code is therefore called through `ask` wherever its
-answer decides about access or about the process, and through `bounded` where it must not take long
-either.
+plugin made `penstock check` succeed. So plugin code is called through `call_plugin` wherever its
+answer decides about access or about the process. It is called through `run_bounded` where it must
+not take long either.
 """
 
 from __future__ import annotations
@@ -21,22 +19,22 @@ from penstock.contracts.registered import InvalidPluginValue
 from penstock.errors import CannotStart, PenstockError
 from penstock.plugins.folders import place_of
 
-LOOK = 0.05  # seconds between two looks at work that is waited for
-# What a process that plugins are loaded in for trial may take, and what is said of one that fails.
+CHECK_INTERVAL_S = 0.05  # between two looks at work that is waited for
+# For loading all plugins in a trial process, and the reasons for which that can fail.
 LONGEST_LOAD_S = 60.0
 HANGS = (
     f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
     " one of them hangs while it is imported or registered"
 )
 ENDED = "a plugin ended the process while it was loaded, as os._exit and crashes do"
-LONGEST_TEXT = 300  # characters of an exception's text that are told
+MAX_TEXT_LENGTH = 300  # characters of an exception's text
 Answer = TypeVar("Answer")
 
 
 class PluginFault(PenstockError):
-    """Plugin code raised, or returned what it must not.
+    """Plugin code raised, or returned an invalid value.
 
-    The text says what; `plugin` is whose it is, `trace` where it was.
+    `plugin` is the plugin's name, `problem` the fault, `trace` the traceback.
     """
 
     def __init__(self, plugin: str, problem: str, trace: str = "") -> None:
@@ -46,13 +44,13 @@ class PluginFault(PenstockError):
         self.trace = trace
 
 
-def ask(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True) -> Answer:
-    """Return what plugin code returns.
+def call_plugin(plugin: str, what: str, call: Callable[[], Answer], *, text: bool = True) -> Answer:
+    """Return what `call`, which runs plugin code, returns.
 
-    `what` names it, `clean_text` says that the text of an exception may be told.
-
-    Raises PluginFault for any exception of the code (InvalidPluginValue of a check within `call`
-    too), and CannotStart for KeyboardInterrupt in the main thread, which may be an operator's.
+    `what` names the code. `text` says that an exception's text may be shown. Raises PluginFault for
+    every exception of the code, and for InvalidPluginValue, by which a check within `call` rejects
+    an answer. Raises CannotStart for KeyboardInterrupt in the main thread, which may be an
+    operator's.
     """
     try:
         return call()
@@ -71,38 +69,36 @@ def _fault(plugin: str, what: str, error: BaseException, *, text: bool) -> Plugi
         trace = "".join(traceback.format_exception(error)) if text else ""
     except BaseException:  # noqa: BLE001  so may the text of an exception
         trace = ""
-    fault = PluginFault(plugin, f"{what} raised {described(error, text=text)}", trace)
+    fault = PluginFault(plugin, f"{what} raised {describe_exception(error, text=text)}", trace)
     error.__traceback__ = None  # one that is kept and raised each time would grow by it
     return fault
 
 
-def described(error: BaseException, *, text: bool = True) -> str:
+def describe_exception(error: BaseException, *, text: bool = True) -> str:
     """Return an exception in one line: type, text and place, without API keys."""
-    return f"{type(error).__name__}{_said(error) if text else ''}{where(error)}"
+    return f"{type(error).__name__}{_text_of(error) if text else ''}{where(error)}"
 
 
-def _said(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     try:
-        # First: a line may break within a token.
-        said = shortened(str(error.msg if isinstance(error, SyntaxError) else error), LONGEST_TEXT)
+        message = str(error.msg if isinstance(error, SyntaxError) else error)
+        # Before lines are joined: a line may break within a token.
+        text = shortened(message, MAX_TEXT_LENGTH)
     except BaseException:  # noqa: BLE001  plugin code may define that too
-        return ": it can't be told what"
+        return ": its text can't be read"
     shown = "".join(
-        character if character.isprintable() else "?" for character in " ".join(said.split())
+        character if character.isprintable() else "?" for character in " ".join(text.split())
     )
     return f": {shown}" if shown else ""
 
 
 def where(error: BaseException) -> str:
-    """Return the file and line of plugin code that an exception comes from, in brackets.
-
-    Nothing where there is none.
-    """
+    """Return the file and line of plugin code that raised, in brackets; empty if not known."""
     place = place_of(error)
     return f" ({place})" if place else ""
 
 
-def bounded(
+def run_bounded(
     work: Callable[[], object],
     seconds: float,
     *,
@@ -110,12 +106,11 @@ def bounded(
     soon: float = float("inf"),
     meanwhile: Callable[[], object] = lambda: None,
 ) -> threading.Thread | None:
-    """Run work in a thread of its own and wait for it; return the thread if it did not end in time.
+    """Run work in a thread of its own and wait for it, at most so many seconds.
 
-    It is left to itself then.
-
-    Waiting ends after so many seconds, or when `stalled` says so. `meanwhile` is called once where
-    work takes longer than `soon` seconds.
+    Return None if it ended, and else its thread, which keeps running by itself. Waiting also ends
+    when `stalled` returns true. `meanwhile` is called once if the work takes longer than `soon`
+    seconds.
     """
     thread = threading.Thread(target=work, name="penstock-plugin-code", daemon=True)
     began = time.monotonic()
@@ -125,5 +120,5 @@ def bounded(
         if taken >= soon and not called:
             called = True
             meanwhile()
-        thread.join(min(LOOK, seconds - taken))
+        thread.join(min(CHECK_INTERVAL_S, seconds - taken))
     return thread if thread.is_alive() else None

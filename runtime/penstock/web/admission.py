@@ -16,7 +16,7 @@ from penstock.contracts.rates import OVERRIDDEN_BY_CONSUMER_LIMIT
 from penstock.endpoints.endpoint import Endpoint
 from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
-from penstock.gate.guesses import Look
+from penstock.gate.guesses import Guess
 from penstock.gate.rates import EVERYWHERE
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
@@ -151,11 +151,11 @@ class Admission:
         if rates:
             exchange.rates = services.limiter.count(rates, caller, self._address(exchange.environ))
 
-    def _guess(self, environ: Environ) -> AbstractContextManager[Look]:
+    def _guess(self, environ: Environ) -> AbstractContextManager[Guess]:
         """Return what counts a check of a credential that can be guessed."""
         services = self._services()
         return (
-            nullcontext(Look())
+            nullcontext(Guess())
             if services is None
             else services.limiter.guess(self._settings.environment, self._address(environ))
         )

@@ -101,7 +101,7 @@ def test_a_secret_may_be_kept_for_some_pipelines(penstock_runtime: Start) -> Non
         "secret", "set", "erp_token", "--env", "test", "--pipeline", "other", given=VALUE
     )
 
-    assert "which is kept for other pipelines in 'test'" in runtime.blocked()["v1/sync"][0]
+    assert "which is for other pipelines in 'test'" in runtime.blocked()["v1/sync"][0]
     assert runtime.anonymous().get("/v1/other/").json == {
         "variables": {},
         "secrets": {"erp_token": VALUE},

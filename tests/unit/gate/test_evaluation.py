@@ -35,7 +35,7 @@ from penstock.gate.evaluation import BoundedEvaluator, EvaluatedPipelines
 from penstock.gate.gate import CLOSED
 from penstock.host.compilation import LoadedPipeline
 from penstock.plugins.folders import PluginFolders
-from penstock.plugins.loading import Plugins
+from penstock.plugins.offers import Plugins
 from penstock.testing import Runtime
 from penstock_access_policy import ExternalAccess
 from penstock_api_key import ApiKeys
@@ -321,13 +321,13 @@ class TestNoEnd:
         )
 
         assert len(closed) == 1
-        assert judging_module.SOON <= closed[0] < judging_module.LIVE + 0.3
+        assert judging_module.CLOSE_AFTER_S <= closed[0] < judging_module.MAX_LIVE_ROUND_S + 0.3
         hang.set()
 
     def test_is_not_asked_again_before_it_has_returned(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(verdicts, "LONGEST_ANSWER", 0.2)
+        monkeypatch.setattr(verdicts, "MAX_ANSWER_S", 0.2)
         hang, asked = threading.Event(), list[int]()
 
         def act(*_: object) -> Verdict:
@@ -411,7 +411,7 @@ def test_a_stricter_policy_closes_a_running_process_also_where_a_plugin_misbehav
 def test_a_policy_that_recovers_is_heard_again_by_itself(
     penstock_runtime: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.gate.compliance.AGAIN", 0.1)
+    monkeypatch.setattr("penstock.gate.compliance.RETRY_FAULTY_S", 0.1)
     broken = [True]
 
     def judge(*_: object) -> object:

@@ -100,7 +100,7 @@ def test_many_right_ones_at_once_wait_for_one_another_and_are_not_turned_away() 
 def test_who_finds_all_looks_under_way_for_too_long_is_told_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guesses, "PATIENCE", 0.1)
+    monkeypatch.setattr(guesses, "MAX_WAIT_S", 0.1)
     made, go_on = limiter(rate="1/minute"), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(tried, made, right=True, look=lambda: go_on.wait(10))
@@ -207,8 +207,8 @@ class TestBasic:
     def test_a_client_that_begins_with_many_right_calls_is_not_turned_away(
         self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(guesses, "PATIENCE", 20.0)
-        monkeypatch.setattr("penstock_basic.PATIENCE", 20.0)
+        monkeypatch.setattr(guesses, "MAX_WAIT_S", 20.0)
+        monkeypatch.setattr("penstock_basic.MAX_WAIT_S", 20.0)
 
         assert at_once(16, lambda _: self.ask(runtime, SECRET)) == [200] * 16
 

@@ -16,7 +16,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 from penstock import Rate
 from penstock.contracts.call import ANONYMOUS
 from penstock.errors import Refusal
-from penstock.gate.memory_storage import Memory
+from penstock.gate.memory_storage import MemoryStorage
 from penstock.gate.rates import Limiter
 
 START = 1_800_000_000.0
@@ -75,7 +75,7 @@ def test_failures_are_counted_in_a_window_that_stays(clock: Clock) -> None:
 
 
 def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(clock: Clock) -> None:
-    memory = Memory(most=3)
+    memory = MemoryStorage(most=3)
     windows, twice = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(2, 60)
 
     assert [windows.hit(twice, name) for name in ("a", "b", "c", "a", "c", "a")] == [True] * 5 + [
@@ -93,7 +93,7 @@ def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(cl
 
 
 def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Clock) -> None:
-    memory = Memory(most=3)
+    memory = MemoryStorage(most=3)
     windows, second, day = (
         MovingWindowRateLimiter(memory),
         RateLimitItemPerSecond(1, 1),
@@ -110,7 +110,7 @@ def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Cloc
 
 
 def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Clock) -> None:
-    memory = Memory(most=10)
+    memory = MemoryStorage(most=10)
     windows, minute, day = (
         MovingWindowRateLimiter(memory),
         RateLimitItemPerSecond(1, 60),
@@ -125,7 +125,7 @@ def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Cloc
 
 
 def test_failures_have_bounded_room_too(clock: Clock) -> None:
-    memory = Memory(most=10)
+    memory = MemoryStorage(most=10)
     fixed, minute = FixedWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
 
     for number in range(100):
@@ -160,7 +160,7 @@ def test_a_call_takes_no_more_steps_for_callers_beside_it(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     """With room for them, and with more of them than there is room for."""
-    monkeypatch.setattr("penstock.gate.rates.MOST", 1_500)
+    monkeypatch.setattr("penstock.gate.rates.MAX_CALLERS", 1_500)
     made = limiter()
     alone = steps(lambda: passes(made, "192.0.2.1", "100/hour"))
     for number in range(others):
@@ -182,7 +182,7 @@ def lines() -> Iterator[list[MutableMapping[str, Any]]]:
 def test_that_memory_is_full_is_told_once_a_minute(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, lines: list[MutableMapping[str, Any]]
 ) -> None:
-    monkeypatch.setattr("penstock.gate.rates.MOST", 5)
+    monkeypatch.setattr("penstock.gate.rates.MAX_CALLERS", 5)
     made = limiter()
 
     for number in range(50):
@@ -192,7 +192,7 @@ def test_that_memory_is_full_is_told_once_a_minute(
 
 
 def test_a_caller_can_be_forgotten_on_purpose(clock: Clock) -> None:
-    memory = Memory(most=3)
+    memory = MemoryStorage(most=3)
     windows, minute = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
     assert windows.hit(minute, "a")
     assert memory.check()

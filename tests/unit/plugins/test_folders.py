@@ -15,7 +15,8 @@ import pytest
 from support.place import Place, Server
 
 from penstock.plugins.folders import PluginFolders
-from penstock.plugins.loading import Plugins, load_plugins
+from penstock.plugins.loading import load_plugins
+from penstock.plugins.offers import Plugins
 from penstock.settings import Settings
 
 PIPELINE = """
@@ -307,7 +308,7 @@ def test_a_broken_helper_is_told_once_with_folder_and_place(tmp_path: Path, help
         (
             "class E(Exception):\n    def __str__(self): raise OSError\nraise E\n",
             3,
-            "E: it can't be told what (",
+            "E: its text can't be read (",
             "correct what",
         ),
         (

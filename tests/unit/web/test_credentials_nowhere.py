@@ -24,8 +24,8 @@ PART = {KEY: "AbCdEfGhIjKl", TOKEN: "eyJzdWIiOiJhbm4"}
 
 
 @step()
-def fail(said: str) -> None:
-    raise RuntimeError(f"upstream says {said}")
+def fail(text: str) -> None:
+    raise RuntimeError(f"upstream says {text}")
 
 
 def offering() -> SimpleNamespace:
@@ -61,7 +61,7 @@ def offering() -> SimpleNamespace:
 
 
 def calls(runtime: Runtime, secret: str) -> list[Any]:
-    client, nobody = runtime.client(token=False), runtime.anonymous()
+    client, anonymous = runtime.client(token=False), runtime.anonymous()
     sent = {"X-Trace": secret, "X-Request-Id": secret, "User-Agent": secret}
     return [
         client.post(
@@ -77,8 +77,8 @@ def calls(runtime: Runtime, secret: str) -> list[Any]:
         client.patch("/v1/shop/", headers=sent),
         client.delete(f"/v1/shop/{secret}", headers=sent),
         client.post("/v1/shop/durable", headers=sent, json={"a": secret}),
-        nobody.post(f"/v1/shop/{secret}", headers=sent),
-        nobody.post(
+        anonymous.post(f"/v1/shop/{secret}", headers=sent),
+        anonymous.post(
             f"/v1/shop/by/{secret}",
             headers=sent | {"X-API-Key": f"{secret}x", "Authorization": f"Bearer {secret}x"},
         ),

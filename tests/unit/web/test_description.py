@@ -241,7 +241,7 @@ def test_an_address_that_callers_may_have(value: str) -> None:
         "https://api.example.com/\r\nX: y",
     ],
 )
-def test_an_address_that_nobody_can_have_ends_the_start(value: str) -> None:
+def test_an_impossible_url_ends_the_start(value: str) -> None:
     with pytest.raises(
         BadSetting, match=r"PENSTOCK_URL must be like https://api\.example\.com/orders"
     ) as caught:

@@ -437,7 +437,7 @@ def test_a_head_call_runs_the_get_handler_and_sends_no_body(
         (Reply(302, {"Location": "/x"}), 302, None, b""),
     ],
 )
-def test_whatever_a_handler_returns_becomes_a_reply(
+def test_every_value_of_a_handler_becomes_a_reply(
     answering: Callable[..., TestResponse],
     value: object,
     status: int,
@@ -628,7 +628,7 @@ def test_a_body_is_read_by_the_call_s_own_thread_where_its_handler_runs_in_anoth
     assert handlers.isdisjoint(readers)
 
 
-def test_an_authenticator_that_fails_lets_nobody_in_and_says_nothing(
+def test_an_authenticator_that_fails_admits_no_call_and_reveals_nothing(
     penstock_runtime: Start,
 ) -> None:
     class Failing(Authenticator):
@@ -766,12 +766,12 @@ def test_a_deprecated_pipeline_says_so_in_every_reply(penstock_runtime: Start) -
     fail_in_every_way(old)
     runtime = penstock_runtime(offering(old), policy="api-key")
     described = json.loads(runtime.anonymous().get("/-/openapi.json").data)
-    said = {
+    headers = {
         (answered.headers["Deprecation"], answered.headers["Sunset"])
         for answered in every_answer(runtime, "old").values()
     }
 
-    assert said == {("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")}
+    assert headers == {("@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT")}
     operation = described["paths"]["/v1/old"]["get"]
     assert operation["deprecated"] is True
     assert operation["description"] == "Deprecated since 2026-01-31. Expected to end on 2027-01-31."
@@ -923,7 +923,7 @@ def test_a_handler_s_own_cors_does_not_stand_beside_or_in_place_of_the_trigger_s
             "x",
         )
 
-    def said(origin: str, **trigger: Any) -> dict[str, list[str]]:
+    def cors_headers(origin: str, **trigger: Any) -> dict[str, list[str]]:
         headers = answering(give, "GET", headers={"Origin": origin}, trigger=trigger).headers
         return {
             name.lower(): headers.getlist(name)
@@ -931,11 +931,11 @@ def test_a_handler_s_own_cors_does_not_stand_beside_or_in_place_of_the_trigger_s
             if name.lower().startswith("access-control-allow")
         }
 
-    assert said("https://a.example", cors=Cors("https://a.example")) == {
+    assert cors_headers("https://a.example", cors=Cors("https://a.example")) == {
         "access-control-allow-origin": ["https://a.example"]
     }
-    assert said("https://b.example", cors=Cors("https://a.example")) == {}
-    assert said("https://b.example") == {
+    assert cors_headers("https://b.example", cors=Cors("https://a.example")) == {}
+    assert cors_headers("https://b.example") == {
         "access-control-allow-origin": ["*"],
         "access-control-allow-credentials": ["true"],
     }

@@ -306,19 +306,19 @@ def test_enums_and_classes_that_are_arrays_have_a_type() -> None:
     assert (part(Pair)["minItems"], "maxItems" in part(Pair), part(Pair)["items"]) == (1, False, {})
 
 
-def test_only_unions_that_are_told_apart_by_text_have_a_discriminator() -> None:
+def test_only_unions_with_text_tags_have_a_discriminator() -> None:
     texts = (
         msgspec.defstruct("A", [("x", int)], tag="a"),
         msgspec.defstruct("B", [("x", int)], tag="b"),
     )
-    told = describe_type(texts[0] | texts[1] | None, reply=False)[0]["anyOf"][0]  # type: ignore[operator]  # two types
+    union = describe_type(texts[0] | texts[1] | None, reply=False)[0]["anyOf"][0]  # type: ignore[operator]  # two types
 
-    assert (told["discriminator"]["propertyName"], set(told["discriminator"]["mapping"])) == (
+    assert (union["discriminator"]["propertyName"], set(union["discriminator"]["mapping"])) == (
         "type",
         {"a", "b"},
     )
-    assert list(told["discriminator"]["mapping"].values()) == [
-        option["$ref"] for option in told["oneOf"]
+    assert list(union["discriminator"]["mapping"].values()) == [
+        option["$ref"] for option in union["oneOf"]
     ]
     assert "discriminator" not in json.dumps(describe_type(Numbered | Other, reply=False)[0])
 
@@ -426,8 +426,8 @@ def test_every_media_type_has_a_schema_and_every_operation_a_summary_and_its_sec
     operations += [
         item
         for callbacks in every(found, "callbacks")
-        for told in callbacks.values()
-        for path in told.values()
+        for callback in callbacks.values()
+        for path in callback.values()
         for item in path.values()
     ]
 

@@ -14,7 +14,7 @@ from dbos import error as faults
 
 from penstock.db.engine import shown_url
 from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit, translated
-from penstock.plugins.guard import described
+from penstock.plugins.guard import describe_exception
 
 
 def application(environment: str) -> str:
@@ -45,7 +45,7 @@ def migrate(url: str) -> None:
         raise
     except Exception as error:
         raise DatabaseUnfit(
-            f"the tables of durable runs can't be made: {described(error)}"
+            f"the tables of durable runs can't be made: {describe_exception(error)}"
         ) from error
 
 
