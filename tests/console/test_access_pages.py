@@ -53,10 +53,10 @@ def shop() -> SimpleNamespace:
 
 @pytest.fixture
 def runtime(console_runtime: Callable[..., Runtime]) -> Runtime:
-    made = console_runtime(shop())
+    runtime = console_runtime(shop())
     for name in ("acme", "globex"):
-        consumers.create_consumer(engine_of(made), "tester", name)
-    return made
+        consumers.create_consumer(engine_of(runtime), "tester", name)
+    return runtime
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ class TestTokens:
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
         before = words_of(oli.get("/tokens", env="prod").text)
-        said = oli.follow(oli.post("/tokens/flows/v1/login/designate?env=prod"))
+        page = oli.follow(oli.post("/tokens/flows/v1/login/designate?env=prod"))
         event = last(engine)
         withdrawn = oli.follow(oli.post("/tokens/flows/v1/login/withdraw?env=prod"))
 
@@ -87,8 +87,8 @@ class TestTokens:
             "login not designated Its trigger sets login=True. It can issue tokens once you"
             " designate it." in before
         )
-        assert "login is now a login flow in prod." in said
-        assert "login designated Issues tokens to callers with a valid key." in said
+        assert "login is now a login flow in prod." in page
+        assert "login designated Issues tokens to callers with a valid key." in page
         assert event == ("oli", "login-flow:designated", "prod", "v1/login")
         assert "login not designated" in withdrawn
         assert "not designated" in words_of(oli.get("/tokens", env="test").text)
@@ -96,10 +96,10 @@ class TestTokens:
     def test_a_pipeline_without_login_is_designated_with_a_warning(
         self, oli: ConsoleClient
     ) -> None:
-        said = oli.follow(oli.post("/tokens/flows/v1/orders/designate?env=test"))
+        page = oli.follow(oli.post("/tokens/flows/v1/orders/designate?env=test"))
         unknown = oli.post("/tokens/flows/v1/ordres/designate?env=test")
 
-        assert "Its trigger doesn't set login=True, so it can't issue tokens." in said
+        assert "Its trigger doesn't set login=True, so it can't issue tokens." in page
         assert (unknown.status_code, "did you mean “v1/orders”" in words_of(unknown.text)) == (
             422,
             True,
@@ -109,7 +109,7 @@ class TestTokens:
         (first,) = signing_keys.list_signing_keys(engine, "test")
         oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
         event = last(engine)
-        said = oli.follow(oli.post(f"/tokens/keys/{first.kid}/drop?env=test"))
+        page = oli.follow(oli.post(f"/tokens/keys/{first.kid}/drop?env=test"))
         keys = signing_keys.list_signing_keys(engine, "test")
         bad = [
             oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
@@ -121,16 +121,16 @@ class TestTokens:
             ("EdDSA", "dropped"),
             ("ES256", "signs"),
         ]
-        assert f"Signing key {first.kid} and all its tokens revoked in test." in said
+        assert f"Signing key {first.kid} and all its tokens revoked in test." in page
         assert last(engine) == ("oli", "signing-key:dropped", "test", first.kid)
-        assert [answered.status_code for answered in bad] == [422, 422]
+        assert [response.status_code for response in bad] == [422, 422]
         assert "signs no tokens here; choose one of EdDSA" in words_of(bad[0].text)
         assert len(signing_keys.list_signing_keys(engine, "prod")) == 1
 
     def test_tokens_are_revoked_one_or_all_of_a_consumer(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
-        one = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
+        single = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
         all_ = oli.follow(oli.post("/tokens/revoke?env=prod", jti="", consumer="acme"))
         event = last(engine)
         both, unknown = (
@@ -138,7 +138,7 @@ class TestTokens:
             oli.post("/tokens/revoke?env=prod", jti="", consumer="acmee"),
         )
 
-        assert "Token abc revoked in prod." in one
+        assert "Token abc revoked in prod." in single
         assert "All tokens of acme issued so far revoked in prod." in all_
         assert event == ("oli", "token:revoked", "prod", "acme")
         assert (both.status_code, 'id="e-jti"' in both.text) == (422, True)
@@ -164,7 +164,7 @@ class TestTokens:
             "consumer_claim": "azp",
             "scope_claim": "scp",
         }
-        for more, keys_said, consumer_said in (
+        for more, keys_shown, consumer_shown in (
             ({"found": "discovery", "whose": "claim"}, "by discovery", "claim azp"),
             (
                 {
@@ -182,15 +182,15 @@ class TestTokens:
                 "claim azp: a=acme, b=globex",
             ),
         ):
-            said = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
+            page = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
 
             (row,) = issuers.list_issuers(engine, "test")
             assert (row.keys, row.consumer, row.scope_claim) == (
-                keys_said,
-                consumer_said,
+                keys_shown,
+                consumer_shown,
                 "scp",
             )
-            assert "https://id.example penstock" in said
+            assert "https://id.example penstock" in page
         assert last(engine) == ("oli", "issuer:trusted", "test", "https://id.example")
         more = {
             "found": "set",
@@ -227,9 +227,9 @@ class TestTokens:
             ("mapped", {"whose": "map", "mapped": "a=unknown"}),
             ("consumer", {"whose": "one", "consumer": "unknown"}),
         ):
-            answered = oli.post("/tokens/issuers/new?env=test", **{**good, **more})
+            response = oli.post("/tokens/issuers/new?env=test", **{**good, **more})
 
-            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (
+            assert (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) == (
                 422,
                 [field],
             )
@@ -238,7 +238,7 @@ class TestTokens:
 
 class TestLimits:
     def test_a_limit_is_set_shown_and_removed(self, oli: ConsoleClient, engine: Engine) -> None:
-        said = oli.follow(
+        page = oli.follow(
             oli.post(
                 "/limits/new?env=prod",
                 consumer="acme",
@@ -262,8 +262,8 @@ class TestLimits:
         )
 
         assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
-        assert "The limit replaces the pipeline's own rates: 2/minute by consumer." in said
-        assert "acme v1/orders 5/minute key" in said
+        assert "The limit replaces the pipeline's own rates: 2/minute by consumer." in page
+        assert "acme v1/orders 5/minute key" in page
         assert event == ("oli", "limit:set", "prod", "acme")
         assert "1 limit of acme removed in prod." in removed
         assert [
@@ -276,9 +276,9 @@ class TestLimits:
     ) -> None:
         good = {"consumer": "acme", "rate": "5/minute", "by": "consumer", "pipeline": ""}
         for field, value in (("consumer", "acmee"), ("rate", "often"), ("pipeline", "ordres")):
-            answered = oli.post("/limits/new?env=test", **{**good, field: value})
+            response = oli.post("/limits/new?env=test", **{**good, field: value})
 
-            assert (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) == (
+            assert (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) == (
                 422,
                 [field],
             )
@@ -288,7 +288,7 @@ class TestLimits:
     def test_networks_are_allowed_denied_and_removed(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
-        said = oli.follow(
+        page = oli.follow(
             oli.post(
                 "/limits/networks/new?env=test",
                 consumer="acme",
@@ -328,10 +328,10 @@ class TestLimits:
             ),
         ]
 
-        assert "Calls of acme from 192.0.2.0/24, 2001:db8::/32 are allowed in test." in said
+        assert "Calls of acme from 192.0.2.0/24, 2001:db8::/32 are allowed in test." in page
         assert event == ("oli", "address:denied", "test", "globex")
         assert rows == [("acme", "2001:db8::/32", True), ("globex", "198.51.100.7/32", False)]
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in bad] == [
+        assert [re.findall(r'id="e-(\w+)"', response.text) for response in bad] == [
             ["networks"],
             ["networks"],
             ["consumer"],
@@ -374,7 +374,7 @@ class TestSettings:
         }
         same = oli.follow(oli.post("/settings/environment?env=prod", **usual))
         none = last(engine)[1]
-        said = oli.follow(
+        page = oli.follow(
             oli.post(
                 "/settings/environment?env=prod",
                 **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"},
@@ -393,8 +393,8 @@ class TestSettings:
 
         assert "Nothing changed in prod." in same
         assert none != "environment:changed"
-        assert "Max token lifetime 30 seconds Run retention 90 days" in said
-        assert "Accepted (keys can leak into proxy logs)" in said
+        assert "Max token lifetime 30 seconds Run retention 90 days" in page
+        assert "Accepted (keys can leak into proxy logs)" in page
         assert (event.actor, event.action, event.subject) == ("oli", "environment:changed", "prod")
         assert event.detail == {
             "token_lifetime": 30,
@@ -402,7 +402,7 @@ class TestSettings:
             "keys_in_query": True,
         }
         assert [
-            (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
+            (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad
         ] == [
             (422, ["token_minutes"]),
             (422, ["token_minutes"]),
@@ -447,7 +447,7 @@ class TestSettings:
             "days": "30",
             "pipelines": "orders, login",
         }
-        said = oli.follow(oli.post("/settings/secrets/new?env=test", **sent))
+        page = oli.follow(oli.post("/settings/secrets/new?env=test", **sent))
         wrong = [
             oli.post("/settings/secrets/new?env=test", **{**sent, **more})
             for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
@@ -459,17 +459,17 @@ class TestSettings:
             for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")
         ]
 
-        assert "erp" in said
-        assert "v1/login, v1/orders" in said
+        assert "erp" in page
+        assert "v1/login, v1/orders" in page
         assert runtime.access.secrets["erp"].value.reveal() == VALUE  # type: ignore[attr-defined]  # the snapshot has it
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (*wrong, empty)] == [
+        assert [re.findall(r'id="e-(\w+)"', response.text) for response in (*wrong, empty)] == [
             ["name"],
             ["days"],
             ["pipelines"],
             ["value"],
         ]
         assert not any(
-            "line two" in text for text in (said, *(answered.text for answered in wrong), *pages)
+            "line two" in text for text in (page, *(response.text for response in wrong), *pages)
         )
         assert "line two" not in str([event.detail for event in audit.events(engine, limit=50)])
         assert last(engine)[:3] == ("oli", "secret:set", "test")
@@ -483,26 +483,26 @@ class TestSettings:
             oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n")
         )
         event = last(engine)
-        said = oli.follow(oli.post("/settings/fields/remove?env=test", field="card_number"))
+        page = oli.follow(oli.post("/settings/fields/remove?env=test", field="card_number"))
         bad = [oli.post("/settings/fields/add?env=test", fields=text) for text in (" ", "/a/~2")]
 
         assert event == ("oli", "sensitive-field:added", "test", "test")
-        assert "card_number is no longer sensitive in test." in said
+        assert "card_number is no longer sensitive in test." in page
         assert [row.field for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
         assert [
-            (answered.status_code, re.findall(r'id="e-(\w+)"', answered.text)) for answered in bad
+            (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad
         ] == [(422, ["fields"])] * 2
 
     def test_callbacks_are_allowed_with_a_secret_shown_once(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
-        made = oli.post(
+        response = oli.post(
             "/settings/callbacks/new?env=test",
             consumer="acme",
             url="https://hooks.example/in",
             private="no",
         )
-        secret = re.search(r"whsec_[\w+/=]+", made.text)
+        secret = re.search(r"whsec_[\w+/=]+", response.text)
         event = last(engine)
         later = oli.get("/settings", env="test").text
         plain = oli.post(
@@ -511,7 +511,7 @@ class TestSettings:
             url="http://10.0.0.1/in",
             private="no",
         )
-        nobody = oli.post(
+        unknown = oli.post(
             "/settings/callbacks/new?env=test",
             consumer="acmee",
             url="https://hooks.example/in",
@@ -529,7 +529,7 @@ class TestSettings:
         assert event == ("oli", "callback:allowed", "test", "acme")
         assert "https://hooks.example/in" in later
         assert "whsec_" not in later
-        assert [re.findall(r'id="e-(\w+)"', answered.text) for answered in (plain, nobody)] == [
+        assert [re.findall(r'id="e-(\w+)"', response.text) for response in (plain, unknown)] == [
             ["url"],
             ["consumer"],
         ]
@@ -538,7 +538,7 @@ class TestSettings:
 
 def test_empty_pages_name_the_next_step(runtime: Runtime) -> None:
     vic = ConsoleClient.of(runtime, "vic")
-    said = " ".join(
+    page = " ".join(
         words_of(vic.get(path, env="prod").text) for path in ("/tokens", "/limits", "/settings")
     )
 
@@ -549,7 +549,7 @@ def test_empty_pages_name_the_next_step(runtime: Runtime) -> None:
         "needs=[…]",
         "Allow one to have the ends of a consumer's durable runs sent there",
     ):
-        assert text in said
+        assert text in page
 
 
 def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
@@ -598,14 +598,14 @@ def test_nothing_that_was_typed_becomes_markup(
     variables.set_variable(engine, "tester", "test", "evil", EVIL)
     sensitive_fields.add_fields(engine, "tester", "test", [EVIL])
     signing_keys.revoke_tokens(engine, "tester", "test", jti=EVIL)
-    said = issuers.parse_issuer(
+    trusted = issuers.parse_issuer(
         f"https://id.example/{EVIL.replace(' ', '/')}",
         EVIL,
         consumer_claim=EVIL,
         scope_claim=EVIL,
         mapped=[f"{EVIL}=acme"],
     )
-    issuers.trust_issuer(engine, "tester", "test", said, own="penstock")
+    issuers.trust_issuer(engine, "tester", "test", trusted, own="penstock")
     callbacks.allow_callbacks(
         engine,
         "tester",

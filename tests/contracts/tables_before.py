@@ -1,8 +1,8 @@
 """The tables of the release before, as it had them: tests/test_schema.py has them work on the
 schema of this one.
 
-At a release: `cp runtime/penstock/db/tables.py tests/contracts/tables_before.py`, with this text on
-top.
+At a release: write `metadata.tables` of runtime/penstock/db/schema.py here as `Table`s, with this
+text on top.
 """
 
 from __future__ import annotations

@@ -59,23 +59,14 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     `most` is how many of its kind an environment may have. Raises UsageError, UnknownName and
     AlreadyExists.
     """
-    try:
-        name, enrolled = enrol(name, secret)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if not name or len(name) > MAX_NAME_LENGTH:
-        raise UsageError("a credential has a name of at most 255 characters; give --name")
+    name, enrolled = _enrolled(enrol, name, secret)
     now = datetime.now(UTC)
     with audit.change(
         engine, actor, audit.Action.CREDENTIAL_ADDED, consumer, environment=environment
     ) as (rows, detail):
         place = consumer_in(rows, consumer, environment)
         others = _usable(rows, place, kind)
-        if most is not None and len(others) >= most:
-            raise UsageError(
-                f"{environment} has {len(others)} {kind} credentials, and each call is tried with"
-                " them all; revoke some that are not used any more"
-            )
+        _require_room(others, most, kind, environment)
         _require_unique(others, place, kind, name, enrolled, box)
         identifier = f"cred_{secrets.token_hex(6)}"
         expires_at = now + expires if expires else None
@@ -102,6 +93,16 @@ def add_credential(  # noqa: PLR0913  one argument a fact
     return identifier, name
 
 
+def _enrolled(enrol: Enrol, name: str, secret: str) -> tuple[str, bytes]:
+    try:
+        name, enrolled = enrol(name, secret)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not name or len(name) > MAX_NAME_LENGTH:
+        raise UsageError("a credential has a name of at most 255 characters; give --name")
+    return name, enrolled
+
+
 def _usable(rows: AccessChange, place: ConsumerPlace, kind: str) -> list[CredentialRow]:
     return rows.all(
         CredentialRow,
@@ -111,6 +112,16 @@ def _usable(rows: AccessChange, place: ConsumerPlace, kind: str) -> list[Credent
             CredentialRow.revoked_at: None,
         },
     )
+
+
+def _require_room(
+    others: list[CredentialRow], most: int | None, kind: str, environment: str
+) -> None:
+    if most is not None and len(others) >= most:
+        raise UsageError(
+            f"{environment} has {len(others)} {kind} credentials, and each call is tried with them"
+            " all; revoke some that are not used any more"
+        )
 
 
 def _require_unique(

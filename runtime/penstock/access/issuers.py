@@ -130,13 +130,8 @@ def parse_issuer(  # noqa: PLR0913  one argument a fact
     )
 
 
-def trust_issuer(
-    engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str
-) -> None:
-    """Trust an outside issuer in an environment; its previous options are replaced.
-
-    `own` is the issuer of Penstock's tokens. Raises UsageError and UnknownName.
-    """
+def check_trusted(trusted: TrustedIssuer, *, own: str) -> None:
+    """Raise UsageError where an issuer can't be trusted; `own` is that of Penstock's tokens."""
     if trusted.issuer == own:
         raise UsageError(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
     check_issuer(trusted.issuer)
@@ -155,6 +150,16 @@ def trust_issuer(
             "the JWK set's URL" if trusted.jwks_url else "the issuer",
             trusted.jwks_url or trusted.issuer,
         )
+
+
+def trust_issuer(
+    engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str
+) -> None:
+    """Trust an outside issuer in an environment; its previous options are replaced.
+
+    `own` is the issuer of Penstock's tokens. Raises UsageError and UnknownName.
+    """
+    check_trusted(trusted, own=own)
     with audit.change(
         engine, actor, audit.Action.ISSUER_TRUSTED, trusted.issuer, environment=environment
     ) as (rows, detail):

@@ -57,36 +57,24 @@ def set_policy(  # noqa: PLR0913  one argument a fact
         raise UsageError("the internal policy knows no grace; leave it out")
     now = datetime.now(UTC)
     until = now + grace if grace else None
-    exposure = "internal" if internal else "external"
-    column = EnvironmentRow.internal_policy if internal else EnvironmentRow.policy
     with audit.change(
         engine, actor, audit.Action.POLICY_SET, environment, environment=environment
     ) as (rows, detail):
         row = environment_row(rows, environment)
-        version = row.policy_version + 1
-        rows.set(
-            EnvironmentRow,
-            {EnvironmentRow.id: row.id},
-            {column: policy, EnvironmentRow.policy_version: version},
-        )
-        rows.add(
-            PolicyVersionRow,
-            {
-                PolicyVersionRow.environment_id: row.id,
-                PolicyVersionRow.version: version,
-                PolicyVersionRow.exposure: exposure,
-                PolicyVersionRow.policy: policy,
-                PolicyVersionRow.reason: reason,
-                PolicyVersionRow.actor: actor,
-                PolicyVersionRow.grace_until: until,
-                PolicyVersionRow.created_at: now,
-            },
-        )
+        version: Values = {
+            PolicyVersionRow.exposure: "internal" if internal else "external",
+            PolicyVersionRow.policy: policy,
+            PolicyVersionRow.reason: reason,
+            PolicyVersionRow.actor: actor,
+            PolicyVersionRow.grace_until: until,
+            PolicyVersionRow.created_at: now,
+        }
+        _add_version(rows, row, version, internal=internal)
         detail.update(
-            exposure=exposure,
+            exposure="internal" if internal else "external",
             policy=policy,
             before=row.internal_policy if internal else row.policy,
-            version=version,
+            version=row.policy_version + 1,
             reason=reason,
             stopping=sorted(stopping),
         )
@@ -96,6 +84,26 @@ def set_policy(  # noqa: PLR0913  one argument a fact
             detail["grace_until"] = until.isoformat()
         granted = {name: served[name] for name in stopping if name in served} if until else {}
         _set_graces(rows, row.id, granted, until, now)
+
+
+def _add_version(
+    rows: AccessChange, row: EnvironmentRow, values: Values, *, internal: bool
+) -> None:
+    number = row.policy_version + 1
+    column = EnvironmentRow.internal_policy if internal else EnvironmentRow.policy
+    rows.set(
+        EnvironmentRow,
+        {EnvironmentRow.id: row.id},
+        {column: values[PolicyVersionRow.policy], EnvironmentRow.policy_version: number},
+    )
+    rows.add(
+        PolicyVersionRow,
+        {
+            **values,
+            PolicyVersionRow.environment_id: row.id,
+            PolicyVersionRow.version: number,
+        },
+    )
 
 
 def _set_graces(

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import click
 from rich.console import Console
-from rich.markdown import Markdown
 
 from penstock.errors import UnknownName
 from penstock.manual.pages import (
@@ -75,6 +74,10 @@ def is_terminal() -> bool:
 
 def _show(text: str) -> None:
     """Render Markdown; a terminal gets a pager."""
+    from rich.markdown import (  # noqa: PLC0415  slow to import, and no other command needs it
+        Markdown,
+    )
+
     console = Console(width=min(Console().width, MAX_WIDTH))
     rendered = Markdown(text.partition("-->\n")[2] if text.startswith("<!--") else text)
     if is_terminal():

@@ -20,7 +20,6 @@ from penstock.console.responses import render
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS
 from penstock.errors import UnknownName
 from penstock.manual.pages import INDEX, Page, all_pages, find_page, folder, search_pages
-from penstock.manual.render import to_html
 
 ROOT = "/-/help"
 MAX_QUERY = 200  # characters
@@ -111,6 +110,10 @@ def address_of(target: str) -> str | None:
 
 
 def _page(page: Page) -> str:
+    from penstock.manual.render import (  # noqa: PLC0415  most processes show no page
+        to_html,
+    )
+
     html = Markup(to_html(page, address_of))  # noqa: S704  our own page, and raw HTML is off
     return render("help.html", title=page.title, html=html, query="", **_frame(page.name))
 

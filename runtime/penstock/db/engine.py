@@ -133,13 +133,10 @@ def same_database(first: Engine, second: Engine) -> bool:
     databases = set()
     for engine in (first, second):
         with reading(engine) as connection:
-            databases.add(
-                tuple(
-                    connection.execute(
-                        sa.text("SELECT current_database(), pg_postmaster_start_time()")
-                    ).one()
-                )
-            )
+            row = connection.execute(
+                sa.text("SELECT current_database(), pg_postmaster_start_time()")
+            ).first()
+            databases.add(tuple(row or ()))
     return len(databases) == 1
 
 

@@ -58,7 +58,7 @@ def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) 
     before, events = revision(place), len(audit.events(place.engine, limit=100))
 
     consumers.create_consumer(place.engine, "olga", "acme")
-    made = api_keys.create_key(place.engine, "olga", "acme", "test")
+    new_key = api_keys.create_key(place.engine, "olga", "acme", "test")
 
     trail = audit.events(place.engine, limit=100)
     assert revision(place) == before + 2
@@ -68,7 +68,7 @@ def test_each_change_is_one_revision_and_one_event_with_its_actor(place: Place) 
         "key:created",
         "test",
     )
-    assert made.key not in str(trail)
+    assert new_key.key not in str(trail)
 
 
 def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
@@ -93,15 +93,15 @@ def test_a_change_that_fails_leaves_nothing_behind(place: Place) -> None:
 
 def test_a_key_is_kept_as_its_digest_only_and_never_in_a_repr(place: Place) -> None:
     place.consumer("acme")
-    made = place.key("acme")
+    new_key = place.key("acme")
 
     with place.engine.connect() as connection:
         stored = str(connection.execute(sa.text("SELECT * FROM api_keys")).all())
-    assert made.key not in stored
-    assert made.key[8:-4] not in stored
-    assert made.key not in repr(made)
-    assert parse_api_key(made.key) is not None
-    assert parse_api_key(made.key[:-1] + ("0" if made.key[-1] != "0" else "1")) is None
+    assert new_key.key not in stored
+    assert new_key.key[8:-4] not in stored
+    assert new_key.key not in repr(new_key)
+    assert parse_api_key(new_key.key) is not None
+    assert parse_api_key(new_key.key[:-1] + ("0" if new_key.key[-1] != "0" else "1")) is None
 
 
 def test_signing_keys_are_sealed_at_rest_and_open_with_the_right_secret_only(place: Place) -> None:
@@ -123,24 +123,24 @@ def test_the_snapshot_reads_what_changed_and_ends_where_a_fresh_one_begins(place
     follower = place.snapshot()
     assert follower.refresh(place.engine) is False
     place.consumer("acme", "orders", "stock")
-    made = place.key("acme")
-    parsed = parse_api_key(made.key)
+    new_key = place.key("acme")
+    parsed = parse_api_key(new_key.key)
     assert parsed is not None
     assert follower.key(parsed.digest) is None
 
     assert follower.refresh(place.engine) is True
-    found = follower.key(parsed.digest)
-    assert found is not None
-    assert follower.associated(found.consumer_id, "v1/orders")
+    stored_key = follower.key(parsed.digest)
+    assert stored_key is not None
+    assert follower.associated(stored_key.consumer_id, "v1/orders")
     consumers.dissociate(place.engine, ACTOR, "acme", ["v1/orders"], "test")
-    api_keys.revoke_key(place.engine, ACTOR, made.id)
+    api_keys.revoke_key(place.engine, ACTOR, new_key.id)
     follower.refresh(place.engine)
 
     fresh = place.snapshot()
     for view in (follower, fresh):
         assert view.key(parsed.digest) is None
-        assert not view.associated(found.consumer_id, "v1/orders")
-        assert view.associated(found.consumer_id, "v1/stock")
+        assert not view.associated(stored_key.consumer_id, "v1/orders")
+        assert view.associated(stored_key.consumer_id, "v1/stock")
     assert follower.revision == fresh.revision
 
 
@@ -168,11 +168,11 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
     place.consumer("acme")
     old = place.key("acme")
 
-    made, ends = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
+    new_key, ends = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
 
     rows = {str(row.id): row for row in api_keys.list_keys(place.engine, consumer="acme")}
-    assert rows[made.id].state == rows[old.id].state == "usable"
-    assert rows[made.id].expires_at is None
+    assert rows[new_key.id].state == rows[old.id].state == "usable"
+    assert rows[new_key.id].expires_at is None
     assert rows[old.id].expires_at == ends
     assert timedelta(days=6, hours=23) < ends - datetime.now(UTC) <= timedelta(days=7)
     shorter = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
@@ -181,13 +181,13 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
 
 def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:
     place.consumer("acme")
-    made = place.key("acme")
-    api_keys.revoke_key(place.engine, ACTOR, made.id)
+    new_key = place.key("acme")
+    api_keys.revoke_key(place.engine, ACTOR, new_key.id)
 
     with pytest.raises(PenstockError, match="which is final"):
-        api_keys.set_key_enabled(place.engine, ACTOR, made.id, enabled=True)
+        api_keys.set_key_enabled(place.engine, ACTOR, new_key.id, enabled=True)
     with pytest.raises(PenstockError, match="has ended"):
-        api_keys.rotate_key(place.engine, ACTOR, made.id, timedelta(days=1))
+        api_keys.rotate_key(place.engine, ACTOR, new_key.id, timedelta(days=1))
 
 
 def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place: Place) -> None:

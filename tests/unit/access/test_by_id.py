@@ -27,7 +27,7 @@ Start = Callable[..., Runtime]
 SHOP = {"v1/orders": "shop", "v2/orders": "shop", "v1/login": "shop"}
 
 
-def made(name: str, version: str = "1.0.0", **more: Any) -> Pipeline:
+def pipeline_of(name: str, version: str = "1.0.0", **more: Any) -> Pipeline:
     needed = more.pop("needs", ())
     pipeline = Pipeline(
         name, version=version, trigger=HttpTrigger(**({"api_key": True} | more)), needs=needed
@@ -67,28 +67,33 @@ class TestTwoMajorVersions:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("orders"), made("orders", "2.0.0")), policy="api-key"
+            plugin("shop", pipeline_of("orders"), pipeline_of("orders", "2.0.0")), policy="api-key"
         )
-        one, both = (
+        first, both = (
             runtime.client("one", pipelines=["v1/orders"], token=False),
             runtime.client("both", pipelines=["orders"], token=False),
         )
 
-        assert [status(one, path) for path in ("/v1/orders/", "/v2/orders/")] == [200, 403]
+        assert [status(first, path) for path in ("/v1/orders/", "/v2/orders/")] == [200, 403]
         assert [status(both, path) for path in ("/v1/orders/", "/v2/orders/")] == [200, 200]
 
     def test_the_command_says_which_ids_a_name_meant(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("orders"), made("orders", "2.0.0"), made("orders", "10.0.0")),
+            plugin(
+                "shop",
+                pipeline_of("orders"),
+                pipeline_of("orders", "2.0.0"),
+                pipeline_of("orders", "10.0.0"),
+            ),
             policy="api-key",
         )
         runtime.operate("consumer", "create", "acme")
 
-        said = runtime.operate("consumer", "associate", "acme", "orders", "--env", "test")
+        output = runtime.operate("consumer", "associate", "acme", "orders", "--env", "test")
         gone = runtime.operate("consumer", "dissociate", "acme", "v2/orders", "--env", "test")
         rest = runtime.operate("consumer", "dissociate", "acme", "orders", "--env", "test")
 
-        assert said == "consumer acme associated in test: v1/orders, v2/orders, v10/orders\n"
+        assert output == "consumer acme associated in test: v1/orders, v2/orders, v10/orders\n"
         assert gone == "consumer acme dissociated in test: v2/orders\n"
         assert rest == "consumer acme dissociated in test: v1/orders, v10/orders\n"
 
@@ -96,7 +101,9 @@ class TestTwoMajorVersions:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("login", login=True), made("login", "2.0.0", login=True)),
+            plugin(
+                "shop", pipeline_of("login", login=True), pipeline_of("login", "2.0.0", login=True)
+            ),
             policy="jwt-api-key",
         )
         client = runtime.client(token=False)
@@ -111,13 +118,13 @@ class TestTwoMajorVersions:
 
     def test_disabling_one_leaves_the_other_served(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("orders"), made("orders", "2.0.0")), policy="api-key"
+            plugin("shop", pipeline_of("orders"), pipeline_of("orders", "2.0.0")), policy="api-key"
         )
         client = runtime.client(token=False)
 
-        said = runtime.operate("pipeline", "disable", "v1/orders", "--env", "test")
+        output = runtime.operate("pipeline", "disable", "v1/orders", "--env", "test")
 
-        assert said == "disabled in test: v1/orders\n"
+        assert output == "disabled in test: v1/orders\n"
         assert [status(client, path) for path in ("/v1/orders/", "/v2/orders/")] == [503, 200]
         runtime.operate("pipeline", "disable", "orders", "--env", "test")
         assert [status(client, path) for path in ("/v1/orders/", "/v2/orders/")] == [503, 503]
@@ -129,7 +136,7 @@ class TestTwoMajorVersions:
 
     def test_a_limit_counts_for_the_one_it_was_set_for(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("orders"), made("orders", "2.0.0")), policy="api-key"
+            plugin("shop", pipeline_of("orders"), pipeline_of("orders", "2.0.0")), policy="api-key"
         )
         client = runtime.client("acme", token=False)
         runtime.operate(
@@ -146,7 +153,7 @@ class TestTwoMajorVersions:
     def test_a_secret_is_for_the_one_it_was_kept_for(self, penstock_runtime: Start) -> None:
         wants = {"needs": {secret("erp_token")}}
         runtime = penstock_runtime(
-            plugin("shop", made("orders", **wants), made("orders", "2.0.0", **wants)),
+            plugin("shop", pipeline_of("orders", **wants), pipeline_of("orders", "2.0.0", **wants)),
             policy="api-key",
         )
         client = runtime.client(token=False)
@@ -196,8 +203,8 @@ class TestASharedName:
         self, penstock_runtime: Start
     ) -> None:
         shop, rogue = (
-            plugin("shop", made("login", login=True)),
-            plugin("rogue", made("login", "2.0.0", login=True)),
+            plugin("shop", pipeline_of("login", login=True)),
+            plugin("rogue", pipeline_of("login", "2.0.0", login=True)),
         )
         runtime = penstock_runtime(shop, rogue, policy="jwt-api-key")
         client = runtime.client(token=False)
@@ -210,8 +217,8 @@ class TestASharedName:
 
     def test_means_neither_in_a_command(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
-            plugin("shop", made("orders")),
-            plugin("rogue", made("orders", "2.0.0")),
+            plugin("shop", pipeline_of("orders")),
+            plugin("rogue", pipeline_of("orders", "2.0.0")),
             policy="api-key",
         )
         runtime.operate("consumer", "create", "acme")
@@ -227,16 +234,16 @@ class TestASharedName:
         )
 
 
-def test_what_nobody_offers_or_has_seen_is_no_pipeline(sqlite_place: Place) -> None:
+def test_a_pipeline_that_no_plugin_offered_is_unknown(sqlite_place: Place) -> None:
     sqlite_place.consumer("acme")
     associate = [sqlite_place.engine, ACTOR, "acme"]
 
-    for word, said in (
+    for word, output in (
         ("v3/orders", "did you mean 'v2/orders'"),
         ("orderz", "did you mean 'orders'"),
         ("v1", "no pipeline"),
     ):
-        with pytest.raises(UnknownName, match=said):
+        with pytest.raises(UnknownName, match=output):
             consumers.associate(*associate, [word], "test", SHOP)
     sqlite_place.enable("stock")
     with pytest.raises(UsageError, match="no plugin offers 'stock' here; write the id: v1/stock"):
@@ -247,9 +254,9 @@ def test_what_nobody_offers_or_has_seen_is_no_pipeline(sqlite_place: Place) -> N
 def test_the_matrix_of_the_console_has_ids(sqlite_place: Place) -> None:
     sqlite_place.consumer("acme", "orders")
     seen = Associations(frozenset({("test", "v1/orders")}), frozenset())
-    wanted = Associations(frozenset({("test", "v2/orders")}), frozenset())
+    chosen = Associations(frozenset({("test", "v2/orders")}), frozenset())
 
-    assert consumers.save_associations(sqlite_place.engine, ACTOR, "acme", seen, wanted, SHOP) == (
+    assert consumers.save_associations(sqlite_place.engine, ACTOR, "acme", seen, chosen, SHOP) == (
         1,
         1,
     )
@@ -461,7 +468,9 @@ class TestUpgrade:
             "secrets": ["v1/orders", "v2/orders"],
         }
 
-    def test_whoever_offers_a_dropped_name_later_starts_with_nothing(self, old: Old) -> None:
+    def test_a_plugin_that_offers_a_dropped_name_later_starts_without_access(
+        self, old: Old
+    ) -> None:
         old.upgrade()
         pipelines.pipelines_seen(old.engine, "runtime", "test", OFFERED)
 
@@ -469,9 +478,9 @@ class TestUpgrade:
             old.engine, "runtime", "test", OFFERED | {"v1/gone": "rogue", "v2/login": "shop"}
         )
 
-        found = granted(view_of(old))
-        assert "v1/gone" not in found["associated"] + found["secrets"]
-        assert "v2/login" not in found["associated"] + found["login flows"]
+        state = granted(view_of(old))
+        assert "v1/gone" not in state["associated"] + state["secrets"]
+        assert "v2/login" not in state["associated"] + state["login flows"]
 
     def test_a_name_that_two_plugins_offer_becomes_nothing(self, old: Old) -> None:
         old.upgrade()
@@ -528,13 +537,13 @@ class TestBesideTheReleaseBefore:
 
     def theirs(self, both: Old) -> list[Any]:
         """Return what the release before sees: names."""
-        found = both.names(
+        state = both.names(
             "SELECT pipeline FROM associations WHERE active = true AND pipeline NOT LIKE '%/%'"
         )
-        found += both.names(
+        state += both.names(
             "SELECT name FROM pipelines WHERE enabled = false AND name NOT LIKE '%/%'"
         )
-        return found + both.names(
+        return state + both.names(
             "SELECT name, 'login' FROM pipelines WHERE login_flow = true AND name NOT LIKE '%/%'"
         )
 
@@ -555,8 +564,8 @@ class TestBesideTheReleaseBefore:
         pipelines.set_login_flow(both.engine, ACTOR, "test", "v1/login", OFFERED, designated=False)
 
         assert self.theirs(both) == [("gone",), ("login",), ("orders",), ("shut",)]
-        found = granted(view_of(both))
-        assert (found["associated"], found["disabled"], found["login flows"]) == (
+        state = granted(view_of(both))
+        assert (state["associated"], state["disabled"], state["login flows"]) == (
             ["v1/orders", "v1/login"],
             ["v2/orders", "v1/shut"],
             [],
@@ -583,11 +592,11 @@ class TestBesideTheReleaseBefore:
         else:
             view.refresh(both.engine)
 
-        found = granted(view)
-        assert found["associated"] == ["v1/login"]
+        state = granted(view)
+        assert state["associated"] == ["v1/login"]
         assert consumers.show_consumer(both.engine, "acme").associations == {"test": ["v1/login"]}
-        assert found["login flows"] == []
-        assert found["disabled"] == ["v1/login", "v2/login", "v1/shut"]
+        assert state["login flows"] == []
+        assert state["disabled"] == ["v1/login", "v2/login", "v1/shut"]
         consumers.associate(both.engine, ACTOR, "acme", ["v1/orders"], "test", OFFERED)
         pipelines.set_pipeline_enabled(
             both.engine, ACTOR, "test", "v1/login", OFFERED, enabled=True

@@ -214,7 +214,7 @@ def good_now(key: Any) -> bool:
 
 @pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("case", GRANTS)
-def test_a_row_that_can_not_be_read_grants_nothing_and_is_told(
+def test_an_unreadable_row_grants_nothing_and_is_reported(
     sqlite_place: Place, case: str, live: bool
 ) -> None:
     it = Everything(sqlite_place)
@@ -231,7 +231,7 @@ def test_a_row_that_can_not_be_read_grants_nothing_and_is_told(
     if live:
         view.refresh(sqlite_place.engine)
     elif "encrypted" in statement or "sealed" in statement:
-        # A process is told at its start that its key is another one.
+        # A process reports at its start that its key is another one.
         with pytest.raises(CannotStart):
             sqlite_place.snapshot()
         return
@@ -393,27 +393,25 @@ MOVED: dict[str, tuple[str, Callable[[Everything, Snapshot], object]]] = {
 
 
 @pytest.mark.parametrize("case", MOVED)
-def test_what_a_row_said_before_it_was_changed_by_hand_is_forgotten(
-    place: Place, case: str
-) -> None:
+def test_the_previous_values_of_a_row_changed_by_hand_do_not_count(place: Place, case: str) -> None:
     place.consumer("second")
     it = Everything(place)
-    statement, kept = MOVED[case]
+    statement, is_granted = MOVED[case]
     if "consumer_id = 99" in statement:
         statement = statement.replace("99", str(place.snapshot().consumer_named("second").id))  # type: ignore[union-attr]  # it was just made
     if case == "an association's consumer":
         statement = statement.replace("= 2", f"= {place.snapshot().consumer_named('second').id}")  # type: ignore[union-attr]  # the same
     view = place.snapshot()
-    assert kept(it, view)
+    assert is_granted(it, view)
 
     by_hand(place, statement, **({"digest": b"\x07" * 32} if ":digest" in statement else {}))
     view.refresh(place.engine)
 
-    assert not kept(it, view)
+    assert not is_granted(it, view)
     assert view.unreadable_rows == ()
 
 
-def test_a_flag_of_a_user_that_is_a_word_lets_nobody_in(sqlite_place: Place) -> None:
+def test_a_user_whose_flag_is_a_word_can_not_sign_in(sqlite_place: Place) -> None:
     users.create_user(sqlite_place.engine, ACTOR, "ann", Role.ADMIN, "correct horse battery")
     by_hand(sqlite_place, "UPDATE users SET active = 'no'")
 

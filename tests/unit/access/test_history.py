@@ -1,5 +1,4 @@
-"""A database that was restored is read anew, whatever its revision says; by views, and by real
-hosts that go on serving."""
+"""A restored database is read again at any revision, by views and by hosts that still serve."""
 
 from __future__ import annotations
 
@@ -74,8 +73,11 @@ class Backup:
 
     @staticmethod
     def _copy(source: Path, target: Path) -> None:
-        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
-            one.backup(other)
+        with (
+            closing(sqlite3.connect(source)) as source_database,
+            closing(sqlite3.connect(target)) as other,
+        ):
+            source_database.backup(other)
 
     @staticmethod
     def _run(program: str, *words: str) -> str:
@@ -143,8 +145,8 @@ def digest(key: str) -> bytes:
 
 def knows(view: Snapshot, key: str) -> bool:
     """Say whether a view would let a key pass."""
-    found = view.key(digest(key))
-    return found is not None and found.usable
+    stored_key = view.key(digest(key))
+    return stored_key is not None and stored_key.usable
 
 
 class TestViews:
@@ -170,7 +172,7 @@ class TestViews:
         assert view.age() < 60
 
     def test_a_view_that_waits_for_its_next_refresh_is_whole(self, place: Place) -> None:
-        """Who is being judged by it when the restore is seen is not told that a good key is
+        """Who is being judged by it when the restore is seen is not answered that a valid key is
         unknown."""
         place.consumer("acme")
         backup = Backup(place)
@@ -266,7 +268,7 @@ class TestViews:
         assert view.consumer_named("acme") is not None
 
     def test_many_views_see_a_restore_at_any_moment(self, place: Place) -> None:
-        """Whatever each has read before, after two refreshes each says what the database does."""
+        """After two refreshes each view equals the database, in any order of earlier refreshes."""
         place.consumer("acme")
         keys, views = [place.key("acme")], [place.snapshot()]
         backup = Backup(place)
@@ -283,7 +285,7 @@ class TestViews:
 
 class TestFiles:
     def test_a_file_that_takes_the_place_of_another_is_read(self, sqlite_place: Place) -> None:
-        """The old one is open still, and says for ever what it said."""
+        """The old file is still open, and never changes."""
         place = sqlite_place
         place.consumer("acme")
         file = Path(place.engine.url.database or "")
@@ -315,9 +317,9 @@ class TestFiles:
 class TestHalfRestored:
     @pytest.fixture
     def place(self, new_database: Callable[..., str], tmp_path: Path) -> Iterator[Place]:
-        made = Place.make(new_database("postgresql", upgraded=True), tmp_path)
-        yield made
-        made.engine.dispose()
+        new_place = Place.make(new_database("postgresql", upgraded=True), tmp_path)
+        yield new_place
+        new_place.engine.dispose()
 
     @pytest.mark.parametrize(
         "late",
@@ -339,16 +341,16 @@ class TestHalfRestored:
         view, new = place.snapshot(), Snapshot("test", place.box)
         place.engine.dispose()
         with backup.half_restored(without=late):
-            for one in (view, new):
+            for each in (view, new):
                 with pytest.raises(DatabaseUnavailable) as error:
-                    one.refresh(place.engine)
+                    each.refresh(place.engine)
                 assert not isinstance(error.value, HistoryChanged)
         view.read(place.engine)
         new.read(place.engine)
-        for one in (view, new):
-            assert knows(one, key.key)
-            assert len(one.signing_keys()) == 1
-            assert one.consumer_named("lost") is None
+        for each in (view, new):
+            assert knows(each, key.key)
+            assert len(each.signing_keys()) == 1
+            assert each.consumer_named("lost") is None
 
 
 def pids(server: Server) -> list[int]:
@@ -357,16 +359,16 @@ def pids(server: Server) -> list[int]:
     ]
 
 
-def until(found: Callable[[], bool], seconds: float = 15) -> None:
+def until(stored_key: Callable[[], bool], seconds: float = 15) -> None:
     end = time.monotonic() + seconds
-    while not found():
+    while not stored_key():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
 class TestKeys:
     def test_a_backup_from_before_a_rotation_leaves_what_can_be_read(self, place: Place) -> None:
-        """A process that runs goes on without the secrets whose key it does not have."""
+        """A running process continues without the secrets whose key it does not have."""
         place.consumer("acme")
         key = place.key("acme")
         backup = Backup(place)

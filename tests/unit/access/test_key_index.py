@@ -95,8 +95,8 @@ def test_more_keys_than_are_kept_at_hand_are_all_found(monkeypatch: pytest.Monke
         keys.put(number.to_bytes(32), f"key_{number}", number, None, usable=True)
 
     for _ in range(2):
-        found = [keys.get(number.to_bytes(32)) for number in range(100)]
-        assert [key.consumer_id for key in found if key] == list(range(100))
+        stored_keys = [keys.get(number.to_bytes(32)) for number in range(100)]
+        assert [key.consumer_id for key in stored_keys if key] == list(range(100))
 
 
 def test_a_key_takes_little_memory() -> None:

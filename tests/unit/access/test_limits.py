@@ -41,7 +41,7 @@ def hello(call: Call) -> str:
 
 
 def statuses(
-    client: CallerClient, times: int = 1, path: str = "/v1/one/", **environ: str
+    client: CallerClient, times: int = 1, path: str = "/v1/orders/", **environ: str
 ) -> list[int]:
     return [client.get(path, environ_overrides=environ).status_code for _ in range(times)]
 
@@ -51,11 +51,11 @@ class TestLimits:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            offering(one={"rate": Rate("2/minute")}, two={}), policy="api-key"
+            offering(orders={"rate": Rate("2/minute")}, two={}), policy="api-key"
         )
         acme, other = runtime.client("acme", token=False), runtime.client("other", token=False)
 
-        runtime.operate("limit", "set", "acme", "4/minute", "--pipeline", "one", "--env", "test")
+        runtime.operate("limit", "set", "acme", "4/minute", "--pipeline", "orders", "--env", "test")
 
         assert statuses(acme, 5) == [200] * 4 + [429]
         assert statuses(other, 3) == [200] * 2 + [429]
@@ -65,7 +65,7 @@ class TestLimits:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            offering(one={"rate": Rate("2/minute")}, two={}), policy="api-key"
+            offering(orders={"rate": Rate("2/minute")}, two={}), policy="api-key"
         )
         acme = runtime.client("acme", token=False)
 
@@ -73,7 +73,7 @@ class TestLimits:
 
         assert statuses(acme, 3) == [200, 200, 429]
         assert statuses(acme, 4, "/v1/two/") == [200, 200, 200, 429]
-        answered = acme.get("/v1/one/")
+        answered = acme.get("/v1/orders/")
         assert (
             answered.headers["RateLimit-Policy"]
             == '"2/minute by consumer";q=2;w=60, "5/minute by consumer, all pipelines";q=5;w=60'
@@ -83,19 +83,21 @@ class TestLimits:
 
     def test_what_others_are_counted_by_stays(self, penstock_runtime: Start) -> None:
         runtime = penstock_runtime(
-            offering(one={"rate": [Rate("3/minute", by="pipeline"), Rate("1/minute")]}),
+            offering(orders={"rate": [Rate("3/minute", by="pipeline"), Rate("1/minute")]}),
             policy="api-key",
         )
         acme = runtime.client("acme", token=False)
 
-        runtime.operate("limit", "set", "acme", "100/minute", "--pipeline", "one", "--env", "test")
+        runtime.operate(
+            "limit", "set", "acme", "100/minute", "--pipeline", "orders", "--env", "test"
+        )
 
         assert statuses(acme, 4) == [200] * 3 + [429]
 
     def test_who_has_no_key_is_counted_as_a_consumer_where_keys_are(
         self, penstock_runtime: Start
     ) -> None:
-        runtime = penstock_runtime(offering(one={"api_key": False, "basic": True}), policy="any")
+        runtime = penstock_runtime(offering(orders={"api_key": False, "basic": True}), policy="any")
         acme, other = (
             runtime.client("acme", key=False, token=False),
             runtime.client("other", key=False, token=False),
@@ -125,11 +127,11 @@ class TestLimits:
         assert statuses(acme, REMOTE_ADDR="192.0.2.1") == [429]
         assert statuses(other, 3, REMOTE_ADDR="2001:db8::1") == [200] * 3
 
-    @pytest.mark.parametrize("where", [(), ("--pipeline", "one")])
+    @pytest.mark.parametrize("where", [(), ("--pipeline", "orders")])
     def test_consumers_behind_one_address_have_each_its_own_limit_by_address(
         self, penstock_runtime: Start, where: tuple[str, ...]
     ) -> None:
-        runtime = penstock_runtime(offering(one={}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={}), policy="api-key")
         acme, other = runtime.client("acme", token=False), runtime.client("other", token=False)
         for consumer in ("acme", "other"):
             runtime.operate(
@@ -143,7 +145,7 @@ class TestLimits:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            offering(one={"rate": Rate("3/minute", by="address")}), policy="api-key"
+            offering(orders={"rate": Rate("3/minute", by="address")}), policy="api-key"
         )
         acme = runtime.client("acme", token=False)
         runtime.operate(
@@ -154,7 +156,7 @@ class TestLimits:
             "--by",
             "address",
             "--pipeline",
-            "one",
+            "orders",
             "--env",
             "test",
         )
@@ -167,7 +169,7 @@ class TestLimits:
         rates = [Rate("2/minute"), Rate("3/hour", by="key"), Rate("9/minute", by="pipeline")]
         runtime = penstock_runtime(
             offering(
-                one={"rate": rates},
+                orders={"rate": rates},
                 two={"rate": Rate("1/day", by="address")},
                 three={"rate": ["odd"]},
             ),
@@ -175,21 +177,21 @@ class TestLimits:
         )
         acme = runtime.client("acme", token=False)
 
-        def said(pipeline: str) -> list[str]:
+        def limits_at(pipeline: str) -> list[str]:
             return runtime.operate(
                 "limit", "set", "acme", "100/minute", "--pipeline", pipeline, "--env", "test"
             ).splitlines()[1:]
 
-        assert said("one") == [
-            "replaces these rates of v1/one: 2/minute by consumer, 3/hour by key"
+        assert limits_at("orders") == [
+            "replaces these rates of v1/orders: 2/minute by consumer, 3/hour by key"
         ]
-        assert said("two") == ["v1/two has no rates that it replaces"]
-        assert said("three") == []
+        assert limits_at("two") == ["v1/two has no rates that it replaces"]
+        assert limits_at("three") == []
         assert (
             len(runtime.operate("limit", "set", "acme", "500/minute", "--env", "test").splitlines())
             == 1
         )
-        policy = acme.get("/v1/one/").headers["RateLimit-Policy"]
+        policy = acme.get("/v1/orders/").headers["RateLimit-Policy"]
         assert [part.split(";")[0] for part in policy.split(", ") if part.startswith('"')] == [
             '"9/minute by pipeline"',
             '"100/minute by consumer"',
@@ -197,7 +199,7 @@ class TestLimits:
         ]
 
     def test_limits_are_listed_replaced_and_removed(self, penstock_runtime: Start) -> None:
-        runtime = penstock_runtime(offering(one={}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={}), policy="api-key")
         acme = runtime.client("acme", token=False)
         for rate in ("1/minute", "3/60 seconds", "50/hour"):
             runtime.operate("limit", "set", "acme", rate, "--env", "test", "--by", "key")
@@ -215,7 +217,7 @@ class TestLimits:
         place.consumer("acme")
         before = place.snapshot().revision
 
-        for consumer, rate, pipeline, said in [
+        for consumer, rate, pipeline, limits_at in [
             ("acme", Rate("many"), "", "'many' is no rate; write"),
             ("acme", Rate("0/minute"), "", "'0/minute' is no rate"),
             ("acme", Rate("-5/minute"), "", "'-5/minute' is no rate"),
@@ -231,7 +233,7 @@ class TestLimits:
             ("acne", Rate("1/minute"), "", "did you mean 'acme'?"),
             ("acme", Rate("1/minute"), "orderz", "did you mean 'orders'?"),
         ]:
-            with pytest.raises(UsageError, match=said.replace("?", r"\?")):
+            with pytest.raises(UsageError, match=limits_at.replace("?", r"\?")):
                 limits.set_limit(
                     place.engine,
                     ACTOR,
@@ -390,7 +392,7 @@ class TestAddresses:
         self, penstock_runtime: Start
     ) -> None:
         runtime = penstock_runtime(
-            offering(one={"allow": ["192.0.2.0/24", "2001:db8::/32"], "deny": "192.0.2.9"}),
+            offering(orders={"allow": ["192.0.2.0/24", "2001:db8::/32"], "deny": "192.0.2.9"}),
             policy="api-key",
         )
         acme = runtime.client("acme", token=False)
@@ -402,7 +404,7 @@ class TestAddresses:
         )
         for address in ("192.0.2.9", "198.51.100.1", "2001:db9::1", ""):
             answered = runtime.anonymous().get(
-                "/v1/one/", environ_overrides={"REMOTE_ADDR": address}
+                "/v1/orders/", environ_overrides={"REMOTE_ADDR": address}
             )
             assert (answered.status_code, (answered.json or {})["type"]) == (
                 403,
@@ -410,14 +412,14 @@ class TestAddresses:
             )
         assert statuses(acme, REMOTE_ADDR="192.0.2.9") == [403]
 
-    def test_what_a_stranger_says_of_its_address_is_not_believed(
+    def test_the_forwarding_header_of_an_untrusted_peer_is_ignored(
         self, penstock_runtime: Start
     ) -> None:
-        runtime = penstock_runtime(offering(one={"allow": "192.0.2.1"}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={"allow": "192.0.2.1"}), policy="api-key")
         acme = runtime.client("acme", token=False)
 
         answered = acme.get(
-            "/v1/one/",
+            "/v1/orders/",
             headers={"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"},
             environ_overrides={"REMOTE_ADDR": "198.51.100.1"},
         )
@@ -428,16 +430,16 @@ class TestAddresses:
         from ipaddress import ip_network
 
         runtime = penstock_runtime(
-            offering(one={"allow": "192.0.2.1"}),
+            offering(orders={"allow": "192.0.2.1"}),
             policy="api-key",
             trusted_proxies=(ip_network("10.0.0.0/8"),),
         )
         acme = runtime.client("acme", token=False)
 
-        def status(said: str) -> int:
+        def status(limits_at: str) -> int:
             return acme.get(
-                "/v1/one/",
-                headers={"X-Forwarded-For": said},
+                "/v1/orders/",
+                headers={"X-Forwarded-For": limits_at},
                 environ_overrides={"REMOTE_ADDR": "10.0.0.1"},
             ).status_code
 
@@ -447,12 +449,12 @@ class TestAddresses:
     def test_a_network_that_makes_no_sense_refuses_the_pipeline(
         self, penstock_runtime: Start, text: str
     ) -> None:
-        runtime = penstock_runtime(offering(one={"allow": [text]}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={"allow": [text]}), policy="api-key")
 
-        assert 'write networks such as "192.0.2.0/24"' in runtime.blocked()["v1/one"][0]
+        assert 'write networks such as "192.0.2.0/24"' in runtime.blocked()["v1/orders"][0]
 
     def test_a_consumer_may_call_from_its_networks_alone(self, penstock_runtime: Start) -> None:
-        runtime = penstock_runtime(offering(one={}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={}), policy="api-key")
         acme, other = runtime.client("acme", token=False), runtime.client("other", token=False)
         runtime.operate(
             "address", "allow", "acme", "192.0.2.0/24", "2001:db8::/32", "--env", "test"
@@ -479,14 +481,14 @@ class TestAddresses:
             "test         acme      192.0.2.9/32  no"
         ]
 
-    def test_an_address_that_is_wrong_is_told_nothing_of_the_key(
+    def test_a_call_from_a_denied_network_does_not_reveal_whether_its_key_is_valid(
         self, penstock_runtime: Start
     ) -> None:
-        runtime = penstock_runtime(offering(one={}), policy="api-key")
+        runtime = penstock_runtime(offering(orders={}), policy="api-key")
         acme = runtime.client("acme", token=False)
         runtime.operate("address", "allow", "acme", "192.0.2.1", "--env", "test")
 
-        answered = acme.get("/v1/one/", environ_overrides={"REMOTE_ADDR": "198.51.100.1"})
+        answered = acme.get("/v1/orders/", environ_overrides={"REMOTE_ADDR": "198.51.100.1"})
 
         assert (answered.json or {})["detail"] == "Calls from this address are not taken here."
 
@@ -507,6 +509,6 @@ class TestAddresses:
     def test_a_pipeline_that_is_not_served_says_so_to_every_address(
         self, penstock_runtime: Start
     ) -> None:
-        runtime = penstock_runtime(offering(one={"allow": "192.0.2.1"}), policy="jwt-api-key")
+        runtime = penstock_runtime(offering(orders={"allow": "192.0.2.1"}), policy="jwt-api-key")
 
         assert statuses(runtime.anonymous(), REMOTE_ADDR="198.51.100.1") == [503]

@@ -40,10 +40,12 @@ def place(sqlite_place: Place) -> Place:
     return sqlite_place
 
 
-@pytest.mark.parametrize("said", LIKE_MARK)
+@pytest.mark.parametrize("name_of_provider", LIKE_MARK)
 @pytest.mark.parametrize("claim", ["email", "preferred_username"])
-def test_a_provider_vouches_for_nobody_of_another_name(place: Place, said: str, claim: str) -> None:
-    name = _name({claim: said, "email_verified": True}, claim)
+def test_a_provider_signs_in_no_user_of_another_name(
+    place: Place, name_of_provider: str, claim: str
+) -> None:
+    name = _name({claim: name_of_provider, "email_verified": True}, claim)
 
     assert (
         name is None or users.find_provider_user(place.engine, name, fold=claim == "email") is None

@@ -23,8 +23,8 @@ Start = Callable[..., Runtime]
 VALUE = "s3cr3t-value-of-the-erp"
 
 
-def offering(handler: Callable[..., object], *wanted: Any, name: str = "sync") -> SimpleNamespace:
-    pipeline = Pipeline(name, version="1.0.0", trigger=HttpTrigger(), needs=wanted)
+def offering(handler: Callable[..., object], *expected: Any, name: str = "sync") -> SimpleNamespace:
+    pipeline = Pipeline(name, version="1.0.0", trigger=HttpTrigger(), needs=expected)
     pipeline.get("/")(handler)
 
     @hookimpl
@@ -55,7 +55,9 @@ def test_a_pipeline_gets_its_variables_and_secrets_live(penstock_runtime: Start)
     assert runtime.anonymous().get("/v1/sync/").json == {"variables": {}, "secrets": {}}
 
 
-def test_what_it_needs_and_is_not_set_refuses_it_with_the_mend(penstock_runtime: Start) -> None:
+def test_a_pipeline_that_needs_an_unset_variable_is_blocked_with_the_fix(
+    penstock_runtime: Start,
+) -> None:
     runtime = penstock_runtime(offering(show, "erp_url", secret("erp_token")), policy="any")
 
     assert runtime.blocked() == {
@@ -128,7 +130,7 @@ def test_a_secret_that_expires_is_warned_about_and_then_refuses(penstock_runtime
         assert runtime.anonymous().get("/v1/sync/").status_code == 503
 
 
-def test_an_expired_secret_is_given_to_nobody(penstock_runtime: Start) -> None:
+def test_an_expired_secret_is_not_readable(penstock_runtime: Start) -> None:
     runtime = penstock_runtime(offering(show), policy="any")
     runtime.operate("secret", "set", "erp_token", "--env", "test", "--expires", "1h", given=VALUE)
 
@@ -306,14 +308,14 @@ SECRET_MISSING = (
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("ask", "message"),
     [
         (lambda call: call.variables["nope"], VARIABLE_MISSING),
         (lambda call: call.secrets["nope"], SECRET_MISSING),
     ],
 )
 def test_a_name_that_is_not_set_says_where_and_how_to_set_and_declare_it(
-    penstock_runtime: Start, ask: Callable[[Call], object], said: str
+    penstock_runtime: Start, ask: Callable[[Call], object], message: str
 ) -> None:
     raised: list[str] = []
 
@@ -331,5 +333,5 @@ def test_a_name_that_is_not_set_says_where_and_how_to_set_and_declare_it(
         runtime.anonymous().get("/v1/sync/")
     handler(a_call())
 
-    assert raised == [said] * 3
+    assert raised == [message] * 3
     assert a_call(variables={"a": "b"}).variables.get("nope") is None
