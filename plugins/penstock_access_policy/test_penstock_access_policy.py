@@ -92,7 +92,7 @@ def test_each_missing_toggle_is_one_violation_with_its_name_and_fix(
 
     assert reported == [
         (
-            f"the policy {policy!r} of environment 'prod' asks for {name}=True, which is off",
+            f"the policy {policy!r} of environment 'prod' requires {name}=True, which is off",
             f"set {name}=True on its HttpTrigger",
         )
         for name in sorted(DEMANDS[policy] & off)

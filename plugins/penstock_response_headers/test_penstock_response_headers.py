@@ -206,8 +206,8 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
         ("response_headers", {"Content-Length": "5"}, "is set by the runtime"),
         ("response_headers", {"Set-Cookie": "a=b"}, "is set by the runtime"),
         ("response_headers", {"Access-Control-Allow-Origin": "*"}, "or by CORS"),
-        ("response_headers", {"X-A": {"value": "b", "overide": True}}, "X-A wants a text"),
-        ("response_headers", {"X-A": 5}, "X-A wants a text"),
+        ("response_headers", {"X-A": {"value": "b", "overide": True}}, "X-A needs a text"),
+        ("response_headers", {"X-A": 5}, "X-A needs a text"),
         ("response_headers", {"X-A": "b", "x-a": "c"}, "is named twice"),
         ("cors", {}, "origins is needed"),
         ("cors", {"origins": "https://a.example"}, "are lists of texts"),
@@ -260,7 +260,7 @@ def test_another_plugin_s_policy_that_makes_no_sense_refuses_everything_too(
             "max_age=True is no number of seconds",
         ),
         ("cors", {"origins": ["https://a.example"], "override": 1}, "override is true or false"),
-        ("response_headers", {"X-A": {"value": "b", "override": 1}}, "X-A wants a text"),
+        ("response_headers", {"X-A": {"value": "b", "override": 1}}, "X-A needs a text"),
     ],
 )
 def test_what_can_t_be_understood_is_not_set_and_refuses_everything_where_it_is_there_all_the_same(
