@@ -363,7 +363,7 @@ class TestRotate:
         counts = rotation.rotate(place.engine, ACTOR, Changing((new, place.secret)), lambda _: None)
 
         assert sum(count.older for count in counts) == 0
-        stored = {row.place.table: row.written for row in counts}
+        stored = {row.column.table: row.written for row in counts}
         assert stored["pipeline_secrets"] == 1
         place.box = SecretBox((new,))
         assert place.snapshot().secrets["hidden"].value.reveal() == "changed"
