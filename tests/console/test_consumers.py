@@ -19,24 +19,23 @@ Make = Callable[..., ConsoleApp]
 
 
 def shown_key(text: str) -> str:
-    found = re.search(r"pk_[a-z]+_[0-9A-Za-z]{28,}", text)
-    assert found is not None
-    return found[0]
+    match = re.search(r"pk_[a-z]+_[0-9A-Za-z]{28,}", text)
+    assert match is not None
+    return match[0]
 
 
 def row(text: str, name: str) -> list[str]:
     """Return the cells of the row that begins with a link to a consumer."""
-    found = re.search(rf'<a href="[^"]*/{re.escape(name)}">.*?</tr>', text, re.DOTALL)
-    assert found is not None
+    match = re.search(rf'<a href="[^"]*/{re.escape(name)}">.*?</tr>', text, re.DOTALL)
+    assert match is not None
     return [
         re.sub(r"<[^>]+>", "", cell).strip()
-        for cell in re.findall(r"<td[^>]*>(.*?)</td>", found[0], re.DOTALL)
+        for cell in re.findall(r"<td[^>]*>(.*?)</td>", match[0], re.DOTALL)
     ]
 
 
 def associated(place: Place, name: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = consumers.show_consumer(place.engine, name).associations  # type: ignore[assignment]  # see there
-    return found
+    return dict(consumers.show_consumer(place.engine, name).associations)
 
 
 def test_without_consumers_the_page_names_the_next_step(console_app: Make) -> None:
@@ -53,12 +52,15 @@ def test_an_operator_creates_a_consumer_and_faults_are_beside_their_field(
     console = console_app()
     oli = console.client("oli")
 
-    made = oli.post("/new-consumer", name=" acme ", description="The shop")
+    response = oli.post("/new-consumer", name=" acme ", description="The shop")
     assert "acme created. Next: create a key and grant access." in oli.text("/consumers/acme")
     again = oli.post("/new-consumer", name="acme", description="Another")
     odd = oli.post("/new-consumer", name="a b", description="typed before")
 
-    assert (made.status_code, made.headers["Location"]) == (303, "/-/console/consumers/acme")
+    assert (response.status_code, response.headers["Location"]) == (
+        303,
+        "/-/console/consumers/acme",
+    )
     assert (again.status_code, odd.status_code) == (422, 422)
     assert 'id="e-name" class="error" role="alert">Consumer “acme” exists already.' in again.text
     assert 'value="typed before"' in odd.text
@@ -104,12 +106,12 @@ def test_the_list_is_paged_by_name_and_filtered(console_app: Make) -> None:
     assert onward is not None
     console.place.consumer("B-came-between")  # paging is by key: new rows move nothing
     second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
-    found = vic.text("/consumers", find="acME_")
+    filtered = vic.text("/consumers", find="acME_")
 
     assert ("c48" in first, "c49" in first, "Acme_1" in first) == (True, False, True)
     assert re.findall(r">(c\d\d)</a>", second) == ["c49", "c50", "c51", "c52"]
     assert 'rel="next"' not in second
-    assert re.findall(r'href="/-/console/consumers/([^"]+)"', found) == ["Acme_1"]
+    assert re.findall(r'href="/-/console/consumers/([^"]+)"', filtered) == ["Acme_1"]
     assert "No consumers match “c%”." in vic.text("/consumers", find="c%")
 
 
@@ -118,20 +120,22 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     console.place.consumer("acme", "orders")
     oli = console.client("oli")
 
-    made = oli.post("/consumers/acme/keys", environment="test", expires="30d", note="for the pilot")
-    key = shown_key(made.text)
+    response = oli.post(
+        "/consumers/acme/keys", environment="test", expires="30d", note="for the pilot"
+    )
+    key = shown_key(response.text)
     page = oli.text("/consumers/acme")
     stored = api_keys.list_keys(console.place.engine, consumer="acme")[0]
 
-    assert made.status_code == 200
-    assert made.headers["Cache-Control"] == "no-store"
-    assert 'data-copy="#secret"' in made.text
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    assert 'data-copy="#secret"' in response.text
     parsed = parse_api_key(key)
     assert parsed is not None
-    known = console.place.snapshot().key(parsed.digest)
-    assert known is not None
-    assert known.usable
-    assert stored.expires_at - stored.created_at == timedelta(days=30)  # type: ignore[operator]  # moments
+    stored_key = console.place.snapshot().key(parsed.digest)
+    assert stored_key is not None
+    assert stored_key.usable
+    assert stored.expires_at - stored.created_at == timedelta(days=30)
     assert key not in page
     assert f"pk_test_…{key[-4:]}" in page
     assert "for the pilot" in page
@@ -153,7 +157,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [item.state for item in api_keys.list_keys(console.place.engine, consumer="acme")]
+        return [row.state for row in api_keys.list_keys(console.place.engine, consumer="acme")]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]
@@ -234,13 +238,13 @@ def test_an_unknown_pipeline_is_rejected_and_nothing_is_saved(console_app: Make)
     console = console_app()
     console.place.consumer("acme")
 
-    refused = console.client("oli").post(
+    rejected = console.client("oli").post(
         "/consumers/acme/pipelines", on=["prod/v1/orders", "test/v1/order"]
     )
 
-    assert refused.status_code == 422
-    assert "did you mean “v1/orders”?" in refused.text
-    assert re.search(r'value="prod/v1/orders"[^>]* checked', refused.text)
+    assert rejected.status_code == 422
+    assert "did you mean “v1/orders”?" in rejected.text
+    assert re.search(r'value="prod/v1/orders"[^>]* checked', rejected.text)
     assert associated(console.place, "acme") == {}
 
 
@@ -258,12 +262,12 @@ def test_a_consumer_is_disabled_and_its_tokens_are_revoked(console_app: Make) ->
     assert console.place.snapshot("prod").token_revoked("x", "acme", 1.0)
     assert not console.place.snapshot("test").token_revoked("x", "acme", 1.0)
     assert oli.post("/consumers/acme/tokens/revoke", environment="nowhere").status_code == 404
-    said = [
+    expected = [
         ("oli", "token:revoked", "prod", "acme"),
         ("oli", "consumer:enabled", None, "acme"),
         ("oli", "consumer:disabled", None, "acme"),
     ]
-    assert console.events()[:3] == said
+    assert console.events()[:3] == expected
 
 
 def test_a_viewer_sees_no_buttons_and_changes_nothing(console_app: Make) -> None:

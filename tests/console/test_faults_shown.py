@@ -37,9 +37,9 @@ class Plugin:
     @staticmethod
     @hookimpl
     def penstock_pipelines() -> list[Pipeline]:
-        made = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
-        made.get("/")(lambda: "here")
-        return [made]
+        pipeline = Pipeline("orders", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
+        pipeline.get("/")(lambda: "here")
+        return [pipeline]
 
     @staticmethod
     @hookimpl
@@ -52,6 +52,6 @@ def test_the_pages_name_the_plugin_and_the_value_its_policy_returned(
 ) -> None:
     vic = ConsoleClient.of(console_runtime(Plugin), "vic")
 
-    said = "he policy rogue: it returned str, not a Verdict or None"
-    assert said in words_of(vic.get("/").text)
-    assert said in words_of(vic.get("/pipelines/v1/orders").text)
+    message = "he policy rogue: it returned str, not a Verdict or None"
+    assert message in words_of(vic.get("/").text)
+    assert message in words_of(vic.get("/pipelines/v1/orders").text)

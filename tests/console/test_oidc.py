@@ -125,8 +125,8 @@ def test_unknown_disabled_and_unverified_users_do_not_sign_in(
 
     for subject in ("off", "unverified", "outsider", "silent", "kelvin", "spaced"):
         visitor = console.client()
-        answered = visitor.get(through(visitor, subject))
-        assert (answered.status_code, 'class="problem"' in answered.text) == (422, True), subject
+        response = visitor.get(through(visitor, subject))
+        assert (response.status_code, 'class="problem"' in response.text) == (422, True), subject
         assert visitor.get("/").status_code == 303
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.console import ConsoleServer, count_calls
+from support.console import ConsoleServer
+from support.furnished_console import count_calls
 
 from penstock import audit
 from penstock.access import policies, users
@@ -111,8 +112,8 @@ def test_an_admin_creates_a_user_by_keyboard_and_disables_the_user(
     expect(page.get_by_role("status")).to_contain_text("dora@example.org disabled.")
     assert dora.get("/").status_code == 303
     events = audit.events(console.place.engine, limit=20)
-    made = {event.action: event.actor for event in events if event.subject == "dora@example.org"}
-    assert (made["user:created"], made["user:disabled"]) == ("ann", "ann")
+    actors = {event.action: event.actor for event in events if event.subject == "dora@example.org"}
+    assert (actors["user:created"], actors["user:disabled"]) == ("ann", "ann")
 
 
 def test_faults_are_beside_their_field(console_server: Start) -> None:
@@ -169,4 +170,4 @@ def test_no_other_site_can_frame_a_page(console_server: Start) -> None:
     page.wait_for_load_state("networkidle")
 
     assert page.frames[-1].url.startswith("chrome-error:")
-    console.complaints.clear()  # the browser says that it refused
+    console.complaints.clear()  # the browser reports the blocked frame

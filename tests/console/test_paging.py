@@ -23,21 +23,19 @@ def test_limits_are_paged_by_consumer(place: Place) -> None:
         )
     whole = [row.id for row in limits.list_limits(place.engine, environment="test")]
     read, after = list[object](), None
-    while found := limits.list_limits(place.engine, environment="test", after=after, limit=2):
-        read += [row.id for row in found]
-        after = int(str(found[-1].id))
+    while rows := limits.list_limits(place.engine, environment="test", after=after, limit=2):
+        read += [row.id for row in rows]
+        after = rows[-1].id
         limits.set_limit(
             place.engine, "tester", "Zeta", "prod", Rate(f"{len(read) + 8}/{len(read) + 1} days")
         )
     networks = limits.list_networks(place.engine, environment="test", after=None, limit=3)
-    rest = limits.list_networks(
-        place.engine, environment="test", after=int(str(networks[-1].id)), limit=9
-    )
+    rest = limits.list_networks(place.engine, environment="test", after=networks[-1].id, limit=9)
     targets = callbacks.list_callbacks(place.engine, environment="test", limit=2)
 
     assert read == whole
     assert len(whole) == 9
-    names = [str(row.consumer) for row in networks + rest]
+    names = [row.consumer for row in networks + rest]
     assert names == [name for name in dict.fromkeys(names) for _ in range(2)]
     assert len({(row.consumer, row.network) for row in networks + rest}) == 6
     assert len(targets) == 2
@@ -48,16 +46,16 @@ def test_the_audit_log_is_filtered_and_paged(place: Place) -> None:
         place.consumer(name, "orders")
     limits.set_limit(place.engine, "olga", "acme", "prod", Rate("1/second"))
 
-    def found(**filters: object) -> list[str]:
+    def actions(**filters: object) -> list[str]:
         return [event.action for event in audit.events(place.engine, limit=50, **filters)]  # type: ignore[arg-type]  # the trail's own
 
-    assert found(actor="olga") == ["limit:set"]
+    assert actions(actor="olga") == ["limit:set"]
     assert (
-        found(subject="a_c.e")
-        == found(subject="acme", actor="tester")
+        actions(subject="a_c.e")
+        == actions(subject="acme", actor="tester")
         == ["consumer:associated", "consumer:created"]
     )
-    assert found(action="consumer", environment="test") == ["consumer:associated"] * 3
+    assert actions(action="consumer", environment="test") == ["consumer:associated"] * 3
     newest = audit.events(place.engine, limit=3)
     assert [event.id for event in audit.events(place.engine, limit=3, before=newest[-1].id)] == [
         newest[-1].id - number for number in (1, 2, 3)

@@ -42,7 +42,7 @@ def add(call: Call, order_id: int, order: Order, *, dry: bool = False) -> Order:
 @orders.get("/")
 def show(call: Call) -> Order: return Order("a", [])
 
-def made(name, **toggles):
+def simple(name, **toggles):
     pipeline = Pipeline(name, version="2.0.1", trigger=HttpTrigger(**toggles))
     @pipeline.get("/")
     def show(call: Call): return {{}}
@@ -50,8 +50,8 @@ def made(name, **toggles):
 
 @hookimpl
 def penstock_pipelines():
-    return [orders, made("status", api_key=True), made("free"), made("inner", external=False, internal=True, api_key=True),
-            made("hook", signature="github"), Pipeline("empty", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))]
+    return [orders, simple("status", api_key=True), simple("free"), simple("inner", external=False, internal=True, api_key=True),
+            simple("hook", signature="github"), Pipeline("empty", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))]
 '''  # noqa: E501  text as it is
 
 
@@ -79,12 +79,12 @@ def count_calls(
 
 def table(text: str) -> dict[str, list[str]]:
     """Return the cells of each row, without markup, by its pipeline."""
-    found = re.findall(
+    rows = re.findall(
         r'<th scope="row"><a href="/-/console/pipelines/([^"]+)">(.*?)</tr>', text, re.DOTALL
     )
     return {
         name: [words(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", rest, re.DOTALL)]
-        for name, rest in found
+        for name, rest in rows
     }
 
 
@@ -93,18 +93,18 @@ def words(markup: str) -> str:
 
 
 def card(text: str, env: str) -> str:
-    found = re.search(
+    match = re.search(
         rf'<section class="card" aria-labelledby="in-{env}">(.*?)</section>', text, re.DOTALL
     )
-    assert found is not None
-    return words(found[1])
+    assert match is not None
+    return words(match[1])
 
 
 def line(text: str) -> list[str]:
-    found = re.search(r'<code id="curl"[^>]*>(.*?)</code>', text, re.DOTALL)
-    assert found is not None
+    match = re.search(r'<code id="curl"[^>]*>(.*?)</code>', text, re.DOTALL)
+    assert match is not None
     return shlex.split(
-        found[1]
+        match[1]
         .replace("&#34;", '"')
         .replace("&#39;", "'")
         .replace("&lt;", "<")
@@ -154,9 +154,7 @@ def test_the_list_shows_environments_side_by_side(console_app: Make) -> None:
 
 
 def test_the_list_is_filtered_sorted_and_paged_by_key(console_app: Make) -> None:
-    many = (
-        "return [*(made(f'x{number:02}', api_key=True, jwt=True) for number in range(60)), orders,"
-    )
+    many = "return [*(simple(f'x{n:02}', api_key=True, jwt=True) for n in range(60)), orders,"
     console = console_app(plugin=PLUGIN.replace("return [orders,", many))
     count_calls(console.place, "v2/x58", 9)
     count_calls(console.place, "v2/x03", 90)
@@ -229,7 +227,7 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
     place.consumer("gone", "orders")
     place.dissociate("gone", "orders")
     rest = (None, "failed", 500, 12_000, *[None] * 6)
-    made = [
+    records = [
         (
             f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}",
             env,
@@ -244,7 +242,7 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
             [(1, "v1/orders"), (2, "v1/orders"), (1, "v2/status")]
         )
     ]
-    runs.record(place.engine, made, [])
+    runs.record(place.engine, records, [])
     count_calls(place, "v1/orders", 40, hours_ago=2)
     vic = console.client("vic")
 
@@ -259,7 +257,7 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
     assert names == [f"c{number:02}" for number in range(33)]
     assert [
         re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)
-    ] == [made[0][0]]
+    ] == [records[0][0]]
     assert "12 ms" in text
     points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json()
     assert sum(points["calls"][1]) == 40
@@ -268,7 +266,7 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
     )  # type: ignore[index]  # it is JSON
     prod = vic.text("/pipelines/v1/orders", env="prod")
     assert "No consumer has access in prod." in prod
-    assert made[1][0] in prod
+    assert records[1][0] in prod
     assert "No runs in prod yet." in vic.text("/pipelines/v2/status", env="prod")
 
 

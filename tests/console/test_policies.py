@@ -23,7 +23,7 @@ DAY = 86_400
 PLUGIN = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
-def made(name, **toggles):
+def simple(name, **toggles):
     pipeline = Pipeline(name, version="1.0.0", trigger=HttpTrigger(**toggles))
     @pipeline.get("/")
     def show(call: Call): return {}
@@ -31,8 +31,8 @@ def made(name, **toggles):
 
 @hookimpl
 def penstock_pipelines():
-    return [made("both", api_key=True, jwt=True), made("keyed", api_key=True), made("free"), made("also", api_key=True),
-            made("inner", external=False, internal=True, api_key=True)]
+    return [simple("both", api_key=True, jwt=True), simple("keyed", api_key=True), simple("free"), simple("also", api_key=True),
+            simple("inner", external=False, internal=True, api_key=True)]
 """  # noqa: E501  text as it is
 
 
@@ -67,18 +67,18 @@ def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: 
 
 
 def section(text: str, name: str) -> str:
-    found = re.search(rf'<section[^>]* aria-labelledby="{name}".*?</section>', text, re.DOTALL)
-    return found[0] if found else ""
+    match = re.search(rf'<section[^>]* aria-labelledby="{name}".*?</section>', text, re.DOTALL)
+    return match[0] if match else ""
 
 
 def rows(text: str) -> dict[str, str]:
     """Return the last cell of each row, without markup, by the pipeline that it begins with."""
-    found = re.findall(
+    cells = re.findall(
         r'<tr><th scope="row">(.*?)</th>.*?<td class="wrap"[^>]*>(.*?)</td></tr>', text, re.DOTALL
     )
     return {
-        re.sub(r"<[^>]+>", "", name): re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", said)).strip()
-        for name, said in found
+        re.sub(r"<[^>]+>", "", name): re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", cell)).strip()
+        for name, cell in cells
     }
 
 
@@ -87,12 +87,12 @@ def facts(place: Place, env: str = "test") -> EnvironmentFacts:
 
 
 def digest(visitor: ConsoleClient, env: str, policy: str, exposure: str = "external") -> str:
-    found = re.search(
+    match = re.search(
         r'name="digest" value="([^"]+)"',
         visitor.text(f"/policies/{env}/change", policy=policy, exposure=exposure),
     )
-    assert found is not None
-    return found[1]
+    assert match is not None
+    return match[1]
 
 
 def test_a_card_explains_each_policy_and_counts_compliant_pipelines(
@@ -266,8 +266,8 @@ def test_the_internal_policy_is_set_separately_and_without_grace(console_app: Ma
         "digest": digest(oli, "test", "jwt-api-key", "internal"),
         "reason": "inside too",
     }
-    refused = oli.post("/policies/test/change", **form, grace="7d")
-    assert (refused.status_code, facts(console.place).internal_policy) == (422, "api-key")
+    rejected = oli.post("/policies/test/change", **form, grace="7d")
+    assert (rejected.status_code, facts(console.place).internal_policy) == (422, "api-key")
     assert oli.post("/policies/test/change", **form).status_code == 303
     assert (facts(console.place).internal_policy, facts(console.place).policy) == (
         "jwt-api-key",

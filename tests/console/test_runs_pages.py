@@ -112,35 +112,37 @@ def many(
     """Write runs that are over, the newest first."""
     moment = first_id(time.time() - ago)[:18]
     rest = (False, None, None, status, 200, 900, *[None] * 6)
-    made = [f"{moment}-8000-{index:012x}" for index in range(number)]
-    stored.record(engine, [(run, 1, pipeline, "1.0.0", "GET /", *rest) for run in made], [])
-    return made[::-1]
+    ids = [f"{moment}-8000-{index:012x}" for index in range(number)]
+    stored.record(engine, [(run, 1, pipeline, "1.0.0", "GET /", *rest) for run in ids], [])
+    return ids[::-1]
 
 
 class TestTheList:
     def test_it_is_filtered_by_every_property_of_a_run(self, runtime: Runtime) -> None:
         plain = call(runtime, headers={"X-Request-Id": "order-77f3a1b2"})
-        refused = call(runtime, json={"refuse": 1})
+        rejected = call(runtime, json={"refuse": 1})
         other = call(runtime, consumer="globex")
         job = call(runtime, "/v1/jobs/")
         old = many(engine_of(runtime), 1, ago=7200)[0]
         vic = ConsoleClient.of(runtime, "vic")
         until = datetime.fromtimestamp(time.time() - 3600, UTC).strftime("%Y-%m-%dT%H:%M")
 
-        def found(**query: object) -> list[str]:
+        def filtered(**query: object) -> list[str]:
             return listed(vic.get("/runs", env="test", **query).text)
 
-        assert found() == [job, other, refused, plain, old]
+        assert filtered() == [job, other, rejected, plain, old]
         assert (
-            found(pipeline="orders") == found(pipeline="v1/orders") == [other, refused, plain, old]
+            filtered(pipeline="orders")
+            == filtered(pipeline="v1/orders")
+            == [other, rejected, plain, old]
         )
-        assert found(consumer="globex") == [other]
-        assert found(status="client_error") == [refused]
-        assert found(status="accepted") == [job]
-        assert found(since="3600") == [job, other, refused, plain]
-        assert found(until=until) == [old]
-        assert found(id="order-77f3a1b2") == [plain]
-        assert found(pipeline="orders", consumer="acme", status="succeeded") == [plain]
+        assert filtered(consumer="globex") == [other]
+        assert filtered(status="client_error") == [rejected]
+        assert filtered(status="accepted") == [job]
+        assert filtered(since="3600") == [job, other, rejected, plain]
+        assert filtered(until=until) == [old]
+        assert filtered(id="order-77f3a1b2") == [plain]
+        assert filtered(pipeline="orders", consumer="acme", status="succeeded") == [plain]
         assert listed(vic.get("/runs", env="prod").text) == []
         assert vic.get("/runs", env="test", id=plain).headers["Location"].endswith(f"/runs/{plain}")
 
@@ -148,32 +150,32 @@ class TestTheList:
         call(runtime)
         engine_of(runtime)
         vic = ConsoleClient.of(runtime, "vic")
-        for field, value, said in (
+        for field, value, message in (
             ("pipeline", "ordres", "did you mean “orders”"),
             ("consumer", "acmee", "did you mean “acme”"),
             ("status", "odd", "isn&#39;t a choice here; choose one of accepted"),
             ("since", "odd", "isn&#39;t a choice here; choose one of 900"),
             ("until", "odd", "isn&#39;t a date and time"),
         ):
-            answered = vic.get("/runs", env="test", **{field: value})
+            response = vic.get("/runs", env="test", **{field: value})
 
-            assert answered.status_code == 422
-            assert f'id="e-{field}"' in answered.text
-            assert said in answered.text
+            assert response.status_code == 422
+            assert f'id="e-{field}"' in response.text
+            assert message in response.text
         assert vic.get("/runs", env="test", pipeline="a\0b").status_code == 400
 
     def test_runs_are_paged_by_key(self, runtime: Runtime) -> None:
-        made = many(engine_of(runtime), 120)
+        ids = many(engine_of(runtime), 120)
         vic = ConsoleClient.of(runtime, "vic")
-        found, path, pages = list[str](), "/runs?pipeline=orders", 0
+        seen, path, pages = list[str](), "/runs?pipeline=orders", 0
         while path:
             page = vic.get(path).text
-            found += listed(page)
+            seen += listed(page)
             match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
             path, pages = match[1].replace("&amp;", "&") if match else "", pages + 1
             many(engine_of(runtime), 1, ago=-pages)  # new runs move nothing
 
-        assert (found, pages) == (made, 3)
+        assert (seen, pages) == (ids, 3)
         assert "pipeline=orders" in page
 
     def test_empty_lists_name_the_next_step(self, runtime: Runtime) -> None:
@@ -188,9 +190,9 @@ class TestTheList:
         vic = ConsoleClient.of(runtime, "vic")
 
         def poll(seen: str) -> tuple[int, str, list[str]]:
-            answered = vic.get("/runs/rows", env="test", poll=1, seen=seen)
-            sign = re.search(r'name="seen" value="(\w+)"', answered.text)
-            return answered.status_code, sign[1] if sign else seen, listed(answered.text)
+            response = vic.get("/runs/rows", env="test", poll=1, seen=seen)
+            sign = re.search(r'name="seen" value="(\w+)"', response.text)
+            return response.status_code, sign[1] if sign else seen, listed(response.text)
 
         first = poll("")
         same = poll(first[1])
@@ -235,12 +237,12 @@ class TestOneRun:
     def test_sensitive_fields_of_bodies_are_masked(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
-        said = words_of(ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text)
+        page = words_of(ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text)
 
-        assert '"card": "***"' in said
-        assert '"item": "pump"' in said
-        assert '"charged": 12' in said
-        assert "4111" not in said
+        assert '"card": "***"' in page
+        assert '"item": "pump"' in page
+        assert '"charged": 12' in page
+        assert "4111" not in page
 
     def test_bodies_and_exceptions_never_become_markup(self, runtime: Runtime) -> None:
         runs = [
@@ -318,25 +320,25 @@ class TestOperations:
         assert f"Re-run of {run}" in parted
         assert (beyond.status_code, "has done 2 steps" in words_of(beyond.text)) == (422, True)
         assert (odd.status_code, "isn't a step number" in words_of(odd.text)) == (422, True)
-        said = [
+        rerun = [
             (event.actor, event.detail["step"])
             for event in audit.events(engine_of(runtime), limit=9, action="run:redelivered")
         ]
-        assert said == [("oli", 2), ("oli", 1)]
+        assert rerun == [("oli", 2), ("oli", 1)]
 
     def test_an_inline_run_is_rerun_in_this_process(self, runtime: Runtime) -> None:
         run = call(runtime, json={"item": "pump"})
         hidden = call(runtime, json={"card": "4111"})
         engine_of(runtime)
         oli = ConsoleClient.of(runtime, "oli")
-        said = oli.follow(oli.post(f"/runs/{run}/redeliver"))
-        refused = oli.post(f"/runs/{hidden}/redeliver")
+        page = oli.follow(oli.post(f"/runs/{run}/redeliver"))
+        rejected = oli.post(f"/runs/{hidden}/redeliver")
 
-        assert "finished in this process: succeeded" in said
-        assert f"Re-run of {run}" in said
+        assert "finished in this process: succeeded" in page
+        assert f"Re-run of {run}" in page
         assert (
-            refused.status_code,
-            "is sensitive, and was not recorded" in words_of(refused.text),
+            rejected.status_code,
+            "is sensitive, and was not recorded" in words_of(rejected.text),
         ) == (422, True)
         event = audit.events(engine_of(runtime), limit=1)[0]
         assert (event.actor, event.action, event.subject, event.detail["new"]) == (

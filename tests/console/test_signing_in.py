@@ -38,15 +38,15 @@ def test_a_user_signs_in_and_out_on_both_databases(place: Place, console_server:
     ann.get("/sign-in?next=/-/console/users")
     right = ann.sign_in(" Ann ")
     seen = [ann.get("/users").status_code for _ in range(6)]
-    kept = cookie(ann)
+    session_cookie = cookie(ann)
     out = ann.post("/sign-out")
     stolen = console.client()
-    stolen.http.cookies.set("penstock_console", kept, path="/-/")
+    stolen.http.cookies.set("penstock_console", session_cookie, path="/-/")
 
     assert (before.status_code, before.headers["Location"]) == (303, f"{ROOT}/sign-in")
-    assert {answered.status_code for answered in wrong} == {422}
+    assert {response.status_code for response in wrong} == {422}
     assert (
-        len({answered.text.count("The user or the password is wrong") for answered in wrong}) == 1
+        len({response.text.count("The user or the password is wrong") for response in wrong}) == 1
     )
     assert (right.status_code, right.headers["Location"]) == (303, f"{ROOT}/users")
     assert seen == [200] * 6
@@ -57,7 +57,7 @@ def test_a_user_signs_in_and_out_on_both_databases(place: Place, console_server:
         "user:signed-in",
     ]
     assert PASSWORD not in console.server.log.read_text()
-    assert kept not in console.server.log.read_text()
+    assert session_cookie not in console.server.log.read_text()
 
 
 def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
@@ -94,7 +94,7 @@ def test_a_session_is_renewed_at_sign_in_and_its_cookie_is_guarded(
 
 def test_a_sign_in_redirects_to_own_pages_only(console_server: Start) -> None:
     console = console_server()
-    for wanted in (
+    for path in (
         "https://evil.example",
         "//evil.example",
         "/-/console/\\evil",
@@ -102,7 +102,7 @@ def test_a_sign_in_redirects_to_own_pages_only(console_server: Start) -> None:
         f"{ROOT}.evil.example/",
     ):
         visitor = console.client()
-        visitor.get(f"/sign-in?next={wanted}")
+        visitor.get(f"/sign-in?next={path}")
         assert visitor.sign_in("ann").headers["Location"] == f"{ROOT}/"
 
 
@@ -116,12 +116,12 @@ def test_password_guesses_are_limited_by_address_and_by_user(console_server: Sta
         visitor.http.headers["X-Forwarded-For"] = address
         return visitor.sign_in(name, password).status_code
 
-    one = [guess("ann", "192.0.2.1") for _ in range(4)]
+    same_address = [guess("ann", "192.0.2.1") for _ in range(4)]
     right = guess("ann", "192.0.2.1", PASSWORD)
     other = guess("oli", "192.0.2.2", PASSWORD)
     many = [guess("vic", f"198.51.100.{number // 3}") for number in range(16)]
 
-    assert one == [422, 422, 422, 429]
+    assert same_address == [422, 422, 422, 429]
     assert right == 429
     assert other == 303
     assert many == [422] * 15 + [429]
@@ -243,10 +243,10 @@ def test_the_last_admin_stays_and_weak_passwords_are_rejected(place: Place) -> N
 
 def test_the_commands_create_and_change_users(sqlite_place: Place) -> None:
     run = sqlite_place.run
-    made = run("user", "create", "Ann", "--role", "admin", "--generate")
-    password = made.stdout.splitlines()[-1]
+    result = run("user", "create", "Ann", "--role", "admin", "--generate")
+    password = result.stdout.splitlines()[-1]
 
-    assert made.stdout.startswith("user ann created, admin")
+    assert result.stdout.startswith("user ann created, admin")
     assert users.check_password(sqlite_place.engine, "ann", password) == "ann"
     assert (
         run("user", "create", "bob", "--role", "viewer", given="correct horse staple\n").returncode

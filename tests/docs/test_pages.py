@@ -25,6 +25,7 @@ from support.place import ROOT
 from penstock import metrics
 from penstock.cli.reference.log_events import events
 from penstock.settings import SECRET, SETTINGS
+from penstock.testing import CallerClient, Runtime
 
 SETTING_NAMES = {row.name for row in SETTINGS} | {f"{name}_FILE" for name in SECRET}
 METRICS = {row.name for row in metrics.METRICS}
@@ -140,3 +141,16 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
         for path in sorted(paths - written_by_the_reader)
         if not any((root / path).exists() for root in roots)
     ] == []
+
+
+def test_every_name_of_the_test_kit_exists() -> None:
+    page = DOCS / "how-to" / "test-a-plugin.md"
+    names = {
+        (owner, name)
+        for snippet in snippets(page)
+        for owner, name in re.findall(r"\b(runtime|client)\.(\w+)\(", snippet)
+    }
+    kinds = {"runtime": Runtime, "client": CallerClient}
+
+    assert len(names) > 8
+    assert [name for owner, name in sorted(names) if not hasattr(kinds[owner], name)] == []

@@ -151,7 +151,7 @@ class ConsoleContext:
 
     def environment_names(self) -> list[str]:
         """Return the names of all environments."""
-        return [str(row.name) for row in self.environments()]
+        return [row.name for row in self.environments()]
 
     def view(self, environment: str) -> EnvironmentView:
         """Return an environment as it is now.

@@ -35,7 +35,7 @@ class EnvironmentForm(ConsoleForm):
     record_bodies = OptionsField(
         "Bodies of runs that are recorded",
         [
-            ("none", "None", "whatever pipelines ask for"),
+            ("none", "None", "even where a pipeline asks for it"),
             ("failed", "Failed runs", "where the pipeline asks for it"),
             ("all", "All runs", "where the pipeline asks for it"),
         ],

@@ -85,8 +85,8 @@ def tokens_issuer_trust() -> Response:
         access.parse_issuer(issuer, "", mapped=form.mapped.data)
     if form.has_faults:
         return _show_issuer(form)
-    one = form.consumer_source.data == "one"
-    with form.faults_at("issuer", consumer="consumer" if one else "mapped"):
+    single = form.consumer_source.data == "one"
+    with form.faults_at("issuer", consumer="consumer" if single else "mapped"):
         trusted = access.parse_issuer(issuer, form.audience.data, keys=keys, **_claims(form))
         access.trust_issuer(
             context.engine, user().name, environment, trusted, own=context.settings.issuer

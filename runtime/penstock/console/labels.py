@@ -39,7 +39,8 @@ RECORDED_LABELS: Mapping[str, str] = {
 
 def outcome_label(outcome: str) -> str:
     """Return the label of a counted outcome: the status of a run, or the type of a problem."""
-    return STATUS_LABELS.get(outcome, outcome.replace("-", " ").replace("_", " "))
+    label = STATUS_LABELS.get(outcome, outcome.replace("-", " ").replace("_", " "))
+    return label.replace("api key", "API key")
 
 
 def add_labels(app: Flask) -> None:

@@ -54,7 +54,7 @@ def policies() -> str:
         context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
-        cards=[_card(context.view(str(row.name))) for row in rows],
+        cards=[_card(context.view(row.name)) for row in rows],
         meanings=context.host.evaluator.meanings,
     )
 

@@ -107,7 +107,7 @@ def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
     values = {
-        str(row.name): str(row.value)
+        row.name: row.value
         for row in variables.list_variables(console_context().engine, environment)
     }
     return _show_variable(VariableForm(name=name, value=values.get(name, "")))
@@ -156,7 +156,7 @@ def settings_secret_new() -> Response:
     rows = variables.list_secrets(console_context().engine, environment)
     row = next((row for row in rows if row.name == name), None)
     allowed = row.pipelines if row is not None else None
-    form = SecretForm(name=name, pipelines=allowed if isinstance(allowed, list) else [])
+    form = SecretForm(name=name, pipelines=allowed or [])
     return _show_secret(form, replaces=row is not None)
 
 

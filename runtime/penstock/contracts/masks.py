@@ -23,7 +23,8 @@ DEFAULT_SENSITIVE_NAMES = frozenset(
 )  # fmt: skip
 # Names that end like this: new_password, refreshToken, x-api-key, passwordConfirm.
 _CREDENTIAL_NAME = (
-    r"(?:[\w-]{0,40}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|secret[_-]?key|credentials?|authorization)"
+    r"(?:[\w-]{0,40}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key"
+    r"|access[_-]?key|secret[_-]?key|credentials?|authorization)"
     r"(?:[_-]?(?:confirm(?:ation)?|repeat|again|old|new))?|pwd|otp|pin|cvv|cvc|jwt|session[_-]?id)"
 )
 # Each such name contains one of these. A search for them first is faster.

@@ -11,7 +11,8 @@ from penstock.errors import Refusal
 PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 CHARSET = re.compile(r"[A-Za-z0-9._:+-]+")
 ENCODINGS = re.compile(
-    r"utf-(8|16|16-le|16-be|32|32-le|32-be)|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5"
+    r"utf-(8|16|16-le|16-be|32|32-le|32-be)|ascii|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis"
+    r"|euc_(jp|kr)|gb(2312|k|18030)|big5"
 )
 UTF_8 = "utf-8"
 BYTE_ORDER_MARKS = (

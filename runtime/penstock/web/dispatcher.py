@@ -6,7 +6,7 @@ BodyNotReceived: the server receives the body without a thread, and the call beg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from penstock.contracts.call import Call, Caller
@@ -19,6 +19,7 @@ from penstock.execution import Execution
 from penstock.execution.executor import Outcome
 from penstock.execution.subpipelines import ParentRun
 from penstock.gate.gate import unavailable
+from penstock.host.compilation import LoadedPipeline
 from penstock.host.host import Host
 from penstock.host.tokens import issue_token
 from penstock.http.body_protocol import (
@@ -72,15 +73,7 @@ class Dispatcher:
             for identifier, item in host.catalog.loaded.items()
             if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
         }
-        self._routes = Routes(
-            (
-                (identifier, endpoint)
-                for identifier, item in served.items()
-                for endpoint in item.endpoints
-            ),
-            (identifier for identifier, item in served.items() if item.broken),
-        )
-        address_of = partial(address_of_caller, host.settings)
+        self._routes = _routes_of(served)
         self._headers = ReplyHeaders(
             host.catalog, host.view, served, "" if internal else host.settings.url
         )
@@ -90,7 +83,7 @@ class Dispatcher:
             host.view,
             host.upkeep.log_throttle,
             host.settings.log_calls,
-            address_of,
+            partial(address_of_caller, host.settings),
         )
         self._limits = CallLimits(
             host.catalog,
@@ -295,3 +288,14 @@ class Dispatcher:
         start_response(status_line(status), headers)
         body = b"" if exchange.method == "HEAD" else body
         return ClosingReply(environ, body) if close else (body,)
+
+
+def _routes_of(served: Mapping[str, LoadedPipeline]) -> Routes:
+    return Routes(
+        (
+            (identifier, endpoint)
+            for identifier, item in served.items()
+            for endpoint in item.endpoints
+        ),
+        (identifier for identifier, item in served.items() if item.broken),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from penstock.access.callbacks import CallbackTarget
 from penstock.contracts.sanitize import as_json
 from penstock.db import durable_runs
 from penstock.db.engine import writing
@@ -30,36 +31,21 @@ def call_back(
 
     `row` is the record of the run, `url` the public base URL. Raises KeyMissing.
     """
-    run, attempt, access = document["callback"], document["attempt"], view.access
+    run, attempt = document["callback"], document["attempt"]
     engine_run = _ended(intake.run_store, run)
     if engine_run is not None and engine_run.undecryptable:
         raise KeyMissing(engine_run.undecryptable)
-    target = callbacks.target_of(
-        document["url"],
-        access.callbacks.get(document["consumer_id"], ()) if access is not None else (),
-    )
+    target = _target_of(view, document)
     delay: float | None = None
     if row is None:
-        result = "the run was deleted"
+        result = "given up: the run was deleted"
     elif target is None:
-        result = "not allowed any more"
+        result = "given up: not allowed any more"
     else:
-        event = callbacks.event_of(
-            run_document(row, engine_run) | {"url": _url_of(catalog, url, row)}
-        )
-        try:
-            status = callbacks.deliver(document["url"], target, run, as_json(event))
-            result = f"delivered at attempt {attempt} ({status})"
-        except callbacks.Undeliverable as error:
-            result = f"attempt {attempt}: {error}"
-            delay = None if error.final else _delay_after(attempt)
-    over = delay is None and not result.startswith("delivered")
+        seen = run_document(row, engine_run) | {"url": _url_of(catalog, url, row)}
+        result, delay = _attempt(document, target, as_json(callbacks.event_of(seen)))
     with writing(intake.engine) as connection:
-        durable_runs.update(
-            connection,
-            run,
-            {DurableRunRow.callback_status: f"{'given up: ' if over else ''}{result}"[:255]},
-        )
+        durable_runs.update(connection, run, {DurableRunRow.callback_status: result[:255]})
         if delay is not None:
             intake.call_back_in(
                 connection,
@@ -70,6 +56,26 @@ def call_back(
                 delay=delay,
             )
     return {"status": 200, "headers": [], "body": b"", "steps": [], "micros": 0}
+
+
+def _target_of(view: CurrentView, document: Document) -> CallbackTarget | None:
+    """Return the target that allows the URL of a callback now."""
+    access = view.access
+    targets = access.callbacks.get(document["consumer_id"], ()) if access is not None else ()
+    return callbacks.target_of(document["url"], targets)
+
+
+def _attempt(
+    document: Document, target: CallbackTarget, payload: bytes
+) -> tuple[str, float | None]:
+    """Send a callback; return the result, and the seconds until the next attempt if any."""
+    attempt = document["attempt"]
+    try:
+        status = callbacks.deliver(document["url"], target, document["callback"], payload)
+    except callbacks.Undeliverable as error:
+        delay = None if error.final else _delay_after(attempt)
+        return f"{'given up: ' if delay is None else ''}attempt {attempt}: {error}", delay
+    return f"delivered at attempt {attempt} ({status})", None
 
 
 def _delay_after(attempt: int) -> float | None:
