@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.console import ConsoleServer, count_calls
+from support.console import ConsoleServer
+from support.furnished_console import count_calls
 
 from penstock import audit
 from penstock.access import policies, users

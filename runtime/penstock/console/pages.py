@@ -218,8 +218,8 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400 and error.response is not None:  # noqa: PLR2004  a redirect
         return make_response(error.get_response())
-    known = status in HTTPStatus.__members__.values()
-    title = HTTPStatus(status).phrase.capitalize() if known else "Rejected"
+    standard = status in HTTPStatus.__members__.values()
+    title = HTTPStatus(status).phrase.capitalize() if standard else "Rejected"
     return _problem(status, title, error.description or error.name)
 
 

@@ -62,11 +62,11 @@ class TestReader:
             listed = stored.page(connection, status="client_error")
             row = stored.find(connection, runs[0])
 
-        assert [(row["id"], row["status"]) for row in listed] == [
+        assert [(row.id, row.status) for row in listed] == [
             (run, "client_error") for run in reversed(runs[:2])
         ]
         assert row is not None
-        assert row["status"] == "client_error"
+        assert row.status == "client_error"
 
     def test_counts_of_both_names_add_up(self, place: Place) -> None:
         for outcome in ("refused", "client_error", "address-refused"):

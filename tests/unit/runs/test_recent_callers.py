@@ -25,15 +25,15 @@ def test_consumers_are_paged_and_counted(place: Place) -> None:
     first = consumers.page_consumers(place.engine, limit=2)
     second = consumers.page_consumers(place.engine, after="b_lt", limit=2)
 
-    assert [row["name"] for row in first + second] == ["acme", "b_lt", "boat"]
-    assert (first[0]["pipelines"], first[0]["keys"]) == (
+    assert [row.name for row in first + second] == ["acme", "b_lt", "boat"]
+    assert (first[0].pipelines, first[0].keys) == (
         {"test": 2, "prod": 1},
         {"test": 1, "prod": 0},
     )
-    assert [row["name"] for row in consumers.page_consumers(place.engine, find="B_")] == ["b_lt"]
+    assert [row.name for row in consumers.page_consumers(place.engine, find="B_")] == ["b_lt"]
     assert consumers.page_consumers(place.engine, find="%") == []
     number, some = consumers.consumers_of(place.engine, "test", "v1/orders")
-    assert (number, [row["name"] for row in some]) == (1, ["acme"])
+    assert (number, [row.name for row in some]) == (1, ["acme"])
 
 
 def test_associations_of_several_environments_are_one_change(place: Place) -> None:
@@ -49,7 +49,7 @@ def test_associations_of_several_environments_are_one_change(place: Place) -> No
     ) == (2, 1)
     assert place.snapshot().revision == before + 1
     shown = consumers.show_consumer(place.engine, "acme")
-    assert (shown["associations"], shown["new_pipelines"]) == (
+    assert (shown.associations, shown.new_pipelines) == (
         {"prod": ["v1/orders", "v1/status"]},
         ["prod"],
     )
@@ -63,12 +63,12 @@ def test_each_version_of_a_policy_says_what_it_replaced(place: Place) -> None:
     place.policy("api-key")
 
     versions = policies.policy_versions(place.engine, "test")
-    assert [(row["version"], row["replaced"], row["policy"]) for row in versions] == [
+    assert [(row.version, row.replaced, row.policy) for row in versions] == [
         (4, "any", "api-key"), (3, "api-key", "jwt-api-key"), (2, "jwt-api-key", "any"),
         (1, None, "jwt-api-key"),
     ]  # fmt: skip
     assert [
-        row["version"] for row in policies.policy_versions(place.engine, "test", before=3, limit=1)
+        row.version for row in policies.policy_versions(place.engine, "test", before=3, limit=1)
     ] == [2]
 
 

@@ -157,12 +157,10 @@ class TestWhatBecameOfIt:
         assert runtime.runs() == []
         engine = place_of(runtime)
         with reading(engine) as connection:
-            counted = {
-                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
-            }
+            counted = {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)}
             samples = rejected_calls.page(connection, 1)
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
-        assert sorted((row["problem"], row["reason"]) for row in samples) == [
+        assert sorted((row.problem, row.reason) for row in samples) == [
             ("credentials-missing", None),
             ("invalid-api-key", "malformed, mistyped or of another environment"),
         ]
@@ -179,9 +177,10 @@ class TestWhatBecameOfIt:
 
         assert (statuses, len(runtime.runs())) == ([204, 429, 429], 1)
         with reading(place_of(runtime)) as connection:
-            assert {
-                row["outcome"]: row["calls"] for row in call_counts.read(connection, 1, since=0)
-            } == {"succeeded": 1, "rate-limited": 2}
+            assert {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)} == {
+                "succeeded": 1,
+                "rate-limited": 2,
+            }
 
     def test_a_reply_that_is_given_again_is_no_second_run(self, penstock_runtime: Start) -> None:
         pipeline = example(trigger=HttpTrigger(api_key=True, idempotent="key"))
@@ -422,7 +421,7 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             (row,) = stored.page(connection)
-        assert (row["id"], row["micros"], row["status"]) == (record.run, 1500, "succeeded")
+        assert (row.id, row.micros, row.status) == (record.run, 1500, "succeeded")
 
     @pytest.mark.parametrize("place", ["postgresql"], indirect=True)  # SQLite takes anything
     def test_one_that_the_database_does_not_take_keeps_no_other(
@@ -436,7 +435,7 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            assert {row["id"] for row in stored.page(connection)} == {record.run for record in good}
+            assert {row.id for row in stored.page(connection)} == {record.run for record in good}
 
     def test_one_whose_bodies_can_not_be_made_safe_costs_neither_its_record_nor_its_batch(
         self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
@@ -466,7 +465,7 @@ class TestTheRecorder:
 
         assert written == [2]
         assert [
-            self.stored_run(place, record.run)["bodies"] is not None for record in (good, bad)
+            self.stored_run(place, record.run).bodies is not None for record in (good, bad)
         ] == [
             True,
             False,
@@ -526,13 +525,13 @@ class TestTheRecorder:
         recorder.ended(Finished(durable[1], example(), Status.SUCCEEDED, 200))
         recorder.flush()
 
-        assert self.stored_run(place, bad.run)["detail"] == "bad \N{REPLACEMENT CHARACTER} text"
+        assert self.stored_run(place, bad.run).detail == "bad \N{REPLACEMENT CHARACTER} text"
         assert (
             "\N{REPLACEMENT CHARACTER}"
-            in steps_of(self.stored_run(place, bad.run)["steps"])[0].attempts[0].error
+            in steps_of(self.stored_run(place, bad.run).steps)[0].attempts[0].error
         )
-        assert self.stored_run(place, good.run)["status"] == "succeeded"
-        assert [self.stored_run(place, run)["status"] for run in durable] == [
+        assert self.stored_run(place, good.run).status == "succeeded"
+        assert [self.stored_run(place, run).status for run in durable] == [
             "client_error",
             "succeeded",
         ]
@@ -558,13 +557,13 @@ class TestTheRecorder:
 
         assert [run.status for run in written] == ["succeeded"]
         assert (queued, recorder.knows_end(other)) == (True, False)
-        assert [self.stored_run(place, identifier)["status"] for identifier in (run, other)] == [
+        assert [self.stored_run(place, identifier).status for identifier in (run, other)] == [
             "succeeded",
             "succeeded",
         ]
         with reading(place.engine) as connection:
             assert [
-                (row["outcome"], row["calls"]) for row in call_counts.read(connection, 1, since=0)
+                (row.outcome, row.calls) for row in call_counts.read(connection, 1, since=0)
             ] == [("succeeded", 1)]
 
     def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(
@@ -596,8 +595,8 @@ class TestTheRecorder:
             recorder.rejected("v1/example", "key-missing")
         recorder.stop()
 
-        assert self.stored_run(place, good)["status"] == "succeeded"
-        assert self.stored_run(place, poison)["progress"] == {"done": 1}
+        assert self.stored_run(place, good).status == "succeeded"
+        assert self.stored_run(place, poison).progress == {"done": 1}
         assert sum(dropped) == 2
         with reading(place.engine) as connection:
             assert len(rejected_calls.page(connection, 1)) == 1
@@ -615,7 +614,7 @@ class TestTheRecorder:
         recorder.flush()
 
         assert (
-            steps_of(self.stored_run(place, record.run)["steps"])[0].attempts[0].error
+            steps_of(self.stored_run(place, record.run).steps)[0].attempts[0].error
             == 'ValueError: card_no=***, "password": ***, sum=3'
         )
 
@@ -636,10 +635,10 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            everything = [row["id"] for row in stored.page(connection, environment_id=1)]
-            first = [row["id"] for row in stored.page(connection, environment_id=1, limit=4)]
+            everything = [row.id for row in stored.page(connection, environment_id=1)]
+            first = [row.id for row in stored.page(connection, environment_id=1, limit=4)]
             second = [
-                row["id"]
+                row.id
                 for row in stored.page(connection, environment_id=1, limit=4, before=first[-1])
             ]
             failed = stored.page(
@@ -649,9 +648,9 @@ class TestTheRecorder:
             since = stored.page(connection, environment_id=1, since=everything[2])
         assert everything == sorted(everything, reverse=True)
         assert first + second == everything[:8]
-        assert [row["request_id"] for row in failed] == ["request-0003", "request-0001"]
-        assert [row["id"] for row in page] == [everything[2]]
-        assert [row["id"] for row in since] == everything[:3]
+        assert [row.request_id for row in failed] == ["request-0003", "request-0001"]
+        assert [row.id for row in page] == [everything[2]]
+        assert [row.id for row in since] == everything[:3]
 
     def test_old_runs_are_forgotten_and_what_is_not_over_stays(
         self, place: Place, recorder: Recorder
@@ -681,7 +680,7 @@ class TestTheRecorder:
         number, durable = stored.purge(place.engine, 1, first_id(time.time() - 60))
 
         with reading(place.engine) as connection:
-            assert {row["id"] for row in stored.page(connection)} == {fresh.run, waiting}
+            assert {row.id for row in stored.page(connection)} == {fresh.run, waiting}
         assert (number, durable) == (3, {})
 
     def test_purging_returns_which_runs_had_a_callback(self, place: Place) -> None:
@@ -757,10 +756,10 @@ class TestTheRecorder:
 
         with reading(place.engine) as connection:
             rows = call_counts.read(connection, 1, since=0)
-        assert sum(row["calls"] for row in rows) == 480
-        assert sum(row["buckets"][1] for row in rows) == 240
-        assert {row["span"] for row in rows} == {60, 3600}
-        assert all(row["since"] >= now - 3 * 3600 for row in rows if row["span"] == 60)
+        assert sum(row.calls for row in rows) == 480
+        assert sum(row.buckets[1] for row in rows) == 240
+        assert {row.span for row in rows} == {60, 3600}
+        assert all(row.since >= now - 3 * 3600 for row in rows if row.span == 60)
 
 
 class TestRunIds:

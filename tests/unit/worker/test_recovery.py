@@ -116,7 +116,7 @@ class Scene:
         return {run for run, item in self.cellar.held.items() if item.state is State.WAITING}
 
     def count(self, run: str) -> int:
-        return int(self.stored_run(run)["recoveries"])
+        return int(self.stored_run(run).recoveries)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_runs_of_a_worker_that_was_stopped_are_not_counted(scene: Scene) -> None
     for _ in range(MAX_RECOVERIES + 3):
         assert scene.recovery.take_over(scene.end(run, ended=True))
 
-    assert (scene.waiting(), scene.count(run), scene.stored_run(run)["status"]) == (
+    assert (scene.waiting(), scene.count(run), scene.stored_run(run).status) == (
         {run},
         0,
         "accepted",
@@ -143,7 +143,7 @@ def test_a_run_that_ends_its_workers_is_given_up(scene: Scene) -> None:
     for _ in range(MAX_RECOVERIES + 1):
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.stored_run(run)["status"], scene.stored_run(run)["problem"]) == (
+    assert (scene.stored_run(run).status, scene.stored_run(run).problem) == (
         "failed",
         "given-up",
     )
@@ -157,7 +157,7 @@ def test_a_step_that_ended_in_between_starts_the_count_again(scene: Scene) -> No
         scene.cellar.done[run] = done
         scene.recovery.take_over(scene.end(run))
 
-    assert (scene.stored_run(run)["status"], scene.count(run), scene.waiting()) == (
+    assert (scene.stored_run(run).status, scene.count(run), scene.waiting()) == (
         "accepted",
         1,
         {run},
@@ -174,7 +174,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
     together = scene.waiting()
     dead = [scene.end(*runs)]
     for _ in range(1000):
-        if scene.stored_run(poison)["status"] == "failed":
+        if scene.stored_run(poison).status == "failed":
             break
         dead = [item._replace(again=True) for item in dead if not scene.recovery.take_over(item)]
         begun = sorted(scene.waiting(), key=lambda run: run == poison)
@@ -186,7 +186,7 @@ def test_suspects_are_tried_one_after_another_and_the_poison_alone_is_given_up(
         scene.clock += 1.0
 
     assert together == set(runs)
-    assert [scene.stored_run(run)["status"] for run in runs] == [
+    assert [scene.stored_run(run).status for run in runs] == [
         "accepted",
         "accepted",
         "failed",
@@ -232,7 +232,7 @@ def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
 
     scene.recovery.take_over(dead)
 
-    assert (scene.waiting(), scene.stored_run(run)["status"]) == (set(), "cancelled")
+    assert (scene.waiting(), scene.stored_run(run).status) == (set(), "cancelled")
 
 
 def test_one_process_alone_takes_over_and_another_when_it_is_gone_too(place: Place) -> None:
@@ -269,4 +269,4 @@ def test_a_run_that_timed_out_stays_so_although_its_handler_returned(
         )
 
     assert written == {run: status, other: "succeeded"}
-    assert scene.stored_run(run)["status"] == status
+    assert scene.stored_run(run).status == status

@@ -117,7 +117,7 @@ class Scene:
     def recoveries(self, run: str) -> int:
         with reading(self.place.engine) as connection:
             row: Any = stored.find(connection, run)
-        return int(row["recoveries"])
+        return int(row.recoveries)
 
     def states(self, runs: list[str]) -> set[State]:
         return {self.run_store.held(run)[0] for run in runs}
@@ -242,7 +242,7 @@ def test_what_was_taken_over_too_often_is_given_up_also_if_that_is_begun_twice(
 
     with reading(scene.place.engine) as connection:
         row: Any = stored.find(connection, run)
-    assert (row["status"], row["problem"], row["recoveries"]) == (
+    assert (row.status, row.problem, row.recoveries) == (
         "failed",
         "given-up",
         MAX_RECOVERIES + 1,

@@ -1,0 +1,195 @@
+"""Settings in the console: environment, variables, secrets, sensitive fields, callback targets."""
+
+from __future__ import annotations
+
+import re
+
+from support.access_pages import engine, last, oli, runtime
+from support.console import ConsoleClient
+
+from penstock import audit
+from penstock.access import (
+    callbacks,
+    environments,
+    sensitive_fields,
+    variables,
+)
+from penstock.db.engine import Engine
+from penstock.testing import Runtime
+
+__all__ = ["engine", "oli", "runtime"]
+VALUE = "line one\nline two of a secret"
+
+
+class TestSettings:
+    def test_an_environment_changes_only_where_the_form_differs(
+        self, oli: ConsoleClient, engine: Engine
+    ) -> None:
+        usual = {
+            "token_minutes": "60",
+            "run_days": "30",
+            "record_bodies": "all",
+            "keys_in_query": "off",
+        }
+        same = oli.follow(oli.post("/settings/environment?env=prod", **usual))
+        none = last(engine)[1]
+        page = oli.follow(
+            oli.post(
+                "/settings/environment?env=prod",
+                **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"},
+            )
+        )
+        event = audit.events(engine, limit=1)[0]
+        bad = [
+            oli.post("/settings/environment?env=prod", **{**usual, field: value})
+            for field, value in (
+                ("token_minutes", "1441"),
+                ("token_minutes", "soon"),
+                ("run_days", "0"),
+                ("record_bodies", "some"),
+            )
+        ]
+
+        assert "Nothing changed in prod." in same
+        assert none != "environment:changed"
+        assert "Max token lifetime 30 seconds Run retention 90 days" in page
+        assert "Accepted (keys can leak into proxy logs)" in page
+        assert (event.actor, event.action, event.subject) == ("oli", "environment:changed", "prod")
+        assert event.detail == {
+            "token_lifetime": 30,
+            "run_retention": 7_776_000,
+            "keys_in_query": True,
+        }
+        assert [
+            (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad
+        ] == [
+            (422, ["token_minutes"]),
+            (422, ["token_minutes"]),
+            (422, ["run_days"]),
+            (422, ["record_bodies"]),
+        ]
+        test = next(row for row in environments.list_environments(engine) if row.name == "test")
+        assert (test.token_lifetime, test.keys_in_query) == (3600, False)
+
+    def test_a_variable_is_set_changed_and_deleted(
+        self, oli: ConsoleClient, engine: Engine
+    ) -> None:
+        oli.follow(
+            oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon")
+        )
+        event = last(engine)
+        (row,) = variables.list_variables(engine)
+        form = oli.get("/settings/variables/new", env="prod", name="region").text
+        bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
+        oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
+
+        wrong = oli.post(
+            "/settings/variables/new?env=prod",
+            name="penstock_cors",
+            value='{"origins": ["shop.example"]}',
+        )
+
+        assert (wrong.status_code, re.findall(r'id="e-(\w+)"', wrong.text)) == (422, ["value"])
+        assert "an origin is scheme, host and port: write https://shop.example" in wrong.text
+        assert (row.environment, row.value) == ("prod", "porto\nlisbon")
+        assert event == ("oli", "variable:set", "prod", "region")
+        assert "porto\nlisbon</textarea>" in form
+        assert (bad.status_code, 'id="e-name"' in bad.text) == (422, True)
+        assert variables.list_variables(engine) == []
+
+    def test_the_value_of_a_secret_is_never_shown(
+        self, oli: ConsoleClient, engine: Engine, runtime: Runtime
+    ) -> None:
+        sent = {
+            "name": "erp",
+            "value": VALUE.replace("\n", "\r\n"),
+            "days": "30",
+            "pipelines": "orders, login",
+        }
+        page = oli.follow(oli.post("/settings/secrets/new?env=test", **sent))
+        wrong = [
+            oli.post("/settings/secrets/new?env=test", **{**sent, **more})
+            for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
+        ]
+        empty = oli.post("/settings/secrets/new?env=test", **{**sent, "value": ""})
+        runtime.operate("variable", "list")  # reads the current snapshot
+        pages = [
+            oli.get(path).text
+            for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")
+        ]
+
+        assert "erp" in page
+        assert "v1/login, v1/orders" in page
+        assert runtime.access.secrets["erp"].value.reveal() == VALUE  # type: ignore[attr-defined]  # the snapshot has it
+        assert [re.findall(r'id="e-(\w+)"', response.text) for response in (*wrong, empty)] == [
+            ["name"],
+            ["days"],
+            ["pipelines"],
+            ["value"],
+        ]
+        assert not any(
+            "line two" in text for text in (page, *(response.text for response in wrong), *pages)
+        )
+        assert "line two" not in str([event.detail for event in audit.events(engine, limit=50)])
+        assert last(engine)[:3] == ("oli", "secret:set", "test")
+        oli.follow(oli.post("/settings/secrets/erp/unset?env=test"))
+        assert variables.list_secrets(engine) == []
+
+    def test_sensitive_fields_are_added_and_removed(
+        self, oli: ConsoleClient, engine: Engine
+    ) -> None:
+        oli.follow(
+            oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n")
+        )
+        event = last(engine)
+        page = oli.follow(oli.post("/settings/fields/remove?env=test", field="card_number"))
+        bad = [oli.post("/settings/fields/add?env=test", fields=text) for text in (" ", "/a/~2")]
+
+        assert event == ("oli", "sensitive-field:added", "test", "test")
+        assert "card_number is no longer sensitive in test." in page
+        assert [row.field for row in sensitive_fields.list_fields(engine)] == ["/customer/name"]
+        assert [
+            (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad
+        ] == [(422, ["fields"])] * 2
+
+    def test_callbacks_are_allowed_with_a_secret_shown_once(
+        self, oli: ConsoleClient, engine: Engine
+    ) -> None:
+        response = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acme",
+            url="https://hooks.example/in",
+            private="no",
+        )
+        secret = re.search(r"whsec_[\w+/=]+", response.text)
+        event = last(engine)
+        later = oli.get("/settings", env="test").text
+        plain = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acme",
+            url="http://10.0.0.1/in",
+            private="no",
+        )
+        unknown = oli.post(
+            "/settings/callbacks/new?env=test",
+            consumer="acmee",
+            url="https://hooks.example/in",
+            private="no",
+        )
+        oli.follow(
+            oli.post(
+                "/settings/callbacks/remove?env=test",
+                consumer="acme",
+                url="https://hooks.example/in",
+            )
+        )
+
+        assert secret is not None
+        assert event == ("oli", "callback:allowed", "test", "acme")
+        assert "https://hooks.example/in" in later
+        assert "whsec_" not in later
+        assert [re.findall(r'id="e-(\w+)"', response.text) for response in (plain, unknown)] == [
+            ["url"],
+            ["consumer"],
+        ]
+        assert callbacks.list_callbacks(engine) == []
