@@ -75,7 +75,7 @@ def test_failures_are_counted_in_a_window_that_stays(clock: Clock) -> None:
 
 
 def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(clock: Clock) -> None:
-    memory = MemoryStorage(most=3)
+    memory = MemoryStorage(max_callers=3)
     windows, twice = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(2, 60)
 
     assert [windows.hit(twice, name) for name in ("a", "b", "c", "a", "c", "a")] == [True] * 5 + [
@@ -93,7 +93,7 @@ def test_who_has_not_called_for_longest_is_forgotten_beyond_the_room_there_is(cl
 
 
 def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Clock) -> None:
-    memory = MemoryStorage(most=3)
+    memory = MemoryStorage(max_callers=3)
     windows, second, day = (
         MovingWindowRateLimiter(memory),
         RateLimitItemPerSecond(1, 1),
@@ -110,7 +110,7 @@ def test_windows_that_are_over_make_room_before_anybody_is_forgotten(clock: Cloc
 
 
 def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Clock) -> None:
-    memory = MemoryStorage(most=10)
+    memory = MemoryStorage(max_callers=10)
     windows, minute, day = (
         MovingWindowRateLimiter(memory),
         RateLimitItemPerSecond(1, 60),
@@ -125,7 +125,7 @@ def test_a_flood_pushes_out_none_that_are_counted_for_another_length(clock: Cloc
 
 
 def test_failures_have_bounded_room_too(clock: Clock) -> None:
-    memory = MemoryStorage(most=10)
+    memory = MemoryStorage(max_callers=10)
     fixed, minute = FixedWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
 
     for number in range(100):
@@ -192,7 +192,7 @@ def test_full_memory_is_logged_once_a_minute(
 
 
 def test_a_caller_can_be_forgotten_on_purpose(clock: Clock) -> None:
-    memory = MemoryStorage(most=3)
+    memory = MemoryStorage(max_callers=3)
     windows, minute = MovingWindowRateLimiter(memory), RateLimitItemPerSecond(1, 60)
     assert windows.hit(minute, "a")
     assert memory.check()
