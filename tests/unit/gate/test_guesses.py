@@ -303,5 +303,5 @@ class TestSigningIn:
         assert not sessions.is_known_address(engine, "oli", ADDRESS)
         assert not sessions.is_known_address(engine, "unknown", ADDRESS)
         assert not sessions.is_known_address(engine, "ann", "")
-        monkeypatch.setattr(users, "REMEMBERED", -users.REMEMBERED)
+        monkeypatch.setattr(sessions, "NETWORK_RETENTION", -sessions.NETWORK_RETENTION)
         assert not sessions.is_known_address(engine, "ann", ADDRESS)
