@@ -134,7 +134,8 @@ class Executor:
         """Run a handler and return its outcome.
 
         `within` is given what runs the handler. It returns the answer to the call, from the handler
-        or from elsewhere. It may raise DeadlinePassed.
+        or from elsewhere, or raises DeadlinePassed. Only calls that passed a gate are `observed`:
+        neither runs within another run, nor those that an operator starts.
 
         Raises Interrupted where the run can't continue in this process and its runner is
         interruptible.
