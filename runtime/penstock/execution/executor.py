@@ -128,16 +128,19 @@ class Executor:
         call: Call,
         runner: HandlerRunner,
         within: Callable[[Handle], Answer] | None = None,
+        *,
+        observed: bool = True,
     ) -> Outcome:
         """Run a handler and return its outcome.
 
         `within` is given what runs the handler. It returns the answer to the call, from the handler
-        or from elsewhere. It may raise DeadlinePassed.
+        or from elsewhere, or raises DeadlinePassed. Only calls that passed a gate are `observed`:
+        neither runs within another run, nor those that an operator starts.
 
         Raises Interrupted where the run can't continue in this process and its runner is
         interruptible.
         """
-        if self._started is not None:
+        if observed and self._started is not None:
             self._notify(self._started, call=call)
         handle = partial(run_handler, endpoint, call, runner)
         status = SERVER_ERROR
@@ -146,7 +149,7 @@ class Executor:
             status = outcome.status
         finally:
             seconds = time.monotonic() - runner.began
-            if self._finished is not None:
+            if observed and self._finished is not None:
                 self._notify(self._finished, call=call, status=status, seconds=seconds)
         outcome.seconds = seconds
         return outcome

@@ -188,7 +188,7 @@ class SubpipelineRunner:
         call = self._call(child, deadline, parent.call.caller, parent.traceparent)
         nested = ParentRun(call, (*parent.ancestors, child.identifier), parent.traceparent)
         inner = runner.within(deadline, self.bind(nested))
-        outcome = self._executor.execute(child.endpoint, call, inner)
+        outcome = self._executor.execute(child.endpoint, call, inner, observed=False)
         self._executor.record(
             child.endpoint,
             call,
@@ -226,7 +226,7 @@ class SubpipelineRunner:
         deadline = time.monotonic() + endpoint.pipeline.trigger.timeout
         call = self._call(child, deadline, caller, None)
         runner = Inline(deadline, self.bind(ParentRun(call, (child.identifier,))))
-        outcome = self._executor.execute(endpoint, call, runner)
+        outcome = self._executor.execute(endpoint, call, runner, observed=False)
         self._executor.record(
             endpoint,
             call,
