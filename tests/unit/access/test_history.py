@@ -194,7 +194,7 @@ class TestViews:
         place.consumer("next")
         assert view.refresh(place.engine)
 
-    def test_a_view_older_than_the_backup_goes_on(self, place: Place) -> None:
+    def test_a_view_older_than_the_backup_stays_in_use(self, place: Place) -> None:
         place.consumer("acme")
         view = place.snapshot()
         key = place.key("acme")

@@ -264,7 +264,7 @@ def penstock_pipelines(): return [sync]
 """  # noqa: E501  text as it is
 
 
-def test_a_deployment_is_checked_mended_and_served(
+def test_a_deployment_is_checked_corrected_and_served(
     place: Place, serve: Callable[..., Server]
 ) -> None:
     place.plugin("sync", PLUGIN)

@@ -24,7 +24,7 @@ def test_an_hour_that_comes_twice_has_one_run(cron: str) -> None:
 
 
 @pytest.mark.parametrize("cron", ["30 * * * *", "*/15 * * * *", "30 */2 * * *", "0 30 * * * *"])
-def test_what_runs_all_day_goes_on_all_day(cron: str) -> None:
+def test_a_schedule_of_every_hour_ticks_all_day(cron: str) -> None:
     assert skip_reason(Schedule(cron, timezone=BERLIN), SECOND, SECOND) is None
 
 

@@ -101,14 +101,14 @@ def test_a_guess_that_waits_too_long_for_others_gets_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(guesses, "MAX_WAIT_S", 0.1)
-    counter, go_on = limiter(rate="1/minute"), threading.Event()
+    counter, proceed = limiter(rate="1/minute"), threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(tried, counter, right=True, look=lambda: go_on.wait(10))
+        slow = pool.submit(tried, counter, right=True, look=lambda: proceed.wait(10))
         while not counter._guesses[0]._under_way:  # type: ignore[index]  # noqa: SLF001  it has begun
             time.sleep(0.01)
 
         crowded = tried(counter, right=True)
-        go_on.set()
+        proceed.set()
 
         assert (crowded, slow.result()) == (503, 200)
     assert tried(counter, right=True) == 200

@@ -42,7 +42,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
-        self.go_on = threading.Event()
+        self.proceed = threading.Event()
         self.answers: list[Any] = []
 
     @hookimpl
@@ -83,7 +83,7 @@ class Desk:
         what = body["do"]
         self.done[what] += 1
         if what == "wait":
-            self.go_on.wait(10)
+            self.proceed.wait(10)
         elif what == "stick":
             time.sleep(1.0)
         elif what == "raise":
@@ -99,7 +99,7 @@ class Desk:
 def desk() -> Iterator[Desk]:
     created = Desk()
     yield created
-    created.go_on.set()
+    created.proceed.set()
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ class TestGivenBack:
             while not desk.done["wait"]:
                 time.sleep(0.01)
             busy = problem(other())
-            desk.go_on.set()
+            desk.proceed.set()
             assert waiting.result().status_code == 200
 
         assert busy == (503, "pipeline-busy")
@@ -359,7 +359,7 @@ class TestKept:
             while not desk.done["wait"]:
                 time.sleep(0.01)
             copy = problem(send())
-            desk.go_on.set()
+            desk.proceed.set()
             assert waiting.result().status_code == 200
 
         assert (copy, problem(send()), desk.done["wait"]) == (REPLAY, REPLAY, 1)

@@ -219,7 +219,9 @@ def test_a_failure_is_not_kept(penstock_runtime: Start, failure: BaseException) 
     assert post(acme).json == {"number": 2}
 
 
-def test_a_body_that_does_not_fit_may_be_mended_under_the_same_key(penstock_runtime: Start) -> None:
+def test_a_body_that_does_not_fit_may_be_corrected_under_the_same_key(
+    penstock_runtime: Start,
+) -> None:
     def take(call: Call, body: dict[str, int]) -> dict[str, int]:
         return body
 
@@ -233,11 +235,11 @@ def test_a_body_that_does_not_fit_may_be_mended_under_the_same_key(penstock_runt
 
 
 def test_a_repeat_while_the_first_runs_is_a_409(penstock_runtime: Start) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    began, proceed = threading.Event(), threading.Event()
 
     def wait(number: int) -> object:
         began.set()
-        assert go_on.wait(10)
+        assert proceed.wait(10)
         return {"number": number}
 
     acme = penstock_runtime(offering(Counter(wait).handler()), policy="api-key").client(
@@ -248,7 +250,7 @@ def test_a_repeat_while_the_first_runs_is_a_409(penstock_runtime: Start) -> None
         first = pool.submit(post, acme)
         assert began.wait(10)
         repeat = post(acme)
-        go_on.set()
+        proceed.set()
 
         assert (problem(repeat), repeat.headers["Retry-After"]) == (
             (409, "idempotency-key-in-use"),
@@ -258,10 +260,10 @@ def test_a_repeat_while_the_first_runs_is_a_409(penstock_runtime: Start) -> None
 
 
 def test_what_replies_after_its_time_was_up_is_kept(penstock_runtime: Start) -> None:
-    go_on, ended = threading.Event(), threading.Event()
+    proceed, ended = threading.Event(), threading.Event()
 
     def late(number: int) -> object:
-        assert go_on.wait(10)
+        assert proceed.wait(10)
         ended.set()
         return {"number": number}
 
@@ -271,7 +273,7 @@ def test_what_replies_after_its_time_was_up_is_kept(penstock_runtime: Start) -> 
 
     assert post(acme).status_code == 504
     assert problem(post(acme)) == (409, "idempotency-key-in-use")
-    go_on.set()
+    proceed.set()
     assert ended.wait(10)
     while (repeat := post(acme)).status_code == 409:
         pass
@@ -465,14 +467,14 @@ class TestHost:
                 row.digest: row.expires_at for row in RowReader(connection).all(IdempotentReplyRow)
             }
 
-    def once(self, host: Host, go_on: threading.Event) -> None:
+    def once(self, host: Host, proceed: threading.Event) -> None:
         """Run a call that waits for an event, and whose lease ends soon."""
         assert host.services is not None
         host.services.idempotency.once(
             ("k",),
             b"same",
             10 - CLAIM_MARGIN.total_seconds(),
-            lambda: (go_on.wait(30), (200, [], b"done"))[1],
+            lambda: (proceed.wait(30), (200, [], b"done"))[1],
         )
 
     def test_it_forgets_what_has_expired(
@@ -487,9 +489,9 @@ class TestHost:
     def test_it_renews_the_claims_of_calls_that_still_run(
         self, often: None, host: Host, sqlite_place: Place
     ) -> None:
-        go_on = threading.Event()
+        proceed = threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(self.once, host, go_on)
+            pool.submit(self.once, host, proceed)
 
             renewed = eventually(
                 lambda: any(
@@ -497,16 +499,16 @@ class TestHost:
                     for lease in self.rows(sqlite_place).values()
                 )
             )
-            go_on.set()
+            proceed.set()
 
         assert renewed
 
     def test_it_does_so_at_once_when_the_database_is_back(
         self, host: Host, sqlite_place: Place
     ) -> None:
-        go_on = threading.Event()
+        proceed = threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(self.once, host, go_on)
+            pool.submit(self.once, host, proceed)
             with access_change(sqlite_place.engine) as rows:
                 # What can't be read is away.
                 rows.set(
@@ -524,7 +526,7 @@ class TestHost:
                     for lease in self.rows(sqlite_place).values()
                 )
             )
-            go_on.set()
+            proceed.set()
 
         assert renewed
 

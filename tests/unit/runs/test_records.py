@@ -618,7 +618,7 @@ class TestTheRecorder:
             == 'ValueError: card_no=***, "password": ***, sum=3'
         )
 
-    def test_pages_go_on_from_the_last_id_and_filters_narrow_them(
+    def test_pages_continue_from_the_last_id_and_filters_narrow_them(
         self, place: Place, recorder: Recorder
     ) -> None:
         other = example("other")

@@ -962,7 +962,7 @@ def test_the_http_client_says_for_which_run_it_asks(
     assert all(0 < request.extensions["timeout"]["read"] <= 86_400 for request in seen)
 
 
-def test_a_trace_goes_on(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_continues(penstock_runtime: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     transport = httpx.MockTransport(
         lambda request: seen.append(request.headers["traceparent"]) or httpx.Response(204)

@@ -215,7 +215,7 @@ def test_a_suspect_waits_with_its_dead_worker_until_the_one_before_is_known_to_b
     assert [scene.count(run) for run in (first, second)] == [MAX_RECOVERIES, MAX_RECOVERIES]
 
 
-def test_a_tick_that_was_under_way_goes_on(scene: Scene) -> None:
+def test_a_tick_in_progress_continues(scene: Scene) -> None:
     tick = "sched-test/v1/clock */2 * * * * * UTC /-2026-11-25T04:00:00+00:00"
 
     assert scene.recovery.take_over(scene.end(tick))
@@ -224,7 +224,7 @@ def test_a_tick_that_was_under_way_goes_on(scene: Scene) -> None:
     assert scene.waiting() == {tick}
 
 
-def test_what_was_cancelled_does_not_go_on_elsewhere(scene: Scene) -> None:
+def test_a_cancelled_run_does_not_continue_elsewhere(scene: Scene) -> None:
     run = scene.run()
     dead = scene.end(run)
     with writing(scene.place.engine) as connection:

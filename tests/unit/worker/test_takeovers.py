@@ -195,7 +195,7 @@ def test_who_takes_over_too_late_takes_nothing_from_the_worker_that_has_the_run_
     assert scene.recoveries(run) == 1
 
 
-def test_what_a_worker_took_after_all_was_taken_from_it_goes_on_elsewhere(scene: Scene) -> None:
+def test_a_run_that_a_worker_took_after_it_lost_its_runs_continues_elsewhere(scene: Scene) -> None:
     """#804: a worker that is about to end takes what recovery has just put back, and it stays
     with a process that is gone."""
     processes.register(
