@@ -126,30 +126,30 @@ def test_a_login_flow_without_jwt_names_the_command_that_designates_it() -> None
 
 
 def test_a_login_flow_without_both_toggles_has_both_violations() -> None:
-    mends = [violation.fix for violation in evaluated("jwt-api-key", login=True).violations]
+    fixes = [violation.fix for violation in evaluated("jwt-api-key", login=True).violations]
 
-    assert mends == [
+    assert fixes == [
         "set api_key=True on its HttpTrigger",
         "designate it: `penstock login-flow designate v1/orders --env prod`",
     ]
 
 
 def test_a_designated_login_flow_without_api_key_has_that_violation() -> None:
-    mends = [
+    fixes = [
         violation.fix
         for violation in evaluated("jwt-api-key", login=True, designated=True).violations
     ]
 
-    assert mends == ["set api_key=True on its HttpTrigger"]
+    assert fixes == ["set api_key=True on its HttpTrigger"]
 
 
 def test_designating_what_is_no_login_flow_does_not_spare_it_the_token() -> None:
-    mends = [
+    fixes = [
         violation.fix
         for violation in evaluated("jwt-api-key", api_key=True, designated=True).violations
     ]
 
-    assert mends == ["set jwt=True on its HttpTrigger"]
+    assert fixes == ["set jwt=True on its HttpTrigger"]
 
 
 @pytest.mark.parametrize("login", BOOLEANS)

@@ -401,7 +401,7 @@ class TestEnds:
         assert disabled == refusal
         assert fresh.take(fresh.good.key) == 200
 
-    def test_a_rotated_key_goes_on_beside_its_successor_until_its_grace_ends(
+    def test_a_rotated_key_continues_beside_its_successor_until_its_grace_ends(
         self, fresh: World, refusal: Answer, later: Callable[[float], None]
     ) -> None:
         successor = json.loads(

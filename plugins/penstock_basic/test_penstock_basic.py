@@ -225,11 +225,11 @@ def test_a_generated_secret_is_shown_once_and_works(runtime: Runtime) -> None:
 def test_guessing_takes_no_more_than_its_share(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on = threading.Semaphore(0), threading.Event()
+    begun, proceed = threading.Semaphore(0), threading.Event()
 
     def slow(*_: object) -> None:
         begun.release()
-        assert go_on.wait(10)
+        assert proceed.wait(10)
         raise VerificationError
 
     assert get(runtime, "jörg", PASSWORD).status_code == 200
@@ -243,7 +243,7 @@ def test_guessing_takes_no_more_than_its_share(
             assert begun.acquire(timeout=10)
         crowded = get(runtime, "jörg", "one guess more")
         cached = get(runtime, "jörg", PASSWORD)
-        go_on.set()
+        proceed.set()
 
         assert [guess.result().status_code for guess in guesses] == [401] * MAX_HASHES_AT_ONCE
     assert (problem(crowded), crowded.headers["Retry-After"]) == ((503, "pipeline-busy"), "1")

@@ -1092,18 +1092,18 @@ class TestFetching:
 
     def test_no_call_waits_longer_than_its_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []
-        go_on = threading.Event()
+        proceed = threading.Event()
 
         def fetch(url: str) -> object:
             asked.append(url)
-            go_on.wait(20)
+            proceed.wait(20)
             return {"keys": KEYS}
 
         sets, trusted = KeySets(fetch), TrustedIssuer(ISSUER, "penstock", jwks_url=f"{ISSUER}/jwks")
         monkeypatch.setattr(outside, "FETCH_TIMEOUT_S", 0.2)
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: has_key(sets, trusted), range(8)))
-        go_on.set()
+        proceed.set()
         fetches_end()
 
         assert (answers, asked, has_key(sets, trusted)) == ([False] * 8, [f"{ISSUER}/jwks"], True)

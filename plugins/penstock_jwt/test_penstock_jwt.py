@@ -779,7 +779,7 @@ RIGHTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("right", RIGHTS)
-def test_what_the_rules_allow_is_let_in(world: World, right: str) -> None:
+def test_what_the_rules_allow_is_accepted(world: World, right: str) -> None:
     assert world.take(world.token(**RIGHTS[right])) == 200
 
 

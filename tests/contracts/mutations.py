@@ -195,7 +195,7 @@ MUTATIONS = (
             Edit(ACCESS_ROWS, ".where(ApiKeyRow.environment_id == environment_id, ApiKeyRow.revision > since)", ".where(ApiKeyRow.revision > since)"),
         ),
         KEY_TESTS,
-        "whatever_is_wrong",
+        "every_invalid_key",
     ),
     mutation("of two keys one counts", API_KEY, "if len(sent) > 1:", "if False:", KEY_TESTS, "different"),
     mutation("keys in the query are taken everywhere", API_KEY, "if not access.environment.keys_in_query:", "if False:", KEY_TESTS, "a_key_in_it"),
@@ -221,7 +221,7 @@ MUTATIONS = (
     mutation("any signature is right", SIGNATURE, "if any(compare_digest(expected, signature) for signature in signatures):", "if expected:", "plugins/penstock_webhook_signature", "changed_byte"),
     mutation("a signed message counts twice", SIGNATURE, "            if self.timed\n            else None", "            if False\n            else None", "plugins/penstock_webhook_signature", "replay"),
     mutation("an old signature counts", SIGNATURE, "if self.timed and abs(now - int(moment)) > TOLERANCE_S:", "if False:", "plugins/penstock_webhook_signature", "too_far_away"),
-    mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "stranger or trusted_proxies"),
+    mutation("a certificate is believed from any peer", "runtime/penstock/http/certificates.py", "        or not from_trusted_proxy(environ, proxies)\n", "", "plugins/penstock_mtls", "untrusted or trusted_proxies"),
     mutation("an expired certificate is good", MTLS, "if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:", "if False:", "plugins/penstock_mtls", "of_tomorrow"),
     # What one consumer sees of another.
     mutation("an Idempotency-Key is everybody's", "runtime/penstock/web/idempotency_key.py", "str(caller.consumer_id),\n        caller.subject", '"",\n        caller.subject', "tests/unit/runs/test_idempotency.py", "one_consumer_and_one_person"),

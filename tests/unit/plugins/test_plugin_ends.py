@@ -179,7 +179,7 @@ def penstock_pipelines():
 
 
 @pytest.mark.parametrize("mood", ["exit", "garbage", "hang"])
-def test_a_running_server_is_closed_within_seconds_and_goes_on_following(
+def test_a_running_server_is_closed_within_seconds_and_keeps_following(
     sqlite_place: Place, serve: Callable[..., Server], mood: str
 ) -> None:
     place = sqlite_place
